@@ -1,0 +1,1 @@
+"""Running manifests: planning, Ray workers, the driver and the command line."""

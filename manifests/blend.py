@@ -1,0 +1,87 @@
+"""Blend groups: the manifest rows of one group become one row with several sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wanbatch.manifests.columns import ROWS_SCHEMA, SETTINGS, TableBuilder
+from wanbatch.manifests.lines import shorten
+
+Member = Mapping[str, Any]
+Report = Callable[[int, int, str], None]
+"""Takes a problem: file, position, message."""
+
+
+def merge_groups(
+    lines: pa.Table, broken: set[str], report: Report, place: Callable[[int, int], str]
+) -> tuple[pa.Table, pa.Array | None]:
+    """Merge the groups of a table of `LINES_SCHEMA`.
+
+    A setting may be given by one member or by several; those that give it must agree.
+
+    Args:
+        broken: groups with a member that had problems of its own; they may seem to have one member only.
+        report: takes the problems found.
+        place: names a file and position, for messages.
+    Returns:
+        The rows (`ROWS_SCHEMA`, ordered by manifest row), and the indices of `lines` they came from, the
+        first member for a group; None means that nothing was merged.
+    """
+    in_group = pc.is_valid(lines["blend_group"])
+    if not pc.any(in_group).as_py():
+        return lines.select(ROWS_SCHEMA.names), None
+    lines = lines.append_column("index", pa.array(range(len(lines)), pa.int64()))
+    members = lines.filter(in_group).sort_by([("blend_group", "ascending"), ("number", "ascending")])
+    builder = TableBuilder(ROWS_SCHEMA.append(lines.schema.field("index")))
+    for name, group in groupby(_each(members), key=lambda member: member["blend_group"]):
+        merged = _merge(list(group), name in broken, report, place)
+        builder.add([merged[column] for column in builder.schema.names])
+    single = lines.filter(pc.invert(in_group)).select(builder.schema.names)
+    rows = pa.concat_tables([single, builder.table()]).sort_by("number")
+    return rows.select(ROWS_SCHEMA.names), rows["index"].combine_chunks()
+
+
+def _each(table: pa.Table) -> Iterator[Member]:
+    for batch in table.to_batches(max_chunksize=4096):
+        yield from batch.to_pylist()
+
+
+def _merge(members: list[Member], broken: bool, report: Report, place: Callable[[int, int], str]) -> Member:
+    first = members[0]
+    name = first["blend_group"]
+    if len(members) < 2 and not broken:
+        message = f"blend group {name!r} has only this row: it needs two or more; for one image drop blend_group"
+        report(first["file"], first["position"], message)
+    merged = {**first, "sources": list(_weighted(members))}
+    for setting in SETTINGS:
+        merged[setting], clash = _agreed(members, setting)
+        if clash:
+            one, other = clash
+            message = (
+                f"blend group {name!r} has clashing values of {setting}: {shorten(other[setting])} here, "
+                f"{shorten(one[setting])} at {place(one['file'], one['position'])}; give it once or make it equal"
+            )
+            report(other["file"], other["position"], message)
+    return merged
+
+
+def _weighted(members: Sequence[Member]) -> Iterator[Mapping[str, Any]]:
+    weights = [1.0 if m["blend_weight"] is None else m["blend_weight"] for m in members]
+    total = sum(weights)
+    for member, weight in zip(members, weights, strict=True):
+        yield {**member["sources"][0], "weight": weight / total}
+
+
+def _agreed(members: list[Member], setting: str) -> tuple[Any, tuple[Member, Member] | None]:
+    """The group's value of a setting, and the first two members that disagree, if any."""
+    given = [m for m in members if m[setting] is not None]
+    if not given:
+        return None, None
+    one = given[0]
+    other = next((m for m in given if m[setting] != one[setting]), None)
+    return one[setting], (one, other) if other else None

@@ -1,0 +1,125 @@
+"""Object stores through fsspec: addresses, bounded waiting, errors, and files that are read by ranges.
+
+Only the schemes listed here are addresses: others (`file:`, `http:`, chained ones) are never handed to fsspec.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+from wanbatch.errors import UserError
+
+CONNECT_SECONDS = 10
+READ_SECONDS = 20
+TRIES = 2
+"""Bounds on one request and how often it is made: a store that is gone ends a run, it does not hang it. Both
+botocore and s3fs try, each its own kinds of errors, so an operation ends after READ_SECONDS * TRIES**2 at most."""
+
+_REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_systems: dict[tuple[str, int], Any] = {}
+
+
+def plain_url(url: str) -> str:
+    """An URL without a slash at its end. Raises UserError if it names no bucket or holds odd parts."""
+    scheme, _, rest = url.partition("://")
+    rest = rest.rstrip("/")
+    bucket, *keys = rest.split("/")
+    if not bucket or "@" in bucket or "::" in url or any(key in ("", ".", "..") for key in keys) or "\0" in url:
+        raise UserError(f"{url}: is not a usable address: write it like s3://bucket/folder")
+    return f"{scheme.lower()}://{rest}"
+
+
+def file_system(url: str) -> Any:
+    """fsspec's file system for an URL, with bounded waiting and no listings kept.
+
+    Credentials and the endpoint are the environment's (`AWS_ENDPOINT_URL`, ...), as for all tools.
+    Raises UserError if what it needs is not installed.
+    """
+    import fsspec
+
+    scheme = url.partition("://")[0].lower()
+    key = (scheme, os.getpid())
+    if key not in _systems:
+        try:
+            system = fsspec.filesystem(scheme, skip_instance_cache=True, **_options(scheme))
+        except (ImportError, ValueError) as error:
+            package = "'wanbatch[s3]'" if scheme.startswith("s3") else "gcsfs" if scheme.startswith("g") else "adlfs"
+            raise UserError(f"{url}: needs a package that is missing: pip install {package} ({error})") from error
+        if hasattr(system, "retries"):
+            system.retries = TRIES
+        _systems[key] = system
+    return _systems[key]
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    if not scheme.startswith("s3"):
+        return {"use_listings_cache": False}
+    retries = {"max_attempts": TRIES, "mode": "standard"}
+    config = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retries": retries}
+    return {"use_listings_cache": False, "config_kwargs": config}
+
+
+@contextmanager
+def os_errors(shown: str) -> Iterator[None]:
+    """Turns whatever a store's client raises into OSError; a refused condition into FileExistsError."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, PermissionError):
+        raise
+    except Exception as error:  # clients have their own kinds of errors
+        causes = (error, error.__cause__, error.__context__)
+        responses = (getattr(cause, "response", None) for cause in causes)
+        codes = {str(r.get("Error", {}).get("Code")) for r in responses if isinstance(r, dict)}
+        if codes & set(_REFUSED):
+            raise FileExistsError(errno.EEXIST, "File exists", shown) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(errno.EIO, reason, shown) from error
+
+
+class StoreFile(io.RawIOBase):
+    """A file of a store, read by ranges. Errors are OSError."""
+
+    def __init__(self, system: Any, path: str):
+        self._system, self._path, self._at = system, path, 0
+        with os_errors(path):
+            info = system.info(path)
+        if info["type"] != "file":
+            raise FileNotFoundError(errno.ENOENT, "No such file", path)
+        self.size: int = info["size"]
+
+    @classmethod
+    def open(cls, system: Any, path: str, buffer: int) -> BinaryIO:
+        """buffer: how much is read at a time when less is asked for."""
+        return cast(BinaryIO, io.BufferedReader(cls(system, path), buffer))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self.size)[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self.size, self._at + len(buffer))
+        if end <= self._at:
+            return 0
+        with os_errors(self._path):
+            data = self._system.cat_file(self._path, start=self._at, end=end)
+        if len(data) != end - self._at:
+            raise OSError(errno.EIO, "was changed while it was read", self._path)
+        buffer[: len(data)] = data
+        self._at = end
+        return len(data)

@@ -1,0 +1,85 @@
+"""What is asked of the model and what comes back. No torch, so that whoever hands requests on needs none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from wanbatch.errors import RowError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceImage:
+    """A source picture of a request, already of the request's size.
+
+    pixels: uint8 [height, width, 3]. key: equal for equal pixels; each distinct picture is encoded once.
+    """
+
+    key: str
+    pixels: np.ndarray
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One picture to make. creativity: the noise level at the start. guidance: 1 or less runs the prompt alone."""
+
+    id: str
+    prompt: str
+    negative_prompt: str
+    sources: tuple[SourceImage, ...]
+    creativity: float
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    shift: float
+    sampler: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """A picture's own share of the time of each stage that made it."""
+
+    text: float
+    encode: float
+    denoise: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """A picture. pixels: uint8 [height, width, 3]. steps: evaluations of the model."""
+
+    request: Request
+    pixels: np.ndarray
+    seconds: Seconds
+    steps: int
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Failed:
+    """A request that could not be made, and why."""
+
+    request: Request
+    error: RowError
+
+
+def fit(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Scale an image to cover a size and cut what is over, the same on both sides.
+
+    pixels: uint8 [rows, columns, 3]. Returns uint8 [height, width, 3]. An image of that size is returned as it is.
+    """
+    rows, columns = pixels.shape[:2]
+    if (columns, rows) == (width, height):
+        return pixels
+    scale = max(width / columns, height / rows)
+    across, down = width / scale, height / scale
+    left, top = (columns - across) / 2, (rows - down) / 2
+    image = Image.fromarray(pixels)
+    box = (left, top, left + across, top + down)
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=box))

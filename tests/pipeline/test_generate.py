@@ -1,0 +1,172 @@
+"""`Wan` against diffusers' `WanPipeline`, and what creativity, blending and slots promise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.requests import Failed, Request, SourceImage
+
+PLAIN = Request(
+    id="a",
+    prompt="a big red heart on the left",
+    negative_prompt="",
+    sources=(),
+    creativity=1.0,
+    seed=7,
+    width=64,
+    height=64,
+    steps=6,
+    guidance=4.0,
+    shift=3.0,
+    sampler="unipc",
+)
+
+
+def picture(seed: int, width: int = 64, height: int = 64) -> np.ndarray:
+    """A smooth colourful picture."""
+    waves = np.random.default_rng(seed).uniform(0.02, 0.12, (3, 2))
+    y, x = np.mgrid[:height, :width]
+    channels = [127 + 120 * np.sin(fx * x + fy * y + seed) for fx, fy in waves]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def source(seed: int, weight: float = 1.0) -> SourceImage:
+    return SourceImage(key=str(seed), pixels=picture(seed), weight=weight)
+
+
+def make(wan: Wan, *requests: Request) -> dict[str, np.ndarray]:
+    outcomes = list(wan.generate(requests))
+    assert not [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+    return {outcome.request.id: outcome.pixels for outcome in outcomes}
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> int:
+    return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 32)])
+def test_text_to_image_equals_diffusers(wan, pipeline, width, height, guidance):
+    request = replace(PLAIN, width=width, height=height, guidance=guidance, negative_prompt="the green square")
+    ours = make(wan, request)["a"]
+    frames = pipeline(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=width,
+        height=height,
+        num_frames=1,
+        num_inference_steps=request.steps,
+        guidance_scale=guidance,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type="pil",
+    ).frames[0]
+    theirs = np.asarray(frames[0])
+    assert ours.shape == theirs.shape == (height, width, 3)
+    assert difference(ours, theirs) <= 1
+    assert theirs.std() > 1  # not a blank picture, on which anything would agree
+
+
+def test_creativity_zero_is_the_round_trip_through_the_vae(wan, pipeline):
+    ours = make(wan, replace(PLAIN, sources=(source(1),), creativity=0.0))["a"]
+    image = torch.from_numpy(picture(1)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+    with torch.inference_mode():
+        restored = pipeline.vae.decode(pipeline.vae.encode(image).latent_dist.mode()).sample[0, :, 0]
+    theirs = ((restored / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy() * 255).round()
+    assert difference(ours, theirs) <= 1
+
+
+def test_creativity_one_is_text_to_image_with_the_same_noise(wan):
+    with_source = make(wan, replace(PLAIN, sources=(source(1),), creativity=1.0))["a"]
+    assert np.array_equal(with_source, make(wan, PLAIN)["a"])
+
+
+def test_the_start_is_the_mixture_at_exactly_the_creativity(wan):
+    request = replace(PLAIN, sources=(source(1),), creativity=0.37)
+    embeddings, _ = wan.encode_prompts([request])
+    latents, _ = wan.encode_sources([request])
+    sample = wan.sample(request, embeddings, latents)
+    noise = wan.sample(PLAIN, embeddings, latents).start
+    assert sample.solution.sigmas[0] == pytest.approx(0.37, abs=1e-7)
+    torch.testing.assert_close(sample.start, 0.63 * latents["1"] + 0.37 * noise)
+
+
+def test_a_blend_with_all_weight_on_one_equals_that_one(wan):
+    alone = make(wan, replace(PLAIN, sources=(source(1),), creativity=0.5))["a"]
+    blended = make(wan, replace(PLAIN, sources=(source(1, 1.0), source(2, 0.0)), creativity=0.5))["a"]
+    assert np.array_equal(alone, blended)
+
+
+def test_a_blend_is_the_weighted_mean_of_latents(wan):
+    request = replace(PLAIN, sources=(source(1, 3.0), source(2, 1.0)), creativity=0.0)
+    latents, _ = wan.encode_sources([request])
+    expected = wan.decode_latent(0.75 * latents["1"] + 0.25 * latents["2"])
+    assert difference(make(wan, request)["a"], expected) <= 1
+
+
+def mixed_rows() -> list[Request]:
+    """Rows that differ in everything that a slot keeps for itself."""
+    return [
+        PLAIN,
+        replace(PLAIN, id="b", prompt="the small blue star", seed=8, steps=9),
+        replace(PLAIN, id="c", guidance=2.5, seed=9, sampler="euler"),
+        replace(PLAIN, id="d", sources=(source(1),), creativity=0.6, seed=10),
+        replace(PLAIN, id="e", sampler="dpmpp_2m", shift=1.5, steps=4, seed=11),
+        replace(PLAIN, id="f", prompt="green circle", negative_prompt="square", seed=12),
+        replace(PLAIN, id="g", sources=(source(1, 1.0), source(2, 2.0)), creativity=0.3, steps=12, seed=13),
+        replace(PLAIN, id="h", guidance=1.0, seed=14),
+        replace(PLAIN, id="i", width=96, seed=15),
+    ]
+
+
+def test_pixels_do_not_depend_on_neighbours_order_or_slot(wan):
+    rows = mixed_rows()
+    together = make(wan, *rows)
+    assert len(together) == len(rows)
+    for shuffle in range(3):
+        order = np.random.default_rng(shuffle).permutation(len(rows))
+        again = make(wan, *[rows[index] for index in order])
+        assert all(np.array_equal(again[name], together[name]) for name in together)
+    for row in rows:
+        assert np.array_equal(make(wan, row)[row.id], together[row.id])
+
+
+def test_a_row_that_is_not_finite_fails_alone(wan):
+    bad = replace(PLAIN, id="bad", sources=(SourceImage("nan", picture(3)),), creativity=0.5)
+    encode = wan.encode_image
+    wan.encode_image = lambda pixels: encode(pixels) * float("nan")
+    try:
+        outcomes = {outcome.request.id: outcome for outcome in wan.generate([PLAIN, bad])}
+    finally:
+        del wan.encode_image
+    assert isinstance(outcomes["bad"], Failed)
+    assert outcomes["bad"].error.kind == "nan"
+    assert np.array_equal(outcomes["a"].pixels, make(wan, PLAIN)["a"])
+
+
+def test_each_distinct_source_is_encoded_once(wan):
+    calls = []
+    encode = wan.encode_image
+    wan.encode_image = lambda pixels: calls.append(1) or encode(pixels)
+    try:
+        sweep = [replace(PLAIN, id=str(c), sources=(source(1),), creativity=c) for c in (0.2, 0.5, 0.8)]
+        make(wan, *sweep, replace(PLAIN, sources=(source(2), source(1)), creativity=0.4))
+    finally:
+        del wan.encode_image
+    assert len(calls) == 2
+
+
+def test_stage_seconds_add_up_to_the_time_spent(wan):
+    import time
+
+    begin = time.perf_counter()
+    outcomes = list(wan.generate(mixed_rows()))
+    elapsed = time.perf_counter() - begin
+    parts = [s for outcome in outcomes for s in (outcome.seconds.text, outcome.seconds.encode)]
+    parts += [s for outcome in outcomes for s in (outcome.seconds.denoise, outcome.seconds.decode)]
+    assert min(parts) >= 0
+    assert 0.9 * elapsed < sum(parts) <= elapsed

@@ -1,0 +1,237 @@
+"""The command line: parses, calls, prints. Exit codes are those of `wanbatch.errors` and `run.Summary`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wanbatch import __version__
+from wanbatch.errors import WanbatchError
+from wanbatch.jobs.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from wanbatch.jobs.run import Summary
+
+
+class Commands(click.Group):
+    """Prints our own errors as one clear message and exits with their code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WanbatchError as error:
+            click.echo(f"wanbatch: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("wanbatch: interrupted; what was committed is kept", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Image datasets from a manifest, made with Wan2.2 used one frame at a time."""
+
+
+def settings_options(*names: str) -> Callable:
+    """Options for fields of `Settings`, with the field's help; all of them without names."""
+
+    def decorate(command: Callable) -> Callable:
+        for name in reversed(names or tuple(Settings.model_fields)):
+            field = Settings.model_fields[name]
+            flag: dict[str, Any] = {"is_flag": True, "flag_value": True} if field.annotation is bool else {}
+            option = click.option(f"--{name.replace('_', '-')}", name, default=None, help=field.description, **flag)
+            command = option(command)
+        return command
+
+    return decorate
+
+
+manifest_argument = click.argument("manifest", type=click.Path(path_type=Path))
+folder_argument = click.argument("out", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="print JSON")
+
+
+@main.command()
+@manifest_argument
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="output folder; default: out/NAME-OF-MANIFEST")
+@click.option("--rerun-changed", is_flag=True, help="make rows again that changed since they were made")
+@json_option
+@settings_options()
+@click.pass_context
+def run(
+    ctx: click.Context, manifest: Path, out: Path | None, rerun_changed: bool, as_json: bool, **given: Any
+) -> None:
+    """Make the images of MANIFEST (JSONL, Parquet, or a folder of Parquet files) into a dataset.
+
+    The same command again goes on where it stopped.
+
+    \b
+    Example:
+      wanbatch run examples/quickstart.jsonl --out out/quickstart
+      wanbatch run shop.parquet --model Wan-AI/Wan2.2-TI2V-5B-Diffusers --revision 1a2b3c4 --steps 30
+    """
+    settings = read_settings(**given)
+    from wanbatch.jobs.run import run as run_manifest
+
+    target = out or Path("out") / manifest.stem
+    _close(ctx, run_manifest(manifest, target, settings, rerun_changed=rerun_changed), as_json)
+
+
+@main.command()
+@folder_argument
+@click.option(
+    "--class", "classes", multiple=True, help="only rows that failed with this error class; may be repeated"
+)
+@json_option
+@click.pass_context
+def retry(ctx: click.Context, out: Path, classes: tuple[str, ...], as_json: bool) -> None:
+    """Make the quarantined rows of the output folder OUT again, as its last run was started.
+
+    \b
+    Example:
+      wanbatch retry out/quickstart --class missing_image
+    """
+    from wanbatch.jobs.run import retry as retry_failures
+
+    _close(ctx, retry_failures(out, classes), as_json)
+
+
+def _close(ctx: click.Context, summary: Summary, as_json: bool) -> None:
+    """Print how a run ended and exit with its code."""
+    from wanbatch.jobs import report
+
+    fields = {**asdict(summary), "pending": summary.pending}
+    click.echo(json.dumps(fields) if as_json else report.summary_text(summary))
+    ctx.exit(summary.exit_code)
+
+
+@main.command()
+@manifest_argument
+@json_option
+@settings_options()
+def plan(manifest: Path, as_json: bool, **given: Any) -> None:
+    """Check MANIFEST and say what a run would do. Loads no model and writes nothing.
+
+    \b
+    Example:
+      wanbatch plan shop.parquet --model tiny
+    """
+    from wanbatch.jobs.prepare import prepare
+
+    settings = read_settings(**given)
+    planned, model = prepare(manifest, settings, weights=False)
+    described = planned.describe(settings.unit_rows)
+    if as_json:
+        click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described}))
+        return
+    click.echo(f"{manifest}: {described['rows']} rows, {described['images']} images in {described['units']} units")
+    click.echo(f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all")
+    for size, count in described["sizes"].items():
+        click.echo(f"  {size:<9} {count} images")
+    click.echo(f"  sources   {described['with_sources']} images start from one or more")
+
+
+@main.command()
+@folder_argument
+@json_option
+def status(out: Path, as_json: bool) -> None:
+    """Say how far the output folder OUT is; also while a run goes on.
+
+    \b
+    Example:
+      wanbatch status out/quickstart
+    """
+    from wanbatch.jobs.log import speed
+    from wanbatch.manifests.dataset import status as read_status
+
+    found = read_status(out)
+    rate = speed(out / "_wanbatch" / "log.jsonl")
+    found["pictures_per_second"] = rate
+    found["seconds_left"] = (
+        found["pending"] / rate if rate and found["holder"] and found["pending"] is not None else None
+    )
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    total = "?" if found["rows"] is None else found["rows"]
+    click.echo(
+        f"{out}: {found['done']} of {total} pictures made, {found['quarantined']} failed, {found['pending']} left"
+    )
+    for name, count in found["failures"].items():
+        click.echo(f"  failed    {count} {name}")
+    holder = found["holder"]
+    state = f"a run goes on (pid {holder['pid']} on {holder['host']} since {holder['since']})" if holder else "no run"
+    click.echo(f"  state     {state}")
+    if rate is not None:
+        left = f", {found['seconds_left']:.0f} s left" if found["seconds_left"] is not None else ""
+        click.echo(f"  speed     {rate:.2f} pictures/s{left}")
+
+
+@main.command()
+@folder_argument
+@click.option("--sheet", type=click.Path(path_type=Path), help="PNG to write; default: OUT/contact-sheet.png")
+@click.option("--columns", default=4, show_default=True, type=click.IntRange(1, 50), help="pictures side by side")
+@click.option("--limit", default=64, show_default=True, type=click.IntRange(1, 10_000), help="pictures at most")
+def report(out: Path, sheet: Path | None, columns: int, limit: int) -> None:
+    """Draw the pictures of the output folder OUT on a contact sheet.
+
+    \b
+    Example:
+      wanbatch report out/quickstart --sheet sheet.png
+    """
+    from wanbatch.jobs.report import contact_sheet
+
+    target = sheet or out / "contact-sheet.png"
+    count = contact_sheet(out, target, columns=columns, limit=limit)
+    click.echo(f"{count} pictures on {target}")
+
+
+@main.command()
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="JSON file to write")
+@click.option("--images", default=8, show_default=True, type=click.IntRange(1), help="pictures a round")
+@click.option("--batch", default=4, show_default=True, type=click.IntRange(1), help="slots, and prompts a list")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="figures are their medians")
+@click.option("--compiled/--no-compiled", default=True, help="also measure compiled diffusers")
+@json_option
+@settings_options("model", "revision", "steps", "guidance", "width", "height", "device", "dtype")
+def bench(
+    out: Path | None, images: int, batch: int, rounds: int, compiled: bool, as_json: bool, **given: Any
+) -> None:
+    """Measure this runtime against diffusers on this machine, in one process and in turn.
+
+    \b
+    Example:
+      wanbatch bench --images 16 --out bench.json
+    """
+    settings = read_settings(**given)
+    from wanbatch.jobs import bench as benching
+    from wanbatch.jobs.run import device_of
+    from wanbatch.pipeline.models import find
+
+    model = find(settings.model, settings.revision)
+    device, dtype = device_of(settings)
+    chosen = benching.BenchSettings(
+        images=images,
+        batch=batch,
+        rounds=rounds,
+        compiled=compiled,
+        steps=settings.steps or model.steps,
+        guidance=model.guidance if settings.guidance is None else settings.guidance,
+        width=settings.width or model.width,
+        height=settings.height or model.height,
+    )
+    result = benching.bench(model, device, dtype, chosen, " ".join(["wanbatch", *sys.argv[1:]]))
+    if out is not None:
+        benching.write(result, out)
+    click.echo(json.dumps(result) if as_json else benching.table(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

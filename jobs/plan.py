@@ -1,0 +1,269 @@
+"""From rows to units of work: every default resolved, rows that can share a batch together.
+
+Pure: no I/O, no clock. The plan is kept as Arrow columns; a `Task` for a worker is made when it is handed out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wanbatch.errors import ManifestError, Problem, UserError
+from wanbatch.jobs.settings import Settings
+from wanbatch.manifests.read import Manifest
+from wanbatch.manifests.rows import Source
+from wanbatch.pipeline.models import ModelInfo
+from wanbatch.pipeline.samplers import SOLVERS, cut, linear
+
+CREATIVITY_WITH_SOURCE = 0.6
+
+Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image to make, with everything decided.
+
+    row: place among the manifest's rows. digest: of everything that was decided; another one if the row changed.
+    """
+
+    id: str
+    row: int
+    variant: int
+    manifest_row: int
+    prompt: str
+    negative_prompt: str
+    sources: tuple[Source, ...]
+    creativity: float
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    shift: float
+    sampler: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A unit as a worker gets it.
+
+    attempt: from 1. attempt_token: no other try of this unit, of any run, has the same.
+    passthrough: one row for each image.
+    """
+
+    unit: int
+    attempt: int
+    attempt_token: str
+    images: tuple[Image, ...]
+    passthrough: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All images of a manifest, one row each, as columns named like the fields of `Image` (less `sources`)."""
+
+    manifest: Manifest
+    images: pa.Table
+
+    def __len__(self) -> int:
+        return self.images.num_rows
+
+    def ids(self) -> list[str]:
+        return self.images["id"].to_pylist()
+
+    def units(self, rows: int, skip: Collection[str] = ()) -> list[np.ndarray]:
+        """Places of the images that are still to be made, at most `rows` a unit.
+
+        Images of one unit share size and guidance; inside such a class, images with the same source or prompt
+        stand together. Units are ordered by their first image.
+        """
+        images = self.images
+        pending = np.array([place for place, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
+        shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
+        guided = images["guidance"].to_numpy()[pending] > 1
+        _, classes = np.unique(np.stack([*shape, guided]), axis=1, return_inverse=True)
+        classes = classes.reshape(-1)
+        order = np.lexsort((pending, self._companions()[pending], classes))
+        starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
+        units = []
+        for group in np.split(pending[order], starts[1:]) if len(order) else []:
+            units += [group[first : first + rows] for first in range(0, len(group), rows)]
+        return sorted(units, key=lambda unit: int(unit.min()))
+
+    def task(self, unit: int, attempt: int, attempt_token: str, places: Sequence[int] | np.ndarray) -> Task:
+        """The unit that holds the images at some places."""
+        chosen = self.images.take(pa.array(places, type=pa.int64()))
+        rows = chosen["row"]
+        sources = [self.manifest.row(row).sources for row in rows.to_pylist()]
+        images = [Image(sources=s, **values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
+        return Task(
+            unit, attempt, attempt_token, tuple(images), self.manifest.passthrough.take(rows.combine_chunks())
+        )
+
+    def describe(self, unit_rows: int) -> dict[str, Any]:
+        """What a run would do, as plain values for printing."""
+        images = self.images
+        shapes = Counter(zip(images["width"].to_pylist(), images["height"].to_pylist(), strict=True))
+        schedules = Counter(
+            zip(*(images[name].to_pylist() for name in ("steps", "shift", "creativity")), strict=True)
+        )
+        evaluations = sum(count * (len(cut(linear(n, shift), c)) - 1) for (n, shift, c), count in schedules.items())
+        return {
+            "rows": self.manifest.manifest_rows,
+            "images": len(self),
+            "units": len(self.units(unit_rows)),
+            "model_evaluations": evaluations,
+            "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
+            "with_sources": int(_has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
+        }
+
+    def _companions(self) -> np.ndarray:
+        """A number for each image, equal for those that share their first source or, without one, their prompt."""
+        sources = self.manifest.rows["sources"].combine_chunks()
+        having = pc.greater(pc.fill_null(pc.list_value_length(sources), 0), 0)
+        first = pc.if_else(having, sources.offsets[:-1], pa.scalar(None, pa.int32()))
+        path = sources.values.field("path").take(first)
+        shared = pc.coalesce(path, self.manifest.rows["prompt"].combine_chunks(), pa.scalar(""))
+        return shared.dictionary_encode().indices.to_numpy()[self.images["row"].to_numpy()]
+
+
+def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes) -> Plan:
+    """Resolve every default.
+
+    sizes: of the sources that could be read, for rows that give no size.
+    Raises ManifestError for rows, UserError for settings, that ask what this model or this version cannot do.
+    """
+    if settings.sampler not in (None, *SOLVERS):
+        raise UserError(f"setting sampler: {settings.sampler!r} is unknown: use one of {', '.join(SOLVERS)}")
+    _refuse(manifest, model)
+    rows = manifest.rows
+    width, height = _sizes(manifest, model, settings, sizes)
+    columns = {
+        "id": rows["id"],
+        "manifest_row": rows["number"],
+        "prompt": pc.fill_null(rows["prompt"], ""),
+        "negative_prompt": pc.fill_null(
+            rows["negative_prompt"], _first(settings.negative_prompt, model.negative_prompt)
+        ),
+        "creativity": pc.coalesce(
+            rows["creativity"], pc.if_else(_has_sources(rows), CREATIVITY_WITH_SOURCE, 1.0).cast(pa.float64())
+        ),
+        "width": pa.array(width, pa.int32()),
+        "height": pa.array(height, pa.int32()),
+    }
+    for name in ("steps", "guidance", "shift", "sampler"):
+        columns[name] = pc.fill_null(rows[name], _first(getattr(settings, name), getattr(model, name)))
+    counts = pc.fill_null(rows["num_images"], 1).to_numpy()
+    row = np.repeat(np.arange(len(counts)), counts)
+    variant = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    images = pa.table(columns).take(pa.array(row))
+    ids = _ids(images["id"].to_pylist(), variant, counts[row])
+    own_seeds = rows["seed"].take(pa.array(row)).to_pylist()
+    seeds = _seeds(settings.seed, images["id"].to_pylist(), variant, own_seeds)
+    images = images.set_column(0, "id", pa.array(ids, pa.string()))
+    images = images.append_column("row", pa.array(row, pa.int64()))
+    images = images.append_column("variant", pa.array(variant, pa.int32()))
+    images = images.append_column("seed", pa.array(seeds, pa.int64()))
+    return Plan(manifest, images.append_column("digest", pa.array(_digests(manifest, images), pa.string())))
+
+
+def derived_seed(seed: int, row_id: str, variant: int) -> int:
+    """The seed of a row that gives none: 63 bits of BLAKE2b over the run's seed, the row's id and the variant."""
+    text = f"{seed}\0{row_id}\0{variant}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
+
+
+def _refuse(manifest: Manifest, model: ModelInfo) -> None:
+    """Report rows that ask for something this model or version does not have."""
+    rows = manifest.rows
+    problems = []
+
+    def check(mask: pa.Array | pa.ChunkedArray, message) -> None:
+        for index in np.flatnonzero(pc.fill_null(mask, False)):
+            row = manifest.row(int(index))
+            problems.append((int(index), Problem(row.place, message(row))))
+
+    known = ", ".join(SOLVERS)
+    unknown = pc.invert(pc.is_in(rows["sampler"], pa.array(list(SOLVERS))))
+    check(
+        pc.and_(pc.is_valid(rows["sampler"]), unknown),
+        lambda r: f"sampler {r.sampler!r} is unknown: use one of {known}",
+    )
+    for name, what in (("style", "adapters"), ("loras", "adapters"), ("audio", "sound conditioning")):
+        check(
+            pc.is_valid(rows[name]), lambda r, n=name, w=what: f"{n}: this version has no {w} yet: remove the column"
+        )
+    for name in ("width", "height"):
+        off = pc.fill_null(rows[name], 0).to_numpy() % model.multiple != 0
+        check(
+            pa.array(off),
+            lambda r, n=name: f"{n} {getattr(r, n)}: must be a multiple of {model.multiple} for model {model.name}",
+        )
+    if problems:
+        raise ManifestError([problem for _, problem in sorted(problems, key=lambda found: found[0])])
+
+
+def _sizes(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    """Width and height of each row: its own, the source's shape at the model's area, or the default."""
+    default = (_first(settings.width, model.width), _first(settings.height, model.height))
+    width = pc.fill_null(manifest.rows["width"], default[0]).to_numpy().copy()
+    height = pc.fill_null(manifest.rows["height"], default[1]).to_numpy().copy()
+    for index, size in sizes.items():
+        width[index], height[index] = model.fitting_size(*size, default[0] * default[1])
+    return width, height
+
+
+def sized_by_source(manifest: Manifest) -> Iterator[tuple[int, Source]]:
+    """The rows that take their size from a source, by their places, and that source."""
+    rows = manifest.rows
+    wanted = pc.and_(_has_sources(rows), pc.is_null(rows["width"])).to_numpy()
+    if wanted.any():
+        yield from ((index, row.sources[0]) for index, row in enumerate(manifest.iter_rows()) if wanted[index])
+
+
+def _has_sources(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.greater(pc.fill_null(pc.list_value_length(rows["sources"]), 0), 0)
+
+
+def _ids(row_ids: Sequence[str], variants: np.ndarray, counts: np.ndarray) -> list[str]:
+    return [
+        row_id if count == 1 else f"{row_id}-{variant}"
+        for row_id, variant, count in zip(row_ids, variants.tolist(), counts.tolist(), strict=True)
+    ]
+
+
+def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Sequence[int | None]) -> list[int]:
+    """The seed of each image: the row's own plus the variant, or derived."""
+    return [
+        derived_seed(seed, row_id, variant) if own is None else (own + variant) % 2**63
+        for row_id, variant, own in zip(row_ids, variants.tolist(), given, strict=True)
+    ]
+
+
+def _digests(manifest: Manifest, images: pa.Table) -> list[str]:
+    """BLAKE2b over each image's settings and the names and weights of its sources, hex.
+
+    Where a row stands in its manifest plays no part, and neither do the sources' bytes.
+    """
+    sources = [
+        [(source["path"], source["weight"]) for source in row or ()] for row in manifest.rows["sources"].to_pylist()
+    ]
+    settings = images.drop_columns(["manifest_row", "row"])
+    columns = [settings[name].to_pylist() for name in sorted(settings.column_names)]
+    return [
+        hashlib.blake2b(repr((*values, sources[row])).encode(), digest_size=12).hexdigest()
+        for row, *values in zip(images["row"].to_pylist(), *columns, strict=True)
+    ]
+
+
+def _first(*values):
+    return next(value for value in values if value is not None)

@@ -1,0 +1,318 @@
+"""`wanbatch run`: checks everything, starts Ray and the workers, drives them, leaves a dataset.
+
+Nothing is written and no worker is started before manifest, model and folder are known to be right. No image
+passes through this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from wanbatch import __version__
+from wanbatch.errors import UserError
+from wanbatch.jobs.crew import Crew
+from wanbatch.jobs.dispatch import POLL_SECONDS, Dispatch, Limits
+from wanbatch.jobs.log import RunLog
+from wanbatch.jobs.plan import Plan
+from wanbatch.jobs.prepare import prepare
+from wanbatch.jobs.progress import MAKING, Progress, progress_for
+from wanbatch.jobs.settings import Settings, failures_allowed
+from wanbatch.jobs.worker import WorkerSetup
+from wanbatch.manifests.dataset import OutputFolder, status, write_card
+from wanbatch.pipeline.models import TINY, ModelInfo
+
+OBJECT_STORE_BYTES = 128 << 20  # only tasks and reports pass through Ray
+DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "negative_prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run leaves. rows, made, quarantined: images of the manifest. made_now: by this run.
+
+    failures: error class -> images. seconds: of each part of the command.
+    """
+
+    out: str
+    rows: int
+    made: int
+    quarantined: int
+    failures: dict[str, int]
+    made_now: int
+    seconds: dict[str, float]
+    interrupted: bool
+    too_many_failures: bool = False
+
+    @property
+    def pending(self) -> int:
+        return self.rows - self.made - self.quarantined
+
+    @property
+    def exit_code(self) -> int:
+        if self.interrupted:
+            return 130
+        return 3 if self.quarantined else 0
+
+
+def run(
+    manifest_path: Path,
+    out: Path,
+    settings: Settings,
+    progress: Callable[[int, int], Progress] = progress_for,
+    load: Callable | None = None,
+    retry: Collection[str] | None = None,
+    rerun_changed: bool = False,
+) -> Summary:
+    """Make a manifest's images into a dataset folder, or go on with one.
+
+    progress: makes what shows the progress, of (images in all, images done by earlier runs).
+    load: what workers build their pipeline with instead of `Wan.load`; for tests of faults.
+    retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
+    rerun_changed: make rows again that changed since they were made, instead of refusing them.
+    Raises UserError, FolderHeldError or MachineryError; what is done is kept.
+    """
+    clock = _Clock()
+    plan, model = prepare(manifest_path, settings)
+    device, dtype = device_of(settings)
+    fingerprint = _fingerprint(settings, model, device, dtype)
+    with _stoppable() as stop, OutputFolder.open(out, fingerprint, {"wanbatch": __version__}) as folder:
+        folder.require_columns(plan.manifest.passthrough.schema)
+        again = _to_retry(folder, retry) | _changed(folder, plan, rerun_changed)
+        folder.set_plan(
+            {
+                "rows": len(plan),
+                "manifest": os.path.abspath(manifest_path),
+                "digest": plan.manifest.digest,
+                "settings": _settings_for_later(settings, model, plan),
+            }
+        )
+        log = RunLog(folder.path / "_wanbatch" / "log.jsonl")
+        limits = Limits(settings.unit_timeout, failures_allowed(settings, len(plan)))
+        dispatch = Dispatch(plan, folder, log, uuid.uuid4().hex[:12], settings.unit_rows, limits, again)
+        log.write("started", pid=os.getpid(), rows=len(plan), pending=dispatch.pending)
+        clock.lap("prepare")
+        if dispatch.pending:
+            setup = WorkerSetup(
+                model=model,
+                out=str(folder.path),
+                source_root=str(plan.manifest.source_root),
+                allow_http=settings.allow_http,
+                device=device,
+                dtype=dtype,
+                slots=settings.slots,
+                threads=settings.threads if device == "cpu" else 0,
+            )
+            _make(
+                dispatch,
+                setup,
+                settings.workers,
+                progress(len(plan), len(plan) - dispatch.pending),
+                stop,
+                clock,
+                load,
+            )
+        _describe(folder, model, fingerprint, plan)
+        interrupted = stop.asked and dispatch.pending > 0
+        log.write("interrupted" if interrupted else "finished", made=dispatch.made, pending=dispatch.pending)
+        return Summary(
+            out=str(out),
+            rows=len(plan),
+            made=dispatch.made,
+            quarantined=dispatch.quarantined,
+            failures=dispatch.failures,
+            made_now=dispatch.made - dispatch.made_before,
+            seconds=clock.seconds(),
+            interrupted=interrupted,
+            too_many_failures=dispatch.too_many_failures,
+        )
+
+
+def retry(out: Path, classes: Collection[str], progress: Callable[[int, int], Progress] = progress_for) -> Summary:
+    """Make the quarantined rows of a folder again, with the manifest and the settings of its last run.
+
+    classes: only those that failed with one of these error classes; empty: all.
+    Raises UserError if no row is quarantined so, and whatever `run` raises.
+    """
+    found = status(out)
+    unknown = sorted(set(classes) - found["failures"].keys())
+    if unknown or not found["failures"]:
+        there = ", ".join(f"{count} {name}" for name, count in found["failures"].items()) or "none"
+        raise UserError(
+            f"{out}: no quarantined rows{f' of class {unknown[0]}' if unknown else ''}; there are: {there}"
+        )
+    plan = found["plan"]
+    return run(Path(plan["manifest"]), out, Settings(**plan["settings"]), progress, retry=classes)
+
+
+def _settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:
+    """The settings as JSON, with paths that hold in any current folder."""
+    places = {"model": _model_place(model), "source_root": str(plan.manifest.source_root)}
+    return {**settings.model_dump(mode="json", exclude_none=True), **places}
+
+
+def _model_place(model: ModelInfo) -> str:
+    """`tiny` and hub ids as they are, a folder with its whole path."""
+    return model.name if model.name == TINY or model.revision is not None else model.folder
+
+
+def _to_retry(folder: OutputFolder, classes: Collection[str] | None) -> set[str]:
+    if classes is None:
+        return set()
+    return {name for name, kind in folder.committed().failed.items() if not classes or kind in classes}
+
+
+def _changed(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
+    """Ids whose rows ask for something else than what was made of them. Raises UserError unless allowed."""
+    made = folder.committed().made
+    digests = zip(plan.ids(), plan.images["digest"].to_pylist(), strict=True)
+    changed = {name for name, digest in digests if made.get(name) not in (None, digest)}
+    if changed and not allowed:
+        raise UserError(
+            f"{plan.manifest.path}: {len(changed)} rows changed since they were made, {min(changed)!r} for one: give "
+            "them new ids, or make them again with --rerun-changed"
+        )
+    return changed
+
+
+def _make(
+    dispatch: Dispatch,
+    setup: WorkerSetup,
+    workers: int | None,
+    show: Progress,
+    stop: _Stop,
+    clock: _Clock,
+    load: Callable | None,
+) -> None:
+    """Start Ray and the workers and make what is pending."""
+    try:
+        show.stage("starting")
+        with _local_ray():
+            crew = Crew(setup, min(workers or _devices(setup.device), len(dispatch.waiting)), load)
+            try:
+                while not (crew.any_ready or stop.asked):
+                    crew.poll(POLL_SECONDS)
+                clock.lap("start")
+                show.stage(MAKING)
+                dispatch.loop(crew, show, stop)
+                clock.lap("make")
+                show.stage("stopping" if stop.asked else "done")
+            finally:
+                crew.close()
+    finally:
+        show.close()
+
+
+def _describe(folder: OutputFolder, model: ModelInfo, fingerprint: dict[str, Any], plan: Plan) -> None:
+    """Write the dataset card."""
+    settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, "slots", "device", "dtype")}
+    carried = plan.manifest.passthrough.schema
+    write_card(folder.path, model.name, model.revision, settings, status(folder.path), carried)
+
+
+def _fingerprint(settings: Settings, model: ModelInfo, device: str, dtype: str) -> dict[str, Any]:
+    """What must stay the same for a folder to be gone on with: whatever decides pixels."""
+    given = {name: getattr(settings, name) for name in DEFAULTS}
+    return {
+        "model": _model_place(model),
+        "revision": model.revision,
+        "weights": model.digest,
+        "seed": settings.seed,
+        **{name: getattr(model, name) if value is None else value for name, value in given.items()},
+        "slots": settings.slots,
+        "device": device,
+        "dtype": dtype,
+        **({"threads": settings.threads} if device == "cpu" else {}),
+    }
+
+
+def device_of(settings: Settings) -> tuple[str, str]:
+    """(device, dtype) with `auto` resolved. Raises UserError for a GPU that is not there."""
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise UserError("setting device: cuda was asked for, but torch sees no GPU; use --device cpu or auto")
+    device = ("cuda" if there else "cpu") if settings.device == "auto" else settings.device
+    dtype = ("bfloat16" if device == "cuda" else "float32") if settings.dtype == "auto" else settings.dtype
+    return device, dtype
+
+
+def _devices(device: str) -> int:
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
+class _Clock:
+    """Seconds of each part of the command."""
+
+    def __init__(self) -> None:
+        self.begin = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now
+
+    def seconds(self) -> dict[str, float]:
+        total = time.perf_counter() - self.begin
+        return {name: round(value, 3) for name, value in {**self.laps, "total": total}.items()}
+
+
+class _Stop:
+    """Becomes true when the user or the system asks the run to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def ask(self, *_: object) -> None:
+        """At once if it is asked a second time."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM only set a flag, so that no unit is cut off while it is published."""
+    stop = _Stop()
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _local_ray() -> Iterator[None]:
+    """A Ray of our own on this machine, or the one that this process is connected to already."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+    for number, handler in handlers.items():  # Ray puts its own in place
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()

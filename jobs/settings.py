@@ -1,0 +1,101 @@
+"""Settings of a run: flags, `WANBATCH_*` variables and `wanbatch.toml` set the same fields.
+
+A flag wins over a variable, a variable over the file, the file over the default. Unknown fields are errors.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.models import TINY
+
+PREFIX = "WANBATCH_"
+FILE = "wanbatch.toml"
+
+
+class Settings(BaseSettings):
+    """How a manifest is run. None: the model, or the machine, decides."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    model: str = Field(TINY, description="`tiny`, a folder in diffusers layout, or a hub id")
+    revision: str | None = Field(None, description="revision of a hub model (a commit, tag or branch)")
+    seed: int = Field(0, ge=0, lt=2**63, description="seeds of rows without one are derived from it")
+
+    width: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="pixels, of rows that do not say")
+    height: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="pixels, of rows that do not say")
+    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps, of rows that do not say")
+    guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="1 means none")
+    shift: float | None = Field(None, gt=0, allow_inf_nan=False, description="shift of the noise schedule")
+    sampler: str | None = Field(None, description="solver, of rows that do not say")
+    negative_prompt: str | None = Field(None, description="of rows that do not say")
+
+    source_root: Path | None = Field(None, description="folder that sources may not leave; default: the manifest's")
+    allow_http: bool = Field(False, description="take sources from the web too, from public hosts only")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU, else float32")
+    workers: int | None = Field(None, ge=1, le=1024, description="default: one a GPU, or one on a CPU")
+    slots: int = Field(4, ge=1, le=64, description="rows denoised together; part of what fixes the pixels")
+    threads: int = Field(2, ge=1, le=256, description="of each worker on a CPU; part of what fixes the pixels there")
+    unit_timeout: float | None = Field(
+        None, gt=0, description="seconds before a worker counts as hung; default: measured"
+    )
+    max_failures: str | None = Field(
+        None,
+        pattern=r"^\d+(\.\d+)?%?$",
+        description="stop when more images than this fail in a run: a count, or a share like 5%",
+    )
+    unit_rows: int = Field(16, ge=1, le=4096, description="rows handed out, written and resumed together")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def failures_allowed(settings: Settings, images: int) -> int | None:
+    """`max_failures` as a count; None: no limit."""
+    given = settings.max_failures
+    if given is None:
+        return None
+    return int(float(given[:-1]) / 100 * images) if given.endswith("%") else int(float(given))
+
+
+def read_settings(**given: Any) -> Settings:
+    """Settings from flags (`given`; None means not given), variables and the file in the current folder.
+
+    Raises UserError that names the field, and for an unknown one the known ones.
+    """
+    unknown = [
+        n for n in os.environ if n.startswith(PREFIX) and n[len(PREFIX) :].lower() not in Settings.model_fields
+    ]
+    if unknown:
+        raise UserError(f"variable {sorted(unknown)[0]} sets nothing; known: {_known(PREFIX, str.upper)}")
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{FILE}: unknown field {name!r}; known: {_known()}") from error
+        raise UserError(f"setting {name}: {first['msg']} (given: {first['input']!r})") from error
+    except ValueError as error:
+        raise UserError(f"{FILE}: {error}") from error
+
+
+def _known(prefix: str = "", spell=str) -> str:
+    return ", ".join(prefix + spell(name) for name in Settings.model_fields)

@@ -1,0 +1,151 @@
+"""Every example of the README, run as a stranger would run it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from wanbatch.jobs.cli import main
+from wanbatch.manifests.read import read_manifest
+from wanbatch.pipeline.conditioning import to_model
+from wanbatch.pipeline.training import world
+from wanbatch.pipeline.training.judge import Judge
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+
+
+def blocks(language: str) -> list[str]:
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for name, text in every if name == language]
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with the examples, where the README's commands have been run in their order."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "HF_HOME": str(folder / "hf")}
+    for command in commands():
+        if command[0] == "wanbatch" and not any("/" in word and "Wan-AI" in word for word in command):
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return folder
+
+
+def test_the_two_commands_are_targets_of_the_makefile():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    made = [command[1] for command in commands() if command[0] == "make"]
+    assert made == ["run", "test"]
+    assert set(made) <= set(targets)
+
+
+def test_the_manifest_lines_are_valid(tmp_path):
+    shutil.copytree(ROOT / "examples" / "images", tmp_path / "images")
+    (tmp_path / "three.jsonl").write_text(blocks("jsonl")[0], encoding="utf-8")
+    manifest = read_manifest(tmp_path / "three.jsonl")
+    assert [row.num_images for row in manifest.iter_rows()] == [1, 3, 1]
+    assert [len(row.sources) for row in manifest.iter_rows()] == [0, 1, 2]
+
+
+def test_commands_for_the_real_model_are_understood():
+    real = [command for command in commands() if "Wan-AI/Wan2.2-TI2V-5B-Diffusers" in command]
+    assert real
+    for command in real:
+        group, arguments = main, command[1:]
+        name, subcommand, rest = group.resolve_command(group.make_context("wanbatch", ["plan"]), arguments)
+        parsed = subcommand.make_context(name, rest)
+        assert parsed.params["model"] == "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+
+
+def test_the_output_tree_is_what_comes_out(workplace):
+    tree = next(block for block in blocks("") if block.startswith("out/quickstart/"))
+    shown = re.findall(r"[├└]── (\S+)", tree)
+    assert "data/part-00000.parquet" in shown
+    for name in shown:
+        assert (workplace / "out/quickstart" / name).exists() or "only if there is one" in tree.split(name)[1], name
+
+
+def test_the_pictures_show_what_the_quickstart_asked_for(workplace):
+    asked = {
+        "heart": ("heart", "red", "left", "blue", "striped"),
+        "moon": ("moon", "white", "top", "black", "plain"),
+        "star": ("star", "yellow", "center", "purple", "dotted"),
+        "diamond-wide": ("diamond", "green", "right", "pink", "checkered"),
+        "circles-0": ("circle", "orange", "bottom", "white", "checkered"),
+        "sweep-0.0": ("heart", "red", "center", "blue", "striped"),  # the source itself
+        "sweep-1.0": ("star", "yellow", "center", "purple", "plain"),  # the prompt alone
+        "few-steps": ("square", "blue", "center", "orange", "checkered"),
+    }
+    table = pq.read_table(workplace / "out/quickstart/data")
+    images = {row["id"]: row["image"]["bytes"] for row in table.select(["id", "image"]).to_pylist()}
+    assert len(images) == 16
+    judge = Judge.load()
+    for name, attributes in asked.items():
+        pixels = np.asarray(Image.open(io.BytesIO(images[name])).convert("RGB"))
+        seen = world.describe(judge.read(to_model(pixels)))[0]
+        assert tuple(seen[f] for f in ("shape", "colour", "place", "background", "texture")) == attributes, name
+
+
+def test_the_python_example_prints_a_picture_and_its_prompt(workplace):
+    done = subprocess.run(
+        [sys.executable, "-c", blocks("python")[0]],
+        cwd=workplace,
+        env={**os.environ, "HF_HOME": str(workplace / "hf"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "PIL" in done.stdout
+    assert "a big red heart" in done.stdout
+
+
+def test_the_figures_on_the_cpu_come_from_committed_results():
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) x that \|$", README, re.MULTILINE)
+    speeds = json.loads((ROOT / "benchmarks/results/cpu-tiny.json").read_text())["images_per_second"]
+    assert {name for name, *_ in rows} | {"wanbatch"} == set(speeds)
+    for name, speed, ratio in rows:
+        assert float(speed) == pytest.approx(speeds[name], abs=0.006)
+        assert float(ratio) == pytest.approx(speeds["wanbatch"] / speeds[name], abs=0.06)
+
+
+def test_the_figures_on_the_gpu_come_from_committed_results():
+    record = json.loads((ROOT / "benchmarks/results/h200-stages.json").read_text())
+    assert record["hardware"] in README
+    results = record["results"]
+    keys = {
+        "transformer": ("dit diffusers compiled, batched", "dit ours compiled, cudnn"),
+        "VAE decode": ("vae decode diffusers", "vae decode ours compiled"),
+        "VAE encode": ("vae encode diffusers", "vae encode ours compiled"),
+        "UMT5-XXL": ("text diffusers, one prompt, 512 places", "text ours eager, 64 prompts of 64 places"),
+    }
+    rows = re.findall(r"^\| ([\w -]+)[,;].* \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+    assert [name for name, *_ in rows] == list(keys)
+    for name, *figures in rows:
+        assert [float(figure) for figure in figures] == pytest.approx(
+            [results[k]["ms"] for k in keys[name]], abs=0.006
+        )
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)(?:#[\w-]*)?\)", README)
+    assert len(targets) > 5
+    assert [target for target in targets if not (ROOT / target).exists()] == []

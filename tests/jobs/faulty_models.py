@@ -86,3 +86,24 @@ def load_with_room_for_two(model: ModelInfo, device: str, dtype: str, slots: int
 def load_and_die(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
     """The process ends while it loads the model."""
     os._exit(17)
+
+
+class Together(Faulty):
+    """Makes nothing before `count` workers have something to make; each leaves its mark in a folder."""
+
+    def __init__(self, wan: Wan, folder: Path, count: int):
+        super().__init__(wan)
+        self.folder, self.count = folder, count
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+        (self.folder / str(os.getpid())).touch()
+        end = time.monotonic() + 120
+        while len(list(self.folder.iterdir())) < self.count:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.count} workers never worked together")
+            time.sleep(0.02)
+        yield from super().generate(requests)
+
+
+def load_together(folder: Path, count: int, model: ModelInfo, device: str, dtype: str, slots: int) -> Together:
+    return Together(Wan.load(model, device, dtype, slots), folder, count)

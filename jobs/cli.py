@@ -14,6 +14,7 @@ import click
 from wanbatch import __version__
 from wanbatch.errors import WanbatchError
 from wanbatch.jobs.settings import Settings, read_settings
+from wanbatch.manifests.urls import is_url, local_path
 
 if TYPE_CHECKING:
     from wanbatch.jobs.run import Summary
@@ -53,24 +54,40 @@ def settings_options(*names: str) -> Callable:
     return decorate
 
 
-manifest_argument = click.argument("manifest", type=click.Path(path_type=Path))
-folder_argument = click.argument("out", type=click.Path(path_type=Path))
+class PathOrUrl(click.ParamType):
+    """A path, or the URL of something in an object store, which stays text."""
+
+    name = "path or url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        return value if is_url(value) else local_path(value)
+
+
+manifest_argument = click.argument("manifest", type=PathOrUrl())
+folder_argument = click.argument("out", type=PathOrUrl())
 json_option = click.option("--json", "as_json", is_flag=True, help="print JSON")
 
 
 @main.command()
 @manifest_argument
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="output folder; default: out/NAME-OF-MANIFEST")
+@click.option("--out", "-o", type=PathOrUrl(), help="output folder or its URL; default: out/NAME-OF-MANIFEST")
 @click.option("--rerun-changed", is_flag=True, help="make rows again that changed since they were made")
+@click.option("--new-run", is_flag=True, help="use OUT-2, OUT-3, ... if a run with other settings filled OUT")
 @json_option
 @settings_options()
 @click.pass_context
 def run(
-    ctx: click.Context, manifest: Path, out: Path | None, rerun_changed: bool, as_json: bool, **given: Any
+    ctx: click.Context,
+    manifest: str | Path,
+    out: str | Path | None,
+    rerun_changed: bool,
+    new_run: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Make the images of MANIFEST (JSONL, Parquet, or a folder of Parquet files) into a dataset.
 
-    The same command again goes on where it stopped.
+    The same command again goes on where it stopped. Paths may be URLs of an object store, like s3://bucket/folder.
 
     \b
     Example:
@@ -80,8 +97,8 @@ def run(
     settings = read_settings(**given)
     from wanbatch.jobs.run import run as run_manifest
 
-    target = out or Path("out") / manifest.stem
-    _close(ctx, run_manifest(manifest, target, settings, rerun_changed=rerun_changed), as_json)
+    target = out or Path("out") / Path(manifest).stem
+    _close(ctx, run_manifest(manifest, target, settings, rerun_changed=rerun_changed, new_run=new_run), as_json)
 
 
 @main.command()
@@ -91,7 +108,7 @@ def run(
 )
 @json_option
 @click.pass_context
-def retry(ctx: click.Context, out: Path, classes: tuple[str, ...], as_json: bool) -> None:
+def retry(ctx: click.Context, out: str | Path, classes: tuple[str, ...], as_json: bool) -> None:
     """Make the quarantined rows of the output folder OUT again, as its last run was started.
 
     \b
@@ -116,7 +133,7 @@ def _close(ctx: click.Context, summary: Summary, as_json: bool) -> None:
 @manifest_argument
 @json_option
 @settings_options()
-def plan(manifest: Path, as_json: bool, **given: Any) -> None:
+def plan(manifest: str | Path, as_json: bool, **given: Any) -> None:
     """Check MANIFEST and say what a run would do. Loads no model and writes nothing.
 
     \b
@@ -141,7 +158,7 @@ def plan(manifest: Path, as_json: bool, **given: Any) -> None:
 @main.command()
 @folder_argument
 @json_option
-def status(out: Path, as_json: bool) -> None:
+def status(out: str | Path, as_json: bool) -> None:
     """Say how far the output folder OUT is; also while a run goes on.
 
     \b
@@ -152,7 +169,7 @@ def status(out: Path, as_json: bool) -> None:
     from wanbatch.manifests.dataset import status as read_status
 
     found = read_status(out)
-    rate = speed(out / "_wanbatch" / "log.jsonl")
+    rate = speed(out)
     found["pictures_per_second"] = rate
     found["seconds_left"] = (
         found["pending"] / rate if rate and found["holder"] and found["pending"] is not None else None
@@ -179,8 +196,8 @@ def status(out: Path, as_json: bool) -> None:
 @click.option("--sheet", type=click.Path(path_type=Path), help="PNG to write; default: OUT/contact-sheet.png")
 @click.option("--columns", default=4, show_default=True, type=click.IntRange(1, 50), help="pictures side by side")
 @click.option("--limit", default=64, show_default=True, type=click.IntRange(1, 10_000), help="pictures at most")
-def report(out: Path, sheet: Path | None, columns: int, limit: int) -> None:
-    """Draw the pictures of the output folder OUT on a contact sheet.
+def report(out: str | Path, sheet: Path | None, columns: int, limit: int) -> None:
+    """Draw the pictures of the output folder OUT on a contact sheet; that of a URL is written to this folder.
 
     \b
     Example:
@@ -188,7 +205,7 @@ def report(out: Path, sheet: Path | None, columns: int, limit: int) -> None:
     """
     from wanbatch.jobs.report import contact_sheet
 
-    target = sheet or out / "contact-sheet.png"
+    target = sheet or (out / "contact-sheet.png" if isinstance(out, Path) else Path("contact-sheet.png"))
     count = contact_sheet(out, target, columns=columns, limit=limit)
     click.echo(f"{count} pictures on {target}")
 

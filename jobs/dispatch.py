@@ -7,7 +7,7 @@ row is quarantined. An exception of our own code is never retried.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -72,6 +72,7 @@ class Dispatch:
     run_token: letters and digits, another one for each run, so that what an earlier run's workers still write
     cannot be taken for this one's.
     again: ids that are made again although they are made or quarantined.
+    log_prompts: the log has the prompts of rows that are quarantined, too.
     """
 
     def __init__(
@@ -83,9 +84,10 @@ class Dispatch:
         unit_rows: int,
         limits: Limits,
         again: Collection[str] = (),
+        log_prompts: bool = False,
     ):
         self.plan, self.folder, self.log, self.run_token = plan, folder, log, run_token
-        self.limits = limits
+        self.limits, self.log_prompts = limits, log_prompts
         done, kept = folder.committed(), frozenset(plan.ids()).difference(again)
         self.replacing = any(name in done.made for name in again)
         self.made = self.made_before = sum(1 for name in done.made if name in kept)
@@ -166,6 +168,7 @@ class Dispatch:
             slots=done.report.slots,
             busy_seconds=done.report.busy_seconds,
         )
+        self._log_quarantined(done.unit, attempt.failed)
 
     def _put_back(self, lost: Lost) -> None:
         if not lost.working:
@@ -198,10 +201,19 @@ class Dispatch:
             time=datetime.now(UTC),
         )
         token = f"{self.run_token}-{unit.attempt}-driver"
-        attempt = write_attempt(self.folder.path, unit.number, token, None, [], [failure], {image.id: image.digest})
+        attempt = write_attempt(self.folder.url, unit.number, token, None, [], [failure], {image.id: image.digest})
         self.folder.publish(attempt, replace=self.replacing)
         self.quarantined += 1
-        self.log.write("quarantined", unit=unit.number, id=image.id, error_class="worker_died")
+        self._log_quarantined(unit, attempt.failed)
+
+    def _log_quarantined(self, unit: Unit, failed: Sequence[tuple[str, str]]) -> None:
+        """Rows by id, error class and digest; by their prompts only if that was asked for."""
+        images = self.plan.images.take(pa.array(unit.places)).select(["id", "digest", "prompt"]) if failed else None
+        known = {row["id"]: row for row in images.to_pylist()} if images else {}
+        for name, kind in failed:
+            prompt = {"prompt": known[name]["prompt"]} if self.log_prompts else {}
+            digest = known[name]["digest"]
+            self.log.write("quarantined", unit=unit.number, id=name, error_class=kind, digest=digest, **prompt)
 
     def _number(self) -> int:
         self.next_number += 1

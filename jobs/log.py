@@ -1,4 +1,7 @@
-"""`_wanbatch/log.jsonl`: what happened in the runs of a folder, one JSON object a line. No prompts."""
+"""`_wanbatch/log.jsonl`: what happened in the runs of a folder, one JSON object a line.
+
+It has ids and digests of rows; their prompts only with `--log-prompts`.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,30 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from wanbatch.manifests.dataset import OutputFolder, read_note
+
+LOG = "log.jsonl"
+
 
 class RunLog:
-    """Appends events to a file."""
+    """Appends events to the log of a folder that this process holds."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, folder: OutputFolder):
+        self.folder = folder
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event with its time (UTC)."""
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self.folder.append_note(LOG, json.dumps(record).encode() + b"\n")
 
 
-def speed(path: Path) -> float | None:
+def speed(out: str | Path) -> float | None:
     """Images a second of the run that wrote last, from its first unit's begin to its last unit's end.
 
     None if it has not finished a unit yet or there is no log.
     """
     images, begin, end = 0, None, None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    for line in lines:
+    for line in (read_note(out, LOG) or b"").splitlines():
         try:
             event = json.loads(line)
         except ValueError:  # cut off by a kill

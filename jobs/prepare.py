@@ -13,7 +13,7 @@ from wanbatch.manifests.sources import SourceLoader
 from wanbatch.pipeline.models import ModelInfo, find
 
 
-def prepare(manifest_path: Path, settings: Settings, weights: bool = True) -> tuple[Plan, ModelInfo]:
+def prepare(manifest_path: str | Path, settings: Settings, weights: bool = True) -> tuple[Plan, ModelInfo]:
     """Read a manifest, find the model and plan the work; needs no torch.
 
     weights: also fetch the weights of a hub model.

@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 from PIL import Image, ImageDraw, ImageFont
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.dataset import open_parts
 
 if TYPE_CHECKING:
     from wanbatch.jobs.run import Summary
@@ -28,31 +29,35 @@ def summary_text(summary: Summary) -> str:
     if summary.made_now:
         rate = summary.made_now / seconds["make"]
         lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s")
-        lines.append(f"  stages    {_stage_text(stage_seconds(Path(summary.out)))}")
+        lines.append(f"  stages    {_stage_text(stage_seconds(summary.out))}")
     if summary.quarantined:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
-        lines += [f"            {line}" for line in _failure_lines(Path(summary.out), summary.quarantined)]
+        lines += [f"            {line}" for line in _failure_lines(summary.out, summary.quarantined)]
     if summary.pending:
         lines.append(f"  left      {summary.pending} pictures: run the same command again to go on")
     return "\n".join(lines)
 
 
-def stage_seconds(out: Path) -> dict[str, float]:
+def stage_seconds(out: str | Path) -> dict[str, float]:
     """Seconds of each stage, summed over all pictures of a folder."""
     columns = [f"{stage}_seconds" for stage in STAGES]
-    table = ds.dataset(out / "timings", format="parquet").to_table(columns=columns)
+    parts = open_parts(out, "timings")
+    if parts is None:
+        return dict.fromkeys(STAGES, 0.0)
+    table = parts.to_table(columns=columns)
     return {stage: pc.sum(table[column]).as_py() or 0.0 for stage, column in zip(STAGES, columns, strict=True)}
 
 
-def contact_sheet(out: Path, target: Path, columns: int = 4, cell: int = 192, limit: int = 64) -> int:
+def contact_sheet(out: str | Path, target: Path, columns: int = 4, cell: int = 192, limit: int = 64) -> int:
     """Write a PNG with a folder's first pictures in the order of the manifest, each with what it was made from.
 
     columns: pictures side by side. cell: pixels of the longer side of each. Returns how many it shows.
     Raises UserError if there are none, or the file cannot be written.
     """
-    if not list((out / "data").glob("part-*.parquet")):
+    parts = open_parts(out, "data")
+    if parts is None:
         raise UserError(f"{out}: has no pictures in data/ to show")
-    shown = list(_records(out, limit))
+    shown = list(_records(parts, limit))
     font = ImageFont.load_default(size=12)
     line, margin = 15, 12
     height = cell + CAPTION_LINES * line + margin
@@ -92,12 +97,12 @@ def _stage_text(seconds: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.2f} s ({value / total:.0%})" for name, value in seconds.items() if value > 0)
 
 
-def _failure_lines(out: Path, count: int) -> Iterator[str]:
-    table = ds.dataset(out / "failures", format="parquet").head(FAILURES_SHOWN)
-    for failure in table.to_pylist():
+def _failure_lines(out: str, count: int) -> Iterator[str]:
+    parts = open_parts(out, "failures")
+    for failure in parts.head(FAILURES_SHOWN).to_pylist() if parts is not None else ():
         yield f"{failure['id']}: {failure['stage']}: {_one_line(failure['message'])}"
     if count > FAILURES_SHOWN:
-        yield f"... all of them are in {out / 'failures'}"
+        yield f"... all of them are in {out.rstrip('/')}/failures"
 
 
 def _one_line(text: str, limit: int = 300) -> str:
@@ -105,9 +110,8 @@ def _one_line(text: str, limit: int = 300) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def _records(out: Path, limit: int) -> Iterator[dict[str, Any]]:
+def _records(parts: ds.Dataset, limit: int) -> Iterator[dict[str, Any]]:
     """The first records by manifest row, with their images."""
-    parts = ds.dataset(out / "data", format="parquet")
     keys = parts.to_table(columns=["manifest_row", "variant", "id"])
     order = pc.sort_indices(keys, [("manifest_row", "ascending"), ("variant", "ascending")])[:limit]
     wanted = keys["id"].take(order)

@@ -30,7 +30,8 @@ from wanbatch.jobs.prepare import prepare
 from wanbatch.jobs.progress import MAKING, Progress, progress_for
 from wanbatch.jobs.settings import Settings, failures_allowed
 from wanbatch.jobs.worker import WorkerSetup
-from wanbatch.manifests.dataset import OutputFolder, status, write_card
+from wanbatch.manifests.dataset import OutputFolder, is_of_other_settings, status, write_card
+from wanbatch.manifests.urls import absolute
 from wanbatch.pipeline.models import TINY, ModelInfo
 
 OBJECT_STORE_BYTES = 128 << 20  # only tasks and reports pass through Ray
@@ -66,46 +67,52 @@ class Summary:
 
 
 def run(
-    manifest_path: Path,
-    out: Path,
+    manifest_path: str | Path,
+    out: str | Path,
     settings: Settings,
     progress: Callable[[int, int], Progress] = progress_for,
     load: Callable | None = None,
     retry: Collection[str] | None = None,
     rerun_changed: bool = False,
+    new_run: bool = False,
 ) -> Summary:
     """Make a manifest's images into a dataset folder, or go on with one.
 
+    manifest_path, out: paths, or URLs in an object store.
     progress: makes what shows the progress, of (images in all, images done by earlier runs).
     load: what workers build their pipeline with instead of `Wan.load`; for tests of faults.
     retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
     rerun_changed: make rows again that changed since they were made, instead of refusing them.
+    new_run: if a run with other settings filled the folder, use `OUT-2`, `OUT-3`, ... instead of refusing.
     Raises UserError, FolderHeldError or MachineryError; what is done is kept.
     """
     clock = _Clock()
     plan, model = prepare(manifest_path, settings)
     device, dtype = device_of(settings)
     fingerprint = _fingerprint(settings, model, device, dtype)
+    if new_run:
+        out = _own_folder(out, fingerprint)
     with _stoppable() as stop, OutputFolder.open(out, fingerprint, {"wanbatch": __version__}) as folder:
         folder.require_columns(plan.manifest.passthrough.schema)
         again = _to_retry(folder, retry) | _changed(folder, plan, rerun_changed)
         folder.set_plan(
             {
                 "rows": len(plan),
-                "manifest": os.path.abspath(manifest_path),
+                "manifest": absolute(manifest_path),
                 "digest": plan.manifest.digest,
                 "settings": _settings_for_later(settings, model, plan),
             }
         )
-        log = RunLog(folder.path / "_wanbatch" / "log.jsonl")
+        log = RunLog(folder)
         limits = Limits(settings.unit_timeout, failures_allowed(settings, len(plan)))
-        dispatch = Dispatch(plan, folder, log, uuid.uuid4().hex[:12], settings.unit_rows, limits, again)
+        token = uuid.uuid4().hex[:12]
+        dispatch = Dispatch(plan, folder, log, token, settings.unit_rows, limits, again, settings.log_prompts)
         log.write("started", pid=os.getpid(), rows=len(plan), pending=dispatch.pending)
         clock.lap("prepare")
         if dispatch.pending:
             setup = WorkerSetup(
                 model=model,
-                out=str(folder.path),
+                out=folder.url,
                 source_root=str(plan.manifest.source_root),
                 allow_http=settings.allow_http,
                 device=device,
@@ -138,7 +145,19 @@ def run(
         )
 
 
-def retry(out: Path, classes: Collection[str], progress: Callable[[int, int], Progress] = progress_for) -> Summary:
+def _own_folder(out: str | Path, fingerprint: dict[str, Any]) -> str | Path:
+    """The first of OUT, OUT-2, OUT-3, ... that no run with other settings has filled; so a rerun finds its own."""
+    folder, number = out, 1
+    while is_of_other_settings(folder, fingerprint):
+        number += 1
+        numbered = f"{str(out).rstrip('/')}-{number}"
+        folder = numbered if isinstance(out, str) else Path(numbered)
+    return folder
+
+
+def retry(
+    out: str | Path, classes: Collection[str], progress: Callable[[int, int], Progress] = progress_for
+) -> Summary:
     """Make the quarantined rows of a folder again, with the manifest and the settings of its last run.
 
     classes: only those that failed with one of these error classes; empty: all.
@@ -152,7 +171,7 @@ def retry(out: Path, classes: Collection[str], progress: Callable[[int, int], Pr
             f"{out}: no quarantined rows{f' of class {unknown[0]}' if unknown else ''}; there are: {there}"
         )
     plan = found["plan"]
-    return run(Path(plan["manifest"]), out, Settings(**plan["settings"]), progress, retry=classes)
+    return run(plan["manifest"], out, Settings(**plan["settings"]), progress, retry=classes)
 
 
 def _settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:
@@ -217,7 +236,7 @@ def _describe(folder: OutputFolder, model: ModelInfo, fingerprint: dict[str, Any
     """Write the dataset card."""
     settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, "slots", "device", "dtype")}
     carried = plan.manifest.passthrough.schema
-    write_card(folder.path, model.name, model.revision, settings, status(folder.path), carried)
+    write_card(folder.url, model.name, model.revision, settings, status(folder.url), carried)
 
 
 def _fingerprint(settings: Settings, model: ModelInfo, device: str, dtype: str) -> dict[str, Any]:

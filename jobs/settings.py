@@ -6,7 +6,6 @@ A flag wins over a variable, a variable over the file, the file over the default
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -38,8 +37,11 @@ class Settings(BaseSettings):
     sampler: str | None = Field(None, description="solver, of rows that do not say")
     negative_prompt: str | None = Field(None, description="of rows that do not say")
 
-    source_root: Path | None = Field(None, description="folder that sources may not leave; default: the manifest's")
+    source_root: str | None = Field(
+        None, description="folder, or its URL, that sources may not leave; default: the manifest's"
+    )
     allow_http: bool = Field(False, description="take sources from the web too, from public hosts only")
+    log_prompts: bool = Field(False, description="name the prompts of quarantined rows in the log too")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU, else float32")
     workers: int | None = Field(None, ge=1, le=1024, description="default: one a GPU, or one on a CPU")

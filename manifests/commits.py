@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.parts import KINDS, Attempt
+from wanbatch.manifests.parts import KINDS, Attempt, is_part
 from wanbatch.manifests.places import Place
 
 FORMAT = 1
 COMMITS = "_wanbatch/commits"
 
-_PART = re.compile(r"part-\d{5,}\.parquet")
 _COMMIT = re.compile(r"\d{5,}\.json")
 _NEEDED = {"unit", "ids", "failed", "parts"}
 
@@ -213,11 +212,6 @@ def part_name(kind: str, unit: int) -> str:
 def published(place: Place) -> dict[str, int]:
     """Name relative to the folder -> size, of every part in place."""
     return {name: size for kind in KINDS for name, size in place.sizes(kind).items() if is_part(name)}
-
-
-def is_part(name: str) -> bool:
-    """True for a part's name, relative to the folder."""
-    return _PART.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def require_whole(place: Place, parts: Mapping[str, Part], found: Mapping[str, int]) -> None:

@@ -30,13 +30,24 @@ from wanbatch.manifests.commits import (
     require_whole,
     to_json,
 )
-from wanbatch.manifests.parts import KINDS, TMP, Attempt, read_schema, write_attempt
+from wanbatch.manifests.parts import KINDS, TMP, Attempt, open_parts, read_schema, write_attempt
 from wanbatch.manifests.places import LocalPlace, Place, place_of
 from wanbatch.manifests.publish import Publisher, Refused
 from wanbatch.manifests.rows import DATA_SCHEMA
-from wanbatch.manifests.status import RUN, status
+from wanbatch.manifests.status import RUN, read_note, status
 
-__all__ = ["Attempt", "Committed", "OutputFolder", "Refused", "status", "write_attempt", "write_card"]
+__all__ = [
+    "Attempt",
+    "Committed",
+    "OutputFolder",
+    "Refused",
+    "is_of_other_settings",
+    "open_parts",
+    "read_note",
+    "status",
+    "write_attempt",
+    "write_card",
+]
 
 PRIVATE = "_wanbatch"
 
@@ -119,6 +130,11 @@ class OutputFolder:
         """Write or replace a file of `_wanbatch/` that is the caller's, like a log. name: without folders."""
         with self._disk():
             self._place.write_over(f"{PRIVATE}/{name}", data)
+
+    def append_note(self, name: str, data: bytes) -> None:
+        """Add to the end of a file of `_wanbatch/`. Its last seconds may be lost if this process dies."""
+        with self._disk():
+            self._place.append(f"{PRIVATE}/{name}", data)
 
     def require_columns(self, passthrough: pa.Schema) -> None:
         """Check that what is published has these passthrough columns, so that all parts can be read as one.
@@ -232,6 +248,20 @@ def _finish_replacements(place: Place, ledger: Ledger, drafts: Mapping[str, int]
     place.sync({name.partition("/")[0] for name in (*ready, *ledger.dropped)})
 
 
+def is_of_other_settings(path: str | Path, fingerprint: Mapping[str, Any]) -> bool:
+    """Whether a run with another fingerprint filled the folder. Raises UserError, MachineryError."""
+    place = place_of(path)
+    try:
+        return place.exists(RUN) and bool(_changes(place, fingerprint))
+    except OSError as error:
+        raise MachineryError(f"{place.root}: cannot be read ({error.strerror or error})") from error
+
+
+def _changes(place: Place, fingerprint: Mapping[str, Any]) -> list[str]:
+    """What differs from the fingerprint of the run that filled the folder, a sentence each."""
+    return list(_differences(read_json(place, RUN)["fingerprint"], json.loads(to_json(fingerprint))))
+
+
 def _require_usable(place: Place, fingerprint: Mapping[str, Any]) -> None:
     """Raises UserError unless the place is new, empty, or an output folder with this fingerprint."""
     entries = place.entries()
@@ -242,11 +272,10 @@ def _require_usable(place: Place, fingerprint: Mapping[str, Any]) -> None:
         if not started:  # only what an interrupted first start leaves is fine
             raise UserError(f"{place.root}: holds other files: choose a new or empty output folder")
         return
-    noted = read_json(place, RUN)["fingerprint"]
-    if differences := list(_differences(noted, json.loads(to_json(fingerprint)))):
+    if differences := _changes(place, fingerprint):
         raise UserError(
-            f"{place.root}: was filled with other settings: {'; '.join(differences)}. "
-            "Use the same ones to go on, or choose another output folder"
+            f"{place.root}: was filled with other settings: {'; '.join(differences)}. Use the same ones to go on, "
+            "start another run beside it with --new-run, or choose another output folder"
         )
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from wanbatch.errors import MachineryError
 from wanbatch.manifests.places import Place, place_of
@@ -25,6 +27,8 @@ from wanbatch.manifests.rows import (
     failure_table,
     timing_table,
 )
+from wanbatch.manifests.storage import file_system
+from wanbatch.manifests.urls import is_url
 
 KINDS = ("data", "timings", "failures")
 ROW_GROUP = 100
@@ -32,6 +36,7 @@ ROW_GROUP = 100
 
 TMP = "_wanbatch/tmp"
 
+_PART = re.compile(r"part-\d{5,}\.parquet")
 _DIGEST = re.compile(r"[!-~]{1,128}")
 
 
@@ -231,6 +236,31 @@ def row_groups(place: Place, name: str, columns: Sequence[str] | None = None) ->
     with place.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
         for group in range(part.metadata.num_row_groups):
             yield part.read_row_group(group, columns=columns)
+
+
+def open_parts(root: str | Path, kind: str) -> ds.Dataset | None:
+    """All published parts of a kind as one dataset, which reads what it is asked for; None if there are none.
+
+    root: the output folder, a path or an URL. Raises MachineryError if it cannot be read.
+    """
+    place = place_of(root)
+    try:
+        names = sorted(name for name in place.sizes(kind) if is_part(name))
+        paths = [place.shown(name) for name in names]
+        if not paths:
+            return None
+        if not is_url(place.root):
+            return ds.dataset(paths, format="parquet")
+        system = file_system(place.root)
+        keys = [system._strip_protocol(path) for path in paths]
+        return ds.dataset(keys, format="parquet", filesystem=PyFileSystem(FSSpecHandler(system)))
+    except (OSError, pa.ArrowException) as error:
+        raise MachineryError(f"{place.shown(kind)}: cannot be read ({error})") from error
+
+
+def is_part(name: str) -> bool:
+    """True for a part's name, relative to the folder."""
+    return _PART.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def expected_schema(kind: str, data: pa.Schema | None) -> pa.Schema | None:

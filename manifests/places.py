@@ -54,6 +54,10 @@ class Place(Protocol):
         """Write or replace a file durably; readers see the old content or the new one."""
         ...
 
+    def append(self, name: str, data: bytes) -> None:
+        """Add to the end of a file. What was added last may be lost if this process dies."""
+        ...
+
     def new_file(self, name: str) -> Any:
         """A context manager: a local path to create and sync; the file has its name when it ends well."""
         ...
@@ -148,6 +152,10 @@ class LocalPlace:
 
     def write_over(self, name: str, data: bytes) -> None:
         files.write_over(Path(self.shown(name)), data)
+
+    def append(self, name: str, data: bytes) -> None:
+        with open(self.shown(name), "ab") as file:
+            file.write(data)
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:

@@ -13,6 +13,20 @@ from wanbatch.manifests.places import place_of
 RUN = "_wanbatch/run.json"
 
 
+def read_note(path: str | Path, name: str) -> bytes | None:
+    """A file of an output folder's `_wanbatch/`, as `OutputFolder` notes them; None if there is none.
+
+    path: of the folder, or its URL. Raises MachineryError if it cannot be read.
+    """
+    place = place_of(path)
+    try:
+        return place.read(f"_wanbatch/{name}")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
 def status(path: str | Path) -> dict[str, Any]:
     """What an output folder holds, read without its lock, so also while a run goes on.
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,17 @@ from wanbatch.manifests.storage import StoreFile, file_system, os_errors, plain_
 
 READ_AT_ONCE = 1000
 VERIFY_BUFFER = 64 << 10
+APPEND_SECONDS = 10.0
+APPEND_RATE = 100_000  # bytes a second, at most, that keeping appended files up to date may cost
+
+
+@dataclass(slots=True)
+class _Appended:
+    """A file that is being appended to. written: bytes of it in the store. due: when to write it (monotonic)."""
+
+    content: bytearray
+    written: int = 0
+    due: float = 0.0
 
 
 class StorePlace:
@@ -30,6 +43,7 @@ class StorePlace:
         self.root = plain_url(url)
         self._system = file_system(self.root)
         self._lease = Lease(self)
+        self._appended: dict[str, _Appended] = {}
 
     def shown(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
@@ -86,6 +100,22 @@ class StorePlace:
         with os_errors(self.shown(name)):
             self._system.pipe_file(self.shown(name), data)
 
+    def append(self, name: str, data: bytes) -> None:
+        """A store cannot append: the file is kept here and written anew now and then, and by `release`."""
+        if name not in self._appended:
+            before = self.read(name) if self.exists(name) else b""
+            self._appended[name] = _Appended(bytearray(before))
+        file = self._appended[name]
+        file.content += data
+        if time.monotonic() >= file.due:
+            self._write_appended(name)
+
+    def _write_appended(self, name: str) -> None:
+        file = self._appended[name]
+        self.write_over(name, bytes(file.content))
+        file.written = len(file.content)
+        file.due = time.monotonic() + max(APPEND_SECONDS, file.written / APPEND_RATE)
+
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
         if self.exists(name):
@@ -133,6 +163,12 @@ class StorePlace:
         self._lease.require_held()
 
     def release(self) -> None:
+        with suppress(OSError):  # its end may be lost; the lease must be given back all the same
+            self.require_held()
+            for name, file in self._appended.items():
+                if file.written < len(file.content):
+                    self._write_appended(name)
+        self._appended.clear()
         self._lease.release()
 
     def holder(self) -> Mapping[str, Any] | None:

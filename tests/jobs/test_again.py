@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from job_making import log_events, picture, rows_by_id, write_jsonl
+from job_making import log_events, picture, rows_by_id, snapshot, write_jsonl
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli import main
@@ -108,3 +110,30 @@ def test_status_tells_the_speed(mixed):
     assert found["pictures_per_second"] > 0
     assert found["seconds_left"] is None  # nothing goes on
     assert "pictures/s" in CliRunner().invoke(main, ["status", str(mixed.out)]).stdout
+
+
+def test_new_run_leaves_a_folder_of_other_settings_alone(run_here, settings, tmp_path):
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "prompt": "a red heart"}])
+    out = tmp_path / "out"
+    run_here(manifest, out, settings())
+    before = snapshot(out)
+    with pytest.raises(UserError, match=r"steps was 2, now 3\..*--new-run"):
+        run(manifest, out, settings(steps=3), quiet)
+    second = run(manifest, out, settings(steps=3), quiet, new_run=True)
+    assert (Path(second.out), second.made_now) == (tmp_path / "out-2", 1)
+    again = run(manifest, out, settings(steps=3), quiet, new_run=True)
+    assert (Path(again.out), again.made_now) == (tmp_path / "out-2", 0), "the same command goes on with its own"
+    third = run(manifest, out, settings(steps=1), quiet, new_run=True)
+    assert Path(third.out) == tmp_path / "out-3"
+    first = run(manifest, out, settings(), quiet, new_run=True)
+    assert (Path(first.out), first.made_now) == (out, 0)
+    assert snapshot(out).items() >= before.items() - {("_wanbatch/log.jsonl", before["_wanbatch/log.jsonl"])}
+
+
+def test_the_log_names_quarantined_rows_without_their_prompts(faulty):
+    events = log_events(faulty.out, "quarantined")
+    assert {event["id"]: event["error_class"] for event in events} == {
+        name: row["error_class"] for name, row in rows_by_id(faulty.out, "failures").items()
+    }
+    assert all(re.fullmatch("[0-9a-f]{24}", event["digest"]) for event in events)
+    assert "heart" not in (faulty.out / "_wanbatch" / "log.jsonl").read_text()

@@ -201,7 +201,8 @@ class TestOpening:
             OutputFolder.open(out, changed)
         assert str(caught.value) == (
             f"{out}: was filled with other settings: guidance was 3.0, now 5.0; steps was not set, now 4; "
-            'vae.dtype was "fp32", now "bf16". Use the same ones to go on, or choose another output folder'
+            'vae.dtype was "fp32", now "bf16". Use the same ones to go on, start another run beside it '
+            "with --new-run, or choose another output folder"
         )
         assert {name: (out / name).read_bytes() for name in tree(out)} == before
         OutputFolder.open(out, {**SETTINGS, "columns": ("a",)}).close()  # tuples are lists in JSON

@@ -20,7 +20,8 @@ from wanbatch.jobs.settings import Settings
 from wanbatch.manifests.read import Manifest
 from wanbatch.manifests.rows import Source
 from wanbatch.pipeline.models import ModelInfo
-from wanbatch.pipeline.samplers import SOLVERS, cut, linear
+from wanbatch.pipeline.samplers import SOLVERS, evaluations
+from wanbatch.pipeline.schedules import levels
 
 CREATIVITY_WITH_SOURCE = 0.6
 
@@ -114,14 +115,14 @@ class Plan:
         images = self.images
         shapes = Counter(zip(images["width"].to_pylist(), images["height"].to_pylist(), strict=True))
         schedules = Counter(
-            zip(*(images[name].to_pylist() for name in ("steps", "shift", "creativity")), strict=True)
+            zip(*(images[name].to_pylist() for name in ("sampler", "steps", "shift", "creativity")), strict=True)
         )
-        evaluations = sum(count * (len(cut(linear(n, shift), c)) - 1) for (n, shift, c), count in schedules.items())
+        total = sum(count * evaluations(name, levels(*rest)) for (name, *rest), count in schedules.items())
         return {
             "rows": self.manifest.manifest_rows,
             "images": len(self),
             "units": len(self.units(unit_rows)),
-            "model_evaluations": evaluations,
+            "model_evaluations": total,
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "with_sources": int(_has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }

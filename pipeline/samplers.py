@@ -192,7 +192,7 @@ def res_2s(sigmas: np.ndarray) -> Solution:
 
     def second(now: float, after: float) -> tuple[float, float]:
         start, end = log_snr(np.array([now, after]))
-        middle = _rounded(1 / (1 + np.exp((start + end) / 2)))
+        middle = float(np.float32(1 / (1 + np.exp((start + end) / 2))))
         return middle, (1 - after / now) * phi_ratio(end - start) * 2
 
     return _two_stages(sigmas, second)

@@ -49,9 +49,12 @@ def test_creativity_defaults(planned, tmp_path):
         {"id": "source", "image": "a.png"},
         {"id": "blend", "images": ["a.png", "a.png"]},
         {"id": "given", "image": "a.png", "creativity": 0.0},
+        {"id": "few", "image": "a.png", "steps": 1, "shift": 5.0},
+        {"id": "listed", "image": "a.png", "sigmas": [1.0, 0.9, 0.7]},
+        steps=8,
     )
     found = {name: row["creativity"] for name, row in images(plan).items()}
-    assert found == {"text": 1.0, "source": 0.6, "blend": 0.6, "given": 0.0}
+    assert found == {"text": 1.0, "source": 0.6, "blend": 0.6, "given": 0.0, "few": 1 - 1e-6, "listed": 0.7}
 
 
 @pytest.mark.parametrize(
@@ -238,8 +241,11 @@ def test_plan_counts_loads_nothing_and_writes_nothing(model_folder, sources, tmp
     assert described["sizes"] == {"32x32": 12, "96x32": 1, "64x64": 1, "64x32": 1}
     assert (described["manifest"], described["model"]) == (str(manifest), str(model_folder))
     assert described["with_sources"] == 7
-    # two steps each, three of one row, none at creativity 0; a schedule cut at the source's noise level has less
-    assert 15 < described["model_evaluations"] <= 2 * 14 + 1
+    # two steps each and three of one row, none at creativity 0; a schedule cut at the source's noise level has less;
+    # heun evaluates twice in a step, but once in the last one
+    evaluations = {"plain": 2, "00000001": 2, "wide-one": 3, "i2i-keep": 0, "i2i-some": 1, "i2i-most": 2}
+    evaluations |= {"i2i-default": 2, "turned": 3, "several": 3 * 2, "two": 1, "group": 1, "shifted": 2 * 2}
+    assert described["model_evaluations"] == sum(evaluations.values())
     assert json.loads(done.stderr.splitlines()[-1])["heavy"] == []
     assert snapshot(sources) == before
     assert list(tmp_path.iterdir()) == []

@@ -131,7 +131,7 @@ def test_diffusers_deis_of_its_own_accord_never_leaves_its_last_level():
 
 # ---- flow-matching schedulers ---------------------------------------------------------------------------------
 # They shift twice if they make their own levels: the ends when they are built, then all levels. So they are given
-# unshifted levels (Euler, LCM) and shift once, or a shift of 1 and end points of ours (Heun). They compute in float32.
+# unshifted levels (Euler, LCM) and shift once, or a shift of 1 and ends of ours (Heun). They compute in float32.
 
 
 def unshifted(steps: int) -> list[float]:

@@ -56,7 +56,7 @@ def test_an_unknown_schedule_lists_the_known_ones():
 
 
 def test_a_schedule_has_steps():
-    with pytest.raises(UserError, match="at least 1 step, not shift 3.0 and 0 steps"):
+    with pytest.raises(UserError, match=r"at least 1 step, not shift 3\.0 and 0 steps"):
         schedules.levels(0, 3.0)
 
 

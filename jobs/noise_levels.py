@@ -62,12 +62,11 @@ def too_low(manifest: Manifest, resolved: pa.Table) -> Iterator[tuple[int, str]]
     creativity = resolved["creativity"].to_numpy()
     lowest = _lowest(resolved, (creativity > 0) & (creativity < 1))
     for place in np.flatnonzero((creativity > 0) & (creativity < lowest)).tolist():
-        row = {name: resolved[name][place].as_py() for name in resolved.column_names}
-        what = "{steps} steps, {schedule} schedule, shift {shift:g}".format(**row)
+        ((steps, shift, schedule, sigmas),) = schedules_of(resolved.slice(place, 1))
+        whose = "its sigmas" if sigmas else f"{steps} steps with the {schedule} schedule and shift {shift:g}"
         yield (
             place,
-            f"creativity {row['creativity']:g} is below the last noise level of its "
-            f"{'sigmas' if row['sigmas'] else f'schedule ({what})'}: the lowest that works is "
+            f"creativity {creativity[place]:g} is below the last noise level of {whose}: the lowest that works is "
             f"{math.ceil(lowest[place] * 1e4) / 1e4:g}, or 0 for the source itself; raise it or add levels",
         )
 

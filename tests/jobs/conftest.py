@@ -129,7 +129,15 @@ MIXED = [
     {"blend_group": "group", "image": "wide.png", "blend_weight": 1, "prompt": "a heart", "note": "of the group"},
     {"blend_group": "group", "image": "square.png", "blend_weight": 2, "width": 64, "height": 32},
     {"blend_group": "group", "image": "tall.jpg", "creativity": 0.5, "steps": 5},
-    {"id": "shifted", "prompt": "a heart", "shift": 1.0, "guidance": 2.5, "num_images": 2, "sampler": "lcm", "schedule": "beta"},
+    {
+        "id": "shifted",
+        "prompt": "a heart",
+        "shift": 1.0,
+        "guidance": 2.5,
+        "num_images": 2,
+        "sampler": "lcm",
+        "schedule": "beta",
+    },
 ]
 MIXED_IDS = [
     *["plain", "00000001", "wide-one", "i2i-keep", "i2i-some", "i2i-most", "i2i-default", "turned"],

@@ -98,6 +98,50 @@ def test_rows_win_over_settings_and_settings_over_the_model(planned, model):
     assert found["not"]["sampler"] == model.sampler
 
 
+SIGMAS = [1.0, 0.75, 0.5]
+
+
+def test_sigmas_replace_steps_shift_and_schedule(planned):
+    plan = planned({"id": "own", "prompt": "x", "sigmas": SIGMAS}, {"id": "not", "prompt": "x"}, schedule="karras")
+    found = images(plan)
+    names = ("steps", "shift", "schedule", "sigmas")
+    assert [found["own"][name] for name in names] == [3, None, None, SIGMAS]
+    assert [found["not"][name] for name in names] == [2, 3.0, "karras", None]
+    assert plan.describe(4)["model_evaluations"] == 5
+    own, other = plan.task(0, 1, "token", [0, 1]).images
+    assert (own.sigmas, other.sigmas) == (tuple(SIGMAS), None)
+
+
+def test_sigmas_of_the_run_are_for_rows_that_say_nothing_of_the_schedule(planned, settings):
+    rows = [{"id": "silent", "prompt": "x"}, {"id": "own", "prompt": "x", "sigmas": [1, 0.3]}]
+    rows += [{"id": name, "prompt": "x", name: value} for name, value in (("steps", 7), ("shift", 2.0))]
+    rows += [{"id": "schedule", "prompt": "x", "schedule": "beta"}]
+    found = images(planned(*rows, steps=None, sigmas=SIGMAS))
+    assert {name: row["sigmas"] for name, row in found.items() if row["sigmas"]} == {
+        "silent": SIGMAS,
+        "own": [1.0, 0.3],
+    }
+    assert (found["steps"]["steps"], found["shift"]["shift"], found["schedule"]["schedule"]) == (7, 2.0, "beta")
+
+
+@pytest.mark.parametrize("change", [{"schedule": "beta"}, {"sigmas": SIGMAS}, {"sampler": "heun"}])
+def test_the_digest_tells_another_schedule(planned, change):
+    [plain] = images(planned({"prompt": "x"})).values()
+    [again] = images(planned({"prompt": "x"})).values()
+    [changed] = images(planned({"prompt": "x", **change})).values()
+    assert plain["digest"] == again["digest"] != changed["digest"]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"), [("euler", 5 + 3), ("heun", 9 + 5), ("res_2s", 9 + 5), ("lcm", 5 + 3)]
+)
+def test_evaluations_of_every_kind_of_solver(planned, tmp_path, sampler, expected):
+    """Five steps, and three of them from the source's level on; a last step is one evaluation."""
+    picture(tmp_path / "a.png", 32, 32)
+    rows = [{"prompt": "x"}, {"image": "a.png", "creativity": 0.8}]
+    assert planned(*rows, steps=5, sampler=sampler).describe(4)["model_evaluations"] == expected
+
+
 # ---- seeds
 
 

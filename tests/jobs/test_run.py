@@ -89,7 +89,13 @@ def test_settings_are_recorded_as_resolved(mixed, model_folder):
         "several-1": {"seed": 2**63 - 1, "variant": 1, "manifest_row": 8},
         "several-2": {"seed": 0, "variant": 2, "manifest_row": 8},
         "group": {"prompt": "a heart", "width": 64, "height": 32, "creativity": 0.5, "manifest_row": 10},
-        "shifted-0": {"schedule": "beta", "sampler": "lcm", "shift": 1.0, "guidance": 2.5, "seed": derived(9, "shifted", 0)},
+        "shifted-0": {
+            "schedule": "beta",
+            "sampler": "lcm",
+            "shift": 1.0,
+            "guidance": 2.5,
+            "seed": derived(9, "shifted", 0),
+        },
         "shifted-1": {"shift": 1.0, "guidance": 2.5, "seed": derived(9, "shifted", 1)},
     }
     for name, values in expected.items():

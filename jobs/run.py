@@ -35,7 +35,7 @@ from wanbatch.manifests.urls import absolute
 from wanbatch.pipeline.models import TINY, ModelInfo
 
 OBJECT_STORE_BYTES = 128 << 20  # only tasks and reports pass through Ray
-DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "negative_prompt")
+DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "schedule", "negative_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ def _make(
 
 def _describe(folder: OutputFolder, model: ModelInfo, fingerprint: dict[str, Any], plan: Plan) -> None:
     """Write the dataset card."""
-    settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, "slots", "device", "dtype")}
+    settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, "sigmas", "slots", "device", "dtype")}
     carried = plan.manifest.passthrough.schema
     write_card(folder.url, model.name, model.revision, settings, status(folder.url), carried)
 
@@ -248,6 +248,7 @@ def _fingerprint(settings: Settings, model: ModelInfo, device: str, dtype: str) 
         "weights": model.digest,
         "seed": settings.seed,
         **{name: getattr(model, name) if value is None else value for name, value in given.items()},
+        "sigmas": settings.sigmas,
         "slots": settings.slots,
         "device": device,
         "dtype": dtype,

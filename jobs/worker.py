@@ -238,6 +238,8 @@ class _Work:
             guidance=image.guidance,
             shift=image.shift,
             sampler=image.sampler,
+            schedule=image.schedule,
+            sigmas=image.sigmas,
             model=model.name,
             revision=model.revision,
             sha256=hashlib.sha256(result.pixels.tobytes()).hexdigest(),
@@ -292,6 +294,8 @@ def _request(image: Image, sources: tuple[SourceImage, ...]) -> Request:
         guidance=image.guidance,
         shift=image.shift,
         sampler=image.sampler,
+        schedule=image.schedule,
+        sigmas=image.sigmas,
     )
 
 

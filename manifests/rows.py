@@ -78,6 +78,8 @@ class Row:
     guidance: float | None = None
     shift: float | None = None
     sampler: str | None = None
+    schedule: str | None = None
+    sigmas: tuple[float, ...] | None = None
     style: str | None = None
     loras: tuple[Lora, ...] = ()
     num_images: int = 1
@@ -104,6 +106,7 @@ class UsedSource:
 class Record:
     """One image that was made: a row of `data/`, before the passthrough columns.
 
+    sigmas: explicit noise levels; steps is then their number, and shift and schedule play no part and are None.
     image: the encoded PNG. sha256: of the pixels, RGB, row by row, uint8.
     """
 
@@ -119,8 +122,10 @@ class Record:
     height: int
     steps: int
     guidance: float
-    shift: float
+    shift: float | None
     sampler: str
+    schedule: str | None
+    sigmas: tuple[float, ...] | None
     model: str
     revision: str | None
     sha256: str
@@ -199,6 +204,8 @@ DATA_SCHEMA = pa.schema(
         ("guidance", pa.float64()),
         ("shift", pa.float64()),
         ("sampler", pa.string()),
+        ("schedule", pa.string()),
+        ("sigmas", pa.list_(pa.float64())),
         ("model", pa.string()),
         ("revision", pa.string()),
         ("sha256", pa.string()),

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.samplers import HISTORY, STATES, Solution
+from wanbatch.pipeline import conditioning
+from wanbatch.pipeline.samplers import STATES, TERMS, Solution
 from wanbatch.pipeline.transformer import TEXT_TOKENS, Context, FrameTransformer
 
 # Places for text in a slot. With the two that stand for padding, the number of keys is a multiple of 32.
@@ -31,6 +32,7 @@ class Sample:
 
     start: float32 [channels, height, width], already mixed to the first noise level.
     prompt, negative: text embeddings [tokens, dim]. guidance: 1 runs the prompt alone.
+    seed: of the noise that a stochastic solver adds.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Sample:
     guidance: float
     prompt: Tensor
     negative: Tensor
+    seed: int
 
     @property
     def guided(self) -> bool:
@@ -135,7 +138,7 @@ class _Batch:
         if self.guided:
             with_prompt, without = velocity.chunk(2)
             velocity = without + guidance[:, None, None, None] * (with_prompt - without)
-        self.state = advance(self.state, velocity, sigma, correct, predict)
+        self.state = advance(self.state, velocity, sigma, correct, predict, self._noise())
         self.steps += 1
 
     def leave(self) -> list[tuple[Sample, Tensor]]:
@@ -167,9 +170,9 @@ class _Batch:
 
     def _factors(self) -> tuple[Tensor, np.ndarray, Tensor, Tensor, Tensor]:
         """What this step needs of each slot's table, moved in one copy. Empty slots keep their sample."""
-        table = np.zeros((self.slots, 2 + 3 + HISTORY + 2 + HISTORY), dtype=np.float32)
+        table = np.zeros((self.slots, 2 + 2 * TERMS), dtype=np.float32)
         timestep = np.zeros(self.slots)
-        table[:, 2] = table[:, 5 + HISTORY] = 1
+        table[:, 2] = table[:, 2 + TERMS] = 1
         for slot, sample in self.occupied.items():
             solution, step = sample.solution, self.steps[slot]
             timestep[slot] = solution.timesteps[step]
@@ -177,8 +180,21 @@ class _Batch:
                 [[solution.sigmas[step], sample.guidance], solution.correct[step], solution.predict[step]]
             )
         moved = torch.from_numpy(table).to(self.device)
-        sigma, guidance, correct, predict = moved.split([1, 1, 3 + HISTORY, 2 + HISTORY], dim=1)
+        sigma, guidance, correct, predict = moved.split([1, 1, TERMS, TERMS], dim=1)
         return sigma[:, 0], timestep, guidance[:, 0], correct, predict
+
+    def _noise(self) -> Tensor | None:
+        """What this step adds to the samples, [slots, channels, height, width]; None: no row's solver adds noise."""
+        factors = {slot: sample.solution.noise[self.steps[slot]] for slot, sample in self.occupied.items()}
+        if not any(factors.values()):
+            return None
+        # Adding -0.0 changes no number (0.0 would change -0.0): rows without noise keep their bits.
+        noise = torch.full((self.slots, *self.state.shape[2:]), -0.0)
+        for slot, factor in factors.items():
+            if factor:
+                seed, step = self.occupied[slot].seed, int(self.steps[slot])
+                noise[slot] = float(factor) * conditioning.step_noise(seed, step, noise.shape[1:])
+        return noise.to(self.device)
 
     def _place_text(self, index: int, place: int, embedding: Tensor) -> None:
         """Put a prompt's keys and values into one place of an expert's batch."""
@@ -196,18 +212,23 @@ class _Batch:
         batch.bias[place] = row.bias[0]
 
 
-def advance(state: Tensor, velocity: Tensor, sigma: Tensor, correct: Tensor, predict: Tensor) -> Tensor:
+def advance(
+    state: Tensor, velocity: Tensor, sigma: Tensor, correct: Tensor, predict: Tensor, noise: Tensor | None = None
+) -> Tensor:
     """One step of every row.
 
     state: [rows, STATES, channels, height, width]: sample, sample before, predictions of x0 newest first.
     velocity: [rows, channels, height, width], the model's (guided) output for the samples.
-    sigma: [rows], noise levels. correct: [rows, 3 + HISTORY]. predict: [rows, 2 + HISTORY].
+    sigma: [rows], noise levels. correct, predict: [rows, TERMS], see `Solution`.
+    noise: [rows, channels, height, width], added to the next samples as it is.
     Returns the next state. Nothing mixes rows, so a row's values do not depend on the others.
     """
     sample = state[:, :1]
     denoised = sample - sigma[:, None, None, None, None] * velocity[:, None]
     corrected = _weighted(torch.cat([state[:, :2], denoised, state[:, 2:]], dim=1), correct)
-    following = _weighted(torch.cat([corrected, denoised, state[:, 2:]], dim=1), predict)
+    following = _weighted(torch.cat([corrected, denoised, state[:, 2:], state[:, 1:2]], dim=1), predict)
+    if noise is not None:
+        following = following + noise[:, None]
     return torch.cat([following, corrected, denoised, state[:, 2:-1]], dim=1)
 
 

@@ -117,10 +117,13 @@ class Wan:
         return Sample(
             id=request.id,
             start=conditioning.start(noise, mixed, request.creativity),
-            solution=solve(request.sampler, request.steps, request.shift, request.creativity),
+            solution=solve(
+                request.sampler, request.steps, request.shift, request.creativity, request.schedule, request.sigmas
+            ),
             guidance=request.guidance,
             prompt=prompt,
             negative=embeddings.get(request.negative_prompt, prompt),
+            seed=request.seed,
         )
 
     def _finish(self, request: Request, denoised: Denoised, text: float, encode: float) -> Result | Failed:

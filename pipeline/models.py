@@ -41,7 +41,10 @@ WAN_DEFAULTS = {
 _SAMPLERS = {
     "UniPCMultistepScheduler": ("unipc", "flow_shift"),
     "DPMSolverMultistepScheduler": ("dpmpp_2m", "flow_shift"),
+    "DEISMultistepScheduler": ("deis", "flow_shift"),
     "FlowMatchEulerDiscreteScheduler": ("euler", "shift"),
+    "FlowMatchHeunDiscreteScheduler": ("heun", "shift"),
+    "FlowMatchLCMScheduler": ("lcm", "shift"),
 }
 
 
@@ -66,6 +69,7 @@ class ModelInfo:
     shift: float
     sampler: str
     negative_prompt: str
+    schedule: str = "linear"
 
     def fitting_size(self, columns: int, rows: int, area: int) -> tuple[int, int]:
         """(width, height) that the model can make, of about `area` pixels with a picture's aspect ratio.

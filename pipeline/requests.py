@@ -24,7 +24,11 @@ class SourceImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One picture to make. creativity: the noise level at the start. guidance: 1 or less runs the prompt alone."""
+    """One picture to make.
+
+    creativity: the noise level at the start. guidance: 1 or less runs the prompt alone.
+    sigmas: explicit noise levels, the final 0 left out. With them, steps, shift and schedule play no part.
+    """
 
     id: str
     prompt: str
@@ -36,8 +40,10 @@ class Request:
     height: int
     steps: int
     guidance: float
-    shift: float
+    shift: float | None
     sampler: str
+    schedule: str | None = "linear"
+    sigmas: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

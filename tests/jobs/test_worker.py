@@ -91,9 +91,9 @@ def test_passthrough_stays_with_its_row_when_others_fail(work):
 
 def test_a_source_is_shared_at_several_weights_and_sizes(work):
     _, tables = work(
-        {"id": "a", "image": "square.png", "creativity": 0.3},
-        {"id": "b", "images": ["square.png", "wide.png"], "blend_weights": [1, 4], "creativity": 0.3},
-        {"id": "c", "image": "square.png", "width": 64, "height": 32, "creativity": 0.3},
+        {"id": "a", "image": "square.png", "creativity": 0.8},
+        {"id": "b", "images": ["square.png", "wide.png"], "blend_weights": [1, 4], "creativity": 0.8},
+        {"id": "c", "image": "square.png", "width": 64, "height": 32, "creativity": 0.8},
     )
     rows = {row["id"]: row for row in tables["data"].to_pylist()}
     assert [source["weight"] for source in rows["b"]["sources"]] == [0.2, 0.8]

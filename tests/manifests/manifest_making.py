@@ -36,6 +36,8 @@ def record(name: str, number: int = 0, image: bytes | None = None) -> Record:
         guidance=5.0,
         shift=3.0,
         sampler="euler",
+        schedule="linear",
+        sigmas=None,
         model="tiny",
         revision=None,
         sha256="ff",

@@ -259,7 +259,10 @@ class _Work:
             denoise_seconds=result.seconds.denoise,
             decode_seconds=result.seconds.decode,
             image_seconds=time.perf_counter() - begin,
-            steps_full=result.steps,
+            steps_full=result.work.steps_full,
+            steps_cached=result.work.steps_cached,
+            blocks_full=result.work.blocks_full,
+            blocks_cached=result.work.blocks_cached,
             peak_memory_bytes=result.peak_memory_bytes,
         )
 

@@ -11,6 +11,8 @@ parameters (shared, not copied), and leaves out what one frame makes redundant:
   score stands for them all.
 * Query, key and value are one matrix product (`fuse`).
 
+An evaluation may also leave out a span of blocks and add a remembered residual for it (`forward_reusing`).
+
 It does not know about guidance, schedules or batching; see `denoise.py` for those.
 """
 
@@ -41,6 +43,17 @@ class Context:
     keys: Tensor
     values: Tensor
     bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all blocks of one evaluation share. height, width: in tokens."""
+
+    height: int
+    width: int
+    rotary: tuple[Tensor, Tensor]
+    embedding: Tensor
+    modulation: Tensor
 
 
 class FrameTransformer(nn.Module):
@@ -81,6 +94,11 @@ class FrameTransformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.proj_out.weight.dtype
+
+    @property
+    def dim(self) -> int:
+        """Width of the hidden states."""
+        return self.scale_shift_table.shape[-1]
 
     def fuse(self) -> FrameTransformer:
         """Lay each block's query, key and value weights in one matrix, of which they become views. For inference."""
@@ -130,13 +148,48 @@ class FrameTransformer(nn.Module):
         timestep: [batch], float: sigma times 1000, one a row.
         Returns the velocity, [batch, out_channels, height, width], in the model's dtype.
         """
-        height, width = latents.shape[2] // self.patch[0], latents.shape[3] // self.patch[1]
-        rotary = self.rotary(height, width, latents.device)
-        embedding, modulation = self.modulation(timestep)
+        shared = self._shared(latents, timestep)
         hidden = self._patchify(latents.to(self.dtype))
-        for index, block in enumerate(self.blocks):
-            hidden = block(hidden, modulation, rotary, context.keys[index], context.values[index], context.bias)
-        return self._unpatchify(self._output(hidden, embedding), height, width)
+        hidden = self._through(hidden, shared, context, range(len(self.blocks)))
+        return self._velocity(hidden, shared)
+
+    def forward_recording(
+        self, latents: Tensor, timestep: Tensor, context: Context, span: range
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, to the last bit, and what the blocks of `span` added together to the hidden states.
+
+        Returns the velocity and the residual of the span, [batch, tokens, dim] in the model's dtype.
+        """
+        shared = self._shared(latents, timestep)
+        hidden = self._patchify(latents.to(self.dtype))
+        before = self._through(hidden, shared, context, range(span.start))
+        after = self._through(before, shared, context, span)
+        hidden = self._through(after, shared, context, range(span.stop, len(self.blocks)))
+        return self._velocity(hidden, shared), (after.float() - before.float()).type_as(after)
+
+    def forward_reusing(
+        self, latents: Tensor, timestep: Tensor, context: Context, span: range, residual: Tensor
+    ) -> Tensor:
+        """As `forward`, without the blocks of `span`, for which `residual` [batch, tokens, dim] is added."""
+        shared = self._shared(latents, timestep)
+        hidden = self._patchify(latents.to(self.dtype))
+        hidden = self._through(hidden, shared, context, range(span.start))
+        hidden = (hidden.float() + residual.float()).type_as(hidden)
+        hidden = self._through(hidden, shared, context, range(span.stop, len(self.blocks)))
+        return self._velocity(hidden, shared)
+
+    def _shared(self, latents: Tensor, timestep: Tensor) -> _Shared:
+        height, width = latents.shape[2] // self.patch[0], latents.shape[3] // self.patch[1]
+        return _Shared(height, width, self.rotary(height, width, latents.device), *self.modulation(timestep))
+
+    def _through(self, hidden: Tensor, shared: _Shared, context: Context, blocks: range) -> Tensor:
+        for index in blocks:
+            keys, values = context.keys[index], context.values[index]
+            hidden = self.blocks[index](hidden, shared.modulation, shared.rotary, keys, values, context.bias)
+        return hidden
+
+    def _velocity(self, hidden: Tensor, shared: _Shared) -> Tensor:
+        return self._unpatchify(self._output(hidden, shared.embedding), shared.height, shared.width)
 
     def _output(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table + embedding.unsqueeze(1)).chunk(2, dim=1)

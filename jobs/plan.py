@@ -21,6 +21,7 @@ from wanbatch.manifests.read import Manifest
 from wanbatch.manifests.rows import Source
 from wanbatch.pipeline.models import ModelInfo
 from wanbatch.pipeline.samplers import SOLVERS, cut, linear
+from wanbatch.pipeline.step_cache import parse
 
 CREATIVITY_WITH_SOURCE = 0.6
 
@@ -144,6 +145,7 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: S
     """
     if settings.sampler not in (None, *SOLVERS):
         raise UserError(f"setting sampler: {settings.sampler!r} is unknown: use one of {', '.join(SOLVERS)}")
+    parse(settings.step_cache, model.layers)
     _refuse(manifest, model)
     rows = manifest.rows
     width, height = _sizes(manifest, model, settings, sizes)

@@ -32,6 +32,7 @@ from wanbatch.jobs.settings import Settings, failures_allowed
 from wanbatch.jobs.worker import WorkerSetup
 from wanbatch.manifests.dataset import OutputFolder, status, write_card
 from wanbatch.pipeline.models import TINY, ModelInfo
+from wanbatch.pipeline.step_cache import parse
 
 OBJECT_STORE_BYTES = 128 << 20  # only tasks and reports pass through Ray
 DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "negative_prompt")
@@ -111,6 +112,7 @@ def run(
                 device=device,
                 dtype=dtype,
                 slots=settings.slots,
+                step_cache=fingerprint["step_cache"],
                 threads=settings.threads if device == "cpu" else 0,
             )
             _make(
@@ -215,7 +217,7 @@ def _make(
 
 def _describe(folder: OutputFolder, model: ModelInfo, fingerprint: dict[str, Any], plan: Plan) -> None:
     """Write the dataset card."""
-    settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, "slots", "device", "dtype")}
+    settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, "step_cache", "slots", "device", "dtype")}
     carried = plan.manifest.passthrough.schema
     write_card(folder.path, model.name, model.revision, settings, status(folder.path), carried)
 
@@ -229,6 +231,7 @@ def _fingerprint(settings: Settings, model: ModelInfo, device: str, dtype: str) 
         "weights": model.digest,
         "seed": settings.seed,
         **{name: getattr(model, name) if value is None else value for name, value in given.items()},
+        "step_cache": str(parse(settings.step_cache, model.layers)),
         "slots": settings.slots,
         "device": device,
         "dtype": dtype,

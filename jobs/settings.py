@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     shift: float | None = Field(None, gt=0, allow_inf_nan=False, description="shift of the noise schedule")
     sampler: str | None = Field(None, description="solver, of rows that do not say")
     negative_prompt: str | None = Field(None, description="of rows that do not say")
+    step_cache: str = Field(
+        "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
+    )
 
     source_root: Path | None = Field(None, description="folder that sources may not leave; default: the manifest's")
     allow_http: bool = Field(False, description="take sources from the web too, from public hosts only")

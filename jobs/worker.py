@@ -47,6 +47,7 @@ class WorkerSetup:
     dtype: str
     slots: int
     threads: int
+    step_cache: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Worker:
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         if setup.threads:
             torch.set_num_threads(setup.threads)
-        self.wan = (self.load or Wan.load)(setup.model, setup.device, setup.dtype, setup.slots)
+        self.wan = (self.load or Wan.load)(setup.model, setup.device, setup.dtype, setup.slots, setup.step_cache)
         self.backends = rows.Backends(**self.wan.backends)
         self.host = socket.gethostname()
         self.device = torch.cuda.get_device_name() if setup.device == "cuda" else "cpu"
@@ -238,6 +239,7 @@ class _Work:
             guidance=image.guidance,
             shift=image.shift,
             sampler=image.sampler,
+            step_cache=self.worker.setup.step_cache,
             model=model.name,
             revision=model.revision,
             sha256=hashlib.sha256(result.pixels.tobytes()).hexdigest(),

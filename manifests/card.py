@@ -30,6 +30,7 @@ _COLUMNS = {
     "guidance": "classifier-free guidance scale",
     "shift": "time shift of the noise schedule",
     "sampler": "the solver",
+    "step_cache": "which blocks of the model were skipped at which step, and what stood in for them",
     "model": "the model",
     "revision": "its revision",
     "sha256": "SHA-256 of the pixels (RGB, row by row, 8 bits)",

@@ -146,11 +146,11 @@ def parse(text: str, layers: int) -> StepCache:
     first, *others = text.strip().split("+")
     name = first.partition(":")[0].strip()
     if name != NONE and name not in SKIPS:
-        raise UserError(f"step cache {text!r}: unknown {name!r}; known: {', '.join([NONE, *SKIPS])}")
+        raise UserError(f"step_cache {text!r}: unknown {name!r}; known: {', '.join([NONE, *SKIPS])}")
     if name == NONE and ":" in first:
-        raise UserError(f"step cache {text!r}: {NONE} has no fields")
+        raise UserError(f"step_cache {text!r}: {NONE} has no fields")
     if len(others) > 1 or any(other.partition(":")[0].strip() != GATE for other in others):
-        raise UserError(f"step cache {text!r}: after a + only one {GATE}:... may follow")
+        raise UserError(f"step_cache {text!r}: after a + only one {GATE}:... may follow")
     skip = None if name == NONE else _check_skip(_read(text, first, SKIPS[name]), text, layers)
     gate = _check_gate(_read(text, others[0], Gate), text) if others else None
     return StepCache(layers, skip, gate)
@@ -163,17 +163,17 @@ def _read(text: str, part: str, kind: type):
     for item in filter(None, (item.strip() for item in part.partition(":")[2].split(","))):
         name, equals, value = (piece.strip() for piece in item.partition("="))
         if name not in known or not equals:
-            raise UserError(f"step cache {text!r}: unknown field {item!r}; known: {', '.join(known)} (as name=value)")
+            raise UserError(f"step_cache {text!r}: unknown field {item!r}; known: {', '.join(known)} (as name=value)")
         if name in given:
-            raise UserError(f"step cache {text!r}: {name} is given twice")
+            raise UserError(f"step_cache {text!r}: {name} is given twice")
         try:
             given[name] = {"str": str, "float": float}.get(known[name], int)(value)
         except ValueError:
-            raise UserError(f"step cache {text!r}: {name}={value} is not a number of its kind") from None
+            raise UserError(f"step_cache {text!r}: {name}={value} is not a number of its kind") from None
     try:
         return kind(**given)
     except TypeError:
-        raise UserError(f"step cache {text!r}: blocks must be given") from None
+        raise UserError(f"step_cache {text!r}: blocks must be given") from None
 
 
 def _check_skip(skip: Skip, text: str, layers: int) -> Skip:
@@ -183,7 +183,7 @@ def _check_skip(skip: Skip, text: str, layers: int) -> Skip:
     _require(text, skip, blocks=(0, None), threshold=(0, None))
     if skip.first + (skip.blocks or 0) > layers:
         raise UserError(
-            f"step cache {text!r}: asks for blocks {skip.first} to {skip.first + (skip.blocks or 0) - 1}, but the "
+            f"step_cache {text!r}: asks for blocks {skip.first} to {skip.first + (skip.blocks or 0) - 1}, but the "
             f"model has {layers} (0 to {layers - 1}): use fewer blocks"
         )
     return skip
@@ -191,10 +191,10 @@ def _check_skip(skip: Skip, text: str, layers: int) -> Skip:
 
 def _check_gate(gate: Gate, text: str) -> Gate:
     if gate.mode not in ("reuse", "skip"):
-        raise UserError(f"step cache {text!r}: unknown mode {gate.mode!r}; known: reuse, skip")
+        raise UserError(f"step_cache {text!r}: unknown mode {gate.mode!r}; known: reuse, skip")
     _require(text, gate, above=(0, 1), below=(0, 1), interval=(2, None), order=(0, MAX_ORDER))
     if gate.above >= gate.below:
-        raise UserError(f"step cache {text!r}: above={gate.above:g} must be less than below={gate.below:g}")
+        raise UserError(f"step_cache {text!r}: above={gate.above:g} must be less than below={gate.below:g}")
     return gate
 
 
@@ -203,7 +203,7 @@ def _require(text: str, part: Skip | Gate, **limits: tuple[int, int | None]) -> 
         value = getattr(part, name, None)
         if value is not None and not (least <= value <= (math.inf if most is None else most)):
             allowed = f"at least {least}" if most is None else f"{least} to {most}"
-            raise UserError(f"step cache {text!r}: {name}={value} must be {allowed}")
+            raise UserError(f"step_cache {text!r}: {name}={value} must be {allowed}")
 
 
 def _spell(name: str, part: Skip | Gate) -> str:

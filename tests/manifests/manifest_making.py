@@ -36,6 +36,7 @@ def record(name: str, number: int = 0, image: bytes | None = None) -> Record:
         guidance=5.0,
         shift=3.0,
         sampler="euler",
+        step_cache="none",
         model="tiny",
         revision=None,
         sha256="ff",

@@ -14,15 +14,26 @@ import numpy as np
 
 from wanbatch.pipeline.requests import Work
 from wanbatch.pipeline.samplers import TRAIN_TIMESTEPS, Solution
-from wanbatch.pipeline.step_cache import Adaptive, Kind, StepCache
+from wanbatch.pipeline.step_cache import SIGMA, Adaptive, Kind, StepCache
+
+
+def position(sigma: float, along: str) -> float:
+    """Where a noise level lies on the axis along which values are extrapolated."""
+    if along == SIGMA:
+        return sigma
+    sigma = min(max(sigma, 1e-6), 1 - 1e-6)  # the ends lie at infinity
+    return math.log1p(-sigma) - math.log(sigma)
 
 
 class History:
-    """The noise levels at which something was last evaluated, and the places in memory where it is kept."""
+    """The noise levels at which something was last evaluated, and the places in memory where it is kept.
 
-    def __init__(self, depth: int):
-        self.depth = depth
-        self.kept: list[tuple[float, int]] = []  # (sigma, place), newest first
+    depth: how many are kept. along: what values are taken for a polynomial in.
+    """
+
+    def __init__(self, depth: int, along: str = SIGMA):
+        self.depth, self.along = depth, along
+        self.kept: list[tuple[float, int]] = []  # (position, place), newest first
 
     @property
     def ready(self) -> bool:
@@ -30,26 +41,27 @@ class History:
 
     def place(self, sigma: float) -> int:
         """Where a value at this level goes: over one at the same level, else over the oldest."""
-        same = [place for level, place in self.kept if level == sigma]
+        same = [place for level, place in self.kept if level == position(sigma, self.along)]
         if same:
             return same[0]
         return self.kept[-1][1] if self.ready else len(self.kept)
 
     def note(self, sigma: float) -> None:
         place = self.place(sigma)
-        self.kept = [(sigma, place), *(other for other in self.kept if other[1] != place)]
+        self.kept = [(position(sigma, self.along), place), *(other for other in self.kept if other[1] != place)]
 
     def weights(self, sigma: float) -> np.ndarray:
         """[depth], by place: Lagrange's weights of the polynomial through the kept values; zeros if not ready."""
-        weights = np.zeros(self.depth)
+        weights, here = np.zeros(self.depth), position(sigma, self.along)
         for level, place in self.kept if self.ready else ():
             others = [other for other, _ in self.kept if other != level]
-            weights[place] = math.prod((sigma - other) / (level - other) for other in others)
+            weights[place] = math.prod((here - other) / (level - other) for other in others)
         return weights
 
     def reach(self, sigma: float) -> float:
         """What the polynomial's error grows with: the product of the distances to the kept levels."""
-        return math.prod(abs(sigma - level) for level, _ in self.kept)
+        here = position(sigma, self.along)
+        return math.prod(abs(here - level) for level, _ in self.kept)
 
 
 Sums = Sequence[tuple[float, float]]  # of squares, of a branch each: (truth less prediction, truth)
@@ -65,7 +77,7 @@ class Course:
     def __init__(self, cache: StepCache, solution: Solution, guided: bool, boundary: float = 0.0):
         self.cache, self.solution, self.guided, self.boundary = cache, solution, guided, boundary
         self.step = 0
-        self.residuals = [History(cache.residuals_kept) for _ in range(2 if guided else 1)]
+        self.residuals = [History(cache.residuals_kept, cache.along) for _ in range(2 if guided else 1)]
         self.difference = History(cache.differences_kept)
         self.work = Work()
         self._next: Kind | None = None

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.pipeline.course import Course, History, Sums
-from wanbatch.pipeline.memory import Reading
+from wanbatch.pipeline.memory import Reading, moved
 from wanbatch.pipeline.requests import Work
 from wanbatch.pipeline.samplers import HISTORY, Solution
 from wanbatch.pipeline.seats import Row, Seats
@@ -192,7 +192,7 @@ class _Batch:
         """Velocities, float32: of all slots with the prompt and then, if they take part, without."""
         model, context, span = self.experts[kind.expert], self.seats.context(kind), self.cache.span
         branches = 2 if kind.guided else 1
-        times = torch.from_numpy(np.tile(timestep, branches)).float().to(self.device)
+        times = moved(np.tile(timestep, branches).astype(np.float32), self.device)
         latents = self.seats.state[:, 0]
         if kind.guided:
             latents = torch.cat([latents, latents])
@@ -218,8 +218,8 @@ class _Batch:
 
     def _taking_part(self) -> Tensor:
         """Bool [slots, 1, 1, 1, 1]."""
-        taking_part = torch.tensor([slot in self.courses for slot in range(self.slots)], device=self.device)
-        return taking_part[:, None, None, None, None]
+        taking_part = np.array([slot in self.courses for slot in range(self.slots)])
+        return moved(taking_part, self.device)[:, None, None, None, None]
 
     def _factors(self) -> tuple[Tensor, np.ndarray, Tensor, Tensor, Tensor]:
         """What this step needs of each slot's table, moved in one copy. Empty slots keep their sample."""

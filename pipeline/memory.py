@@ -14,6 +14,12 @@ Recall = Sequence[tuple[History, float] | None]
 """For each row of an evaluation its history and its noise level; None for a row that takes no part."""
 
 
+def moved(array: np.ndarray, device: torch.device) -> Tensor:
+    """A copy of an array on the device; on a GPU the host does not wait for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class Memory:
     """The last `depth` values of each row, in places that the row's `History` knows.
 
@@ -36,7 +42,7 @@ class Memory:
             if entry is not None:
                 history, sigma = entry
                 table[row] = history.weights(sigma)
-        weights = torch.from_numpy(table).to(self.device)
+        weights = moved(table, self.device)
         weights = weights.reshape(*table.shape, *[1] * (self.values.ndim - 2))
         terms = [weights[:, place] * self.values[: len(recall), place] for place in range(self.depth)]
         return sum(terms[1:], terms[0])
@@ -45,7 +51,7 @@ class Memory:
         """Remember a value [len(recall), *shape] for each row that takes part, over its oldest."""
         places = [self.depth if entry is None else entry[0].place(entry[1]) for entry in recall]
         rows = torch.arange(len(recall), device=self.device)
-        self.values[rows, torch.tensor(places, device=self.device)] = values.to(self.values.dtype)
+        self.values[rows, moved(np.array(places), self.device)] = values.to(self.values.dtype)
 
 
 class Reading:

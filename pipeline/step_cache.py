@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields, replace
 from wanbatch.errors import UserError
 
 MAX_ORDER = 2
+SIGMA, LOGSNR = "sigma", "logsnr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +32,22 @@ class DeepCache:
     def order(self) -> int:
         return 0
 
+    @property
+    def along(self) -> str:
+        return SIGMA
+
 
 @dataclass(frozen=True, slots=True)
 class Taylor:
-    """Extrapolates the residual in sigma, by a polynomial of this order, but at every `interval`-th step.
+    """Extrapolates the residual by a polynomial of this order, but at every `interval`-th step.
 
+    along: what it is a polynomial in, `sigma` or `logsnr`, the logarithm of (1 - sigma) / sigma.
     blocks: how many, from block `first` on; None: all that follow.
     """
 
     interval: int = 2
     order: int = 1
+    along: str = LOGSNR
     blocks: int | None = None
     first: int = 0
 
@@ -55,6 +62,7 @@ class Adaptive:
 
     threshold: float = 0.05
     order: int = 1
+    along: str = LOGSNR
     longest: int = 4
     blocks: int | None = None
     first: int = 0
@@ -65,7 +73,7 @@ class Gate:
     """Leaves out the branch without the prompt where `above <= sigma <= below`.
 
     mode: `reuse` runs it at every `interval`-th step there and extrapolates its difference to the other branch,
-        by a polynomial of this order, at the others; `skip` never runs it there, as if guidance were 1.
+        by a polynomial of this order in sigma, at the others; `skip` never runs it there, as if guidance were 1.
     """
 
     mode: str = "reuse"
@@ -124,6 +132,10 @@ class StepCache:
         return self.skip.order + 1 if self.skip is not None and self.partial else 0
 
     @property
+    def along(self) -> str:
+        return SIGMA if self.skip is None else self.skip.along
+
+    @property
     def differences_kept(self) -> int:
         return self.gate.order + 1 if self.gate is not None and self.gate.mode == "reuse" else 0
 
@@ -177,6 +189,7 @@ def _read(text: str, part: str, kind: type):
 
 
 def _check_skip(skip: Skip, text: str, layers: int) -> Skip:
+    _require_one_of(text, "along", skip.along, SIGMA, LOGSNR)
     if skip.blocks is None and 0 <= skip.first < layers:
         skip = replace(skip, blocks=layers - skip.first)
     _require(text, skip, first=(0, layers - 1), order=(0, MAX_ORDER), interval=(1, None), longest=(1, None))
@@ -190,8 +203,7 @@ def _check_skip(skip: Skip, text: str, layers: int) -> Skip:
 
 
 def _check_gate(gate: Gate, text: str) -> Gate:
-    if gate.mode not in ("reuse", "skip"):
-        raise UserError(f"step_cache {text!r}: unknown mode {gate.mode!r}; known: reuse, skip")
+    _require_one_of(text, "mode", gate.mode, "reuse", "skip")
     _require(text, gate, above=(0, 1), below=(0, 1), interval=(2, None), order=(0, MAX_ORDER))
     if gate.above >= gate.below:
         raise UserError(f"step_cache {text!r}: above={gate.above:g} must be less than below={gate.below:g}")
@@ -204,6 +216,11 @@ def _require(text: str, part: Skip | Gate, **limits: tuple[int, int | None]) -> 
         if value is not None and not (least <= value <= (math.inf if most is None else most)):
             allowed = f"at least {least}" if most is None else f"{least} to {most}"
             raise UserError(f"step_cache {text!r}: {name}={value} must be {allowed}")
+
+
+def _require_one_of(text: str, name: str, value: str, *known: str) -> None:
+    if value not in known:
+        raise UserError(f"step_cache {text!r}: unknown {name} {value!r}; known: {', '.join(known)}")
 
 
 def _spell(name: str, part: Skip | Gate) -> str:

@@ -240,6 +240,11 @@ def test_a_manifest_that_may_not_be_read(run_bad, manifest):
         (["--dtype", "int8"], "setting dtype: "),
         (["--device", "tpu"], "setting device: "),
         (["--sampler", "magic"], "setting sampler: 'magic' is unknown: use one of unipc"),
+        (["--step-cache", "magic"], "step_cache 'magic': unknown 'magic'; known: none, deepcache"),
+        (
+            ["--step-cache", "deepcache:blocks=4"],
+            "step_cache 'deepcache:blocks=4': asks for blocks 0 to 3, but the model",
+        ),
         (["--model", "/nowhere/at/all"], "no model folder /nowhere/at/all"),
     ],
 )

@@ -154,7 +154,7 @@ def test_timings_join_on_id(mixed):
     data, timings = table(mixed.out, "data"), table(mixed.out, "timings")
     assert timings.schema.equals(TIMING_SCHEMA)
     sourced = pc.greater(pc.list_value_length(data["sources"]), 0)
-    data = data.select(["id", "steps", "creativity"]).append_column("sourced", sourced)
+    data = data.select(["id", "steps", "creativity", "guidance"]).append_column("sourced", sourced)
     joined = data.join(timings.drop(["backends"]), "id", join_type="inner")
     assert joined.num_rows == 15
     for backends in timings["backends"].to_pylist():
@@ -171,6 +171,8 @@ def test_timings_join_on_id(mixed):
         assert min(row[f"{stage}_seconds"] for stage in ("text", "decode", "image")) > 0
         if row["creativity"] in (0.0, 1.0):
             assert row["steps_full"] == row["creativity"] * row["steps"]
+        assert row["blocks_full"] == row["steps_full"] * 3 * (2 if row["guidance"] > 1 else 1)
+        assert (row["steps_cached"], row["blocks_cached"]) == (0, 0)
 
 
 def test_log_names_each_unit(mixed):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.course import Course, History
+from wanbatch.pipeline.course import Course, History, position
 from wanbatch.pipeline.requests import Work
 from wanbatch.pipeline.samplers import solve
 from wanbatch.pipeline.step_cache import Adaptive, DeepCache, Gate, Kind, StepCache, Taylor, parse
@@ -39,8 +39,8 @@ def full_steps(text: str, **options) -> list[int]:
         ("none", StepCache(30)),
         ("deepcache:blocks=10", StepCache(30, DeepCache(10))),
         (" deepcache: interval=3, blocks=20 ,first=1", StepCache(30, DeepCache(20, 3, 1))),
-        ("taylor", StepCache(30, Taylor(2, 1, 30))),
-        ("taylor:first=4,order=2", StepCache(30, Taylor(2, 2, 26, 4))),
+        ("taylor", StepCache(30, Taylor(blocks=30))),
+        ("taylor:first=4,order=2", StepCache(30, Taylor(2, 2, blocks=26, first=4))),
         ("adaptive:threshold=0.1", StepCache(30, Adaptive(0.1, blocks=30))),
         ("none+gate:mode=skip,below=0.5", StepCache(30, None, Gate("skip", below=0.5))),
         ("taylor:blocks=5+gate:interval=3", StepCache(30, Taylor(blocks=5), Gate(interval=3))),
@@ -76,6 +76,7 @@ def test_one_cache_has_one_spelling():
         ("taylor:order=3", "order=3 must be 0 to 2"),
         ("adaptive:threshold=nan", "threshold=nan must be at least 0"),
         ("adaptive:longest=0", "longest=0 must be at least 1"),
+        ("taylor:along=time", "unknown along 'time'; known: sigma, logsnr"),
         ("none+gate:mode=drop", "unknown mode 'drop'; known: reuse, skip"),
         ("none+gate:above=0.7,below=0.2", "above=0.7 must be less than below=0.2"),
         ("none+gate:above=2", "above=2.0 must be 0 to 1"),
@@ -95,17 +96,17 @@ def test_bad_texts(text, told):
 # ---- what is predicted from what
 
 
+@pytest.mark.parametrize("along", ["sigma", "logsnr"])
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_extrapolation_is_exact_for_polynomials_of_its_order(order):
+def test_extrapolation_is_exact_for_polynomials_of_its_order(order, along):
     rng = np.random.default_rng(order)
     factors, levels = rng.normal(size=order + 1), np.sort(rng.uniform(0.2, 1, order + 3))[::-1]
-    history, values = History(order + 1), np.full(order + 1, np.nan)
+    history, values = History(order + 1, along), np.full(order + 1, np.nan)
     for level in levels:
-        assert not history.ready or level != levels[0]
-        values[history.place(level)] = np.polyval(factors, level)
+        values[history.place(level)] = np.polyval(factors, position(level, along))
         history.note(level)
-    assert history.weights(0.1) @ values == pytest.approx(np.polyval(factors, 0.1))
-    assert [level for level, _ in history.kept] == sorted(levels)[: order + 1]
+    assert history.weights(0.1) @ values == pytest.approx(np.polyval(factors, position(0.1, along)))
+    assert [level for level, _ in history.kept] == [position(level, along) for level in sorted(levels)[: order + 1]]
 
 
 def test_a_history_that_is_not_full_predicts_nothing():
@@ -113,6 +114,14 @@ def test_a_history_that_is_not_full_predicts_nothing():
     history.note(0.9)
     assert not history.ready
     assert not history.weights(0.5).any()
+
+
+def test_the_ends_of_the_schedule_are_places_too():
+    history = History(2, "logsnr")
+    for level in (1.0, 1 - 1e-9, 0.5):
+        history.note(level)
+    assert len(history.kept) == 2
+    assert np.isfinite(history.weights(0.0)).all()
 
 
 def test_a_second_evaluation_at_one_level_replaces_the_first():
@@ -200,9 +209,9 @@ def test_an_adaptive_row_goes_as_far_as_its_error_allows():
     assert never == list(range(12))
     always = full_steps("adaptive:threshold=0.1,longest=3", steps=12, errors=[1e-9] * 12)
     assert always == [0, 1, 2, 6, 10, 11]
-    counts = [len(full_steps("adaptive:threshold=0.1", steps=30, errors=[e] * 30)) for e in (1e-3, 2e-2, 6e-2, 1)]
+    counts = [len(full_steps("adaptive:threshold=0.1", steps=30, errors=[e] * 30)) for e in (1e-3, 0.15, 0.3, 1)]
     assert counts == sorted(counts)
-    assert len(set(counts)) >= 3
+    assert len(set(counts)) == 4
 
 
 def test_an_error_that_is_not_a_number_allows_nothing():

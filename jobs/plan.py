@@ -23,6 +23,7 @@ from wanbatch.manifests.rows import Source
 from wanbatch.pipeline.models import ModelInfo
 from wanbatch.pipeline.samplers import SOLVERS, evaluations
 from wanbatch.pipeline.schedules import SCHEDULES, levels
+from wanbatch.pipeline.step_cache import parse
 
 Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
 
@@ -148,6 +149,7 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: S
     Raises ManifestError for rows, UserError for settings, that ask what this model or this version cannot do.
     """
     _check_settings(settings)
+    parse(settings.step_cache, model.layers)
     rows = manifest.rows
     width, height = _sizes(manifest, model, settings, sizes)
     columns = {

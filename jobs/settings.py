@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         description="explicit noise levels like 1,0.9,0.5, of rows that give no steps, shift, schedule or sigmas",
     )
     negative_prompt: str | None = Field(None, description="of rows that do not say")
+    step_cache: str = Field(
+        "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
+    )
 
     source_root: str | None = Field(
         None, description="folder, or its URL, that sources may not leave; default: the manifest's"

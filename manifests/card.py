@@ -32,6 +32,7 @@ _COLUMNS = {
     "sampler": "the solver",
     "schedule": "how the noise levels are spaced; none with explicit sigmas",
     "sigmas": "explicit noise levels, the final 0 left out",
+    "step_cache": "which blocks of the model were skipped at which step, and what stood in for them",
     "model": "the model",
     "revision": "its revision",
     "sha256": "SHA-256 of the pixels (RGB, row by row, 8 bits)",

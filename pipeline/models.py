@@ -54,7 +54,8 @@ class ModelInfo:
 
     name: as the user gave it. folder: where its files are. revision: the commit of a hub model.
     digest: identifies configuration and weights; empty if the weights are not here yet.
-    width, height: pixels. multiple: what both must be multiples of. guidance: 1 means none.
+    width, height: pixels. multiple: what both must be multiples of. layers: blocks of the transformer.
+    guidance: 1 means none.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ModelInfo:
     width: int
     height: int
     multiple: int
+    layers: int
     steps: int
     guidance: float
     shift: float
@@ -122,6 +124,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
         revision=revision,
         digest=_digest(folder) if weights else "",
         multiple=stride * transformer.get("patch_size", [1, 2, 2])[1],
+        layers=transformer.get("num_layers", 40),
         shift=shift,
         sampler=sampler,
         **defaults,

@@ -292,6 +292,11 @@ def test_a_manifest_that_may_not_be_read(run_bad, manifest):
         (["--sigmas", "1,0.5,0.7"], "setting sigmas: Value error, sigmas must be noise levels in (0, 1]"),
         (["--sigmas", "1,half"], "setting sigmas.1: "),
         (["--sigmas", "1,0.5", "--steps", "2"], "setting sigmas: says every noise level, and setting steps too"),
+        (["--step-cache", "magic"], "step_cache 'magic': unknown 'magic'; known: none, deepcache"),
+        (
+            ["--step-cache", "deepcache:blocks=4"],
+            "step_cache 'deepcache:blocks=4': asks for blocks 0 to 3, but the model",
+        ),
         (["--model", "/nowhere/at/all"], "no model folder /nowhere/at/all"),
     ],
 )

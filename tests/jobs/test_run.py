@@ -162,7 +162,7 @@ def test_timings_join_on_id(mixed):
     data, timings = table(mixed.out, "data"), table(mixed.out, "timings")
     assert timings.schema.equals(TIMING_SCHEMA)
     sourced = pc.greater(pc.list_value_length(data["sources"]), 0)
-    data = data.select(["id", "steps", "creativity"]).append_column("sourced", sourced)
+    data = data.select(["id", "steps", "creativity", "guidance"]).append_column("sourced", sourced)
     joined = data.join(timings.drop(["backends"]), "id", join_type="inner")
     assert joined.num_rows == 15
     for backends in timings["backends"].to_pylist():
@@ -181,6 +181,8 @@ def test_timings_join_on_id(mixed):
             assert row["steps_full"] == row["creativity"] * row["steps"]
         if row["id"] == "turned":  # levels 0.6, 0.2, 0 by a solver that evaluates twice but for the last step
             assert row["steps_full"] == 3
+        assert row["blocks_full"] == row["steps_full"] * 3 * (2 if row["guidance"] > 1 else 1)
+        assert (row["steps_cached"], row["blocks_cached"]) == (0, 0)
 
 
 def test_log_names_each_unit(mixed):

@@ -135,6 +135,21 @@ def test_a_disk_that_refuses_is_no_fault_of_the_row(model, settings, sources, tm
         broken.run(plan.task(0, 1, "t", np.arange(1)))
 
 
+def test_a_step_cache_is_recorded_and_counted(model, settings, sources, tmp_path):
+    (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
+    cache = "deepcache:blocks=2,interval=2,first=0"
+    setup = WorkerSetup(model, str(tmp_path), str(sources), False, "cpu", "float32", 2, 0, step_cache=cache)
+    worker = Worker(setup, "worker-0")
+    worker.ready()
+    rows = [{"prompt": "x", "steps": 5}, {"prompt": "y", "steps": 5, "guidance": 1}]
+    plan, _ = prepare(write_jsonl(tmp_path / "two.jsonl", rows), settings(step_cache="deepcache:blocks=2"))
+    names = worker.run(plan.task(0, 1, "t", np.arange(2))).attempt.names
+    data, timings = (pq.read_table(tmp_path / "_wanbatch" / "tmp" / names[kind]) for kind in ("data", "timings"))
+    assert data["step_cache"].to_pylist() == [cache] * 2
+    counts = timings.select(["steps_full", "steps_cached", "blocks_full", "blocks_cached"]).to_pylist()
+    assert [tuple(count.values()) for count in counts] == [(3, 2, 2 * 11, 2 * 4), (3, 2, 11, 4)]
+
+
 def test_errors_keep_what_they_say_on_their_way_between_processes():
     import pickle
 

@@ -38,6 +38,7 @@ def record(name: str, number: int = 0, image: bytes | None = None) -> Record:
         sampler="euler",
         schedule="linear",
         sigmas=None,
+        step_cache="none",
         model="tiny",
         revision=None,
         sha256="ff",

@@ -108,6 +108,7 @@ def wan_pipeline(scheduler: Any, steps: int = 30, scaled: bool = False) -> dict[
 
     scaled: also call `scale_model_input` and multiply by `init_noise_sigma`, which it does not.
     """
+    torch.manual_seed(0)  # stochastic schedulers get no generator from WanPipeline and draw from the global one
     scheduler.set_timesteps(steps)
     latents = torch.randn(1, 1, 100, 200, generator=torch.Generator().manual_seed(0))
     if scaled:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,12 +114,18 @@ class Crew:
         return any(place.in_hand for place in self._places)
 
     @property
+    def size(self) -> int:
+        """Places for workers."""
+        return len(self._places)
+
+    @property
     def any_ready(self) -> bool:
         return any(place.ready for place in self._places)
 
     def vacancies(self) -> Iterator[int]:
-        """A place for each unit that can be handed out now, the idle ones first."""
-        ready = [(place.number, len(place.in_hand)) for place in self._places if place.ready]
+        """A place for each unit that can be handed out now: the idle ones first, of these the least often lost."""
+        places = sorted((place for place in self._places if place.ready), key=lambda place: place.failures)
+        ready = [(place.number, len(place.in_hand)) for place in places]
         for level in range(IN_HAND):
             yield from (number for number, units in ready if units <= level)
 
@@ -127,7 +134,9 @@ class Crew:
         place = self._places[number]
         if not place.in_hand:
             place.turned = time.monotonic()
-        place.in_hand.append(_Given(place.actor.run.remote(task), unit, deadline))
+        with _ray_troubles():
+            ref = place.actor.run.remote(task)
+        place.in_hand.append(_Given(ref, unit, deadline))
 
     def poll(self, timeout: float) -> list[Finished | Lost]:
         """What has happened; waits at most `timeout` seconds for something to.
@@ -135,16 +144,17 @@ class Crew:
         Raises the error of a worker that fails for a reason of its own (a full disk, a broken model, a bug), and
         MachineryError when no place is left that can start a worker.
         """
-        self._start_due()
-        events: list[Finished | Lost] = []
-        done = self._wait(timeout)
-        for place in self._places:
-            if place.loading is not None and place.loading in done:
-                self._loaded(place, place.loading)
-            while place.in_hand and place.in_hand[0].ref in done:
-                events += self._came_back(place)
-        for place in self._places:
-            events += self._overdue(place)
+        with _ray_troubles():
+            self._start_due()
+            events: list[Finished | Lost] = []
+            done = self._wait(timeout)
+            for place in self._places:
+                if place.loading is not None and place.loading in done:
+                    self._loaded(place, place.loading)
+                elif place.in_hand and place.in_hand[0].ref in done:
+                    events += self._came_back(place)
+            for place in self._places:
+                events += self._overdue(place)
         if all(place.given_up for place in self._places):
             raise MachineryError(
                 f"each worker died while it loaded the model, of too little memory perhaps: {self._why}"
@@ -223,7 +233,7 @@ class Crew:
     def _wait(self, timeout: float) -> set[ray.ObjectRef]:
         """References that are done."""
         refs = [place.loading for place in self._places if place.loading is not None]
-        refs += [given.ref for place in self._places for given in place.in_hand]
+        refs += [place.in_hand[0].ref for place in self._places if place.in_hand]  # a worker keeps their order
         if not refs:
             time.sleep(min(timeout, 0.1))
             return set()
@@ -269,7 +279,22 @@ def _result(ref: ray.ObjectRef) -> Any:
             raise error.cause from None
         raise
     except exceptions.RayError as error:
-        raise MachineryError(f"Ray failed: {_first_line(error)}; run the same command again") from error
+        raise _ray_failed(error) from error
+
+
+@contextmanager
+def _ray_troubles() -> Iterator[None]:
+    """Ray's own troubles (its object store or its disk is full, it is gone) become MachineryError."""
+    try:
+        yield
+    except exceptions.RayTaskError:  # a bug in a worker
+        raise
+    except exceptions.RayError as error:
+        raise _ray_failed(error) from error
+
+
+def _ray_failed(error: exceptions.RayError) -> MachineryError:
+    return MachineryError(f"Ray failed: {_first_line(error)}; run the same command again")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """What happens to units: handed out, published, tried again, halved, quarantined.
 
-A unit whose worker dies or hangs is tried once more, then halved until the row that does it stands alone; that
-row is quarantined. An exception of our own code is never retried.
+A unit whose worker dies or hangs is tried once more, then halved until the row that does it stands alone, and
+that row is quarantined; `doubts.py` says when. An exception of our own code is never retried.
 """
 
 from __future__ import annotations
@@ -11,19 +11,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import numpy as np
-import pyarrow as pa
-
-from wanbatch.errors import MachineryError
 from wanbatch.jobs.crew import Crew, Finished, Lost, Unit
+from wanbatch.jobs.deadlines import Deadlines
+from wanbatch.jobs.doubts import ROW_TRIES, UNIT_TRIES, Doubts
 from wanbatch.jobs.log import RunLog
 from wanbatch.jobs.plan import Plan
 from wanbatch.jobs.progress import Progress
 from wanbatch.manifests.dataset import OutputFolder, write_attempt
 from wanbatch.manifests.rows import Failure
 
-MAX_ATTEMPTS = 2  # tries of a unit whose worker dies
-MAX_LOSSES = 32  # units lost without one finished in between
 POLL_SECONDS = 0.5
 
 
@@ -33,37 +29,6 @@ class Limits:
 
     unit_seconds: float | None = None
     failures: int | None = None
-
-
-class Deadlines:
-    """How long a unit may take: ten times what the slowest one so far would have needed.
-
-    Work is counted in pixels times steps, so a unit of large pictures is not judged by small ones, and pictures
-    that failed count for nothing. Until one is made there is nothing to measure by, and the first may compile.
-    images: of the plan. fixed: seconds for every unit, instead.
-    """
-
-    FIRST, LEAST, MARGIN = 3600.0, 120.0, 10.0
-
-    def __init__(self, images: pa.Table, fixed: float | None):
-        width, height, steps = (images[name].to_numpy().astype(np.float64) for name in ("width", "height", "steps"))
-        self.work = width * height * (steps + 1)  # one more for decoding
-        self.fixed = fixed
-        self.slowest = 0.0  # seconds for one step of one pixel
-
-    def measured(self, unit: Unit, made: int, seconds: float) -> None:
-        """Learn from a unit of which `made` images were made."""
-        if made:
-            self.slowest = max(self.slowest, seconds / (self._work(unit) * made / len(unit.places)))
-
-    def of(self, unit: Unit) -> float:
-        """Seconds."""
-        if self.fixed is not None:
-            return self.fixed
-        return max(self.LEAST, self.MARGIN * self.slowest * self._work(unit)) if self.slowest else self.FIRST
-
-    def _work(self, unit: Unit) -> float:
-        return float(self.work[unit.places].sum())
 
 
 class Dispatch:
@@ -94,7 +59,8 @@ class Dispatch:
         finished = frozenset(done.made).union(done.failed).difference(again)
         self.waiting = deque(Unit(self._number(), places) for places in plan.units(unit_rows, finished))
         self.deadlines = Deadlines(plan.images, limits.unit_seconds)
-        self.losses = 0
+        made = (place for place, name in enumerate(plan.ids()) if name in done.made and name in kept)
+        self.doubts = Doubts(next(made, None))
 
     @property
     def pending(self) -> int:
@@ -117,14 +83,23 @@ class Dispatch:
 
         What has come back by then is still taken.
         """
-        while (self.waiting or crew.busy) and not stopped() and not self.too_many_failures:
+        while (self.waiting or self.doubts.condemned or crew.busy) and not stopped() and not self.too_many_failures:
             for place in list(crew.vacancies()):
-                if self.waiting:
-                    self._hand_out(crew, place, self.waiting.popleft())
+                if (unit := self._next(crew)) is not None:
+                    self._hand_out(crew, place, unit)
             self._take(crew.poll(POLL_SECONDS))
+            self.doubts.require_hope(crew.size)
+            if self.doubts.hopeless and not (self.waiting or crew.busy):
+                self._quarantine_condemned()
             show.update(self.made + crew.made_in_hand(), self.quarantined)
         self._take(crew.poll(0))
         show.update(self.made, self.quarantined)
+
+    def _next(self, crew: Crew) -> Unit | None:
+        """The unit to hand out, which may be a control."""
+        if self.doubts.wants_control(idle=not (self.waiting or crew.busy)):
+            return self.doubts.new_control(self._number())
+        return self.waiting.popleft() if self.waiting else None
 
     def _hand_out(self, crew: Crew, place: int, unit: Unit) -> None:
         token = f"{self.run_token}-{unit.attempt}"
@@ -141,6 +116,11 @@ class Dispatch:
 
     def _publish(self, finished: list[Finished]) -> None:
         """Commit what came back together, in one go; an attempt whose files are not whole is made again."""
+        controls = [done for done in finished if self.doubts.is_control(done.unit)]
+        for done in controls:
+            self.doubts.control = None
+            self.folder.discard(done.report.attempt)
+        finished = [done for done in finished if done not in controls]
         refused = self.folder.publish_many([done.report.attempt for done in finished], replace=self.replacing)
         broken = {id(refusal.attempt): refusal.error for refusal in refused}
         for done in finished:
@@ -149,11 +129,15 @@ class Dispatch:
                 self._put_back(Lost(done.unit, done.worker, str(error), working=True))
             else:
                 self._count(done)
+        if controls or len(refused) < len(finished):
+            self.doubts.losses = 0
+            self._quarantine_condemned()
 
     def _count(self, done: Finished) -> None:
         attempt = done.report.attempt
         self.deadlines.measured(done.unit, len(attempt.made), done.report.busy_seconds)
-        self.losses = 0
+        if len(attempt.made) == len(done.unit.places):
+            self.doubts.proven = int(done.unit.places[0])
         self.made += len(attempt.made)
         self.quarantined += len(attempt.failed)
         self.log.write(
@@ -168,31 +152,44 @@ class Dispatch:
         )
 
     def _put_back(self, lost: Lost) -> None:
-        if not lost.working:
-            self.waiting.appendleft(lost.unit)
-            return
-        self.losses += 1
-        self.log.write("unit_lost", unit=lost.unit.number, worker=lost.worker, cause=lost.cause)
-        if self.losses > MAX_LOSSES:
-            raise MachineryError(f"{self.losses} workers were lost one after the other; the last: {lost.cause}")
-        if lost.unit.attempt < MAX_ATTEMPTS:
-            self.waiting.appendleft(replace(lost.unit, attempt=lost.unit.attempt + 1))
-        elif len(lost.unit.places) > 1:
-            middle = len(lost.unit.places) // 2
-            for places in (lost.unit.places[middle:], lost.unit.places[:middle]):
-                self.waiting.appendleft(Unit(self._number(), places))
+        unit = lost.unit
+        if lost.working:
+            self.log.write("unit_lost", unit=unit.number, worker=lost.worker, rows=len(unit.places), cause=lost.cause)
+            self.doubts.add(lost)
+        if self.doubts.is_control(unit):
+            self.doubts.control = None
+        elif not lost.working:
+            self.waiting.appendleft(unit)
+        elif len(unit.places) == 1:
+            if unit.attempt < ROW_TRIES:  # behind the others, which show meanwhile whether anything can be made
+                self.waiting.append(replace(unit, attempt=unit.attempt + 1))
+            else:
+                self.doubts.condemned.append(lost)
         else:
+            again = [replace(unit, attempt=unit.attempt + 1)] if unit.attempt < UNIT_TRIES else self._halves(unit)
+            if self.doubts.proven is None:  # look for something that can be made first
+                self.waiting.extend(again)
+            else:
+                self.waiting.extendleft(reversed(again))
+
+    def _halves(self, unit: Unit) -> list[Unit]:
+        middle = len(unit.places) // 2
+        return [Unit(self._number(), places) for places in (unit.places[:middle], unit.places[middle:])]
+
+    def _quarantine_condemned(self) -> None:
+        """Rows that take their workers with them, each by the driver's own attempt."""
+        for lost in self.doubts.condemned:
             self._quarantine(lost.unit, lost.cause)
+        self.doubts.condemned.clear()
 
     def _quarantine(self, unit: Unit, cause: str) -> None:
-        """A row that takes its worker with it, by the driver's own attempt."""
         image = self.plan.task(unit.number, unit.attempt, "", unit.places).images[0]
         failure = Failure(
             id=image.id,
             manifest_row=image.manifest_row,
             stage="generate",
             error_class="worker_died",
-            message=f"its worker was lost {unit.attempt} times: {cause}",
+            message=f"its worker was lost {unit.attempt} times with nothing else in hand: {cause}",
             attempts=unit.attempt,
             unit=unit.number,
             time=datetime.now(UTC),

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from wanbatch.errors import MachineryError
+
 
 class RunLog:
     """Appends events to a file."""
@@ -15,10 +17,13 @@ class RunLog:
         self.path = path
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event with its time (UTC)."""
+        """Append one event with its time (UTC). Raises MachineryError if the disk refuses."""
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise MachineryError(f"{self.path}: cannot be written to ({error.strerror or error})") from error
 
 
 def speed(path: Path) -> float | None:

@@ -39,11 +39,17 @@ _GONE = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """Images that are made, written and committed together. places: theirs in the plan. attempt: from 1."""
+    """Images that are made, written and committed together. places: theirs in the plan. attempt: from 1.
+
+    strikes: workers that were lost with this unit and nothing else in hand. suspect: a worker was lost with it,
+    perhaps because of it; it is only given to a worker that has nothing else, and nothing else to that worker.
+    """
 
     number: int
     places: np.ndarray
     attempt: int = 1
+    strikes: int = 0
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,12 +63,17 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lost:
-    """A unit that did not come back. working: the worker was on it; else it only waited there."""
+    """A unit that did not come back.
+
+    first: the worker was on it, if its report of the one before got through; else it waited there. alone: the
+    worker had nothing else.
+    """
 
     unit: Unit
     worker: int
     cause: str
-    working: bool
+    first: bool
+    alone: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -122,12 +133,11 @@ class Crew:
     def any_ready(self) -> bool:
         return any(place.ready for place in self._places)
 
-    def vacancies(self) -> Iterator[int]:
-        """A place for each unit that can be handed out now: the idle ones first, of these the least often lost."""
-        places = sorted((place for place in self._places if place.ready), key=lambda place: place.failures)
-        ready = [(place.number, len(place.in_hand)) for place in places]
-        for level in range(IN_HAND):
-            yield from (number for number, units in ready if units <= level)
+    def free(self, in_hand: int) -> list[int]:
+        """Places whose workers have so many units in hand and may get one more, the least often lost ones first."""
+        places = [place for place in self._places if place.ready and len(place.in_hand) == in_hand]
+        places = [place for place in places if not (place.in_hand and place.in_hand[0].unit.suspect)]
+        return [place.number for place in sorted(places, key=lambda place: place.failures)]
 
     def give(self, number: int, unit: Unit, task: Task, deadline: float) -> None:
         """Hand a unit to a worker. deadline: seconds that it may work on it."""
@@ -218,7 +228,8 @@ class Crew:
     def _lose(self, place: _Place, cause: str) -> list[Finished | Lost]:
         units = [given.unit for given in place.in_hand]
         self._vacate(place)
-        return [Lost(unit, place.number, cause, working=index == 0) for index, unit in enumerate(units)]
+        alone = len(units) == 1
+        return [Lost(unit, place.number, cause, index == 0, alone) for index, unit in enumerate(units)]
 
     def _vacate(self, place: _Place) -> None:
         """End what is left of a worker; the next may start after a pause that doubles each time."""

@@ -1,7 +1,8 @@
 """What happens to units: handed out, published, tried again, halved, quarantined.
 
-A unit whose worker dies or hangs is tried once more, then halved until the row that does it stands alone, and
-that row is quarantined; `doubts.py` says when. An exception of our own code is never retried.
+A unit whose worker dies or hangs is tried again, by a worker that has nothing else in hand, then halved until the
+row that does it stands alone, and that row is quarantined; `doubts.py` says when. An exception of our own code is
+never retried.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from wanbatch.jobs.crew import Crew, Finished, Lost, Unit
+from wanbatch.jobs.crew import IN_HAND, Crew, Finished, Lost, Unit
 from wanbatch.jobs.deadlines import Deadlines
 from wanbatch.jobs.doubts import ROW_TRIES, UNIT_TRIES, Doubts
 from wanbatch.jobs.log import RunLog
@@ -58,6 +59,8 @@ class Dispatch:
         self.next_number = done.next_unit
         finished = frozenset(done.made).union(done.failed).difference(again)
         self.waiting = deque(Unit(self._number(), places) for places in plan.units(unit_rows, finished))
+        self.suspects: deque[Unit] = deque()  # wait too
+        self.handed_out = 0
         self.deadlines = Deadlines(plan.images, limits.unit_seconds)
         made = (place for place, name in enumerate(plan.ids()) if name in done.made and name in kept)
         self.doubts = Doubts(next(made, None))
@@ -83,34 +86,45 @@ class Dispatch:
 
         What has come back by then is still taken.
         """
-        while (self.waiting or self.doubts.condemned or crew.busy) and not stopped() and not self.too_many_failures:
-            for place in list(crew.vacancies()):
-                if (unit := self._next(crew)) is not None:
-                    self._hand_out(crew, place, unit)
+        while self._work_left(crew) and not stopped() and not self.too_many_failures:
+            for in_hand in range(IN_HAND):
+                for place in crew.free(in_hand):
+                    if (unit := self._next(crew, idle=in_hand == 0)) is not None:
+                        self._hand_out(crew, place, unit)
             self._take(crew.poll(POLL_SECONDS))
             self.doubts.require_hope(crew.size)
-            if self.doubts.hopeless and not (self.waiting or crew.busy):
+            if self.doubts.hopeless and not self._others_left(crew):
                 self._quarantine_condemned()
             show.update(self.made + crew.made_in_hand(), self.quarantined)
         self._take(crew.poll(0))
         show.update(self.made, self.quarantined)
 
-    def _next(self, crew: Crew) -> Unit | None:
-        """The unit to hand out, which may be a control."""
-        if self.doubts.wants_control(idle=not (self.waiting or crew.busy)):
+    def _work_left(self, crew: Crew) -> bool:
+        return bool(self.doubts.condemned) or self._others_left(crew)
+
+    def _others_left(self, crew: Crew) -> bool:
+        """Whether anything but condemned rows is left."""
+        return bool(self.waiting or self.suspects) or crew.busy
+
+    def _next(self, crew: Crew, idle: bool) -> Unit | None:
+        """The unit to hand out. idle: to a worker that has none; only such a one gets suspects and controls."""
+        if idle and self.doubts.wants_control(self._others_left(crew)):
             return self.doubts.new_control(self._number())
+        known_to_work = self.doubts.proven is not None
+        if idle and self.suspects and (known_to_work or not self.waiting):
+            return self.suspects.popleft()
         return self.waiting.popleft() if self.waiting else None
 
     def _hand_out(self, crew: Crew, place: int, unit: Unit) -> None:
-        token = f"{self.run_token}-{unit.attempt}"
-        task = self.plan.task(unit.number, unit.attempt, token, unit.places)
+        self.handed_out += 1
+        task = self.plan.task(unit.number, unit.attempt, f"{self.run_token}-{self.handed_out}", unit.places)
         crew.give(place, unit, task, self.deadlines.of(unit))
 
     def _take(self, events: list[Finished | Lost]) -> None:
         finished = [event for event in events if isinstance(event, Finished)]
         if finished:
             self._publish(finished)
-        for event in reversed(events):  # what is put back in front comes out in its old order
+        for event in events:
             if isinstance(event, Lost):
                 self._put_back(event)
 
@@ -126,11 +140,11 @@ class Dispatch:
         for done in finished:
             if (error := broken.get(id(done.report.attempt))) is not None:
                 self.folder.discard(done.report.attempt)
-                self._put_back(Lost(done.unit, done.worker, str(error), working=True))
+                self._put_back(Lost(done.unit, done.worker, str(error), first=True, alone=True))
             else:
                 self._count(done)
         if controls or len(refused) < len(finished):
-            self.doubts.losses = 0
+            self.doubts.dispelled()
             self._quarantine_condemned()
 
     def _count(self, done: Finished) -> None:
@@ -153,28 +167,23 @@ class Dispatch:
 
     def _put_back(self, lost: Lost) -> None:
         unit = lost.unit
-        if lost.working:
+        if lost.first:
             self.log.write("unit_lost", unit=unit.number, worker=lost.worker, rows=len(unit.places), cause=lost.cause)
             self.doubts.add(lost)
-        if self.doubts.is_control(unit):
+        unit = replace(unit, attempt=unit.attempt + lost.first, strikes=unit.strikes + lost.alone, suspect=True)
+        if self.doubts.is_control(lost.unit):
             self.doubts.control = None
-        elif not lost.working:
-            self.waiting.appendleft(unit)
-        elif len(unit.places) == 1:
-            if unit.attempt < ROW_TRIES:  # behind the others, which show meanwhile whether anything can be made
-                self.waiting.append(replace(unit, attempt=unit.attempt + 1))
-            else:
-                self.doubts.condemned.append(lost)
+        elif unit.strikes < (UNIT_TRIES if len(unit.places) > 1 else ROW_TRIES):
+            self.suspects.append(unit)
+        elif len(unit.places) > 1:
+            self.suspects.extend(self._halves(unit))
         else:
-            again = [replace(unit, attempt=unit.attempt + 1)] if unit.attempt < UNIT_TRIES else self._halves(unit)
-            if self.doubts.proven is None:  # look for something that can be made first
-                self.waiting.extend(again)
-            else:
-                self.waiting.extendleft(reversed(again))
+            self.doubts.condemned.append(replace(lost, unit=unit))
 
     def _halves(self, unit: Unit) -> list[Unit]:
         middle = len(unit.places) // 2
-        return [Unit(self._number(), places) for places in (unit.places[:middle], unit.places[middle:])]
+        halves = unit.places[:middle], unit.places[middle:]
+        return [Unit(self._number(), places, suspect=True) for places in halves]
 
     def _quarantine_condemned(self) -> None:
         """Rows that take their workers with them, each by the driver's own attempt."""
@@ -189,12 +198,12 @@ class Dispatch:
             manifest_row=image.manifest_row,
             stage="generate",
             error_class="worker_died",
-            message=f"its worker was lost {unit.attempt} times with nothing else in hand: {cause}",
-            attempts=unit.attempt,
+            message=f"its worker was lost {unit.strikes} times with nothing else in hand: {cause}",
+            attempts=unit.attempt - 1,
             unit=unit.number,
             time=datetime.now(UTC),
         )
-        token = f"{self.run_token}-{unit.attempt}-driver"
+        token = f"{self.run_token}-driver"
         attempt = write_attempt(self.folder.path, unit.number, token, None, [], [failure], {image.id: image.digest})
         self.folder.publish(attempt, replace=self.replacing)
         self.quarantined += 1

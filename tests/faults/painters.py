@@ -1,0 +1,105 @@
+"""Pipelines without a model, for `run(load=...)`: pixels follow from the row's seed. No torch, so they start fast.
+
+They go wrong at rows whose id says so. Runs of tests/faults and tests/soak hand them to their workers by value.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from wanbatch.pipeline.models import ModelInfo
+from wanbatch.pipeline.requests import Failed, Request, Result, Seconds
+
+
+class Painter:
+    """What `Wan` is to a worker: noise of the row's seed, or its first source as it is.
+
+    Rows go wrong by the beginning of their ids. `kill-`: the process ends. `killonce-`: it ends, unless the file
+    that the prompt names is there. `stop-`: the process is stopped, as by a debugger. `hang-`: waits for ever.
+    `slow-`: waits a second. `wait-`: waits until the file that the prompt names is there.
+    """
+
+    backends: ClassVar = {"text": "none", "encode": "none", "denoise": "none", "decode": "none"}
+
+    def __init__(self, slots: int):
+        self.slots = slots
+
+    def use_slots(self, slots: int) -> None:
+        self.slots = slots
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+        for request in requests:
+            go_wrong(request)
+            yield self.paint(request)
+
+    def paint(self, request: Request) -> Result:
+        return Result(request, pixels_of(request), Seconds(0.0, 0.0, 0.0, 0.0), request.steps, 1 << 20)
+
+
+def pixels_of(request: Request) -> np.ndarray:
+    if request.sources:
+        return request.sources[0].pixels
+    noise = np.random.default_rng(request.seed)
+    return noise.integers(0, 256, (request.height, request.width, 3), dtype=np.uint8)
+
+
+def go_wrong(request: Request) -> None:
+    kind = request.id.split("-")[0]
+    if kind == "kill":
+        os._exit(17)
+    if kind == "killonce" and not Path(request.prompt).exists():
+        Path(request.prompt).touch()
+        os._exit(17)
+    if kind == "stop" and not Path(request.prompt).exists():
+        Path(request.prompt).touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if kind == "hang":
+        time.sleep(600)
+    if kind == "slow":
+        time.sleep(1.0)
+    if kind == "wait":
+        wait_for(Path(request.prompt))
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"nobody made {path}")
+        time.sleep(0.02)
+
+
+def load(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
+    return Painter(slots)
+
+
+class Killing(Painter):
+    """Ends the process whatever it is to make."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+        os._exit(17)
+
+
+def load_that_kills(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
+    return Killing(slots)
+
+
+class Buggy(Painter):
+    """Hands back something without pixels for rows whose id begins with `bug-`, as no pipeline may."""
+
+    def paint(self, request: Request) -> Result:
+        return (
+            replace(super().paint(request), pixels=None) if request.id.startswith("bug-") else super().paint(request)
+        )
+
+
+def load_with_a_bug(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
+    return Buggy(slots)

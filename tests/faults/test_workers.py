@@ -1,0 +1,122 @@
+"""Workers that die, stop, hang, or are all lost at once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from datetime import datetime
+
+import painters
+import pytest
+import ray
+from fault_making import require_whole
+from job_making import log_events, rows_by_id, table, workers_of
+
+from wanbatch.errors import MachineryError
+from wanbatch.jobs import doubts
+
+
+def rows(*names: str, prompt: object = "x") -> list[dict]:
+    return [{"id": name, "prompt": str(prompt)} for name in names]
+
+
+@pytest.mark.parametrize("place", [0, 6])
+def test_a_row_that_kills_its_worker_among_eight(run_rows, tmp_path, place):
+    """Fault 4. Its unit of eight is tried twice and halved, its halves too, and the row alone four times."""
+    names = ["kill-me" if index == place else f"r{index}" for index in range(8)]
+    summary = run_rows(rows(*names), unit_rows=8)
+    assert summary.exit_code == 3
+    require_whole(tmp_path / "out", set(names) - {"kill-me"}, {"kill-me"})
+    [failure] = rows_by_id(tmp_path / "out", "failures").values()
+    assert (failure["error_class"], failure["attempts"], failure["manifest_row"]) == ("worker_died", 4, place)
+    lost = [event["rows"] for event in log_events(tmp_path / "out", "unit_lost")]
+    assert sorted(lost, reverse=True) == [8, 8, 4, 4, 2, 2, 1, 1, 1, 1]
+
+
+def test_workers_are_replaced_after_pauses_that_grow(run_rows, tmp_path):
+    """The same eight losses of one place, nothing made in between until the control shows that it can be."""
+    run_rows(rows("a", "b"))
+    run_rows(rows("a", "b", "kill-c"))
+    events = log_events(tmp_path / "out", "unit_lost")
+    assert [event["rows"] for event in events] == [1] * 4
+    times = [datetime.fromisoformat(event["time"]).timestamp() for event in events]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    assert all(pause > 0.1 * 2**number for number, pause in enumerate(pauses, start=1)), pauses
+
+
+@pytest.mark.slow
+def test_a_row_is_not_condemned_when_nothing_can_be_made(run_rows, tmp_path):
+    """All die, also those who are given what was made before: the run ends, and no row is blamed."""
+    run_rows(rows("a"))
+    with pytest.raises(
+        MachineryError, match="4 workers were lost one after the other with a picture that could be made before"
+    ):
+        run_rows(rows("a", "b", "c"), load=painters.load_that_kills, workers=2)
+    require_whole(tmp_path / "out", {"a"})
+    assert run_rows(rows("a", "b", "c")).exit_code == 0
+    require_whole(tmp_path / "out", {"a", "b", "c"})
+
+
+@pytest.mark.slow
+def test_a_manifest_of_nothing_but_rows_that_kill(run_rows, tmp_path):
+    """No control can be made, and yet it ends."""
+    summary = run_rows(rows("kill-a", "kill-b"), workers=2)
+    assert (summary.exit_code, summary.failures) == (3, {"worker_died": 2})
+    require_whole(tmp_path / "out", set(), {"kill-a", "kill-b"})
+
+
+@pytest.mark.slow
+def test_more_rows_that_kill_than_losses_are_allowed_in_a_row(run_rows, tmp_path, monkeypatch):
+    """They come one after the other, with nothing else left: controls show that it is they."""
+    monkeypatch.setattr(doubts, "MOST_LOSSES", 10)
+    monkeypatch.setattr(doubts, "MOST_LOSSES_EACH", 2)
+    names = {f"kill-{index}" for index in range(4)}
+    assert run_rows(rows("a", *sorted(names)), workers=4).exit_code == 3
+    require_whole(tmp_path / "out", {"a"}, names)
+    assert len(log_events(tmp_path / "out", "unit_lost")) >= 16
+
+
+def test_all_workers_die_with_work_queued(run_rows, tmp_path):
+    """Fault 5. Three times all four are killed at once, each with one unit in hand and one that waits."""
+    names = [f"slow-{index}" for index in range(12)]
+    seen: list[set[int]] = []
+
+    def kill_all() -> None:
+        found = workers_of(os.getpid())
+        if len(found) == 4 and len(seen) < 3 and not any({p.pid for p in found} & old for old in seen):
+            seen.append({process.pid for process in found})
+            for process in found:
+                process.send_signal(signal.SIGKILL)
+
+    assert run_rows(rows(*names), meddle=kill_all, workers=4).exit_code == 0
+    assert len(seen) == 3
+    require_whole(tmp_path / "out", set(names))
+    assert {row["attempt"] for row in table(tmp_path / "out", "timings").to_pylist()} > {1}
+
+
+def test_a_stopped_worker_is_replaced_after_its_deadline(run_rows, tmp_path):
+    """Fault 6, by SIGSTOP: the process says nothing and does not end."""
+    stopped = tmp_path / "was-stopped"
+    summary = run_rows([*rows("a", "b"), *rows("stop-c", prompt=stopped)], unit_timeout=2)
+    assert stopped.exists()
+    assert summary.exit_code == 0
+    require_whole(tmp_path / "out", {"a", "b", "stop-c"})
+    [event] = log_events(tmp_path / "out", "unit_lost")
+    assert event["cause"] == "it was not done after 2 s"
+    assert [process for process in workers_of(os.getpid()) if process.status() == "stopped"] == []
+
+
+def test_a_row_that_hangs_is_quarantined(run_rows, tmp_path):
+    """Fault 6, by a sleep without end, beside one that only dies once."""
+    died = tmp_path / "has-died"
+    summary = run_rows([*rows("hang-a", "b"), *rows("killonce-c", prompt=died)], unit_timeout=1, workers=2)
+    assert summary.exit_code == 3
+    require_whole(tmp_path / "out", {"b", "killonce-c"}, {"hang-a"})
+
+
+def test_a_bug_in_a_worker_is_not_tried_again(run_rows, tmp_path):
+    """What is wrong with our own code is no row's and no machine's fault: it ends the run as what it is."""
+    with pytest.raises(ray.exceptions.RayTaskError, match="AttributeError"):
+        run_rows(rows("a", "bug-b"), load=painters.load_with_a_bug)
+    assert log_events(tmp_path / "out", "unit_lost") == []

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from wanbatch.jobs import worker
 from wanbatch.pipeline.models import ModelInfo
 from wanbatch.pipeline.requests import Failed, Request, Result, Seconds
 
@@ -103,3 +104,49 @@ class Buggy(Painter):
 
 def load_with_a_bug(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
     return Buggy(slots)
+
+
+class Orphaning(Painter):
+    """At a row whose id begins with `orphan-`, leaves a copy of its process that nothing ties to it, once.
+
+    The copy waits for `go` in the folder that the prompt names, paints other pixels than the row's, writes its
+    attempt as a worker does, notes the files' names in `done`, and ends.
+    """
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+        for request in requests:
+            folder = Path(request.prompt)
+            if request.id.startswith("orphan-") and not (folder / "forked").exists():
+                if not self._detached(folder):
+                    time.sleep(600)
+                wait_for(folder / "go")
+                yield replace(self.paint(request), pixels=255 - pixels_of(request))
+            else:
+                go_wrong(request)
+                yield self.paint(request)
+
+    @staticmethod
+    def _detached(folder: Path) -> bool:
+        """Whether this is the copy."""
+        if os.fork():
+            return False
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.closerange(3, 4096)  # the sockets to Ray
+        write = worker.write_attempt
+
+        def write_and_end(*arguments) -> None:
+            attempt = write(*arguments)
+            (folder / "written").write_text(" ".join(attempt.names.values()))
+            (folder / "written").rename(folder / "done")
+            os._exit(0)
+
+        worker.write_attempt = write_and_end
+        (folder / "pid").write_text(str(os.getpid()))
+        (folder / "pid").rename(folder / "forked")
+        return True
+
+
+def load_orphaning(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
+    return Orphaning(slots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,12 @@ def _noise(seed: int, size: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
-def require_whole(out: Path, made: set[str], quarantined: set[str] = frozenset()) -> None:
+def require_whole(out: Path, made: Set[str], quarantined: Set[str] = frozenset(), size: int = 32) -> None:
     """Every row is in exactly one place, once; readers, commits and pixels agree."""
     data = rows_by_id(out) if made else {}
     assert set(data) == made
-    assert pictures(out) == painted(*made) if made else True
-    assert {name: row["sha256"] for name, row in data.items()} == painted(*made)
+    assert pictures(out) == painted(*made, size=size) if made else True
+    assert {name: row["sha256"] for name, row in data.items()} == painted(*made, size=size)
     assert (set(rows_by_id(out, "timings")) if made else set()) == made
     assert (set(rows_by_id(out, "failures")) if quarantined else set()) == quarantined
     records = [json.loads(line) for path in commits(out) for line in path.read_text().splitlines()]

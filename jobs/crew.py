@@ -23,7 +23,8 @@ from wanbatch.jobs.plan import Task
 from wanbatch.jobs.worker import Report, Worker, WorkerSetup
 
 IN_HAND = 2  # units a worker has: one that it works on and one that waits
-MAX_FAILED_STARTS = 2  # of a place, in a row, before it is given up
+MAX_FAILED_STARTS = 3  # of every place, in a row, before the run is given up
+START_SECONDS = 1800.0  # before a worker that still loads, or has found no room on the cluster, counts as failed
 LONGEST_PAUSE = 30.0  # seconds before a worker is replaced
 PROGRESS_SECONDS = 1.0
 PROGRESS_PLACES = 64  # with more workers than this, progress is counted by the unit
@@ -89,11 +90,10 @@ class _Place:
     actor: Any = None
     loading: ray.ObjectRef | None = None
     in_hand: deque[_Given] = field(default_factory=deque)
-    turned: float = 0.0  # monotonic: when the worker turned to the first unit in hand
+    turned: float = 0.0  # monotonic: when the worker turned to loading, or to the first unit in hand
     start_at: float = 0.0  # monotonic: when a new worker may be started
     failures: int = 0  # in a row, without a finished unit
     failed_starts: int = 0  # in a row
-    given_up: bool = False
     asked: ray.ObjectRef | None = None  # a question for progress
     progress: tuple[int, int] = (-1, 0)  # (unit, its images made)
 
@@ -165,7 +165,7 @@ class Crew:
                     events += self._came_back(place)
             for place in self._places:
                 events += self._overdue(place)
-        if all(place.given_up for place in self._places):
+        if all(place.failed_starts >= MAX_FAILED_STARTS for place in self._places):
             raise MachineryError(
                 f"each worker died while it loaded the model, of too little memory perhaps: {self._why}"
             )
@@ -192,10 +192,11 @@ class Crew:
         arguments = (self._setup, f"worker-{place.number}") + (() if self._load is None else (self._load,))
         place.actor = self._class.remote(*arguments)
         place.loading = place.actor.ready.remote()
+        place.turned = time.monotonic()
 
     def _start_due(self) -> None:
         for place in self._places:
-            if place.actor is None and not place.given_up and time.monotonic() >= place.start_at:
+            if place.actor is None and time.monotonic() >= place.start_at:
                 self._start(place)
 
     def _loaded(self, place: _Place, ref: ray.ObjectRef) -> None:
@@ -203,12 +204,14 @@ class Crew:
         try:
             _result(ref)
         except WorkerGone as error:
-            self._why = str(error)
-            self._vacate(place)
-            place.failed_starts += 1
-            place.given_up = place.failed_starts >= MAX_FAILED_STARTS
+            self._failed_to_start(place, str(error))
         else:
             place.failed_starts = 0
+
+    def _failed_to_start(self, place: _Place, why: str) -> None:
+        self._why = why
+        self._vacate(place)
+        place.failed_starts += 1
 
     def _came_back(self, place: _Place) -> list[Finished | Lost]:
         given = place.in_hand[0]
@@ -221,7 +224,10 @@ class Crew:
         return [Finished(given.unit, place.number, report)]
 
     def _overdue(self, place: _Place) -> list[Finished | Lost]:
-        if not place.in_hand or time.monotonic() - place.turned <= place.in_hand[0].deadline:
+        waited = time.monotonic() - place.turned
+        if place.loading is not None and waited > START_SECONDS:
+            self._failed_to_start(place, f"it was not ready after {START_SECONDS:.0f} s")
+        if not place.in_hand or waited <= place.in_hand[0].deadline:
             return []
         return self._lose(place, f"it was not done after {place.in_hand[0].deadline:.0f} s")
 

@@ -124,3 +124,22 @@ def strace(tmp_path) -> Iterator[Callable[[int, str], None]]:
     for tracer in tracers:
         tracer.terminate()
         tracer.communicate(timeout=20)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[..., Path]]:
+    """Mounts a file system: `small_disk("out", "-o", "size=1m")` at ./out, or at an absolute path."""
+    mounted: list[Path] = []
+
+    def mount(where: str, *options: str) -> Path:
+        place = tmp_path / where
+        place.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", place], capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"cannot mount a file system here: {done.stderr.strip()}")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", place], capture_output=True)

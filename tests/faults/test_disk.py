@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
 
 import painters
 import pyarrow.parquet as pq
@@ -27,25 +26,9 @@ def rows(tmp_path) -> list[dict]:
     return [{**row, "prompt": str(tmp_path / row["prompt"])} for row in ROWS]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of a given size at ./out, through `mount`."""
-    place = tmp_path / "out"
-    place.mkdir()
-
-    def mount(*options: str) -> Path:
-        done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", place], capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"cannot mount a file system here: {done.stderr.strip()}")
-        return place
-
-    yield mount
-    subprocess.run(["umount", "-l", place], capture_output=True)
-
-
 def test_a_full_disk(run_rows, small_disk, tmp_path):
     """A real one: pictures are written until it is full, and it is made larger for the rerun."""
-    out = small_disk("-o", "size=600k")
+    out = small_disk("out", "-o", "size=600k")
     rows = [{"id": f"r{index}", "prompt": "x"} for index in range(12)]
     with pytest.raises(MachineryError, match=r"cannot be written to \(No space left on device\)"):
         run_rows(rows, width=160, height=160)  # 77 kB of noise each
@@ -57,7 +40,7 @@ def test_a_full_disk(run_rows, small_disk, tmp_path):
 
 
 def test_a_full_disk_ends_the_command_with_75(start_command, shared_ray, small_disk):
-    small_disk("-o", "size=200k")
+    small_disk("out", "-o", "size=200k")
     rows = [{"id": f"r{index}", "prompt": "x"} for index in range(12)]
     process = start_command(rows, "--width", 160, "--height", 160, WANBATCH_TEST_RAY=shared_ray)
     out, err = process.communicate(timeout=120)

@@ -20,6 +20,7 @@ from ray import exceptions
 
 from wanbatch.errors import DeviceError, MachineryError, WanbatchError
 from wanbatch.jobs.plan import Task
+from wanbatch.jobs.pulse import Pulse
 from wanbatch.jobs.worker import Report, Worker, WorkerSetup
 
 IN_HAND = 2  # units a worker has: one that it works on and one that waits
@@ -42,8 +43,7 @@ _GONE = (
 class Unit:
     """Images that are made, written and committed together. places: theirs in the plan. attempt: from 1.
 
-    strikes: workers that were lost with this unit and nothing else in hand. suspect: a worker was lost with it,
-    perhaps because of it; it is only given to a worker that has nothing else, and nothing else to that worker.
+    suspect, strikes, control: see `backlog.py`.
     """
 
     number: int
@@ -51,6 +51,7 @@ class Unit:
     attempt: int = 1
     strikes: int = 0
     suspect: bool = False
+    control: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,15 +67,13 @@ class Finished:
 class Lost:
     """A unit that did not come back.
 
-    first: the worker was on it, if its report of the one before got through; else it waited there. alone: the
-    worker had nothing else.
+    first: the worker was on it, if its report of the one before got through; else it waited there.
     """
 
     unit: Unit
     worker: int
     cause: str
     first: bool
-    alone: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +91,7 @@ class _Place:
     in_hand: deque[_Given] = field(default_factory=deque)
     turned: float = 0.0  # monotonic: when the worker turned to loading, or to the first unit in hand
     start_at: float = 0.0  # monotonic: when a new worker may be started
+    trusted: bool = False  # this worker has finished a unit
     failures: int = 0  # in a row, without a finished unit
     failed_starts: int = 0  # in a row
     asked: ray.ObjectRef | None = None  # a question for progress
@@ -113,6 +113,7 @@ class Crew:
         options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"progress": 1}}
         self._class: Any = ray.remote(**options)(Worker)
         self._setup, self._load = setup, load
+        self._pulse = Pulse()
         self._places = [_Place(number) for number in range(count)]
         self._asked_at = 0.0
         self._why = ""  # the last worker died while it loaded
@@ -133,11 +134,17 @@ class Crew:
     def any_ready(self) -> bool:
         return any(place.ready for place in self._places)
 
-    def free(self, in_hand: int) -> list[int]:
-        """Places whose workers have so many units in hand and may get one more, the least often lost ones first."""
-        places = [place for place in self._places if place.ready and len(place.in_hand) == in_hand]
-        places = [place for place in places if not (place.in_hand and place.in_hand[0].unit.suspect)]
-        return [place.number for place in sorted(places, key=lambda place: place.failures)]
+    def idle(self) -> list[tuple[int, bool]]:
+        """(place, whether its worker has finished something) of each worker with nothing in hand."""
+        return [(place.number, place.trusted) for place in self._places if place.ready and not place.in_hand]
+
+    def with_room(self) -> list[int]:
+        """Places whose workers are at work and may get another unit for later: trusted ones, not on a suspect."""
+        return [
+            place.number
+            for place in self._places
+            if place.trusted and 0 < len(place.in_hand) < IN_HAND and not place.in_hand[0].unit.suspect
+        ]
 
     def give(self, number: int, unit: Unit, task: Task, deadline: float) -> None:
         """Hand a unit to a worker. deadline: seconds that it may work on it."""
@@ -155,6 +162,7 @@ class Crew:
         MachineryError when no place is left that can start a worker.
         """
         with _ray_troubles():
+            self._pulse.require()
             self._start_due()
             events: list[Finished | Lost] = []
             done = self._wait(timeout)
@@ -220,7 +228,7 @@ class Crew:
         except (WorkerGone, DeviceError) as error:
             return self._lose(place, str(error))
         place.in_hand.popleft()
-        place.turned, place.failures = time.monotonic(), 0
+        place.turned, place.failures, place.trusted = time.monotonic(), 0, True
         return [Finished(given.unit, place.number, report)]
 
     def _overdue(self, place: _Place) -> list[Finished | Lost]:
@@ -234,13 +242,13 @@ class Crew:
     def _lose(self, place: _Place, cause: str) -> list[Finished | Lost]:
         units = [given.unit for given in place.in_hand]
         self._vacate(place)
-        alone = len(units) == 1
-        return [Lost(unit, place.number, cause, index == 0, alone) for index, unit in enumerate(units)]
+        return [Lost(unit, place.number, cause, first=index == 0) for index, unit in enumerate(units)]
 
     def _vacate(self, place: _Place) -> None:
         """End what is left of a worker; the next may start after a pause that doubles each time."""
         ray.kill(place.actor)
         place.failures += 1
+        place.trusted = False
         place.start_at = time.monotonic() + min(LONGEST_PAUSE, 0.1 * 2**place.failures)
         place.actor = place.loading = place.asked = None
         place.in_hand.clear()

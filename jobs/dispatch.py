@@ -1,20 +1,19 @@
 """What happens to units: handed out, published, tried again, halved, quarantined.
 
-A unit whose worker dies or hangs is tried again, by a worker that has nothing else in hand, then halved until the
-row that does it stands alone, and that row is quarantined; `doubts.py` says when. An exception of our own code is
-never retried.
+A unit whose worker dies or hangs is tried again, then halved until the row that does it stands alone, and that row
+is quarantined; `backlog.py` says when. An exception of our own code is never retried.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from wanbatch.jobs.crew import IN_HAND, Crew, Finished, Lost, Unit
+from wanbatch.jobs.backlog import Backlog
+from wanbatch.jobs.crew import Crew, Finished, Lost, Unit
 from wanbatch.jobs.deadlines import Deadlines
-from wanbatch.jobs.doubts import ROW_TRIES, UNIT_TRIES, Doubts
 from wanbatch.jobs.log import RunLog
 from wanbatch.jobs.plan import Plan
 from wanbatch.jobs.progress import Progress
@@ -56,14 +55,11 @@ class Dispatch:
         self.replacing = any(name in done.made for name in again)
         self.made = self.made_before = sum(1 for name in done.made if name in kept)
         self.quarantined = self.quarantined_before = sum(1 for name in done.failed if name in kept)
-        self.next_number = done.next_unit
         finished = frozenset(done.made).union(done.failed).difference(again)
-        self.waiting = deque(Unit(self._number(), places) for places in plan.units(unit_rows, finished))
-        self.suspects: deque[Unit] = deque()  # wait too
+        proven = (place for place, name in enumerate(plan.ids()) if name in done.made and name in kept)
+        self.backlog = Backlog(plan.units(unit_rows, finished), done.next_unit, next(proven, None))
         self.handed_out = 0
         self.deadlines = Deadlines(plan.images, limits.unit_seconds)
-        made = (place for place, name in enumerate(plan.ids()) if name in done.made and name in kept)
-        self.doubts = Doubts(next(made, None))
 
     @property
     def pending(self) -> int:
@@ -86,34 +82,22 @@ class Dispatch:
 
         What has come back by then is still taken.
         """
-        while self._work_left(crew) and not stopped() and not self.too_many_failures:
-            for in_hand in range(IN_HAND):
-                for place in crew.free(in_hand):
-                    if (unit := self._next(crew, idle=in_hand == 0)) is not None:
-                        self._hand_out(crew, place, unit)
+        while (self.backlog or crew.busy) and not stopped() and not self.too_many_failures:
+            self._fill(crew)
             self._take(crew.poll(POLL_SECONDS))
-            self.doubts.require_hope(crew.size)
-            if self.doubts.hopeless and not self._others_left(crew):
-                self._quarantine_condemned()
+            self.backlog.require_hope(crew.size)
             show.update(self.made + crew.made_in_hand(), self.quarantined)
         self._take(crew.poll(0))
         show.update(self.made, self.quarantined)
 
-    def _work_left(self, crew: Crew) -> bool:
-        return bool(self.doubts.condemned) or self._others_left(crew)
-
-    def _others_left(self, crew: Crew) -> bool:
-        """Whether anything but condemned rows is left."""
-        return bool(self.waiting or self.suspects) or crew.busy
-
-    def _next(self, crew: Crew, idle: bool) -> Unit | None:
-        """The unit to hand out. idle: to a worker that has none; only such a one gets suspects and controls."""
-        if idle and self.doubts.wants_control(self._others_left(crew)):
-            return self.doubts.new_control(self._number())
-        known_to_work = self.doubts.proven is not None
-        if idle and self.suspects and (known_to_work or not self.waiting):
-            return self.suspects.popleft()
-        return self.waiting.popleft() if self.waiting else None
+    def _fill(self, crew: Crew) -> None:
+        """Hand out units: first to workers that have none."""
+        for place, trusted in crew.idle():
+            if (unit := self.backlog.for_idle(trusted)) is not None:
+                self._hand_out(crew, place, unit)
+        places = crew.with_room()
+        for place, unit in zip(places, self.backlog.for_later(len(places)), strict=False):
+            self._hand_out(crew, place, unit)
 
     def _hand_out(self, crew: Crew, place: int, unit: Unit) -> None:
         self.handed_out += 1
@@ -130,28 +114,23 @@ class Dispatch:
 
     def _publish(self, finished: list[Finished]) -> None:
         """Commit what came back together, in one go; an attempt whose files are not whole is made again."""
-        controls = [done for done in finished if self.doubts.is_control(done.unit)]
-        for done in controls:
-            self.doubts.control = None
-            self.folder.discard(done.report.attempt)
-        finished = [done for done in finished if done not in controls]
+        for control in [done for done in finished if done.unit.control]:
+            self.folder.discard(control.report.attempt)
+            self.backlog.finished(control.unit, len(control.report.attempt.made))
+        finished = [done for done in finished if not done.unit.control]
         refused = self.folder.publish_many([done.report.attempt for done in finished], replace=self.replacing)
         broken = {id(refusal.attempt): refusal.error for refusal in refused}
         for done in finished:
             if (error := broken.get(id(done.report.attempt))) is not None:
                 self.folder.discard(done.report.attempt)
-                self._put_back(Lost(done.unit, done.worker, str(error), first=True, alone=True))
+                self._put_back(Lost(done.unit, done.worker, str(error), first=True))
             else:
                 self._count(done)
-        if controls or len(refused) < len(finished):
-            self.doubts.dispelled()
-            self._quarantine_condemned()
 
     def _count(self, done: Finished) -> None:
         attempt = done.report.attempt
         self.deadlines.measured(done.unit, len(attempt.made), done.report.busy_seconds)
-        if len(attempt.made) == len(done.unit.places):
-            self.doubts.proven = int(done.unit.places[0])
+        self.backlog.finished(done.unit, len(attempt.made))
         self.made += len(attempt.made)
         self.quarantined += len(attempt.failed)
         self.log.write(
@@ -166,32 +145,14 @@ class Dispatch:
         )
 
     def _put_back(self, lost: Lost) -> None:
-        unit = lost.unit
         if lost.first:
-            self.log.write("unit_lost", unit=unit.number, worker=lost.worker, rows=len(unit.places), cause=lost.cause)
-            self.doubts.add(lost)
-        unit = replace(unit, attempt=unit.attempt + lost.first, strikes=unit.strikes + lost.alone, suspect=True)
-        if self.doubts.is_control(lost.unit):
-            self.doubts.control = None
-        elif unit.strikes < (UNIT_TRIES if len(unit.places) > 1 else ROW_TRIES):
-            self.suspects.append(unit)
-        elif len(unit.places) > 1:
-            self.suspects.extend(self._halves(unit))
-        else:
-            self.doubts.condemned.append(replace(lost, unit=unit))
-
-    def _halves(self, unit: Unit) -> list[Unit]:
-        middle = len(unit.places) // 2
-        halves = unit.places[:middle], unit.places[middle:]
-        return [Unit(self._number(), places, suspect=True) for places in halves]
-
-    def _quarantine_condemned(self) -> None:
-        """Rows that take their workers with them, each by the driver's own attempt."""
-        for lost in self.doubts.condemned:
-            self._quarantine(lost.unit, lost.cause)
-        self.doubts.condemned.clear()
+            rows = len(lost.unit.places)
+            self.log.write("unit_lost", unit=lost.unit.number, worker=lost.worker, rows=rows, cause=lost.cause)
+        if (condemned := self.backlog.put_back(lost)) is not None:
+            self._quarantine(condemned, lost.cause)
 
     def _quarantine(self, unit: Unit, cause: str) -> None:
+        """A row that takes its worker with it, by the driver's own attempt."""
         image = self.plan.task(unit.number, unit.attempt, "", unit.places).images[0]
         failure = Failure(
             id=image.id,
@@ -208,7 +169,3 @@ class Dispatch:
         self.folder.publish(attempt, replace=self.replacing)
         self.quarantined += 1
         self.log.write("quarantined", unit=unit.number, id=image.id, error_class="worker_died")
-
-    def _number(self) -> int:
-        self.next_number += 1
-        return self.next_number - 1

@@ -198,7 +198,7 @@ def _make(
     try:
         show.stage("starting")
         with _local_ray():
-            crew = Crew(setup, min(workers or _devices(setup.device), len(dispatch.waiting)), load)
+            crew = Crew(setup, min(workers or _devices(setup.device), len(dispatch.backlog.waiting)), load)
             try:
                 while not (crew.any_ready or stop.asked):
                     crew.poll(POLL_SECONDS)

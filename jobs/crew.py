@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +20,12 @@ from ray import exceptions
 
 from wanbatch.errors import DeviceError, MachineryError, WanbatchError
 from wanbatch.jobs.plan import Task
+from wanbatch.jobs.pulse import Pulse
 from wanbatch.jobs.worker import Report, Worker, WorkerSetup
 
 IN_HAND = 2  # units a worker has: one that it works on and one that waits
-MAX_FAILED_STARTS = 2  # of a place, in a row, before it is given up
+MAX_FAILED_STARTS = 3  # of every place, in a row, before the run is given up
+START_SECONDS = 1800.0  # before a worker that still loads, or has found no room on the cluster, counts as failed
 LONGEST_PAUSE = 30.0  # seconds before a worker is replaced
 PROGRESS_SECONDS = 1.0
 PROGRESS_PLACES = 64  # with more workers than this, progress is counted by the unit
@@ -38,11 +41,17 @@ _GONE = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """Images that are made, written and committed together. places: theirs in the plan. attempt: from 1."""
+    """Images that are made, written and committed together. places: theirs in the plan. attempt: from 1.
+
+    suspect, strikes, control: see `backlog.py`.
+    """
 
     number: int
     places: np.ndarray
     attempt: int = 1
+    strikes: int = 0
+    suspect: bool = False
+    control: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,12 +65,15 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lost:
-    """A unit that did not come back. working: the worker was on it; else it only waited there."""
+    """A unit that did not come back.
+
+    first: the worker was on it, if its report of the one before got through; else it waited there.
+    """
 
     unit: Unit
     worker: int
     cause: str
-    working: bool
+    first: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -77,11 +89,11 @@ class _Place:
     actor: Any = None
     loading: ray.ObjectRef | None = None
     in_hand: deque[_Given] = field(default_factory=deque)
-    turned: float = 0.0  # monotonic: when the worker turned to the first unit in hand
+    turned: float = 0.0  # monotonic: when the worker turned to loading, or to the first unit in hand
     start_at: float = 0.0  # monotonic: when a new worker may be started
+    trusted: bool = False  # this worker has finished a unit
     failures: int = 0  # in a row, without a finished unit
     failed_starts: int = 0  # in a row
-    given_up: bool = False
     asked: ray.ObjectRef | None = None  # a question for progress
     progress: tuple[int, int] = (-1, 0)  # (unit, its images made)
 
@@ -101,6 +113,7 @@ class Crew:
         options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"progress": 1}}
         self._class: Any = ray.remote(**options)(Worker)
         self._setup, self._load = setup, load
+        self._pulse = Pulse()
         self._places = [_Place(number) for number in range(count)]
         self._asked_at = 0.0
         self._why = ""  # the last worker died while it loaded
@@ -113,21 +126,34 @@ class Crew:
         return any(place.in_hand for place in self._places)
 
     @property
+    def size(self) -> int:
+        """Places for workers."""
+        return len(self._places)
+
+    @property
     def any_ready(self) -> bool:
         return any(place.ready for place in self._places)
 
-    def vacancies(self) -> Iterator[int]:
-        """A place for each unit that can be handed out now, the idle ones first."""
-        ready = [(place.number, len(place.in_hand)) for place in self._places if place.ready]
-        for level in range(IN_HAND):
-            yield from (number for number, units in ready if units <= level)
+    def idle(self) -> list[tuple[int, bool]]:
+        """(place, whether its worker has finished something) of each worker with nothing in hand."""
+        return [(place.number, place.trusted) for place in self._places if place.ready and not place.in_hand]
+
+    def with_room(self) -> list[int]:
+        """Places whose workers are at work and may get another unit for later: trusted ones, not on a suspect."""
+        return [
+            place.number
+            for place in self._places
+            if place.trusted and 0 < len(place.in_hand) < IN_HAND and not place.in_hand[0].unit.suspect
+        ]
 
     def give(self, number: int, unit: Unit, task: Task, deadline: float) -> None:
         """Hand a unit to a worker. deadline: seconds that it may work on it."""
         place = self._places[number]
         if not place.in_hand:
             place.turned = time.monotonic()
-        place.in_hand.append(_Given(place.actor.run.remote(task), unit, deadline))
+        with _ray_troubles():
+            ref = place.actor.run.remote(task)
+        place.in_hand.append(_Given(ref, unit, deadline))
 
     def poll(self, timeout: float) -> list[Finished | Lost]:
         """What has happened; waits at most `timeout` seconds for something to.
@@ -135,17 +161,19 @@ class Crew:
         Raises the error of a worker that fails for a reason of its own (a full disk, a broken model, a bug), and
         MachineryError when no place is left that can start a worker.
         """
-        self._start_due()
-        events: list[Finished | Lost] = []
-        done = self._wait(timeout)
-        for place in self._places:
-            if place.loading is not None and place.loading in done:
-                self._loaded(place, place.loading)
-            while place.in_hand and place.in_hand[0].ref in done:
-                events += self._came_back(place)
-        for place in self._places:
-            events += self._overdue(place)
-        if all(place.given_up for place in self._places):
+        with _ray_troubles():
+            self._pulse.require()
+            self._start_due()
+            events: list[Finished | Lost] = []
+            done = self._wait(timeout)
+            for place in self._places:
+                if place.loading is not None and place.loading in done:
+                    self._loaded(place, place.loading)
+                elif place.in_hand and place.in_hand[0].ref in done:
+                    events += self._came_back(place)
+            for place in self._places:
+                events += self._overdue(place)
+        if all(place.failed_starts >= MAX_FAILED_STARTS for place in self._places):
             raise MachineryError(
                 f"each worker died while it loaded the model, of too little memory perhaps: {self._why}"
             )
@@ -172,10 +200,11 @@ class Crew:
         arguments = (self._setup, f"worker-{place.number}") + (() if self._load is None else (self._load,))
         place.actor = self._class.remote(*arguments)
         place.loading = place.actor.ready.remote()
+        place.turned = time.monotonic()
 
     def _start_due(self) -> None:
         for place in self._places:
-            if place.actor is None and not place.given_up and time.monotonic() >= place.start_at:
+            if place.actor is None and time.monotonic() >= place.start_at:
                 self._start(place)
 
     def _loaded(self, place: _Place, ref: ray.ObjectRef) -> None:
@@ -183,12 +212,14 @@ class Crew:
         try:
             _result(ref)
         except WorkerGone as error:
-            self._why = str(error)
-            self._vacate(place)
-            place.failed_starts += 1
-            place.given_up = place.failed_starts >= MAX_FAILED_STARTS
+            self._failed_to_start(place, str(error))
         else:
             place.failed_starts = 0
+
+    def _failed_to_start(self, place: _Place, why: str) -> None:
+        self._why = why
+        self._vacate(place)
+        place.failed_starts += 1
 
     def _came_back(self, place: _Place) -> list[Finished | Lost]:
         given = place.in_hand[0]
@@ -197,23 +228,27 @@ class Crew:
         except (WorkerGone, DeviceError) as error:
             return self._lose(place, str(error))
         place.in_hand.popleft()
-        place.turned, place.failures = time.monotonic(), 0
+        place.turned, place.failures, place.trusted = time.monotonic(), 0, True
         return [Finished(given.unit, place.number, report)]
 
     def _overdue(self, place: _Place) -> list[Finished | Lost]:
-        if not place.in_hand or time.monotonic() - place.turned <= place.in_hand[0].deadline:
+        waited = time.monotonic() - place.turned
+        if place.loading is not None and waited > START_SECONDS:
+            self._failed_to_start(place, f"it was not ready after {START_SECONDS:.0f} s")
+        if not place.in_hand or waited <= place.in_hand[0].deadline:
             return []
         return self._lose(place, f"it was not done after {place.in_hand[0].deadline:.0f} s")
 
     def _lose(self, place: _Place, cause: str) -> list[Finished | Lost]:
         units = [given.unit for given in place.in_hand]
         self._vacate(place)
-        return [Lost(unit, place.number, cause, working=index == 0) for index, unit in enumerate(units)]
+        return [Lost(unit, place.number, cause, first=index == 0) for index, unit in enumerate(units)]
 
     def _vacate(self, place: _Place) -> None:
         """End what is left of a worker; the next may start after a pause that doubles each time."""
         ray.kill(place.actor)
         place.failures += 1
+        place.trusted = False
         place.start_at = time.monotonic() + min(LONGEST_PAUSE, 0.1 * 2**place.failures)
         place.actor = place.loading = place.asked = None
         place.in_hand.clear()
@@ -223,7 +258,7 @@ class Crew:
     def _wait(self, timeout: float) -> set[ray.ObjectRef]:
         """References that are done."""
         refs = [place.loading for place in self._places if place.loading is not None]
-        refs += [given.ref for place in self._places for given in place.in_hand]
+        refs += [place.in_hand[0].ref for place in self._places if place.in_hand]  # a worker keeps their order
         if not refs:
             time.sleep(min(timeout, 0.1))
             return set()
@@ -269,7 +304,22 @@ def _result(ref: ray.ObjectRef) -> Any:
             raise error.cause from None
         raise
     except exceptions.RayError as error:
-        raise MachineryError(f"Ray failed: {_first_line(error)}; run the same command again") from error
+        raise _ray_failed(error) from error
+
+
+@contextmanager
+def _ray_troubles() -> Iterator[None]:
+    """Ray's own troubles (its object store or its disk is full, it is gone) become MachineryError."""
+    try:
+        yield
+    except exceptions.RayTaskError:  # a bug in a worker
+        raise
+    except exceptions.RayError as error:
+        raise _ray_failed(error) from error
+
+
+def _ray_failed(error: exceptions.RayError) -> MachineryError:
+    return MachineryError(f"Ray failed: {_first_line(error)}; run the same command again")
 
 
 def _first_line(error: Exception) -> str:

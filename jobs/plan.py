@@ -106,12 +106,10 @@ class Plan:
     def task(self, unit: int, attempt: int, attempt_token: str, places: Sequence[int] | np.ndarray) -> Task:
         """The unit that holds the images at some places."""
         chosen = self.images.take(pa.array(places, type=pa.int64()))
-        rows = chosen["row"]
-        sources = [self.manifest.row(row).sources for row in rows.to_pylist()]
+        rows = chosen["row"].combine_chunks()
+        sources = self.manifest.sources(rows)
         images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
-        return Task(
-            unit, attempt, attempt_token, tuple(images), self.manifest.passthrough.take(rows.combine_chunks())
-        )
+        return Task(unit, attempt, attempt_token, tuple(images), self.manifest.passthrough.take(rows))
 
     def describe(self, unit_rows: int) -> dict[str, Any]:
         """What a run would do, as plain values for printing."""

@@ -21,7 +21,7 @@ import ray
 import torch
 
 from wanbatch import __version__
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.crew import Crew
 from wanbatch.jobs.dispatch import POLL_SECONDS, Dispatch, Limits
 from wanbatch.jobs.log import RunLog
@@ -219,7 +219,7 @@ def _make(
     try:
         show.stage("starting")
         with _local_ray():
-            crew = Crew(setup, min(workers or _devices(setup.device), len(dispatch.waiting)), load)
+            crew = Crew(setup, min(workers or _devices(setup.device), len(dispatch.backlog.waiting)), load)
             try:
                 while not (crew.any_ready or stop.asked):
                     crew.poll(POLL_SECONDS)
@@ -327,13 +327,16 @@ def _local_ray() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    except Exception as error:  # of many kinds: no disk, no shared memory, no port, no time
+        raise MachineryError(f"Ray did not start: {error}") from error
     for number, handler in handlers.items():  # Ray puts its own in place
         signal.signal(number, handler)
     try:

@@ -10,10 +10,12 @@ import hashlib
 import io
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 PNG_COMPRESSION = 6
 _DEVICE_TROUBLE = re.compile(r"CUDA error|CUBLAS_STATUS|CUDNN_STATUS|device-side assert")
+_NO_MEMORY = re.compile(r"DefaultCPUAllocator: can't allocate memory|CUDA error: out of memory|_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,13 @@ class Trouble:
 
     @classmethod
     def of(cls, error: Exception) -> Trouble:
-        """memory: the device's or the host's ran out. device: its context is broken, as CUDA's errors leave it."""
+        """memory: the device's or the host's ran out. device: its context is broken, as CUDA's errors leave it.
+
+        Only some ways to run out of memory have a class of their own; torch on a CPU has none.
+        """
         import torch
 
-        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_NO_MEMORY.search(str(error)))
         device = isinstance(error, torch.AcceleratorError) or bool(_DEVICE_TROUBLE.search(str(error)))
         return cls(f"{type(error).__name__}: {error}", memory, device and not memory)
 
@@ -93,19 +99,16 @@ class Worker:
 
     def ready(self) -> float:
         """Load the model. Returns the seconds it took; not in `__init__`, so that its errors keep their type."""
-        import torch
-
-        from wanbatch.pipeline.generate import Wan
-
         setup, begin = self.setup, time.perf_counter()
         self.sources = SourceLoader(setup.source_root, allow_http=setup.allow_http)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
-        if setup.threads:
-            torch.set_num_threads(setup.threads)
-        self.wan = (self.load or Wan.load)(setup.model, setup.device, setup.dtype, setup.slots, setup.step_cache)
+        load = self.load or partial(_load, step_cache=setup.step_cache)
+        self.wan = load(setup.model, setup.device, setup.dtype, setup.slots)
+        if setup.threads and "torch" in sys.modules:  # what `load` builds may do without
+            sys.modules["torch"].set_num_threads(setup.threads)
         self.backends = rows.Backends(**self.wan.backends)
         self.host = socket.gethostname()
-        self.device = torch.cuda.get_device_name() if setup.device == "cuda" else "cpu"
+        self.device = sys.modules["torch"].cuda.get_device_name() if setup.device == "cuda" else "cpu"
         return time.perf_counter() - begin
 
     def progress(self) -> tuple[int, int]:
@@ -283,6 +286,12 @@ class _Work:
                 time=datetime.now(UTC),
             )
         )
+
+
+def _load(model: ModelInfo, device: str, dtype: str, slots: int, step_cache: str) -> Wan:
+    from wanbatch.pipeline.generate import Wan
+
+    return Wan.load(model, device, dtype, slots, step_cache)
 
 
 def _request(image: Image, sources: tuple[SourceImage, ...]) -> Request:

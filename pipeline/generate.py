@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 
 from wanbatch.errors import RowError
 from wanbatch.pipeline import conditioning
 from wanbatch.pipeline.denoise import Denoised, Denoiser, Sample, now
+from wanbatch.pipeline.fp8 import to_float8
 from wanbatch.pipeline.models import ModelInfo, Modules, load
 from wanbatch.pipeline.requests import Failed, Request, Result, Seconds
+from wanbatch.pipeline.runtime import Runtime, set_up_compiler
 from wanbatch.pipeline.samplers import solve
-from wanbatch.pipeline.text import TextEncoder
+from wanbatch.pipeline.text import GPU_TOKENS, TextEncoder
+from wanbatch.pipeline.text_cache import TextCache
 from wanbatch.pipeline.transformer import FrameTransformer
 from wanbatch.pipeline.vae import FrameVAE
 
@@ -30,15 +37,29 @@ class Wan:
     """The model on one device.
 
     modules: a loaded model (see `models.load`). slots: rows denoised together; part of what fixes the pixels.
+    runtime: how it is run. text_cache: embeddings on disk.
     """
 
-    def __init__(self, modules: Modules, device: torch.device, slots: int):
-        experts = [FrameTransformer(modules.transformer).fuse()]
-        if modules.low_noise_transformer is not None:
-            experts.append(FrameTransformer(modules.low_noise_transformer).fuse())
-        self.device = device
-        self.text = TextEncoder(modules.tokenizer, modules.text_encoder)
+    def __init__(
+        self,
+        modules: Modules,
+        device: torch.device,
+        slots: int,
+        runtime: Runtime = Runtime(),  # noqa: B008  frozen
+        text_cache: TextCache | None = None,
+    ):
+        parts = (modules.transformer, modules.low_noise_transformer)
+        experts = [_expert(part, runtime) for part in parts if part is not None]
+        self.device, self.runtime = device, runtime
+        tokens = GPU_TOKENS if device.type == "cuda" else 0
+        self.text = TextEncoder(modules.tokenizer, modules.text_encoder, tokens, cache=text_cache)
         self.vae = FrameVAE.from_video(modules.vae).to(device).eval().requires_grad_(False)
+        if device.type == "cuda":
+            self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._encode, self._decode = self.vae.encode, self.vae.decode
+        if runtime.compile:
+            self._encode = torch.compile(self._encode, fullgraph=True, dynamic=False)
+            self._decode = torch.compile(self._decode, fullgraph=True, dynamic=False)
         self.stride = modules.vae.config.scale_factor_spatial
         self.channels = modules.transformer.config.in_channels
         self.experts, self.boundary = experts, modules.boundary
@@ -46,10 +67,22 @@ class Wan:
         self.use_slots(slots)
 
     @classmethod
-    def load(cls, info: ModelInfo, device: str = "cpu", dtype: str = "float32", slots: int = 4) -> Wan:
+    def load(
+        cls,
+        info: ModelInfo,
+        device: str = "cpu",
+        dtype: str = "float32",
+        slots: int = 4,
+        runtime: Runtime = Runtime(),  # noqa: B008  frozen
+    ) -> Wan:
         """Load a model that `models.find` has found. dtype: `float32` or `bfloat16`."""
         where = torch.device(device)
-        return cls(load(info, where, DTYPES[dtype]), where, slots)
+        if runtime.compile:
+            set_up_compiler(runtime.compile_cache)
+        cache = None
+        if runtime.text_cache is not None:
+            cache = TextCache(Path(runtime.text_cache).expanduser(), _text_recipe(info, where, dtype))
+        return cls(load(info, where, DTYPES[dtype]), where, slots, runtime, cache)
 
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
@@ -59,8 +92,25 @@ class Wan:
     @property
     def backends(self) -> dict[str, str]:
         """What runs each stage, recorded with every picture."""
-        name = f"eager-{str(self.dtype).removeprefix('torch.')}"
-        return dict.fromkeys(("text", "encode", "denoise", "decode"), name)
+        dtype = str(self.dtype).removeprefix("torch.")
+        how = "compiled" if self.runtime.compile else "eager"
+        layers = f"{dtype}-fp8" if self.runtime.fp8 else dtype
+        if self.runtime.fp8 and self.device.type != "cuda":
+            layers += "-emulated"
+        return {
+            "text": f"eager-{dtype}",
+            "encode": f"{how}-{dtype}",
+            "denoise": f"{how}-{layers}",
+            "decode": f"{how}-{dtype}",
+        }
+
+    def warm_up(self, examples: Sequence[Request]) -> float:
+        """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""
+        begin = now(self.device)
+        for example in examples:
+            for _ in self.generate([replace(example, steps=2, creativity=1.0)]):
+                pass
+        return now(self.device) - begin
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         """Make pictures; each is handed over as soon as it is done, in no particular order."""
@@ -94,12 +144,13 @@ class Wan:
     @torch.inference_mode()
     def encode_image(self, pixels: np.ndarray) -> Tensor:
         """uint8 [rows, columns, 3] -> normalised latent, float32 [channels, rows / stride, columns / stride]."""
-        return self.vae.encode(conditioning.to_model(pixels).to(self.device, self.dtype))[0].float()
+        image = self._laid_out(conditioning.to_model(pixels, self.device).to(self.dtype))
+        return self._encode(image)[0].float()
 
     @torch.inference_mode()
     def decode_latent(self, latent: Tensor) -> np.ndarray:
         """Normalised latent [channels, height, width] -> uint8 picture. Raises RowError if it is not finite."""
-        image = self.vae.decode(latent[None].to(self.dtype))[0]
+        image = self._decode(self._laid_out(latent[None].to(self.dtype)))[0]
         if not bool(torch.isfinite(image).all()):
             raise RowError("decode", "nan", "the picture has values that are not numbers (NaN or infinity)")
         return conditioning.to_pixels(image)
@@ -132,8 +183,28 @@ class Wan:
         seconds = Seconds(text, encode, denoised.seconds, now(self.device) - begin)
         return Result(request, pixels, seconds, denoised.sample.solution.steps, self._peak_memory())
 
+    def _laid_out(self, batch: Tensor) -> Tensor:
+        """As the VAE's convolutions want it on this device."""
+        return batch.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else batch
+
     def _peak_memory(self) -> int:
         """Bytes: of the device since the model was loaded, or of this process on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _expert(model: Any, runtime: Runtime) -> FrameTransformer:
+    frame = FrameTransformer(model).fuse()
+    if runtime.fp8:
+        to_float8(frame)
+    return frame.compile_blocks() if runtime.compile else frame
+
+
+def _text_recipe(info: ModelInfo, device: torch.device, dtype: str) -> str:
+    """Everything that decides the bits of a text embedding besides the prompt."""
+    if device.type == "cuda":
+        kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {GPU_TOKENS}"
+    else:
+        kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+    return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {transformers.__version__}"

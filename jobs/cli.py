@@ -200,7 +200,7 @@ def report(out: Path, sheet: Path | None, columns: int, limit: int) -> None:
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="figures are their medians")
 @click.option("--compiled/--no-compiled", default=True, help="also measure compiled diffusers")
 @json_option
-@settings_options("model", "revision", "steps", "guidance", "width", "height", "device", "dtype")
+@settings_options("model", "revision", "steps", "guidance", "width", "height", "device", "precision")
 def bench(
     out: Path | None, images: int, batch: int, rounds: int, compiled: bool, as_json: bool, **given: Any
 ) -> None:
@@ -212,11 +212,11 @@ def bench(
     """
     settings = read_settings(**given)
     from wanbatch.jobs import bench as benching
-    from wanbatch.jobs.run import device_of
+    from wanbatch.jobs.machine import choose, look
     from wanbatch.pipeline.models import find
 
     model = find(settings.model, settings.revision)
-    device, dtype = device_of(settings)
+    chosen_here = choose(settings, look())
     chosen = benching.BenchSettings(
         images=images,
         batch=batch,
@@ -227,7 +227,9 @@ def bench(
         width=settings.width or model.width,
         height=settings.height or model.height,
     )
-    result = benching.bench(model, device, dtype, chosen, " ".join(["wanbatch", *sys.argv[1:]]))
+    result = benching.bench(
+        model, chosen_here.device, chosen_here.dtype, chosen, " ".join(["wanbatch", *sys.argv[1:]])
+    )
     if out is not None:
         benching.write(result, out)
     click.echo(json.dumps(result) if as_json else benching.table(result))

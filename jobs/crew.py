@@ -3,13 +3,17 @@
 A place is where one worker stands. It is replaced, after a pause that grows, when its process dies, when its
 node is lost, when its device breaks, or when a unit takes longer than its deadline: a stopped process says
 nothing, so only time can tell. What happens to the units that were in its hands is `dispatch.py`'s to decide.
+
+A worker has several units in hand: one that the model makes, one whose sources are read, some that are written.
+When it dies, the unit that had the model is taken for the cause. That may be wrong, so a unit that was lost before
+is given to a worker that has nothing else in hand: no unit is lost twice for another's fault.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +23,10 @@ from ray import exceptions
 
 from wanbatch.errors import DeviceError, MachineryError, WanbatchError
 from wanbatch.jobs.plan import Task
-from wanbatch.jobs.worker import Report, Worker, WorkerSetup
+from wanbatch.jobs.worker import THREADS, Report, Started, Worker, WorkerSetup
 
-IN_HAND = 2  # units a worker has: one that it works on and one that waits
+TO_MAKE = 2  # units that a worker has still to make: one that has the model and one that is made ready
+MADE = 2  # units on top of these that it is still writing; with more, the disk holds the model back
 MAX_FAILED_STARTS = 2  # of a place, in a row, before it is given up
 LONGEST_PAUSE = 30.0  # seconds before a worker is replaced
 PROGRESS_SECONDS = 1.0
@@ -56,7 +61,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lost:
-    """A unit that did not come back. working: the worker was on it; else it only waited there."""
+    """A unit that did not come back. working: taken for the cause, because it had the model or was overdue."""
 
     unit: Unit
     worker: int
@@ -64,11 +69,26 @@ class Lost:
     working: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker that has loaded the model and compiled what it could know of."""
+
+    worker: int
+    load_seconds: float
+    warm_up_seconds: float
+
+
+Event = Finished | Lost | Ready
+
+
 @dataclass(slots=True, eq=False)
 class _Given:
-    ref: ray.ObjectRef
     unit: Unit
-    deadline: float  # seconds from when the worker turns to it
+    making: ray.ObjectRef
+    report: ray.ObjectRef
+    deadline: float  # seconds from when it gets the model until it is back
+    made: bool = False
+    turned: float | None = None  # monotonic: when it got the model
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +97,6 @@ class _Place:
     actor: Any = None
     loading: ray.ObjectRef | None = None
     in_hand: deque[_Given] = field(default_factory=deque)
-    turned: float = 0.0  # monotonic: when the worker turned to the first unit in hand
     start_at: float = 0.0  # monotonic: when a new worker may be started
     failures: int = 0  # in a row, without a finished unit
     failed_starts: int = 0  # in a row
@@ -89,6 +108,22 @@ class _Place:
     def ready(self) -> bool:
         return self.actor is not None and self.loading is None
 
+    @property
+    def to_make(self) -> int:
+        return sum(not given.made for given in self.in_hand)
+
+    def has_room(self, unit: Unit) -> bool:
+        """Whether the worker may have this unit now, too. One that was lost before stands alone."""
+        if unit.attempt > 1 or any(given.unit.attempt > 1 for given in self.in_hand):
+            return self.ready and not self.in_hand
+        return self.ready and self.to_make < TO_MAKE and len(self.in_hand) < TO_MAKE + MADE
+
+    def turn(self) -> None:
+        """The first unit that is not made has the model, from now on if it had not."""
+        current = next((given for given in self.in_hand if not given.made), None)
+        if current is not None and current.turned is None:
+            current.turned = time.monotonic()
+
 
 class Crew:
     """The workers.
@@ -98,7 +133,7 @@ class Crew:
 
     def __init__(self, setup: WorkerSetup, count: int, load: Callable | None = None):
         options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 1 if setup.device == "cuda" else 0}
-        options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"progress": 1}}
+        options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": THREADS}
         self._class: Any = ray.remote(**options)(Worker)
         self._setup, self._load = setup, load
         self._places = [_Place(number) for number in range(count)]
@@ -116,32 +151,34 @@ class Crew:
     def any_ready(self) -> bool:
         return any(place.ready for place in self._places)
 
-    def vacancies(self) -> Iterator[int]:
-        """A place for each unit that can be handed out now, the idle ones first."""
-        ready = [(place.number, len(place.in_hand)) for place in self._places if place.ready]
-        for level in range(IN_HAND):
-            yield from (number for number, units in ready if units <= level)
+    def place_for(self, unit: Unit) -> int | None:
+        """The place with the least to make of those that can take this unit now; None: it has to wait."""
+        room = [place for place in self._places if place.has_room(unit)]
+        return min(room, key=lambda place: place.to_make).number if room else None
 
     def give(self, number: int, unit: Unit, task: Task, deadline: float) -> None:
         """Hand a unit to a worker. deadline: seconds that it may work on it."""
         place = self._places[number]
-        if not place.in_hand:
-            place.turned = time.monotonic()
-        place.in_hand.append(_Given(place.actor.run.remote(task), unit, deadline))
+        place.actor.prepare.options(concurrency_group="prepare").remote(task)
+        making = place.actor.make.options(concurrency_group="make").remote(task.unit)
+        report = place.actor.finish.options(concurrency_group="finish").remote(task.unit)
+        place.in_hand.append(_Given(unit, making, report, deadline))
+        place.turn()
 
-    def poll(self, timeout: float) -> list[Finished | Lost]:
+    def poll(self, timeout: float) -> list[Event]:
         """What has happened; waits at most `timeout` seconds for something to.
 
         Raises the error of a worker that fails for a reason of its own (a full disk, a broken model, a bug), and
         MachineryError when no place is left that can start a worker.
         """
         self._start_due()
-        events: list[Finished | Lost] = []
+        events: list[Event] = []
         done = self._wait(timeout)
         for place in self._places:
             if place.loading is not None and place.loading in done:
-                self._loaded(place, place.loading)
-            while place.in_hand and place.in_hand[0].ref in done:
+                events += self._loaded(place, place.loading)
+            events += self._made(place, done)
+            while place.in_hand and place.in_hand[0].report in done:
                 events += self._came_back(place)
         for place in self._places:
             events += self._overdue(place)
@@ -157,7 +194,8 @@ class Crew:
         counted = 0
         for place in self._places:
             unit, images = place.progress
-            counted += images if place.in_hand and place.in_hand[0].unit.number == unit else 0
+            counted += sum(len(given.unit.places) for given in place.in_hand if given.made)
+            counted += sum(images for given in place.in_hand if not given.made and given.unit.number == unit)
         return counted
 
     def close(self) -> None:
@@ -171,44 +209,60 @@ class Crew:
     def _start(self, place: _Place) -> None:
         arguments = (self._setup, f"worker-{place.number}") + (() if self._load is None else (self._load,))
         place.actor = self._class.remote(*arguments)
-        place.loading = place.actor.ready.remote()
+        place.loading = place.actor.ready.options(concurrency_group="make").remote()
 
     def _start_due(self) -> None:
         for place in self._places:
             if place.actor is None and not place.given_up and time.monotonic() >= place.start_at:
                 self._start(place)
 
-    def _loaded(self, place: _Place, ref: ray.ObjectRef) -> None:
+    def _loaded(self, place: _Place, ref: ray.ObjectRef) -> list[Event]:
         place.loading = None
         try:
-            _result(ref)
-        except WorkerGone as error:
+            started: Started = _result(ref)
+        except (WorkerGone, DeviceError) as error:
             self._why = str(error)
             self._vacate(place)
             place.failed_starts += 1
             place.given_up = place.failed_starts >= MAX_FAILED_STARTS
-        else:
-            place.failed_starts = 0
+            return []
+        place.failed_starts = 0
+        return [Ready(place.number, started.load_seconds, started.warm_up_seconds)]
 
-    def _came_back(self, place: _Place) -> list[Finished | Lost]:
+    def _made(self, place: _Place, done: set[ray.ObjectRef]) -> list[Event]:
+        """Note which units are made: the next one has the model from then on."""
+        for given in place.in_hand:
+            if given.making in done and not given.made:
+                try:
+                    _result(given.making)
+                except (WorkerGone, DeviceError) as error:
+                    return self._lose(place, given, str(error))
+                given.made = True
+        place.turn()
+        return []
+
+    def _came_back(self, place: _Place) -> list[Event]:
         given = place.in_hand[0]
         try:
-            report = _result(given.ref)
+            report = _result(given.report)
         except (WorkerGone, DeviceError) as error:
-            return self._lose(place, str(error))
+            return self._lose(place, given, str(error))
         place.in_hand.popleft()
-        place.turned, place.failures = time.monotonic(), 0
+        place.failures = 0
         return [Finished(given.unit, place.number, report)]
 
-    def _overdue(self, place: _Place) -> list[Finished | Lost]:
-        if not place.in_hand or time.monotonic() - place.turned <= place.in_hand[0].deadline:
-            return []
-        return self._lose(place, f"it was not done after {place.in_hand[0].deadline:.0f} s")
+    def _overdue(self, place: _Place) -> list[Event]:
+        now = time.monotonic()
+        for given in place.in_hand:
+            if given.turned is not None and now - given.turned > given.deadline:
+                return self._lose(place, given, f"it was not done after {given.deadline:.0f} s")
+        return []
 
-    def _lose(self, place: _Place, cause: str) -> list[Finished | Lost]:
-        units = [given.unit for given in place.in_hand]
+    def _lose(self, place: _Place, cause: _Given, message: str) -> list[Event]:
+        """Give up a worker and take back its units. cause: the one that it is put down to."""
+        given = list(place.in_hand)
         self._vacate(place)
-        return [Lost(unit, place.number, cause, working=index == 0) for index, unit in enumerate(units)]
+        return [Lost(one.unit, place.number, message, working=one is cause) for one in given]
 
     def _vacate(self, place: _Place) -> None:
         """End what is left of a worker; the next may start after a pause that doubles each time."""
@@ -223,7 +277,8 @@ class Crew:
     def _wait(self, timeout: float) -> set[ray.ObjectRef]:
         """References that are done."""
         refs = [place.loading for place in self._places if place.loading is not None]
-        refs += [given.ref for place in self._places for given in place.in_hand]
+        given = [given for place in self._places for given in place.in_hand]
+        refs += [one.report for one in given] + [one.making for one in given if not one.made]
         if not refs:
             time.sleep(min(timeout, 0.1))
             return set()

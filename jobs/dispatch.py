@@ -6,8 +6,9 @@ row is quarantined. An exception of our own code is never retried.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.errors import MachineryError
-from wanbatch.jobs.crew import Crew, Finished, Lost, Unit
+from wanbatch.jobs.crew import Crew, Event, Finished, Lost, Ready, Unit
 from wanbatch.jobs.log import RunLog
 from wanbatch.jobs.plan import Plan
 from wanbatch.jobs.progress import Progress
@@ -95,6 +96,19 @@ class Dispatch:
         self.waiting = deque(Unit(self._number(), places) for places in plan.units(unit_rows, finished))
         self.deadlines = Deadlines(plan.images, limits.unit_seconds)
         self.losses = 0
+        self.model_seconds = 0.0  # of the workers, in this run
+        self.warm_up_seconds = 0.0  # of the worker that took longest
+        self.ready_since: dict[int, float] = {}  # a worker's place -> monotonic
+
+    def waiting_places(self) -> np.ndarray:
+        """Places in the plan of the images that no worker has yet."""
+        return np.concatenate([unit.places for unit in self.waiting])
+
+    @property
+    def model_busy(self) -> float | None:
+        """The share of the time since each worker was first ready in which it had images in the model's hands."""
+        seconds = sum(time.monotonic() - since for since in self.ready_since.values())
+        return round(self.model_seconds / seconds, 4) if seconds else None
 
     @property
     def pending(self) -> int:
@@ -118,12 +132,11 @@ class Dispatch:
         What has come back by then is still taken.
         """
         while (self.waiting or crew.busy) and not stopped() and not self.too_many_failures:
-            for place in list(crew.vacancies()):
-                if self.waiting:
-                    self._hand_out(crew, place, self.waiting.popleft())
-            self._take(crew.poll(POLL_SECONDS))
+            while self.waiting and (place := crew.place_for(self.waiting[0])) is not None:
+                self._hand_out(crew, place, self.waiting.popleft())
+            self.take(crew.poll(POLL_SECONDS))
             show.update(self.made + crew.made_in_hand(), self.quarantined)
-        self._take(crew.poll(0))
+        self.take(crew.poll(0))
         show.update(self.made, self.quarantined)
 
     def _hand_out(self, crew: Crew, place: int, unit: Unit) -> None:
@@ -131,7 +144,11 @@ class Dispatch:
         task = self.plan.task(unit.number, unit.attempt, token, unit.places)
         crew.give(place, unit, task, self.deadlines.of(unit))
 
-    def _take(self, events: list[Finished | Lost]) -> None:
+    def take(self, events: Sequence[Event]) -> None:
+        """Act on what has happened."""
+        for event in events:
+            if isinstance(event, Ready):
+                self._count_start(event)
         finished = [event for event in events if isinstance(event, Finished)]
         if finished:
             self._publish(finished)
@@ -154,6 +171,7 @@ class Dispatch:
         attempt = done.report.attempt
         self.deadlines.measured(done.unit, len(attempt.made), done.report.busy_seconds)
         self.losses = 0
+        self.model_seconds += done.report.model_seconds
         self.made += len(attempt.made)
         self.quarantined += len(attempt.failed)
         self.log.write(
@@ -164,7 +182,18 @@ class Dispatch:
             made=len(attempt.made),
             failed=len(attempt.failed),
             slots=done.report.slots,
-            busy_seconds=done.report.busy_seconds,
+            busy_seconds=round(done.report.busy_seconds, 4),
+            model_seconds=round(done.report.model_seconds, 4),
+        )
+
+    def _count_start(self, ready: Ready) -> None:
+        self.ready_since.setdefault(ready.worker, time.monotonic())
+        self.warm_up_seconds = max(self.warm_up_seconds, ready.warm_up_seconds)
+        self.log.write(
+            "worker_ready",
+            worker=ready.worker,
+            load_seconds=round(ready.load_seconds, 3),
+            warm_up_seconds=round(ready.warm_up_seconds, 3),
         )
 
     def _put_back(self, lost: Lost) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.encoding import ImageFormat
 from wanbatch.pipeline.models import TINY
 
 PREFIX = "WANBATCH_"
@@ -41,10 +42,24 @@ class Settings(BaseSettings):
     source_root: Path | None = Field(None, description="folder that sources may not leave; default: the manifest's")
     allow_http: bool = Field(False, description="take sources from the web too, from public hosts only")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU, else float32")
+    preset: Literal["exact", "balanced", "fast"] = Field(
+        "exact", description="exact: nothing but rounding; balanced, fast: FP8 where the GPU has it"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
+        "auto", description="auto: the preset's, on a CPU fp32; fp8: of the large layers, bf16 around them"
+    )
+    compile: Literal["auto", "never", "always"] = Field(
+        "auto", description="whether the model is compiled before the first unit; auto: on a GPU"
+    )
+    compile_cache: Path | None = Field(
+        None, description="folder of compiled code; default: in the user's cache folder"
+    )
+    text_cache: Path | None = Field(None, description="folder that keeps text embeddings between runs; default: none")
     workers: int | None = Field(None, ge=1, le=1024, description="default: one a GPU, or one on a CPU")
     slots: int = Field(4, ge=1, le=64, description="rows denoised together; part of what fixes the pixels")
     threads: int = Field(2, ge=1, le=256, description="of each worker on a CPU; part of what fixes the pixels there")
+    format: Literal["png", "webp", "jpeg"] = Field("png", description="of the images; png and webp lose nothing")
+    quality: int | None = Field(None, ge=1, le=100, description="of jpeg (default: 95); makes webp lossy")
     unit_timeout: float | None = Field(
         None, gt=0, description="seconds before a worker counts as hung; default: measured"
     )
@@ -73,6 +88,14 @@ def failures_allowed(settings: Settings, images: int) -> int | None:
     if given is None:
         return None
     return int(float(given[:-1]) / 100 * images) if given.endswith("%") else int(float(given))
+
+
+def image_format(settings: Settings) -> ImageFormat:
+    """Raises UserError for a quality that the format does not have."""
+    try:
+        return ImageFormat(settings.format, settings.quality)
+    except ValueError as error:
+        raise UserError(f"setting quality: {error}") from error
 
 
 def read_settings(**given: Any) -> Settings:

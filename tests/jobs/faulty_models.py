@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from wanbatch.jobs import work
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.models import ModelInfo
 from wanbatch.pipeline.requests import Failed, Request, Result
@@ -107,3 +108,17 @@ class Together(Faulty):
 
 def load_together(folder: Path, count: int, model: ModelInfo, device: str, dtype: str, slots: int) -> Together:
     return Together(Wan.load(model, device, dtype, slots), folder, count)
+
+
+def load_with_slow_disk(seconds: float, model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
+    """Writing an attempt takes this long; and it ends the process if a row's id begins with `unwritable-`."""
+    write = work.write_attempt
+
+    def slowly(root, unit, attempt, data, *rest):
+        time.sleep(seconds)
+        if data is not None and any(name.startswith("unwritable-") for name in data["id"].to_pylist()):
+            os._exit(17)
+        return write(root, unit, attempt, data, *rest)
+
+    work.write_attempt = slowly
+    return load(model, device, dtype, slots)

@@ -65,7 +65,12 @@ def test_run_json_says_what_was_run(mixed, model_folder):
     fingerprint = noted["fingerprint"]
     expected = {"seed": 9, "width": 32, "height": 32, "steps": 2, "guidance": 4.0, "shift": 3.0, "sampler": "unipc"}
     assert expected.items() <= fingerprint.items()
-    assert {"model": str(model_folder), "device": "cpu", "dtype": "float32"}.items() <= fingerprint.items()
+    assert {
+        "model": str(model_folder),
+        "device": "cpu",
+        "precision": "fp32",
+        "compile": False,
+    }.items() <= fingerprint.items()
 
 
 def test_settings_are_recorded_as_resolved(mixed, model_folder):

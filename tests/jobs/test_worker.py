@@ -23,7 +23,9 @@ def worker(model, sources, tmp_path_factory) -> Worker:
     (out / "_wanbatch" / "tmp").mkdir(parents=True)
     setup = WorkerSetup(model, str(out), str(sources), False, "cpu", "float32", slots=2, threads=0)
     made = Worker(setup, "worker-7", faulty_models.load)
-    assert made.ready() > 0
+    started = made.ready()
+    assert started.load_seconds > 0
+    assert started.warm_up_seconds == 0
     return made
 
 

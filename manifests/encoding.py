@@ -6,6 +6,7 @@ The settings of each are those that measured best (`benchmarks/image_encoding.py
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ class ImageFormat:
 
     def _options(self) -> dict[str, Any]:
         if self.name == "png":
-            return {"format": "PNG", "compress_level": 3}
+            return {"format": "PNG", "compress_level": 1, "compress_type": zlib.Z_RLE}
         if self.name == "jpeg":
             return {"format": "JPEG", "quality": self.quality or JPEG_QUALITY, "subsampling": "4:4:4"}
         if self.quality is not None:

@@ -11,7 +11,7 @@ import json
 import platform
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -62,7 +62,7 @@ def bench(
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     modules = random_modules(device, dtype, **smaller) if info.name == RANDOM else load(info, device, dtype)
-    wan = Wan(twins(modules), device, settings.batch, runtime)
+    wan = Wan(twins(modules), device, settings.batch, replace(runtime, offload=False))
     result: dict[str, Any] = {
         "model": info.name,
         "command": command,

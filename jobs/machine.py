@@ -54,6 +54,7 @@ class Chosen:
             fp8=self.precision == "fp8",
             compile_cache=_text(settings.compile_cache),
             text_cache=_text(settings.text_cache),
+            offload=self.device == "cuda" and settings.offload == "auto",
         )
 
 

@@ -29,6 +29,7 @@ from wanbatch.jobs.plan import Plan
 from wanbatch.jobs.prepare import prepare
 from wanbatch.jobs.progress import MAKING, Progress, progress_for
 from wanbatch.jobs.settings import Settings, failures_allowed, image_format
+from wanbatch.jobs.slots import slots_for
 from wanbatch.jobs.worker import WorkerSetup
 from wanbatch.manifests.dataset import OutputFolder, status, write_card
 from wanbatch.pipeline.models import TINY, ModelInfo
@@ -89,7 +90,8 @@ def run(
     plan, model = prepare(manifest_path, settings)
     machine = look()
     chosen = choose(settings, machine)
-    fingerprint = _fingerprint(settings, model, chosen)
+    slots = slots_for(settings, out, plan, model, chosen)
+    fingerprint = _fingerprint(settings, model, chosen, slots.number)
     with _stoppable() as stop, OutputFolder.open(out, fingerprint, {"wanbatch": __version__}) as folder:
         folder.require_columns(plan.manifest.passthrough.schema)
         again = _to_retry(folder, retry) | _changed(folder, plan, rerun_changed)
@@ -105,6 +107,8 @@ def run(
         limits = Limits(settings.unit_timeout, failures_allowed(settings, len(plan)))
         dispatch = Dispatch(plan, folder, log, uuid.uuid4().hex[:12], settings.unit_rows, limits, again)
         log.write("started", pid=os.getpid(), rows=len(plan), pending=dispatch.pending)
+        if slots.milliseconds:
+            log.write("calibrated", slots=slots.number, milliseconds_of_a_step_and_row=slots.milliseconds)
         clock.lap("prepare")
         busy = None
         if dispatch.pending:
@@ -115,7 +119,7 @@ def run(
                 allow_http=settings.allow_http,
                 device=chosen.device,
                 dtype=chosen.dtype,
-                slots=settings.slots,
+                slots=slots.number,
                 threads=settings.threads if chosen.device == "cpu" else 0,
                 format=image_format(settings),
                 runtime=chosen.runtime(settings),
@@ -236,7 +240,7 @@ def _describe(folder: OutputFolder, model: ModelInfo, fingerprint: dict[str, Any
     write_card(folder.path, model.name, model.revision, settings, status(folder.path), carried)
 
 
-def _fingerprint(settings: Settings, model: ModelInfo, chosen: Chosen) -> dict[str, Any]:
+def _fingerprint(settings: Settings, model: ModelInfo, chosen: Chosen, slots: int) -> dict[str, Any]:
     """What must stay the same for a folder to be gone on with: whatever decides pixels."""
     given = {name: getattr(settings, name) for name in DEFAULTS}
     return {
@@ -245,7 +249,7 @@ def _fingerprint(settings: Settings, model: ModelInfo, chosen: Chosen) -> dict[s
         "weights": model.digest,
         "seed": settings.seed,
         **{name: getattr(model, name) if value is None else value for name, value in given.items()},
-        "slots": settings.slots,
+        "slots": slots,
         "device": chosen.device,
         "precision": chosen.precision,
         "compile": chosen.compile,

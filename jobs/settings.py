@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -18,6 +18,7 @@ from wanbatch.pipeline.models import TINY
 
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
+AUTO = "auto"
 
 
 class Settings(BaseSettings):
@@ -54,9 +55,14 @@ class Settings(BaseSettings):
     compile_cache: Path | None = Field(
         None, description="folder of compiled code; default: in the user's cache folder"
     )
+    offload: Literal["auto", "never"] = Field(
+        "auto", description="auto: parts of the model take turns on a GPU without room for all of them"
+    )
     text_cache: Path | None = Field(None, description="folder that keeps text embeddings between runs; default: none")
     workers: int | None = Field(None, ge=1, le=1024, description="default: one a GPU, or one on a CPU")
-    slots: int = Field(4, ge=1, le=64, description="rows denoised together; part of what fixes the pixels")
+    slots: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        4, description="rows denoised together, part of what fixes the pixels; auto: measured once for a folder"
+    )
     threads: int = Field(2, ge=1, le=256, description="of each worker on a CPU; part of what fixes the pixels there")
     format: Literal["png", "webp", "jpeg"] = Field("png", description="of the images; png and webp lose nothing")
     quality: int | None = Field(None, ge=1, le=100, description="of jpeg (default: 95); makes webp lossy")

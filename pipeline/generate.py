@@ -7,6 +7,7 @@ are separate and timed one by one. Reading source files and writing pictures is 
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from wanbatch.pipeline import conditioning
 from wanbatch.pipeline.denoise import Denoised, Denoiser, Sample, now
 from wanbatch.pipeline.fp8 import to_float8
 from wanbatch.pipeline.models import ModelInfo, Modules, load
+from wanbatch.pipeline.offload import WORKING, Residency, free_memory
 from wanbatch.pipeline.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.runtime import Runtime, set_up_compiler
 from wanbatch.pipeline.samplers import solve
@@ -30,6 +32,7 @@ from wanbatch.pipeline.text_cache import TextCache
 from wanbatch.pipeline.transformer import FrameTransformer
 from wanbatch.pipeline.vae import FrameVAE
 
+MARGIN = max(WORKING.values())  # bytes besides the weights
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -52,8 +55,8 @@ class Wan:
         experts = [_expert(part, runtime) for part in parts if part is not None]
         self.device, self.runtime = device, runtime
         tokens = GPU_TOKENS if device.type == "cuda" else 0
-        self.text = TextEncoder(modules.tokenizer, modules.text_encoder, tokens, cache=text_cache)
-        self.vae = FrameVAE.from_video(modules.vae).to(device).eval().requires_grad_(False)
+        self.text = TextEncoder(modules.tokenizer, modules.text_encoder, tokens, cache=text_cache, device=device)
+        self.vae = FrameVAE.from_video(modules.vae).eval().requires_grad_(False)
         if device.type == "cuda":
             self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._encode, self._decode = self.vae.encode, self.vae.decode
@@ -64,6 +67,10 @@ class Wan:
         self.channels = modules.transformer.config.in_channels
         self.experts, self.boundary = experts, modules.boundary
         self.dtype = experts[0].dtype
+        self.residency = self._residency(modules.text_encoder) if runtime.offload else None
+        self.offloaded = self.residency is not None and not self.residency.together
+        self.text.before_encoding = lambda: self._need("text")
+        self._need("picture")
         self.use_slots(slots)
 
     @classmethod
@@ -82,7 +89,10 @@ class Wan:
         cache = None
         if runtime.text_cache is not None:
             cache = TextCache(Path(runtime.text_cache).expanduser(), _text_recipe(info, where, dtype))
-        return cls(load(info, where, DTYPES[dtype]), where, slots, runtime, cache)
+        if runtime.offload and device == "cuda" and _weight_bytes(info) + MARGIN <= free_memory(where):
+            runtime = replace(runtime, offload=False)  # all of it fits for certain
+        modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype])
+        return cls(modules, where, slots, runtime, cache)
 
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
@@ -98,7 +108,7 @@ class Wan:
         if self.runtime.fp8 and self.device.type != "cuda":
             layers += "-emulated"
         return {
-            "text": f"eager-{dtype}",
+            "text": f"eager-{dtype}" + ("-offloaded" if self.offloaded else ""),
             "encode": f"{how}-{dtype}",
             "denoise": f"{how}-{layers}",
             "decode": f"{how}-{dtype}",
@@ -115,6 +125,7 @@ class Wan:
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         """Make pictures; each is handed over as soon as it is done, in no particular order."""
         embeddings, text_seconds = self.encode_prompts(requests)
+        self._need("picture")
         latents, encode_seconds = self.encode_sources(requests)
         waiting = {request.id: request for request in requests}
         samples = [self.sample(request, embeddings, latents) for request in requests]
@@ -183,6 +194,16 @@ class Wan:
         seconds = Seconds(text, encode, denoised.seconds, now(self.device) - begin)
         return Result(request, pixels, seconds, denoised.sample.solution.steps, self._peak_memory())
 
+    def _residency(self, text_encoder: Any) -> Residency:
+        parts = {"text": text_encoder, "picture": torch.nn.ModuleList([*self.experts, self.vae])}
+        where = self.device
+        return Residency(parts, where, lambda: free_memory(where) if where.type == "cuda" else sys.maxsize)
+
+    def _need(self, part: str) -> None:
+        """Have a part of the model on the device."""
+        if self.residency is not None:
+            self.residency.need(part)
+
     def _laid_out(self, batch: Tensor) -> Tensor:
         """As the VAE's convolutions want it on this device."""
         return batch.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else batch
@@ -199,6 +220,11 @@ def _expert(model: Any, runtime: Runtime) -> FrameTransformer:
     if runtime.fp8:
         to_float8(frame)
     return frame.compile_blocks() if runtime.compile else frame
+
+
+def _weight_bytes(info: ModelInfo) -> int:
+    """Of a model's weight files."""
+    return sum(path.stat().st_size for path in Path(info.folder).rglob("*.safetensors"))
 
 
 def _text_recipe(info: ModelInfo, device: torch.device, dtype: str) -> str:

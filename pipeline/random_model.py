@@ -6,7 +6,7 @@ whose numbers all lie inside the large vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,7 @@ def random_modules(device: torch.device, dtype: torch.dtype, **smaller: dict[str
     from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
     def build(make: Callable[[], Any]) -> Any:
-        before = torch.get_default_dtype()
-        torch.manual_seed(0)
-        torch.set_default_dtype(dtype)
-        try:
-            with device:
-                return _cast(make(), dtype).eval().requires_grad_(False)
-        finally:
-            torch.set_default_dtype(before)
+        return _built(make, device, dtype)
 
     return Modules(
         tokenizer=AutoTokenizer.from_pretrained(Path(find(TINY).folder) / "tokenizer"),
@@ -91,6 +84,24 @@ def random_modules(device: torch.device, dtype: torch.dtype, **smaller: dict[str
         boundary=None,
         vae=build(lambda: AutoencoderKLWan(**VAE | smaller.get("vae", {}))),
     )
+
+
+def transformer_like(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """A `WanTransformer3DModel` of some configuration, with random weights, made on the device."""
+    from diffusers import WanTransformer3DModel
+
+    return _built(lambda: WanTransformer3DModel.from_config(dict(config)), device, dtype)
+
+
+def _built(make: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> Any:
+    before = torch.get_default_dtype()
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            return _cast(make(), dtype).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _cast(module: Any, dtype: torch.dtype) -> Any:

@@ -13,13 +13,14 @@ class Runtime:
 
     compile: blocks and VAE are compiled, for the exact shapes that come. fp8: the blocks' large linear layers.
     compile_cache: folder of compiled code; None: `default_compile_cache`. text_cache: folder of text embeddings;
-        None: they are kept in memory only.
+        None: they are kept in memory only. offload: parts leave the device when another needs the room.
     """
 
     compile: bool = False
     fp8: bool = False
     compile_cache: str | None = None
     text_cache: str | None = None
+    offload: bool = False
 
 
 def default_compile_cache() -> Path:

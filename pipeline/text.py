@@ -9,7 +9,7 @@ and on disk if there is a `TextCache` (`text_cache.py`).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +47,22 @@ class TextEncoder:
 
     tokens: in each batch, the places times the length; 0: one prompt a batch, the faster choice on a CPU.
     kept: bytes of embeddings held in the device's memory, least recently used first out.
-    cache: embeddings on disk.
+    cache: embeddings on disk. device: where it works; default: where the model is.
     """
 
     def __init__(
-        self, tokenizer: Any, model: Any, tokens: int = 0, kept: int = KEPT_BYTES, cache: TextCache | None = None
+        self,
+        tokenizer: Any,
+        model: Any,
+        tokens: int = 0,
+        kept: int = KEPT_BYTES,
+        cache: TextCache | None = None,
+        device: torch.device | None = None,
     ):
         self.tokenizer, self.model = tokenizer, model
         self.tokens, self.kept, self.cache = tokens, kept, cache
+        self.device = device or model.device
+        self.before_encoding: Callable[[], None] = lambda: None  # called if the model is needed after all
         self._held: OrderedDict[str, Tensor] = OrderedDict()
         self._held_bytes = 0
 
@@ -95,10 +103,12 @@ class TextEncoder:
         if (held := self._held.get(text)) is not None or self.cache is None:
             return held
         stored = self.cache.get(text)
-        return None if stored is None else stored.to(self.model.device, self.model.dtype)
+        return None if stored is None else stored.to(self.device, self.model.dtype)
 
     def _encoded(self, prompts: Sequence[_Prompt]) -> Iterator[tuple[str, Tensor]]:
         groups: dict[int, list[_Prompt]] = {}
+        if prompts:
+            self.before_encoding()
         for prompt in prompts:
             groups.setdefault(prompt.length, []).append(prompt)
         for length, group in groups.items():
@@ -106,7 +116,6 @@ class TextEncoder:
                 yield from self._encode_batch(group[first : first + self.places(length)], length)
 
     def _encode_batch(self, group: Sequence[_Prompt], length: int) -> Iterator[tuple[str, Tensor]]:
-        device = self.model.device
         shape = (self.places(length), length)
         tokens = torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros(shape, dtype=torch.long)
@@ -114,7 +123,7 @@ class TextEncoder:
         for place, prompt in enumerate(group):
             tokens[place, : len(prompt.tokens)] = torch.tensor(prompt.tokens)
             mask[place, : len(prompt.tokens)] = 1
-        states = self.model(tokens.to(device), mask.to(device)).last_hidden_state
+        states = self.model(tokens.to(self.device), mask.to(self.device)).last_hidden_state
         for place, prompt in enumerate(group):
             yield prompt.text, states[place, : len(prompt.tokens)].clone()
 

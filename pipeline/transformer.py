@@ -215,11 +215,22 @@ class FrameBlock(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> None:
+        self.qkv_weight, self.qkv_bias = _concatenated((self.attn1.to_q, self.attn1.to_k, self.attn1.to_v))
+        self._share_fused()
+
+    def _share_fused(self) -> None:
+        """Make the weights of query, key and value views of the fused ones."""
+        if self.qkv_weight is None or self.qkv_bias is None:
+            return
         parts = (self.attn1.to_q, self.attn1.to_k, self.attn1.to_v)
-        self.qkv_weight, self.qkv_bias = _concatenated(parts)
         weights, biases = self.qkv_weight.chunk(3), self.qkv_bias.chunk(3)
         for part, weight, bias in zip(parts, weights, biases, strict=True):
             part.weight.data, part.bias.data = weight, bias
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)  # moves views and what they are views of one by one
+        self._share_fused()
+        return self
 
     def text_keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, [batch, heads, length, head_dim], of projected text states [batch, length, dim]."""

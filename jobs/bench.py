@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline
+from diffusers import WanPipeline
 
 from wanbatch import __version__
 from wanbatch.jobs.bench_stages import StageSettings, bench_stages, twins
@@ -28,7 +28,7 @@ from wanbatch.pipeline.denoise import now
 from wanbatch.pipeline.generate import DTYPES, Wan
 from wanbatch.pipeline.models import ModelInfo, Modules, load
 from wanbatch.pipeline.random_model import NAME as RANDOM
-from wanbatch.pipeline.random_model import random_modules
+from wanbatch.pipeline.random_model import pipeline_of, random_modules
 from wanbatch.pipeline.requests import Failed, Request
 from wanbatch.pipeline.runtime import Runtime, set_up_compiler
 
@@ -173,21 +173,18 @@ def _contenders(
 
 def _diffusers(info: ModelInfo, modules: Modules) -> Any:
     """diffusers' own pipeline on loaded modules."""
-    parts: dict[str, Any] = {
-        "tokenizer": modules.tokenizer,
-        "text_encoder": modules.text_encoder,
-        "transformer": modules.transformer,
-        "vae": modules.vae,
-    }
-    if modules.low_noise_transformer is not None:
-        parts["transformer_2"] = modules.low_noise_transformer
     if info.name == RANDOM:
-        scheduler = UniPCMultistepScheduler(
-            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=info.shift
-        )
-        pipeline: Any = WanPipeline(scheduler=scheduler, expand_timesteps=True, **parts)
+        pipeline: Any = pipeline_of(modules)
     else:
-        pipeline = WanPipeline.from_pretrained(info.folder, **parts)
+        second = modules.low_noise_transformer
+        pipeline = WanPipeline.from_pretrained(
+            info.folder,
+            tokenizer=modules.tokenizer,
+            text_encoder=modules.text_encoder,
+            transformer=modules.transformer,
+            vae=modules.vae,
+            **({} if second is None else {"transformer_2": second}),
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -2,10 +2,15 @@
 
 Configurations are those published with `Wan-AI/Wan2.2-TI2V-5B-Diffusers`. The tokenizer is the small model's,
 whose numbers all lie inside the large vocabulary.
+
+    python -m wanbatch.pipeline.random_model FOLDER
+
+writes it as a model folder of 23 GB, to measure whole runs with `wanbatch run --model FOLDER`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +91,28 @@ def random_modules(device: torch.device, dtype: torch.dtype, **smaller: dict[str
     )
 
 
+def pipeline_of(modules: Modules) -> Any:
+    """diffusers' `WanPipeline` of the random model's parts."""
+    from diffusers import UniPCMultistepScheduler, WanPipeline
+
+    scheduler = UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=random_info().shift
+    )
+    return WanPipeline(
+        tokenizer=modules.tokenizer,
+        text_encoder=modules.text_encoder,
+        transformer=modules.transformer,
+        vae=modules.vae,
+        scheduler=scheduler,
+        expand_timesteps=True,
+    )
+
+
+def save(folder: Path, device: torch.device, **smaller: dict[str, Any]) -> None:
+    """Write the random model as a folder that `models.find` knows, in bf16. smaller: see `random_modules`."""
+    pipeline_of(random_modules(device, torch.bfloat16, **smaller)).save_pretrained(folder, safe_serialization=True)
+
+
 def transformer_like(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
     """A `WanTransformer3DModel` of some configuration, with random weights, made on the device."""
     from diffusers import WanTransformer3DModel
@@ -112,3 +139,7 @@ def _cast(module: Any, dtype: torch.dtype) -> Any:
     for name, parameter in module.named_parameters():
         parameter.data = parameter.data.to(torch.float32 if any(part in name for part in kept or ()) else dtype)
     return module
+
+
+if __name__ == "__main__":
+    save(Path(sys.argv[1]), torch.device("cuda" if torch.cuda.is_available() else "cpu"))

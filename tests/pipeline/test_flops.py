@@ -8,8 +8,8 @@ from small_models import random_transformer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from wanbatch.pipeline import flops
-from wanbatch.pipeline.random_model import TEXT, TRANSFORMER, VAE, random_info, random_modules
+from wanbatch.pipeline import flops, models
+from wanbatch.pipeline.random_model import TEXT, TRANSFORMER, VAE, random_info, random_modules, save
 from wanbatch.pipeline.transformer import FrameTransformer
 
 SMALL = {
@@ -70,3 +70,15 @@ def test_the_random_model_is_the_published_one_but_for_its_weights():
     parameters = dict(modules.transformer.named_parameters())
     assert parameters["blocks.0.ffn.net.2.weight"].dtype == torch.bfloat16
     assert parameters["blocks.0.scale_shift_table"].dtype == torch.float32  # as diffusers loads it
+
+
+def test_the_random_model_as_a_folder(tmp_path):
+    save(tmp_path / "model", torch.device("cpu"), **SMALL)
+    info = models.find(str(tmp_path / "model"))
+    expected = random_info()
+    assert (info.width, info.steps, info.shift, info.sampler) == (1280, 50, 5.0, "unipc")
+    assert (info.multiple, info.negative_prompt) == (expected.multiple, expected.negative_prompt)
+    loaded = models.load(info, torch.device("cpu"), torch.bfloat16)
+    made = random_modules(torch.device("cpu"), torch.bfloat16, **SMALL)
+    for name, parameter in loaded.transformer.named_parameters():
+        assert torch.equal(parameter, dict(made.transformer.named_parameters())[name]), name

@@ -39,6 +39,7 @@ class StageSettings:
     compiled: bool
 
 
+@torch.inference_mode()
 def bench_stages(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, Any]:
     """Measure every stage. wan: made of twins of the same modules (`twin`). Plain values for JSON."""
     device = wan.device

@@ -421,6 +421,7 @@ def test_pictures_in_other_formats(run_here, settings, mixed, sources, tmp_path,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a compiler on a busy machine
 def test_compiled_in_workers(run_here, settings, tmp_path):
     """Warmed up before the first unit, and reported; the pictures differ by rounding only."""
     rows = [{"id": name, "prompt": "a heart", "seed": number} for number, name in enumerate("abc")]

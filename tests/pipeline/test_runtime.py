@@ -27,6 +27,7 @@ ROWS = [
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a compiler on a busy machine
 def test_compiled_pictures_are_those_of_the_eager_model(tiny, tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     cache = tmp_path / "cache"

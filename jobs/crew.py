@@ -29,6 +29,7 @@ TO_MAKE = 2  # units that a worker has still to make: one that has the model and
 MADE = 2  # units on top of these that it is still writing; with more, the disk holds the model back
 MAX_FAILED_STARTS = 2  # of a place, in a row, before it is given up
 LONGEST_PAUSE = 30.0  # seconds before a worker is replaced
+DEATH_SECONDS = 5.0  # that Ray has to report all calls of a worker that died
 PROGRESS_SECONDS = 1.0
 PROGRESS_PLACES = 64  # with more workers than this, progress is counted by the unit
 
@@ -177,9 +178,9 @@ class Crew:
         for place in self._places:
             if place.loading is not None and place.loading in done:
                 events += self._loaded(place, place.loading)
-            events += self._made(place, done)
             while place.in_hand and place.in_hand[0].report in done:
                 events += self._came_back(place)
+            events += self._made(place, done)
         for place in self._places:
             events += self._overdue(place)
         if all(place.given_up for place in self._places):
@@ -236,7 +237,7 @@ class Crew:
                 try:
                     _result(given.making)
                 except (WorkerGone, DeviceError) as error:
-                    return self._lose(place, given, str(error))
+                    return self._lose(place, _cause(place, given, error), str(error))
                 given.made = True
         place.turn()
         return []
@@ -246,7 +247,7 @@ class Crew:
         try:
             report = _result(given.report)
         except (WorkerGone, DeviceError) as error:
-            return self._lose(place, given, str(error))
+            return self._lose(place, _cause(place, given, error), str(error))
         place.in_hand.popleft()
         place.failures = 0
         return [Finished(given.unit, place.number, report)]
@@ -307,6 +308,24 @@ class Crew:
 
 class WorkerGone(Exception):
     """The process of a worker is gone, or its node."""
+
+
+def _cause(place: _Place, given: _Given, error: Exception) -> _Given:
+    """The unit that a loss is put down to. given: the one whose call brought the error.
+
+    If the worker died, it is the one that had the model: the first that is not known to be made. Ray reports the
+    calls of a dead actor in any order, so this waits for all of them.
+    """
+    if isinstance(error, DeviceError):
+        return given
+    making = [given.making for given in place.in_hand]
+    ray.wait(making, num_returns=len(making), timeout=DEATH_SECONDS, fetch_local=False)
+    for given in place.in_hand:
+        try:
+            ray.get(given.making, timeout=0)
+        except exceptions.RayError:
+            return given
+    return place.in_hand[0]
 
 
 def _result(ref: ray.ObjectRef) -> Any:

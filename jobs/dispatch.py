@@ -6,15 +6,17 @@ is quarantined; `backlog.py` says when. An exception of our own code is never re
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 
 from wanbatch.jobs.backlog import Backlog
-from wanbatch.jobs.crew import Crew, Finished, Lost, Unit
+from wanbatch.jobs.crew import Crew, Event, Finished, Lost, Ready, Unit
 from wanbatch.jobs.deadlines import Deadlines
 from wanbatch.jobs.log import RunLog
 from wanbatch.jobs.plan import Plan
@@ -64,6 +66,19 @@ class Dispatch:
         self.backlog = Backlog(plan.units(unit_rows, finished), done.next_unit, next(proven, None))
         self.handed_out = 0
         self.deadlines = Deadlines(plan.images, limits.unit_seconds)
+        self.model_seconds = 0.0  # of the workers, in this run
+        self.warm_up_seconds = 0.0  # of the worker that took longest
+        self.ready_since: dict[int, float] = {}  # a worker's place -> monotonic
+
+    def waiting_places(self) -> np.ndarray:
+        """Places in the plan of the images that no worker has yet."""
+        return np.concatenate([unit.places for unit in self.backlog.waiting])
+
+    @property
+    def model_busy(self) -> float | None:
+        """The share of the time since each worker was first ready in which it had images in the model's hands."""
+        seconds = sum(time.monotonic() - since for since in self.ready_since.values())
+        return round(self.model_seconds / seconds, 4) if seconds else None
 
     @property
     def pending(self) -> int:
@@ -88,10 +103,10 @@ class Dispatch:
         """
         while (self.backlog or crew.busy) and not stopped() and not self.too_many_failures:
             self._fill(crew)
-            self._take(crew.poll(POLL_SECONDS))
+            self.take(crew.poll(POLL_SECONDS))
             self.backlog.require_hope(crew.size)
             show.update(self.made + crew.made_in_hand(), self.quarantined)
-        self._take(crew.poll(0))
+        self.take(crew.poll(0))
         show.update(self.made, self.quarantined)
 
     def _fill(self, crew: Crew) -> None:
@@ -108,7 +123,11 @@ class Dispatch:
         task = self.plan.task(unit.number, unit.attempt, f"{self.run_token}-{self.handed_out}", unit.places)
         crew.give(place, unit, task, self.deadlines.of(unit))
 
-    def _take(self, events: list[Finished | Lost]) -> None:
+    def take(self, events: Sequence[Event]) -> None:
+        """Act on what has happened."""
+        for event in events:
+            if isinstance(event, Ready):
+                self._count_start(event)
         finished = [event for event in events if isinstance(event, Finished)]
         if finished:
             self._publish(finished)
@@ -135,6 +154,7 @@ class Dispatch:
         attempt = done.report.attempt
         self.deadlines.measured(done.unit, len(attempt.made), done.report.busy_seconds)
         self.backlog.finished(done.unit, len(attempt.made))
+        self.model_seconds += done.report.model_seconds
         self.made += len(attempt.made)
         self.quarantined += len(attempt.failed)
         self.log.write(
@@ -145,9 +165,20 @@ class Dispatch:
             made=len(attempt.made),
             failed=len(attempt.failed),
             slots=done.report.slots,
-            busy_seconds=done.report.busy_seconds,
+            busy_seconds=round(done.report.busy_seconds, 4),
+            model_seconds=round(done.report.model_seconds, 4),
         )
         self._log_quarantined(done.unit, attempt.failed)
+
+    def _count_start(self, ready: Ready) -> None:
+        self.ready_since.setdefault(ready.worker, time.monotonic())
+        self.warm_up_seconds = max(self.warm_up_seconds, ready.warm_up_seconds)
+        self.log.write(
+            "worker_ready",
+            worker=ready.worker,
+            load_seconds=round(ready.load_seconds, 3),
+            warm_up_seconds=round(ready.warm_up_seconds, 3),
+        )
 
     def _put_back(self, lost: Lost) -> None:
         if lost.first:

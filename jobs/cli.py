@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,11 @@ import click
 
 from wanbatch import __version__
 from wanbatch.errors import WanbatchError
+from wanbatch.jobs.accepts import accepted
 from wanbatch.jobs.settings import Settings, read_settings
 from wanbatch.manifests.urls import is_url, local_path
+from wanbatch.pipeline.samplers import SOLVERS
+from wanbatch.pipeline.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from wanbatch.jobs.run import Summary
@@ -47,7 +50,9 @@ def settings_options(*names: str) -> Callable:
         for name in reversed(names or tuple(Settings.model_fields)):
             field = Settings.model_fields[name]
             flag: dict[str, Any] = {"is_flag": True, "flag_value": True} if field.annotation is bool else {}
-            option = click.option(f"--{name.replace('_', '-')}", name, default=None, help=field.description, **flag)
+            told = field.description if flag else f"{field.description} [{_accepted(name)}]"
+            flag = flag or {"metavar": "VALUE"}
+            option = click.option(f"--{name.replace('_', '-')}", name, default=None, help=told, **flag)
             command = option(command)
         return command
 
@@ -61,6 +66,14 @@ class PathOrUrl(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
         return value if is_url(value) else local_path(value)
+
+
+def _accepted(name: str) -> str:
+    """What a setting takes, and its default if it has one of its own."""
+    field = Settings.model_fields[name]
+    names: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
+    takes = ", ".join(names[name]) if name in names else accepted(field)
+    return takes if field.default is None else f"{takes}; default: {field.default}"
 
 
 manifest_argument = click.argument("manifest", type=PathOrUrl())

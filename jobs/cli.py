@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanbatch import __version__
-from wanbatch.errors import WanbatchError
+from wanbatch.errors import ManifestError, WanbatchError
 from wanbatch.jobs.accepts import accepted
 from wanbatch.jobs.settings import Settings, read_settings
 from wanbatch.manifests.urls import is_url, local_path
@@ -31,6 +31,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except WanbatchError as error:
             click.echo(f"wanbatch: {error}", err=True)
+            if isinstance(error, ManifestError) and "--json" in sys.argv:
+                click.echo(json.dumps({"problems": [asdict(problem) for problem in error.problems]}))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("wanbatch: interrupted; what was committed is kept", err=True)
@@ -57,6 +59,9 @@ def settings_options(*names: str) -> Callable:
         return command
 
     return decorate
+
+
+NAMES_SHOWN = 10
 
 
 class PathOrUrl(click.ParamType):
@@ -156,16 +161,33 @@ def plan(manifest: str | Path, as_json: bool, **given: Any) -> None:
     from wanbatch.jobs.prepare import prepare
 
     settings = read_settings(**given)
-    planned, model = prepare(manifest, settings, weights=False)
+    planned, model = prepare(manifest, settings, weights=False, every_source=True)
     described = planned.describe(settings.unit_rows)
     if as_json:
         click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described}))
         return
-    click.echo(f"{manifest}: {described['rows']} rows, {described['images']} images in {described['units']} units")
+    counts = (_count(described[name], name) for name in ("rows", "images", "units"))
+    click.echo("{}: {}, {} in {}".format(manifest, *counts))
     click.echo(f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all")
     for size, count in described["sizes"].items():
-        click.echo(f"  {size:<9} {count} images")
-    click.echo(f"  sources   {described['with_sources']} images start from one or more")
+        click.echo(f"  {size:<9} {_count(count, 'images')}")
+    click.echo(f"  sources   {_count(described['with_sources'], 'images')} start from one or more")
+    if names := described["passthrough"]:
+        click.echo(f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}")
+    if unreadable := list(described["unreadable_sources"].values()):
+        click.echo(f"  warning   {_count(len(unreadable), 'sources')} cannot be read; their rows will fail:")
+        for message in unreadable[:NAMES_SHOWN]:
+            click.echo(f"            {message}")
+        if _more(unreadable):
+            click.echo(f"            {_more(unreadable).lstrip(', ')} (--json names them all)")
+
+
+def _count(number: int, things: str) -> str:
+    return f"{number} {things if number != 1 else things.removesuffix('s')}"
+
+
+def _more(names: list[str]) -> str:
+    return f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
 
 
 @main.command()

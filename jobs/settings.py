@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     height: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="pixels, of rows that do not say")
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps, of rows that do not say")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="1 means none")
-    shift: float | None = Field(None, gt=0, allow_inf_nan=False, description="shift of the noise schedule")
+    shift: float | None = Field(None, ge=0.01, le=100, description="shift of the noise schedule")
     sampler: str | None = Field(None, description="solver, of rows that do not say")
     schedule: str | None = Field(None, description="spacing of the noise levels, of rows that do not say")
     sigmas: Sigmas | None = Field(

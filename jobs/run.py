@@ -220,7 +220,7 @@ def _require_all_asked(folder: OutputFolder, plan: Plan) -> None:
     if others := [name for name in folder.committed().where if name not in ids]:
         raise UserError(
             f"{folder.url}: holds {len(others)} images that {plan.manifest.path} does not ask for, {min(others)!r} "
-            "for one: go on with the manifest that asked for them (it may have grown), or choose another output folder"
+            "for one: go on with the manifest that did (it may have grown), or choose another output folder"
         )
 
 

@@ -176,8 +176,8 @@ PARQUET = {
         "shop.parquet: column 'creativity' is string: must be a number",
     ),
     "numbers as prompts": ({"prompt": [1, 2]}, "shop.parquet: column 'prompt' is int64: must be text"),
-    "creativity": ({"image": ["a.png"] * 2, "creativity": [0.2, 1.3]}, "shop.parquet row 1: creativity is 1.3"),
-    "NaN": ({"image": ["a.png"] * 2, "creativity": [0.2, float("nan")]}, "shop.parquet row 1: creativity is nan"),
+    "creativity": ({"image": ["a.png"] * 2, "creativity": [0.8, 1.3]}, "shop.parquet row 1: creativity is 1.3"),
+    "NaN": ({"image": ["a.png"] * 2, "creativity": [0.8, float("nan")]}, "shop.parquet row 1: creativity is nan"),
     "duplicate ids": (
         {"prompt": ["x"] * 3, "id": ["a", "b", "a"]},
         "shop.parquet row 2: id 'a' is already at shop.parquet row 0: give each row its own",
@@ -234,7 +234,7 @@ def test_all_rows_the_version_cannot_make_are_told_at_once(run_bad, manifest):
 
 def test_many_problems_are_cut(run_bad, manifest):
     found = run_bad(manifest(*[{**GOOD, "steps": 0}] * 500), lines=21)
-    assert found[-1] == "... and 480 more"
+    assert found[-1] == "... and 480 more: `wanbatch plan MANIFEST --json` lists them all"
 
 
 def test_no_such_manifest(run_bad, tmp_path):
@@ -430,7 +430,7 @@ def test_the_real_command_with_a_bad_model_folder(manifest, model_folder, tmp_pa
     (folder / "model_index.json").write_bytes((model_folder / "model_index.json").read_bytes())
     ended = command("run", manifest(GOOD), "--out", "out", "--model", folder, cwd=tmp_path)
     assert ended.code == 2
-    assert "no .safetensors file; other weight formats are not loaded" in ended.err
+    assert "no .safetensors file: the weights are in another format, or were not downloaded" in ended.err
     assert len(ended.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 

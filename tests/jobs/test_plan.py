@@ -312,7 +312,7 @@ def test_100_000_rows_plan_in_20_seconds_and_500_mb(model_folder, tmp_path, kind
         for number in range(100_000):
             row = {"id": f"item-{number:06d}", "prompt": f"a photo of article number {number} on a white table"}
             if kind == "source":
-                row |= {"image": "a.png", "creativity": number % 11 / 10}
+                row |= {"image": "a.png", "creativity": max(0.4, number % 11 / 10)}
             row |= {"seed": number, "sku": f"{number * 7919:012d}", "stock": number % 97}
             file.write(json.dumps(row) + "\n")
     begin = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -438,7 +438,12 @@ def test_the_real_command_with_a_bad_model_folder(manifest, model_folder, tmp_pa
 def test_nothing_is_refused_that_is_good(manifest, model_folder, tmp_path):
     """The tests above would also pass if everything were refused."""
     picture(tmp_path / "a.png", 64, 64)
-    rows = [GOOD, {"image": "a.png", "creativity": 0.5, "sampler": "euler", "width": 64, "height": 32, "any": [1]}]
+    rows = [GOOD, {"image": "a.png", "creativity": 0.7, "sampler": "euler", "width": 64, "height": 32, "any": [1]}]
+    rows += [
+        {**GOOD, "schedule": "beta", "sampler": "heun"},
+        {"image": "a.png", "creativity": 0.2, "sigmas": [1, 0.2]},
+    ]
     result = invoke("plan", manifest(*rows), "--model", model_folder, "--json", "--steps", 3)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["images"] == 2
+    described = json.loads(result.stdout)
+    assert (described["images"], described["model_evaluations"]) == (4, 3 + 1 + 5 + 1)

@@ -143,6 +143,7 @@ def test_a_run_takes_less_time_than_its_stages_one_after_the_other(run_here, set
     assert pictures(plain.out) == pictures(ran.out)
 
 
+@pytest.mark.slow
 def test_a_unit_that_is_being_written_is_not_blamed_for_the_one_in_the_model(run_here, settings, tmp_path):
     rows = [{"id": name, "prompt": "x"} for name in ("a", "kill-b", "c")]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanbatch import __version__
-from wanbatch.errors import WanbatchError
-from wanbatch.jobs.settings import Settings, read_settings
+from wanbatch.errors import UserError, WanbatchError
+from wanbatch.jobs.search import BUDGET_FORMS
+from wanbatch.jobs.settings import FILE, Settings, read_settings
 from wanbatch.manifests.urls import is_url, local_path
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ class PathOrUrl(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
         return value if is_url(value) else local_path(value)
 
+
+# Settings that play a part in tuning: what decides the pictures, where they are made, and what a source may be.
+TUNE_SETTINGS = (
+    *("model", "revision", "seed", "width", "height", "guidance", "shift", "negative_prompt"),
+    *("source_root", "allow_http", "device", "dtype", "slots", "threads"),
+)
 
 manifest_argument = click.argument("manifest", type=PathOrUrl())
 folder_argument = click.argument("out", type=PathOrUrl())
@@ -248,6 +255,59 @@ def bench(
     if out is not None:
         benching.write(result, out)
     click.echo(json.dumps(result) if as_json else benching.table(result))
+
+
+@main.command()
+@manifest_argument
+@click.option("--budget", "budgets", multiple=True, help=f"what the pictures must reach: {BUDGET_FORMS}; repeatable")
+@click.option("--speedup", type=float, help="instead: the best that is this many times as fast as the default")
+@click.option("--sample", default=16, show_default=True, type=click.IntRange(1, 4096), help="pictures to measure on")
+@click.option("--sheet", type=click.Path(path_type=Path), default="wanbatch-tune.png", show_default=True,
+              help="PNG to write, settings side by side")  # fmt: skip
+@click.option("--force", is_flag=True, help=f"replace the {FILE} of this folder")
+@json_option
+@settings_options(*TUNE_SETTINGS)
+def tune(
+    manifest: str | Path,
+    budgets: tuple[str, ...],
+    speedup: float | None,
+    sample: int,
+    sheet: Path,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Choose steps, sampler and step cache for the rows of MANIFEST by measuring, and write them to wanbatch.toml.
+
+    Makes a sample of the rows with 100 steps and compares what cheaper settings make of the same noise. --budget
+    takes the fastest settings that reach it, --speedup the best that are so much faster than the model's own.
+
+    \b
+    Example:
+      wanbatch tune shop.parquet --budget "psnr>=30"
+      wanbatch tune shop.parquet --speedup 2 --sample 32
+    """
+    from wanbatch.jobs import tune_file
+    from wanbatch.jobs.search import parse_goal
+
+    goal = parse_goal(budgets, speedup)
+    target = Path(FILE)
+    if target.exists() and not force:
+        raise UserError(f"{target} is there already: --force replaces it and keeps the fields that are not tuned")
+    settings = read_settings(**given)
+    from wanbatch.jobs import tune as tuning
+    from wanbatch.jobs.run import device_of
+
+    result = tuning.tune(manifest, settings, goal, *device_of(settings), sample, sheet)
+    kept = {name: getattr(settings, name) for name in sorted(settings.model_fields_set - set(tuning.TUNED))}
+    tune_file.write(
+        target, tune_file.toml(result, {name: value for name, value in kept.items() if value is not None})
+    )
+    if as_json:
+        click.echo(json.dumps({**result.as_json(), "file": str(target), "sheet": str(sheet)}))
+        return
+    click.echo("\n".join([*tune_file.summary(result), *tune_file.table(result)]))
+    click.echo(f"chosen for {goal}: {result.chosen.candidate}; written to {target}, side by side on {sheet}")
 
 
 if __name__ == "__main__":

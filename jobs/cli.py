@@ -299,10 +299,7 @@ def tune(
     from wanbatch.jobs.run import device_of
 
     result = tuning.tune(manifest, settings, goal, *device_of(settings), sample, sheet)
-    kept = {name: getattr(settings, name) for name in sorted(settings.model_fields_set - set(tuning.TUNED))}
-    tune_file.write(
-        target, tune_file.toml(result, {name: value for name, value in kept.items() if value is not None})
-    )
+    tune_file.write(target, tune_file.toml(result, tuning.kept(settings)))
     if as_json:
         click.echo(json.dumps({**result.as_json(), "file": str(target), "sheet": str(sheet)}))
         return

@@ -138,6 +138,12 @@ def tune(
     return tuned
 
 
+def kept(settings: Settings) -> dict[str, Any]:
+    """What was given besides `TUNED`: a run has to repeat it, so the settings file does."""
+    given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
+    return {name: value for name, value in given.items() if name not in TUNED and value is not None}
+
+
 def take_sample(plan: Plan, count: int, settings: Settings) -> Sample:
     """Some of the images whose steps and sampler the settings decide, chosen by the run's seed.
 

@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.errors import ManifestError, Problem, UserError
+from wanbatch.jobs.noise_levels import REPLACED, creativity_column, schedule_columns, schedules_of, too_low
 from wanbatch.jobs.settings import Settings
 from wanbatch.manifests.read import Manifest
 from wanbatch.manifests.rows import Source
 from wanbatch.pipeline.models import ModelInfo
-from wanbatch.pipeline.samplers import SOLVERS, cut, linear
-
-CREATIVITY_WITH_SOURCE = 0.6
+from wanbatch.pipeline.samplers import SOLVERS, evaluations
+from wanbatch.pipeline.schedules import SCHEDULES, levels
+from wanbatch.pipeline.step_cache import parse
 
 Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
 
@@ -32,6 +33,7 @@ class Image:
     """One image to make, with everything decided.
 
     row: place among the manifest's rows. digest: of everything that was decided; another one if the row changed.
+    sigmas: explicit noise levels; steps is then their number, and shift and schedule are None.
     """
 
     id: str
@@ -47,8 +49,10 @@ class Image:
     height: int
     steps: int
     guidance: float
-    shift: float
+    shift: float | None
     sampler: str
+    schedule: str | None
+    sigmas: tuple[float, ...] | None
     digest: str
 
 
@@ -104,7 +108,7 @@ class Plan:
         chosen = self.images.take(pa.array(places, type=pa.int64()))
         rows = chosen["row"]
         sources = [self.manifest.row(row).sources for row in rows.to_pylist()]
-        images = [Image(sources=s, **values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
+        images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
         return Task(
             unit, attempt, attempt_token, tuple(images), self.manifest.passthrough.take(rows.combine_chunks())
         )
@@ -113,15 +117,17 @@ class Plan:
         """What a run would do, as plain values for printing."""
         images = self.images
         shapes = Counter(zip(images["width"].to_pylist(), images["height"].to_pylist(), strict=True))
-        schedules = Counter(
-            zip(*(images[name].to_pylist() for name in ("steps", "shift", "creativity")), strict=True)
+        names = (images[name].to_pylist() for name in ("sampler", "creativity"))
+        kinds = Counter(zip(*names, schedules_of(images), strict=True))
+        total = sum(
+            count * evaluations(sampler, levels(steps, shift, creativity, schedule, sigmas))
+            for (sampler, creativity, (steps, shift, schedule, sigmas)), count in kinds.items()
         )
-        evaluations = sum(count * (len(cut(linear(n, shift), c)) - 1) for (n, shift, c), count in schedules.items())
         return {
             "rows": self.manifest.manifest_rows,
             "images": len(self),
             "units": len(self.units(unit_rows)),
-            "model_evaluations": evaluations,
+            "model_evaluations": total,
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "with_sources": int(_has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
@@ -142,9 +148,8 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: S
     sizes: of the sources that could be read, for rows that give no size.
     Raises ManifestError for rows, UserError for settings, that ask what this model or this version cannot do.
     """
-    if settings.sampler not in (None, *SOLVERS):
-        raise UserError(f"setting sampler: {settings.sampler!r} is unknown: use one of {', '.join(SOLVERS)}")
-    _refuse(manifest, model)
+    _check_settings(settings)
+    parse(settings.step_cache, model.layers)
     rows = manifest.rows
     width, height = _sizes(manifest, model, settings, sizes)
     columns = {
@@ -154,14 +159,14 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: S
         "negative_prompt": pc.fill_null(
             rows["negative_prompt"], _first(settings.negative_prompt, model.negative_prompt)
         ),
-        "creativity": pc.coalesce(
-            rows["creativity"], pc.if_else(_has_sources(rows), CREATIVITY_WITH_SOURCE, 1.0).cast(pa.float64())
-        ),
         "width": pa.array(width, pa.int32()),
         "height": pa.array(height, pa.int32()),
     }
-    for name in ("steps", "guidance", "shift", "sampler"):
+    for name in ("guidance", "sampler"):
         columns[name] = pc.fill_null(rows[name], _first(getattr(settings, name), getattr(model, name)))
+    columns |= schedule_columns(rows, model, settings)
+    columns["creativity"] = creativity_column(rows, _has_sources(rows), pa.table(columns))
+    _refuse(manifest, model, pa.table(columns))
     counts = pc.fill_null(rows["num_images"], 1).to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
     variant = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -182,8 +187,17 @@ def derived_seed(seed: int, row_id: str, variant: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 
 
-def _refuse(manifest: Manifest, model: ModelInfo) -> None:
-    """Report rows that ask for something this model or version does not have."""
+def _check_settings(settings: Settings) -> None:
+    for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
+        if (given := getattr(settings, name)) not in (None, *known):
+            raise UserError(f"setting {name}: {given!r} is unknown: use one of {', '.join(known)}")
+    for name in REPLACED if settings.sigmas is not None else ():
+        if getattr(settings, name) is not None:
+            raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
+
+
+def _refuse(manifest: Manifest, model: ModelInfo, resolved: pa.Table) -> None:
+    """Report rows that ask for something this model or version does not have. resolved: one row for each."""
     rows = manifest.rows
     problems = []
 
@@ -192,12 +206,15 @@ def _refuse(manifest: Manifest, model: ModelInfo) -> None:
             row = manifest.row(int(index))
             problems.append((int(index), Problem(row.place, message(row))))
 
-    known = ", ".join(SOLVERS)
-    unknown = pc.invert(pc.is_in(rows["sampler"], pa.array(list(SOLVERS))))
-    check(
-        pc.and_(pc.is_valid(rows["sampler"]), unknown),
-        lambda r: f"sampler {r.sampler!r} is unknown: use one of {known}",
-    )
+    for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
+        unknown = pc.invert(pc.is_in(rows[name], pa.array(list(known))))
+        check(
+            pc.and_(pc.is_valid(rows[name]), unknown),
+            lambda r, n=name, k=known: f"{n} {getattr(r, n)!r} is unknown: use one of {', '.join(k)}",
+        )
+    problems += [
+        (place, Problem(manifest.row(place).place, message)) for place, message in too_low(manifest, resolved)
+    ]
     for name, what in (("style", "adapters"), ("loras", "adapters"), ("audio", "sound conditioning")):
         check(
             pc.is_valid(rows[name]), lambda r, n=name, w=what: f"{n}: this version has no {w} yet: remove the column"
@@ -263,6 +280,11 @@ def _digests(manifest: Manifest, images: pa.Table) -> list[str]:
         hashlib.blake2b(repr((*values, sources[row])).encode(), digest_size=12).hexdigest()
         for row, *values in zip(images["row"].to_pylist(), *columns, strict=True)
     ]
+
+
+def _image(sources: tuple[Source, ...], values: dict[str, Any]) -> Image:
+    sigmas = values.pop("sigmas")
+    return Image(sources=sources, sigmas=None if sigmas is None else tuple(sigmas), **values)
 
 
 def _first(*values):

@@ -43,6 +43,7 @@ class Bar:
             bar_format=self.FORMAT,
             desc="starting",
             mininterval=0.2,
+            smoothing=0,  # the mean since the start: pictures come in bursts
         )
 
     def stage(self, text: str) -> None:
@@ -64,27 +65,28 @@ class JsonLines:
 
     def __init__(self, total: int, before: int, stream: IO[str]):
         self.total, self.before, self.stream = total, before, stream
-        self.begin = time.monotonic()
-        self.last = -HEARTBEAT_SECONDS
+        self.begin = self.counted = time.monotonic()
+        self.told = -HEARTBEAT_SECONDS
         self.counts = (before, 0)
 
     def stage(self, text: str) -> None:
         self._print({"event": "stage", "stage": text})
         if text == MAKING:
-            self.begin = time.monotonic()
+            self.begin = self.counted = time.monotonic()
 
     def update(self, made: int, failed: int) -> None:
-        self.counts = (made, failed)
-        if time.monotonic() - self.last >= HEARTBEAT_SECONDS:
+        self.counts, self.counted = (made, failed), time.monotonic()
+        if self.counted - self.told >= HEARTBEAT_SECONDS:
             self._heartbeat()
 
     def close(self) -> None:
         self._heartbeat()
 
     def _heartbeat(self) -> None:
-        self.last = time.monotonic()
+        """Speed up to when the pictures were counted: what comes after, like ending workers, is no part of it."""
+        self.told = time.monotonic()
         made, failed = self.counts
-        rate = (made + failed - self.before) / max(1e-9, self.last - self.begin)
+        rate = (made + failed - self.before) / max(1e-9, self.counted - self.begin)
         left = (self.total - made - failed) / rate if rate > 0 else None
         self._print(
             {

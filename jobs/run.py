@@ -33,9 +33,10 @@ from wanbatch.jobs.worker import WorkerSetup
 from wanbatch.manifests.dataset import OutputFolder, is_of_other_settings, status, write_card
 from wanbatch.manifests.urls import absolute
 from wanbatch.pipeline.models import TINY, ModelInfo
+from wanbatch.pipeline.step_cache import parse
 
 OBJECT_STORE_BYTES = 128 << 20  # only tasks and reports pass through Ray
-DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "negative_prompt")
+DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "schedule", "negative_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def run(
                 device=device,
                 dtype=dtype,
                 slots=settings.slots,
+                step_cache=fingerprint["step_cache"],
                 threads=settings.threads if device == "cpu" else 0,
             )
             _make(
@@ -234,7 +236,8 @@ def _make(
 
 def _describe(folder: OutputFolder, model: ModelInfo, fingerprint: dict[str, Any], plan: Plan) -> None:
     """Write the dataset card."""
-    settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, "slots", "device", "dtype")}
+    also = ("sigmas", "step_cache", "slots", "device", "dtype", "threads")
+    settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, *also) if name in fingerprint}
     carried = plan.manifest.passthrough.schema
     write_card(folder.url, model.name, model.revision, settings, status(folder.url), carried)
 
@@ -248,6 +251,8 @@ def _fingerprint(settings: Settings, model: ModelInfo, device: str, dtype: str) 
         "weights": model.digest,
         "seed": settings.seed,
         **{name: getattr(model, name) if value is None else value for name, value in given.items()},
+        "sigmas": settings.sigmas,
+        "step_cache": str(parse(settings.step_cache, model.layers)),
         "slots": settings.slots,
         "device": device,
         "dtype": dtype,

@@ -6,16 +6,39 @@ A flag wins over a variable, a variable over the file, the file over the default
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.models import TINY
+from wanbatch.pipeline.schedules import explicit
 
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
+
+
+def _levels(value: object) -> object:
+    """The text of a flag or a variable as a list."""
+    return value.strip(" []").split(",") if isinstance(value, str) else value
+
+
+def _falling(value: tuple[float, ...]) -> tuple[float, ...]:
+    try:
+        explicit(value)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+Sigmas = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_levels), AfterValidator(_falling)]
 
 
 class Settings(BaseSettings):
@@ -35,7 +58,15 @@ class Settings(BaseSettings):
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="1 means none")
     shift: float | None = Field(None, gt=0, allow_inf_nan=False, description="shift of the noise schedule")
     sampler: str | None = Field(None, description="solver, of rows that do not say")
+    schedule: str | None = Field(None, description="spacing of the noise levels, of rows that do not say")
+    sigmas: Sigmas | None = Field(
+        None,
+        description="explicit noise levels like 1,0.9,0.5, of rows that give no steps, shift, schedule or sigmas",
+    )
     negative_prompt: str | None = Field(None, description="of rows that do not say")
+    step_cache: str = Field(
+        "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
+    )
 
     source_root: str | None = Field(
         None, description="folder, or its URL, that sources may not leave; default: the manifest's"

@@ -47,6 +47,7 @@ class WorkerSetup:
     dtype: str
     slots: int
     threads: int
+    step_cache: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Worker:
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         if setup.threads:
             torch.set_num_threads(setup.threads)
-        self.wan = (self.load or Wan.load)(setup.model, setup.device, setup.dtype, setup.slots)
+        self.wan = (self.load or Wan.load)(setup.model, setup.device, setup.dtype, setup.slots, setup.step_cache)
         self.backends = rows.Backends(**self.wan.backends)
         self.host = socket.gethostname()
         self.device = torch.cuda.get_device_name() if setup.device == "cuda" else "cpu"
@@ -238,6 +239,9 @@ class _Work:
             guidance=image.guidance,
             shift=image.shift,
             sampler=image.sampler,
+            schedule=image.schedule,
+            sigmas=image.sigmas,
+            step_cache=self.worker.setup.step_cache,
             model=model.name,
             revision=model.revision,
             sha256=hashlib.sha256(result.pixels.tobytes()).hexdigest(),
@@ -259,7 +263,10 @@ class _Work:
             denoise_seconds=result.seconds.denoise,
             decode_seconds=result.seconds.decode,
             image_seconds=time.perf_counter() - begin,
-            steps_full=result.steps,
+            steps_full=result.work.steps_full,
+            steps_cached=result.work.steps_cached,
+            blocks_full=result.work.blocks_full,
+            blocks_cached=result.work.blocks_cached,
             peak_memory_bytes=result.peak_memory_bytes,
         )
 
@@ -292,6 +299,8 @@ def _request(image: Image, sources: tuple[SourceImage, ...]) -> Request:
         guidance=image.guidance,
         shift=image.shift,
         sampler=image.sampler,
+        schedule=image.schedule,
+        sigmas=image.sigmas,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,7 +20,7 @@ Report = Callable[[int, int, str], None]
 
 def merge_groups(
     lines: pa.Table, broken: set[str], report: Report, place: Callable[[int, int], str]
-) -> tuple[pa.Table, pa.Array | None]:
+) -> tuple[pa.Table, list[list[int]] | None]:
     """Merge the groups of a table of `LINES_SCHEMA`.
 
     A setting may be given by one member or by several; those that give it must agree.
@@ -29,8 +30,8 @@ def merge_groups(
         report: takes the problems found.
         place: names a file and position, for messages.
     Returns:
-        The rows (`ROWS_SCHEMA`, ordered by manifest row), and the indices of `lines` they came from, the
-        first member for a group; None means that nothing was merged.
+        The rows (`ROWS_SCHEMA`, ordered by manifest row), and the indices of the `lines` that each came from, in
+        order; None means that nothing was merged.
     """
     in_group = pc.is_valid(lines["blend_group"])
     if not pc.any(in_group).as_py():
@@ -38,12 +39,31 @@ def merge_groups(
     lines = lines.append_column("index", pa.array(range(len(lines)), pa.int64()))
     members = lines.filter(in_group).sort_by([("blend_group", "ascending"), ("number", "ascending")])
     builder = TableBuilder(ROWS_SCHEMA.append(lines.schema.field("index")))
-    for name, group in groupby(_each(members), key=lambda member: member["blend_group"]):
-        merged = _merge(list(group), name in broken, report, place)
+    others: dict[int, list[int]] = {}
+    for name, grouped in groupby(_each(members), key=lambda member: member["blend_group"]):
+        group = list(grouped)
+        merged = _merge(group, name in broken, report, place)
         builder.add([merged[column] for column in builder.schema.names])
+        others[merged["index"]] = [member["index"] for member in group]
     single = lines.filter(pc.invert(in_group)).select(builder.schema.names)
     rows = pa.concat_tables([single, builder.table()]).sort_by("number")
-    return rows.select(ROWS_SCHEMA.names), rows["index"].combine_chunks()
+    return rows.select(ROWS_SCHEMA.names), [others.get(index, [index]) for index in rows["index"].to_pylist()]
+
+
+def merge_passthrough(columns: pa.Table, origins: Sequence[Sequence[int]]) -> pa.Table:
+    """The passthrough columns of merged rows: of a group's members, the first that gives a value.
+
+    origins: the second result of `merge_groups`.
+    """
+    groups = [(place, lines) for place, lines in enumerate(origins) if len(lines) > 1]
+    first = np.array([lines[0] for lines in origins], dtype=np.int64)
+    merged = []
+    for column in columns.columns:
+        taken, given = first.copy(), pc.is_valid(column).to_numpy()
+        for place, lines in groups:
+            taken[place] = next((line for line in lines if given[line]), lines[0])
+        merged.append(column.take(pa.array(taken)))
+    return pa.Table.from_arrays(merged, schema=columns.schema)
 
 
 def _each(table: pa.Table) -> Iterator[Member]:

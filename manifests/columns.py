@@ -21,6 +21,8 @@ SETTINGS = (
     "guidance",
     "shift",
     "sampler",
+    "schedule",
+    "sigmas",
     "style",
     "loras",
     "num_images",
@@ -56,6 +58,8 @@ ROWS_SCHEMA = pa.schema(
         ("guidance", pa.float64()),
         ("shift", pa.float64()),
         ("sampler", pa.string()),
+        ("schedule", pa.string()),
+        ("sigmas", pa.list_(pa.float64())),
         ("style", pa.string()),
         ("loras", pa.list_(pa.struct([("name", pa.string()), ("weight", pa.float64())]))),
         ("num_images", pa.int32()),
@@ -113,6 +117,8 @@ def line_values(line: Line, number: int, file: int, position: int) -> Sequence[A
         line.guidance,
         line.shift,
         line.sampler,
+        line.schedule,
+        line.sigmas,
         line.style,
         [(lora.name, lora.weight) for lora in line.loras] if line.loras else None,
         line.num_images,
@@ -138,12 +144,13 @@ def _sources(line: Line, file: int, position: int) -> list[tuple] | None:
 
 def row_of(values: Mapping[str, Any], files: Sequence[str], place: str) -> Row:
     """One row of `ROWS_SCHEMA`, as plain Python values, as a `Row`."""
-    settings = {name: values[name] for name in SETTINGS if name not in ("loras", "num_images")}
+    settings = {name: values[name] for name in SETTINGS if name not in ("sigmas", "loras", "num_images")}
     return Row(
         id=values["id"],
         number=values["number"],
         place=place,
         sources=tuple(_source(source, files) for source in values["sources"] or ()),
+        sigmas=None if values["sigmas"] is None else tuple(values["sigmas"]),
         loras=tuple(Lora(**lora) for lora in values["loras"] or ()),
         num_images=values["num_images"] or 1,
         **settings,

@@ -62,6 +62,8 @@ def _numbered_lines(file: BinaryIO, path: str) -> Iterator[tuple[int, bytes]]:
             if raw.startswith(_UTF16):
                 raise UserError(f"{path}: is UTF-16 text: save it as UTF-8")
             raw = raw.removeprefix(codecs.BOM_UTF8)
+            if raw.strip() in (b"{", b"[") or (b"\r" in raw.strip() and b"\n" not in raw):
+                raise UserError(f"{path}: is not one object a line: write each row as {{...}} on a line of its own")
         whole = raw.endswith(b"\n") or len(raw) <= MAX_LINE
         yield number, raw
         while not whole:

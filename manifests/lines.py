@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
 EMBEDDED = b""
@@ -35,6 +36,18 @@ Label = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$"
 Size = Annotated[int, BeforeValidator(_whole), Field(ge=32, le=4096, multiple_of=32)]
 Mark = Annotated[bytes, Field(max_length=0)]
 Weight = Annotated[float, Field(gt=0, le=1e9)]
+SMALLEST_FALL = 1e-5  # between noise levels; the model's own 1000 times are 100 of these apart
+
+
+def _falling(levels: list[float]) -> list[float]:
+    if any(after > before - SMALLEST_FALL for before, after in pairwise([*levels, 0.0])):
+        raise ValueError("must fall")
+    return levels
+
+
+Sigmas = Annotated[
+    list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=1000), AfterValidator(_falling)
+]
 
 
 class Strict(BaseModel):
@@ -70,6 +83,8 @@ class Line(Strict):
     guidance: Annotated[float, Field(ge=0)] | None = None
     shift: Annotated[float, Field(gt=0)] | None = None
     sampler: Label | None = None
+    schedule: Label | None = None
+    sigmas: Sigmas | None = None
     style: Label | None = None
     loras: list[LoraLine] | None = None
     num_images: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1000)] | None = None
@@ -106,6 +121,8 @@ RULES = {
     "guidance": "a finite number, 0 or more",
     "shift": "a finite number above 0",
     "sampler": "a name",
+    "schedule": "a name",
+    "sigmas": "a list of noise levels in (0, 1], each at least 0.00001 below the one before, without the final 0",
     "style": "the name of an adapter",
     "loras": "a list of {name, weight}",
     "loras.name": "the name of an adapter",
@@ -143,6 +160,10 @@ def _contradictions(line: Line) -> Iterator[str]:
         yield f"{given} is given without {missing}: give both, or neither to follow the source or the model"
     if line.creativity is not None and line.creativity < 1 and not sources and line.blend_group is None:
         yield f"creativity is {line.creativity:g} but there is no source image: give an image, or drop creativity"
+    if line.sigmas is not None:
+        for name in ("steps", "shift", "schedule"):
+            if getattr(line, name) is not None:
+                yield f"has both sigmas and {name}: sigmas say every noise level; drop one of the two"
     if line.blend_weights is not None and len(line.blend_weights) != len(sources):
         yield f"has {len(line.blend_weights)} blend_weights for {len(sources)} images: give one weight for each image"
     yield from _blend_group_contradictions(line)

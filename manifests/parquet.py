@@ -37,7 +37,7 @@ Flags = bool | list[bool]
 
 IMAGES = ("image", "images")
 
-_TEXT = ("id", "prompt", "negative_prompt", "blend_group", "sampler", "style", "audio")
+_TEXT = ("id", "prompt", "negative_prompt", "blend_group", "sampler", "schedule", "style", "audio")
 _NUMBERS = (  # integers too: a whole float is one, a fraction is found row by row
     "creativity",
     "blend_weight",
@@ -264,7 +264,7 @@ def _type_rule(name: str, kind: pa.DataType) -> str | None:
         return None if _is_text(kind) else "text"
     if name in _NUMBERS:
         return None if _is_number(kind) else "a number"
-    if name == "blend_weights":
+    if name in ("blend_weights", "sigmas"):
         return None if _is_list(kind) and _is_number(kind.value_type) else "a list of numbers"
     if name == "loras":
         good = _is_list(kind) and _fields_are(kind.value_type, {"name": _is_text, "weight": _is_number})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.manifests.blend import merge_groups
+from wanbatch.manifests.blend import merge_groups, merge_passthrough
 from wanbatch.manifests.check import LineChecker, Problems
 from wanbatch.manifests.columns import row_of
 from wanbatch.manifests.jsonl import read_jsonl
@@ -37,7 +37,7 @@ class Manifest:
     path: as the user gave it. source_root: the folder that sources may not leave, absolute, or its URL.
     files: absolute paths (or URLs) of the files read. by_line: they are JSONL.
     rows: `ROWS_SCHEMA`, one row for each thing asked, ordered by manifest row.
-    passthrough: the other columns of the same rows (of a blend group's first member), types unchanged.
+    passthrough: the other columns of the same rows (of a blend group, the first value given), types unchanged.
     manifest_rows: how many rows the files have, before blend groups are merged.
     digest: changes when the manifest does (see the readers); hex.
     """
@@ -73,7 +73,12 @@ class Manifest:
         return f"{name}:{position}" if self.by_line else f"{name} row {position}"
 
 
-def read_manifest(path: str | Path, source_root: str | Path | None = None, allow_http: bool = False) -> Manifest:
+def read_manifest(
+    path: str | Path,
+    source_root: str | Path | None = None,
+    allow_http: bool = False,
+    check: Callable[[pa.Table], Iterable[tuple[int, str]]] = lambda rows: (),
+) -> Manifest:
     """Read and check a manifest.
 
     Args:
@@ -83,6 +88,7 @@ def read_manifest(path: str | Path, source_root: str | Path | None = None, allow
         source_root: the folder (or its URL) that relative source paths start from and no source may leave;
             default: the manifest's own folder.
         allow_http: take web addresses as sources too. Nothing is fetched here.
+        check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its place.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -90,16 +96,21 @@ def read_manifest(path: str | Path, source_root: str | Path | None = None, allow
     """
     path = path if is_url(path) else local_path(path)
     try:
-        return _read(path, source_root, allow_http)
+        return _read(path, source_root, allow_http, check)
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
             raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _read(path: str | Path, source_root: str | Path | None, allow_http: bool) -> Manifest:
+def _read(
+    path: str | Path,
+    source_root: str | Path | None,
+    allow_http: bool,
+    check: Callable[[pa.Table], Iterable[tuple[int, str]]],
+) -> Manifest:
     files = _files(path)
-    by_line = files[0].endswith(LINE_SUFFIXES)
+    by_line = _ends(files[0], LINE_SUFFIXES)
     root = absolute(source_root if source_root is not None else posixpath.dirname(files[0]))
     if not is_url(root) and not os.path.isdir(root):
         raise UserError(f"{root}: is not a folder: give --source-root an existing one")
@@ -108,16 +119,18 @@ def _read(path: str | Path, source_root: str | Path | None, allow_http: bool) ->
     checker = LineChecker(PathRules(root, allow_http), problems)
     passthrough, digest = read_jsonl(files[0], checker) if by_line else read_parquet(files, checker)
     lines = checker.lines()
-    rows, origin = merge_groups(lines, checker.broken_groups, problems.add, problems.place)
+    rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.place)
     _check_ids(rows, problems)
+    for index, message in check(rows):
+        problems.add(rows["file"][index].as_py(), rows["position"][index].as_py(), message)
     problems.raise_any()
 
     if not checker.count:
         raise UserError(f"{path}: has no rows: write one row for each image to make")
     if not passthrough.num_columns:
         passthrough = rows.select([])
-    elif origin is not None:
-        passthrough = passthrough.take(origin)
+    elif origins is not None:
+        passthrough = merge_passthrough(passthrough, origins)
     kept_root = root if is_url(root) else Path(root)
     return Manifest(path, kept_root, tuple(files), by_line, rows, passthrough, checker.count, digest)
 
@@ -127,16 +140,20 @@ def _files(path: str | Path) -> list[str]:
     place = absolute(path)
     kind = kind_of(place)
     if kind == "folder":
-        names = [name for name in names_in(place) if name.endswith(PARQUET_SUFFIXES) and name[0] not in "_."]
+        names = [name for name in names_in(place) if _ends(name, PARQUET_SUFFIXES) and name[0] not in "_."]
         if not names:
             raise UserError(f"{path}: is a folder without Parquet files: give a JSONL file, or add *.parquet")
         return [f"{place}/{name}" for name in names]
     if kind is None:
         raise UserError(f"{path}: there is no such manifest: check the path")
-    if not place.endswith(LINE_SUFFIXES + PARQUET_SUFFIXES) or kind != "file":
+    if not _ends(place, LINE_SUFFIXES + PARQUET_SUFFIXES) or kind != "file":
         kinds = ", ".join(LINE_SUFFIXES + PARQUET_SUFFIXES)
         raise UserError(f"{path}: is not a manifest: give a file that ends in {kinds}, or a folder of Parquet files")
     return [place]
+
+
+def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
 
 
 def _shown(path: str | Path, file: str) -> str:

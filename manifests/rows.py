@@ -78,6 +78,8 @@ class Row:
     guidance: float | None = None
     shift: float | None = None
     sampler: str | None = None
+    schedule: str | None = None
+    sigmas: tuple[float, ...] | None = None
     style: str | None = None
     loras: tuple[Lora, ...] = ()
     num_images: int = 1
@@ -104,6 +106,7 @@ class UsedSource:
 class Record:
     """One image that was made: a row of `data/`, before the passthrough columns.
 
+    sigmas: explicit noise levels; steps is then their number, and shift and schedule play no part and are None.
     image: the encoded PNG. sha256: of the pixels, RGB, row by row, uint8.
     """
 
@@ -119,8 +122,11 @@ class Record:
     height: int
     steps: int
     guidance: float
-    shift: float
+    shift: float | None
     sampler: str
+    schedule: str | None
+    sigmas: tuple[float, ...] | None
+    step_cache: str
     model: str
     revision: str | None
     sha256: str
@@ -139,7 +145,11 @@ class Backends:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How one image was made: a row of `timings/`. Seconds are the image's own share of its batch."""
+    """How one image was made: a row of `timings/`. Seconds are the image's own share of its batch.
+
+    steps_full: evaluations of the model of which every block ran; steps_cached: the others. blocks_full,
+    blocks_cached: blocks that ran and that were left out, over all evaluations, with and without the prompt.
+    """
 
     id: str
     unit: int
@@ -159,6 +169,8 @@ class Timing:
     write_seconds: float = 0.0
     steps_full: int = 0
     steps_cached: int = 0
+    blocks_full: int = 0
+    blocks_cached: int = 0
     peak_memory_bytes: int | None = None
 
 
@@ -199,6 +211,9 @@ DATA_SCHEMA = pa.schema(
         ("guidance", pa.float64()),
         ("shift", pa.float64()),
         ("sampler", pa.string()),
+        ("schedule", pa.string()),
+        ("sigmas", pa.list_(pa.float64())),
+        ("step_cache", pa.string()),
         ("model", pa.string()),
         ("revision", pa.string()),
         ("sha256", pa.string()),
@@ -227,6 +242,8 @@ TIMING_SCHEMA = pa.schema(
         ("write_seconds", pa.float64()),
         ("steps_full", pa.int32()),
         ("steps_cached", pa.int32()),
+        ("blocks_full", pa.int32()),
+        ("blocks_cached", pa.int32()),
         ("peak_memory_bytes", pa.int64()),
     ]
 )

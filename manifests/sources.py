@@ -15,8 +15,10 @@ import posixpath
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +34,7 @@ from wanbatch.manifests.urls import absolute, is_url, open_file
 FORMATS = ("PNG", "JPEG", "WEBP")
 WHOLE_GROUP_BYTES = 256 << 20
 """Row groups whose image column is larger than this are streamed rather than held."""
+HEADER_BUFFER = 64 << 10
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://|^(file|data|http|https):", re.IGNORECASE)
 _ORIENTATION = 0x0112
@@ -144,8 +147,10 @@ class SourceLoader:
                 does not answer) or `bad_image`.
             MachineryError: if the object store that holds the sources does not answer.
         """
-        data = self._bytes(source)
-        image = self._open(data, source)
+        with self._stream(source) as file:
+            data = file.read(self.max_bytes + 1)
+        self._require_size(len(data), source)
+        image = self._open(io.BytesIO(data), source)
         try:
             pixels = _rgb_pixels(_upright(image))
         except Exception as error:
@@ -154,38 +159,46 @@ class SourceLoader:
         return LoadedImage(pixels, hashlib.sha256(data).hexdigest())
 
     def size(self, source: Source) -> tuple[int, int]:
-        """(width, height) of the upright image, from its header. Raises like `load`."""
-        image = self._open(self._bytes(source), source)
-        width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+        """(width, height) of the upright image. Reads little more of a file than its header. Raises like `load`."""
+        with self._stream(source) as file:
+            image = self._open(file, source)
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
 
-    def _bytes(self, source: Source) -> bytes:
-        if not source.embedded:
-            return self._file_bytes(source)
+    @contextmanager
+    def _stream(self, source: Source) -> Iterator[BinaryIO]:
+        """The encoded image as a file that is not too large."""
+        if source.embedded:
+            yield io.BytesIO(self._embedded_bytes(source))
+            return
+        path = source.path or ""
+        if problem := self._rules.problem(path):
+            raise _error("forbidden_source", source, problem)
+        if is_http(path):
+            yield io.BytesIO(self._web_bytes(path, source))
+            return
+        try:
+            with self._stored(path) if self._rules.in_store else self._local(path, source) as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                self._require_size(size, source)
+                yield file
+        except (FileNotFoundError, PermissionError) as error:
+            raise _file_error(error, source) from error
+        except (OSError, ValueError) as error:
+            if self._rules.in_store and isinstance(error, OSError):
+                message = f"{source.name}: the store of the sources failed ({error.strerror or error})"
+                raise MachineryError(message) from error
+            raise _file_error(error, source) from error
+
+    def _embedded_bytes(self, source: Source) -> bytes:
         try:
             data = self._embedded.read(source)
         except (OSError, LookupError, pa.ArrowException) as error:
             message = f"cannot be read out of the manifest ({error}); was it changed during the run?"
             raise _error("unreadable_image", source, message) from error
-        if len(data) > self.max_bytes:
-            raise _error("too_large", source, f"has {len(data)} bytes; at most {self.max_bytes} are read")
+        self._require_size(len(data), source)
         return data
-
-    def _file_bytes(self, source: Source) -> bytes:
-        path = source.path or ""
-        if problem := self._rules.problem(path):
-            raise _error("forbidden_source", source, problem)
-        if is_http(path):
-            return self._web_bytes(path, source)
-        if self._rules.in_store:
-            return self._stored_bytes(path, source)
-        try:
-            real = os.path.realpath(os.path.join(self._rules.root, path))
-            if os.path.commonpath([real, self._real_root]) != self._real_root:
-                raise _error("forbidden_source", source, f"is a link that leaves {self._rules.root}")
-            return self._read(real, source)
-        except (OSError, ValueError) as error:
-            raise _file_error(error, source) from error
 
     def _web_bytes(self, url: str, source: Source) -> bytes:
         try:
@@ -193,47 +206,37 @@ class SourceLoader:
         except FetchError as error:
             raise _error(error.kind, source, error.message) from error
 
-    def _stored_bytes(self, path: str, source: Source) -> bytes:
+    def _stored(self, path: str) -> BinaryIO:
         below = posixpath.normpath(path.removeprefix(f"{self._real_root}/"))
-        try:
-            with open_file(f"{self._real_root}/{below}") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(0)
-                data = b"" if size > self.max_bytes else file.read()
-        except (FileNotFoundError, PermissionError) as error:
-            raise _file_error(error, source) from error
-        except OSError as error:
-            message = f"{source.name}: the store of the sources failed ({error.strerror or error})"
-            raise MachineryError(message) from error
-        if size > self.max_bytes:
-            raise _error("too_large", source, f"has {size} bytes; at most {self.max_bytes} are read")
-        return data
+        return open_file(f"{self._real_root}/{below}", HEADER_BUFFER)
 
-    def _read(self, real: str, source: Source) -> bytes:
-        """real: the path without links; O_NONBLOCK so that a pipe in the folder cannot hang the run."""
+    def _local(self, path: str, source: Source) -> BinaryIO:
+        """O_NONBLOCK so that a pipe in the folder cannot hang the run."""
+        real = os.path.realpath(os.path.join(self._rules.root, path))
+        if os.path.commonpath([real, self._real_root]) != self._real_root:
+            raise _error("forbidden_source", source, f"is a link that leaves {self._rules.root}")
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            info = os.fstat(descriptor)
-            if not stat.S_ISREG(info.st_mode):
-                raise _error("bad_image", source, "is not a regular file")
-            with open(descriptor, "rb", closefd=False) as file:
-                data = b"" if info.st_size > self.max_bytes else file.read(self.max_bytes + 1)
-        finally:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-        size = max(info.st_size, len(data))
+            raise _error("bad_image", source, "is not a regular file")
+        return open(descriptor, "rb")
+
+    def _require_size(self, size: int, source: Source) -> None:
         if size > self.max_bytes:
             raise _error("too_large", source, f"has {size} bytes; at most {self.max_bytes} are read")
-        return data
 
-    def _open(self, data: bytes, source: Source) -> Image.Image:
+    def _open(self, file: BinaryIO, source: Source) -> Image.Image:
         """The image with its header read and its size checked; nothing is decoded yet."""
-        if not data:
+        if not file.read(1):
             raise _error("bad_image", source, "is empty")
+        file.seek(0)
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise _error("too_large", source, f"has too many pixels; at most {self.max_pixels}") from error
         except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk or the store; Pillow's have none
+                raise
             raise _error("bad_image", source, "is not a PNG, JPEG or WEBP image") from error
         if image.width * image.height > self.max_pixels:
             message = f"is {image.width}x{image.height}; at most {self.max_pixels} pixels are decoded"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,16 @@ def initial_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn((1, channels, 1, height, width), generator=generator)[0, :, 0]
+
+
+def step_noise(seed: int, step: int, shape: Sequence[int]) -> Tensor:
+    """The noise that a stochastic solver adds to a row at one step, float32 [channels, height, width].
+
+    Drawn on the CPU and fixed by the row's seed and the step alone; independent of the initial noise.
+    """
+    digest = hashlib.blake2b(f"{seed}\0{step}".encode(), digest_size=8).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest) >> 1)
+    return torch.randn(tuple(shape), generator=generator)
 
 
 def blend(latents: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -19,6 +19,7 @@ from wanbatch.pipeline.denoise import Denoised, Denoiser, Sample, now
 from wanbatch.pipeline.models import ModelInfo, Modules, load
 from wanbatch.pipeline.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.samplers import solve
+from wanbatch.pipeline.step_cache import parse
 from wanbatch.pipeline.text import TextEncoder
 from wanbatch.pipeline.transformer import FrameTransformer
 from wanbatch.pipeline.vae import FrameVAE
@@ -30,9 +31,10 @@ class Wan:
     """The model on one device.
 
     modules: a loaded model (see `models.load`). slots: rows denoised together; part of what fixes the pixels.
+    step_cache: what `step_cache.parse` reads.
     """
 
-    def __init__(self, modules: Modules, device: torch.device, slots: int):
+    def __init__(self, modules: Modules, device: torch.device, slots: int, step_cache: str = "none"):
         experts = [FrameTransformer(modules.transformer).fuse()]
         if modules.low_noise_transformer is not None:
             experts.append(FrameTransformer(modules.low_noise_transformer).fuse())
@@ -43,18 +45,26 @@ class Wan:
         self.channels = modules.transformer.config.in_channels
         self.experts, self.boundary = experts, modules.boundary
         self.dtype = experts[0].dtype
-        self.use_slots(slots)
+        self.slots = slots
+        self.use_step_cache(step_cache)
 
     @classmethod
-    def load(cls, info: ModelInfo, device: str = "cpu", dtype: str = "float32", slots: int = 4) -> Wan:
+    def load(
+        cls, info: ModelInfo, device: str = "cpu", dtype: str = "float32", slots: int = 4, step_cache: str = "none"
+    ) -> Wan:
         """Load a model that `models.find` has found. dtype: `float32` or `bfloat16`."""
         where = torch.device(device)
-        return cls(load(info, where, DTYPES[dtype]), where, slots)
+        return cls(load(info, where, DTYPES[dtype]), where, slots, step_cache)
 
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
         self.slots = slots
-        self.denoiser = Denoiser(self.experts, slots, self.boundary)
+        self.denoiser = Denoiser(self.experts, slots, self.boundary, self.step_cache)
+
+    def use_step_cache(self, text: str) -> None:
+        """Skip these steps and blocks from now on. Raises UserError for what is unknown or not in this model."""
+        self.step_cache = parse(text, len(self.experts[0].blocks))
+        self.use_slots(self.slots)
 
     @property
     def backends(self) -> dict[str, str]:
@@ -117,10 +127,13 @@ class Wan:
         return Sample(
             id=request.id,
             start=conditioning.start(noise, mixed, request.creativity),
-            solution=solve(request.sampler, request.steps, request.shift, request.creativity),
+            solution=solve(
+                request.sampler, request.steps, request.shift, request.creativity, request.schedule, request.sigmas
+            ),
             guidance=request.guidance,
             prompt=prompt,
             negative=embeddings.get(request.negative_prompt, prompt),
+            seed=request.seed,
         )
 
     def _finish(self, request: Request, denoised: Denoised, text: float, encode: float) -> Result | Failed:
@@ -130,7 +143,7 @@ class Wan:
         except RowError as error:
             return Failed(request, error)
         seconds = Seconds(text, encode, denoised.seconds, now(self.device) - begin)
-        return Result(request, pixels, seconds, denoised.sample.solution.steps, self._peak_memory())
+        return Result(request, pixels, seconds, denoised.work, self._peak_memory())
 
     def _peak_memory(self) -> int:
         """Bytes: of the device since the model was loaded, or of this process on a CPU."""

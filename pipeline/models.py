@@ -41,7 +41,10 @@ WAN_DEFAULTS = {
 _SAMPLERS = {
     "UniPCMultistepScheduler": ("unipc", "flow_shift"),
     "DPMSolverMultistepScheduler": ("dpmpp_2m", "flow_shift"),
+    "DEISMultistepScheduler": ("deis", "flow_shift"),
     "FlowMatchEulerDiscreteScheduler": ("euler", "shift"),
+    "FlowMatchHeunDiscreteScheduler": ("heun", "shift"),
+    "FlowMatchLCMScheduler": ("lcm", "shift"),
 }
 
 
@@ -51,7 +54,8 @@ class ModelInfo:
 
     name: as the user gave it. folder: where its files are. revision: the commit of a hub model.
     digest: identifies configuration and weights; empty if the weights are not here yet.
-    width, height: pixels. multiple: what both must be multiples of. guidance: 1 means none.
+    width, height: pixels. multiple: what both must be multiples of. layers: blocks of the transformer.
+    guidance: 1 means none.
     """
 
     name: str
@@ -61,11 +65,13 @@ class ModelInfo:
     width: int
     height: int
     multiple: int
+    layers: int
     steps: int
     guidance: float
     shift: float
     sampler: str
     negative_prompt: str
+    schedule: str = "linear"
 
     def fitting_size(self, columns: int, rows: int, area: int) -> tuple[int, int]:
         """(width, height) that the model can make, of about `area` pixels with a picture's aspect ratio.
@@ -118,6 +124,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
         revision=revision,
         digest=_digest(folder) if weights else "",
         multiple=stride * transformer.get("patch_size", [1, 2, 2])[1],
+        layers=transformer.get("num_layers", 40),
         shift=shift,
         sampler=sampler,
         **defaults,

@@ -24,7 +24,11 @@ class SourceImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One picture to make. creativity: the noise level at the start. guidance: 1 or less runs the prompt alone."""
+    """One picture to make.
+
+    creativity: the noise level at the start. guidance: 1 or less runs the prompt alone.
+    sigmas: explicit noise levels, the final 0 left out. With them, steps, shift and schedule play no part.
+    """
 
     id: str
     prompt: str
@@ -36,8 +40,10 @@ class Request:
     height: int
     steps: int
     guidance: float
-    shift: float
+    shift: float | None
     sampler: str
+    schedule: str | None = "linear"
+    sigmas: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +56,36 @@ class Seconds:
     decode: float
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How many of a picture's evaluations of the model, and of their blocks, ran and how many were left out.
+
+    steps_full: evaluations of which every block ran, with and (under guidance) without the prompt. steps_cached:
+    the others. blocks_full, blocks_cached: blocks that ran and that were left out, over all steps and branches.
+    """
+
+    steps_full: int = 0
+    steps_cached: int = 0
+    blocks_full: int = 0
+    blocks_cached: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.steps_full + other.steps_full,
+            self.steps_cached + other.steps_cached,
+            self.blocks_full + other.blocks_full,
+            self.blocks_cached + other.blocks_cached,
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A picture. pixels: uint8 [height, width, 3]. steps: evaluations of the model."""
+    """A picture. pixels: uint8 [height, width, 3]. work: evaluations of the model."""
 
     request: Request
     pixels: np.ndarray
     seconds: Seconds
-    steps: int
+    work: Work
     peak_memory_bytes: int
 
 

@@ -11,6 +11,8 @@ parameters (shared, not copied), and leaves out what one frame makes redundant:
   score stands for them all.
 * Query, key and value are one matrix product (`fuse`).
 
+An evaluation may also leave out a span of blocks and add a remembered residual for it (`forward_reusing`).
+
 It does not know about guidance, schedules or batching; see `denoise.py` for those.
 """
 
@@ -27,6 +29,8 @@ from torch import Tensor, nn
 from wanbatch.errors import UserError
 
 TEXT_TOKENS = 512  # the length that Wan pads every prompt to
+# On a CPU the rows of a matrix product of 5, 6, 7, 9, 10 or 11 rows differ in the last bit by their places.
+ROWS_OF_A_TILE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,17 @@ class Context:
     keys: Tensor
     values: Tensor
     bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all blocks of one evaluation share. height, width: in tokens."""
+
+    height: int
+    width: int
+    rotary: tuple[Tensor, Tensor]
+    embedding: Tensor
+    modulation: Tensor
 
 
 class FrameTransformer(nn.Module):
@@ -82,6 +97,11 @@ class FrameTransformer(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.proj_out.weight.dtype
 
+    @property
+    def dim(self) -> int:
+        """Width of the hidden states."""
+        return self.scale_shift_table.shape[-1]
+
     def fuse(self) -> FrameTransformer:
         """Lay each block's query, key and value weights in one matrix, of which they become views. For inference."""
         for block in self.blocks:
@@ -108,10 +128,11 @@ class FrameTransformer(nn.Module):
 
         timestep: [batch], float, the noise level sigma times 1000.
         """
-        embedder = self.condition_embedder
-        waves = embedder.timesteps_proj(timestep)
+        embedder, rows = self.condition_embedder, len(timestep)
+        waves = embedder.timesteps_proj(F.pad(timestep, (0, -rows % ROWS_OF_A_TILE)))
         embedding = embedder.time_embedder(waves.to(embedder.time_embedder.linear_1.weight.dtype)).to(self.dtype)
-        return embedding, embedder.time_proj(embedder.act_fn(embedding)).unflatten(1, (6, -1))
+        modulation = embedder.time_proj(embedder.act_fn(embedding)).unflatten(1, (6, -1))
+        return embedding[:rows], modulation[:rows]
 
     def rotary(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary position embedding, [height * width, 1, head_dim / 2], fp32.
@@ -130,13 +151,48 @@ class FrameTransformer(nn.Module):
         timestep: [batch], float: sigma times 1000, one a row.
         Returns the velocity, [batch, out_channels, height, width], in the model's dtype.
         """
-        height, width = latents.shape[2] // self.patch[0], latents.shape[3] // self.patch[1]
-        rotary = self.rotary(height, width, latents.device)
-        embedding, modulation = self.modulation(timestep)
+        shared = self._shared(latents, timestep)
         hidden = self._patchify(latents.to(self.dtype))
-        for index, block in enumerate(self.blocks):
-            hidden = block(hidden, modulation, rotary, context.keys[index], context.values[index], context.bias)
-        return self._unpatchify(self._output(hidden, embedding), height, width)
+        hidden = self._through(hidden, shared, context, range(len(self.blocks)))
+        return self._velocity(hidden, shared)
+
+    def forward_recording(
+        self, latents: Tensor, timestep: Tensor, context: Context, span: range
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, to the last bit, and what the blocks of `span` added together to the hidden states.
+
+        Returns the velocity and the residual of the span, [batch, tokens, dim] in the model's dtype.
+        """
+        shared = self._shared(latents, timestep)
+        hidden = self._patchify(latents.to(self.dtype))
+        before = self._through(hidden, shared, context, range(span.start))
+        after = self._through(before, shared, context, span)
+        hidden = self._through(after, shared, context, range(span.stop, len(self.blocks)))
+        return self._velocity(hidden, shared), (after.float() - before.float()).type_as(after)
+
+    def forward_reusing(
+        self, latents: Tensor, timestep: Tensor, context: Context, span: range, residual: Tensor
+    ) -> Tensor:
+        """As `forward`, without the blocks of `span`, for which `residual` [batch, tokens, dim] is added."""
+        shared = self._shared(latents, timestep)
+        hidden = self._patchify(latents.to(self.dtype))
+        hidden = self._through(hidden, shared, context, range(span.start))
+        hidden = (hidden.float() + residual.float()).type_as(hidden)
+        hidden = self._through(hidden, shared, context, range(span.stop, len(self.blocks)))
+        return self._velocity(hidden, shared)
+
+    def _shared(self, latents: Tensor, timestep: Tensor) -> _Shared:
+        height, width = latents.shape[2] // self.patch[0], latents.shape[3] // self.patch[1]
+        return _Shared(height, width, self.rotary(height, width, latents.device), *self.modulation(timestep))
+
+    def _through(self, hidden: Tensor, shared: _Shared, context: Context, blocks: range) -> Tensor:
+        for index in blocks:
+            keys, values = context.keys[index], context.values[index]
+            hidden = self.blocks[index](hidden, shared.modulation, shared.rotary, keys, values, context.bias)
+        return hidden
+
+    def _velocity(self, hidden: Tensor, shared: _Shared) -> Tensor:
+        return self._unpatchify(self._output(hidden, shared.embedding), shared.height, shared.width)
 
     def _output(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table + embedding.unsqueeze(1)).chunk(2, dim=1)

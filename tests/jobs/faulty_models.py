@@ -66,8 +66,8 @@ def _go_wrong(request: Request) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
-def load(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
-    return Faulty(Wan.load(model, device, dtype, slots))
+def load(model: ModelInfo, device: str, dtype: str, slots: int, step_cache: str) -> Faulty:
+    return Faulty(Wan.load(model, device, dtype, slots, step_cache))
 
 
 class Cramped(Faulty):
@@ -79,11 +79,11 @@ class Cramped(Faulty):
         yield from super().generate(requests)
 
 
-def load_with_room_for_two(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
-    return Cramped(Wan.load(model, device, dtype, slots))
+def load_with_room_for_two(model: ModelInfo, device: str, dtype: str, slots: int, step_cache: str) -> Faulty:
+    return Cramped(Wan.load(model, device, dtype, slots, step_cache))
 
 
-def load_and_die(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
+def load_and_die(model: ModelInfo, device: str, dtype: str, slots: int, step_cache: str) -> Faulty:
     """The process ends while it loads the model."""
     os._exit(17)
 
@@ -105,5 +105,7 @@ class Together(Faulty):
         yield from super().generate(requests)
 
 
-def load_together(folder: Path, count: int, model: ModelInfo, device: str, dtype: str, slots: int) -> Together:
-    return Together(Wan.load(model, device, dtype, slots), folder, count)
+def load_together(
+    folder: Path, count: int, model: ModelInfo, device: str, dtype: str, slots: int, step_cache: str
+) -> Together:
+    return Together(Wan.load(model, device, dtype, slots, step_cache), folder, count)

@@ -106,6 +106,41 @@ JSONL = {
     "a column of the output": ([{**GOOD, "sha256": "x"}], "shop.jsonl:1: column 'sha256'", "rename it"),
     "source outside": ([{"image": "../a.png"}], "shop.jsonl:1: image '../a.png' leaves the folder", "--source-root"),
     "unknown sampler": ([{**GOOD, "sampler": "magic"}], "shop.jsonl:1: sampler 'magic' is unknown", "unipc"),
+    "unknown schedule": (
+        [GOOD, {**GOOD, "schedule": "cosine"}],
+        "shop.jsonl:2: schedule 'cosine' is unknown",
+        "use one of linear, karras, exponential, beta",
+    ),
+    "no steps": ([{**GOOD, "steps": 0}], "shop.jsonl:1: steps is 0", "an integer from 1 to 1000"),
+    "sigmas that rise": (
+        [{**GOOD, "sigmas": [0.5, 0.9]}],
+        "shop.jsonl:1: sigmas is [0.5, 0.9]",
+        "below the one before",
+    ),
+    "equal sigmas": ([{**GOOD, "sigmas": [1, 0.5, 0.5]}], "shop.jsonl:1: sigmas is", "below the one before"),
+    "a sigma above 1": ([{**GOOD, "sigmas": [1.5, 0.5]}], "shop.jsonl:1: sigmas[0] is 1.5", "noise levels in (0, 1]"),
+    "the final 0": ([{**GOOD, "sigmas": [1, 0.5, 0]}], "shop.jsonl:1: sigmas[2] is 0", "without the final 0"),
+    "no sigmas": ([{**GOOD, "sigmas": []}], "shop.jsonl:1: sigmas is []", "a list of noise levels"),
+    "sigmas and steps": (
+        [{**GOOD, "sigmas": [1, 0.5], "steps": 2}],
+        "shop.jsonl:1: has both sigmas and steps",
+        "drop one of the two",
+    ),
+    "sigmas and schedule": (
+        [{**GOOD, "sigmas": [1, 0.5], "schedule": "beta"}],
+        "shop.jsonl:1: has both sigmas and schedule",
+        "drop one of the two",
+    ),
+    "creativity below the schedule": (
+        [{"image": "a.png", "creativity": 0.2, "steps": 4, "shift": 5}],
+        "shop.jsonl:1: creativity 0.2 is below the last noise level of 4 steps with the linear schedule and shift 5",
+        "the lowest that works is 0.626, or 0",
+    ),
+    "creativity below the sigmas": (
+        [{"image": "a.png", "creativity": 0.4, "sigmas": [1, 0.7]}],
+        "shop.jsonl:1: creativity 0.4 is below the last noise level of its sigmas",
+        "the lowest that works is 0.7, or 0",
+    ),
     "style": ([{**GOOD, "style": "ink"}], "shop.jsonl:1: style: this version has no adapters", "remove the column"),
     "loras": (
         [{**GOOD, "loras": [{"name": "ink", "weight": 0.5}]}],
@@ -150,6 +185,19 @@ PARQUET = {
     "sampler": (
         {"prompt": ["x"] * 2, "sampler": ["unipc", "magic"]},
         "shop.parquet row 1: sampler 'magic' is unknown: use one of",
+    ),
+    "schedule": (
+        {"prompt": ["x"] * 2, "schedule": [None, "cosine"]},
+        "shop.parquet row 1: schedule 'cosine' is unknown: use one of",
+    ),
+    "sigmas of text": ({"prompt": ["x"], "sigmas": [["1"]]}, "shop.parquet: column 'sigmas' is list<"),
+    "sigmas that do not fall": (
+        {"prompt": ["x"] * 2, "sigmas": [[1.0, 0.5], [0.5, 0.5]]},
+        "shop.parquet row 1: sigmas is [0.5, 0.5]: must be a list of noise levels in (0, 1], each at least 0.00001",
+    ),
+    "creativity below the schedule": (
+        {"image": ["a.png"] * 2, "creativity": [0.9, 0.1], "steps": [2, 2]},
+        "shop.parquet row 1: creativity 0.1 is below the last noise level of 2 steps with the linear schedule",
     ),
     "style": ({"prompt": ["x"], "style": ["ink"]}, "shop.parquet row 0: style: this version has no adapters yet"),
     "empty": ({"prompt": pa.array([], pa.string())}, "shop.parquet: has no rows"),
@@ -240,6 +288,15 @@ def test_a_manifest_that_may_not_be_read(run_bad, manifest):
         (["--dtype", "int8"], "setting dtype: "),
         (["--device", "tpu"], "setting device: "),
         (["--sampler", "magic"], "setting sampler: 'magic' is unknown: use one of unipc"),
+        (["--schedule", "magic"], "setting schedule: 'magic' is unknown: use one of linear"),
+        (["--sigmas", "1,0.5,0.7"], "setting sigmas: Value error, sigmas must be noise levels in (0, 1]"),
+        (["--sigmas", "1,half"], "setting sigmas.1: "),
+        (["--sigmas", "1,0.5", "--steps", "2"], "setting sigmas: says every noise level, and setting steps too"),
+        (["--step-cache", "magic"], "step_cache 'magic': unknown 'magic'; known: none, deepcache"),
+        (
+            ["--step-cache", "deepcache:blocks=4"],
+            "step_cache 'deepcache:blocks=4': asks for blocks 0 to 3, but the model",
+        ),
         (["--model", "/nowhere/at/all"], "no model folder /nowhere/at/all"),
     ],
 )

@@ -49,9 +49,12 @@ def test_creativity_defaults(planned, tmp_path):
         {"id": "source", "image": "a.png"},
         {"id": "blend", "images": ["a.png", "a.png"]},
         {"id": "given", "image": "a.png", "creativity": 0.0},
+        {"id": "few", "image": "a.png", "steps": 1, "shift": 5.0},
+        {"id": "listed", "image": "a.png", "sigmas": [1.0, 0.9, 0.7]},
+        steps=8,
     )
     found = {name: row["creativity"] for name, row in images(plan).items()}
-    assert found == {"text": 1.0, "source": 0.6, "blend": 0.6, "given": 0.0}
+    assert found == {"text": 1.0, "source": 0.6, "blend": 0.6, "given": 0.0, "few": 1 - 1e-6, "listed": 0.7}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,50 @@ def test_rows_win_over_settings_and_settings_over_the_model(planned, model):
     assert (found["own"]["guidance"], found["not"]["guidance"]) == (1.5, model.guidance)
     assert (found["not"]["shift"], found["not"]["negative_prompt"]) == (2.0, "dots")
     assert found["not"]["sampler"] == model.sampler
+
+
+SIGMAS = [1.0, 0.75, 0.5]
+
+
+def test_sigmas_replace_steps_shift_and_schedule(planned):
+    plan = planned({"id": "own", "prompt": "x", "sigmas": SIGMAS}, {"id": "not", "prompt": "x"}, schedule="karras")
+    found = images(plan)
+    names = ("steps", "shift", "schedule", "sigmas")
+    assert [found["own"][name] for name in names] == [3, None, None, SIGMAS]
+    assert [found["not"][name] for name in names] == [2, 3.0, "karras", None]
+    assert plan.describe(4)["model_evaluations"] == 5
+    own, other = plan.task(0, 1, "token", [0, 1]).images
+    assert (own.sigmas, other.sigmas) == (tuple(SIGMAS), None)
+
+
+def test_sigmas_of_the_run_are_for_rows_that_say_nothing_of_the_schedule(planned, settings):
+    rows = [{"id": "silent", "prompt": "x"}, {"id": "own", "prompt": "x", "sigmas": [1, 0.3]}]
+    rows += [{"id": name, "prompt": "x", name: value} for name, value in (("steps", 7), ("shift", 2.0))]
+    rows += [{"id": "schedule", "prompt": "x", "schedule": "beta"}]
+    found = images(planned(*rows, steps=None, sigmas=SIGMAS))
+    assert {name: row["sigmas"] for name, row in found.items() if row["sigmas"]} == {
+        "silent": SIGMAS,
+        "own": [1.0, 0.3],
+    }
+    assert (found["steps"]["steps"], found["shift"]["shift"], found["schedule"]["schedule"]) == (7, 2.0, "beta")
+
+
+@pytest.mark.parametrize("change", [{"schedule": "beta"}, {"sigmas": SIGMAS}, {"sampler": "heun"}])
+def test_the_digest_tells_another_schedule(planned, change):
+    [plain] = images(planned({"prompt": "x"})).values()
+    [again] = images(planned({"prompt": "x"})).values()
+    [changed] = images(planned({"prompt": "x", **change})).values()
+    assert plain["digest"] == again["digest"] != changed["digest"]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"), [("euler", 5 + 3), ("heun", 9 + 5), ("res_2s", 9 + 5), ("lcm", 5 + 3)]
+)
+def test_evaluations_of_every_kind_of_solver(planned, tmp_path, sampler, expected):
+    """Five steps, and three of them from the source's level on; a last step is one evaluation."""
+    picture(tmp_path / "a.png", 32, 32)
+    rows = [{"prompt": "x"}, {"image": "a.png", "creativity": 0.8}]
+    assert planned(*rows, steps=5, sampler=sampler).describe(4)["model_evaluations"] == expected
 
 
 # ---- seeds
@@ -238,8 +285,11 @@ def test_plan_counts_loads_nothing_and_writes_nothing(model_folder, sources, tmp
     assert described["sizes"] == {"32x32": 12, "96x32": 1, "64x64": 1, "64x32": 1}
     assert (described["manifest"], described["model"]) == (str(manifest), str(model_folder))
     assert described["with_sources"] == 7
-    # two steps each, three of one row, none at creativity 0; a schedule cut at the source's noise level has less
-    assert 15 < described["model_evaluations"] <= 2 * 14 + 1
+    # two steps each and three of one row, none at creativity 0; a schedule cut at the source's noise level has less;
+    # heun evaluates twice in a step, but once in the last one
+    evaluations = {"plain": 2, "00000001": 2, "wide-one": 3, "i2i-keep": 0, "i2i-some": 1, "i2i-most": 2}
+    evaluations |= {"i2i-default": 2, "turned": 3, "several": 3 * 2, "two": 1, "group": 1, "shifted": 2 * 2}
+    assert described["model_evaluations"] == sum(evaluations.values())
     assert json.loads(done.stderr.splitlines()[-1])["heavy"] == []
     assert snapshot(sources) == before
     assert list(tmp_path.iterdir()) == []

@@ -67,6 +67,10 @@ def test_failed_rows_are_not_tried_again(faulty, run_here, settings, tmp_path):
         ({"steps": 3}, "steps was 2, now 3"),
         ({"sampler": "euler"}, 'sampler was "unipc", now "euler"'),
         ({"negative_prompt": "dots"}, 'negative_prompt was "", now "dots"'),
+        (
+            {"step_cache": "taylor"},
+            'step_cache was "none", now "taylor:interval=2,order=1,along=logsnr,blocks=3,first=0"',
+        ),
         ({"slots": 2}, "slots was 4, now 2"),
         ({"dtype": "bfloat16"}, 'dtype was "float32", now "bfloat16"'),
     ],

@@ -64,6 +64,7 @@ def test_run_json_says_what_was_run(mixed, model_folder):
     assert noted["plan"]["rows"] == 15
     fingerprint = noted["fingerprint"]
     expected = {"seed": 9, "width": 32, "height": 32, "steps": 2, "guidance": 4.0, "shift": 3.0, "sampler": "unipc"}
+    expected |= {"schedule": "linear", "sigmas": None}
     assert expected.items() <= fingerprint.items()
     assert {"model": str(model_folder), "device": "cpu", "dtype": "float32"}.items() <= fingerprint.items()
 
@@ -74,6 +75,7 @@ def test_settings_are_recorded_as_resolved(mixed, model_folder):
         "plain": {
             **{"prompt": "a red heart", "negative_prompt": "", "creativity": 1.0, "seed": derived(9, "plain")},
             **{"width": 32, "height": 32, "steps": 2, "guidance": 4.0, "shift": 3.0, "sampler": "unipc"},
+            **{"schedule": "linear", "sigmas": None},
             **{"model": str(model_folder), "revision": None, "variant": 0, "manifest_row": 0, "sources": []},
         },
         "00000001": {"seed": 77, "manifest_row": 1},
@@ -82,12 +84,18 @@ def test_settings_are_recorded_as_resolved(mixed, model_folder):
         "i2i-some": {"creativity": 0.35, "seed": 5},
         "i2i-most": {"creativity": 0.9, "sampler": "euler"},
         "i2i-default": {"creativity": 0.6, "width": 32, "height": 32},
-        "turned": {"prompt": "", "negative_prompt": "dotted"},
+        "turned": {"prompt": "", "sigmas": [1.0, 0.5, 0.2], "steps": 3, "shift": None, "schedule": None},
         "several-0": {"seed": 2**63 - 2, "variant": 0, "manifest_row": 8},
         "several-1": {"seed": 2**63 - 1, "variant": 1, "manifest_row": 8},
         "several-2": {"seed": 0, "variant": 2, "manifest_row": 8},
         "group": {"prompt": "a heart", "width": 64, "height": 32, "creativity": 0.5, "manifest_row": 10},
-        "shifted-0": {"shift": 1.0, "guidance": 2.5, "seed": derived(9, "shifted", 0)},
+        "shifted-0": {
+            "schedule": "beta",
+            "sampler": "lcm",
+            "shift": 1.0,
+            "guidance": 2.5,
+            "seed": derived(9, "shifted", 0),
+        },
         "shifted-1": {"shift": 1.0, "guidance": 2.5, "seed": derived(9, "shifted", 1)},
     }
     for name, values in expected.items():
@@ -137,7 +145,7 @@ def _request(row: dict, folder) -> Request:
         pixels = fit(np.asarray(image), row["width"], row["height"])
         loaded.append(SourceImage(source["path"] + str(pixels.shape), pixels, source["weight"]))
     names = ("id", "prompt", "negative_prompt", "creativity", "seed", "width", "height", "steps")
-    names += ("guidance", "shift", "sampler")
+    names += ("guidance", "shift", "sampler", "schedule", "sigmas")
     return Request(sources=tuple(loaded), **{name: row[name] for name in names})
 
 
@@ -154,7 +162,7 @@ def test_timings_join_on_id(mixed):
     data, timings = table(mixed.out, "data"), table(mixed.out, "timings")
     assert timings.schema.equals(TIMING_SCHEMA)
     sourced = pc.greater(pc.list_value_length(data["sources"]), 0)
-    data = data.select(["id", "steps", "creativity"]).append_column("sourced", sourced)
+    data = data.select(["id", "steps", "creativity", "guidance"]).append_column("sourced", sourced)
     joined = data.join(timings.drop(["backends"]), "id", join_type="inner")
     assert joined.num_rows == 15
     for backends in timings["backends"].to_pylist():
@@ -171,6 +179,10 @@ def test_timings_join_on_id(mixed):
         assert min(row[f"{stage}_seconds"] for stage in ("text", "decode", "image")) > 0
         if row["creativity"] in (0.0, 1.0):
             assert row["steps_full"] == row["creativity"] * row["steps"]
+        if row["id"] == "turned":  # levels 0.6, 0.2, 0 by a solver that evaluates twice but for the last step
+            assert row["steps_full"] == 3
+        assert row["blocks_full"] == row["steps_full"] * 3 * (2 if row["guidance"] > 1 else 1)
+        assert (row["steps_cached"], row["blocks_cached"]) == (0, 0)
 
 
 def test_log_names_each_unit(mixed):

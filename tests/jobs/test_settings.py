@@ -42,6 +42,15 @@ def test_flags_are_parsed_by_the_type_of_their_field():
     assert found.negative_prompt == ""
 
 
+def test_sigmas_are_levels_with_commas_in_flags_and_variables_and_a_list_in_the_file(toml, monkeypatch):
+    assert read_settings(sigmas="1, 0.9375,0.5").sigmas == (1.0, 0.9375, 0.5)
+    toml("sigmas = [1, 0.25]\n")
+    assert read_settings().sigmas == (1.0, 0.25)
+    monkeypatch.setenv("WANBATCH_SIGMAS", "[1.0, 0.75]")
+    assert read_settings().sigmas == (1.0, 0.75)
+    assert Settings(**json.loads(read_settings().model_dump_json())).sigmas == (1.0, 0.75)
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Settings().steps = 3

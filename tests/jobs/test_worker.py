@@ -91,9 +91,9 @@ def test_passthrough_stays_with_its_row_when_others_fail(work):
 
 def test_a_source_is_shared_at_several_weights_and_sizes(work):
     _, tables = work(
-        {"id": "a", "image": "square.png", "creativity": 0.3},
-        {"id": "b", "images": ["square.png", "wide.png"], "blend_weights": [1, 4], "creativity": 0.3},
-        {"id": "c", "image": "square.png", "width": 64, "height": 32, "creativity": 0.3},
+        {"id": "a", "image": "square.png", "creativity": 0.8},
+        {"id": "b", "images": ["square.png", "wide.png"], "blend_weights": [1, 4], "creativity": 0.8},
+        {"id": "c", "image": "square.png", "width": 64, "height": 32, "creativity": 0.8},
     )
     rows = {row["id"]: row for row in tables["data"].to_pylist()}
     assert [source["weight"] for source in rows["b"]["sources"]] == [0.2, 0.8]
@@ -133,6 +133,21 @@ def test_a_disk_that_refuses_is_no_fault_of_the_row(model, settings, sources, tm
     plan, _ = prepare(write_jsonl(tmp_path / "one.jsonl", [{"prompt": "x"}]), settings())
     with pytest.raises(MachineryError, match="cannot be written to"):
         broken.run(plan.task(0, 1, "t", np.arange(1)))
+
+
+def test_a_step_cache_is_recorded_and_counted(model, settings, sources, tmp_path):
+    (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
+    cache = "deepcache:blocks=2,interval=2,first=0"
+    setup = WorkerSetup(model, str(tmp_path), str(sources), False, "cpu", "float32", 2, 0, step_cache=cache)
+    worker = Worker(setup, "worker-0")
+    worker.ready()
+    rows = [{"prompt": "x", "steps": 5}, {"prompt": "y", "steps": 5, "guidance": 1}]
+    plan, _ = prepare(write_jsonl(tmp_path / "two.jsonl", rows), settings(step_cache="deepcache:blocks=2"))
+    names = worker.run(plan.task(0, 1, "t", np.arange(2))).attempt.names
+    data, timings = (pq.read_table(tmp_path / "_wanbatch" / "tmp" / names[kind]) for kind in ("data", "timings"))
+    assert data["step_cache"].to_pylist() == [cache] * 2
+    counts = timings.select(["steps_full", "steps_cached", "blocks_full", "blocks_cached"]).to_pylist()
+    assert [tuple(count.values()) for count in counts] == [(3, 2, 2 * 11, 2 * 4), (3, 2, 11, 4)]
 
 
 def test_errors_keep_what_they_say_on_their_way_between_processes():

@@ -354,3 +354,48 @@ def test_the_digest_follows_the_content(jsonl):
     one = read_manifest(jsonl(GOOD)).digest
     assert one == read_manifest(jsonl(GOOD)).digest
     assert one != read_manifest(jsonl(GOOD, GOOD)).digest
+
+
+def test_a_group_keeps_what_any_member_says_of_it(jsonl):
+    """Other columns of a blend group: the first value that a member gives."""
+    manifest = read_manifest(
+        jsonl(
+            {"blend_group": "mix", "image": "a.png", "label": None, "tags": ["first"]},
+            {"prompt": "alone", "label": 7},
+            {"blend_group": "mix", "image": "b.png", "label": 3, "tags": ["second"]},
+            {"blend_group": "mix", "image": "c.png", "label": 4, "shop": "x"},
+        )
+    )
+    assert manifest.passthrough.to_pylist() == [
+        {"label": 3, "tags": ["first"], "shop": "x"},
+        {"label": 7, "tags": None, "shop": None},
+    ]
+
+
+def test_further_checks_are_part_of_the_same_report(jsonl):
+    path = jsonl({**GOOD, "creativity": 2}, {**GOOD, "sampler": "magic"}, {**GOOD, "id": "a/b"})
+
+    def check(rows):
+        yield from (
+            (i, "sampler is no good") for i, name in enumerate(rows["sampler"].to_pylist()) if name == "magic"
+        )
+
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path, check=check)
+    assert [problem.place for problem in caught.value.problems] == [f"{path}:1", f"{path}:2", f"{path}:3"]
+    assert caught.value.problems[1].message == "sampler is no good"
+
+
+@pytest.mark.parametrize(
+    "text", ['[\n{"prompt": "x"},\n{"prompt": "y"}\n]', '{\n "prompt": "x"\n}\n', '{"prompt": 1}\r{}']
+)
+def test_json_that_is_not_in_lines_is_one_error(tmp_path, text):
+    (tmp_path / "m.json").write_bytes(text.encode())
+    with pytest.raises(UserError, match="is not one object a line: write each row as") as caught:
+        read_manifest(tmp_path / "m.json")
+    assert not isinstance(caught.value, ManifestError)
+
+
+def test_the_case_of_a_suffix_plays_no_part(tmp_path):
+    (tmp_path / "M.JSONL").write_text('{"prompt": "x"}\n')
+    assert len(read_manifest(tmp_path / "M.JSONL")) == 1

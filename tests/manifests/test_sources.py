@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,3 +324,21 @@ def test_loading_many_large_files_keeps_memory_flat(root, loader):
     for _ in range(20):
         loader.load(Source("a.png"))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30 * 1024
+
+
+def test_a_size_is_read_from_the_header_alone(tmp_path):
+    """A plan asks every source for its size; it must not read gigabytes for that."""
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
+    for name in ("large.png", "large.jpg"):
+        Image.fromarray(noise).save(tmp_path / name)
+    assert (tmp_path / "large.png").stat().st_size > 8 << 20
+    loader = SourceLoader(tmp_path)
+    loader.size(Source("large.png"))  # whatever is loaded once
+
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = bytes_read()
+    sizes = {loader.size(Source(name)) for name in ("large.png", "large.jpg")}
+    assert sizes == {(2000, 1500)}
+    assert bytes_read() - before < 500_000

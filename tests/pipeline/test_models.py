@@ -22,7 +22,7 @@ def copy(model_folder, tmp_path):
 def test_a_folder_describes_itself(model_folder):
     info = models.find(str(model_folder))
     assert (info.width, info.height, info.steps, info.guidance) == (64, 64, 6, 4.0)
-    assert (info.multiple, info.sampler, info.shift) == (32, "unipc", 3.0)
+    assert (info.multiple, info.layers, info.sampler, info.shift) == (32, 3, "unipc", 3.0)
     assert len(info.digest) == 64
 
 

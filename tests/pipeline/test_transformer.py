@@ -7,7 +7,7 @@ import torch
 from small_models import random_transformer
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.transformer import FrameTransformer
+from wanbatch.pipeline.transformer import Context, FrameTransformer
 
 
 def prompts(lengths: list[int], places: int, seed: int = 1) -> torch.Tensor:
@@ -90,6 +90,61 @@ def test_gradients_reach_the_shared_parameters():
     assert float(embeds.grad.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("rows", range(1, 13))
+def test_a_row_has_the_same_bits_at_every_place_of_a_batch(transformer, rows):
+    frame = FrameTransformer(transformer)
+    latents, timestep = torch.randn(1, 8, 4, 6).expand(rows, -1, -1, -1), torch.full((rows,), 431.5)
+    one = frame.context(prompts([5], 6), torch.tensor([5]))
+    context = Context(
+        *(part.repeat(1, rows, 1, 1, 1) for part in (one.keys, one.values)), one.bias.repeat(rows, 1, 1, 1)
+    )
+    velocity = frame(latents, timestep, context)
+    assert all(torch.equal(velocity[0], other) for other in velocity)
+
+
 def test_a_model_with_an_image_encoder_is_refused():
     with pytest.raises(UserError, match="T2V or TI2V"):
         FrameTransformer(random_transformer(image_dim=16, added_kv_proj_dim=96))
+
+
+def diffusers_blocks(model, latents, timestep, embeds, span: range, residual=None):
+    """diffusers' own modules in its own order, but with the blocks of a span left out if a residual is given.
+
+    Returns the velocity and what the span added to the hidden states.
+    """
+    embeds = torch.cat([embeds, embeds.new_zeros(len(embeds), 512 - embeds.shape[1], embeds.shape[2])], dim=1)
+    rotary = model.rope(latents[:, :, None])
+    hidden = model.patch_embedding(latents[:, :, None]).flatten(2).transpose(1, 2)
+    embedding, modulation, text, _ = model.condition_embedder(timestep, embeds, None)
+    modulation, before, after = modulation.unflatten(1, (6, -1)), hidden, hidden
+    for index, block in enumerate(model.blocks):
+        if index == span.start:
+            before = hidden
+            hidden = hidden if residual is None else hidden + residual
+        if residual is None or index not in span:
+            hidden = block(hidden, text, modulation, rotary)
+        if index == span.stop - 1:
+            after = hidden
+    shift, scale = (model.scale_shift_table + embedding[:, None]).chunk(2, dim=1)
+    patches = model.proj_out(model.norm_out(hidden) * (1 + scale) + shift)
+    height, width = latents.shape[2] // 2, latents.shape[3] // 2
+    picture = patches.unflatten(2, (2, 2, -1)).unflatten(1, (height, width)).permute(0, 5, 1, 3, 2, 4)
+    return picture.flatten(4).flatten(2, 3), after - before
+
+
+@pytest.mark.parametrize("span", [range(2), range(1, 3), range(3), range(1, 2)], ids=str)
+def test_a_partial_evaluation_equals_diffusers_blocks_with_their_last_residual(transformer, span):
+    frame = FrameTransformer(transformer)
+    earlier, latents = torch.randn(2, 8, 6, 4), torch.randn(2, 8, 6, 4)
+    timestep, embeds = torch.tensor([900.0, 300.0]), prompts([3, 4], 6)
+    context = frame.context(embeds, torch.tensor([3, 4]))
+    velocity, residual = frame.forward_recording(earlier, timestep + 50, context, span)
+    expected, their_residual = diffusers_blocks(transformer, earlier, timestep + 50, embeds, span)
+    assert torch.equal(velocity, frame(earlier, timestep + 50, context))
+    assert relative(velocity, expected) < 1e-4
+    assert relative(residual, their_residual) < 1e-4
+
+    partial = frame.forward_reusing(latents, timestep, context, span, residual)
+    expected, _ = diffusers_blocks(transformer, latents, timestep, embeds, span, their_residual)
+    assert relative(partial, expected) < 1e-4
+    assert relative(partial, frame(latents, timestep, context)) > 1e-3  # it did leave something out

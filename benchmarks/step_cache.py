@@ -1,0 +1,140 @@
+"""What step caches do to the small model's pictures, and what they save.
+
+    python benchmarks/step_cache.py [--prompts 32] [--out benchmarks/results/NAME.json] [CACHE ...]
+
+Pictures of new prompts, from the same noise: 100 steps without a cache are the reference; then the model's own
+number of steps with each cache, and fewer steps without one. A CACHE may end in `@STEPS`. Printed: PSNR against
+the reference (mean and worst), the part of pictures that the judge reads right, blocks that ran (of those that
+the model's own number of steps without a cache runs), and seconds of denoising a picture. On a machine that does
+other things, too, trust the blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from wanbatch.pipeline import models
+from wanbatch.pipeline.conditioning import to_model
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.requests import Failed, Request, Result
+from wanbatch.pipeline.training import world
+from wanbatch.pipeline.training.judge import Judge
+from wanbatch.pipeline.training.scores import write_prompts
+
+REFERENCE_STEPS = 100
+CACHES = (
+    "none",
+    "none@20",
+    "none@15",
+    "none@12",
+    "none@10",
+    "deepcache:interval=2,blocks=3",  # 10 of 30 blocks, in proportion
+    "deepcache:interval=2,blocks=5",  # 20 of 30
+    "taylor:interval=2,order=1,blocks=3",
+    "taylor:interval=2,order=1,blocks=5",
+    "taylor:interval=2,order=1",
+    "taylor:interval=2,order=2",
+    "taylor:interval=3,order=1,along=sigma",
+    "taylor:interval=3,order=1",
+    "taylor:interval=4,order=1",
+    "adaptive:threshold=0.02",
+    "adaptive:threshold=0.05",
+    "adaptive:threshold=0.1",
+    "none+gate:interval=2",
+    "none+gate:mode=skip,below=0.5",
+    "taylor:interval=2,order=1+gate:interval=4",
+)
+
+
+@click.command(help=__doc__)
+@click.argument("caches", nargs=-1)
+@click.option("--prompts", default=32, help="pictures a cache")
+@click.option("--slots", default=8)
+@click.option("--threads", default=2)
+@click.option("--out", type=click.Path(path_type=Path))
+def main(caches: tuple[str, ...], prompts: int, slots: int, threads: int, out: Path | None) -> None:
+    torch.set_num_threads(threads)
+    info = models.find("tiny")
+    wan, judge = Wan.load(info, slots=slots), Judge.load()
+    attributes = world.sample(prompts, torch.Generator().manual_seed(51))
+    texts = write_prompts(attributes, seed=52)
+
+    def make(steps: int) -> list[Result]:
+        made = {}
+        for outcome in wan.generate([_request(info, index, text, steps) for index, text in enumerate(texts)]):
+            if isinstance(outcome, Failed):
+                raise outcome.error
+            made[outcome.request.id] = outcome
+        return [made[str(index)] for index in range(prompts)]
+
+    reference = make(REFERENCE_STEPS)
+    whole = info.steps * info.layers * 2
+    rows = []
+    for given in caches or CACHES:
+        text, _, steps = given.partition("@")
+        wan.use_step_cache(text)
+        made = make(int(steps or info.steps))
+        psnr = [_psnr(ours.pixels, theirs.pixels) for ours, theirs in zip(made, reference, strict=True)]
+        rows.append(
+            {
+                "cache": str(wan.step_cache),
+                "steps": int(steps or info.steps),
+                "psnr": round(float(np.mean(psnr)), 2),
+                "worst_psnr": round(float(np.min(psnr)), 2),
+                "judge": judge.score(torch.cat([to_model(one.pixels) for one in made]), attributes)["all"],
+                "blocks": round(float(np.mean([one.work.blocks_full for one in made])) / whole, 3),
+                "seconds": round(float(np.mean([one.seconds.denoise for one in made])), 4),
+            }
+        )
+        click.echo("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
+    if out is not None:
+        _write(out, rows, prompts, slots, threads)
+
+
+def _request(info: models.ModelInfo, index: int, text: str, steps: int) -> Request:
+    return Request(
+        id=str(index),
+        prompt=text,
+        negative_prompt=info.negative_prompt,
+        sources=(),
+        creativity=1.0,
+        seed=index,
+        width=info.width,
+        height=info.height,
+        steps=steps,
+        guidance=info.guidance,
+        shift=info.shift,
+        sampler=info.sampler,
+    )
+
+
+def _psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB; an error of less than a quarter of a grey level counts as that."""
+    error = np.mean((ours.astype(float) - theirs) ** 2)
+    return float(10 * np.log10(255**2 / max(error, 1 / 16)))
+
+
+def _write(out: Path, rows: list[dict], prompts: int, slots: int, threads: int) -> None:
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": {"device": f"CPU, {threads} threads", "machine": platform.machine()},
+        "versions": {name: version(name) for name in ("wanbatch", "torch", "diffusers", "transformers")},
+        "settings": {"model": "tiny", "prompts": prompts, "slots": slots, "reference_steps": REFERENCE_STEPS},
+        "caches": rows,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

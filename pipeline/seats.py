@@ -1,0 +1,133 @@
+"""Which row is in which slot, and the tensors of the slots.
+
+A row on its way is in a slot or parked. While the same rows go on, nothing is copied; a row that comes back finds
+what it had, to the last bit. Who comes and goes is decided in `denoise.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from wanbatch.pipeline.course import Course
+from wanbatch.pipeline.memory import Memory
+from wanbatch.pipeline.samplers import STATES
+from wanbatch.pipeline.step_cache import Kind, StepCache
+from wanbatch.pipeline.transformer import Context, FrameTransformer
+
+if TYPE_CHECKING:
+    from wanbatch.pipeline.denoise import Sample
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A row on its way. slot: where it is; None while it is parked. parked: its part of the tensors, then."""
+
+    sample: Sample
+    course: Course
+    slot: int | None = None
+    parked: list[Tensor] | None = None
+
+
+class Seats:
+    """The tensors of one size class, of fixed shapes, and the rows in them.
+
+    state: float32 [slots, STATES, channels, height, width], what the solver carries.
+    contexts: of each expert, the text of the slots, with the prompt first and then, under guidance, without.
+    residuals: of the same sequences; differences: of the slots.
+    """
+
+    def __init__(self, experts: Sequence[FrameTransformer], cache: StepCache, slots: int, first: Sample):
+        height, width, self.guided, self.places = first.size_class
+        self.experts, self.slots, self.device = experts, slots, first.start.device
+        self.state = torch.zeros((slots, STATES, *first.start.shape), device=self.device)
+        self.contexts: list[Context | None] = [None] * len(experts)
+        self.sequences = slots * (2 if self.guided else 1)
+        rows, columns = experts[0].patch
+        hidden = (height // rows * (width // columns), experts[0].dim)
+        self.residuals = Memory(self.sequences, cache.residuals_kept, hidden, experts[0].dtype, self.device)
+        kept = cache.differences_kept if self.guided else 0
+        self.differences = Memory(slots, kept, first.start.shape, torch.float32, self.device)
+        self.rows: dict[int, Row] = {}
+
+    def seat(self, rows: Sequence[Row]) -> None:
+        """Bring rows into slots. Those that are there stay; others are parked only for want of an empty slot."""
+        coming = [row for row in rows if row.slot is None]
+        taking_part = {row.slot for row in rows}
+        empty = [slot for slot in range(self.slots) if slot not in self.rows]
+        idle = [slot for slot in self.rows if slot not in taking_part]
+        for row, slot in zip(coming, empty + idle, strict=False):
+            if slot in self.rows:
+                self._park(self.rows[slot])
+            row.slot, self.rows[slot] = slot, row
+            if row.parked is None:
+                self._enter(slot, row.sample)
+            else:
+                for part, kept in zip(self._parts(slot), row.parked, strict=True):
+                    part.copy_(kept)
+                row.parked = None
+
+    def leave(self, row: Row) -> Tensor:
+        """Free a row's slot. Returns its latent, [channels, height, width]."""
+        assert row.slot is not None
+        del self.rows[row.slot]
+        return self.state[row.slot, 0].clone()
+
+    def context(self, kind: Kind) -> Context:
+        """The text that an evaluation sees: of all sequences, or of those with the prompt."""
+        context = self.contexts[kind.expert]
+        assert context is not None
+        if kind.guided or not self.guided:
+            return context
+        count = self.slots
+        return Context(context.keys[:, :count], context.values[:, :count], context.bias[:count])
+
+    def _park(self, row: Row) -> None:
+        assert row.slot is not None
+        row.parked = [part.clone() for part in self._parts(row.slot)]
+        del self.rows[row.slot]
+        row.slot = None
+
+    def _parts(self, slot: int) -> list[Tensor]:
+        """Views of all that the tensors hold of a slot."""
+        parts = self._values(slot)
+        for sequence in range(slot, self.sequences, self.slots):
+            for context in self.contexts:
+                assert context is not None
+                parts += [context.keys[:, sequence], context.values[:, sequence], context.bias[sequence]]
+        return parts
+
+    def _values(self, slot: int) -> list[Tensor]:
+        """The same, without the text."""
+        values = [self.state[slot], *self.differences.of(slot)]
+        for sequence in range(slot, self.sequences, self.slots):
+            values += self.residuals.of(sequence)
+        return values
+
+    def _enter(self, slot: int, sample: Sample) -> None:
+        for part in self._values(slot):
+            part.zero_()  # what is left of the last row may be infinite, which no weight of zero would remove
+        self.state[slot, 0] = sample.start
+        for index in range(len(self.experts)):
+            self._place_text(index, slot, sample.prompt)
+            if self.guided:
+                self._place_text(index, self.slots + slot, sample.negative)
+
+    def _place_text(self, index: int, place: int, embedding: Tensor) -> None:
+        """Put a prompt's keys and values into one place of an expert's batch."""
+        padded = embedding.new_zeros(1, self.places, embedding.shape[1])
+        padded[0, : len(embedding)] = embedding
+        row = self.experts[index].context(padded, torch.tensor([len(embedding)], device=self.device))
+        batch = self.contexts[index]
+        if batch is None:
+            rows = self.sequences
+            batch = Context(
+                row.keys.repeat(1, rows, 1, 1, 1), row.values.repeat(1, rows, 1, 1, 1), row.bias.repeat(rows, 1, 1, 1)
+            )
+            self.contexts[index] = batch
+        batch.keys[:, place], batch.values[:, place] = row.keys[:, 0], row.values[:, 0]
+        batch.bias[place] = row.bias[0]

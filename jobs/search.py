@@ -10,7 +10,7 @@ adaptive cache, downwards), the place where the goal is only just met. It takes 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +24,7 @@ STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 45,
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "judge": True}
 JUDGE_SLACK = 0.01  # of a bare `judge`: how much less than the reference may be right
 SAFETY = 1.03  # a speed-up is searched for with this much to spare, since times scatter
-PROMISING = 2  # samplers that go on to the stages with caches
+PROMISING = 2  # of samplers and schedules, those that go on to the stages with caches
 SHOWN = 9  # candidates on the frontier that are timed anew and shown
 THRESHOLDS = (0.005, 0.64)  # of an adaptive cache
 BISECTIONS = 5
@@ -38,9 +38,12 @@ class Candidate:
     sampler: str
     steps: int
     step_cache: str = NO_CACHE
+    schedule: str = "linear"
 
     def __str__(self) -> str:
         text = f"{self.sampler}, {self.steps} steps"
+        if self.schedule != "linear":
+            text += f", {self.schedule}"
         return text if self.step_cache == NO_CACHE else f"{text}, {self.step_cache}"
 
 
@@ -136,21 +139,25 @@ class Speedup:
 class Space:
     """Where to search.
 
-    default: the model's own settings. samplers: besides the default's. evaluations: of the model, of (sampler,
-    steps). layers: blocks of the model; 0: the step caches are left out. guided: whether gating can save anything.
+    default: the model's own settings. samplers, schedules: besides the default's. evaluations: of the model, of
+    (sampler, steps). possible: whether the rows can be made with a candidate. layers: blocks of the model; 0: the
+    step caches are left out. guided: whether gating can save anything.
     """
 
     default: Candidate
     samplers: tuple[str, ...]
     evaluations: Callable[[str, int], int]
+    schedules: tuple[str, ...] = ()
+    possible: Callable[[Candidate], bool] = lambda candidate: True
     layers: int = 0
     guided: bool = False
 
-    def steps(self, sampler: str) -> list[int]:
-        """Step counts to try, rising, up to the default's evaluations."""
+    def rising(self, like: Candidate, least: int = 1) -> list[Candidate]:
+        """A candidate with the step counts to try, from `least` up to what costs as much as the default."""
         most = self.evaluations(self.default.sampler, self.default.steps)
-        counts = sorted({*STEPS, self.default.steps})
-        return [count for count in counts if self.evaluations(sampler, count) <= most]
+        counts = [count for count in sorted({*STEPS, self.default.steps}) if count >= least]
+        found = [replace(like, steps=count) for count in counts if self.evaluations(like.sampler, count) <= most]
+        return [candidate for candidate in found if self.possible(candidate)]
 
 
 def parse_goal(budgets: Sequence[str], speedup: float | None) -> Quality | Speedup:
@@ -215,7 +222,7 @@ class Search:
     def run(self) -> list[Trial]:
         """All that was tried; the default is the first."""
         self.try_one(self.space.default)
-        promising = self.samplers()
+        promising = self.schedules(self.samplers())
         if self.space.layers:
             for plain in promising:
                 self.caches(plain)
@@ -239,21 +246,26 @@ class Search:
 
     def samplers(self) -> list[Candidate]:
         """The edge in steps of each sampler; those of the most promising ones, the best first."""
-        edges = []
-        for sampler in dict.fromkeys((self.space.default.sampler, *self.space.samplers)):
-            counts = self.space.steps(sampler)
-            edge = self.edge([Candidate(sampler, count) for count in counts])
-            if edge is not None:
-                edges.append(edge)
-        return [edge.candidate for edge in self.ordered(edges)[:PROMISING]]
+        default = self.space.default
+        names = dict.fromkeys((default.sampler, *self.space.samplers))
+        return self.promising(self.edge(self.space.rising(replace(default, sampler=name))) for name in names)
+
+    def schedules(self, plain: list[Candidate]) -> list[Candidate]:
+        """The same of each other schedule with these; those of the most promising ones, these among them."""
+        others = [replace(one, schedule=name) for one in plain for name in self.space.schedules]
+        edges = [self.edge(self.space.rising(one)) for one in others]
+        return self.promising([*(self.trials[one] for one in plain), *edges])
+
+    def promising(self, edges: Iterable[Trial | None]) -> list[Candidate]:
+        found = {edge.candidate: edge for edge in edges if edge is not None}
+        return [edge.candidate for edge in self.ordered(list(found.values()))[:PROMISING]]
 
     def caches(self, plain: Candidate) -> None:
         """The edges in steps with each cache; for the adaptive ones, in the threshold, at some step counts."""
-        counts = [count for count in self.space.steps(plain.sampler) if count >= plain.steps]
         for cache in fixed_caches(self.space.layers):
-            self.edge([replace(plain, steps=count, step_cache=cache) for count in counts])
-        for count in counts[1:6:2]:
-            self.calibrate(replace(plain, steps=count))
+            self.edge(self.space.rising(replace(plain, step_cache=cache), plain.steps))
+        for one in self.space.rising(plain, plain.steps)[1:6:2]:
+            self.calibrate(one)
 
     def calibrate(self, plain: Candidate) -> None:
         """Bisect an adaptive cache's threshold, in the logarithm, for the place where the goal is only just met."""

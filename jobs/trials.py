@@ -20,18 +20,20 @@ from wanbatch.jobs.search import Candidate
 from wanbatch.manifests.sources import SourceLoader
 from wanbatch.pipeline.denoise import now
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.requests import Failed, Request, SourceImage, fit
+from wanbatch.pipeline.requests import Failed, Request, Result, SourceImage, fit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Made:
     """Pictures by id, uint8 [height, width, 3], and the seconds that each took: text, sources, steps, decoding.
 
-    failed: ids whose picture has values that are not numbers; it is black here.
+    blocks: of the model that ran for a picture. failed: ids whose picture has values that are not numbers; it is
+    black here.
     """
 
     pictures: dict[str, np.ndarray]
     seconds: float
+    blocks: float
     failed: tuple[str, ...] = ()
 
 
@@ -43,8 +45,11 @@ class Maker:
 
     def make(self, candidate: Candidate) -> Made:
         """Raises UserError for settings that this model does not have or that need more memory than there is."""
-        _use_step_cache(self.wan, candidate.step_cache)
-        requests = [replace(r, sampler=candidate.sampler, steps=candidate.steps) for r in self.requests]
+        self.wan.use_step_cache(candidate.step_cache)
+        requests = [
+            replace(request, sampler=candidate.sampler, steps=candidate.steps, schedule=candidate.schedule)
+            for request in self.requests
+        ]
         self.wan.text.forget()  # so that every candidate's time has the prompts in it
         begin = now(self.wan.device)
         try:
@@ -54,7 +59,8 @@ class Maker:
         seconds = (now(self.wan.device) - begin) / len(requests)
         made = {o.request.id: _black(o.request) if isinstance(o, Failed) else o.pixels for o in outcomes}
         failed = tuple(o.request.id for o in outcomes if isinstance(o, Failed))
-        return Made({request.id: made[request.id] for request in requests}, seconds, failed)
+        blocks = sum(o.work.blocks_full for o in outcomes if isinstance(o, Result)) / len(requests)
+        return Made({request.id: made[request.id] for request in requests}, seconds, blocks, failed)
 
     def in_turn(
         self, candidates: Sequence[Candidate], rounds: int, say: Callable[[str], None]
@@ -105,11 +111,6 @@ def _request(image: Image, loader: SourceLoader) -> Request:
         sources.append(SourceImage(f"{loaded.sha256}-{image.width}x{image.height}", pixels, source.weight))
     settings = {field.name: getattr(image, field.name) for field in fields(Request) if field.name != "sources"}
     return Request(sources=tuple(sources), **settings)
-
-
-def _use_step_cache(wan: Wan, text: str) -> None:
-    if text != "none":
-        raise UserError(f"step cache {text!r}: this version has none")
 
 
 def _black(request: Request) -> np.ndarray:

@@ -33,11 +33,13 @@ from wanbatch.pipeline.lpips import weights_file
 from wanbatch.pipeline.models import TINY, ModelInfo
 from wanbatch.pipeline.quality import Meter, Pictures
 from wanbatch.pipeline.requests import Request
-from wanbatch.pipeline.samplers import SOLVERS
+from wanbatch.pipeline.samplers import SOLVERS, evaluations, solve
+from wanbatch.pipeline.schedules import SCHEDULES, levels, linear
 
 REFERENCE_STEPS = 100
 TIMING_ROUNDS = 3
-TUNED = ("steps", "sampler")  # settings that are chosen here
+TUNED = ("steps", "sampler", "schedule", "step_cache")  # settings that are chosen here
+ROW_SETTINGS = ("steps", "sampler", "schedule", "sigmas")  # with one of these, a row is not affected
 PACKAGES = ("torch", "diffusers", "torchmetrics")
 
 Say = Callable[[str], None]
@@ -45,7 +47,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The rows that are made. unaffected: images of rows with steps or a sampler of their own, or without steps.
+    """The rows that are made. unaffected: images of rows with one of `ROW_SETTINGS`, or without any step.
 
     passed_over: of the others, those whose sources could not be read.
     """
@@ -107,21 +109,30 @@ def tune(
     settings: `TUNED` of them play no part. sheet: PNG to write, with the sample as each of some candidates makes it.
     Raises UserError for a goal that nothing meets, a metric that cannot be had, or rows that cannot be made.
     """
-    plan, model = prepare(manifest, settings.model_copy(update=dict.fromkeys(TUNED)))
+    replaced = {name: Settings.model_fields[name].default for name in (*TUNED, "sigmas")}
+    plan, model = prepare(manifest, settings.model_copy(update=replaced))
     meter = Meter(_metrics(goal, model), device)
     sample = take_sample(plan, sample_size, settings)
     if device == "cpu":
         torch.set_num_threads(settings.threads)
     say(f"loading {model.name}")
     maker = Maker(Wan.load(model, device, dtype, settings.slots), sample.requests)
-    reference = Candidate(model.sampler, REFERENCE_STEPS)
+    reference = Candidate(model.sampler, REFERENCE_STEPS, schedule=model.schedule)
     say(f"references: {len(sample.requests)} of {sample.images} images, {reference}")
-    maker.make(Candidate(model.sampler, 2))  # warm-up
+    maker.make(replace(reference, steps=2))  # warm-up
     references = maker.make(reference)
     if references.failed:
         raise UserError(f"row {references.failed[0]} has values that are not numbers with {reference}")
     session = _Session(maker, meter, references.pictures, goal, say)
-    space = Space(default=Candidate(model.sampler, model.steps), samplers=_samplers(), evaluations=_evaluations)
+    space = Space(
+        default=replace(reference, steps=model.steps),
+        samplers=_deterministic(),
+        evaluations=lambda sampler, steps: evaluations(sampler, linear(steps, model.shift)),
+        schedules=tuple(name for name in SCHEDULES if name != model.schedule),
+        possible=_possible(plan),
+        layers=model.layers,
+        guided=any(request.guidance > 1 for request in sample.requests),
+    )
     default, chosen, shown = session.search(space)
     tuned = Tuned(
         goal=goal,
@@ -139,9 +150,9 @@ def tune(
 
 
 def kept(settings: Settings) -> dict[str, Any]:
-    """What was given besides `TUNED`: a run has to repeat it, so the settings file does."""
+    """What was given besides what is chosen: a run has to repeat it, so the settings file does."""
     given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
-    return {name: value for name, value in given.items() if name not in TUNED and value is not None}
+    return {name: value for name, value in given.items() if name not in (*TUNED, "sigmas") and value is not None}
 
 
 def take_sample(plan: Plan, count: int, settings: Settings) -> Sample:
@@ -153,8 +164,8 @@ def take_sample(plan: Plan, count: int, settings: Settings) -> Sample:
     unaffected = len(plan) - len(affected)
     if not len(affected):
         raise UserError(
-            f"all {len(plan)} images have {' or '.join(TUNED)} of their own in the manifest, or creativity 0: "
-            "settings change nothing for them"
+            f"all {len(plan)} images have {' or '.join(ROW_SETTINGS)} of their own in the manifest, or creativity 0: "
+            "there is nothing to tune"
         )
     order = np.random.default_rng(settings.seed).permutation(affected)
     requests, unfit = load_requests(_images(plan, order), count, plan.manifest.source_root, settings.allow_http)
@@ -168,7 +179,7 @@ def _affected(plan: Plan) -> np.ndarray:
     """Places of the images whose own row names nothing of what is tuned and that have steps at all."""
     rows = plan.manifest.rows
     free = np.ones(len(rows), dtype=bool)
-    for name in TUNED:
+    for name in ROW_SETTINGS:
         free &= pc.is_null(rows[name]).to_numpy()
     moving = plan.images["creativity"].to_numpy() > 0
     return np.flatnonzero(free[plan.images["row"].to_numpy()] & moving)
@@ -234,13 +245,31 @@ def _metrics(goal: Quality | Speedup, model: ModelInfo) -> Collection[str]:
     return found
 
 
-def _samplers() -> tuple[str, ...]:
-    """Those that go to the same picture from the same noise."""
-    return tuple(SOLVERS)
+def _deterministic() -> tuple[str, ...]:
+    """Samplers that go to the same picture from the same noise, with steps enough."""
+    return tuple(name for name in SOLVERS if not solve(name, 4, 3.0).noise.any())
 
 
-def _evaluations(sampler: str, steps: int) -> int:
-    return steps
+def _possible(plan: Plan) -> Callable[[Candidate], bool]:
+    """Whether no row that takes its steps from the settings would start below the last noise level.
+
+    `wanbatch run` refuses such rows, or, for the default creativity, raises it.
+    """
+    steps = plan.manifest.rows["steps"].take(plan.images["row"]).to_pylist()
+    own = plan.manifest.rows["schedule"].take(plan.images["row"]).to_pylist()
+    columns = [plan.images[name].to_pylist() for name in ("sigmas", "shift", "creativity")]
+    starts: dict[tuple[str | None, float], float] = {}
+    for given, schedule, sigmas, shift, creativity in zip(steps, own, *columns, strict=True):
+        if given is None and sigmas is None and 0 < creativity < 1:
+            starts[schedule, shift] = min(creativity, starts.get((schedule, shift), 1.0))
+
+    def possible(candidate: Candidate) -> bool:
+        return all(
+            levels(candidate.steps, shift, 1.0, schedule or candidate.schedule)[-2] <= start
+            for (schedule, shift), start in starts.items()
+        )
+
+    return possible
 
 
 def _evidence(manifest: str | Path, plan: Plan, model: ModelInfo, device: str, dtype: str) -> dict[str, str]:

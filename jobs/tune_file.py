@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.search import NO_CACHE, Candidate
+from wanbatch.jobs.search import Candidate
 
 if TYPE_CHECKING:
     from wanbatch.jobs.tune import Tuned
@@ -39,7 +40,8 @@ def summary(tuned: Tuned) -> list[str]:
     ]
     if sample.unaffected:
         lines.append(
-            f"{sample.unaffected} images are not affected: their rows name steps or sampler, or have creativity 0"
+            f"{sample.unaffected} images keep their rows' own steps, sampler, schedule or sigmas, or have creativity "
+            "0, and were not measured; only a step cache applies to them too"
         )
     if sample.passed_over:
         lines.append(f"{sample.passed_over} images were passed over: their sources cannot be read")
@@ -62,17 +64,14 @@ def _columns(score: Score) -> list[tuple[str, str]]:
 
 def chosen_settings(candidate: Candidate) -> dict[str, Any]:
     """The settings fields that make a run use a candidate."""
-    fields: dict[str, Any] = {"steps": candidate.steps, "sampler": candidate.sampler}
-    if candidate.step_cache != NO_CACHE:
-        fields["step_cache"] = candidate.step_cache
-    return fields
+    return asdict(candidate)
 
 
 def toml(tuned: Tuned, given: Mapping[str, Any]) -> str:
     """The whole file. given: settings that were measured with and that a run has to repeat."""
     evidence = tuned.evidence
     lines = [
-        "# Written by `wanbatch tune`. Rows with steps or a sampler of their own keep them.",
+        "# Written by `wanbatch tune`. Rows with steps, sampler, schedule or sigmas of their own keep them.",
         f"# goal       {tuned.goal}",
         f"# measured   {evidence['time']} on {evidence['hardware']}",
         f"# versions   {evidence['versions']}",

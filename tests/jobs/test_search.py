@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -60,7 +61,7 @@ class World:
 
 
 def space(samplers=("unipc", "euler", "good"), layers=0, guided=False, evaluations=lambda sampler, steps: steps):
-    return Space(DEFAULT, samplers, evaluations, layers, guided)
+    return Space(DEFAULT, samplers, evaluations, layers=layers, guided=guided)
 
 
 def searched(goal, **where) -> tuple[list[Trial], Trial, World]:
@@ -149,7 +150,7 @@ def test_the_fastest_that_meets_a_quality():
     """Brute force over all samplers and steps finds no faster one."""
     goal = parse_goal(["psnr>=35"], None)
     trials, best, world = searched(goal)
-    everything = [World()(Candidate(s, n)) for s in World.RATES for n in space().steps(s)]
+    everything = [World()(one) for name in World.RATES for one in space().rising(Candidate(name, 1))]
     expected = goal.best([one for one in everything if goal.met(one, trials[0])])
     assert best.candidate == expected.candidate
     assert best.candidate.sampler == "good"
@@ -202,8 +203,18 @@ def test_the_threshold_of_an_adaptive_cache_is_calibrated():
 
 def test_samplers_with_two_evaluations_a_step_get_half_the_steps():
     where = space(samplers=("heun",), evaluations=lambda sampler, steps: 2 * steps if sampler == "heun" else steps)
-    assert max(where.steps("heun")) == 14
-    assert max(where.steps("unipc")) == 30
+    assert where.rising(Candidate("heun", 1))[-1].steps == 14
+    assert where.rising(Candidate("unipc", 1), 20) == [Candidate("unipc", n) for n in (20, 24, 28, 30)]
+
+
+def test_only_what_the_rows_allow_is_tried():
+    """And with them, other schedules."""
+    world = World()
+    where = replace(space(), schedules=("beta", "karras"), possible=lambda one: one.steps >= 12)
+    trials = Search(where, parse_goal(["psnr>=20"], None), world).run()
+    assert min(one.candidate.steps for one in trials) == 12
+    assert {one.candidate.schedule for one in trials} == {"linear", "beta", "karras"}
+    assert str(Candidate("unipc", 12, "taylor", "beta")) == "unipc, 12 steps, beta, taylor"
 
 
 def test_a_goal_that_nothing_meets_leaves_the_trials():

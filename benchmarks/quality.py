@@ -61,28 +61,25 @@ class Configuration:
 
 
 def grid(model: ModelInfo) -> Iterator[Configuration]:
-    """All configurations. Block counts are thirds of the model's, as the first report had 10 and 20 of 30."""
-    steps = {
-        "unipc": (2, 3, 4, 6, 8, 12, 20, 30, BASE_STEPS), "unipc3": (4, 8, 12), "dpmpp_2m": (4, 8, 12),
-        "deis": (4, 8, 12), "res_2m": (4, 8, 12), "euler": (4, 8, 12, 30), "heun": (2, 4, 6), "res_2s": (2, 4, 6),
-    }  # fmt: skip
-    for sampler, counts in steps.items():
-        yield from (Configuration(Candidate(sampler, count)) for count in counts)
-    yield from (Configuration(Candidate("unipc", 8, schedule=name)) for name in ("beta", "karras", "exponential"))
+    """All configurations, what says most first. Caches leave out thirds of the blocks, as 10 and 20 of 30."""
     third, two_thirds = round(model.layers / 3), round(model.layers * 2 / 3)
+    steps = {"unipc": (BASE_STEPS, 2, 3, 4, 6, 8, 12, 20, 30)}
+    more = {"dpmpp_2m": (4, 8), "deis": (4, 8), "res_2m": (4, 8), "unipc3": (4, 8), "euler": (4, 8), "heun": (2, 4),
+            "res_2s": (2, 4)}  # fmt: skip
     caches = {
         BASE_STEPS: (
             f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
-            "taylor:interval=3", "taylor:interval=4", "adaptive:threshold=0.05", "adaptive:threshold=0.1",
-            "none+gate:interval=2", "taylor:interval=2+gate:interval=4",
+            "taylor:interval=3", "taylor:interval=4", "adaptive:threshold=0.1", "none+gate:interval=2",
+            "taylor:interval=2+gate:interval=4",
         ),
         20: ("taylor:interval=2", "taylor:interval=3", "adaptive:threshold=0.1"),
         12: ("taylor:interval=2", f"deepcache:interval=2,blocks={third}"),
     }  # fmt: skip
-    for count, texts in caches.items():
-        yield from (Configuration(Candidate("unipc", count, text)) for text in texts)
-    yield from (Configuration(Candidate("unipc", count), "bf16") for count in (12, BASE_STEPS))
-    yield Configuration(Candidate("unipc", BASE_STEPS, "taylor:interval=2"), "bf16")
+    yield from (Configuration(Candidate(sampler, n)) for sampler, counts in steps.items() for n in counts)
+    yield from (Configuration(Candidate("unipc", n, text)) for n, texts in caches.items() for text in texts)
+    yield from (Configuration(Candidate(sampler, n)) for sampler, counts in more.items() for n in counts)
+    yield from (Configuration(Candidate("unipc", 8, schedule=name)) for name in ("beta", "karras", "exponential"))
+    yield from (Configuration(Candidate("unipc", 12, text), "bf16") for text in ("none", "taylor:interval=2"))
 
 
 class Board:

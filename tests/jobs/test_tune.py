@@ -139,7 +139,7 @@ def test_few_steps_are_not_tried_where_a_row_could_not_start(rows, settings, mod
     assert possible({**low, "steps": 20}) == []
     assert possible({**low, "sigmas": [0.9, 0.2]}) == []
     assert possible({**low, "creativity": 0.0}) == []
-    assert possible({"image": "square.png"}) == [1, 2]  # the default creativity, 0.6
+    assert possible({"image": "square.png"}) == [1, 2, 3]  # the default creativity, 0.6
 
 
 def test_a_goal_that_nothing_meets_says_the_best(rows, settings):

@@ -1,8 +1,8 @@
 """`wanbatch bench`: this runtime against diffusers, in one process and in turn, on the same weights and rows.
 
-The contenders are what a user would pick: `WanPipeline` in a loop, the same over lists of prompts, and that
-compiled. Each round runs every contender once; the figures are medians over the rounds. Compilation and the
-first call of each are outside them.
+First each stage by itself (`bench_stages.py`), then whole pictures. The contenders are what a user would pick:
+`WanPipeline` in a loop, the same over lists of prompts, and that compiled. Each round runs every contender once;
+the figures are medians over the rounds. Compilation and the first call of each are outside them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import platform
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,17 +22,26 @@ import torch
 from diffusers import WanPipeline
 
 from wanbatch import __version__
+from wanbatch.jobs.bench_stages import StageSettings, bench_stages, twins
+from wanbatch.jobs.machine import Chosen
 from wanbatch.pipeline.denoise import now
 from wanbatch.pipeline.generate import DTYPES, Wan
-from wanbatch.pipeline.models import ModelInfo
+from wanbatch.pipeline.models import ModelInfo, Modules, load
+from wanbatch.pipeline.random_model import NAME as RANDOM
+from wanbatch.pipeline.random_model import pipeline_of, random_modules
 from wanbatch.pipeline.requests import Failed, Request
+from wanbatch.pipeline.runtime import Runtime, set_up_compiler
 
 PACKAGES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """What is measured. images: made by each contender in each round. batch: slots, and prompts a list."""
+    """What is measured.
+
+    images: made by each contender in each round; 0: the stages only. batch: slots, and prompts a list.
+    stages: also each stage by itself. compiled: also compiled diffusers.
+    """
 
     images: int = 8
     batch: int = 4
@@ -42,27 +51,49 @@ class BenchSettings:
     width: int = 128
     height: int = 128
     compiled: bool = True
+    stages: bool = True
 
 
-def bench(info: ModelInfo, device: str, dtype: str, settings: BenchSettings, command: str) -> dict[str, Any]:
-    """Measure a model; plain values for JSON."""
+def bench(
+    info: ModelInfo, chosen: Chosen, runtime: Runtime, settings: BenchSettings, command: str, **smaller: dict
+) -> dict[str, Any]:
+    """Measure a model; plain values for JSON. smaller: of the random model, see `random_modules`."""
+    device, dtype = torch.device(chosen.device), DTYPES[chosen.dtype]
+    if runtime.compile:
+        set_up_compiler(runtime.compile_cache)
+    modules = random_modules(device, dtype, **smaller) if info.name == RANDOM else load(info, device, dtype)
+    wan = Wan(twins(modules), device, settings.batch, replace(runtime, offload=False))
+    result: dict[str, Any] = {
+        "model": info.name,
+        "command": command,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": _hardware(chosen.device),
+        "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
+        "settings": {**asdict(settings), **asdict(chosen)},
+        "backends": wan.backends,
+    }
+    if settings.stages:
+        one = StageSettings(settings.batch, settings.height, settings.width, settings.rounds, settings.compiled)
+        result |= bench_stages(wan, modules, one)
+    if settings.images:
+        result |= _whole_pictures(info, wan, modules, settings)
+    if device.type == "cuda":
+        result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return result
+
+
+def _whole_pictures(info: ModelInfo, wan: Wan, modules: Modules, settings: BenchSettings) -> dict[str, Any]:
     requests = _requests(info, settings)
-    contenders = _contenders(info, torch.device(device), dtype, settings)
+    contenders = _contenders(info, wan, modules, settings)
     pictures = {name: make(requests) for name, make in contenders.items()}  # warm-up, and what is compared below
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(settings.rounds):
         for name, make in contenders.items():
-            begin = now(torch.device(device))
+            begin = now(wan.device)
             make(requests)
-            seconds[name].append(now(torch.device(device)) - begin)
+            seconds[name].append(now(wan.device) - begin)
     ours = pictures["wanbatch"]
     return {
-        "model": info.name,
-        "command": command,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": _hardware(device),
-        "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
-        "settings": {**asdict(settings), "device": device, "dtype": dtype},
         "images_per_second": {
             name: round(settings.images / statistics.median(times), 4) for name, times in seconds.items()
         },
@@ -83,11 +114,20 @@ def write(result: dict[str, Any], path: Path) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """A result as a few lines of text."""
-    speeds = result["images_per_second"]
-    lines = [f"{result['hardware']['device']}, {result['model']}, {result['settings']['steps']} steps"]
-    for name, speed in speeds.items():
-        ratio = speeds["wanbatch"] / speed
-        lines.append(f"  {name:<28} {speed:8.3f} pictures/s   wanbatch is {ratio:.2f} x that")
+    lines = [f"{result['hardware']['device']}, {result['model']}, {result['settings']['precision']}"]
+    for name, rate in result.get("tflops_of_a_matmul", {}).items():
+        lines.append(f"  a large matrix product in {name}: {rate:.2f} TFLOP/s")
+    for stage, contenders in result.get("stages", {}).items():
+        per = "step and picture" if stage == "denoise" else "prompt" if stage == "text" else "picture"
+        lines.append(f"{stage}, ms a {per} (not below {contenders['wanbatch']['floor_ms']:.2f} at that rate)")
+        for name, figures in contenders.items():
+            share = f"{figures['tflops']:8.2f} TFLOP/s, {figures['share_of_matmul_rate']:.0%} of a matrix product"
+            lines.append(f"  {name:<28} {figures['ms']:9.2f} {share}")
+    if speeds := result.get("images_per_second"):
+        lines.append(f"whole pictures, {result['settings']['steps']} steps")
+        for name, speed in speeds.items():
+            ratio = speeds["wanbatch"] / speed
+            lines.append(f"  {name:<28} {speed:8.3f} pictures/s   wanbatch is {ratio:.2f} x that")
     return "\n".join(lines)
 
 
@@ -113,25 +153,38 @@ def _requests(info: ModelInfo, settings: BenchSettings) -> list[Request]:
 
 
 def _contenders(
-    info: ModelInfo, device: torch.device, dtype: str, settings: BenchSettings
+    info: ModelInfo, wan: Wan, modules: Modules, settings: BenchSettings
 ) -> dict[str, Callable[[Sequence[Request]], list[np.ndarray]]]:
-    wan = Wan.load(info, str(device), dtype, settings.batch)
-    pipeline = _diffusers(info, device, dtype)
+    pipeline = _diffusers(info, modules)
     contenders = {
         "wanbatch": lambda requests: _ours(wan, requests),
         "diffusers loop": lambda requests: _theirs(pipeline, requests, 1),
         "diffusers batched": lambda requests: _theirs(pipeline, requests, settings.batch),
     }
     if settings.compiled:
-        compiled = _diffusers(info, device, dtype)
-        compiled.transformer.compile_repeated_blocks(fullgraph=True)
+        compiled = _diffusers(info, twins(modules))
+        for transformer in (compiled.transformer, compiled.transformer_2):
+            if transformer is not None:
+                transformer.compile_repeated_blocks(fullgraph=True)
         compiled.vae.decoder.compile()
         contenders["diffusers compiled, batched"] = lambda requests: _theirs(compiled, requests, settings.batch)
     return contenders
 
 
-def _diffusers(info: ModelInfo, device: torch.device, dtype: str) -> Any:
-    pipeline: Any = WanPipeline.from_pretrained(info.folder, use_safetensors=True, dtype=DTYPES[dtype]).to(device)
+def _diffusers(info: ModelInfo, modules: Modules) -> Any:
+    """diffusers' own pipeline on loaded modules."""
+    if info.name == RANDOM:
+        pipeline: Any = pipeline_of(modules)
+    else:
+        second = modules.low_noise_transformer
+        pipeline = WanPipeline.from_pretrained(
+            info.folder,
+            tokenizer=modules.tokenizer,
+            text_encoder=modules.text_encoder,
+            transformer=modules.transformer,
+            vae=modules.vae,
+            **({} if second is None else {"transformer_2": second}),
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

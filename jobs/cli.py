@@ -219,39 +219,65 @@ def report(out: str | Path, sheet: Path | None, columns: int, limit: int) -> Non
 
 @main.command()
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="JSON file to write")
-@click.option("--images", default=8, show_default=True, type=click.IntRange(1), help="pictures a round")
+@click.option("--random-5b", is_flag=True, help="the full-size model with random weights, instead of --model")
+@click.option("--images", default=8, show_default=True, type=click.IntRange(0), help="pictures a round; 0: none")
 @click.option("--batch", default=4, show_default=True, type=click.IntRange(1), help="slots, and prompts a list")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="figures are their medians")
 @click.option("--compiled/--no-compiled", default=True, help="also measure compiled diffusers")
+@click.option("--stages/--no-stages", default=True, help="also measure each stage by itself")
 @json_option
-@settings_options("model", "revision", "steps", "guidance", "width", "height", "device", "dtype")
+@settings_options(
+    "model",
+    "revision",
+    "steps",
+    "guidance",
+    "width",
+    "height",
+    "device",
+    "preset",
+    "precision",
+    "compile",
+    "compile_cache",
+)
 def bench(
-    out: Path | None, images: int, batch: int, rounds: int, compiled: bool, as_json: bool, **given: Any
+    out: Path | None,
+    random_5b: bool,
+    images: int,
+    batch: int,
+    rounds: int,
+    compiled: bool,
+    stages: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Measure this runtime against diffusers on this machine, in one process and in turn.
 
     \b
     Example:
       wanbatch bench --images 16 --out bench.json
+      wanbatch bench --random-5b --batch 8 --preset balanced --images 0
     """
     settings = read_settings(**given)
     from wanbatch.jobs import bench as benching
-    from wanbatch.jobs.run import device_of
+    from wanbatch.jobs.machine import choose, look
     from wanbatch.pipeline.models import find
+    from wanbatch.pipeline.random_model import random_info
 
-    model = find(settings.model, settings.revision)
-    device, dtype = device_of(settings)
+    model = random_info() if random_5b else find(settings.model, settings.revision)
+    machine = choose(settings, look())
     chosen = benching.BenchSettings(
         images=images,
         batch=batch,
         rounds=rounds,
         compiled=compiled,
+        stages=stages,
         steps=settings.steps or model.steps,
         guidance=model.guidance if settings.guidance is None else settings.guidance,
         width=settings.width or model.width,
         height=settings.height or model.height,
     )
-    result = benching.bench(model, device, dtype, chosen, " ".join(["wanbatch", *sys.argv[1:]]))
+    command = " ".join(["wanbatch", *sys.argv[1:]])
+    result = benching.bench(model, machine, machine.runtime(settings), chosen, command)
     if out is not None:
         benching.write(result, out)
     click.echo(json.dumps(result) if as_json else benching.table(result))

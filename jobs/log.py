@@ -22,7 +22,7 @@ class RunLog:
         self.folder = folder
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event with its time (UTC)."""
+        """Append one event with its time (UTC). Raises MachineryError if the disk or the store refuses."""
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
         self.folder.append_note(LOG, json.dumps(record).encode() + b"\n")
 

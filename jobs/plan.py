@@ -103,15 +103,26 @@ class Plan:
             units += [group[first : first + rows] for first in range(0, len(group), rows)]
         return sorted(units, key=lambda unit: int(unit.min()))
 
+    def examples(self, places: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
+        """The first image of each of the most common kinds by size, guidance and sources, at some places."""
+        images = self.images
+        having = _has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
+        kinds = [images[name].to_numpy() for name in ("width", "height")] + [
+            images["guidance"].to_numpy() > 1,
+            having,
+        ]
+        table = np.stack(kinds)[:, places]
+        _, first, counts = np.unique(table, axis=1, return_index=True, return_counts=True)
+        chosen = first[np.argsort(-counts, kind="stable")][:limit]
+        return self.task(0, 1, "", np.asarray(places)[chosen]).images
+
     def task(self, unit: int, attempt: int, attempt_token: str, places: Sequence[int] | np.ndarray) -> Task:
         """The unit that holds the images at some places."""
         chosen = self.images.take(pa.array(places, type=pa.int64()))
-        rows = chosen["row"]
-        sources = [self.manifest.row(row).sources for row in rows.to_pylist()]
+        rows = chosen["row"].combine_chunks()
+        sources = self.manifest.sources(rows)
         images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
-        return Task(
-            unit, attempt, attempt_token, tuple(images), self.manifest.passthrough.take(rows.combine_chunks())
-        )
+        return Task(unit, attempt, attempt_token, tuple(images), self.manifest.passthrough.take(rows))
 
     def describe(self, unit_rows: int) -> dict[str, Any]:
         """What a run would do, as plain values for printing."""

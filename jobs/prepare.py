@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wanbatch.errors import RowError
 from wanbatch.jobs.plan import Plan, Sizes, make_plan, sized_by_source
-from wanbatch.jobs.settings import Settings
+from wanbatch.jobs.settings import Settings, image_format
 from wanbatch.manifests.read import Manifest, read_manifest
 from wanbatch.manifests.rows import Source
 from wanbatch.manifests.sources import SourceLoader
@@ -19,6 +19,7 @@ def prepare(manifest_path: str | Path, settings: Settings, weights: bool = True)
     weights: also fetch the weights of a hub model.
     Raises UserError with everything that is wrong.
     """
+    image_format(settings)
     manifest = read_manifest(manifest_path, settings.source_root, settings.allow_http)
     model = find(settings.model, settings.revision, weights)
     return make_plan(manifest, model, settings, probe_sizes(manifest, settings.allow_http)), model

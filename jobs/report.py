@@ -28,7 +28,8 @@ def summary_text(summary: Summary) -> str:
     lines = [_headline(summary), f"  output    {summary.out}"]
     if summary.made_now:
         rate = summary.made_now / seconds["make"]
-        lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s")
+        busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"
+        lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s{busy}")
         lines.append(f"  stages    {_stage_text(stage_seconds(summary.out))}")
     if summary.quarantined:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]

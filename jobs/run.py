@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from wanbatch import __version__
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.crew import Crew
 from wanbatch.jobs.dispatch import POLL_SECONDS, Dispatch, Limits
 from wanbatch.jobs.log import RunLog
+from wanbatch.jobs.machine import Chosen, choose, look
 from wanbatch.jobs.plan import Plan
 from wanbatch.jobs.prepare import prepare
 from wanbatch.jobs.progress import MAKING, Progress, progress_for
-from wanbatch.jobs.settings import Settings, failures_allowed
+from wanbatch.jobs.settings import Settings, failures_allowed, image_format
+from wanbatch.jobs.slots import slots_for
 from wanbatch.jobs.worker import WorkerSetup
 from wanbatch.manifests.dataset import OutputFolder, is_of_other_settings, status, write_card
 from wanbatch.manifests.urls import absolute
@@ -43,7 +44,9 @@ DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "schedul
 class Summary:
     """What a run leaves. rows, made, quarantined: images of the manifest. made_now: by this run.
 
-    failures: error class -> images. seconds: of each part of the command.
+    failures: error class -> images. seconds: of each part of the command; `warm_up`, where the model was compiled, is
+    inside `start`, and of the worker that took longest. model_busy: the share of the time that workers were making
+    images in which they had one for the model; None if nothing was made.
     """
 
     out: str
@@ -55,6 +58,7 @@ class Summary:
     seconds: dict[str, float]
     interrupted: bool
     too_many_failures: bool = False
+    model_busy: float | None = None
 
     @property
     def pending(self) -> int:
@@ -89,8 +93,10 @@ def run(
     """
     clock = _Clock()
     plan, model = prepare(manifest_path, settings)
-    device, dtype = device_of(settings)
-    fingerprint = _fingerprint(settings, model, device, dtype)
+    machine = look()
+    chosen = choose(settings, machine)
+    slots = slots_for(settings, out, plan, model, chosen)
+    fingerprint = _fingerprint(settings, model, chosen, slots.number)
     if new_run:
         out = _own_folder(out, fingerprint)
     with _stoppable() as stop, OutputFolder.open(out, fingerprint, {"wanbatch": __version__}) as folder:
@@ -109,23 +115,28 @@ def run(
         token = uuid.uuid4().hex[:12]
         dispatch = Dispatch(plan, folder, log, token, settings.unit_rows, limits, again, settings.log_prompts)
         log.write("started", pid=os.getpid(), rows=len(plan), pending=dispatch.pending)
+        if slots.milliseconds:
+            log.write("calibrated", slots=slots.number, milliseconds_of_a_step_and_row=slots.milliseconds)
         clock.lap("prepare")
+        busy = None
         if dispatch.pending:
             setup = WorkerSetup(
                 model=model,
                 out=folder.url,
                 source_root=str(plan.manifest.source_root),
                 allow_http=settings.allow_http,
-                device=device,
-                dtype=dtype,
-                slots=settings.slots,
-                step_cache=fingerprint["step_cache"],
-                threads=settings.threads if device == "cpu" else 0,
+                device=chosen.device,
+                dtype=chosen.dtype,
+                slots=slots.number,
+                threads=settings.threads if chosen.device == "cpu" else 0,
+                format=image_format(settings),
+                runtime=chosen.runtime(settings, fingerprint["step_cache"]),
+                examples=plan.examples(dispatch.waiting_places()) if chosen.compile else (),
             )
-            _make(
+            busy = _make(
                 dispatch,
                 setup,
-                settings.workers,
+                settings.workers or max(1, machine.gpus if chosen.device == "cuda" else 1),
                 progress(len(plan), len(plan) - dispatch.pending),
                 stop,
                 clock,
@@ -141,9 +152,10 @@ def run(
             quarantined=dispatch.quarantined,
             failures=dispatch.failures,
             made_now=dispatch.made - dispatch.made_before,
-            seconds=clock.seconds(),
+            seconds=clock.seconds() | ({"warm_up": round(warm, 3)} if (warm := dispatch.warm_up_seconds) else {}),
             interrupted=interrupted,
             too_many_failures=dispatch.too_many_failures,
+            model_busy=busy,
         )
 
 
@@ -178,7 +190,9 @@ def retry(
 
 def _settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:
     """The settings as JSON, with paths that hold in any current folder."""
-    places = {"model": _model_place(model), "source_root": str(plan.manifest.source_root)}
+    caches = {"compile_cache": settings.compile_cache, "text_cache": settings.text_cache}
+    places = {name: os.path.abspath(path.expanduser()) for name, path in caches.items() if path is not None}
+    places |= {"model": _model_place(model), "source_root": str(plan.manifest.source_root)}
     return {**settings.model_dump(mode="json", exclude_none=True), **places}
 
 
@@ -209,40 +223,42 @@ def _changed(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
 def _make(
     dispatch: Dispatch,
     setup: WorkerSetup,
-    workers: int | None,
+    workers: int,
     show: Progress,
     stop: _Stop,
     clock: _Clock,
     load: Callable | None,
-) -> None:
-    """Start Ray and the workers and make what is pending."""
+) -> float | None:
+    """Start Ray and the workers and make what is pending. Returns how busy the model was."""
     try:
         show.stage("starting")
         with _local_ray():
-            crew = Crew(setup, min(workers or _devices(setup.device), len(dispatch.waiting)), load)
+            crew = Crew(setup, min(workers, len(dispatch.backlog.waiting)), load)
             try:
                 while not (crew.any_ready or stop.asked):
-                    crew.poll(POLL_SECONDS)
+                    dispatch.take(crew.poll(POLL_SECONDS))
                 clock.lap("start")
                 show.stage(MAKING)
                 dispatch.loop(crew, show, stop)
                 clock.lap("make")
+                busy = dispatch.model_busy
                 show.stage("stopping" if stop.asked else "done")
             finally:
                 crew.close()
     finally:
         show.close()
+    return busy
 
 
 def _describe(folder: OutputFolder, model: ModelInfo, fingerprint: dict[str, Any], plan: Plan) -> None:
     """Write the dataset card."""
-    also = ("sigmas", "step_cache", "slots", "device", "dtype", "threads")
+    also = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
     settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, *also) if name in fingerprint}
     carried = plan.manifest.passthrough.schema
     write_card(folder.url, model.name, model.revision, settings, status(folder.url), carried)
 
 
-def _fingerprint(settings: Settings, model: ModelInfo, device: str, dtype: str) -> dict[str, Any]:
+def _fingerprint(settings: Settings, model: ModelInfo, chosen: Chosen, slots: int) -> dict[str, Any]:
     """What must stay the same for a folder to be gone on with: whatever decides pixels."""
     given = {name: getattr(settings, name) for name in DEFAULTS}
     return {
@@ -253,25 +269,14 @@ def _fingerprint(settings: Settings, model: ModelInfo, device: str, dtype: str) 
         **{name: getattr(model, name) if value is None else value for name, value in given.items()},
         "sigmas": settings.sigmas,
         "step_cache": str(parse(settings.step_cache, model.layers)),
-        "slots": settings.slots,
-        "device": device,
-        "dtype": dtype,
-        **({"threads": settings.threads} if device == "cpu" else {}),
+        "slots": slots,
+        "device": chosen.device,
+        "precision": chosen.precision,
+        "compile": chosen.compile,
+        "format": settings.format,
+        "quality": settings.quality,
+        **({"threads": settings.threads} if chosen.device == "cpu" else {}),
     }
-
-
-def device_of(settings: Settings) -> tuple[str, str]:
-    """(device, dtype) with `auto` resolved. Raises UserError for a GPU that is not there."""
-    there = torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
-        raise UserError("setting device: cuda was asked for, but torch sees no GPU; use --device cpu or auto")
-    device = ("cuda" if there else "cpu") if settings.device == "auto" else settings.device
-    dtype = ("bfloat16" if device == "cuda" else "float32") if settings.dtype == "auto" else settings.dtype
-    return device, dtype
-
-
-def _devices(device: str) -> int:
-    return torch.cuda.device_count() if device == "cuda" else 1
 
 
 class _Clock:
@@ -327,13 +332,16 @@ def _local_ray() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    except Exception as error:  # of many kinds: no disk, no shared memory, no port, no time
+        raise MachineryError(f"Ray did not start: {error}") from error
     for number, handler in handlers.items():  # Ray puts its own in place
         signal.signal(number, handler)
     try:

@@ -6,6 +6,7 @@ A flag wins over a variable, a variable over the file, the file over the default
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -18,11 +19,13 @@ from pydantic_settings import (
 )
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.encoding import ImageFormat
 from wanbatch.pipeline.models import TINY
 from wanbatch.pipeline.schedules import explicit
 
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
+AUTO = "auto"
 
 
 def _levels(value: object) -> object:
@@ -74,10 +77,29 @@ class Settings(BaseSettings):
     allow_http: bool = Field(False, description="take sources from the web too, from public hosts only")
     log_prompts: bool = Field(False, description="name the prompts of quarantined rows in the log too")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU, else float32")
+    preset: Literal["exact", "balanced", "fast"] = Field(
+        "exact", description="exact: nothing but rounding; balanced, fast: FP8 where the GPU has it"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
+        "auto", description="auto: the preset's, on a CPU fp32; fp8: of the large layers, bf16 around them"
+    )
+    compile: Literal["auto", "never", "always"] = Field(
+        "auto", description="whether the model is compiled before the first unit; auto: on a GPU"
+    )
+    compile_cache: Path | None = Field(
+        None, description="folder of compiled code; default: in the user's cache folder"
+    )
+    offload: Literal["auto", "never"] = Field(
+        "auto", description="auto: parts of the model take turns on a GPU without room for all of them"
+    )
+    text_cache: Path | None = Field(None, description="folder that keeps text embeddings between runs; default: none")
     workers: int | None = Field(None, ge=1, le=1024, description="default: one a GPU, or one on a CPU")
-    slots: int = Field(4, ge=1, le=64, description="rows denoised together; part of what fixes the pixels")
+    slots: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        4, description="rows denoised together, part of what fixes the pixels; auto: measured once for a folder"
+    )
     threads: int = Field(2, ge=1, le=256, description="of each worker on a CPU; part of what fixes the pixels there")
+    format: Literal["png", "webp", "jpeg"] = Field("png", description="of the images; png and webp lose nothing")
+    quality: int | None = Field(None, ge=1, le=100, description="of jpeg (default: 95); makes webp lossy")
     unit_timeout: float | None = Field(
         None, gt=0, description="seconds before a worker counts as hung; default: measured"
     )
@@ -106,6 +128,14 @@ def failures_allowed(settings: Settings, images: int) -> int | None:
     if given is None:
         return None
     return int(float(given[:-1]) / 100 * images) if given.endswith("%") else int(float(given))
+
+
+def image_format(settings: Settings) -> ImageFormat:
+    """Raises UserError for a quality that the format does not have."""
+    try:
+        return ImageFormat(settings.format, settings.quality)
+    except ValueError as error:
+        raise UserError(f"setting quality: {error}") from error
 
 
 def read_settings(**given: Any) -> Settings:

@@ -17,7 +17,7 @@ from wanbatch.manifests.places import place_of
 
 _COLUMNS = {
     "id": "the name that the manifest gave, or its row number; `-0`, `-1`, … for several images of one row",
-    "image": "the picture (PNG)",
+    "image": "the picture; the ending of its `path` tells the format",
     "prompt": "what was asked for",
     "negative_prompt": "what was to be avoided",
     "sources": "the source images: path, share in the blend, SHA-256 of the file",
@@ -35,7 +35,8 @@ _COLUMNS = {
     "step_cache": "which blocks of the model were skipped at which step, and what stood in for them",
     "model": "the model",
     "revision": "its revision",
-    "sha256": "SHA-256 of the pixels (RGB, row by row, 8 bits)",
+    "sha256": "SHA-256 of the pixels as they were made (RGB, row by row, 8 bits); JPEG and lossy WEBP files decode "
+    "to slightly other ones",
     "manifest_row": "the row of the manifest, from 0",
 }
 

@@ -149,7 +149,7 @@ def row_of(values: Mapping[str, Any], files: Sequence[str], place: str) -> Row:
         id=values["id"],
         number=values["number"],
         place=place,
-        sources=tuple(_source(source, files) for source in values["sources"] or ()),
+        sources=tuple(source_of(source, files) for source in values["sources"] or ()),
         sigmas=None if values["sigmas"] is None else tuple(values["sigmas"]),
         loras=tuple(Lora(**lora) for lora in values["loras"] or ()),
         num_images=values["num_images"] or 1,
@@ -157,7 +157,8 @@ def row_of(values: Mapping[str, Any], files: Sequence[str], place: str) -> Row:
     )
 
 
-def _source(values: Mapping[str, Any], files: Sequence[str]) -> Source:
+def source_of(values: Mapping[str, Any], files: Sequence[str]) -> Source:
+    """One of a row's `sources`, as plain Python values, as a `Source`."""
     if values["file"] is None:
         return Source(values["path"], values["weight"])
     return Source(

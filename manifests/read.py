@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.blend import merge_groups, merge_passthrough
 from wanbatch.manifests.check import LineChecker, Problems
-from wanbatch.manifests.columns import row_of
+from wanbatch.manifests.columns import row_of, source_of
 from wanbatch.manifests.jsonl import read_jsonl
 from wanbatch.manifests.parquet import read_parquet
-from wanbatch.manifests.rows import Row
+from wanbatch.manifests.rows import Row, Source
 from wanbatch.manifests.sources import PathRules
 from wanbatch.manifests.urls import absolute, is_url, kind_of, local_path, names_in
 
@@ -60,6 +60,11 @@ class Manifest:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return next(self.iter_rows(index, index + 1))
+
+    def sources(self, indices: pa.ChunkedArray | pa.Array) -> list[tuple[Source, ...]]:
+        """The sources of the things asked at some indices; quicker than by `row`."""
+        found = self.rows["sources"].take(indices).to_pylist()
+        return [tuple(source_of(source, self.files) for source in sources or ()) for sources in found]
 
     def iter_rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """Rows in order, made on the fly."""

@@ -107,7 +107,8 @@ class Record:
     """One image that was made: a row of `data/`, before the passthrough columns.
 
     sigmas: explicit noise levels; steps is then their number, and shift and schedule play no part and are None.
-    image: the encoded PNG. sha256: of the pixels, RGB, row by row, uint8.
+    image: the picture as a file. sha256: of the pixels as they were made, before a lossy format changed them: RGB,
+        row by row, uint8. suffix: of the picture's file name; not a column of its own.
     """
 
     id: str
@@ -131,6 +132,7 @@ class Record:
     revision: str | None
     sha256: str
     manifest_row: int
+    suffix: str = ".png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,7 @@ def data_table(records: Sequence[Record], passthrough: pa.Table | None = None) -
     Raises:
         ValueError: if the two have different lengths.
     """
-    table = _table(records, DATA_SCHEMA, image=lambda r: {"bytes": r.image, "path": f"{r.id}.png"})
+    table = _table(records, DATA_SCHEMA, image=lambda r: {"bytes": r.image, "path": f"{r.id}{r.suffix}"})
     if passthrough is None or passthrough.num_columns == 0:
         return table
     if passthrough.num_rows != len(records):

@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 
-def to_model(pixels: np.ndarray) -> Tensor:
-    """uint8 [height, width, 3] -> float32 [1, 3, height, width] in [-1, 1]."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+def to_model(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 [height, width, 3] -> float32 [1, 3, height, width] in [-1, 1]; moved as bytes, computed there."""
+    return torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """Float [3, height, width] in [-1, 1] -> uint8 [height, width, 3], rounded as diffusers does."""
-    image = (image.float() / 2 + 0.5).clamp(0, 1)
-    return (image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+    """Float [3, height, width] in [-1, 1] -> uint8 [height, width, 3], rounded as diffusers does.
+
+    Computed where the image is; only bytes are moved.
+    """
+    image = ((image.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return image.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def initial_noise(seed: int, channels: int, height: int, width: int) -> Tensor:

@@ -7,23 +7,33 @@ are separate and timed one by one. Reading source files and writing pictures is 
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 
 from wanbatch.errors import RowError
 from wanbatch.pipeline import conditioning
 from wanbatch.pipeline.denoise import Denoised, Denoiser, Sample, now
+from wanbatch.pipeline.fp8 import to_float8
 from wanbatch.pipeline.models import ModelInfo, Modules, load
+from wanbatch.pipeline.offload import WORKING, Residency, free_memory
 from wanbatch.pipeline.requests import Failed, Request, Result, Seconds
+from wanbatch.pipeline.runtime import Runtime, set_up_compiler
 from wanbatch.pipeline.samplers import solve
 from wanbatch.pipeline.step_cache import parse
-from wanbatch.pipeline.text import TextEncoder
+from wanbatch.pipeline.text import GPU_TOKENS, TextEncoder
+from wanbatch.pipeline.text_cache import TextCache
 from wanbatch.pipeline.transformer import FrameTransformer
 from wanbatch.pipeline.vae import FrameVAE
 
+MARGIN = max(WORKING.values())  # bytes besides the weights
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -31,30 +41,60 @@ class Wan:
     """The model on one device.
 
     modules: a loaded model (see `models.load`). slots: rows denoised together; part of what fixes the pixels.
-    step_cache: what `step_cache.parse` reads.
+    runtime: how it is run. text_cache: embeddings on disk.
     """
 
-    def __init__(self, modules: Modules, device: torch.device, slots: int, step_cache: str = "none"):
-        experts = [FrameTransformer(modules.transformer).fuse()]
-        if modules.low_noise_transformer is not None:
-            experts.append(FrameTransformer(modules.low_noise_transformer).fuse())
-        self.device = device
-        self.text = TextEncoder(modules.tokenizer, modules.text_encoder)
-        self.vae = FrameVAE.from_video(modules.vae).to(device).eval().requires_grad_(False)
+    def __init__(
+        self,
+        modules: Modules,
+        device: torch.device,
+        slots: int,
+        runtime: Runtime = Runtime(),  # noqa: B008  frozen
+        text_cache: TextCache | None = None,
+    ):
+        parts = (modules.transformer, modules.low_noise_transformer)
+        experts = [_expert(part, runtime) for part in parts if part is not None]
+        self.device, self.runtime = device, runtime
+        tokens = GPU_TOKENS if device.type == "cuda" else 0
+        self.text = TextEncoder(modules.tokenizer, modules.text_encoder, tokens, cache=text_cache, device=device)
+        self.vae = FrameVAE.from_video(modules.vae).eval().requires_grad_(False)
+        if device.type == "cuda":
+            self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._encode, self._decode = self.vae.encode, self.vae.decode
+        if runtime.compile:
+            self._encode = torch.compile(self._encode, fullgraph=True, dynamic=False)
+            self._decode = torch.compile(self._decode, fullgraph=True, dynamic=False)
         self.stride = modules.vae.config.scale_factor_spatial
         self.channels = modules.transformer.config.in_channels
         self.experts, self.boundary = experts, modules.boundary
         self.dtype = experts[0].dtype
         self.slots = slots
-        self.use_step_cache(step_cache)
+        self.use_step_cache(runtime.step_cache)
+        self.residency = self._residency(modules.text_encoder) if runtime.offload else None
+        self.offloaded = self.residency is not None and not self.residency.together
+        self.text.before_encoding = lambda: self._need("text")
+        self._need("picture")
 
     @classmethod
     def load(
-        cls, info: ModelInfo, device: str = "cpu", dtype: str = "float32", slots: int = 4, step_cache: str = "none"
+        cls,
+        info: ModelInfo,
+        device: str = "cpu",
+        dtype: str = "float32",
+        slots: int = 4,
+        runtime: Runtime = Runtime(),  # noqa: B008  frozen
     ) -> Wan:
         """Load a model that `models.find` has found. dtype: `float32` or `bfloat16`."""
         where = torch.device(device)
-        return cls(load(info, where, DTYPES[dtype]), where, slots, step_cache)
+        if runtime.compile:
+            set_up_compiler(runtime.compile_cache)
+        cache = None
+        if runtime.text_cache is not None:
+            cache = TextCache(Path(runtime.text_cache).expanduser(), _text_recipe(info, where, dtype))
+        if runtime.offload and device == "cuda" and _weight_bytes(info) + MARGIN <= free_memory(where):
+            runtime = replace(runtime, offload=False)  # all of it fits for certain
+        modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype])
+        return cls(modules, where, slots, runtime, cache)
 
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
@@ -69,12 +109,31 @@ class Wan:
     @property
     def backends(self) -> dict[str, str]:
         """What runs each stage, recorded with every picture."""
-        name = f"eager-{str(self.dtype).removeprefix('torch.')}"
-        return dict.fromkeys(("text", "encode", "denoise", "decode"), name)
+        dtype = str(self.dtype).removeprefix("torch.")
+        how = "compiled" if self.runtime.compile else "eager"
+        layers = f"{dtype}-fp8" if self.runtime.fp8 else dtype
+        if self.runtime.fp8 and self.device.type != "cuda":
+            layers += "-emulated"
+        return {
+            "text": f"eager-{dtype}" + ("-offloaded" if self.offloaded else ""),
+            "encode": f"{how}-{dtype}",
+            "denoise": f"{how}-{layers}",
+            "decode": f"{how}-{dtype}",
+        }
+
+    def warm_up(self, examples: Sequence[Request]) -> float:
+        """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""
+        begin = now(self.device)
+        short = {"steps": 2, "creativity": 1.0, "schedule": "linear", "sigmas": None}
+        for example in examples:
+            for _ in self.generate([replace(example, **short, shift=example.shift or 1.0)]):
+                pass
+        return now(self.device) - begin
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         """Make pictures; each is handed over as soon as it is done, in no particular order."""
         embeddings, text_seconds = self.encode_prompts(requests)
+        self._need("picture")
         latents, encode_seconds = self.encode_sources(requests)
         waiting = {request.id: request for request in requests}
         samples = [self.sample(request, embeddings, latents) for request in requests]
@@ -104,12 +163,13 @@ class Wan:
     @torch.inference_mode()
     def encode_image(self, pixels: np.ndarray) -> Tensor:
         """uint8 [rows, columns, 3] -> normalised latent, float32 [channels, rows / stride, columns / stride]."""
-        return self.vae.encode(conditioning.to_model(pixels).to(self.device, self.dtype))[0].float()
+        image = self._laid_out(conditioning.to_model(pixels, self.device).to(self.dtype))
+        return self._encode(image)[0].float()
 
     @torch.inference_mode()
     def decode_latent(self, latent: Tensor) -> np.ndarray:
         """Normalised latent [channels, height, width] -> uint8 picture. Raises RowError if it is not finite."""
-        image = self.vae.decode(latent[None].to(self.dtype))[0]
+        image = self._decode(self._laid_out(latent[None].to(self.dtype)))[0]
         if not bool(torch.isfinite(image).all()):
             raise RowError("decode", "nan", "the picture has values that are not numbers (NaN or infinity)")
         return conditioning.to_pixels(image)
@@ -145,8 +205,43 @@ class Wan:
         seconds = Seconds(text, encode, denoised.seconds, now(self.device) - begin)
         return Result(request, pixels, seconds, denoised.work, self._peak_memory())
 
+    def _residency(self, text_encoder: Any) -> Residency:
+        parts = {"text": text_encoder, "picture": torch.nn.ModuleList([*self.experts, self.vae])}
+        where = self.device
+        return Residency(parts, where, lambda: free_memory(where) if where.type == "cuda" else sys.maxsize)
+
+    def _need(self, part: str) -> None:
+        """Have a part of the model on the device."""
+        if self.residency is not None:
+            self.residency.need(part)
+
+    def _laid_out(self, batch: Tensor) -> Tensor:
+        """As the VAE's convolutions want it on this device."""
+        return batch.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else batch
+
     def _peak_memory(self) -> int:
         """Bytes: of the device since the model was loaded, or of this process on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _expert(model: Any, runtime: Runtime) -> FrameTransformer:
+    frame = FrameTransformer(model).fuse()
+    if runtime.fp8:
+        to_float8(frame)
+    return frame.compile_blocks() if runtime.compile else frame
+
+
+def _weight_bytes(info: ModelInfo) -> int:
+    """Of a model's weight files."""
+    return sum(path.stat().st_size for path in Path(info.folder).rglob("*.safetensors"))
+
+
+def _text_recipe(info: ModelInfo, device: torch.device, dtype: str) -> str:
+    """Everything that decides the bits of a text embedding besides the prompt."""
+    if device.type == "cuda":
+        kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {GPU_TOKENS}"
+    else:
+        kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+    return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {transformers.__version__}"

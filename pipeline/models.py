@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     import torch
@@ -70,8 +71,8 @@ class ModelInfo:
     guidance: float
     shift: float
     sampler: str
+    schedule: str
     negative_prompt: str
-    schedule: str = "linear"
 
     def fitting_size(self, columns: int, rows: int, area: int) -> tuple[int, int]:
         """(width, height) that the model can make, of about `area` pixels with a picture's aspect ratio.
@@ -115,7 +116,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
         _check_weights(folder, index)
     vae = _read_json(folder / "vae" / "config.json", "the model has no VAE")
     transformer = _read_json(folder / "transformer" / "config.json", "the model has no transformer")
-    sampler, shift = _sampler(folder)
+    sampler, shift, schedule = _sampler(folder)
     defaults = {**WAN_DEFAULTS, **_own_defaults(folder)}
     stride = vae.get("scale_factor_spatial", 8)
     return ModelInfo(
@@ -127,6 +128,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
         layers=transformer.get("num_layers", 40),
         shift=shift,
         sampler=sampler,
+        schedule=schedule,
         **defaults,
     )
 
@@ -210,13 +212,17 @@ def _own_defaults(folder: Path) -> dict:
     return given
 
 
-def _sampler(folder: Path) -> tuple[str, float]:
+def _sampler(folder: Path) -> tuple[str, float, str]:
+    """Sampler, shift and schedule that the folder's scheduler stands for."""
     config = _read_json(folder / "scheduler" / "scheduler_config.json", "the model has no scheduler")
     name = config.get("_class_name")
     if name not in _SAMPLERS:
         raise UserError(f"{folder}/scheduler: {name} is not known; known: {', '.join(_SAMPLERS)}")
     sampler, field = _SAMPLERS[name]
-    return sampler, float(config.get(field, 1.0))
+    if sampler == "unipc" and config.get("solver_order") == 3:
+        sampler = "unipc3"
+    schedule = next((name for name in SCHEDULES if config.get(f"use_{name}_sigmas")), "linear")
+    return sampler, float(config.get(field, 1.0)), schedule
 
 
 def _read_json(path: Path, otherwise: str) -> dict:

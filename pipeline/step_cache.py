@@ -193,7 +193,7 @@ def _check_skip(skip: Skip, text: str, layers: int) -> Skip:
     if skip.blocks is None and 0 <= skip.first < layers:
         skip = replace(skip, blocks=layers - skip.first)
     _require(text, skip, first=(0, layers - 1), order=(0, MAX_ORDER), interval=(1, None), longest=(1, None))
-    _require(text, skip, blocks=(0, None), threshold=(0, None))
+    _require(text, skip, blocks=(0, None), threshold=(0, 1000))
     if skip.first + (skip.blocks or 0) > layers:
         raise UserError(
             f"step_cache {text!r}: asks for blocks {skip.first} to {skip.first + (skip.blocks or 0) - 1}, but the "
@@ -227,5 +227,4 @@ def _spell(name: str, part: Skip | Gate) -> str:
     values = [(field.name, getattr(part, field.name)) for field in fields(part)]
     if isinstance(part, Gate) and part.mode == "skip":
         values = [(field, value) for field, value in values if field not in ("interval", "order")]
-    spelled = (f"{field}={value:g}" if isinstance(value, float) else f"{field}={value}" for field, value in values)
-    return f"{name}:" + ",".join(spelled)
+    return f"{name}:" + ",".join(f"{field}={value}" for field, value in values)

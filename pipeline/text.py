@@ -1,73 +1,136 @@
 """Prompts to text embeddings: each distinct prompt once, real tokens only.
 
 UMT5 masks its padding, so encoding a prompt alone and padding it later is exact. Prompts are encoded in batches
-of a fixed number of places and a few fixed lengths: a prompt's embedding then does not depend, to the last bit,
-on which other prompts it was encoded with.
+of a few fixed shapes, and a prompt's shape depends on its own length alone: its embedding then does not depend,
+to the last bit, on which other prompts it was encoded with. What was encoded is kept in memory, up to a bound,
+and on disk if there is a `TextCache` (`text_cache.py`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
+from wanbatch.pipeline.text_cache import TextCache
 from wanbatch.pipeline.transformer import TEXT_TOKENS
 
-LENGTHS = (32, 64, 128, 256, TEXT_TOKENS)  # what a prompt's tokens are padded to while they are encoded
+# What a prompt's tokens are padded to while they are encoded. Close together where prompts are common: a prompt
+# of 40 tokens costs a quarter less at 48 than at 64.
+LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, TEXT_TOKENS)
+# Tokens in a batch on a GPU. The large encoder is bound by arithmetic from some 1000 tokens on; a unit has few
+# distinct prompts, and places that stay empty cost as much as full ones.
+GPU_TOKENS = 1024
+KEPT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt, cleaned, and its tokens."""
+
+    text: str
+    tokens: list[int]
+
+    @property
+    def length(self) -> int:
+        """What it is padded to."""
+        return next(length for length in LENGTHS if length >= len(self.tokens))
 
 
 class TextEncoder:
     """Encodes prompts as diffusers' `WanPipeline.encode_prompt` does, without its zero padding.
 
-    places: prompts in each batch. kept: embeddings held in memory, least recently used first out.
+    tokens: in each batch, the places times the length; 0: one prompt a batch, the faster choice on a CPU.
+    kept: bytes of embeddings held in the device's memory, least recently used first out.
+    cache: embeddings on disk. device: where it works; default: where the model is.
     """
 
-    def __init__(self, tokenizer, model, places: int = 1, kept: int = 4096):
+    def __init__(
+        self,
+        tokenizer: Any,
+        model: Any,
+        tokens: int = 0,
+        kept: int = KEPT_BYTES,
+        cache: TextCache | None = None,
+        device: torch.device | None = None,
+    ):
         self.tokenizer, self.model = tokenizer, model
-        self.places, self.kept = places, kept
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self.tokens, self.kept, self.cache = tokens, kept, cache
+        self.device = device or model.device
+        self.before_encoding: Callable[[], None] = lambda: None  # called if the model is needed after all
+        self._held: OrderedDict[str, Tensor] = OrderedDict()
+        self._held_bytes = 0
 
     @torch.inference_mode()
     def encode(self, prompts: Iterable[str]) -> dict[str, Tensor]:
         """Embeddings [tokens, dim] of each distinct prompt, on the model's device, in its dtype."""
-        wanted = list(dict.fromkeys(prompts))
-        found = {prompt: self._cache[prompt] for prompt in wanted if prompt in self._cache}
-        missing = [prompt for prompt in wanted if prompt not in found]
-        for length, group in self._by_length(missing).items():
-            for first in range(0, len(group), self.places):
-                found.update(self._encode_batch(group[first : first + self.places], length))
-        self._keep(found)
-        return {prompt: found[prompt] for prompt in wanted}
+        cleaned = {prompt: prompt_clean(prompt) for prompt in dict.fromkeys(prompts)}
+        found: dict[str, Tensor] = {}
+        missing = []
+        for text in dict.fromkeys(cleaned.values()):
+            embedding = self._known(text)
+            if embedding is None:
+                missing.append(_Prompt(text, self._tokens(text)))
+            else:
+                found[text] = embedding
+        for text, embedding in self._encoded(missing):
+            found[text] = embedding
+            if self.cache is not None:
+                self.cache.put(text, embedding)
+        for text, embedding in found.items():
+            self._hold(text, embedding)
+        return {prompt: found[text] for prompt, text in cleaned.items()}
+
+    def places(self, length: int) -> int:
+        """Prompts in each batch of a length."""
+        return max(1, self.tokens // length)
 
     def forget(self) -> None:
-        """Drop all kept embeddings."""
-        self._cache.clear()
+        """Drop all embeddings held in memory."""
+        self._held.clear()
+        self._held_bytes = 0
 
-    def _by_length(self, prompts: Sequence[str]) -> dict[int, list[tuple[str, list[int]]]]:
-        groups: dict[int, list[tuple[str, list[int]]]] = {}
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, truncation=True, max_length=TEXT_TOKENS).input_ids
+
+    def _known(self, text: str) -> Tensor | None:
+        """From memory, else from the disk."""
+        if (held := self._held.get(text)) is not None or self.cache is None:
+            return held
+        stored = self.cache.get(text)
+        return None if stored is None else stored.to(self.device, self.model.dtype)
+
+    def _encoded(self, prompts: Sequence[_Prompt]) -> Iterator[tuple[str, Tensor]]:
+        groups: dict[int, list[_Prompt]] = {}
+        if prompts:
+            self.before_encoding()
         for prompt in prompts:
-            tokens = self.tokenizer(prompt_clean(prompt), truncation=True, max_length=TEXT_TOKENS).input_ids
-            length = next(length for length in LENGTHS if length >= len(tokens))
-            groups.setdefault(length, []).append((prompt, tokens))
-        return groups
+            groups.setdefault(prompt.length, []).append(prompt)
+        for length, group in groups.items():
+            for first in range(0, len(group), self.places(length)):
+                yield from self._encode_batch(group[first : first + self.places(length)], length)
 
-    def _encode_batch(self, group: Sequence[tuple[str, list[int]]], length: int) -> dict[str, Tensor]:
-        device = self.model.device
-        tokens = torch.full((self.places, length), self.tokenizer.pad_token_id, dtype=torch.long)
-        mask = torch.zeros((self.places, length), dtype=torch.long)
+    def _encode_batch(self, group: Sequence[_Prompt], length: int) -> Iterator[tuple[str, Tensor]]:
+        shape = (self.places(length), length)
+        tokens = torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros(shape, dtype=torch.long)
         mask[:, 0] = 1  # an empty place must attend to something
-        for place, (_, ids) in enumerate(group):
-            tokens[place, : len(ids)] = torch.tensor(ids)
-            mask[place, : len(ids)] = 1
-        states = self.model(tokens.to(device), mask.to(device)).last_hidden_state
-        return {prompt: states[place, : len(ids)].clone() for place, (prompt, ids) in enumerate(group)}
+        for place, prompt in enumerate(group):
+            tokens[place, : len(prompt.tokens)] = torch.tensor(prompt.tokens)
+            mask[place, : len(prompt.tokens)] = 1
+        states = self.model(tokens.to(self.device), mask.to(self.device)).last_hidden_state
+        for place, prompt in enumerate(group):
+            yield prompt.text, states[place, : len(prompt.tokens)].clone()
 
-    def _keep(self, embeddings: dict[str, Tensor]) -> None:
-        for prompt, embedding in embeddings.items():
-            self._cache[prompt] = embedding
-            self._cache.move_to_end(prompt)
-        while len(self._cache) > self.kept:
-            self._cache.popitem(last=False)
+    def _hold(self, text: str, embedding: Tensor) -> None:
+        if text not in self._held:
+            self._held[text] = embedding
+            self._held_bytes += embedding.nbytes
+        self._held.move_to_end(text)
+        while self._held_bytes > self.kept and self._held:
+            self._held_bytes -= self._held.popitem(last=False)[1].nbytes

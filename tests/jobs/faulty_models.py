@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from wanbatch.jobs import work
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.models import ModelInfo
 from wanbatch.pipeline.requests import Failed, Request, Result
@@ -53,10 +54,10 @@ def _go_wrong(request: Request) -> None:
     if kind == "raise":
         raise ValueError(f"no picture of {request.id}\nand a second line")
     if kind == "kill":
-        os._exit(17)
+        _die()
     if kind == "killonce" and not Path(request.prompt).exists():
         Path(request.prompt).touch()
-        os._exit(17)
+        _die()
     if kind == "slow":
         time.sleep(1.0)
     if kind == "hang":
@@ -66,8 +67,14 @@ def _go_wrong(request: Request) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
-def load(model: ModelInfo, device: str, dtype: str, slots: int, step_cache: str) -> Faulty:
-    return Faulty(Wan.load(model, device, dtype, slots, step_cache))
+def _die() -> None:
+    """In the midst of the work: not so soon that what was finished just before is not on its way yet."""
+    time.sleep(0.2)
+    os._exit(17)
+
+
+def load(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
+    return Faulty(Wan.load(model, device, dtype, slots))
 
 
 class Cramped(Faulty):
@@ -79,11 +86,11 @@ class Cramped(Faulty):
         yield from super().generate(requests)
 
 
-def load_with_room_for_two(model: ModelInfo, device: str, dtype: str, slots: int, step_cache: str) -> Faulty:
-    return Cramped(Wan.load(model, device, dtype, slots, step_cache))
+def load_with_room_for_two(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
+    return Cramped(Wan.load(model, device, dtype, slots))
 
 
-def load_and_die(model: ModelInfo, device: str, dtype: str, slots: int, step_cache: str) -> Faulty:
+def load_and_die(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
     """The process ends while it loads the model."""
     os._exit(17)
 
@@ -105,7 +112,19 @@ class Together(Faulty):
         yield from super().generate(requests)
 
 
-def load_together(
-    folder: Path, count: int, model: ModelInfo, device: str, dtype: str, slots: int, step_cache: str
-) -> Together:
-    return Together(Wan.load(model, device, dtype, slots, step_cache), folder, count)
+def load_together(folder: Path, count: int, model: ModelInfo, device: str, dtype: str, slots: int) -> Together:
+    return Together(Wan.load(model, device, dtype, slots), folder, count)
+
+
+def load_with_slow_disk(seconds: float, model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
+    """Writing an attempt takes this long; and it ends the process if a row's id begins with `unwritable-`."""
+    write = work.write_attempt
+
+    def slowly(root, unit, attempt, data, *rest):
+        time.sleep(seconds)
+        if data is not None and any(name.startswith("unwritable-") for name in data["id"].to_pylist()):
+            os._exit(17)
+        return write(root, unit, attempt, data, *rest)
+
+    work.write_attempt = slowly
+    return load(model, device, dtype, slots)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,12 @@ def family(pid: int) -> list[psutil.Process]:
 
 def workers_of(pid: int) -> list[psutil.Process]:
     """The processes of `Worker` actors below a process."""
-    return [process for process in family(pid) if "ray::Worker" in " ".join(process.cmdline())]
+    found = []
+    for process in family(pid):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "ray::Worker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def gone(processes: Iterable[psutil.Process], seconds: float = 20) -> list[psutil.Process]:

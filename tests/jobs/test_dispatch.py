@@ -13,7 +13,7 @@ from job_making import commits, log_events, rows_by_id, write_jsonl
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.crew import Unit
-from wanbatch.jobs.dispatch import Deadlines
+from wanbatch.jobs.deadlines import Deadlines
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +33,14 @@ def test_a_row_that_kills_workers_is_quarantined_alone(deadly):
     assert sorted(rows_by_id(deadly.out)) == ["a", "c", "d", "f", "killonce-e"]
     [failure] = rows_by_id(deadly.out, "failures").values()
     assert (failure["id"], failure["error_class"], failure["manifest_row"]) == ("kill-b", "worker_died", 1)
-    assert failure["attempts"] == 2
-    assert "its worker was lost 2 times" in failure["message"]
+    assert failure["attempts"] == 4
+    assert "its worker was lost 4 times" in failure["message"]
 
 
 @pytest.mark.slow
 def test_attempts_are_bounded_and_logged(deadly):
-    """The unit twice, then the row alone twice; and once for the row that kills once."""
-    assert len(log_events(deadly.out, "unit_lost")) == 5
+    """The unit twice, then the row alone four times; and once for the row that kills once."""
+    assert len(log_events(deadly.out, "unit_lost")) == 7
     [event] = log_events(deadly.out, "quarantined")
     assert (event["id"], event["error_class"]) == ("kill-b", "worker_died")
 
@@ -53,14 +53,14 @@ def test_every_row_is_committed_once_after_deaths(deadly):
     assert not list((deadly.out / "_wanbatch" / "tmp").iterdir())
 
 
-def test_a_row_alone_in_its_unit_is_tried_twice(run_here, settings, tmp_path):
+def test_a_row_alone_in_its_unit_is_tried_four_times(run_here, settings, tmp_path):
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "kill-a", "prompt": "x"}, {"id": "b", "prompt": "x"}])
     ran = run_here(manifest, tmp_path / "out", settings(unit_rows=1), faulty_models.load)
     assert ran.summary.exit_code == 3
     assert list(rows_by_id(ran.out)) == ["b"]
     [failure] = rows_by_id(ran.out, "failures").values()
-    assert (failure["id"], failure["error_class"], failure["attempts"]) == ("kill-a", "worker_died", 2)
-    assert len(log_events(ran.out, "unit_lost")) == 2
+    assert (failure["id"], failure["error_class"], failure["attempts"]) == ("kill-a", "worker_died", 4)
+    assert len(log_events(ran.out, "unit_lost")) == 4
 
 
 def test_a_worker_that_dies_while_loading_is_a_machinery_error(run_here, settings, manifest, tmp_path):
@@ -78,7 +78,7 @@ def test_a_model_with_damaged_weights_is_a_user_error(run_here, settings, manife
 
 
 def test_a_hung_worker_is_replaced_after_the_deadline(run_here, settings, tmp_path):
-    """Its row is tried again once and then quarantined; the rows beside it are made."""
+    """Its row is tried four times and then quarantined; the rows beside it are made."""
     rows = [{"id": "hang-a", "prompt": "x"}, {"id": "b", "prompt": "x"}]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     ran = run_here(manifest, tmp_path / "out", settings(unit_rows=1, unit_timeout=3), faulty_models.load)
@@ -87,7 +87,7 @@ def test_a_hung_worker_is_replaced_after_the_deadline(run_here, settings, tmp_pa
     [failure] = rows_by_id(ran.out, "failures").values()
     assert failure["id"] == "hang-a"
     assert "it was not done after 3 s" in failure["message"]
-    assert [event["cause"] for event in log_events(ran.out, "unit_lost")] == ["it was not done after 3 s"] * 2
+    assert [event["cause"] for event in log_events(ran.out, "unit_lost")] == ["it was not done after 3 s"] * 4
 
 
 def test_a_deadline_is_measured_by_pixels_and_steps_that_were_made():

@@ -72,7 +72,9 @@ def test_failed_rows_are_not_tried_again(faulty, run_here, settings, tmp_path):
             'step_cache was "none", now "taylor:interval=2,order=1,along=logsnr,blocks=3,first=0"',
         ),
         ({"slots": 2}, "slots was 4, now 2"),
-        ({"dtype": "bfloat16"}, 'dtype was "float32", now "bfloat16"'),
+        ({"precision": "bf16"}, 'precision was "fp32", now "bf16"'),
+        ({"compile": "always"}, "compile was false, now true"),
+        ({"format": "jpeg", "quality": 80}, 'format was "png", now "jpeg"; quality was not set, now 80'),
     ],
 )
 def test_other_settings_are_refused(mixed, run_here, settings, change, told):

@@ -14,6 +14,7 @@ from job_making import write_jsonl
 from wanbatch.errors import MachineryError, RowError
 from wanbatch.jobs.prepare import prepare
 from wanbatch.jobs.worker import Worker, WorkerSetup
+from wanbatch.pipeline.runtime import Runtime
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,9 @@ def worker(model, sources, tmp_path_factory) -> Worker:
     (out / "_wanbatch" / "tmp").mkdir(parents=True)
     setup = WorkerSetup(model, str(out), str(sources), False, "cpu", "float32", slots=2, threads=0)
     made = Worker(setup, "worker-7", faulty_models.load)
-    assert made.ready() > 0
+    started = made.ready()
+    assert started.load_seconds > 0
+    assert started.warm_up_seconds == 0
     return made
 
 
@@ -138,7 +141,9 @@ def test_a_disk_that_refuses_is_no_fault_of_the_row(model, settings, sources, tm
 def test_a_step_cache_is_recorded_and_counted(model, settings, sources, tmp_path):
     (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
     cache = "deepcache:blocks=2,interval=2,first=0"
-    setup = WorkerSetup(model, str(tmp_path), str(sources), False, "cpu", "float32", 2, 0, step_cache=cache)
+    setup = WorkerSetup(
+        model, str(tmp_path), str(sources), False, "cpu", "float32", 2, 0, runtime=Runtime(step_cache=cache)
+    )
     worker = Worker(setup, "worker-0")
     worker.ready()
     rows = [{"prompt": "x", "steps": 5}, {"prompt": "y", "steps": 5, "guidance": 1}]

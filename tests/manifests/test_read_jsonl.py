@@ -26,18 +26,20 @@ def test_every_column_is_read(jsonl):
         "guidance": 0,
         "shift": 3.5,
         "sampler": "euler",
+        "schedule": "karras",
         "style": "ink",
         "loras": [{"name": "ink", "weight": -0.5}, {"name": "oil"}],
         "num_images": 3,
         "audio": "sounds/rain.wav",
     }
-    manifest = read_manifest(jsonl(full, "", "   ", {"image": "x.png", "creativity": None}))
+    manifest = read_manifest(jsonl(full, "", "   ", {"image": "x.png", "creativity": None, "sigmas": [1, 0.5]}))
     first, second = manifest.iter_rows()
     assert first.sources == (Source("a.png", 0.25), Source("b/c.png", 0.5), Source("d.webp", 0.25))
     assert (first.id, first.number, first.place) == ("first.one", 0, f"{manifest.path}:1")
     assert (first.prompt, first.negative_prompt, first.creativity) == ("a heart ♥", "", 1.0)
     assert (first.seed, first.width, first.height, first.steps) == (2**63 - 1, 64, 96, 12)
     assert (first.guidance, first.shift, first.sampler, first.style) == (0.0, 3.5, "euler", "ink")
+    assert (first.schedule, first.sigmas, second.schedule, second.sigmas) == ("karras", None, None, (1.0, 0.5))
     assert first.loras == (Lora("ink", -0.5), Lora("oil", 1.0))
     assert first.audio == "sounds/rain.wav"
     assert list(first.image_ids()) == ["first.one-0", "first.one-1", "first.one-2"]
@@ -67,6 +69,13 @@ def test_every_column_is_read(jsonl):
         ({**GOOD, "seed": 10**30}, "seed is 1000000000000000000000000000000: must be"),
         ({**GOOD, "num_images": 1001}, "num_images is 1001: must be"),
         ({**GOOD, "sampler": ""}, "sampler is '': must be a name"),
+        ({**GOOD, "schedule": 3}, "schedule is 3: must be a name"),
+        ({**GOOD, "sigmas": 0.5}, "sigmas is 0.5: must be a list of noise levels in (0, 1]"),
+        ({**GOOD, "sigmas": [0.5, "0.2"]}, "sigmas[1] is '0.2': must be a list of noise levels"),
+        ({**GOOD, "sigmas": [0.5, None]}, "sigmas[1] is None: must be a list of noise levels"),
+        ({**GOOD, "sigmas": [0.5, 0.5]}, "each at least 0.00001 below the one before, without the final 0"),
+        ({**GOOD, "sigmas": [0.000001]}, "each at least 0.00001 below the one before, without the final 0"),
+        ({**GOOD, "sigmas": [0.5], "shift": 3}, "has both sigmas and shift: sigmas say every noise level"),
         ({"prompt": 3}, "prompt is 3: must be text"),
         ({"prompt": "a\x00b"}, "must be text of at most 32768 characters (without NUL characters)"),
         ({"prompt": "\ud800"}, "must be text"),

@@ -103,9 +103,25 @@ def test_pandas_writes_manifests_that_are_read(tmp_path):
     assert rows[2].place.endswith("shop.parquet row 2")
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float64()), pa.list_(pa.float32(), 2)])
+def test_sigmas_are_lists_of_any_kind(tmp_path, kind):
+    sigmas = pa.array([[1, 0.5], None, [0.75, 0.25]], kind)
+    columns = {"prompt": ["a"] * 3, "sigmas": sigmas, "schedule": [None, "beta", None]}
+    pq.write_table(pa.table(columns), tmp_path / "shop.parquet")
+    rows = list(read_manifest(tmp_path / "shop.parquet").iter_rows())
+    assert [row.sigmas for row in rows] == [(1.0, 0.5), None, (0.75, 0.25)]
+    assert [row.schedule for row in rows] == [None, "beta", None]
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
+        ({"prompt": ["a"], "sigmas": [["1"]]}, ": column 'sigmas' is list<"),
+        ({"prompt": ["a"], "sigmas": [0.5]}, ": column 'sigmas' is double: must be a list of numbers"),
+        (
+            {"prompt": ["a"] * 2, "sigmas": [[1, 0.5], [0.5, 1]]},
+            "row 1: sigmas is [0.5, 1.0]: must be a list of noise",
+        ),
         ({"prompt": ["a"] * 3, "steps": [4, 4.5, 4]}, "row 1: steps is 4.5: must be an integer"),
         ({"prompt": ["a"] * 3, "guidance": [1, float("nan"), 2]}, "row 1: guidance is nan: must be a finite"),
         ({"prompt": ["a"] * 3, "id": ["x", "y", "x"]}, "row 2: id 'x' is already at"),

@@ -53,6 +53,7 @@ def sample(seed: int, steps: int = 8, guidance: float = 3.0, creativity: float =
         guidance=guidance,
         prompt=text[0, :tokens],
         negative=text[1, :2],
+        seed=seed,
     )
 
 
@@ -66,6 +67,8 @@ def mixed_rows() -> list[Sample]:
         sample(5, creativity=0.6, steps=12),
         sample(6, creativity=0.35, steps=10, sampler="euler"),
         sample(7, steps=8, sampler="dpmpp_2m", tokens=8),
+        sample(10, steps=5, sampler="heun"),
+        sample(11, steps=7, sampler="euler_ancestral", guidance=1.0),
         sample(8, steps=6, guidance=1.0, creativity=0.8),
         sample(9, steps=1),
     ]

@@ -225,12 +225,16 @@ def test_evaluations_are_counted_without_the_table(sampler, steps, creativity):
 
 
 @pytest.mark.parametrize("sampler", samplers.SOLVERS)
-def test_a_picture_that_the_model_is_sure_of_is_reached_at_once_and_kept(sampler):
-    """If x0 is the same at every level, each sample is the mixture at its level, and the last one is x0: the
-    factors of each combination add up to what flow matching asks for."""
+@pytest.mark.parametrize(
+    ("schedule", "creativity"), [("linear", 1.0), ("linear", 0.3), ("beta", 0.6), ("karras", 0.99)]
+)
+def test_a_picture_that_the_model_is_sure_of_is_reached_and_kept(sampler, schedule, creativity):
+    """From noise and from the level that image-to-image starts at. If x0 is the same at every level, each sample is
+    the mixture at its level and the last one x0: factors add up to what flow matching asks for."""
     x0, eps = torch.full((1, 1, 1, 1), 3.0, dtype=torch.float64), torch.full((1, 1, 1, 1), -0.7, dtype=torch.float64)
-    solution = samplers.solve(sampler, 9, 3.0)
+    solution = samplers.solve(sampler, 12, 3.0, creativity, schedule)
     s = solution.sigmas[0]
+    assert s == pytest.approx(creativity, abs=2e-6)
     found = trajectory([solution], (1 - s) * x0 + s * eps, lambda x, s: (x - x0) / s, lambda _: eps, times="sigmas")
     if not solution.noise.any():
         for sample, s in zip(found, solution.sigmas[1:], strict=True):

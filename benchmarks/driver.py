@@ -1,0 +1,284 @@
+"""How many units a second the driver hands out and commits, and how fast it comes back to a million rows. No model.
+
+    python benchmarks/driver.py dispatch [--units N] [--workers N] [--folder PATH] [--out FILE.json]
+    python benchmarks/driver.py resume [--rows N] [--left N] [--folder PATH] [--out FILE.json]
+
+`dispatch`: the real loop (`Dispatch`, `Crew`, `OutputFolder`) on a real Ray. Its workers hand back attempts that
+were written before (one 32x32 picture each), so that what is measured is the driver: making tasks, Ray's calls,
+verifying every byte, moving, committing durably. With few cores the workers and Ray's daemons compete with the
+driver for them, so the driver's own processor seconds a unit are given too: their inverse is what it could do
+with a core to itself.
+
+`resume`: a manifest of JSON lines is planned in a process of its own; then its folder is given commits for all but
+`--left` rows, in units of 16, and another process measures everything that `wanbatch run` does before it starts
+workers: reading, planning, opening, comparing what was asked then and now, cutting units.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import io
+import json
+import os
+import pickle
+import platform
+import pstats
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+
+import ray
+from PIL import Image
+
+from wanbatch.jobs import crew as crewing
+from wanbatch.jobs.dispatch import Dispatch, Limits
+from wanbatch.jobs.log import RunLog
+from wanbatch.jobs.plan import Task
+from wanbatch.jobs.prepare import prepare
+from wanbatch.jobs.progress import JsonLines
+from wanbatch.jobs.run import _changed
+from wanbatch.jobs.settings import Settings
+from wanbatch.jobs.worker import Report, WorkerSetup
+from wanbatch.manifests.commits import commit_name, part_name, to_json
+from wanbatch.manifests.dataset import OutputFolder, write_attempt
+from wanbatch.manifests.rows import Backends, Record, Timing, data_table
+
+UNIT_ROWS = 16
+
+
+def main() -> None:
+    options = _options()
+    folder = Path(tempfile.mkdtemp(dir=options.folder))
+    try:
+        measured = (
+            measure_dispatch(folder, options) if options.what == "dispatch" else measure_resume(folder, options)
+        )
+    finally:
+        shutil.rmtree(folder)
+    result = {
+        "what": {"dispatch": "dispatch and commits of the driver", "resume": "planning and resuming"}[options.what],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "load_before": options.load},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("ray", "pyarrow")}},
+        **measured,
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    if options.out:
+        options.out.write_text(text)
+    print(text, end="")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("dispatch", "resume"))
+    parser.add_argument("--units", type=int, default=4000)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--left", type=int, default=1_000)
+    parser.add_argument("--profile", action="store_true", help="print where the driver's time goes")
+    parser.add_argument("--folder", default=tempfile.gettempdir(), help="where manifests and folders are made")
+    parser.add_argument("--out", type=Path, help="write the result here too")
+    options = parser.parse_args()
+    options.load = round(os.getloadavg()[0], 1)
+    return options
+
+
+# ---- dispatch ------------------------------------------------------------------------------------------------
+
+
+class HandingBack:
+    """In place of `Worker`: hands back what was written before."""
+
+    def __init__(self, setup: WorkerSetup, name: str):
+        self.setup = setup
+
+    def ready(self) -> float:
+        self.attempts = pickle.loads((Path(self.setup.out).parent / "attempts").read_bytes())
+        return 0.0
+
+    def progress(self) -> tuple[int, int]:
+        return -1, 0
+
+    def run(self, task: Task) -> Report:
+        return Report(self.attempts[task.unit], 0.01, 4)
+
+
+def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
+    manifest = folder / "m.jsonl"
+    manifest.write_text("".join(json.dumps({"prompt": f"picture {n}"}) + "\n" for n in range(options.units)))
+    settings = Settings(width=32, height=32)
+    plan, model = prepare(manifest, settings)
+    crewing.Worker = HandingBack  # type: ignore[misc]
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    with OutputFolder.open(folder / "out", {}) as out:
+        dispatch = Dispatch(plan, out, RunLog(folder / "log.jsonl"), "run", 1, Limits())
+        attempts = {
+            unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.places))
+            for unit in dispatch.backlog.waiting
+        }
+        (folder / "attempts").write_bytes(pickle.dumps(attempts))
+        setup = WorkerSetup(model, str(folder / "out"), str(folder), False, "cpu", "float32", 4, 1)
+        crew = crewing.Crew(setup, options.workers)
+        while len(crew.idle()) < options.workers:
+            crew.poll(0.5)
+        profile = cProfile.Profile()
+        wall, own = time.perf_counter(), time.process_time()
+        if options.profile:
+            profile.enable()
+        dispatch.loop(crew, JsonLines(len(plan), 0, StringIO()), lambda: False)
+        profile.disable()
+        wall, own = time.perf_counter() - wall, time.process_time() - own
+        crew.close()
+        assert len(out.committed().made) == options.units
+    ray.shutdown()
+    if options.profile:
+        pstats.Stats(profile, stream=sys.stderr).sort_stats("cumulative").print_stats(45)
+    return {
+        "workers": options.workers,
+        "units": options.units,
+        "seconds": round(wall, 2),
+        "units_per_second": round(options.units / wall, 1),
+        "driver_cpu_milliseconds_a_unit": round(1000 * own / options.units, 3),
+        "units_per_second_of_driver_cpu": round(options.units / own, 1),
+    }
+
+
+def _attempt(out: Path, task: Task):
+    records = [_record(image.id) for image in task.images]
+    data = data_table(records, task.passthrough)
+    digests = {image.id: image.digest for image in task.images}
+    return write_attempt(out, task.unit, "t", data, [_timing(image.id) for image in task.images], [], digests)
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNG = _png()
+
+
+def _record(name: str) -> Record:
+    return Record(name, PNG, "a prompt", None, (), 1.0, 0, 0, 32, 32, 4, 5.0, 3.0, "unipc", "tiny", None, "f" * 64, 0)
+
+
+def _timing(name: str) -> Timing:
+    return Timing(name, 0, 1, "worker-0", "host", "cpu", 4, datetime.now(UTC), Backends("a", "b", "c", "d"))
+
+
+# ---- resume --------------------------------------------------------------------------------------------------
+
+
+def measure_resume(folder: Path, options: argparse.Namespace) -> dict:
+    manifest = folder / "m.jsonl"
+    with manifest.open("w") as file:
+        for n in range(options.rows):
+            row = {"id": f"sku-{n:07d}", "prompt": f"a big red heart, number {n}", "label": n % 7, "seed": n}
+            file.write(json.dumps(row) + "\n")
+    planning = _in_a_process("_plan", manifest)
+    _in_a_process("_fill", manifest, folder / "out", options.rows - options.left)
+    resuming = _in_a_process("_resume", manifest, folder / "out")
+    assert resuming["pending"] == options.left
+    return {"rows": options.rows, "planning": planning, "resuming": resuming}
+
+
+def _in_a_process(function: str, *arguments: object) -> dict:
+    code = f"import driver, json, sys; print(json.dumps(driver.{function}(*sys.argv[1:])))"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    return json.loads(done.stdout)
+
+
+class _Laps:
+    def __init__(self) -> None:
+        self.found: dict[str, float] = {}
+        self.begin = self.last = time.perf_counter()
+        self.cpu = time.process_time()
+
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter()
+        self.found[name], self.last = round(now - self.last, 2), now
+
+    def all(self) -> dict:
+        peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+        return {
+            **self.found,
+            "seconds": round(time.perf_counter() - self.begin, 2),
+            "cpu_seconds": round(time.process_time() - self.cpu, 2),
+            "peak_megabytes": int(peak) // 1024,
+        }
+
+
+def _plan(manifest: str) -> dict:
+    lap = _Laps()
+    plan, _ = prepare(Path(manifest), Settings())
+    lap("read_and_plan")
+    units = len(plan.units(UNIT_ROWS))
+    lap("units")
+    return {"units": units, **lap.all()}
+
+
+def _resume(manifest: str, out: str) -> dict:
+    lap = _Laps()
+    plan, _ = prepare(Path(manifest), Settings())
+    lap("read_and_plan")
+    with OutputFolder.open(out, {}) as folder:
+        lap("open")
+        again = _changed(folder, plan, False)
+        lap("compare")
+        dispatch = Dispatch(plan, folder, RunLog(folder.path / "log.jsonl"), "run", UNIT_ROWS, Limits(), again)
+        lap("dispatch")
+        return {"commits": len(folder.committed().units), "pending": dispatch.pending, **lap.all()}
+
+
+def _fill(manifest: str, out: str, rows: str) -> dict:
+    """Commits for so many rows, a file each, the slowest way there is to read them; parts of no content."""
+    plan, _ = prepare(Path(manifest), Settings())
+    OutputFolder.open(out, {}).close()
+    digests = plan.images["digest"].to_pylist()
+    ids = plan.ids()
+    template = _attempt(Path(out), plan.task(0, 1, "t", [0]))
+    real = (Path(out) / "_wanbatch/tmp" / template.names["data"]).read_bytes()
+    for number, places in _cut(iter(plan.units(UNIT_ROWS)), int(rows)):
+        parts = {}
+        for kind in ("data", "timings"):
+            content = real if number == 0 and kind == "data" else b""
+            name = part_name(kind, number)
+            (Path(out) / name).write_bytes(content)
+            parts[kind] = {"name": name, "bytes": len(content), "sha256": "f" * 64}
+        record = {"unit": number, "seq": number, "attempt": "t", "ids": [ids[place] for place in places]}
+        record |= {"failed": {}, "parts": parts, "time": "2030-01-01T00:00:00+00:00"}
+        record["digests"] = [digests[place] for place in places]
+        (Path(out) / commit_name([number])).write_bytes(to_json(record))
+    return {}
+
+
+def _cut(units: Iterator, rows: int) -> Iterator[tuple[int, list[int]]]:
+    for number, places in enumerate(units):
+        if rows <= 0:
+            return
+        yield number, places[:rows].tolist()
+        rows -= len(places)
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Whether Ray is still there.
+
+When its head dies, Ray ends the process that uses it after a minute, with code 1; when its last node dies, it
+waits for ever. Neither is how a run should end.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import ray
+
+from wanbatch.errors import MachineryError
+
+CHECK_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0  # less than Ray's own
+
+
+class Pulse:
+    """Looks every few seconds; quick when all is well."""
+
+    def __init__(self) -> None:
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self._head = host.strip("[]"), int(port)
+        self._checked = self._seen = time.monotonic()
+
+    def require(self) -> None:
+        """Raises MachineryError if Ray has been gone for a while."""
+        now = time.monotonic()
+        if now - self._checked < CHECK_SECONDS:
+            return
+        self._checked = now
+        if self._reachable() and any(node["Alive"] for node in ray.nodes()):
+            self._seen = time.monotonic()
+        elif now - self._seen > PATIENCE_SECONDS:
+            raise MachineryError("Ray is gone: none of its nodes answers; run the same command again")
+
+    def _reachable(self) -> bool:
+        try:
+            socket.create_connection(self._head, timeout=2).close()
+        except OSError:
+            return False
+        return True

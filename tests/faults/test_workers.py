@@ -1,0 +1,125 @@
+"""Workers that die, stop, hang, or are all lost at once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from datetime import datetime
+
+import painters
+import pytest
+import ray
+from fault_making import require_whole
+from job_making import gone, log_events, rows_by_id, table, workers_of
+
+from wanbatch.errors import MachineryError
+from wanbatch.jobs import backlog
+
+
+def rows(*names: str, prompt: object = "x") -> list[dict]:
+    return [{"id": name, "prompt": str(prompt)} for name in names]
+
+
+@pytest.mark.parametrize("place", [0, 6])
+def test_a_row_that_kills_its_worker_among_eight(run_rows, tmp_path, place):
+    """Fault 4. Its unit of eight is tried twice and halved, each half once, and the row alone four times."""
+    names = ["kill-me" if index == place else f"r{index}" for index in range(8)]
+    summary = run_rows(rows(*names), unit_rows=8)
+    assert summary.exit_code == 3
+    require_whole(tmp_path / "out", set(names) - {"kill-me"}, {"kill-me"})
+    [failure] = rows_by_id(tmp_path / "out", "failures").values()
+    assert (failure["error_class"], failure["attempts"], failure["manifest_row"]) == ("worker_died", 4, place)
+    lost = [event["rows"] for event in log_events(tmp_path / "out", "unit_lost")]
+    assert sorted(lost, reverse=True) == [8, 8, 4, 2, 1, 1, 1, 1]
+
+
+def test_workers_are_replaced_after_pauses_that_grow(run_rows, tmp_path, monkeypatch):
+    """All die, also those who are given what was made before: the run ends, and no row is blamed."""
+    monkeypatch.setattr(backlog, "MOST_LOSSES", 5)
+    run_rows(rows("a"))
+    with pytest.raises(MachineryError, match="6 workers were lost one after the other"):
+        run_rows(rows("a", "b", "c"), load=painters.load_that_kills, workers=1)
+    require_whole(tmp_path / "out", {"a"})
+    events = log_events(tmp_path / "out", "unit_lost")
+    times = [datetime.fromisoformat(event["time"]).timestamp() for event in events]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    assert all(pause > 0.1 * 2**number for number, pause in enumerate(pauses, start=1)), pauses
+    assert run_rows(rows("a", "b", "c")).exit_code == 0
+    require_whole(tmp_path / "out", {"a", "b", "c"})
+
+
+@pytest.mark.slow
+def test_a_worker_that_always_dies_beside_one_that_works(run_rows, tmp_path):
+    """A broken device, as it were: what it loses is made by the other one, and no row is blamed."""
+    names = [f"slow-{index}" for index in range(20)]
+    assert run_rows(rows(*names), load=painters.load_broken_first, workers=2).exit_code == 0
+    require_whole(tmp_path / "out", set(names))
+    lost = log_events(tmp_path / "out", "unit_lost")
+    assert len(lost) >= 3
+    assert len({event["worker"] for event in lost}) == 1
+
+
+@pytest.mark.slow
+def test_a_manifest_of_nothing_but_rows_that_kill(run_rows, tmp_path):
+    """Nothing shows that anything can be made, and yet it ends."""
+    summary = run_rows(rows("kill-a", "kill-b"), workers=2)
+    assert (summary.exit_code, summary.failures) == (3, {"worker_died": 2})
+    require_whole(tmp_path / "out", set(), {"kill-a", "kill-b"})
+
+
+@pytest.mark.slow
+def test_more_rows_that_kill_than_losses_are_allowed_in_a_row(run_rows, tmp_path, monkeypatch):
+    """They come one after the other, with nothing else left: controls show that it is they."""
+    monkeypatch.setattr(backlog, "DOUBTFUL_LOSSES", 2)
+    monkeypatch.setattr(backlog, "MOST_LOSSES", 4)
+    monkeypatch.setattr(backlog, "MOST_LOSSES_EACH", 2)
+    names = {f"kill-{index}" for index in range(6)}
+    assert run_rows(rows("a", *sorted(names)), workers=2).exit_code == 3
+    require_whole(tmp_path / "out", {"a"}, names)
+    assert len(log_events(tmp_path / "out", "unit_lost")) == 6 * 5
+
+
+def test_all_workers_die_with_work_queued(run_rows, tmp_path):
+    """Fault 5. Three times all four are killed at once, each with one unit in hand and one that waits."""
+    names = [f"slow-{index}" for index in range(12)]
+    seen: list[set[int]] = []
+
+    def kill_all() -> None:
+        found = workers_of(os.getpid())
+        if len(found) == 4 and len(seen) < 3 and not any({p.pid for p in found} & old for old in seen):
+            seen.append({process.pid for process in found})
+            for process in found:
+                process.send_signal(signal.SIGKILL)
+
+    assert run_rows(rows(*names), meddle=kill_all, workers=4).exit_code == 0
+    assert len(seen) == 3
+    require_whole(tmp_path / "out", set(names))
+    assert {row["attempt"] for row in table(tmp_path / "out", "timings").to_pylist()} > {1}
+
+
+def test_a_stopped_worker_is_replaced_after_its_deadline(run_rows, tmp_path):
+    """Fault 6, by SIGSTOP: the process says nothing and does not end."""
+    stopped = tmp_path / "was-stopped"
+    summary = run_rows([*rows("a", "b"), *rows("stop-c", prompt=stopped)], unit_timeout=2)
+    assert stopped.exists()
+    assert summary.exit_code == 0
+    require_whole(tmp_path / "out", {"a", "b", "stop-c"})
+    [event] = log_events(tmp_path / "out", "unit_lost")
+    assert event["cause"] == "it was not done after 2 s"
+    assert gone(process for process in workers_of(os.getpid()) if process.status() == "stopped") == []
+
+
+def test_a_row_that_hangs_is_quarantined(run_rows, tmp_path):
+    """Fault 6, by a sleep without end, beside one that only dies once."""
+    died = tmp_path / "has-died"
+    summary = run_rows([*rows("hang-a", "b"), *rows("killonce-c", prompt=died)], unit_timeout=1, workers=2)
+    assert summary.exit_code == 3
+    require_whole(tmp_path / "out", {"b", "killonce-c"}, {"hang-a"})
+
+
+def test_a_bug_in_a_worker_is_not_tried_again(run_rows, tmp_path):
+    """What is wrong with our own code is no row's and no machine's fault: it ends the run as what it is."""
+    with pytest.raises(ray.exceptions.RayTaskError, match="AttributeError"):
+        run_rows(rows("a", "bug-b"), load=painters.load_with_a_bug)
+    assert log_events(tmp_path / "out", "unit_lost") == []

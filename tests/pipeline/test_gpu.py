@@ -1,0 +1,112 @@
+"""What only a GPU can show: bits that do not depend on neighbours when compiled, in bf16 and FP8; FP8's own product.
+
+Skipped without one. `python -m pytest tests/pipeline/test_gpu.py` takes a few minutes, most of it compiling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_generate import PLAIN, difference, make, source
+
+from wanbatch.pipeline import models
+from wanbatch.pipeline.fp8 import CAPABILITY, Float8Linear
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.requests import Request
+from wanbatch.pipeline.runtime import Runtime
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+HAS_FP8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= CAPABILITY
+fp8 = pytest.param(Runtime(compile=True, fp8=True), id="fp8", marks=pytest.mark.skipif(not HAS_FP8, reason="no FP8"))
+RUNTIMES = [pytest.param(Runtime(), id="eager"), pytest.param(Runtime(compile=True), id="compiled"), fp8]
+
+
+def load(runtime: Runtime) -> Wan:
+    return Wan.load(models.find("tiny"), "cuda", "bfloat16", slots=4, runtime=runtime)
+
+
+def rows() -> list[Request]:
+    """Of two size classes, with sources, several schedules and samplers."""
+    plain = replace(PLAIN, prompt="a large red heart on a striped purple background", width=128, height=128)
+    return [
+        plain,
+        replace(plain, id="b", prompt="a small blue star", seed=8, steps=9),
+        replace(plain, id="c", guidance=2.5, seed=9, sampler="euler"),
+        replace(plain, id="d", sources=(_large(1),), creativity=0.6, seed=10),
+        replace(plain, id="e", sampler="dpmpp_2m", shift=1.5, steps=4, seed=11),
+        replace(plain, id="f", guidance=1.0, seed=12),
+        replace(plain, id="g", sources=(_large(1), _large(2)), creativity=0.3, steps=12, seed=13),
+    ]
+
+
+def _large(seed: int):
+    small = source(seed)
+    return replace(small, pixels=np.kron(small.pixels, np.ones((2, 2, 1), dtype=np.uint8)))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_pixels_do_not_depend_on_neighbours_order_or_slot(runtime):
+    wan, wanted = load(runtime), rows()
+    together = make(wan, *wanted)
+    for shuffle in range(3):
+        order = np.random.default_rng(shuffle).permutation(len(wanted))
+        again = make(wan, *[wanted[index] for index in order])
+        assert all(np.array_equal(again[name], together[name]) for name in together)
+    for row in wanted:
+        assert np.array_equal(make(wan, row)[row.id], together[row.id]), row.id
+
+
+def test_a_second_process_would_make_the_same_pictures():
+    """Another instance, which takes the compiled code from the cache."""
+    first, second = (make(load(Runtime(compile=True)), *rows()) for _ in range(2))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_pictures_stay_near_those_in_fp32(runtime):
+    exact = make(Wan.load(models.find("tiny"), "cuda", "float32", slots=4), *rows())
+    rough = make(load(runtime), *rows())
+    for name in exact:
+        assert np.abs(exact[name].astype(int) - rough[name]).mean() < (12 if runtime.fp8 else 6), name
+        assert difference(exact[name], rough[name]) > 0
+
+
+@pytest.mark.skipif(not HAS_FP8, reason="no FP8")
+@pytest.mark.parametrize("tokens", [1, 15, 880])
+def test_the_gpus_fp8_product_is_the_emulated_one(tokens):
+    torch.manual_seed(0)
+    layer = Float8Linear(torch.randn(608, 224).bfloat16(), torch.randn(608).bfloat16())
+    x = (torch.randn(2, tokens, 224) * 3).bfloat16()
+    emulated = layer(x).float()
+    product = layer.cuda()(x.cuda()).float().cpu()
+    assert float((product - emulated).norm() / emulated.norm()) < 5e-3
+
+
+def test_embeddings_do_not_depend_on_what_else_is_encoded():
+    wan = load(Runtime())
+    prompts = [f"a {'large ' * (count % 40)}red heart {count}" for count in range(150)]
+    together = wan.text.encode(prompts)
+    for prompt in prompts[::10]:
+        wan.text.forget()
+        assert torch.equal(wan.text.encode([prompt])[prompt], together[prompt])
+
+
+def test_parts_that_take_turns_give_the_same_pictures():
+    moving = load(Runtime(offload=True))
+    if moving.residency is None:  # all of the small model fits for certain
+        moving = Wan(
+            models.load(models.find("tiny"), torch.device("cpu"), torch.bfloat16),
+            torch.device("cuda"),
+            4,
+            Runtime(offload=True),
+        )
+    held = moving.residency
+    held.sizes, held.working = {"text": 2, "picture": 2}, {"text": 1, "picture": 1}
+    held.free = lambda: 4 - 2 * len(held.resident)
+    made, expected = make(moving, *rows()), make(load(Runtime()), *rows())
+    assert held.moves >= 3
+    assert all(np.array_equal(made[name], expected[name]) for name in made)

@@ -1,0 +1,26 @@
+"""Run by hammer.py: the real command with the pipeline of the soak in its workers.
+
+python soaked_run.py NO_REAL_LEFT PAUSE run MANIFEST --out OUT ...
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import painters
+import painters_and_wan
+import ray
+
+from wanbatch.jobs import run as running
+from wanbatch.jobs.cli import main
+
+if __name__ == "__main__":
+    for module in (painters, painters_and_wan):
+        ray.cloudpickle.register_pickle_by_value(module)
+    no_real_left, pause = Path(sys.argv.pop(1)), float(sys.argv.pop(1))
+    load = functools.partial(painters_and_wan.load_mixed, no_real_left, pause)
+    running.run = functools.partial(running.run, load=load)
+    sys.argv[0] = "wanbatch"
+    sys.exit(main())

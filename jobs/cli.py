@@ -67,7 +67,8 @@ class PathOrUrl(click.ParamType):
 # Settings that play a part in tuning: what decides the pictures, where they are made, and what a source may be.
 TUNE_SETTINGS = (
     *("model", "revision", "seed", "width", "height", "guidance", "shift", "negative_prompt"),
-    *("source_root", "allow_http", "device", "dtype", "slots", "threads"),
+    *("source_root", "allow_http", "device", "precision", "compile", "compile_cache", "offload", "text_cache"),
+    *("slots", "threads"),
 )
 
 manifest_argument = click.argument("manifest", type=PathOrUrl())
@@ -322,9 +323,9 @@ def tune(
         raise UserError(f"{target} is there already: --force replaces it and keeps the fields that are not tuned")
     settings = read_settings(**given)
     from wanbatch.jobs import tune as tuning
-    from wanbatch.jobs.run import device_of
+    from wanbatch.jobs.machine import choose, look
 
-    result = tuning.tune(manifest, settings, goal, *device_of(settings), sample, sheet)
+    result = tuning.tune(manifest, settings, goal, choose(settings, look()), sample, sheet)
     tune_file.write(target, tune_file.toml(result, tuning.kept(settings)))
     if as_json:
         click.echo(json.dumps({**result.as_json(), "file": str(target), "sheet": str(sheet)}))

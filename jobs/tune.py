@@ -22,6 +22,7 @@ import torch
 from wanbatch import __version__
 from wanbatch.errors import UserError
 from wanbatch.jobs import tune_file
+from wanbatch.jobs.machine import Chosen
 from wanbatch.jobs.plan import Image, Plan
 from wanbatch.jobs.prepare import prepare
 from wanbatch.jobs.search import Candidate, Quality, Search, Space, Speedup, Trial, contenders
@@ -40,6 +41,7 @@ REFERENCE_STEPS = 100
 TIMING_ROUNDS = 3
 TUNED = ("steps", "sampler", "schedule", "step_cache")  # settings that are chosen here
 ROW_SETTINGS = ("steps", "sampler", "schedule", "sigmas")  # with one of these, a row is not affected
+DEFAULT_SLOTS: int = Settings.model_fields["slots"].default
 PACKAGES = ("torch", "diffusers", "torchmetrics")
 
 Say = Callable[[str], None]
@@ -98,25 +100,26 @@ def tune(
     manifest: str | Path,
     settings: Settings,
     goal: Quality | Speedup,
-    device: str,
-    dtype: str,
+    machine: Chosen,
     sample_size: int = 16,
     sheet: Path | None = None,
     say: Say = lambda text: print(f"wanbatch tune: {text}", file=sys.stderr, flush=True),
 ) -> Tuned:
     """Search for the settings that meet a goal on a manifest's rows.
 
-    settings: `TUNED` of them play no part. sheet: PNG to write, with the sample as each of some candidates makes it.
+    settings: `TUNED` of them play no part; `auto` slots are the default's. machine: where and how the model runs.
+    sheet: PNG to write, with the sample as each of some candidates makes it.
     Raises UserError for a goal that nothing meets, a metric that cannot be had, or rows that cannot be made.
     """
     replaced = {name: Settings.model_fields[name].default for name in (*TUNED, "sigmas")}
     plan, model = prepare(manifest, settings.model_copy(update=replaced))
+    device, slots = machine.device, DEFAULT_SLOTS if settings.slots == "auto" else settings.slots
     meter = Meter(_metrics(goal, model), device)
     sample = take_sample(plan, sample_size, settings)
     if device == "cpu":
         torch.set_num_threads(settings.threads)
     say(f"loading {model.name}")
-    maker = Maker(Wan.load(model, device, dtype, settings.slots), sample.requests)
+    maker = Maker(Wan.load(model, device, machine.dtype, slots, machine.runtime(settings)), sample.requests)
     reference = Candidate(model.sampler, REFERENCE_STEPS, schedule=model.schedule)
     say(f"references: {len(sample.requests)} of {sample.images} images, {reference}")
     maker.make(replace(reference, steps=2))  # warm-up
@@ -142,7 +145,7 @@ def tune(
         shown=tuple(shown),
         tried=len(session.tried),
         sample=sample,
-        evidence=_evidence(manifest, plan, model, device, dtype),
+        evidence=_evidence(manifest, plan, model, machine),
     )
     if sheet is not None:
         _draw(tuned, session, sheet)
@@ -272,11 +275,11 @@ def _possible(plan: Plan) -> Callable[[Candidate], bool]:
     return possible
 
 
-def _evidence(manifest: str | Path, plan: Plan, model: ModelInfo, device: str, dtype: str) -> dict[str, str]:
+def _evidence(manifest: str | Path, plan: Plan, model: ModelInfo, machine: Chosen) -> dict[str, str]:
     versions = {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}}
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": f"{hardware(device)}, {dtype}",
+        "hardware": f"{hardware(machine.device)}, {machine.precision}{', compiled' if machine.compile else ''}",
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
         "model": f"{model.name}, revision {model.revision}" if model.revision else model.name,
         "model_digest": model.digest,

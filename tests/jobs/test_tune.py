@@ -15,6 +15,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs import tune as tuning
 from wanbatch.jobs import tune_file
 from wanbatch.jobs.cli import main
+from wanbatch.jobs.machine import Chosen
 from wanbatch.jobs.plan import make_plan
 from wanbatch.jobs.search import Candidate, parse_goal
 from wanbatch.jobs.settings import Settings, read_settings
@@ -53,6 +54,9 @@ def wan(model) -> Wan:
     return Wan.load(model, "cpu", "float32", 4)
 
 
+CPU = Chosen("cpu", "fp32", False)
+
+
 def silent(text: str) -> None:
     pass
 
@@ -61,7 +65,7 @@ def test_what_is_chosen_holds_when_it_is_made_again(rows, settings, model, wan, 
     """Score and frontier, and the sheet beside them."""
     goal = parse_goal(["psnr>=20"], None)
     sheet = tmp_path / "sheet.png"
-    tuned = tuning.tune(rows, settings(threads=1), goal, "cpu", "float32", 16, sheet, silent)
+    tuned = tuning.tune(rows, settings(threads=1), goal, CPU, 16, sheet, silent)
     sample = tuned.sample
     assert {request.id for request in sample.requests} == {"heart", "star", "again"}
     assert (sample.images, sample.unaffected, sample.passed_over) == (6, 2, 1)
@@ -94,7 +98,7 @@ def test_other_settings_play_their_part_and_the_tuned_ones_none(rows, settings, 
     monkeypatch.setattr(Maker, "make", make)
     given = settings(guidance=2.5, sampler="euler", step_cache="taylor", sigmas=(0.9, 0.5), steps=None)
     with pytest.raises(Stop):
-        tuning.tune(rows, given, parse_goal([], 2.0), "cpu", "float32", 16, None, silent)
+        tuning.tune(rows, given, parse_goal([], 2.0), CPU, 16, None, silent)
     assert {request.guidance for request in seen} == {2.5}
     assert {(request.steps, request.sampler, request.sigmas) for request in seen} == {(6, "unipc", None)}
 
@@ -145,7 +149,7 @@ def test_few_steps_are_not_tried_where_a_row_could_not_start(rows, settings, mod
 def test_a_goal_that_nothing_meets_says_the_best(rows, settings):
     goal = parse_goal([f"psnr>={HIGHEST_PSNR:g}"], None)
     with pytest.raises(UserError, match=r"nothing reaches psnr>=100: the best is .*, 6 steps with psnr \d"):
-        tuning.tune(rows, settings(steps=None), goal, "cpu", "float32", 2, None, silent)
+        tuning.tune(rows, settings(steps=None), goal, CPU, 2, None, silent)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_the_sample_is_drawn_by_the_seed(rows, settings, model):
 
 def test_the_judge_is_for_the_small_model(rows, settings):
     with pytest.raises(UserError, match="`tiny` alone"):
-        tuning.tune(rows, settings(), parse_goal(["judge"], None), "cpu", "float32", 2, None, silent)
+        tuning.tune(rows, settings(), parse_goal(["judge"], None), CPU, 2, None, silent)
 
 
 def invoke(*arguments: object):

@@ -67,7 +67,17 @@ class PathOrUrl(click.ParamType):
 # Settings that play a part in tuning: what decides the pictures, where they are made, and what a source may be.
 TUNE_SETTINGS = (
     *("model", "revision", "seed", "width", "height", "guidance", "shift", "negative_prompt"),
-    *("source_root", "allow_http", "device", "precision", "compile", "compile_cache", "offload", "text_cache"),
+    *(
+        "source_root",
+        "allow_http",
+        "device",
+        "preset",
+        "precision",
+        "compile",
+        "compile_cache",
+        "offload",
+        "text_cache",
+    ),
     *("slots", "threads"),
 )
 
@@ -149,8 +159,9 @@ def plan(manifest: str | Path, as_json: bool, **given: Any) -> None:
       wanbatch plan shop.parquet --model tiny
     """
     from wanbatch.jobs.prepare import prepare
+    from wanbatch.jobs.presets import with_preset
 
-    settings = read_settings(**given)
+    settings = with_preset(read_settings(**given))
     planned, model = prepare(manifest, settings, weights=False)
     described = planned.describe(settings.unit_rows)
     if as_json:

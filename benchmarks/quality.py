@@ -33,7 +33,9 @@ import numpy as np
 import torch
 
 from wanbatch import __version__
+from wanbatch.jobs.machine import Chosen
 from wanbatch.jobs.search import Candidate
+from wanbatch.jobs.settings import Settings
 from wanbatch.jobs.trials import Maker, hardware
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.lpips import weights_file
@@ -47,7 +49,6 @@ REFERENCE_STEPS = 100
 BASE_STEPS = 50  # what speed-ups are told against, and what caches are tried on
 CHUNK = 32  # references in a file
 TIMED = 16
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 PACKAGES = ("torch", "diffusers", "torchmetrics")
 
 
@@ -80,6 +81,7 @@ def grid(model: ModelInfo) -> Iterator[Configuration]:
     yield from (Configuration(Candidate(sampler, n)) for sampler, counts in more.items() for n in counts)
     yield from (Configuration(Candidate("unipc", 8, schedule=name)) for name in ("beta", "karras", "exponential"))
     yield from (Configuration(Candidate("unipc", 12, text), "bf16") for text in ("none", "taylor:interval=2"))
+    yield Configuration(Candidate("unipc", 12), "fp8")  # emulated on a CPU: its time there says nothing
 
 
 class Board:
@@ -114,7 +116,9 @@ class Bench:
 
     def maker(self, precision: str, requests: Sequence[Request] | None = None) -> Maker:
         if precision not in self.wans:
-            self.wans[precision] = Wan.load(self.model, self.device, DTYPES[precision], self.slots)
+            machine = Chosen(self.device, precision, compile=self.device == "cuda")
+            runtime = machine.runtime(Settings())
+            self.wans[precision] = Wan.load(self.model, self.device, machine.dtype, self.slots, runtime)
             Maker(self.wans[precision], self.requests[:2]).make(Candidate("euler", 2))  # warm-up
         return Maker(self.wans[precision], self.requests if requests is None else requests)
 
@@ -282,6 +286,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 _KINDS = {
     "sampler": ("tab:blue", "o"), "schedule": ("tab:cyan", "D"), "DeepCache": ("tab:red", "s"),
     "Taylor, adaptive": ("tab:green", "^"), "gate": ("tab:purple", "v"), "bf16": ("tab:orange", "x"),
+    "fp8": ("tab:brown", "+"),
 }  # fmt: skip
 
 

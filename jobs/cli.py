@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanbatch import __version__
-from wanbatch.errors import ManifestError, WanbatchError
+from wanbatch.errors import ManifestError, UserError, WanbatchError
 from wanbatch.jobs.accepts import accepted
-from wanbatch.jobs.settings import Settings, read_settings
+from wanbatch.jobs.search import BUDGET_FORMS
+from wanbatch.jobs.settings import FILE, Settings, read_settings
 from wanbatch.manifests.urls import is_url, local_path
 from wanbatch.pipeline.samplers import SOLVERS
 from wanbatch.pipeline.schedules import SCHEDULES
@@ -80,6 +81,23 @@ def _accepted(name: str) -> str:
     takes = ", ".join(names[name]) if name in names else accepted(field)
     return takes if field.default is None else f"{takes}; default: {field.default}"
 
+
+# Settings that play a part in tuning: what decides the pictures, where they are made, and what a source may be.
+TUNE_SETTINGS = (
+    *("model", "revision", "seed", "width", "height", "guidance", "shift", "negative_prompt"),
+    *(
+        "source_root",
+        "allow_http",
+        "device",
+        "preset",
+        "precision",
+        "compile",
+        "compile_cache",
+        "offload",
+        "text_cache",
+    ),
+    *("slots", "threads"),
+)
 
 manifest_argument = click.argument("manifest", type=PathOrUrl())
 folder_argument = click.argument("out", type=PathOrUrl())
@@ -159,8 +177,9 @@ def plan(manifest: str | Path, as_json: bool, **given: Any) -> None:
       wanbatch plan shop.parquet --model tiny
     """
     from wanbatch.jobs.prepare import prepare
+    from wanbatch.jobs.presets import with_preset
 
-    settings = read_settings(**given)
+    settings = with_preset(read_settings(**given))
     planned, model = prepare(manifest, settings, weights=False, every_source=True)
     described = planned.describe(settings.unit_rows)
     if as_json:
@@ -309,6 +328,56 @@ def bench(
     if out is not None:
         benching.write(result, out)
     click.echo(json.dumps(result) if as_json else benching.table(result))
+
+
+@main.command()
+@manifest_argument
+@click.option("--budget", "budgets", multiple=True, help=f"what the pictures must reach: {BUDGET_FORMS}; repeatable")
+@click.option("--speedup", type=float, help="instead: the best that is this many times as fast as the default")
+@click.option("--sample", default=16, show_default=True, type=click.IntRange(1, 4096), help="pictures to measure on")
+@click.option("--sheet", type=click.Path(path_type=Path), default="wanbatch-tune.png", show_default=True,
+              help="PNG to write, settings side by side")  # fmt: skip
+@click.option("--force", is_flag=True, help=f"replace the {FILE} of this folder")
+@json_option
+@settings_options(*TUNE_SETTINGS)
+def tune(
+    manifest: str | Path,
+    budgets: tuple[str, ...],
+    speedup: float | None,
+    sample: int,
+    sheet: Path,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Choose steps, sampler and step cache for the rows of MANIFEST by measuring, and write them to wanbatch.toml.
+
+    Makes a sample of the rows with 100 steps and compares what cheaper settings make of the same noise. --budget
+    takes the fastest settings that reach it, --speedup the best that are so much faster than the model's own.
+
+    \b
+    Example:
+      wanbatch tune shop.parquet --budget "psnr>=30"
+      wanbatch tune shop.parquet --speedup 2 --sample 32
+    """
+    from wanbatch.jobs import tune_file
+    from wanbatch.jobs.search import parse_goal
+
+    goal = parse_goal(budgets, speedup)
+    target = Path(FILE)
+    if target.exists() and not force:
+        raise UserError(f"{target} is there already: --force replaces it and keeps the fields that are not tuned")
+    settings = read_settings(**given)
+    from wanbatch.jobs import tune as tuning
+    from wanbatch.jobs.machine import choose, look
+
+    result = tuning.tune(manifest, settings, goal, choose(settings, look()), sample, sheet)
+    tune_file.write(target, tune_file.toml(result, tuning.kept(settings)))
+    if as_json:
+        click.echo(json.dumps({**result.as_json(), "file": str(target), "sheet": str(sheet)}))
+        return
+    click.echo("\n".join([*tune_file.summary(result), *tune_file.table(result)]))
+    click.echo(f"chosen for {goal}: {result.chosen.candidate}; written to {target}, side by side on {sheet}")
 
 
 if __name__ == "__main__":

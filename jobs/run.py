@@ -27,6 +27,7 @@ from wanbatch.jobs.log import RunLog
 from wanbatch.jobs.machine import Chosen, choose, look
 from wanbatch.jobs.plan import Plan
 from wanbatch.jobs.prepare import prepare
+from wanbatch.jobs.presets import with_preset
 from wanbatch.jobs.progress import MAKING, Progress, progress_for
 from wanbatch.jobs.settings import Settings, failures_allowed, image_format
 from wanbatch.jobs.slots import slots_for
@@ -95,6 +96,7 @@ def run(
     Raises UserError, FolderHeldError or MachineryError; what is done is kept.
     """
     clock = _Clock()
+    settings = with_preset(settings)
     plan, model = prepare(manifest_path, settings)
     machine = look()
     chosen = choose(settings, machine)

@@ -80,7 +80,8 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(False, description="name the prompts of quarantined rows in the log too")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     preset: Literal["exact", "balanced", "fast"] = Field(
-        "exact", description="exact: nothing but rounding; balanced, fast: FP8 where the GPU has it"
+        "exact",
+        description="exact: nothing but rounding; balanced, fast: fewer or cheaper steps, FP8 where the GPU has it",
     )
     precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
         "auto", description="auto: the preset's, on a CPU fp32; fp8: of the large layers, bf16 around them"

@@ -1,0 +1,335 @@
+"""How good and how fast pictures are, for samplers, steps, step caches and precisions.
+
+    python benchmarks/quality.py --out benchmarks/results/quality-NAME.json [--prompts 256] [--only PATTERN]
+                                 [--model FOLDER] [--minutes 7] [--plot docs/quality.png]
+
+Each configuration makes the same pictures from the same noise. They are scored against references of 100 steps
+in fp32 (PSNR, SSIM; LPIPS if AlexNet's weights are at hand) and, for the model `tiny`, by the judge against the
+attributes that the captions name. Then all configurations are timed in turn, in this process, on the first 16
+pictures; the figures are medians over the rounds.
+
+References are kept in `--work`; results are written after every configuration and after every round, and the same
+command goes on where it stopped. `--minutes` stops by itself. What a step cache leaves out is also counted in
+blocks: on a machine that does other things, too, trust these.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from wanbatch import __version__
+from wanbatch.jobs.machine import Chosen
+from wanbatch.jobs.search import Candidate
+from wanbatch.jobs.settings import Settings
+from wanbatch.jobs.trials import Maker, hardware
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.lpips import weights_file
+from wanbatch.pipeline.models import TINY, ModelInfo, find
+from wanbatch.pipeline.quality import Meter
+from wanbatch.pipeline.requests import Request
+from wanbatch.pipeline.training import world
+from wanbatch.pipeline.training.scores import write_prompts
+
+REFERENCE_STEPS = 100
+BASE_STEPS = 50  # what speed-ups are told against, and what caches are tried on
+CHUNK = 32  # references in a file
+TIMED = 16
+PACKAGES = ("torch", "diffusers", "torchmetrics")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    candidate: Candidate
+    precision: str = "fp32"
+
+    def __str__(self) -> str:
+        return str(self.candidate) + ("" if self.precision == "fp32" else f", {self.precision}")
+
+
+def grid(model: ModelInfo) -> Iterator[Configuration]:
+    """All configurations, what says most first. Caches leave out thirds of the blocks, as 10 and 20 of 30."""
+    third, two_thirds = round(model.layers / 3), round(model.layers * 2 / 3)
+    steps = {"unipc": (BASE_STEPS, 2, 3, 4, 6, 8, 12, 20, 30)}
+    more = {"dpmpp_2m": (4, 8), "deis": (4, 8), "res_2m": (4, 8), "unipc3": (4, 8), "euler": (4, 8), "heun": (2, 4),
+            "res_2s": (2, 4)}  # fmt: skip
+    caches = {
+        BASE_STEPS: (
+            f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
+            "taylor:interval=3", "taylor:interval=4", "adaptive:threshold=0.1", "none+gate:interval=2",
+            "taylor:interval=2+gate:interval=4",
+        ),
+        20: ("taylor:interval=2", "taylor:interval=3", "adaptive:threshold=0.1"),
+        12: ("taylor:interval=2", f"deepcache:interval=2,blocks={third}"),
+    }  # fmt: skip
+    yield from (Configuration(Candidate(sampler, n)) for sampler, counts in steps.items() for n in counts)
+    yield from (Configuration(Candidate("unipc", n, text)) for n, texts in caches.items() for text in texts)
+    yield from (Configuration(Candidate(sampler, n)) for sampler, counts in more.items() for n in counts)
+    yield from (Configuration(Candidate("unipc", 8, schedule=name)) for name in ("beta", "karras", "exponential"))
+    yield from (Configuration(Candidate("unipc", 12, text), "bf16") for text in ("none", "taylor:interval=2"))
+    yield Configuration(Candidate("unipc", 12), "fp8")  # emulated on a CPU: its time there says nothing
+
+
+class Board:
+    """The results' file."""
+
+    def __init__(self, path: Path, conditions: dict[str, Any]):
+        self.path = path
+        self.found: dict[str, Any] = {**conditions, "results": {}}
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            for name in ("model_digest", "captions_digest", "prompts", "hardware", "settings"):
+                if before[name] != conditions[name]:
+                    raise click.ClickException(f"{path} has another {name}: choose another --out")
+            self.found["results"] = before["results"]
+
+    def row(self, configuration: Configuration) -> dict[str, Any]:
+        return self.found["results"].setdefault(str(configuration), {})
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".part")
+        beside.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
+        beside.replace(self.path)
+
+
+class Bench:
+    """A model of each precision, loaded when its turn comes."""
+
+    def __init__(self, model: ModelInfo, requests: Sequence[Request], device: str, slots: int):
+        self.model, self.requests, self.device, self.slots = model, requests, device, slots
+        self.wans: dict[str, Wan] = {}
+
+    def maker(self, precision: str, requests: Sequence[Request] | None = None) -> Maker:
+        if precision not in self.wans:
+            machine = Chosen(self.device, precision, compile=self.device == "cuda")
+            runtime = machine.runtime(Settings())
+            self.wans[precision] = Wan.load(self.model, self.device, machine.dtype, self.slots, runtime)
+            Maker(self.wans[precision], self.requests[:2]).make(Candidate("euler", 2))  # warm-up
+        return Maker(self.wans[precision], self.requests if requests is None else requests)
+
+    def references(self, folder: Path, ends: float) -> dict[str, np.ndarray] | None:
+        """Made once and kept, a file for each `CHUNK`; None if time is up before they are all there."""
+        reference = Candidate(self.model.sampler, REFERENCE_STEPS, schedule=self.model.schedule)
+        pictures: dict[str, np.ndarray] = {}
+        for first in range(0, len(self.requests), CHUNK):
+            chunk = self.requests[first : first + CHUNK]
+            file = folder / f"{first:05}-{len(chunk)}.npz"
+            if not file.exists():
+                if time.monotonic() > ends:
+                    return None
+                made = self.maker("fp32", chunk).make(reference)
+                folder.mkdir(parents=True, exist_ok=True)
+                beside = file.with_suffix(".part.npz")
+                np.savez(beside, **made.pictures)  # type: ignore[arg-type]
+                beside.replace(file)
+                click.echo(f"references {first + len(chunk)} of {len(self.requests)}, {made.seconds:.3f} s each")
+            with np.load(file) as kept:
+                pictures |= {name: kept[name] for name in kept.files}
+        return pictures
+
+
+@click.command(help=__doc__)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--model", default=TINY, show_default=True, help="`tiny`, a folder, or a hub id")
+@click.option("--prompts", default=256, show_default=True)
+@click.option(
+    "--captions", type=click.Path(path_type=Path, exists=True), help="text, one a line; default: the world's"
+)
+@click.option("--only", default="*", help="configurations whose name matches, like 'unipc, 8*'")
+@click.option("--rounds", default=3, show_default=True, help="of timing, in all")
+@click.option("--minutes", default=1e9, help="stop after so long")
+@click.option("--slots", default=8, show_default=True)
+@click.option("--seed", default=7, show_default=True)
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("out/quality-references"), show_default=True)
+@click.option("--plot", type=click.Path(path_type=Path), help="PNG to draw from the results")
+def main(
+    out: Path, model: str, prompts: int, captions: Path | None, only: str, rounds: int, minutes: float, slots: int,
+    seed: int, device: str, work: Path, plot: Path | None,
+) -> None:  # fmt: skip
+    ends = time.monotonic() + minutes * 60
+    info = find(model)
+    texts, truth = _texts(captions, prompts) if captions else _world(prompts, seed)
+    if info.name != TINY:
+        truth = None
+    requests = _requests(info, texts)
+    key = hashlib.sha256(json.dumps([info.digest, texts, device, torch.__version__]).encode()).hexdigest()
+    settings = {"slots": slots, "seed": seed, "reference_steps": REFERENCE_STEPS, "width": info.width,
+                "height": info.height, "guidance": info.guidance, "timed": TIMED}  # fmt: skip
+    board = Board(out, {
+        "what": "quality against references of the same noise; seconds of a picture, text to decoding",
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": hardware(device),
+        "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
+        "model": info.name, "model_digest": info.digest, "prompts": prompts,
+        "captions_digest": hashlib.sha256(json.dumps(texts).encode()).hexdigest(), "settings": settings,
+    })  # fmt: skip
+    chosen = [one for one in grid(info) if fnmatch.fnmatchcase(str(one), only)]
+    bench = Bench(info, requests, device, slots)
+    references = bench.references(work / key[:16], ends)
+    if references is None or not score(board, bench, chosen, references, truth, ends):
+        raise click.ClickException("time is up: the same command goes on")
+    if not clock(board, bench, chosen, rounds, ends):
+        raise click.ClickException("time is up while timing: the same command goes on")
+    click.echo("\n".join(table(board.found)))
+    if plot is not None:
+        draw(board.found, plot)
+
+
+def score(
+    board: Board, bench: Bench, chosen: Sequence[Configuration], references: dict, truth: dict | None, ends: float
+) -> bool:
+    """Make and score what has no score yet; whether all is done."""
+    metrics = ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if weights_file().exists() else [])]
+    meter = Meter(metrics, bench.device)
+    for one in chosen:
+        row = board.row(one)
+        if "score" in row:
+            continue
+        if time.monotonic() > ends:
+            return False
+        made = bench.maker(one.precision).make(one.candidate)
+        measured = meter.score(made.pictures, references, truth)
+        row |= {**asdict(one.candidate), "precision": one.precision, "blocks": round(made.blocks, 2),
+                "failed": len(made.failed), "score": _rounded(asdict(measured))}  # fmt: skip
+        board.save()
+        click.echo(f"{one}: {row['score']}, {made.blocks:.1f} blocks, {made.seconds:.3f} s")
+    return True
+
+
+def clock(board: Board, bench: Bench, chosen: Sequence[Configuration], rounds: int, ends: float) -> bool:
+    """Time all configurations in turn until each has so many rounds; whether all is done."""
+    first = bench.requests[:TIMED]
+    while any(len(board.row(one).get("times", ())) < rounds for one in chosen):
+        if time.monotonic() > ends:
+            return False
+        least = min(len(board.row(one).get("times", ())) for one in chosen)
+        new = {
+            one: bench.maker(one.precision, first).make(one.candidate).seconds
+            for one in chosen
+            if len(board.row(one).get("times", ())) == least
+        }
+        for one, seconds in new.items():
+            row = board.row(one)
+            row["times"] = [*row.get("times", ()), round(seconds, 5)]
+            row["seconds"] = round(statistics.median(row["times"]), 5)
+        board.save()
+        click.echo(f"timed {len(new)} configurations, round {least + 1} of {rounds}")
+    return True
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Markdown, the fastest first."""
+    results = found["results"]
+    timed = {name: row for name, row in results.items() if "seconds" in row}
+    base = timed.get(f"unipc, {BASE_STEPS} steps")
+    if base is None:
+        return []
+    names = [name for name in ("psnr", "worst_psnr", "ssim", "lpips", "judge", "judge_all")
+             if base["score"][name] is not None]  # fmt: skip
+    lines = ["| | blocks | s | faster | " + " | ".join(names) + " |", "|---" * (4 + len(names)) + "|"]
+    for name, row in sorted(timed.items(), key=lambda item: item[1]["seconds"]):
+        cells = [f"{row['score'][metric]:.4g}" for metric in names]
+        blocks = f"{row['blocks'] / base['blocks']:.3f}"
+        faster = f"{base['seconds'] / row['seconds']:.2f}"
+        lines.append(f"| {name} | {blocks} | {row['seconds']:.3f} | {faster} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Quality over time, and the line of those that nothing beats in both."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [(name, row) for name, row in found["results"].items() if "seconds" in row]
+    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    for kind, (colour, marker) in _KINDS.items():
+        chosen = [row for name, row in rows if _kind(row) == kind]
+        axes.scatter([row["seconds"] for row in chosen], [row["score"]["psnr"] for row in chosen],
+                     c=colour, marker=marker, s=42, label=kind, zorder=3)  # fmt: skip
+    best: list[dict[str, Any]] = []
+    for _, row in sorted(rows, key=lambda item: item[1]["seconds"]):
+        if not best or row["score"]["psnr"] > best[-1]["score"]["psnr"]:
+            best.append(row)
+    axes.plot([row["seconds"] for row in best], [row["score"]["psnr"] for row in best], c="0.6", lw=1, zorder=1)
+    for name, row in rows:
+        axes.annotate(_short(name, row), (row["seconds"], row["score"]["psnr"]), xytext=(4, 3),
+                      textcoords="offset points", fontsize=6)  # fmt: skip
+    axes.axhline(30, c="0.8", lw=1, ls="--")
+    axes.set(xscale="log", xlabel=f"seconds a picture ({found['hardware']})", ylabel="PSNR in dB against 100 steps",
+             title=f"{found['model']}, {found['prompts']} pictures from the same noise")  # fmt: skip
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    click.echo(f"drawn on {path}")
+
+
+_KINDS = {
+    "sampler": ("tab:blue", "o"), "schedule": ("tab:cyan", "D"), "DeepCache": ("tab:red", "s"),
+    "Taylor, adaptive": ("tab:green", "^"), "gate": ("tab:purple", "v"), "bf16": ("tab:orange", "x"),
+    "fp8": ("tab:brown", "+"),
+}  # fmt: skip
+
+
+def _kind(row: dict[str, Any]) -> str:
+    if row["precision"] != "fp32":
+        return row["precision"]
+    cache, _, gate = row["step_cache"].partition("+")
+    if cache != "none":
+        return "DeepCache" if cache.startswith("deepcache") else "Taylor, adaptive"
+    if gate:
+        return "gate"
+    return "sampler" if row["schedule"] == "linear" else "schedule"
+
+
+def _short(name: str, row: dict[str, Any]) -> str:
+    return name.replace(" steps", "").replace("interval=", "").replace("threshold=", "").replace("none+", "")
+
+
+def _world(count: int, seed: int) -> tuple[list[str], dict[str, list[int]] | None]:
+    """Captions that name everything, and what they name."""
+    attributes = world.sample(count, torch.Generator().manual_seed(seed))
+    truth = {f"{index:05}": row for index, row in enumerate(attributes.tolist())}
+    return write_prompts(attributes, seed), truth
+
+
+def _texts(path: Path, count: int) -> tuple[list[str], None]:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(lines) < count:
+        raise click.ClickException(f"{path} has {len(lines)} lines: --prompts {count} needs more")
+    return lines[:count], None
+
+
+def _requests(info: ModelInfo, texts: Sequence[str]) -> list[Request]:
+    one = Request(
+        id="", prompt="", negative_prompt=info.negative_prompt, sources=(), creativity=1.0, seed=0, width=info.width,
+        height=info.height, steps=info.steps, guidance=info.guidance, shift=info.shift, sampler=info.sampler,
+    )  # fmt: skip
+    return [replace(one, id=f"{place:05}", prompt=text, seed=1000 + place) for place, text in enumerate(texts)]
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""LPIPS (Zhang et al. 2018, arXiv:1801.03924), version 0.1 on AlexNet: a distance that follows what people see.
+
+Both pictures go through AlexNet's five convolutions; at each, the features of a place are normalised, and their
+squared differences are weighed by factors that were fitted to people's judgements. The factors ship with
+torchmetrics. AlexNet's weights are torchvision's file, which torch's hub cache keeps; torchvision itself is not
+needed, whose wheels fit one build of torch only. A test holds this against torchmetrics' own LPIPS.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wanbatch.errors import UserError
+
+URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+_WIDTHS = (64, 192, 384, 256, 256)
+
+
+class LPIPS(nn.Module):
+    """Distances between pictures, float32 [B], from two batches `[B, 3, H, W]` in [-1, 1], of 32 pixels or more."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+            nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+            nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.factors = nn.ParameterList([nn.Parameter(torch.zeros(width)) for width in _WIDTHS])
+
+    @classmethod
+    def load(cls, device: torch.device | str = "cpu") -> LPIPS:
+        """With its weights. Raises UserError if they are neither in torch's hub cache nor to be had."""
+        network = cls()
+        backbone = _backbone()
+        try:
+            network.features.load_state_dict(
+                {name.removeprefix("features."): value for name, value in backbone.items() if "features." in name}
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"{weights_file()} does not hold AlexNet's weights: put the file of {URL} there"
+            ) from error
+        with torch.no_grad():
+            for factors, value in zip(network.factors, _factors(), strict=True):
+                factors.copy_(value.flatten())
+        return network.eval().requires_grad_(False).to(device)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        total = torch.zeros(len(first), device=first.device)
+        features = [(first - self.shift) / self.scale, (second - self.shift) / self.scale]
+        factors = iter(self.factors)
+        for layer in self.features:
+            features = [layer(feature) for feature in features]
+            if isinstance(layer, nn.ReLU):
+                one, other = (_normalised(feature) for feature in features)
+                total = total + ((one - other).square() * next(factors)[:, None, None]).sum(1).mean((1, 2))
+        return total
+
+
+def _normalised(feature: Tensor) -> Tensor:
+    return feature * (1e-8 + feature.square().sum(1, keepdim=True)).rsqrt()
+
+
+def weights_file() -> Path:
+    """Where torch's hub cache keeps AlexNet's weights: below `TORCH_HOME`, by default `~/.cache/torch`."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
+
+
+def _backbone() -> dict[str, Tensor]:
+    try:
+        return torch.hub.load_state_dict_from_url(
+            URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"LPIPS needs AlexNet's weights, which could not be fetched ({error}): put the file of {URL} at "
+            f"{weights_file()}, or use another metric"
+        ) from error
+
+
+def _factors() -> list[Tensor]:
+    """The fitted factors of the five layers, each [1, channels, 1, 1]."""
+    spec = find_spec("torchmetrics")
+    if spec is None or spec.origin is None:
+        raise UserError("LPIPS needs torchmetrics: install wanbatch[tune]")
+    file = Path(spec.origin).parent / "functional" / "image" / "lpips_models" / "alex.pth"
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    return [state[f"lin{layer}.model.1.weight"] for layer in range(len(_WIDTHS))]

@@ -129,7 +129,7 @@ def test_a_log_that_cannot_be_written(run_rows, rows, tmp_path):
             log.mkdir()
             (tmp_path / "go").touch()
 
-    with pytest.raises(MachineryError, match=r"log\.jsonl: cannot be written to \(Is a directory\)"):
+    with pytest.raises(MachineryError, match=r"out: cannot be written to \(Is a directory\)"):
         run_rows(rows, meddle=meddle)
     (tmp_path / "out" / "_wanbatch" / "log.jsonl").rmdir()
     assert run_rows(rows).exit_code == 0

@@ -7,6 +7,7 @@ nothing, so only time can tell. What happens to the units that were in its hands
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -152,7 +153,7 @@ class Crew:
         if not place.in_hand:
             place.turned = time.monotonic()
         with _ray_troubles():
-            ref = place.actor.run.remote(task)
+            ref = place.actor.run_packed.remote(pickle.dumps(task, protocol=5))
         place.in_hand.append(_Given(ref, unit, deadline))
 
     def poll(self, timeout: float) -> list[Finished | Lost]:
@@ -224,7 +225,7 @@ class Crew:
     def _came_back(self, place: _Place) -> list[Finished | Lost]:
         given = place.in_hand[0]
         try:
-            report = _result(given.ref)
+            report = pickle.loads(_result(given.ref))
         except (WorkerGone, DeviceError) as error:
             return self._lose(place, str(error))
         place.in_hand.popleft()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import re
 import socket
 import sys
@@ -121,6 +122,10 @@ class Worker:
         work.generate()
         attempt = work.write()
         return Report(attempt, time.perf_counter() - begin, self.wan.slots)
+
+    def run_packed(self, task: bytes) -> bytes:
+        """`run`, with pickled task and report: Ray takes half the time for bytes."""
+        return pickle.dumps(self.run(pickle.loads(task)), protocol=5)
 
     def halve_slots(self) -> bool:
         """Go on with half the rows in a batch, from now on. False if there is only one."""

@@ -39,6 +39,7 @@ def test_a_full_disk(run_rows, small_disk, tmp_path):
     require_whole(out, {row["id"] for row in rows}, size=160)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_command_with_75(start_command, shared_ray, small_disk):
     small_disk("out", "-o", "size=200k")
     rows = [{"id": f"r{index}", "prompt": "x"} for index in range(12)]

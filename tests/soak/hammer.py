@@ -147,7 +147,14 @@ class Soak:
             victim.kill()
         except (IndexError, psutil.Error):  # none there yet, or it has just died of something else
             return
-        self.note("worker", pid=victim.pid, was={"ray::Worker.run": "at work"}.get(title, title), phase=phase)
+        self.note(
+            "worker",
+            pid=victim.pid,
+            was={"ray::Worker.run_packed": "at work", "ray::Worker.ready": "loading", "ray::Worker": "idle"}.get(
+                title, title
+            ),
+            phase=phase,
+        )
 
     def _all_real_made(self) -> bool:
         if not self.no_real_left.exists() and self.ids("real") <= self._committed():

@@ -5,7 +5,7 @@
 
 Each configuration makes the same pictures from the same noise. They are scored against references of 100 steps
 in fp32 (PSNR, SSIM; LPIPS if AlexNet's weights are at hand) and, for the model `tiny`, by the judge against the
-attributes that the captions name. Then all configurations are timed in turn, in this process, on the first 16
+attributes that the captions name. Then all configurations are timed in turn, in this process, on the first 32
 pictures; the figures are medians over the rounds.
 
 References are kept in `--work`; results are written after every configuration and after every round, and the same
@@ -48,7 +48,7 @@ from wanbatch.pipeline.training.scores import write_prompts
 REFERENCE_STEPS = 100
 BASE_STEPS = 50  # what speed-ups are told against, and what caches are tried on
 CHUNK = 32  # references in a file
-TIMED = 16
+TIMED = 32
 PACKAGES = ("torch", "diffusers", "torchmetrics")
 
 
@@ -153,7 +153,7 @@ class Bench:
 @click.option("--only", default="*", help="configurations whose name matches, like 'unipc, 8*'")
 @click.option("--rounds", default=3, show_default=True, help="of timing, in all")
 @click.option("--minutes", default=1e9, help="stop after so long")
-@click.option("--slots", default=8, show_default=True)
+@click.option("--slots", default=32, show_default=True)
 @click.option("--seed", default=7, show_default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("out/quality-references"), show_default=True)

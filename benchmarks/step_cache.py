@@ -47,10 +47,11 @@ CACHES = (
     "taylor:interval=3,order=1",
     "taylor:interval=4,order=1",
     "adaptive:threshold=0.02",
+    "adaptive:threshold=0.03",
     "adaptive:threshold=0.05",
-    "adaptive:threshold=0.1",
+    "adaptive:threshold=0.05,along=sigma",
     "none+gate:interval=2",
-    "none+gate:mode=skip,below=0.5",
+    "none+gate:mode=skip,below=0.2",
     "taylor:interval=2,order=1+gate:interval=4",
 )
 

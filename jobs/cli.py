@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanbatch import __version__
-from wanbatch.errors import UserError, WanbatchError
+from wanbatch.errors import ManifestError, UserError, WanbatchError
+from wanbatch.jobs.accepts import accepted
 from wanbatch.jobs.search import BUDGET_FORMS
 from wanbatch.jobs.settings import FILE, Settings, read_settings
 from wanbatch.manifests.urls import is_url, local_path
+from wanbatch.pipeline.samplers import SOLVERS
+from wanbatch.pipeline.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from wanbatch.jobs.run import Summary
@@ -29,6 +32,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except WanbatchError as error:
             click.echo(f"wanbatch: {error}", err=True)
+            if isinstance(error, ManifestError) and "--json" in sys.argv:
+                click.echo(json.dumps({"problems": [asdict(problem) for problem in error.problems]}))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("wanbatch: interrupted; what was committed is kept", err=True)
@@ -48,11 +53,16 @@ def settings_options(*names: str) -> Callable:
         for name in reversed(names or tuple(Settings.model_fields)):
             field = Settings.model_fields[name]
             flag: dict[str, Any] = {"is_flag": True, "flag_value": True} if field.annotation is bool else {}
-            option = click.option(f"--{name.replace('_', '-')}", name, default=None, help=field.description, **flag)
+            told = field.description if flag else f"{field.description} [{_accepted(name)}]"
+            flag = flag or {"metavar": "VALUE"}
+            option = click.option(f"--{name.replace('_', '-')}", name, default=None, help=told, **flag)
             command = option(command)
         return command
 
     return decorate
+
+
+NAMES_SHOWN = 10
 
 
 class PathOrUrl(click.ParamType):
@@ -62,6 +72,14 @@ class PathOrUrl(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
         return value if is_url(value) else local_path(value)
+
+
+def _accepted(name: str) -> str:
+    """What a setting takes, and its default if it has one of its own."""
+    field = Settings.model_fields[name]
+    names: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
+    takes = ", ".join(names[name]) if name in names else accepted(field)
+    return takes if field.default is None else f"{takes}; default: {field.default}"
 
 
 # Settings that play a part in tuning: what decides the pictures, where they are made, and what a source may be.
@@ -162,16 +180,33 @@ def plan(manifest: str | Path, as_json: bool, **given: Any) -> None:
     from wanbatch.jobs.presets import with_preset
 
     settings = with_preset(read_settings(**given))
-    planned, model = prepare(manifest, settings, weights=False)
+    planned, model = prepare(manifest, settings, weights=False, every_source=True)
     described = planned.describe(settings.unit_rows)
     if as_json:
         click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described}))
         return
-    click.echo(f"{manifest}: {described['rows']} rows, {described['images']} images in {described['units']} units")
+    counts = (_count(described[name], name) for name in ("rows", "images", "units"))
+    click.echo("{}: {}, {} in {}".format(manifest, *counts))
     click.echo(f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all")
     for size, count in described["sizes"].items():
-        click.echo(f"  {size:<9} {count} images")
-    click.echo(f"  sources   {described['with_sources']} images start from one or more")
+        click.echo(f"  {size:<9} {_count(count, 'images')}")
+    click.echo(f"  sources   {_count(described['with_sources'], 'images')} start from one or more")
+    if names := described["passthrough"]:
+        click.echo(f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}")
+    if unreadable := list(described["unreadable_sources"].values()):
+        click.echo(f"  warning   {_count(len(unreadable), 'sources')} cannot be read; their rows will fail:")
+        for message in unreadable[:NAMES_SHOWN]:
+            click.echo(f"            {message}")
+        if _more(unreadable):
+            click.echo(f"            {_more(unreadable).lstrip(', ')} (--json names them all)")
+
+
+def _count(number: int, things: str) -> str:
+    return f"{number} {things if number != 1 else things.removesuffix('s')}"
+
+
+def _more(names: list[str]) -> str:
+    return f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
 
 
 @main.command()

@@ -65,6 +65,7 @@ class Dispatch:
         proven = (place for place, name in enumerate(plan.ids()) if name in done.made and name in kept)
         self.backlog = Backlog(plan.units(unit_rows, finished), done.next_unit, next(proven, None))
         self.handed_out = 0
+        self.dropped = 0  # images in the workers' hands when the run was stopped
         self.deadlines = Deadlines(plan.images, limits.unit_seconds)
         self.model_seconds = 0.0  # of the workers, in this run
         self.warm_up_seconds = 0.0  # of the worker that took longest
@@ -107,6 +108,7 @@ class Dispatch:
             self.backlog.require_hope(crew.size)
             show.update(self.made + crew.made_in_hand(), self.quarantined)
         self.take(crew.poll(0))
+        self.dropped = crew.made_in_hand()
         show.update(self.made, self.quarantined)
 
     def _fill(self, crew: Crew) -> None:

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.jobs.settings import Settings
-from wanbatch.manifests.read import Manifest
 from wanbatch.pipeline.models import ModelInfo
 from wanbatch.pipeline.schedules import SCHEDULES, levels
 
@@ -54,7 +53,7 @@ def creativity_column(rows: pa.Table, sourced: pa.ChunkedArray, schedule: pa.Tab
     return pc.coalesce(rows["creativity"], pa.array(default))
 
 
-def too_low(manifest: Manifest, resolved: pa.Table) -> Iterator[tuple[int, str]]:
+def too_low(resolved: pa.Table) -> Iterator[tuple[int, str]]:
     """Rows that would start below the last level of their own schedule, by their places, and what to do.
 
     resolved: one row for each of the manifest's, with creativity and the columns of `schedule_columns`.

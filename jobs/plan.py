@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.errors import ManifestError, Problem, UserError
+from wanbatch.errors import UserError
 from wanbatch.jobs.noise_levels import REPLACED, creativity_column, schedule_columns, schedules_of, too_low
 from wanbatch.jobs.settings import Settings
 from wanbatch.manifests.read import Manifest
@@ -32,6 +32,7 @@ Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of it
 class Image:
     """One image to make, with everything decided.
 
+    source_area: pixels that its size was fitted to by its first source; None if the row or the run gives the size.
     row: place among the manifest's rows. digest: of everything that was decided; another one if the row changed.
     sigmas: explicit noise levels; steps is then their number, and shift and schedule are None.
     """
@@ -47,6 +48,7 @@ class Image:
     seed: int
     width: int
     height: int
+    source_area: int | None
     steps: int
     guidance: float
     shift: float | None
@@ -73,10 +75,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All images of a manifest, one row each, as columns named like the fields of `Image` (less `sources`)."""
+    """All images of a manifest, one row each, as columns named like the fields of `Image` (less `sources`).
+
+    unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
+    """
 
     manifest: Manifest
     images: pa.Table
+    unreadable: Mapping[str, str]
 
     def __len__(self) -> int:
         return self.images.num_rows
@@ -140,6 +146,8 @@ class Plan:
             "units": len(self.units(unit_rows)),
             "model_evaluations": total,
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
+            "unreadable_sources": dict(self.unreadable),
+            "passthrough": self.manifest.passthrough.column_names,
             "with_sources": int(_has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
 
@@ -153,15 +161,15 @@ class Plan:
         return shared.dictionary_encode().indices.to_numpy()[self.images["row"].to_numpy()]
 
 
-def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes) -> Plan:
-    """Resolve every default.
+def make_plan(
+    manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes, unreadable: Mapping[str, str]
+) -> Plan:
+    """Resolve every default. Rows and settings were checked (`check_rows`, `check_settings`).
 
-    sizes: of the sources that could be read, for rows that give no size.
-    Raises ManifestError for rows, UserError for settings, that ask what this model or this version cannot do.
+    sizes: of the sources that could be read, for rows that give no size. unreadable: see `Plan`.
     """
-    _check_settings(settings)
-    parse(settings.step_cache, model.layers)
     rows = manifest.rows
+    area = _first(settings.width, model.width) * _first(settings.height, model.height)
     width, height = _sizes(manifest, model, settings, sizes)
     columns = {
         "id": rows["id"],
@@ -172,12 +180,12 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: S
         ),
         "width": pa.array(width, pa.int32()),
         "height": pa.array(height, pa.int32()),
+        "source_area": pc.if_else(_sized_by_source(rows), pa.scalar(area, pa.int64()), pa.scalar(None, pa.int64())),
     }
     for name in ("guidance", "sampler"):
         columns[name] = pc.fill_null(rows[name], _first(getattr(settings, name), getattr(model, name)))
     columns |= schedule_columns(rows, model, settings)
     columns["creativity"] = creativity_column(rows, _has_sources(rows), pa.table(columns))
-    _refuse(manifest, model, pa.table(columns))
     counts = pc.fill_null(rows["num_images"], 1).to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
     variant = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -189,7 +197,8 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: S
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
-    return Plan(manifest, images.append_column("digest", pa.array(_digests(manifest, images), pa.string())))
+    images = images.append_column("digest", pa.array(_digests(manifest, images), pa.string()))
+    return Plan(manifest, images, unreadable)
 
 
 def derived_seed(seed: int, row_id: str, variant: int) -> int:
@@ -198,7 +207,9 @@ def derived_seed(seed: int, row_id: str, variant: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 
 
-def _check_settings(settings: Settings) -> None:
+def check_settings(settings: Settings, model: ModelInfo) -> None:
+    """Raises UserError for settings that this model or version does not have, or that contradict each other."""
+    parse(settings.step_cache, model.layers)
     for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
         if (given := getattr(settings, name)) not in (None, *known):
             raise UserError(f"setting {name}: {given!r} is unknown: use one of {', '.join(known)}")
@@ -207,37 +218,25 @@ def _check_settings(settings: Settings) -> None:
             raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
 
 
-def _refuse(manifest: Manifest, model: ModelInfo, resolved: pa.Table) -> None:
-    """Report rows that ask for something this model or version does not have. resolved: one row for each."""
-    rows = manifest.rows
-    problems = []
+def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
+    """What rows ask that this model or version does not have: pairs of a row's place and what to say of it.
 
-    def check(mask: pa.Array | pa.ChunkedArray, message) -> None:
-        for index in np.flatnonzero(pc.fill_null(mask, False)):
-            row = manifest.row(int(index))
-            problems.append((int(index), Problem(row.place, message(row))))
-
+    rows: of `manifests.columns.ROWS_SCHEMA`.
+    """
     for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
-        unknown = pc.invert(pc.is_in(rows[name], pa.array(list(known))))
-        check(
-            pc.and_(pc.is_valid(rows[name]), unknown),
-            lambda r, n=name, k=known: f"{n} {getattr(r, n)!r} is unknown: use one of {', '.join(k)}",
-        )
-    problems += [
-        (place, Problem(manifest.row(place).place, message)) for place, message in too_low(manifest, resolved)
-    ]
+        unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
+        for place in np.flatnonzero(unknown).tolist():
+            yield place, f"{name} {rows[name][place].as_py()!r} is unknown: use one of {', '.join(known)}"
     for name, what in (("style", "adapters"), ("loras", "adapters"), ("audio", "sound conditioning")):
-        check(
-            pc.is_valid(rows[name]), lambda r, n=name, w=what: f"{n}: this version has no {w} yet: remove the column"
-        )
+        for place in np.flatnonzero(pc.is_valid(rows[name])).tolist():
+            yield place, f"{name}: this version has no {what} yet: remove the column"
     for name in ("width", "height"):
-        off = pc.fill_null(rows[name], 0).to_numpy() % model.multiple != 0
-        check(
-            pa.array(off),
-            lambda r, n=name: f"{n} {getattr(r, n)}: must be a multiple of {model.multiple} for model {model.name}",
-        )
-    if problems:
-        raise ManifestError([problem for _, problem in sorted(problems, key=lambda found: found[0])])
+        given = pc.fill_null(rows[name], 0).to_numpy()
+        for place in np.flatnonzero(given % model.multiple).tolist():
+            yield place, f"{name} {given[place]}: must be a multiple of {model.multiple} for model {model.name}"
+    schedule = pa.table(schedule_columns(rows, model, settings))
+    creativity = creativity_column(rows, _has_sources(rows), schedule)
+    yield from too_low(schedule.append_column("creativity", creativity))
 
 
 def _sizes(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
@@ -252,10 +251,13 @@ def _sizes(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Size
 
 def sized_by_source(manifest: Manifest) -> Iterator[tuple[int, Source]]:
     """The rows that take their size from a source, by their places, and that source."""
-    rows = manifest.rows
-    wanted = pc.and_(_has_sources(rows), pc.is_null(rows["width"])).to_numpy()
+    wanted = _sized_by_source(manifest.rows).to_numpy()
     if wanted.any():
         yield from ((index, row.sources[0]) for index, row in enumerate(manifest.iter_rows()) if wanted[index])
+
+
+def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.and_(_has_sources(rows), pc.is_null(rows["width"]))
 
 
 def _has_sources(rows: pa.Table) -> pa.ChunkedArray:
@@ -280,12 +282,15 @@ def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Seque
 def _digests(manifest: Manifest, images: pa.Table) -> list[str]:
     """BLAKE2b over each image's settings and the names and weights of its sources, hex.
 
-    Where a row stands in its manifest plays no part, and neither do the sources' bytes.
+    Where a row stands in its manifest plays no part, and neither do the sources' bytes nor what size they give it.
     """
     sources = [
         [(source["path"], source["weight"]) for source in row or ()] for row in manifest.rows["sources"].to_pylist()
     ]
     settings = images.drop_columns(["manifest_row", "row"])
+    for name in ("width", "height"):
+        asked = pc.if_else(pc.is_null(images["source_area"]), images[name], pa.scalar(None, pa.int32()))
+        settings = settings.set_column(settings.schema.get_field_index(name), name, asked)
     columns = [settings[name].to_pylist() for name in sorted(settings.column_names)]
     return [
         hashlib.blake2b(repr((*values, sources[row])).encode(), digest_size=12).hexdigest()

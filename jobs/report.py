@@ -30,22 +30,25 @@ def summary_text(summary: Summary) -> str:
         rate = summary.made_now / seconds["make"]
         busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"
         lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s{busy}")
-        lines.append(f"  stages    {_stage_text(stage_seconds(summary.out))}")
+        lines.append(f"  stages    {_stage_text(stage_seconds(summary.out, summary.first_unit))}")
     if summary.quarantined:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
         lines += [f"            {line}" for line in _failure_lines(summary.out, summary.quarantined)]
+        lines.append(f"            wanbatch retry {summary.out}  makes them again once the cause is mended")
+    if summary.dropped:
+        lines.append(f"  dropped   {summary.dropped} pictures of units that were cut off; they are made again")
     if summary.pending:
         lines.append(f"  left      {summary.pending} pictures: run the same command again to go on")
     return "\n".join(lines)
 
 
-def stage_seconds(out: str | Path) -> dict[str, float]:
-    """Seconds of each stage, summed over all pictures of a folder."""
+def stage_seconds(out: str | Path, first_unit: int = 0) -> dict[str, float]:
+    """Seconds of each stage, summed over the pictures of all units from one on."""
     columns = [f"{stage}_seconds" for stage in STAGES]
     parts = open_parts(out, "timings")
     if parts is None:
         return dict.fromkeys(STAGES, 0.0)
-    table = parts.to_table(columns=columns)
+    table = parts.to_table(columns=columns, filter=pc.field("unit") >= first_unit)
     return {stage: pc.sum(table[column]).as_py() or 0.0 for stage, column in zip(STAGES, columns, strict=True)}
 
 

@@ -47,7 +47,8 @@ class Summary:
 
     failures: error class -> images. seconds: of each part of the command; `warm_up`, where the model was compiled, is
     inside `start`, and of the worker that took longest. model_busy: the share of the time that workers were making
-    images in which they had one for the model; None if nothing was made.
+    images in which they had one for the model; None if nothing was made. first_unit: the units of this run are
+    numbered from it. dropped: images of units that an interruption cut off; they are made again.
     """
 
     out: str
@@ -60,6 +61,8 @@ class Summary:
     interrupted: bool
     too_many_failures: bool = False
     model_busy: float | None = None
+    first_unit: int = 0
+    dropped: int = 0
 
     @property
     def pending(self) -> int:
@@ -103,6 +106,7 @@ def run(
         out = _own_folder(out, fingerprint)
     with _stoppable() as stop, OutputFolder.open(out, fingerprint, {"wanbatch": __version__}) as folder:
         folder.require_columns(plan.manifest.passthrough.schema)
+        _require_all_asked(folder, plan)
         again = _to_retry(folder, retry) | _changed(folder, plan, rerun_changed)
         folder.set_plan(
             {
@@ -113,6 +117,7 @@ def run(
             }
         )
         log = RunLog(folder)
+        first_unit = folder.committed().next_unit
         limits = Limits(settings.unit_timeout, failures_allowed(settings, len(plan)))
         token = uuid.uuid4().hex[:12]
         dispatch = Dispatch(plan, folder, log, token, settings.unit_rows, limits, again, settings.log_prompts)
@@ -158,6 +163,8 @@ def run(
             interrupted=interrupted,
             too_many_failures=dispatch.too_many_failures,
             model_busy=busy,
+            first_unit=first_unit,
+            dropped=dispatch.dropped,
         )
 
 
@@ -209,6 +216,16 @@ def _to_retry(folder: OutputFolder, classes: Collection[str] | None) -> set[str]
     return {name for name, kind in folder.committed().failed.items() if not classes or kind in classes}
 
 
+def _require_all_asked(folder: OutputFolder, plan: Plan) -> None:
+    """Raises UserError if the folder holds images that the manifest does not ask for."""
+    ids = frozenset(plan.ids())
+    if others := [name for name in folder.committed().where if name not in ids]:
+        raise UserError(
+            f"{folder.url}: holds {len(others)} images that {plan.manifest.path} does not ask for, {min(others)!r} "
+            "for one: go on with the manifest that did (it may have grown), or choose another output folder"
+        )
+
+
 def _changed(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
     """Ids whose rows ask for something else than what was made of them. Raises UserError unless allowed."""
     made = folder.committed().made
@@ -247,6 +264,7 @@ def _make(
                 show.stage("stopping" if stop.asked else "done")
             finally:
                 crew.close()
+        clock.lap("stop")
     finally:
         show.close()
     return busy

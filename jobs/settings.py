@@ -6,6 +6,7 @@ A flag wins over a variable, a variable over the file, the file over the default
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from pydantic_settings import (
 )
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.accepts import accepted
 from wanbatch.manifests.encoding import ImageFormat
 from wanbatch.pipeline.models import TINY
 from wanbatch.pipeline.schedules import explicit
@@ -59,7 +61,7 @@ class Settings(BaseSettings):
     height: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="pixels, of rows that do not say")
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps, of rows that do not say")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="1 means none")
-    shift: float | None = Field(None, gt=0, allow_inf_nan=False, description="shift of the noise schedule")
+    shift: float | None = Field(None, ge=0.01, le=100, description="shift of the noise schedule")
     sampler: str | None = Field(None, description="solver, of rows that do not say")
     schedule: str | None = Field(None, description="spacing of the noise levels, of rows that do not say")
     sigmas: Sigmas | None = Field(
@@ -152,13 +154,26 @@ def read_settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{FILE}: unknown field {name!r}; known: {_known()}") from error
-        raise UserError(f"setting {name}: {first['msg']} (given: {first['input']!r})") from error
+        raise UserError(_words(error, given)) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{FILE}: is not UTF-8 text: save it as UTF-8") from error
     except ValueError as error:
         raise UserError(f"{FILE}: {error}") from error
+
+
+def _words(error: ValidationError, given: Mapping[str, Any]) -> str:
+    """The first error as a sentence: which setting, from where, what it accepts."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return f"{FILE}: unknown field {name!r}; known: {_known()}"
+    if name not in Settings.model_fields:  # a rule over several fields
+        return first["msg"].removeprefix("Value error, ")
+    flag, variable = f"--{name.replace('_', '-')}", f"{PREFIX}{name.upper()}"
+    place = flag if given.get(name) is not None else variable if variable in os.environ else FILE
+    if first["type"] == "value_error":
+        return f"setting {name}: {place}: {first['msg'].removeprefix('Value error, ')}"
+    return f"setting {name}: {place} is {first['input']!r}: must be {accepted(Settings.model_fields[name])}"
 
 
 def _known(prefix: str = "", spell=str) -> str:

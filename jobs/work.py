@@ -23,6 +23,7 @@ from wanbatch.manifests import rows
 from wanbatch.manifests.dataset import Attempt, write_attempt
 from wanbatch.manifests.encoding import ImageFormat
 from wanbatch.manifests.sources import LoadedImage
+from wanbatch.pipeline.models import ModelInfo
 from wanbatch.pipeline.requests import Failed, Request, Result, SourceImage, fit
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ class Work:
         begin = time.perf_counter()
         load = self.worker.sources.load
         try:
-            loaded = [_fitted(load, image, place, fitted) for place in range(len(image.sources))]
+            model = self.worker.setup.model
+            loaded = [_fitted(load, model, image, place, fitted) for place in range(len(image.sources))]
         except RowError as error:
             self._fail(image, error)
             return
@@ -259,13 +261,18 @@ def _request(image: Image, sources: tuple[SourceImage, ...]) -> Request:
 
 
 def _fitted(
-    load: Callable[[rows.Source], LoadedImage], image: Image, place: int, known: dict
+    load: Callable[[rows.Source], LoadedImage], model: ModelInfo, image: Image, place: int, known: dict
 ) -> tuple[SourceImage, str]:
     """A source at the size of its image, and the digest of its file. known: those of this task so far."""
     source = image.sources[place]
-    key = (source.key, image.width, image.height)
+    area = image.source_area if place == 0 else None
+    key = (source.key, image.width, image.height, area)
     if key not in known:
         loaded = load(source)
+        height, width = loaded.pixels.shape[:2]
+        if area is not None and model.fitting_size(width, height, area) != (image.width, image.height):
+            message = f"{source.name} has another shape than when the run was planned: retry the row"
+            raise RowError("source", "changed_image", message)
         pixels = fit(loaded.pixels, image.width, image.height)
         known[key] = SourceImage(f"{loaded.sha256}-{image.width}x{image.height}", pixels), loaded.sha256
     picture, digest = known[key]

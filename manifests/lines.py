@@ -81,7 +81,7 @@ class Line(Strict):
     height: Size | None = None
     steps: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1000)] | None = None
     guidance: Annotated[float, Field(ge=0)] | None = None
-    shift: Annotated[float, Field(gt=0)] | None = None
+    shift: Annotated[float, Field(ge=0.01, le=100)] | None = None
     sampler: Label | None = None
     schedule: Label | None = None
     sigmas: Sigmas | None = None
@@ -102,8 +102,8 @@ _IMAGE_RULE = "a path, or a struct of bytes and path, or a list of these"
 _SIZE_RULE = "a multiple of 32 from 32 to 4096"
 RULES = {
     "id": _NAME_RULE,
-    "prompt": "text of at most 32768 characters (without NUL characters)",
-    "negative_prompt": "text of at most 32768 characters (without NUL characters)",
+    "prompt": "Unicode text of at most 32768 characters, without NUL",
+    "negative_prompt": "Unicode text of at most 32768 characters, without NUL",
     "image": _IMAGE_RULE,
     "images": _IMAGE_RULE,
     "image.path": "text of at most 4096 characters or null",
@@ -119,7 +119,7 @@ RULES = {
     "height": _SIZE_RULE,
     "steps": "an integer from 1 to 1000",
     "guidance": "a finite number, 0 or more",
-    "shift": "a finite number above 0",
+    "shift": "a number from 0.01 to 100",
     "sampler": "a name",
     "schedule": "a name",
     "sigmas": "a list of noise levels in (0, 1], each at least 0.00001 below the one before, without the final 0",

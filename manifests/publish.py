@@ -159,8 +159,10 @@ class Publisher:
             raise
 
     def _each(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
-        """The function of each item, several at a time."""
-        if len(items) < 2 or self.place.at_once < 2:
+        """The function of each item, several at a time; each thread takes its share at once, as items are many."""
+        threads = min(self.place.at_once, len(items))
+        if threads < 2:
             return [function(item) for item in items]
-        with ThreadPoolExecutor(min(self.place.at_once, len(items))) as pool:
-            return list(pool.map(function, items))
+        with ThreadPoolExecutor(threads) as pool:
+            shares = list(pool.map(lambda first: [function(item) for item in items[first::threads]], range(threads)))
+        return [shares[place % threads][place // threads] for place in range(len(items))]

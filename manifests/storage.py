@@ -20,6 +20,7 @@ TRIES = 2
 """Bounds on one request and how often it is made: a store that is gone ends a run, it does not hang it. Both
 botocore and s3fs try, each its own kinds of errors, so an operation ends after READ_SECONDS * TRIES**2 at most."""
 
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
 _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _systems: dict[tuple[str, int], Any] = {}
 
@@ -79,6 +80,9 @@ def os_errors(shown: str) -> Iterator[None]:
             raise FileExistsError(errno.EEXIST, "File exists", shown) from error
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        if type(error).__name__ in _NO_CREDENTIALS:
+            told = "the store's credentials are missing: set them as for its own tools"
+            raise PermissionError(errno.EACCES, told, shown) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(errno.EIO, reason, shown) from error
 

@@ -21,7 +21,8 @@ def position(sigma: float, along: str) -> float:
     """Where a noise level lies on the axis along which values are extrapolated."""
     if along == SIGMA:
         return sigma
-    sigma = min(max(sigma, 1e-6), 1 - 1e-6)  # the ends lie at infinity
+    end = 1 / TRAIN_TIMESTEPS  # the ends lie at infinity, but the model was trained on levels this far apart
+    sigma = min(max(sigma, end), 1 - end)
     return math.log1p(-sigma) - math.log(sigma)
 
 

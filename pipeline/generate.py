@@ -124,7 +124,7 @@ class Wan:
     def warm_up(self, examples: Sequence[Request]) -> float:
         """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""
         begin = now(self.device)
-        short = {"steps": 2, "creativity": 1.0, "schedule": "linear", "sigmas": None}
+        short: dict[str, Any] = {"steps": 2, "creativity": 1.0, "schedule": "linear", "sigmas": None}
         for example in examples:
             for _ in self.generate([replace(example, **short, shift=example.shift or 1.0)]):
                 pass

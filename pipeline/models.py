@@ -166,10 +166,10 @@ def load(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Modules:
 
 
 def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str | None]:
-    if model == TINY:
-        return Path(__file__).parent / "tiny", None
-    folder = Path(model).expanduser()
+    folder = Path(__file__).parent / "tiny" if model == TINY else Path(model).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"revision {revision}: only hub models have revisions, and {model} is none: drop it")
         return folder.resolve(), None
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         raise UserError(
@@ -198,7 +198,9 @@ def _from_hub(model: str, revision: str | None, weights: bool) -> tuple[Path, st
 def _check_weights(folder: Path, index: dict) -> None:
     for name in ("text_encoder", "transformer", "transformer_2", "vae"):
         if (index.get(name) or [None])[0] is not None and not list((folder / name).glob("*.safetensors")):
-            raise UserError(f"{folder / name}: no .safetensors file; other weight formats are not loaded")
+            raise UserError(
+                f"{folder / name}: no .safetensors file: the weights are in another format, or were not downloaded"
+            )
 
 
 def _own_defaults(folder: Path) -> dict:

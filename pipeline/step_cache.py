@@ -60,7 +60,7 @@ class Adaptive:
     from its last full step, where prediction and truth are compared, and grows with the distance.
     """
 
-    threshold: float = 0.05
+    threshold: float = 0.03
     order: int = 1
     along: str = LOGSNR
     longest: int = 4

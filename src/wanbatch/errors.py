@@ -51,7 +51,7 @@ class ManifestError(UserError):
         self.problems = list(problems)
         lines = [str(problem) for problem in self.problems[:shown]]
         if len(self.problems) > shown:
-            lines.append(f"... and {len(self.problems) - shown} more")
+            lines.append(f"... and {len(self.problems) - shown} more: `wanbatch plan MANIFEST --json` lists them all")
         super().__init__("\n".join(lines))
 
 

@@ -123,3 +123,12 @@ def test_a_ray_that_is_killed_under_the_driver(start_command, tmp_path, name):
     again.communicate(timeout=120)
     assert again.returncode == 0
     require_whole(tmp_path / "out", {"a", "wait-b"})
+
+
+def test_a_ray_that_does_not_start(start_command, tmp_path):
+    """For want of a place where its sockets could be."""
+    process = start_command([{"id": "a", "prompt": "x"}], RAY_TMPDIR=str(tmp_path / ("x" * 100)))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert len([line for line in err.splitlines() if line.startswith("wanbatch: Ray did not start")]) == 1
+    assert "Traceback" not in out + err

@@ -176,8 +176,8 @@ PARQUET = {
         "shop.parquet: column 'creativity' is string: must be a number",
     ),
     "numbers as prompts": ({"prompt": [1, 2]}, "shop.parquet: column 'prompt' is int64: must be text"),
-    "creativity": ({"image": ["a.png"] * 2, "creativity": [0.2, 1.3]}, "shop.parquet row 1: creativity is 1.3"),
-    "NaN": ({"image": ["a.png"] * 2, "creativity": [0.2, float("nan")]}, "shop.parquet row 1: creativity is nan"),
+    "creativity": ({"image": ["a.png"] * 2, "creativity": [0.8, 1.3]}, "shop.parquet row 1: creativity is 1.3"),
+    "NaN": ({"image": ["a.png"] * 2, "creativity": [0.8, float("nan")]}, "shop.parquet row 1: creativity is nan"),
     "duplicate ids": (
         {"prompt": ["x"] * 3, "id": ["a", "b", "a"]},
         "shop.parquet row 2: id 'a' is already at shop.parquet row 0: give each row its own",
@@ -234,7 +234,7 @@ def test_all_rows_the_version_cannot_make_are_told_at_once(run_bad, manifest):
 
 def test_many_problems_are_cut(run_bad, manifest):
     found = run_bad(manifest(*[{**GOOD, "steps": 0}] * 500), lines=21)
-    assert found[-1] == "... and 480 more"
+    assert found[-1] == "... and 480 more: `wanbatch plan MANIFEST --json` lists them all"
 
 
 def test_no_such_manifest(run_bad, tmp_path):
@@ -283,16 +283,17 @@ def test_a_manifest_that_may_not_be_read(run_bad, manifest):
         (["--shift", "0"], "setting shift: "),
         (["--seed", "-1"], "setting seed: "),
         (["--workers", "0"], "setting workers: "),
-        (["--slots", "0"], "setting slots: "),
+        (["--slots", "0"], "setting slots: --slots is '0': must be a whole number from 1 to 64, or auto"),
         (["--unit-rows", "0"], "setting unit_rows: "),
         (["--precision", "int8"], "setting precision: "),
         (["--format", "gif"], "setting format: "),
         (["--quality", "90"], "setting quality: PNG loses nothing"),
-        (["--device", "tpu"], "setting device: "),
+        (["--device", "tpu"], "setting device: --device is 'tpu': must be auto, cpu, cuda"),
+        (["--max-failures", "lots"], "setting max_failures: --max-failures is 'lots': must be text like 20 or 5%"),
         (["--sampler", "magic"], "setting sampler: 'magic' is unknown: use one of unipc"),
         (["--schedule", "magic"], "setting schedule: 'magic' is unknown: use one of linear"),
-        (["--sigmas", "1,0.5,0.7"], "setting sigmas: Value error, sigmas must be noise levels in (0, 1]"),
-        (["--sigmas", "1,half"], "setting sigmas.1: "),
+        (["--sigmas", "1,0.5,0.7"], "setting sigmas: --sigmas: sigmas must be noise levels in (0, 1]"),
+        (["--sigmas", "1,half"], "setting sigmas: --sigmas is 'half': must be a list of noise levels"),
         (["--sigmas", "1,0.5", "--steps", "2"], "setting sigmas: says every noise level, and setting steps too"),
         (["--step-cache", "magic"], "step_cache 'magic': unknown 'magic'; known: none, deepcache"),
         (
@@ -429,7 +430,7 @@ def test_the_real_command_with_a_bad_model_folder(manifest, model_folder, tmp_pa
     (folder / "model_index.json").write_bytes((model_folder / "model_index.json").read_bytes())
     ended = command("run", manifest(GOOD), "--out", "out", "--model", folder, cwd=tmp_path)
     assert ended.code == 2
-    assert "no .safetensors file; other weight formats are not loaded" in ended.err
+    assert "no .safetensors file: the weights are in another format, or were not downloaded" in ended.err
     assert len(ended.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
@@ -437,7 +438,12 @@ def test_the_real_command_with_a_bad_model_folder(manifest, model_folder, tmp_pa
 def test_nothing_is_refused_that_is_good(manifest, model_folder, tmp_path):
     """The tests above would also pass if everything were refused."""
     picture(tmp_path / "a.png", 64, 64)
-    rows = [GOOD, {"image": "a.png", "creativity": 0.5, "sampler": "euler", "width": 64, "height": 32, "any": [1]}]
+    rows = [GOOD, {"image": "a.png", "creativity": 0.7, "sampler": "euler", "width": 64, "height": 32, "any": [1]}]
+    rows += [
+        {**GOOD, "schedule": "beta", "sampler": "heun"},
+        {"image": "a.png", "creativity": 0.2, "sigmas": [1, 0.2]},
+    ]
     result = invoke("plan", manifest(*rows), "--model", model_folder, "--json", "--steps", 3)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["images"] == 2
+    described = json.loads(result.stdout)
+    assert (described["images"], described["model_evaluations"]) == (4, 3 + 1 + 5 + 1)

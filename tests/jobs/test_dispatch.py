@@ -1,4 +1,4 @@
-"""Workers that die, and models that cannot be loaded."""
+"""Workers that die, and models that cannot be loaded; tests/faults has more of the former."""
 
 from __future__ import annotations
 
@@ -53,16 +53,6 @@ def test_every_row_is_committed_once_after_deaths(deadly):
     assert not list((deadly.out / "_wanbatch" / "tmp").iterdir())
 
 
-def test_a_row_alone_in_its_unit_is_tried_four_times(run_here, settings, tmp_path):
-    manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "kill-a", "prompt": "x"}, {"id": "b", "prompt": "x"}])
-    ran = run_here(manifest, tmp_path / "out", settings(unit_rows=1), faulty_models.load)
-    assert ran.summary.exit_code == 3
-    assert list(rows_by_id(ran.out)) == ["b"]
-    [failure] = rows_by_id(ran.out, "failures").values()
-    assert (failure["id"], failure["error_class"], failure["attempts"]) == ("kill-a", "worker_died", 4)
-    assert len(log_events(ran.out, "unit_lost")) == 4
-
-
 def test_a_worker_that_dies_while_loading_is_a_machinery_error(run_here, settings, manifest, tmp_path):
     with pytest.raises(MachineryError, match="died while it loaded the model"):
         run_here(manifest({"prompt": "x"}), tmp_path / "out", settings(), faulty_models.load_and_die)
@@ -75,19 +65,6 @@ def test_a_model_with_damaged_weights_is_a_user_error(run_here, settings, manife
     with pytest.raises(UserError, match="cannot be loaded") as caught:
         run_here(manifest({"prompt": "x"}), tmp_path / "out", settings(model=str(damaged)))
     assert str(damaged / "transformer") in str(caught.value)
-
-
-def test_a_hung_worker_is_replaced_after_the_deadline(run_here, settings, tmp_path):
-    """Its row is tried four times and then quarantined; the rows beside it are made."""
-    rows = [{"id": "hang-a", "prompt": "x"}, {"id": "b", "prompt": "x"}]
-    manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    ran = run_here(manifest, tmp_path / "out", settings(unit_rows=1, unit_timeout=3), faulty_models.load)
-    assert ran.summary.exit_code == 3
-    assert list(rows_by_id(ran.out)) == ["b"]
-    [failure] = rows_by_id(ran.out, "failures").values()
-    assert failure["id"] == "hang-a"
-    assert "it was not done after 3 s" in failure["message"]
-    assert [event["cause"] for event in log_events(ran.out, "unit_lost")] == ["it was not done after 3 s"] * 4
 
 
 def test_a_deadline_is_measured_by_pixels_and_steps_that_were_made():

@@ -15,7 +15,7 @@ from wanbatch.manifests import storage
 OPTIONS = ["--width", 32, "--height", 32, "--steps", 2, "--unit-rows", 2, "--log-prompts"]
 ROWS = [
     {"id": "plain", "prompt": "a red heart", "tag": 1},
-    {"id": "kept", "image": "square.png", "creativity": 0.3},
+    {"id": "kept", "image": "square.png", "creativity": 0.8},
     {"id": "wide", "image": "wide.png", "prompt": "a star", "tag": 2},
     {"id": "absent", "image": "nowhere.png", "prompt": "secret words"},
 ]

@@ -14,6 +14,7 @@ from job_making import log_events, pictures, rows_by_id, write_jsonl
 
 from wanbatch.errors import MachineryError
 from wanbatch.jobs import work
+from wanbatch.jobs.backlog import ROW_STRIKES
 from wanbatch.jobs.crew import Unit, _Given, _Place
 from wanbatch.jobs.plan import Plan
 from wanbatch.jobs.prepare import prepare
@@ -126,21 +127,23 @@ def test_an_error_in_one_stage_ends_those_behind_it(worker, plan, monkeypatch):
 
 
 def test_a_run_takes_less_time_than_its_stages_one_after_the_other(run_here, settings, tmp_path):
-    rows = [{"id": f"slow-{number}", "prompt": "x", "seed": number} for number in range(3)]
+    rows = [{"id": f"slow-{number}", "prompt": "x", "seed": number} for number in range(5)]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     load = partial(faulty_models.load_with_slow_disk, 1.0)
     ran = run_here(manifest, tmp_path / "out", settings(unit_rows=1), load)
     assert ran.summary.exit_code == 0
     events = log_events(ran.out, "unit")
     one_by_one = sum(event["busy_seconds"] for event in events)
-    assert one_by_one > 6
-    assert ran.summary.seconds["make"] < one_by_one - 1.2  # two of three writes are hidden behind the model
+    assert one_by_one > 10
+    # the first unit stands alone; of the other four writes, three are hidden behind the model
+    assert ran.summary.seconds["make"] < one_by_one - 1.5
     assert all(0.9 < event["model_seconds"] < event["busy_seconds"] for event in events)
     assert 0.4 < ran.summary.model_busy < 0.95
     plain = run_here(manifest, tmp_path / "plain", settings(unit_rows=3))
     assert pictures(plain.out) == pictures(ran.out)
 
 
+@pytest.mark.slow
 def test_a_unit_that_is_being_written_is_not_blamed_for_the_one_in_the_model(run_here, settings, tmp_path):
     rows = [{"id": name, "prompt": "x"} for name in ("a", "kill-b", "c")]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
@@ -148,7 +151,7 @@ def test_a_unit_that_is_being_written_is_not_blamed_for_the_one_in_the_model(run
     ran = run_here(manifest, tmp_path / "out", settings(unit_rows=1), load)
     assert [row["attempt"] for row in rows_by_id(ran.out, "timings").values()] == [1, 1]
     assert ran.summary.failures == {"worker_died": 1}
-    assert len(log_events(ran.out, "unit_lost")) == 2
+    assert len(log_events(ran.out, "unit_lost")) <= 1 + ROW_STRIKES
 
 
 @pytest.mark.slow
@@ -165,8 +168,8 @@ def test_a_unit_that_cannot_be_written_costs_no_other_row(run_here, settings, tm
 # ---- room for units
 
 
-def place(*units: Unit, made: int = 0) -> _Place:
-    found = _Place(0, actor="an actor")
+def place(*units: Unit, made: int = 0, trusted: bool = True) -> _Place:
+    found = _Place(0, actor="an actor", trusted=trusted)
     for number, unit in enumerate(units):
         found.in_hand.append(_Given(unit, None, None, 10.0, made=number < made))
     return found
@@ -177,20 +180,16 @@ def unit(attempt: int = 1) -> Unit:
 
 
 def test_a_worker_has_two_units_to_make_and_two_to_write():
-    assert place().has_room(unit())
-    assert place(unit()).has_room(unit())
-    assert not place(unit(), unit()).has_room(unit())
-    assert place(unit(), unit(), made=1).has_room(unit())
-    assert place(*[unit()] * 3, made=2).has_room(unit())
-    assert not place(*[unit()] * 4, made=3).has_room(unit())
+    assert place(unit()).has_room
+    assert not place(unit(), unit()).has_room
+    assert place(unit(), unit(), made=1).has_room
+    assert place(*[unit()] * 3, made=2).has_room
+    assert not place(*[unit()] * 4, made=3).has_room
 
 
-def test_a_unit_that_was_lost_before_stands_alone():
-    assert place().has_room(unit(2))
-    assert not place(unit()).has_room(unit(2))
-    assert not place(unit(), made=1).has_room(unit(2))
-    assert not place(unit(2)).has_room(unit())
-    assert not place(unit(2), made=1).has_room(unit())
+def test_a_suspect_stands_alone_and_so_does_the_first_unit_of_a_worker():
+    assert not place(Unit(0, np.arange(1), suspect=True)).has_room
+    assert not place(unit(), trusted=False).has_room
 
 
 def test_the_clock_of_a_unit_starts_with_the_model():

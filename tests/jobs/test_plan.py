@@ -302,7 +302,7 @@ def test_plan_as_text(model_folder, manifest, tmp_path):
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines[0].endswith("shop.jsonl: 2 rows, 3 images in 2 units")
     assert lines[1].endswith("unipc, 15 evaluations in all")
-    assert lines[2:] == ["96x32 2 images", "64x64 1 images", "sources 0 images start from one or more"]
+    assert lines[2:] == ["96x32 2 images", "64x64 1 image", "sources 0 images start from one or more"]
 
 
 @pytest.mark.parametrize("kind", ["text", "source"])
@@ -312,7 +312,7 @@ def test_100_000_rows_plan_in_20_seconds_and_500_mb(model_folder, tmp_path, kind
         for number in range(100_000):
             row = {"id": f"item-{number:06d}", "prompt": f"a photo of article number {number} on a white table"}
             if kind == "source":
-                row |= {"image": "a.png", "creativity": number % 11 / 10}
+                row |= {"image": "a.png", "creativity": (0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)[number % 8]}
             row |= {"seed": number, "sku": f"{number * 7919:012d}", "stock": number % 97}
             file.write(json.dumps(row) + "\n")
     begin = resource.getrusage(resource.RUSAGE_CHILDREN)

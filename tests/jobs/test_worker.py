@@ -104,6 +104,26 @@ def test_a_source_is_shared_at_several_weights_and_sizes(work):
     assert len({row["sha256"] for row in rows.values()}) == 3
 
 
+def test_schedules_are_recorded_and_steps_are_counted_as_evaluations(work):
+    _, tables = work(
+        {"id": "a", "prompt": "x", "sampler": "heun", "sigmas": [1, 0.5, 0.2]},
+        {"id": "b", "prompt": "x", "sampler": "lcm", "schedule": "beta", "steps": 4},
+        {"id": "c", "image": "square.png", "creativity": 0.6, "sampler": "res_2s", "sigmas": [1, 0.5, 0.2]},
+        {"id": "d", "image": "square.png"},
+    )
+    rows = {row["id"]: row for row in tables["data"].to_pylist()}
+    kept = ("steps", "shift", "schedule", "sigmas")
+    assert {name: tuple(row[column] for column in kept) for name, row in rows.items()} == {
+        "a": (3, None, None, [1.0, 0.5, 0.2]),
+        "b": (4, 3.0, "beta", None),
+        "c": (3, None, None, [1.0, 0.5, 0.2]),
+        "d": (2, 3.0, "linear", None),
+    }
+    counted = dict(zip(tables["timings"]["id"].to_pylist(), tables["timings"]["steps_full"].to_pylist(), strict=True))
+    assert counted == {"a": 5, "b": 4, "c": 3, "d": 1}  # c from 0.6 by 0.2 to 0, d from the last of its two levels
+    assert rows["d"]["creativity"] == pytest.approx(0.7504, abs=1e-4)
+
+
 def test_blending_a_source_with_itself_changes_nothing(work):
     _, tables = work(
         {"id": "a", "image": "square.png", "seed": 1},

@@ -211,6 +211,16 @@ def test_a_row_that_is_not_finite_fails_alone(wan):
     assert np.array_equal(outcomes["a"].pixels, make(wan, PLAIN)["a"])
 
 
+def test_a_black_picture_is_a_picture(wan):
+    decode = wan.vae.decode
+    wan.vae.decode = lambda latent: torch.full_like(decode(latent), -1.0)
+    try:
+        made = make(wan, PLAIN)["a"]
+    finally:
+        del wan.vae.decode
+    assert (made == 0).all()
+
+
 def test_each_distinct_source_is_encoded_once(wan):
     calls = []
     encode = wan.encode_image

@@ -27,7 +27,8 @@ SAFETY = 1.03  # a speed-up is searched for with this much to spare, since times
 PROMISING = 2  # of samplers and schedules, those that go on to the stages with caches
 SHOWN = 9  # candidates on the frontier that are timed anew and shown
 THRESHOLDS = (0.005, 0.64)  # of an adaptive cache
-BISECTIONS = 5
+BISECTIONS = 4
+AT_MOST_SKIPPED = 3  # with a cache, up to so many times as many steps are tried
 BUDGET_FORMS = "psnr>=30, ssim>=0.95, lpips<=0.05, judge, judge>=0.98"
 
 
@@ -152,12 +153,19 @@ class Space:
     layers: int = 0
     guided: bool = False
 
-    def rising(self, like: Candidate, least: int = 1) -> list[Candidate]:
-        """A candidate with the step counts to try, from `least` up to what costs as much as the default."""
-        most = self.evaluations(self.default.sampler, self.default.steps)
-        counts = [count for count in sorted({*STEPS, self.default.steps}) if count >= least]
-        found = [replace(like, steps=count) for count in counts if self.evaluations(like.sampler, count) <= most]
-        return [candidate for candidate in found if self.possible(candidate)]
+    def rising(self, like: Candidate, least: int = 1, most: int | None = None) -> list[Candidate]:
+        """A candidate with the step counts to try, rising.
+
+        least: steps. most: evaluations; the default's are a bound, too.
+        """
+        bound = min(self.cost(self.default), most or self.cost(self.default))
+        counts = sorted({*STEPS, self.default.steps, least})
+        found = [replace(like, steps=count) for count in counts if count >= least]
+        return [one for one in found if self.cost(one) <= bound and self.possible(one)]
+
+    def cost(self, candidate: Candidate) -> int:
+        """Evaluations of the model."""
+        return self.evaluations(candidate.sampler, candidate.steps)
 
 
 def parse_goal(budgets: Sequence[str], speedup: float | None) -> Quality | Speedup:
@@ -248,24 +256,35 @@ class Search:
         """The edge in steps of each sampler; those of the most promising ones, the best first."""
         default = self.space.default
         names = dict.fromkeys((default.sampler, *self.space.samplers))
-        return self.promising(self.edge(self.space.rising(replace(default, sampler=name))) for name in names)
+        return self.edges([], [replace(default, sampler=name) for name in names])
 
     def schedules(self, plain: list[Candidate]) -> list[Candidate]:
         """The same of each other schedule with these; those of the most promising ones, these among them."""
-        others = [replace(one, schedule=name) for one in plain for name in self.space.schedules]
-        edges = [self.edge(self.space.rising(one)) for one in others]
-        return self.promising([*(self.trials[one] for one in plain), *edges])
+        return self.edges(plain, [replace(one, schedule=name) for one in plain for name in self.space.schedules])
 
-    def promising(self, edges: Iterable[Trial | None]) -> list[Candidate]:
-        found = {edge.candidate: edge for edge in edges if edge is not None}
-        return [edge.candidate for edge in self.ordered(list(found.values()))[:PROMISING]]
+    def edges(self, found: list[Candidate], others: Iterable[Candidate]) -> list[Candidate]:
+        """The most promising of some edges and those of others, the best first.
+
+        For a quality, another one is only looked at where it costs no more than the best so far; so most samplers
+        take one trial.
+        """
+        trials = {one: self.trials[one] for one in found}
+        for other in others:
+            costs = [self.space.cost(one) for one in trials] if isinstance(self.goal, Quality) else []
+            rising = self.space.rising(other, most=min(costs, default=None))
+            edge = self.edge(rising, from_the_top=bool(costs))
+            if edge is not None:
+                trials[edge.candidate] = edge
+        return [edge.candidate for edge in self.ordered(list(trials.values()))[:PROMISING]]
 
     def caches(self, plain: Candidate) -> None:
-        """The edges in steps with each cache; for the adaptive ones, in the threshold, at some step counts."""
+        """The edges in steps with each cache; for the adaptive ones, in the threshold, at two step counts."""
+        most = self.space.cost(plain) * AT_MOST_SKIPPED
         for cache in fixed_caches(self.space.layers):
-            self.edge(self.space.rising(replace(plain, step_cache=cache), plain.steps))
-        for one in self.space.rising(plain, plain.steps)[1:6:2]:
-            self.calibrate(one)
+            self.edge(self.space.rising(replace(plain, step_cache=cache), plain.steps, most))
+        rising = self.space.rising(plain, plain.steps, most)
+        for place in sorted({0, len(rising) // 2}):
+            self.calibrate(rising[place])
 
     def calibrate(self, plain: Candidate) -> None:
         """Bisect an adaptive cache's threshold, in the logarithm, for the place where the goal is only just met."""
@@ -284,13 +303,16 @@ class Search:
             for gate in GATES:
                 self.try_one(replace(trial.candidate, step_cache=f"{trial.candidate.step_cache}+{gate}"))
 
-    def edge(self, rising: Sequence[Candidate]) -> Trial | None:
-        """Of candidates that get better and slower: the first to meet a quality, or the last to meet a speed."""
+    def edge(self, rising: Sequence[Candidate], from_the_top: bool = False) -> Trial | None:
+        """Of candidates that get better and slower: the first to meet a quality, or the last to meet a speed.
+
+        from_the_top: the last one is tried first, since it may well be that not even that one meets the goal.
+        """
         wanted = isinstance(self.goal, Quality)
         low, high = -1, len(rising)  # the places around the change
         found = None
         while high - low > 1:
-            middle = (low + high) // 2
+            middle = high - 1 if from_the_top and high == len(rising) else (low + high) // 2
             trial = self.try_one(rising[middle])
             meets = self.meets(trial)
             if meets:

@@ -63,14 +63,18 @@ class Maker:
         return Made({request.id: made[request.id] for request in requests}, seconds, blocks, failed)
 
     def in_turn(
-        self, candidates: Sequence[Candidate], rounds: int, say: Callable[[str], None]
+        self, candidates: Sequence[Candidate], rounds: int, take: Callable[[int, Candidate, Made], None]
     ) -> dict[Candidate, float]:
-        """Seconds of a picture for each: medians over rounds, each of which runs every candidate once."""
+        """Seconds of a picture for each: medians over rounds, each of which runs every candidate once.
+
+        take: is given the round, from 0, the candidate and what it made.
+        """
         seconds: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
         for number in range(rounds):
-            say(f"timing {len(seconds)} candidates in turn, round {number + 1} of {rounds}")
             for candidate, times in seconds.items():
-                times.append(self.make(candidate).seconds)
+                made = self.make(candidate)
+                times.append(made.seconds)
+                take(number, candidate, made)
         return {candidate: statistics.median(times) for candidate, times in seconds.items()}
 
 

@@ -28,11 +28,11 @@ from wanbatch.jobs.prepare import prepare
 from wanbatch.jobs.search import Candidate, Quality, Search, Space, Speedup, Trial, contenders
 from wanbatch.jobs.settings import Settings
 from wanbatch.jobs.sheet import Column, side_by_side
-from wanbatch.jobs.trials import Maker, hardware, load_requests
+from wanbatch.jobs.trials import Made, Maker, hardware, load_requests
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.lpips import weights_file
 from wanbatch.pipeline.models import TINY, ModelInfo
-from wanbatch.pipeline.quality import Meter, Pictures
+from wanbatch.pipeline.quality import Meter, Pictures, Score
 from wanbatch.pipeline.requests import Request
 from wanbatch.pipeline.samplers import SOLVERS, evaluations, solve
 from wanbatch.pipeline.schedules import SCHEDULES, levels, linear
@@ -126,7 +126,7 @@ def tune(
     references = maker.make(reference)
     if references.failed:
         raise UserError(f"row {references.failed[0]} has values that are not numbers with {reference}")
-    session = _Session(maker, meter, references.pictures, goal, say)
+    session = _Session(maker, Meter(_asked(goal), device), meter, references.pictures, goal, say)
     space = Space(
         default=replace(reference, steps=model.steps),
         samplers=_deterministic(),
@@ -194,15 +194,21 @@ def _images(plan: Plan, places: np.ndarray, together: int = 64) -> Iterator[Imag
 
 
 class _Session:
-    """The search at work: makes, scores, times, and tells how it goes."""
+    """The search at work: makes, scores, times, and tells how it goes.
 
-    def __init__(self, maker: Maker, meter: Meter, references: Pictures, goal: Quality | Speedup, say: Say):
-        self.maker, self.meter, self.references, self.goal, self.say = maker, meter, references, goal, say
+    quick: measures what the goal needs, for the search. meter: measures all, for what is shown.
+    """
+
+    def __init__(
+        self, maker: Maker, quick: Meter, meter: Meter, references: Pictures, goal: Quality | Speedup, say: Say
+    ):
+        self.maker, self.quick, self.meter = maker, quick, meter
+        self.references, self.goal, self.say = references, goal, say
         self.tried: list[Trial] = []
 
     def measure(self, candidate: Candidate) -> Trial:
         made = self.maker.make(candidate)
-        trial = Trial(candidate, self.meter.score(made.pictures, self.references), made.seconds)
+        trial = Trial(candidate, self.quick.score(made.pictures, self.references), made.seconds)
         self.tried.append(trial)
         self.say(f"{len(self.tried):3}  {trial.seconds:.3f} s  {tune_file.scores(trial.score)}  {candidate}")
         return trial
@@ -210,18 +216,26 @@ class _Session:
     def search(self, space: Space) -> tuple[Trial, Trial, list[Trial]]:
         """(default, chosen, the frontier around it), all timed in turn."""
         trials = Search(space, self.goal, self.measure).run()
-        default = trials[0]
-        shown = contenders(trials, default, self.goal)
-        seconds = self.maker.in_turn(
-            list(dict.fromkeys([default.candidate, *(trial.candidate for trial in shown)])), TIMING_ROUNDS, self.say
-        )
-        default = replace(default, seconds=seconds[default.candidate])
-        shown = [replace(trial, seconds=seconds[trial.candidate]) for trial in shown]
-        shown.sort(key=lambda trial: trial.seconds)
+        front = contenders(trials, trials[0], self.goal)
+        scores: dict[Candidate, Score] = {}
+
+        def take(number: int, candidate: Candidate, made: Made) -> None:
+            if number == 0:
+                scores[candidate] = self.meter.score(made.pictures, self.references)
+            self.say(f"round {number + 1} of {TIMING_ROUNDS}  {made.seconds:.3f} s  {candidate}")
+
+        named = dict.fromkeys([trials[0].candidate, *(trial.candidate for trial in front)])
+        seconds = self.maker.in_turn(list(named), TIMING_ROUNDS, take)
+        default, *_ = timed = [Trial(candidate, scores[candidate], seconds[candidate]) for candidate in named]
+        shown = sorted((one for one in timed if one.candidate in {f.candidate for f in front}), key=_time)
         meeting = [trial for trial in shown if self.goal.met(trial, default)]
         if not meeting:
             raise UserError(_unmet(self.goal, default, trials, shown))
         return default, self.goal.best(meeting), shown
+
+
+def _time(trial: Trial) -> float:
+    return trial.seconds
 
 
 def _unmet(goal: Quality | Speedup, default: Trial, trials: list[Trial], shown: list[Trial]) -> str:
@@ -233,9 +247,13 @@ def _unmet(goal: Quality | Speedup, default: Trial, trials: list[Trial], shown: 
     return f"nothing reaches {goal}: the best is {best.candidate} with {reached}"
 
 
+def _asked(goal: Quality | Speedup) -> set[str]:
+    return {limit.metric for limit in goal.limits} if isinstance(goal, Quality) else set()
+
+
 def _metrics(goal: Quality | Speedup, model: ModelInfo) -> Collection[str]:
     """What is measured: PSNR and SSIM, the judge for the small model, and LPIPS if it is asked for or at hand."""
-    asked = {limit.metric for limit in goal.limits} if isinstance(goal, Quality) else set()
+    asked = _asked(goal)
     if "judge" in asked and model.name != TINY:
         raise UserError(
             f"the judge reads pictures of the model `{TINY}` alone, not of {model.name}: use another budget"

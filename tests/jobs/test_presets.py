@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from job_making import write_jsonl
 
 from wanbatch.jobs.cli import main
-from wanbatch.jobs.plan import make_plan
+from wanbatch.jobs.plan import check_rows, check_settings, make_plan
 from wanbatch.jobs.presets import recipe, with_preset
 from wanbatch.jobs.settings import Settings
 from wanbatch.manifests.read import read_manifest
@@ -30,7 +30,10 @@ def test_every_preset_is_one_that_the_model_can_be_run_with(model, tmp_path):
     for preset in ("exact", "balanced", "fast"):
         chosen = recipe(preset, model)
         assert set(chosen) <= {"steps", "sampler", "schedule", "step_cache"}
-        plan = make_plan(manifest, model, Settings(**chosen), {})
+        settings = Settings(**chosen)
+        check_settings(settings, model)
+        assert not list(check_rows(manifest.rows, model, settings))
+        plan = make_plan(manifest, model, settings, {}, {})
         kept = parse(chosen.get("step_cache", "none"), model.layers)
         blocks = 1 / kept.skip.interval if kept.skip is not None else 1.0
         cost.append(plan.images["steps"][0].as_py() * blocks)

@@ -16,11 +16,10 @@ from wanbatch.jobs import tune as tuning
 from wanbatch.jobs import tune_file
 from wanbatch.jobs.cli import main
 from wanbatch.jobs.machine import Chosen
-from wanbatch.jobs.plan import make_plan
+from wanbatch.jobs.prepare import prepare
 from wanbatch.jobs.search import Candidate, parse_goal
 from wanbatch.jobs.settings import Settings, read_settings
 from wanbatch.jobs.trials import Maker, load_requests
-from wanbatch.manifests.read import read_manifest
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.quality import HIGHEST_PSNR, Meter
 
@@ -103,9 +102,9 @@ def test_other_settings_play_their_part_and_the_tuned_ones_none(rows, settings, 
     assert {(request.steps, request.sampler, request.sigmas) for request in seen} == {(6, "unipc", None)}
 
 
-def test_a_candidate_changes_its_settings_alone(rows, settings, model, wan):
+def test_a_candidate_changes_its_settings_alone(rows, settings, wan):
     """Maker: the same noise and prompt; what the candidate says instead of what the row says."""
-    plan = make_plan(read_manifest(rows), model, settings(), {})
+    plan, _ = prepare(rows, settings())
     images = plan.task(0, 1, "", [0, 1]).images
     requests, unfit = load_requests(images, 5, rows.parent, False)
     assert not unfit
@@ -118,8 +117,8 @@ def test_a_candidate_changes_its_settings_alone(rows, settings, model, wan):
         assert (made.pictures[result.request.id] == result.pixels).all()
 
 
-def test_a_picture_of_no_numbers_is_black_and_told(rows, settings, model, wan):
-    plan = make_plan(read_manifest(rows), model, settings(), {})
+def test_a_picture_of_no_numbers_is_black_and_told(rows, settings, wan):
+    plan, _ = prepare(rows, settings())
     requests, _ = load_requests(plan.task(0, 1, "", [0, 1]).images, 5, rows.parent, False)
     requests[1] = replace(requests[1], guidance=1e38)
     made = Maker(wan, requests).make(Candidate("unipc", 6))
@@ -128,12 +127,12 @@ def test_a_picture_of_no_numbers_is_black_and_told(rows, settings, model, wan):
     assert made.pictures["heart"].max() > 0
 
 
-def test_few_steps_are_not_tried_where_a_row_could_not_start(rows, settings, model):
+def test_few_steps_are_not_tried_where_a_row_could_not_start(rows, settings):
     """A run would refuse such a row, or, without a creativity of its own, change it."""
 
     def possible(*others: dict) -> list[int]:
         rows.write_text("".join(json.dumps(row) + "\n" for row in [ROWS[0], *others]))
-        plan = make_plan(read_manifest(rows), model, settings(steps=30), {})
+        plan, _ = prepare(rows, settings(steps=30))
         check = tuning._possible(plan)
         return [steps for steps in range(1, 30) if not check(Candidate("unipc", steps))]
 
@@ -165,16 +164,16 @@ def test_a_goal_that_nothing_meets_says_the_best(rows, settings):
         ),
     ],
 )
-def test_a_manifest_without_rows_to_measure(rows, settings, model, changed, message):
+def test_a_manifest_without_rows_to_measure(rows, settings, changed, message):
     rows.write_text("".join(json.dumps(row) + "\n" for row in changed))
-    plan = make_plan(read_manifest(rows), model, settings(), {})
+    plan, _ = prepare(rows, settings())
     with pytest.raises(UserError, match=message):
         tuning.take_sample(plan, 4, settings(seed=1))
 
 
-def test_the_sample_is_drawn_by_the_seed(rows, settings, model):
+def test_the_sample_is_drawn_by_the_seed(rows, settings):
     rows.write_text("".join(json.dumps({"prompt": str(number)}) + "\n" for number in range(200)))
-    plan = make_plan(read_manifest(rows), model, settings(), {})
+    plan, _ = prepare(rows, settings())
     drawn = [[one.id for one in tuning.take_sample(plan, 8, settings(seed=seed)).requests] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) == 8

@@ -150,9 +150,7 @@ class Soak:
         self.note(
             "worker",
             pid=victim.pid,
-            was={"ray::Worker.run_packed": "at work", "ray::Worker.ready": "loading", "ray::Worker": "idle"}.get(
-                title, title
-            ),
+            was={"ray::Worker.ready": "loading", "ray::Worker": "idle"}.get(title, "at work"),
             phase=phase,
         )
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +18,10 @@ import numpy as np
 import ray
 from ray import exceptions
 
-from wanbatch.errors import DeviceError, MachineryError, WanbatchError
+from wanbatch.errors import DeviceError, MachineryError
 from wanbatch.jobs.plan import Task
 from wanbatch.jobs.pulse import Pulse
+from wanbatch.jobs.ray_errors import WorkerGone, ray_troubles, result_of
 from wanbatch.jobs.worker import Report, Worker, WorkerSetup
 
 IN_HAND = 2  # units a worker has: one that it works on and one that waits
@@ -30,14 +30,6 @@ START_SECONDS = 1800.0  # before a worker that still loads, or has found no room
 LONGEST_PAUSE = 30.0  # seconds before a worker is replaced
 PROGRESS_SECONDS = 1.0
 PROGRESS_PLACES = 64  # with more workers than this, progress is counted by the unit
-
-_GONE = (
-    exceptions.RayActorError,
-    exceptions.WorkerCrashedError,
-    exceptions.NodeDiedError,
-    exceptions.OutOfMemoryError,
-    exceptions.ObjectLostError,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +144,7 @@ class Crew:
         place = self._places[number]
         if not place.in_hand:
             place.turned = time.monotonic()
-        with _ray_troubles():
+        with ray_troubles():
             ref = place.actor.run_packed.remote(pickle.dumps(task, protocol=5))
         place.in_hand.append(_Given(ref, unit, deadline))
 
@@ -162,7 +154,7 @@ class Crew:
         Raises the error of a worker that fails for a reason of its own (a full disk, a broken model, a bug), and
         MachineryError when no place is left that can start a worker.
         """
-        with _ray_troubles():
+        with ray_troubles():
             self._pulse.require()
             self._start_due()
             events: list[Finished | Lost] = []
@@ -211,7 +203,7 @@ class Crew:
     def _loaded(self, place: _Place, ref: ray.ObjectRef) -> None:
         place.loading = None
         try:
-            _result(ref)
+            result_of(ref)
         except WorkerGone as error:
             self._failed_to_start(place, str(error))
         else:
@@ -225,7 +217,7 @@ class Crew:
     def _came_back(self, place: _Place) -> list[Finished | Lost]:
         given = place.in_hand[0]
         try:
-            report = pickle.loads(_result(given.ref))
+            report = pickle.loads(result_of(given.ref))
         except (WorkerGone, DeviceError) as error:
             return self._lose(place, str(error))
         place.in_hand.popleft()
@@ -284,45 +276,3 @@ class Crew:
             for place in self._places:
                 if place.in_hand and place.asked is None:
                     place.asked = place.actor.progress.options(concurrency_group="progress").remote()
-
-
-class WorkerGone(Exception):
-    """The process of a worker is gone, or its node."""
-
-
-def _result(ref: ray.ObjectRef) -> Any:
-    """What a worker's call returned.
-
-    Raises WorkerGone, the error itself if it is one of ours, MachineryError for Ray's own troubles; a bug in a
-    worker is raised as Ray reports it.
-    """
-    try:
-        return ray.get(ref)
-    except _GONE as error:
-        raise WorkerGone(_first_line(error)) from error
-    except exceptions.RayTaskError as error:
-        if isinstance(error.cause, WanbatchError):
-            raise error.cause from None
-        raise
-    except exceptions.RayError as error:
-        raise _ray_failed(error) from error
-
-
-@contextmanager
-def _ray_troubles() -> Iterator[None]:
-    """Ray's own troubles (its object store or its disk is full, it is gone) become MachineryError."""
-    try:
-        yield
-    except exceptions.RayTaskError:  # a bug in a worker
-        raise
-    except exceptions.RayError as error:
-        raise _ray_failed(error) from error
-
-
-def _ray_failed(error: exceptions.RayError) -> MachineryError:
-    return MachineryError(f"Ray failed: {_first_line(error)}; run the same command again")
-
-
-def _first_line(error: Exception) -> str:
-    lines: list[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

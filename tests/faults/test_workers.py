@@ -14,7 +14,7 @@ from fault_making import require_whole
 from job_making import gone, log_events, rows_by_id, table, workers_of
 
 from wanbatch.errors import MachineryError
-from wanbatch.jobs import backlog
+from wanbatch.jobs import backlog, crew
 
 
 def rows(*names: str, prompt: object = "x") -> list[dict]:
@@ -124,3 +124,11 @@ def test_a_bug_in_a_worker_is_not_tried_again(run_rows, tmp_path):
     with pytest.raises(ray.exceptions.RayTaskError, match="AttributeError"):
         run_rows(rows("a", "bug-b"), load=painters.load_with_a_bug)
     assert log_events(tmp_path / "out", "unit_lost") == []
+
+
+@pytest.mark.slow
+def test_workers_that_never_get_ready(run_rows, monkeypatch):
+    """A place on the cluster that is not there, or storage that does not answer: no waiting without end."""
+    monkeypatch.setattr(crew, "START_SECONDS", 1.0)
+    with pytest.raises(MachineryError, match="it was not ready after 1 s"):
+        run_rows(rows("a"), load=painters.load_for_ever)

@@ -14,8 +14,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +22,10 @@ import numpy as np
 import ray
 from ray import exceptions
 
-from wanbatch.errors import DeviceError, MachineryError, WanbatchError
+from wanbatch.errors import DeviceError, MachineryError
 from wanbatch.jobs.plan import Task
 from wanbatch.jobs.pulse import Pulse
+from wanbatch.jobs.ray_errors import WorkerGone, ray_troubles, result_of
 from wanbatch.jobs.worker import THREADS, Report, Started, Worker, WorkerSetup
 
 TO_MAKE = 2  # units that a worker has still to make: one that has the model and one that is made ready
@@ -36,14 +36,6 @@ LONGEST_PAUSE = 30.0  # seconds before a worker is replaced
 DEATH_SECONDS = 5.0  # that Ray has to report all calls of a worker that died
 PROGRESS_SECONDS = 1.0
 PROGRESS_PLACES = 64  # with more workers than this, progress is counted by the unit
-
-_GONE = (
-    exceptions.RayActorError,
-    exceptions.WorkerCrashedError,
-    exceptions.NodeDiedError,
-    exceptions.OutOfMemoryError,
-    exceptions.ObjectLostError,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +173,7 @@ class Crew:
     def give(self, number: int, unit: Unit, task: Task, deadline: float) -> None:
         """Hand a unit to a worker. deadline: seconds that it may work on it."""
         place = self._places[number]
-        with _ray_troubles():
+        with ray_troubles():
             packed = pickle.dumps(task, protocol=5)
             place.actor.prepare_packed.options(concurrency_group="prepare").remote(packed)
             making = place.actor.make.options(concurrency_group="make").remote(task.unit)
@@ -195,7 +187,7 @@ class Crew:
         Raises the error of a worker that fails for a reason of its own (a full disk, a broken model, a bug), and
         MachineryError when no place is left that can start a worker.
         """
-        with _ray_troubles():
+        with ray_troubles():
             self._pulse.require()
             self._start_due()
             events: list[Event] = []
@@ -246,7 +238,7 @@ class Crew:
     def _loaded(self, place: _Place, ref: ray.ObjectRef) -> list[Event]:
         place.loading = None
         try:
-            started: Started = _result(ref)
+            started: Started = result_of(ref)
         except (WorkerGone, DeviceError) as error:
             self._failed_to_start(place, str(error))
             return []
@@ -263,7 +255,7 @@ class Crew:
         for given in place.in_hand:
             if given.making in done and not given.made:
                 try:
-                    _result(given.making)
+                    result_of(given.making)
                 except (WorkerGone, DeviceError) as error:
                     return self._lose(place, _cause(place, given, error), str(error))
                 given.made = True
@@ -273,7 +265,7 @@ class Crew:
     def _came_back(self, place: _Place) -> list[Event]:
         given = place.in_hand[0]
         try:
-            report: Report = pickle.loads(_result(given.report))
+            report: Report = pickle.loads(result_of(given.report))
         except (WorkerGone, DeviceError) as error:
             return self._lose(place, _cause(place, given, error), str(error))
         place.in_hand.popleft()
@@ -338,10 +330,6 @@ class Crew:
                     place.asked = place.actor.progress.options(concurrency_group="progress").remote()
 
 
-class WorkerGone(Exception):
-    """The process of a worker is gone, or its node."""
-
-
 def _cause(place: _Place, given: _Given, error: Exception) -> _Given:
     """The unit that a loss is put down to. given: the one whose call brought the error.
 
@@ -358,41 +346,3 @@ def _cause(place: _Place, given: _Given, error: Exception) -> _Given:
         except exceptions.RayError:
             return given
     return place.in_hand[0]
-
-
-def _result(ref: ray.ObjectRef) -> Any:
-    """What a worker's call returned.
-
-    Raises WorkerGone, the error itself if it is one of ours, MachineryError for Ray's own troubles; a bug in a
-    worker is raised as Ray reports it.
-    """
-    try:
-        return ray.get(ref)
-    except _GONE as error:
-        raise WorkerGone(_first_line(error)) from error
-    except exceptions.RayTaskError as error:
-        if isinstance(error.cause, WanbatchError):
-            raise error.cause from None
-        raise
-    except exceptions.RayError as error:
-        raise _ray_failed(error) from error
-
-
-@contextmanager
-def _ray_troubles() -> Iterator[None]:
-    """Ray's own troubles (its object store or its disk is full, it is gone) become MachineryError."""
-    try:
-        yield
-    except exceptions.RayTaskError:  # a bug in a worker
-        raise
-    except exceptions.RayError as error:
-        raise _ray_failed(error) from error
-
-
-def _ray_failed(error: exceptions.RayError) -> MachineryError:
-    return MachineryError(f"Ray failed: {_first_line(error)}; run the same command again")
-
-
-def _first_line(error: Exception) -> str:
-    lines: list[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -23,7 +23,7 @@ class Faulty:
 
     `raise-`: an exception before anything is made. `late-`: an exception instead of the finished picture.
     `kill-`: the process ends. `killonce-`: the process ends, unless the file that the prompt names is there.
-    `slow-`: waits a second. `hang-`: waits for ever. `device-`: the device breaks, once (as `killonce-`).
+    `slow-`: waits a second. `device-`: the device breaks, once (as `killonce-`).
     """
 
     def __init__(self, wan: Wan):
@@ -60,8 +60,6 @@ def _go_wrong(request: Request) -> None:
         _die()
     if kind == "slow":
         time.sleep(1.0)
-    if kind == "hang":
-        time.sleep(600)
     if kind == "device" and not Path(request.prompt).exists():
         Path(request.prompt).touch()
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -1,0 +1,62 @@
+"""Ray's errors, told apart: a worker that is gone, Ray's own troubles, our errors, bugs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import exceptions
+
+from wanbatch.errors import MachineryError, WanbatchError
+
+_GONE = (
+    exceptions.RayActorError,
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.OutOfMemoryError,
+    exceptions.ObjectLostError,
+)
+
+
+class WorkerGone(Exception):
+    """The process of a worker is gone, or its node."""
+
+
+def result_of(ref: ray.ObjectRef) -> Any:
+    """What a worker's call returned.
+
+    Raises WorkerGone, the error itself if it is one of ours, MachineryError for Ray's own troubles; a bug in a
+    worker is raised as Ray reports it.
+    """
+    try:
+        return ray.get(ref)
+    except _GONE as error:
+        raise WorkerGone(_first_line(error)) from error
+    except exceptions.RayTaskError as error:
+        if isinstance(error.cause, WanbatchError):
+            raise error.cause from None
+        raise
+    except exceptions.RayError as error:
+        raise _ray_failed(error) from error
+
+
+@contextmanager
+def ray_troubles() -> Iterator[None]:
+    """Ray's own troubles (its object store or its disk is full, it is gone) become MachineryError."""
+    try:
+        yield
+    except exceptions.RayTaskError:  # a bug in a worker
+        raise
+    except exceptions.RayError as error:
+        raise _ray_failed(error) from error
+
+
+def _ray_failed(error: exceptions.RayError) -> MachineryError:
+    return MachineryError(f"Ray failed: {_first_line(error)}; run the same command again")
+
+
+def _first_line(error: Exception) -> str:
+    lines: list[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -46,7 +46,7 @@ from wanbatch.jobs.prepare import prepare
 from wanbatch.jobs.progress import JsonLines
 from wanbatch.jobs.run import _changed
 from wanbatch.jobs.settings import Settings
-from wanbatch.jobs.worker import Report, WorkerSetup
+from wanbatch.jobs.worker import Report, Worker, WorkerSetup
 from wanbatch.manifests.commits import commit_name, part_name, to_json
 from wanbatch.manifests.dataset import OutputFolder, write_attempt
 from wanbatch.manifests.rows import Backends, Record, Timing, data_table
@@ -95,11 +95,8 @@ def _options() -> argparse.Namespace:
 # ---- dispatch ------------------------------------------------------------------------------------------------
 
 
-class HandingBack:
-    """In place of `Worker`: hands back what was written before."""
-
-    def __init__(self, setup: WorkerSetup, name: str):
-        self.setup = setup
+class HandingBack(Worker):
+    """Hands back what was written before."""
 
     def ready(self) -> float:
         self.attempts = pickle.loads((Path(self.setup.out).parent / "attempts").read_bytes())
@@ -142,7 +139,7 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
         assert len(out.committed().made) == options.units
     ray.shutdown()
     if options.profile:
-        pstats.Stats(profile, stream=sys.stderr).sort_stats("cumulative").print_stats(45)
+        pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(45)
     return {
         "workers": options.workers,
         "units": options.units,

@@ -11,6 +11,7 @@ judges none that was not alone.
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -181,9 +182,10 @@ class Crew:
         """Hand a unit to a worker. deadline: seconds that it may work on it."""
         place = self._places[number]
         with _ray_troubles():
-            place.actor.prepare.options(concurrency_group="prepare").remote(task)
+            packed = pickle.dumps(task, protocol=5)
+            place.actor.prepare_packed.options(concurrency_group="prepare").remote(packed)
             making = place.actor.make.options(concurrency_group="make").remote(task.unit)
-            report = place.actor.finish.options(concurrency_group="finish").remote(task.unit)
+            report = place.actor.finish_packed.options(concurrency_group="finish").remote(task.unit)
         place.in_hand.append(_Given(unit, making, report, deadline))
         place.turn()
 
@@ -271,7 +273,7 @@ class Crew:
     def _came_back(self, place: _Place) -> list[Event]:
         given = place.in_hand[0]
         try:
-            report = _result(given.report)
+            report: Report = pickle.loads(_result(given.report))
         except (WorkerGone, DeviceError) as error:
             return self._lose(place, _cause(place, given, error), str(error))
         place.in_hand.popleft()

@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -162,7 +163,11 @@ class Plan:
 
 
 def make_plan(
-    manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes, unreadable: Mapping[str, str]
+    manifest: Manifest,
+    model: ModelInfo,
+    settings: Settings,
+    sizes: Sizes,
+    unreadable: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """Resolve every default. Rows and settings were checked (`check_rows`, `check_settings`).
 

@@ -10,6 +10,7 @@ on; an exception of the pipeline is narrowed down to its row by trying halves (`
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import sys
 import threading
@@ -143,6 +144,14 @@ class Worker:
         self.prepare(task)
         self.make(task.unit)
         return self.finish(task.unit)
+
+    def prepare_packed(self, task: bytes) -> None:
+        """`prepare` of a pickled task: Ray takes half the time for bytes."""
+        self.prepare(pickle.loads(task))
+
+    def finish_packed(self, unit: int) -> bytes:
+        """`finish`, with a pickled report."""
+        return pickle.dumps(self.finish(unit), protocol=5)
 
     def halve_slots(self) -> bool:
         """Go on with half the rows in a batch, from now on. False if there is only one."""

@@ -11,15 +11,17 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from wanbatch.jobs import worker
+from wanbatch.jobs.work import Work
 from wanbatch.pipeline.models import ModelInfo
 from wanbatch.pipeline.requests import Failed, Request, Result, Seconds
+from wanbatch.pipeline.requests import Work as Evaluations
 
 
 class Painter:
@@ -44,7 +46,7 @@ class Painter:
             yield self.paint(request)
 
     def paint(self, request: Request) -> Result:
-        return Result(request, pixels_of(request), Seconds(0.0, 0.0, 0.0, 0.0), request.steps, 1 << 20)
+        return Result(request, pixels_of(request), Seconds(0.0, 0.0, 0.0, 0.0), Evaluations(request.steps), 1 << 20)
 
 
 def pixels_of(request: Request) -> np.ndarray:
@@ -119,35 +121,38 @@ class Orphaning(Painter):
         for request in requests:
             folder = Path(request.prompt)
             if request.id.startswith("orphan-") and not (folder / "forked").exists():
-                if not self._detached(folder):
-                    time.sleep(600)
-                wait_for(folder / "go")
-                yield replace(self.paint(request), pixels=255 - pixels_of(request))
+                self._leave_orphan(folder, request)
+                time.sleep(600)
             else:
                 go_wrong(request)
                 yield self.paint(request)
 
-    @staticmethod
-    def _detached(folder: Path) -> bool:
-        """Whether this is the copy."""
+    def _leave_orphan(self, folder: Path, request: Request) -> None:
+        """Returns in the worker only. The copy has this thread alone, so it does what the others would."""
         if os.fork():
-            return False
+            return
         os.setsid()
         if os.fork():
             os._exit(0)
         os.closerange(3, 4096)  # the sockets to Ray
-        write = worker.write_attempt
+        wait_for(folder / "go")
+        unit = _unit_in_hand()
+        unit.worker.encoders = ThreadPoolExecutor(1)
+        image = next(image for image in unit.task.images if image.id == request.id)
+        unit._take(image, replace(self.paint(request), pixels=255 - pixels_of(request)))
+        names = unit.write().names
+        (folder / "written").write_text(" ".join(names.values()))
+        (folder / "written").rename(folder / "done")
+        os._exit(0)
 
-        def write_and_end(*arguments) -> None:
-            attempt = write(*arguments)
-            (folder / "written").write_text(" ".join(attempt.names.values()))
-            (folder / "written").rename(folder / "done")
-            os._exit(0)
 
-        worker.write_attempt = write_and_end
-        (folder / "pid").write_text(str(os.getpid()))
-        (folder / "pid").rename(folder / "forked")
-        return True
+def _unit_in_hand() -> Work:
+    """The one that this thread is making."""
+    frame = sys._getframe(1)
+    while not isinstance(found := frame.f_locals.get("self"), Work):
+        assert frame.f_back is not None
+        frame = frame.f_back
+    return found
 
 
 def load_orphaning(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:

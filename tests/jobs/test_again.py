@@ -137,3 +137,27 @@ def test_the_log_names_quarantined_rows_without_their_prompts(faulty):
     }
     assert all(re.fullmatch("[0-9a-f]{24}", event["digest"]) for event in events)
     assert "heart" not in (faulty.out / "_wanbatch" / "log.jsonl").read_text()
+
+
+def test_a_source_that_is_gone_later_changes_nothing_of_what_is_made(run_here, settings, tmp_path):
+    """Its row took its size from it; the picture stays, and is not told to have changed."""
+    picture(tmp_path / "wide.png", 96, 48, seed=1)
+    rows = [{"id": "sized", "image": "wide.png"}, {"id": "late", "image": "later.png"}]
+    ran = run_here(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
+    assert ran.summary.failures == {"missing_image": 1}
+    size = [(row["width"], row["height"]) for row in rows_by_id(ran.out).values()]
+    (tmp_path / "wide.png").rename(tmp_path / "later.png")
+    again = retry(ran.out, [], quiet)
+    assert (again.made, again.made_now, again.exit_code) == (2, 1, 0)
+    made = rows_by_id(ran.out)
+    assert [(made[name]["width"], made[name]["height"]) for name in ("sized", "late")] == size * 2
+
+
+def test_a_folder_goes_on_with_a_manifest_that_asks_for_all_it_holds(run_here, settings, tmp_path):
+    rows = [{"id": name, "prompt": "a heart"} for name in ("a", "b")]
+    ran = run_here(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
+    before = snapshot(ran.out)
+    other = write_jsonl(tmp_path / "other.jsonl", [rows[0], {"id": "c", "prompt": "a star"}])
+    with pytest.raises(UserError, match=r"holds 1 images that .*other\.jsonl does not ask for, 'b' for one"):
+        run(other, ran.out, settings(), quiet)
+    assert snapshot(ran.out) == before

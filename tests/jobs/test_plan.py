@@ -325,3 +325,21 @@ def test_100_000_rows_plan_in_20_seconds_and_500_mb(model_folder, tmp_path, kind
     assert told["mib"] < 500
     seconds = end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
     assert seconds < 20  # of processor time: what else the machine does shall not count
+
+
+def test_plan_tells_which_sources_cannot_be_read_and_what_passes_through(manifest, model_folder, tmp_path):
+    picture(tmp_path / "a.png", 64, 64)
+    (tmp_path / "bad.png").write_text("<html>")
+    rows = [
+        {"image": "a.png", "label": 1},
+        {"image": "bad.png", "width": 64, "height": 64},
+        {"images": ["a.png", "none.png"], "promt": "a typo"},
+    ]
+    done = plan_command(manifest(*rows), "--model", model_folder, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "columns passed through unchanged: label, promt" in lines
+    assert "warning 2 sources cannot be read; their rows will fail:" in lines
+    assert lines[-2:] == ["bad.png is not a PNG, JPEG or WEBP image", "none.png does not exist"]
+    found = json.loads(plan_command(manifest(*rows), "--json", "--model", model_folder, cwd=tmp_path).stdout)
+    assert set(found["unreadable_sources"]) == {"bad.png", "none.png"}

@@ -146,7 +146,8 @@ def test_summary_of_the_real_command(terminal):
     assert lines[0] == "6 of 7 pictures made, 1 failed"
     assert lines[1].split() == ["output", "out"]
     assert re.search(
-        r"time +prepare [\d.]+ s, start [\d.]+ s, make [\d.]+ s, total [\d.]+ s; [\d.]+ pictures/s", told
+        r"time +prepare [\d.]+ s, start [\d.]+ s, make [\d.]+ s, stop [\d.]+ s, total [\d.]+ s; [\d.]+ pictures/s",
+        told,
     )
     stages = next(line for line in lines if line.split()[0] == "stages")
     for stage in ("text", "denoise", "decode"):
@@ -154,6 +155,7 @@ def test_summary_of_the_real_command(terminal):
     assert [line.split() for line in lines[4:]] == [
         ["failed", "1", "missing_image"],
         ["bad:", "source:", "nowhere.png", "does", "not", "exist"],
+        ["wanbatch", "retry", "out", "makes", "them", "again", "once", "the", "cause", "is", "mended"],
     ]
     assert sorted(rows_by_id(out)) == [f"r{number}" for number in range(6)]
 
@@ -187,14 +189,15 @@ def test_summary_of_failures_is_short_and_complete(faulty):
     assert "failed    2 bad_image, 2 error, 2 missing_image, 1 nan" in lines
     shown = [line for line in lines if re.match(r"[\w-]+: (source|generate|decode): ", line)]
     assert len(shown) == 5
-    assert lines[-1] == f"... all of them are in {faulty.out / 'failures'}"
+    assert lines[-2] == f"... all of them are in {faulty.out / 'failures'}"
+    assert lines[-1].startswith(f"wanbatch retry {faulty.out} ")
 
 
 def test_summary_is_one_line_a_failure(faulty):
     """The message of one of the failures has two lines."""
     assert "second line" in rows_by_id(faulty.out, "failures")["raise-1"]["message"]
     told = report.summary_text(faulty.summary).splitlines()
-    assert len(told) == 11
+    assert len(told) == 12
     assert "raise-1: generate: ValueError: no picture of raise-1 and a second line" in map(str.strip, told)
 
 

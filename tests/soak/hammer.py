@@ -147,7 +147,12 @@ class Soak:
             victim.kill()
         except (IndexError, psutil.Error):  # none there yet, or it has just died of something else
             return
-        self.note("worker", pid=victim.pid, was={"ray::Worker.run": "at work"}.get(title, title), phase=phase)
+        self.note(
+            "worker",
+            pid=victim.pid,
+            was={"ray::Worker.ready": "loading", "ray::Worker": "idle"}.get(title, "at work"),
+            phase=phase,
+        )
 
     def _all_real_made(self) -> bool:
         if not self.no_real_left.exists() and self.ids("real") <= self._committed():

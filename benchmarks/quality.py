@@ -66,9 +66,9 @@ class Configuration:
 def grid(model: ModelInfo) -> Iterator[Configuration]:
     """All configurations, what says most first. Caches leave out thirds of the blocks, as 10 and 20 of 30."""
     third, two_thirds = round(model.layers / 3), round(model.layers * 2 / 3)
-    steps = (BASE_STEPS, 4, 8, 12)
+    steps = (BASE_STEPS, 4, 8, 12, 20, 30)
     more = dict.fromkeys(("dpmpp_2m", "deis", "res_2m", "unipc3", "euler"), (4, 8))
-    more |= {"unipc": (2, 3, 6, 20, 30), "heun": (2, 4), "res_2s": (2, 4)}
+    more |= {"unipc": (2, 3, 6), "heun": (2, 4), "res_2s": (2, 4)}
     caches = {
         BASE_STEPS: (
             f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",

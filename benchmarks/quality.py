@@ -276,6 +276,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter
 
     seconds = seconds_of(found)
     rows = {name: found["results"][name] for name in seconds}
@@ -286,6 +287,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for axes, cost, label in zip(both, (blocks, seconds), labels, strict=True):
         for kind, (colour, marker) in _KINDS.items():
             names = [name for name, row in rows.items() if _kind(row) == kind]
+            if not names:
+                continue
             axes.scatter([cost[name] for name in names], [psnr[name] for name in names],
                          c=colour, marker=marker, s=42, label=kind, zorder=3)  # fmt: skip
         best: list[str] = []
@@ -299,6 +302,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
             )
         axes.axhline(30, c="0.8", lw=1, ls="--")
         axes.set(xscale="log", xlabel=label)
+        for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            which(FuncFormatter(lambda value, place: f"{value:g}"))
         axes.grid(alpha=0.3, which="both")
     both[0].set(ylabel="PSNR in dB against 100 steps")
     both[1].legend(loc="lower right")

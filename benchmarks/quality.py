@@ -8,6 +8,8 @@ in fp32 (PSNR, SSIM; LPIPS if AlexNet's weights are at hand) and, for the model 
 attributes that the captions name. Then all configurations are timed in turn, in this process, on the first 32
 pictures; the figures are medians over the rounds.
 
+`pass_seconds` are those of the scoring pass, over all pictures, one configuration after the other.
+
 References are kept in `--work`; results are written after every configuration and after every round, and the same
 command goes on where it stopped. `--minutes` stops by itself. What a step cache leaves out is also counted in
 blocks: on a machine that does other things, too, trust these.
@@ -64,9 +66,9 @@ class Configuration:
 def grid(model: ModelInfo) -> Iterator[Configuration]:
     """All configurations, what says most first. Caches leave out thirds of the blocks, as 10 and 20 of 30."""
     third, two_thirds = round(model.layers / 3), round(model.layers * 2 / 3)
-    steps = (BASE_STEPS, 4, 8, 12)
+    steps = (BASE_STEPS, 4, 8, 12, 20, 30)
     more = dict.fromkeys(("dpmpp_2m", "deis", "res_2m", "unipc3", "euler"), (4, 8))
-    more |= {"unipc": (2, 3, 6, 20, 30), "heun": (2, 4), "res_2s": (2, 4)}
+    more |= {"unipc": (2, 3, 6), "heun": (2, 4), "res_2s": (2, 4)}
     caches = {
         BASE_STEPS: (
             f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
@@ -74,7 +76,9 @@ def grid(model: ModelInfo) -> Iterator[Configuration]:
             "none+gate:interval=2",
         ),
         20: ("taylor:interval=2", "taylor:interval=3", "adaptive:threshold=0.1"),
-        12: ("taylor:interval=2", f"deepcache:interval=2,blocks={third}"),
+        **dict.fromkeys((12, 8), (
+            f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
+        )),
     }  # fmt: skip
     yield from (Configuration(Candidate("unipc", n)) for n in steps)
     yield from (Configuration(Candidate("unipc", n, text)) for n, texts in caches.items() for text in texts)
@@ -183,13 +187,13 @@ def main(
     chosen = [one for one in grid(info) if any(fnmatch.fnmatchcase(str(one), pattern) for pattern in only)]
     bench = Bench(info, requests, device, slots)
     references = bench.references(work / key[:16], ends)
-    if references is None or not score(board, bench, chosen, references, truth, ends):
-        raise click.ClickException("time is up: the same command goes on")
-    if not clock(board, bench, chosen, rounds, ends):
-        raise click.ClickException("time is up while timing: the same command goes on")
+    done = references is not None and score(board, bench, chosen, references, truth, ends)
+    done = done and clock(board, bench, chosen, rounds, ends)
     click.echo("\n".join(table(board.found)))
     if plot is not None:
         draw(board.found, plot)
+    if not done:
+        raise click.ClickException("time is up: the same command goes on")
 
 
 def score(
@@ -206,8 +210,14 @@ def score(
             return False
         made = bench.maker(one.precision).make(one.candidate)
         measured = meter.score(made.pictures, references, truth)
-        row |= {**asdict(one.candidate), "precision": one.precision, "blocks": round(made.blocks, 2),
-                "failed": len(made.failed), "score": _rounded(asdict(measured))}  # fmt: skip
+        row |= {
+            **asdict(one.candidate),
+            "precision": one.precision,
+            "blocks": round(made.blocks, 2),
+            "failed": len(made.failed),
+            "pass_seconds": round(made.seconds, 5),
+            "score": _rounded(asdict(measured)),
+        }
         board.save()
         click.echo(f"{one}: {row['score']}, {made.blocks:.1f} blocks, {made.seconds:.3f} s")
     return True
@@ -234,52 +244,72 @@ def clock(board: Board, bench: Bench, chosen: Sequence[Configuration], rounds: i
     return True
 
 
+def seconds_of(found: dict[str, Any]) -> dict[str, float]:
+    """Seconds of a picture by configuration: timed in turn, or, unless all are, of the scoring passes."""
+    rows = {name: row for name, row in found["results"].items() if "pass_seconds" in row}
+    timed = all("seconds" in row for row in rows.values())
+    return {name: row["seconds" if timed else "pass_seconds"] for name, row in rows.items()}
+
+
 def table(found: dict[str, Any]) -> list[str]:
-    """Markdown, the fastest first."""
-    results = found["results"]
-    timed = {name: row for name, row in results.items() if "seconds" in row}
-    base = timed.get(f"unipc, {BASE_STEPS} steps")
-    if base is None:
+    """Markdown, the fewest blocks first."""
+    results, seconds = found["results"], seconds_of(found)
+    name_of_base = f"unipc, {BASE_STEPS} steps"
+    if name_of_base not in seconds:
         return []
+    base = results[name_of_base]
     names = [name for name in ("psnr", "worst_psnr", "ssim", "lpips", "judge", "judge_all")
              if base["score"][name] is not None]  # fmt: skip
     lines = ["| | blocks | s | faster | " + " | ".join(names) + " |", "|---" * (4 + len(names)) + "|"]
-    for name, row in sorted(timed.items(), key=lambda item: item[1]["seconds"]):
+    for name in sorted(seconds, key=lambda name: results[name]["blocks"]):
+        row = results[name]
         cells = [f"{row['score'][metric]:.4g}" for metric in names]
         blocks = f"{row['blocks'] / base['blocks']:.3f}"
-        faster = f"{base['seconds'] / row['seconds']:.2f}"
-        lines.append(f"| {name} | {blocks} | {row['seconds']:.3f} | {faster} | " + " | ".join(cells) + " |")
+        faster = f"{seconds[name_of_base] / seconds[name]:.2f}"
+        lines.append(f"| {name} | {blocks} | {seconds[name]:.3f} | {faster} | " + " | ".join(cells) + " |")
     return lines
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Quality over time, and the line of those that nothing beats in both."""
+    """Quality over the blocks that ran and over time, each with the line of those that nothing beats."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter
 
-    rows = [(name, row) for name, row in found["results"].items() if "seconds" in row]
-    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
-    for kind, (colour, marker) in _KINDS.items():
-        chosen = [row for name, row in rows if _kind(row) == kind]
-        axes.scatter([row["seconds"] for row in chosen], [row["score"]["psnr"] for row in chosen],
-                     c=colour, marker=marker, s=42, label=kind, zorder=3)  # fmt: skip
-    best: list[dict[str, Any]] = []
-    for _, row in sorted(rows, key=lambda item: item[1]["seconds"]):
-        if not best or row["score"]["psnr"] > best[-1]["score"]["psnr"]:
-            best.append(row)
-    axes.plot([row["seconds"] for row in best], [row["score"]["psnr"] for row in best], c="0.6", lw=1, zorder=1)
-    for name, row in rows:
-        axes.annotate(_short(name, row), (row["seconds"], row["score"]["psnr"]), xytext=(4, 3),
-                      textcoords="offset points", fontsize=6)  # fmt: skip
-    axes.axhline(30, c="0.8", lw=1, ls="--")
-    axes.set(xscale="log", xlabel=f"seconds a picture ({found['hardware']})", ylabel="PSNR in dB against 100 steps",
-             title=f"{found['model']}, {found['prompts']} pictures from the same noise")  # fmt: skip
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    seconds = seconds_of(found)
+    rows = {name: found["results"][name] for name in seconds}
+    blocks = {name: row["blocks"] for name, row in rows.items()}
+    psnr = {name: row["score"]["psnr"] for name, row in rows.items()}
+    figure, both = pyplot.subplots(1, 2, figsize=(14, 6), layout="constrained", sharey=True)
+    labels = ("blocks of the model that ran for a picture", f"seconds of a picture ({found['hardware']})")
+    for axes, cost, label in zip(both, (blocks, seconds), labels, strict=True):
+        for kind, (colour, marker) in _KINDS.items():
+            names = [name for name, row in rows.items() if _kind(row) == kind]
+            if not names:
+                continue
+            axes.scatter([cost[name] for name in names], [psnr[name] for name in names],
+                         c=colour, marker=marker, s=42, label=kind, zorder=3)  # fmt: skip
+        best: list[str] = []
+        for name in sorted(rows, key=lambda name: (cost[name], -psnr[name])):
+            if not best or psnr[name] > psnr[best[-1]]:
+                best.append(name)
+        axes.plot([cost[name] for name in best], [psnr[name] for name in best], c="0.6", lw=1, zorder=1)
+        for name in rows:
+            axes.annotate(
+                _short(name), (cost[name], psnr[name]), xytext=(4, 3), textcoords="offset points", fontsize=6
+            )
+        axes.axhline(30, c="0.8", lw=1, ls="--")
+        axes.set(xscale="log", xlabel=label)
+        for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            which(FuncFormatter(lambda value, place: f"{value:g}"))
+        axes.grid(alpha=0.3, which="both")
+    both[0].set(ylabel="PSNR in dB against 100 steps")
+    both[1].legend(loc="lower right")
+    figure.suptitle(f"{found['model']}, {found['prompts']} pictures from the same noise")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
     click.echo(f"drawn on {path}")
 
 
@@ -301,7 +331,7 @@ def _kind(row: dict[str, Any]) -> str:
     return "sampler" if row["schedule"] == "linear" else "schedule"
 
 
-def _short(name: str, row: dict[str, Any]) -> str:
+def _short(name: str) -> str:
     return name.replace(" steps", "").replace("interval=", "").replace("threshold=", "").replace("none+", "")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from wanbatch.jobs.settings import Settings
 from wanbatch.pipeline.models import TINY, ModelInfo, find
 
-# From `wanbatch tune` and benchmarks/results/quality-tiny-cpu.json: see docs/quality.md.
+# Chosen by hand from benchmarks/results/quality-tiny-cpu.json (docs/quality.md), with steps enough for creativity 0.25.
 _TINY: dict[str, dict[str, Any]] = {
     "balanced": {"steps": 16, "step_cache": "none"},
     "fast": {"steps": 12, "step_cache": "taylor:interval=2"},
@@ -20,7 +20,7 @@ _TINY: dict[str, dict[str, Any]] = {
 # add are reported to halve the time of 50 steps with hardly a difference, and to show one at a third of it.
 _TI2V_5B: dict[str, dict[str, Any]] = {
     "balanced": {"step_cache": "taylor:interval=2"},
-    "fast": {"step_cache": "taylor:interval=3+gate:interval=3"},
+    "fast": {"step_cache": "taylor:interval=3"},
 }
 LEVELS = ("steps", "schedule")  # what explicit sigmas say instead
 

@@ -11,7 +11,7 @@ from typing import Any
 from wanbatch.jobs.settings import Settings
 from wanbatch.pipeline.models import TINY, ModelInfo, find
 
-# Chosen by hand from benchmarks/results/quality-tiny-cpu.json (docs/quality.md), with steps enough for creativity 0.25.
+# Chosen by hand from benchmarks/results/quality-tiny-cpu.json (docs/quality.md); steps enough for creativity 0.25.
 _TINY: dict[str, dict[str, Any]] = {
     "balanced": {"steps": 16, "step_cache": "none"},
     "fast": {"steps": 12, "step_cache": "taylor:interval=2"},

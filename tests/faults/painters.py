@@ -135,6 +135,8 @@ class Orphaning(Painter):
         if os.fork():
             os._exit(0)
         os.closerange(3, 4096)  # the sockets to Ray
+        (folder / "pid").write_text(str(os.getpid()))
+        (folder / "pid").rename(folder / "forked")
         wait_for(folder / "go")
         unit = _unit_in_hand()
         unit.worker.encoders = ThreadPoolExecutor(1)

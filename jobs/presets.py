@@ -11,13 +11,12 @@ from typing import Any
 from wanbatch.jobs.settings import Settings
 from wanbatch.pipeline.models import TINY, ModelInfo, find
 
-# Chosen by hand from benchmarks/results/quality-tiny-cpu.json (docs/quality.md); steps enough for creativity 0.25.
+# Chosen by hand from docs/quality.md, not by a run of `wanbatch tune`; with steps enough for creativity 0.25.
 _TINY: dict[str, dict[str, Any]] = {
     "balanced": {"steps": 16, "step_cache": "none"},
     "fast": {"steps": 12, "step_cache": "taylor:interval=2"},
 }
-# From the literature (docs/step-caches.md), the quality not measured here: caches that extrapolate what the blocks
-# add are reported to halve the time of 50 steps with hardly a difference, and to show one at a third of it.
+# From the literature (docs/step-caches.md), which reports 1.5 to 2.8 times at 50 steps. Quality not measured here.
 _TI2V_5B: dict[str, dict[str, Any]] = {
     "balanced": {"step_cache": "taylor:interval=2"},
     "fast": {"step_cache": "taylor:interval=3"},

@@ -10,7 +10,6 @@ read by a process of its own, whose peak memory is noted.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import platform
@@ -23,10 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
-from PIL import Image
+from small_records import record, timing
 
 from wanbatch.manifests.dataset import OutputFolder, write_attempt
-from wanbatch.manifests.rows import Backends, Record, Timing, data_table
+from wanbatch.manifests.rows import data_table
 
 RESUME = (
     "import json, sys, time\n"
@@ -92,24 +91,7 @@ def measure_publishing(out: Path, units: int, ids: int, group: int) -> dict[str,
 
 def _attempt(out: Path, unit: int, ids: int):
     names = [f"{unit:06d}-{n}" for n in range(ids)]
-    return write_attempt(out, unit, "t", data_table([_record(n) for n in names]), [_timing(n) for n in names], [])
-
-
-def _png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), "red").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-PNG = _png()
-
-
-def _record(name: str) -> Record:
-    return Record(name, PNG, "a prompt", None, (), 1.0, 0, 0, 32, 32, 4, 5.0, 3.0, "unipc", "tiny", None, "f" * 64, 0)
-
-
-def _timing(name: str) -> Timing:
-    return Timing(name, 0, 1, "worker-0", "host", "cpu", 4, datetime.now(UTC), Backends("a", "b", "c", "d"))
+    return write_attempt(out, unit, "t", data_table([record(n) for n in names]), [timing(n) for n in names], [])
 
 
 def measure_resuming(out: Path, commits: int) -> dict[str, float]:

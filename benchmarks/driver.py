@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import io
 import json
 import os
 import pickle
@@ -36,7 +35,7 @@ from io import StringIO
 from pathlib import Path
 
 import ray
-from PIL import Image
+from small_records import record, timing
 
 from wanbatch.jobs import crew as crewing
 from wanbatch.jobs.dispatch import Dispatch, Limits
@@ -46,10 +45,10 @@ from wanbatch.jobs.prepare import prepare
 from wanbatch.jobs.progress import JsonLines
 from wanbatch.jobs.run import _changed
 from wanbatch.jobs.settings import Settings
-from wanbatch.jobs.worker import Report, Worker, WorkerSetup
+from wanbatch.jobs.worker import Report, Started, Worker, WorkerSetup
 from wanbatch.manifests.commits import commit_name, part_name, to_json
 from wanbatch.manifests.dataset import OutputFolder, write_attempt
-from wanbatch.manifests.rows import Backends, Record, Timing, data_table
+from wanbatch.manifests.rows import data_table
 
 UNIT_ROWS = 16
 
@@ -98,15 +97,21 @@ def _options() -> argparse.Namespace:
 class HandingBack(Worker):
     """Hands back what was written before."""
 
-    def ready(self) -> float:
+    def ready(self) -> Started:
         self.attempts = pickle.loads((Path(self.setup.out).parent / "attempts").read_bytes())
-        return 0.0
+        return Started(0.0, 0.0)
 
     def progress(self) -> tuple[int, int]:
         return -1, 0
 
-    def run(self, task: Task) -> Report:
-        return Report(self.attempts[task.unit], 0.01, 4)
+    def prepare(self, task: Task) -> None:
+        pass
+
+    def make(self, unit: int) -> None:
+        pass
+
+    def finish(self, unit: int) -> Report:
+        return Report(self.attempts[unit], 0.01, 0.01, 4)
 
 
 def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
@@ -118,7 +123,7 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     with OutputFolder.open(folder / "out", {}) as out:
-        dispatch = Dispatch(plan, out, RunLog(folder / "log.jsonl"), "run", 1, Limits())
+        dispatch = Dispatch(plan, out, RunLog(out), "run", 1, Limits())
         attempts = {
             unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.places))
             for unit in dispatch.backlog.waiting
@@ -151,27 +156,10 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
 
 
 def _attempt(out: Path, task: Task):
-    records = [_record(image.id) for image in task.images]
+    records = [record(image.id) for image in task.images]
     data = data_table(records, task.passthrough)
     digests = {image.id: image.digest for image in task.images}
-    return write_attempt(out, task.unit, "t", data, [_timing(image.id) for image in task.images], [], digests)
-
-
-def _png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), "red").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-PNG = _png()
-
-
-def _record(name: str) -> Record:
-    return Record(name, PNG, "a prompt", None, (), 1.0, 0, 0, 32, 32, 4, 5.0, 3.0, "unipc", "tiny", None, "f" * 64, 0)
-
-
-def _timing(name: str) -> Timing:
-    return Timing(name, 0, 1, "worker-0", "host", "cpu", 4, datetime.now(UTC), Backends("a", "b", "c", "d"))
+    return write_attempt(out, task.unit, "t", data, [timing(image.id) for image in task.images], [], digests)
 
 
 # ---- resume --------------------------------------------------------------------------------------------------

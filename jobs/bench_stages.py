@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from wanbatch.pipeline import flops
 from wanbatch.pipeline.denoise import TEXT_PLACES, now
-from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.generate import Wan, expert
 from wanbatch.pipeline.models import Modules
-from wanbatch.pipeline.transformer import TEXT_TOKENS, FrameTransformer
+from wanbatch.pipeline.transformer import TEXT_TOKENS
 
 OURS = "wanbatch"
 THEIRS, COMPILED = "diffusers eager", "diffusers compiled"
@@ -170,9 +170,7 @@ def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, d
 def _plain(
     wan: Wan, modules: Modules, latents: Tensor, timestep: Tensor, embeds: Tensor, lengths: Tensor
 ) -> Callable:
-    frame = FrameTransformer(twin(modules.transformer)).fuse()
-    if wan.runtime.compile:
-        frame.compile_blocks()
+    frame = expert(twin(modules.transformer), replace(wan.runtime, fp8=False), wan.device)
     context = frame.context(embeds, lengths)
     return lambda: frame(latents, timestep, context)
 

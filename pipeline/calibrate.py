@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from wanbatch.pipeline.denoise import TEXT_PLACES, now
-from wanbatch.pipeline.fp8 import to_float8
+from wanbatch.pipeline.generate import expert
 from wanbatch.pipeline.random_model import transformer_like
 from wanbatch.pipeline.runtime import Runtime, set_up_compiler
 from wanbatch.pipeline.transformer import FrameTransformer
@@ -50,11 +50,7 @@ def measure(
     """
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
-    frame = FrameTransformer(transformer_like(config, device, dtype)).fuse()
-    if runtime.fp8:
-        to_float8(frame)
-    if runtime.compile:
-        frame.compile_blocks()
+    frame = expert(transformer_like(config, device, dtype), runtime, device)
     found: dict[int, float] = {}
     for slots in CANDIDATES:
         try:

@@ -47,20 +47,22 @@ class Float8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in the dtype of x."""
         rows, scale = quantise(x.flatten(0, -2))
-        if x.device.type == "cuda":
-            product = torch._scaled_mm(
+        return self.multiply(rows, scale, x.dtype).unflatten(0, x.shape[:-1])
+
+    def multiply(self, rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """Quantised inputs [rows, in] with their scales, float32 [rows, 1] -> [rows, out] in `dtype`."""
+        if rows.device.type == "cuda":
+            return torch._scaled_mm(
                 rows,
                 self.weight.t(),
                 scale_a=scale,
                 scale_b=self.scale,
                 bias=self.bias,
-                out_dtype=x.dtype,
+                out_dtype=dtype,
                 use_fast_accum=True,
             )
-        else:
-            product = (rows.float() * scale) @ (self.weight.float() * self.scale.t()).t()
-            product = (product if self.bias is None else product + self.bias.float()).to(x.dtype)
-        return product.unflatten(0, x.shape[:-1])
+        product = (rows.float() * scale) @ (self.weight.float() * self.scale.t()).t()
+        return (product if self.bias is None else product + self.bias.float()).to(dtype)
 
 
 @torch.no_grad()

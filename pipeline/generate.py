@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor
 
 from wanbatch.errors import RowError
-from wanbatch.pipeline import conditioning
+from wanbatch.pipeline import conditioning, fused
 from wanbatch.pipeline.denoise import Denoised, Denoiser, Sample, now
 from wanbatch.pipeline.fp8 import to_float8
 from wanbatch.pipeline.models import ModelInfo, Modules, load
@@ -35,6 +35,16 @@ from wanbatch.pipeline.vae import FrameVAE
 
 MARGIN = max(WORKING.values())  # bytes besides the weights
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def expert(model: Any, runtime: Runtime, device: torch.device) -> FrameTransformer:
+    """A `WanTransformer3DModel` as it is run on a device, where it need not be yet."""
+    frame = FrameTransformer(model).fuse()
+    if runtime.fp8:
+        to_float8(frame)
+    if fused.usable(device):
+        frame.use_kernels()
+    return frame.compile_blocks() if runtime.compile and not frame.fused else frame
 
 
 class Wan:
@@ -53,11 +63,12 @@ class Wan:
         text_cache: TextCache | None = None,
     ):
         parts = (modules.transformer, modules.low_noise_transformer)
-        experts = [_expert(part, runtime) for part in parts if part is not None]
+        experts = [expert(part, runtime, device) for part in parts if part is not None]
         self.device, self.runtime = device, runtime
         tokens = GPU_TOKENS if device.type == "cuda" else 0
-        self.text = TextEncoder(modules.tokenizer, modules.text_encoder, tokens, cache=text_cache, device=device)
-        self.vae = FrameVAE.from_video(modules.vae).eval().requires_grad_(False)
+        text_encoder, self._text_how = _text_encoder(modules.text_encoder, device)
+        self.text = TextEncoder(modules.tokenizer, text_encoder, tokens, cache=text_cache, device=device)
+        self.vae = FrameVAE.from_video(modules.vae).eval().fold()
         if device.type == "cuda":
             self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._encode, self._decode = self.vae.encode, self.vae.decode
@@ -70,7 +81,7 @@ class Wan:
         self.dtype = experts[0].dtype
         self.slots = slots
         self.use_step_cache(runtime.step_cache)
-        self.residency = self._residency(modules.text_encoder) if runtime.offload else None
+        self.residency = self._residency(text_encoder) if runtime.offload else None
         self.offloaded = self.residency is not None and not self.residency.together
         self.text.before_encoding = lambda: self._need("text")
         self._need("picture")
@@ -111,13 +122,14 @@ class Wan:
         """What runs each stage, recorded with every picture."""
         dtype = str(self.dtype).removeprefix("torch.")
         how = "compiled" if self.runtime.compile else "eager"
+        blocks = "kernels" if self.experts[0].fused else how
         layers = f"{dtype}-fp8" if self.runtime.fp8 else dtype
         if self.runtime.fp8 and self.device.type != "cuda":
             layers += "-emulated"
         return {
-            "text": f"eager-{dtype}" + ("-offloaded" if self.offloaded else ""),
+            "text": f"{self._text_how}-{dtype}" + ("-offloaded" if self.offloaded else ""),
             "encode": f"{how}-{dtype}",
-            "denoise": f"{how}-{layers}",
+            "denoise": f"{blocks}-{layers}",
             "decode": f"{how}-{dtype}",
         }
 
@@ -226,11 +238,14 @@ class Wan:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _expert(model: Any, runtime: Runtime) -> FrameTransformer:
-    frame = FrameTransformer(model).fuse()
-    if runtime.fp8:
-        to_float8(frame)
-    return frame.compile_blocks() if runtime.compile else frame
+def _text_encoder(model: Any, device: torch.device) -> tuple[Any, str]:
+    """A `UMT5EncoderModel` as it is run on a device, and the name of that."""
+    if fused.usable(device):
+        from wanbatch.pipeline.umt5 import FusedUMT5
+
+        if FusedUMT5.fits(model):
+            return FusedUMT5(model), "kernels"
+    return model, "eager"
 
 
 def _weight_bytes(info: ModelInfo) -> int:
@@ -241,7 +256,8 @@ def _weight_bytes(info: ModelInfo) -> int:
 def _text_recipe(info: ModelInfo, device: torch.device, dtype: str) -> str:
     """Everything that decides the bits of a text embedding besides the prompt."""
     if device.type == "cuda":
-        kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {GPU_TOKENS}"
+        how = "kernels" if fused.usable(device) else "eager"
+        kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {GPU_TOKENS} {how}"
     else:
         kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
     return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {transformers.__version__}"

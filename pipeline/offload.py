@@ -91,6 +91,7 @@ def size_of(part: nn.Module) -> int:
 
 def free_memory(device: torch.device) -> int:
     """Bytes of a GPU that this process may still use: free ones, and those that its allocator holds unused."""
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     free, total = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     share = torch.cuda.get_per_process_memory_fraction(device)

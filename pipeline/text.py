@@ -45,6 +45,7 @@ class _Prompt:
 class TextEncoder:
     """Encodes prompts as diffusers' `WanPipeline.encode_prompt` does, without its zero padding.
 
+    model: a `UMT5EncoderModel` or a `FusedUMT5`.
     tokens: in each batch, the places times the length; 0: one prompt a batch, the faster choice on a CPU.
     kept: bytes of embeddings held in the device's memory, least recently used first out.
     cache: embeddings on disk. device: where it works; default: where the model is.
@@ -75,7 +76,7 @@ class TextEncoder:
         for text in dict.fromkeys(cleaned.values()):
             embedding = self._known(text)
             if embedding is None:
-                missing.append(_Prompt(text, self._tokens(text)))
+                missing.append(text)
             else:
                 found[text] = embedding
         for text, embedding in self._encoded(missing):
@@ -95,9 +96,6 @@ class TextEncoder:
         self._held.clear()
         self._held_bytes = 0
 
-    def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer(text, truncation=True, max_length=TEXT_TOKENS).input_ids
-
     def _known(self, text: str) -> Tensor | None:
         """From memory, else from the disk."""
         if (held := self._held.get(text)) is not None or self.cache is None:
@@ -105,11 +103,13 @@ class TextEncoder:
         stored = self.cache.get(text)
         return None if stored is None else stored.to(self.device, self.model.dtype)
 
-    def _encoded(self, prompts: Sequence[_Prompt]) -> Iterator[tuple[str, Tensor]]:
+    def _encoded(self, texts: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        if not texts:
+            return
+        self.before_encoding()
         groups: dict[int, list[_Prompt]] = {}
-        if prompts:
-            self.before_encoding()
-        for prompt in prompts:
+        tokens = self.tokenizer(list(texts), truncation=True, max_length=TEXT_TOKENS).input_ids
+        for prompt in map(_Prompt, texts, tokens):
             groups.setdefault(prompt.length, []).append(prompt)
         for length, group in groups.items():
             for first in range(0, len(group), self.places(length)):
@@ -123,7 +123,9 @@ class TextEncoder:
         for place, prompt in enumerate(group):
             tokens[place, : len(prompt.tokens)] = torch.tensor(prompt.tokens)
             mask[place, : len(prompt.tokens)] = 1
-        states = self.model(tokens.to(self.device), mask.to(self.device)).last_hidden_state
+        states = self.model(tokens.to(self.device), mask.to(self.device))
+        if not isinstance(states, Tensor):  # as transformers gives them
+            states = states.last_hidden_state
         for place, prompt in enumerate(group):
             yield prompt.text, states[place, : len(prompt.tokens)].clone()
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline import fused
 
 TEXT_TOKENS = 512  # the length that Wan pads every prompt to
 # On a CPU the rows of a matrix product of 5, 6, 7, 9, 10 or 11 rows differ in the last bit by their places.
@@ -114,6 +115,7 @@ class FrameTransformer(nn.Module):
         self.norm_out, self.proj_out = model.norm_out, model.proj_out
         self.scale_shift_table = model.scale_shift_table
         self.rope = model.rope
+        self.fused = False
         self._rotary_tables: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -129,6 +131,11 @@ class FrameTransformer(nn.Module):
         """Lay each block's query, key and value weights in one matrix, of which they become views. For inference."""
         for block in self.blocks:
             block.fuse()
+        return self
+
+    def use_kernels(self) -> FrameTransformer:
+        """Run the blocks with our own kernels from now on, if they are of the common form; see `fused.py`."""
+        self.fused = all(fused.fits(block) for block in self.blocks)
         return self
 
     def compile_blocks(self) -> FrameTransformer:
@@ -218,6 +225,8 @@ class FrameTransformer(nn.Module):
         return _Shared(height, width, self.rotary(height, width, latents.device), *self.modulation(timestep))
 
     def _through(self, hidden: Tensor, shared: _Shared, context: Context, blocks: range) -> Tensor:
+        if self.fused:
+            return fused.through(self.blocks, blocks, hidden, shared.modulation, shared.rotary, context)
         for index in blocks:
             keys, values = context.keys[index], context.values[index]
             hidden = self.blocks[index](hidden, shared.modulation, shared.rotary, keys, values, context.bias)
@@ -228,6 +237,8 @@ class FrameTransformer(nn.Module):
 
     def _output(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table + embedding.unsqueeze(1)).chunk(2, dim=1)
+        if self.fused:
+            return self.proj_out(fused.normed_output(hidden, scale[:, 0], shift[:, 0], self.norm_out.eps))
         hidden = (self.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
         return self.proj_out(hidden)
 

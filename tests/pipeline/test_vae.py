@@ -52,6 +52,7 @@ def test_both_directions_equal_diffusers(video, height, width, batch):
     latents = torch.randn_like(latents)
     expected = video.decode((latents * std + mean)[:, :, None]).sample[:, :, 0]
     torch.testing.assert_close(frame.decode(latents), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(frame.fold().decode(latents), expected, atol=1e-5, rtol=0)
     assert expected.shape == images.shape
 
 

@@ -40,6 +40,7 @@ def set_up_compiler(cache: str | None) -> None:
 
     folder = Path(cache) if cache else default_compile_cache()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.expanduser().absolute())
+    os.environ["TRITON_CACHE_DIR"] = str(folder.expanduser().absolute() / "triton")
     # Shapes are static, so each size class (height, width, guided, places for text) is compiled for itself. All
     # blocks share one code object, so these many classes are what dynamo must be ready to hold: its own limit of
     # 8 is meant to catch accidents, and with fullgraph=True going over it is an error.

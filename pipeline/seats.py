@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wanbatch.pipeline.course import Course
-from wanbatch.pipeline.memory import Memory
+from wanbatch.pipeline.memory import Memory, moved
 from wanbatch.pipeline.samplers import STATES
 from wanbatch.pipeline.step_cache import Kind, StepCache
 from wanbatch.pipeline.transformer import Context, FrameTransformer
@@ -53,6 +54,8 @@ class Seats:
         kept = cache.differences_kept if self.guided else 0
         self.differences = Memory(slots, kept, first.start.shape, torch.float32, self.device)
         self.rows: dict[int, Row] = {}
+        # Texts whose keys and values are made together. A GPU takes as long for one as for several.
+        self.group = slots if self.device.type == "cuda" else 1
 
     def seat(self, rows: Sequence[Row]) -> None:
         """Bring rows into slots. Those that are there stay; others are parked only for want of an empty slot."""
@@ -60,16 +63,18 @@ class Seats:
         taking_part = {row.slot for row in rows}
         empty = [slot for slot in range(self.slots) if slot not in self.rows]
         idle = [slot for slot in self.rows if slot not in taking_part]
+        entering: dict[int, Sample] = {}
         for row, slot in zip(coming, empty + idle, strict=False):
             if slot in self.rows:
                 self._park(self.rows[slot])
             row.slot, self.rows[slot] = slot, row
             if row.parked is None:
-                self._enter(slot, row.sample)
+                entering[slot] = row.sample
             else:
                 for part, kept in zip(self._parts(slot), row.parked, strict=True):
                     part.copy_(kept)
                 row.parked = None
+        self._enter(entering)
 
     def leave(self, row: Row) -> Tensor:
         """Free a row's slot. Returns its latent, [channels, height, width]."""
@@ -108,26 +113,46 @@ class Seats:
             values += self.residuals.of(sequence)
         return values
 
-    def _enter(self, slot: int, sample: Sample) -> None:
-        for part in self._values(slot):
-            part.zero_()  # what is left of the last row may be infinite, which no weight of zero would remove
-        self.state[slot, 0] = sample.start
-        for index in range(len(self.experts)):
-            self._place_text(index, slot, sample.prompt)
+    def _enter(self, entering: dict[int, Sample]) -> None:
+        """Put samples that begin into their slots."""
+        texts: dict[int, Tensor] = {}
+        for slot, sample in entering.items():
+            for part in self._values(slot):
+                part.zero_()  # what is left of the last row may be infinite, which no weight of zero would remove
+            self.state[slot, 0] = sample.start
+            texts[slot] = sample.prompt
             if self.guided:
-                self._place_text(index, self.slots + slot, sample.negative)
+                texts[self.slots + slot] = sample.negative
+        for index in range(len(self.experts)):
+            self._place_texts(index, texts)
 
-    def _place_text(self, index: int, place: int, embedding: Tensor) -> None:
-        """Put a prompt's keys and values into one place of an expert's batch."""
-        padded = embedding.new_zeros(1, self.places, embedding.shape[1])
-        padded[0, : len(embedding)] = embedding
-        row = self.experts[index].context(padded, torch.tensor([len(embedding)], device=self.device))
-        batch = self.contexts[index]
-        if batch is None:
-            rows = self.sequences
-            batch = Context(
-                row.keys.repeat(1, rows, 1, 1, 1), row.values.repeat(1, rows, 1, 1, 1), row.bias.repeat(rows, 1, 1, 1)
-            )
-            self.contexts[index] = batch
-        batch.keys[:, place], batch.values[:, place] = row.keys[:, 0], row.values[:, 0]
-        batch.bias[place] = row.bias[0]
+    def _place_texts(self, index: int, texts: dict[int, Tensor]) -> None:
+        """Put keys and values of texts into their places of an expert's batch; each distinct text is worked out once.
+
+        They are made in groups of one size, whatever the number of texts, because the size decides the last bits.
+        """
+        distinct = list({id(text): text for text in texts.values()}.values())
+        for first in range(0, len(distinct), self.group):
+            group = distinct[first : first + self.group]
+            made = self._context(index, group)
+            batch = self.contexts[index]
+            if batch is None:
+                batch = self.contexts[index] = self._filled(made)
+            for place, text in texts.items():
+                for number, one in enumerate(group):
+                    if one is text:
+                        batch.keys[:, place], batch.values[:, place] = made.keys[:, number], made.values[:, number]
+                        batch.bias[place] = made.bias[number]
+
+    def _context(self, index: int, group: Sequence[Tensor]) -> Context:
+        padded = group[0].new_zeros(self.group, self.places, group[0].shape[1])
+        lengths = np.ones(self.group, dtype=np.int64)
+        for number, text in enumerate(group):
+            padded[number, : len(text)], lengths[number] = text, len(text)
+        return self.experts[index].context(padded, moved(lengths, self.device))
+
+    def _filled(self, made: Context) -> Context:
+        """A batch for all sequences, with the first of those that were made in every place."""
+        rows = self.sequences
+        keys, values = (part[:, :1].repeat(1, rows, 1, 1, 1) for part in (made.keys, made.values))
+        return Context(keys, values, made.bias[:1].repeat(rows, 1, 1, 1))

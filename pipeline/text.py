@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
+from wanbatch.pipeline.memory import moved
 from wanbatch.pipeline.text_cache import TextCache
 from wanbatch.pipeline.transformer import TEXT_TOKENS
 
@@ -117,13 +119,13 @@ class TextEncoder:
 
     def _encode_batch(self, group: Sequence[_Prompt], length: int) -> Iterator[tuple[str, Tensor]]:
         shape = (self.places(length), length)
-        tokens = torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long)
-        mask = torch.zeros(shape, dtype=torch.long)
+        tokens = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
         mask[:, 0] = 1  # an empty place must attend to something
         for place, prompt in enumerate(group):
-            tokens[place, : len(prompt.tokens)] = torch.tensor(prompt.tokens)
+            tokens[place, : len(prompt.tokens)] = prompt.tokens
             mask[place, : len(prompt.tokens)] = 1
-        states = self.model(tokens.to(self.device), mask.to(self.device))
+        states = self.model(moved(tokens, self.device), moved(mask, self.device))
         if not isinstance(states, Tensor):  # as transformers gives them
             states = states.last_hidden_state
         for place, prompt in enumerate(group):

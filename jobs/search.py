@@ -275,7 +275,11 @@ class Search:
             edge = self.edge(rising, from_the_top=bool(costs))
             if edge is not None:
                 trials[edge.candidate] = edge
-        return [edge.candidate for edge in self.ordered(list(trials.values()))[:PROMISING]]
+        edges = self.ordered(list(trials.values()))
+        if isinstance(self.goal, Quality):  # without caches, evaluations order times better than one measured time
+            metric = self.goal.ranks_by
+            edges.sort(key=lambda edge: (self.space.cost(edge.candidate), *(-value for value in rank(edge, metric))))
+        return [edge.candidate for edge in edges[:PROMISING]]
 
     def caches(self, plain: Candidate) -> None:
         """The edges in steps with each cache; for the adaptive ones, in the threshold, at two step counts."""

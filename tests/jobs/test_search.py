@@ -201,6 +201,22 @@ def test_the_threshold_of_an_adaptive_cache_is_calibrated():
     assert exact * 0.8 < best <= exact
 
 
+@pytest.mark.parametrize("slow", ["good", "even"])
+def test_times_that_scatter_do_not_order_samplers(slow):
+    """35 dB take 7 steps of `good` and of `even`, which is a bit less good, and 10 of `unipc`."""
+
+    class Scattering(World):
+        RATES = {"unipc": 10.5, "even": 11.9, "good": 12.0}  # noqa: RUF012
+
+        def __call__(self, candidate: Candidate) -> Trial:
+            trial = super().__call__(candidate)
+            return replace(trial, seconds=trial.seconds * (3 if candidate.sampler == slow else 1))
+
+    search = Search(space(samplers=("even", "good")), parse_goal(["psnr>=35"], None), Scattering())
+    search.try_one(DEFAULT)
+    assert search.samplers() == [Candidate("good", 7), Candidate("even", 7)]
+
+
 def test_samplers_with_two_evaluations_a_step_get_half_the_steps():
     where = space(samplers=("heun",), evaluations=lambda sampler, steps: 2 * steps if sampler == "heun" else steps)
     assert where.rising(Candidate("heun", 1))[-1].steps == 14

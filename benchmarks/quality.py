@@ -39,8 +39,8 @@ from wanbatch.jobs.machine import Chosen
 from wanbatch.jobs.search import Candidate
 from wanbatch.jobs.settings import Settings
 from wanbatch.jobs.trials import Maker, hardware
+from wanbatch.pipeline import lpips
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.lpips import weights_file
 from wanbatch.pipeline.models import TINY, ModelInfo, find
 from wanbatch.pipeline.quality import Meter
 from wanbatch.pipeline.requests import Request
@@ -66,9 +66,9 @@ class Configuration:
 def grid(model: ModelInfo) -> Iterator[Configuration]:
     """All configurations, what says most first. Caches leave out thirds of the blocks, as 10 and 20 of 30."""
     third, two_thirds = round(model.layers / 3), round(model.layers * 2 / 3)
-    steps = (BASE_STEPS, 4, 8, 12, 20, 30)
-    more = dict.fromkeys(("dpmpp_2m", "deis", "res_2m", "unipc3", "euler"), (4, 8))
-    more |= {"unipc": (2, 3, 6), "heun": (2, 4), "res_2s": (2, 4)}
+    steps = (BASE_STEPS, 4, 8, 12, 16, 20, 30)
+    more = dict.fromkeys(("dpmpp_2m", "deis", "res_2m", "unipc3", "euler", "heun", "res_2s"), (4, 8))
+    more |= {"unipc": (2, 3, 6), "euler_ancestral": (8,), "lcm": (8,)}  # the last two end at other pictures
     caches = {
         BASE_STEPS: (
             f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
@@ -199,12 +199,12 @@ def main(
 def score(
     board: Board, bench: Bench, chosen: Sequence[Configuration], references: dict, truth: dict | None, ends: float
 ) -> bool:
-    """Make and score what has no score yet; whether all is done."""
-    metrics = ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if weights_file().exists() else [])]
+    """Make and score what has no score yet, or lacks a metric; whether all is done."""
+    metrics = ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if lpips.at_hand() else [])]
     meter = Meter(metrics, bench.device)
     for one in chosen:
         row = board.row(one)
-        if "score" in row:
+        if "score" in row and all(row["score"][name] is not None for name in metrics):
             continue
         if time.monotonic() > ends:
             return False

@@ -6,7 +6,8 @@ Pictures of new prompts, from the same noise: 100 steps without a cache are the 
 number of steps with each cache, and fewer steps without one. A CACHE may end in `@STEPS`. Printed: PSNR against
 the reference (mean and worst), the part of pictures that the judge reads right, blocks that ran (of those that
 the model's own number of steps without a cache runs), and seconds of denoising a picture: the median of some
-rounds, each of which runs every cache once. On a machine that does other things, too, trust the blocks.
+rounds, each of which runs every cache once. `core_seconds` are what the processor's cores spent on a picture from
+text to pixels, which what else the machine does hardly moves (without spinning: `OMP_WAIT_POLICY=passive`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -85,19 +87,22 @@ def main(caches: tuple[str, ...], prompts: int, rounds: int, slots: int, threads
     reference = make("none", REFERENCE_STEPS)
     whole = info.steps * info.layers * 2
     rows: dict[str, dict] = {}
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[tuple[float, float]]] = {}
     for number in range(rounds):
         for given in caches or CACHES:
             text, _, steps = given.partition("@")
+            begin = time.process_time()
             made = make(text, int(steps or info.steps))
-            times.setdefault(given, []).append(float(np.mean([one.seconds.denoise for one in made])))
+            cores = (time.process_time() - begin) / prompts
+            times.setdefault(given, []).append((float(np.mean([one.seconds.denoise for one in made])), cores))
             if number == 0:
                 right = judge.score(torch.cat([to_model(one.pixels) for one in made]), attributes)["all"]
                 scores = _scores(made, reference) | {"judge": right}
                 blocks = float(np.mean([one.work.blocks_full for one in made])) / whole
                 cache = {"cache": str(wan.step_cache), "steps": int(steps or info.steps)}
                 rows[given] = cache | scores | {"blocks": round(blocks, 3)}
-            rows[given]["seconds"] = round(float(np.median(times[given])), 4)
+            for name, value in zip(("seconds", "core_seconds"), np.median(times[given], axis=0), strict=True):
+                rows[given][name] = round(float(value), 4)
             click.echo(f"round {number + 1}  " + "  ".join(f"{name} {value}" for name, value in rows[given].items()))
         if out is not None:
             settings = {"model": info.name, "prompts": prompts, "rounds": number + 1, "slots": slots}

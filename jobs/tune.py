@@ -214,7 +214,8 @@ class _Session:
 
     def measure(self, candidate: Candidate) -> Trial:
         made = self.maker.make(candidate)
-        trial = Trial(candidate, self.quick.score(made.pictures, self.references), made.seconds)
+        score = self.quick.score(made.pictures, self.references)
+        trial = Trial(candidate, score, made.seconds, made.evaluations + made.blocks)
         self.tried.append(trial)
         self.say(f"{len(self.tried):3}  {trial.seconds:.3f} s  {tune_file.scores(trial.score)}  {candidate}")
         return trial
@@ -230,9 +231,10 @@ class _Session:
                 scores[candidate] = self.meter.score(made.pictures, self.references)
             self.say(f"round {number + 1} of {TIMING_ROUNDS}  {made.seconds:.3f} s  {candidate}")
 
-        named = dict.fromkeys([trials[0].candidate, *(trial.candidate for trial in front)])
+        named = {trial.candidate: trial for trial in [trials[0], *front]}
+        self.say(f"timing {len(named)} of them in turn, {TIMING_ROUNDS} rounds")
         seconds = self.maker.in_turn(list(named), TIMING_ROUNDS, take)
-        default, *_ = timed = [Trial(candidate, scores[candidate], seconds[candidate]) for candidate in named]
+        default, *_ = timed = [replace(t, score=scores[c], seconds=seconds[c]) for c, t in named.items()]
         shown = sorted((one for one in timed if one.candidate in {f.candidate for f in front}), key=_time)
         meeting = [trial for trial in shown if self.goal.met(trial, default)]
         if not meeting:

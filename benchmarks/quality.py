@@ -6,7 +6,8 @@
 Each configuration makes the same pictures from the same noise. They are scored against references of 100 steps
 in fp32 (PSNR, SSIM; LPIPS if AlexNet's weights are at hand) and, for the model `tiny`, by the judge against the
 attributes that the captions name. Then all configurations are timed in turn, in this process, on the first 32
-pictures; the figures are medians over the rounds.
+pictures; the figures are medians over the rounds. `core_seconds` are those that the processor's cores spent on a
+picture, which what else the machine does hardly moves (without spinning: `OMP_WAIT_POLICY=passive`).
 
 `pass_seconds` are those of the scoring pass, over all pictures, one configuration after the other.
 
@@ -39,8 +40,8 @@ from wanbatch.jobs.machine import Chosen
 from wanbatch.jobs.search import Candidate
 from wanbatch.jobs.settings import Settings
 from wanbatch.jobs.trials import Maker, hardware
+from wanbatch.pipeline import lpips
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.lpips import weights_file
 from wanbatch.pipeline.models import TINY, ModelInfo, find
 from wanbatch.pipeline.quality import Meter
 from wanbatch.pipeline.requests import Request
@@ -66,14 +67,15 @@ class Configuration:
 def grid(model: ModelInfo) -> Iterator[Configuration]:
     """All configurations, what says most first. Caches leave out thirds of the blocks, as 10 and 20 of 30."""
     third, two_thirds = round(model.layers / 3), round(model.layers * 2 / 3)
-    steps = (BASE_STEPS, 4, 8, 12, 20, 30)
-    more = dict.fromkeys(("dpmpp_2m", "deis", "res_2m", "unipc3", "euler"), (4, 8))
-    more |= {"unipc": (2, 3, 6), "heun": (2, 4), "res_2s": (2, 4)}
+    steps = (BASE_STEPS, 4, 8, 12, 16, 20, 30)
+    more = dict.fromkeys(("dpmpp_2m", "deis", "res_2m", "unipc3", "euler"), (8,))
+    more |= {"unipc": (2, 6), "heun": (4,), "res_2s": (4,)}  # the last two evaluate the model seven times
+    more |= dict.fromkeys(("euler_ancestral", "lcm"), (8,))  # these end at other pictures
     caches = {
         BASE_STEPS: (
             f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
-            "taylor:interval=3", "adaptive:threshold=0.1", "taylor:interval=2+gate:interval=4", "taylor:interval=4",
-            "none+gate:interval=2",
+            "taylor:interval=3", "taylor:interval=4", "adaptive:threshold=0.1", "none+gate:interval=2",
+            "taylor:interval=2+gate:interval=4",
         ),
         20: ("taylor:interval=2", "taylor:interval=3", "adaptive:threshold=0.1"),
         **dict.fromkeys((12, 8), (
@@ -199,12 +201,12 @@ def main(
 def score(
     board: Board, bench: Bench, chosen: Sequence[Configuration], references: dict, truth: dict | None, ends: float
 ) -> bool:
-    """Make and score what has no score yet; whether all is done."""
-    metrics = ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if weights_file().exists() else [])]
+    """Make and score what has no score yet, or lacks a metric; whether all is done."""
+    metrics = ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if lpips.at_hand() else [])]
     meter = Meter(metrics, bench.device)
     for one in chosen:
         row = board.row(one)
-        if "score" in row:
+        if "score" in row and all(row["score"][name] is not None for name in metrics):
             continue
         if time.monotonic() > ends:
             return False
@@ -230,15 +232,18 @@ def clock(board: Board, bench: Bench, chosen: Sequence[Configuration], rounds: i
         if time.monotonic() > ends:
             return False
         least = min(len(board.row(one).get("times", ())) for one in chosen)
-        new = {
-            one: bench.maker(one.precision, first).make(one.candidate).seconds
-            for one in chosen
-            if len(board.row(one).get("times", ())) == least
-        }
-        for one, seconds in new.items():
+        new: dict[Configuration, tuple[float, float]] = {}
+        for one in chosen:
+            if len(board.row(one).get("times", ())) == least:
+                maker, begin = bench.maker(one.precision, first), time.process_time()
+                seconds = maker.make(one.candidate).seconds
+                new[one] = seconds, (time.process_time() - begin) / len(first)
+        for one, (seconds, cores) in new.items():
             row = board.row(one)
             row["times"] = [*row.get("times", ()), round(seconds, 5)]
+            row["core_times"] = [*row.get("core_times", ()), round(cores, 5)]
             row["seconds"] = round(statistics.median(row["times"]), 5)
+            row["core_seconds"] = round(statistics.median(row["core_times"]), 5)
         board.save()
         click.echo(f"timed {len(new)} configurations, round {least + 1} of {rounds}")
     return True
@@ -254,19 +259,19 @@ def seconds_of(found: dict[str, Any]) -> dict[str, float]:
 def table(found: dict[str, Any]) -> list[str]:
     """Markdown, the fewest blocks first."""
     results, seconds = found["results"], seconds_of(found)
-    name_of_base = f"unipc, {BASE_STEPS} steps"
-    if name_of_base not in seconds:
+    if _BASE not in seconds:
         return []
-    base = results[name_of_base]
+    base = results[_BASE]
     names = [name for name in ("psnr", "worst_psnr", "ssim", "lpips", "judge", "judge_all")
              if base["score"][name] is not None]  # fmt: skip
-    lines = ["| | blocks | s | faster | " + " | ".join(names) + " |", "|---" * (4 + len(names)) + "|"]
+    lines = ["| | blocks | s | core s | faster | " + " | ".join(names) + " |", "|---" * (5 + len(names)) + "|"]
     for name in sorted(seconds, key=lambda name: results[name]["blocks"]):
         row = results[name]
         cells = [f"{row['score'][metric]:.4g}" for metric in names]
         blocks = f"{row['blocks'] / base['blocks']:.3f}"
-        faster = f"{seconds[name_of_base] / seconds[name]:.2f}"
-        lines.append(f"| {name} | {blocks} | {seconds[name]:.3f} | {faster} | " + " | ".join(cells) + " |")
+        faster = f"{seconds[_BASE] / seconds[name]:.2f}"
+        cores = f"{row['core_seconds']:.3f}" if "core_seconds" in row else ""
+        lines.append(f"| {name} | {blocks} | {seconds[name]:.3f} | {cores} | {faster} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -276,47 +281,73 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import NullLocator
 
     seconds = seconds_of(found)
     rows = {name: found["results"][name] for name in seconds}
-    blocks = {name: row["blocks"] for name, row in rows.items()}
+    blocks = {name: row["blocks"] / rows[_BASE]["blocks"] for name, row in rows.items()}
     psnr = {name: row["score"]["psnr"] for name, row in rows.items()}
-    figure, both = pyplot.subplots(1, 2, figsize=(14, 6), layout="constrained", sharey=True)
-    labels = ("blocks of the model that ran for a picture", f"seconds of a picture ({found['hardware']})")
+    figure, both = pyplot.subplots(1, 2, figsize=(15, 8), layout="constrained", sharey=True)
+    labels = (
+        f"blocks that ran, as part of those of {BASE_STEPS} steps",
+        f"seconds of a picture ({found['hardware']})",
+    )
     for axes, cost, label in zip(both, (blocks, seconds), labels, strict=True):
         for kind, (colour, marker) in _KINDS.items():
             names = [name for name, row in rows.items() if _kind(row) == kind]
-            if not names:
-                continue
-            axes.scatter([cost[name] for name in names], [psnr[name] for name in names],
-                         c=colour, marker=marker, s=42, label=kind, zorder=3)  # fmt: skip
+            if names:
+                axes.scatter([cost[name] for name in names], [psnr[name] for name in names],
+                             c=colour, marker=marker, s=48, label=kind, zorder=3)  # fmt: skip
         best: list[str] = []
         for name in sorted(rows, key=lambda name: (cost[name], -psnr[name])):
             if not best or psnr[name] > psnr[best[-1]]:
                 best.append(name)
-        axes.plot([cost[name] for name in best], [psnr[name] for name in best], c="0.6", lw=1, zorder=1)
-        for name in rows:
-            axes.annotate(
-                _short(name), (cost[name], psnr[name]), xytext=(4, 3), textcoords="offset points", fontsize=6
-            )
-        axes.axhline(30, c="0.8", lw=1, ls="--")
+        axes.plot([cost[name] for name in best], [psnr[name] for name in best], c="0.7", lw=1, zorder=1)
+        axes.axhline(30, c="0.6", lw=1, ls="--")
         axes.set(xscale="log", xlabel=label)
-        for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            which(FuncFormatter(lambda value, place: f"{value:g}"))
-        axes.grid(alpha=0.3, which="both")
-    both[0].set(ylabel="PSNR in dB against 100 steps")
+        ticks = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 1.5, 2, 3, 5, 7)]
+        ticks = [tick for tick in ticks if min(cost.values()) * 0.9 < tick < max(cost.values()) * 1.1]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.3)
+    both[0].set(ylabel=f"PSNR in dB against {REFERENCE_STEPS} steps")
     both[1].legend(loc="lower right")
     figure.suptitle(f"{found['model']}, {found['prompts']} pictures from the same noise")
+    figure.canvas.draw()  # the layout must be known before there can be room for labels
+    figure.set_layout_engine("none")
+    for axes, cost in zip(both, (blocks, seconds), strict=True):
+        _label(axes, {name: (cost[name], psnr[name]) for name in sorted(rows, key=lambda name: _rank(rows[name]))})
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
     click.echo(f"drawn on {path}")
 
 
+def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:
+    """Names beside points, those first that come first, where they hide neither a point nor another name."""
+    taken = [axes.transData.transform(point) for point in points.values()]
+    boxes: list[Any] = []
+    for name, point in points.items():
+        for offset, align in (((6, -3), "left"), ((-6, -3), "right"), ((0, 7), "center"), ((0, -14), "center")):
+            text = axes.annotate(
+                _short(name), point, xytext=offset, textcoords="offset points", ha=align, fontsize=7.5, zorder=4
+            )
+            box = text.get_window_extent().padded(3)
+            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+            if (
+                inside
+                and not any(box.overlaps(other) for other in boxes)
+                and not any(box.contains(*at) for at in taken)
+            ):
+                boxes.append(box)
+                break
+            text.remove()
+
+
+_BASE = f"unipc, {BASE_STEPS} steps"
 _KINDS = {
-    "sampler": ("tab:blue", "o"), "schedule": ("tab:cyan", "D"), "DeepCache": ("tab:red", "s"),
-    "Taylor, adaptive": ("tab:green", "^"), "gate": ("tab:purple", "v"), "bf16": ("tab:orange", "x"),
-    "fp8": ("tab:brown", "+"),
+    "unipc": ("tab:blue", "o"), "other samplers": ("tab:gray", "o"), "other schedules": ("tab:cyan", "D"),
+    "DeepCache": ("tab:red", "s"), "extrapolating caches": ("tab:green", "^"), "gate alone": ("tab:purple", "v"),
+    "bf16": ("tab:orange", "P"), "fp8": ("tab:brown", "X"),
 }  # fmt: skip
 
 
@@ -325,14 +356,29 @@ def _kind(row: dict[str, Any]) -> str:
         return row["precision"]
     cache, _, gate = row["step_cache"].partition("+")
     if cache != "none":
-        return "DeepCache" if cache.startswith("deepcache") else "Taylor, adaptive"
+        return "DeepCache" if cache.startswith("deepcache") else "extrapolating caches"
     if gate:
-        return "gate"
-    return "sampler" if row["schedule"] == "linear" else "schedule"
+        return "gate alone"
+    if row["schedule"] != "linear":
+        return "other schedules"
+    return "unipc" if row["sampler"] == "unipc" else "other samplers"
+
+
+def _rank(row: dict[str, Any]) -> int:
+    """Whose name is written first where there is not room for all."""
+    first = ("DeepCache", "extrapolating caches", "unipc")
+    kind = _kind(row)
+    return first.index(kind) if kind in first else len(first)
 
 
 def _short(name: str) -> str:
-    return name.replace(" steps", "").replace("interval=", "").replace("threshold=", "").replace("none+", "")
+    """`unipc, 50 steps, taylor:interval=2` as `50 taylor 2`."""
+    sampler, steps, *rest = name.replace(" steps", "").split(", ")
+    words = [] if sampler == "unipc" else [sampler]
+    text = " ".join([*words, steps, *rest])
+    for before, after in (("interval=", ""), ("threshold=", ""), ("none+", ""), (",blocks=", "/"), (":", " ")):
+        text = text.replace(before, after)
+    return text
 
 
 def _world(count: int, seed: int) -> tuple[list[str], dict[str, list[int]] | None]:

@@ -50,11 +50,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a candidate did on the sample. seconds: of a picture."""
+    """What a candidate did on the sample. seconds: of a picture.
+
+    work: evaluations of the model, and blocks that ran in them, for a picture. They are counted, so they order
+    candidates where single times scatter.
+    """
 
     candidate: Candidate
     score: Score
     seconds: float
+    work: float
 
     def value(self, metric: str) -> float:
         """A metric's value, turned so that more is better."""
@@ -87,7 +92,10 @@ class Goal(Protocol):
     def met(self, trial: Trial, default: Trial) -> bool: ...
 
     def best(self, trials: Sequence[Trial]) -> Trial:
-        """Of trials that meet it."""
+        """Of trials that meet it and whose times can be trusted."""
+
+    def promising(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Trials that meet it and whose times are single ones, the most promising first."""
 
     def nearest(self, trials: Sequence[Trial]) -> Trial:
         """Of trials that do not."""
@@ -112,6 +120,9 @@ class Quality:
     def best(self, trials: Sequence[Trial]) -> Trial:
         return min(trials, key=lambda trial: trial.seconds)
 
+    def promising(self, trials: Iterable[Trial]) -> list[Trial]:
+        return _least_work_first(trials, self.ranks_by)
+
     def nearest(self, trials: Sequence[Trial]) -> Trial:
         return max(trials, key=lambda trial: rank(trial, self.ranks_by))
 
@@ -131,6 +142,9 @@ class Speedup:
 
     def best(self, trials: Sequence[Trial]) -> Trial:
         return max(trials, key=lambda trial: rank(trial, self.ranks_by))
+
+    def promising(self, trials: Iterable[Trial]) -> list[Trial]:
+        return sorted(trials, key=lambda trial: rank(trial, self.ranks_by), reverse=True)
 
     def nearest(self, trials: Sequence[Trial]) -> Trial:
         return min(trials, key=lambda trial: trial.seconds)
@@ -201,19 +215,23 @@ def rank(trial: Trial, metric: str) -> tuple[float, float]:
 
 
 def frontier(trials: Sequence[Trial], metric: str) -> list[Trial]:
-    """Those that no other beats in both time and quality, the fastest first."""
+    """Those that no other beats in both work and quality, the least work first."""
     found: list[Trial] = []
-    for trial in sorted(trials, key=lambda trial: (trial.seconds, *(-value for value in rank(trial, metric)))):
+    for trial in _least_work_first(trials, metric):
         if not found or rank(trial, metric) > rank(found[-1], metric):
             found.append(trial)
     return found
 
 
+def _least_work_first(trials: Iterable[Trial], metric: str) -> list[Trial]:
+    return sorted(trials, key=lambda trial: (trial.work, *(-value for value in rank(trial, metric))))
+
+
 def contenders(trials: Sequence[Trial], default: Trial, goal: Quality | Speedup) -> list[Trial]:
-    """The part of the frontier on both sides of the goal that is worth timing anew, fastest first."""
+    """The part of the frontier on both sides of the goal that is worth timing anew, the least work first."""
     front = frontier(trials, goal.ranks_by)
     meeting = [trial for trial in front if goal.met(trial, default)]
-    best = front.index(goal.best(meeting)) if meeting else front.index(goal.nearest(front))
+    best = front.index(goal.promising(meeting)[0] if meeting else goal.nearest(front))
     first = max(0, min(best - SHOWN // 2, len(front) - SHOWN))
     return front[first : first + SHOWN]
 
@@ -275,7 +293,7 @@ class Search:
             edge = self.edge(rising, from_the_top=bool(costs))
             if edge is not None:
                 trials[edge.candidate] = edge
-        return [edge.candidate for edge in self.ordered(list(trials.values()))[:PROMISING]]
+        return [edge.candidate for edge in self.goal.promising(trials.values())[:PROMISING]]
 
     def caches(self, plain: Candidate) -> None:
         """The edges in steps with each cache; for the adaptive ones, in the threshold, at two step counts."""
@@ -299,7 +317,7 @@ class Search:
 
     def gates(self) -> None:
         """The guidance gate on top of the best so far."""
-        for trial in self.ordered([trial for trial in self.trials.values() if self.meets(trial)])[:PROMISING]:
+        for trial in self.goal.promising(filter(self.meets, self.trials.values()))[:PROMISING]:
             for gate in GATES:
                 self.try_one(replace(trial.candidate, step_cache=f"{trial.candidate.step_cache}+{gate}"))
 
@@ -318,14 +336,6 @@ class Search:
             if meets:
                 found = trial
             low, high = (low, middle) if meets == wanted else (middle, high)
-        return found
-
-    def ordered(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The best for the goal first."""
-        left, found = list(trials), []
-        while left:
-            found.append(self.goal.best(left))
-            left.remove(found[-1])
         return found
 
 

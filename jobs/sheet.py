@@ -25,7 +25,7 @@ class Column:
 
 
 def side_by_side(columns: Sequence[Column], captions: Mapping[str, str], path: Path) -> None:
-    """Write a PNG with a row for each caption's id. Raises UserError if it cannot be written."""
+    """Write a PNG with a row for each id, in the captions' order. Raises UserError if it cannot be written."""
     font = ImageFont.load_default(size=12)
     heights = [CAPTION_LINES * LINE + _row_height(columns, name) for name in captions]
     top = MARGIN + TITLE_LINES * LINE
@@ -35,8 +35,8 @@ def side_by_side(columns: Sequence[Column], captions: Mapping[str, str], path: P
         left = MARGIN + place * (CELL + MARGIN)
         for number, text in enumerate(_wrapped(f"{column.title}\n{column.notes}", font)[:TITLE_LINES]):
             draw.text((left, MARGIN // 2 + number * LINE), text, fill="black", font=font)
-    for (name, prompt), height in zip(captions.items(), heights, strict=True):
-        draw.text((MARGIN, top), f"{name}: {' '.join(prompt.split())}"[:140], fill="black", font=font)
+    for (name, caption), height in zip(captions.items(), heights, strict=True):
+        draw.text((MARGIN, top), " ".join(caption.split())[:140], fill="black", font=font)
         for place, column in enumerate(columns):
             picture = _scaled(column.pictures[name])
             sheet.paste(picture, (MARGIN + place * (CELL + MARGIN), top + CAPTION_LINES * LINE))

@@ -27,12 +27,13 @@ from wanbatch.pipeline.requests import Failed, Request, Result, SourceImage, fit
 class Made:
     """Pictures by id, uint8 [height, width, 3], and the seconds that each took: text, sources, steps, decoding.
 
-    blocks: of the model that ran for a picture. failed: ids whose picture has values that are not numbers; it is
-    black here.
+    evaluations: of the model, and blocks: that ran in them, for a picture. failed: ids whose picture has values that
+    are not numbers; it is black here.
     """
 
     pictures: dict[str, np.ndarray]
     seconds: float
+    evaluations: float
     blocks: float
     failed: tuple[str, ...] = ()
 
@@ -59,8 +60,10 @@ class Maker:
         seconds = (now(self.wan.device) - begin) / len(requests)
         made = {o.request.id: _black(o.request) if isinstance(o, Failed) else o.pixels for o in outcomes}
         failed = tuple(o.request.id for o in outcomes if isinstance(o, Failed))
-        blocks = sum(o.work.blocks_full for o in outcomes if isinstance(o, Result)) / len(requests)
-        return Made({request.id: made[request.id] for request in requests}, seconds, blocks, failed)
+        works = [o.work for o in outcomes if isinstance(o, Result)]
+        evaluations = sum(work.steps_full + work.steps_cached for work in works) / len(requests)
+        blocks = sum(work.blocks_full for work in works) / len(requests)
+        return Made({request.id: made[request.id] for request in requests}, seconds, evaluations, blocks, failed)
 
     def in_turn(
         self, candidates: Sequence[Candidate], rounds: int, take: Callable[[int, Candidate, Made], None]

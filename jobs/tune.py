@@ -29,10 +29,10 @@ from wanbatch.jobs.search import Candidate, Quality, Search, Space, Speedup, Tri
 from wanbatch.jobs.settings import Settings
 from wanbatch.jobs.sheet import Column, side_by_side
 from wanbatch.jobs.trials import Made, Maker, hardware, load_requests
+from wanbatch.pipeline import lpips
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.lpips import weights_file
 from wanbatch.pipeline.models import TINY, ModelInfo
-from wanbatch.pipeline.quality import Meter, Pictures, Score
+from wanbatch.pipeline.quality import Meter, Pictures, Score, psnr_of
 from wanbatch.pipeline.requests import Request
 from wanbatch.pipeline.samplers import SOLVERS, evaluations, solve
 from wanbatch.pipeline.schedules import SCHEDULES, levels, linear
@@ -62,7 +62,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What came out. shown: the frontier around the goal, the fastest first, each timed in turn."""
+    """What came out. shown: the frontier around the goal, the fastest first, each timed in turn.
+
+    fewest_steps: of those to try, the first that the rows allow; see `_possible`.
+    """
 
     goal: Quality | Speedup
     reference: Candidate
@@ -70,6 +73,7 @@ class Tuned:
     chosen: Trial
     shown: tuple[Trial, ...]
     tried: int
+    fewest_steps: int
     sample: Sample
     evidence: dict[str, str]
 
@@ -90,6 +94,7 @@ class Tuned:
             "default": plain(self.default),
             "frontier": [plain(trial) for trial in self.shown],
             "tried": self.tried,
+            "fewest_steps": self.fewest_steps,
             "reference": asdict(self.reference),
             "sample": {"pictures": len(self.sample.requests), **sample},
             **self.evidence,
@@ -144,6 +149,7 @@ def tune(
         chosen=chosen,
         shown=tuple(shown),
         tried=len(session.tried),
+        fewest_steps=(space.rising(space.default) or [space.default])[0].steps,
         sample=sample,
         evidence=_evidence(manifest, plan, model, machine),
     )
@@ -208,7 +214,8 @@ class _Session:
 
     def measure(self, candidate: Candidate) -> Trial:
         made = self.maker.make(candidate)
-        trial = Trial(candidate, self.quick.score(made.pictures, self.references), made.seconds)
+        score = self.quick.score(made.pictures, self.references)
+        trial = Trial(candidate, score, made.seconds, made.evaluations + made.blocks)
         self.tried.append(trial)
         self.say(f"{len(self.tried):3}  {trial.seconds:.3f} s  {tune_file.scores(trial.score)}  {candidate}")
         return trial
@@ -224,9 +231,10 @@ class _Session:
                 scores[candidate] = self.meter.score(made.pictures, self.references)
             self.say(f"round {number + 1} of {TIMING_ROUNDS}  {made.seconds:.3f} s  {candidate}")
 
-        named = dict.fromkeys([trials[0].candidate, *(trial.candidate for trial in front)])
+        named = {trial.candidate: trial for trial in [trials[0], *front]}
+        self.say(f"timing {len(named)} of them in turn, {TIMING_ROUNDS} rounds")
         seconds = self.maker.in_turn(list(named), TIMING_ROUNDS, take)
-        default, *_ = timed = [Trial(candidate, scores[candidate], seconds[candidate]) for candidate in named]
+        default, *_ = timed = [replace(t, score=scores[c], seconds=seconds[c]) for c, t in named.items()]
         shown = sorted((one for one in timed if one.candidate in {f.candidate for f in front}), key=_time)
         meeting = [trial for trial in shown if self.goal.met(trial, default)]
         if not meeting:
@@ -261,7 +269,7 @@ def _metrics(goal: Quality | Speedup, model: ModelInfo) -> Collection[str]:
     found = {"psnr", "ssim"} | asked
     if model.name == TINY:
         found.add("judge")
-    if weights_file().exists():
+    if lpips.at_hand():
         found.add("lpips")
     return found
 
@@ -307,7 +315,10 @@ def _evidence(manifest: str | Path, plan: Plan, model: ModelInfo, machine: Chose
 
 
 def _draw(tuned: Tuned, session: _Session, path: Path) -> None:
-    """Reference, default, chosen, and its two neighbours on the frontier, beside each other for each row."""
+    """Reference, default, chosen, and its two neighbours on the frontier, beside each other for each row.
+
+    The rows that the chosen settings change most come first.
+    """
     place = next(i for i, trial in enumerate(tuned.shown) if trial.candidate == tuned.chosen.candidate)
     others = [trial for i, trial in enumerate(tuned.shown) if i != place]
     others.sort(key=lambda trial: abs(tuned.shown.index(trial) - place))
@@ -316,4 +327,10 @@ def _draw(tuned: Tuned, session: _Session, path: Path) -> None:
         title = f"{name}: {trial.candidate}".removeprefix(": ")
         notes = f"{tuned.speedup(trial):.1f} x, {tune_file.scores(trial.score)}"
         columns.append(Column(title, session.maker.make(trial.candidate).pictures, notes))
-    side_by_side(columns, {request.id: request.prompt for request in tuned.sample.requests}, path)
+    chosen = columns[2].pictures
+    psnr = {name: psnr_of(chosen[name], reference) for name, reference in session.references.items()}
+    prompts = {request.id: request.prompt for request in tuned.sample.requests}
+    captions = {
+        name: f"{psnr[name]:.1f} dB  {name}: {prompts[name]}" for name in sorted(psnr, key=lambda one: psnr[one])
+    }
+    side_by_side(columns, captions, path)

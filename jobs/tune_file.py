@@ -38,6 +38,10 @@ def summary(tuned: Tuned) -> list[str]:
         f"{len(sample.requests)} pictures of {sample.images}, against {tuned.reference} from the same noise; "
         f"{tuned.tried} candidates tried"
     ]
+    if tuned.fewest_steps > 1:
+        lines.append(
+            f"not with fewer than {tuned.fewest_steps} steps: rows of low creativity would start below the last level"
+        )
     if sample.unaffected:
         lines.append(
             f"{sample.unaffected} images keep their rows' own steps, sampler, schedule or sigmas, or have creativity "

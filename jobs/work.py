@@ -98,7 +98,7 @@ class Work:
                 self._fail(image, outcome.error)
             else:
                 self._take(image, outcome)
-            self.worker.in_hand = self.task.unit, len(self.timings) + len(self.failures)
+            self.worker.making = self.task.unit, len(self.timings) + len(self.failures)
         self.slots = self.worker.wan.slots
         self.sources.clear()
         self.model_seconds = time.perf_counter() - begin

@@ -1,7 +1,8 @@
 """One worker: a pipeline on one device that turns tasks into written attempts.
 
-A task goes through three stages, each of which has a thread of its own and takes one task at a time: while the
-model makes one task's pictures, the sources of the next are read and the last one's attempt is written.
+A task goes through three stages, each of which has a thread of its own (`line.py`): while the model makes one
+task's pictures, the sources of the next are read and the last one's attempt is written. A driver speaks to it by one
+call, `exchange`, which hands over tasks and brings back what has become of earlier ones.
 
 It never publishes: that is the driver's. A row that cannot be made becomes a failure record and the others go
 on; an exception of the pipeline is narrowed down to its row by trying halves (`work.py`).
@@ -13,11 +14,9 @@ import os
 import pickle
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from wanbatch.errors import DeviceError, UserError
+from wanbatch.jobs.line import Line
 from wanbatch.jobs.plan import Image, Task
 from wanbatch.jobs.work import Trouble, Work, blank_request
 from wanbatch.manifests import rows
@@ -37,8 +37,6 @@ from wanbatch.pipeline.runtime import Runtime
 if TYPE_CHECKING:
     from wanbatch.pipeline.generate import Wan
 
-# Threads of a worker that is an actor: one for each stage of a task, one to answer.
-THREADS = {"prepare": 1, "make": 1, "finish": 1, "progress": 1}
 MAX_ENCODERS = 8  # threads that encode pictures, of a worker on a GPU
 
 
@@ -85,22 +83,50 @@ class Report:
     slots: int
 
 
-class Worker:
-    """Holds one pipeline. `ready` comes first, then `prepare`, `make` and `finish` of each task.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a worker tells its driver.
 
-    Each stage waits for the one before it, so that the three of one task may be called at once, from three
-    threads; each takes one call at a time. `ready` and `make` belong in the same thread: what a compiler or a
-    graph keeps may be tied to it.
+    reports: of tasks that are finished, in the order in which they were handed over. made: how many of the others,
+    the first ones, are made and being written. making: (unit that has the model, its images that are made or have
+    failed).
+    """
+
+    reports: list[Report]
+    made: int
+    making: tuple[int, int]
+
+
+class Worker:
+    """Holds one pipeline. `ready` comes first, then `exchange` again and again: one call at a time.
+
     load: builds the pipeline, instead of `Wan.load`; for tests of faults.
     """
 
     def __init__(self, setup: WorkerSetup, name: str, load: Callable[..., Wan] | None = None):
         self.setup, self.name, self.load = setup, name, load
-        self.in_hand = (-1, 0)
-        self._prepared, self._made = _Handover(), _Handover()
+        self.making = (-1, 0)
+        self.line = Line(self.prepare, self.make, self.finish)
 
     def ready(self) -> Started:
-        """Load the model and warm it up. Not in `__init__`, so that its errors keep their type."""
+        """Load the model and warm it up. Not in `__init__`, so that its errors keep their type.
+
+        In the thread that will make: what a compiler or a graph keeps may be tied to it.
+        """
+        return self.line.call_in_making(self.start)
+
+    def exchange(self, tasks: bytes, patience: float) -> bytes:
+        """Take a pickled list of tasks and tell, pickled, what there is to tell; Ray takes half the time for bytes.
+
+        Waits for something to tell, at most `patience` seconds. Raises what a stage of a task raised.
+        """
+        for task in pickle.loads(tasks):
+            self.line.put(task)
+        news = self.line.news(patience)
+        return pickle.dumps(Told(news.finished, news.made, self.making), protocol=5)
+
+    def start(self) -> Started:
+        """What `ready` does."""
         setup, begin = self.setup, time.perf_counter()
         self.sources = SourceLoader(setup.source_root, allow_http=setup.allow_http)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
@@ -114,44 +140,27 @@ class Worker:
         self.device = sys.modules["torch"].cuda.get_device_name() if setup.device == "cuda" else "cpu"
         return Started(time.perf_counter() - begin, self._warm_up() if setup.examples else 0.0)
 
-    def progress(self) -> tuple[int, int]:
-        """(unit that has the model, its images that are made or have failed); may be asked while it runs."""
-        return self.in_hand
-
-    def prepare(self, task: Task) -> None:
+    def prepare(self, task: Task) -> Work:
         """First stage: read a task's sources and fit them to their sizes."""
-        with self._prepared.given(task.unit) as given:
-            work = Work(self, task)
-            work.load_sources()
-            given.set_result(work)
+        work = Work(self, task)
+        work.load_sources()
+        return work
 
-    def make(self, unit: int) -> None:
-        """Second stage: make a unit's images."""
-        with self._made.given(unit) as given:
-            work = self._prepared.take(unit)
-            self.in_hand = unit, 0
-            work.generate()
-            given.set_result(work)
+    def make(self, work: Work) -> None:
+        """Second stage: make its images."""
+        self.making = work.task.unit, 0
+        work.generate()
 
-    def finish(self, unit: int) -> Report:
+    def finish(self, work: Work) -> Report:
         """Third stage: write them as an attempt."""
-        work = self._made.take(unit)
         attempt = work.write()
         return Report(attempt, work.busy_seconds, work.model_seconds, work.slots)
 
     def run(self, task: Task) -> Report:
-        """All three stages, one after the other."""
-        self.prepare(task)
-        self.make(task.unit)
-        return self.finish(task.unit)
-
-    def prepare_packed(self, task: bytes) -> None:
-        """`prepare` of a pickled task: Ray takes half the time for bytes."""
-        self.prepare(pickle.loads(task))
-
-    def finish_packed(self, unit: int) -> bytes:
-        """`finish`, with a pickled report."""
-        return pickle.dumps(self.finish(unit), protocol=5)
+        """All three stages, one after the other, in this thread."""
+        work = self.prepare(task)
+        self.make(work)
+        return self.finish(work)
 
     def halve_slots(self) -> bool:
         """Go on with half the rows in a batch, from now on. False if there is only one."""
@@ -175,36 +184,6 @@ class Worker:
         if trouble.device:
             raise DeviceError(trouble.message)
         raise UserError(f"the model cannot be warmed up ({trouble.message}); with --compile never it is not compiled")
-
-
-class _Handover:
-    """Works on their way from one stage to the next, by their units. Either side may come first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._futures: dict[int, Future[Work]] = {}
-
-    @contextmanager
-    def given(self, unit: int) -> Iterator[Future[Work]]:
-        """Where the earlier stage puts the work; what it raises reaches the later one too."""
-        future = self._future(unit)
-        try:
-            yield future
-        except BaseException as error:
-            future.set_exception(error)
-            raise
-
-    def take(self, unit: int) -> Work:
-        """Wait for the work. Raises what the earlier stage raised."""
-        try:
-            return self._future(unit).result()
-        finally:
-            with self._lock:
-                self._futures.pop(unit, None)
-
-    def _future(self, unit: int) -> Future[Work]:
-        with self._lock:
-            return self._futures.setdefault(unit, Future())
 
 
 def _load(model: ModelInfo, device: str, dtype: str, slots: int, runtime: Runtime) -> Wan:

@@ -53,7 +53,7 @@ def at_work_on(node) -> int:
     """How many workers of a node are at work on a unit."""
     [raylet] = node.all_processes["raylet"]
     children = psutil.Process(raylet.process.pid).children(recursive=True)
-    return sum("ray::Worker.run" in " ".join(child.cmdline()) for child in children)
+    return sum("ray::Worker.exchange" in " ".join(child.cmdline()) for child in children)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import faulty_models
@@ -16,9 +15,10 @@ from wanbatch.errors import MachineryError
 from wanbatch.jobs import work
 from wanbatch.jobs.backlog import ROW_STRIKES
 from wanbatch.jobs.crew import Unit, _Given, _Place
-from wanbatch.jobs.plan import Plan
+from wanbatch.jobs.plan import Plan, Task
 from wanbatch.jobs.prepare import prepare
-from wanbatch.jobs.worker import Worker, WorkerSetup
+from wanbatch.jobs.worker import Report, Told, Worker, WorkerSetup
+from wanbatch.pipeline.generate import Wan
 
 
 class Gate:
@@ -32,10 +32,17 @@ class Gate:
         assert self.opened.wait(60), "the gate was never opened"
 
 
+def load_and_note_thread(*arguments) -> Wan:
+    wan = Wan.load(*arguments)
+    wan.loaded_in = threading.get_ident()
+    return wan
+
+
 @pytest.fixture
 def worker(model, sources, tmp_path) -> Worker:
     (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
-    made = Worker(WorkerSetup(model, str(tmp_path), str(sources), False, "cpu", "float32", 2, 0), "worker-0")
+    setup = WorkerSetup(model, str(tmp_path), str(sources), False, "cpu", "float32", 2, 0)
+    made = Worker(setup, "worker-0", load_and_note_thread)
     made.ready()
     return made
 
@@ -46,39 +53,62 @@ def plan(settings, sources) -> Plan:
     return prepare(write_jsonl(sources / "overlap.jsonl", rows), settings())[0]
 
 
-@pytest.fixture
-def threads() -> Iterator[dict[str, ThreadPoolExecutor]]:
-    """One thread a stage, as an actor has."""
-    pools = {stage: ThreadPoolExecutor(1) for stage in ("prepare", "make", "finish")}
-    yield pools
-    for pool in pools.values():
-        pool.shutdown(wait=True)
-
-
 def task(plan: Plan, unit: int):
     return plan.task(unit, 1, "token", np.array([unit]))
 
 
-def test_sources_are_read_and_attempts_written_while_the_model_works(worker, plan, threads, monkeypatch):
-    gates = [Gate(), Gate()]
-    waiting = iter(gates)
-    generate = worker.wan.generate
+def tell(worker: Worker, *tasks: Task, patience: float = 60.0) -> Told:
+    """One exchange, as a driver has it."""
+    return pickle.loads(worker.exchange(pickle.dumps(list(tasks)), patience))
+
+
+def tell_reports(worker: Worker, count: int = 1) -> list[Report]:
+    """Exchanges until so many reports are there."""
+    reports: list[Report] = []
+    while len(reports) < count:
+        reports += tell(worker).reports
+    return reports
+
+
+def test_sources_are_read_and_attempts_written_while_the_model_works(worker, plan, monkeypatch):
+    gates, prepared = [Gate(), Gate()], [threading.Event(), threading.Event()]
+    waiting, done = iter(gates), iter(prepared)
+    generate, load = worker.wan.generate, worker.sources.load
     monkeypatch.setattr(worker.wan, "generate", lambda requests: (next(waiting)(), generate(requests))[1])
-    prepared = [threads["prepare"].submit(worker.prepare, task(plan, unit)) for unit in range(2)]
-    made = [threads["make"].submit(worker.make, unit) for unit in range(2)]
-    finished = [threads["finish"].submit(worker.finish, unit) for unit in range(2)]
+    monkeypatch.setattr(worker.sources, "load", lambda source: (load(source), next(done).set())[0])
+    for unit in range(2):
+        worker.line.put(task(plan, unit))
     assert gates[0].reached.wait(60)
-    prepared[1].result(60)  # the model has unit 0 all the while
-    assert not made[0].done()
+    assert prepared[1].wait(60)  # the model has unit 0 all the while
     gates[0].opened.set()
     assert gates[1].reached.wait(60)
-    assert finished[0].result(60).attempt.made == ("a",)  # the model has unit 1 by now
-    assert not made[1].done()
+    [report] = tell_reports(worker)  # the model has unit 1 by now
+    assert report.attempt.made == ("a",)
     gates[1].opened.set()
-    assert finished[1].result(60).attempt.made == ("b",)
+    [report] = tell_reports(worker)
+    assert report.attempt.made == ("b",)
 
 
-def test_pictures_are_encoded_while_the_model_makes_the_next_one(worker, settings, sources, threads, monkeypatch):
+def test_a_worker_tells_which_unit_has_the_model(worker, plan, monkeypatch):
+    in_model, on_disk = Gate(), Gate()
+    generate, write = worker.wan.generate, work.write_attempt
+    passed = iter([lambda: None, in_model])
+    monkeypatch.setattr(worker.wan, "generate", lambda requests: (next(passed)(), generate(requests))[1])
+    monkeypatch.setattr(work, "write_attempt", lambda *given: (on_disk(), write(*given))[1])
+    worker.line.put(task(plan, 0))
+    worker.line.put(task(plan, 1))
+    assert on_disk.reached.wait(60)
+    assert in_model.reached.wait(60)
+    assert tell(worker) == Told([], 1, (1, 0))  # unit 0 is being written
+    assert tell(worker, patience=0.0) == Told([], 1, (1, 0))  # nothing new
+    in_model.opened.set()
+    assert tell(worker) == Told([], 2, (1, 1))
+    on_disk.opened.set()
+    assert len(tell_reports(worker, 2)) == 2
+    assert tell(worker, patience=0.0) == Told([], 0, (1, 1))
+
+
+def test_pictures_are_encoded_while_the_model_makes_the_next_one(worker, settings, sources, monkeypatch):
     rows = [{"id": name, "prompt": "x"} for name in "ab"]
     plan, _ = prepare(write_jsonl(sources / "two.jsonl", rows), settings())
     encoded, gate = threading.Event(), Gate()
@@ -92,35 +122,58 @@ def test_pictures_are_encoded_while_the_model_makes_the_next_one(worker, setting
         yield from outcomes
 
     monkeypatch.setattr(worker.wan, "generate", one_and_wait)
-    worker.prepare(plan.task(0, 1, "token", np.arange(2)))
-    making = threads["make"].submit(worker.make, 0)
+    worker.line.put(plan.task(0, 1, "token", np.arange(2)))
     assert gate.reached.wait(60)
     assert encoded.wait(60)
+    assert tell(worker, patience=0.0) == Told([], 0, (0, 1))
     gate.opened.set()
-    making.result(60)
-    assert set(worker.finish(0).attempt.made) == {"a", "b"}
+    [report] = tell_reports(worker)
+    assert set(report.attempt.made) == {"a", "b"}
 
 
-def test_what_waiting_costs_is_not_busy_time(worker, plan, threads):
-    making, finishing = threads["make"].submit(worker.make, 0), threads["finish"].submit(worker.finish, 0)
-    assert not threading.Event().wait(0.7)  # both wait for a task that is not there yet
-    worker.prepare(task(plan, 0))
-    making.result(60)
-    report = finishing.result(60)
-    assert 0 < report.model_seconds < report.busy_seconds < 0.7
+def test_what_waiting_costs_is_not_busy_time(worker, plan, monkeypatch):
+    generate, gate = worker.wan.generate, Gate()
+    monkeypatch.setattr(worker.wan, "generate", lambda requests: (gate(), generate(requests))[1])
+    worker.line.put(task(plan, 0))
+    worker.line.put(task(plan, 1))
+    assert gate.reached.wait(60)
+    assert not threading.Event().wait(0.7)  # unit 0 has the model, unit 1 waits for it
+    gate.opened.set()
+    reports = tell_reports(worker, 2)
+    assert reports[0].model_seconds > 0.7
+    assert all(report.model_seconds < report.busy_seconds for report in reports)
+    assert 0 < reports[1].busy_seconds < 0.7
 
 
-def test_an_error_in_one_stage_ends_those_behind_it(worker, plan, monkeypatch):
-    def refuse(source):
-        raise MachineryError("the store is gone")
+def test_all_that_touches_the_model_is_done_in_one_thread(worker, plan, monkeypatch):
+    threads = {worker.wan.loaded_in}
+    generate = worker.wan.generate
+    monkeypatch.setattr(
+        worker.wan, "generate", lambda requests: (threads.add(threading.get_ident()), generate(requests))[1]
+    )
+    for unit in range(2):
+        worker.line.put(task(plan, unit))
+    tell_reports(worker, 2)
+    assert len(threads) == 1
+    assert threads != {threading.get_ident()}
 
-    monkeypatch.setattr(worker.sources, "load", refuse)
+
+def test_an_error_is_told_when_everything_before_it_is(worker, plan, monkeypatch):
+    load = worker.sources.load
+    broken = iter([False, True, False])
+
+    def refuse_the_second(source):
+        if next(broken):
+            raise MachineryError("the store is gone")
+        return load(source)
+
+    monkeypatch.setattr(worker.sources, "load", refuse_the_second)
+    for unit in range(3):
+        worker.line.put(task(plan, unit))
+    [report] = tell_reports(worker)
+    assert report.attempt.made == ("a",)
     with pytest.raises(MachineryError, match="store is gone"):
-        worker.prepare(task(plan, 0))
-    with pytest.raises(MachineryError, match="store is gone"):
-        worker.make(0)
-    with pytest.raises(MachineryError, match="store is gone"):
-        worker.finish(0)
+        tell_reports(worker)
 
 
 # ---- in a run
@@ -169,9 +222,9 @@ def test_a_unit_that_cannot_be_written_costs_no_other_row(run_here, settings, tm
 
 
 def place(*units: Unit, made: int = 0, trusted: bool = True) -> _Place:
-    found = _Place(0, actor="an actor", trusted=trusted)
-    for number, unit in enumerate(units):
-        found.in_hand.append(_Given(unit, None, None, 10.0, made=number < made))
+    found = _Place(0, actor="an actor", trusted=trusted, made=made)
+    for unit in units:
+        found.in_hand.append(_Given(unit, 10.0))
     return found
 
 
@@ -198,6 +251,6 @@ def test_the_clock_of_a_unit_starts_with_the_model():
     first, second = waiting.in_hand
     assert first.turned is not None
     assert second.turned is None
-    first.made = True
+    waiting.made = 1
     waiting.turn()
     assert second.turned is not None

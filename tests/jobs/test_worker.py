@@ -135,7 +135,7 @@ def test_blending_a_source_with_itself_changes_nothing(work):
 
 def test_progress_counts_what_is_made_or_failed(worker, work):
     work({"id": "a", "prompt": "x"}, {"id": "b", "image": "nowhere.png"}, {"id": "raise-c", "prompt": "y"})
-    assert worker.progress() == (3, 3)
+    assert worker.making == (3, 3)
 
 
 def test_embedded_images_are_read_out_of_the_manifest(worker, settings, sources):

@@ -97,6 +97,7 @@ class _Place:
     actor: Any = None
     loading: ray.ObjectRef | None = None
     call: ray.ObjectRef | None = None  # an exchange
+    spoken: float = 0.0  # monotonic: when it was sent or, if it has been, answered
     to_send: list[Task] = field(default_factory=list)  # by the next exchange
     in_hand: deque[_Given] = field(
         default_factory=deque
@@ -233,6 +234,7 @@ class Crew:
         for place in self._places:
             if place.in_hand and place.call is None:
                 place.call = place.actor.exchange.remote(pickle.dumps(place.to_send, protocol=5), self._patience)
+                place.spoken = time.monotonic()
                 place.to_send.clear()
 
     def _loaded(self, place: _Place, ref: ray.ObjectRef) -> list[Event]:
@@ -263,7 +265,7 @@ class Crew:
         ]
         if finished:
             place.failures, place.trusted = 0, True
-        place.made, place.making = told.made, told.making
+        place.made, place.making, place.spoken = told.made, told.making, time.monotonic()
         place.turn()
         return finished
 
@@ -271,6 +273,8 @@ class Crew:
         now = time.monotonic()
         if place.loading is not None and now - place.loading_since > START_SECONDS:
             self._failed_to_start(place, f"it was not ready after {START_SECONDS:.0f} s")
+        if now - place.spoken < self._patience / 2:
+            return []  # what was finished while this process did other things may be on its way
         for given in place.in_hand:
             if given.turned is not None and now - given.turned > given.deadline:
                 return self._lose(place, given, f"it was not done after {given.deadline:.0f} s")

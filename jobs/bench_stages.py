@@ -24,7 +24,7 @@ from wanbatch.pipeline.transformer import TEXT_TOKENS
 OURS = "wanbatch"
 THEIRS, COMPILED = "diffusers eager", "diffusers compiled"
 TEXT_WORDS = 39  # of a prompt: about 40 tokens
-BULK = 64  # prompts in bulk
+BULK = 256  # prompts in bulk
 MATMUL = {"cuda": 8192, "cpu": 1024}  # side of the square matrices whose product is the measured rate
 
 

@@ -13,7 +13,7 @@ the slots, and others are parked meanwhile.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from wanbatch.pipeline import conditioning
 from wanbatch.pipeline.course import Course, History, Sums
+from wanbatch.pipeline.graphs import Graphs, pay
 from wanbatch.pipeline.memory import Reading, moved
 from wanbatch.pipeline.requests import Work
 from wanbatch.pipeline.samplers import TERMS, Solution
@@ -33,6 +34,7 @@ from wanbatch.pipeline.transformer import TEXT_TOKENS, FrameTransformer
 
 # Places for text in a slot. With the two that stand for padding, the number of keys is a multiple of 32.
 TEXT_PLACES = (30, 62, 126, 254, TEXT_TOKENS)
+KEPT_CLASSES = 2
 ON_THEIR_WAY = 3  # times the slots: how many rows may have begun, so that enough of them want one kind of step
 
 
@@ -81,6 +83,7 @@ class Denoiser:
 
     experts: the transformer, or two of which the second takes noise levels below `boundary` (A14B).
     slots: rows in each batch. cache: what is left out at which step; None: nothing.
+    kept: size classes whose tensors stay for the next call; 0 if the model may move in between.
     """
 
     def __init__(
@@ -89,11 +92,14 @@ class Denoiser:
         slots: int,
         boundary: float | None = None,
         cache: StepCache | None = None,
+        kept: int = KEPT_CLASSES,
     ):
         if slots < 1:
             raise ValueError(f"slots must be at least 1, not {slots}")
         self.experts, self.slots, self.boundary = tuple(experts), slots, boundary or 0.0
         self.cache = cache or StepCache(len(experts[0].blocks))
+        self.kept = kept
+        self._batches: OrderedDict[tuple, _Batch] = OrderedDict()  # least recently used first
 
     def run(self, samples: Iterable[Sample]) -> Iterator[Denoised]:
         """Rows as they are finished, one size class after the other."""
@@ -108,7 +114,9 @@ class Denoiser:
 
     @torch.inference_mode()
     def _run_class(self, waiting: deque[Sample]) -> Iterator[Denoised]:
-        batch = _Batch(self.experts, self.cache, self.slots, waiting[0])
+        first = waiting[0]
+        batch = self._batches.pop(first.size_class, None)  # one that is left in the middle does not come back
+        batch = batch or _Batch(self.experts, self.cache, self.slots, first, still=self.kept > 0)
         clock = _SharedClock(waiting[0].start.device)
         rows: list[Row] = []
         while waiting or rows:
@@ -121,6 +129,9 @@ class Denoiser:
                 for row, latent in batch.leave(chosen):
                     yield Denoised(row.sample, latent, clock.take(row.sample), row.course.work)
                 clock.restart()
+        self._batches[first.size_class] = batch
+        while len(self._batches) > self.kept:
+            self._batches.popitem(last=False)
 
     def _choose(self, rows: list[Row], waiting: deque[Sample]) -> tuple[Kind, list[Row]]:
         """What to run next and for which rows: of the kind that most rows want, the oldest.
@@ -145,13 +156,14 @@ class Denoiser:
 
 
 class _Batch:
-    """One evaluation after the other, for the rows of one size class."""
+    """One evaluation after the other, for the rows of one size class. still: the model will not move."""
 
-    def __init__(self, experts: Sequence[FrameTransformer], cache: StepCache, slots: int, first: Sample):
+    def __init__(self, experts: Sequence[FrameTransformer], cache: StepCache, slots: int, first: Sample, still: bool):
         self.experts, self.cache, self.slots = experts, cache, slots
         self.device = first.start.device
         self.seats = Seats(experts, cache, slots, first)
         self.guided = self.seats.guided
+        self.graphs = Graphs() if still and pay(self.device, self.seats.tokens) else None
         self.courses: dict[int, Course] = {}  # by slot: of the rows that take part in the evaluation at hand
         self.occupied: dict[int, Sample] = {}  # their samples
         self.steps = np.zeros(slots, dtype=np.int64)
@@ -200,17 +212,28 @@ class _Batch:
         if kind.guided:
             latents = torch.cat([latents, latents])
         if not self.cache.partial:
-            return model(latents, times, context).float(), None
+            (velocity,) = self._run(kind, lambda *given: (model(*given, context),), latents, times)
+            return velocity.float(), None
         memory = self.seats.residuals
         recall = self._recall(lambda course: course.residuals[0])
         if kind.guided:
             recall += self._recall(lambda course: course.residuals[1])
         if not kind.full:
-            return model.forward_reusing(latents, times, context, span, memory.predicted(recall)).float(), None
-        velocity, residual = model.forward_recording(latents, times, context, span)
+            predicted = memory.predicted(recall)
+            (velocity,) = self._run(
+                kind, lambda a, b, c: (model.forward_reusing(a, b, context, span, c),), latents, times, predicted
+            )
+            return velocity.float(), None
+        velocity, residual = self._run(
+            kind, lambda *given: model.forward_recording(*given, context, span), latents, times
+        )
         measured = Reading(_errors(residual, memory.predicted(recall))) if self.cache.measures else None
         memory.keep(recall, residual)
         return velocity.float(), measured
+
+    def _run(self, kind: Kind, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> Sequence[Tensor]:
+        """An evaluation; recorded and replayed where that is faster. The texts stay where they are."""
+        return function(*inputs) if self.graphs is None else self.graphs.run(kind, function, *inputs)
 
     def _recall(self, history: Callable[[Course], History]) -> list[tuple[History, float] | None]:
         """For each slot the history and noise level of its row, if it takes part."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wanbatch.errors import RowError
 from wanbatch.pipeline import conditioning, fused
-from wanbatch.pipeline.denoise import Denoised, Denoiser, Sample, now
+from wanbatch.pipeline.denoise import KEPT_CLASSES, Denoised, Denoiser, Sample, now
 from wanbatch.pipeline.fp8 import to_float8
 from wanbatch.pipeline.models import ModelInfo, Modules, load
 from wanbatch.pipeline.offload import WORKING, Residency, free_memory
@@ -110,7 +110,8 @@ class Wan:
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
         self.slots = slots
-        self.denoiser = Denoiser(self.experts, slots, self.boundary, self.step_cache)
+        kept = 0 if self.runtime.offload else KEPT_CLASSES
+        self.denoiser = Denoiser(self.experts, slots, self.boundary, self.step_cache, kept)
 
     def use_step_cache(self, text: str) -> None:
         """Skip these steps and blocks from now on. Raises UserError for what is unknown or not in this model."""

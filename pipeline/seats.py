@@ -39,7 +39,7 @@ class Seats:
 
     state: float32 [slots, STATES, channels, height, width], what the solver carries.
     contexts: of each expert, the text of the slots, with the prompt first and then, under guidance, without.
-    residuals: of the same sequences; differences: of the slots.
+    residuals: of the same sequences; differences: of the slots. tokens: of the largest evaluation.
     """
 
     def __init__(self, experts: Sequence[FrameTransformer], cache: StepCache, slots: int, first: Sample):
@@ -50,6 +50,7 @@ class Seats:
         self.sequences = slots * (2 if self.guided else 1)
         rows, columns = experts[0].patch
         hidden = (height // rows * (width // columns), experts[0].dim)
+        self.tokens = self.sequences * hidden[0]
         self.residuals = Memory(self.sequences, cache.residuals_kept, hidden, experts[0].dtype, self.device)
         kept = cache.differences_kept if self.guided else 0
         self.differences = Memory(slots, kept, first.start.shape, torch.float32, self.device)

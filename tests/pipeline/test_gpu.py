@@ -13,6 +13,7 @@ import torch
 from test_generate import PLAIN, difference, make, source
 
 from wanbatch.pipeline import models
+from wanbatch.pipeline.denoise import Denoiser
 from wanbatch.pipeline.fp8 import CAPABILITY, Float8Linear
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.requests import Request
@@ -73,6 +74,17 @@ def test_pictures_stay_near_those_in_fp32(runtime):
     off = [np.abs(exact[name].astype(int) - rough[name]).mean() for name in exact]
     assert np.median(off) < (6 if runtime.fp8 else 3)  # one of the rows is near a fork, where bf16 takes another way
     assert all(difference(exact[name], rough[name]) > 0 for name in exact)
+
+
+@pytest.mark.parametrize("step_cache", ["none", "taylor:interval=2", "adaptive:threshold=0.05", "none+gate:interval=2"])
+def test_replayed_evaluations_give_the_same_pictures(step_cache):
+    replaying, launching = (load(Runtime(fp8=HAS_FP8, step_cache=step_cache)) for _ in range(2))
+    launching.denoiser = Denoiser(launching.experts, 4, launching.boundary, launching.step_cache, kept=0)
+    for wanted in (rows(), rows()[::-1]):
+        ours, plain = make(replaying, *wanted), make(launching, *wanted)
+        assert all(np.array_equal(ours[name], plain[name]) for name in plain)
+    assert all(batch.graphs is not None for batch in replaying.denoiser._batches.values())
+    assert not launching.denoiser._batches
 
 
 @pytest.mark.skipif(not HAS_FP8, reason="no FP8")

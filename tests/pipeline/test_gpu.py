@@ -76,7 +76,9 @@ def test_pictures_stay_near_those_in_fp32(runtime):
     assert all(difference(exact[name], rough[name]) > 0 for name in exact)
 
 
-@pytest.mark.parametrize("step_cache", ["none", "taylor:interval=2", "adaptive:threshold=0.05", "none+gate:interval=2"])
+@pytest.mark.parametrize(
+    "step_cache", ["none", "taylor:interval=2", "adaptive:threshold=0.05", "none+gate:interval=2"]
+)
 def test_replayed_evaluations_give_the_same_pictures(step_cache):
     replaying, launching = (load(Runtime(fp8=HAS_FP8, step_cache=step_cache)) for _ in range(2))
     launching.denoiser = Denoiser(launching.experts, 4, launching.boundary, launching.step_cache, kept=0)

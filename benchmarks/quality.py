@@ -37,6 +37,7 @@ import torch
 
 from wanbatch import __version__
 from wanbatch.jobs.machine import Chosen
+from wanbatch.jobs.presets import recipe
 from wanbatch.jobs.search import Candidate
 from wanbatch.jobs.settings import Settings
 from wanbatch.jobs.trials import Maker, hardware
@@ -74,10 +75,10 @@ def grid(model: ModelInfo) -> Iterator[Configuration]:
     caches = {
         BASE_STEPS: (
             f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
-            "taylor:interval=3", "taylor:interval=4", "adaptive:threshold=0.1", "none+gate:interval=2",
+            "taylor:interval=3", "adaptive:threshold=0.1", "none+gate:interval=2",
             "taylor:interval=2+gate:interval=4",
         ),
-        20: ("taylor:interval=2", "taylor:interval=3", "adaptive:threshold=0.1"),
+        20: ("taylor:interval=2",),
         **dict.fromkeys((12, 8), (
             f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
         )),
@@ -88,6 +89,9 @@ def grid(model: ModelInfo) -> Iterator[Configuration]:
     yield from (Configuration(Candidate("unipc", 8, schedule=name)) for name in ("beta", "karras", "exponential"))
     yield from (Configuration(Candidate("unipc", 12, text), "bf16") for text in ("none", "taylor:interval=2"))
     yield Configuration(Candidate("unipc", 12), "fp8")  # emulated on a CPU: its time there says nothing
+    for preset in ("balanced", "fast"):
+        chosen = {"sampler": model.sampler, "steps": model.steps} | recipe(preset, model)
+        yield Configuration(Candidate(**chosen))
 
 
 class Board:
@@ -181,12 +185,14 @@ def main(
         "what": "quality against references of the same noise; seconds of a picture, text to decoding",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": hardware(device),
+        "device": device, "hardware": hardware(device),
         "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
         "model": info.name, "model_digest": info.digest, "prompts": prompts,
         "captions_digest": hashlib.sha256(json.dumps(texts).encode()).hexdigest(), "settings": settings,
     })  # fmt: skip
-    chosen = [one for one in grid(info) if any(fnmatch.fnmatchcase(str(one), pattern) for pattern in only)]
+    chosen = [
+        one for one in dict.fromkeys(grid(info)) if any(fnmatch.fnmatchcase(str(one), pattern) for pattern in only)
+    ]
     bench = Bench(info, requests, device, slots)
     references = bench.references(work / key[:16], ends)
     done = references is not None and score(board, bench, chosen, references, truth, ends)
@@ -249,29 +255,38 @@ def clock(board: Board, bench: Bench, chosen: Sequence[Configuration], rounds: i
     return True
 
 
-def seconds_of(found: dict[str, Any]) -> dict[str, float]:
-    """Seconds of a picture by configuration: timed in turn, or, unless all are, of the scoring passes."""
-    rows = {name: row for name, row in found["results"].items() if "pass_seconds" in row}
-    timed = all("seconds" in row for row in rows.values())
-    return {name: row["seconds" if timed else "pass_seconds"] for name, row in rows.items()}
+TIMES = {
+    "core_seconds": "seconds of the processor's cores for a picture",
+    "seconds": "seconds of a picture",
+    "pass_seconds": "seconds of a picture in one pass",
+}
+
+
+def times_of(found: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """The best of `TIMES` that all scored configurations have, and its values. Cores say nothing of a GPU."""
+    rows = {name: row for name, row in found["results"].items() if "score" in row}
+    which = [name for name in TIMES if name != "core_seconds" or found["device"] == "cpu"]
+    kind = next(name for name in which if all(name in row for row in rows.values()))
+    return kind, {name: row[kind] for name, row in rows.items()}
 
 
 def table(found: dict[str, Any]) -> list[str]:
     """Markdown, the fewest blocks first."""
-    results, seconds = found["results"], seconds_of(found)
-    if _BASE not in seconds:
+    results, (_, times) = found["results"], times_of(found)
+    if _BASE not in times:
         return []
     base = results[_BASE]
     names = [name for name in ("psnr", "worst_psnr", "ssim", "lpips", "judge", "judge_all")
              if base["score"][name] is not None]  # fmt: skip
     lines = ["| | blocks | s | core s | faster | " + " | ".join(names) + " |", "|---" * (5 + len(names)) + "|"]
-    for name in sorted(seconds, key=lambda name: results[name]["blocks"]):
+    for name in sorted(times, key=lambda name: results[name]["blocks"]):
         row = results[name]
         cells = [f"{row['score'][metric]:.4g}" for metric in names]
         blocks = f"{row['blocks'] / base['blocks']:.3f}"
-        faster = f"{seconds[_BASE] / seconds[name]:.2f}"
+        seconds = f"{row.get('seconds', row['pass_seconds']):.3f}"
         cores = f"{row['core_seconds']:.3f}" if "core_seconds" in row else ""
-        lines.append(f"| {name} | {blocks} | {seconds[name]:.3f} | {cores} | {faster} | " + " | ".join(cells) + " |")
+        faster = f"{times[_BASE] / times[name]:.2f}"
+        lines.append(f"| {name} | {blocks} | {seconds} | {cores} | {faster} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -283,16 +298,13 @@ def draw(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import NullLocator
 
-    seconds = seconds_of(found)
-    rows = {name: found["results"][name] for name in seconds}
+    kind, times = times_of(found)
+    rows = {name: found["results"][name] for name in times}
     blocks = {name: row["blocks"] / rows[_BASE]["blocks"] for name, row in rows.items()}
     psnr = {name: row["score"]["psnr"] for name, row in rows.items()}
     figure, both = pyplot.subplots(1, 2, figsize=(15, 8), layout="constrained", sharey=True)
-    labels = (
-        f"blocks that ran, as part of those of {BASE_STEPS} steps",
-        f"seconds of a picture ({found['hardware']})",
-    )
-    for axes, cost, label in zip(both, (blocks, seconds), labels, strict=True):
+    labels = (f"blocks that ran, of those of {BASE_STEPS} steps", f"{TIMES[kind]} ({found['hardware']})")
+    for axes, cost, label in zip(both, (blocks, times), labels, strict=True):
         for kind, (colour, marker) in _KINDS.items():
             names = [name for name, row in rows.items() if _kind(row) == kind]
             if names:
@@ -315,7 +327,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure.suptitle(f"{found['model']}, {found['prompts']} pictures from the same noise")
     figure.canvas.draw()  # the layout must be known before there can be room for labels
     figure.set_layout_engine("none")
-    for axes, cost in zip(both, (blocks, seconds), strict=True):
+    for axes, cost in zip(both, (blocks, times), strict=True):
         _label(axes, {name: (cost[name], psnr[name]) for name in sorted(rows, key=lambda name: _rank(rows[name]))})
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)

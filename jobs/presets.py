@@ -11,10 +11,11 @@ from typing import Any
 from wanbatch.jobs.settings import Settings
 from wanbatch.pipeline.models import TINY, ModelInfo, find
 
-# Chosen by hand from docs/quality.md, not by a run of `wanbatch tune`; with steps enough for creativity 0.25.
+# Found by `wanbatch tune examples/quickstart.jsonl --slots 8`, whose files are benchmarks/results/tune-tiny-*.toml:
+# `balanced` with `--budget "psnr>=40"`, `fast` with `--budget "psnr>=35"`. On 256 captions: docs/quality.md.
 _TINY: dict[str, dict[str, Any]] = {
-    "balanced": {"steps": 16, "step_cache": "none"},
-    "fast": {"steps": 12, "step_cache": "taylor:interval=2"},
+    "balanced": {"sampler": "deis", "steps": 14, "step_cache": "adaptive:threshold=0.0566"},
+    "fast": {"sampler": "deis", "steps": 12, "step_cache": "taylor:interval=2"},
 }
 # From the literature (docs/step-caches.md), which reports 1.5 to 2.8 times at 50 steps. Quality not measured here.
 _TI2V_5B: dict[str, dict[str, Any]] = {

@@ -2,12 +2,11 @@
 
 The same arithmetic as `FrameBlock.forward`, with fewer roundings. Nothing is compiled, so a size class costs nothing
 before it is first used. What a block's last product adds to the hidden states is added by the next block's first
-kernel: `through` carries it from block to block.
+kernel: `through` carries it from block to block. Needs Triton (`runtime.kernels_usable`).
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wanbatch.pipeline import kernels
+from wanbatch.pipeline.kernels import Branch, Rows
+
 if TYPE_CHECKING:
-    from wanbatch.pipeline.kernels import Branch, Rows
     from wanbatch.pipeline.transformer import Context, FrameBlock
-
-
-def usable(device: torch.device) -> bool:
-    """Whether kernels run on a device: a GPU, with Triton installed."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def fits(block: FrameBlock) -> bool:
@@ -39,8 +35,6 @@ def through(
     context: Context,
 ) -> Tensor:
     """Hidden states [batch, tokens, dim] through some of the blocks. Arguments as of `FrameBlock.forward`."""
-    from wanbatch.pipeline import kernels
-
     if not indices:
         return hidden
     hidden, branch = hidden.contiguous(), None
@@ -55,8 +49,6 @@ def through(
 
 def normed_output(hidden: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     """The layer norm before the last projection. hidden: [batch, tokens, dim]. scale, shift: [batch, dim]."""
-    from wanbatch.pipeline import kernels
-
     hidden, rows = kernels.add_norm(hidden, None, scale, shift, eps, modulated=True)
     return rows.values.view_as(hidden)
 
@@ -72,8 +64,6 @@ def _block(
     text_bias: Tensor,
 ) -> tuple[Tensor, Branch]:
     """Hidden states, without what the block's last product adds, and that. vectors: float32 [batch, 6, dim]."""
-    from wanbatch.pipeline import kernels
-
     fp8 = block.qkv is not None
     own, text, eps = block.attn1, block.attn2, block.norm1.eps
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = vectors.unbind(1)
@@ -89,27 +79,25 @@ def _block(
     query, key = kernels.norm_rotate(projected, weights, own.norm_q.eps, rotary, block.heads)
     value = projected[..., -shape[2] :].unflatten(2, (block.heads, -1))
     attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    branch = kernels.Branch(_output(own, attended.transpose(1, 2).flatten(2), fp8).view(shape), gate)
+    branch = Branch(_output(own, attended.transpose(1, 2).flatten(2), fp8).view(shape), gate)
 
     norm = block.norm2
     hidden, rows = kernels.add_norm(hidden, branch, norm.weight, norm.bias, norm.eps, fp8=fp8)
     projected = _product(text.to_q, rows, hidden.dtype).view(shape)
     attended = _attend_text(text, projected, text_keys, text_values, text_bias)
-    branch = kernels.Branch(_output(text, attended, fp8).view(shape))
+    branch = Branch(_output(text, attended, fp8).view(shape))
 
     hidden, rows = kernels.add_norm(hidden, branch, ffn_scale, ffn_shift, eps, modulated=True, fp8=fp8)
     first, second = block.ffn.net[0].proj, block.ffn.net[2]
     if fp8:
         rows = kernels.gelu(_product(first, rows, hidden.dtype))
     else:
-        rows = kernels.Rows(_gelu_of_product(first, rows.values))
-    return hidden, kernels.Branch(_product(second, rows, hidden.dtype).view(shape), ffn_gate)
+        rows = Rows(_gelu_of_product(first, rows.values))
+    return hidden, Branch(_product(second, rows, hidden.dtype).view(shape), ffn_gate)
 
 
 def _attend_text(attention: Any, projected: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """Queries [batch, tokens, dim], before their norm, to what they find in the text, of the same shape."""
-    from wanbatch.pipeline import kernels
-
     norm, heads = attention.norm_q, attention.heads
     if keys.shape[2] <= kernels.LONGEST_TEXT:
         return kernels.attend_text(projected, norm.weight, norm.eps, keys, values, bias, heads)
@@ -120,10 +108,8 @@ def _attend_text(attention: Any, projected: Tensor, keys: Tensor, values: Tensor
 
 def _output(attention: Any, attended: Tensor, fp8: bool) -> Tensor:
     """The output projection of what was attended to, [batch, tokens, dim] -> [rows, dim]."""
-    from wanbatch.pipeline import kernels
-
     rows = attended.flatten(0, 1)
-    return _product(attention.to_out[0], kernels.quantise(rows) if fp8 else kernels.Rows(rows), attended.dtype)
+    return _product(attention.to_out[0], kernels.quantise(rows) if fp8 else Rows(rows), attended.dtype)
 
 
 def _product(layer: Any, rows: Rows, dtype: torch.dtype) -> Tensor:

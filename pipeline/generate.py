@@ -19,13 +19,13 @@ import transformers
 from torch import Tensor
 
 from wanbatch.errors import RowError
-from wanbatch.pipeline import conditioning, fused
+from wanbatch.pipeline import conditioning
 from wanbatch.pipeline.denoise import KEPT_CLASSES, Denoised, Denoiser, Sample, now
 from wanbatch.pipeline.fp8 import to_float8
 from wanbatch.pipeline.models import ModelInfo, Modules, load
 from wanbatch.pipeline.offload import WORKING, Residency, free_memory
 from wanbatch.pipeline.requests import Failed, Request, Result, Seconds
-from wanbatch.pipeline.runtime import Runtime, set_up_compiler
+from wanbatch.pipeline.runtime import Runtime, kernels_usable, set_up_compiler
 from wanbatch.pipeline.samplers import solve
 from wanbatch.pipeline.step_cache import parse
 from wanbatch.pipeline.text import GPU_TOKENS, TextEncoder
@@ -42,7 +42,7 @@ def expert(model: Any, runtime: Runtime, device: torch.device) -> FrameTransform
     frame = FrameTransformer(model).fuse()
     if runtime.fp8:
         to_float8(frame)
-    if fused.usable(device):
+    if kernels_usable(device):
         frame.use_kernels()
     return frame.compile_blocks() if runtime.compile and not frame.fused else frame
 
@@ -241,7 +241,7 @@ class Wan:
 
 def _text_encoder(model: Any, device: torch.device) -> tuple[Any, str]:
     """A `UMT5EncoderModel` as it is run on a device, and the name of that."""
-    if fused.usable(device):
+    if kernels_usable(device):
         from wanbatch.pipeline.umt5 import FusedUMT5
 
         if FusedUMT5.fits(model):
@@ -257,7 +257,7 @@ def _weight_bytes(info: ModelInfo) -> int:
 def _text_recipe(info: ModelInfo, device: torch.device, dtype: str) -> str:
     """Everything that decides the bits of a text embedding besides the prompt."""
     if device.type == "cuda":
-        how = "kernels" if fused.usable(device) else "eager"
+        how = "kernels" if kernels_usable(device) else "eager"
         kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {GPU_TOKENS} {how}"
     else:
         kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"

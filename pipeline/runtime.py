@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,11 @@ class Runtime:
     text_cache: str | None = None
     offload: bool = False
     step_cache: str = "none"
+
+
+def kernels_usable(device: torch.device) -> bool:
+    """Whether our own kernels run on a device: a GPU, with Triton installed."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def default_compile_cache() -> Path:

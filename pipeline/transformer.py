@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline import fused
 
 TEXT_TOKENS = 512  # the length that Wan pads every prompt to
 # On a CPU the rows of a matrix product of 5, 6, 7, 9, 10 or 11 rows differ in the last bit by their places.
@@ -115,7 +114,7 @@ class FrameTransformer(nn.Module):
         self.norm_out, self.proj_out = model.norm_out, model.proj_out
         self.scale_shift_table = model.scale_shift_table
         self.rope = model.rope
-        self.fused = False
+        self._fused: Any = None  # the module that runs the blocks instead
         self._rotary_tables: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -135,8 +134,15 @@ class FrameTransformer(nn.Module):
 
     def use_kernels(self) -> FrameTransformer:
         """Run the blocks with our own kernels from now on, if they are of the common form; see `fused.py`."""
-        self.fused = all(fused.fits(block) for block in self.blocks)
+        from wanbatch.pipeline import fused  # needs Triton
+
+        self._fused = fused if all(fused.fits(block) for block in self.blocks) else None
         return self
+
+    @property
+    def fused(self) -> bool:
+        """Whether the blocks run with our own kernels."""
+        return self._fused is not None
 
     def compile_blocks(self) -> FrameTransformer:
         """Compile each block when it is first called with a shape; all blocks share the code. Last of all changes."""
@@ -225,8 +231,8 @@ class FrameTransformer(nn.Module):
         return _Shared(height, width, self.rotary(height, width, latents.device), *self.modulation(timestep))
 
     def _through(self, hidden: Tensor, shared: _Shared, context: Context, blocks: range) -> Tensor:
-        if self.fused:
-            return fused.through(self.blocks, blocks, hidden, shared.modulation, shared.rotary, context)
+        if self._fused is not None:
+            return self._fused.through(self.blocks, blocks, hidden, shared.modulation, shared.rotary, context)
         for index in blocks:
             keys, values = context.keys[index], context.values[index]
             hidden = self.blocks[index](hidden, shared.modulation, shared.rotary, keys, values, context.bias)
@@ -237,8 +243,8 @@ class FrameTransformer(nn.Module):
 
     def _output(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table + embedding.unsqueeze(1)).chunk(2, dim=1)
-        if self.fused:
-            return self.proj_out(fused.normed_output(hidden, scale[:, 0], shift[:, 0], self.norm_out.eps))
+        if self._fused is not None:
+            return self.proj_out(self._fused.normed_output(hidden, scale[:, 0], shift[:, 0], self.norm_out.eps))
         hidden = (self.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
         return self.proj_out(hidden)
 

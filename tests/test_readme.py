@@ -118,31 +118,40 @@ def test_the_python_example_prints_a_picture_and_its_prompt(workplace):
     assert "a big red heart" in done.stdout
 
 
-def test_the_figures_on_the_cpu_come_from_committed_results():
-    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) x that \|$", README, re.MULTILINE)
-    speeds = json.loads((ROOT / "benchmarks/results/cpu-tiny.json").read_text())["images_per_second"]
-    assert {name for name, *_ in rows} | {"wanbatch"} == set(speeds)
-    for name, speed, ratio in rows:
-        assert float(speed) == pytest.approx(speeds[name], abs=0.006)
-        assert float(ratio) == pytest.approx(speeds["wanbatch"] / speeds[name], abs=0.06)
+@pytest.mark.parametrize("name", ["cpu-tiny", "h200-bench-exact"])
+def test_speeds_come_from_committed_results(name):
+    section = README[README.index(f"benchmarks/results/{name}.json") :]
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| (?:([\d.]+) x that)? ?\|$", section, re.MULTILINE)
+    result = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    speeds = result["images_per_second"]
+    rows = rows[: len(speeds)]
+    assert {row.split(",")[0] if row.startswith("wanbatch") else row for row, *_ in rows} == set(speeds)
+    for row, speed, ratio in rows:
+        one = speeds["wanbatch" if row.startswith("wanbatch") else row]
+        assert float(speed) == pytest.approx(one, abs=0.006)
+        assert not ratio or float(ratio) == pytest.approx(speeds["wanbatch"] / one, abs=0.06)
+    assert result["hardware"]["device"].split(",")[0] in README
 
 
-def test_the_figures_on_the_gpu_come_from_committed_results():
-    record = json.loads((ROOT / "benchmarks/results/h200-stages.json").read_text())
-    assert record["hardware"] in README
-    results = record["results"]
-    keys = {
-        "transformer": ("dit diffusers compiled, batched", "dit ours compiled, cudnn"),
-        "VAE decode": ("vae decode diffusers", "vae decode ours compiled"),
-        "VAE encode": ("vae encode diffusers", "vae encode ours compiled"),
-        "UMT5-XXL": ("text diffusers, one prompt, 512 places", "text ours eager, 64 prompts of 64 places"),
+def test_times_of_the_stages_on_the_gpu_come_from_committed_results():
+    exact, fp8 = (
+        json.loads((ROOT / f"benchmarks/results/h200-bench-{name}.json").read_text())["stages"]
+        for name in ("exact", "fp8")
+    )
+    expected = {
+        name: [
+            exact[name][who]["ms"]
+            for who in ("diffusers eager", "diffusers compiled", "wanbatch")
+            if who in exact[name]
+        ]
+        for name in exact
     }
-    rows = re.findall(r"^\| ([\w -]+)[,;].* \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
-    assert [name for name, *_ in rows] == list(keys)
-    for name, *figures in rows:
-        assert [float(figure) for figure in figures] == pytest.approx(
-            [results[k]["ms"] for k in keys[name]], abs=0.006
-        )
+    expected["denoise"].append(fp8["denoise"]["wanbatch"]["ms"])
+    table = README[README.index("| milliseconds |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == len(expected)
+    for line, figures in zip(table, expected.values(), strict=True):
+        found = [float(figure) for figure in re.findall(r"\d+\.\d+", line)]
+        assert found == pytest.approx(figures, abs=0.06)
 
 
 def test_links_lead_somewhere():

@@ -173,14 +173,23 @@ class Crew:
         return [place.number for place in self._places if place.has_room]
 
     def give(self, number: int, unit: Unit, task: Task, deadline: float) -> None:
-        """Hand a unit to a worker; it is sent with the next `poll`. deadline: seconds that it may work on it."""
+        """Hand a unit to a worker; it goes out with `send`. deadline: seconds that it may work on it."""
         place = self._places[number]
         place.to_send.append(task)
         place.in_hand.append(_Given(unit, deadline))
         place.turn()
 
+    def send(self) -> None:
+        """Send what was given, and ask each worker with something in hand what there is to tell."""
+        with ray_troubles():
+            for place in self._places:
+                if place.in_hand and place.call is None:
+                    place.call = place.actor.exchange.remote(pickle.dumps(place.to_send, protocol=5), self._patience)
+                    place.spoken = time.monotonic()
+                    place.to_send.clear()
+
     def poll(self, timeout: float) -> list[Event]:
-        """What has happened; waits at most `timeout` seconds for something to.
+        """Send, and tell what has happened; waits at most `timeout` seconds for something to.
 
         Raises the error of a worker that fails for a reason of its own (a full disk, a broken model, a bug), and
         MachineryError when no place is left that can start a worker.
@@ -188,7 +197,7 @@ class Crew:
         with ray_troubles():
             self._pulse.require()
             self._start_due()
-            self._send()
+            self.send()
             events: list[Event] = []
             for place, ref in self._wait(timeout):
                 events += self._loaded(place, ref) if place.loading is not None else self._told(place, ref)
@@ -228,14 +237,6 @@ class Crew:
         for place in self._places:
             if place.actor is None and time.monotonic() >= place.start_at:
                 self._start(place)
-
-    def _send(self) -> None:
-        """An exchange for each worker with something in hand that has none."""
-        for place in self._places:
-            if place.in_hand and place.call is None:
-                place.call = place.actor.exchange.remote(pickle.dumps(place.to_send, protocol=5), self._patience)
-                place.spoken = time.monotonic()
-                place.to_send.clear()
 
     def _loaded(self, place: _Place, ref: ray.ObjectRef) -> list[Event]:
         place.loading = None

@@ -104,7 +104,10 @@ class Dispatch:
         """
         while (self.backlog or crew.busy) and not stopped() and not self.too_many_failures:
             self._fill(crew)
-            self.take(crew.poll(POLL_SECONDS))
+            events = crew.poll(POLL_SECONDS)
+            self._fill(crew)  # so that workers go on while this process verifies and commits
+            crew.send()
+            self.take(events)
             self.backlog.require_hope(crew.size)
             show.update(self.made + crew.made_in_hand(), self.quarantined)
         self.take(crew.poll(0))

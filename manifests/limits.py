@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import resource
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -57,6 +60,26 @@ class Budget:
         self.left -= size
         if self.left < 0:
             raise UserError(f"{path}: holds more than {self.most} bytes besides images: split the manifest")
+
+
+def require_readable(metadata: pq.FileMetaData) -> None:
+    """Raises OSError if a column's metadata is damaged.
+
+    pyarrow ends the process then instead of raising (26.0.1: `RowGroupMetaData.column` lets an exception of C++
+    through), so a copy of this process looks first.
+    """
+    child = os.fork()
+    if not child:
+        try:
+            faulthandler.disable()
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            for group in range(metadata.num_row_groups):
+                list(column_chunks(metadata.row_group(group)))
+        finally:
+            os._exit(0)
+    if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+        raise OSError("the metadata of a column is damaged")
 
 
 def too_much(metadata: pq.FileMetaData, unread: set[str]) -> str | None:

@@ -25,6 +25,7 @@ from wanbatch.manifests.limits import (
     column_chunks,
     open_parquet,
     read_footer,
+    require_readable,
     too_much,
     value_lengths,
 )
@@ -72,6 +73,7 @@ def read_parquet(paths: Sequence[str], checker: LineChecker) -> tuple[pa.Table, 
             digest.update(footer)
             with _readable(path):
                 reader = _FileReader(path, index, file, checker, budget)
+                require_readable(file.metadata)
                 why = too_much(file.metadata, reader.unread)
             if why:
                 raise UserError(f"{path}: {why}")

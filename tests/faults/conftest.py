@@ -40,17 +40,23 @@ def _own_settings(monkeypatch, tmp_path) -> None:
 
 
 @pytest.fixture(scope="package")
-def shared_ray() -> Iterator[str]:
-    """The address of a Ray that this process is connected to."""
+def _ray() -> Iterator[None]:
+    """This process is connected to a Ray: one of its own, or the one of tests/jobs."""
     ray.cloudpickle.register_pickle_by_value(painters)
     mine = not ray.is_initialized()
     if mine:
         options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
         ray.init(address="local", object_store_memory=100 << 20, **options)
-    yield ray.get_runtime_context().gcs_address
+    yield
     ray.cloudpickle.unregister_pickle_by_value(painters)
     if mine:
         ray.shutdown()
+
+
+@pytest.fixture
+def shared_ray(_ray) -> str:
+    """The address of the Ray that this process is connected to; tests/jobs, in between, may have started another."""
+    return ray.get_runtime_context().gcs_address
 
 
 class Meddler(JsonLines):

@@ -67,7 +67,8 @@ def settings(model_folder) -> Callable[..., Settings]:
 
 @pytest.fixture(scope="session")
 def local_ray(_environment) -> Iterator[None]:
-    """One Ray for all runs in this process."""
+    """One Ray for all runs in this process, with the environment of these tests in its workers."""
+    ray.shutdown()  # the one of tests/faults, if they came before; they can do with this one
     ray.init(
         address="local",
         include_dashboard=False,

@@ -139,3 +139,19 @@ def test_a_row_group_that_lacks_a_column(path):
             return type("Group", (), {"num_columns": count, "column": staticmethod(group.column)})()
 
     assert limits.too_much(Short(), set()) == "row group 1 has other columns than the file: write it again"
+
+
+def test_whichever_byte_of_the_metadata_is_changed(path):
+    """Some changes make pyarrow end the process; that of the reader goes on."""
+    pq.write_table(pa.table({"prompt": ["a", "b"], "x": [[1], None]}), path)
+    good = path.read_bytes()
+    length = int.from_bytes(good[-8:-4], "little")
+    read = 0
+    for place in range(len(good) - 8 - length, len(good) - 8):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 2]) + good[place + 1 :])
+        try:
+            read_manifest(path)
+        except UserError:
+            continue
+        read += 1
+    assert read > 0

@@ -234,24 +234,22 @@ def score(
 def clock(board: Board, bench: Bench, chosen: Sequence[Configuration], rounds: int, ends: float) -> bool:
     """Time all configurations in turn until each has so many rounds; whether all is done."""
     first = bench.requests[:TIMED]
-    while any(len(board.row(one).get("times", ())) < rounds for one in chosen):
-        if time.monotonic() > ends:
-            return False
-        least = min(len(board.row(one).get("times", ())) for one in chosen)
-        new: dict[Configuration, tuple[float, float]] = {}
+    for number in range(rounds):
         for one in chosen:
-            if len(board.row(one).get("times", ())) == least:
-                maker, begin = bench.maker(one.precision, first), time.process_time()
-                seconds = maker.make(one.candidate).seconds
-                new[one] = seconds, (time.process_time() - begin) / len(first)
-        for one, (seconds, cores) in new.items():
             row = board.row(one)
+            if len(row.get("times", ())) > number:
+                continue
+            if time.monotonic() > ends:
+                return False
+            maker, begin = bench.maker(one.precision, first), time.process_time()
+            seconds = maker.make(one.candidate).seconds
+            cores = (time.process_time() - begin) / len(first)
             row["times"] = [*row.get("times", ()), round(seconds, 5)]
             row["core_times"] = [*row.get("core_times", ()), round(cores, 5)]
             row["seconds"] = round(statistics.median(row["times"]), 5)
             row["core_seconds"] = round(statistics.median(row["core_times"]), 5)
-        board.save()
-        click.echo(f"timed {len(new)} configurations, round {least + 1} of {rounds}")
+            board.save()
+            click.echo(f"round {number + 1} of {rounds}  {seconds:.3f} s, {cores:.3f} of cores  {one}")
     return True
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +31,9 @@ from wanbatch.manifests.limits import (
 )
 from wanbatch.manifests.lines import EMBEDDED, KNOWN
 from wanbatch.manifests.rows import huggingface_features
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 BATCH = 4096
 Flags = bool | list[bool]
@@ -211,7 +214,8 @@ class _FileReader:
         for name in self._known:
             values = _plain(name, batch.column(name)) if name in batch.schema.names else [None] * len(batch)
             if name in embedded:
-                values = [_images(paths, flags) for paths, flags in zip(values, embedded[name], strict=True)]
+                with _readable(self._path):
+                    values = [_images(paths, flags) for paths, flags in _pairs(values, embedded[name])]
             columns.append(values)
         rows = zip(*columns, strict=True) if columns else iter([()] * len(batch))
         for offset, row in enumerate(rows):
@@ -250,8 +254,15 @@ def _images(paths: Any, flags: Flags) -> Any:
         count = len(paths) if paths is not None else len(flags) if isinstance(flags, list) else 0
         items = paths if paths is not None else [{}] * count
         marks = flags if isinstance(flags, list) else [flags] * count
-        return [_marked(item, mark) for item, mark in zip(items, marks, strict=True)] or None
+        return [_marked(item, mark) for item, mark in _pairs(items, marks)] or None
     return _marked(paths, flags) or None
+
+
+def _pairs(one: Sequence[A], other: Sequence[B]) -> Iterator[tuple[A, B]]:
+    """Raises OSError unless there are as many of both, as there are in a file that is not damaged."""
+    if len(one) != len(other):
+        raise OSError("a column of images has parts of different lengths")
+    return zip(one, other, strict=True)
 
 
 def _marked(image: dict[str, Any] | None, has_bytes: bool) -> dict[str, Any]:

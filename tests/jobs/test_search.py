@@ -173,6 +173,15 @@ def test_the_best_of_a_speed():
     assert trials[0].seconds / best.seconds >= 3
 
 
+def test_a_speed_that_only_caches_reach():
+    """20 steps are the fewest that the rows allow, and 1.5 times as fast as 30; with a cache 2.5 times."""
+    goal = parse_goal([], 2.2)
+    where = replace(space(layers=8), possible=lambda one: one.steps >= 20)
+    trials = Search(where, goal, World()).run()
+    assert not any(goal.met(one, trials[0]) for one in trials if one.candidate.step_cache == NO_CACHE)
+    assert goal.best([one for one in trials if goal.met(one, trials[0])]).candidate.sampler == "good"
+
+
 def test_all_limits_of_a_budget_must_hold():
     _, loose, _ = searched(parse_goal(["psnr>=20"], None))
     _, strict, _ = searched(parse_goal(["psnr>=20", "ssim>=0.7"], None))

@@ -139,11 +139,11 @@ class Seats:
             batch = self.contexts[index]
             if batch is None:
                 batch = self.contexts[index] = self._filled(made)
+            numbers = {id(text): number for number, text in enumerate(group)}
             for place, text in texts.items():
-                for number, one in enumerate(group):
-                    if one is text:
-                        batch.keys[:, place], batch.values[:, place] = made.keys[:, number], made.values[:, number]
-                        batch.bias[place] = made.bias[number]
+                if (number := numbers.get(id(text))) is not None:
+                    batch.keys[:, place], batch.values[:, place] = made.keys[:, number], made.values[:, number]
+                    batch.bias[place] = made.bias[number]
 
     def _context(self, index: int, group: Sequence[Tensor]) -> Context:
         padded = group[0].new_zeros(self.group, self.places, group[0].shape[1])

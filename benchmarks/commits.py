@@ -24,12 +24,12 @@ from pathlib import Path
 import pyarrow as pa
 from small_records import record, timing
 
-from wanbatch.manifests.dataset import OutputFolder, write_attempt
-from wanbatch.manifests.rows import data_table
+from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
+from wanbatch.manifests.records import data_table
 
 RESUME = (
     "import json, sys, time\n"
-    "from wanbatch.manifests.dataset import OutputFolder, status\n"
+    "from wanbatch.manifests.dataset.folder import OutputFolder, status\n"
     "start = time.perf_counter()\n"
     "with OutputFolder.open(sys.argv[1], {}) as folder:\n"
     "    seconds = time.perf_counter() - start\n"

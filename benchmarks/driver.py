@@ -37,18 +37,18 @@ from pathlib import Path
 import ray
 from small_records import record, timing
 
-from wanbatch.jobs import crew as crewing
-from wanbatch.jobs.dispatch import Dispatch, Limits
-from wanbatch.jobs.log import RunLog
-from wanbatch.jobs.plan import Task
-from wanbatch.jobs.prepare import prepare
-from wanbatch.jobs.progress import JsonLines
-from wanbatch.jobs.run import _changed
-from wanbatch.jobs.settings import Settings
-from wanbatch.jobs.worker import Report, Started, Worker, WorkerSetup
-from wanbatch.manifests.commits import commit_name, part_name, to_json
-from wanbatch.manifests.dataset import OutputFolder, write_attempt
-from wanbatch.manifests.rows import data_table
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver import worker_pool as crewing
+from wanbatch.jobs.driver.dispatcher import Dispatch, Limits
+from wanbatch.jobs.driver.run import _changed
+from wanbatch.jobs.planning.plan import Task
+from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.reporting.progress import JsonLines
+from wanbatch.jobs.reporting.run_log import RunLog
+from wanbatch.jobs.worker.actor import Report, Started, Worker, WorkerSetup
+from wanbatch.manifests.dataset.commit_log import commit_name, part_name, to_json
+from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
+from wanbatch.manifests.records import data_table
 
 UNIT_ROWS = 16
 

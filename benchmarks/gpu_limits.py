@@ -3,8 +3,8 @@
     python benchmarks/gpu_limits.py [--gigabytes 24] [--out benchmarks/results/NAME.json]
 
 Random weights of Wan2.2 TI2V-5B. First an FP8 step of small batches, launched one by one and replayed as CUDA graphs
-(`pipeline/graphs.py`): milliseconds a step and picture, the second of two whole schedules. Then this process is
-allowed so many gigabytes and makes pictures in bf16 with parts that leave the GPU for each other.
+(`pipeline/batching/cuda_graphs.py`): milliseconds a step and picture, the second of two whole schedules. Then this
+process is allowed so many gigabytes and makes pictures in bf16 with parts that leave the GPU for each other.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 import click
 import torch
 
-from wanbatch.pipeline.denoise import KEPT_CLASSES, Denoiser, Sample, now
+from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser, Sample, now
+from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.generate import Wan, expert
-from wanbatch.pipeline.models import Modules
-from wanbatch.pipeline.random_model import TRANSFORMER, random_info, random_modules, transformer_like
-from wanbatch.pipeline.requests import Failed, Request
-from wanbatch.pipeline.runtime import Runtime, set_up_compiler
-from wanbatch.pipeline.samplers import solve
+from wanbatch.pipeline.loading.random_model import TRANSFORMER, random_info, random_modules, transformer_like
+from wanbatch.pipeline.loading.registry import Modules
+from wanbatch.pipeline.loading.runtime import Runtime, set_up_compiler
+from wanbatch.pipeline.sampling.solvers import solve
 
 SMALL = (((32, 32), 8, 1.0), ((32, 32), 8, 5.0), ((44, 80), 1, 1.0), ((44, 80), 2, 1.0), ((44, 80), 4, 1.0))
 STEPS = 8

@@ -37,18 +37,18 @@ import numpy as np
 import torch
 
 from wanbatch import __version__
-from wanbatch.jobs.machine import Chosen
-from wanbatch.jobs.presets import recipe
-from wanbatch.jobs.search import Candidate
-from wanbatch.jobs.settings import Settings
-from wanbatch.jobs.trials import Maker, hardware
-from wanbatch.pipeline import lpips
+from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.jobs.config.presets import recipe
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.tuning.search import Candidate
+from wanbatch.jobs.tuning.trials import Maker, hardware
+from wanbatch.pipeline.core.requests import Request
+from wanbatch.pipeline.evaluation import lpips
+from wanbatch.pipeline.evaluation.quality import Meter
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.models import TINY, ModelInfo, find
-from wanbatch.pipeline.quality import Meter
-from wanbatch.pipeline.requests import Request
-from wanbatch.pipeline.training import world
-from wanbatch.pipeline.training.scores import write_prompts
+from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
+from wanbatch.pipeline.training.toy import world
+from wanbatch.pipeline.training.toy.scores import write_prompts
 
 REFERENCE_STEPS = 100
 BASE_STEPS = 50  # what speed-ups are told against, and what caches are tried on

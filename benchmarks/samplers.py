@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.denoise import advance
-from wanbatch.pipeline.samplers import SOLVERS, STATES, TWO_STAGES, Solution, solve
-from wanbatch.pipeline.schedules import SCHEDULES, levels
+from wanbatch.pipeline.batching.denoiser import advance
+from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels
+from wanbatch.pipeline.sampling.solvers import SOLVERS, STATES, TWO_STAGES, Solution, solve
 
 SHIFT = 5.0
 BUDGETS = (4, 8, 16, 32, 64)

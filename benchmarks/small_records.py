@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from PIL import Image
 
-from wanbatch.manifests.rows import Backends, Record, Timing
+from wanbatch.manifests.records import Backends, Record, Timing
 
 
 def record(name: str) -> Record:

@@ -24,13 +24,13 @@ import click
 import numpy as np
 import torch
 
-from wanbatch.pipeline import models
-from wanbatch.pipeline.conditioning import to_model
+from wanbatch.pipeline.core.conditioning import to_model
+from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.requests import Failed, Request, Result
-from wanbatch.pipeline.training import world
-from wanbatch.pipeline.training.judge import Judge
-from wanbatch.pipeline.training.scores import write_prompts
+from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.training.toy import world
+from wanbatch.pipeline.training.toy.judge import Judge
+from wanbatch.pipeline.training.toy.scores import write_prompts
 
 REFERENCE_STEPS = 100
 CACHES = (
@@ -70,7 +70,7 @@ CACHES = (
 @click.option("--out", type=click.Path(path_type=Path))
 def main(caches: tuple[str, ...], prompts: int, rounds: int, slots: int, threads: int, out: Path | None) -> None:
     torch.set_num_threads(threads)
-    info = models.find("tiny")
+    info = registry.find("tiny")
     wan, judge = Wan.load(info, slots=slots), Judge.load()
     attributes = world.sample(prompts, torch.Generator().manual_seed(51))
     texts = write_prompts(attributes, seed=52)
@@ -114,7 +114,7 @@ def _scores(made: list[Result], reference: list[Result]) -> dict[str, float]:
     return {"psnr": round(float(np.mean(psnr)), 2), "worst_psnr": round(float(np.min(psnr)), 2)}
 
 
-def _request(info: models.ModelInfo, index: int, text: str, steps: int) -> Request:
+def _request(info: registry.ModelInfo, index: int, text: str, steps: int) -> Request:
     return Request(
         id=str(index),
         prompt=text,

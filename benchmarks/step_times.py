@@ -24,13 +24,13 @@ from typing import Any
 import click
 import torch
 
-from wanbatch.pipeline import flops
-from wanbatch.pipeline.denoise import Denoiser, Sample, now
+from wanbatch.pipeline.batching.denoiser import Denoiser, Sample, now
+from wanbatch.pipeline.evaluation import flops
 from wanbatch.pipeline.generate import DTYPES, expert
-from wanbatch.pipeline.random_model import TRANSFORMER, transformer_like
-from wanbatch.pipeline.runtime import Runtime
-from wanbatch.pipeline.samplers import solve
-from wanbatch.pipeline.step_cache import parse
+from wanbatch.pipeline.loading.random_model import TRANSFORMER, transformer_like
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.sampling.solvers import solve
+from wanbatch.pipeline.sampling.step_cache import parse
 
 # cache (thirds of the blocks) -> what the first report had
 CACHES: dict[str, float | None] = {

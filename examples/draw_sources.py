@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from wanbatch.pipeline.conditioning import to_pixels
-from wanbatch.pipeline.training import world
+from wanbatch.pipeline.core.conditioning import to_pixels
+from wanbatch.pipeline.training.toy import world
 
 SOURCES = {
     "heart": ("heart", "red", "large", "center", "blue", "striped"),

@@ -19,19 +19,19 @@ import transformers
 from torch import Tensor
 
 from wanbatch.errors import RowError
-from wanbatch.pipeline import conditioning
-from wanbatch.pipeline.denoise import KEPT_CLASSES, Denoised, Denoiser, Sample, now
-from wanbatch.pipeline.fp8 import to_float8
-from wanbatch.pipeline.models import ModelInfo, Modules, load
-from wanbatch.pipeline.offload import WORKING, Residency, free_memory
-from wanbatch.pipeline.requests import Failed, Request, Result, Seconds
-from wanbatch.pipeline.runtime import Runtime, kernels_usable, set_up_compiler
-from wanbatch.pipeline.samplers import solve
-from wanbatch.pipeline.step_cache import parse
-from wanbatch.pipeline.text import GPU_TOKENS, TextEncoder
-from wanbatch.pipeline.text_cache import TextCache
-from wanbatch.pipeline.transformer import FrameTransformer
-from wanbatch.pipeline.vae import FrameVAE
+from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoised, Denoiser, Sample, now
+from wanbatch.pipeline.core import conditioning
+from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
+from wanbatch.pipeline.loading.offload import WORKING, Residency, free_memory
+from wanbatch.pipeline.loading.registry import ModelInfo, Modules, load
+from wanbatch.pipeline.loading.runtime import Runtime, kernels_usable, set_up_compiler
+from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.models.fp8 import to_float8
+from wanbatch.pipeline.models.vae import FrameVAE
+from wanbatch.pipeline.sampling.solvers import solve
+from wanbatch.pipeline.sampling.step_cache import parse
+from wanbatch.pipeline.text.embedding_cache import TextCache
+from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder
 
 MARGIN = max(WORKING.values())  # bytes besides the weights
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -242,7 +242,7 @@ class Wan:
 def _text_encoder(model: Any, device: torch.device) -> tuple[Any, str]:
     """A `UMT5EncoderModel` as it is run on a device, and the name of that."""
     if kernels_usable(device):
-        from wanbatch.pipeline.umt5 import FusedUMT5
+        from wanbatch.pipeline.models.umt5_fused import FusedUMT5
 
         if FusedUMT5.fits(model):
             return FusedUMT5(model), "kernels"

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from wanbatch.jobs.cli import main
-from wanbatch.manifests.read import read_manifest
-from wanbatch.pipeline.conditioning import to_model
-from wanbatch.pipeline.training import world
-from wanbatch.pipeline.training.judge import Judge
+from wanbatch.jobs.cli.main import main
+from wanbatch.manifests.reading.manifest import read_manifest
+from wanbatch.pipeline.core.conditioning import to_model
+from wanbatch.pipeline.training.toy import world
+from wanbatch.pipeline.training.toy.judge import Judge
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

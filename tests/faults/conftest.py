@@ -10,20 +10,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from io import StringIO
 from pathlib import Path
 
 import painters
 import pytest
 import ray
 from job_making import environment, write_jsonl
+from progress_hooks import SMALL, Meddler
 
-from wanbatch.jobs.progress import JsonLines
-from wanbatch.jobs.run import Summary, run
-from wanbatch.jobs.settings import Settings
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver.run import Summary, run
 
-HERE = Path(__file__).parent
-SMALL = {"model": "tiny", "width": 32, "height": 32, "steps": 2}
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,18 +57,6 @@ def shared_ray(_ray) -> str:
     return ray.get_runtime_context().gcs_address
 
 
-class Meddler(JsonLines):
-    """Progress that lets a test do something to the run, from inside its loop."""
-
-    def __init__(self, total: int, before: int, meddle: Callable[[], object]):
-        super().__init__(total, before, StringIO())
-        self.meddle = meddle
-
-    def update(self, made: int, failed: int) -> None:
-        super().update(made, failed)
-        self.meddle()
-
-
 @pytest.fixture
 def run_rows(shared_ray, tmp_path) -> Callable[..., Summary]:
     """Run rows in this process into ./out. meddle: called at each turn of the driver's loop."""
@@ -92,7 +78,7 @@ def start_command(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
         arguments = [write_jsonl(tmp_path / "m.jsonl", rows), "--out", tmp_path / "out", "--unit-rows", "1"]
         for name, value in SMALL.items():
             arguments += [f"--{name}", value]
-        command = [sys.executable, HERE / "wanbatch_with.py", pipeline, "run", *arguments, *options]
+        command = [sys.executable, SUPPORT / "wanbatch_with.py", pipeline, "run", *arguments, *options]
         process = subprocess.Popen(
             list(map(str, command)),
             cwd=tmp_path,

@@ -31,7 +31,7 @@ def require_readable(out) -> None:
 
 @pytest.mark.parametrize("step", [40, pytest.param(8, marks=pytest.mark.slow)])
 def test_killed_before_every_so_many_file_operations(start_command, shared_ray, tmp_path, step):
-    """Fault 1, for the whole command; `manifests/test_faults.py` does it at every single operation."""
+    """Fault 1, for the whole command; `manifests/dataset/test_kills.py` does it at every single operation."""
     out, at, killed = tmp_path / "out", step, 0
     while True:
         process = start_command(ROWS, WANBATCH_TEST_RAY=shared_ray, WANBATCH_TEST_KILL_AT=str(at))

@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 from job_making import decoded, rows_by_id, workers_of
 from PIL import Image
 
-from wanbatch.jobs.cli import main
+from wanbatch.jobs.cli.main import main
 
 GOOD = {"id": "good", "prompt": "a heart"}
 

@@ -13,13 +13,13 @@ import pytest
 from fault_making import require_whole
 from job_making import environment, log_events, table, write_jsonl
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def python(script: str, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess:
     """Run one of the scripts here, with the helpers of the tests of jobs."""
-    path = os.pathsep.join([str(HERE), str(HERE.parent / "jobs"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, HERE / script, *map(str, arguments)]
+    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, SUPPORT / script, *map(str, arguments)]
     return subprocess.run(command, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=timeout)
 
 

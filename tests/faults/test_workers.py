@@ -15,7 +15,7 @@ from fault_making import require_whole
 from job_making import commits, gone, log_events, rows_by_id, table, workers_of
 
 from wanbatch.errors import MachineryError
-from wanbatch.jobs import backlog, crew
+from wanbatch.jobs.driver import retry_policy, worker_pool
 
 
 def rows(*names: str, prompt: object = "x") -> list[dict]:
@@ -37,8 +37,8 @@ def test_a_row_that_kills_its_worker_among_eight(run_rows, tmp_path, place):
 
 def test_workers_are_replaced_after_pauses_that_grow(run_rows, tmp_path, monkeypatch):
     """All die, also those who are given what was made before: the run ends, and no row is blamed."""
-    monkeypatch.setattr(backlog, "MOST_LOSSES", 3)
-    monkeypatch.setattr(backlog, "MOST_LOSSES_EACH", 1)
+    monkeypatch.setattr(retry_policy, "MOST_LOSSES", 3)
+    monkeypatch.setattr(retry_policy, "MOST_LOSSES_EACH", 1)
     run_rows(rows("a"))
     with pytest.raises(MachineryError, match="4 workers were lost one after the other"):
         run_rows(rows("a", "b", "c"), load=painters.load_that_kills, workers=1)
@@ -73,9 +73,9 @@ def test_a_manifest_of_nothing_but_rows_that_kill(run_rows, tmp_path):
 @pytest.mark.slow
 def test_more_rows_that_kill_than_losses_are_allowed_in_a_row(run_rows, tmp_path, monkeypatch):
     """They come one after the other, with nothing else left: controls show that it is they."""
-    monkeypatch.setattr(backlog, "DOUBTFUL_LOSSES", 2)
-    monkeypatch.setattr(backlog, "MOST_LOSSES", 4)
-    monkeypatch.setattr(backlog, "MOST_LOSSES_EACH", 2)
+    monkeypatch.setattr(retry_policy, "DOUBTFUL_LOSSES", 2)
+    monkeypatch.setattr(retry_policy, "MOST_LOSSES", 4)
+    monkeypatch.setattr(retry_policy, "MOST_LOSSES_EACH", 2)
     names = {f"kill-{index}" for index in range(6)}
     assert run_rows(rows("a", *sorted(names)), workers=2).exit_code == 3
     require_whole(tmp_path / "out", {"a"}, names)
@@ -152,6 +152,6 @@ def test_a_bug_in_a_worker_is_not_tried_again(run_rows, tmp_path):
 @pytest.mark.slow
 def test_workers_that_never_get_ready(run_rows, monkeypatch):
     """A place on the cluster that is not there, or storage that does not answer: no waiting without end."""
-    monkeypatch.setattr(crew, "START_SECONDS", 1.0)
+    monkeypatch.setattr(worker_pool, "START_SECONDS", 1.0)
     with pytest.raises(MachineryError, match="it was not ready after 1 s"):
         run_rows(rows("a"), load=painters.load_for_ever)

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from example_rows import FAULTY, MIXED
 from job_making import picture, write_jsonl
 from small_models import save_random_pipeline
 
-from wanbatch.jobs.progress import progress_for
-from wanbatch.jobs.run import Summary, run
-from wanbatch.jobs.settings import Settings
-from wanbatch.pipeline import models
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver.run import Summary, run
+from wanbatch.jobs.reporting.progress import progress_for
+from wanbatch.pipeline.loading import registry
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,7 +35,7 @@ def _environment() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("WANBATCH_")]:
             patch.delenv(name)
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(SUPPORT), prepend=os.pathsep)
         yield
     torch.set_num_threads(threads)
 
@@ -51,8 +52,8 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(model_folder) -> models.ModelInfo:
-    return models.find(str(model_folder))
+def model(model_folder) -> registry.ModelInfo:
+    return registry.find(str(model_folder))
 
 
 @pytest.fixture(scope="session")
@@ -116,55 +117,11 @@ def sources(tmp_path_factory) -> Path:
     return folder
 
 
-MIXED = [
-    {"id": "plain", "prompt": "a red heart", "note": "first", "price": 1.5},
-    {"prompt": "a blue star on a striped background", "seed": 77, "price": 2},
-    {"id": "wide-one", "prompt": "a green circle", "width": 96, "height": 32, "guidance": 1.0, "steps": 3},
-    {"id": "i2i-keep", "prompt": "a star", "image": "square.png", "creativity": 0.0},
-    {"id": "i2i-some", "prompt": "a star", "image": "square.png", "creativity": 0.35, "seed": 5, "steps": 8},
-    {"id": "i2i-most", "prompt": "a star", "image": "square.png", "creativity": 0.9, "sampler": "euler"},
-    {"id": "i2i-default", "prompt": "a star", "image": "wide.png", "steps": 5},
-    {"id": "turned", "image": "turned.jpg", "negative_prompt": "dotted", "sigmas": [1, 0.5, 0.2], "sampler": "heun"},
-    {"id": "several", "prompt": "a square", "num_images": 3, "seed": 2**63 - 2},
-    {"id": "two", "images": ["square.png", "tall.jpg"], "blend_weights": [3, 1], "width": 64, "height": 64},
-    {"blend_group": "group", "image": "wide.png", "blend_weight": 1, "prompt": "a heart", "note": "of the group"},
-    {"blend_group": "group", "image": "square.png", "blend_weight": 2, "width": 64, "height": 32},
-    {"blend_group": "group", "image": "tall.jpg", "creativity": 0.5, "steps": 5},
-    {
-        "id": "shifted",
-        "prompt": "a heart",
-        "shift": 1.0,
-        "guidance": 2.5,
-        "num_images": 2,
-        "sampler": "lcm",
-        "schedule": "beta",
-    },
-]
-MIXED_IDS = [
-    *["plain", "00000001", "wide-one", "i2i-keep", "i2i-some", "i2i-most", "i2i-default", "turned"],
-    *["several-0", "several-1", "several-2", "two", "group", "shifted-0", "shifted-1"],
-]
-
-
 @pytest.fixture(scope="session")
 def mixed(run_here, settings, sources, tmp_path_factory) -> Ran:
     """One of everything, without faults: 14 manifest rows, 15 pictures."""
     manifest = write_jsonl(sources / "mixed.jsonl", MIXED)
     return run_here(manifest, tmp_path_factory.mktemp("runs") / "mixed", settings(unit_rows=4, seed=9))
-
-
-FAULTY = [
-    {"id": "good-0", "prompt": "a red heart"},
-    {"id": "absent", "prompt": "a heart", "image": "nowhere.png"},
-    {"id": "cut", "prompt": "a heart", "image": "truncated.png"},
-    {"id": "html", "prompt": "a heart", "image": "page.png"},
-    {"id": "blend-absent", "images": ["square.png", "nowhere.png"]},
-    {"id": "raise-1", "prompt": "a star"},
-    {"id": "good-1", "prompt": "a star", "image": "square.png"},
-    {"id": "late-1", "prompt": "a circle"},
-    {"id": "endless", "prompt": "a circle", "guidance": 1e38, "steps": 4},
-    {"id": "good-2", "prompt": "a circle"},
-]
 
 
 @pytest.fixture(scope="session")

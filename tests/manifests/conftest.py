@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wanbatch.errors import ManifestError
-from wanbatch.manifests.read import read_manifest
+from wanbatch.manifests.reading.manifest import read_manifest
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from diffusers import WanPipeline, WanTransformer3DModel
 from small_models import random_transformer, save_random_pipeline
 
-from wanbatch.pipeline import models
 from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading import registry
 
 
 @pytest.fixture(scope="session")
@@ -32,4 +32,4 @@ def pipeline(model_folder) -> WanPipeline:
 
 @pytest.fixture(scope="session")
 def wan(model_folder) -> Wan:
-    return Wan.load(models.find(str(model_folder)), slots=3)
+    return Wan.load(registry.find(str(model_folder)), slots=3)

@@ -7,47 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from picture_requests import PLAIN, difference, make, picture, source
 
-from wanbatch.pipeline import conditioning, models
+from wanbatch.pipeline.core import conditioning
+from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.requests import Failed, Request, SourceImage
-
-PLAIN = Request(
-    id="a",
-    prompt="a big red heart on the left",
-    negative_prompt="",
-    sources=(),
-    creativity=1.0,
-    seed=7,
-    width=64,
-    height=64,
-    steps=6,
-    guidance=4.0,
-    shift=3.0,
-    sampler="unipc",
-)
-
-
-def picture(seed: int, width: int = 64, height: int = 64) -> np.ndarray:
-    """A smooth colourful picture."""
-    waves = np.random.default_rng(seed).uniform(0.02, 0.12, (3, 2))
-    y, x = np.mgrid[:height, :width]
-    channels = [127 + 120 * np.sin(fx * x + fy * y + seed) for fx, fy in waves]
-    return np.stack(channels, axis=-1).astype(np.uint8)
-
-
-def source(seed: int, weight: float = 1.0) -> SourceImage:
-    return SourceImage(key=str(seed), pixels=picture(seed), weight=weight)
-
-
-def make(wan: Wan, *requests: Request) -> dict[str, np.ndarray]:
-    outcomes = list(wan.generate(requests))
-    assert not [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    return {outcome.request.id: outcome.pixels for outcome in outcomes}
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray) -> int:
-    return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
+from wanbatch.pipeline.loading import registry
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -139,7 +104,7 @@ def test_pixels_do_not_depend_on_neighbours_order_or_slot(wan):
 @pytest.fixture(scope="module")
 def four(model_folder) -> Wan:
     """Four slots: with two threads, the places of a batch are alike on a CPU if it is of four rows or eight."""
-    return Wan.load(models.find(str(model_folder)), slots=4)
+    return Wan.load(registry.find(str(model_folder)), slots=4)
 
 
 def rows_of_every_solver() -> list[Request]:

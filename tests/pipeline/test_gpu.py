@@ -10,14 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_generate import PLAIN, difference, make, source
+from picture_requests import PLAIN, difference, make, source
 
-from wanbatch.pipeline import models
-from wanbatch.pipeline.denoise import Denoiser
-from wanbatch.pipeline.fp8 import CAPABILITY, Float8Linear
+from wanbatch.pipeline.batching.denoiser import Denoiser
+from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.requests import Request
-from wanbatch.pipeline.runtime import Runtime
+from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.models.fp8 import CAPABILITY, Float8Linear
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -27,7 +27,7 @@ RUNTIMES = [pytest.param(Runtime(), id="eager"), pytest.param(Runtime(compile=Tr
 
 
 def load(runtime: Runtime) -> Wan:
-    return Wan.load(models.find("tiny"), "cuda", "bfloat16", slots=4, runtime=runtime)
+    return Wan.load(registry.find("tiny"), "cuda", "bfloat16", slots=4, runtime=runtime)
 
 
 def rows() -> list[Request]:
@@ -69,7 +69,7 @@ def test_a_second_process_would_make_the_same_pictures():
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_pictures_stay_near_those_in_fp32(runtime):
-    exact = make(Wan.load(models.find("tiny"), "cuda", "float32", slots=4), *rows())
+    exact = make(Wan.load(registry.find("tiny"), "cuda", "float32", slots=4), *rows())
     rough = make(load(runtime), *rows())
     off = [np.abs(exact[name].astype(int) - rough[name]).mean() for name in exact]
     assert np.median(off) < (6 if runtime.fp8 else 3)  # one of the rows is near a fork, where bf16 takes another way
@@ -113,7 +113,7 @@ def test_parts_that_take_turns_give_the_same_pictures():
     moving = load(Runtime(offload=True))
     if moving.residency is None:  # all of the small model fits for certain
         moving = Wan(
-            models.load(models.find("tiny"), torch.device("cpu"), torch.bfloat16),
+            registry.load(registry.find("tiny"), torch.device("cpu"), torch.bfloat16),
             torch.device("cuda"),
             4,
             Runtime(offload=True),

@@ -10,15 +10,15 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from wanbatch.pipeline import models
-from wanbatch.pipeline.conditioning import to_model, to_pixels
+from wanbatch.pipeline.core.conditioning import to_model, to_pixels
+from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.requests import Failed, Request, SourceImage
-from wanbatch.pipeline.training import world
-from wanbatch.pipeline.training.judge import Judge
-from wanbatch.pipeline.training.scores import write_prompts
+from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.training.toy import world
+from wanbatch.pipeline.training.toy.judge import Judge
+from wanbatch.pipeline.training.toy.scores import write_prompts
 
-INFO = models.find("tiny")
+INFO = registry.find("tiny")
 PLAIN = Request(
     id="a",
     prompt="a large red heart in the center on a striped blue background",

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE.parent / "faults"), str(HERE.parent / "jobs")]
+sys.path.append(str(HERE.parent / "support"))
 
 import psutil  # noqa: E402
 from fault_making import painted  # noqa: E402
@@ -84,7 +84,7 @@ class Soak:
         command = [sys.executable, HERE / "soaked_run.py", no_real_left, pause, "run", manifest, "--out", out]
         for name, value in {**SETTINGS, "workers": WORKERS}.items():
             command += [f"--{name}", value]
-        path = os.pathsep.join([str(HERE), str(HERE.parent / "faults"), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(HERE), str(HERE.parent / "support"), os.environ.get("PYTHONPATH", "")])
         errors = (self.folder / "driver.err").open("a")
         return subprocess.Popen(
             list(map(str, command)),

@@ -13,8 +13,8 @@ import painters
 import painters_and_wan
 import ray
 
-from wanbatch.jobs import run as running
-from wanbatch.jobs.cli import main
+from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.driver import run as running
 
 if __name__ == "__main__":
     for module in (painters, painters_and_wan):

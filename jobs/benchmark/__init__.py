@@ -1,0 +1,1 @@
+"""This runtime against diffusers."""

@@ -1,0 +1,242 @@
+"""`wanbatch bench`: this runtime against diffusers, in one process and in turn, on the same weights and rows.
+
+First each stage by itself (`bench_stages.py`), then whole pictures. The contenders are what a user would pick:
+`WanPipeline` in a loop, the same over lists of prompts, and that compiled. Each round runs every contender once;
+the figures are medians over the rounds. Compilation and the first call of each are outside them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import WanPipeline
+
+from wanbatch import __version__
+from wanbatch.jobs.benchmark.stages import StageSettings, bench_stages, twins
+from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.pipeline.batching.denoiser import now
+from wanbatch.pipeline.core.requests import Failed, Request
+from wanbatch.pipeline.generate import DTYPES, Wan
+from wanbatch.pipeline.loading.random_model import NAME as RANDOM
+from wanbatch.pipeline.loading.random_model import pipeline_of, random_modules
+from wanbatch.pipeline.loading.registry import ModelInfo, Modules, load
+from wanbatch.pipeline.loading.runtime import Runtime, set_up_compiler
+
+PACKAGES = ("torch", "diffusers", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """What is measured.
+
+    images: made by each contender in each round; 0: the stages only. batch: slots, and prompts a list.
+    stages: also each stage by itself. compiled: also compiled diffusers.
+    """
+
+    images: int = 8
+    batch: int = 4
+    rounds: int = 3
+    steps: int = 30
+    guidance: float = 3.0
+    width: int = 128
+    height: int = 128
+    compiled: bool = True
+    stages: bool = True
+
+
+def bench(
+    info: ModelInfo, chosen: Chosen, runtime: Runtime, settings: BenchSettings, command: str, **smaller: dict
+) -> dict[str, Any]:
+    """Measure a model; plain values for JSON. smaller: of the random model, see `random_modules`."""
+    device, dtype = torch.device(chosen.device), DTYPES[chosen.dtype]
+    if runtime.compile:
+        set_up_compiler(runtime.compile_cache)
+    modules = random_modules(device, dtype, **smaller) if info.name == RANDOM else load(info, device, dtype)
+    wan = Wan(twins(modules), device, settings.batch, replace(runtime, offload=False))
+    result: dict[str, Any] = {
+        "model": info.name,
+        "command": command,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": _hardware(chosen.device),
+        "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
+        "settings": {**asdict(settings), **asdict(chosen)},
+        "backends": wan.backends,
+    }
+    if settings.stages:
+        one = StageSettings(settings.batch, settings.height, settings.width, settings.rounds, settings.compiled)
+        result |= bench_stages(wan, modules, one)
+    if settings.images:
+        result |= _whole_pictures(info, wan, modules, settings)
+    if device.type == "cuda":
+        result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return result
+
+
+def _whole_pictures(info: ModelInfo, wan: Wan, modules: Modules, settings: BenchSettings) -> dict[str, Any]:
+    requests = _requests(info, settings)
+    contenders = _contenders(info, wan, modules, settings)
+    pictures = {name: make(requests) for name, make in contenders.items()}  # warm-up, and what is compared below
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(settings.rounds):
+        for name, make in contenders.items():
+            begin = now(wan.device)
+            make(requests)
+            seconds[name].append(now(wan.device) - begin)
+    ours = pictures["wanbatch"]
+    return {
+        "images_per_second": {
+            name: round(settings.images / statistics.median(times), 4) for name, times in seconds.items()
+        },
+        "spread": {name: round(max(times) / min(times), 3) for name, times in seconds.items()},
+        "max_pixel_difference": {
+            name: max(_difference(a, b) for a, b in zip(ours, theirs, strict=True))
+            for name, theirs in pictures.items()
+            if name != "wanbatch"
+        },
+    }
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Save a result as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as a few lines of text."""
+    lines = [f"{result['hardware']['device']}, {result['model']}, {result['settings']['precision']}"]
+    for name, rate in result.get("tflops_of_a_matmul", {}).items():
+        lines.append(f"  a large matrix product in {name}: {rate:.2f} TFLOP/s")
+    for stage, contenders in result.get("stages", {}).items():
+        per = "step and picture" if stage == "denoise" else "prompt" if stage == "text" else "picture"
+        lines.append(f"{stage}, ms a {per} (not below {contenders['wanbatch']['floor_ms']:.2f} at that rate)")
+        for name, figures in contenders.items():
+            share = f"{figures['tflops']:8.2f} TFLOP/s, {figures['share_of_matmul_rate']:.0%} of a matrix product"
+            lines.append(f"  {name:<28} {figures['ms']:9.2f} {share}")
+    if speeds := result.get("images_per_second"):
+        lines.append(f"whole pictures, {result['settings']['steps']} steps")
+        for name, speed in speeds.items():
+            ratio = speeds["wanbatch"] / speed
+            lines.append(f"  {name:<28} {speed:8.3f} pictures/s   wanbatch is {ratio:.2f} x that")
+    return "\n".join(lines)
+
+
+def _requests(info: ModelInfo, settings: BenchSettings) -> list[Request]:
+    things = ("red heart", "blue star", "green circle", "yellow moon", "white cross", "pink square")
+    return [
+        Request(
+            id=str(index),
+            prompt=f"a large {things[index % len(things)]} on a striped purple background, picture {index}",
+            negative_prompt=info.negative_prompt,
+            sources=(),
+            creativity=1.0,
+            seed=index,
+            width=settings.width,
+            height=settings.height,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            shift=info.shift,
+            sampler=info.sampler,
+        )
+        for index in range(settings.images)
+    ]
+
+
+def _contenders(
+    info: ModelInfo, wan: Wan, modules: Modules, settings: BenchSettings
+) -> dict[str, Callable[[Sequence[Request]], list[np.ndarray]]]:
+    pipeline = _diffusers(info, modules)
+    contenders = {
+        "wanbatch": lambda requests: _ours(wan, requests),
+        "diffusers loop": lambda requests: _theirs(pipeline, requests, 1),
+        "diffusers batched": lambda requests: _theirs(pipeline, requests, settings.batch),
+    }
+    if settings.compiled:
+        compiled = _diffusers(info, twins(modules))
+        for transformer in (compiled.transformer, compiled.transformer_2):
+            if transformer is not None:
+                transformer.compile_repeated_blocks(fullgraph=True)
+        compiled.vae.decoder.compile()
+        contenders["diffusers compiled, batched"] = lambda requests: _theirs(compiled, requests, settings.batch)
+    return contenders
+
+
+def _diffusers(info: ModelInfo, modules: Modules) -> Any:
+    """diffusers' own pipeline on loaded modules."""
+    if info.name == RANDOM:
+        pipeline: Any = pipeline_of(modules)
+    else:
+        second = modules.low_noise_transformer
+        pipeline = WanPipeline.from_pretrained(
+            info.folder,
+            tokenizer=modules.tokenizer,
+            text_encoder=modules.text_encoder,
+            transformer=modules.transformer,
+            vae=modules.vae,
+            **({} if second is None else {"transformer_2": second}),
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _ours(wan: Wan, requests: Sequence[Request]) -> list[np.ndarray]:
+    wan.text.forget()  # each round encodes the prompts anew, as diffusers does
+    pictures: dict[str, np.ndarray] = {}
+    for outcome in wan.generate(requests):
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        pictures[outcome.request.id] = outcome.pixels
+    return [pictures[request.id] for request in requests]
+
+
+def _theirs(pipeline: Any, requests: Sequence[Request], batch: int) -> list[np.ndarray]:
+    pictures: list[np.ndarray] = []
+    for first in range(0, len(requests), batch):
+        group = requests[first : first + batch]
+        one = group[0]
+        frames = pipeline(
+            prompt=[request.prompt for request in group],
+            negative_prompt=[request.negative_prompt for request in group],
+            width=one.width,
+            height=one.height,
+            num_frames=1,
+            num_inference_steps=one.steps,
+            guidance_scale=one.guidance,
+            generator=[torch.Generator("cpu").manual_seed(request.seed) for request in group],
+            output_type="pil",
+        ).frames
+        pictures += [np.asarray(frame[0]) for frame in frames]
+    return pictures
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> int:
+    return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
+
+
+def _hardware(device: str) -> dict[str, Any]:
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        return {"device": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+    return {
+        "device": f"CPU, {torch.get_num_threads()} threads",
+        "machine": platform.machine(),
+        "processor": _processor(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,241 @@
+"""Each stage of `wanbatch bench` by itself: ours, diffusers eager and diffusers compiled, on the same weights.
+
+Figures are milliseconds a picture (of the transformer: a step and picture), medians over rounds in which every
+contender runs once. Ours also get what the arithmetic alone would take at the measured rate of matrix products.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wanbatch.pipeline.batching.denoiser import TEXT_PLACES, now
+from wanbatch.pipeline.evaluation import flops
+from wanbatch.pipeline.generate import Wan, expert
+from wanbatch.pipeline.loading.registry import Modules
+from wanbatch.pipeline.models.dit import TEXT_TOKENS
+
+OURS = "wanbatch"
+THEIRS, COMPILED = "diffusers eager", "diffusers compiled"
+TEXT_WORDS = 39  # of a prompt: about 40 tokens
+BULK = 256  # prompts in bulk
+MATMUL = {"cuda": 8192, "cpu": 1024}  # side of the square matrices whose product is the measured rate
+
+
+@dataclass(frozen=True, slots=True)
+class StageSettings:
+    """slots: rows in a batch. height, width: pixels. rounds: of each contender. compiled: also compiled diffusers."""
+
+    slots: int
+    height: int
+    width: int
+    rounds: int
+    compiled: bool
+
+
+@torch.inference_mode()
+def bench_stages(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, Any]:
+    """Measure every stage. wan: made of twins of the same modules (`twin`). Plain values for JSON."""
+    device = wan.device
+    rates = {"bf16" if wan.dtype == torch.bfloat16 else "fp32": _matmul_rate(device, wan.dtype, settings.rounds)}
+    if wan.runtime.fp8 and device.type == "cuda":
+        rates["fp8"] = _fp8_rate(device, settings.rounds)
+    stages = {
+        "denoise": _denoise(wan, modules, settings),
+        "decode": _decode(wan, modules, settings),
+        "encode": _encode(wan, modules, settings),
+        "text": _text(wan, modules, settings),
+    }
+    best = max(rates.values())
+    for name, work in _work(modules, settings).items():
+        for contender, figures in stages[name].items():
+            rate = rates.get("fp8", best) if name == "denoise" and contender == OURS else min(rates.values())
+            figures |= _arithmetic(work, figures["ms"], rate)
+    return {"tflops_of_a_matmul": {name: _short(rate / 1e12) for name, rate in rates.items()}, "stages": stages}
+
+
+def twin(module: Any) -> Any:
+    """A copy of a module that shares its parameters, to be compiled or replaced in part by itself."""
+    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+
+
+def twins(modules: Modules) -> Modules:
+    """Of all parts."""
+    second = modules.low_noise_transformer
+    return Modules(
+        tokenizer=modules.tokenizer,
+        text_encoder=twin(modules.text_encoder),
+        transformer=twin(modules.transformer),
+        low_noise_transformer=None if second is None else twin(second),
+        boundary=modules.boundary,
+        vae=twin(modules.vae),
+    )
+
+
+def compare(
+    contenders: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, pictures: int
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds a picture of each contender, run in turn; the first two calls (compiling) apart."""
+    found: dict[str, dict[str, float]] = {}
+    for name, function in contenders.items():
+        begin = now(device)
+        function()
+        function()
+        found[name] = {"warm_up_seconds": round(now(device) - begin, 2)}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, function in contenders.items():
+            begin = now(device)
+            function()
+            times[name].append(now(device) - begin)
+    for name, seconds in times.items():
+        found[name]["ms"] = _short(statistics.median(seconds) * 1000 / pictures)
+        found[name]["spread"] = round(max(seconds) / min(seconds), 3)
+    return found
+
+
+def _arithmetic(work: float, milliseconds: float, rate: float) -> dict[str, float]:
+    """work: operations. rate: operations a second of a large matrix product."""
+    reached = work / milliseconds * 1000
+    return {
+        "tflops": _short(reached / 1e12),
+        "share_of_matmul_rate": _short(reached / rate),
+        "floor_ms": _short(work / rate * 1000),
+    }
+
+
+def _short(value: float) -> float:
+    """To four digits."""
+    return float(f"{value:.4g}")
+
+
+def _work(modules: Modules, settings: StageSettings) -> dict[str, float]:
+    """Operations of each stage for a picture; of the transformer for a guided step."""
+    config = modules.transformer.config
+    stride = modules.vae.config.scale_factor_spatial * config.patch_size[1]
+    tokens = settings.height * settings.width // stride**2
+    encode, decode = flops.vae_flops(modules.vae.config, settings.height, settings.width)
+    return {
+        "denoise": 2 * flops.transformer_flops(config, tokens, TEXT_PLACES[2] + 2),
+        "decode": decode,
+        "encode": encode,
+        "text": flops.text_flops(modules.text_encoder.config.to_dict(), TEXT_WORDS + 1),
+    }
+
+
+def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, dict[str, float]]:
+    """One guided step of every slot: prompts of 40 tokens, negative ones of 120."""
+    model, device, slots = modules.transformer, wan.device, settings.slots
+    stride = modules.vae.config.scale_factor_spatial
+    height, width = settings.height // stride, settings.width // stride
+    rows, places = 2 * slots, TEXT_PLACES[2]
+    torch.manual_seed(0)
+    latents = torch.randn(rows, model.config.in_channels, height, width, device=device)
+    timestep = torch.linspace(10, 990, rows, device=device)
+    lengths = torch.tensor([40] * slots + [120] * slots, device=device)
+    embeds = torch.randn(rows, places, model.config.text_dim, device=device, dtype=wan.dtype)
+    embeds *= (torch.arange(places, device=device) < lengths[:, None])[..., None]
+    padded = torch.cat([embeds, embeds.new_zeros(rows, TEXT_TOKENS - places, embeds.shape[2])], dim=1)
+    per_token = timestep[:, None].expand(-1, height * width // 4)
+    frame = wan.experts[0]
+    context = frame.context(embeds, lengths)
+
+    def diffusers(transformer: Any) -> Callable[[], Tensor]:
+        video = latents[:, :, None].to(wan.dtype)
+        return lambda: transformer(video, per_token, padded, return_dict=False)[0]
+
+    contenders: dict[str, Callable[[], Tensor]] = {OURS: lambda: frame(latents, timestep, context)}
+    if wan.runtime.fp8:
+        contenders[f"{OURS}, without fp8"] = _plain(wan, modules, latents, timestep, embeds, lengths)
+    contenders[THEIRS] = diffusers(twin(model))
+    if settings.compiled:
+        compiled = twin(model)
+        compiled.compile_repeated_blocks(fullgraph=True)
+        contenders[COMPILED] = diffusers(compiled)
+    found = compare(contenders, device, settings.rounds, slots)
+    reference = contenders[THEIRS]()[:, :, 0].float()
+    for name, function in contenders.items():
+        result = function().float()
+        result = result[:, :, 0] if result.ndim == 5 else result
+        found[name]["difference"] = float((result - reference).norm() / reference.norm())
+    return found
+
+
+def _plain(
+    wan: Wan, modules: Modules, latents: Tensor, timestep: Tensor, embeds: Tensor, lengths: Tensor
+) -> Callable:
+    frame = expert(twin(modules.transformer), replace(wan.runtime, fp8=False), wan.device)
+    context = frame.context(embeds, lengths)
+    return lambda: frame(latents, timestep, context)
+
+
+def _decode(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, dict[str, float]]:
+    vae, config = modules.vae, modules.vae.config
+    stride = config.scale_factor_spatial
+    latent = torch.randn(config.z_dim, settings.height // stride, settings.width // stride, device=wan.device)
+    video = latent[None, :, None].to(wan.dtype)
+    contenders: dict[str, Callable[[], object]] = {
+        OURS: lambda: wan.decode_latent(latent),
+        THEIRS: lambda: vae.decode(video, return_dict=False)[0],
+    }
+    if settings.compiled:
+        compiled = twin(vae)
+        compiled.decoder.compile()
+        contenders[COMPILED] = lambda: compiled.decode(video, return_dict=False)[0]
+    return compare(contenders, wan.device, settings.rounds, 1)
+
+
+def _encode(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, dict[str, float]]:
+    pixels = torch.randint(0, 255, (settings.height, settings.width, 3), dtype=torch.uint8)
+    video = pixels.permute(2, 0, 1)[None, :, None].to(wan.device, wan.dtype) / 127.5 - 1
+    contenders: dict[str, Callable[[], object]] = {
+        OURS: lambda: wan.encode_image(pixels.numpy()),
+        THEIRS: lambda: modules.vae.encode(video, return_dict=False)[0].mode(),
+    }
+    if settings.compiled:
+        compiled = twin(modules.vae)
+        compiled.encoder.compile()
+        contenders[COMPILED] = lambda: compiled.encode(video, return_dict=False)[0].mode()
+    return compare(contenders, wan.device, settings.rounds, 1)
+
+
+def _text(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, dict[str, float]]:
+    """Distinct prompts of about 40 tokens: ours in bulk, diffusers' one after the other, padded to 512."""
+    device, encoder = wan.device, modules.text_encoder
+    prompts = [f"{index} " + "a red heart " * (TEXT_WORDS // 3) for index in range(BULK)]
+    few = prompts[:2]
+
+    def ours() -> None:
+        wan.text.forget()
+        wan.text.encode(prompts)
+
+    def theirs() -> None:
+        for prompt in few:
+            given = modules.tokenizer(prompt, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt")
+            encoder(given.input_ids.to(device), given.attention_mask.to(device))
+
+    found = compare({OURS: ours}, device, settings.rounds, BULK)
+    return found | compare({THEIRS: theirs}, device, settings.rounds, len(few))
+
+
+def _matmul_rate(device: torch.device, dtype: torch.dtype, rounds: int) -> float:
+    side = MATMUL[device.type]
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / compare({"": lambda: a @ b}, device, max(rounds, 5), 1)[""]["ms"] * 1000
+
+
+def _fp8_rate(device: torch.device, rounds: int) -> float:
+    side = MATMUL["cuda"]
+    a, b = (torch.randn(side, side, device=device).to(torch.float8_e4m3fn) for _ in range(2))
+    one = torch.ones(side, 1, device=device)
+
+    def product() -> Tensor:
+        return torch._scaled_mm(a, b.t(), scale_a=one, scale_b=one.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
+
+    return 2 * side**3 / compare({"": product}, device, max(rounds, 5), 1)[""]["ms"] * 1000

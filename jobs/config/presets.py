@@ -1,0 +1,43 @@
+"""What the presets choose of steps, sampler and step cache, for the models that they are known for.
+
+Like the precision (`machine.py`) this holds where no setting says otherwise; a row's own settings win over both.
+`exact` chooses nothing: the model's own settings, every block at every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
+
+# Found by `wanbatch tune examples/quickstart.jsonl --slots 8`, whose files are benchmarks/results/tune-tiny-*.toml:
+# `balanced` with `--budget "psnr>=40"`, `fast` with `--budget "psnr>=35"`. On 256 captions: docs/quality.md.
+_TINY: dict[str, dict[str, Any]] = {
+    "balanced": {"sampler": "deis", "steps": 14, "step_cache": "adaptive:threshold=0.0566"},
+    "fast": {"sampler": "deis", "steps": 12, "step_cache": "taylor:interval=2"},
+}
+# From the literature (docs/step-caches.md), which reports 1.5 to 2.8 times at 50 steps. Quality not measured here.
+_TI2V_5B: dict[str, dict[str, Any]] = {
+    "balanced": {"step_cache": "taylor:interval=2"},
+    "fast": {"step_cache": "taylor:interval=3"},
+}
+LEVELS = ("steps", "schedule")  # what explicit sigmas say instead
+
+
+def recipe(preset: str, model: ModelInfo) -> dict[str, Any]:
+    """Settings that a preset chooses for a model; none for models that it is not known for."""
+    if model.name == TINY:
+        return _TINY.get(preset, {})
+    if (model.layers, model.multiple) == (30, 32):  # TI2V-5B: no other Wan has 30 blocks and a VAE of stride 16
+        return _TI2V_5B.get(preset, {})
+    return {}
+
+
+def with_preset(settings: Settings) -> Settings:
+    """Settings in which the preset has filled in what was not given."""
+    if settings.preset == "exact":
+        return settings
+    chosen = recipe(settings.preset, find(settings.model, settings.revision, weights=False))
+    given = settings.model_fields_set | (set(LEVELS) if settings.sigmas is not None else set())
+    return settings.model_copy(update={name: value for name, value in chosen.items() if name not in given})

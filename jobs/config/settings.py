@@ -1,0 +1,180 @@
+"""Settings of a run: flags, `WANBATCH_*` variables and `wanbatch.toml` set the same fields.
+
+A flag wins over a variable, a variable over the file, the file over the default. Unknown fields are errors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.config.field_help import accepted
+from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.pipeline.loading.registry import TINY
+from wanbatch.pipeline.sampling.schedules import explicit
+
+PREFIX = "WANBATCH_"
+FILE = "wanbatch.toml"
+AUTO = "auto"
+
+
+def _levels(value: object) -> object:
+    """The text of a flag or a variable as a list."""
+    return value.strip(" []").split(",") if isinstance(value, str) else value
+
+
+def _falling(value: tuple[float, ...]) -> tuple[float, ...]:
+    try:
+        explicit(value)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+Sigmas = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_levels), AfterValidator(_falling)]
+
+
+class Settings(BaseSettings):
+    """How a manifest is run. None: the model, or the machine, decides."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    model: str = Field(TINY, description="`tiny`, a folder in diffusers layout, or a hub id")
+    revision: str | None = Field(None, description="revision of a hub model (a commit, tag or branch)")
+    seed: int = Field(0, ge=0, lt=2**63, description="seeds of rows without one are derived from it")
+
+    width: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="pixels, of rows that do not say")
+    height: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="pixels, of rows that do not say")
+    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps, of rows that do not say")
+    guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="1 means none")
+    shift: float | None = Field(None, ge=0.01, le=100, description="shift of the noise schedule")
+    sampler: str | None = Field(None, description="solver, of rows that do not say")
+    schedule: str | None = Field(None, description="spacing of the noise levels, of rows that do not say")
+    sigmas: Sigmas | None = Field(
+        None,
+        description="explicit noise levels like 1,0.9,0.5, of rows that give no steps, shift, schedule or sigmas",
+    )
+    negative_prompt: str | None = Field(None, description="of rows that do not say")
+    step_cache: str = Field(
+        "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
+    )
+
+    source_root: str | None = Field(
+        None, description="folder, or its URL, that sources may not leave; default: the manifest's"
+    )
+    allow_http: bool = Field(False, description="take sources from the web too, from public hosts only")
+    log_prompts: bool = Field(False, description="name the prompts of quarantined rows in the log too")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    preset: Literal["exact", "balanced", "fast"] = Field(
+        "exact",
+        description="exact: nothing but rounding; balanced, fast: fewer or cheaper steps, FP8 where the GPU has it",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
+        "auto", description="auto: the preset's, on a CPU fp32; fp8: of the large layers, bf16 around them"
+    )
+    compile: Literal["auto", "never", "always"] = Field(
+        "auto", description="whether the model is compiled before the first unit; auto: on a GPU"
+    )
+    compile_cache: Path | None = Field(
+        None, description="folder of compiled code; default: in the user's cache folder"
+    )
+    offload: Literal["auto", "never"] = Field(
+        "auto", description="auto: parts of the model take turns on a GPU without room for all of them"
+    )
+    text_cache: Path | None = Field(None, description="folder that keeps text embeddings between runs; default: none")
+    workers: int | None = Field(None, ge=1, le=1024, description="default: one a GPU, or one on a CPU")
+    slots: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        4, description="rows denoised together, part of what fixes the pixels; auto: measured once for a folder"
+    )
+    threads: int = Field(2, ge=1, le=256, description="of each worker on a CPU; part of what fixes the pixels there")
+    format: Literal["png", "webp", "jpeg"] = Field("png", description="of the images; png and webp lose nothing")
+    quality: int | None = Field(None, ge=1, le=100, description="of jpeg (default: 95); makes webp lossy")
+    unit_timeout: float | None = Field(
+        None, gt=0, description="seconds before a worker counts as hung; default: measured"
+    )
+    max_failures: str | None = Field(
+        None,
+        pattern=r"^\d+(\.\d+)?%?$",
+        description="stop when more images than this fail in a run: a count, or a share like 5%",
+    )
+    unit_rows: int = Field(16, ge=1, le=4096, description="rows handed out, written and resumed together")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def failures_allowed(settings: Settings, images: int) -> int | None:
+    """`max_failures` as a count; None: no limit."""
+    given = settings.max_failures
+    if given is None:
+        return None
+    return int(float(given[:-1]) / 100 * images) if given.endswith("%") else int(float(given))
+
+
+def image_format(settings: Settings) -> ImageFormat:
+    """Raises UserError for a quality that the format does not have."""
+    try:
+        return ImageFormat(settings.format, settings.quality)
+    except ValueError as error:
+        raise UserError(f"setting quality: {error}") from error
+
+
+def read_settings(**given: Any) -> Settings:
+    """Settings from flags (`given`; None means not given), variables and the file in the current folder.
+
+    Raises UserError that names the field, and for an unknown one the known ones.
+    """
+    unknown = [
+        n for n in os.environ if n.startswith(PREFIX) and n[len(PREFIX) :].lower() not in Settings.model_fields
+    ]
+    if unknown:
+        raise UserError(f"variable {sorted(unknown)[0]} sets nothing; known: {_known(PREFIX, str.upper)}")
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise UserError(_words(error, given)) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{FILE}: is not UTF-8 text: save it as UTF-8") from error
+    except ValueError as error:
+        raise UserError(f"{FILE}: {error}") from error
+
+
+def _words(error: ValidationError, given: Mapping[str, Any]) -> str:
+    """The first error as a sentence: which setting, from where, what it accepts."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return f"{FILE}: unknown field {name!r}; known: {_known()}"
+    if name not in Settings.model_fields:  # a rule over several fields
+        return first["msg"].removeprefix("Value error, ")
+    flag, variable = f"--{name.replace('_', '-')}", f"{PREFIX}{name.upper()}"
+    place = flag if given.get(name) is not None else variable if variable in os.environ else FILE
+    if first["type"] == "value_error":
+        return f"setting {name}: {place}: {first['msg'].removeprefix('Value error, ')}"
+    return f"setting {name}: {place} is {first['input']!r}: must be {accepted(Settings.model_fields[name])}"
+
+
+def _known(prefix: str = "", spell=str) -> str:
+    return ", ".join(prefix + spell(name) for name in Settings.model_fields)

@@ -1,0 +1,1 @@
+"""One run: workers, units, retries, commits."""

@@ -1,0 +1,1 @@
+"""From rows to units of work; no Ray, no torch."""

@@ -1,0 +1,322 @@
+"""From rows to units of work: every default resolved, rows that can share a batch together.
+
+Pure: no I/O, no clock. The plan is kept as Arrow columns; a `Task` for a worker is made when it is handed out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.noise_schedule import REPLACED, creativity_column, schedule_columns, schedules_of, too_low
+from wanbatch.manifests.reading.manifest import Manifest
+from wanbatch.manifests.records import Source
+from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels
+from wanbatch.pipeline.sampling.solvers import SOLVERS, evaluations
+from wanbatch.pipeline.sampling.step_cache import parse
+
+Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image to make, with everything decided.
+
+    source_area: pixels that its size was fitted to by its first source; None if the row or the run gives the size.
+    row: place among the manifest's rows. digest: of everything that was decided; another one if the row changed.
+    sigmas: explicit noise levels; steps is then their number, and shift and schedule are None.
+    """
+
+    id: str
+    row: int
+    variant: int
+    manifest_row: int
+    prompt: str
+    negative_prompt: str
+    sources: tuple[Source, ...]
+    creativity: float
+    seed: int
+    width: int
+    height: int
+    source_area: int | None
+    steps: int
+    guidance: float
+    shift: float | None
+    sampler: str
+    schedule: str | None
+    sigmas: tuple[float, ...] | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A unit as a worker gets it.
+
+    attempt: from 1. attempt_token: no other try of this unit, of any run, has the same.
+    passthrough: one row for each image.
+    """
+
+    unit: int
+    attempt: int
+    attempt_token: str
+    images: tuple[Image, ...]
+    passthrough: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All images of a manifest, one row each, as columns named like the fields of `Image` (less `sources`).
+
+    unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
+    """
+
+    manifest: Manifest
+    images: pa.Table
+    unreadable: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return self.images.num_rows
+
+    def ids(self) -> list[str]:
+        return self.images["id"].to_pylist()
+
+    def units(self, rows: int, skip: Collection[str] = ()) -> list[np.ndarray]:
+        """Places of the images that are still to be made, at most `rows` a unit.
+
+        Images of one unit share size and guidance; inside such a class, images with the same source or prompt
+        stand together. Units are ordered by their first image.
+        """
+        images = self.images
+        pending = np.array([place for place, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
+        shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
+        guided = images["guidance"].to_numpy()[pending] > 1
+        _, classes = np.unique(np.stack([*shape, guided]), axis=1, return_inverse=True)
+        classes = classes.reshape(-1)
+        order = np.lexsort((pending, self._companions()[pending], classes))
+        starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
+        units = []
+        for group in np.split(pending[order], starts[1:]) if len(order) else []:
+            units += [group[first : first + rows] for first in range(0, len(group), rows)]
+        return sorted(units, key=lambda unit: int(unit.min()))
+
+    def examples(self, places: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
+        """The first image of each of the most common kinds by size, guidance and sources, at some places."""
+        images = self.images
+        having = _has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
+        kinds = [images[name].to_numpy() for name in ("width", "height")] + [
+            images["guidance"].to_numpy() > 1,
+            having,
+        ]
+        table = np.stack(kinds)[:, places]
+        _, first, counts = np.unique(table, axis=1, return_index=True, return_counts=True)
+        chosen = first[np.argsort(-counts, kind="stable")][:limit]
+        return self.task(0, 1, "", np.asarray(places)[chosen]).images
+
+    def task(self, unit: int, attempt: int, attempt_token: str, places: Sequence[int] | np.ndarray) -> Task:
+        """The unit that holds the images at some places."""
+        return self.tasks([(unit, attempt, attempt_token, places)])[0]
+
+    def tasks(self, wanted: Sequence[tuple[int, int, str, Sequence[int] | np.ndarray]]) -> list[Task]:
+        """What `task` gives for each; many at once take a fifth of the time."""
+        places = np.concatenate([one[-1] for one in wanted])
+        chosen = self.images.take(pa.array(places, type=pa.int64()))
+        rows = chosen["row"].combine_chunks()
+        sources = self.manifest.sources(rows)
+        images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
+        tasks, first = [], 0
+        for unit, attempt, attempt_token, its in wanted:
+            passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
+            tasks.append(Task(unit, attempt, attempt_token, tuple(images[first : first + len(its)]), passthrough))
+            first += len(its)
+        return tasks
+
+    def describe(self, unit_rows: int) -> dict[str, Any]:
+        """What a run would do, as plain values for printing."""
+        images = self.images
+        shapes = Counter(zip(images["width"].to_pylist(), images["height"].to_pylist(), strict=True))
+        names = (images[name].to_pylist() for name in ("sampler", "creativity"))
+        kinds = Counter(zip(*names, schedules_of(images), strict=True))
+        total = sum(
+            count * evaluations(sampler, levels(steps, shift, creativity, schedule, sigmas))
+            for (sampler, creativity, (steps, shift, schedule, sigmas)), count in kinds.items()
+        )
+        return {
+            "rows": self.manifest.manifest_rows,
+            "images": len(self),
+            "units": len(self.units(unit_rows)),
+            "model_evaluations": total,
+            "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
+            "unreadable_sources": dict(self.unreadable),
+            "passthrough": self.manifest.passthrough.column_names,
+            "with_sources": int(_has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
+        }
+
+    def _companions(self) -> np.ndarray:
+        """A number for each image, equal for those that share their first source or, without one, their prompt."""
+        sources = self.manifest.rows["sources"].combine_chunks()
+        having = pc.greater(pc.fill_null(pc.list_value_length(sources), 0), 0)
+        first = pc.if_else(having, sources.offsets[:-1], pa.scalar(None, pa.int32()))
+        path = sources.values.field("path").take(first)
+        shared = pc.coalesce(path, self.manifest.rows["prompt"].combine_chunks(), pa.scalar(""))
+        return shared.dictionary_encode().indices.to_numpy()[self.images["row"].to_numpy()]
+
+
+def make_plan(
+    manifest: Manifest,
+    model: ModelInfo,
+    settings: Settings,
+    sizes: Sizes,
+    unreadable: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
+    """Resolve every default. Rows and settings were checked (`check_rows`, `check_settings`).
+
+    sizes: of the sources that could be read, for rows that give no size. unreadable: see `Plan`.
+    """
+    rows = manifest.rows
+    area = _first(settings.width, model.width) * _first(settings.height, model.height)
+    width, height = _sizes(manifest, model, settings, sizes)
+    columns = {
+        "id": rows["id"],
+        "manifest_row": rows["number"],
+        "prompt": pc.fill_null(rows["prompt"], ""),
+        "negative_prompt": pc.fill_null(
+            rows["negative_prompt"], _first(settings.negative_prompt, model.negative_prompt)
+        ),
+        "width": pa.array(width, pa.int32()),
+        "height": pa.array(height, pa.int32()),
+        "source_area": pc.if_else(_sized_by_source(rows), pa.scalar(area, pa.int64()), pa.scalar(None, pa.int64())),
+    }
+    for name in ("guidance", "sampler"):
+        columns[name] = pc.fill_null(rows[name], _first(getattr(settings, name), getattr(model, name)))
+    columns |= schedule_columns(rows, model, settings)
+    columns["creativity"] = creativity_column(rows, _has_sources(rows), pa.table(columns))
+    counts = pc.fill_null(rows["num_images"], 1).to_numpy()
+    row = np.repeat(np.arange(len(counts)), counts)
+    variant = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    images = pa.table(columns).take(pa.array(row))
+    ids = _ids(images["id"].to_pylist(), variant, counts[row])
+    own_seeds = rows["seed"].take(pa.array(row)).to_pylist()
+    seeds = _seeds(settings.seed, images["id"].to_pylist(), variant, own_seeds)
+    images = images.set_column(0, "id", pa.array(ids, pa.string()))
+    images = images.append_column("row", pa.array(row, pa.int64()))
+    images = images.append_column("variant", pa.array(variant, pa.int32()))
+    images = images.append_column("seed", pa.array(seeds, pa.int64()))
+    images = images.append_column("digest", pa.array(_digests(manifest, images), pa.string()))
+    return Plan(manifest, images, unreadable)
+
+
+def derived_seed(seed: int, row_id: str, variant: int) -> int:
+    """The seed of a row that gives none: 63 bits of BLAKE2b over the run's seed, the row's id and the variant."""
+    text = f"{seed}\0{row_id}\0{variant}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
+
+
+def check_settings(settings: Settings, model: ModelInfo) -> None:
+    """Raises UserError for settings that this model or version does not have, or that contradict each other."""
+    parse(settings.step_cache, model.layers)
+    for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
+        if (given := getattr(settings, name)) not in (None, *known):
+            raise UserError(f"setting {name}: {given!r} is unknown: use one of {', '.join(known)}")
+    for name in REPLACED if settings.sigmas is not None else ():
+        if getattr(settings, name) is not None:
+            raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
+
+
+def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
+    """What rows ask that this model or version does not have: pairs of a row's place and what to say of it.
+
+    rows: of `manifests.columns.ROWS_SCHEMA`.
+    """
+    for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
+        unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
+        for place in np.flatnonzero(unknown).tolist():
+            yield place, f"{name} {rows[name][place].as_py()!r} is unknown: use one of {', '.join(known)}"
+    for name, what in (("style", "adapters"), ("loras", "adapters"), ("audio", "sound conditioning")):
+        for place in np.flatnonzero(pc.is_valid(rows[name])).tolist():
+            yield place, f"{name}: this version has no {what} yet: remove the column"
+    for name in ("width", "height"):
+        given = pc.fill_null(rows[name], 0).to_numpy()
+        for place in np.flatnonzero(given % model.multiple).tolist():
+            yield place, f"{name} {given[place]}: must be a multiple of {model.multiple} for model {model.name}"
+    schedule = pa.table(schedule_columns(rows, model, settings))
+    creativity = creativity_column(rows, _has_sources(rows), schedule)
+    yield from too_low(schedule.append_column("creativity", creativity))
+
+
+def _sizes(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    """Width and height of each row: its own, the source's shape at the model's area, or the default."""
+    default = (_first(settings.width, model.width), _first(settings.height, model.height))
+    width = pc.fill_null(manifest.rows["width"], default[0]).to_numpy().copy()
+    height = pc.fill_null(manifest.rows["height"], default[1]).to_numpy().copy()
+    for index, size in sizes.items():
+        width[index], height[index] = model.fitting_size(*size, default[0] * default[1])
+    return width, height
+
+
+def sized_by_source(manifest: Manifest) -> Iterator[tuple[int, Source]]:
+    """The rows that take their size from a source, by their places, and that source."""
+    wanted = _sized_by_source(manifest.rows).to_numpy()
+    if wanted.any():
+        yield from ((index, row.sources[0]) for index, row in enumerate(manifest.iter_rows()) if wanted[index])
+
+
+def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.and_(_has_sources(rows), pc.is_null(rows["width"]))
+
+
+def _has_sources(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.greater(pc.fill_null(pc.list_value_length(rows["sources"]), 0), 0)
+
+
+def _ids(row_ids: Sequence[str], variants: np.ndarray, counts: np.ndarray) -> list[str]:
+    return [
+        row_id if count == 1 else f"{row_id}-{variant}"
+        for row_id, variant, count in zip(row_ids, variants.tolist(), counts.tolist(), strict=True)
+    ]
+
+
+def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Sequence[int | None]) -> list[int]:
+    """The seed of each image: the row's own plus the variant, or derived."""
+    return [
+        derived_seed(seed, row_id, variant) if own is None else (own + variant) % 2**63
+        for row_id, variant, own in zip(row_ids, variants.tolist(), given, strict=True)
+    ]
+
+
+def _digests(manifest: Manifest, images: pa.Table) -> list[str]:
+    """BLAKE2b over each image's settings and the names and weights of its sources, hex.
+
+    Where a row stands in its manifest plays no part, and neither do the sources' bytes nor what size they give it.
+    """
+    sources = [
+        [(source["path"], source["weight"]) for source in row or ()] for row in manifest.rows["sources"].to_pylist()
+    ]
+    settings = images.drop_columns(["manifest_row", "row"])
+    for name in ("width", "height"):
+        asked = pc.if_else(pc.is_null(images["source_area"]), images[name], pa.scalar(None, pa.int32()))
+        settings = settings.set_column(settings.schema.get_field_index(name), name, asked)
+    columns = [settings[name].to_pylist() for name in sorted(settings.column_names)]
+    return [
+        hashlib.blake2b(repr((*values, sources[row])).encode(), digest_size=12).hexdigest()
+        for row, *values in zip(images["row"].to_pylist(), *columns, strict=True)
+    ]
+
+
+def _image(sources: tuple[Source, ...], values: dict[str, Any]) -> Image:
+    sigmas = values.pop("sigmas")
+    return Image(sources=sources, sigmas=None if sigmas is None else tuple(sigmas), **values)
+
+
+def _first(*values):
+    return next(value for value in values if value is not None)

@@ -1,0 +1,47 @@
+"""`_wanbatch/log.jsonl`: what happened in the runs of a folder, one JSON object a line.
+
+It has ids and digests of rows; their prompts only with `--log-prompts`.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from wanbatch.manifests.dataset.folder import OutputFolder, read_note
+
+LOG = "log.jsonl"
+
+
+class RunLog:
+    """Appends events to the log of a folder that this process holds."""
+
+    def __init__(self, folder: OutputFolder):
+        self.folder = folder
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one event with its time (UTC). Raises MachineryError if the disk or the store refuses."""
+        record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+        self.folder.append_note(LOG, json.dumps(record).encode() + b"\n")
+
+
+def speed(out: str | Path) -> float | None:
+    """Images a second of the run that wrote last, from its first unit's begin to its last unit's end.
+
+    None if it has not finished a unit yet or there is no log.
+    """
+    images, begin, end = 0, None, None
+    for line in (read_note(out, LOG) or b"").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:  # cut off by a kill
+            continue
+        if event["event"] == "started":
+            images, begin = 0, None
+        elif event["event"] == "unit":
+            end = datetime.fromisoformat(event["time"])
+            begin = begin or end - timedelta(seconds=event["busy_seconds"])
+            images += event["made"] + event["failed"]
+    return images / (end - begin).total_seconds() if begin and end and end > begin else None

@@ -1,0 +1,1 @@
+"""Choosing steps, sampler and step cache by measuring."""

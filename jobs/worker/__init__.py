@@ -1,0 +1,1 @@
+"""One pipeline on one device: units in, written attempts out."""

@@ -1,0 +1,1 @@
+"""The output folder: publishing, commits, recovery, the dataset card."""

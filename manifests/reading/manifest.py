@@ -1,0 +1,199 @@
+"""Reading a manifest: JSONL, a Parquet file or a folder of Parquet files.
+
+All problems of a manifest are reported at once, before anything else happens. Rows are kept as Arrow columns,
+so that a million of them fit in memory; `Manifest.row` makes a `Row` of one.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.reading.arrow_rows import row_of, source_of
+from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
+from wanbatch.manifests.reading.jsonl import read_jsonl
+from wanbatch.manifests.reading.parquet import read_parquet
+from wanbatch.manifests.reading.validation import LineChecker, Problems
+from wanbatch.manifests.records import Row, Source
+from wanbatch.manifests.sources.loader import PathRules
+from wanbatch.manifests.storage.urls import absolute, is_url, kind_of, local_path, names_in
+
+LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A valid manifest.
+
+    path: as the user gave it. source_root: the folder that sources may not leave, absolute, or its URL.
+    files: absolute paths (or URLs) of the files read. by_line: they are JSONL.
+    rows: `ROWS_SCHEMA`, one row for each thing asked, ordered by manifest row.
+    passthrough: the other columns of the same rows (of a blend group, the first value given), types unchanged.
+    manifest_rows: how many rows the files have, before blend groups are merged.
+    digest: changes when the manifest does (see the readers); hex.
+    """
+
+    path: str | Path
+    source_root: str | Path
+    files: tuple[str, ...]
+    by_line: bool
+    rows: pa.Table
+    passthrough: pa.Table
+    manifest_rows: int
+    digest: str
+
+    def __len__(self) -> int:
+        """How many things are asked."""
+        return self.rows.num_rows
+
+    def row(self, index: int) -> Row:
+        """The thing asked at `index`. Raises IndexError."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return next(self.iter_rows(index, index + 1))
+
+    def sources(self, indices: pa.ChunkedArray | pa.Array) -> list[tuple[Source, ...]]:
+        """The sources of the things asked at some indices; quicker than by `row`."""
+        found = self.rows["sources"].take(indices).to_pylist()
+        return [tuple(source_of(source, self.files) for source in sources or ()) for sources in found]
+
+    def iter_rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+        """Rows in order, made on the fly."""
+        count = (len(self) if stop is None else stop) - start
+        for batch in self.rows.slice(start, count).to_batches(max_chunksize=4096):
+            for values in batch.to_pylist():
+                yield row_of(values, self.files, self._place(values["file"], values["position"]))
+
+    def _place(self, file: int, position: int) -> str:
+        name = _shown(self.path, self.files[file])
+        return f"{name}:{position}" if self.by_line else f"{name} row {position}"
+
+
+def read_manifest(
+    path: str | Path,
+    source_root: str | Path | None = None,
+    allow_http: bool = False,
+    check: Callable[[pa.Table], Iterable[tuple[int, str]]] = lambda rows: (),
+) -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        path: a `.jsonl`, `.ndjson`, `.json` (lines) or `.parquet` file, or a folder of Parquet files (read in
+            the order of their names; names that begin with `_` or `.` are left out); or the URL of one (a
+            string).
+        source_root: the folder (or its URL) that relative source paths start from and no source may leave;
+            default: the manifest's own folder.
+        allow_http: take web addresses as sources too. Nothing is fetched here.
+        check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
+    Raises:
+        ManifestError: with every problem of the rows and columns, each with its place.
+        UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
+        MachineryError: if the object store that holds it does not answer.
+    """
+    path = path if is_url(path) else local_path(path)
+    try:
+        return _read(path, source_root, allow_http, check)
+    except OSError as error:
+        if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
+            raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _read(
+    path: str | Path,
+    source_root: str | Path | None,
+    allow_http: bool,
+    check: Callable[[pa.Table], Iterable[tuple[int, str]]],
+) -> Manifest:
+    files = _files(path)
+    by_line = _ends(files[0], LINE_SUFFIXES)
+    root = absolute(source_root if source_root is not None else posixpath.dirname(files[0]))
+    if not is_url(root) and not os.path.isdir(root):
+        raise UserError(f"{root}: is not a folder: give --source-root an existing one")
+
+    problems = Problems([_shown(path, file) for file in files], by_line)
+    checker = LineChecker(PathRules(root, allow_http), problems)
+    passthrough, digest = read_jsonl(files[0], checker) if by_line else read_parquet(files, checker)
+    lines = checker.lines()
+    rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.place)
+    _check_ids(rows, problems)
+    for index, message in check(rows):
+        problems.add(rows["file"][index].as_py(), rows["position"][index].as_py(), message)
+    problems.raise_any()
+
+    if not checker.count:
+        raise UserError(f"{path}: has no rows: write one row for each image to make")
+    if not passthrough.num_columns:
+        passthrough = rows.select([])
+    elif origins is not None:
+        passthrough = merge_passthrough(passthrough, origins)
+    kept_root = root if is_url(root) else Path(root)
+    return Manifest(path, kept_root, tuple(files), by_line, rows, passthrough, checker.count, digest)
+
+
+def _files(path: str | Path) -> list[str]:
+    """The absolute paths of a manifest's files. Raises UserError if there is none to read, or OSError."""
+    place = absolute(path)
+    kind = kind_of(place)
+    if kind == "folder":
+        names = [name for name in names_in(place) if _ends(name, PARQUET_SUFFIXES) and name[0] not in "_."]
+        if not names:
+            raise UserError(f"{path}: is a folder without Parquet files: give a JSONL file, or add *.parquet")
+        return [f"{place}/{name}" for name in names]
+    if kind is None:
+        raise UserError(f"{path}: there is no such manifest: check the path")
+    if not _ends(place, LINE_SUFFIXES + PARQUET_SUFFIXES) or kind != "file":
+        kinds = ", ".join(LINE_SUFFIXES + PARQUET_SUFFIXES)
+        raise UserError(f"{path}: is not a manifest: give a file that ends in {kinds}, or a folder of Parquet files")
+    return [place]
+
+
+def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
+
+
+def _shown(path: str | Path, file: str) -> str:
+    """A manifest's file as the user would write it."""
+    return str(path) if absolute(path) == file else f"{str(path).rstrip('/')}/{posixpath.basename(file)}"
+
+
+def _check_ids(rows: pa.Table, problems: Problems) -> None:
+    """Report ids that two rows share, also through the numbers that `num_images` adds."""
+    counts = pc.value_counts(rows["id"])
+    shared = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(shared):
+        _report_shared(rows.filter(pc.is_in(rows["id"], shared)), problems)
+    expanded = rows.filter(pc.greater(pc.fill_null(rows["num_images"], 1), 1))
+    if len(expanded):
+        _report_expanded(expanded, rows, problems)
+
+
+def _report_shared(rows: pa.Table, problems: Problems) -> None:
+    first: dict[str, str] = {}
+    for row in rows.select(["id", "file", "position"]).to_pylist():
+        place = problems.place(row["file"], row["position"])
+        if row["id"] in first:
+            message = f"id {row['id']!r} is already at {first[row['id']]}: give each row its own"
+            problems.add(row["file"], row["position"], message)
+        first.setdefault(row["id"], place)
+
+
+def _report_expanded(expanded: pa.Table, rows: pa.Table, problems: Problems) -> None:
+    """`a` with num_images 2 makes `a-0` and `a-1`; a row that is called so clashes with it."""
+    counts = dict(zip(expanded["id"].to_pylist(), expanded["num_images"].to_pylist(), strict=True))
+    single = rows.filter(pc.less_equal(pc.fill_null(rows["num_images"], 1), 1))
+    numbered = single.filter(pc.match_substring_regex(single["id"], r"-(0|[1-9][0-9]{0,2})$"))
+    for row in numbered.select(["id", "file", "position"]).to_pylist():
+        base, number = re.fullmatch(r"(.*)-(\d+)", row["id"]).groups()  # type: ignore[union-attr]
+        if int(number) < counts.get(base, 0):
+            message = f"id {row['id']!r} is also image {number} of {base!r} (num_images {counts[base]}): rename one"
+            problems.add(row["file"], row["position"], message)

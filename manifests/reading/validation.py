@@ -1,0 +1,120 @@
+"""What the two readers share: problems with their places, and the way from plain values to columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from wanbatch.errors import ManifestError, Problem
+from wanbatch.manifests.reading.arrow_rows import LINES_SCHEMA, TableBuilder, line_values
+from wanbatch.manifests.reading.row_model import KNOWN, Line, parse_line, shorten
+from wanbatch.manifests.records import DATA_SCHEMA
+from wanbatch.manifests.sources.loader import PathRules
+
+RESERVED = frozenset(DATA_SCHEMA.names) - KNOWN
+"""Columns that only the output has; a passthrough column cannot be called so."""
+
+
+class Problems:
+    """Everything wrong with a manifest, in any order.
+
+    files: as the user wrote them. by_line: positions are lines from 1, not rows from 0.
+    """
+
+    def __init__(self, files: Sequence[str], by_line: bool, limit: int = 10_000):
+        self.files, self.by_line, self.limit = files, by_line, limit
+        self._found: list[tuple[int, int, str]] = []
+
+    def add(self, file: int, position: int, message: str) -> None:
+        """file: index into `files`. position: below 0 for the file as a whole.
+
+        Raises:
+            ManifestError: at `limit` problems; the manifest is not read to its end then.
+        """
+        self._found.append((file, position, message))
+        if len(self._found) >= self.limit:
+            self._found.append((file, position, f"{self.limit} problems; the rest was not read"))
+            self.raise_any()
+
+    def place(self, file: int, position: int) -> str:
+        """`shop.jsonl:7`, `shop.parquet row 7`, or the file's name."""
+        if position < 0:
+            return self.files[file]
+        return f"{self.files[file]}:{position}" if self.by_line else f"{self.files[file]} row {position}"
+
+    def raise_any(self) -> None:
+        """Raises ManifestError with all problems, ordered by place, if there is one."""
+        if self._found:
+            ordered = sorted(self._found, key=lambda found: found[:2])
+            raise ManifestError([Problem(self.place(file, at), text) for file, at, text in ordered])
+
+
+class LineChecker:
+    """Checks rows one after the other and keeps the good ones as columns."""
+
+    def __init__(self, rules: PathRules, problems: Problems):
+        self.problems = problems
+        self.count = 0
+        self.broken_groups: set[str] = set()
+        self._rules = rules
+        self._builder = TableBuilder(LINES_SCHEMA)
+
+    def skip(self) -> None:
+        """Count a row that is not even readable, so that the others keep their numbers."""
+        self.count += 1
+
+    def add(self, values: Mapping[str, Any], file: int, position: int) -> bool:
+        """Check one row; values: its known columns that are not null. Returns whether it was kept."""
+        line, wrong = parse_line(values)
+        if line is not None:
+            wrong = list(self._path_problems(line))
+        if line is None or wrong:
+            for message in wrong:
+                self.problems.add(file, position, message)
+            self.broken_groups.add(str(values.get("blend_group")))
+        else:
+            self._builder.add(line_values(line, self.count, file, position))
+        self.count += 1
+        return not wrong
+
+    def lines(self) -> pa.Table:
+        """The good rows (`LINES_SCHEMA`)."""
+        return self._builder.table()
+
+    def _path_problems(self, line: Line) -> Iterator[str]:
+        for image in line.sources:
+            if image.bytes is not None:
+                continue
+            if image.path is None:
+                yield "has an image with neither bytes nor path: give one of them"
+            elif problem := self._rules.problem(image.path):
+                yield f"image {shorten(image.path)} {problem}"
+        if line.audio is not None and (problem := self._rules.problem(line.audio)):
+            yield f"audio {shorten(line.audio)} {problem}"
+
+
+def reserved_name(name: str) -> str:
+    """The message about a passthrough column that the output would need for itself."""
+    return f"column {name!r} is also one that wanbatch writes: rename it, for example to 'source_{name}'"
+
+
+def bad_type(kind: pa.DataType) -> str | None:
+    """Why values of a type cannot be written to Parquet and read back, or None."""
+    if pa.types.is_struct(kind) and kind.num_fields == 0:
+        return "holds empty objects, which Parquet cannot store"
+    if kind.num_fields == 0:
+        return None
+    if _depth(kind) > 32:
+        return "is nested more than 32 levels deep"
+    return next((why for i in range(kind.num_fields) if (why := bad_type(kind.field(i).type))), None)
+
+
+def _depth(kind: pa.DataType) -> int:
+    """How many levels of lists and structs, counted up to 33."""
+    level, depth = [kind], 0
+    while level and depth <= 32:
+        level = [outer.field(i).type for outer in level for i in range(outer.num_fields)]
+        depth += 1
+    return depth

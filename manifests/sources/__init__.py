@@ -1,0 +1,1 @@
+"""Source images: which may be read, and reading them safely."""

@@ -1,0 +1,67 @@
+"""The lock of a local output folder: one process writes to it, and others can see who."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from wanbatch.errors import FolderHeldError
+from wanbatch.manifests.storage import atomic_files
+
+LOCK = Path("_wanbatch") / "lock"
+HOLDER = Path("_wanbatch") / "lock.json"
+
+
+class FolderLock:
+    """The lock of one folder; the operating system frees it when its process ends, however it ends."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._lock = FileLock(path / LOCK, timeout=0, thread_local=False)
+
+    def acquire(self) -> None:
+        """Lock the folder. Raises FolderHeldError, naming who holds it."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise held(str(self._path), self.holder()) from None
+        atomic_files.write_over(self._path / HOLDER, json.dumps(own_note()).encode())
+
+    def release(self) -> None:
+        """Unlock; nothing happens if it is unlocked already."""
+        if self._lock.is_locked:
+            atomic_files.remove(self._path / HOLDER)
+            self._lock.release()
+
+    def holder(self) -> Mapping[str, Any] | None:
+        """Who says to hold the folder; None if nobody does, or a process of this host that is gone."""
+        try:
+            found = json.loads((self._path / HOLDER).read_bytes())
+            if found["host"] == socket.gethostname():
+                os.kill(found["pid"], 0)
+        except PermissionError:
+            return found  # alive, of another user
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found
+
+
+def own_note() -> dict[str, Any]:
+    """host, pid and since of this process as a holder."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+
+
+def held(folder: str, holder: Mapping[str, Any] | None) -> FolderHeldError:
+    """The error for a folder that another process holds."""
+    who = f"pid {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "another process"
+    return FolderHeldError(
+        f"{folder}: another run writes to this folder ({who}): wait for it, or choose another folder"
+    )

@@ -1,0 +1,1 @@
+"""Many rows in a batch of fixed size."""

@@ -1,0 +1,1 @@
+"""Pictures against references, and the arithmetic they cost."""

@@ -1,0 +1,131 @@
+"""How near pictures are to their references, in numbers: PSNR, SSIM, LPIPS, and the judge's reading.
+
+A picture and its reference are one request made twice from the same noise: with what is measured, and with so
+many steps that more change nothing. Nothing is made here. The judge reads pictures of the small model alone
+(`training/judge.py`); the other metrics take any pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.evaluation.lpips import LPIPS
+from wanbatch.pipeline.training.toy.judge import Judge
+
+# metric -> whether more of it is better
+METRICS = {"psnr": True, "ssim": True, "lpips": False, "judge": True}
+HIGHEST_PSNR = 100.0  # dB, of equal pictures; a single value of 128x128 pixels that is off by one gives 95
+BATCH = 16
+
+Pictures = Mapping[str, np.ndarray]  # id -> uint8 [height, width, 3]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Means over pictures; None where a metric was not asked for.
+
+    psnr: dB. worst_psnr: of the picture that is farthest off. ssim: 1 for equal pictures. lpips: 0 for equal ones.
+    judge: part of the attributes that are right. judge_all: part of the pictures in which all are.
+    """
+
+    pictures: int
+    psnr: float
+    worst_psnr: float
+    ssim: float | None = None
+    lpips: float | None = None
+    judge: float | None = None
+    judge_all: float | None = None
+
+
+class Meter:
+    """Measures with the metrics that are asked for; PSNR always.
+
+    metrics: of `METRICS`. Raises UserError if a package or a weight file for one of them is missing.
+    """
+
+    def __init__(self, metrics: Collection[str] = (), device: torch.device | str = "cpu"):
+        unknown = sorted(set(metrics) - set(METRICS))
+        if unknown:
+            raise UserError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
+        self.device = device
+        self.ssim = _ssim() if "ssim" in metrics else None
+        self.lpips = LPIPS.load(device) if "lpips" in metrics else None
+        self.judge = Judge.load(device=device) if "judge" in metrics else None
+
+    @torch.inference_mode()
+    def score(self, made: Pictures, references: Pictures, truth: Mapping[str, Sequence[int]] | None = None) -> Score:
+        """Score each picture against the reference of the same id.
+
+        truth: attributes that the judge should read, `world.FIELDS` of each id; None: those that it reads in the
+        references. Raises ValueError for a picture without reference, or of another size.
+        """
+        if not made:
+            raise ValueError("there is no picture to score")
+        ids = list(made)
+        for name in ids:
+            if name not in references or made[name].shape != references[name].shape:
+                raise ValueError(f"picture {name!r} has no reference of its size")
+        psnr = [psnr_of(made[name], references[name]) for name in ids]
+        right: list[np.ndarray] = []
+        ssim: list[float] = []
+        lpips: list[float] = []
+        for batch in _batches(made):
+            ours, theirs = self._stack(made, batch), self._stack(references, batch)
+            if self.ssim is not None:
+                ssim += _list(self.ssim(ours / 2 + 0.5, theirs / 2 + 0.5, data_range=1.0, reduction="none"))
+            if self.lpips is not None:
+                lpips += _list(self.lpips(ours, theirs))
+            if self.judge is not None:
+                wanted = self.judge.read(theirs).cpu().numpy() if truth is None else [truth[name] for name in batch]
+                right += list(self.judge.read(ours).cpu().numpy() == np.asarray(wanted))
+        return Score(
+            pictures=len(ids),
+            psnr=float(np.mean(psnr)),
+            worst_psnr=min(psnr),
+            ssim=_mean(ssim),
+            lpips=_mean(lpips),
+            judge=_mean([row.mean() for row in right]),
+            judge_all=_mean([row.all() for row in right]),
+        )
+
+    def _stack(self, pictures: Pictures, names: Sequence[str]) -> Tensor:
+        """Pictures of one size, float32 [B, 3, height, width] in [-1, 1]."""
+        stacked = torch.from_numpy(np.stack([pictures[name] for name in names]))
+        return stacked.to(self.device).movedim(-1, 1).float() / 127.5 - 1
+
+
+def psnr_of(first: np.ndarray, second: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 pictures in dB, at most `HIGHEST_PSNR`."""
+    error = np.square(first.astype(np.float64) - second).mean()
+    return HIGHEST_PSNR if error == 0 else min(HIGHEST_PSNR, float(10 * np.log10(255**2 / error)))
+
+
+def _batches(pictures: Pictures) -> list[list[str]]:
+    """Ids of pictures of one size, at most `BATCH` together."""
+    sizes: dict[tuple[int, ...], list[str]] = {}
+    for name, pixels in pictures.items():
+        sizes.setdefault(pixels.shape, []).append(name)
+    return [names[first : first + BATCH] for names in sizes.values() for first in range(0, len(names), BATCH)]
+
+
+def _ssim():
+    """torchmetrics' structural similarity (Wang et al. 2004): Gaussian windows of 11 pixels, sigma 1.5."""
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError as error:
+        raise UserError(f"SSIM needs torchmetrics ({error}): install wanbatch[tune]") from error
+    return structural_similarity_index_measure
+
+
+def _list(values: Tensor) -> list[float]:
+    return values.reshape(-1).tolist()
+
+
+def _mean(values: Sequence) -> float | None:
+    return float(np.mean(values)) if len(values) else None

@@ -1,0 +1,1 @@
+"""Finding a model, loading it, deciding how it runs."""

@@ -1,0 +1,1 @@
+"""The modules of Wan, written for one frame."""

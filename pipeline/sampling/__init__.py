@@ -1,0 +1,1 @@
+"""Noise schedules, solvers, step caches; no torch."""

@@ -1,0 +1,96 @@
+"""Trains the small model's autoencoder, in its single-frame form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wanbatch.pipeline.models.vae import FrameVAE
+from wanbatch.pipeline.training.loop import Average, Budget, Optimizer
+from wanbatch.pipeline.training.toy.judge import draw
+
+
+def train(
+    vae: FrameVAE,
+    bank: tuple[Tensor, Tensor],
+    budget: Budget,
+    *,
+    batch: int,
+    rate: float = 1e-3,
+    divergence: float = 1e-4,
+    report: Callable[[str], None] = print,
+    checkpoint: Callable[[], None] = lambda: None,
+    checkpoint_seconds: float = 120,
+) -> dict[str, float]:
+    """Trains `vae` in place; in the end it holds the averaged weights. Returns what the training did.
+
+    bank: `(images uint8 [N, 3, H, W], attributes)` on the training device. divergence: the weight of the KL
+    divergence to a standard normal, mean over latent values. `checkpoint` is called now and then, with the
+    averaged weights in place. On a GPU: bf16 autocast, channels last, compiled.
+    """
+    device = bank[0].device
+    fast = device.type == "cuda"
+    vae.to(device).train()
+    vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = Optimizer(vae.parameters(), device)
+    average = Average(vae.parameters(), 0.999)
+    loss_of = torch.compile(_loss) if fast else _loss
+
+    def learn() -> Tensor:
+        images = draw(bank, batch)[0].contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            loss, error = loss_of(vae, images, divergence)
+        optimizer.clear()
+        loss.backward()
+        optimizer.apply()
+        return error
+
+    learn()  # compiles; the rate is still zero
+    budget.restart()
+    saved = 0.0
+    for step in budget:
+        optimizer.rate.fill_(budget.rate(rate))
+        error = learn()
+        average.restart() if step < 500 else average.update()
+        if step % 500 == 0:
+            report(f"vae: step {step}, {budget.elapsed:.0f} s, PSNR {-10 * (error / 4).log10().item():.2f} dB")
+        if budget.elapsed - saved > checkpoint_seconds:
+            saved = budget.elapsed
+            with average.applied():
+                checkpoint()
+    with torch.no_grad():
+        torch._foreach_copy_(average.live, average.kept)
+    vae.eval()
+    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
+
+
+def _loss(vae: FrameVAE, images: Tensor, divergence: float) -> tuple[Tensor, Tensor]:
+    """Loss and mean squared error: absolute and squared differences, edges at three scales, divergence."""
+    mean, logvar = vae.moments(images)
+    latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
+    difference = vae.paint(latents).float() - images
+    error = difference.square().mean()
+    loss = difference.abs().mean() + error
+    scaled = difference
+    for _ in range(3):
+        loss = loss + 0.5 * (_edges(scaled))
+        scaled = F.avg_pool2d(scaled, 2)
+    mean, logvar = mean.float(), logvar.float()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return loss + divergence * kl, error.detach()
+
+
+def _edges(difference: Tensor) -> Tensor:
+    """How far neighbouring pixels differ otherwise than they should."""
+    return difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+
+
+@torch.no_grad()
+def statistics(vae: FrameVAE, bank: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each latent channel, fp32 `[z]`, over `count` pictures."""
+    images = bank[0][:count]
+    latents = torch.cat([vae.moments(part.float() / 127.5 - 1)[0].float() for part in images.split(256)])
+    return latents.mean((0, 2, 3)), latents.std((0, 2, 3))

@@ -1,0 +1,290 @@
+"""Trains the small model that ships with the package, from nothing.
+
+    python -m wanbatch.pipeline.training.toy.tiny --out DIR            on one GPU, about fifteen minutes
+    python -m wanbatch.pipeline.training.toy.tiny --out DIR --smoke    on a CPU, seconds: the ways, not the quality
+
+Stages, in order: judge (the network that reads pictures back), vae, latents (their mean and deviation), dit (the
+transformer with the text encoder), score (the numbers and the model card). Each leaves its result in DIR, which
+in the end is a diffusers folder; `--stages` names those to run, and `--resume` starts vae and dit from the
+weights that DIR already holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from torch import Tensor
+from transformers import UMT5Config, UMT5EncoderModel
+
+from wanbatch.pipeline.models.vae import FrameVAE
+from wanbatch.pipeline.training.loop import Budget
+from wanbatch.pipeline.training.toy import autoencoder, captions, card, denoiser, judge, scores, world
+
+STAGES = ("judge", "vae", "latents", "dit", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Every number of the training. Sizes are (height, width) in pixels, the first the main one."""
+
+    seed: int = 20
+    sizes: tuple[tuple[int, int], ...] = (
+        (128, 128), (160, 160), (128, 160), (160, 128), (128, 192), (192, 128),
+    )  # fmt: skip
+    main_share: float = 0.7
+    minutes: dict[str, float] = field(default_factory=lambda: {"judge": 0.5, "vae": 3.5, "dit": 7.4})
+    max_steps: int = 1_000_000
+    judge_pictures: int = 40_000
+    judge_batch: int = 256
+    vae_pictures: int = 200_000
+    vae_batch: int = 256
+    dit_pictures: int = 300_000
+    dit_batch: int = 512
+    dit_rate: float = 1e-3
+    score_pictures: int = 1024
+    steps: int = 30
+    step_counts: tuple[int, ...] = (1, 2, 4, 10, 20, 30, 50)
+    guidance: float = 2.0
+    guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)
+    flow_shift: float = 3.0
+    vae: dict = field(
+        default_factory=lambda: {
+            "base_dim": 24, "decoder_base_dim": 40, "z_dim": 24, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 2,
+            "temperal_downsample": [False, True, True], "is_residual": True, "patch_size": 2,
+            "in_channels": 12, "out_channels": 12, "scale_factor_temporal": 4, "scale_factor_spatial": 16,
+        }
+    )  # fmt: skip
+    transformer: dict = field(
+        default_factory=lambda: {
+            "patch_size": (1, 2, 2), "num_attention_heads": 7, "attention_head_dim": 32, "freq_dim": 256,
+            "ffn_dim": 608, "num_layers": 8, "text_dim": 128, "rope_max_seq_len": 256,
+        }
+    )  # fmt: skip
+    encoder: dict = field(
+        default_factory=lambda: {
+            "d_model": 128, "d_kv": 32, "num_heads": 4, "d_ff": 256, "num_layers": 3, "dropout_rate": 0.0,
+        }
+    )  # fmt: skip
+    caption_tokens: int = 32
+
+    def smoke(self) -> Recipe:
+        """The same ways with next to no work."""
+        return replace(
+            self,
+            sizes=((64, 64), (64, 96)),
+            max_steps=3, judge_pictures=16, judge_batch=8, vae_pictures=16, vae_batch=4, dit_pictures=16, dit_batch=4,
+            score_pictures=4, steps=2, step_counts=(2,), guidances=(1.0, 2.0),
+            vae=self.vae | {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 4, "num_res_blocks": 1},
+            transformer=self.transformer | {"num_attention_heads": 2, "ffn_dim": 64, "num_layers": 2, "text_dim": 32},
+            encoder=self.encoder | {"d_model": 32, "d_kv": 16, "num_heads": 2, "d_ff": 64, "num_layers": 1},
+        )  # fmt: skip
+
+
+class Training:
+    """The stages over one output folder. What each did is kept in `training.json`."""
+
+    def __init__(self, out: Path, recipe: Recipe, device: torch.device, *, resume: bool = False):
+        self.out, self.recipe, self.device, self.resume = out, recipe, device, resume
+        out.mkdir(parents=True, exist_ok=True)
+        self.record_file = out / "training.json"
+        self.record = json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
+
+    def run(self, stage: str) -> None:
+        """Runs one stage by name."""
+        torch.manual_seed(self.recipe.seed + STAGES.index(stage))
+        start = time.monotonic()
+        result = getattr(self, f"_{stage}")()
+        self.record[stage] = result | {"torch": torch.__version__, "device": _device_name(self.device)}
+        self.record_file.write_text(json.dumps(self.record, indent=1) + "\n")
+        print(f"{stage}: {time.monotonic() - start:.0f} s in all; {json.dumps(result)[:2000]}", flush=True)
+
+    def _judge(self) -> dict:
+        count = self.recipe.judge_pictures
+        banks = [self._pictures(count if i == 0 else count // 4, size, i) for i, size in enumerate(self.recipe.sizes)]
+        reader, result = judge.train([banks[0], *banks], self._budget("judge"), self.recipe.judge_batch)
+        reader.save(self.out / "judge")
+        reader = judge.Judge.load(self.out / "judge", self.device)
+        images, attributes = self._pictures(min(count, 4096), self.recipe.sizes[0], 99)
+        return result | {"renders": reader.score(images.float() / 127.5 - 1, attributes)}
+
+    def _vae(self) -> dict:
+        video = self._load(AutoencoderKLWan, "vae") or AutoencoderKLWan(
+            **self.recipe.vae, latents_mean=[0.0] * self.recipe.vae["z_dim"],
+            latents_std=[1.0] * self.recipe.vae["z_dim"],
+        )  # fmt: skip
+        frame = FrameVAE.from_video(video)
+
+        def save() -> None:
+            frame.store(video)
+            _save(video, self.out / "vae")
+
+        bank = self._pictures(self.recipe.vae_pictures, self.recipe.sizes[0], 100)
+        result = autoencoder.train(frame, bank, self._budget("vae"), batch=self.recipe.vae_batch, checkpoint=save)
+        save()
+        return self._continued("vae", result)
+
+    @torch.no_grad()
+    def _latents(self) -> dict:
+        video = AutoencoderKLWan.from_pretrained(self.out / "vae")
+        frame = FrameVAE.from_video(video).to(self.device)
+        bank = self._pictures(min(self.recipe.vae_pictures, 8192), self.recipe.sizes[0], 101)
+        frame.normalise_by(*autoencoder.statistics(frame, bank, len(bank[0])))
+        frame.store(video)
+        _save(video, self.out / "vae")
+        images, attributes = (part[:1024] for part in bank)
+        images = images.float() / 127.5 - 1
+        reader = judge.Judge.load(self.out / "judge", self.device)
+        again = torch.cat([frame.decode(frame.encode(part)) for part in images.split(256)])
+        return {
+            "mean": frame.mean.tolist(),
+            "std": frame.std.tolist(),
+            "reconstructions": reader.score(again, attributes),
+        }
+
+    def _dit(self) -> dict:
+        tokenizer = captions.build_tokenizer(self.out / "tokenizer")
+        vae = AutoencoderKLWan.from_pretrained(self.out / "vae")
+        channels = vae.config.z_dim
+        transformer = self._load(WanTransformer3DModel, "transformer") or WanTransformer3DModel(
+            **self.recipe.transformer, in_channels=channels, out_channels=channels
+        )
+        vocabulary = -(-len(tokenizer) // 16) * 16
+        encoder = self._load(UMT5EncoderModel, "text_encoder") or UMT5EncoderModel(
+            UMT5Config(**self.recipe.encoder, vocab_size=vocabulary)
+        )
+        scheduler: Any = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=self.recipe.flow_shift,
+            num_train_timesteps=1000, solver_order=2,
+        )  # fmt: skip
+
+        def save() -> None:
+            _save(transformer, self.out / "transformer")
+            _save(encoder, self.out / "text_encoder")
+
+        banks = self._banks(FrameVAE.from_video(vae).to(self.device), tokenizer)
+        result = denoiser.train(
+            transformer, encoder, banks, self._budget("dit"), batch=self.recipe.dit_batch,
+            rate=self.recipe.dit_rate, shift=self.recipe.flow_shift, checkpoint=save,
+        )  # fmt: skip
+        save()
+        scheduler.save_pretrained(self.out / "scheduler")
+        pipeline: Any = WanPipeline(tokenizer, encoder, vae, scheduler, transformer, expand_timesteps=True)
+        pipeline.save_config(self.out)
+        return self._continued("dit", result)
+
+    def _score(self) -> dict:
+        measured = scores.measure(
+            self.out, sizes=list(self.recipe.sizes), count=self.recipe.score_pictures, steps=self.recipe.steps,
+            guidance=self.recipe.guidance, guidances=list(self.recipe.guidances),
+            step_counts=list(self.recipe.step_counts), seed=self.recipe.seed, device=self.device,
+        )  # fmt: skip
+        height, width = self.recipe.sizes[0]
+        defaults = {
+            "name": "tiny", "width": width, "height": height, "steps": self.recipe.steps,
+            "guidance": self.recipe.guidance, "negative_prompt": "",
+        }  # fmt: skip
+        (self.out / "wanbatch.json").write_text(json.dumps(defaults, indent=2) + "\n")
+        recipe = json.loads(json.dumps(asdict(self.recipe)))
+        (self.out / "README.md").write_text(card.write(defaults, recipe, self.record | {"score": measured}))
+        return measured
+
+    def _budget(self, stage: str) -> Budget:
+        return Budget(self.recipe.minutes[stage], self.recipe.max_steps)
+
+    def _load(self, kind: Any, name: str) -> Any:
+        return kind.from_pretrained(self.out / name) if self.resume and (self.out / name).exists() else None
+
+    def _continued(self, stage: str, result: dict) -> dict:
+        """Adds up what the stage did over its runs, if it went on from an earlier one."""
+        before = self.record.get(stage, {}) if self.resume else {}
+        sums = {key: round(result[key] + before.get(key, 0), 1) for key in ("steps", "seconds")}
+        return result | sums
+
+    def _pictures(self, count: int, size: tuple[int, int], salt: int) -> tuple[Tensor, Tensor]:
+        """Random pictures, uint8 `[count, 3, H, W]`, and their attributes, on the training device."""
+        generator = torch.Generator(self.device).manual_seed(self.recipe.seed * 1000 + salt)
+        attributes = world.sample(count, generator, self.device)
+        images = torch.cat([_bytes(world.render(a, *size, generator=generator)) for a in attributes.split(1024)])
+        return images, attributes
+
+    @torch.no_grad()
+    def _banks(self, vae: FrameVAE, tokenizer) -> list[denoiser.Bank]:
+        """Latents and captions of random pictures of every size, without the combinations that are held out."""
+        sizes, banks = self.recipe.sizes, []
+        other_share = (1 - self.recipe.main_share) / max(1, len(sizes) - 1)
+        for index, size in enumerate(sizes):
+            share = other_share if index else self.recipe.main_share
+            generator = torch.Generator(self.device).manual_seed(self.recipe.seed * 1000 + 200 + index)
+            attributes = world.sample(int(self.recipe.dit_pictures * max(share, 0.1)), generator, self.device)
+            attributes = attributes[~world.held_out(attributes)]
+            latents = torch.cat(
+                [vae.encode(world.render(a, *size, generator=generator)) for a in attributes.split(512)]
+            )
+            tokens, lengths = self._captions(attributes, tokenizer, index)
+            banks.append(denoiser.Bank(latents, tokens, lengths, share))
+        return banks
+
+    def _captions(self, attributes: Tensor, tokenizer, salt: int) -> tuple[Tensor, Tensor]:
+        """One caption a picture: tokens `[N, 1, L]` and lengths `[N, 1]`."""
+        rng = random.Random(self.recipe.seed * 1000 + salt)
+        texts = [captions.write(names, rng) for names in world.describe(attributes)]
+        width = self.recipe.caption_tokens
+        rows = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
+        rows = [ids if len(ids) <= width else [*ids[: width - 1], 1] for ids in rows]
+        lengths = torch.tensor([len(ids) for ids in rows])
+        tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids in rows])
+        return tokens[:, None].to(self.device), lengths[:, None].to(self.device)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return ((images + 1) * 127.5).round().to(torch.uint8)
+
+
+def _save(model: Any, folder: Path) -> None:
+    """Saves a bf16 copy; the model itself stays where it is, for a captured step knows its addresses."""
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where it lay in training
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="wanbatch.pipeline.training.toy.tiny", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--stages", default=",".join(STAGES), help="which stages to run (default: %(default)s)")
+    parser.add_argument("--minutes", default="", help="time budgets, such as vae=5,dit=10")
+    parser.add_argument("--resume", action="store_true", help="vae and dit start from the weights in --out")
+    parser.add_argument("--smoke", action="store_true", help="a run of seconds that trains nothing of use")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args(arguments)
+
+    recipe = Recipe()
+    budgets = dict(part.split("=") for part in given.minutes.split(",") if part)
+    stages = [stage for stage in given.stages.split(",") if stage]
+    unknown = sorted({*stages} - {*STAGES}) + sorted({*budgets} - {*recipe.minutes})
+    if unknown:
+        parser.error(f"unknown stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    recipe = replace(recipe, minutes=recipe.minutes | {stage: float(value) for stage, value in budgets.items()})
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    training = Training(
+        given.out, recipe.smoke() if given.smoke else recipe, torch.device(given.device), resume=given.resume
+    )
+    for stage in stages:
+        training.run(stage)
+
+
+if __name__ == "__main__":
+    main()

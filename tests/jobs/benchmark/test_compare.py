@@ -1,0 +1,77 @@
+"""`wanbatch bench` on small models: every stage and whole pictures, figures that fit together."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from wanbatch.jobs.benchmark import compare as benching
+from wanbatch.jobs.benchmark.stages import twin, twins
+from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading.random_model import random_info
+from wanbatch.pipeline.loading.runtime import Runtime
+
+SMALL = {
+    "transformer": {
+        "num_attention_heads": 4,
+        "attention_head_dim": 24,
+        "text_dim": 32,
+        "freq_dim": 32,
+        "ffn_dim": 64,
+        "num_layers": 2,
+    },
+    "vae": {"base_dim": 8, "decoder_base_dim": 8},
+    "text": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": 200},
+}
+
+
+def check_stages(result: dict, contenders: set[str]) -> None:
+    assert set(result["stages"]) == {"denoise", "decode", "encode", "text"}
+    for name, stage in result["stages"].items():
+        assert set(stage) == (contenders if name != "text" else {"wanbatch", "diffusers eager"})
+        for figures in stage.values():
+            assert figures["ms"] > 0
+            assert figures["spread"] >= 1
+            rate = figures["tflops"] / figures["share_of_matmul_rate"]
+            assert any(rate == pytest.approx(one, rel=0.05) for one in result["tflops_of_a_matmul"].values())
+    assert all(figures["difference"] < 1e-4 for figures in result["stages"]["denoise"].values())
+
+
+def test_the_command(model_folder, tmp_path):
+    options = ["--model", str(model_folder), "--width", "64", "--height", "32", "--steps", "2", "--rounds", "1"]
+    options += ["--images", "2", "--batch", "2", "--no-compiled", "--out", "bench.json"]
+    done = CliRunner().invoke(main, ["bench", *options])
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "bench.json").read_text())
+    check_stages(result, {"wanbatch", "diffusers eager"})
+    assert set(result["images_per_second"]) == {"wanbatch", "diffusers loop", "diffusers batched"}
+    assert max(result["max_pixel_difference"].values()) <= 1
+    assert result["backends"]["denoise"] == "eager-float32"
+    lines = [line.split()[0] for line in done.output.splitlines()]
+    assert [line for line in lines if line.endswith(",")] == ["CPU,", "denoise,", "decode,", "encode,", "text,"]
+
+
+def test_the_full_size_model_made_small():
+    settings = benching.BenchSettings(
+        images=1, batch=2, rounds=1, steps=2, guidance=3.0, width=64, height=32, compiled=False
+    )
+    chosen = Chosen("cpu", "fp32", compile=False)
+    result = benching.bench(random_info(), chosen, Runtime(), settings, "a command", **SMALL)
+    check_stages(result, {"wanbatch", "diffusers eager"})
+    assert result["model"] == "random-5b"
+    assert result["images_per_second"]["wanbatch"] > 0
+
+
+def test_twins_share_their_weights_and_nothing_else(model_folder):
+    modules = registry.load(registry.find(str(model_folder)), torch.device("cpu"), torch.float32)
+    other = twins(modules)
+    for name, parameter in modules.transformer.named_parameters():
+        assert dict(other.transformer.named_parameters())[name] is parameter
+    changed = twin(modules.transformer)
+    changed.blocks[0].attn1.to_q = None
+    assert modules.transformer.blocks[0].attn1.to_q is not None

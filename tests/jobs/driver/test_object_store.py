@@ -1,0 +1,130 @@
+"""The whole command with manifest, sources and output in an object store: an S3 server on this machine."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from job_making import Ended, command, decoded, pictures
+from s3_server import ENVIRONMENT, Server, running
+
+from wanbatch.manifests.storage import fsspec_io
+
+OPTIONS = ["--width", 32, "--height", 32, "--steps", 2, "--unit-rows", 2, "--log-prompts"]
+ROWS = [
+    {"id": "plain", "prompt": "a red heart", "tag": 1},
+    {"id": "kept", "image": "square.png", "creativity": 0.8},
+    {"id": "wide", "image": "wide.png", "prompt": "a star", "tag": 2},
+    {"id": "absent", "image": "nowhere.png", "prompt": "secret words"},
+]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def store(server: Server, sources):
+    """An S3 file system with a manifest and its sources in s3://shop/in."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
+            patch.setenv(name, value)
+        patch.setattr(fsspec_io, "_systems", {})
+        system = fsspec_io.file_system("s3://shop")
+        system.mkdir("shop")
+        for name in ("square.png", "wide.png"):
+            system.pipe_file(f"s3://shop/in/{name}", (sources / name).read_bytes())
+        lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+        system.pipe_file("s3://shop/in/rows.jsonl", lines.encode())
+        yield system
+
+
+@pytest.fixture(scope="module")
+def ran(store, model_folder, tmp_path_factory) -> Ended:
+    """Everything from and to the store."""
+    here = tmp_path_factory.mktemp("here")
+    ended = command(
+        "run", "s3://shop/in/rows.jsonl", "--out", "s3://shop/out", "--model", model_folder, *OPTIONS, cwd=here
+    )
+    assert list(here.iterdir()) == [], "nothing is written here"
+    return ended
+
+
+def test_it_ends_like_a_local_run(ran):
+    assert ran.code == 3, ran.err
+    assert "3 of 4 pictures made, 1 failed" in ran.out
+    assert "output    s3://shop/out" in ran.out
+    assert "absent: source: nowhere.png does not exist" in ran.out
+
+
+def test_the_dataset_is_in_the_store(ran, store):
+    names = {name.removeprefix("shop/out/") for name in store.find("shop/out")}
+    assert {"README.md", "_wanbatch/run.json", "_wanbatch/log.jsonl"} <= names
+    assert not any(name.startswith("_wanbatch/tmp/") for name in names)
+    rows = {}
+    for name in sorted(name for name in names if name.startswith("data/")):
+        for row in pq.read_table(io.BytesIO(store.cat_file(f"shop/out/{name}"))).to_pylist():
+            rows[row["id"]] = row
+    assert {name: row["tag"] for name, row in rows.items()} == {"plain": 1, "kept": None, "wide": 2}
+    assert all(decoded(row).shape == (row["height"], row["width"], 3) for row in rows.values())
+
+
+def test_pictures_are_those_of_a_local_run(ran, store, run_here, settings, sources, tmp_path):
+    manifest = sources / "local-rows.jsonl"
+    manifest.write_bytes(store.cat_file("shop/in/rows.jsonl"))
+    local = run_here(manifest, tmp_path / "out", settings(unit_rows=2, threads=2))
+    found = {}
+    for name in store.find("shop/out/data"):
+        found |= {row["id"]: row["sha256"] for row in pq.read_table(io.BytesIO(store.cat_file(name))).to_pylist()}
+    assert found == pictures(local.out)
+
+
+def test_status_and_report_read_it_there(ran, store, tmp_path):
+    ended = command("status", "s3://shop/out", "--json", cwd=tmp_path)
+    found = json.loads(ended.out)
+    assert (found["done"], found["quarantined"], found["pending"], found["holder"]) == (3, 1, 0, None)
+    assert found["failures"] == {"missing_image": 1}
+    assert found["pictures_per_second"] > 0
+    ended = command("report", "s3://shop/out", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "contact-sheet.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_log_names_prompts_because_it_was_asked_to(ran, store):
+    events = [json.loads(line) for line in store.cat_file("shop/out/_wanbatch/log.jsonl").splitlines()]
+    [failed] = [event for event in events if event["event"] == "quarantined"]
+    assert (failed["id"], failed["error_class"], failed["prompt"]) == ("absent", "missing_image", "secret words")
+    assert [event["event"] for event in events][-1] == "finished"
+
+
+def test_the_same_command_again_and_retry(ran, store, model_folder, sources, tmp_path):
+    run = ["run", "s3://shop/in/rows.jsonl", "--out", "s3://shop/out", "--model", model_folder, *OPTIONS]
+    before = {name: store.info(name)["size"] for name in store.find("shop/out/data")}
+    again = command(*run, cwd=tmp_path)
+    assert again.code == 3, again.err
+    assert {name: store.info(name)["size"] for name in store.find("shop/out/data")} == before
+    store.pipe_file("s3://shop/in/nowhere.png", (sources / "square.png").read_bytes())
+    retried = command("retry", "s3://shop/out", "--json", cwd=tmp_path)
+    assert retried.code == 0, retried.err
+    assert json.loads(retried.out)["made"] == 4
+    assert store.find("shop/out/failures") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "s3://shop/in/none.jsonl"], "s3://shop/in/none.jsonl: there is no such manifest"),
+        (["plan", "ftp://shop/rows.jsonl"], "ftp://shop/rows.jsonl: such addresses are not supported here"),
+        (["status", "s3://shop/in"], "s3://shop/in: is not an output folder of wanbatch"),
+    ],
+)
+def test_mistakes(store, tmp_path, arguments, told):
+    ended = command(*arguments, cwd=tmp_path)
+    assert ended.code == 2, ended.err
+    assert told in ended.err
+    assert "Traceback" not in ended.err
+    assert len(ended.err.splitlines()) == 1

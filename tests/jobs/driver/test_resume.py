@@ -1,0 +1,371 @@
+"""Going on with a folder: after an end, an interruption or a death; with the same rows, more rows, other rows."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+from io import StringIO
+
+import faulty_models
+import pytest
+from example_rows import MIXED
+from job_making import (
+    command,
+    commits,
+    family,
+    gone,
+    log_events,
+    part_files,
+    pictures,
+    rows_by_id,
+    snapshot,
+    start,
+    table,
+    wait_until,
+    workers_of,
+    write_jsonl,
+)
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.driver.run import run
+from wanbatch.jobs.reporting.progress import JsonLines
+
+
+@pytest.fixture
+def copied(mixed, tmp_path):
+    """A copy of the finished folder of all kinds of rows."""
+    return shutil.copytree(mixed.out, tmp_path / "copied")
+
+
+# ---- a finished folder
+
+
+def test_the_same_command_again_does_nothing(copied, mixed, run_here, settings):
+    before = part_files(copied)
+    ran = run_here(mixed.manifest, copied, settings(unit_rows=4, seed=9))
+    assert ran.summary.exit_code == 0
+    assert (ran.summary.made, ran.summary.made_now, ran.summary.pending) == (15, 0, 0)
+    assert part_files(copied) == before
+
+
+def test_failed_rows_are_not_tried_again(faulty, run_here, settings, tmp_path):
+    out = shutil.copytree(faulty.out, tmp_path / "out")
+    before = part_files(out)
+    ran = run_here(faulty.manifest, out, settings(), faulty_models.load)
+    assert ran.summary.exit_code == 3
+    assert ran.summary.failures == faulty.summary.failures
+    assert part_files(out) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 10}, "seed was 9, now 10"),
+        ({"steps": 3}, "steps was 2, now 3"),
+        ({"sampler": "euler"}, 'sampler was "unipc", now "euler"'),
+        ({"negative_prompt": "dots"}, 'negative_prompt was "", now "dots"'),
+        (
+            {"step_cache": "taylor"},
+            'step_cache was "none", now "taylor:interval=2,order=1,along=logsnr,blocks=3,first=0"',
+        ),
+        ({"slots": 2}, "slots was 4, now 2"),
+        ({"precision": "bf16"}, 'precision was "fp32", now "bf16"'),
+        ({"compile": "always"}, "compile was false, now true"),
+        ({"format": "jpeg", "quality": 80}, 'format was "png", now "jpeg"; quality was not set, now 80'),
+    ],
+)
+def test_other_settings_are_refused(mixed, run_here, settings, change, told):
+    before = snapshot(mixed.out)
+    with pytest.raises(UserError) as caught:
+        run_here(mixed.manifest, mixed.out, settings(**{"unit_rows": 4, "seed": 9, **change}))
+    assert told in str(caught.value)
+    assert str(mixed.out) in str(caught.value)
+    assert snapshot(mixed.out) == before
+
+
+def test_another_model_is_refused(mixed, run_here, settings, model_folder, tmp_path):
+    """Also one of the same name: its weights are looked at."""
+    before = snapshot(mixed.out)
+    moved = model_folder.rename(model_folder.with_name("moved"))
+    try:
+        shutil.copytree(moved, model_folder)
+        weights = next((model_folder / "vae").glob("*.safetensors"))
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        with pytest.raises(UserError, match="weights was"):
+            run_here(mixed.manifest, mixed.out, settings(unit_rows=4, seed=9))
+    finally:
+        shutil.rmtree(model_folder)
+        moved.rename(model_folder)
+    assert snapshot(mixed.out) == before
+
+
+def test_how_units_are_cut_may_change(copied, mixed, run_here, settings):
+    ran = run_here(mixed.manifest, copied, settings(unit_rows=7, seed=9, workers=2))
+    assert (ran.summary.exit_code, ran.summary.made_now) == (0, 0)
+
+
+def test_a_grown_manifest_runs_only_what_is_new(copied, mixed, run_here, settings, sources):
+    before, hashes = part_files(copied), pictures(copied)
+    new = [{"id": "new-1", "prompt": "a star", "note": "n"}, {"id": "new-2", "image": "wide.png", "price": 0.5}]
+    # the last row of all has no id of its own, and the number of its line says which it is
+    rows = [*MIXED, *new, {"prompt": "the last"}]
+    ran = run_here(write_jsonl(sources / "grown.jsonl", rows), copied, settings(unit_rows=4, seed=9))
+    assert ran.summary.exit_code == 0
+    assert (ran.summary.rows, ran.summary.made, ran.summary.made_now) == (18, 18, 3)
+    assert before.items() <= part_files(copied).items()
+    grown = pictures(copied)
+    assert grown.keys() - hashes.keys() == {"new-1", "new-2", "00000016"}
+    assert hashes.items() <= grown.items()
+    assert rows_by_id(copied)["new-2"]["price"] == 0.5
+    assert "18 images" in (copied / "README.md").read_text()
+
+
+def test_order_units_and_workers_do_not_change_pixels(mixed, run_here, settings, sources, tmp_path):
+    """Two workers, rows in another order, other units: the same picture for each id."""
+    rows = [{**row, "id": "00000001"} if "seed" in row and "id" not in row else row for row in MIXED]
+    shuffled = [rows[(5 * place + 3) % len(rows)] for place in range(len(rows))]
+    assert sorted(map(str, shuffled)) == sorted(map(str, rows))
+    # members of a blend group keep their order: the first one's size decides
+    members = iter([row for row in rows if "blend_group" in row])
+    shuffled = [next(members) if "blend_group" in row else row for row in shuffled]
+    manifest = write_jsonl(sources / "shuffled.jsonl", shuffled)
+    (meeting := tmp_path / "meeting").mkdir()
+    load = functools.partial(faulty_models.load_together, meeting, 2)  # else the first to start might make them all
+    ran = run_here(manifest, tmp_path / "out", settings(unit_rows=3, seed=9, workers=2), load)
+    assert ran.summary.exit_code == 0
+    assert pictures(ran.out) == pictures(mixed.out)
+    workers = {row["worker"] for row in table(ran.out, "timings").to_pylist()}
+    assert workers == {"worker-0", "worker-1"}
+
+
+# ---- a run that is watched from outside and interrupted, in this process
+
+
+class Watcher(JsonLines):
+    """Progress that, at the first commit, looks at the run from other processes and then asks it to stop."""
+
+    def __init__(self, total: int, before: int, out, manifest, model):
+        super().__init__(total, before, StringIO())
+        self.out, self.manifest, self.model = out, manifest, model
+        self.status = self.status_text = self.second = None
+        self.workers = []
+
+    def update(self, made: int, failed: int) -> None:
+        super().update(made, failed)
+        if self.status is None and commits(self.out):
+            here = self.out.parent
+            self.status = command("status", self.out, "--json", cwd=here)
+            self.status_text = command("status", self.out, cwd=here)
+            options = ["--model", self.model, "--width", 32, "--height", 32, "--steps", 2]
+            self.second = command("run", self.manifest, "--out", self.out, *options, cwd=here)
+            self.workers = workers_of(os.getpid())
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="session")
+def watched(local_ray, settings, model_folder, tmp_path_factory):
+    """What was seen of thirty rows of a second each, stopped with SIGINT in the middle and run again."""
+    folder = tmp_path_factory.mktemp("watched")
+    rows = [{"id": f"slow-{number}", "prompt": "x"} for number in range(30)]
+    manifest, out = write_jsonl(folder / "slow.jsonl", rows), folder / "out"
+    watchers = []
+
+    def watch(total: int, before: int) -> Watcher:
+        watchers.append(Watcher(total, before, out, manifest, model_folder))
+        return watchers[-1]
+
+    chosen = settings(unit_rows=2)
+    summary = run(manifest, out, chosen, watch, faulty_models.load)
+    seen = {"watcher": watchers[0], "summary": summary, "out": out, "alive": gone(watchers[0].workers)}
+    seen |= {"parts": part_files(out), "tmp": list((out / "_wanbatch" / "tmp").iterdir())}
+    seen["status"] = command("status", out, "--json", cwd=folder)
+    seen["again"] = run(manifest, out, chosen, lambda total, before: JsonLines(total, before, StringIO()))
+    return seen
+
+
+def test_status_while_a_run_goes_on(watched):
+    ended = watched["watcher"].status
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert (found["rows"], found["quarantined"]) == (30, 0)
+    assert found["done"] >= 2
+    assert found["done"] + found["pending"] == 30
+    assert found["holder"]["pid"] == os.getpid()
+    text = watched["watcher"].status_text.out
+    assert "of 30 pictures made, 0 failed" in text
+    assert f"a run goes on (pid {os.getpid()} on {found['holder']['host']} since" in text
+
+
+def test_a_second_run_on_a_held_folder(watched):
+    ended = watched["watcher"].second
+    holder = json.loads(watched["watcher"].status.out)["holder"]
+    assert ended.code == 4
+    assert len(ended.err.splitlines()) == 1
+    assert f"another run writes to this folder (pid {holder['pid']} on {holder['host']}" in ended.err
+
+
+def test_interrupt_keeps_what_is_done(watched):
+    summary = watched["summary"]
+    assert (summary.exit_code, summary.interrupted, summary.quarantined) == (130, True, 0)
+    assert 0 < summary.made < 30
+    assert summary.pending == 30 - summary.made
+    found = json.loads(watched["status"].out)
+    assert (found["done"], found["pending"], found["holder"]) == (summary.made, summary.pending, None)
+    assert [event["pending"] for event in log_events(watched["out"], "interrupted")] == [summary.pending]
+
+
+def test_interrupt_ends_the_workers(watched):
+    assert len(watched["watcher"].workers) == 1
+    assert watched["alive"] == []
+
+
+def test_rerun_makes_the_rest(watched):
+    again, out = watched["again"], watched["out"]
+    assert (again.exit_code, again.made) == (0, 30)
+    assert again.made_now == 30 - watched["summary"].made
+    assert sorted(rows_by_id(out)) == sorted(f"slow-{number}" for number in range(30))
+    assert watched["parts"].items() <= part_files(out).items()
+    assert list((out / "_wanbatch" / "tmp").iterdir()) == []
+
+
+# ---- the real command, killed and interrupted
+
+ROWS = [{"id": f"r{number:03d}", "prompt": "a red heart", "seed": number} for number in range(120)]
+
+
+@pytest.fixture
+def options(model_folder) -> list:
+    return ["--model", model_folder, "--width", 64, "--height", 64, "--steps", 30, "--unit-rows", 2]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(run_here, settings, tmp_path_factory) -> dict[str, str]:
+    """The pictures of ROWS, made in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    chosen = settings(width=64, height=64, steps=30, unit_rows=50)
+    return pictures(run_here(write_jsonl(folder / "shop.jsonl", ROWS), folder / "out", chosen).out)
+
+
+def _finish(manifest, out, options, undisturbed, before) -> None:
+    """Run the same command again; everything must be there once, and what was there must be untouched."""
+    ended = command("run", manifest, "--out", out, *options, cwd=out.parent)
+    assert ended.code == 0, ended.err
+    assert before.items() <= part_files(out).items()
+    assert pictures(out) == undisturbed
+    records = [json.loads(path.read_text()) for path in commits(out)]
+    assert sorted(name for record in records for name in record["ids"]) == [row["id"] for row in ROWS]
+    assert list((out / "_wanbatch" / "tmp").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_killed_driver(manifest, options, undisturbed, tmp_path):
+    path, out = manifest(*ROWS), tmp_path / "out"
+    process = start("run", path, "--out", out, *options, cwd=tmp_path)
+    try:
+        wait_until(lambda: len(commits(out)) >= 2, what="two commits")
+        workers = workers_of(process.pid)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    assert len(workers) == 1
+    assert gone(workers) == []
+    before = part_files(out)
+    assert len(commits(out)) < 60
+    ended = command("status", out, "--json", cwd=tmp_path)
+    found = json.loads(ended.out)
+    assert found["holder"] is None
+    assert 0 < found["pending"] < 120
+    committed = {name: entry for name, entry in before.items() if _is_committed(name, out)}
+    _finish(path, out, options, undisturbed, committed)
+
+
+def _is_committed(name: str, out) -> bool:
+    number = name.split("-")[-1].removesuffix(".parquet") if name.startswith(("data", "timings")) else None
+    return number is None or (out / "_wanbatch" / "commits" / f"{number}.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_command(manifest, options, undisturbed, tmp_path, number):
+    """SIGINT goes to the whole process group, as Ctrl-C in a terminal does; SIGTERM to the command alone."""
+    path, out = manifest(*ROWS), tmp_path / "out"
+    process = start("run", path, "--out", out, *options, cwd=tmp_path)
+    try:
+        wait_until(lambda: len(commits(out)) >= 2, what="two commits")
+        relatives = family(process.pid)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        told, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in told + errors
+    assert "interrupted: " in told
+    assert "run the same command again" in told
+    assert gone(relatives) == []
+    found = json.loads(command("status", out, "--json", cwd=tmp_path).out)
+    assert found["done"] >= 4
+    assert (found["done"] + found["pending"], found["quarantined"]) == (120, 0)
+    assert found["pending"] > 0
+    _finish(path, out, options, undisturbed, part_files(out))
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_workers_start(manifest, options, tmp_path):
+    """Before anything is made: 130 soon, nothing committed, no process left."""
+    path, out = manifest(*ROWS), tmp_path / "out"
+    process = start("run", path, "--out", out, *options, cwd=tmp_path)
+    try:
+        wait_until((out / "_wanbatch" / "log.jsonl").exists, what="the log")
+        workers = wait_until(lambda: [p for p in family(process.pid) if "ray" in p.name()], what="Ray")
+        os.killpg(process.pid, signal.SIGINT)
+        told, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in told + errors
+    assert commits(out) == []
+    assert gone(workers) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_twice_ends_at_once(manifest, options, tmp_path):
+    path, out = manifest(*ROWS), tmp_path / "out"
+    process = start("run", path, "--out", out, *options, cwd=tmp_path)
+    try:
+        wait_until(lambda: commits(out), what="a commit")
+        relatives = family(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
+        told, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in told + errors
+    assert gone(relatives) == []
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_the_real_command(manifest, options, undisturbed, tmp_path):
+    """The worker's process is killed from outside: its unit is made by another, nothing is lost or quarantined."""
+    path, out = manifest(*ROWS), tmp_path / "out"
+    process = start("run", path, "--out", out, *options, cwd=tmp_path)
+    try:
+        wait_until(lambda: len(commits(out)) >= 2, what="two commits")
+        [worker] = workers_of(process.pid)
+        worker.send_signal(signal.SIGKILL)
+        told, errors = process.communicate(timeout=150)
+    finally:
+        process.kill()
+    assert process.returncode == 0, told + errors
+    assert len(log_events(out, "unit_lost")) == 1
+    assert pictures(out) == undisturbed
+    assert {row["attempt"] for row in table(out, "timings").to_pylist()} == {1, 2}

@@ -1,0 +1,255 @@
+"""What a run shows: JSON lines for programs, a bar for people, a summary for both, a contact sheet."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import termios
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from job_making import WANBATCH, command, decoded, environment, rows_by_id, write_jsonl
+from PIL import Image
+
+from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.reporting import contact_sheet
+from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, Bar, JsonLines, progress_for
+from wanbatch.manifests.dataset.folder import open_parts
+
+
+def events(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# ---- JSON lines
+
+
+@pytest.mark.parametrize(("name", "made", "failed"), [("mixed", 15, 0), ("faulty", 3, 7)])
+def test_json_lines_of_a_run(request, name, made, failed):
+    """Each line is one object; stages come in order; counts never pass the total and end at it."""
+    found = events(request.getfixturevalue(name).progress)
+    stages = [event["stage"] for event in found if event["event"] == "stage"]
+    assert stages == ["starting", "making", "done"]
+    counts = [event for event in found if event["event"] == "progress"]
+    assert counts
+    assert all(event["made"] + event["failed"] <= event["total"] for event in counts)
+    last = counts[-1]
+    assert (last["total"], last["made"], last["failed"]) == (made + failed, made, failed)
+    assert last["pictures_per_second"] > 0
+    assert last["seconds_left"] == 0
+
+
+def test_json_lines_count_earlier_runs_but_do_not_take_them_for_speed():
+    stream = io.StringIO()
+    lines = JsonLines(10, 6, stream)
+    lines.stage("making")
+    time.sleep(0.4)
+    lines.update(6, 1)
+    time.sleep(0.4)  # ending workers is no part of it
+    lines.close()
+    first, last = [event for event in events(stream.getvalue()) if event["event"] == "progress"]
+    assert (first["made"], last["made"], last["failed"], last["total"]) == (6, 6, 1, 10)
+    # one picture since the start, three left: three times as long as it has taken
+    assert last["seconds_left"] * last["pictures_per_second"] == pytest.approx(3, abs=0.3)
+    assert last["pictures_per_second"] == first["pictures_per_second"] < 3
+
+
+def test_json_lines_do_not_flood():
+    stream = io.StringIO()
+    lines = JsonLines(1000, 0, stream)
+    for made in range(1000):
+        lines.update(made, 0)
+    lines.close()
+    assert HEARTBEAT_SECONDS >= 1
+    assert len(events(stream.getvalue())) == 2
+
+
+def test_which_progress_is_shown():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(progress_for(3, 0, io.StringIO()), JsonLines)
+    bar = progress_for(3, 0, Terminal())
+    assert isinstance(bar, Bar)
+    bar.close()
+
+
+# ---- the real command on a terminal
+
+
+@pytest.fixture(scope="session")
+def terminal(sources, model_folder, tmp_path_factory):
+    """The real command with its stderr on a terminal: one bad row of seven. (exit code, stdout, screen, folder)"""
+    folder = tmp_path_factory.mktemp("terminal")
+    rows = [{"id": f"r{number}", "prompt": "a red heart"} for number in range(6)]
+    manifest = write_jsonl(sources / "terminal.jsonl", [*rows, {"id": "bad", "image": "nowhere.png"}])
+    options = ["--model", model_folder, "--width", 32, "--height", 32, "--steps", 2, "--unit-rows", 3]
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (40, 120))
+    process = subprocess.Popen(
+        [WANBATCH, *map(str, ["run", manifest, "--out", "out", *options])],
+        cwd=folder,
+        env=environment(TERM="xterm"),
+        stdout=subprocess.PIPE,
+        stderr=slave,
+    )
+    os.close(slave)
+    screen = b""
+    try:
+        while True:
+            try:
+                data = os.read(master, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not data:
+                break
+            screen += data
+        told = process.communicate(timeout=60)[0].decode()
+    finally:
+        process.kill()
+        os.close(master)
+    return process.returncode, told, screen.decode(), folder / "out"
+
+
+def test_bar_on_a_terminal(terminal):
+    """Pictures, failed ones, speed and time left, redrawn in place."""
+    _, _, screen, _ = terminal
+    drawn = [line for line in re.split(r"[\r\n]+", screen) if line.strip()]
+    assert drawn[0].startswith("starting |")
+    assert any(line.startswith("making |") for line in drawn)
+    last = [line for line in drawn if "pictures" in line][-1]
+    assert last.startswith("done |")
+    assert re.search(r"\| 7/7 pictures, 1 failed · +[\d.]+ pictures/s · 00:00 left", last), last
+    made = [int(found[1]) for line in drawn if (found := re.search(r"\| (\d+)/7 ", line))]
+    assert all(one <= other for one, other in pairwise(made))
+
+
+def test_nothing_else_is_on_the_terminal(terminal):
+    """No warnings, no chatter of libraries, no JSON."""
+    _, _, screen, _ = terminal
+    rest = [line for line in re.split(r"[\r\n]+", screen) if line.strip() and "pictures" not in line]
+    assert rest == []
+
+
+def test_summary_of_the_real_command(terminal):
+    code, told, _, out = terminal
+    assert code == 3
+    lines = told.splitlines()
+    assert lines[0] == "6 of 7 pictures made, 1 failed"
+    assert lines[1].split() == ["output", "out"]
+    assert re.search(
+        r"time +prepare [\d.]+ s, start [\d.]+ s, make [\d.]+ s, stop [\d.]+ s, total [\d.]+ s; [\d.]+ pictures/s",
+        told,
+    )
+    stages = next(line for line in lines if line.split()[0] == "stages")
+    for stage in ("text", "denoise", "decode"):
+        assert re.search(rf"{stage} [\d.]+ s \(\d+%\)", stages)
+    assert [line.split() for line in lines[4:]] == [
+        ["failed", "1", "missing_image"],
+        ["bad:", "source:", "nowhere.png", "does", "not", "exist"],
+        ["wanbatch", "retry", "out", "makes", "them", "again", "once", "the", "cause", "is", "mended"],
+    ]
+    assert sorted(rows_by_id(out)) == [f"r{number}" for number in range(6)]
+
+
+def test_status_of_a_finished_folder(terminal):
+    out = terminal[3]
+    ended = command("status", out, cwd=out.parent)
+    assert (ended.code, ended.err) == (0, "")
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert lines[:3] == [f"{out}: 6 of 7 pictures made, 1 failed, 0 left", "failed 1 missing_image", "state no run"]
+    assert re.fullmatch(r"speed \d+\.\d\d pictures/s", lines[3])
+    assert len(lines) == 4
+
+
+def test_status_as_json(mixed):
+    result = CliRunner().invoke(main, ["status", str(mixed.out), "--json"])
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    expected = {"rows": 15, "done": 15, "quarantined": 0, "pending": 0, "failures": {}, "units": 6, "holder": None}
+    assert expected.items() <= found.items()
+    assert found["fingerprint"]["seed"] == 9
+
+
+# ---- summary
+
+
+def test_summary_of_failures_is_short_and_complete(faulty):
+    text = contact_sheet.summary_text(faulty.summary)
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[0] == "3 of 10 pictures made, 7 failed"
+    assert "failed    2 bad_image, 2 error, 2 missing_image, 1 nan" in lines
+    shown = [line for line in lines if re.match(r"[\w-]+: (source|generate|decode): ", line)]
+    assert len(shown) == 5
+    assert lines[-2] == f"... all of them are in {faulty.out / 'failures'}"
+    assert lines[-1].startswith(f"wanbatch retry {faulty.out} ")
+
+
+def test_summary_is_one_line_a_failure(faulty):
+    """The message of one of the failures has two lines."""
+    assert "second line" in rows_by_id(faulty.out, "failures")["raise-1"]["message"]
+    told = contact_sheet.summary_text(faulty.summary).splitlines()
+    assert len(told) == 12
+    assert "raise-1: generate: ValueError: no picture of raise-1 and a second line" in map(str.strip, told)
+
+
+def test_stage_seconds_are_those_of_the_timings(mixed):
+    rows = rows_by_id(mixed.out, "timings").values()
+    sums = contact_sheet.stage_seconds(mixed.out)
+    for stage in ("text", "encode", "denoise", "decode", "image"):
+        assert sums[stage] == pytest.approx(sum(row[f"{stage}_seconds"] for row in rows))
+        assert sums[stage] > 0
+
+
+# ---- contact sheet
+
+
+def test_contact_sheet(mixed, tmp_path):
+    target = tmp_path / "sheets" / "sheet.png"
+    assert contact_sheet.contact_sheet(mixed.out, target, columns=5, cell=96) == 15
+    sheet = Image.open(target)
+    assert (sheet.format, sheet.size) == ("PNG", (5 * (96 + 12) + 12, 3 * (96 + 3 * 15 + 12) + 12))
+    pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    first = decoded(rows_by_id(mixed.out)["plain"])
+    enlarged = np.repeat(np.repeat(first, 3, axis=0), 3, axis=1)
+    assert np.array_equal(pixels[12 : 12 + 96, 12 : 12 + 96], enlarged)
+    for row in range(3):
+        for column in range(5):
+            top, left = 12 + row * 153, 12 + column * 108
+            assert pixels[top : top + 96, left : left + 96].std() > 5, "no picture there"
+            assert pixels[top + 98 : top + 113, left : left + 96].min() < 128, "no caption there"
+
+
+def test_contact_sheet_by_the_command(mixed, tmp_path):
+    result = CliRunner().invoke(
+        main, ["report", str(mixed.out), "--sheet", "s.png", "--columns", "2", "--limit", "3"]
+    )
+    assert (result.exit_code, result.stdout) == (0, "3 pictures on s.png\n")
+    assert Image.open(tmp_path / "s.png").size == (2 * 204 + 12, 2 * (192 + 45 + 12) + 12)
+
+
+def test_contact_sheet_is_in_the_order_of_the_manifest(mixed):
+    shown = [record["id"] for record in contact_sheet._records(open_parts(mixed.out, "data"), 15)]
+    rows = rows_by_id(mixed.out)
+    assert shown == sorted(rows, key=lambda name: (rows[name]["manifest_row"], rows[name]["variant"]))
+
+
+@pytest.mark.slow
+def test_run_as_json(manifest, model_folder, tmp_path):
+    """stdout is one JSON object, stderr JSON lines: both for programs."""
+    options = ["--model", model_folder, "--width", 32, "--height", 32, "--steps", 2, "--json"]
+    ended = command("run", manifest({"id": "a", "prompt": "x"}), *options, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    summary = json.loads(ended.out)
+    expected = {"out": "out/shop", "rows": 1, "made": 1, "made_now": 1, "quarantined": 0, "pending": 0}
+    assert expected.items() <= summary.items()
+    assert events(ended.err)[0] == {"event": "stage", "stage": "starting"}
+    assert list(rows_by_id(tmp_path / "out" / "shop")) == ["a"]

@@ -1,0 +1,59 @@
+"""The batch size: which one is chosen, and that measuring measures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import random_transformer
+
+from wanbatch.pipeline.batching import calibration
+from wanbatch.pipeline.batching.calibration import best_slots, measure
+from wanbatch.pipeline.loading.runtime import Runtime
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slots"),
+    [
+        ({1: 1.0}, 1),
+        ({1: 1.0, 2: 0.98, 4: 0.975}, 1),
+        ({1: 1.0, 2: 0.8, 4: 0.7, 8: 0.69, 16: 0.69}, 4),
+        ({1: 1.0, 2: 0.8, 4: 0.7, 8: 0.6, 16: 0.5}, 16),
+        ({1: 0.5, 2: 0.6, 4: 0.7}, 1),
+    ],
+)
+def test_the_smallest_batch_that_is_nearly_the_fastest(seconds, slots):
+    assert best_slots(seconds) == slots
+
+
+def test_nothing_measured():
+    with pytest.raises(ValueError, match="no batch size"):
+        best_slots({})
+
+
+@pytest.mark.parametrize("runtime", [Runtime(), Runtime(fp8=True)])
+def test_each_batch_size_is_timed(runtime, monkeypatch):
+    monkeypatch.setattr(calibration, "CANDIDATES", (1, 2))
+    seen = []
+    forward = calibration.FrameTransformer.forward
+    monkeypatch.setattr(
+        calibration.FrameTransformer,
+        "forward",
+        lambda self, latents, *rest: seen.append(tuple(latents.shape)) or forward(self, latents, *rest),
+    )
+    config = random_transformer().config
+    found = measure(config, torch.device("cpu"), torch.float32, runtime, (4, 6, True), reserved=0)
+    assert set(found) == {1, 2}
+    assert min(found.values()) > 0
+    assert set(seen) == {(2, 8, 4, 6), (4, 8, 4, 6)}
+
+
+def test_batches_that_do_not_fit_are_left_out(monkeypatch):
+    def step(frame, device, slots, shape):
+        if slots > 4:
+            raise torch.OutOfMemoryError("no room")
+        return 1.0 / slots
+
+    monkeypatch.setattr(calibration, "_step_seconds", step)
+    config = random_transformer().config
+    found = measure(config, torch.device("cpu"), torch.float32, Runtime(), (4, 4, False), reserved=0)
+    assert found == {1: 1.0, 2: 0.5, 4: 0.25}

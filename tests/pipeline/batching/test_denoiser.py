@@ -1,0 +1,43 @@
+"""The two experts of Wan2.2 A14B through the same code."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from small_models import random_transformer
+
+from wanbatch.pipeline.core.requests import Request
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.registry import Modules
+
+
+def test_two_experts_share_the_schedule_as_in_diffusers(pipeline):
+    second = random_transformer(seed=5)
+    modules = Modules(
+        pipeline.tokenizer, pipeline.text_encoder, pipeline.transformer, second, boundary=0.7, vae=pipeline.vae
+    )
+    wan = Wan(modules, torch.device("cpu"), slots=2)
+    settings = {"creativity": 1.0, "width": 64, "height": 64, "shift": 3.0, "sampler": "unipc", "negative_prompt": ""}
+    requests = [
+        Request("a", "a red heart", sources=(), seed=3, steps=7, guidance=4.0, **settings),
+        Request("b", "blue star", sources=(), seed=4, steps=4, guidance=2.0, **settings),
+        Request("c", "green circle", sources=(), seed=5, steps=9, guidance=2.0, **settings),
+    ]
+    pixels = {outcome.request.id: outcome.pixels for outcome in wan.generate(requests)}
+
+    two = type(pipeline)(**{**pipeline.components, "transformer_2": second}, boundary_ratio=0.7)
+    two.set_progress_bar_config(disable=True)
+    for request in requests:
+        frames = two(
+            prompt=request.prompt,
+            negative_prompt="",
+            width=64,
+            height=64,
+            num_frames=1,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            output_type="pil",
+        ).frames[0]
+        expected = np.asarray(frames[0]).astype(int)
+        assert np.abs(pixels[request.id].astype(int) - expected).max() <= 1

@@ -1,0 +1,170 @@
+"""The small world, its judge, the training's ways, and the model that ships."""
+
+import json
+import random
+
+import pytest
+import torch
+from diffusers import WanPipeline
+from safetensors import safe_open
+from transformers import UMT5Config, UMT5EncoderModel
+
+from wanbatch.pipeline.training.loop import Average, Budget
+from wanbatch.pipeline.training.toy import captions, denoiser, judge, scores, tiny, world
+
+SHIPPED = judge.FOLDER.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke")
+    tiny.main(["--out", str(folder), "--smoke", "--device", "cpu"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return captions.build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def attributes(count, seed=0):
+    return world.sample(count, torch.Generator().manual_seed(seed))
+
+
+class TestWorld:
+    def test_samples_every_name_and_no_shape_on_its_own_colour(self):
+        rows = attributes(4000)
+        for column, field in enumerate(world.FIELDS):
+            assert set(rows[:, column].tolist()) == set(range(len(world.NAMES[field])))
+        assert (rows[:, 1] != rows[:, 4]).all()
+        assert 0.03 < world.held_out(rows).float().mean() < 0.07
+
+    @pytest.mark.parametrize("size", [(64, 96), (128, 128)])
+    def test_pictures_are_in_range_and_follow_from_the_seed(self, size):
+        rows = attributes(24)
+        first, second = (world.render(rows, *size, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+        assert first.shape == (24, 3, *size)
+        assert first.min() >= -1
+        assert first.max() <= 1
+        assert torch.equal(first, second)
+
+    def test_describe_names_what_was_sampled(self):
+        row = world.describe(torch.tensor([[4, 0, 2, 1, 4, 1]]))[0]
+        assert list(row.values()) == ["heart", "red", "large", "left", "blue", "striped"]
+
+
+class TestCaptions:
+    def test_every_word_of_a_full_caption_is_known(self, tokenizer):
+        rng = random.Random(0)
+        texts = [captions.write(names, rng, full=True) for names in world.describe(attributes(500))]
+        assert len(set(texts)) > 450
+        assert all(tokenizer.unk_token_id not in ids for ids in tokenizer(texts).input_ids)
+
+    def test_upper_case_is_folded(self, tokenizer):
+        assert tokenizer("A Big RED Heart").input_ids == tokenizer("a big red heart").input_ids
+
+    def test_unknown_words_are_unknown_and_the_rest_is_kept(self, tokenizer):
+        words = tokenizer.tokenize("a fluffy red heart ☃")
+        assert {"▁red", "▁heart", "▁a"} < set(words)
+        assert tokenizer.unk_token_id in tokenizer("fluffy").input_ids
+
+    def test_nothing_is_the_end_mark(self, tokenizer):
+        assert tokenizer("").input_ids == [tokenizer.eos_token_id]
+
+
+class TestLoop:
+    def test_budget_ends_with_its_steps_and_the_rate_rises_and_falls(self):
+        budget = Budget(minutes=60, steps=100)
+        rates = [budget.rate(1.0) for _ in budget]
+        assert len(rates) == 100
+        assert rates[0] < 0.01
+        assert max(rates) > 0.98
+        assert rates[-1] < 0.01
+
+    def test_average_is_in_place_only_within(self):
+        parameter = torch.nn.Parameter(torch.zeros(3))
+        average = Average([parameter], 0.9)
+        parameter.data.fill_(1)
+        average.update()
+        with average.applied():
+            torch.testing.assert_close(parameter.data, torch.full((3,), 0.1))
+        assert parameter.data.eq(1).all()
+
+
+@torch.no_grad()
+def test_text_states_equal_those_with_the_library_s_own_mask():
+    torch.manual_seed(0)
+    config = UMT5Config(vocab_size=50, d_model=16, d_kv=8, num_heads=2, d_ff=32, num_layers=2)
+    encoder = UMT5EncoderModel(config).eval()
+    tokens, lengths = torch.randint(3, 50, (4, 9)), torch.tensor([1, 4, 8, 9])
+    real = torch.arange(9) < lengths[:, None]
+    expected = encoder(tokens, real.long()).last_hidden_state * real[..., None]
+    torch.testing.assert_close(denoiser.embed(encoder, tokens, lengths), expected)
+
+
+class TestSmoke:
+    def test_leaves_a_folder_that_diffusers_loads_and_runs(self, trained):
+        pipeline = WanPipeline.from_pretrained(trained, torch_dtype=torch.float32, use_safetensors=True)
+        assert pipeline.config.expand_timesteps
+        assert pipeline.transformer_2 is None
+        pipeline.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(3)
+        prompts = ["a red heart", "A fluffy star"]
+        video = pipeline(
+            prompts, height=64, width=96, num_frames=1, num_inference_steps=2, guidance_scale=2.0,
+            generator=generator, output_type="pt",
+        ).frames  # fmt: skip
+        studio = scores.Studio(trained, torch.device("cpu"))
+        painted = studio.paint(prompts, 64, 96, steps=2, guidance=2.0, seed=3)
+        torch.testing.assert_close((painted + 1) / 2, video[:, 0], atol=1e-4, rtol=0)
+
+    def test_weights_are_bf16_safetensors(self, trained):
+        for name in ("transformer", "vae"):
+            with safe_open(trained / name / "diffusion_pytorch_model.safetensors", "pt") as weights:
+                assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.bfloat16}  # noqa: SIM118
+
+    def test_the_card_has_the_numbers(self, trained):
+        card = (trained / "README.md").read_text()
+        assert "never trained on" in card
+        assert json.loads((trained / "wanbatch.json").read_text())["guidance"] == tiny.Recipe().guidance
+
+    def test_resume_adds_to_what_is_there(self, trained):
+        before = json.loads((trained / "training.json").read_text())["vae"]["steps"]
+        tiny.main(["--out", str(trained), "--smoke", "--device", "cpu", "--stages", "vae", "--resume"])
+        assert json.loads((trained / "training.json").read_text())["vae"]["steps"] == before * 2
+
+    @pytest.mark.parametrize("option", [["--stages", "paint"], ["--minutes", "paint=3"]])
+    def test_unknown_stages_are_refused(self, tmp_path, option, capsys):
+        with pytest.raises(SystemExit) as exit_:
+            tiny.main(["--out", str(tmp_path), *option])
+        assert exit_.value.code == 2
+        assert "paint" in capsys.readouterr().err
+
+
+class TestShipped:
+    """The weights in the package."""
+
+    def test_fit_in_25_megabytes(self):
+        assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) <= 25_000_000
+
+    @pytest.mark.parametrize("size", [(128, 128), (128, 160)])
+    def test_judge_reads_real_renders(self, size):
+        rows = attributes(128, seed=1)
+        score = judge.Judge.load().score(scores.renders(rows, *size, seed=1), rows)
+        assert score["all"] >= 0.99
+
+    def test_distance_tells_ghosts_and_a_lack_of_variety(self):
+        reader, rows = judge.Judge.load(), attributes(192, seed=2)
+        first, second = (scores.renders(rows, 128, 128, seed=seed) for seed in (1, 2))
+        real, other = reader.features(first), reader.features(second)
+        ghosts = reader.features(0.7 * second + 0.3 * second.roll(1, 0))
+        assert judge.distance(real, real) == pytest.approx(0, abs=1)
+        assert judge.distance(real, ghosts) > 2 * judge.distance(real, other)
+        assert judge.distance(real, other[:12].repeat(16, 1)) > 2 * judge.distance(real, other)
+
+    def test_pictures_show_what_prompts_ask_for(self):
+        studio, rows = scores.Studio(SHIPPED, torch.device("cpu")), attributes(24, seed=3)
+        images = studio.paint(scores.write_prompts(rows, 3), 128, 128, steps=8, guidance=2.0, seed=3)
+        assert studio.judge.score(images, rows)["all"] >= 0.9
+        real = scores.renders(rows, 128, 128, seed=3)
+        assert studio.judge.score(studio.reconstruct(real), rows)["all"] >= 0.95

@@ -1,0 +1,36 @@
+"""What the tests of faults look for in the folder of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Set
+from pathlib import Path
+
+import numpy as np
+from job_making import commits, pictures, rows_by_id
+
+from wanbatch.jobs.planning.plan import derived_seed
+
+
+def painted(*names: str, size: int = 32) -> dict[str, str]:
+    """id -> hash of the pixels that painters.py makes of a row without a source, worked out here."""
+    return {name: hashlib.sha256(_noise(derived_seed(0, name, 0), size).tobytes()).hexdigest() for name in names}
+
+
+def _noise(seed: int, size: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def require_whole(out: Path, made: Set[str], quarantined: Set[str] = frozenset(), size: int = 32) -> None:
+    """Every row is in exactly one place, once; readers, commits and pixels agree."""
+    data = rows_by_id(out) if made else {}
+    assert set(data) == made
+    assert pictures(out) == painted(*made, size=size) if made else True
+    assert {name: row["sha256"] for name, row in data.items()} == painted(*made, size=size)
+    assert (set(rows_by_id(out, "timings")) if made else set()) == made
+    assert (set(rows_by_id(out, "failures")) if quarantined else set()) == quarantined
+    records = [json.loads(line) for path in commits(out) for line in path.read_text().splitlines()]
+    committed = [name for record in records for name in (*record["ids"], *record["failed"])]
+    assert sorted(committed) == sorted(made | quarantined)
+    assert not (made & quarantined)

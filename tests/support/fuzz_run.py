@@ -1,0 +1,183 @@
+"""Run by test_fuzz.py: damaged manifests and images, in a process of limited memory.
+
+    python fuzz_run.py lines|parquet|images COUNT FOLDER
+
+Each case is a good file with some bytes changed, dropped, doubled or put in. Only UserError and RowError may come
+of it. Prints the number of cases, how many were still read, the slowest one and the growth of memory, as JSON.
+Cases are derived from a fixed seed.
+"""
+
+import io
+import json
+import resource
+import sys
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from manifest_making import encoded
+from PIL import Image
+
+from wanbatch.errors import RowError, UserError
+from wanbatch.manifests.reading.manifest import read_manifest
+from wanbatch.manifests.records import Source
+from wanbatch.manifests.sources.loader import SourceLoader
+
+MEMORY = 6 << 30  # of addresses; what is really used is reported
+
+ROW = {
+    "id": "a",
+    "prompt": "a heart ♥ \u0000",
+    "images": ["a.png", {"path": "b.png", "bytes": None}, "http://127.0.0.1/x"],
+    "blend_weights": [0.5, 1e-300],
+    "loras": [{"name": "x", "weight": -1}],
+    "seed": 12345678901234567890,
+    "meta": {"a": [1, {"b": None}], "c": "😀"},
+    "creativity": 1e308,
+}
+TOKENS = [
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"',
+    b",",
+    b":",
+    b"\\",
+    b"\\ud800",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b"\x00",
+    b"\xff",
+    b"\n",
+]
+TOKENS += [b"../", b"//", b"file://", b"PAR1", b"IHDR", b"\xff\xff\xff\x7f", b"\x80\x80\x80\x80\x08"]
+TOKENS += [b"9" * 30]
+
+changes = st.lists(
+    st.tuples(
+        st.sampled_from(("set", "drop", "put", "double", "cut")),
+        st.integers(0, 1 << 20),
+        st.one_of(st.binary(min_size=1, max_size=6), st.sampled_from(TOKENS)),
+        st.integers(1, 40),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def changed(data: bytes, todo) -> bytes:
+    out = bytearray(data)
+    for action, place, piece, length in todo:
+        at = place % (len(out) + 1)
+        if action == "set":
+            out[at : at + len(piece)] = piece
+        elif action == "drop":
+            del out[at : at + length]
+        elif action == "put":
+            out[at:at] = piece
+        elif action == "double":
+            out[at:at] = out[at : at + length]
+        elif length == 1:  # seldom, since nothing is left of the others then
+            del out[at:]
+    return bytes(out)
+
+
+def good_lines() -> list[bytes]:
+    plain = {"prompt": "a", "image": "a.png", "creativity": 0.5, "width": 64, "height": 64, "x": {"y": [1, None]}}
+    return [json.dumps(row, ensure_ascii=ascii).encode() for row in (ROW, plain) for ascii in (True, False)]
+
+
+def good_parquets() -> list[bytes]:
+    image = pa.array([{"bytes": encoded(8, 8), "path": None}, {"bytes": None, "path": "a.png"}] * 3)
+    tables = [
+        pa.table(
+            {"prompt": ["a", "b"], "seed": [1, None], "x": [[1], None], "d": pa.array(["u", "u"]).dictionary_encode()}
+        ),
+        pa.table({"image": image, "creativity": [0.5] * 6, "meta": [{"a": {"b": [n]}} for n in range(6)]}),
+    ]
+    files = []
+    for table, options in zip(
+        tables, ({"compression": "snappy"}, {"compression": "zstd", "row_group_size": 2}), strict=True
+    ):
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, write_page_checksum=len(files) == 0, **options)
+        files.append(buffer.getvalue())
+    return files
+
+
+def good_images() -> list[bytes]:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 16, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = []
+    for kind, options in (
+        ("PNG", {"exif": exif}),
+        ("JPEG", {"exif": exif}),
+        ("WEBP", {"exif": exif}),
+        ("PNG", {"mode": "P"}),
+    ):
+        picture = noise.convert(options.pop("mode", "RGB"))
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        files.append(buffer.getvalue())
+    return files
+
+
+def read_and_load(path: Path) -> None:
+    """A manifest, and what sources it has."""
+    manifest = read_manifest(path, allow_http=True)
+    with SourceLoader(manifest.source_root) as loader:
+        for row in manifest.iter_rows():
+            for source in row.sources:
+                with suppress(RowError):
+                    loader.load(source)
+
+
+def main(kind: str, count: int, folder: Path) -> None:
+    good = {"lines": good_lines, "parquet": good_parquets, "images": good_images}[kind]()
+    path = folder / {"lines": "shop.jsonl", "parquet": "shop.parquet", "images": "a.png"}[kind]
+    found = {"cases": 0, "read": 0, "slowest_seconds": 0.0, "longest_message": 0}
+
+    def case(base: bytes, todo) -> None:
+        path.write_bytes(changed(base, todo))
+        begin = time.perf_counter()
+        found["cases"] += 1
+        try:
+            if kind == "images":
+                with SourceLoader(folder) as loader:
+                    loader.load(Source(path.name))
+            else:
+                read_and_load(path)
+            found["read"] += 1
+        except (UserError, RowError) as error:
+            found["longest_message"] = max(found["longest_message"], len(str(error)))
+        found["slowest_seconds"] = max(found["slowest_seconds"], round(time.perf_counter() - begin, 3))
+
+    for data in good:
+        path.write_bytes(data)  # imports what is imported late
+        with suppress(UserError, RowError):
+            read_and_load(path) if kind != "images" else SourceLoader(folder).load(Source(path.name))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    before = peak()
+    rules = settings(
+        max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    rules(given(st.sampled_from(good), changes)(case))()
+    print(json.dumps({**found, "grown_megabytes": peak() - before}))
+
+
+def peak() -> int:
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,120 @@
+"""Run by test_faults.py: fills output folders while it is killed before every file operation in turn.
+
+    python killed_run.py FOLDER STEP
+
+For N = 1, 1 + STEP, 1 + 2 STEP, ... a forked process works on FOLDER/N and kills itself before its Nth operation;
+another one then opens the same folder, notes what is committed, and finishes the work. One JSON line for each N
+is printed, and one for an undisturbed run (N = 0). Forking is safe because this process itself never starts a
+thread.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pandas  # noqa: F401  pyarrow imports it on first use: once here, not in every fork
+import pyarrow.parquet as pq
+from manifest_making import unit_of
+
+from wanbatch.manifests.dataset.folder import OutputFolder, status, write_attempt
+
+UNITS = [
+    (["a", "b"], ["c"]),
+    (["d"], []),
+    ([], ["e"]),
+    (["c"], []),  # a retry of what failed
+    (["a"], ["d"]),  # changed rows: `a` made again, `d` failing now
+]
+EVENTS = {"os.link", "os.rename", "os.remove", "os.mkdir", "open"}
+
+STATES = [  # after so many units: made, failed, parts in data, timings and failures
+    ("", "", (), ()),
+    ("ab", "c", (0,), (0,)),
+    ("abd", "c", (0, 1), (0,)),
+    ("abd", "ce", (0, 1), (0, 2)),
+    ("abcd", "e", (0, 1, 3), (2,)),
+    ("abc", "de", (0, 3, 4), (2, 4)),
+]
+
+
+def work(out: Path, token: str) -> None:
+    with OutputFolder.open(out, {"model": "tiny"}) as folder:
+        folder.set_plan({"rows": 5})
+        for unit, (names, failed) in enumerate(UNITS):
+            if unit not in folder.committed().units:
+                digests = {name: f"{name}{unit}" for name in (*names, *failed)}
+                attempt = write_attempt(out, attempt=token, **unit_of(unit, names, failed), digests=digests)
+                folder.publish(attempt, replace=unit == 4)
+
+
+def dying_work(out: Path, at: int) -> None:
+    left = at
+
+    def before(event: str, arguments: tuple) -> None:
+        nonlocal left
+        concerned = event in EVENTS and str(out) in str(arguments[0])
+        if concerned and (event != "open" or (isinstance(arguments[1], str) and "x" in arguments[1])):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(before)
+    work(out, "first")
+
+
+def survey(out: Path) -> dict:
+    """What is committed and what is visible, after recovery."""
+    with OutputFolder.open(out, {"model": "tiny"}) as folder:
+        done = folder.committed()
+        found = {"units": sorted(done.units), "made": sorted(done.made), "failed": sorted(done.failed)}
+        found["digests"] = {name: done.digest(name) for name in sorted(done.where)}
+    return {**found, "files": tree(out), **visible(out)}
+
+
+def visible(out: Path) -> dict:
+    """The ids that readers of the parts see."""
+    ids = {}
+    for kind in ("data", "timings", "failures"):
+        parts = (out / kind).glob("part-*.parquet")
+        ids[f"{kind}_ids"] = sorted(name for part in parts for name in pq.read_table(part)["id"].to_pylist())
+    return ids
+
+
+def tree(out: Path) -> list[str]:
+    names = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    return sorted(name for name in names if not name.startswith("_wanbatch/lock"))
+
+
+def forked(function, *arguments) -> int:
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        function(*arguments)
+        sys.stdout.flush()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def after(out: Path, at: int) -> None:
+    torn = visible(out)
+    found = survey(out)
+    work(out, "second")
+    counts = {name: status(out)[name] for name in ("done", "quarantined", "pending")}
+    print(json.dumps({"at": at, "torn": torn, "found": found, "final": survey(out), "counts": counts}))
+
+
+def main(folder: Path, step: int) -> None:
+    at = 0
+    killed = True
+    while killed or at == 1:
+        out = folder / f"run{at}"
+        killed = forked(dying_work, out, at) == -signal.SIGKILL or at == 0
+        if forked(after, out, at) != 0:
+            sys.exit(f"the run after kill {at} failed")
+        at += step if at else 1
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

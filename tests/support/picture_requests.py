@@ -1,0 +1,45 @@
+"""Requests for pictures, sources for them, and what comes back, for the tests of `wanbatch.pipeline`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
+from wanbatch.pipeline.generate import Wan
+
+PLAIN = Request(
+    id="a",
+    prompt="a big red heart on the left",
+    negative_prompt="",
+    sources=(),
+    creativity=1.0,
+    seed=7,
+    width=64,
+    height=64,
+    steps=6,
+    guidance=4.0,
+    shift=3.0,
+    sampler="unipc",
+)
+
+
+def picture(seed: int, width: int = 64, height: int = 64) -> np.ndarray:
+    """A smooth colourful picture."""
+    waves = np.random.default_rng(seed).uniform(0.02, 0.12, (3, 2))
+    y, x = np.mgrid[:height, :width]
+    channels = [127 + 120 * np.sin(fx * x + fy * y + seed) for fx, fy in waves]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def source(seed: int, weight: float = 1.0) -> SourceImage:
+    return SourceImage(key=str(seed), pixels=picture(seed), weight=weight)
+
+
+def make(wan: Wan, *requests: Request) -> dict[str, np.ndarray]:
+    outcomes = list(wan.generate(requests))
+    assert not [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+    return {outcome.request.id: outcome.pixels for outcome in outcomes}
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> int:
+    return int(np.abs(ours.astype(int) - theirs.astype(int)).max())

@@ -3,7 +3,7 @@
     python benchmarks/driver.py dispatch [--units N] [--workers N] [--folder PATH] [--out FILE.json]
     python benchmarks/driver.py resume [--rows N] [--left N] [--folder PATH] [--out FILE.json]
 
-`dispatch`: the real loop (`Dispatch`, `Crew`, `OutputFolder`) on a real Ray. Its workers hand back attempts that
+`dispatch`: the real loop (`Dispatcher`, `WorkerPool`, `OutputFolder`) on a real Ray. Its workers hand back attempts that
 were written before (one 32x32 picture each), so that what is measured is the driver: making tasks, Ray's calls,
 verifying every byte, moving, committing durably. With few cores the workers and Ray's daemons compete with the
 driver for them, so the driver's own processor seconds a unit are given too: their inverse is what it could do
@@ -39,13 +39,13 @@ from small_records import record, timing
 
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import worker_pool as crewing
-from wanbatch.jobs.driver.dispatcher import Dispatch, Limits
+from wanbatch.jobs.driver.dispatcher import Dispatcher, Limits
 from wanbatch.jobs.driver.run import _changed
 from wanbatch.jobs.planning.plan import Task
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.reporting.progress import JsonLines
 from wanbatch.jobs.reporting.run_log import RunLog
-from wanbatch.jobs.worker.actor import Report, Started, Worker, WorkerSetup
+from wanbatch.jobs.worker.actor import Started, UnitReport, Worker, WorkerSetup
 from wanbatch.manifests.dataset.commit_log import commit_name, part_name, to_json
 from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
 from wanbatch.manifests.records import data_table
@@ -107,8 +107,8 @@ class HandingBack(Worker):
     def make(self, task: Task) -> None:
         pass
 
-    def finish(self, task: Task) -> Report:
-        return Report(self.attempts[task.unit], 0.01, 0.01, 4)
+    def finish(self, task: Task) -> UnitReport:
+        return UnitReport(self.attempts[task.unit], 0.01, 0.01, 4)
 
 
 def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
@@ -120,14 +120,14 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     with OutputFolder.open(folder / "out", {}) as out:
-        dispatch = Dispatch(plan, out, RunLog(out), "run", 1, Limits())
+        dispatch = Dispatcher(plan, out, RunLog(out), "run", 1, Limits())
         attempts = {
             unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.places))
             for unit in dispatch.backlog.waiting
         }
         (folder / "attempts").write_bytes(pickle.dumps(attempts))
         setup = WorkerSetup(model, str(folder / "out"), str(folder), False, "cpu", "float32", 4, 1)
-        crew = crewing.Crew(setup, options.workers)
+        crew = crewing.WorkerPool(setup, options.workers)
         while len(crew.idle()) < options.workers:
             crew.poll(0.5)
         profile = cProfile.Profile()
@@ -222,7 +222,7 @@ def _resume(manifest: str, out: str) -> dict:
         lap("open")
         again = _changed(folder, plan, False)
         lap("compare")
-        dispatch = Dispatch(plan, folder, RunLog(folder.path / "log.jsonl"), "run", UNIT_ROWS, Limits(), again)
+        dispatch = Dispatcher(plan, folder, RunLog(folder.path / "log.jsonl"), "run", UNIT_ROWS, Limits(), again)
         lap("dispatch")
         return {"commits": len(folder.committed().units), "pending": dispatch.pending, **lap.all()}
 

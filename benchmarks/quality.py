@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from wanbatch import __version__
-from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.presets import recipe
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.tuning.search import Candidate
@@ -127,7 +127,7 @@ class Bench:
 
     def maker(self, precision: str, requests: Sequence[Request] | None = None) -> Maker:
         if precision not in self.wans:
-            machine = Chosen(self.device, precision, compile=self.device == "cuda")
+            machine = ExecutionConfig(self.device, precision, compile=self.device == "cuda")
             runtime = machine.runtime(Settings())
             self.wans[precision] = Wan.load(self.model, self.device, machine.dtype, self.slots, runtime)
             Maker(self.wans[precision], self.requests[:2]).make(Candidate("euler", 2))  # warm-up

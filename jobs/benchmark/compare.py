@@ -23,7 +23,7 @@ from diffusers import WanPipeline
 
 from wanbatch import __version__
 from wanbatch.jobs.benchmark.stages import StageSettings, bench_stages, twins
-from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.pipeline.batching.denoiser import now
 from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.generate import DTYPES, Wan
@@ -55,7 +55,7 @@ class BenchSettings:
 
 
 def bench(
-    info: ModelInfo, chosen: Chosen, runtime: Runtime, settings: BenchSettings, command: str, **smaller: dict
+    info: ModelInfo, chosen: ExecutionConfig, runtime: Runtime, settings: BenchSettings, command: str, **smaller: dict
 ) -> dict[str, Any]:
     """Measure a model; plain values for JSON. smaller: of the random model, see `random_modules`."""
     device, dtype = torch.device(chosen.device), DTYPES[chosen.dtype]

@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[bool, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Hardware:
     """gpus: that torch sees. capability: of the first one. name: its name."""
 
     gpus: int = 0
@@ -35,7 +35,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ExecutionConfig:
     """What decides the pixels besides the rows and the model. device: `cuda` or `cpu`. precision: not `auto`."""
 
     device: str
@@ -59,16 +59,16 @@ class Chosen:
         )
 
 
-def look() -> Machine:
+def look() -> Hardware:
     """The machine of this process."""
     import torch
 
     if not torch.cuda.is_available():
-        return Machine()
-    return Machine(torch.cuda.device_count(), torch.cuda.get_device_capability(), torch.cuda.get_device_name())
+        return Hardware()
+    return Hardware(torch.cuda.device_count(), torch.cuda.get_device_capability(), torch.cuda.get_device_name())
 
 
-def choose(settings: Settings, machine: Machine) -> Chosen:
+def choose(settings: Settings, machine: Hardware) -> ExecutionConfig:
     """A setting that is given wins over the preset. Raises UserError for what the machine does not have."""
     if settings.device == "cuda" and not machine.gpus:
         raise UserError("setting device: cuda was asked for, but torch sees no GPU; use --device cpu or auto")
@@ -82,7 +82,7 @@ def choose(settings: Settings, machine: Machine) -> Chosen:
             "--precision bf16"
         )
     compiled = device == "cuda" if settings.compile == "auto" else settings.compile == "always"
-    return Chosen(device, precision, compiled)
+    return ExecutionConfig(device, precision, compiled)
 
 
 def _text(path: Path | None) -> str | None:

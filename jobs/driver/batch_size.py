@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.manifests.dataset.folder import status
@@ -30,7 +30,7 @@ class Slots:
     milliseconds: dict[int, float] = field(default_factory=dict)
 
 
-def slots_for(settings: Settings, out: str | Path, plan: Plan, model: ModelInfo, chosen: Chosen) -> Slots:
+def slots_for(settings: Settings, out: str | Path, plan: Plan, model: ModelInfo, chosen: ExecutionConfig) -> Slots:
     """The number of slots of a run into a folder. Raises UserError if not even one row fits."""
     if settings.slots != AUTO:
         return Slots(int(settings.slots))
@@ -52,13 +52,17 @@ def _recorded(out: str | Path) -> int | None:
         return None
 
 
-def _in_a_process_of_its_own(model: ModelInfo, plan: Plan, chosen: Chosen, runtime: Runtime) -> dict[int, float]:
+def _in_a_process_of_its_own(
+    model: ModelInfo, plan: Plan, chosen: ExecutionConfig, runtime: Runtime
+) -> dict[int, float]:
     """Measure there, so that nothing of it stays in the GPU's memory."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(measure_here, model, _commonest(plan), chosen, runtime).result()
 
 
-def measure_here(model: ModelInfo, size: tuple[int, int, bool], chosen: Chosen, runtime: Runtime) -> dict[int, float]:
+def measure_here(
+    model: ModelInfo, size: tuple[int, int, bool], chosen: ExecutionConfig, runtime: Runtime
+) -> dict[int, float]:
     """Seconds of a step and row by batch size. size: width and height in pixels, guided or not."""
     import torch
 

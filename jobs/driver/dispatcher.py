@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.jobs.driver.deadlines import Deadlines
-from wanbatch.jobs.driver.retry_policy import Backlog
-from wanbatch.jobs.driver.worker_pool import Crew, Event, Finished, Lost, Ready, Unit
+from wanbatch.jobs.driver.retry_policy import UnitQueue
+from wanbatch.jobs.driver.worker_pool import Event, Unit, UnitFinished, UnitLost, WorkerPool, WorkerReady
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.reporting.progress import Progress
 from wanbatch.jobs.reporting.run_log import RunLog
@@ -35,7 +35,7 @@ class Limits:
     failures: int | None = None
 
 
-class Dispatch:
+class Dispatcher:
     """Units that wait, are in hand and come back.
 
     run_token: letters and digits, another one for each run, so that what an earlier run's workers still write
@@ -63,7 +63,7 @@ class Dispatch:
         self.quarantined = self.quarantined_before = sum(1 for name in done.failed if name in kept)
         finished = frozenset(done.made).union(done.failed).difference(again)
         proven = (place for place, name in enumerate(plan.ids()) if name in done.made and name in kept)
-        self.backlog = Backlog(plan.units(unit_rows, finished), done.next_unit, next(proven, None))
+        self.backlog = UnitQueue(plan.units(unit_rows, finished), done.next_unit, next(proven, None))
         self.handed_out = 0
         self.dropped = 0  # images in the workers' hands when the run was stopped
         self.deadlines = Deadlines(plan.images, limits.unit_seconds)
@@ -97,7 +97,7 @@ class Dispatch:
         """Whether this run has quarantined more images than it may."""
         return self.limits.failures is not None and self.quarantined - self.quarantined_before > self.limits.failures
 
-    def loop(self, crew: Crew, show: Progress, stopped: Callable[[], bool]) -> None:
+    def loop(self, crew: WorkerPool, show: Progress, stopped: Callable[[], bool]) -> None:
         """Until every unit is committed, too many images failed, or `stopped()`.
 
         What has come back by then is still taken.
@@ -108,20 +108,20 @@ class Dispatch:
             self._fill(crew)  # so that workers go on while this process verifies and commits
             crew.send()
             self.take(events)
-            self.backlog.require_hope(crew.size)
+            self.backlog.raise_if_too_many_losses(crew.size)
             show.update(self.made + crew.made_in_hand(), self.quarantined)
         self.take(crew.poll(0))
         self.dropped = crew.made_in_hand()
         show.update(self.made, self.quarantined)
 
-    def _fill(self, crew: Crew) -> None:
+    def _fill(self, crew: WorkerPool) -> None:
         """Hand out units: first to workers that have none."""
         units = [(place, self.backlog.for_idle(trusted)) for place, trusted in crew.idle()]
         self._hand_out(crew, [(place, unit) for place, unit in units if unit is not None])
         places = crew.with_room()
         self._hand_out(crew, list(zip(places, self.backlog.for_later(len(places)), strict=False)))
 
-    def _hand_out(self, crew: Crew, units: Sequence[tuple[int, Unit]]) -> None:
+    def _hand_out(self, crew: WorkerPool, units: Sequence[tuple[int, Unit]]) -> None:
         """Give each place its unit."""
         if not units:
             return
@@ -137,16 +137,16 @@ class Dispatch:
     def take(self, events: Sequence[Event]) -> None:
         """Act on what has happened."""
         for event in events:
-            if isinstance(event, Ready):
+            if isinstance(event, WorkerReady):
                 self._count_start(event)
-        finished = [event for event in events if isinstance(event, Finished)]
+        finished = [event for event in events if isinstance(event, UnitFinished)]
         if finished:
             self._publish(finished)
         for event in events:
-            if isinstance(event, Lost):
+            if isinstance(event, UnitLost):
                 self._put_back(event)
 
-    def _publish(self, finished: list[Finished]) -> None:
+    def _publish(self, finished: list[UnitFinished]) -> None:
         """Commit what came back together, in one go; an attempt whose files are not whole is made again."""
         for control in [done for done in finished if done.unit.control]:
             self.folder.discard(control.report.attempt)
@@ -157,11 +157,11 @@ class Dispatch:
         for done in finished:
             if (error := broken.get(id(done.report.attempt))) is not None:
                 self.folder.discard(done.report.attempt)
-                self._put_back(Lost(done.unit, done.worker, str(error), first=True))
+                self._put_back(UnitLost(done.unit, done.worker, str(error), first=True))
             else:
                 self._count(done)
 
-    def _count(self, done: Finished) -> None:
+    def _count(self, done: UnitFinished) -> None:
         attempt = done.report.attempt
         self.deadlines.measured(done.unit, len(attempt.made), done.report.busy_seconds)
         self.backlog.finished(done.unit, len(attempt.made))
@@ -181,7 +181,7 @@ class Dispatch:
         )
         self._log_quarantined(done.unit, attempt.failed)
 
-    def _count_start(self, ready: Ready) -> None:
+    def _count_start(self, ready: WorkerReady) -> None:
         self.ready_since.setdefault(ready.worker, time.monotonic())
         self.warm_up_seconds = max(self.warm_up_seconds, ready.warm_up_seconds)
         self.log.write(
@@ -191,7 +191,7 @@ class Dispatch:
             warm_up_seconds=round(ready.warm_up_seconds, 3),
         )
 
-    def _put_back(self, lost: Lost) -> None:
+    def _put_back(self, lost: UnitLost) -> None:
         if lost.first:
             rows = len(lost.unit.places)
             self.log.write("unit_lost", unit=lost.unit.number, worker=lost.worker, rows=rows, cause=lost.cause)

@@ -17,7 +17,7 @@ CHECK_SECONDS = 5.0
 PATIENCE_SECONDS = 20.0  # less than Ray's own
 
 
-class Pulse:
+class RayHealth:
     """Looks every few seconds; quick when all is well."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from dataclasses import replace
 import numpy as np
 
 from wanbatch.errors import MachineryError
-from wanbatch.jobs.driver.worker_pool import Lost, Unit
+from wanbatch.jobs.driver.worker_pool import Unit, UnitLost
 
 ROW_STRIKES = 4
 DOUBTFUL_LOSSES = 8  # in a row, before controls are made though something waits
@@ -32,7 +32,7 @@ MOST_LOSSES = 32  # in a row, before the machinery is to blame; or, if there are
 MOST_LOSSES_EACH = 4
 
 
-class Backlog:
+class UnitQueue:
     """Units that wait to be handed out. Pure: no clock, no Ray.
 
     number: of the next new unit. proven: the place of an image that can be made, since it has been; None before
@@ -71,7 +71,7 @@ class Backlog:
         if made == len(unit.places):
             self.proven = int(unit.places[0])
 
-    def put_back(self, lost: Lost) -> Unit | None:
+    def put_back(self, lost: UnitLost) -> Unit | None:
         """Take back what a lost worker had in hand. Returns it if it is a row that is to be quarantined."""
         if lost.first:
             self.losses += 1
@@ -90,7 +90,7 @@ class Backlog:
             self.suspects.append(unit)
         return None
 
-    def require_hope(self, workers: int) -> None:
+    def raise_if_too_many_losses(self, workers: int) -> None:
         """Raises MachineryError if too many workers were lost in a row."""
         if self.losses > max(MOST_LOSSES, MOST_LOSSES_EACH * workers):
             raise MachineryError(f"{self.losses} workers were lost one after the other; the last: {self.cause}")

@@ -21,12 +21,12 @@ import ray
 
 from wanbatch import __version__
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.jobs.config.hardware import Chosen, choose, look
+from wanbatch.jobs.config.hardware import ExecutionConfig, choose, look
 from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import Settings, failures_allowed, image_format
 from wanbatch.jobs.driver.batch_size import slots_for
-from wanbatch.jobs.driver.dispatcher import POLL_SECONDS, Dispatch, Limits
-from wanbatch.jobs.driver.worker_pool import Crew
+from wanbatch.jobs.driver.dispatcher import POLL_SECONDS, Dispatcher, Limits
+from wanbatch.jobs.driver.worker_pool import WorkerPool
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.reporting.progress import MAKING, Progress, progress_for
@@ -120,7 +120,7 @@ def run(
         first_unit = folder.committed().next_unit
         limits = Limits(settings.unit_timeout, failures_allowed(settings, len(plan)))
         token = uuid.uuid4().hex[:12]
-        dispatch = Dispatch(plan, folder, log, token, settings.unit_rows, limits, again, settings.log_prompts)
+        dispatch = Dispatcher(plan, folder, log, token, settings.unit_rows, limits, again, settings.log_prompts)
         log.write("started", pid=os.getpid(), rows=len(plan), pending=dispatch.pending)
         if slots.milliseconds:
             log.write("calibrated", slots=slots.number, milliseconds_of_a_step_and_row=slots.milliseconds)
@@ -240,7 +240,7 @@ def _changed(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
 
 
 def _make(
-    dispatch: Dispatch,
+    dispatch: Dispatcher,
     setup: WorkerSetup,
     workers: int,
     show: Progress,
@@ -252,7 +252,7 @@ def _make(
     try:
         show.stage("starting")
         with _local_ray():
-            crew = Crew(setup, min(workers, len(dispatch.backlog.waiting)), load)
+            crew = WorkerPool(setup, min(workers, len(dispatch.backlog.waiting)), load)
             try:
                 while not (crew.any_ready or stop.asked):
                     dispatch.take(crew.poll(POLL_SECONDS))
@@ -278,7 +278,7 @@ def _describe(folder: OutputFolder, model: ModelInfo, fingerprint: dict[str, Any
     write_card(folder.url, model.name, model.revision, settings, status(folder.url), carried)
 
 
-def _fingerprint(settings: Settings, model: ModelInfo, chosen: Chosen, slots: int) -> dict[str, Any]:
+def _fingerprint(settings: Settings, model: ModelInfo, chosen: ExecutionConfig, slots: int) -> dict[str, Any]:
     """What must stay the same for a folder to be gone on with: whatever decides pixels."""
     given = {name: getattr(settings, name) for name in DEFAULTS}
     return {

@@ -25,9 +25,9 @@ import ray
 
 from wanbatch.errors import DeviceError, MachineryError
 from wanbatch.jobs.driver.ray_errors import WorkerGone, ray_troubles, result_of
-from wanbatch.jobs.driver.ray_health import Pulse
+from wanbatch.jobs.driver.ray_health import RayHealth
 from wanbatch.jobs.planning.plan import Task
-from wanbatch.jobs.worker.actor import Report, Started, Told, Worker, WorkerSetup
+from wanbatch.jobs.worker.actor import Started, UnitReport, Worker, WorkerSetup, WorkerStatus
 
 TO_MAKE = 2  # units that a worker has still to make: one that has the model and one that is made ready
 MADE = 2  # units on top of these that it is still writing; with more, the disk holds the model back
@@ -54,16 +54,16 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Finished:
+class UnitFinished:
     """A unit that came back."""
 
     unit: Unit
     worker: int
-    report: Report
+    report: UnitReport
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lost:
+class UnitLost:
     """A unit that did not come back. first: the worker was lost on it, as far as can be known."""
 
     unit: Unit
@@ -73,7 +73,7 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class WorkerReady:
     """A worker that has loaded the model and compiled what it could know of."""
 
     worker: int
@@ -81,7 +81,7 @@ class Ready:
     warm_up_seconds: float
 
 
-Event = Finished | Lost | Ready
+Event = UnitFinished | UnitLost | WorkerReady
 
 
 @dataclass(slots=True, eq=False)
@@ -132,7 +132,7 @@ class _Place:
             current.turned = time.monotonic()
 
 
-class Crew:
+class WorkerPool:
     """The workers.
 
     load: what they build their pipeline with instead of `Wan.load`; for tests of faults.
@@ -143,7 +143,7 @@ class Crew:
         options |= {"max_restarts": 0, "max_task_retries": 0}
         self._class: Any = ray.remote(**options)(Worker)
         self._setup, self._load = setup, load
-        self._pulse = Pulse()
+        self._pulse = RayHealth()
         self._places = [_Place(number) for number in range(count)]
         self._patience = max(PATIENCE, count / NOTHING_TOLD)
         self._why = ""  # the last worker died while it loaded
@@ -246,7 +246,7 @@ class Crew:
             self._failed_to_start(place, str(error))
             return []
         place.failed_starts = 0
-        return [Ready(place.number, started.load_seconds, started.warm_up_seconds)]
+        return [WorkerReady(place.number, started.load_seconds, started.warm_up_seconds)]
 
     def _failed_to_start(self, place: _Place, why: str) -> None:
         self._why = why
@@ -256,13 +256,13 @@ class Crew:
     def _told(self, place: _Place, ref: ray.ObjectRef) -> list[Event]:
         place.call = None
         try:
-            told: Told = pickle.loads(result_of(ref))
+            told: WorkerStatus = pickle.loads(result_of(ref))
         except WorkerGone as error:
             return self._lose(place, place.in_model or place.in_hand[0], str(error))
         except DeviceError as error:  # told when all before it is
             return self._lose(place, place.in_hand[0], str(error))
         finished: list[Event] = [
-            Finished(place.in_hand.popleft().unit, place.number, report) for report in told.reports
+            UnitFinished(place.in_hand.popleft().unit, place.number, report) for report in told.reports
         ]
         if finished:
             place.failures, place.trusted = 0, True
@@ -285,7 +285,7 @@ class Crew:
         """Give up a worker and take back its units. cause: the one that it is put down to."""
         given = list(place.in_hand)
         self._vacate(place)
-        return [Lost(one.unit, place.number, message, first=one is cause) for one in given]
+        return [UnitLost(one.unit, place.number, message, first=one is cause) for one in given]
 
     def _vacate(self, place: _Place) -> None:
         """End what is left of a worker; the next may start after a pause that doubles each time."""

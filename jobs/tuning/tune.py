@@ -21,7 +21,7 @@ import torch
 
 from wanbatch import __version__
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.plan import Image, Plan
 from wanbatch.jobs.planning.preparation import prepare
@@ -105,7 +105,7 @@ def tune(
     manifest: str | Path,
     settings: Settings,
     goal: Quality | Speedup,
-    machine: Chosen,
+    machine: ExecutionConfig,
     sample_size: int = 16,
     sheet: Path | None = None,
     say: Say = lambda text: print(f"wanbatch tune: {text}", file=sys.stderr, flush=True),
@@ -301,7 +301,7 @@ def _possible(plan: Plan) -> Callable[[Candidate], bool]:
     return possible
 
 
-def _evidence(manifest: str | Path, plan: Plan, model: ModelInfo, machine: Chosen) -> dict[str, str]:
+def _evidence(manifest: str | Path, plan: Plan, model: ModelInfo, machine: ExecutionConfig) -> dict[str, str]:
     versions = {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}}
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

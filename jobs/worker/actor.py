@@ -25,8 +25,8 @@ import pyarrow as pa
 
 from wanbatch.errors import DeviceError, UserError
 from wanbatch.jobs.planning.plan import Image, Task
-from wanbatch.jobs.worker.stage_threads import Line
-from wanbatch.jobs.worker.unit_task import Trouble, Work, blank_request
+from wanbatch.jobs.worker.stage_threads import StagePipeline
+from wanbatch.jobs.worker.unit_task import PipelineFailure, UnitTask, blank_request
 from wanbatch.manifests import records
 from wanbatch.manifests.dataset.folder import Attempt
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -70,7 +70,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class UnitReport:
     """What a worker says of a finished task.
 
     busy_seconds: that its stages worked on it, added up; what they waited for each other does not count, and what
@@ -84,7 +84,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class WorkerStatus:
     """What a worker tells its driver.
 
     reports: of tasks that are finished, in the order in which they were handed over. made: how many of the others,
@@ -92,7 +92,7 @@ class Told:
     failed).
     """
 
-    reports: list[Report]
+    reports: list[UnitReport]
     made: int
     making: tuple[int, int]
 
@@ -106,7 +106,7 @@ class Worker:
     def __init__(self, setup: WorkerSetup, name: str, load: Callable[..., Wan] | None = None):
         self.setup, self.name, self.load = setup, name, load
         self.making = (-1, 0)
-        self.line = Line(self.prepare, self.make, self.finish)
+        self.line = StagePipeline(self.prepare, self.make, self.finish)
 
     def ready(self) -> Started:
         """Load the model and warm it up. Not in `__init__`, so that its errors keep their type.
@@ -123,7 +123,7 @@ class Worker:
         for task in pickle.loads(tasks):
             self.line.put(task)
         news = self.line.news(patience)
-        return pickle.dumps(Told(news.finished, news.made, self.making), protocol=5)
+        return pickle.dumps(WorkerStatus(news.finished, news.made, self.making), protocol=5)
 
     def start(self) -> Started:
         """What `ready` does."""
@@ -140,23 +140,23 @@ class Worker:
         self.device = sys.modules["torch"].cuda.get_device_name() if setup.device == "cuda" else "cpu"
         return Started(time.perf_counter() - begin, self._warm_up() if setup.examples else 0.0)
 
-    def prepare(self, task: Task) -> Work:
+    def prepare(self, task: Task) -> UnitTask:
         """First stage: read a task's sources and fit them to their sizes."""
-        work = Work(self, task)
+        work = UnitTask(self, task)
         work.load_sources()
         return work
 
-    def make(self, work: Work) -> None:
+    def make(self, work: UnitTask) -> None:
         """Second stage: make its images."""
         self.making = work.task.unit, 0
         work.generate()
 
-    def finish(self, work: Work) -> Report:
+    def finish(self, work: UnitTask) -> UnitReport:
         """Third stage: write them as an attempt."""
         attempt = work.write()
-        return Report(attempt, work.busy_seconds, work.model_seconds, work.slots)
+        return UnitReport(attempt, work.busy_seconds, work.model_seconds, work.slots)
 
-    def run(self, task: Task) -> Report:
+    def run(self, task: Task) -> UnitReport:
         """All three stages, one after the other, in this thread."""
         work = self.prepare(task)
         self.make(work)
@@ -178,7 +178,7 @@ class Worker:
         try:
             return self.wan.warm_up([blank_request(image) for image in self.setup.examples])
         except Exception as error:  # noqa: BLE001  whatever a compiler may raise
-            trouble = Trouble.of(error)
+            trouble = PipelineFailure.of(error)
         if trouble.memory and self.halve_slots():
             return self._warm_up()
         if trouble.device:

@@ -21,7 +21,7 @@ A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
-class News(Generic[R]):
+class StageStatus(Generic[R]):
     """What has happened since the last news.
 
     finished: results, in the order in which the tasks were put in. made: how many of the tasks that are still here,
@@ -32,7 +32,7 @@ class News(Generic[R]):
     made: int
 
 
-class Line(Generic[T, W, R]):
+class StagePipeline(Generic[T, W, R]):
     """Tasks go through `prepare`, `make` and `finish` in the order in which they were put in.
 
     `put` and `news` are for one thread.
@@ -60,7 +60,7 @@ class Line(Generic[T, W, R]):
         self._here.append(finished)
         finished.add_done_callback(lambda _: self._notify())
 
-    def news(self, patience: float) -> News[R]:
+    def news(self, patience: float) -> StageStatus[R]:
         """Wait until there is something new, at most `patience` seconds.
 
         Raises what a stage raised, when everything before that task is told.
@@ -73,7 +73,7 @@ class Line(Generic[T, W, R]):
                 finished.append(self._here.popleft().result())
             self._made -= len(finished)
             self._told = self._made
-            return News(finished, self._made)
+            return StageStatus(finished, self._made)
 
     def _make_one(self, prepared: Future[W]) -> W:
         work = prepared.result()

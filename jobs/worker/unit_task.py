@@ -34,7 +34,7 @@ _NO_MEMORY = re.compile(r"DefaultCPUAllocator: can't allocate memory|CUDA error:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class PipelineFailure:
     """An exception of the pipeline, told apart. kind: the error class of a row that it is traced to."""
 
     message: str
@@ -42,7 +42,7 @@ class Trouble:
     device: bool
 
     @classmethod
-    def of(cls, error: Exception) -> Trouble:
+    def of(cls, error: Exception) -> PipelineFailure:
         """memory: the device's or the host's ran out. device: its context is broken, as CUDA's errors leave it."""
         import torch
 
@@ -64,7 +64,7 @@ class Encoded:
     seconds: float
 
 
-class Work:
+class UnitTask:
     """One task in hand. busy_seconds: of the stages so far, less what they waited for each other."""
 
     def __init__(self, worker: Worker, task: Task):
@@ -152,7 +152,7 @@ class Work:
                 done.add(outcome.request.id)
                 yield outcome
         except Exception as error:  # noqa: BLE001  any failure of one row must not take the others with it
-            trouble = Trouble.of(error)  # and nothing of the error itself, whose traceback holds tensors
+            trouble = PipelineFailure.of(error)  # and nothing of the error itself, whose traceback holds tensors
         if trouble is None:
             return
         if trouble.device:

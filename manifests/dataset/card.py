@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import MachineryError
-from wanbatch.manifests.storage.local import place_of
+from wanbatch.manifests.storage.local import backend_for
 
 _COLUMNS = {
     "id": "the name that the manifest gave, or its row number; `-0`, `-1`, … for several images of one row",
@@ -58,7 +58,7 @@ def write_card(
     Raises:
         MachineryError: if the disk or the store refuses.
     """
-    place = place_of(root)
+    place = backend_for(root)
     title = place.root.rpartition("/")[2]
     text = "\n".join(
         [
@@ -89,7 +89,7 @@ def write_card(
         ]
     )
     try:
-        place.write_over("README.md", text.encode(errors="replace"))
+        place.write_atomic("README.md", text.encode(errors="replace"))
     except OSError as error:
         raise MachineryError(f"{place.root}: cannot be written to ({error.strerror or error})") from error
 

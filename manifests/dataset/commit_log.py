@@ -15,7 +15,7 @@ from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.dataset.part_files import KINDS, Attempt, is_part
-from wanbatch.manifests.storage.local import Place
+from wanbatch.manifests.storage.local import StorageBackend
 
 FORMAT = 1
 COMMITS = "_wanbatch/commits"
@@ -137,7 +137,7 @@ class Ledger:
     dropped: frozenset[str]
 
 
-def read_ledger(place: Place) -> Ledger:
+def read_ledger(place: StorageBackend) -> Ledger:
     """Add up all commit records. Raises UserError if one is damaged."""
     committed = Committed()
     parts: dict[str, Part] = {}
@@ -156,7 +156,7 @@ def read_ledger(place: Place) -> Ledger:
     return Ledger(committed, parts, frozenset(dropped - parts.keys()))
 
 
-def read_commits(place: Place) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_commits(place: StorageBackend) -> Iterator[tuple[str, dict[str, Any]]]:
     """(commit file, record), in the order in which they were committed. Raises UserError if one is damaged."""
     names = [name for name in place.sizes(COMMITS) if _COMMIT.fullmatch(name.rpartition("/")[2])]
     names.sort(key=lambda name: int(name.rpartition("/")[2][:-5]))
@@ -194,9 +194,9 @@ def record_of(
     return record
 
 
-def write_commit(place: Place, records: Sequence[Mapping[str, Any]]) -> None:
+def write_commit(place: StorageBackend, records: Sequence[Mapping[str, Any]]) -> None:
     """Commit units together. Durable on return. Raises FileExistsError if the first one is committed."""
-    place.write_new(commit_name(record["unit"] for record in records), b"\n".join(map(to_json, records)))
+    place.write_exclusive(commit_name(record["unit"] for record in records), b"\n".join(map(to_json, records)))
 
 
 def commit_name(units: Iterable[int]) -> str:
@@ -209,12 +209,12 @@ def part_name(kind: str, unit: int) -> str:
     return f"{kind}/part-{unit:05d}.parquet"
 
 
-def published(place: Place) -> dict[str, int]:
+def published(place: StorageBackend) -> dict[str, int]:
     """Name relative to the folder -> size, of every part in place."""
     return {name: size for kind in KINDS for name, size in place.sizes(kind).items() if is_part(name)}
 
 
-def require_whole(place: Place, parts: Mapping[str, Part], found: Mapping[str, int]) -> None:
+def require_whole(place: StorageBackend, parts: Mapping[str, Part], found: Mapping[str, int]) -> None:
     """Raises UserError if a part that a commit names is gone or has another size."""
     for name, part in parts.items():
         if found.get(name) != part.bytes:
@@ -223,7 +223,7 @@ def require_whole(place: Place, parts: Mapping[str, Part], found: Mapping[str, i
             raise UserError(f"{place.shown(name)}: {state}: {remedy}")
 
 
-def read_json(place: Place, name: str) -> dict[str, Any]:
+def read_json(place: StorageBackend, name: str) -> dict[str, Any]:
     """A note of ours. Raises UserError if it is damaged or of another format."""
     try:
         data = place.read(name)
@@ -232,7 +232,7 @@ def read_json(place: Place, name: str) -> dict[str, Any]:
     return _parse(place, name, data)
 
 
-def _parse(place: Place, name: str, data: bytes) -> dict[str, Any]:
+def _parse(place: StorageBackend, name: str, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError as error:

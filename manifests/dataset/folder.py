@@ -34,7 +34,7 @@ from wanbatch.manifests.dataset.publisher import Publisher, Refused
 from wanbatch.manifests.dataset.status import RUN, read_note, status
 from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.storage import atomic_files
-from wanbatch.manifests.storage.local import LocalPlace, Place, place_of
+from wanbatch.manifests.storage.local import LocalBackend, StorageBackend, backend_for
 
 __all__ = [
     "Attempt",
@@ -58,7 +58,7 @@ class OutputFolder:
     url: its absolute path or its URL; what `write_attempt`, `status` and `write_card` take.
     """
 
-    def __init__(self, place: Place):
+    def __init__(self, place: StorageBackend):
         self.url = place.root
         self._place = place
         self._publisher = Publisher(place, Committed(), None)
@@ -67,7 +67,7 @@ class OutputFolder:
     @property
     def path(self) -> Path:
         """The folder. Raises ValueError for one in an object store: use `url`."""
-        if not isinstance(self._place, LocalPlace):
+        if not isinstance(self._place, LocalBackend):
             raise ValueError(f"{self.url} is no local folder")
         return Path(self.url)
 
@@ -87,7 +87,7 @@ class OutputFolder:
             FolderHeldError: if another process holds it.
             MachineryError: if the disk or the store refuses.
         """
-        place = place_of(path)
+        place = backend_for(path)
         folder = cls(place)
         try:
             _require_usable(place, fingerprint)
@@ -101,7 +101,7 @@ class OutputFolder:
             _require_usable(place, fingerprint)  # again: another run may have been first
             if not place.exists(RUN):
                 run = {"format": FORMAT, "fingerprint": dict(fingerprint), "info": dict(info or {}), "plan": {}}
-                place.write_over(RUN, to_json(run, indent=1))
+                place.write_atomic(RUN, to_json(run, indent=1))
             folder.recover()
         except BaseException as error:
             folder.close()
@@ -124,12 +124,12 @@ class OutputFolder:
         """Note what is to be made (JSON values). plan["rows"]: how many ids will end in data or failures."""
         with self._disk():
             run = read_json(self._place, RUN)
-            self._place.write_over(RUN, to_json({**run, "plan": dict(plan)}, indent=1))
+            self._place.write_atomic(RUN, to_json({**run, "plan": dict(plan)}, indent=1))
 
     def write_note(self, name: str, data: bytes) -> None:
         """Write or replace a file of `_wanbatch/` that is the caller's, like a log. name: without folders."""
         with self._disk():
-            self._place.write_over(f"{PRIVATE}/{name}", data)
+            self._place.write_atomic(f"{PRIVATE}/{name}", data)
 
     def append_note(self, name: str, data: bytes) -> None:
         """Add to the end of a file of `_wanbatch/`. Its last seconds may be lost if this process dies."""
@@ -233,16 +233,16 @@ class OutputFolder:
         return sorted(stale)
 
 
-def _machinery(place: Place, error: OSError) -> MachineryError:
+def _machinery(place: StorageBackend, error: OSError) -> MachineryError:
     return MachineryError(f"{place.root}: cannot be written to ({error.strerror or error})")
 
 
-def _finish_replacements(place: Place, ledger: Ledger, drafts: Mapping[str, int]) -> None:
+def _finish_replacements(place: StorageBackend, ledger: Ledger, drafts: Mapping[str, int]) -> None:
     """Put committed replacements of parts in place; a draft that is gone is there already."""
     ready = {name: part.draft for name, part in ledger.parts.items() if part.draft in drafts}
     for name, draft in ready.items():
         assert draft is not None
-        place.put_over(draft, name)
+        place.replace(draft, name)
     for name in ledger.dropped:
         place.remove(name)
     place.sync({name.partition("/")[0] for name in (*ready, *ledger.dropped)})
@@ -250,19 +250,19 @@ def _finish_replacements(place: Place, ledger: Ledger, drafts: Mapping[str, int]
 
 def is_of_other_settings(path: str | Path, fingerprint: Mapping[str, Any]) -> bool:
     """Whether a run with another fingerprint filled the folder. Raises UserError, MachineryError."""
-    place = place_of(path)
+    place = backend_for(path)
     try:
         return place.exists(RUN) and bool(_changes(place, fingerprint))
     except OSError as error:
         raise MachineryError(f"{place.root}: cannot be read ({error.strerror or error})") from error
 
 
-def _changes(place: Place, fingerprint: Mapping[str, Any]) -> list[str]:
+def _changes(place: StorageBackend, fingerprint: Mapping[str, Any]) -> list[str]:
     """What differs from the fingerprint of the run that filled the folder, a sentence each."""
     return list(_differences(read_json(place, RUN)["fingerprint"], json.loads(to_json(fingerprint))))
 
 
-def _require_usable(place: Place, fingerprint: Mapping[str, Any]) -> None:
+def _require_usable(place: StorageBackend, fingerprint: Mapping[str, Any]) -> None:
     """Raises UserError unless the place is new, empty, or an output folder with this fingerprint."""
     entries = place.entries()
     if entries is None:

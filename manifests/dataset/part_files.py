@@ -27,7 +27,7 @@ from wanbatch.manifests.records import (
     timing_table,
 )
 from wanbatch.manifests.storage.fsspec_io import file_system
-from wanbatch.manifests.storage.local import Place, place_of
+from wanbatch.manifests.storage.local import StorageBackend, backend_for
 from wanbatch.manifests.storage.urls import is_url
 
 KINDS = ("data", "timings", "failures")
@@ -99,7 +99,7 @@ def write_attempt(
     _check_fit(attempt, data, timed, failed, digests or {})
     made = tuple(data["id"].to_pylist()) if data is not None else ()
     classes = tuple(zip(failed["id"].to_pylist(), failed["error_class"].to_pylist(), strict=True))
-    place = place_of(root)
+    place = backend_for(root)
     names: dict[str, str] = {}
     hashes: dict[str, str] = {}
     try:
@@ -157,7 +157,7 @@ class _HashingFile(io.BufferedWriter):
         return super().write(data)
 
 
-def write_part(place: Place, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
+def write_part(place: StorageBackend, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
     """Write a new file, durably; nothing is left if anything goes wrong. Returns its SHA-256, hex."""
     leaves = _leaves(schema)
     packed = [leaf for leaf in leaves if leaf != "image.bytes"]
@@ -192,7 +192,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def verify_part(
-    place: Place, name: str, kind: str, ids: Sequence[str], schema: pa.Schema | None, sha256: str | None
+    place: StorageBackend, name: str, kind: str, ids: Sequence[str], schema: pa.Schema | None, sha256: str | None
 ) -> None:
     """Check that a written file is whole: footer, schema, number of rows, ids in order, every byte.
 
@@ -227,7 +227,7 @@ def _ids(file: pq.ParquetFile) -> list[str]:
     return file.reader.read_column(file.reader.column_name_idx("id")).to_pylist()
 
 
-def read_schema(place: Place, name: str) -> pa.Schema:
+def read_schema(place: StorageBackend, name: str) -> pa.Schema:
     """The Arrow schema of a part. Raises MachineryError if it cannot be read."""
     try:
         with place.open(name) as file:
@@ -236,7 +236,7 @@ def read_schema(place: Place, name: str) -> pa.Schema:
         raise MachineryError(f"{place.shown(name)}: cannot be read ({error})") from error
 
 
-def row_groups(place: Place, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def row_groups(place: StorageBackend, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """A part's rows, a row group at a time. Raises OSError or ArrowException if it is damaged."""
     with place.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
         for group in range(part.metadata.num_row_groups):
@@ -248,7 +248,7 @@ def open_parts(root: str | Path, kind: str) -> ds.Dataset | None:
 
     root: the output folder, a path or an URL. Raises MachineryError if it cannot be read.
     """
-    place = place_of(root)
+    place = backend_for(root)
     try:
         names = sorted(name for name in place.sizes(kind) if is_part(name))
         paths = [place.shown(name) for name in names]

@@ -33,7 +33,7 @@ from wanbatch.manifests.dataset.part_files import (
     verify_part,
 )
 from wanbatch.manifests.dataset.rewrite import put_in_place, remove_drafts, superseded, write_replacements
-from wanbatch.manifests.storage.local import Place
+from wanbatch.manifests.storage.local import StorageBackend
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -55,7 +55,7 @@ class Publisher:
     data_schema: of the folder's data parts, None before the first.
     """
 
-    def __init__(self, place: Place, done: Committed, data_schema: pa.Schema | None):
+    def __init__(self, place: StorageBackend, done: Committed, data_schema: pa.Schema | None):
         self.place, self.done, self.data_schema = place, done, data_schema
 
     def publish(self, attempts: Sequence[Attempt], check_bytes: bool, replace: bool) -> list[Refused]:
@@ -150,7 +150,7 @@ class Publisher:
         parts: Parts = {}
         for kind, name in attempt.names.items():
             target = part_name(kind, attempt.unit)
-            size = self.place.move_new(f"{TMP}/{name}", target)
+            size = self.place.rename_noreplace(f"{TMP}/{name}", target)
             moved.append(target)
             parts[kind] = {"name": target, "bytes": size, "sha256": attempt.sha256[kind]}
         return parts

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from wanbatch.errors import MachineryError
 from wanbatch.manifests.dataset.commit_log import Committed, Replacement, part_name
 from wanbatch.manifests.dataset.part_files import TMP, Attempt, read_schema, row_groups, write_part
-from wanbatch.manifests.storage.local import Place
+from wanbatch.manifests.storage.local import StorageBackend
 
 
 def superseded(done: Committed, attempt: Attempt) -> dict[str, set[str]]:
@@ -24,7 +24,7 @@ def superseded(done: Committed, attempt: Attempt) -> dict[str, set[str]]:
     return parts
 
 
-def write_replacements(place: Place, attempt: Attempt, parts: Mapping[str, set[str]]) -> list[Replacement]:
+def write_replacements(place: StorageBackend, attempt: Attempt, parts: Mapping[str, set[str]]) -> list[Replacement]:
     """Write to `_wanbatch/tmp/` what is left of each part, durably. Changes nothing that readers see.
 
     Raises:
@@ -41,24 +41,24 @@ def write_replacements(place: Place, attempt: Attempt, parts: Mapping[str, set[s
     return written
 
 
-def put_in_place(place: Place, replaced: Sequence[Replacement]) -> None:
+def put_in_place(place: StorageBackend, replaced: Sequence[Replacement]) -> None:
     """Put the replacements where readers find them, durably. Their commit record exists already."""
     for new in replaced:
         if new.draft is None:
             place.remove(new.name)
         else:
-            place.put_over(new.draft, new.name)
+            place.replace(new.draft, new.name)
     place.sync({new.name.partition("/")[0] for new in replaced})
 
 
-def remove_drafts(place: Place, replaced: Iterable[Replacement]) -> None:
+def remove_drafts(place: StorageBackend, replaced: Iterable[Replacement]) -> None:
     """Remove replacements that were not committed."""
     for new in replaced:
         if new.draft is not None:
             place.remove(new.draft)
 
 
-def _rewritten(place: Place, name: str, ids: set[str], draft: str) -> Replacement:
+def _rewritten(place: StorageBackend, name: str, ids: set[str], draft: str) -> Replacement:
     try:
         schema = read_schema(place, name)
         found = [one for group in row_groups(place, name, ["id"]) for one in group["id"].to_pylist()]
@@ -74,7 +74,7 @@ def _rewritten(place: Place, name: str, ids: set[str], draft: str) -> Replacemen
     return Replacement(name, draft, place.size(draft), sha256)
 
 
-def _without(place: Place, name: str, ids: set[str]) -> Iterator[pa.Table]:
+def _without(place: StorageBackend, name: str, ids: set[str]) -> Iterator[pa.Table]:
     gone = pa.array(sorted(ids), pa.string())
     for group in row_groups(place, name):
         left = group.filter(pc.invert(pc.is_in(group["id"], gone)))

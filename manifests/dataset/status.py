@@ -8,7 +8,7 @@ from typing import Any
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.dataset.commit_log import Committed, read_commits, read_json
-from wanbatch.manifests.storage.local import place_of
+from wanbatch.manifests.storage.local import backend_for
 
 RUN = "_wanbatch/run.json"
 
@@ -18,7 +18,7 @@ def read_note(path: str | Path, name: str) -> bytes | None:
 
     path: of the folder, or its URL. Raises MachineryError if it cannot be read.
     """
-    place = place_of(path)
+    place = backend_for(path)
     try:
         return place.read(f"_wanbatch/{name}")
     except FileNotFoundError:
@@ -39,7 +39,7 @@ def status(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: if it is no output folder. MachineryError: if it cannot be reached.
     """
-    place = place_of(path)
+    place = backend_for(path)
     done = Committed()
     try:
         if not place.exists(RUN):

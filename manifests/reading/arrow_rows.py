@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from wanbatch.manifests.reading.row_model import Line
+from wanbatch.manifests.reading.row_model import ManifestRow
 from wanbatch.manifests.records import Lora, Row, Source
 
 SETTINGS = (
@@ -67,7 +67,9 @@ ROWS_SCHEMA = pa.schema(
     ]
 )
 
-LINES_SCHEMA = ROWS_SCHEMA.append(pa.field("blend_group", pa.string())).append(pa.field("blend_weight", pa.float64()))
+UNMERGED_SCHEMA = ROWS_SCHEMA.append(pa.field("blend_group", pa.string())).append(
+    pa.field("blend_weight", pa.float64())
+)
 """Like `ROWS_SCHEMA`, while blend groups are not merged yet."""
 
 
@@ -98,7 +100,7 @@ class TableBuilder:
             self._rows = []
 
 
-def line_values(line: Line, number: int, file: int, position: int) -> Sequence[Any]:
+def row_values(line: ManifestRow, number: int, file: int, position: int) -> Sequence[Any]:
     """A checked line as one row of `LINES_SCHEMA`."""
     name = line.blend_group or line.id or f"{number:08d}"
     return (
@@ -128,7 +130,7 @@ def line_values(line: Line, number: int, file: int, position: int) -> Sequence[A
     )
 
 
-def _sources(line: Line, file: int, position: int) -> list[tuple] | None:
+def _sources(line: ManifestRow, file: int, position: int) -> list[tuple] | None:
     if not line.sources:
         return None
     column = "image" if line.image else "images"

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.reading.row_model import KNOWN, shorten
-from wanbatch.manifests.reading.validation import RESERVED, LineChecker, Problems, bad_type, reserved_name
+from wanbatch.manifests.reading.validation import RESERVED, Problems, RowChecker, bad_type, reserved_name
 from wanbatch.manifests.storage.urls import open_file
 
 MAX_LINE = 8 << 20
@@ -26,7 +26,7 @@ class _BadLine(Exception):
     """A line that is not one JSON object."""
 
 
-def read_jsonl(path: str, checker: LineChecker) -> tuple[pa.Table, str]:
+def read_jsonl(path: str, checker: RowChecker) -> tuple[pa.Table, str]:
     """Check every line of a file.
 
     Returns:

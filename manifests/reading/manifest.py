@@ -21,9 +21,9 @@ from wanbatch.manifests.reading.arrow_rows import row_of, source_of
 from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
 from wanbatch.manifests.reading.jsonl import read_jsonl
 from wanbatch.manifests.reading.parquet import read_parquet
-from wanbatch.manifests.reading.validation import LineChecker, Problems
+from wanbatch.manifests.reading.validation import Problems, RowChecker
 from wanbatch.manifests.records import Row, Source
-from wanbatch.manifests.sources.loader import PathRules
+from wanbatch.manifests.sources.loader import PathPolicy
 from wanbatch.manifests.storage.urls import absolute, is_url, kind_of, local_path, names_in
 
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -121,7 +121,7 @@ def _read(
         raise UserError(f"{root}: is not a folder: give --source-root an existing one")
 
     problems = Problems([_shown(path, file) for file in files], by_line)
-    checker = LineChecker(PathRules(root, allow_http), problems)
+    checker = RowChecker(PathPolicy(root, allow_http), problems)
     passthrough, digest = read_jsonl(files[0], checker) if by_line else read_parquet(files, checker)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.place)

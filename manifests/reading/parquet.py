@@ -18,7 +18,7 @@ from pyarrow import types as kinds
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.reading.row_model import EMBEDDED, KNOWN
-from wanbatch.manifests.reading.validation import RESERVED, LineChecker, bad_type, reserved_name
+from wanbatch.manifests.reading.validation import RESERVED, RowChecker, bad_type, reserved_name
 from wanbatch.manifests.records import huggingface_features
 from wanbatch.manifests.storage.parquet_limits import (
     MAX_CELL_BYTES,
@@ -55,7 +55,7 @@ _NUMBERS = (  # integers too: a whole float is one, a fraction is found row by r
 )
 
 
-def read_parquet(paths: Sequence[str], checker: LineChecker) -> tuple[pa.Table, str]:
+def read_parquet(paths: Sequence[str], checker: RowChecker) -> tuple[pa.Table, str]:
     """Check every row of the files.
 
     Returns:
@@ -99,7 +99,7 @@ def _readable(path: str) -> Iterator[None]:
 class _FileReader:
     """One file of a manifest."""
 
-    def __init__(self, path: str, index: int, file: pq.ParquetFile, checker: LineChecker, budget: Budget):
+    def __init__(self, path: str, index: int, file: pq.ParquetFile, checker: RowChecker, budget: Budget):
         self._path, self._index, self._file, self._checker, self._budget = path, index, file, checker, budget
         self._schema: pa.Schema = file.schema_arrow
         self._known = [name for name in self._schema.names if name in KNOWN]

@@ -59,12 +59,12 @@ class Image(Strict):
     bytes: Mark | None = None
 
 
-class LoraLine(Strict):
+class LoraEntry(Strict):
     name: Label
     weight: Annotated[float, Field(ge=-100, le=100)] = 1.0
 
 
-class Line(Strict):
+class ManifestRow(Strict):
     """The manifest columns that wanbatch knows, of one row. None: not given."""
 
     id: Name | None = None
@@ -86,7 +86,7 @@ class Line(Strict):
     schedule: Label | None = None
     sigmas: Sigmas | None = None
     style: Label | None = None
-    loras: list[LoraLine] | None = None
+    loras: list[LoraEntry] | None = None
     num_images: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1000)] | None = None
     audio: PathText | None = None
 
@@ -95,7 +95,7 @@ class Line(Strict):
         return self.image or self.images or []
 
 
-KNOWN = frozenset(Line.model_fields)
+KNOWN = frozenset(ManifestRow.model_fields)
 
 _NAME_RULE = "1 to 128 of the characters A-Z a-z 0-9 . _ -, and neither . nor .."
 _IMAGE_RULE = "a path, or a struct of bytes and path, or a list of these"
@@ -132,20 +132,20 @@ RULES = {
 }
 
 
-def parse_line(values: Mapping[str, Any]) -> tuple[Line | None, list[str]]:
+def parse_row(values: Mapping[str, Any]) -> tuple[ManifestRow | None, list[str]]:
     """Check the known columns of one row.
 
     Returns the line, or None with every problem found, one sentence each.
     """
     try:
-        line = Line.model_validate(values)
+        line = ManifestRow.model_validate(values)
     except ValidationError as error:
         return None, [_words(e, values) for e in error.errors(include_url=False, include_context=False)]
     problems = list(_contradictions(line))
     return (None, problems) if problems else (line, [])
 
 
-def _contradictions(line: Line) -> Iterator[str]:
+def _contradictions(line: ManifestRow) -> Iterator[str]:
     """What only shows when several columns are seen together."""
     sources = line.sources
     if line.prompt is None and not sources and line.blend_group is None:
@@ -169,7 +169,7 @@ def _contradictions(line: Line) -> Iterator[str]:
     yield from _blend_group_contradictions(line)
 
 
-def _blend_group_contradictions(line: Line) -> Iterator[str]:
+def _blend_group_contradictions(line: ManifestRow) -> Iterator[str]:
     if line.blend_group is None:
         if line.blend_weight is not None:
             yield "has a blend_weight but no blend_group: name the group, or use images and blend_weights"
@@ -190,7 +190,7 @@ def _words(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)[1:]
     columns = [part for part in where if isinstance(part, str)]
     if error["type"] == "extra_forbidden":
-        known = LoraLine if columns[0] == "loras" else Image
+        known = LoraEntry if columns[0] == "loras" else Image
         return f"{place} is unknown; known are {', '.join(known.model_fields)}"
     if error["type"] == "missing":
         return f"{place} is missing: must be {RULES['.'.join(columns)]}"

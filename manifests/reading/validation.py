@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import ManifestError, Problem
-from wanbatch.manifests.reading.arrow_rows import LINES_SCHEMA, TableBuilder, line_values
-from wanbatch.manifests.reading.row_model import KNOWN, Line, parse_line, shorten
+from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
+from wanbatch.manifests.reading.row_model import KNOWN, ManifestRow, parse_row, shorten
 from wanbatch.manifests.records import DATA_SCHEMA
-from wanbatch.manifests.sources.loader import PathRules
+from wanbatch.manifests.sources.loader import PathPolicy
 
 RESERVED = frozenset(DATA_SCHEMA.names) - KNOWN
 """Columns that only the output has; a passthrough column cannot be called so."""
@@ -51,15 +51,15 @@ class Problems:
             raise ManifestError([Problem(self.place(file, at), text) for file, at, text in ordered])
 
 
-class LineChecker:
+class RowChecker:
     """Checks rows one after the other and keeps the good ones as columns."""
 
-    def __init__(self, rules: PathRules, problems: Problems):
+    def __init__(self, rules: PathPolicy, problems: Problems):
         self.problems = problems
         self.count = 0
         self.broken_groups: set[str] = set()
         self._rules = rules
-        self._builder = TableBuilder(LINES_SCHEMA)
+        self._builder = TableBuilder(UNMERGED_SCHEMA)
 
     def skip(self) -> None:
         """Count a row that is not even readable, so that the others keep their numbers."""
@@ -67,7 +67,7 @@ class LineChecker:
 
     def add(self, values: Mapping[str, Any], file: int, position: int) -> bool:
         """Check one row; values: its known columns that are not null. Returns whether it was kept."""
-        line, wrong = parse_line(values)
+        line, wrong = parse_row(values)
         if line is not None:
             wrong = list(self._path_problems(line))
         if line is None or wrong:
@@ -75,7 +75,7 @@ class LineChecker:
                 self.problems.add(file, position, message)
             self.broken_groups.add(str(values.get("blend_group")))
         else:
-            self._builder.add(line_values(line, self.count, file, position))
+            self._builder.add(row_values(line, self.count, file, position))
         self.count += 1
         return not wrong
 
@@ -83,7 +83,7 @@ class LineChecker:
         """The good rows (`LINES_SCHEMA`)."""
         return self._builder.table()
 
-    def _path_problems(self, line: Line) -> Iterator[str]:
+    def _path_problems(self, line: ManifestRow) -> Iterator[str]:
         for image in line.sources:
             if image.bytes is not None:
                 continue

@@ -57,7 +57,7 @@ class LoadedImage:
     sha256: str
 
 
-class PathRules:
+class PathPolicy:
     """Says whether a path is acceptable by its text alone; links are resolved when the file is opened.
 
     root: a folder or the URL of one. allow_http: web addresses are acceptable too.
@@ -123,7 +123,7 @@ class SourceLoader:
         allowed_networks: like `10.1.0.0/16`: networks that may be reached although they are not public.
         """
         self.max_pixels, self.max_bytes = max_pixels, max_bytes
-        self._rules = PathRules(root, allow_http)
+        self._rules = PathPolicy(root, allow_http)
         self._real_root = self._rules.root if self._rules.in_store else os.path.realpath(self._rules.root)
         self._embedded = EmbeddedImages()
         self._fetcher = Fetcher(max_bytes, allowed_networks)

@@ -29,17 +29,17 @@ def sync_folder(path: Path) -> None:
     sync_file(path)
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_exclusive(path: Path, data: bytes) -> None:
     """Create a file with its content at once; it is never seen in part. Raises FileExistsError."""
     draft = _draft(path, data)
     try:
-        move_new(draft, path)
+        rename_noreplace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
-def write_over(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write or replace a file; readers see the old content or the new one."""
     draft = _draft(path, data)
     try:
@@ -49,7 +49,7 @@ def write_over(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def move_new(source: Path, target: Path) -> None:
+def rename_noreplace(source: Path, target: Path) -> None:
     """Rename without overwriting. The caller syncs the folder. Raises FileExistsError."""
     try:
         os.link(source, target)

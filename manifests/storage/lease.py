@@ -24,7 +24,7 @@ from wanbatch.errors import UserError
 from wanbatch.manifests.storage.local_lock import held, own_note
 
 if TYPE_CHECKING:
-    from wanbatch.manifests.storage.object_store import StorePlace
+    from wanbatch.manifests.storage.object_store import ObjectStoreBackend
 
 LEASES = "_wanbatch/lease"
 BEAT_SECONDS = 20.0
@@ -35,7 +35,7 @@ STALE_SECONDS = 150.0
 class Lease:
     """This process's claim on a folder."""
 
-    def __init__(self, place: StorePlace):
+    def __init__(self, place: ObjectStoreBackend):
         self._place = place
         self._number = 0
         self._note: dict[str, Any] = {}
@@ -54,7 +54,7 @@ class Lease:
         self._number = highest + 1
         self._note = {**own_note(), "process": _process_space(), "token": secrets.token_hex(8), "released": False}
         try:
-            self._place.write_new(_name(self._number), self._content())
+            self._place.write_exclusive(_name(self._number), self._content())
         except FileExistsError:
             raise held(self._place.root, self._read(self._number)) from None
         self._beaten, self._lost = time.monotonic(), False
@@ -74,7 +74,7 @@ class Lease:
         if not self._lost:
             self._note["released"] = True
             with suppress(OSError):
-                self._place.write_over(_name(self._number), self._content())
+                self._place.write_atomic(_name(self._number), self._content())
 
     def require_held(self) -> None:
         """Raises OSError if the lease may be another one's by now."""
@@ -100,7 +100,7 @@ class Lease:
                 self._lost = True
                 return
             begin = time.monotonic()
-            self._place.write_over(_name(self._number), self._content())
+            self._place.write_atomic(_name(self._number), self._content())
             self._beaten = begin
 
     def _content(self) -> bytes:
@@ -126,7 +126,7 @@ class Lease:
     def _store_time(self) -> float:
         """What the store's clock says, so that no two machines' clocks are compared."""
         probe = f"{LEASES}/clock-{secrets.token_hex(8)}"
-        self._place.write_over(probe, b"")
+        self._place.write_atomic(probe, b"")
         try:
             return self._place.modified(probe)
         finally:
@@ -134,9 +134,9 @@ class Lease:
 
     def _require_conditions(self) -> None:
         probe = f"{LEASES}/probe-{secrets.token_hex(8)}"
-        self._place.write_new(probe, b"1")
+        self._place.write_exclusive(probe, b"1")
         try:
-            self._place.write_new(probe, b"2")
+            self._place.write_exclusive(probe, b"2")
         except FileExistsError:
             return
         finally:

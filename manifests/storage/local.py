@@ -19,10 +19,10 @@ from wanbatch.manifests.storage import atomic_files
 from wanbatch.manifests.storage.urls import is_url, local_path
 
 
-class Place(Protocol):
+class StorageBackend(Protocol):
     """A folder. Operations raise OSError (FileNotFoundError, FileExistsError) and nothing else.
 
-    root: what it is called by, and found again with `place_of`. at_once: operations worth doing at a time.
+    root: what it is called by, and found again with `backend_for`. at_once: operations worth doing at a time.
     check_bytes: whether reading a part whole, to compare it with what was written, is cheap.
     """
 
@@ -46,11 +46,11 @@ class Place(Protocol):
 
     def exists(self, name: str) -> bool: ...
 
-    def write_new(self, name: str, data: bytes) -> None:
+    def write_exclusive(self, name: str, data: bytes) -> None:
         """Create a file with its content at once, durably. Raises FileExistsError, also in a race."""
         ...
 
-    def write_over(self, name: str, data: bytes) -> None:
+    def write_atomic(self, name: str, data: bytes) -> None:
         """Write or replace a file durably; readers see the old content or the new one."""
         ...
 
@@ -70,11 +70,11 @@ class Place(Protocol):
 
     def sha256(self, name: str) -> str: ...
 
-    def move_new(self, source: str, target: str) -> int:
+    def rename_noreplace(self, source: str, target: str) -> int:
         """Rename without overwriting; durable after `sync`. Returns the size. Raises FileExistsError."""
         ...
 
-    def put_over(self, source: str, target: str) -> None:
+    def replace(self, source: str, target: str) -> None:
         """Replace `target` by `source` at once; durable after `sync`. May be repeated if it was interrupted."""
         ...
 
@@ -107,16 +107,16 @@ class Place(Protocol):
         ...
 
 
-def place_of(root: str | Path) -> Place:
+def backend_for(root: str | Path) -> StorageBackend:
     """The place of an output folder. Raises UserError for an URL that cannot hold one."""
     if is_url(root):
-        from wanbatch.manifests.storage.object_store import StorePlace
+        from wanbatch.manifests.storage.object_store import ObjectStoreBackend
 
-        return StorePlace(str(root))
-    return LocalPlace(local_path(root))
+        return ObjectStoreBackend(str(root))
+    return LocalBackend(local_path(root))
 
 
-class LocalPlace:
+class LocalBackend:
     """A folder of this machine's file system."""
 
     at_once = min(8, os.cpu_count() or 1)
@@ -147,11 +147,11 @@ class LocalPlace:
     def exists(self, name: str) -> bool:
         return os.path.lexists(self.shown(name))
 
-    def write_new(self, name: str, data: bytes) -> None:
-        atomic_files.write_new(Path(self.shown(name)), data)
+    def write_exclusive(self, name: str, data: bytes) -> None:
+        atomic_files.write_exclusive(Path(self.shown(name)), data)
 
-    def write_over(self, name: str, data: bytes) -> None:
-        atomic_files.write_over(Path(self.shown(name)), data)
+    def write_atomic(self, name: str, data: bytes) -> None:
+        atomic_files.write_atomic(Path(self.shown(name)), data)
 
     def append(self, name: str, data: bytes) -> None:
         with open(self.shown(name), "ab") as file:
@@ -171,11 +171,11 @@ class LocalPlace:
         with open(self.shown(name), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def move_new(self, source: str, target: str) -> int:
-        atomic_files.move_new(Path(self.shown(source)), Path(self.shown(target)))
+    def rename_noreplace(self, source: str, target: str) -> int:
+        atomic_files.rename_noreplace(Path(self.shown(source)), Path(self.shown(target)))
         return self.size(target)
 
-    def put_over(self, source: str, target: str) -> None:
+    def replace(self, source: str, target: str) -> None:
         os.replace(self.shown(source), self.shown(target))
 
     def remove(self, name: str) -> None:

@@ -32,7 +32,7 @@ class FolderLock:
             self._lock.acquire()
         except Timeout:
             raise held(str(self._path), self.holder()) from None
-        atomic_files.write_over(self._path / HOLDER, json.dumps(own_note()).encode())
+        atomic_files.write_atomic(self._path / HOLDER, json.dumps(own_note()).encode())
 
     def release(self) -> None:
         """Unlock; nothing happens if it is unlocked already."""

@@ -33,7 +33,7 @@ class _Appended:
     due: float = 0.0
 
 
-class StorePlace:
+class ObjectStoreBackend:
     """A folder of an object store that has conditional writes; see `places.Place` for the operations."""
 
     at_once = 16
@@ -88,7 +88,7 @@ class StorePlace:
         with os_errors(self.shown(name)):
             return self._system.modified(self.shown(name)).timestamp()
 
-    def write_new(self, name: str, data: bytes) -> None:
+    def write_exclusive(self, name: str, data: bytes) -> None:
         try:
             with os_errors(self.shown(name)):
                 self._system.pipe_file(self.shown(name), data, mode="create")
@@ -96,7 +96,7 @@ class StorePlace:
             if self.read(name) != data:  # else it is ours: the answer was lost and the request made again
                 raise
 
-    def write_over(self, name: str, data: bytes) -> None:
+    def write_atomic(self, name: str, data: bytes) -> None:
         with os_errors(self.shown(name)):
             self._system.pipe_file(self.shown(name), data)
 
@@ -112,7 +112,7 @@ class StorePlace:
 
     def _write_appended(self, name: str) -> None:
         file = self._appended[name]
-        self.write_over(name, bytes(file.content))
+        self.write_atomic(name, bytes(file.content))
         file.written = len(file.content)
         file.due = time.monotonic() + max(APPEND_SECONDS, file.written / APPEND_RATE)
 
@@ -135,14 +135,14 @@ class StorePlace:
         with StoreFile.open(self._system, self.shown(name), 8 << 20) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
-    def move_new(self, source: str, target: str) -> int:
+    def rename_noreplace(self, source: str, target: str) -> int:
         if self.exists(target):  # the lease keeps other writers out meanwhile
             raise FileExistsError(f"{self.shown(target)}: File exists")
         size = self._copy(source, target)
         self.remove(source)
         return size
 
-    def put_over(self, source: str, target: str) -> None:
+    def replace(self, source: str, target: str) -> None:
         self._copy(source, target)
         self.remove(source)
 

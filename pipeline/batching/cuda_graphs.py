@@ -22,7 +22,7 @@ class _Recorded:
     outputs: Sequence[Tensor]
 
 
-class Graphs:
+class CudaGraphs:
     """Recorded functions of tensors, by a key of the caller's.
 
     All tensors that a function reads besides its inputs must stay where they are as long as this lives.
@@ -57,6 +57,6 @@ class Graphs:
         return _Recorded(graph, own, outputs)
 
 
-def pay(device: torch.device, tokens: int) -> bool:
+def worth_capturing(device: torch.device, tokens: int) -> bool:
     """Whether graphs are of use for evaluations of so many tokens."""
     return device.type == "cuda" and tokens <= MOST_TOKENS

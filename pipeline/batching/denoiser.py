@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.batching.cuda_graphs import Graphs, pay
+from wanbatch.pipeline.batching.cuda_graphs import CudaGraphs, worth_capturing
 from wanbatch.pipeline.batching.residuals import Reading, moved
-from wanbatch.pipeline.batching.slots import Row, Seats
+from wanbatch.pipeline.batching.slots import Row, SlotTable
 from wanbatch.pipeline.core import conditioning
-from wanbatch.pipeline.core.requests import Work
+from wanbatch.pipeline.core.requests import EvaluationCounts
 from wanbatch.pipeline.models.dit import TEXT_TOKENS, FrameTransformer
 from wanbatch.pipeline.sampling.solvers import TERMS, Solution
 from wanbatch.pipeline.sampling.step_cache import Kind, StepCache
-from wanbatch.pipeline.sampling.step_plan import Course, History, Sums
+from wanbatch.pipeline.sampling.step_plan import History, StepPlan, Sums
 
 # Places for text in a slot. With the two that stand for padding, the number of keys is a multiple of 32.
 TEXT_PLACES = (30, 62, 126, 254, TEXT_TOKENS)
@@ -75,7 +75,7 @@ class Denoised:
     sample: Sample
     latent: Tensor
     seconds: float
-    work: Work
+    work: EvaluationCounts
 
 
 class Denoiser:
@@ -106,7 +106,7 @@ class Denoiser:
         classes: dict[tuple, deque[Sample]] = {}
         for sample in samples:
             if sample.solution.steps == 0:
-                yield Denoised(sample, sample.start, 0.0, Work())
+                yield Denoised(sample, sample.start, 0.0, EvaluationCounts())
             else:
                 classes.setdefault(sample.size_class, deque()).append(sample)
         for waiting in classes.values():
@@ -144,7 +144,7 @@ class Denoiser:
             chosen = self._largest(rows)
         while len(chosen) < self.slots and waiting and len(rows) < ON_THEIR_WAY * self.slots:
             sample = waiting.popleft()
-            rows.append(Row(sample, Course(self.cache, sample.solution, sample.guided, self.boundary)))
+            rows.append(Row(sample, StepPlan(self.cache, sample.solution, sample.guided, self.boundary)))
             chosen = self._largest(rows)
         return chosen[0].course.kind, chosen
 
@@ -161,10 +161,10 @@ class _Batch:
     def __init__(self, experts: Sequence[FrameTransformer], cache: StepCache, slots: int, first: Sample, still: bool):
         self.experts, self.cache, self.slots = experts, cache, slots
         self.device = first.start.device
-        self.seats = Seats(experts, cache, slots, first)
+        self.seats = SlotTable(experts, cache, slots, first)
         self.guided = self.seats.guided
-        self.graphs = Graphs() if still and pay(self.device, self.seats.tokens) else None
-        self.courses: dict[int, Course] = {}  # by slot: of the rows that take part in the evaluation at hand
+        self.graphs = CudaGraphs() if still and worth_capturing(self.device, self.seats.tokens) else None
+        self.courses: dict[int, StepPlan] = {}  # by slot: of the rows that take part in the evaluation at hand
         self.occupied: dict[int, Sample] = {}  # their samples
         self.steps = np.zeros(slots, dtype=np.int64)
 
@@ -235,7 +235,7 @@ class _Batch:
         """An evaluation; recorded and replayed where that is faster. The texts stay where they are."""
         return function(*inputs) if self.graphs is None else self.graphs.run(kind, function, *inputs)
 
-    def _recall(self, history: Callable[[Course], History]) -> list[tuple[History, float] | None]:
+    def _recall(self, history: Callable[[StepPlan], History]) -> list[tuple[History, float] | None]:
         """For each slot the history and noise level of its row, if it takes part."""
         recall: list[tuple[History, float] | None] = [None] * self.slots
         for slot, course in self.courses.items():

@@ -20,7 +20,7 @@ def moved(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-class Memory:
+class ResidualCache:
     """The last `depth` values of each row, in places that the row's `History` knows.
 
     Shapes never change and nothing here reads a tensor on the host.

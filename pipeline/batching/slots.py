@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.batching.residuals import Memory, moved
+from wanbatch.pipeline.batching.residuals import ResidualCache, moved
 from wanbatch.pipeline.models.dit import Context, FrameTransformer
 from wanbatch.pipeline.sampling.solvers import STATES
 from wanbatch.pipeline.sampling.step_cache import Kind, StepCache
-from wanbatch.pipeline.sampling.step_plan import Course
+from wanbatch.pipeline.sampling.step_plan import StepPlan
 
 if TYPE_CHECKING:
     from wanbatch.pipeline.batching.denoiser import Sample
@@ -29,12 +29,12 @@ class Row:
     """A row on its way. slot: where it is; None while it is parked. parked: its part of the tensors, then."""
 
     sample: Sample
-    course: Course
+    course: StepPlan
     slot: int | None = None
     parked: list[Tensor] | None = None
 
 
-class Seats:
+class SlotTable:
     """The tensors of one size class, of fixed shapes, and the rows in them.
 
     state: float32 [slots, STATES, channels, height, width], what the solver carries.
@@ -51,9 +51,9 @@ class Seats:
         rows, columns = experts[0].patch
         hidden = (height // rows * (width // columns), experts[0].dim)
         self.tokens = self.sequences * hidden[0]
-        self.residuals = Memory(self.sequences, cache.residuals_kept, hidden, experts[0].dtype, self.device)
+        self.residuals = ResidualCache(self.sequences, cache.residuals_kept, hidden, experts[0].dtype, self.device)
         kept = cache.differences_kept if self.guided else 0
-        self.differences = Memory(slots, kept, first.start.shape, torch.float32, self.device)
+        self.differences = ResidualCache(slots, kept, first.start.shape, torch.float32, self.device)
         self.rows: dict[int, Row] = {}
         # Texts whose keys and values are made together. A GPU takes as long for one as for several.
         self.group = slots if self.device.type == "cuda" else 1

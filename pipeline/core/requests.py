@@ -57,7 +57,7 @@ class Seconds:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class EvaluationCounts:
     """How many of a picture's evaluations of the model, and of their blocks, ran and how many were left out.
 
     steps_full: evaluations of which every block ran, with and (under guidance) without the prompt. steps_cached:
@@ -69,8 +69,8 @@ class Work:
     blocks_full: int = 0
     blocks_cached: int = 0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(
+    def __add__(self, other: EvaluationCounts) -> EvaluationCounts:
+        return EvaluationCounts(
             self.steps_full + other.steps_full,
             self.steps_cached + other.steps_cached,
             self.blocks_full + other.blocks_full,
@@ -85,7 +85,7 @@ class Result:
     request: Request
     pixels: np.ndarray
     seconds: Seconds
-    work: Work
+    work: EvaluationCounts
     peak_memory_bytes: int
 
 

@@ -1,6 +1,6 @@
 """The course of a row: what each of its evaluations runs, and what is predicted from what.
 
-A `Course` is a small state machine on the host. It says what kind of evaluation comes next and with which weights
+A `StepPlan` is a small state machine on the host. It says what kind of evaluation comes next and with which weights
 remembered values are added up. It depends on its own row alone, never on a neighbour. It has no tensors and does
 not run the model; see `denoise.py`.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from wanbatch.pipeline.core.requests import Work
+from wanbatch.pipeline.core.requests import EvaluationCounts
 from wanbatch.pipeline.sampling.solvers import TRAIN_TIMESTEPS, Solution
 from wanbatch.pipeline.sampling.step_cache import SIGMA, Adaptive, Kind, StepCache
 
@@ -68,7 +68,7 @@ class History:
 Sums = Sequence[tuple[float, float]]  # of squares, of a branch each: (truth less prediction, truth)
 
 
-class Course:
+class StepPlan:
     """One row's way through its schedule under a cache.
 
     guided: whether the row has a branch without the prompt.
@@ -80,7 +80,7 @@ class Course:
         self.step = 0
         self.residuals = [History(cache.residuals_kept, cache.along) for _ in range(2 if guided else 1)]
         self.difference = History(cache.differences_kept)
-        self.work = Work()
+        self.work = EvaluationCounts()
         self._next: Kind | None = None
         self._left = 0  # steps that may be predicted before the next full one
         self._since_guided = 0
@@ -180,4 +180,4 @@ class Course:
 
     def _count(self, kind: Kind) -> None:
         run, total = self.cache.blocks_run(kind), self.cache.layers * len(self.residuals)
-        self.work = self.work + Work(int(run == total), int(run < total), run, total - run)
+        self.work = self.work + EvaluationCounts(int(run == total), int(run < total), run, total - run)

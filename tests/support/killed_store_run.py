@@ -68,7 +68,7 @@ def survey(out: str) -> dict:
 
 
 def visible(out: str) -> dict:
-    place = object_store.StorePlace(out)
+    place = object_store.ObjectStoreBackend(out)
     ids: dict[str, list[str]] = {}
     for kind in ("data", "timings", "failures"):
         ids[f"{kind}_ids"] = []

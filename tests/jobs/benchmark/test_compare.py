@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from wanbatch.jobs.benchmark import compare as benching
 from wanbatch.jobs.benchmark.stages import twin, twins
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.loading.random_model import random_info
 from wanbatch.pipeline.loading.runtime import Runtime
@@ -60,7 +60,7 @@ def test_the_full_size_model_made_small():
     settings = benching.BenchSettings(
         images=1, batch=2, rounds=1, steps=2, guidance=3.0, width=64, height=32, compiled=False
     )
-    chosen = Chosen("cpu", "fp32", compile=False)
+    chosen = ExecutionConfig("cpu", "fp32", compile=False)
     result = benching.bench(random_info(), chosen, Runtime(), settings, "a command", **SMALL)
     check_stages(result, {"wanbatch", "diffusers eager"})
     assert result["model"] == "random-5b"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.hardware import PRESETS, Machine, choose
+from wanbatch.jobs.config.hardware import PRESETS, Hardware, choose
 from wanbatch.jobs.config.settings import Settings
 
-CPU = Machine()
-HOPPER = Machine(2, (9, 0), "NVIDIA H200")
-AMPERE = Machine(1, (8, 0), "NVIDIA A100")
+CPU = Hardware()
+HOPPER = Hardware(2, (9, 0), "NVIDIA H200")
+AMPERE = Hardware(1, (8, 0), "NVIDIA A100")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from job_making import log_events, pictures, rows_by_id, write_jsonl
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.settings import Settings, read_settings
 from wanbatch.jobs.driver import batch_size
 from wanbatch.jobs.driver.batch_size import measure_here
@@ -49,7 +49,9 @@ def test_nothing_fits(settings, tmp_path, monkeypatch, manifest, model):
     monkeypatch.setattr(batch_size, "_in_a_process_of_its_own", lambda *given: {})
     plan, _ = prepare(manifest({"prompt": "x"}), settings())
     with pytest.raises(UserError, match="not even one row fits"):
-        batch_size.slots_for(Settings(slots="auto"), tmp_path / "out", plan, model, Chosen("cpu", "fp32", False))
+        batch_size.slots_for(
+            Settings(slots="auto"), tmp_path / "out", plan, model, ExecutionConfig("cpu", "fp32", False)
+        )
 
 
 def test_the_commonest_size_is_measured(settings, manifest):
@@ -59,6 +61,6 @@ def test_the_commonest_size_is_measured(settings, manifest):
 
 
 def test_measuring_for_real(model):
-    found = measure_here(model, (64, 32, True), Chosen("cpu", "fp32", False), Runtime())
+    found = measure_here(model, (64, 32, True), ExecutionConfig("cpu", "fp32", False), Runtime())
     assert set(found) == {1, 2, 4, 8, 16}
     assert all(0 < seconds < 10 for seconds in found.values())

@@ -9,8 +9,8 @@ import pytest
 
 from wanbatch.errors import MachineryError
 from wanbatch.jobs.driver import retry_policy
-from wanbatch.jobs.driver.retry_policy import Backlog
-from wanbatch.jobs.driver.worker_pool import Lost, Unit
+from wanbatch.jobs.driver.retry_policy import UnitQueue
+from wanbatch.jobs.driver.worker_pool import Unit, UnitLost
 
 
 def units(*rows: int) -> list[np.ndarray]:
@@ -18,12 +18,12 @@ def units(*rows: int) -> list[np.ndarray]:
     return [np.arange(start, start + count) for start, count in zip(starts, rows, strict=False)]
 
 
-def lose(queue: Backlog, unit: Unit, first: bool = True) -> Unit | None:
-    return queue.put_back(Lost(unit, 0, "killed", first))
+def lose(queue: UnitQueue, unit: Unit, first: bool = True) -> Unit | None:
+    return queue.put_back(UnitLost(unit, 0, "killed", first))
 
 
 def test_suspects_wait_for_a_worker_that_works():
-    queue = Backlog(units(2, 2, 2), 0, None)
+    queue = UnitQueue(units(2, 2, 2), 0, None)
     one = queue.for_idle(trusted=False)
     assert lose(queue, one) is None
     other = queue.for_idle(trusted=False)
@@ -34,7 +34,7 @@ def test_suspects_wait_for_a_worker_that_works():
 
 
 def test_what_waited_behind_a_lost_unit_is_suspect_too_and_has_no_strike():
-    queue = Backlog(units(1, 1), 0, 5)
+    queue = UnitQueue(units(1, 1), 0, 5)
     first = queue.for_idle(trusted=True)
     [second] = queue.for_later(1)
     assert lose(queue, first) is lose(queue, second, first=False) is None
@@ -43,13 +43,13 @@ def test_what_waited_behind_a_lost_unit_is_suspect_too_and_has_no_strike():
 
 
 def test_workers_are_kept_free_for_suspects():
-    queue = Backlog(units(1, 1, 1, 1), 0, 5)
+    queue = UnitQueue(units(1, 1, 1, 1), 0, 5)
     lose(queue, queue.for_idle(trusted=True))
     assert len(queue.for_later(3)) == 2
 
 
 def test_a_control_is_made_where_nothing_waits():
-    queue = Backlog(units(1), 7, 5)
+    queue = UnitQueue(units(1), 7, 5)
     lose(queue, queue.for_idle(trusted=False))
     control = queue.for_idle(trusted=False)
     assert (control.control, control.places.tolist(), control.number) == (True, [5], 8)
@@ -59,7 +59,7 @@ def test_a_control_is_made_where_nothing_waits():
 
 
 def test_controls_are_made_when_all_that_waits_is_lost():
-    queue = Backlog(units(*[1] * 20), 0, 5)
+    queue = UnitQueue(units(*[1] * 20), 0, 5)
     given = []
     while not given or not given[-1].control:
         given.append(queue.for_idle(trusted=False))
@@ -73,7 +73,7 @@ def test_controls_are_made_when_all_that_waits_is_lost():
 def test_a_row_that_kills_costs_a_bounded_number_of_workers(rows, losses):
     """Wherever it stands; the others of its unit are made."""
     for deadly in range(rows):
-        queue, lost, made = Backlog(units(rows), 0, None), 0, 0
+        queue, lost, made = UnitQueue(units(rows), 0, None), 0, 0
         queue.proven = 100
         while queue:
             unit = queue.for_idle(trusted=True)
@@ -90,26 +90,26 @@ def test_a_row_that_kills_costs_a_bounded_number_of_workers(rows, losses):
 
 def test_broken_machinery_ends_the_run_and_condemns_nobody():
     for proven in (None, 50):
-        queue = Backlog(units(*[4] * 40), 0, proven)
+        queue = UnitQueue(units(*[4] * 40), 0, proven)
         for _ in range(retry_policy.MOST_LOSSES):
             assert lose(queue, queue.for_idle(trusted=False)) is None
-            queue.require_hope(workers=1)
+            queue.raise_if_too_many_losses(workers=1)
         lose(queue, queue.for_idle(trusted=False))
         with pytest.raises(MachineryError, match="33 workers were lost one after the other; the last: killed"):
-            queue.require_hope(workers=1)
+            queue.raise_if_too_many_losses(workers=1)
 
 
 def test_a_whole_cluster_may_be_lost_at_once():
-    queue = Backlog(units(*[1] * 300), 0, 5)
+    queue = UnitQueue(units(*[1] * 300), 0, 5)
     for unit in [queue.for_idle(trusted=True) for _ in range(200)]:
         lose(queue, unit)
-    queue.require_hope(workers=200)
+    queue.raise_if_too_many_losses(workers=200)
 
 
 def test_random_kills_condemn_no_innocent_row():
     """Each try is hit with a chance of 0.1; 2,000 rows, one a unit, which is the worst case."""
     chance = random.Random(0)
-    queue = Backlog(units(*[1] * 2000), 0, None)
+    queue = UnitQueue(units(*[1] * 2000), 0, None)
     trusted = False
     while queue:
         unit = queue.for_idle(trusted)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.config.hardware import Chosen
+from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.settings import Settings, read_settings
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.tuning import settings_file
@@ -54,7 +54,7 @@ def wan(model) -> Wan:
     return Wan.load(model, "cpu", "float32", 4)
 
 
-CPU = Chosen("cpu", "fp32", False)
+CPU = ExecutionConfig("cpu", "fp32", False)
 
 
 def silent(text: str) -> None:

@@ -17,7 +17,7 @@ from wanbatch.jobs.driver.worker_pool import Unit, _Given, _Place
 from wanbatch.jobs.planning.plan import Plan, Task
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.worker import unit_task
-from wanbatch.jobs.worker.actor import Report, Told, Worker, WorkerSetup
+from wanbatch.jobs.worker.actor import UnitReport, Worker, WorkerSetup, WorkerStatus
 from wanbatch.pipeline.generate import Wan
 
 
@@ -57,14 +57,14 @@ def task(plan: Plan, unit: int):
     return plan.task(unit, 1, "token", np.array([unit]))
 
 
-def tell(worker: Worker, *tasks: Task, patience: float = 60.0) -> Told:
+def tell(worker: Worker, *tasks: Task, patience: float = 60.0) -> WorkerStatus:
     """One exchange, as a driver has it."""
     return pickle.loads(worker.exchange(pickle.dumps(list(tasks)), patience))
 
 
-def tell_reports(worker: Worker, count: int = 1) -> list[Report]:
+def tell_reports(worker: Worker, count: int = 1) -> list[UnitReport]:
     """Exchanges until so many reports are there."""
-    reports: list[Report] = []
+    reports: list[UnitReport] = []
     while len(reports) < count:
         reports += tell(worker).reports
     return reports
@@ -99,13 +99,13 @@ def test_a_worker_tells_which_unit_has_the_model(worker, plan, monkeypatch):
     worker.line.put(task(plan, 1))
     assert on_disk.reached.wait(60)
     assert in_model.reached.wait(60)
-    assert tell(worker) == Told([], 1, (1, 0))  # unit 0 is being written
-    assert tell(worker, patience=0.0) == Told([], 1, (1, 0))  # nothing new
+    assert tell(worker) == WorkerStatus([], 1, (1, 0))  # unit 0 is being written
+    assert tell(worker, patience=0.0) == WorkerStatus([], 1, (1, 0))  # nothing new
     in_model.opened.set()
-    assert tell(worker) == Told([], 2, (1, 1))
+    assert tell(worker) == WorkerStatus([], 2, (1, 1))
     on_disk.opened.set()
     assert len(tell_reports(worker, 2)) == 2
-    assert tell(worker, patience=0.0) == Told([], 0, (1, 1))
+    assert tell(worker, patience=0.0) == WorkerStatus([], 0, (1, 1))
 
 
 def test_pictures_are_encoded_while_the_model_makes_the_next_one(worker, settings, sources, monkeypatch):
@@ -125,7 +125,7 @@ def test_pictures_are_encoded_while_the_model_makes_the_next_one(worker, setting
     worker.line.put(plan.task(0, 1, "token", np.arange(2)))
     assert gate.reached.wait(60)
     assert encoded.wait(60)
-    assert tell(worker, patience=0.0) == Told([], 0, (0, 1))
+    assert tell(worker, patience=0.0) == WorkerStatus([], 0, (0, 1))
     gate.opened.set()
     [report] = tell_reports(worker)
     assert set(report.attempt.made) == {"a", "b"}

@@ -18,7 +18,7 @@ from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources import http as fetching
 from wanbatch.manifests.sources.addresses import networks, refusal
 from wanbatch.manifests.sources.http import Fetcher, FetchError, target_of
-from wanbatch.manifests.sources.loader import PathRules, SourceLoader
+from wanbatch.manifests.sources.loader import PathPolicy, SourceLoader
 
 LOCAL = ("127.0.0.0/8",)
 
@@ -363,7 +363,7 @@ class TestRefusals:
         assert read_manifest(jsonl(row), allow_http=True).row(0).sources[0].path == row["image"]
         (found,) = problems(jsonl({"image": "http://u:p@example.com/a.png"}), allow_http=True)
         assert "holds credentials" in found
-        assert PathRules(tmp_path, True).problem("file:///etc/passwd") is not None
+        assert PathPolicy(tmp_path, True).problem("file:///etc/passwd") is not None
 
 
 class TestRedirectsAndRebinding:

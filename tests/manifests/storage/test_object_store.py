@@ -25,7 +25,7 @@ from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.storage import fsspec_io, lease
-from wanbatch.manifests.storage.object_store import StorePlace
+from wanbatch.manifests.storage.object_store import ObjectStoreBackend
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
@@ -83,7 +83,7 @@ class TestOutput:
             publish(folder, 5, ["a"], replace=True)
         found = status(bucket)
         assert (found["done"], found["quarantined"], found["pending"], found["holder"]) == (5, 0, 0, None)
-        place = StorePlace(bucket)
+        place = ObjectStoreBackend(bucket)
         assert set(place.sizes("")) == {"README.md"}
         assert set(place.sizes("data")) == {f"data/part-0000{n}.parquet" for n in (0, 1, 2, 4, 5)}
         assert set(place.sizes("_wanbatch/commits")) == {f"_wanbatch/commits/0000{n}.json" for n in (0, 1, 4, 5)}
@@ -161,7 +161,7 @@ class TestLease:
             attempt = write_attempt(bucket, attempt="t", **unit_of(0, ["a"]))
             with pytest.raises(MachineryError, match="lease of the folder was lost"):
                 first.publish(attempt)
-        assert not StorePlace(bucket).exists("data/part-00000.parquet")
+        assert not ObjectStoreBackend(bucket).exists("data/part-00000.parquet")
         first.close()
         assert status(bucket)["done"] == 0
 
@@ -173,7 +173,7 @@ class TestLease:
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )
         subprocess.run([sys.executable, "-c", code, bucket], check=False, timeout=60)
-        assert StorePlace(bucket).exists("_wanbatch/lease/00000001.json")
+        assert ObjectStoreBackend(bucket).exists("_wanbatch/lease/00000001.json")
         assert status(bucket)["holder"] is None
         OutputFolder.open(bucket, {}).close()
 
@@ -253,7 +253,7 @@ class TestStoresThatFail:
         with OutputFolder.open(bucket, {}) as folder:
             assert folder.committed().made == {"a"}
             publish(folder, 1, ["b"])
-        assert set(StorePlace(bucket).sizes("data")) == {"data/part-00000.parquet", "data/part-00001.parquet"}
+        assert set(ObjectStoreBackend(bucket).sizes("data")) == {"data/part-00000.parquet", "data/part-00001.parquet"}
 
     @pytest.mark.parametrize("state", ["gone", pytest.param("silent", marks=pytest.mark.slow)])
     def test_a_store_that_is_gone_or_never_answers(self, bucket, monkeypatch, state):

@@ -11,7 +11,7 @@ from small_models import random_transformer
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.batching.denoiser import Denoised, Denoiser, Sample, advance
-from wanbatch.pipeline.core.requests import Work
+from wanbatch.pipeline.core.requests import EvaluationCounts
 from wanbatch.pipeline.models.dit import Context, FrameTransformer
 from wanbatch.pipeline.sampling.solvers import STATES, solve
 from wanbatch.pipeline.sampling.step_cache import parse
@@ -159,7 +159,7 @@ def test_what_skips_nothing_changes_no_bit(expert, text):
     row = sample(1)
     found = denoise(expert, [row], text)[row.id]
     assert torch.equal(found.latent, in_a_plain_loop(expert, row))
-    assert found.work == Work(steps_full=8, blocks_full=8 * 3 * 2)
+    assert found.work == EvaluationCounts(steps_full=8, blocks_full=8 * 3 * 2)
 
 
 @pytest.mark.parametrize(("blocks", "first"), [(1, 0), (2, 0), (3, 0), (2, 1)])
@@ -168,7 +168,7 @@ def test_deepcache_is_a_plain_loop_that_reuses_residuals(expert, blocks, first):
     found = denoise(expert, [row], f"deepcache:interval=3,blocks={blocks},first={first}")[row.id]
     span = range(first, first + blocks)
     assert torch.equal(found.latent, in_a_plain_loop(expert, row, span, full=lambda step: step in (0, 3, 6, 7)))
-    assert found.work == Work(4, 4, blocks_full=2 * (8 * 3 - 4 * blocks), blocks_cached=2 * 4 * blocks)
+    assert found.work == EvaluationCounts(4, 4, blocks_full=2 * (8 * 3 - 4 * blocks), blocks_cached=2 * 4 * blocks)
     assert not torch.allclose(found.latent, in_a_plain_loop(expert, row), rtol=1e-3)
 
 
@@ -183,7 +183,7 @@ def test_guidance_that_is_skipped_everywhere_is_guidance_one(expert):
     gated = denoise(expert, [row], "none+gate:mode=skip")[row.id]
     plain = denoise(expert, [replace(row, guidance=1.0)], "none")[row.id]
     assert torch.equal(gated.latent, plain.latent)
-    assert gated.work == Work(0, 8, 8 * 3, 8 * 3)
+    assert gated.work == EvaluationCounts(0, 8, 8 * 3, 8 * 3)
 
 
 @dataclass
@@ -286,9 +286,9 @@ def test_rows_out_of_step_fill_the_slots(expert, text):
 
 
 def test_rows_in_step_are_never_parked(expert, monkeypatch):
-    from wanbatch.pipeline.batching.slots import Seats
+    from wanbatch.pipeline.batching.slots import SlotTable
 
-    monkeypatch.setattr(Seats, "_park", None)
+    monkeypatch.setattr(SlotTable, "_park", None)
     for text in CACHES[:2]:
         assert len(denoise(expert, [sample(seed) for seed in range(9)], text)) == 9
 
@@ -307,7 +307,7 @@ def test_a_pipeline_with_a_cache(wan):
             wan.use_step_cache("deepcache:blocks=4")
     finally:
         wan.use_step_cache("none")
-    assert exact.work == Work(6, 0, 6 * 3 * 2, 0)
-    assert cached.work == Work(4, 2, 6 * 3 * 2 - 8, 8)
+    assert exact.work == EvaluationCounts(6, 0, 6 * 3 * 2, 0)
+    assert cached.work == EvaluationCounts(4, 2, 6 * 3 * 2 - 8, 8)
     assert not np.array_equal(cached.pixels, exact.pixels)
     assert np.array_equal(next(iter(wan.generate([PLAIN]))).pixels, exact.pixels)

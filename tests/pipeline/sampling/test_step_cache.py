@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.core.requests import Work
+from wanbatch.pipeline.core.requests import EvaluationCounts
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import Adaptive, DeepCache, Gate, Kind, StepCache, Taylor, parse
-from wanbatch.pipeline.sampling.step_plan import Course, History, position
+from wanbatch.pipeline.sampling.step_plan import History, StepPlan, position
 
 FULL, PARTIAL = Kind(0, True, True), Kind(0, False, True)
 ALONE, PARTIAL_ALONE = Kind(0, True, False), Kind(0, False, False)  # without the other branch
@@ -17,7 +17,7 @@ ALONE, PARTIAL_ALONE = Kind(0, True, False), Kind(0, False, False)  # without th
 
 def kinds(text: str, steps: int = 8, guided: bool = True, layers: int = 30, errors=None, **options) -> list[Kind]:
     """The kinds of all evaluations. errors: by step, what each full one measures, relative; None: nothing."""
-    course = Course(parse(text, layers), solve("unipc", steps, 3.0), guided, **options)
+    course = StepPlan(parse(text, layers), solve("unipc", steps, 3.0), guided, **options)
     found = []
     while not course.finished:
         found.append(course.kind)
@@ -181,18 +181,18 @@ def test_a_branch_that_was_left_out_is_not_predicted_from_old_values():
 
 def test_work_is_counted_in_steps_and_blocks():
     def work(text, guided=True):
-        course = Course(parse(text, 30), solve("unipc", 8, 3.0), guided)
+        course = StepPlan(parse(text, 30), solve("unipc", 8, 3.0), guided)
         while not course.finished:
             course.done()
         return course.work
 
-    assert work("none") == Work(8, 0, 480, 0)
-    assert work("none", guided=False) == Work(8, 0, 240, 0)
-    assert work("deepcache:blocks=10") == Work(5, 3, 420, 60)
-    assert work("deepcache:blocks=10", guided=False) == Work(5, 3, 210, 30)
-    assert work("taylor:interval=2") == Work(5, 3, 300, 180)
-    assert work("none+gate:mode=skip,below=0.8") == Work(4, 4, 360, 120)
-    assert work("deepcache:blocks=10+gate:mode=skip,below=0.8") == Work(2, 6, 310, 170)
+    assert work("none") == EvaluationCounts(8, 0, 480, 0)
+    assert work("none", guided=False) == EvaluationCounts(8, 0, 240, 0)
+    assert work("deepcache:blocks=10") == EvaluationCounts(5, 3, 420, 60)
+    assert work("deepcache:blocks=10", guided=False) == EvaluationCounts(5, 3, 210, 30)
+    assert work("taylor:interval=2") == EvaluationCounts(5, 3, 300, 180)
+    assert work("none+gate:mode=skip,below=0.8") == EvaluationCounts(4, 4, 360, 120)
+    assert work("deepcache:blocks=10+gate:mode=skip,below=0.8") == EvaluationCounts(2, 6, 310, 170)
 
 
 def test_the_second_expert_begins_with_full_steps():
@@ -220,7 +220,7 @@ def test_an_error_that_is_not_a_number_allows_nothing():
 
 
 def test_a_decision_waits_only_for_its_own_measurement():
-    course = Course(parse("adaptive", 30), solve("unipc", 8, 3.0), guided=True)
+    course = StepPlan(parse("adaptive", 30), solve("unipc", 8, 3.0), guided=True)
     asked = []
     for step in range(3):
         assert course.settled

@@ -21,7 +21,7 @@ from wanbatch.pipeline.sampling.schedules import SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
 
 if TYPE_CHECKING:
-    from wanbatch.jobs.driver.run import Summary
+    from wanbatch.jobs.reporting.summary import Summary
 
 
 class Commands(click.Group):
@@ -158,10 +158,10 @@ def retry(ctx: click.Context, out: str | Path, classes: tuple[str, ...], as_json
 
 def _close(ctx: click.Context, summary: Summary, as_json: bool) -> None:
     """Print how a run ended and exit with its code."""
-    from wanbatch.jobs.reporting import contact_sheet
+    from wanbatch.jobs.reporting.text_summary import summary_text
 
     fields = {**asdict(summary), "pending": summary.pending}
-    click.echo(json.dumps(fields) if as_json else contact_sheet.summary_text(summary))
+    click.echo(json.dumps(fields) if as_json else summary_text(summary))
     ctx.exit(summary.exit_code)
 
 

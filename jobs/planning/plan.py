@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, creativity_column, schedule_columns, schedules_of, too_low
+from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -27,51 +28,6 @@ from wanbatch.pipeline.sampling.solvers import SOLVERS, evaluations
 from wanbatch.pipeline.sampling.step_cache import parse
 
 Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One image to make, with everything decided.
-
-    source_area: pixels that its size was fitted to by its first source; None if the row or the run gives the size.
-    row: place among the manifest's rows. digest: of everything that was decided; another one if the row changed.
-    sigmas: explicit noise levels; steps is then their number, and shift and schedule are None.
-    """
-
-    id: str
-    row: int
-    variant: int
-    manifest_row: int
-    prompt: str
-    negative_prompt: str
-    sources: tuple[Source, ...]
-    creativity: float
-    seed: int
-    width: int
-    height: int
-    source_area: int | None
-    steps: int
-    guidance: float
-    shift: float | None
-    sampler: str
-    schedule: str | None
-    sigmas: tuple[float, ...] | None
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A unit as a worker gets it.
-
-    attempt: from 1. attempt_token: no other try of this unit, of any run, has the same.
-    passthrough: one row for each image.
-    """
-
-    unit: int
-    attempt: int
-    attempt_token: str
-    images: tuple[Image, ...]
-    passthrough: pa.Table
 
 
 @dataclass(frozen=True, slots=True)

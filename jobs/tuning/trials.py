@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from wanbatch.errors import RowError, UserError
-from wanbatch.jobs.planning.plan import Image
+from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.tuning.search import Candidate
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.batching.denoiser import now

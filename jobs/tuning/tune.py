@@ -23,8 +23,9 @@ from wanbatch import __version__
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.plan import Image, Plan
+from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.tuning import settings_file
 from wanbatch.jobs.tuning.comparison_sheet import Column, side_by_side
 from wanbatch.jobs.tuning.search import Candidate, Quality, Search, Space, Speedup, Trial, contenders

@@ -23,7 +23,7 @@ import pyarrow as pa
 from wanbatch.errors import DeviceError, UserError
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
-from wanbatch.jobs.worker.messages import Started, WorkerSetup, WorkerStatus
+from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
 from wanbatch.jobs.worker.recovery import PipelineFailure, halve_slots
 from wanbatch.jobs.worker.requests import warm_up_request
 from wanbatch.jobs.worker.stage_threads import StagePipeline
@@ -51,7 +51,9 @@ class Worker:
         self._load = load or partial(_load_wan, runtime=setup.runtime)
         self._context: WorkerContext  # from `ready` on
         self._in_model = (-1, 0)
-        self._stages = StagePipeline(self._prepare, UnitTask.generate, UnitTask.write)
+        self._stages: StagePipeline[Task, UnitTask, UnitReport] = StagePipeline(
+            self._prepare, lambda unit: unit.generate(), lambda unit: unit.write()
+        )
 
     def ready(self) -> Started:
         """Load the model and warm it up. Not in `__init__`, so that its errors keep their type.

@@ -19,16 +19,20 @@ class RunLog:
     """Appends events to the log of a folder that this process holds."""
 
     def __init__(self, folder: OutputFolder):
-        self.folder = folder
+        self._folder = folder
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event with its time (UTC). Raises MachineryError if the disk or the store refuses."""
+        """Append one event with its time (UTC).
+
+        Raises:
+            MachineryError: The disk or the store refuses it.
+        """
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        self.folder.append_note(LOG, json.dumps(record).encode() + b"\n")
+        self._folder.append_note(LOG, json.dumps(record).encode() + b"\n")
 
 
 def speed(out: str | Path) -> float | None:
-    """Images a second of the run that wrote last, from its first unit's begin to its last unit's end.
+    """How many images a second the run that wrote last made, from its first unit's begin to its last unit's end.
 
     None if it has not finished a unit yet or there is no log.
     """

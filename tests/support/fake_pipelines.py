@@ -20,8 +20,7 @@ import numpy as np
 
 from wanbatch.jobs.worker import actor
 from wanbatch.jobs.worker.unit_task import UnitTask
-from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
-from wanbatch.pipeline.core.requests import Work as Evaluations
+from wanbatch.pipeline.core.requests import EvaluationCounts, Failed, Request, Result, Seconds
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 
@@ -47,7 +46,9 @@ class FakePipeline:
             yield self.result(request)
 
     def result(self, request: Request) -> Result:
-        return Result(request, pixels_of(request), Seconds(0.0, 0.0, 0.0, 0.0), Evaluations(request.steps), 1 << 20)
+        return Result(
+            request, pixels_of(request), Seconds(0.0, 0.0, 0.0, 0.0), EvaluationCounts(request.steps), 1 << 20
+        )
 
 
 def pixels_of(request: Request) -> np.ndarray:

@@ -14,7 +14,7 @@ import ray
 
 from wanbatch.errors import MachineryError
 from wanbatch.jobs.driver.events import Event
-from wanbatch.jobs.driver.ray_errors import ray_troubles
+from wanbatch.jobs.driver.ray_errors import ray_failures_raised
 from wanbatch.jobs.driver.ray_health import RayHealth
 from wanbatch.jobs.driver.worker_slot import WorkerSlot
 from wanbatch.jobs.planning.units import Task, Unit
@@ -97,7 +97,7 @@ class WorkerPool:
 
     def send(self) -> None:
         """Send what was given, and ask each worker that holds anything what there is to report."""
-        with ray_troubles():
+        with ray_failures_raised():
             for slot in self._slots:
                 slot.send()
 
@@ -109,7 +109,7 @@ class WorkerPool:
 
         Raises the error of a worker that fails for a reason of its own, too (a full disk, a broken model, a bug).
         """
-        with ray_troubles():
+        with ray_failures_raised():
             self._ray.ensure_alive()
             for slot in self._slots:
                 slot.start_if_due()

@@ -7,7 +7,7 @@ reading one may run code that the file names.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from pyarrow import types as kinds
 
 from wanbatch.errors import UserError
+from wanbatch.manifests import column_types
+from wanbatch.manifests.columns import GIVEN
 from wanbatch.manifests.reading.row_model import EMBEDDED, KNOWN
 from wanbatch.manifests.reading.validation import RESERVED, RowChecker, bad_type, reserved_name
 from wanbatch.manifests.records import huggingface_features
@@ -39,20 +41,9 @@ BATCH = 4096
 Flags = bool | list[bool]
 """Whether the images of one row have bytes: the same for all, or for each."""
 
-IMAGES = ("image", "images")
-
-_TEXT = ("id", "prompt", "negative_prompt", "blend_group", "sampler", "schedule", "style", "audio")
-_NUMBERS = (  # integers too: a whole float is one, a fraction is found row by row
-    "creativity",
-    "blend_weight",
-    "seed",
-    "width",
-    "height",
-    "steps",
-    "guidance",
-    "shift",
-    "num_images",
-)
+IMAGES = tuple(name for name, given in GIVEN.items() if given.kind is column_types.IMAGES)
+STRUCTS = (*IMAGES, *(name for name, given in GIVEN.items() if given.kind.parts and name not in IMAGES))
+IMAGE_FIELDS = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def read_parquet(paths: Sequence[str], checker: RowChecker) -> tuple[pa.Table, str]:
@@ -228,7 +219,7 @@ def _plain(name: str, column: pa.Array) -> list[Any]:
     if kinds.is_floating(column.type):
         column = column.cast(pa.float64())
     values = column.to_pylist()
-    if name == "loras" or name in IMAGES:
+    if name in STRUCTS:
         return [_without_nulls(value) for value in values]
     return values
 
@@ -271,28 +262,48 @@ def _marked(image: dict[str, Any] | None, has_bytes: bool) -> dict[str, Any]:
 
 def _type_rule(name: str, kind: pa.DataType) -> str | None:
     """What the type of a known column must be, if it is another."""
-    if kinds.is_null(kind):
-        return None
-    if name in _TEXT:
-        return None if _is_text(kind) else "text"
-    if name in _NUMBERS:
-        return None if _is_number(kind) else "a number"
-    if name in ("blend_weights", "sigmas"):
-        return None if _is_list(kind) and _is_number(kind.value_type) else "a list of numbers"
-    if name == "loras":
-        good = _is_list(kind) and _fields_are(kind.value_type, {"name": _is_text, "weight": _is_number})
-        return None if good else "a list of structs with name (text) and weight (number) alone"
+    wanted = GIVEN[name].kind.type
+    if wanted is not None:
+        return None if _holds(kind, wanted) else _type_words(wanted)
     kind = kind.value_type if _is_list(kind) else kind
-    good = _is_text(kind) or kinds.is_null(kind) or _fields_are(kind, {"bytes": _is_binary, "path": _is_text})
+    good = _is_text(kind) or kinds.is_null(kind) or _fields_are(kind, IMAGE_FIELDS)
     return None if good else "paths (text), structs with bytes (binary) and path (text) alone, or lists of these"
 
 
-def _fields_are(kind: pa.DataType, allowed: dict[str, Callable[[pa.DataType], bool]]) -> bool:
-    """True for a struct that has some of the allowed fields, of the right types, and no other."""
+def _holds(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a type may have values of a wanted one. A whole float is an integer; a fraction is found row by row."""
+    if kinds.is_null(kind):
+        return True
+    if kinds.is_string(wanted):
+        return _is_text(kind)
+    if kinds.is_binary(wanted):
+        return _is_binary(kind)
+    if _is_list(wanted):
+        return _is_list(kind) and _holds(kind.value_type, wanted.value_type)
+    if kinds.is_struct(wanted):
+        return _fields_are(kind, wanted)
+    return _is_number(kind)
+
+
+def _type_words(wanted: pa.DataType, several: bool = False) -> str:
+    if kinds.is_string(wanted):
+        return "text" if not several else "texts"
+    if _is_list(wanted):
+        return f"a list of {_type_words(wanted.value_type, several=True)}"
+    if kinds.is_struct(wanted):
+        fields = (wanted.field(i) for i in range(wanted.num_fields))
+        named = " and ".join(f"{f.name} ({_type_words(f.type).removeprefix('a ')})" for f in fields)
+        return f"structs with {named} alone"
+    return "numbers" if several else "a number"
+
+
+def _fields_are(kind: pa.DataType, wanted: pa.StructType) -> bool:
+    """True for a struct that has some of the wanted fields, of fitting types, and no other."""
     if not kinds.is_struct(kind) or kind.num_fields == 0:
         return False
+    allowed = {wanted.field(i).name: wanted.field(i).type for i in range(wanted.num_fields)}
     fields = [kind.field(i) for i in range(kind.num_fields)]
-    return all(f.name in allowed and (kinds.is_null(f.type) or allowed[f.name](f.type)) for f in fields)
+    return all(f.name in allowed and _holds(f.type, allowed[f.name]) for f in fields)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -35,7 +35,7 @@ def test_every_column_is_read(jsonl):
     manifest = read_manifest(jsonl(full, "", "   ", {"image": "x.png", "creativity": None, "sigmas": [1, 0.5]}))
     first, second = manifest.iter_rows()
     assert first.sources == (Source("a.png", 0.25), Source("b/c.png", 0.5), Source("d.webp", 0.25))
-    assert (first.id, first.number, first.place) == ("first.one", 0, f"{manifest.path}:1")
+    assert (first.id, first.number, first.location) == ("first.one", 0, f"{manifest.path}:1")
     assert (first.prompt, first.negative_prompt, first.creativity) == ("a heart ♥", "", 1.0)
     assert (first.seed, first.width, first.height, first.steps) == (2**63 - 1, 64, 96, 12)
     assert (first.guidance, first.shift, first.sampler, first.style) == (0.0, 3.5, "euler", "ink")
@@ -43,7 +43,7 @@ def test_every_column_is_read(jsonl):
     assert first.loras == (Lora("ink", -0.5), Lora("oil", 1.0))
     assert first.audio == "sounds/rain.wav"
     assert list(first.image_ids()) == ["first.one-0", "first.one-1", "first.one-2"]
-    assert (second.id, second.number, second.place) == ("00000001", 1, f"{manifest.path}:4")
+    assert (second.id, second.number, second.location) == ("00000001", 1, f"{manifest.path}:4")
     assert (second.creativity, second.num_images, list(second.image_ids())) == (None, 1, ["00000001"])
     assert manifest.row(1) == second
     assert len(manifest) == manifest.manifest_rows == 2
@@ -319,7 +319,7 @@ class TestBlendGroups:
         assert mix.sources == (Source("a.png", 0.75), Source("b.png", 0.25))
         assert (alone.id, alone.number) == ("00000001", 1)
         assert (other.id, other.number, [s.weight for s in other.sources]) == ("other", 2, [0.5, 0.5])
-        assert other.place.endswith("shop.jsonl:3")
+        assert other.location.endswith("shop.jsonl:3")
         assert manifest.passthrough["label"].to_pylist() == [1, 2, 3]
         assert manifest.manifest_rows == 5
 
@@ -391,7 +391,7 @@ def test_further_checks_are_part_of_the_same_report(jsonl):
 
     with pytest.raises(ManifestError) as caught:
         read_manifest(path, check=check)
-    assert [problem.place for problem in caught.value.problems] == [f"{path}:1", f"{path}:2", f"{path}:3"]
+    assert [problem.location for problem in caught.value.problems] == [f"{path}:1", f"{path}:2", f"{path}:3"]
     assert caught.value.problems[1].message == "sampler is no good"
 
 

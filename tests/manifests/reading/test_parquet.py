@@ -100,7 +100,7 @@ def test_pandas_writes_manifests_that_are_read(tmp_path):
         (64, 64, "ink"),
     ]
     assert [row.creativity for row in rows] == [None, 0.5, 1.0]
-    assert rows[2].place.endswith("shop.parquet row 2")
+    assert rows[2].location.endswith("shop.parquet row 2")
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float64()), pa.list_(pa.float32(), 2)])
@@ -294,7 +294,7 @@ class TestFolders:
             ("00000001", "2"),
             ("00000002", "3"),
         ]
-        assert manifest.row(2).place == f"{tmp_path}/b.parquet row 0"
+        assert manifest.row(2).location == f"{tmp_path}/b.parquet row 0"
         assert manifest.passthrough["n"].to_pylist() == [1, 2, 3]
         assert manifest.source_root == tmp_path
 

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, creativity_column, schedule_columns, schedules_of, too_low
-from wanbatch.manifests.column_types import FIRST_VERSION
-from wanbatch.manifests.columns import COLUMNS, GIVEN, LATER, RESOLVED, RUN_SETTINGS
+from wanbatch.jobs.planning.row_digests import row_digests
+from wanbatch.manifests.columns import GIVEN, LATER, RESOLVED, RUN_SETTINGS
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -30,9 +30,6 @@ from wanbatch.pipeline.sampling.step_cache import parse
 
 OWN_WAY = {"width", "height", "creativity", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
-
-FIRST_DIGESTED = sorted([c.name for c in COLUMNS if c.pixels and c.since == FIRST_VERSION] + ["source_area"])
-LATER_DIGESTED = [c.name for c in COLUMNS if c.pixels and c.since > FIRST_VERSION]
 
 Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
 
@@ -215,7 +212,7 @@ def make_plan(
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
-    images = images.append_column("digest", pa.array(_digests(manifest, images), pa.string()))
+    images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
     later = tuple(name for name in LATER if name in images.column_names and images[name].null_count < len(images))
     return Plan(manifest, images, unreadable, later)
 
@@ -306,34 +303,6 @@ def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Seque
         derived_seed(seed, row_id, variant) if own is None else (own + variant) % 2**63
         for row_id, variant, own in zip(row_ids, variants.tolist(), given, strict=True)
     ]
-
-
-def _digests(manifest: Manifest, images: pa.Table) -> list[str]:
-    """BLAKE2b over each image's settings and the names and weights of its sources, hex.
-
-    Where a row stands in its manifest plays no part, and neither do the sources' bytes nor what size they give it.
-    The columns of `FIRST_VERSION` come first and always; a later one only where it says something, so that it
-    leaves the digests of rows that do not use it as they were.
-    """
-    sources = [
-        [(source["path"], source["weight"]) for source in row or ()] for row in manifest.rows["sources"].to_pylist()
-    ]
-    asked = {
-        name: pc.if_else(pc.is_null(images["source_area"]), images[name], pa.scalar(None, pa.int32()))
-        for name in ("width", "height")
-    }
-    first = [(asked[name] if name in asked else images[name]).to_pylist() for name in FIRST_DIGESTED]
-    later = [[(name, value) for value in images[name].to_pylist()] for name in LATER_DIGESTED]
-    return [
-        hashlib.blake2b(
-            repr(_said(values[: len(first)], sources[row], values[len(first) :])).encode(), digest_size=12
-        ).hexdigest()
-        for row, *values in zip(images["row"].to_pylist(), *first, *later, strict=True)
-    ]
-
-
-def _said(first: Sequence[Any], sources: Sequence[tuple], later: Sequence[tuple[str, Any]]) -> tuple:
-    return (*first, sources, *((name, value) for name, value in later if value is not None))
 
 
 def _image(sources: tuple[Source, ...], values: dict[str, Any]) -> Image:

@@ -57,7 +57,7 @@ def test_a_grown_manifest_adds_to_it(run_here, released):
     shop = {"shop": "south", "price": 4}
     added = [
         {"id": "new-1", "prompt": "a blue star", "steps": 2, **shop},
-        {"id": "new-2", "prompt": "a heart", "image": "images/star.png", "creativity": 0.5, "steps": 4, **shop},
+        {"id": "new-2", "prompt": "a heart", "image": "images/star.png", "creativity": 0.6, "steps": 4, **shop},
     ]
     with (released / "manifest.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in added)
@@ -70,8 +70,8 @@ def test_a_grown_manifest_adds_to_it(run_here, released):
 
 
 def test_another_setting_is_refused(run_here, released):
-    with pytest.raises(UserError, match="steps was 30, now 5"):
-        run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny", steps=5))
+    with pytest.raises(UserError, match="steps was 30, now 29"):
+        run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny", steps=29))
     assert status(released / "dataset")["done"] == 16
 
 

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.records import Source
 
+_Resolved: Any = make_dataclass(
+    "_Resolved", [(name, Any) for name in RESOLVED], frozen=True, slots=True, kw_only=True
+)
 
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One image to make, with everything decided.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image(_Resolved):
+    """One image to make, with everything decided: an attribute for each of `columns.RESOLVED`, and these.
+
+    With explicit `sigmas`, `steps` is their number, and `shift` and `schedule` are None.
 
     Attributes:
-        source_area: pixels that its size was fitted to by its first source; None if the row or the run gives the
-            size.
-        row: index among the manifest's rows.
+        row: index among the manifest's rows, blend groups merged.
+        source_area: pixels that its size was fitted to by its first source; None if its row gives the size.
         digest: of everything that was decided; another one if the row changed.
-        sigmas: explicit noise levels; steps is then their number, and shift and schedule are None.
     """
 
     id: str
     row: int
     variant: int
     manifest_row: int
-    prompt: str
-    negative_prompt: str
     sources: tuple[Source, ...]
-    creativity: float
-    seed: int
-    width: int
-    height: int
     source_area: int | None
-    steps: int
-    guidance: float
-    shift: float | None
-    sampler: str
-    schedule: str | None
-    sigmas: tuple[float, ...] | None
     digest: str
 
 
@@ -51,6 +45,7 @@ class Task:
         attempt: which attempt at the unit this is, from 1.
         attempt_token: no other attempt at this unit, of any run, has the same.
         passthrough: one row for each image.
+        later: which columns of `columns.LATER` the dataset has.
     """
 
     unit: int
@@ -58,6 +53,7 @@ class Task:
     attempt_token: str
     images: tuple[Image, ...]
     passthrough: pa.Table
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
 from wanbatch.errors import RowError
 from wanbatch.jobs.planning.units import Image
+from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import Request, SourceImage, fit
 from wanbatch.pipeline.loading.registry import ModelInfo
 
+ASKED = tuple(field.name for field in fields(Request) if field.name in RESOLVED)
+"""Settings of an image that the model is asked with."""
+
 
 def request_for(image: Image, sources: tuple[SourceImage, ...]) -> Request:
     """What a planned image asks of the model, with its sources at its size."""
-    return Request(
-        id=image.id,
-        prompt=image.prompt,
-        negative_prompt=image.negative_prompt,
-        sources=sources,
-        creativity=image.creativity,
-        seed=image.seed,
-        width=image.width,
-        height=image.height,
-        steps=image.steps,
-        guidance=image.guidance,
-        shift=image.shift,
-        sampler=image.sampler,
-        schedule=image.schedule,
-        sigmas=image.sigmas,
-    )
+    return Request(id=image.id, sources=sources, **{name: getattr(image, name) for name in ASKED})
 
 
 def warm_up_request(image: Image) -> Request:

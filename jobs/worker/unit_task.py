@@ -22,6 +22,7 @@ from wanbatch.jobs.worker.messages import UnitReport
 from wanbatch.jobs.worker.recovery import generate_or_fail
 from wanbatch.jobs.worker.requests import FittedSources, request_for
 from wanbatch.manifests import records
+from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.dataset.folder import write_attempt
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.pipeline.core.requests import Failed, Result, SourceImage
@@ -108,7 +109,9 @@ class UnitTask:
             self.context.setup.out,
             self.task.unit,
             self.task.attempt_token,
-            records.data_table(made_records, self.task.passthrough.take(made)) if made_records else None,
+            records.data_table(made_records, self.task.passthrough.take(made), self.task.later)
+            if made_records
+            else None,
             [replace(self._timings[image.id], image_seconds=encoded[image.id].seconds) for image in images],
             self._failures,
             {image.id: image.digest for image in self.task.images},
@@ -161,20 +164,9 @@ class UnitTask:
         return records.Record(
             id=image.id,
             image=encoded.image,
-            prompt=image.prompt,
-            negative_prompt=image.negative_prompt,
             sources=self._used[image.id],
-            creativity=image.creativity,
-            seed=image.seed,
             variant=image.variant,
-            width=image.width,
-            height=image.height,
-            steps=image.steps,
-            guidance=image.guidance,
-            shift=image.shift,
-            sampler=image.sampler,
-            schedule=image.schedule,
-            sigmas=image.sigmas,
+            **{name: getattr(image, name) for name in RESOLVED},
             step_cache=setup.runtime.step_cache,
             model=setup.model.name,
             revision=setup.model.revision,

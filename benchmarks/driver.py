@@ -3,8 +3,8 @@
     python benchmarks/driver.py dispatch [--units N] [--workers N] [--folder PATH] [--out FILE.json]
     python benchmarks/driver.py resume [--rows N] [--left N] [--folder PATH] [--out FILE.json]
 
-`dispatch`: the real loop (`Dispatcher`, `WorkerPool`, `OutputFolder`) on a real Ray. Its workers hand back attempts that
-were written before (one 32x32 picture each), so that what is measured is the driver: making tasks, Ray's calls,
+`dispatch`: the real loop (`Dispatcher`, `WorkerPool`, `OutputFolder`) on a real Ray. Its workers hand back attempts
+that were written before (one 32x32 picture each), so that what is measured is the driver: making tasks, Ray's calls,
 verifying every byte, moving, committing durably. With few cores the workers and Ray's daemons compete with the
 driver for them, so the driver's own processor seconds a unit are given too: their inverse is what it could do
 with a core to itself.
@@ -47,7 +47,8 @@ from wanbatch.jobs.reporting.progress import JsonLines
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.worker.actor import Started, UnitReport, Worker, WorkerSetup
 from wanbatch.manifests.dataset.commit_log import commit_name, part_name, to_json
-from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.records import data_table
 
 UNIT_ROWS = 16

@@ -32,7 +32,9 @@ from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.reporting.progress import MAKING, Progress, progress_for
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.worker.actor import WorkerSetup
-from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings, status, write_card
+from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings
+from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.storage.urls import absolute
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
 from wanbatch.pipeline.sampling.step_cache import parse

@@ -28,8 +28,8 @@ from wanbatch.jobs.planning.plan import Image, Task
 from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.jobs.worker.unit_task import PipelineFailure, UnitTask, blank_request
 from wanbatch.manifests import records
-from wanbatch.manifests.dataset.folder import Attempt
 from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.manifests.dataset.part_files import Attempt
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime

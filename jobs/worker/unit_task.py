@@ -20,8 +20,8 @@ import numpy as np
 from wanbatch.errors import DeviceError, RowError
 from wanbatch.jobs.planning.plan import Image, Task
 from wanbatch.manifests import records
-from wanbatch.manifests.dataset.folder import Attempt, write_attempt
 from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
 from wanbatch.manifests.sources.loader import LoadedImage
 from wanbatch.pipeline.core.requests import Failed, Request, Result, SourceImage, fit
 from wanbatch.pipeline.loading.registry import ModelInfo

@@ -18,7 +18,9 @@ import pandas  # noqa: F401  pyarrow imports it on first use: once here, not in 
 import pyarrow.parquet as pq
 from manifest_making import unit_of
 
-from wanbatch.manifests.dataset.folder import OutputFolder, status, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.status import status
 
 UNITS = [
     (["a", "b"], ["c"]),
@@ -69,7 +71,7 @@ def survey(out: Path) -> dict:
     with OutputFolder.open(out, {"model": "tiny"}) as folder:
         done = folder.committed()
         found = {"units": sorted(done.units), "made": sorted(done.made), "failed": sorted(done.failed)}
-        found["digests"] = {name: done.digest(name) for name in sorted(done.where)}
+        found["digests"] = {name: done.made.get(name) for name in sorted(done.made)}
     return {**found, "files": tree(out), **visible(out)}
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.reporting import contact_sheet
 from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, Bar, JsonLines, progress_for
-from wanbatch.manifests.dataset.folder import open_parts
+from wanbatch.manifests.dataset.part_files import open_parts
 
 
 def events(text: str) -> list[dict]:

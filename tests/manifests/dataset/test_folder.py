@@ -16,7 +16,10 @@ import pytest
 from manifest_making import NOW, encoded, failure, record, timing, unit_of
 
 from wanbatch.errors import FolderHeldError, MachineryError, UserError
-from wanbatch.manifests.dataset.folder import OutputFolder, status, write_attempt, write_card
+from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.records import DATA_SCHEMA, FAILURE_SCHEMA, TIMING_SCHEMA, data_table, failure_table
 
 SETTINGS = {"model": "tiny", "guidance": 3.0, "vae": {"dtype": "fp32"}, "columns": ["a"]}
@@ -124,7 +127,8 @@ class TestWriting:
             "sys.path.insert(0, sys.argv[2])\n"
             "from manifest_making import encoded, unit_of\n"
             "from wanbatch.errors import MachineryError\n"
-            "from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt\n"
+            "from wanbatch.manifests.dataset.folder import OutputFolder\n"
+            "from wanbatch.manifests.dataset.part_files import write_attempt\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "with OutputFolder.open(sys.argv[1], {}) as folder:\n"
             "    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
@@ -449,18 +453,15 @@ class TestChangedRows:
             folder.publish(write_attempt(out, attempt="t", **unit, digests={"a": "one", "c": "three"}))
         with OutputFolder.open(out, {}) as folder:
             done = folder.committed()
-            assert (done.made["a"], done.made["b"], done.made.get("c"), done.digest("c")) == (
-                "one",
-                None,
-                None,
-                "three",
-            )
+            assert (done.made["a"], done.made["b"], done.made.get("c")) == ("one", None, None)
             assert "a" in done.made
             assert done.made == {"a", "b"}
             assert frozenset(["a", "x"]) & done.made == {"a"}
             assert done.made | done.failed.keys() == {"a", "b", "c"}
             with pytest.raises(KeyError):
                 done.made["c"]
+        (line,) = (out / "_wanbatch/commits/00000.json").read_text().splitlines()
+        assert json.loads(line)["digests"] == ["one", None, "three"]
 
     @pytest.mark.parametrize("digests", [{"x": "1"}, {"a": ""}, {"a": "two words"}, {"a": "x" * 129}])
     def test_digests_that_do_not_fit(self, out, digests):

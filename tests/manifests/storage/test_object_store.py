@@ -20,7 +20,10 @@ from manifest_making import encoded, unit_of
 from s3_server import ENVIRONMENT, running
 
 from wanbatch.errors import FolderHeldError, MachineryError, RowError, UserError
-from wanbatch.manifests.dataset.folder import OutputFolder, status, write_attempt, write_card
+from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
@@ -40,9 +43,10 @@ def shared_server():
 def server(shared_server, monkeypatch):
     for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": shared_server.url}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(fsspec_io, "_systems", {})
+    fsspec_io.forget_file_systems()
     yield shared_server
     shared_server.mend()
+    fsspec_io.forget_file_systems()
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ class TestOutput:
             assert status(bucket)["holder"]["pid"] == os.getpid()
             folder.publish_many([write_attempt(bucket, attempt="t", **unit_of(n, [f"d{n}"])) for n in (1, 2)])
             write_attempt(bucket, attempt="orphan", **unit_of(3, ["x"]))
-            folder.write_note("log.jsonl", b"{}\n")
+            folder.append_internal_file("log.jsonl", b"{}\n")
             write_card(bucket, "tiny", None, {}, status(bucket))
         with OutputFolder.open(bucket, {"model": "tiny"}) as folder:
             assert folder.committed().made == {"a", "b", "d1", "d2"}
@@ -83,12 +87,12 @@ class TestOutput:
             publish(folder, 5, ["a"], replace=True)
         found = status(bucket)
         assert (found["done"], found["quarantined"], found["pending"], found["holder"]) == (5, 0, 0, None)
-        place = ObjectStoreBackend(bucket)
-        assert set(place.sizes("")) == {"README.md"}
-        assert set(place.sizes("data")) == {f"data/part-0000{n}.parquet" for n in (0, 1, 2, 4, 5)}
-        assert set(place.sizes("_wanbatch/commits")) == {f"_wanbatch/commits/0000{n}.json" for n in (0, 1, 4, 5)}
-        assert place.sizes("_wanbatch/tmp") == place.sizes("failures") == {}
-        with place.open("data/part-00000.parquet") as file:
+        backend = ObjectStoreBackend(bucket)
+        assert set(backend.sizes("")) == {"README.md"}
+        assert set(backend.sizes("data")) == {f"data/part-0000{n}.parquet" for n in (0, 1, 2, 4, 5)}
+        assert set(backend.sizes("_wanbatch/commits")) == {f"_wanbatch/commits/0000{n}.json" for n in (0, 1, 4, 5)}
+        assert backend.sizes("_wanbatch/tmp") == backend.sizes("failures") == {}
+        with backend.open("data/part-00000.parquet") as file:
             assert pq.read_table(file)["id"].to_pylist() == ["b"]
 
     def test_another_fingerprint_other_files_and_lost_parts(self, bucket):
@@ -113,7 +117,7 @@ class TestOutput:
             raw[len(raw) // 5] ^= 1
             put(url, bytes(raw))
             with pytest.raises(MachineryError, match="is not what was written"):
-                folder.publish(attempt, check_bytes=True)
+                folder.publish(attempt, verify_checksums=True)
             put(url, bytes(raw[:-9]))
             with pytest.raises(MachineryError, match="is not what was written"):
                 folder.publish(attempt)
@@ -152,12 +156,12 @@ class TestLease:
         OutputFolder.open(bucket, {}).close()
 
     def test_a_stale_one_is_taken_over_and_its_holder_cannot_commit(self, bucket, monkeypatch):
+        monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 1000.0)  # as if its process were frozen
         first = OutputFolder.open(bucket, {})
-        first._place._lease._stop.set()  # as if its process were frozen
-        monkeypatch.setattr(lease, "STALE_SECONDS", 1.0)
+        monkeypatch.setattr(lease, "EXPIRY_SECONDS", 1.0)
         time.sleep(2.5)
         with OutputFolder.open(bucket, {}):
-            monkeypatch.setattr(lease, "SAFE_SECONDS", 1.0)
+            monkeypatch.setattr(lease, "VALID_SECONDS", 1.0)
             attempt = write_attempt(bucket, attempt="t", **unit_of(0, ["a"]))
             with pytest.raises(MachineryError, match="lease of the folder was lost"):
                 first.publish(attempt)
@@ -199,8 +203,8 @@ class TestLease:
         opened[0].close()
 
     def test_heartbeats(self, bucket, monkeypatch):
-        monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
-        monkeypatch.setattr(lease, "STALE_SECONDS", 1.5)
+        monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.2)
+        monkeypatch.setattr(lease, "EXPIRY_SECONDS", 1.5)
         with OutputFolder.open(bucket, {}):
             time.sleep(3)
             with pytest.raises(FolderHeldError):
@@ -259,7 +263,7 @@ class TestStoresThatFail:
     def test_a_store_that_is_gone_or_never_answers(self, bucket, monkeypatch, state):
         monkeypatch.setattr(fsspec_io, "CONNECT_SECONDS", 1)
         monkeypatch.setattr(fsspec_io, "READ_SECONDS", 1)
-        monkeypatch.setattr(fsspec_io, "_systems", {})
+        fsspec_io.forget_file_systems()
         with socket.create_server(("127.0.0.1", 0)) as silent:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
             if state == "gone":

@@ -11,7 +11,7 @@ from wanbatch.errors import ManifestError, Problem
 from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
 from wanbatch.manifests.reading.row_model import KNOWN, ManifestRow, parse_row, shorten
 from wanbatch.manifests.records import DATA_SCHEMA
-from wanbatch.manifests.sources.loader import PathPolicy
+from wanbatch.manifests.sources.path_policy import PathPolicy
 
 RESERVED = frozenset(DATA_SCHEMA.names) - KNOWN
 """Columns that only the output has; a passthrough column cannot be called so."""

@@ -1,4 +1,4 @@
-"""Run by test_stores.py: fills an output folder in a store while it is killed before every request that writes.
+"""Run by test_object_store.py: fills an output folder in a store while it is killed before every request that writes.
 
     python killed_store_run.py s3://bucket/folder STEP
 

@@ -129,8 +129,13 @@ class Replacement:
     sha256: str | None
 
     def to_record(self) -> dict[str, Any]:
-        """As it stands in a commit record."""
+        """As it stands in a commit record, where `temporary` is called `draft`."""
         return {"name": self.name, "draft": self.temporary, "bytes": self.bytes, "sha256": self.sha256}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Replacement:
+        """What `to_record` gave."""
+        return cls(record["name"], record["draft"], record["bytes"], record["sha256"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +177,13 @@ def read_commit_log(backend: StorageBackend) -> CommitLog:
         committed.add(record)
         for part in record["parts"].values():
             parts[part["name"]] = Part(part["bytes"], file)
-        for new in record.get("replaced", ()):
-            if parts.pop(new["name"], None) is None:
+        for new in map(Replacement.from_record, record.get("replaced", ())):
+            if parts.pop(new.name, None) is None:
                 continue  # the commit of the old part was taken away by hand: what is left of it counts no more
-            if new["draft"] is None:
-                dropped.add(new["name"])
+            if new.temporary is None or new.bytes is None:
+                dropped.add(new.name)
             else:
-                parts[new["name"]] = Part(new["bytes"], file, new["draft"])
+                parts[new.name] = Part(new.bytes, file, new.temporary)
     return CommitLog(committed, parts, frozenset(dropped - parts.keys()))
 
 

@@ -65,7 +65,8 @@ class OutputFolder:
         Args:
             path: of the folder, or its URL (a string).
             fingerprint: everything that must not change between the runs that fill the folder (JSON values,
-                nested at will). info: what else to note when the folder is created (JSON values).
+                nested at will).
+            info: what else to record when the folder is created (JSON values).
         Raises:
             UserError: if the folder holds something else, or a run with another fingerprint, or lost files.
                 Nothing was written then.
@@ -106,7 +107,7 @@ class OutputFolder:
         self._backend.release()
 
     def set_plan(self, plan: Mapping[str, Any]) -> None:
-        """Note what is to be made (JSON values). plan["rows"]: how many ids will end in data or failures."""
+        """Record what is to be made (JSON values). plan["rows"]: how many ids will end in data or failures."""
         with self._disk():
             run = read_json(self._backend, RUN)
             self._backend.write_atomic(RUN, to_json({**run, "plan": dict(plan)}, indent=1))
@@ -150,7 +151,7 @@ class OutputFolder:
         return self._publisher.committed
 
     def publish(self, attempt: Attempt, verify_checksums: bool | None = None, replace: bool = False) -> None:
-        """Verify the files of an attempt, move them to their places, and commit them. Durable on return.
+        """Verify the files of an attempt, move them to where readers find them, and commit them. Durable on return.
 
         An id that was quarantined before is taken out of its old failures part: it ends in exactly one part.
 
@@ -227,7 +228,7 @@ def _machinery(backend: StorageBackend, error: OSError) -> MachineryError:
 
 
 def _finish_replacements(backend: StorageBackend, log: CommitLog, temporary: Mapping[str, int]) -> None:
-    """Put committed replacements of parts in place; a temporary file that is gone is there already."""
+    """Give committed replacements the names of their parts; a temporary file that is gone has its name already."""
     ready = {name: part.temporary for name, part in log.parts.items() if part.temporary in temporary}
     for name, waiting in ready.items():
         assert waiting is not None
@@ -252,7 +253,7 @@ def _changes(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> list[st
 
 
 def _require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> None:
-    """Raises UserError unless the place is new, empty, or an output folder with this fingerprint."""
+    """Raises UserError unless the folder is new, empty, or an output folder with this fingerprint."""
     names = backend.top_level_names()
     if names is None:
         raise UserError(f"{backend.root}: is not a folder: choose another output folder")

@@ -44,10 +44,14 @@ _DIGEST = re.compile(r"[!-~]{1,128}")
 class Attempt:
     """What one try of a unit wrote to `_wanbatch/tmp/`; small, to be sent from worker to driver.
 
-    attempt: a token that no other try of this unit has. names: kind (`data`, ...) -> file name in `tmp`.
-    sha256: kind -> hash of the bytes as they were written, hex.
-    made, failed: the ids in the files, in their order; failed ones with their error class.
-    digests: id -> digest of the row that asked for it, of the ids that have one.
+    Attributes:
+        unit: the number of the unit.
+        attempt: a token that no other try of this unit has.
+        names: kind (`data`, ...) -> file name in `tmp`.
+        sha256: kind -> hash of the bytes as they were written, hex.
+        made: the ids that have an image, in the order of the files.
+        failed: (id, error class) of those that have none, in the order of the file.
+        digests: id -> digest of the row that asked for it, of the ids that have one.
     """
 
     unit: int
@@ -68,7 +72,7 @@ class Attempt:
         return tuple(name for name, _ in self.failed) if kind == "failures" else self.made
 
     def all_ids(self) -> tuple[str, ...]:
-        """Made, then failed."""
+        """The ids of all rows: made ones, then failed ones."""
         return self.made + self.ids("failures")
 
 
@@ -89,8 +93,8 @@ def write_attempt(
         data: from `data_table`, or None if every row failed.
         timings: one for each row of `data`, in the same order. Their `write_seconds` are filled in here: each
             row's share of the time that writing the data took.
-        digests: id -> what changes when the row that asks for it does (1 to 128 printable characters); noted
-            with the commit, `Committed.made[id]` has it.
+        digests: id -> what changes when the row that asks for it does (1 to 128 printable characters);
+            recorded with the commit, `Committed.made[id]` has it.
     Raises:
         ValueError: if these do not fit together.
         MachineryError: if the disk or the store refuses. Nothing is left behind then.

@@ -172,7 +172,7 @@ class Publisher:
         write_commit(self._backend, records)
 
     def _move(self, attempts: Sequence[Attempt], published_names: list[str]) -> list[Parts]:
-        """Move the files to their public places, durably. The workers have synced their content."""
+        """Move the files to where readers find them, durably. The workers have synced their content."""
         parts = self._each(lambda attempt: self._move_one(attempt, published_names), attempts)
         self._backend.sync(sorted({kind for each in parts for kind in each}))
         return parts

@@ -41,7 +41,7 @@ def status(path: str | Path) -> dict[str, Any]:
         path: of the folder, or its URL.
     Returns:
         `done`, `quarantined`, `failures` (error class -> count), `rows` and `pending` (None before the plan
-        is noted), `units` (committed), `holder` (host, pid and since of the run that writes, or None),
+        is recorded), `units` (committed), `holder` (host, pid and since of the run that writes, or None),
         and `fingerprint`, `info`, `plan` as they were recorded.
     Raises:
         UserError: if it is no output folder. MachineryError: if it cannot be reached.

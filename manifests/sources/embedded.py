@@ -11,7 +11,7 @@ from wanbatch.manifests.records import Source
 from wanbatch.manifests.storage.parquet_limits import column_chunks, open_parquet
 
 WHOLE_GROUP_BYTES = 256 << 20
-"""Row groups whose image column is larger than this are streamed rather than held."""
+"""Row groups whose image column is larger than this are streamed, not kept in memory whole."""
 
 
 class EmbeddedImages:

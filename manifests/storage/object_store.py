@@ -191,5 +191,5 @@ class ObjectStoreBackend:
                 found = self._system.ls(self.location(folder), detail=True, refresh=True)
         except FileNotFoundError:
             return {}
-        entries = ((entry["name"].rstrip("/"), entry) for entry in found)
-        return {name[len(base) + 1 :]: entry for name, entry in entries if name != path}
+        named = ((entry["name"].rstrip("/"), entry) for entry in found)
+        return {name[len(base) + 1 :]: entry for name, entry in named if name != path}

@@ -73,7 +73,7 @@ def write_card(
     """
     backend = open_backend(root)
     title = _storable(backend.root.rpartition("/")[2])
-    body = [
+    lines = [
         f"# {_inline(title)}",
         "",
         _summary(model, revision, counts),
@@ -88,7 +88,8 @@ def write_card(
         *_table("column", "meaning", [*_COLUMNS.items(), *_passthrough_rows(passthrough)]),
         "",
     ]
-    card = DatasetCard(f"---\n{_front_matter(title).to_yaml()}\n---\n\n{_storable(chr(10).join(body))}")
+    body = _storable("\n".join(lines))
+    card = DatasetCard(f"---\n{_front_matter(title).to_yaml()}\n---\n\n{body}")  # raises if it is not YAML
     try:
         backend.write_atomic("README.md", str(card).encode())
     except OSError as error:

@@ -88,7 +88,7 @@ class OutputFolder:
             if not backend.exists(RUN):
                 run = {"format": FORMAT, "fingerprint": dict(fingerprint), "info": dict(info or {}), "plan": {}}
                 backend.write_atomic(RUN, to_json(run, indent=1))
-            folder.recover()
+            folder._recover()
         except BaseException as error:
             folder.close()
             if isinstance(error, OSError):
@@ -196,11 +196,9 @@ class OutputFolder:
         except OSError as error:
             raise _machinery(self._backend, error) from error
 
-    def recover(self) -> list[str]:
-        """Read the commits, finish what a killed run had committed, remove what it had not; called by `open`.
+    def _recover(self) -> None:
+        """Read the commits, finish what a killed run had committed, remove what it had not.
 
-        Returns:
-            The names of the removed files, relative to the folder.
         Raises:
             UserError: if a committed file is gone or has another size.
         """
@@ -212,15 +210,13 @@ class OutputFolder:
         ensure_parts_intact(backend, log.parts, found)
         leftovers = {name for name in found if name not in log.parts} | temporary.keys()
         for folder in ("", INTERNAL, COMMITS):
-            leftovers |= {
-                n for n in backend.sizes(folder) if n.rpartition("/")[2].startswith(atomic_files.TMP_PREFIX)
-            }
+            names = backend.sizes(folder)
+            leftovers |= {name for name in names if name.rpartition("/")[2].startswith(atomic_files.TMP_PREFIX)}
         for name in leftovers:
             backend.remove(name)
         first = next((name for name in log.parts if name.startswith("data/")), None)
         schema = read_schema(backend, first) if first else None
         self._publisher = Publisher(backend, log.committed, schema)
-        return sorted(leftovers)
 
 
 def _machinery(backend: StorageBackend, error: OSError) -> MachineryError:

@@ -2,7 +2,8 @@
 
 Order of a group: verify, move, sync the folders, then one commit file. An attempt that decides ids anew goes
 alone: its replacements of older parts are written first, its commit record names them, and only then do they
-take the names of the old ones. Killed before the record, nothing has happened; after it, `recover` goes on.
+take the names of the old ones. Killed before the record, nothing has happened; after it, the next
+opening of the folder goes on.
 """
 
 from __future__ import annotations
@@ -195,7 +196,9 @@ class Publisher:
         try:
             yield published_names
         except OSError:
-            with suppress(OSError):  # the first error is the one to report, and `recover` cleans up too
+            with suppress(
+                OSError
+            ):  # the first error is the one to report, and the next opening of the folder cleans up too
                 self._backend.ensure_writer()  # else the names may be another run's by now
                 if not self._backend.exists(commit_name(attempt.unit for attempt in attempts)):
                     for name in published_names:

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 import pytest
+from huggingface_hub import DatasetCard
 from manifest_making import encoded
 from output_folders import publish
 
@@ -75,3 +76,16 @@ class TestOtherLibraries:
         assert "1 rows could not be made (1 bad_image)." in text
         assert "| `label` | from the manifest (`int64`) |" in text
         assert "| `odd \\| 'name'` | `&lt;b>` |" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["2024", "a: b # c", "x\n---\ny: 1", '"quoted" | <b>', "caf\u00e9 \U0001f600", "- a\t"]
+)
+def test_front_matter_is_yaml_whatever_the_folder_is_called(tmp_path, name):
+    counts = {"done": 1, "quarantined": 0, "failures": {}}
+    (tmp_path / name).mkdir()
+    write_card(tmp_path / name, "tiny", None, {}, counts)
+    card = DatasetCard.load(tmp_path / name / "README.md")
+    assert card.data.pretty_name == name
+    assert card.data.get("configs")[0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
+    assert "# " in card.text

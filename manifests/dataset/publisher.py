@@ -196,9 +196,7 @@ class Publisher:
         try:
             yield published_names
         except OSError:
-            with suppress(
-                OSError
-            ):  # the first error is the one to report, and the next opening of the folder cleans up too
+            with suppress(OSError):  # the first error is reported; the next opening cleans up
                 self._backend.ensure_writer()  # else the names may be another run's by now
                 if not self._backend.exists(commit_name(attempt.unit for attempt in attempts)):
                     for name in published_names:

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ import numpy as np
 from wanbatch.errors import DeviceError, RowError
 from wanbatch.jobs.planning.plan import Image, Task
 from wanbatch.manifests import records
+from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
 from wanbatch.manifests.sources.loader import LoadedImage
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 _DEVICE_TROUBLE = re.compile(r"CUDA error|CUBLAS_STATUS|CUDNN_STATUS|device-side assert")
 _NO_MEMORY = re.compile(r"DefaultCPUAllocator: can't allocate memory|CUDA error: out of memory|_STATUS_ALLOC_FAILED")
+
+ASKED = tuple(field.name for field in fields(Request) if field.name in RESOLVED)
+"""Settings of an image that the model is asked with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,9 @@ class UnitTask:
             self.worker.setup.out,
             self.task.unit,
             self.task.attempt_token,
-            records.data_table(made_records, self.task.passthrough.take(made)) if made_records else None,
+            records.data_table(made_records, self.task.passthrough.take(made), self.task.later)
+            if made_records
+            else None,
             [replace(self.timings[image.id], image_seconds=encoded[image.id].seconds) for image in images],
             self.failures,
             {image.id: image.digest for image in self.task.images},
@@ -198,20 +204,9 @@ class UnitTask:
         return records.Record(
             id=image.id,
             image=encoded.image,
-            prompt=image.prompt,
-            negative_prompt=image.negative_prompt,
             sources=self.used[image.id],
-            creativity=image.creativity,
-            seed=image.seed,
             variant=image.variant,
-            width=image.width,
-            height=image.height,
-            steps=image.steps,
-            guidance=image.guidance,
-            shift=image.shift,
-            sampler=image.sampler,
-            schedule=image.schedule,
-            sigmas=image.sigmas,
+            **{name: getattr(image, name) for name in RESOLVED},
             step_cache=self.worker.setup.runtime.step_cache,
             model=model.name,
             revision=model.revision,
@@ -242,22 +237,7 @@ def blank_request(image: Image) -> Request:
 
 
 def _request(image: Image, sources: tuple[SourceImage, ...]) -> Request:
-    return Request(
-        id=image.id,
-        prompt=image.prompt,
-        negative_prompt=image.negative_prompt,
-        sources=sources,
-        creativity=image.creativity,
-        seed=image.seed,
-        width=image.width,
-        height=image.height,
-        steps=image.steps,
-        guidance=image.guidance,
-        shift=image.shift,
-        sampler=image.sampler,
-        schedule=image.schedule,
-        sigmas=image.sigmas,
-    )
+    return Request(id=image.id, sources=sources, **{name: getattr(image, name) for name in ASKED})
 
 
 def _fitted(

@@ -13,33 +13,8 @@ import pyarrow as pa
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from wanbatch.errors import MachineryError
+from wanbatch.manifests.columns import MEANINGS, WRITTEN
 from wanbatch.manifests.storage.backend import open_backend
-
-_COLUMNS = {
-    "id": "the name that the manifest gave, or its row number; `-0`, `-1`, … for several images of one row",
-    "image": "the picture; the ending of its `path` tells the format",
-    "prompt": "what was asked for",
-    "negative_prompt": "what was to be avoided",
-    "sources": "the source images: path, share in the blend, SHA-256 of the file",
-    "creativity": "the noise level at which denoising started: 0 keeps the source, 1 is the prompt alone",
-    "seed": "the seed of the noise",
-    "variant": "which image of its manifest row, from 0",
-    "width": "pixels",
-    "height": "pixels",
-    "steps": "denoising steps of the whole schedule",
-    "guidance": "classifier-free guidance scale",
-    "shift": "time shift of the noise schedule; none with explicit sigmas",
-    "sampler": "the solver",
-    "schedule": "how the noise levels are spaced; none with explicit sigmas",
-    "sigmas": "explicit noise levels, the final 0 left out",
-    "step_cache": "which blocks of the model were skipped at which step, and what stood in for them",
-    "model": "the model",
-    "revision": "its revision",
-    "sha256": "SHA-256 of the pixels as they were made (RGB, row by row, 8 bits); JPEG and lossy WEBP files decode "
-    "to slightly other ones",
-    "manifest_row": "the row of the manifest, from 0",
-}
-
 
 _LOADING = """```python
 from datasets import load_dataset
@@ -85,7 +60,9 @@ def write_card(
         "",
         "## Columns",
         "",
-        *_table("column", "meaning", [*_COLUMNS.items(), *_passthrough_rows(passthrough)]),
+        *_table(
+            "column", "meaning", [*((name, MEANINGS[name]) for name in WRITTEN), *_passthrough_rows(passthrough)]
+        ),
         "",
     ]
     body = _storable("\n".join(lines))

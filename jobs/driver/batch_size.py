@@ -17,7 +17,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.plan import Plan
-from wanbatch.manifests.dataset.folder import status
+from wanbatch.manifests.dataset.status import status
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 

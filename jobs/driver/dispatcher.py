@@ -23,7 +23,8 @@ from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.units import Unit
 from wanbatch.jobs.reporting.progress import Progress
 from wanbatch.jobs.reporting.run_log import RunLog
-from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.records import Failure
 
 POLL_SECONDS = 0.5

@@ -26,7 +26,9 @@ from wanbatch.jobs.reporting.progress import Progress, progress_for
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.jobs.worker.context import LoadPipeline
-from wanbatch.manifests.dataset.folder import OutputFolder, status, write_card
+from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.status import status
 
 NOTED_ON_CARD = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
 

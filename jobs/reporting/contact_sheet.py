@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from PIL import Image, ImageDraw, ImageFont
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.dataset.folder import open_parts
+from wanbatch.manifests.dataset.part_files import open_parts
 
 CAPTION_LINES = 3
 LINE_HEIGHT, MARGIN = 15, 12  # pixels

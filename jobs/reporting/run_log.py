@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from wanbatch.manifests.dataset.folder import OutputFolder, read_note
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.status import read_internal_file
 
 LOG = "log.jsonl"
 
@@ -28,7 +29,7 @@ class RunLog:
             MachineryError: The disk or the store refuses it.
         """
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        self._folder.append_note(LOG, json.dumps(record).encode() + b"\n")
+        self._folder.append_internal_file(LOG, json.dumps(record).encode() + b"\n")
 
 
 def speed(out: str | Path) -> float | None:
@@ -37,7 +38,7 @@ def speed(out: str | Path) -> float | None:
     None if it has not finished a unit yet or there is no log.
     """
     images, begin, end = 0, None, None
-    for line in (read_note(out, LOG) or b"").splitlines():
+    for line in (read_internal_file(out, LOG) or b"").splitlines():
         try:
             event = json.loads(line)
         except ValueError:  # cut off by a kill

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from wanbatch.jobs.reporting.summary import Summary
-from wanbatch.manifests.dataset.folder import open_parts
+from wanbatch.manifests.dataset.part_files import open_parts
 
 STAGES = ("load", "text", "encode", "denoise", "decode", "image", "write")
 FAILURES_SHOWN = 5

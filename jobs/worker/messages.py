@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from wanbatch.jobs.planning.units import Image
-from wanbatch.manifests.dataset.folder import Attempt
 from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.manifests.dataset.part_files import Attempt
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 

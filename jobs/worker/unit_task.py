@@ -23,8 +23,8 @@ from wanbatch.jobs.worker.recovery import generate_or_fail
 from wanbatch.jobs.worker.requests import FittedSources, request_for
 from wanbatch.manifests import records
 from wanbatch.manifests.columns import RESOLVED
-from wanbatch.manifests.dataset.folder import write_attempt
 from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.pipeline.core.requests import Failed, Result, SourceImage
 
 

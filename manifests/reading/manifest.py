@@ -23,7 +23,7 @@ from wanbatch.manifests.reading.jsonl import read_jsonl
 from wanbatch.manifests.reading.parquet import read_parquet
 from wanbatch.manifests.reading.validation import Problems, RowChecker
 from wanbatch.manifests.records import Row, Source
-from wanbatch.manifests.sources.loader import PathPolicy
+from wanbatch.manifests.sources.path_policy import PathPolicy
 from wanbatch.manifests.storage.urls import absolute, is_url, kind_of, local_path, names_in
 
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")

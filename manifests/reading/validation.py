@@ -11,7 +11,7 @@ from wanbatch.errors import ManifestError, Problem
 from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
 from wanbatch.manifests.reading.row_model import KNOWN, ManifestRow, parse_row, shorten
-from wanbatch.manifests.sources.loader import PathPolicy
+from wanbatch.manifests.sources.path_policy import PathPolicy
 
 RESERVED = frozenset(WRITTEN) - KNOWN
 """Columns that only the output has; a passthrough column cannot be called so."""

@@ -21,7 +21,7 @@ from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.reporting.contact_sheet import contact_sheet, first_records
 from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, Bar, JsonLines, progress_for
 from wanbatch.jobs.reporting.text_summary import stage_seconds, summary_text
-from wanbatch.manifests.dataset.folder import open_parts
+from wanbatch.manifests.dataset.part_files import open_parts
 
 
 def events(text: str) -> list[dict]:

@@ -6,7 +6,8 @@ import pytest
 from manifest_making import encoded, unit_of
 
 from wanbatch.errors import RowError
-from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.sources.loader import SourceLoader
 
@@ -74,7 +75,7 @@ class TestEmbeddedImages:
             assert [loader.size(s)[0] for s in second.sources] == [2, 3]
 
     def test_going_back_and_forth_in_a_row_group_that_is_streamed(self, parquet, monkeypatch):
-        monkeypatch.setattr("wanbatch.manifests.sources.loader.WHOLE_GROUP_BYTES", 100)
+        monkeypatch.setattr("wanbatch.manifests.sources.embedded.WHOLE_GROUP_BYTES", 100)
         images = pa.array([{"bytes": encoded(n + 1, 8), "path": None} for n in range(100)], IMAGE)
         manifest = read_manifest(parquet({"image": images}, row_group_size=60))
         with SourceLoader(manifest.source_root) as loader:
@@ -83,7 +84,7 @@ class TestEmbeddedImages:
 
     @pytest.mark.parametrize("held", [100, 1 << 30], ids=["streamed", "whole"])
     def test_a_damaged_page_spoils_only_what_it_must(self, parquet, monkeypatch, held):
-        monkeypatch.setattr("wanbatch.manifests.sources.loader.WHOLE_GROUP_BYTES", held)
+        monkeypatch.setattr("wanbatch.manifests.sources.embedded.WHOLE_GROUP_BYTES", held)
         images = pa.array([{"bytes": encoded(n + 1, 8), "path": None} for n in range(128)], IMAGE)
         options = {"write_page_checksum": True, "data_page_size": 500, "write_batch_size": 8, "compression": "NONE"}
         path = parquet({"image": images}, row_group_size=64, use_dictionary=False, write_statistics=False, **options)

@@ -11,7 +11,8 @@ import pytest
 from manifest_making import unit_of
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.reading.manifest import read_manifest
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -1,6 +1,6 @@
 """What the presets choose of steps, sampler and step cache, for the models that they are known for.
 
-Like the precision (`machine.py`) this holds where no setting says otherwise; a row's own settings win over both.
+Like the precision (`hardware.py`) this holds where no setting says otherwise; a row's own settings win over both.
 `exact` chooses nothing: the model's own settings, every block at every step.
 """
 

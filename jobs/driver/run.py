@@ -21,7 +21,7 @@ import ray
 
 from wanbatch import __version__
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.jobs.config.hardware import ExecutionConfig, choose, look
+from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
 from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import Settings, failures_allowed, image_format
 from wanbatch.jobs.driver.batch_size import slots_for
@@ -98,8 +98,8 @@ def run(
     clock = _Clock()
     settings = with_preset(settings)
     plan, model = prepare(manifest_path, settings)
-    machine = look()
-    chosen = choose(settings, machine)
+    hardware = detect_hardware()
+    chosen = resolve_execution(settings, hardware)
     slots = slots_for(settings, out, plan, model, chosen)
     fingerprint = _fingerprint(settings, model, chosen, slots.number)
     if new_run:
@@ -143,7 +143,7 @@ def run(
             busy = _make(
                 dispatch,
                 setup,
-                settings.workers or max(1, machine.gpus if chosen.device == "cuda" else 1),
+                settings.workers or max(1, hardware.gpus if chosen.device == "cuda" else 1),
                 progress(len(plan), len(plan) - dispatch.pending),
                 stop,
                 clock,

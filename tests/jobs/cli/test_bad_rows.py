@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,12 @@ def test_all_rows_the_version_cannot_make_are_told_at_once(run_bad, manifest):
 def test_many_problems_are_cut(run_bad, manifest):
     found = run_bad(manifest(*[{**GOOD, "steps": 0}] * 500), lines=21)
     assert found[-1] == "... and 480 more: `wanbatch plan MANIFEST --json` lists them all"
+
+
+def test_plan_as_json_lists_every_problem(manifest, model_folder):
+    result = invoke("plan", manifest(*[{**GOOD, "steps": 0}] * 30), "--json", "--model", model_folder)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("wanbatch: ")
+    problems = json.loads(result.stdout)["problems"]
+    assert [problem["place"].rpartition(":")[2] for problem in problems] == [str(line) for line in range(1, 31)]
+    assert all("steps is 0" in problem["message"] for problem in problems)

@@ -11,7 +11,7 @@ from wanbatch.jobs.tuning.trials import CandidateRunner
 
 
 def test_a_candidate_changes_its_settings_alone(rows, settings, wan):
-    """Maker: the same noise and prompt; what the candidate says instead of what the row says."""
+    """The same noise and prompt; what the candidate says instead of what the row says."""
     plan, _ = prepare(rows, settings())
     images = plan.task(0, 1, "", [0, 1]).images
     requests, unfit = load_requests(images, 5, rows.parent, False)

@@ -161,14 +161,14 @@ def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, d
     model, device, slots = modules.transformer, wan.device, settings.slots
     stride = modules.vae.config.scale_factor_spatial
     height, width = settings.height // stride, settings.width // stride
-    rows, places = 2 * slots, TEXT_PLACES[2]
+    rows, length = 2 * slots, TEXT_PLACES[2]
     torch.manual_seed(0)
     latents = torch.randn(rows, model.config.in_channels, height, width, device=device)
     timestep = torch.linspace(10, 990, rows, device=device)
     lengths = torch.tensor([40] * slots + [120] * slots, device=device)
-    embeds = torch.randn(rows, places, model.config.text_dim, device=device, dtype=wan.dtype)
-    embeds *= (torch.arange(places, device=device) < lengths[:, None])[..., None]
-    padded = torch.cat([embeds, embeds.new_zeros(rows, TEXT_TOKENS - places, embeds.shape[2])], dim=1)
+    embeds = torch.randn(rows, length, model.config.text_dim, device=device, dtype=wan.dtype)
+    embeds *= (torch.arange(length, device=device) < lengths[:, None])[..., None]
+    padded = torch.cat([embeds, embeds.new_zeros(rows, TEXT_TOKENS - length, embeds.shape[2])], dim=1)
     per_token = timestep[:, None].expand(-1, height * width // 4)
     frame = wan.experts[0]
     context = frame.context(embeds, lengths)

@@ -66,7 +66,7 @@ class ExecutionConfig:
         """Return how workers run the model.
 
         Args:
-            settings: Those of the run; its cache folders and its choice about offloading are taken.
+            settings: Those of the run, for the folders of its caches and whether it offloads.
             step_cache: The step cache with its defaults filled in.
         """
         return Runtime(

@@ -22,7 +22,7 @@ _TI2V_5B: dict[str, dict[str, Any]] = {
     "balanced": {"step_cache": "taylor:interval=2"},
     "fast": {"step_cache": "taylor:interval=3"},
 }
-SAID_BY_SIGMAS = ("steps", "schedule")  # explicit noise levels take their place
+SAID_BY_SIGMAS = ("steps", "schedule")  # explicit noise levels stand for both
 
 
 def recipe(preset: str, model: ModelInfo) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wanbatch.jobs.config.hardware import ExecutionConfig, choose, look
+from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
 from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import Settings, failures_allowed, image_format
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
@@ -101,8 +101,8 @@ def prepare_run(manifest: str | Path, out: str | Path, settings: Settings) -> Ru
     """
     settings = with_preset(settings)
     plan, model = prepare(manifest, settings)
-    machine = look()
-    execution = choose(settings, machine)
+    machine = detect_hardware()
+    execution = resolve_execution(settings, machine)
     batch_size = batch_size_for(settings, out, plan, model, execution)
     return RunContext(
         manifest=absolute(manifest),

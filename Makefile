@@ -21,6 +21,8 @@ check: $(VENV)/.check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/house/lengths.py
+	$(BIN)/python tests/house/cycles.py
 	$(BIN)/lint-imports
 
 clean:

@@ -1,8 +1,9 @@
 """Checks that no modules of `wanbatch` import each other in a circle, and no wings either.
 
-A wing is a folder inside one of the four top-level folders, such as `wanbatch.jobs.driver`; a file that stands directly
-in one of the four, such as `wanbatch.pipeline.generate`, counts as a wing of its own. Every import counts: those inside
-functions and those under `TYPE_CHECKING` too. grimp, on which import-linter is built, reads them from the source.
+A wing is a folder inside one of the four top-level folders, such as `wanbatch.jobs.driver`; a file that stands
+directly in one of the four, such as `wanbatch.pipeline.generate`, counts as a wing of its own. Every import counts:
+those inside functions and those under `TYPE_CHECKING` too. grimp, on which import-linter is built, reads them from
+the source.
 
 `make check` runs this file as a script: `python tests/house/cycles.py`. It prints the circles, import by import, and
 exits with 1 if there is one.
@@ -21,8 +22,8 @@ def import_graph(package: str = "wanbatch") -> nx.DiGraph:
     """Return the imports between the modules of `package`, which must be importable.
 
     Returns:
-        A graph with an edge from each module to each module that it imports. The edge's `at` is the line number of the
-        first such import, its `line` the text of that line.
+        A graph with an edge from each module to each module that it imports. The edge's `at` is the line number of
+        the first such import, its `line` the text of that line.
     """
     modules = grimp.build_graph(package, exclude_type_checking_imports=False, cache_dir=None)
     graph = nx.DiGraph()

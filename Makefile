@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 OUT := out/quickstart
 
-.PHONY: run test test-slow check clean
+.PHONY: run test test-slow check release-check clean
 
 run: $(VENV)/.run
 	$(BIN)/wanbatch run examples/quickstart.jsonl --out $(OUT)
@@ -24,6 +24,12 @@ check: $(VENV)/.check
 	$(BIN)/python tests/house/lengths.py
 	$(BIN)/python tests/house/cycles.py
 	$(BIN)/lint-imports
+
+# What docs/releasing.md asks for before a version is tagged. It downloads the wheel's dependencies.
+release-check: $(VENV)/.test
+	version=$$($(BIN)/python -c "import wanbatch; print(wanbatch.__version__)"); \
+	grep -q "^## $$version (" CHANGELOG.md || { echo "CHANGELOG.md has no section for $$version"; exit 1; }
+	$(BIN)/python -m pytest -m "slow or not slow" tests/house/test_release.py
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info src/*.egg-info

@@ -13,7 +13,7 @@ from draw_architecture import PICTURE, drawing, wings_of_wanbatch
 
 def test_the_committed_picture_is_what_the_code_says():
     now = drawing(wings_of_wanbatch())
-    assert PICTURE.read_text(encoding="utf-8") == now, "run `python tests/house/draw_architecture.py` and commit it"
+    assert PICTURE.read_text(encoding="utf-8") == now, "run `make docs` and commit it"
 
 
 def test_an_import_is_an_arrow_dashed_where_longer_ways_lead_there():

@@ -23,6 +23,7 @@ check: $(VENV)/.check
 	$(BIN)/mypy
 	$(BIN)/python tests/house/lengths.py
 	$(BIN)/python tests/house/cycles.py
+	$(BIN)/python tests/house/names.py
 	$(BIN)/lint-imports
 
 # Draws and writes what the documents take from the code.

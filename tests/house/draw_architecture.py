@@ -32,6 +32,7 @@ WINGS = {  # the middle of each box
     "manifests.storage": (165, 440),
     "manifests.columns": (95, 546),
     "manifests.records": (230, 590),
+    "manifests.column_types": (95, 622),
     "jobs.cli": (555, 128),
     "jobs.tuning": (485, 212),
     "jobs.benchmark": (625, 212),

@@ -47,7 +47,8 @@ from wanbatch.jobs.reporting.progress import JsonLines
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
 from wanbatch.jobs.worker.stage_threads import StagePipeline
-from wanbatch.manifests.dataset.commit_log import commit_name, part_name, to_json
+from wanbatch.manifests.dataset.commit_log import commit_name, to_json
+from wanbatch.manifests.dataset.committed import part_name
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.records import data_table

@@ -26,7 +26,7 @@ from wanbatch.jobs.reporting.progress import Progress, progress_for
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.jobs.worker.context import LoadPipeline
-from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import status
 
@@ -105,6 +105,7 @@ def retry(
 def _fill(out: str, folder: OutputFolder, context: RunContext, again: set[str], controls: RunControls) -> Summary:
     """Make what an open folder lacks, and say what came of it."""
     folder.set_plan(context.plan_note())
+    folder.keep_card(_card_content(context))
     log, first_unit = RunLog(folder), folder.committed().next_unit
     dispatcher = Dispatcher(context.plan, folder, log, context.dispatch_options(uuid.uuid4().hex[:12], again))
     counters = dispatcher.counters
@@ -113,7 +114,7 @@ def _fill(out: str, folder: OutputFolder, context: RunContext, again: set[str], 
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
     controls.stopwatch.lap("prepare")
     busy = make_images(context, folder.url, dispatcher, controls) if counters.pending else None
-    _write_card(folder, context)
+    folder.update_card()
     interrupted = controls.stop() and counters.pending > 0
     log.write("interrupted" if interrupted else "finished", made=counters.made, pending=counters.pending)
     warm_up = {"warm_up": round(counters.warm_up_seconds, 3)} if counters.warm_up_seconds else {}
@@ -133,8 +134,9 @@ def _fill(out: str, folder: OutputFolder, context: RunContext, again: set[str], 
     )
 
 
-def _write_card(folder: OutputFolder, context: RunContext) -> None:
+def _card_content(context: RunContext) -> CardContent:
+    """What the dataset card says of a run."""
     names = ("seed", *DEFAULTS, *NOTED_ON_CARD)
     settings = {name: context.fingerprint[name] for name in names if name in context.fingerprint}
     passthrough = context.plan.manifest.passthrough.schema
-    write_card(folder.url, context.model.name, context.model.revision, settings, status(folder.url), passthrough)
+    return CardContent(context.model.name, context.model.revision, settings, passthrough)

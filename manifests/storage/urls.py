@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.storage.atomic_files import is_there
 from wanbatch.manifests.storage.fsspec_io import StoreFile, file_system, os_errors
 
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs")
@@ -63,9 +65,13 @@ def kind_of(path: str) -> str | None:
                 return "file" if file_system(path).info(path)["type"] == "file" else "folder"
         except FileNotFoundError:
             return None
-    if os.path.isdir(path):
-        return "folder"
-    return "file" if os.path.isfile(path) else "other" if os.path.lexists(path) else None
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "other" if is_there(path) else None  # a link that leads nowhere
+    except (NotADirectoryError, ValueError):  # it would be inside a file; no file has a NUL in its name
+        return None
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
 def names_in(folder: str) -> list[str]:

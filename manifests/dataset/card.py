@@ -1,7 +1,7 @@
 """The dataset card: the README.md of an output folder.
 
-Its front matter tells `datasets.load_dataset` and dataset viewers where the images are. So it is there from the moment
-that a folder is opened, and says from time to time how far the run is.
+Its front matter tells `datasets.load_dataset` and dataset viewers where the images are. So it is there as soon as
+a folder is opened, and says from time to time how far the run is.
 """
 
 from __future__ import annotations

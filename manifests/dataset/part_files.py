@@ -27,6 +27,7 @@ from wanbatch.manifests.records import (
     failure_table,
     timing_table,
 )
+from wanbatch.manifests.storage.atomic_files import named
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.fsspec_io import file_system
 from wanbatch.manifests.storage.urls import is_url
@@ -166,7 +167,7 @@ def write_part(backend: StorageBackend, name: str, schema: pa.Schema, tables: It
     """Write a new file, durably; nothing is left if anything goes wrong. Returns its SHA-256, hex."""
     leaves = _leaves(schema)
     compressed = [leaf for leaf in leaves if leaf != "image.bytes"]
-    with backend.new_file(name) as path:
+    with named(backend.location(name)), backend.new_file(name) as path:
         file = _HashingFile(path)
         try:
             with file:

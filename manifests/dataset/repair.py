@@ -91,6 +91,7 @@ def repair(path: str | Path) -> RepairReport:
         leaving = _whole_units(bad, log)
         ids = tuple(log.committed.ids_in(leaving))
         uncommitted = sorted(published_parts(backend).keys() - log.parts.keys())
+        _require_same_commits(backend, log)
         if leaving:
             backend.ensure_writer()
             write_commit(backend, [withdrawal_record(log.committed, leaving)])
@@ -129,6 +130,15 @@ def _held(backend: StorageBackend) -> Iterator[None]:
             backend.release()
     except OSError as error:
         raise machinery_error(backend.root, error) from error
+
+
+def _require_same_commits(backend: StorageBackend, log: CommitLog) -> None:
+    """Raises MachineryError if a second look finds other commits: what no commit names is about to be moved."""
+    if (now := read_commit_log(backend).records) != log.records:
+        raise MachineryError(
+            f"{backend.location(COMMITS)}: {log.records} commits were found at first and {now} just after, so nothing "
+            f"was changed: mend the disk or the mount, and run `{repair_command(backend)}` again"
+        )
 
 
 def _mend_commit_files(backend: StorageBackend) -> dict[str, str]:

@@ -71,8 +71,11 @@ class LocalBackend:
     def new_file(self, name: str) -> Iterator[Path]:
         yield Path(self.location(name))
 
-    def open(self, name: str) -> Any:
-        return pa.OSFile(self.location(name))
+    @contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        path = self.location(name)
+        with atomic_files.named(path), pa.OSFile(path) as file:
+            yield file
 
     def size(self, name: str) -> int:
         return os.stat(self.location(name)).st_size
@@ -105,7 +108,7 @@ class LocalBackend:
 
     def make_folders(self, folders: Iterable[str]) -> None:
         for folder in folders:
-            os.makedirs(self.location(folder), exist_ok=True)
+            atomic_files.make_folder(Path(self.location(folder)))
 
     def acquire(self) -> None:
         self._lock.acquire()

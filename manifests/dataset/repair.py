@@ -136,8 +136,8 @@ def _require_same_commits(backend: StorageBackend, log: CommitLog) -> None:
     """Raises MachineryError if a second look finds other commits: what no commit names is about to be moved."""
     if (now := read_commit_log(backend).records) != log.records:
         raise MachineryError(
-            f"{backend.location(COMMITS)}: {log.records} commits were found at first and {now} just after, so nothing "
-            f"was changed: mend the disk or the mount, and run `{repair_command(backend)}` again"
+            f"{backend.location(COMMITS)}: {log.records} commits were found at first and {now} just after: nothing "
+            f"was changed; mend the disk or the mount, and run `{repair_command(backend)}` again"
         )
 
 

@@ -100,8 +100,10 @@ class TestLease:
         OutputFolder.open(bucket, {}).close()
 
     def test_a_higher_lease_that_came_meanwhile_counts(self, bucket, server):
-        """Another run takes the next number, ends, and removes it; a third one takes a higher one. The number that was
-        free to us then counts for nothing."""
+        """Another run took the next number, ended, and its lease was removed by a third one, which took a higher one.
+
+        The number that was free to us then counts for nothing.
+        """
         other = {"host": "elsewhere", "pid": 1, "since": "2030-01-01", "released": False, "process": "x/y"}
         came = []
 
@@ -117,7 +119,7 @@ class TestLease:
         assert set(ObjectStoreBackend(bucket).sizes("_wanbatch/lease")) == {"_wanbatch/lease/00000003.json"}
 
     def test_recovery_moves_nothing_once_the_lease_is_lost(self, bucket, monkeypatch):
-        """Another run has taken the folder over, while this one was about to tidy up: what it sees may be its parts."""
+        """Another run has taken the folder over while this one was about to tidy up: the parts may be the other's."""
         with OutputFolder.open(bucket, {}) as folder:
             publish(folder, 0, ["a"])
             write_attempt(bucket, attempt="t", **unit_of(1, ["b"]))

@@ -112,5 +112,5 @@ def prepare_run(manifest: str | Path, out: str | Path, settings: Settings) -> Ru
         execution=execution,
         batch_size=batch_size,
         workers=settings.workers or max(1, machine.gpus if execution.device == "cuda" else 1),
-        fingerprint=fingerprint_of(settings, model, execution, batch_size.slots),
+        fingerprint=fingerprint_of(settings, model, execution, batch_size.slots, machine),
     )

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
     FORMAT,
@@ -142,8 +143,13 @@ class OutputFolder:
         with self._disk():
             self._backend.append(f"{INTERNAL}/{name}", data)
 
-    def require_columns(self, passthrough: pa.Schema) -> None:
-        """Check that what is published has these passthrough columns, so that all parts can be read as one.
+    def later_columns(self) -> tuple[str, ...]:
+        """Which of `columns.LATER` its data parts have; none before the first part."""
+        schema = self._publisher.data_schema
+        return () if schema is None else tuple(name for name in LATER if name in schema.names)
+
+    def require_columns(self, added: pa.Schema) -> None:
+        """Check that what is published has these columns after the first ones, so that all parts can be read as one.
 
         Raises:
             UserError: naming each column that differs, for example as a longer JSONL manifest gave it another
@@ -152,7 +158,7 @@ class OutputFolder:
         if self._publisher.data_schema is None:
             return
         old = {f.name: f.type for f in self._publisher.data_schema if f.name not in DATA_SCHEMA.names}
-        new = {f.name: f.type for f in passthrough}
+        new = {f.name: f.type for f in added}
         changed = [name for name in old | new if old.get(name) != new.get(name)]
         before, now = ({name: str(kinds[name]) for name in changed if name in kinds} for kinds in (old, new))
         found = list(differences(before, now))

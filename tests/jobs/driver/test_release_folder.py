@@ -85,7 +85,7 @@ def test_it_learns_the_environment_that_decides_bits_and_keeps_to_it(run_here, r
     assert environment["backends"] == dict.fromkeys(("text", "encode", "denoise", "decode"), "eager-float32")
     run_json = released / "dataset" / "_wanbatch" / "run.json"
     run_json.write_text(run_json.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "2.0.0"'))
-    with pytest.raises(UserError, match='environment.torch was "2.0.0", now'):
+    with pytest.raises(UserError, match=r'environment\.torch was "2\.0\.0", now'):
         run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
 
 
@@ -96,7 +96,7 @@ def test_workers_that_compute_a_stage_in_another_way_make_nothing(run_here, rele
     (out / "_wanbatch" / "run.json").write_text(json.dumps(run_json))
     with (released / "manifest.jsonl").open("a") as file:
         file.write('{"id": "new-1", "prompt": "a blue star", "steps": 2}\n')
-    with pytest.raises(UserError, match='backends.denoise was "kernels-bfloat16", now "eager-float32"'):
+    with pytest.raises(UserError, match=r'backends\.denoise was "kernels-bfloat16", now "eager-float32"'):
         run_here(released / "manifest.jsonl", out, Settings(model="tiny"))
     assert status(out)["done"] == 16
 

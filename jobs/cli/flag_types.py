@@ -146,7 +146,7 @@ def _alternatives(kind: Any, rules: list[Any]) -> Iterator[tuple[Any, list[Any]]
     if get_origin(kind) is Annotated:
         kind, *more = get_args(kind)
         yield from _alternatives(kind, rules + _flat(more))
-    elif get_args(kind) and get_origin(kind) not in (Literal, tuple):  # a union
+    elif get_args(kind) and get_origin(kind) not in (Literal, tuple, list):  # a union
         for member in get_args(kind):
             if member is not NoneType:
                 yield from _alternatives(member, rules)

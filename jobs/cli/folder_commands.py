@@ -23,7 +23,7 @@ def status(out: str | Path, as_json: bool) -> None:
       wanbatch status out/quickstart
     """
     from wanbatch.jobs.reporting.run_log import speed
-    from wanbatch.manifests.dataset.folder import status as read_status
+    from wanbatch.manifests.dataset.status import status as read_status
 
     found = read_status(out)
     rate = speed(out)

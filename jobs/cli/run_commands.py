@@ -14,7 +14,7 @@ from wanbatch.jobs.cli.options import folder_argument, json_option, manifest_arg
 from wanbatch.jobs.config.settings import read_settings
 
 if TYPE_CHECKING:
-    from wanbatch.jobs.driver.run import Summary
+    from wanbatch.jobs.reporting.summary import Summary
 
 
 @click.command()
@@ -71,8 +71,8 @@ def retry(ctx: click.Context, out: str | Path, classes: tuple[str, ...], as_json
 
 def _finish(ctx: click.Context, summary: Summary, as_json: bool) -> None:
     """Print how a run ended and exit with its code."""
-    from wanbatch.jobs.reporting import contact_sheet
+    from wanbatch.jobs.reporting.text_summary import summary_text
 
     fields = {**asdict(summary), "pending": summary.pending}
-    click.echo(json.dumps(fields) if as_json else contact_sheet.summary_text(summary))
+    click.echo(json.dumps(fields) if as_json else summary_text(summary))
     ctx.exit(summary.exit_code)

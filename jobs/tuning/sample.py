@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.plan import Image, Plan
+from wanbatch.jobs.planning.plan import Plan
+from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import Request, SourceImage, fit

@@ -75,5 +75,5 @@ def test_the_help_shows_ranges_names_and_defaults():
     assert "--slots [INTEGER|auto]" in text
     assert "[default: 4] [1<=x<=64]" in text
     assert "--preset [exact|balanced|fast]" in text
-    assert "a multiple of 32 from 32 to 4096) [32<=x<=4096]" in text
+    assert "(a multiple of 32 from 32 to 4096) [32<=x<=4096]" in text
     assert "[x>0]" in text

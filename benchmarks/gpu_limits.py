@@ -21,12 +21,15 @@ from typing import Any
 import click
 import torch
 
-from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser, Sample, now
+from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
+from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
-from wanbatch.pipeline.generate import Wan, expert
+from wanbatch.pipeline.core.samples import Sample
+from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.random_model import TRANSFORMER, random_info, random_modules, transformer_like
-from wanbatch.pipeline.loading.registry import Modules
 from wanbatch.pipeline.loading.runtime import Runtime, set_up_compiler
+from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+from wanbatch.pipeline.loading.weights import Modules
 from wanbatch.pipeline.sampling.solvers import solve
 
 SMALL = (((32, 32), 8, 1.0), ((32, 32), 8, 5.0), ((44, 80), 1, 1.0), ((44, 80), 2, 1.0), ((44, 80), 4, 1.0))
@@ -56,16 +59,16 @@ def main(gigabytes: float, out: Path | None) -> None:
 
 
 def _small_batches(device: torch.device) -> Iterator[tuple[str, dict[str, float]]]:
-    frame = expert(transformer_like(TRANSFORMER, device, torch.bfloat16), Runtime(fp8=True), device)
+    frame = single_frame_transformer(transformer_like(TRANSFORMER, device, torch.bfloat16), Runtime(fp8=True), device)
     for size, slots, guidance in SMALL:
         found = {}
         for name, kept in (("launched", 0), ("replayed", KEPT_CLASSES)):
             denoiser = Denoiser([frame], slots, kept=kept)
             samples = list(_samples(device, size, slots, guidance))
             for _ in range(3):  # kernels are built in the first and graphs are recorded in the first two
-                begin = now(device)
+                begin = synchronized_time(device)
                 list(denoiser.run(samples))
-                found[name] = round((now(device) - begin) * 1000 / STEPS / slots, 3)
+                found[name] = round((synchronized_time(device) - begin) * 1000 / STEPS / slots, 3)
         yield f"{size[1] * 16}x{size[0] * 16}, {slots} slots, guidance {guidance:g}", found
 
 
@@ -90,9 +93,9 @@ def _capped(device: torch.device, allowed: float) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
     seconds, failed = [], 0
     for unit, steps in enumerate((2, 12)):
-        begin = now(device)
+        begin = synchronized_time(device)
         failed += sum(isinstance(one, Failed) for one in wan.generate([_request(unit, i, steps) for i in range(8)]))
-        seconds.append(round(now(device) - begin, 2))
+        seconds.append(round(synchronized_time(device) - begin, 2))
     return {
         "slots": SLOTS,
         "backends": wan.backends,

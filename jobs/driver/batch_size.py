@@ -67,7 +67,10 @@ def measure_here(
     import torch
 
     from wanbatch.pipeline.batching.calibration import measure
-    from wanbatch.pipeline.generate import DTYPES
+    from wanbatch.pipeline.loading.random_model import transformer_like
+    from wanbatch.pipeline.loading.runtime import set_up_compiler
+    from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+    from wanbatch.pipeline.loading.weights import DTYPES
 
     folder = Path(model.folder)
     config = json.loads((folder / "transformer" / "config.json").read_text())
@@ -76,7 +79,11 @@ def measure_here(
     reserved = sum(path.stat().st_size for path in files)
     width, height, guided = size
     shape = height // stride, width // stride, guided
-    return measure(config, torch.device(chosen.device), DTYPES[chosen.dtype], runtime, shape, reserved)
+    device = torch.device(chosen.device)
+    if runtime.compile:
+        set_up_compiler(runtime.compile_cache)
+    transformer = transformer_like(config, device, DTYPES[chosen.dtype])
+    return measure(single_frame_transformer(transformer, runtime, device), device, shape, reserved)
 
 
 def _commonest(plan: Plan) -> tuple[int, int, bool]:

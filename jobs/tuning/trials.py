@@ -18,7 +18,7 @@ from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.planning.plan import Image
 from wanbatch.jobs.tuning.search import Candidate
 from wanbatch.manifests.sources.loader import SourceLoader
-from wanbatch.pipeline.batching.denoiser import now
+from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, SourceImage, fit
 from wanbatch.pipeline.generate import Wan
 
@@ -52,12 +52,12 @@ class Maker:
             for request in self.requests
         ]
         self.wan.text.forget()  # so that every candidate's time has the prompts in it
-        begin = now(self.wan.device)
+        begin = synchronized_time(self.wan.device)
         try:
             outcomes = list(self.wan.generate(requests))
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(f"memory ran out with {self.wan.slots} slots: give --slots less") from error
-        seconds = (now(self.wan.device) - begin) / len(requests)
+        seconds = (synchronized_time(self.wan.device) - begin) / len(requests)
         made = {o.request.id: _black(o.request) if isinstance(o, Failed) else o.pixels for o in outcomes}
         failed = tuple(o.request.id for o in outcomes if isinstance(o, Failed))
         works = [o.work for o in outcomes if isinstance(o, Result)]

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from wanbatch.errors import RowError
+from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,28 +55,6 @@ class Seconds:
     encode: float
     denoise: float
     decode: float
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationCounts:
-    """How many of a picture's evaluations of the model, and of their blocks, ran and how many were left out.
-
-    steps_full: evaluations of which every block ran, with and (under guidance) without the prompt. steps_cached:
-    the others. blocks_full, blocks_cached: blocks that ran and that were left out, over all steps and branches.
-    """
-
-    steps_full: int = 0
-    steps_cached: int = 0
-    blocks_full: int = 0
-    blocks_cached: int = 0
-
-    def __add__(self, other: EvaluationCounts) -> EvaluationCounts:
-        return EvaluationCounts(
-            self.steps_full + other.steps_full,
-            self.steps_cached + other.steps_cached,
-            self.blocks_full + other.blocks_full,
-            self.blocks_cached + other.blocks_cached,
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,8 +20,8 @@ import numpy as np
 
 from wanbatch.jobs.worker.unit_task import Work
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
-from wanbatch.pipeline.core.requests import Work as Evaluations
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts as Evaluations
 
 
 class Painter:

@@ -71,7 +71,7 @@ def _loss(vae: FrameVAE, images: Tensor, divergence: float) -> tuple[Tensor, Ten
     """Loss and mean squared error: absolute and squared differences, edges at three scales, divergence."""
     mean, logvar = vae.moments(images)
     latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
-    difference = vae.paint(latents).float() - images
+    difference = vae.decode_raw(latents).float() - images
     error = difference.square().mean()
     loss = difference.abs().mean() + error
     scaled = difference

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.training.loop import Average, Budget, Captured, Optimizer
 
@@ -133,5 +134,5 @@ def _loss(dit: FrameTransformer, latents: Tensor, embeds: Tensor, lengths: Tenso
     noise = torch.randn_like(latents)
     share = level[:, None, None, None]
     noisy = (1 - share) * latents + share * noise
-    velocity = dit(noisy, level * 1000, dit.context(embeds, lengths))
+    velocity = dit(noisy, level * 1000, dit.context(embeds, lengths, TEXT_TOKENS))
     return (velocity.float() - (noise - latents)).square().mean()

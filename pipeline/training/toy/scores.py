@@ -10,6 +10,7 @@ import torch
 from diffusers import WanPipeline
 from torch import Tensor
 
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.vae import FrameVAE
 from wanbatch.pipeline.training.toy import captions, world
@@ -31,7 +32,9 @@ class Studio:
         self.judge = Judge.load(folder / "judge", device)
 
     @torch.no_grad()
-    def paint(self, prompts: list[str], height: int, width: int, *, steps: int, guidance: float, seed: int) -> Tensor:
+    def generate(
+        self, prompts: list[str], height: int, width: int, *, steps: int, guidance: float, seed: int
+    ) -> Tensor:
         """Images fp32 `[B, 3, height, width]` in [-1, 1]; the noise is drawn on the CPU from one seed."""
         generator = torch.Generator().manual_seed(seed)
         stride = self.pipeline.vae_scale_factor_spatial
@@ -52,7 +55,7 @@ class Studio:
     def _context(self, prompts: list[str]):
         batch = self.pipeline.tokenizer(prompts, padding=True, return_tensors="pt").to(self.device)
         lengths = batch.attention_mask.sum(1)
-        return self.dit.context(embed(self.encoder, batch.input_ids, lengths), lengths)
+        return self.dit.context(embed(self.encoder, batch.input_ids, lengths), lengths, TEXT_TOKENS)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -94,7 +97,7 @@ def measure(
 
     def score(attributes=attributes, size=sizes[0], steps=steps, guidance=guidance, noisy=False) -> Scores:
         prompts = write_prompts(attributes, seed, noisy=noisy)
-        images = studio.paint(prompts, *size, steps=steps, guidance=guidance, seed=seed)
+        images = studio.generate(prompts, *size, steps=steps, guidance=guidance, seed=seed)
         return read(images, attributes)
 
     named = {f"{width}x{height}": (height, width) for height, width in sizes}

@@ -8,7 +8,7 @@ from small_models import random_transformer
 
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.loading.registry import Modules
+from wanbatch.pipeline.loading.weights import Modules
 
 
 def test_two_experts_share_the_schedule_as_in_diffusers(pipeline):

@@ -115,8 +115,8 @@ class TestSmoke:
             generator=generator, output_type="pt",
         ).frames  # fmt: skip
         studio = scores.Studio(trained, torch.device("cpu"))
-        painted = studio.paint(prompts, 64, 96, steps=2, guidance=2.0, seed=3)
-        torch.testing.assert_close((painted + 1) / 2, video[:, 0], atol=1e-4, rtol=0)
+        made = studio.generate(prompts, 64, 96, steps=2, guidance=2.0, seed=3)
+        torch.testing.assert_close((made + 1) / 2, video[:, 0], atol=1e-4, rtol=0)
 
     def test_weights_are_bf16_safetensors(self, trained):
         for name in ("transformer", "vae"):
@@ -164,7 +164,7 @@ class TestShipped:
 
     def test_pictures_show_what_prompts_ask_for(self):
         studio, rows = scores.Studio(SHIPPED, torch.device("cpu")), attributes(24, seed=3)
-        images = studio.paint(scores.write_prompts(rows, 3), 128, 128, steps=8, guidance=2.0, seed=3)
+        images = studio.generate(scores.write_prompts(rows, 3), 128, 128, steps=8, guidance=2.0, seed=3)
         assert studio.judge.score(images, rows)["all"] >= 0.9
         real = scores.renders(rows, 128, 128, seed=3)
         assert studio.judge.score(studio.reconstruct(real), rows)["all"] >= 0.95

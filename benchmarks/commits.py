@@ -24,12 +24,14 @@ from pathlib import Path
 import pyarrow as pa
 from small_records import record, timing
 
-from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.records import data_table
 
 RESUME = (
     "import json, sys, time\n"
-    "from wanbatch.manifests.dataset.folder import OutputFolder, status\n"
+    "from wanbatch.manifests.dataset.folder import OutputFolder\n"
+    "from wanbatch.manifests.dataset.status import status\n"
     "start = time.perf_counter()\n"
     "with OutputFolder.open(sys.argv[1], {}) as folder:\n"
     "    seconds = time.perf_counter() - start\n"

@@ -3,8 +3,8 @@
     python benchmarks/driver.py dispatch [--units N] [--workers N] [--folder PATH] [--out FILE.json]
     python benchmarks/driver.py resume [--rows N] [--left N] [--folder PATH] [--out FILE.json]
 
-`dispatch`: the real loop (`Dispatcher`, `WorkerPool`, `OutputFolder`) on a real Ray. Its workers hand back attempts that
-were written before (one 32x32 picture each), so that what is measured is the driver: making tasks, Ray's calls,
+`dispatch`: the real loop (`Dispatcher`, `WorkerPool`, `OutputFolder`) on a real Ray. Its workers hand back attempts
+that were written before (one 32x32 picture each), so that what is measured is the driver: making tasks, Ray's calls,
 verifying every byte, moving, committing durably. With few cores the workers and Ray's daemons compete with the
 driver for them, so the driver's own processor seconds a unit are given too: their inverse is what it could do
 with a core to itself.
@@ -38,16 +38,18 @@ import ray
 from small_records import record, timing
 
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.driver import worker_pool as crewing
-from wanbatch.jobs.driver.dispatcher import Dispatcher, Limits
-from wanbatch.jobs.driver.run import _changed
-from wanbatch.jobs.planning.plan import Task
+from wanbatch.jobs.driver.dispatcher import Dispatcher, DispatchOptions
+from wanbatch.jobs.driver.resume import changed_rows
+from wanbatch.jobs.driver.worker_pool import WorkerPool
 from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.reporting.progress import JsonLines
 from wanbatch.jobs.reporting.run_log import RunLog
-from wanbatch.jobs.worker.actor import Started, UnitReport, Worker, WorkerSetup
+from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
+from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.manifests.dataset.commit_log import commit_name, part_name, to_json
-from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.records import data_table
 
 UNIT_ROWS = 16
@@ -94,21 +96,25 @@ def _options() -> argparse.Namespace:
 # ---- dispatch ------------------------------------------------------------------------------------------------
 
 
-class HandingBack(Worker):
-    """Hands back what was written before."""
+class PrewrittenWorker:
+    """A worker, with its three threads, that hands back what was written before."""
 
-    def start(self) -> Started:
-        self.attempts = pickle.loads((Path(self.setup.out).parent / "attempts").read_bytes())
+    def __init__(self, setup: WorkerSetup, name: str):
+        self._file = Path(setup.out).parent / "attempts"
+        self._stages = StagePipeline(lambda task: task, lambda task: None, self._report)
+
+    def ready(self) -> Started:
+        self._attempts = pickle.loads(self._file.read_bytes())
         return Started(0.0, 0.0)
 
-    def prepare(self, task: Task) -> Task:
-        return task
+    def exchange(self, tasks: bytes, seconds: float) -> bytes:
+        for task in pickle.loads(tasks):
+            self._stages.submit(task)
+        status = self._stages.wait_for_status(seconds)
+        return pickle.dumps(WorkerStatus(status.finished, status.generated, (-1, 0)), protocol=5)
 
-    def make(self, task: Task) -> None:
-        pass
-
-    def finish(self, task: Task) -> UnitReport:
-        return UnitReport(self.attempts[task.unit], 0.01, 0.01, 4)
+    def _report(self, task: Task) -> UnitReport:
+        return UnitReport(self._attempts[task.unit], 0.01, 0.01, 4)
 
 
 def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
@@ -116,28 +122,27 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
     manifest.write_text("".join(json.dumps({"prompt": f"picture {n}"}) + "\n" for n in range(options.units)))
     settings = Settings(width=32, height=32)
     plan, model = prepare(manifest, settings)
-    crewing.Worker = HandingBack  # type: ignore[misc]
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     with OutputFolder.open(folder / "out", {}) as out:
-        dispatch = Dispatcher(plan, out, RunLog(out), "run", 1, Limits())
+        dispatcher = Dispatcher(plan, out, RunLog(out), DispatchOptions("run", unit_rows=1))
         attempts = {
-            unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.places))
-            for unit in dispatch.backlog.waiting
+            unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.indices))
+            for unit in dispatcher.waiting_units
         }
         (folder / "attempts").write_bytes(pickle.dumps(attempts))
         setup = WorkerSetup(model, str(folder / "out"), str(folder), False, "cpu", "float32", 4, 1)
-        crew = crewing.WorkerPool(setup, options.workers)
-        while len(crew.idle()) < options.workers:
-            crew.poll(0.5)
+        pool = WorkerPool(setup, options.workers, worker_class=PrewrittenWorker)
+        while len(pool.idle()) < options.workers:
+            pool.poll(0.5)
         profile = cProfile.Profile()
         wall, own = time.perf_counter(), time.process_time()
         if options.profile:
             profile.enable()
-        dispatch.loop(crew, JsonLines(len(plan), 0, StringIO()), lambda: False)
+        dispatcher.loop(pool, JsonLines(len(plan), 0, StringIO()), lambda: False)
         profile.disable()
         wall, own = time.perf_counter() - wall, time.process_time() - own
-        crew.close()
+        pool.close()
         assert len(out.committed().made) == options.units
     ray.shutdown()
     if options.profile:
@@ -220,11 +225,12 @@ def _resume(manifest: str, out: str) -> dict:
     lap("read_and_plan")
     with OutputFolder.open(out, {}) as folder:
         lap("open")
-        again = _changed(folder, plan, False)
+        again = changed_rows(folder, plan, allowed=False)
         lap("compare")
-        dispatch = Dispatcher(plan, folder, RunLog(folder.path / "log.jsonl"), "run", UNIT_ROWS, Limits(), again)
+        options = DispatchOptions("run", UNIT_ROWS, again=again)
+        dispatcher = Dispatcher(plan, folder, RunLog(folder), options)
         lap("dispatch")
-        return {"commits": len(folder.committed().units), "pending": dispatch.pending, **lap.all()}
+        return {"commits": len(folder.committed().units), "pending": dispatcher.counters.pending, **lap.all()}
 
 
 def _fill(manifest: str, out: str, rows: str) -> dict:

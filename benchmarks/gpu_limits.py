@@ -99,7 +99,7 @@ def _capped(device: torch.device, allowed: float) -> dict[str, Any]:
     return {
         "slots": SLOTS,
         "backends": wan.backends,
-        "moves": wan.residency.moves if wan.residency else 0,
+        "moves": wan.offloader.moves if wan.offloader else 0,
         "seconds_of_8_pictures_in_2_steps_with_compiling_and_in_12": seconds,
         "failed": failed,
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(),

@@ -37,11 +37,11 @@ import numpy as np
 import torch
 
 from wanbatch import __version__
-from wanbatch.jobs.config.hardware import ExecutionConfig
+from wanbatch.jobs.config.hardware import ExecutionConfig, describe_device
 from wanbatch.jobs.config.presets import recipe
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.tuning.search import Candidate
-from wanbatch.jobs.tuning.trials import Maker, hardware
+from wanbatch.jobs.tuning.candidates import Candidate
+from wanbatch.jobs.tuning.trials import CandidateRunner
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.evaluation import lpips
 from wanbatch.pipeline.evaluation.quality import Meter
@@ -125,13 +125,13 @@ class Bench:
         self.model, self.requests, self.device, self.slots = model, requests, device, slots
         self.wans: dict[str, Wan] = {}
 
-    def maker(self, precision: str, requests: Sequence[Request] | None = None) -> Maker:
+    def maker(self, precision: str, requests: Sequence[Request] | None = None) -> CandidateRunner:
         if precision not in self.wans:
             machine = ExecutionConfig(self.device, precision, compile=self.device == "cuda")
             runtime = machine.runtime(Settings())
             self.wans[precision] = Wan.load(self.model, self.device, machine.dtype, self.slots, runtime)
-            Maker(self.wans[precision], self.requests[:2]).make(Candidate("euler", 2))  # warm-up
-        return Maker(self.wans[precision], self.requests if requests is None else requests)
+            CandidateRunner(self.wans[precision], self.requests[:2]).make(Candidate("euler", 2))  # warm-up
+        return CandidateRunner(self.wans[precision], self.requests if requests is None else requests)
 
     def references(self, folder: Path, ends: float) -> dict[str, np.ndarray] | None:
         """Made once and kept, a file for each `CHUNK`; None if time is up before they are all there."""
@@ -186,7 +186,7 @@ def main(
         "what": "quality against references of the same noise; seconds of a picture, text to decoding",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device, "hardware": hardware(device),
+        "device": device, "hardware": describe_device(device),
         "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
         "model": info.name, "model_digest": info.digest, "prompts": prompts,
         "captions_digest": hashlib.sha256(json.dumps(texts).encode()).hexdigest(), "settings": settings,

@@ -1,16 +1,24 @@
 """The records: what a manifest asks (`Row`), and what a run writes (`Record`, `Timing`, `Failure`).
 
-Each written record has an Arrow schema beside it. This file reads and writes nothing.
+What manifests and data parts have in common comes from the table in `columns.py`; the schemas of timings and
+failures come from their dataclasses here. This file reads and writes nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from datetime import datetime
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
+
+from wanbatch.manifests.columns import LATER, SETTINGS, WRITTEN
+
+Int32 = Annotated[int, pa.int32()]
+Int64 = Annotated[int, pa.int64()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +64,26 @@ class Lora:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One thing asked for. The rows of a blend group are one `Row`. None: the manifest does not say.
+_Settings: Any = make_dataclass(
+    "_Settings", [(name, Any, field(default=None)) for name in SETTINGS], frozen=True, slots=True, kw_only=True
+)
 
-    number: the manifest row from 0, of the first member for a group.
-    place: where the user finds it: `shop.jsonl:7` or `shop.parquet row 7`.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row(_Settings):
+    """One thing asked for, with an attribute for each of `columns.SETTINGS`; None: the manifest does not say.
+
+    The rows of a blend group are one `Row`.
+
+    Attributes:
+        number: the manifest row from 0, of the first member for a group.
+        location: where the user finds it: `shop.jsonl:7` or `shop.parquet row 7`.
     """
 
     id: str
     number: int
-    place: str
-    prompt: str | None = None
-    negative_prompt: str | None = None
+    location: str
     sources: tuple[Source, ...] = ()
-    creativity: float | None = None
-    seed: int | None = None
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    shift: float | None = None
-    sampler: str | None = None
-    schedule: str | None = None
-    sigmas: tuple[float, ...] | None = None
-    style: str | None = None
-    loras: tuple[Lora, ...] = ()
-    num_images: int = 1
-    audio: str | None = None
 
     def image_ids(self) -> Iterator[str]:
         """The ids of the images asked for: the row's own, or `id-0`, `id-1`, ... for several."""
@@ -102,36 +102,24 @@ class UsedSource:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One image that was made: a row of `data/`, before the passthrough columns.
+_Written: Any = make_dataclass(
+    "_Written",
+    [(name, Any, field(default=None)) if name in LATER else (name, Any) for name in WRITTEN],
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 
-    sigmas: explicit noise levels; steps is then their number, and shift and schedule play no part and are None.
-    image: the picture as a file. sha256: of the pixels as they were made, before a lossy format changed them: RGB,
-        row by row, uint8. suffix: of the picture's file name; not a column of its own.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record(_Written):
+    """One image that was made, with an attribute for each of `columns.WRITTEN`: a row of `data/`.
+
+    Attributes:
+        image: the picture as a file.
+        suffix: of the picture's file name; not a column of its own.
     """
 
-    id: str
-    image: bytes
-    prompt: str | None
-    negative_prompt: str | None
-    sources: tuple[UsedSource, ...]
-    creativity: float
-    seed: int
-    variant: int
-    width: int
-    height: int
-    steps: int
-    guidance: float
-    shift: float | None
-    sampler: str
-    schedule: str | None
-    sigmas: tuple[float, ...] | None
-    step_cache: str
-    model: str
-    revision: str | None
-    sha256: str
-    manifest_row: int
     suffix: str = ".png"
 
 
@@ -154,12 +142,12 @@ class Timing:
     """
 
     id: str
-    unit: int
-    attempt: int
+    unit: Int64
+    attempt: Int32
     worker: str
     host: str
     device: str
-    batch_size: int
+    batch_size: Int32
     started: datetime
     backends: Backends = field(default_factory=Backends)
     load_seconds: float = 0.0
@@ -169,11 +157,11 @@ class Timing:
     decode_seconds: float = 0.0
     image_seconds: float = 0.0
     write_seconds: float = 0.0
-    steps_full: int = 0
-    steps_cached: int = 0
-    blocks_full: int = 0
-    blocks_cached: int = 0
-    peak_memory_bytes: int | None = None
+    steps_full: Int32 = 0
+    steps_cached: Int32 = 0
+    blocks_full: Int32 = 0
+    blocks_cached: Int32 = 0
+    peak_memory_bytes: Int64 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,102 +169,69 @@ class Failure:
     """One image that could not be made: a row of `failures/`."""
 
     id: str
-    manifest_row: int
+    manifest_row: Int64
     stage: str
     error_class: str
     message: str
-    attempts: int
-    unit: int
+    attempts: Int32
+    unit: Int64
     time: datetime
 
 
-UTC_TIME = pa.timestamp("us", tz="UTC")
-
-IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-DATA_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("image", IMAGE_TYPE),
-        ("prompt", pa.string()),
-        ("negative_prompt", pa.string()),
-        (
-            "sources",
-            pa.list_(pa.struct([("path", pa.string()), ("weight", pa.float64()), ("sha256", pa.string())])),
-        ),
-        ("creativity", pa.float64()),
-        ("seed", pa.int64()),
-        ("variant", pa.int32()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("steps", pa.int32()),
-        ("guidance", pa.float64()),
-        ("shift", pa.float64()),
-        ("sampler", pa.string()),
-        ("schedule", pa.string()),
-        ("sigmas", pa.list_(pa.float64())),
-        ("step_cache", pa.string()),
-        ("model", pa.string()),
-        ("revision", pa.string()),
-        ("sha256", pa.string()),
-        ("manifest_row", pa.int64()),
-    ],
-    metadata={"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})},
-)
-
-TIMING_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("unit", pa.int64()),
-        ("attempt", pa.int32()),
-        ("worker", pa.string()),
-        ("host", pa.string()),
-        ("device", pa.string()),
-        ("batch_size", pa.int32()),
-        ("started", UTC_TIME),
-        ("backends", pa.struct([(name, pa.string()) for name in ("text", "encode", "denoise", "decode")])),
-        ("load_seconds", pa.float64()),
-        ("text_seconds", pa.float64()),
-        ("encode_seconds", pa.float64()),
-        ("denoise_seconds", pa.float64()),
-        ("decode_seconds", pa.float64()),
-        ("image_seconds", pa.float64()),
-        ("write_seconds", pa.float64()),
-        ("steps_full", pa.int32()),
-        ("steps_cached", pa.int32()),
-        ("blocks_full", pa.int32()),
-        ("blocks_cached", pa.int32()),
-        ("peak_memory_bytes", pa.int64()),
-    ]
-)
-
-FAILURE_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("manifest_row", pa.int64()),
-        ("stage", pa.string()),
-        ("error_class", pa.string()),
-        ("message", pa.string()),
-        ("attempts", pa.int32()),
-        ("unit", pa.int64()),
-        ("time", UTC_TIME),
-    ]
-)
+_ARROW_TYPES = {str: pa.string(), float: pa.float64(), datetime: pa.timestamp("us", tz="UTC")}
 
 
-def data_schema(passthrough: pa.Schema | None = None) -> pa.Schema:
-    """The schema of a data part: `DATA_SCHEMA`, then the passthrough columns.
+def _schema_of(record: type) -> pa.Schema:
+    """The Arrow schema of a dataclass: each field by its annotation, which may name the width of an integer."""
+    hints = get_type_hints(record, include_extras=True)
+    return pa.schema([(each.name, _arrow_type(hints[each.name])) for each in fields(record)])
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    if is_dataclass(hint):
+        return pa.struct(list(_schema_of(cast(type, hint))))
+    if get_origin(hint) is Annotated:
+        return get_args(hint)[1]
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = (each for each in get_args(hint) if each is not NoneType)
+        return _arrow_type(hint)
+    return _ARROW_TYPES[hint]
+
+
+TIMING_SCHEMA = _schema_of(Timing)
+FAILURE_SCHEMA = _schema_of(Failure)
+
+
+def written_schema(later: Collection[str] = ()) -> pa.Schema:
+    """The schema of a data part without passthrough columns.
+
+    later: which columns of `columns.LATER` it has.
+    """
+    first = [(name, kind) for name, kind in WRITTEN.items() if name not in LATER]
+    added = [(name, WRITTEN[name]) for name in LATER if name in later]
+    return pa.schema(first + added, metadata=_feature_metadata({"image": {"_type": "Image"}}))
+
+
+def _feature_metadata(features: Mapping[str, Any]) -> dict[str, str]:
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+DATA_SCHEMA = written_schema()
+"""What every data part begins with."""
+
+
+def data_schema(passthrough: pa.Schema | None = None, later: Collection[str] = ()) -> pa.Schema:
+    """The schema of a data part: `written_schema`, then the passthrough columns.
 
     The Hugging Face features that a manifest declared for its own columns (class labels, ...) are kept.
     """
+    written = written_schema(later)
     if passthrough is None:
-        return DATA_SCHEMA
-    features = {"image": {"_type": "Image"}}
+        return written
     declared = huggingface_features(passthrough)
-    features |= {name: declared[name] for name in passthrough.names if name in declared}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    features = {"image": {"_type": "Image"}} | {n: declared[n] for n in passthrough.names if n in declared}
     columns = [passthrough.field(i).remove_metadata() for i in range(len(passthrough))]
-    return pa.schema([*DATA_SCHEMA, *columns], metadata=metadata)
+    return pa.schema([*written, *columns], metadata=_feature_metadata(features))
 
 
 def huggingface_features(schema: pa.Schema) -> dict[str, dict]:
@@ -288,20 +243,24 @@ def huggingface_features(schema: pa.Schema) -> dict[str, dict]:
         return {}
 
 
-def data_table(records: Sequence[Record], passthrough: pa.Table | None = None) -> pa.Table:
+def data_table(
+    records: Sequence[Record], passthrough: pa.Table | None = None, later: Collection[str] = ()
+) -> pa.Table:
     """The table of a data part.
 
-    passthrough: one row for each record, in the same order; no column of it may be one of `DATA_SCHEMA`.
-
+    Args:
+        passthrough: one row for each record, in the same order; no column of it may be one that a run writes.
+        later: which columns of `columns.LATER` the dataset has.
     Raises:
         ValueError: if the two have different lengths.
     """
-    table = _table(records, DATA_SCHEMA, image=lambda r: {"bytes": r.image, "path": f"{r.id}{r.suffix}"})
+    written = written_schema(later)
+    table = _table(records, written, image=lambda r: {"bytes": r.image, "path": f"{r.id}{r.suffix}"})
     if passthrough is None or passthrough.num_columns == 0:
         return table
     if passthrough.num_rows != len(records):
         raise ValueError(f"{len(records)} records but {passthrough.num_rows} passthrough rows")
-    schema = data_schema(passthrough.schema)
+    schema = data_schema(passthrough.schema, later)
     return pa.Table.from_arrays([*table.columns, *passthrough.columns], schema=schema)
 
 

@@ -1,6 +1,6 @@
 """`wanbatch bench`: this runtime against diffusers, in one process and in turn, on the same weights and rows.
 
-First each stage by itself (`bench_stages.py`), then whole pictures. The contenders are what a user would pick:
+First each stage by itself (`stages.py`), then whole pictures. The contenders are what a user would pick:
 `WanPipeline` in a loop, the same over lists of prompts, and that compiled. Each round runs every contender once;
 the figures are medians over the rounds. Compilation and the first call of each are outside them.
 """
@@ -22,8 +22,8 @@ import torch
 from diffusers import WanPipeline
 
 from wanbatch import __version__
-from wanbatch.jobs.benchmark.stages import StageSettings, bench_stages, twins
-from wanbatch.jobs.config.hardware import ExecutionConfig
+from wanbatch.jobs.benchmark.stages import StageSettings, bench_stages, shared_copies
+from wanbatch.jobs.config.hardware import ExecutionConfig, cpu_name
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.generate import Wan
@@ -38,10 +38,18 @@ PACKAGES = ("torch", "diffusers", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """What is measured.
+    """What is measured, and how often.
 
-    images: made by each contender in each round; 0: the stages only. batch: slots, and prompts a list.
-    stages: also each stage by itself. compiled: also compiled diffusers.
+    Attributes:
+        images: Images that each contender makes in each round; 0: only the stages are measured.
+        batch: Slots of this runtime, and prompts in one call of diffusers.
+        rounds: How often every contender runs; the figures are medians over the rounds.
+        steps: Denoising steps of every image.
+        guidance: Classifier-free guidance scale of every image.
+        width: Pixels.
+        height: Pixels.
+        compiled: Whether compiled diffusers is a contender too.
+        stages: Whether each stage is also measured by itself.
     """
 
     images: int = 8
@@ -56,21 +64,35 @@ class BenchSettings:
 
 
 def bench(
-    info: ModelInfo, chosen: ExecutionConfig, runtime: Runtime, settings: BenchSettings, command: str, **smaller: dict
+    info: ModelInfo,
+    execution: ExecutionConfig,
+    runtime: Runtime,
+    settings: BenchSettings,
+    command: str,
+    **smaller: dict,
 ) -> dict[str, Any]:
-    """Measure a model; plain values for JSON. smaller: of the random model, see `random_modules`."""
-    device, dtype = torch.device(chosen.device), DTYPES[chosen.dtype]
+    """Measure one model and return the figures as plain values for JSON.
+
+    Args:
+        info: The model; the one named `random-5b` gets random weights.
+        execution: Device and precision of all contenders.
+        runtime: How this runtime executes the model; offloading is left out.
+        settings: What is measured.
+        command: The command line, to be kept with the figures.
+        smaller: Changes of the random model's configuration, see `random_modules`.
+    """
+    device, dtype = torch.device(execution.device), DTYPES[execution.dtype]
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     modules = random_modules(device, dtype, **smaller) if info.name == RANDOM else load(info, device, dtype)
-    wan = Wan(twins(modules), device, settings.batch, replace(runtime, offload=False))
+    wan = Wan(shared_copies(modules), device, settings.batch, replace(runtime, offload=False))
     result: dict[str, Any] = {
         "model": info.name,
         "command": command,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": _hardware(chosen.device),
+        "hardware": _hardware(execution.device),
         "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
-        "settings": {**asdict(settings), **asdict(chosen)},
+        "settings": {**asdict(settings), **asdict(execution)},
         "backends": wan.backends,
     }
     if settings.stages:
@@ -108,13 +130,13 @@ def _whole_pictures(info: ModelInfo, wan: Wan, modules: Modules, settings: Bench
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """Save a result as JSON."""
+    """Write the figures as JSON; folders that are missing are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def table(result: dict[str, Any]) -> str:
-    """A result as a few lines of text."""
+    """Return the figures as a few lines of text."""
     lines = [f"{result['hardware']['device']}, {result['model']}, {result['settings']['precision']}"]
     for name, rate in result.get("tflops_of_a_matmul", {}).items():
         lines.append(f"  a large matrix product in {name}: {rate:.2f} TFLOP/s")
@@ -158,22 +180,24 @@ def _contenders(
 ) -> dict[str, Callable[[Sequence[Request]], list[np.ndarray]]]:
     pipeline = _diffusers(info, modules)
     contenders = {
-        "wanbatch": lambda requests: _ours(wan, requests),
-        "diffusers loop": lambda requests: _theirs(pipeline, requests, 1),
-        "diffusers batched": lambda requests: _theirs(pipeline, requests, settings.batch),
+        "wanbatch": lambda requests: _with_wanbatch(wan, requests),
+        "diffusers loop": lambda requests: _with_diffusers(pipeline, requests, 1),
+        "diffusers batched": lambda requests: _with_diffusers(pipeline, requests, settings.batch),
     }
     if settings.compiled:
-        compiled = _diffusers(info, twins(modules))
+        compiled = _diffusers(info, shared_copies(modules))
         for transformer in (compiled.transformer, compiled.transformer_2):
             if transformer is not None:
                 transformer.compile_repeated_blocks(fullgraph=True)
         compiled.vae.decoder.compile()
-        contenders["diffusers compiled, batched"] = lambda requests: _theirs(compiled, requests, settings.batch)
+        contenders["diffusers compiled, batched"] = lambda requests: _with_diffusers(
+            compiled, requests, settings.batch
+        )
     return contenders
 
 
 def _diffusers(info: ModelInfo, modules: Modules) -> Any:
-    """diffusers' own pipeline on loaded modules."""
+    """Build diffusers' own pipeline on loaded modules."""
     if info.name == RANDOM:
         pipeline: Any = pipeline_of(modules)
     else:
@@ -190,7 +214,7 @@ def _diffusers(info: ModelInfo, modules: Modules) -> Any:
     return pipeline
 
 
-def _ours(wan: Wan, requests: Sequence[Request]) -> list[np.ndarray]:
+def _with_wanbatch(wan: Wan, requests: Sequence[Request]) -> list[np.ndarray]:
     wan.text.forget()  # each round encodes the prompts anew, as diffusers does
     pictures: dict[str, np.ndarray] = {}
     for outcome in wan.generate(requests):
@@ -200,7 +224,7 @@ def _ours(wan: Wan, requests: Sequence[Request]) -> list[np.ndarray]:
     return [pictures[request.id] for request in requests]
 
 
-def _theirs(pipeline: Any, requests: Sequence[Request], batch: int) -> list[np.ndarray]:
+def _with_diffusers(pipeline: Any, requests: Sequence[Request], batch: int) -> list[np.ndarray]:
     pictures: list[np.ndarray] = []
     for first in range(0, len(requests), batch):
         group = requests[first : first + batch]
@@ -231,13 +255,5 @@ def _hardware(device: str) -> dict[str, Any]:
     return {
         "device": f"CPU, {torch.get_num_threads()} threads",
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": cpu_name(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -32,7 +32,15 @@ MATMUL = {"cuda": 8192, "cpu": 1024}  # side of the square matrices whose produc
 
 @dataclass(frozen=True, slots=True)
 class StageSettings:
-    """slots: rows in a batch. height, width: pixels. rounds: of each contender. compiled: also compiled diffusers."""
+    """How each stage is measured.
+
+    Attributes:
+        slots: Rows in a batch.
+        height: Pixels.
+        width: Pixels.
+        rounds: How often every contender runs.
+        compiled: Whether compiled diffusers is a contender too.
+    """
 
     slots: int
     height: int
@@ -43,7 +51,13 @@ class StageSettings:
 
 @torch.inference_mode()
 def bench_stages(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, Any]:
-    """Measure every stage. wan: made of twins of the same modules (`twin`). Plain values for JSON."""
+    """Measure every stage and return the figures as plain values for JSON.
+
+    Args:
+        wan: This runtime, made of `shared_copies` of the same modules.
+        modules: The loaded model.
+        settings: How each stage is measured.
+    """
     device = wan.device
     rates = {"bf16" if wan.dtype == torch.bfloat16 else "fp32": _matmul_rate(device, wan.dtype, settings.rounds)}
     if wan.runtime.fp8 and device.type == "cuda":
@@ -62,28 +76,35 @@ def bench_stages(wan: Wan, modules: Modules, settings: StageSettings) -> dict[st
     return {"tflops_of_a_matmul": {name: _short(rate / 1e12) for name, rate in rates.items()}, "stages": stages}
 
 
-def twin(module: Any) -> Any:
-    """A copy of a module that shares its parameters, to be compiled or replaced in part by itself."""
+def shared_copy(module: Any) -> Any:
+    """Return a copy of a module that shares its parameters, so that it can be compiled or changed by itself."""
     return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
-def twins(modules: Modules) -> Modules:
-    """Of all parts."""
+def shared_copies(modules: Modules) -> Modules:
+    """Return copies of all parts of a model that share their parameters with it."""
     second = modules.low_noise_transformer
     return Modules(
         tokenizer=modules.tokenizer,
-        text_encoder=twin(modules.text_encoder),
-        transformer=twin(modules.transformer),
-        low_noise_transformer=None if second is None else twin(second),
+        text_encoder=shared_copy(modules.text_encoder),
+        transformer=shared_copy(modules.transformer),
+        low_noise_transformer=None if second is None else shared_copy(second),
         boundary=modules.boundary,
-        vae=twin(modules.vae),
+        vae=shared_copy(modules.vae),
     )
 
 
 def compare(
     contenders: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, pictures: int
 ) -> dict[str, dict[str, float]]:
-    """Median milliseconds a picture of each contender, run in turn; the first two calls (compiling) apart."""
+    """Time contenders in turn and return the figures of each: `ms`, `spread` and `warm_up_seconds`.
+
+    Args:
+        contenders: What is called, by name.
+        device: Where the work happens; it is waited for.
+        rounds: How often each contender is called, after two calls that count as warm-up (they may compile).
+        pictures: Images made by one call; `ms` is the median milliseconds of one of them.
+    """
     found: dict[str, dict[str, float]] = {}
     for name, function in contenders.items():
         begin = synchronized_time(device)
@@ -103,7 +124,13 @@ def compare(
 
 
 def _arithmetic(work: float, milliseconds: float, rate: float) -> dict[str, float]:
-    """work: operations. rate: operations a second of a large matrix product."""
+    """Return the rate that a stage reached, and what its arithmetic alone would take.
+
+    Args:
+        work: Floating-point operations of one image (or step and image).
+        milliseconds: Measured time of the same.
+        rate: Operations a second of a large matrix product on this device.
+    """
     reached = work / milliseconds * 1000
     return {
         "tflops": _short(reached / 1e12),
@@ -113,12 +140,12 @@ def _arithmetic(work: float, milliseconds: float, rate: float) -> dict[str, floa
 
 
 def _short(value: float) -> float:
-    """To four digits."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")
 
 
 def _work(modules: Modules, settings: StageSettings) -> dict[str, float]:
-    """Operations of each stage for a picture; of the transformer for a guided step."""
+    """Return the operations of each stage for one image; of the transformer for one guided step."""
     config = modules.transformer.config
     stride = modules.vae.config.scale_factor_spatial * config.patch_size[1]
     tokens = settings.height * settings.width // stride**2
@@ -132,18 +159,18 @@ def _work(modules: Modules, settings: StageSettings) -> dict[str, float]:
 
 
 def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, dict[str, float]]:
-    """One guided step of every slot: prompts of 40 tokens, negative ones of 120."""
+    """Measure one guided step of every slot: prompts of 40 tokens, negative prompts of 120."""
     model, device, slots = modules.transformer, wan.device, settings.slots
     stride = modules.vae.config.scale_factor_spatial
     height, width = settings.height // stride, settings.width // stride
-    rows, places = 2 * slots, TEXT_LENGTHS[2]
+    rows, length = 2 * slots, TEXT_LENGTHS[2]
     torch.manual_seed(0)
     latents = torch.randn(rows, model.config.in_channels, height, width, device=device)
     timestep = torch.linspace(10, 990, rows, device=device)
     lengths = torch.tensor([40] * slots + [120] * slots, device=device)
-    embeds = torch.randn(rows, places, model.config.text_dim, device=device, dtype=wan.dtype)
-    embeds *= (torch.arange(places, device=device) < lengths[:, None])[..., None]
-    padded = torch.cat([embeds, embeds.new_zeros(rows, TEXT_TOKENS - places, embeds.shape[2])], dim=1)
+    embeds = torch.randn(rows, length, model.config.text_dim, device=device, dtype=wan.dtype)
+    embeds *= (torch.arange(length, device=device) < lengths[:, None])[..., None]
+    padded = torch.cat([embeds, embeds.new_zeros(rows, TEXT_TOKENS - length, embeds.shape[2])], dim=1)
     per_token = timestep[:, None].expand(-1, height * width // 4)
     frame = wan.experts[0]
     context = frame.context(embeds, lengths, TEXT_TOKENS)
@@ -154,10 +181,10 @@ def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, d
 
     contenders: dict[str, Callable[[], Tensor]] = {OURS: lambda: frame(latents, timestep, context)}
     if wan.runtime.fp8:
-        contenders[f"{OURS}, without fp8"] = _plain(wan, modules, latents, timestep, embeds, lengths)
-    contenders[THEIRS] = diffusers(twin(model))
+        contenders[f"{OURS}, without fp8"] = _without_fp8(wan, modules, latents, timestep, embeds, lengths)
+    contenders[THEIRS] = diffusers(shared_copy(model))
     if settings.compiled:
-        compiled = twin(model)
+        compiled = shared_copy(model)
         compiled.compile_repeated_blocks(fullgraph=True)
         contenders[COMPILED] = diffusers(compiled)
     found = compare(contenders, device, settings.rounds, slots)
@@ -169,10 +196,10 @@ def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, d
     return found
 
 
-def _plain(
+def _without_fp8(
     wan: Wan, modules: Modules, latents: Tensor, timestep: Tensor, embeds: Tensor, lengths: Tensor
 ) -> Callable:
-    frame = single_frame_transformer(twin(modules.transformer), replace(wan.runtime, fp8=False), wan.device)
+    frame = single_frame_transformer(shared_copy(modules.transformer), replace(wan.runtime, fp8=False), wan.device)
     context = frame.context(embeds, lengths, TEXT_TOKENS)
     return lambda: frame(latents, timestep, context)
 
@@ -187,7 +214,7 @@ def _decode(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, di
         THEIRS: lambda: vae.decode(video, return_dict=False)[0],
     }
     if settings.compiled:
-        compiled = twin(vae)
+        compiled = shared_copy(vae)
         compiled.decoder.compile()
         contenders[COMPILED] = lambda: compiled.decode(video, return_dict=False)[0]
     return compare(contenders, wan.device, settings.rounds, 1)
@@ -201,14 +228,14 @@ def _encode(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, di
         THEIRS: lambda: modules.vae.encode(video, return_dict=False)[0].mode(),
     }
     if settings.compiled:
-        compiled = twin(modules.vae)
+        compiled = shared_copy(modules.vae)
         compiled.encoder.compile()
         contenders[COMPILED] = lambda: compiled.encode(video, return_dict=False)[0].mode()
     return compare(contenders, wan.device, settings.rounds, 1)
 
 
 def _text(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, dict[str, float]]:
-    """Distinct prompts of about 40 tokens: ours in bulk, diffusers' one after the other, padded to 512."""
+    """Measure distinct prompts of about 40 tokens: ours in bulk, diffusers' one by one, padded to 512 tokens."""
     device, encoder = wan.device, modules.text_encoder
     prompts = [f"{index} " + "a red heart " * (TEXT_WORDS // 3) for index in range(BULK)]
     few = prompts[:2]

@@ -1,7 +1,5 @@
-"""`python -m wanbatch.jobs.cli`."""
-
-import sys
+"""Makes `python -m wanbatch.jobs.cli` the same as `wanbatch`."""
 
 from wanbatch.jobs.cli.main import main
 
-sys.exit(main())
+main(prog_name="wanbatch")

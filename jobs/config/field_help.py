@@ -13,8 +13,14 @@ from pydantic.fields import FieldInfo
 _KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
 
 
+RULE = "rule"
+"""Key of a field's `json_schema_extra` that says in words what it accepts, where the annotation does not."""
+
+
 def accepted(field: FieldInfo) -> str:
     """Like `a whole number from 1 to 64, or auto`."""
+    if isinstance(field.json_schema_extra, dict) and RULE in field.json_schema_extra:
+        return str(field.json_schema_extra[RULE])
     return ", or ".join(_alternatives(field.annotation, list(field.metadata)))
 
 
@@ -24,8 +30,6 @@ def _alternatives(kind: Any, metadata: list[Any]) -> Iterator[str]:
         yield from _alternatives(kind, metadata + more)
     elif get_origin(kind) is Literal:
         yield ", ".join(map(str, get_args(kind)))
-    elif get_origin(kind) is tuple:
-        yield "a list of noise levels in (0, 1], each lower than the one before"
     elif get_args(kind):  # a union
         for member in get_args(kind):
             if member is not NoneType:

@@ -1,7 +1,8 @@
-"""What a run's settings mean on the machine that it runs on: presets and `auto` resolved. Pure, but for `look`."""
+"""What a run's settings mean on the hardware that it runs on: presets and `auto` resolved to what is done."""
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from wanbatch.pipeline.loading.runtime import Runtime
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16"}
 FP8_CAPABILITY = (8, 9)  # Ada, Hopper, Blackwell
+CPU_INFO = Path("/proc/cpuinfo")
 
 # What a preset chooses where no setting says otherwise, on a GPU that has FP8 and on one that has not.
 PRESETS: dict[str, dict[bool, dict[str, Any]]] = {
@@ -23,20 +25,33 @@ PRESETS: dict[str, dict[bool, dict[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """gpus: that torch sees. capability: of the first one. name: its name."""
+    """The GPUs that this process can use; none by default.
+
+    Attributes:
+        gpus: How many GPUs torch sees.
+        capability: CUDA compute capability of the first one, (major, minor).
+        name: Name of the first one.
+    """
 
     gpus: int = 0
     capability: tuple[int, int] = (0, 0)
     name: str = ""
 
     @property
-    def fp8(self) -> bool:
+    def has_fp8(self) -> bool:
+        """Whether the GPU multiplies matrices in FP8."""
         return self.gpus > 0 and self.capability >= FP8_CAPABILITY
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionConfig:
-    """What decides the pixels besides the rows and the model. device: `cuda` or `cpu`. precision: not `auto`."""
+    """How a model is executed; besides the rows and the model, this decides the pixels.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        precision: `fp32`, `bf16` or `fp8`; never `auto`.
+        compile: Whether the model is compiled.
+    """
 
     device: str
     precision: str
@@ -44,23 +59,28 @@ class ExecutionConfig:
 
     @property
     def dtype(self) -> str:
-        """Of weights and activations outside FP8 layers, as torch calls it."""
+        """The torch name of the dtype of weights and activations outside FP8 layers."""
         return DTYPES[self.precision]
 
     def runtime(self, settings: Settings, step_cache: str = "none") -> Runtime:
-        """How workers run the model. step_cache: with its defaults filled in."""
+        """Return how workers run the model.
+
+        Args:
+            settings: Those of the run, for the folders of its caches and whether it offloads.
+            step_cache: The step cache with its defaults filled in.
+        """
         return Runtime(
             compile=self.compile,
             fp8=self.precision == "fp8",
-            compile_cache=_text(settings.compile_cache),
-            text_cache=_text(settings.text_cache),
+            compile_cache=_absolute(settings.compile_cache),
+            text_cache=_absolute(settings.text_cache),
             offload=self.device == "cuda" and settings.offload == "auto",
             step_cache=step_cache,
         )
 
 
-def look() -> Hardware:
-    """The machine of this process."""
+def detect_hardware() -> Hardware:
+    """Return the GPUs that torch sees in this process."""
     import torch
 
     if not torch.cuda.is_available():
@@ -68,22 +88,49 @@ def look() -> Hardware:
     return Hardware(torch.cuda.device_count(), torch.cuda.get_device_capability(), torch.cuda.get_device_name())
 
 
-def choose(settings: Settings, machine: Hardware) -> ExecutionConfig:
-    """A setting that is given wins over the preset. Raises UserError for what the machine does not have."""
-    if settings.device == "cuda" and not machine.gpus:
+def resolve_execution(settings: Settings, hardware: Hardware) -> ExecutionConfig:
+    """Resolve `auto` and the preset; a setting that is given wins over the preset.
+
+    Raises:
+        UserError: The settings ask for something that the hardware does not have.
+    """
+    if settings.device == "cuda" and not hardware.gpus:
         raise UserError("setting device: cuda was asked for, but torch sees no GPU; use --device cpu or auto")
-    device = ("cuda" if machine.gpus else "cpu") if settings.device == "auto" else settings.device
+    device = ("cuda" if hardware.gpus else "cpu") if settings.device == "auto" else settings.device
     precision = settings.precision
     if precision == "auto":
-        precision = "fp32" if device == "cpu" else PRESETS[settings.preset][machine.fp8]["precision"]
-    if precision == "fp8" and device == "cuda" and not machine.fp8:
+        precision = "fp32" if device == "cpu" else PRESETS[settings.preset][hardware.has_fp8]["precision"]
+    if precision == "fp8" and device == "cuda" and not hardware.has_fp8:
         raise UserError(
-            f"setting precision: {machine.name} has no FP8, which Ada, Hopper and Blackwell GPUs have; use "
+            f"setting precision: {hardware.name} has no FP8, which Ada, Hopper and Blackwell GPUs have; use "
             "--precision bf16"
         )
     compiled = device == "cuda" if settings.compile == "auto" else settings.compile == "always"
     return ExecutionConfig(device, precision, compiled)
 
 
-def _text(path: Path | None) -> str | None:
+def cpu_name() -> str:
+    """Return the processor's model name, or its architecture where the system does not tell the name."""
+    try:
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def describe_device(device: str) -> str:
+    """Return the name of the GPU, or of the processor with the number of threads that torch uses.
+
+    Args:
+        device: `cuda` or `cpu`.
+    """
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.expanduser().absolute())

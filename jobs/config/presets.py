@@ -1,6 +1,6 @@
 """What the presets choose of steps, sampler and step cache, for the models that they are known for.
 
-Like the precision (`machine.py`) this holds where no setting says otherwise; a row's own settings win over both.
+Like the precision (`hardware.py`) this holds where no setting says otherwise; a row's own settings win over both.
 `exact` chooses nothing: the model's own settings, every block at every step.
 """
 
@@ -22,11 +22,11 @@ _TI2V_5B: dict[str, dict[str, Any]] = {
     "balanced": {"step_cache": "taylor:interval=2"},
     "fast": {"step_cache": "taylor:interval=3"},
 }
-LEVELS = ("steps", "schedule")  # what explicit sigmas say instead
+SAID_BY_SIGMAS = ("steps", "schedule")  # explicit noise levels stand for both
 
 
 def recipe(preset: str, model: ModelInfo) -> dict[str, Any]:
-    """Settings that a preset chooses for a model; none for models that it is not known for."""
+    """Return the settings that a preset chooses for a model; none for models that it is not known for."""
     if model.name == TINY:
         return _TINY.get(preset, {})
     if (model.layers, model.multiple) == (30, 32):  # TI2V-5B: no other Wan has 30 blocks and a VAE of stride 16
@@ -35,9 +35,9 @@ def recipe(preset: str, model: ModelInfo) -> dict[str, Any]:
 
 
 def with_preset(settings: Settings) -> Settings:
-    """Settings in which the preset has filled in what was not given."""
+    """Return settings in which the preset has filled in what was not given."""
     if settings.preset == "exact":
         return settings
     chosen = recipe(settings.preset, find(settings.model, settings.revision, weights=False))
-    given = settings.model_fields_set | (set(LEVELS) if settings.sigmas is not None else set())
+    given = settings.model_fields_set | (set(SAID_BY_SIGMAS) if settings.sigmas is not None else set())
     return settings.model_copy(update={name: value for name, value in chosen.items() if name not in given})

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+import pyarrow as pa
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, create_model
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,34 +21,39 @@ from pydantic_settings import (
 )
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.field_help import accepted
+from wanbatch.jobs.config.field_help import RULE, accepted
+from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.pipeline.loading.registry import TINY
-from wanbatch.pipeline.sampling.schedules import explicit
 
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
 AUTO = "auto"
 
 
-def _levels(value: object) -> object:
+def _split(value: object) -> object:
     """The text of a flag or a variable as a list."""
-    return value.strip(" []").split(",") if isinstance(value, str) else value
+    return [item.strip() for item in value.strip(" []").split(",")] if isinstance(value, str) else value
 
 
-def _falling(value: tuple[float, ...]) -> tuple[float, ...]:
-    try:
-        explicit(value)
-    except UserError as error:
-        raise ValueError(str(error)) from error
-    return value
+def _field_of(name: str) -> tuple[Any, Any]:
+    """The settings field of a column that the run may set: its annotation and its default."""
+    given = GIVEN[name]
+    check = given.kind.check
+    if pa.types.is_list(given.kind.type):
+        check = Annotated[check, NoDecode, BeforeValidator(_split), AfterValidator(tuple), PlainSerializer(list)]
+    return check | None, Field(None, description=given.run, json_schema_extra={RULE: given.kind.rule})
 
 
-Sigmas = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_levels), AfterValidator(_falling)]
+_fields: dict[str, Any] = {name: _field_of(name) for name in RUN_SETTINGS}
+_ColumnDefaults: Any = create_model("_ColumnDefaults", __base__=BaseSettings, **_fields)
 
 
-class Settings(BaseSettings):
-    """How a manifest is run. None: the model, or the machine, decides."""
+class Settings(_ColumnDefaults):
+    """How a manifest is run: defaults for its rows (`columns.RUN_SETTINGS`), and the fields here.
+
+    None: the model, or the machine, decides.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True, protected_namespaces=()
@@ -56,19 +62,6 @@ class Settings(BaseSettings):
     model: str = Field(TINY, description="`tiny`, a folder in diffusers layout, or a hub id")
     revision: str | None = Field(None, description="revision of a hub model (a commit, tag or branch)")
     seed: int = Field(0, ge=0, lt=2**63, description="seeds of rows without one are derived from it")
-
-    width: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="pixels, of rows that do not say")
-    height: int | None = Field(None, ge=32, le=4096, multiple_of=32, description="pixels, of rows that do not say")
-    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps, of rows that do not say")
-    guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="1 means none")
-    shift: float | None = Field(None, ge=0.01, le=100, description="shift of the noise schedule")
-    sampler: str | None = Field(None, description="solver, of rows that do not say")
-    schedule: str | None = Field(None, description="spacing of the noise levels, of rows that do not say")
-    sigmas: Sigmas | None = Field(
-        None,
-        description="explicit noise levels like 1,0.9,0.5, of rows that give no steps, shift, schedule or sigmas",
-    )
-    negative_prompt: str | None = Field(None, description="of rows that do not say")
     step_cache: str = Field(
         "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
     )
@@ -171,7 +164,7 @@ def _words(error: ValidationError, given: Mapping[str, Any]) -> str:
         return first["msg"].removeprefix("Value error, ")
     flag, variable = f"--{name.replace('_', '-')}", f"{PREFIX}{name.upper()}"
     place = flag if given.get(name) is not None else variable if variable in os.environ else FILE
-    if first["type"] == "value_error":
+    if first["type"] == "value_error" and name not in RUN_SETTINGS:
         return f"setting {name}: {place}: {first['msg'].removeprefix('Value error, ')}"
     return f"setting {name}: {place} is {first['input']!r}: must be {accepted(Settings.model_fields[name])}"
 

@@ -17,53 +17,73 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.plan import Plan
-from wanbatch.manifests.dataset.folder import status
+from wanbatch.manifests.dataset.status import status
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
-    """number: rows in a batch. milliseconds: batch -> of a step and row, if they were measured now."""
+class BatchSize:
+    """How many rows are denoised together.
 
-    number: int
+    Attributes:
+        slots: rows in a batch.
+        milliseconds: batch size -> milliseconds of a step and row, if they were measured now.
+    """
+
+    slots: int
     milliseconds: dict[int, float] = field(default_factory=dict)
 
 
-def slots_for(settings: Settings, out: str | Path, plan: Plan, model: ModelInfo, chosen: ExecutionConfig) -> Slots:
-    """The number of slots of a run into a folder. Raises UserError if not even one row fits."""
+def batch_size_for(
+    settings: Settings, out: str | Path, plan: Plan, model: ModelInfo, execution: ExecutionConfig
+) -> BatchSize:
+    """The batch size of a run into a folder.
+
+    Args:
+        settings: with the preset applied.
+        out: the output folder, a path or URL; it need not exist yet.
+        plan: what is to be made; the most common kind of image is measured.
+        model: which model it is.
+        execution: device, precision and compilation.
+
+    Raises:
+        UserError: Not even one row fits into the GPU's memory.
+    """
     if settings.slots != AUTO:
-        return Slots(int(settings.slots))
+        return BatchSize(int(settings.slots))
     if (recorded := _recorded(out)) is not None:
-        return Slots(recorded)
-    seconds = _in_a_process_of_its_own(model, plan, chosen, chosen.runtime(settings))
+        return BatchSize(recorded)
+    seconds = measure_in_subprocess(model, most_common_kind(plan), execution, execution.runtime(settings))
     from wanbatch.pipeline.batching.calibration import best_slots
 
     if not seconds:
         raise UserError("setting slots: not even one row fits into the GPU's memory; choose a smaller size")
-    return Slots(best_slots(seconds), {slots: round(one * 1000, 3) for slots, one in seconds.items()})
+    return BatchSize(best_slots(seconds), {slots: round(one * 1000, 3) for slots, one in seconds.items()})
 
 
-def _recorded(out: str | Path) -> int | None:
-    """What the folder's first run chose; None if there is no such folder yet."""
-    try:
-        return int(status(out)["fingerprint"]["slots"])
-    except (UserError, KeyError):
-        return None
-
-
-def _in_a_process_of_its_own(
-    model: ModelInfo, plan: Plan, chosen: ExecutionConfig, runtime: Runtime
+def measure_in_subprocess(
+    model: ModelInfo, kind: tuple[int, int, bool], execution: ExecutionConfig, runtime: Runtime
 ) -> dict[int, float]:
-    """Measure there, so that nothing of it stays in the GPU's memory."""
+    """What `measure_here` returns, measured in another process so that nothing of it stays in the GPU's memory."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(measure_here, model, _commonest(plan), chosen, runtime).result()
+        return pool.submit(measure_here, model, kind, execution, runtime).result()
 
 
 def measure_here(
-    model: ModelInfo, size: tuple[int, int, bool], chosen: ExecutionConfig, runtime: Runtime
+    model: ModelInfo, kind: tuple[int, int, bool], execution: ExecutionConfig, runtime: Runtime
 ) -> dict[int, float]:
-    """Seconds of a step and row by batch size. size: width and height in pixels, guided or not."""
+    """Time a step of the model at several batch sizes.
+
+    Args:
+        model: which model it is.
+        kind: width and height in pixels, and whether images are guided.
+        execution: device, precision and compilation.
+        runtime: how the model is run.
+
+    Returns:
+        Batch size -> seconds of a step and row, for the sizes that fit into memory.
+    """
     import torch
 
     from wanbatch.pipeline.batching.calibration import measure
@@ -77,17 +97,25 @@ def measure_here(
     stride = json.loads((folder / "vae" / "config.json").read_text()).get("scale_factor_spatial", 8)
     files = [path for path in folder.rglob("*.safetensors") if path.parent.name != "transformer"]
     reserved = sum(path.stat().st_size for path in files)
-    width, height, guided = size
+    width, height, guided = kind
     shape = height // stride, width // stride, guided
-    device = torch.device(chosen.device)
+    device = torch.device(execution.device)
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
-    transformer = transformer_like(config, device, DTYPES[chosen.dtype])
+    transformer = transformer_like(config, device, DTYPES[execution.dtype])
     return measure(single_frame_transformer(transformer, runtime, device), device, shape, reserved)
 
 
-def _commonest(plan: Plan) -> tuple[int, int, bool]:
-    """(width, height, guided) of most images."""
+def most_common_kind(plan: Plan) -> tuple[int, int, bool]:
+    """Width, height and whether they are guided, of most images."""
     columns = (plan.images[name].to_pylist() for name in ("width", "height", "guidance"))
     kinds = Counter((width, height, guidance > 1) for width, height, guidance in zip(*columns, strict=True))
     return kinds.most_common(1)[0][0]
+
+
+def _recorded(out: str | Path) -> int | None:
+    """What the folder's first run chose; None if there is no such folder yet."""
+    try:
+        return int(status(out)["fingerprint"]["slots"])
+    except (UserError, KeyError):
+        return None

@@ -1,12 +1,11 @@
 """What happens to units: handed out, published, tried again, halved, quarantined.
 
 A unit whose worker dies or hangs is tried again, then halved until the row that does it stands alone, and that row
-is quarantined; `backlog.py` says when. An exception of our own code is never retried.
+is quarantined; `retry_policy.py` says when. An exception of our own code is never retried.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,123 +15,113 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.jobs.driver.deadlines import Deadlines
+from wanbatch.jobs.driver.events import Event, UnitFinished, UnitLost, WorkerReady
 from wanbatch.jobs.driver.retry_policy import UnitQueue
-from wanbatch.jobs.driver.worker_pool import Event, Unit, UnitFinished, UnitLost, WorkerPool, WorkerReady
+from wanbatch.jobs.driver.run_counters import RunCounters
+from wanbatch.jobs.driver.worker_pool import WorkerPool
 from wanbatch.jobs.planning.plan import Plan
+from wanbatch.jobs.planning.units import Unit
 from wanbatch.jobs.reporting.progress import Progress
 from wanbatch.jobs.reporting.run_log import RunLog
-from wanbatch.manifests.dataset.folder import OutputFolder, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.records import Failure
 
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """When to give up. unit_seconds: on one unit; None: by the measured speed. failures: quarantined in this run."""
+class DispatchOptions:
+    """How units are cut and when to give up.
 
+    Attributes:
+        run_token: letters and digits, another one for each run, so that what an earlier run's workers still write
+            cannot be taken for this one's.
+        unit_rows: images of a unit, at most.
+        unit_seconds: how long a unit may take; None: as the measured speed says.
+        max_failures: images that this run may quarantine before it stops; None: any number.
+        again: ids that are made again although they are made or quarantined.
+        log_prompts: the log has the prompts of rows that are quarantined, too.
+    """
+
+    run_token: str
+    unit_rows: int
     unit_seconds: float | None = None
-    failures: int | None = None
+    max_failures: int | None = None
+    again: Collection[str] = ()
+    log_prompts: bool = False
 
 
 class Dispatcher:
-    """Units that wait, are in hand and come back.
+    """Hands out the units of a plan that are still to be made, and takes them back."""
 
-    run_token: letters and digits, another one for each run, so that what an earlier run's workers still write
-    cannot be taken for this one's.
-    again: ids that are made again although they are made or quarantined.
-    log_prompts: the log has the prompts of rows that are quarantined, too.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        folder: OutputFolder,
-        log: RunLog,
-        run_token: str,
-        unit_rows: int,
-        limits: Limits,
-        again: Collection[str] = (),
-        log_prompts: bool = False,
-    ):
-        self.plan, self.folder, self.log, self.run_token = plan, folder, log, run_token
-        self.limits, self.log_prompts = limits, log_prompts
-        done, kept = folder.committed(), frozenset(plan.ids()).difference(again)
-        self.replacing = any(name in done.made for name in again)
-        self.made = self.made_before = sum(1 for name in done.made if name in kept)
-        self.quarantined = self.quarantined_before = sum(1 for name in done.failed if name in kept)
-        finished = frozenset(done.made).union(done.failed).difference(again)
-        proven = (place for place, name in enumerate(plan.ids()) if name in done.made and name in kept)
-        self.backlog = UnitQueue(plan.units(unit_rows, finished), done.next_unit, next(proven, None))
-        self.handed_out = 0
-        self.dropped = 0  # images in the workers' hands when the run was stopped
-        self.deadlines = Deadlines(plan.images, limits.unit_seconds)
-        self.model_seconds = 0.0  # of the workers, in this run
-        self.warm_up_seconds = 0.0  # of the worker that took longest
-        self.ready_since: dict[int, float] = {}  # a worker's place -> monotonic
-
-    def waiting_places(self) -> np.ndarray:
-        """Places in the plan of the images that no worker has yet."""
-        return np.concatenate([unit.places for unit in self.backlog.waiting])
+    def __init__(self, plan: Plan, folder: OutputFolder, log: RunLog, options: DispatchOptions):
+        """Cut what is still to be made into units."""
+        self._plan, self._folder, self._log, self._options = plan, folder, log, options
+        done, ids = folder.committed(), plan.ids()
+        kept = frozenset(ids).difference(options.again)
+        self._replace = any(name in done.made for name in options.again)
+        self._counters = RunCounters(
+            len(plan),
+            sum(1 for name in done.made if name in kept),
+            sum(1 for name in done.failed if name in kept),
+        )
+        finished = frozenset(done.made).union(done.failed).difference(options.again)
+        made_images = (index for index, name in enumerate(ids) if name in done.made and name in kept)
+        self._queue = UnitQueue(plan.units(options.unit_rows, finished), done.next_unit, next(made_images, None))
+        self._deadlines = Deadlines(plan.images, options.unit_seconds)
+        self._handed_out = 0
+        self._dropped = 0
 
     @property
-    def model_busy(self) -> float | None:
-        """The share of the time since each worker was first ready in which it had images in the model's hands."""
-        seconds = sum(time.monotonic() - since for since in self.ready_since.values())
-        return round(self.model_seconds / seconds, 4) if seconds else None
+    def counters(self) -> RunCounters:
+        """How far the run is."""
+        return self._counters
 
     @property
-    def pending(self) -> int:
-        """Images that are to be made and are neither made nor quarantined yet."""
-        return len(self.plan) - self.made - self.quarantined
+    def dropped(self) -> int:
+        """Images that were made in the workers' hands, not published, when the run was stopped."""
+        return self._dropped
+
+    @property
+    def waiting_units(self) -> Sequence[Unit]:
+        """The units that no worker has had yet, in the order in which they are handed out."""
+        return self._queue.waiting
+
+    @property
+    def waiting_images(self) -> np.ndarray:
+        """Indices, in the plan, of the images that no worker has had yet."""
+        return np.concatenate([unit.indices for unit in self._queue.waiting])
 
     @property
     def failures(self) -> dict[str, int]:
         """Error class -> quarantined images of this manifest."""
-        ids, failed = frozenset(self.plan.ids()), self.folder.committed().failed
+        ids, failed = frozenset(self._plan.ids()), self._folder.committed().failed
         return dict(sorted(Counter(kind for name, kind in failed.items() if name in ids).items()))
 
     @property
     def too_many_failures(self) -> bool:
         """Whether this run has quarantined more images than it may."""
-        return self.limits.failures is not None and self.quarantined - self.quarantined_before > self.limits.failures
+        allowed = self._options.max_failures
+        return allowed is not None and self._counters.quarantined_now > allowed
 
-    def loop(self, crew: WorkerPool, show: Progress, stopped: Callable[[], bool]) -> None:
-        """Until every unit is committed, too many images failed, or `stopped()`.
+    def loop(self, pool: WorkerPool, progress: Progress, stopped: Callable[[], bool]) -> None:
+        """Go on until every unit is committed, too many images failed, or `stopped()`.
 
         What has come back by then is still taken.
         """
-        while (self.backlog or crew.busy) and not stopped() and not self.too_many_failures:
-            self._fill(crew)
-            events = crew.poll(POLL_SECONDS)
-            self._fill(crew)  # so that workers go on while this process verifies and commits
-            crew.send()
+        counters = self._counters
+        while (self._queue or pool.busy) and not stopped() and not self.too_many_failures:
+            self._fill(pool)
+            events = pool.poll(POLL_SECONDS)
+            self._fill(pool)  # so that workers go on while this process verifies and commits
+            pool.send()
             self.take(events)
-            self.backlog.raise_if_too_many_losses(crew.size)
-            show.update(self.made + crew.made_in_hand(), self.quarantined)
-        self.take(crew.poll(0))
-        self.dropped = crew.made_in_hand()
-        show.update(self.made, self.quarantined)
-
-    def _fill(self, crew: WorkerPool) -> None:
-        """Hand out units: first to workers that have none."""
-        units = [(place, self.backlog.for_idle(trusted)) for place, trusted in crew.idle()]
-        self._hand_out(crew, [(place, unit) for place, unit in units if unit is not None])
-        places = crew.with_room()
-        self._hand_out(crew, list(zip(places, self.backlog.for_later(len(places)), strict=False)))
-
-    def _hand_out(self, crew: WorkerPool, units: Sequence[tuple[int, Unit]]) -> None:
-        """Give each place its unit."""
-        if not units:
-            return
-        numbers = range(self.handed_out + 1, self.handed_out + 1 + len(units))
-        self.handed_out += len(units)
-        wanted = [
-            (unit.number, unit.attempt, f"{self.run_token}-{number}", unit.places)
-            for number, (_, unit) in zip(numbers, units, strict=True)
-        ]
-        for (place, unit), task in zip(units, self.plan.tasks(wanted), strict=True):
-            crew.give(place, unit, task, self.deadlines.of(unit))
+            self._queue.raise_if_too_many_losses(pool.size)
+            progress.update(counters.made + pool.images_in_hand, counters.quarantined)
+        self.take(pool.poll(0))
+        self._dropped = pool.images_in_hand
+        progress.update(counters.made, counters.quarantined)
 
     def take(self, events: Sequence[Event]) -> None:
         """Act on what has happened."""
@@ -144,31 +133,49 @@ class Dispatcher:
             self._publish(finished)
         for event in events:
             if isinstance(event, UnitLost):
-                self._put_back(event)
+                self._take_back(event)
+
+    def _fill(self, pool: WorkerPool) -> None:
+        """Hand out units: first to workers that have none."""
+        units = [(slot, self._queue.for_idle(trusted)) for slot, trusted in pool.idle()]
+        self._hand_out(pool, [(slot, unit) for slot, unit in units if unit is not None])
+        slots = pool.with_room()
+        self._hand_out(pool, list(zip(slots, self._queue.for_busy(len(slots)), strict=False)))
+
+    def _hand_out(self, pool: WorkerPool, units: Sequence[tuple[int, Unit]]) -> None:
+        """Give the worker in each slot its unit."""
+        if not units:
+            return
+        numbers = range(self._handed_out + 1, self._handed_out + 1 + len(units))
+        self._handed_out += len(units)
+        wanted = [
+            (unit.number, unit.attempt, f"{self._options.run_token}-{number}", unit.indices)
+            for number, (_, unit) in zip(numbers, units, strict=True)
+        ]
+        for (slot, unit), task in zip(units, self._plan.tasks(wanted), strict=True):
+            pool.give(slot, unit, task, self._deadlines.seconds_for(unit))
 
     def _publish(self, finished: list[UnitFinished]) -> None:
         """Commit what came back together, in one go; an attempt whose files are not whole is made again."""
-        for control in [done for done in finished if done.unit.control]:
-            self.folder.discard(control.report.attempt)
-            self.backlog.finished(control.unit, len(control.report.attempt.made))
-        finished = [done for done in finished if not done.unit.control]
-        refused = self.folder.publish_many([done.report.attempt for done in finished], replace=self.replacing)
+        for probe in [done for done in finished if done.unit.probe]:
+            self._folder.discard(probe.report.attempt)
+            self._queue.finished(probe.unit, len(probe.report.attempt.made))
+        finished = [done for done in finished if not done.unit.probe]
+        refused = self._folder.publish_many([done.report.attempt for done in finished], replace=self._replace)
         broken = {id(refusal.attempt): refusal.error for refusal in refused}
         for done in finished:
             if (error := broken.get(id(done.report.attempt))) is not None:
-                self.folder.discard(done.report.attempt)
-                self._put_back(UnitLost(done.unit, done.worker, str(error), first=True))
+                self._folder.discard(done.report.attempt)
+                self._take_back(UnitLost(done.unit, done.worker, str(error), blamed=True))
             else:
                 self._count(done)
 
     def _count(self, done: UnitFinished) -> None:
         attempt = done.report.attempt
-        self.deadlines.measured(done.unit, len(attempt.made), done.report.busy_seconds)
-        self.backlog.finished(done.unit, len(attempt.made))
-        self.model_seconds += done.report.model_seconds
-        self.made += len(attempt.made)
-        self.quarantined += len(attempt.failed)
-        self.log.write(
+        self._deadlines.learn(done.unit, len(attempt.made), done.report.busy_seconds)
+        self._queue.finished(done.unit, len(attempt.made))
+        self._counters.unit_published(len(attempt.made), len(attempt.failed), done.report.model_seconds)
+        self._log.write(
             "unit",
             unit=done.unit.number,
             attempt=done.unit.attempt,
@@ -182,46 +189,46 @@ class Dispatcher:
         self._log_quarantined(done.unit, attempt.failed)
 
     def _count_start(self, ready: WorkerReady) -> None:
-        self.ready_since.setdefault(ready.worker, time.monotonic())
-        self.warm_up_seconds = max(self.warm_up_seconds, ready.warm_up_seconds)
-        self.log.write(
+        self._counters.worker_ready(ready.worker, ready.warm_up_seconds)
+        self._log.write(
             "worker_ready",
             worker=ready.worker,
             load_seconds=round(ready.load_seconds, 3),
             warm_up_seconds=round(ready.warm_up_seconds, 3),
         )
 
-    def _put_back(self, lost: UnitLost) -> None:
-        if lost.first:
-            rows = len(lost.unit.places)
-            self.log.write("unit_lost", unit=lost.unit.number, worker=lost.worker, rows=rows, cause=lost.cause)
-        if (condemned := self.backlog.put_back(lost)) is not None:
-            self._quarantine(condemned, lost.cause)
+    def _take_back(self, lost: UnitLost) -> None:
+        if lost.blamed:
+            self._log.write(
+                "unit_lost", unit=lost.unit.number, worker=lost.worker, rows=lost.unit.size, cause=lost.cause
+            )
+        if (deadly := self._queue.take_back(lost)) is not None:
+            self._quarantine(deadly, lost.cause)
 
     def _quarantine(self, unit: Unit, cause: str) -> None:
-        """A row that takes its worker with it, by the driver's own attempt."""
-        image = self.plan.task(unit.number, unit.attempt, "", unit.places).images[0]
+        """Quarantine a single row that its worker dies of, by an attempt that the driver writes."""
+        image = self._plan.task(unit.number, unit.attempt, "", unit.indices).images[0]
         failure = Failure(
             id=image.id,
             manifest_row=image.manifest_row,
             stage="generate",
             error_class="worker_died",
-            message=f"its worker was lost {unit.strikes} times with nothing else in hand: {cause}",
+            message=f"its worker process died {unit.deaths_alone} times while making only this row: {cause}",
             attempts=unit.attempt - 1,
             unit=unit.number,
             time=datetime.now(UTC),
         )
-        token = f"{self.run_token}-driver"
-        attempt = write_attempt(self.folder.url, unit.number, token, None, [], [failure], {image.id: image.digest})
-        self.folder.publish(attempt, replace=self.replacing)
-        self.quarantined += 1
+        token = f"{self._options.run_token}-driver"
+        attempt = write_attempt(self._folder.url, unit.number, token, None, [], [failure], {image.id: image.digest})
+        self._folder.publish(attempt, replace=self._replace)
+        self._counters.unit_published(made=0, quarantined=1)
         self._log_quarantined(unit, attempt.failed)
 
     def _log_quarantined(self, unit: Unit, failed: Sequence[tuple[str, str]]) -> None:
         """Rows by id, error class and digest; by their prompts only if that was asked for."""
-        images = self.plan.images.take(pa.array(unit.places)).select(["id", "digest", "prompt"]) if failed else None
+        images = self._plan.images.take(pa.array(unit.indices)).select(["id", "digest", "prompt"]) if failed else None
         known = {row["id"]: row for row in images.to_pylist()} if images else {}
         for name, kind in failed:
-            prompt = {"prompt": known[name]["prompt"]} if self.log_prompts else {}
+            prompt = {"prompt": known[name]["prompt"]} if self._options.log_prompts else {}
             digest = known[name]["digest"]
-            self.log.write("quarantined", unit=unit.number, id=name, error_class=kind, digest=digest, **prompt)
+            self._log.write("quarantined", unit=unit.number, id=name, error_class=kind, digest=digest, **prompt)

@@ -1,4 +1,4 @@
-"""Ray's errors, told apart: a worker that is gone, Ray's own troubles, our errors, bugs."""
+"""Ray's errors, told apart: a worker that is gone, a Ray that fails, our errors, bugs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ class WorkerGone(Exception):
 def result_of(ref: ray.ObjectRef) -> Any:
     """What a worker's call returned.
 
-    Raises WorkerGone, the error itself if it is one of ours, MachineryError for Ray's own troubles; a bug in a
-    worker is raised as Ray reports it.
+    Raises:
+        WorkerGone: The worker's process or node is gone.
+        WanbatchError: The worker raised it.
+        MachineryError: Ray itself failed.
+        ray.exceptions.RayTaskError: There is a bug in the worker; as Ray reports it.
     """
     try:
         return ray.get(ref)
@@ -43,8 +46,8 @@ def result_of(ref: ray.ObjectRef) -> Any:
 
 
 @contextmanager
-def ray_troubles() -> Iterator[None]:
-    """Ray's own troubles (its object store or its disk is full, it is gone) become MachineryError."""
+def ray_failures_raised() -> Iterator[None]:
+    """Raise MachineryError where Ray itself fails: its object store or its disk is full, or it is gone."""
     try:
         yield
     except exceptions.RayTaskError:  # a bug in a worker

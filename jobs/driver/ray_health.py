@@ -25,8 +25,8 @@ class RayHealth:
         self._head = host.strip("[]"), int(port)
         self._checked = self._seen = time.monotonic()
 
-    def require(self) -> None:
-        """Raises MachineryError if Ray has been gone for a while."""
+    def ensure_alive(self) -> None:
+        """Raise MachineryError if Ray has been gone for a while."""
         now = time.monotonic()
         if now - self._checked < CHECK_SECONDS:
             return

@@ -1,100 +1,126 @@
-"""The units that are still to be made: which is next for whom, and what becomes of those that do not come back.
+"""The units that are still to be made: which is next for whom, and what becomes of those that do not come back. Pure.
 
 A worker may be lost because of the row that it works on, or because somebody killed it, its node was taken away,
-its device broke. One loss does not tell. So rows are judged like this:
+its device broke. One loss does not tell which. So rows are judged like this:
 
-- What was in the hands of a lost worker is *suspect*. A suspect is given out alone: which of two units a worker
-  was on cannot be known, as it may die of the second so soon that its report of the first is lost with it.
-- It is only given to a *trusted* worker, one whose process has finished a unit: something that waits, or, where
-  nothing waits or all that waits was lost, a *control*, a picture that is made already and is thrown away. Broken
-  machinery is never trusted.
-- Each loss of a worker with a suspect is a strike. One halves a unit, `ROW_STRIKES` quarantine a row. If each try
-  of an innocent row is hit by chance with probability p, it is quarantined with probability p ** ROW_STRIKES.
+- Units that a lost worker held are *isolated*: from then on they are handed out alone, to workers that hold nothing
+  else. Which of two units a worker was on cannot be known, as it may die of the second so soon that its report of
+  the first is lost with it.
+- An isolated unit is only given to a *trusted* worker, one whose process has finished a unit. A new worker earns
+  trust with a waiting unit, or, where nothing waits or all that waits was lost, with a *probe*: an image that is
+  made already is made again and thrown away. Broken machinery never earns trust.
+- Each loss of a worker that held an isolated unit, and so only that, counts against the unit (`deaths_alone`). One
+  splits a unit into halves; `MAX_DEATHS_OF_ROW` quarantine a row. If each attempt at an innocent row is hit by
+  chance with probability p, it is quarantined with probability p ** MAX_DEATHS_OF_ROW.
 
-A row costs at most 1 + ceil(log2(rows of a unit)) + ROW_STRIKES workers. Only if nothing was ever made and nothing
-else waits must suspects do without trust. docs/faults.md has the numbers.
+A row costs at most 1 + ceil(log2(rows of a unit)) + MAX_DEATHS_OF_ROW workers. Only if nothing was ever made and
+nothing else waits are isolated units given to workers without trust. docs/faults.md has the numbers.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from wanbatch.errors import MachineryError
-from wanbatch.jobs.driver.worker_pool import Unit, UnitLost
+from wanbatch.jobs.driver.events import UnitLost
+from wanbatch.jobs.planning.units import Unit
 
-ROW_STRIKES = 4
-DOUBTFUL_LOSSES = 8  # in a row, before controls are made though something waits
-MOST_LOSSES = 32  # in a row, before the machinery is to blame; or, if there are many workers:
-MOST_LOSSES_EACH = 4
+MAX_DEATHS_OF_ROW = 4
+LOSSES_BEFORE_PROBES = 8  # in a row, before probes are made though something waits
+MAX_LOSSES_IN_A_ROW = 32  # before the machinery is to blame; or, if there are many workers:
+MAX_LOSSES_IN_A_ROW_PER_WORKER = 4
 
 
 class UnitQueue:
-    """Units that wait to be handed out. Pure: no clock, no Ray.
+    """Units that wait to be handed out."""
 
-    number: of the next new unit. proven: the place of an image that can be made, since it has been; None before
-    there is one.
-    """
+    def __init__(self, units: Iterable[np.ndarray], first_number: int, made_image: int | None):
+        """Queue units.
 
-    def __init__(self, units: Iterable[np.ndarray], number: int, proven: int | None):
-        self.number, self.proven = number, proven
-        self.waiting = deque(self._new(places) for places in units)
-        self.suspects: deque[Unit] = deque()
-        self.losses = 0  # since a unit was last finished
-        self.cause = ""  # of the last one
+        Args:
+            units: the images of each, as indices into the plan's images.
+            first_number: of the first of these units; further ones count up.
+            made_image: index of an image that can be made, since it has been; None if there is none yet.
+        """
+        self._next_number, self._made_image = first_number, made_image
+        self._waiting = deque(self._new(images) for images in units)
+        self._isolated: deque[Unit] = deque()
+        self._losses_in_a_row = 0  # since a unit was last finished
+        self._last_cause = ""
 
     def __bool__(self) -> bool:
-        return bool(self.waiting or self.suspects)
+        return bool(self._waiting or self._isolated)
+
+    @property
+    def waiting(self) -> Sequence[Unit]:
+        """The units that no worker was lost with, in the order in which they are handed out."""
+        return tuple(self._waiting)
 
     def for_idle(self, trusted: bool) -> Unit | None:
-        """The unit for a worker that has none."""
-        if self.suspects and (trusted or not (self.waiting or self.proven is not None)):
-            return self.suspects.popleft()
-        doubtful = self.losses >= DOUBTFUL_LOSSES and self.proven is not None and not trusted
-        if self.waiting and not doubtful:
-            return self.waiting.popleft()
-        if self.waiting or self.suspects:
-            return replace(self._new(np.array([self.proven])), control=True)
+        """The unit for a worker that holds none; None if there is nothing for it.
+
+        Args:
+            trusted: the worker's process has finished a unit.
+        """
+        if self._isolated and (trusted or not (self._waiting or self._made_image is not None)):
+            return self._isolated.popleft()
+        probe_first = self._losses_in_a_row >= LOSSES_BEFORE_PROBES and self._made_image is not None and not trusted
+        if self._waiting and not probe_first:
+            return self._waiting.popleft()
+        if self._waiting or self._isolated:
+            return replace(self._new(np.array([self._made_image])), probe=True)
         return None
 
-    def for_later(self, workers: int) -> list[Unit]:
-        """Units for as many workers, at most, that work on another one; some are kept free for suspects."""
-        count = min(max(0, workers - len(self.suspects)), len(self.waiting))
-        return [self.waiting.popleft() for _ in range(count)]
+    def for_busy(self, workers: int) -> list[Unit]:
+        """Units for as many workers, at most, that work on another one; enough are kept free for isolated units."""
+        count = min(max(0, workers - len(self._isolated)), len(self._waiting))
+        return [self._waiting.popleft() for _ in range(count)]
 
     def finished(self, unit: Unit, made: int) -> None:
-        """A unit came back, with so many images made."""
-        self.losses = 0
-        if made == len(unit.places):
-            self.proven = int(unit.places[0])
+        """Note that a unit came back, with so many images made."""
+        self._losses_in_a_row = 0
+        if made == unit.size:
+            self._made_image = int(unit.indices[0])
 
-    def put_back(self, lost: UnitLost) -> Unit | None:
-        """Take back what a lost worker had in hand. Returns it if it is a row that is to be quarantined."""
-        if lost.first:
-            self.losses += 1
-            self.cause = lost.cause
+    def take_back(self, lost: UnitLost) -> Unit | None:
+        """Take back a unit that a lost worker held.
+
+        Returns:
+            The unit if it is a single row that is to be quarantined; it is not queued again then. Otherwise None.
+        """
+        if lost.blamed:
+            self._losses_in_a_row += 1
+            self._last_cause = lost.cause
         unit = lost.unit
-        if unit.control:
+        if unit.probe:
             return None
-        unit = replace(unit, attempt=unit.attempt + lost.first, strikes=unit.strikes + unit.suspect, suspect=True)
-        if len(unit.places) == 1 and unit.strikes >= ROW_STRIKES:
+        unit = replace(
+            unit,
+            attempt=unit.attempt + lost.blamed,
+            deaths_alone=unit.deaths_alone + unit.isolated,
+            isolated=True,
+        )
+        if unit.size == 1 and unit.deaths_alone >= MAX_DEATHS_OF_ROW:
             return unit
-        if len(unit.places) > 1 and unit.strikes:
-            middle = len(unit.places) // 2
-            halves = (self._new(places) for places in (unit.places[:middle], unit.places[middle:]))
-            self.suspects.extend(replace(half, suspect=True) for half in halves)
+        if unit.size > 1 and unit.deaths_alone:
+            middle = unit.size // 2
+            halves = (self._new(images) for images in (unit.indices[:middle], unit.indices[middle:]))
+            self._isolated.extend(replace(half, isolated=True) for half in halves)
         else:
-            self.suspects.append(unit)
+            self._isolated.append(unit)
         return None
 
     def raise_if_too_many_losses(self, workers: int) -> None:
-        """Raises MachineryError if too many workers were lost in a row."""
-        if self.losses > max(MOST_LOSSES, MOST_LOSSES_EACH * workers):
-            raise MachineryError(f"{self.losses} workers were lost one after the other; the last: {self.cause}")
+        """Raise MachineryError if too many workers were lost in a row, for a run with so many workers."""
+        if self._losses_in_a_row > max(MAX_LOSSES_IN_A_ROW, MAX_LOSSES_IN_A_ROW_PER_WORKER * workers):
+            raise MachineryError(
+                f"{self._losses_in_a_row} workers were lost one after the other; the last: {self._last_cause}"
+            )
 
-    def _new(self, places: np.ndarray) -> Unit:
-        self.number += 1
-        return Unit(self.number - 1, places)
+    def _new(self, images: np.ndarray) -> Unit:
+        self._next_number += 1
+        return Unit(self._next_number - 1, images)

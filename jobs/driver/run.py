@@ -6,73 +6,31 @@ passes through this process.
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import time
+import threading
 import uuid
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from wanbatch import __version__
-from wanbatch.errors import MachineryError, UserError
-from wanbatch.jobs.config.hardware import ExecutionConfig, choose, look
-from wanbatch.jobs.config.presets import with_preset
-from wanbatch.jobs.config.settings import Settings, failures_allowed, image_format
-from wanbatch.jobs.driver.batch_size import slots_for
-from wanbatch.jobs.driver.dispatcher import POLL_SECONDS, Dispatcher, Limits
-from wanbatch.jobs.driver.worker_pool import WorkerPool
-from wanbatch.jobs.planning.plan import Plan
-from wanbatch.jobs.planning.preparation import prepare
-from wanbatch.jobs.reporting.progress import MAKING, Progress, progress_for
+from wanbatch.errors import UserError
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver.dispatcher import Dispatcher
+from wanbatch.jobs.driver.fingerprint import DEFAULTS
+from wanbatch.jobs.driver.generation import RunControls, make_images
+from wanbatch.jobs.driver.interruption import stop_on_signals
+from wanbatch.jobs.driver.resume import next_free_folder, rows_made_again
+from wanbatch.jobs.driver.run_context import RunContext, prepare_run
+from wanbatch.jobs.driver.stopwatch import Stopwatch
+from wanbatch.jobs.reporting.progress import Progress, progress_for
 from wanbatch.jobs.reporting.run_log import RunLog
-from wanbatch.jobs.worker.actor import WorkerSetup
-from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings, status, write_card
-from wanbatch.manifests.storage.urls import absolute
-from wanbatch.pipeline.loading.registry import TINY, ModelInfo
-from wanbatch.pipeline.sampling.step_cache import parse
+from wanbatch.jobs.reporting.summary import Summary
+from wanbatch.jobs.worker.context import LoadPipeline
+from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.status import status
 
-OBJECT_STORE_BYTES = 128 << 20  # only tasks and reports pass through Ray
-DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "schedule", "negative_prompt")
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a run leaves. rows, made, quarantined: images of the manifest. made_now: by this run.
-
-    failures: error class -> images. seconds: of each part of the command; `warm_up`, where the model was compiled, is
-    inside `start`, and of the worker that took longest. model_busy: the share of the time that workers were making
-    images in which they had one for the model; None if nothing was made. first_unit: the units of this run are
-    numbered from it. dropped: images of units that an interruption cut off; they are made again.
-    """
-
-    out: str
-    rows: int
-    made: int
-    quarantined: int
-    failures: dict[str, int]
-    made_now: int
-    seconds: dict[str, float]
-    interrupted: bool
-    too_many_failures: bool = False
-    model_busy: float | None = None
-    first_unit: int = 0
-    dropped: int = 0
-
-    @property
-    def pending(self) -> int:
-        return self.rows - self.made - self.quarantined
-
-    @property
-    def exit_code(self) -> int:
-        if self.interrupted:
-            return 130
-        return 3 if self.quarantined else 0
+NOTED_ON_CARD = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
 
 
 def run(
@@ -80,102 +38,42 @@ def run(
     out: str | Path,
     settings: Settings,
     progress: Callable[[int, int], Progress] = progress_for,
-    load: Callable | None = None,
+    load: LoadPipeline | None = None,
     retry: Collection[str] | None = None,
     rerun_changed: bool = False,
     new_run: bool = False,
+    stop: threading.Event | None = None,
 ) -> Summary:
     """Make a manifest's images into a dataset folder, or go on with one.
 
-    manifest_path, out: paths, or URLs in an object store.
-    progress: makes what shows the progress, of (images in all, images done by earlier runs).
-    load: what workers build their pipeline with instead of `Wan.load`; for tests of faults.
-    retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
-    rerun_changed: make rows again that changed since they were made, instead of refusing them.
-    new_run: if a run with other settings filled the folder, use `OUT-2`, `OUT-3`, ... instead of refusing.
-    Raises UserError, FolderHeldError or MachineryError; what is done is kept.
+    In the main thread Ctrl-C and SIGTERM stop the run; in any other one, only `stop` does.
+
+    Args:
+        manifest_path: path of the manifest, or URL in an object store.
+        out: path or URL of the output folder.
+        settings: as the user gave them.
+        progress: makes what shows the progress, of (images in all, images done by earlier runs).
+        load: what workers build their pipeline with, instead of `Wan.load`; for tests of faults.
+        retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
+        rerun_changed: make rows again that changed since they were made, instead of refusing them.
+        new_run: if a run with other settings filled the folder, use `OUT-2`, `OUT-3`, ... instead of refusing.
+        stop: once it is set, the run ends as if it was interrupted.
+
+    Raises:
+        UserError: Manifest, settings, model or folder are not right; nothing was started.
+        FolderHeldError: Another run writes to the folder.
+        MachineryError: Workers, disk or cluster failed; what is done is kept.
     """
-    clock = _Clock()
-    settings = with_preset(settings)
-    plan, model = prepare(manifest_path, settings)
-    machine = look()
-    chosen = choose(settings, machine)
-    slots = slots_for(settings, out, plan, model, chosen)
-    fingerprint = _fingerprint(settings, model, chosen, slots.number)
+    stopwatch = Stopwatch()
+    context = prepare_run(manifest_path, out, settings)
     if new_run:
-        out = _own_folder(out, fingerprint)
-    with _stoppable() as stop, OutputFolder.open(out, fingerprint, {"wanbatch": __version__}) as folder:
-        folder.require_columns(plan.manifest.passthrough.schema)
-        _require_all_asked(folder, plan)
-        again = _to_retry(folder, retry) | _changed(folder, plan, rerun_changed)
-        folder.set_plan(
-            {
-                "rows": len(plan),
-                "manifest": absolute(manifest_path),
-                "digest": plan.manifest.digest,
-                "settings": _settings_for_later(settings, model, plan),
-            }
-        )
-        log = RunLog(folder)
-        first_unit = folder.committed().next_unit
-        limits = Limits(settings.unit_timeout, failures_allowed(settings, len(plan)))
-        token = uuid.uuid4().hex[:12]
-        dispatch = Dispatcher(plan, folder, log, token, settings.unit_rows, limits, again, settings.log_prompts)
-        log.write("started", pid=os.getpid(), rows=len(plan), pending=dispatch.pending)
-        if slots.milliseconds:
-            log.write("calibrated", slots=slots.number, milliseconds_of_a_step_and_row=slots.milliseconds)
-        clock.lap("prepare")
-        busy = None
-        if dispatch.pending:
-            setup = WorkerSetup(
-                model=model,
-                out=folder.url,
-                source_root=str(plan.manifest.source_root),
-                allow_http=settings.allow_http,
-                device=chosen.device,
-                dtype=chosen.dtype,
-                slots=slots.number,
-                threads=settings.threads if chosen.device == "cpu" else 0,
-                format=image_format(settings),
-                runtime=chosen.runtime(settings, fingerprint["step_cache"]),
-                examples=plan.examples(dispatch.waiting_places()) if chosen.compile else (),
-            )
-            busy = _make(
-                dispatch,
-                setup,
-                settings.workers or max(1, machine.gpus if chosen.device == "cuda" else 1),
-                progress(len(plan), len(plan) - dispatch.pending),
-                stop,
-                clock,
-                load,
-            )
-        _describe(folder, model, fingerprint, plan)
-        interrupted = stop.asked and dispatch.pending > 0
-        log.write("interrupted" if interrupted else "finished", made=dispatch.made, pending=dispatch.pending)
-        return Summary(
-            out=str(out),
-            rows=len(plan),
-            made=dispatch.made,
-            quarantined=dispatch.quarantined,
-            failures=dispatch.failures,
-            made_now=dispatch.made - dispatch.made_before,
-            seconds=clock.seconds() | ({"warm_up": round(warm, 3)} if (warm := dispatch.warm_up_seconds) else {}),
-            interrupted=interrupted,
-            too_many_failures=dispatch.too_many_failures,
-            model_busy=busy,
-            first_unit=first_unit,
-            dropped=dispatch.dropped,
-        )
-
-
-def _own_folder(out: str | Path, fingerprint: dict[str, Any]) -> str | Path:
-    """The first of OUT, OUT-2, OUT-3, ... that no run with other settings has filled; so a rerun finds its own."""
-    folder, number = out, 1
-    while is_of_other_settings(folder, fingerprint):
-        number += 1
-        numbered = f"{str(out).rstrip('/')}-{number}"
-        folder = numbered if isinstance(out, str) else Path(numbered)
-    return folder
+        out = next_free_folder(out, context.fingerprint)
+    with (
+        stop_on_signals(stop) as stop_request,
+        OutputFolder.open(out, context.fingerprint, {"wanbatch": __version__}) as folder,
+    ):
+        again = rows_made_again(folder, context.plan, retry, rerun_changed)
+        return _fill(str(out), folder, context, again, RunControls(progress, load, stop_request, stopwatch))
 
 
 def retry(
@@ -183,8 +81,15 @@ def retry(
 ) -> Summary:
     """Make the quarantined rows of a folder again, with the manifest and the settings of its last run.
 
-    classes: only those that failed with one of these error classes; empty: all.
-    Raises UserError if no row is quarantined so, and whatever `run` raises.
+    Args:
+        out: path or URL of the output folder.
+        classes: only rows that failed with one of these error classes; empty: all.
+        progress: makes what shows the progress; see `run`.
+
+    Raises:
+        UserError: No row is quarantined so.
+
+    Raises whatever `run` raises, too.
     """
     found = status(out)
     unknown = sorted(set(classes) - found["failures"].keys())
@@ -197,174 +102,39 @@ def retry(
     return run(plan["manifest"], out, Settings(**plan["settings"]), progress, retry=classes)
 
 
-def _settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:
-    """The settings as JSON, with paths that hold in any current folder."""
-    caches = {"compile_cache": settings.compile_cache, "text_cache": settings.text_cache}
-    places = {name: os.path.abspath(path.expanduser()) for name, path in caches.items() if path is not None}
-    places |= {"model": _model_place(model), "source_root": str(plan.manifest.source_root)}
-    return {**settings.model_dump(mode="json", exclude_none=True), **places}
+def _fill(out: str, folder: OutputFolder, context: RunContext, again: set[str], controls: RunControls) -> Summary:
+    """Make what an open folder lacks, and say what came of it."""
+    folder.set_plan(context.plan_note())
+    log, first_unit = RunLog(folder), folder.committed().next_unit
+    dispatcher = Dispatcher(context.plan, folder, log, context.dispatch_options(uuid.uuid4().hex[:12], again))
+    counters = dispatcher.counters
+    log.write("started", pid=os.getpid(), rows=len(context.plan), pending=counters.pending)
+    if milliseconds := context.batch_size.milliseconds:
+        log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
+    controls.stopwatch.lap("prepare")
+    busy = make_images(context, folder.url, dispatcher, controls) if counters.pending else None
+    _write_card(folder, context)
+    interrupted = controls.stop() and counters.pending > 0
+    log.write("interrupted" if interrupted else "finished", made=counters.made, pending=counters.pending)
+    warm_up = {"warm_up": round(counters.warm_up_seconds, 3)} if counters.warm_up_seconds else {}
+    return Summary(
+        out=out,
+        rows=len(context.plan),
+        made=counters.made,
+        quarantined=counters.quarantined,
+        failures=dispatcher.failures,
+        made_now=counters.made_now,
+        seconds=controls.stopwatch.seconds() | warm_up,
+        interrupted=interrupted,
+        too_many_failures=dispatcher.too_many_failures,
+        model_busy=busy,
+        first_unit=first_unit,
+        dropped=dispatcher.dropped,
+    )
 
 
-def _model_place(model: ModelInfo) -> str:
-    """`tiny` and hub ids as they are, a folder with its whole path."""
-    return model.name if model.name == TINY or model.revision is not None else model.folder
-
-
-def _to_retry(folder: OutputFolder, classes: Collection[str] | None) -> set[str]:
-    if classes is None:
-        return set()
-    return {name for name, kind in folder.committed().failed.items() if not classes or kind in classes}
-
-
-def _require_all_asked(folder: OutputFolder, plan: Plan) -> None:
-    """Raises UserError if the folder holds images that the manifest does not ask for."""
-    ids = frozenset(plan.ids())
-    if others := [name for name in folder.committed().where if name not in ids]:
-        raise UserError(
-            f"{folder.url}: holds {len(others)} images that {plan.manifest.path} does not ask for, {min(others)!r} "
-            "for one: go on with the manifest that did (it may have grown), or choose another output folder"
-        )
-
-
-def _changed(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
-    """Ids whose rows ask for something else than what was made of them. Raises UserError unless allowed."""
-    made = folder.committed().made
-    digests = zip(plan.ids(), plan.images["digest"].to_pylist(), strict=True)
-    changed = {name for name, digest in digests if made.get(name) not in (None, digest)}
-    if changed and not allowed:
-        raise UserError(
-            f"{plan.manifest.path}: {len(changed)} rows changed since they were made, {min(changed)!r} for one: give "
-            "them new ids, or make them again with --rerun-changed"
-        )
-    return changed
-
-
-def _make(
-    dispatch: Dispatcher,
-    setup: WorkerSetup,
-    workers: int,
-    show: Progress,
-    stop: _Stop,
-    clock: _Clock,
-    load: Callable | None,
-) -> float | None:
-    """Start Ray and the workers and make what is pending. Returns how busy the model was."""
-    try:
-        show.stage("starting")
-        with _local_ray():
-            crew = WorkerPool(setup, min(workers, len(dispatch.backlog.waiting)), load)
-            try:
-                while not (crew.any_ready or stop.asked):
-                    dispatch.take(crew.poll(POLL_SECONDS))
-                clock.lap("start")
-                show.stage(MAKING)
-                dispatch.loop(crew, show, stop)
-                clock.lap("make")
-                busy = dispatch.model_busy
-                show.stage("stopping" if stop.asked else "done")
-            finally:
-                crew.close()
-        clock.lap("stop")
-    finally:
-        show.close()
-    return busy
-
-
-def _describe(folder: OutputFolder, model: ModelInfo, fingerprint: dict[str, Any], plan: Plan) -> None:
-    """Write the dataset card."""
-    also = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
-    settings = {name: fingerprint[name] for name in ("seed", *DEFAULTS, *also) if name in fingerprint}
-    carried = plan.manifest.passthrough.schema
-    write_card(folder.url, model.name, model.revision, settings, status(folder.url), carried)
-
-
-def _fingerprint(settings: Settings, model: ModelInfo, chosen: ExecutionConfig, slots: int) -> dict[str, Any]:
-    """What must stay the same for a folder to be gone on with: whatever decides pixels."""
-    given = {name: getattr(settings, name) for name in DEFAULTS}
-    return {
-        "model": _model_place(model),
-        "revision": model.revision,
-        "weights": model.digest,
-        "seed": settings.seed,
-        **{name: getattr(model, name) if value is None else value for name, value in given.items()},
-        "sigmas": settings.sigmas,
-        "step_cache": str(parse(settings.step_cache, model.layers)),
-        "slots": slots,
-        "device": chosen.device,
-        "precision": chosen.precision,
-        "compile": chosen.compile,
-        "format": settings.format,
-        "quality": settings.quality,
-        **({"threads": settings.threads} if chosen.device == "cpu" else {}),
-    }
-
-
-class _Clock:
-    """Seconds of each part of the command."""
-
-    def __init__(self) -> None:
-        self.begin = self.last = time.perf_counter()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self.last = now - self.last, now
-
-    def seconds(self) -> dict[str, float]:
-        total = time.perf_counter() - self.begin
-        return {name: round(value, 3) for name, value in {**self.laps, "total": total}.items()}
-
-
-class _Stop:
-    """Becomes true when the user or the system asks the run to stop."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def ask(self, *_: object) -> None:
-        """At once if it is asked a second time."""
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-@contextmanager
-def _stoppable() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM only set a flag, so that no unit is cut off while it is published."""
-    stop = _Stop()
-    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _local_ray() -> Iterator[None]:
-    """A Ray of our own on this machine, or the one that this process is connected to already."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
-    except Exception as error:  # of many kinds: no disk, no shared memory, no port, no time
-        raise MachineryError(f"Ray did not start: {error}") from error
-    for number, handler in handlers.items():  # Ray puts its own in place
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def _write_card(folder: OutputFolder, context: RunContext) -> None:
+    names = ("seed", *DEFAULTS, *NOTED_ON_CARD)
+    settings = {name: context.fingerprint[name] for name in names if name in context.fingerprint}
+    passthrough = context.plan.manifest.passthrough.schema
+    write_card(folder.url, context.model.name, context.model.revision, settings, status(folder.url), passthrough)

@@ -1,312 +1,146 @@
-"""Worker processes on Ray: starting, feeding, watching and replacing them.
+"""The worker slots of a run on Ray: starting, feeding, watching and replacing workers.
 
-A place is where one worker stands. It is replaced, after a pause that grows, when its process dies, when its
-node is lost, when its device breaks, or when a unit takes longer than its deadline: a stopped process says
-nothing, so only time can tell. What happens to the units that were in its hands is `dispatch.py`'s to decide.
-
-A worker has several units in hand: one that the model makes, one whose sources are read, some that are written. It
-is sent new ones with a call that comes back when there is something to tell, or after a while; it has at most one
-such call at a time. When it dies, the unit that had the model, as far as it told, counts as the one it was lost on,
-though that may be wrong: `backlog.py` judges none that was not alone.
+What happens to the units that a lost worker held is `dispatcher.py`'s to decide.
 """
 
 from __future__ import annotations
 
-import itertools
-import pickle
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
 
-from wanbatch.errors import DeviceError, MachineryError
-from wanbatch.jobs.driver.ray_errors import WorkerGone, ray_troubles, result_of
+from wanbatch.errors import MachineryError
+from wanbatch.jobs.driver.events import Event
+from wanbatch.jobs.driver.ray_errors import ray_failures_raised
 from wanbatch.jobs.driver.ray_health import RayHealth
-from wanbatch.jobs.planning.plan import Task
-from wanbatch.jobs.worker.actor import Started, UnitReport, Worker, WorkerSetup, WorkerStatus
+from wanbatch.jobs.driver.worker_slot import WorkerSlot
+from wanbatch.jobs.planning.units import Task, Unit
+from wanbatch.jobs.worker.actor import Worker
+from wanbatch.jobs.worker.context import LoadPipeline
+from wanbatch.jobs.worker.messages import WorkerSetup
 
-TO_MAKE = 2  # units that a worker has still to make: one that has the model and one that is made ready
-MADE = 2  # units on top of these that it is still writing; with more, the disk holds the model back
-MAX_FAILED_STARTS = 3  # of every place, in a row, before the run is given up
-START_SECONDS = 1800.0  # before a worker that still loads, or has found no room on the cluster, counts as failed
-LONGEST_PAUSE = 30.0  # seconds before a worker is replaced
-PATIENCE = 1.0  # seconds before a worker with nothing to tell says how far it is; longer with many workers:
-NOTHING_TOLD = 64  # such answers a second, of all workers together
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Unit:
-    """Images that are made, written and committed together. places: theirs in the plan. attempt: from 1.
-
-    suspect, strikes, control: see `backlog.py`.
-    """
-
-    number: int
-    places: np.ndarray
-    attempt: int = 1
-    strikes: int = 0
-    suspect: bool = False
-    control: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class UnitFinished:
-    """A unit that came back."""
-
-    unit: Unit
-    worker: int
-    report: UnitReport
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class UnitLost:
-    """A unit that did not come back. first: the worker was lost on it, as far as can be known."""
-
-    unit: Unit
-    worker: int
-    cause: str
-    first: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
-    """A worker that has loaded the model and compiled what it could know of."""
-
-    worker: int
-    load_seconds: float
-    warm_up_seconds: float
-
-
-Event = UnitFinished | UnitLost | WorkerReady
-
-
-@dataclass(slots=True, eq=False)
-class _Given:
-    unit: Unit
-    deadline: float  # seconds from when it gets the model until it is back
-    turned: float | None = None  # monotonic: when it got the model
-
-
-@dataclass(slots=True, eq=False)
-class _Place:
-    number: int
-    actor: Any = None
-    loading: ray.ObjectRef | None = None
-    call: ray.ObjectRef | None = None  # an exchange
-    spoken: float = 0.0  # monotonic: when it was sent or, if it has been, answered
-    to_send: list[Task] = field(default_factory=list)  # by the next exchange
-    in_hand: deque[_Given] = field(
-        default_factory=deque
-    )  # in the order of the worker's work; also what is to be sent
-    made: int = 0  # of these, the first ones, are made and not back yet
-    making: tuple[int, int] = (-1, 0)  # (unit, its images made)
-    loading_since: float = 0.0  # monotonic
-    start_at: float = 0.0  # monotonic: when a new worker may be started
-    trusted: bool = False  # this worker has finished a unit
-    failures: int = 0  # in a row, without a finished unit
-    failed_starts: int = 0  # in a row
-
-    @property
-    def ready(self) -> bool:
-        return self.actor is not None and self.loading is None
-
-    @property
-    def has_room(self) -> bool:
-        """Whether the worker is at work and may have another unit, too."""
-        if not (self.trusted and self.in_hand) or self.in_hand[0].unit.suspect:
-            return False
-        return len(self.in_hand) - self.made < TO_MAKE and len(self.in_hand) < TO_MAKE + MADE
-
-    @property
-    def in_model(self) -> _Given | None:
-        """What the model has, as far as the worker told."""
-        return self.in_hand[self.made] if self.made < len(self.in_hand) else None
-
-    def turn(self) -> None:
-        """The first unit that is not made has the model, from now on if it had not."""
-        if (current := self.in_model) is not None and current.turned is None:
-            current.turned = time.monotonic()
+MAX_FAILED_STARTS = 3  # of every slot, in a row, before the run is given up
+REPORT_SECONDS = 1.0  # before a worker with nothing to report says how far it is; longer with many workers:
+MAX_EMPTY_REPORTS = 64  # such reports a second, of all workers together
 
 
 class WorkerPool:
-    """The workers.
+    """The workers of a run, each in a slot."""
 
-    load: what they build their pipeline with instead of `Wan.load`; for tests of faults.
-    """
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        count: int,
+        load: LoadPipeline | None = None,
+        worker_class: Callable[..., object] = Worker,
+    ):
+        """Start the workers.
 
-    def __init__(self, setup: WorkerSetup, count: int, load: Callable | None = None):
+        Args:
+            setup: what they are started with.
+            count: how many.
+            load: what they build their pipeline with, instead of `Wan.load`; for tests of faults.
+            worker_class: what runs in their processes; for measuring the driver alone.
+        """
         options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 1 if setup.device == "cuda" else 0}
         options |= {"max_restarts": 0, "max_task_retries": 0}
-        self._class: Any = ray.remote(**options)(Worker)
-        self._setup, self._load = setup, load
-        self._pulse = RayHealth()
-        self._places = [_Place(number) for number in range(count)]
-        self._patience = max(PATIENCE, count / NOTHING_TOLD)
-        self._why = ""  # the last worker died while it loaded
-        for place in self._places:
-            self._start(place)
-
-    @property
-    def busy(self) -> bool:
-        """Whether any unit is in a worker's hands."""
-        return any(place.in_hand for place in self._places)
+        actor_class: Any = ray.remote(**options)(worker_class)
+        self._ray = RayHealth()
+        report_seconds = max(REPORT_SECONDS, count / MAX_EMPTY_REPORTS)
+        rest = () if load is None else (load,)
+        self._slots = [
+            WorkerSlot(number, partial(actor_class.remote, setup, f"worker-{number}", *rest), report_seconds)
+            for number in range(count)
+        ]
 
     @property
     def size(self) -> int:
-        """Places for workers."""
-        return len(self._places)
+        """How many worker slots there are."""
+        return len(self._slots)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any worker holds a unit."""
+        return any(slot.busy for slot in self._slots)
 
     @property
     def any_ready(self) -> bool:
-        return any(place.ready for place in self._places)
+        """Whether any worker has loaded its model."""
+        return any(slot.ready for slot in self._slots)
+
+    @property
+    def images_in_hand(self) -> int:
+        """How many images are made of units that are still in the workers' hands, as of a moment ago."""
+        return sum(slot.images_made for slot in self._slots)
 
     def idle(self) -> list[tuple[int, bool]]:
-        """(place, whether its worker has finished something) of each worker with nothing in hand."""
-        return [(place.number, place.trusted) for place in self._places if place.ready and not place.in_hand]
+        """The slots whose workers hold no unit: (number, whether the worker's process has finished a unit)."""
+        return [(slot.number, slot.trusted) for slot in self._slots if slot.ready and not slot.busy]
 
     def with_room(self) -> list[int]:
-        """Places whose workers are at work and may get another unit for later: trusted ones, not on a suspect."""
-        return [place.number for place in self._places if place.has_room]
+        """The slots whose workers are at work and may get another unit: trusted ones, not on an isolated unit."""
+        return [slot.number for slot in self._slots if slot.has_room]
 
     def give(self, number: int, unit: Unit, task: Task, deadline: float) -> None:
-        """Hand a unit to a worker; it goes out with `send`. deadline: seconds that it may work on it."""
-        place = self._places[number]
-        place.to_send.append(task)
-        place.in_hand.append(_Given(unit, deadline))
-        place.turn()
+        """Hand a unit to the worker in a slot; it goes out with `send`.
+
+        Args:
+            number: the slot's.
+            unit: as the driver keeps it.
+            task: the same unit, as the worker gets it.
+            deadline: seconds that the worker may work on it.
+        """
+        self._slots[number].give(unit, task, deadline)
 
     def send(self) -> None:
-        """Send what was given, and ask each worker with something in hand what there is to tell."""
-        with ray_troubles():
-            for place in self._places:
-                if place.in_hand and place.call is None:
-                    place.call = place.actor.exchange.remote(pickle.dumps(place.to_send, protocol=5), self._patience)
-                    place.spoken = time.monotonic()
-                    place.to_send.clear()
+        """Send what was given, and ask each worker that holds anything what there is to report."""
+        with ray_failures_raised():
+            for slot in self._slots:
+                slot.send()
 
     def poll(self, timeout: float) -> list[Event]:
-        """Send, and tell what has happened; waits at most `timeout` seconds for something to.
+        """Send, wait at most `timeout` seconds for something to happen, and return what has.
 
-        Raises the error of a worker that fails for a reason of its own (a full disk, a broken model, a bug), and
-        MachineryError when no place is left that can start a worker.
+        Raises:
+            MachineryError: No slot is left that can start a worker, or Ray failed.
+
+        Raises the error of a worker that fails for a reason of its own, too (a full disk, a broken model, a bug).
         """
-        with ray_troubles():
-            self._pulse.require()
-            self._start_due()
+        with ray_failures_raised():
+            self._ray.ensure_alive()
+            for slot in self._slots:
+                slot.start_if_due()
             self.send()
             events: list[Event] = []
-            for place, ref in self._wait(timeout):
-                events += self._loaded(place, ref) if place.loading is not None else self._told(place, ref)
-            for place in self._places:
-                events += self._overdue(place)
-        if all(place.failed_starts >= MAX_FAILED_STARTS for place in self._places):
-            raise MachineryError(
-                f"each worker died while it loaded the model, of too little memory perhaps: {self._why}"
-            )
+            for slot in self._wait(timeout):
+                events += slot.receive()
+            for slot in self._slots:
+                events += slot.check_time()
+        self._raise_if_none_starts()
         return events
-
-    def made_in_hand(self) -> int:
-        """Images of units that are still in hand, as of a moment ago."""
-        counted = 0
-        for place in self._places:
-            counted += sum(len(given.unit.places) for given in itertools.islice(place.in_hand, place.made))
-            unit, images = place.making
-            if (current := place.in_model) is not None and current.unit.number == unit:
-                counted += images
-        return counted
 
     def close(self) -> None:
         """End the workers, whatever they do."""
-        for place in self._places:
-            if place.actor is not None:
-                ray.kill(place.actor)
+        for slot in self._slots:
+            slot.close()
 
-    # ---- one place -------------------------------------------------------------------------------------------
+    def _raise_if_none_starts(self) -> None:
+        if all(slot.failed_starts >= MAX_FAILED_STARTS for slot in self._slots):
+            why = self._slots[-1].start_failure
+            raise MachineryError(
+                f"every worker died while it loaded the model, perhaps because memory ran out: {why}"
+            )
 
-    def _start(self, place: _Place) -> None:
-        arguments = (self._setup, f"worker-{place.number}") + (() if self._load is None else (self._load,))
-        place.actor = self._class.remote(*arguments)
-        place.loading = place.actor.ready.remote()
-        place.loading_since = time.monotonic()
-
-    def _start_due(self) -> None:
-        for place in self._places:
-            if place.actor is None and time.monotonic() >= place.start_at:
-                self._start(place)
-
-    def _loaded(self, place: _Place, ref: ray.ObjectRef) -> list[Event]:
-        place.loading = None
-        try:
-            started: Started = result_of(ref)
-        except (WorkerGone, DeviceError) as error:
-            self._failed_to_start(place, str(error))
-            return []
-        place.failed_starts = 0
-        return [WorkerReady(place.number, started.load_seconds, started.warm_up_seconds)]
-
-    def _failed_to_start(self, place: _Place, why: str) -> None:
-        self._why = why
-        self._vacate(place)
-        place.failed_starts += 1
-
-    def _told(self, place: _Place, ref: ray.ObjectRef) -> list[Event]:
-        place.call = None
-        try:
-            told: WorkerStatus = pickle.loads(result_of(ref))
-        except WorkerGone as error:
-            return self._lose(place, place.in_model or place.in_hand[0], str(error))
-        except DeviceError as error:  # told when all before it is
-            return self._lose(place, place.in_hand[0], str(error))
-        finished: list[Event] = [
-            UnitFinished(place.in_hand.popleft().unit, place.number, report) for report in told.reports
-        ]
-        if finished:
-            place.failures, place.trusted = 0, True
-        place.made, place.making, place.spoken = told.made, told.making, time.monotonic()
-        place.turn()
-        return finished
-
-    def _overdue(self, place: _Place) -> list[Event]:
-        now = time.monotonic()
-        if place.loading is not None and now - place.loading_since > START_SECONDS:
-            self._failed_to_start(place, f"it was not ready after {START_SECONDS:.0f} s")
-        if now - place.spoken < self._patience / 2:
-            return []  # what was finished while this process did other things may be on its way
-        for given in place.in_hand:
-            if given.turned is not None and now - given.turned > given.deadline:
-                return self._lose(place, given, f"it was not done after {given.deadline:.0f} s")
-        return []
-
-    def _lose(self, place: _Place, cause: _Given, message: str) -> list[Event]:
-        """Give up a worker and take back its units. cause: the one that it is put down to."""
-        given = list(place.in_hand)
-        self._vacate(place)
-        return [UnitLost(one.unit, place.number, message, first=one is cause) for one in given]
-
-    def _vacate(self, place: _Place) -> None:
-        """End what is left of a worker; the next may start after a pause that doubles each time."""
-        ray.kill(place.actor)
-        place.failures += 1
-        place.trusted = False
-        place.start_at = time.monotonic() + min(LONGEST_PAUSE, 0.1 * 2**place.failures)
-        place.actor = place.loading = place.call = None
-        place.to_send.clear()
-        place.in_hand.clear()
-        place.made, place.making = 0, (-1, 0)
-
-    # ---- waiting ---------------------------------------------------------------------------------------------
-
-    def _wait(self, timeout: float) -> list[tuple[_Place, ray.ObjectRef]]:
-        """Places whose workers have answered, and the answers."""
-        asked = {ref: place for place in self._places if (ref := place.loading or place.call) is not None}
+    def _wait(self, timeout: float) -> list[WorkerSlot]:
+        """The slots whose workers have answered."""
+        asked = {call: slot for slot in self._slots if (call := slot.pending_call) is not None}
         if not asked:
             time.sleep(min(timeout, 0.1))
             return []
-        refs = list(asked)
-        if not ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)[0]:
+        calls = list(asked)
+        if not ray.wait(calls, num_returns=1, timeout=timeout, fetch_local=False)[0]:
             return []
-        return [(asked[ref], ref) for ref in ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0]]
+        return [asked[call] for call in ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False)[0]]

@@ -19,6 +19,9 @@ import pyarrow.compute as pc
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, creativity_column, schedule_columns, schedules_of, too_low
+from wanbatch.jobs.planning.row_digests import row_digests
+from wanbatch.jobs.planning.units import Image, Task
+from wanbatch.manifests.columns import GIVEN, LATER, RESOLVED, RUN_SETTINGS
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -26,52 +29,10 @@ from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels
 from wanbatch.pipeline.sampling.solvers import SOLVERS, evaluations
 from wanbatch.pipeline.sampling.step_cache import parse
 
+OWN_WAY = {"width", "height", "creativity", "seed", "sigmas", *REPLACED}
+"""Columns whose defaults depend on others; see `make_plan`."""
+
 Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One image to make, with everything decided.
-
-    source_area: pixels that its size was fitted to by its first source; None if the row or the run gives the size.
-    row: place among the manifest's rows. digest: of everything that was decided; another one if the row changed.
-    sigmas: explicit noise levels; steps is then their number, and shift and schedule are None.
-    """
-
-    id: str
-    row: int
-    variant: int
-    manifest_row: int
-    prompt: str
-    negative_prompt: str
-    sources: tuple[Source, ...]
-    creativity: float
-    seed: int
-    width: int
-    height: int
-    source_area: int | None
-    steps: int
-    guidance: float
-    shift: float | None
-    sampler: str
-    schedule: str | None
-    sigmas: tuple[float, ...] | None
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A unit as a worker gets it.
-
-    attempt: from 1. attempt_token: no other try of this unit, of any run, has the same.
-    passthrough: one row for each image.
-    """
-
-    unit: int
-    attempt: int
-    attempt_token: str
-    images: tuple[Image, ...]
-    passthrough: pa.Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +40,13 @@ class Plan:
     """All images of a manifest, one row each, as columns named like the fields of `Image` (less `sources`).
 
     unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
+    later: which columns of `columns.LATER` the dataset has: those that a row or the run uses.
     """
 
     manifest: Manifest
     images: pa.Table
     unreadable: Mapping[str, str]
+    later: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.images.num_rows
@@ -137,7 +100,8 @@ class Plan:
         tasks, first = [], 0
         for unit, attempt, attempt_token, its in wanted:
             passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
-            tasks.append(Task(unit, attempt, attempt_token, tuple(images[first : first + len(its)]), passthrough))
+            of_unit = tuple(images[first : first + len(its)])
+            tasks.append(Task(unit, attempt, attempt_token, of_unit, passthrough, self.later))
             first += len(its)
         return tasks
 
@@ -186,19 +150,14 @@ def make_plan(
     rows = manifest.rows
     area = _first(settings.width, model.width) * _first(settings.height, model.height)
     width, height = _sizes(manifest, model, settings, sizes)
-    columns = {
+    columns = {name: _filled(rows[name], _default(name, model, settings)) for name in RESOLVED if name not in OWN_WAY}
+    columns |= {
         "id": rows["id"],
         "manifest_row": rows["number"],
-        "prompt": pc.fill_null(rows["prompt"], ""),
-        "negative_prompt": pc.fill_null(
-            rows["negative_prompt"], _first(settings.negative_prompt, model.negative_prompt)
-        ),
         "width": pa.array(width, pa.int32()),
         "height": pa.array(height, pa.int32()),
         "source_area": pc.if_else(_sized_by_source(rows), pa.scalar(area, pa.int64()), pa.scalar(None, pa.int64())),
     }
-    for name in ("guidance", "sampler"):
-        columns[name] = pc.fill_null(rows[name], _first(getattr(settings, name), getattr(model, name)))
     columns |= schedule_columns(rows, model, settings)
     columns["creativity"] = creativity_column(rows, _has_sources(rows), pa.table(columns))
     counts = pc.fill_null(rows["num_images"], 1).to_numpy()
@@ -208,12 +167,23 @@ def make_plan(
     ids = _ids(images["id"].to_pylist(), variant, counts[row])
     own_seeds = rows["seed"].take(pa.array(row)).to_pylist()
     seeds = _seeds(settings.seed, images["id"].to_pylist(), variant, own_seeds)
-    images = images.set_column(0, "id", pa.array(ids, pa.string()))
+    images = images.set_column(images.schema.get_field_index("id"), "id", pa.array(ids, pa.string()))
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
-    images = images.append_column("digest", pa.array(_digests(manifest, images), pa.string()))
-    return Plan(manifest, images, unreadable)
+    images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
+    later = tuple(name for name in LATER if name in images.column_names and images[name].null_count < len(images))
+    return Plan(manifest, images, unreadable, later)
+
+
+def _default(name: str, model: ModelInfo, settings: Settings) -> Any:
+    """What holds for rows that do not give a column; None: nothing."""
+    of_run = getattr(settings, name) if name in RUN_SETTINGS else None
+    return _first(of_run, getattr(model, name, None), "" if name == "prompt" else None)
+
+
+def _filled(given: pa.ChunkedArray, default: Any) -> pa.ChunkedArray:
+    return given if default is None else pc.if_else(pc.is_valid(given), given, pa.scalar(default, given.type))
 
 
 def derived_seed(seed: int, row_id: str, variant: int) -> int:
@@ -242,9 +212,9 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
         unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
         for place in np.flatnonzero(unknown).tolist():
             yield place, f"{name} {rows[name][place].as_py()!r} is unknown: use one of {', '.join(known)}"
-    for name, what in (("style", "adapters"), ("loras", "adapters"), ("audio", "sound conditioning")):
-        for place in np.flatnonzero(pc.is_valid(rows[name])).tolist():
-            yield place, f"{name}: this version has no {what} yet: remove the column"
+    for name, given in GIVEN.items():
+        for place in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
+            yield place, f"{name}: this version has no {given.reserved} yet: remove the column"
     for name in ("width", "height"):
         given = pc.fill_null(rows[name], 0).to_numpy()
         for place in np.flatnonzero(given % model.multiple).tolist():
@@ -294,29 +264,10 @@ def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Seque
     ]
 
 
-def _digests(manifest: Manifest, images: pa.Table) -> list[str]:
-    """BLAKE2b over each image's settings and the names and weights of its sources, hex.
-
-    Where a row stands in its manifest plays no part, and neither do the sources' bytes nor what size they give it.
-    """
-    sources = [
-        [(source["path"], source["weight"]) for source in row or ()] for row in manifest.rows["sources"].to_pylist()
-    ]
-    settings = images.drop_columns(["manifest_row", "row"])
-    for name in ("width", "height"):
-        asked = pc.if_else(pc.is_null(images["source_area"]), images[name], pa.scalar(None, pa.int32()))
-        settings = settings.set_column(settings.schema.get_field_index(name), name, asked)
-    columns = [settings[name].to_pylist() for name in sorted(settings.column_names)]
-    return [
-        hashlib.blake2b(repr((*values, sources[row])).encode(), digest_size=12).hexdigest()
-        for row, *values in zip(images["row"].to_pylist(), *columns, strict=True)
-    ]
-
-
 def _image(sources: tuple[Source, ...], values: dict[str, Any]) -> Image:
     sigmas = values.pop("sigmas")
     return Image(sources=sources, sigmas=None if sigmas is None else tuple(sigmas), **values)
 
 
 def _first(*values):
-    return next(value for value in values if value is not None)
+    return next((value for value in values if value is not None), None)

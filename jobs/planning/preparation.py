@@ -10,7 +10,8 @@ from wanbatch.jobs.config.settings import Settings, image_format
 from wanbatch.jobs.planning.plan import Plan, Sizes, check_rows, check_settings, make_plan, sized_by_source
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.records import Source
-from wanbatch.manifests.sources.loader import SourceLoader, is_http
+from wanbatch.manifests.sources.loader import SourceLoader
+from wanbatch.manifests.sources.web_address import is_web_address
 from wanbatch.pipeline.loading.registry import ModelInfo, find
 
 
@@ -60,7 +61,7 @@ def _others(manifest: Manifest, known: dict) -> Iterator[Source]:
     seen = set(known)
     for row in manifest.iter_rows():
         for source in row.sources:
-            if source.key not in seen and not is_http(source.path or ""):
+            if source.key not in seen and not is_web_address(source.path or ""):
                 seen.add(source.key)
                 yield source
 

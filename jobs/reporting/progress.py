@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import IO, Protocol
 
 from tqdm import tqdm
@@ -14,18 +15,26 @@ MAKING = "making"
 
 
 class Progress(Protocol):
-    """Told how far a run is. made, failed: images, of this and earlier runs of the folder."""
+    """Is told how far a run is."""
 
     def stage(self, text: str) -> None:
-        """What the run does now; speed is measured from the stage `MAKING` on."""
+        """Show what the run does now; speed is measured from the stage `MAKING` on."""
 
-    def update(self, made: int, failed: int) -> None: ...
+    def update(self, made: int, failed: int) -> None:
+        """Show how many images are made and have failed, in this and earlier runs of the folder."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End it; nothing is shown after that."""
 
 
 def progress_for(total: int, before: int, stream: IO[str] = sys.stderr) -> Progress:
-    """total: images of the manifest. before: of these, done by earlier runs."""
+    """A bar on a terminal, JSON lines anywhere else.
+
+    Args:
+        total: images of the manifest.
+        before: of these, done by earlier runs.
+        stream: where it is shown.
+    """
     return Bar(total, before, stream) if stream.isatty() else JsonLines(total, before, stream)
 
 
@@ -35,7 +44,7 @@ class Bar:
     FORMAT = "{desc} |{bar:24}| {n_fmt}/{total_fmt} pictures{postfix} · {rate_noinv_fmt} · {remaining} left"
 
     def __init__(self, total: int, before: int, stream: IO[str]):
-        self.bar = tqdm(
+        self._bar = tqdm(
             total=total,
             initial=before,
             file=stream,
@@ -47,36 +56,37 @@ class Bar:
         )
 
     def stage(self, text: str) -> None:
-        self.bar.set_description_str(text)
+        self._bar.set_description_str(text)
         if text == MAKING:
-            self.bar.start_t = self.bar.last_print_t = time.time()
+            self._bar.start_t = self._bar.last_print_t = time.time()
 
     def update(self, made: int, failed: int) -> None:
-        self.bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
-        self.bar.update(made + failed - self.bar.n)
-        self.bar.refresh()
+        self._bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
+        self._bar.update(made + failed - self._bar.n)
+        self._bar.refresh()
 
     def close(self) -> None:
-        self.bar.close()
+        self._bar.close()
 
 
 class JsonLines:
     """One JSON object a line: each stage at once, counts at most every `HEARTBEAT_SECONDS` and at the end."""
 
-    def __init__(self, total: int, before: int, stream: IO[str]):
-        self.total, self.before, self.stream = total, before, stream
-        self.begin = self.counted = time.monotonic()
-        self.told = -HEARTBEAT_SECONDS
-        self.counts = (before, 0)
+    def __init__(self, total: int, before: int, stream: IO[str], clock: Callable[[], float] = time.monotonic):
+        """Print to a stream. total, before: see `progress_for`. clock: seconds of a monotonic clock."""
+        self._total, self._before, self._stream, self._clock = total, before, stream, clock
+        self._begin = self._counted = clock()
+        self._printed = -HEARTBEAT_SECONDS  # when counts were, last
+        self._counts = (before, 0)
 
     def stage(self, text: str) -> None:
         self._print({"event": "stage", "stage": text})
         if text == MAKING:
-            self.begin = self.counted = time.monotonic()
+            self._begin = self._counted = self._clock()
 
     def update(self, made: int, failed: int) -> None:
-        self.counts, self.counted = (made, failed), time.monotonic()
-        if self.counted - self.told >= HEARTBEAT_SECONDS:
+        self._counts, self._counted = (made, failed), self._clock()
+        if self._counted - self._printed >= HEARTBEAT_SECONDS:
             self._heartbeat()
 
     def close(self) -> None:
@@ -84,14 +94,14 @@ class JsonLines:
 
     def _heartbeat(self) -> None:
         """Speed up to when the pictures were counted: what comes after, like ending workers, is no part of it."""
-        self.told = time.monotonic()
-        made, failed = self.counts
-        rate = (made + failed - self.before) / max(1e-9, self.counted - self.begin)
-        left = (self.total - made - failed) / rate if rate > 0 else None
+        self._printed = self._clock()
+        made, failed = self._counts
+        rate = (made + failed - self._before) / max(1e-9, self._counted - self._begin)
+        left = (self._total - made - failed) / rate if rate > 0 else None
         self._print(
             {
                 "event": "progress",
-                "total": self.total,
+                "total": self._total,
                 "made": made,
                 "failed": failed,
                 "pictures_per_second": round(rate, 3),
@@ -100,4 +110,4 @@ class JsonLines:
         )
 
     def _print(self, record: dict) -> None:
-        print(json.dumps(record), file=self.stream, flush=True)
+        print(json.dumps(record), file=self._stream, flush=True)

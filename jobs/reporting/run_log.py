@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from wanbatch.manifests.dataset.folder import OutputFolder, read_note
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.status import read_internal_file
 
 LOG = "log.jsonl"
 
@@ -19,21 +20,25 @@ class RunLog:
     """Appends events to the log of a folder that this process holds."""
 
     def __init__(self, folder: OutputFolder):
-        self.folder = folder
+        self._folder = folder
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event with its time (UTC). Raises MachineryError if the disk or the store refuses."""
+        """Append one event with its time (UTC).
+
+        Raises:
+            MachineryError: The disk or the store refuses it.
+        """
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        self.folder.append_note(LOG, json.dumps(record).encode() + b"\n")
+        self._folder.append_internal_file(LOG, json.dumps(record).encode() + b"\n")
 
 
 def speed(out: str | Path) -> float | None:
-    """Images a second of the run that wrote last, from its first unit's begin to its last unit's end.
+    """How many images a second the run that wrote last made, from its first unit's begin to its last unit's end.
 
     None if it has not finished a unit yet or there is no log.
     """
     images, begin, end = 0, None, None
-    for line in (read_note(out, LOG) or b"").splitlines():
+    for line in (read_internal_file(out, LOG) or b"").splitlines():
         try:
             event = json.loads(line)
         except ValueError:  # cut off by a kill

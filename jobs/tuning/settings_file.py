@@ -1,107 +1,99 @@
-"""The settings file that `wanbatch tune` writes, and the table that it shows; text only."""
+"""The settings file that `wanbatch tune` writes: what it chose, and the evidence for it as comments.
+
+A file that is there already keeps its order and its comments. The exception is a block of comments at the very
+top that starts with `HEADING`: that is the evidence of an earlier `wanbatch tune`, and new evidence replaces it.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import ParseError
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.tuning.search import Candidate
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.tuning.candidates import Candidate
+from wanbatch.jobs.tuning.result import TuningResult
+from wanbatch.manifests.storage.atomic_files import write_atomic
 
-if TYPE_CHECKING:
-    from wanbatch.jobs.tuning.tune import Tuned
-    from wanbatch.pipeline.evaluation.quality import Score
-
-
-def table(tuned: Tuned) -> list[str]:
-    """The frontier, the default among it, a line each; the chosen one is marked."""
-    rows = list(tuned.shown)
-    if all(trial.candidate != tuned.default.candidate for trial in rows):
-        rows = sorted([*rows, tuned.default], key=lambda trial: trial.seconds)
-    lines = ["  s/picture  speed  " + "  ".join(f"{name:>6}" for name, _ in _columns(tuned.default.score))]
-    for trial in rows:
-        mark = "*" if trial.candidate == tuned.chosen.candidate else " "
-        cells = "  ".join(f"{text:>6}" for _, text in _columns(trial.score))
-        note = "  (default)" if trial.candidate == tuned.default.candidate else ""
-        lines.append(f"{mark} {trial.seconds:9.3f} {tuned.speedup(trial):5.2f}x  {cells}  {trial.candidate}{note}")
-    return lines
+HEADING = "# Written by `wanbatch tune`"
+TUNED = ("steps", "sampler", "schedule", "step_cache")  # settings that are chosen
+REPLACED = (*TUNED, "sigmas")  # settings whose given values play no part: `sigmas` says what `steps` does
 
 
-def summary(tuned: Tuned) -> list[str]:
-    """What was measured, in a few lines."""
-    sample = tuned.sample
+def file_fields(settings: Settings, candidate: Candidate) -> dict[str, Any]:
+    """Return what the file has to hold: what was given besides what is tuned, since a run has to repeat it."""
+    given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
+    kept = {name: value for name, value in given.items() if name not in REPLACED and value is not None}
+    chosen = asdict(candidate)
+    return {**kept, **{name: chosen[name] for name in TUNED}}
+
+
+def evidence_comments(result: TuningResult) -> list[str]:
+    """Return the lines of the evidence, each a comment."""
+    evidence = result.evidence
     lines = [
-        f"{len(sample.requests)} pictures of {sample.images}, against {tuned.reference} from the same noise; "
-        f"{tuned.tried} candidates tried"
-    ]
-    if tuned.fewest_steps > 1:
-        lines.append(
-            f"not with fewer than {tuned.fewest_steps} steps: rows of low creativity would start below the last level"
-        )
-    if sample.unaffected:
-        lines.append(
-            f"{sample.unaffected} images keep their rows' own steps, sampler, schedule or sigmas, or have creativity "
-            "0, and were not measured; only a step cache applies to them too"
-        )
-    if sample.passed_over:
-        lines.append(f"{sample.passed_over} images were passed over: their sources cannot be read")
-    return lines
-
-
-def scores(score: Score) -> str:
-    """Short, for a line of progress."""
-    return ", ".join(f"{name} {text}" for name, text in _columns(score) if name != "worst")
-
-
-def _columns(score: Score) -> list[tuple[str, str]]:
-    found = [("psnr", f"{score.psnr:.2f}"), ("worst", f"{score.worst_psnr:.2f}")]
-    for name in ("ssim", "lpips", "judge"):
-        value = getattr(score, name)
-        if value is not None:
-            found.append((name, f"{value:.4f}"))
-    return found
-
-
-def chosen_settings(candidate: Candidate) -> dict[str, Any]:
-    """The settings fields that make a run use a candidate."""
-    return asdict(candidate)
-
-
-def toml(tuned: Tuned, given: Mapping[str, Any]) -> str:
-    """The whole file. given: settings that were measured with and that a run has to repeat."""
-    evidence = tuned.evidence
-    lines = [
-        "# Written by `wanbatch tune`. Rows with steps, sampler, schedule or sigmas of their own keep them.",
-        f"# goal       {tuned.goal}",
-        f"# measured   {evidence['time']} on {evidence['hardware']}",
-        f"# versions   {evidence['versions']}",
-        f"# model      {evidence['model']}, digest {evidence['model_digest'][:16]}",
-        f"# manifest   {evidence['manifest']}, digest {evidence['manifest_digest'][:16]}",
-        *(f"# {line}" for line in summary(tuned)),
-        "#",
-        *(f"# {line}" for line in table(tuned)),
+        "Rows with steps, sampler, schedule or sigmas of their own keep them.",
+        f"goal       {result.goal}",
+        f"measured   {evidence['time']} on {evidence['hardware']}",
+        f"versions   {evidence['versions']}",
+        f"model      {evidence['model']}, digest {evidence['model_digest'][:16]}",
+        f"manifest   {evidence['manifest']}, digest {evidence['manifest_digest'][:16]}",
+        *result.summary(),
         "",
+        *result.table(),
     ]
-    fields = {**given, **chosen_settings(tuned.chosen.candidate)}
-    return "\n".join(lines + [f"{name} = {_value(value)}" for name, value in fields.items()]) + "\n"
+    return [f"{HEADING}, which replaces this block of comments when it is run again.", *map(_comment, lines)]
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises UserError if it cannot be written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def updated_text(text: str, fields: Mapping[str, Any], comments: list[str]) -> str:
+    """Return the text of a settings file with new fields and evidence.
+
+    Args:
+        text: The old file; empty if there is none.
+        fields: All settings that the file has to hold; others are removed from it.
+        comments: The lines of the evidence.
+
+    Raises:
+        tomlkit.exceptions.ParseError: The old file is not TOML.
+    """
+    document = tomlkit.parse(_without_evidence(text))
+    for name in [name for name in document if name not in fields]:
+        del document[name]
+    for name, value in fields.items():
+        plain = value if isinstance(value, bool | int | float) else str(value)
+        if document.get(name) != plain:
+            document[name] = plain
+    return "\n".join([*comments, "", document.as_string()])
+
+
+def update_settings_file(path: Path, fields: Mapping[str, Any], comments: list[str]) -> None:
+    """Write a settings file, or update the one that is there, whole or not at all; see `updated_text`.
+
+    Raises:
+        UserError: It cannot be read or written.
+    """
     try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        write_atomic(path, updated_text(text, fields, comments).encode())
+    except ParseError as error:
+        raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def _value(value: Any) -> str:
-    """A TOML value. JSON's strings are TOML's, but for DEL."""
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+def _comment(text: str) -> str:
+    """Return text as a comment; TOML allows no control characters in one."""
+    return "".join(letter if letter.isprintable() else " " for letter in f"# {text}").rstrip()
+
+
+def _without_evidence(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    if not text.startswith(HEADING):
+        return text
+    rest = next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "".join(lines[rest:]).removeprefix("\n")

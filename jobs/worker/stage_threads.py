@@ -1,6 +1,6 @@
-"""Three stages, each with a thread of its own that takes one task at a time, and what there is to tell of them.
+"""Three stages, each with a thread of its own that takes one task at a time. No Ray, no model.
 
-While one task is made, the next is prepared and the last one finished. No Ray, no model.
+While one task is in the model, the next is prepared and the last one written.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-SOON = 0.05  # seconds that a task which has just been made is waited for, so that it is told once, as finished
+SOON = 0.05  # seconds to wait for a task that has just left the model, so that it is reported once, as finished
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -22,69 +22,70 @@ A = TypeVar("A")
 
 @dataclass(frozen=True, slots=True)
 class StageStatus(Generic[R]):
-    """What has happened since the last news.
+    """What has happened since the last status.
 
-    finished: results, in the order in which the tasks were put in. made: how many of the tasks that are still here,
-    the first ones, have been made.
+    Attributes:
+        finished: results, in the order in which the tasks were submitted.
+        generated: how many of the tasks that are still here, the first ones, have left the second stage.
     """
 
     finished: list[R]
-    made: int
+    generated: int
 
 
 class StagePipeline(Generic[T, W, R]):
-    """Tasks go through `prepare`, `make` and `finish` in the order in which they were put in.
+    """Takes tasks through `prepare`, `generate` and `write` in the order in which they were submitted.
 
-    `put` and `news` are for one thread.
+    `submit` and `wait_for_status` are for one thread.
     """
 
-    def __init__(self, prepare: Callable[[T], W], make: Callable[[W], object], finish: Callable[[W], R]):
-        self._prepare, self._make, self._finish = prepare, make, finish
-        self._preparing, self._making, self._finishing = (
-            ThreadPoolExecutor(1, stage) for stage in ("prepare", "make", "finish")
+    def __init__(self, prepare: Callable[[T], W], generate: Callable[[W], object], write: Callable[[W], R]):
+        self._prepare, self._generate, self._write = prepare, generate, write
+        self._prepare_thread, self._model_thread, self._write_thread = (
+            ThreadPoolExecutor(1, stage) for stage in ("prepare", "generate", "write")
         )
-        self._here: deque[Future[R]] = deque()
+        self._tasks: deque[Future[R]] = deque()
         self._changed = threading.Condition()
-        self._made = 0  # of those that are here
-        self._told = 0  # of these, as of the last news
+        self._generated = 0  # of the tasks that are here
+        self._reported = 0  # of these, in the last status
 
-    def call_in_making(self, function: Callable[[], A]) -> A:
-        """Call something in the thread that makes, before any task is there."""
-        return self._making.submit(function).result()
+    def call_in_model_thread(self, function: Callable[[], A]) -> A:
+        """Call something in the thread of the second stage, before any task is there."""
+        return self._model_thread.submit(function).result()
 
-    def put(self, task: T) -> None:
+    def submit(self, task: T) -> None:
         """Take on one more task; returns at once."""
-        prepared = self._preparing.submit(self._prepare, task)
-        made = self._making.submit(self._make_one, prepared)
-        finished = self._finishing.submit(lambda: self._finish(made.result()))
-        self._here.append(finished)
-        finished.add_done_callback(lambda _: self._notify())
+        prepared = self._prepare_thread.submit(self._prepare, task)
+        generated = self._model_thread.submit(self._generate_one, prepared)
+        written = self._write_thread.submit(lambda: self._write(generated.result()))
+        self._tasks.append(written)
+        written.add_done_callback(lambda _: self._notify())
 
-    def news(self, patience: float) -> StageStatus[R]:
-        """Wait until there is something new, at most `patience` seconds.
+    def wait_for_status(self, seconds: float) -> StageStatus[R]:
+        """Wait until something has happened since the last status, at most so many seconds.
 
-        Raises what a stage raised, when everything before that task is told.
+        Raises what a stage of a task raised, once everything before that task is reported.
         """
         with self._changed:
-            if self._changed.wait_for(lambda: self._first_is_done() or self._made != self._told, patience):
+            if self._changed.wait_for(lambda: self._first_is_done() or self._generated != self._reported, seconds):
                 self._changed.wait_for(self._first_is_done, SOON)
             finished: list[R] = []
-            while self._first_is_done() and not (finished and self._here[0].exception()):
-                finished.append(self._here.popleft().result())
-            self._made -= len(finished)
-            self._told = self._made
-            return StageStatus(finished, self._made)
+            while self._first_is_done() and not (finished and self._tasks[0].exception()):
+                finished.append(self._tasks.popleft().result())
+            self._generated -= len(finished)
+            self._reported = self._generated
+            return StageStatus(finished, self._generated)
 
-    def _make_one(self, prepared: Future[W]) -> W:
+    def _generate_one(self, prepared: Future[W]) -> W:
         work = prepared.result()
-        self._make(work)
+        self._generate(work)
         with self._changed:
-            self._made += 1
+            self._generated += 1
         self._notify()
         return work
 
     def _first_is_done(self) -> bool:
-        return bool(self._here) and self._here[0].done()
+        return bool(self._tasks) and self._tasks[0].done()
 
     def _notify(self) -> None:
         with self._changed:

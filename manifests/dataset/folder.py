@@ -17,39 +17,24 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.manifests.dataset.card import write_card
 from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
     FORMAT,
+    CommitLog,
     Committed,
-    Ledger,
-    published,
+    ensure_parts_intact,
+    published_parts,
+    read_commit_log,
     read_json,
-    read_ledger,
-    require_whole,
     to_json,
 )
-from wanbatch.manifests.dataset.part_files import KINDS, TMP, Attempt, open_parts, read_schema, write_attempt
-from wanbatch.manifests.dataset.publisher import Publisher, Refused
-from wanbatch.manifests.dataset.status import RUN, read_note, status
+from wanbatch.manifests.dataset.part_files import KINDS, TMP, Attempt, read_schema
+from wanbatch.manifests.dataset.publisher import Publisher, RejectedAttempt
+from wanbatch.manifests.dataset.status import INTERNAL, RUN
 from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.storage import atomic_files
-from wanbatch.manifests.storage.local import LocalBackend, StorageBackend, backend_for
-
-__all__ = [
-    "Attempt",
-    "Committed",
-    "OutputFolder",
-    "Refused",
-    "is_of_other_settings",
-    "open_parts",
-    "read_note",
-    "status",
-    "write_attempt",
-    "write_card",
-]
-
-PRIVATE = "_wanbatch"
+from wanbatch.manifests.storage.backend import StorageBackend, open_backend
+from wanbatch.manifests.storage.local import LocalBackend
 
 
 class OutputFolder:
@@ -58,16 +43,16 @@ class OutputFolder:
     url: its absolute path or its URL; what `write_attempt`, `status` and `write_card` take.
     """
 
-    def __init__(self, place: StorageBackend):
-        self.url = place.root
-        self._place = place
-        self._publisher = Publisher(place, Committed(), None)
+    def __init__(self, backend: StorageBackend):
+        self.url = backend.root
+        self._backend = backend
+        self._publisher = Publisher(backend, Committed(), None)
         self._publishing = threading.Lock()
 
     @property
     def path(self) -> Path:
         """The folder. Raises ValueError for one in an object store: use `url`."""
-        if not isinstance(self._place, LocalBackend):
+        if not isinstance(self._backend, LocalBackend):
             raise ValueError(f"{self.url} is no local folder")
         return Path(self.url)
 
@@ -80,33 +65,34 @@ class OutputFolder:
         Args:
             path: of the folder, or its URL (a string).
             fingerprint: everything that must not change between the runs that fill the folder (JSON values,
-                nested at will). info: what else to note when the folder is created (JSON values).
+                nested at will).
+            info: what else to record when the folder is created (JSON values).
         Raises:
             UserError: if the folder holds something else, or a run with another fingerprint, or lost files.
                 Nothing was written then.
             FolderHeldError: if another process holds it.
             MachineryError: if the disk or the store refuses.
         """
-        place = backend_for(path)
-        folder = cls(place)
+        backend = open_backend(path)
+        folder = cls(backend)
         try:
-            _require_usable(place, fingerprint)
-            place.make_folders((*KINDS, COMMITS, TMP))
-            place.acquire()
+            _require_usable(backend, fingerprint)
+            backend.make_folders((*KINDS, COMMITS, TMP))
+            backend.acquire()
         except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(f"{place.root}: cannot be written to ({error.strerror or error})") from error
+            raise UserError(f"{backend.root}: cannot be written to ({error.strerror or error})") from error
         except OSError as error:
-            raise _machinery(place, error) from error
+            raise _machinery(backend, error) from error
         try:
-            _require_usable(place, fingerprint)  # again: another run may have been first
-            if not place.exists(RUN):
+            _require_usable(backend, fingerprint)  # again: another run may have been first
+            if not backend.exists(RUN):
                 run = {"format": FORMAT, "fingerprint": dict(fingerprint), "info": dict(info or {}), "plan": {}}
-                place.write_atomic(RUN, to_json(run, indent=1))
-            folder.recover()
+                backend.write_atomic(RUN, to_json(run, indent=1))
+            folder._recover()
         except BaseException as error:
             folder.close()
             if isinstance(error, OSError):
-                raise _machinery(place, error) from error
+                raise _machinery(backend, error) from error
             raise
         return folder
 
@@ -118,23 +104,25 @@ class OutputFolder:
 
     def close(self) -> None:
         """Let others write to the folder."""
-        self._place.release()
+        self._backend.release()
 
     def set_plan(self, plan: Mapping[str, Any]) -> None:
-        """Note what is to be made (JSON values). plan["rows"]: how many ids will end in data or failures."""
+        """Record what is to be made (JSON values). plan["rows"]: how many ids will end in data or failures."""
         with self._disk():
-            run = read_json(self._place, RUN)
-            self._place.write_atomic(RUN, to_json({**run, "plan": dict(plan)}, indent=1))
+            run = read_json(self._backend, RUN)
+            self._backend.write_atomic(RUN, to_json({**run, "plan": dict(plan)}, indent=1))
 
-    def write_note(self, name: str, data: bytes) -> None:
-        """Write or replace a file of `_wanbatch/` that is the caller's, like a log. name: without folders."""
-        with self._disk():
-            self._place.write_atomic(f"{PRIVATE}/{name}", data)
+    def append_internal_file(self, name: str, data: bytes) -> None:
+        """Add to the end of a file of `_wanbatch/`, such as a log.
 
-    def append_note(self, name: str, data: bytes) -> None:
-        """Add to the end of a file of `_wanbatch/`. Its last seconds may be lost if this process dies."""
+        Args:
+            name: of the file, without a folder.
+            data: what to add; the last seconds of it may be lost if this process dies.
+        Raises:
+            MachineryError: if the disk or the store refuses.
+        """
         with self._disk():
-            self._place.append(f"{PRIVATE}/{name}", data)
+            self._backend.append(f"{INTERNAL}/{name}", data)
 
     def require_columns(self, passthrough: pa.Schema) -> None:
         """Check that what is published has these passthrough columns, so that all parts can be read as one.
@@ -160,15 +148,15 @@ class OutputFolder:
 
     def committed(self) -> Committed:
         """What is done; the same object each time, kept up to date."""
-        return self._publisher.done
+        return self._publisher.committed
 
-    def publish(self, attempt: Attempt, check_bytes: bool | None = None, replace: bool = False) -> None:
-        """Verify the files of an attempt, move them to their places, and commit them. Durable on return.
+    def publish(self, attempt: Attempt, verify_checksums: bool | None = None, replace: bool = False) -> None:
+        """Verify the files of an attempt, move them to where readers find them, and commit them. Durable on return.
 
         An id that was quarantined before is taken out of its old failures part: it ends in exactly one part.
 
         Args:
-            check_bytes: read the files whole and compare them with what the worker wrote; default: yes, but
+            verify_checksums: read the files whole and compare them with what the worker wrote; default: yes, but
                 not in an object store, which has checked them itself.
             replace: allow ids that are made already; their old images, timings or failures go.
         Raises:
@@ -176,12 +164,12 @@ class OutputFolder:
             MachineryError: if a file is not whole or the disk refuses. The unit may be tried again, with a new
                 attempt; after a disk error open the folder again first.
         """
-        for refused in self.publish_many([attempt], check_bytes, replace):
-            raise refused.error
+        for rejected in self.publish_many([attempt], verify_checksums, replace):
+            raise rejected.error
 
     def publish_many(
-        self, attempts: Sequence[Attempt], check_bytes: bool | None = None, replace: bool = False
-    ) -> list[Refused]:
+        self, attempts: Sequence[Attempt], verify_checksums: bool | None = None, replace: bool = False
+    ) -> list[RejectedAttempt]:
         """Publish several attempts with few waits for the disk; may be called by several threads.
 
         Arguments and errors are those of `publish`. After a ValueError nothing of the group is published; after
@@ -190,15 +178,15 @@ class OutputFolder:
         Returns:
             The attempts whose files are not whole. All others are committed, durably.
         """
-        check = self._place.check_bytes if check_bytes is None else check_bytes
+        verify = self._backend.verifies_checksums if verify_checksums is None else verify_checksums
         with self._publishing, self._disk():
-            return self._publisher.publish(attempts, check, replace)
+            return self._publisher.publish(attempts, verify, replace)
 
     def discard(self, attempt: Attempt) -> None:
         """Remove the files of an attempt that will not be published."""
         with self._disk():
             for name in attempt.names.values():
-                self._place.remove(f"{TMP}/{name}")
+                self._backend.remove(f"{TMP}/{name}")
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -206,75 +194,73 @@ class OutputFolder:
         try:
             yield
         except OSError as error:
-            raise _machinery(self._place, error) from error
+            raise _machinery(self._backend, error) from error
 
-    def recover(self) -> list[str]:
-        """Read the commits, finish what a killed run had committed, remove what it had not; called by `open`.
+    def _recover(self) -> None:
+        """Read the commits, finish what a killed run had committed, remove what it had not.
 
-        Returns:
-            The names of the removed files, relative to the folder.
         Raises:
             UserError: if a committed file is gone or has another size.
         """
-        place = self._place
-        ledger = read_ledger(place)
-        drafts = place.sizes(TMP)
-        _finish_replacements(place, ledger, drafts)
-        found = published(place)
-        require_whole(place, ledger.parts, found)
-        stale = {name for name in found if name not in ledger.parts} | drafts.keys()
-        for folder in ("", PRIVATE, COMMITS):
-            stale |= {n for n in place.sizes(folder) if n.rpartition("/")[2].startswith(atomic_files.TMP_PREFIX)}
-        for name in stale:
-            place.remove(name)
-        first = next((name for name in ledger.parts if name.startswith("data/")), None)
-        schema = read_schema(place, first) if first else None
-        self._publisher = Publisher(place, ledger.committed, schema)
-        return sorted(stale)
+        backend = self._backend
+        log = read_commit_log(backend)
+        temporary = backend.sizes(TMP)
+        _finish_replacements(backend, log, temporary)
+        found = published_parts(backend)
+        ensure_parts_intact(backend, log.parts, found)
+        leftovers = {name for name in found if name not in log.parts} | temporary.keys()
+        for folder in ("", INTERNAL, COMMITS):
+            names = backend.sizes(folder)
+            leftovers |= {name for name in names if name.rpartition("/")[2].startswith(atomic_files.TMP_PREFIX)}
+        for name in leftovers:
+            backend.remove(name)
+        first = next((name for name in log.parts if name.startswith("data/")), None)
+        schema = read_schema(backend, first) if first else None
+        self._publisher = Publisher(backend, log.committed, schema)
 
 
-def _machinery(place: StorageBackend, error: OSError) -> MachineryError:
-    return MachineryError(f"{place.root}: cannot be written to ({error.strerror or error})")
+def _machinery(backend: StorageBackend, error: OSError) -> MachineryError:
+    return MachineryError(f"{backend.root}: cannot be written to ({error.strerror or error})")
 
 
-def _finish_replacements(place: StorageBackend, ledger: Ledger, drafts: Mapping[str, int]) -> None:
-    """Put committed replacements of parts in place; a draft that is gone is there already."""
-    ready = {name: part.draft for name, part in ledger.parts.items() if part.draft in drafts}
-    for name, draft in ready.items():
-        assert draft is not None
-        place.replace(draft, name)
-    for name in ledger.dropped:
-        place.remove(name)
-    place.sync({name.partition("/")[0] for name in (*ready, *ledger.dropped)})
+def _finish_replacements(backend: StorageBackend, log: CommitLog, temporary: Mapping[str, int]) -> None:
+    """Give committed replacements the names of their parts; a temporary file that is gone has its name already."""
+    ready = {name: part.temporary for name, part in log.parts.items() if part.temporary in temporary}
+    for name, waiting in ready.items():
+        assert waiting is not None
+        backend.replace(waiting, name)
+    for name in log.dropped:
+        backend.remove(name)
+    backend.sync({name.partition("/")[0] for name in (*ready, *log.dropped)})
 
 
 def is_of_other_settings(path: str | Path, fingerprint: Mapping[str, Any]) -> bool:
     """Whether a run with another fingerprint filled the folder. Raises UserError, MachineryError."""
-    place = backend_for(path)
+    backend = open_backend(path)
     try:
-        return place.exists(RUN) and bool(_changes(place, fingerprint))
+        return backend.exists(RUN) and bool(_changes(backend, fingerprint))
     except OSError as error:
-        raise MachineryError(f"{place.root}: cannot be read ({error.strerror or error})") from error
+        raise MachineryError(f"{backend.root}: cannot be read ({error.strerror or error})") from error
 
 
-def _changes(place: StorageBackend, fingerprint: Mapping[str, Any]) -> list[str]:
+def _changes(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> list[str]:
     """What differs from the fingerprint of the run that filled the folder, a sentence each."""
-    return list(_differences(read_json(place, RUN)["fingerprint"], json.loads(to_json(fingerprint))))
+    return list(_differences(read_json(backend, RUN)["fingerprint"], json.loads(to_json(fingerprint))))
 
 
-def _require_usable(place: StorageBackend, fingerprint: Mapping[str, Any]) -> None:
-    """Raises UserError unless the place is new, empty, or an output folder with this fingerprint."""
-    entries = place.entries()
-    if entries is None:
-        raise UserError(f"{place.root}: is not a folder: choose another output folder")
-    if not place.exists(RUN):
-        started = entries <= {*KINDS, PRIVATE} and not published(place)
+def _require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> None:
+    """Raises UserError unless the folder is new, empty, or an output folder with this fingerprint."""
+    names = backend.top_level_names()
+    if names is None:
+        raise UserError(f"{backend.root}: is not a folder: choose another output folder")
+    if not backend.exists(RUN):
+        started = names <= {*KINDS, INTERNAL} and not published_parts(backend)
         if not started:  # only what an interrupted first start leaves is fine
-            raise UserError(f"{place.root}: holds other files: choose a new or empty output folder")
+            raise UserError(f"{backend.root}: holds other files: choose a new or empty output folder")
         return
-    if differences := _changes(place, fingerprint):
+    if differences := _changes(backend, fingerprint):
         raise UserError(
-            f"{place.root}: was filled with other settings: {'; '.join(differences)}. Use the same ones to go on, "
+            f"{backend.root}: was filled with other settings: {'; '.join(differences)}. Use the same ones to go on, "
             "start another run beside it with --new-run, or choose another output folder"
         )
 
@@ -283,11 +269,10 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
     """Each value that differs, as a sentence; keys of nested objects are joined with dots."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            place = f"{name}.{key}" if name else key
-            yield from _differences(old.get(key), new.get(key), place)
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
-        yield f"{name} was {_said(old)}, now {_said(new)}"
+        yield f"{name} was {_json_or_unset(old)}, now {_json_or_unset(new)}"
 
 
-def _said(value: Any) -> str:
+def _json_or_unset(value: Any) -> str:
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)

@@ -21,8 +21,11 @@ JPEG_QUALITY = 95
 class ImageFormat:
     """How pictures are written.
 
-    name: `png`, `webp` or `jpeg`. quality: 1 to 100; None: nothing is lost with PNG and WEBP, 95 with JPEG.
-    Raises ValueError for a name that is not known or a quality of PNG, which has none.
+    Attributes:
+        name: `png`, `webp` or `jpeg`.
+        quality: 1 to 100; None: nothing is lost with PNG and WEBP, 95 with JPEG.
+    Raises:
+        ValueError: for a name that is not known, or a quality of PNG, which has none.
     """
 
     name: str = "png"

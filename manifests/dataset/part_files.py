@@ -26,8 +26,8 @@ from wanbatch.manifests.records import (
     failure_table,
     timing_table,
 )
+from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.fsspec_io import file_system
-from wanbatch.manifests.storage.local import StorageBackend, backend_for
 from wanbatch.manifests.storage.urls import is_url
 
 KINDS = ("data", "timings", "failures")
@@ -44,10 +44,14 @@ _DIGEST = re.compile(r"[!-~]{1,128}")
 class Attempt:
     """What one try of a unit wrote to `_wanbatch/tmp/`; small, to be sent from worker to driver.
 
-    attempt: a token that no other try of this unit has. names: kind (`data`, ...) -> file name in `tmp`.
-    sha256: kind -> hash of the bytes as they were written, hex.
-    made, failed: the ids in the files, in their order; failed ones with their error class.
-    digests: id -> digest of the row that asked for it, of the ids that have one.
+    Attributes:
+        unit: the number of the unit.
+        attempt: a token that no other try of this unit has.
+        names: kind (`data`, ...) -> file name in `tmp`.
+        sha256: kind -> hash of the bytes as they were written, hex.
+        made: the ids that have an image, in the order of the files.
+        failed: (id, error class) of those that have none, in the order of the file.
+        digests: id -> digest of the row that asked for it, of the ids that have one.
     """
 
     unit: int
@@ -68,7 +72,7 @@ class Attempt:
         return tuple(name for name, _ in self.failed) if kind == "failures" else self.made
 
     def all_ids(self) -> tuple[str, ...]:
-        """Made, then failed."""
+        """The ids of all rows: made ones, then failed ones."""
         return self.made + self.ids("failures")
 
 
@@ -84,13 +88,13 @@ def write_attempt(
     """Write what a unit gave to the output folder's `_wanbatch/tmp/`. Publishes nothing; needs no lock.
 
     Args:
-        root: the output folder, a path or an URL.
+        root: the output folder, a path or a URL.
         attempt: letters, digits and `-`; another one for each try of the unit.
         data: from `data_table`, or None if every row failed.
         timings: one for each row of `data`, in the same order. Their `write_seconds` are filled in here: each
             row's share of the time that writing the data took.
-        digests: id -> what changes when the row that asks for it does (1 to 128 printable characters); noted
-            with the commit, `Committed.made[id]` has it.
+        digests: id -> what changes when the row that asks for it does (1 to 128 printable characters);
+            recorded with the commit, `Committed.made[id]` has it.
     Raises:
         ValueError: if these do not fit together.
         MachineryError: if the disk or the store refuses. Nothing is left behind then.
@@ -99,7 +103,7 @@ def write_attempt(
     _check_fit(attempt, data, timed, failed, digests or {})
     made = tuple(data["id"].to_pylist()) if data is not None else ()
     classes = tuple(zip(failed["id"].to_pylist(), failed["error_class"].to_pylist(), strict=True))
-    place = backend_for(root)
+    backend = open_backend(root)
     names: dict[str, str] = {}
     hashes: dict[str, str] = {}
     try:
@@ -110,20 +114,22 @@ def write_attempt(
             if kind == "timings":
                 table = _with_write_seconds(timed, (time.perf_counter() - begin) / len(timed))
             name = f"{unit:05d}-{attempt}-{kind}.parquet"
-            hashes[kind] = write_part(place, f"{TMP}/{name}", table.schema, [table])
+            hashes[kind] = write_part(backend, f"{TMP}/{name}", table.schema, [table])
             names[kind] = name
     except BaseException as error:
         for name in names.values():
-            place.remove(f"{TMP}/{name}")
+            backend.remove(f"{TMP}/{name}")
         if isinstance(error, OSError):
-            raise MachineryError(f"{place.shown(TMP)}: cannot be written to ({error.strerror or error})") from error
+            raise MachineryError(
+                f"{backend.location(TMP)}: cannot be written to ({error.strerror or error})"
+            ) from error
         raise
     return Attempt(unit, attempt, names, hashes, made, classes, dict(digests or {}))
 
 
 def _with_write_seconds(timings: pa.Table, seconds: float) -> pa.Table:
-    place = timings.schema.get_field_index("write_seconds")
-    return timings.set_column(place, timings.schema.field(place), pa.array([seconds] * len(timings)))
+    index = timings.schema.get_field_index("write_seconds")
+    return timings.set_column(index, timings.schema.field(index), pa.array([seconds] * len(timings)))
 
 
 def _check_fit(
@@ -157,20 +163,20 @@ class _HashingFile(io.BufferedWriter):
         return super().write(data)
 
 
-def write_part(place: StorageBackend, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
+def write_part(backend: StorageBackend, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
     """Write a new file, durably; nothing is left if anything goes wrong. Returns its SHA-256, hex."""
     leaves = _leaves(schema)
-    packed = [leaf for leaf in leaves if leaf != "image.bytes"]
-    with place.new_file(name) as path:
+    compressed = [leaf for leaf in leaves if leaf != "image.bytes"]
+    with backend.new_file(name) as path:
         file = _HashingFile(path)
         try:
             with file:
                 with pq.ParquetWriter(
                     file,
                     schema,
-                    compression={leaf: "ZSTD" if leaf in packed else "NONE" for leaf in leaves},
-                    use_dictionary=packed,
-                    write_statistics=packed,
+                    compression={leaf: "ZSTD" if leaf in compressed else "NONE" for leaf in leaves},
+                    use_dictionary=compressed,
+                    write_statistics=compressed,
                     write_page_checksum=True,
                 ) as writer:
                     for table in tables:
@@ -192,7 +198,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def verify_part(
-    place: StorageBackend, name: str, kind: str, ids: Sequence[str], schema: pa.Schema | None, sha256: str | None
+    backend: StorageBackend, name: str, kind: str, ids: Sequence[str], schema: pa.Schema | None, sha256: str | None
 ) -> None:
     """Check that a written file is whole: footer, schema, number of rows, ids in order, every byte.
 
@@ -202,14 +208,14 @@ def verify_part(
         MachineryError: if it is not.
     """
     try:
-        with place.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
+        with backend.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
             problem = _part_problem(part, kind, ids, schema)
-        if problem is None and sha256 is not None and place.sha256(name) != sha256:
+        if problem is None and sha256 is not None and backend.sha256(name) != sha256:
             problem = "other bytes"
     except (OSError, pa.ArrowException) as error:
         problem = str(error)
     if problem:
-        raise MachineryError(f"{place.shown(name)}: is not what was written ({problem})")
+        raise MachineryError(f"{backend.location(name)}: is not what was written ({problem})")
 
 
 def _part_problem(file: pq.ParquetFile, kind: str, ids: Sequence[str], schema: pa.Schema | None) -> str | None:
@@ -227,18 +233,18 @@ def _ids(file: pq.ParquetFile) -> list[str]:
     return file.reader.read_column(file.reader.column_name_idx("id")).to_pylist()
 
 
-def read_schema(place: StorageBackend, name: str) -> pa.Schema:
+def read_schema(backend: StorageBackend, name: str) -> pa.Schema:
     """The Arrow schema of a part. Raises MachineryError if it cannot be read."""
     try:
-        with place.open(name) as file:
+        with backend.open(name) as file:
             return pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
-        raise MachineryError(f"{place.shown(name)}: cannot be read ({error})") from error
+        raise MachineryError(f"{backend.location(name)}: cannot be read ({error})") from error
 
 
-def row_groups(place: StorageBackend, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def row_groups(backend: StorageBackend, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """A part's rows, a row group at a time. Raises OSError or ArrowException if it is damaged."""
-    with place.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
+    with backend.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
         for group in range(part.metadata.num_row_groups):
             yield part.read_row_group(group, columns=columns)
 
@@ -246,21 +252,21 @@ def row_groups(place: StorageBackend, name: str, columns: Sequence[str] | None =
 def open_parts(root: str | Path, kind: str) -> ds.Dataset | None:
     """All published parts of a kind as one dataset, which reads what it is asked for; None if there are none.
 
-    root: the output folder, a path or an URL. Raises MachineryError if it cannot be read.
+    root: the output folder, a path or a URL. Raises MachineryError if it cannot be read.
     """
-    place = backend_for(root)
+    backend = open_backend(root)
     try:
-        names = sorted(name for name in place.sizes(kind) if is_part(name))
-        paths = [place.shown(name) for name in names]
+        names = sorted(name for name in backend.sizes(kind) if is_part(name))
+        paths = [backend.location(name) for name in names]
         if not paths:
             return None
-        if not is_url(place.root):
+        if not is_url(backend.root):
             return ds.dataset(paths, format="parquet")
-        system = file_system(place.root)
+        system = file_system(backend.root)
         keys = [system._strip_protocol(path) for path in paths]
         return ds.dataset(keys, format="parquet", filesystem=PyFileSystem(FSSpecHandler(system)))
     except (OSError, pa.ArrowException) as error:
-        raise MachineryError(f"{place.shown(kind)}: cannot be read ({error})") from error
+        raise MachineryError(f"{backend.location(kind)}: cannot be read ({error})") from error
 
 
 def is_part(name: str) -> bool:

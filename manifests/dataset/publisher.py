@@ -2,7 +2,8 @@
 
 Order of a group: verify, move, sync the folders, then one commit file. An attempt that decides ids anew goes
 alone: its replacements of older parts are written first, its commit record names them, and only then do they
-take the places of the old ones. Killed before the record, nothing has happened; after it, `recover` goes on.
+take the names of the old ones. Killed before the record, nothing has happened; after it, the next
+opening of the folder goes on.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from wanbatch.manifests.dataset.commit_log import (
     Committed,
     Replacement,
     commit_name,
+    commit_record,
     part_name,
-    record_of,
     write_commit,
 )
 from wanbatch.manifests.dataset.part_files import (
@@ -32,17 +33,22 @@ from wanbatch.manifests.dataset.part_files import (
     read_schema,
     verify_part,
 )
-from wanbatch.manifests.dataset.rewrite import put_in_place, remove_drafts, superseded, write_replacements
-from wanbatch.manifests.storage.local import StorageBackend
+from wanbatch.manifests.dataset.rewrite import (
+    install_replacements,
+    remove_replacements,
+    superseded,
+    write_replacements,
+)
+from wanbatch.manifests.storage.backend import StorageBackend
 
-A = TypeVar("A")
-B = TypeVar("B")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Parts = dict[str, dict[str, Any]]
 """kind -> name, bytes and sha256 of the part."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RejectedAttempt:
     """An attempt that was not published, and why; its unit may be tried again, with a new attempt."""
 
     attempt: Attempt
@@ -50,30 +56,54 @@ class Refused:
 
 
 class Publisher:
-    """Publishes into one folder; for one thread at a time.
+    """Publishes into one folder; for one thread at a time."""
 
-    data_schema: of the folder's data parts, None before the first.
-    """
+    def __init__(self, backend: StorageBackend, committed: Committed, data_schema: pa.Schema | None):
+        """
+        Args:
+            backend: the folder, of which this process is the writer.
+            committed: what is committed there so far.
+            data_schema: the schema of the folder's data parts; None before the first.
+        """
+        self._backend, self._committed, self._data_schema = backend, committed, data_schema
 
-    def __init__(self, place: StorageBackend, done: Committed, data_schema: pa.Schema | None):
-        self.place, self.done, self.data_schema = place, done, data_schema
+    @property
+    def committed(self) -> Committed:
+        """What is committed, kept up to date."""
+        return self._committed
 
-    def publish(self, attempts: Sequence[Attempt], check_bytes: bool, replace: bool) -> list[Refused]:
-        """Verify and commit; returns those that are not whole. Raises ValueError, OSError."""
+    @property
+    def data_schema(self) -> pa.Schema | None:
+        """The schema of the folder's data parts; None before the first."""
+        return self._data_schema
+
+    def publish(self, attempts: Sequence[Attempt], verify_checksums: bool, replace: bool) -> list[RejectedAttempt]:
+        """Verify, move and commit.
+
+        Args:
+            attempts: of different units and with different ids.
+            verify_checksums: whether files are read whole and compared with what the worker wrote.
+            replace: whether ids may be published that are made already.
+        Returns:
+            The attempts whose files are not whole.
+        Raises:
+            ValueError: if a unit or an id is committed already, or is there twice. Nothing is published then.
+            OSError: if the disk or the store refuses.
+        """
         self._require_new(attempts, replace)
-        self.place.require_held()
-        refused = self._verify(attempts, check_bytes)
-        bad = {one.attempt.unit for one in refused}
+        self._backend.ensure_writer()
+        rejected = self._verify(attempts, verify_checksums)
+        bad = {one.attempt.unit for one in rejected}
         good = [attempt for attempt in attempts if attempt.unit not in bad]
-        deciding_anew = {attempt.unit for attempt in good if superseded(self.done, attempt)}
+        deciding_anew = {attempt.unit for attempt in good if superseded(self._committed, attempt)}
         self._commit_together([attempt for attempt in good if attempt.unit not in deciding_anew])
         for attempt in good:
             if attempt.unit in deciding_anew:
                 self._commit_replacing(attempt)
-        return refused
+        return rejected
 
     def _require_new(self, attempts: Iterable[Attempt], replace: bool) -> None:
-        units, ids = set(self.done.units), set[str]()
+        units, ids = set(self._committed.units), set[str]()
         for attempt in attempts:
             if attempt.unit in units:
                 raise ValueError(f"unit {attempt.unit} is committed already")
@@ -81,102 +111,104 @@ class Publisher:
             for name in attempt.all_ids():
                 if name in ids:
                     raise ValueError(f"unit {attempt.unit} has {name!r}, which another unit of this group has too")
-                if name in self.done.made and not replace:
+                if name in self._committed.made and not replace:
                     raise ValueError(f"unit {attempt.unit} has {name!r}, which is committed as made already")
                 ids.add(name)
 
-    def _verify(self, attempts: Sequence[Attempt], check_bytes: bool) -> list[Refused]:
+    def _verify(self, attempts: Sequence[Attempt], verify_checksums: bool) -> list[RejectedAttempt]:
         """Data parts must also have the columns of the folder's first one."""
-        refused = []
+        rejected = []
         for attempt in attempts:
-            if self.data_schema is None and "data" in attempt.names:
+            if self._data_schema is None and "data" in attempt.names:
                 try:
-                    self.data_schema = self._first_schema(attempt)
+                    self._data_schema = self._first_schema(attempt)
                 except MachineryError as error:
-                    refused.append(Refused(attempt, error))
-        bad = {one.attempt.unit for one in refused}
+                    rejected.append(RejectedAttempt(attempt, error))
+        bad = {one.attempt.unit for one in rejected}
         rest = [attempt for attempt in attempts if attempt.unit not in bad]
-        problems = self._each(lambda attempt: self._problem(attempt, check_bytes), rest)
-        return refused + [Refused(a, error) for a, error in zip(rest, problems, strict=True) if error is not None]
+        problems = self._each(lambda attempt: self._problem(attempt, verify_checksums), rest)
+        failed = zip(rest, problems, strict=True)
+        return rejected + [RejectedAttempt(attempt, error) for attempt, error in failed if error is not None]
 
     def _first_schema(self, attempt: Attempt) -> pa.Schema:
         name = attempt.names["data"]
-        schema = read_schema(self.place, f"{TMP}/{name}")
+        schema = read_schema(self._backend, f"{TMP}/{name}")
         if not is_data_schema(schema):
             raise MachineryError(f"{name}: its columns are not those of data")
-        verify_part(self.place, f"{TMP}/{name}", "data", attempt.made, schema, None)
+        verify_part(self._backend, f"{TMP}/{name}", "data", attempt.made, schema, None)
         return schema
 
-    def _problem(self, attempt: Attempt, check_bytes: bool) -> MachineryError | None:
+    def _problem(self, attempt: Attempt, verify_checksums: bool) -> MachineryError | None:
         try:
             for kind, name in attempt.names.items():
-                schema = expected_schema(kind, self.data_schema)
-                sha256 = attempt.sha256[kind] if check_bytes else None
-                verify_part(self.place, f"{TMP}/{name}", kind, attempt.ids(kind), schema, sha256)
+                schema = expected_schema(kind, self._data_schema)
+                sha256 = attempt.sha256[kind] if verify_checksums else None
+                verify_part(self._backend, f"{TMP}/{name}", kind, attempt.ids(kind), schema, sha256)
         except MachineryError as error:
             return error
         return None
 
     def _commit_together(self, attempts: Sequence[Attempt]) -> None:
         if attempts:
-            with self._taken_back_on_error(attempts) as moved:
-                parts = self._move(attempts, moved)
-                seqs = range(self.done.seq + 1, self.done.seq + 1 + len(attempts))
-                records = [record_of(*values) for values in zip(attempts, parts, seqs, strict=True)]
+            with self._rolled_back_on_error(attempts) as published_names:
+                parts = self._move(attempts, published_names)
+                first = self._committed.next_seq
+                seqs = range(first, first + len(attempts))
+                records = [commit_record(*values) for values in zip(attempts, parts, seqs, strict=True)]
                 self._write(records)
             for record in records:
-                self.done.add(record)
+                self._committed.add(record)
 
     def _commit_replacing(self, attempt: Attempt) -> None:
-        replaced = write_replacements(self.place, attempt, superseded(self.done, attempt))
-        with self._taken_back_on_error([attempt], replaced) as moved:
-            (parts,) = self._move([attempt], moved)
-            record = record_of(attempt, parts, self.done.seq + 1, replaced)
+        replaced = write_replacements(self._backend, attempt, superseded(self._committed, attempt))
+        with self._rolled_back_on_error([attempt], replaced) as published_names:
+            (parts,) = self._move([attempt], published_names)
+            record = commit_record(attempt, parts, self._committed.next_seq, replaced)
             self._write([record])
-        self.done.add(record)
-        put_in_place(self.place, replaced)
+        self._committed.add(record)
+        install_replacements(self._backend, replaced)
 
     def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        self.place.require_held()
-        write_commit(self.place, records)
+        self._backend.ensure_writer()
+        write_commit(self._backend, records)
 
-    def _move(self, attempts: Sequence[Attempt], moved: list[str]) -> list[Parts]:
-        """Move the files to their public places, durably. The workers have synced their content."""
-        parts = self._each(lambda attempt: self._move_one(attempt, moved), attempts)
-        self.place.sync(sorted({kind for each in parts for kind in each}))
+    def _move(self, attempts: Sequence[Attempt], published_names: list[str]) -> list[Parts]:
+        """Move the files to where readers find them, durably. The workers have synced their content."""
+        parts = self._each(lambda attempt: self._move_one(attempt, published_names), attempts)
+        self._backend.sync(sorted({kind for each in parts for kind in each}))
         return parts
 
-    def _move_one(self, attempt: Attempt, moved: list[str]) -> Parts:
+    def _move_one(self, attempt: Attempt, published_names: list[str]) -> Parts:
         parts: Parts = {}
         for kind, name in attempt.names.items():
             target = part_name(kind, attempt.unit)
-            size = self.place.rename_noreplace(f"{TMP}/{name}", target)
-            moved.append(target)
+            size = self._backend.rename_noreplace(f"{TMP}/{name}", target)
+            published_names.append(target)
             parts[kind] = {"name": target, "bytes": size, "sha256": attempt.sha256[kind]}
         return parts
 
     @contextmanager
-    def _taken_back_on_error(
+    def _rolled_back_on_error(
         self, attempts: Sequence[Attempt], replaced: Sequence[Replacement] = ()
     ) -> Iterator[list[str]]:
-        """Yields a list for the names of what is moved; it is removed if the commit does not come to be."""
-        moved: list[str] = []
+        """Yields a list for the names of published parts; they are removed if the commit is not written."""
+        published_names: list[str] = []
         try:
-            yield moved
+            yield published_names
         except OSError:
-            with suppress(OSError):  # the first error is the one to report, and `recover` cleans up too
-                self.place.require_held()  # else the names may be another run's by now
-                if not self.place.exists(commit_name(attempt.unit for attempt in attempts)):
-                    for name in moved:
-                        self.place.remove(name)
-                    remove_drafts(self.place, replaced)
+            with suppress(OSError):  # the first error is reported; the next opening cleans up
+                self._backend.ensure_writer()  # else the names may be another run's by now
+                if not self._backend.exists(commit_name(attempt.unit for attempt in attempts)):
+                    for name in published_names:
+                        self._backend.remove(name)
+                    remove_replacements(self._backend, replaced)
             raise
 
-    def _each(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
+    def _each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """The function of each item, several at a time; each thread takes its share at once, as items are many."""
-        threads = min(self.place.at_once, len(items))
+        threads = min(self._backend.max_concurrency, len(items))
         if threads < 2:
             return [function(item) for item in items]
         with ThreadPoolExecutor(threads) as pool:
             shares = list(pool.map(lambda first: [function(item) for item in items[first::threads]], range(threads)))
-        return [shares[place % threads][place // threads] for place in range(len(items))]
+        return [shares[index % threads][index // threads] for index in range(len(items))]

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from wanbatch.errors import MachineryError
 from wanbatch.manifests.dataset.commit_log import Committed, Replacement, part_name
 from wanbatch.manifests.dataset.part_files import TMP, Attempt, read_schema, row_groups, write_part
-from wanbatch.manifests.storage.local import StorageBackend
+from wanbatch.manifests.storage.backend import StorageBackend
 
 
 def superseded(done: Committed, attempt: Attempt) -> dict[str, set[str]]:
@@ -24,7 +24,7 @@ def superseded(done: Committed, attempt: Attempt) -> dict[str, set[str]]:
     return parts
 
 
-def write_replacements(place: StorageBackend, attempt: Attempt, parts: Mapping[str, set[str]]) -> list[Replacement]:
+def write_replacements(backend: StorageBackend, attempt: Attempt, parts: Mapping[str, set[str]]) -> list[Replacement]:
     """Write to `_wanbatch/tmp/` what is left of each part, durably. Changes nothing that readers see.
 
     Raises:
@@ -33,50 +33,50 @@ def write_replacements(place: StorageBackend, attempt: Attempt, parts: Mapping[s
     written: list[Replacement] = []
     try:
         for number, (name, ids) in enumerate(sorted(parts.items())):
-            draft = f"{TMP}/{attempt.unit:05d}-{attempt.attempt}-replaced-{number}.parquet"
-            written.append(_rewritten(place, name, ids, draft))
+            temporary = f"{TMP}/{attempt.unit:05d}-{attempt.attempt}-replaced-{number}.parquet"
+            written.append(_rewritten(backend, name, ids, temporary))
     except BaseException:
-        remove_drafts(place, written)
+        remove_replacements(backend, written)
         raise
     return written
 
 
-def put_in_place(place: StorageBackend, replaced: Sequence[Replacement]) -> None:
+def install_replacements(backend: StorageBackend, replaced: Sequence[Replacement]) -> None:
     """Put the replacements where readers find them, durably. Their commit record exists already."""
     for new in replaced:
-        if new.draft is None:
-            place.remove(new.name)
+        if new.temporary is None:
+            backend.remove(new.name)
         else:
-            place.replace(new.draft, new.name)
-    place.sync({new.name.partition("/")[0] for new in replaced})
+            backend.replace(new.temporary, new.name)
+    backend.sync({new.name.partition("/")[0] for new in replaced})
 
 
-def remove_drafts(place: StorageBackend, replaced: Iterable[Replacement]) -> None:
+def remove_replacements(backend: StorageBackend, replaced: Iterable[Replacement]) -> None:
     """Remove replacements that were not committed."""
     for new in replaced:
-        if new.draft is not None:
-            place.remove(new.draft)
+        if new.temporary is not None:
+            backend.remove(new.temporary)
 
 
-def _rewritten(place: StorageBackend, name: str, ids: set[str], draft: str) -> Replacement:
+def _rewritten(backend: StorageBackend, name: str, ids: set[str], temporary: str) -> Replacement:
     try:
-        schema = read_schema(place, name)
-        found = [one for group in row_groups(place, name, ["id"]) for one in group["id"].to_pylist()]
+        schema = read_schema(backend, name)
+        found = [one for group in row_groups(backend, name, ["id"]) for one in group["id"].to_pylist()]
         if not ids <= set(found):
-            raise MachineryError(f"{place.shown(name)}: lacks ids that were committed with it")
+            raise MachineryError(f"{backend.location(name)}: lacks ids that were committed with it")
         if len(found) == len(ids):
             return Replacement(name, None, None, None)
-        sha256 = write_part(place, draft, schema, _without(place, name, ids))
+        sha256 = write_part(backend, temporary, schema, _without(backend, name, ids))
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk; pyarrow's own have no number
             raise
-        raise MachineryError(f"{place.shown(name)}: cannot be read ({error})") from error
-    return Replacement(name, draft, place.size(draft), sha256)
+        raise MachineryError(f"{backend.location(name)}: cannot be read ({error})") from error
+    return Replacement(name, temporary, backend.size(temporary), sha256)
 
 
-def _without(place: StorageBackend, name: str, ids: set[str]) -> Iterator[pa.Table]:
+def _without(backend: StorageBackend, name: str, ids: set[str]) -> Iterator[pa.Table]:
     gone = pa.array(sorted(ids), pa.string())
-    for group in row_groups(place, name):
+    for group in row_groups(backend, name):
         left = group.filter(pc.invert(pc.is_in(group["id"], gone)))
         if len(left):
             yield left

@@ -8,19 +8,26 @@ from typing import Any
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.dataset.commit_log import Committed, read_commits, read_json
-from wanbatch.manifests.storage.local import backend_for
+from wanbatch.manifests.storage.backend import open_backend
 
-RUN = "_wanbatch/run.json"
+INTERNAL = "_wanbatch"
+"""The folder inside the output folder that readers skip."""
+
+RUN = f"{INTERNAL}/run.json"
 
 
-def read_note(path: str | Path, name: str) -> bytes | None:
-    """A file of an output folder's `_wanbatch/`, as `OutputFolder` notes them; None if there is none.
+def read_internal_file(path: str | Path, name: str) -> bytes | None:
+    """The content of a file that `OutputFolder.append_internal_file` wrote; None if there is none.
 
-    path: of the folder, or its URL. Raises MachineryError if it cannot be read.
+    Args:
+        path: of the output folder, or its URL.
+        name: of the file, inside the folder's `_wanbatch/`.
+    Raises:
+        MachineryError: if it cannot be read.
     """
-    place = backend_for(path)
+    backend = open_backend(path)
     try:
-        return place.read(f"_wanbatch/{name}")
+        return backend.read(f"{INTERNAL}/{name}")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -34,32 +41,32 @@ def status(path: str | Path) -> dict[str, Any]:
         path: of the folder, or its URL.
     Returns:
         `done`, `quarantined`, `failures` (error class -> count), `rows` and `pending` (None before the plan
-        is noted), `units` (committed), `holder` (host, pid and since of the run that writes, or None),
-        and `fingerprint`, `info`, `plan` as they were noted.
+        is recorded), `units` (committed), `holder` (host, pid and since of the run that writes, or None),
+        and `fingerprint`, `info`, `plan` as they were recorded.
     Raises:
         UserError: if it is no output folder. MachineryError: if it cannot be reached.
     """
-    place = backend_for(path)
-    done = Committed()
+    backend = open_backend(path)
+    committed = Committed()
     try:
-        if not place.exists(RUN):
+        if not backend.exists(RUN):
             raise UserError(f"{path}: is not an output folder of wanbatch (it has no {RUN})")
-        run = read_json(place, RUN)
-        for _, record in read_commits(place):
-            done.add(record)
-        holder = place.holder()
+        run = read_json(backend, RUN)
+        for _, record in read_commits(backend):
+            committed.add(record)
+        holder = backend.holder()
     except OSError as error:
         raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
     rows = run["plan"].get("rows")
-    finished = len(done.made) + len(done.failed)
+    finished = len(committed.made) + len(committed.failed)
     return {
         "path": str(path),
         "rows": rows,
-        "done": len(done.made),
-        "quarantined": len(done.failed),
+        "done": len(committed.made),
+        "quarantined": len(committed.failed),
         "pending": None if rows is None else max(0, rows - finished),
-        "failures": dict(sorted(Counter(done.failed.values()).items())),
-        "units": len(done.units),
+        "failures": dict(sorted(Counter(committed.failed.values()).items())),
+        "units": len(committed.units),
         "holder": holder,
         "fingerprint": run["fingerprint"],
         "info": run["info"],

@@ -6,29 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+from pydantic import BaseModel
 
+from wanbatch.manifests.columns import GIVEN, SETTINGS
 from wanbatch.manifests.reading.row_model import ManifestRow
 from wanbatch.manifests.records import Lora, Row, Source
-
-SETTINGS = (
-    "prompt",
-    "negative_prompt",
-    "creativity",
-    "seed",
-    "width",
-    "height",
-    "steps",
-    "guidance",
-    "shift",
-    "sampler",
-    "schedule",
-    "sigmas",
-    "style",
-    "loras",
-    "num_images",
-    "audio",
-)
-"""The columns on which the members of a blend group must agree."""
 
 SOURCE_TYPE = pa.struct(
     [
@@ -47,29 +29,14 @@ ROWS_SCHEMA = pa.schema(
         ("number", pa.int64()),  # manifest row from 0, over all files
         ("file", pa.int32()),  # index into the manifest's files
         ("position", pa.int64()),  # line from 1 (JSONL) or row from 0 (Parquet), in its file
-        ("prompt", pa.string()),
-        ("negative_prompt", pa.string()),
         ("sources", pa.list_(SOURCE_TYPE)),
-        ("creativity", pa.float64()),
-        ("seed", pa.int64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("steps", pa.int32()),
-        ("guidance", pa.float64()),
-        ("shift", pa.float64()),
-        ("sampler", pa.string()),
-        ("schedule", pa.string()),
-        ("sigmas", pa.list_(pa.float64())),
-        ("style", pa.string()),
-        ("loras", pa.list_(pa.struct([("name", pa.string()), ("weight", pa.float64())]))),
-        ("num_images", pa.int32()),
-        ("audio", pa.string()),
+        *((name, GIVEN[name].kind.type) for name in SETTINGS),
     ]
 )
 
-UNMERGED_SCHEMA = ROWS_SCHEMA.append(pa.field("blend_group", pa.string())).append(
-    pa.field("blend_weight", pa.float64())
-)
+GROUP_COLUMNS = tuple(name for name, given in GIVEN.items() if given.role == "group")
+
+UNMERGED_SCHEMA = pa.schema([*ROWS_SCHEMA, *((name, GIVEN[name].kind.type) for name in GROUP_COLUMNS)])
 """Like `ROWS_SCHEMA`, while blend groups are not merged yet."""
 
 
@@ -100,63 +67,50 @@ class TableBuilder:
             self._rows = []
 
 
-def row_values(line: ManifestRow, number: int, file: int, position: int) -> Sequence[Any]:
-    """A checked line as one row of `LINES_SCHEMA`."""
-    name = line.blend_group or line.id or f"{number:08d}"
-    return (
-        name,
-        number,
-        file,
-        position,
-        line.prompt,
-        line.negative_prompt,
-        _sources(line, file, position),
-        line.creativity,
-        line.seed,
-        line.width,
-        line.height,
-        line.steps,
-        line.guidance,
-        line.shift,
-        line.sampler,
-        line.schedule,
-        line.sigmas,
-        line.style,
-        [(lora.name, lora.weight) for lora in line.loras] if line.loras else None,
-        line.num_images,
-        line.audio,
-        line.blend_group,
-        line.blend_weight,
-    )
+def row_values(row: ManifestRow, number: int, file: int, position: int) -> Sequence[Any]:
+    """A checked manifest row as one row of `UNMERGED_SCHEMA`."""
+    name = row.blend_group or row.id or f"{number:08d}"
+    given = (_plain(getattr(row, column)) for column in (*SETTINGS, *GROUP_COLUMNS))
+    return name, number, file, position, _sources(row, file, position), *given
 
 
-def _sources(line: ManifestRow, file: int, position: int) -> list[tuple] | None:
-    if not line.sources:
+def _plain(value: Any) -> Any:
+    """What Arrow can store: models as dictionaries, also inside a list."""
+    if isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        return [item.model_dump() for item in value] or None
+    return value
+
+
+def _sources(row: ManifestRow, file: int, position: int) -> list[tuple] | None:
+    if not row.source_images:
         return None
-    column = "image" if line.image else "images"
-    weights = line.blend_weights or [1.0] * len(line.sources)
+    column = "image" if row.image else "images"
+    weights = row.blend_weights or [1.0] * len(row.source_images)
     total = sum(weights)
     return [
         (image.path, weight / total, None, None, None, None)
         if image.bytes is None
         else (image.path, weight / total, file, position, column, item)
-        for item, (image, weight) in enumerate(zip(line.sources, weights, strict=True))
+        for item, (image, weight) in enumerate(zip(row.source_images, weights, strict=True))
     ]
 
 
-def row_of(values: Mapping[str, Any], files: Sequence[str], place: str) -> Row:
+def row_of(values: Mapping[str, Any], files: Sequence[str], location: str) -> Row:
     """One row of `ROWS_SCHEMA`, as plain Python values, as a `Row`."""
-    settings = {name: values[name] for name in SETTINGS if name not in ("sigmas", "loras", "num_images")}
+    settings = {name: _frozen(values[name]) for name in SETTINGS}
+    settings["num_images"] = settings["num_images"] or 1
+    settings["loras"] = tuple(Lora(**lora) for lora in settings["loras"] or ())
     return Row(
         id=values["id"],
         number=values["number"],
-        place=place,
+        location=location,
         sources=tuple(source_of(source, files) for source in values["sources"] or ()),
-        sigmas=None if values["sigmas"] is None else tuple(values["sigmas"]),
-        loras=tuple(Lora(**lora) for lora in values["loras"] or ()),
-        num_images=values["num_images"] or 1,
         **settings,
     )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def source_of(values: Mapping[str, Any], files: Sequence[str]) -> Source:

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.manifests.reading.arrow_rows import ROWS_SCHEMA, SETTINGS, TableBuilder
+from wanbatch.manifests.columns import SETTINGS
+from wanbatch.manifests.reading.arrow_rows import ROWS_SCHEMA, TableBuilder
 from wanbatch.manifests.reading.row_model import shorten
 
 Member = Mapping[str, Any]
@@ -19,7 +20,7 @@ Report = Callable[[int, int, str], None]
 
 
 def merge_groups(
-    lines: pa.Table, broken: set[str], report: Report, place: Callable[[int, int], str]
+    lines: pa.Table, broken: set[str], report: Report, location: Callable[[int, int], str]
 ) -> tuple[pa.Table, list[list[int]] | None]:
     """Merge the groups of a table of `LINES_SCHEMA`.
 
@@ -28,7 +29,7 @@ def merge_groups(
     Args:
         broken: groups with a member that had problems of its own; they may seem to have one member only.
         report: takes the problems found.
-        place: names a file and position, for messages.
+        location: names a file and position, for messages.
     Returns:
         The rows (`ROWS_SCHEMA`, ordered by manifest row), and the indices of the `lines` that each came from, in
         order; None means that nothing was merged.
@@ -42,7 +43,7 @@ def merge_groups(
     others: dict[int, list[int]] = {}
     for name, grouped in groupby(_each(members), key=lambda member: member["blend_group"]):
         group = list(grouped)
-        merged = _merge(group, name in broken, report, place)
+        merged = _merge(group, name in broken, report, location)
         builder.add([merged[column] for column in builder.schema.names])
         others[merged["index"]] = [member["index"] for member in group]
     single = lines.filter(pc.invert(in_group)).select(builder.schema.names)
@@ -55,13 +56,13 @@ def merge_passthrough(columns: pa.Table, origins: Sequence[Sequence[int]]) -> pa
 
     origins: the second result of `merge_groups`.
     """
-    groups = [(place, lines) for place, lines in enumerate(origins) if len(lines) > 1]
+    groups = [(index, lines) for index, lines in enumerate(origins) if len(lines) > 1]
     first = np.array([lines[0] for lines in origins], dtype=np.int64)
     merged = []
     for column in columns.columns:
         taken, given = first.copy(), pc.is_valid(column).to_numpy()
-        for place, lines in groups:
-            taken[place] = next((line for line in lines if given[line]), lines[0])
+        for index, lines in groups:
+            taken[index] = next((line for line in lines if given[line]), lines[0])
         merged.append(column.take(pa.array(taken)))
     return pa.Table.from_arrays(merged, schema=columns.schema)
 
@@ -71,7 +72,7 @@ def _each(table: pa.Table) -> Iterator[Member]:
         yield from batch.to_pylist()
 
 
-def _merge(members: list[Member], broken: bool, report: Report, place: Callable[[int, int], str]) -> Member:
+def _merge(members: list[Member], broken: bool, report: Report, location: Callable[[int, int], str]) -> Member:
     first = members[0]
     name = first["blend_group"]
     if len(members) < 2 and not broken:
@@ -84,7 +85,7 @@ def _merge(members: list[Member], broken: bool, report: Report, place: Callable[
             one, other = clash
             message = (
                 f"blend group {name!r} has clashing values of {setting}: {shorten(other[setting])} here, "
-                f"{shorten(one[setting])} at {place(one['file'], one['position'])}; give it once or make it equal"
+                f"{shorten(one[setting])} at {location(one['file'], one['position'])}; give it once or make it equal"
             )
             report(other["file"], other["position"], message)
     return merged

@@ -23,7 +23,7 @@ from wanbatch.manifests.reading.jsonl import read_jsonl
 from wanbatch.manifests.reading.parquet import read_parquet
 from wanbatch.manifests.reading.validation import Problems, RowChecker
 from wanbatch.manifests.records import Row, Source
-from wanbatch.manifests.sources.loader import PathPolicy
+from wanbatch.manifests.sources.path_policy import PathPolicy
 from wanbatch.manifests.storage.urls import absolute, is_url, kind_of, local_path, names_in
 
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -71,9 +71,9 @@ class Manifest:
         count = (len(self) if stop is None else stop) - start
         for batch in self.rows.slice(start, count).to_batches(max_chunksize=4096):
             for values in batch.to_pylist():
-                yield row_of(values, self.files, self._place(values["file"], values["position"]))
+                yield row_of(values, self.files, self._location(values["file"], values["position"]))
 
-    def _place(self, file: int, position: int) -> str:
+    def _location(self, file: int, position: int) -> str:
         name = _shown(self.path, self.files[file])
         return f"{name}:{position}" if self.by_line else f"{name} row {position}"
 
@@ -95,7 +95,7 @@ def read_manifest(
         allow_http: take web addresses as sources too. Nothing is fetched here.
         check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
     Raises:
-        ManifestError: with every problem of the rows and columns, each with its place.
+        ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
         MachineryError: if the object store that holds it does not answer.
     """
@@ -124,7 +124,7 @@ def _read(
     checker = RowChecker(PathPolicy(root, allow_http), problems)
     passthrough, digest = read_jsonl(files[0], checker) if by_line else read_parquet(files, checker)
     lines = checker.lines()
-    rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.place)
+    rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
     _check_ids(rows, problems)
     for index, message in check(rows):
         problems.add(rows["file"][index].as_py(), rows["position"][index].as_py(), message)
@@ -142,19 +142,19 @@ def _read(
 
 def _files(path: str | Path) -> list[str]:
     """The absolute paths of a manifest's files. Raises UserError if there is none to read, or OSError."""
-    place = absolute(path)
-    kind = kind_of(place)
+    where = absolute(path)
+    kind = kind_of(where)
     if kind == "folder":
-        names = [name for name in names_in(place) if _ends(name, PARQUET_SUFFIXES) and name[0] not in "_."]
+        names = [name for name in names_in(where) if _ends(name, PARQUET_SUFFIXES) and name[0] not in "_."]
         if not names:
             raise UserError(f"{path}: is a folder without Parquet files: give a JSONL file, or add *.parquet")
-        return [f"{place}/{name}" for name in names]
+        return [f"{where}/{name}" for name in names]
     if kind is None:
         raise UserError(f"{path}: there is no such manifest: check the path")
-    if not _ends(place, LINE_SUFFIXES + PARQUET_SUFFIXES) or kind != "file":
+    if not _ends(where, LINE_SUFFIXES + PARQUET_SUFFIXES) or kind != "file":
         kinds = ", ".join(LINE_SUFFIXES + PARQUET_SUFFIXES)
         raise UserError(f"{path}: is not a manifest: give a file that ends in {kinds}, or a folder of Parquet files")
-    return [place]
+    return [where]
 
 
 def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
@@ -180,11 +180,11 @@ def _check_ids(rows: pa.Table, problems: Problems) -> None:
 def _report_shared(rows: pa.Table, problems: Problems) -> None:
     first: dict[str, str] = {}
     for row in rows.select(["id", "file", "position"]).to_pylist():
-        place = problems.place(row["file"], row["position"])
+        location = problems.location(row["file"], row["position"])
         if row["id"] in first:
             message = f"id {row['id']!r} is already at {first[row['id']]}: give each row its own"
             problems.add(row["file"], row["position"], message)
-        first.setdefault(row["id"], place)
+        first.setdefault(row["id"], location)
 
 
 def _report_expanded(expanded: pa.Table, rows: pa.Table, problems: Problems) -> None:

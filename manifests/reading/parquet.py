@@ -7,7 +7,7 @@ reading one may run code that the file names.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 from pyarrow import types as kinds
 
 from wanbatch.errors import UserError
+from wanbatch.manifests import column_types
+from wanbatch.manifests.columns import GIVEN
+from wanbatch.manifests.reading.parquet_types import has_extension, type_rule
 from wanbatch.manifests.reading.row_model import EMBEDDED, KNOWN
 from wanbatch.manifests.reading.validation import RESERVED, RowChecker, bad_type, reserved_name
 from wanbatch.manifests.records import huggingface_features
@@ -39,20 +42,8 @@ BATCH = 4096
 Flags = bool | list[bool]
 """Whether the images of one row have bytes: the same for all, or for each."""
 
-IMAGES = ("image", "images")
-
-_TEXT = ("id", "prompt", "negative_prompt", "blend_group", "sampler", "schedule", "style", "audio")
-_NUMBERS = (  # integers too: a whole float is one, a fraction is found row by row
-    "creativity",
-    "blend_weight",
-    "seed",
-    "width",
-    "height",
-    "steps",
-    "guidance",
-    "shift",
-    "num_images",
-)
+IMAGES = tuple(name for name, given in GIVEN.items() if given.kind is column_types.IMAGES)
+STRUCTS = (*IMAGES, *(name for name, given in GIVEN.items() if given.kind.parts and name not in IMAGES))
 
 
 def read_parquet(paths: Sequence[str], checker: RowChecker) -> tuple[pa.Table, str]:
@@ -152,9 +143,9 @@ class _FileReader:
         for name in dict.fromkeys(name for name in names if names.count(name) > 1):
             yield f"column {name!r} is there {names.count(name)} times: keep one"
         for field in self._schema:
-            if _has_extension(field):
+            if has_extension(field):
                 yield f"column {field.name!r} has the extension type {field.type}: store it as a plain type"
-            elif field.name in KNOWN and (rule := _type_rule(field.name, field.type)):
+            elif field.name in KNOWN and (rule := type_rule(field.name, field.type)):
                 yield f"column {field.name!r} is {field.type}: must be {rule}; cast the column"
             elif field.name in RESERVED:
                 yield reserved_name(field.name)
@@ -228,7 +219,7 @@ def _plain(name: str, column: pa.Array) -> list[Any]:
     if kinds.is_floating(column.type):
         column = column.cast(pa.float64())
     values = column.to_pylist()
-    if name == "loras" or name in IMAGES:
+    if name in STRUCTS:
         return [_without_nulls(value) for value in values]
     return values
 
@@ -267,58 +258,6 @@ def _pairs(one: Sequence[A], other: Sequence[B]) -> Iterator[tuple[A, B]]:
 
 def _marked(image: dict[str, Any] | None, has_bytes: bool) -> dict[str, Any]:
     return {**(image or {}), "bytes": EMBEDDED} if has_bytes else image or {}
-
-
-def _type_rule(name: str, kind: pa.DataType) -> str | None:
-    """What the type of a known column must be, if it is another."""
-    if kinds.is_null(kind):
-        return None
-    if name in _TEXT:
-        return None if _is_text(kind) else "text"
-    if name in _NUMBERS:
-        return None if _is_number(kind) else "a number"
-    if name in ("blend_weights", "sigmas"):
-        return None if _is_list(kind) and _is_number(kind.value_type) else "a list of numbers"
-    if name == "loras":
-        good = _is_list(kind) and _fields_are(kind.value_type, {"name": _is_text, "weight": _is_number})
-        return None if good else "a list of structs with name (text) and weight (number) alone"
-    kind = kind.value_type if _is_list(kind) else kind
-    good = _is_text(kind) or kinds.is_null(kind) or _fields_are(kind, {"bytes": _is_binary, "path": _is_text})
-    return None if good else "paths (text), structs with bytes (binary) and path (text) alone, or lists of these"
-
-
-def _fields_are(kind: pa.DataType, allowed: dict[str, Callable[[pa.DataType], bool]]) -> bool:
-    """True for a struct that has some of the allowed fields, of the right types, and no other."""
-    if not kinds.is_struct(kind) or kind.num_fields == 0:
-        return False
-    fields = [kind.field(i) for i in range(kind.num_fields)]
-    return all(f.name in allowed and (kinds.is_null(f.type) or allowed[f.name](f.type)) for f in fields)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if kinds.is_dictionary(kind) else kind
-    return kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return kinds.is_integer(kind) or kinds.is_floating(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)
-
-
-def _has_extension(field: pa.Field) -> bool:
-    """True if the field or one inside it has an extension type, known to pyarrow or not."""
-    if isinstance(field.type, pa.BaseExtensionType) or b"ARROW:extension:name" in (field.metadata or {}):
-        return True
-    if kinds.is_dictionary(field.type):
-        return isinstance(field.type.value_type, pa.BaseExtensionType)
-    return any(_has_extension(field.type.field(i)) for i in range(field.type.num_fields))
 
 
 def _differences(expected: pa.Schema, schema: pa.Schema) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the two readers share: problems with their places, and the way from plain values to columns."""
+"""What the two readers share: problems with their locations, and the way from plain values to columns."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import ManifestError, Problem
+from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
 from wanbatch.manifests.reading.row_model import KNOWN, ManifestRow, parse_row, shorten
-from wanbatch.manifests.records import DATA_SCHEMA
-from wanbatch.manifests.sources.loader import PathPolicy
+from wanbatch.manifests.sources.path_policy import PathPolicy
 
-RESERVED = frozenset(DATA_SCHEMA.names) - KNOWN
+RESERVED = frozenset(WRITTEN) - KNOWN
 """Columns that only the output has; a passthrough column cannot be called so."""
 
 
@@ -38,17 +38,17 @@ class Problems:
             self._found.append((file, position, f"{self.limit} problems; the rest was not read"))
             self.raise_any()
 
-    def place(self, file: int, position: int) -> str:
+    def location(self, file: int, position: int) -> str:
         """`shop.jsonl:7`, `shop.parquet row 7`, or the file's name."""
         if position < 0:
             return self.files[file]
         return f"{self.files[file]}:{position}" if self.by_line else f"{self.files[file]} row {position}"
 
     def raise_any(self) -> None:
-        """Raises ManifestError with all problems, ordered by place, if there is one."""
+        """Raises ManifestError with all problems, ordered by location, if there is one."""
         if self._found:
             ordered = sorted(self._found, key=lambda found: found[:2])
-            raise ManifestError([Problem(self.place(file, at), text) for file, at, text in ordered])
+            raise ManifestError([Problem(self.location(file, at), text) for file, at, text in ordered])
 
 
 class RowChecker:
@@ -84,7 +84,7 @@ class RowChecker:
         return self._builder.table()
 
     def _path_problems(self, line: ManifestRow) -> Iterator[str]:
-        for image in line.sources:
+        for image in line.source_images:
             if image.bytes is not None:
                 continue
             if image.path is None:

@@ -32,12 +32,12 @@ _REFUSED = {
 _NETWORKS = [(name, ipaddress.ip_network(net)) for name, nets in _REFUSED.items() for net in nets]
 
 
-def networks(given: Iterable[str | Network]) -> tuple[Network, ...]:
+def parse_networks(given: Iterable[str | Network]) -> tuple[Network, ...]:
     """Networks by their text, like `10.1.0.0/16`. Raises ValueError."""
     return tuple(ipaddress.ip_network(network) for network in given)
 
 
-def refusal(address: str, allowed: Iterable[Network] = ()) -> str | None:
+def why_not_public(address: str, allowed: Iterable[Network] = ()) -> str | None:
     """Why an address is not to be talked to, or None. address: numeric, as the resolver gives it.
 
     An IPv6 address that carries an IPv4 one counts as that one, for `allowed` too.

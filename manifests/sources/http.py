@@ -2,89 +2,51 @@
 
 A host is resolved once; every address it has must be a public one, and the connection goes to an address that
 was checked, with the host's own name in `Host` and in TLS. Each redirect goes through the same. Nothing of the
-environment is used: no proxies, no credentials, no cookies. Only the standard library (`http.client`).
+environment is used: no proxies, no credentials, no cookies. Connections, responses and the rules for trying again
+are urllib3's.
 """
 
 from __future__ import annotations
 
-import http.client
-import re
+import logging
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from urllib.parse import quote, urljoin, urlsplit
+from functools import cached_property
+from http.client import HTTPException
 
-from wanbatch.manifests.sources.addresses import Network, networks, refusal
+from urllib3 import HTTPResponse, Retry
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError, MaxRetryError
 
-MAX_URL = 2048
+from wanbatch.manifests.sources.addresses import Network, parse_networks
+from wanbatch.manifests.sources.errors import SourceError
+from wanbatch.manifests.sources.resolver import SocketAddress, resolve
+from wanbatch.manifests.sources.web_address import WebAddress, parse_web_address
+
 MAX_REDIRECTS = 3
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 10.0
 TOTAL_SECONDS = 60.0
 CHUNK = 64 << 10
-HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "wanbatch", "Connection": "close"}
+HEADERS: Mapping[str, str] = {
+    "Accept": "image/*",
+    "Accept-Encoding": "identity",
+    "User-Agent": "wanbatch",
+    "Connection": "close",
+}
+RETRIES = Retry(total=3, redirect=False, status_forcelist=(429, 500, 502, 503, 504), backoff_factor=0.5)
+"""For each address: tried again at once, then after 1 s and 2 s, or after what the server's `Retry-After` says."""
 
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
-_NUMERIC = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+))*\.?")
-_DOTTED = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}")
 _REDIRECTS = (301, 302, 303, 307, 308)
-
-
-class FetchError(Exception):
-    """An address that was not fetched. kind: the class the row is counted by."""
-
-    def __init__(self, kind: str, message: str):
-        super().__init__(message)
-        self.kind, self.message = kind, message
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A checked URL. path: with its query, ready to send."""
-
-    url: str
-    secure: bool
-    host: str
-    port: int
-    path: str
-
-
-def target_of(url: str) -> Target:
-    """Take an URL apart. Raises FetchError (`forbidden_source`) for one that is not plainly http(s)."""
-    if len(url) > MAX_URL or any(ord(c) < 33 or ord(c) == 127 for c in url) or "\\" in url:
-        raise FetchError("forbidden_source", f"is longer than {MAX_URL} characters, or holds blanks or backslashes")
-    try:
-        parts = urlsplit(url)
-        port, host = parts.port, parts.hostname or ""
-        host = host if host.isascii() else host.encode("idna").decode()
-    except (ValueError, UnicodeError) as error:
-        raise FetchError("forbidden_source", f"is not a usable address ({error})") from error
-    if parts.scheme not in ("http", "https"):
-        raise FetchError("forbidden_source", f"is a {parts.scheme or 'relative'} address, not http or https")
-    if "@" in parts.netloc:
-        raise FetchError("forbidden_source", "holds credentials: addresses may not")
-    if not _HOST.fullmatch(host) or port == 0:
-        raise FetchError("forbidden_source", "has no usable host")
-    if _NUMERIC.fullmatch(host) and not _DOTTED.fullmatch(host):
-        raise FetchError("forbidden_source", "spells an IP address in an unusual way")
-    secure = parts.scheme == "https"
-    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (
-        "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]") if parts.query else ""
-    )
-    return Target(url, secure, host, port or (443 if secure else 80), path)
+_log = logging.getLogger(__name__)
 
 
 class Fetcher:
-    """Fetches files of limited size.
-
-    allowed_networks: like `10.1.0.0/16`: addresses that are reached although they are not public, for a store in
-        one's own network. Rows cannot change it.
-    context: of TLS; default: certificates are checked against the system's.
-    """
+    """Fetches files of limited size."""
 
     def __init__(
         self,
@@ -92,145 +54,196 @@ class Fetcher:
         allowed_networks: Iterable[str | Network] = (),
         total_seconds: float = TOTAL_SECONDS,
         context: ssl.SSLContext | None = None,
+        retries: Retry = RETRIES,
     ):
+        """
+        Args:
+            max_bytes: the most that is read of one file.
+            allowed_networks: like `127.0.0.0/8`: networks that may be reached although they are not public. For
+                tests, whose servers run on the same machine; no setting and no row reaches it.
+            total_seconds: the most that one file may take, with redirects, tries and the pauses between them.
+            context: of TLS; default: certificates are checked against the system's.
+            retries: how often failed requests are made again, after which answers, and how long to wait.
+        """
         self.max_bytes, self.total_seconds = max_bytes, total_seconds
-        self._allowed = networks(allowed_networks)
-        self._context = context
+        self._allowed, self._given_context, self._retries = parse_networks(allowed_networks), context, retries
+        self._retried = 0
+
+    @property
+    def retried(self) -> int:
+        """How many requests were made again so far."""
+        return self._retried
 
     def fetch(self, url: str) -> bytes:
         """The content of an address.
 
         Raises:
-            FetchError: of kind `forbidden_source` (also for a redirect to one), `missing_image` (404, 410),
+            SourceError: of kind `forbidden_source` (also for a redirect to one), `missing_image` (404, 410),
                 `too_large`, `bad_image` (an encoded body) or `unreachable` (anything that may pass).
         """
         deadline = time.monotonic() + self.total_seconds
-        target = target_of(url)
+        target = parse_web_address(url)
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._get(target, deadline)
             if isinstance(answer, bytes):
                 return answer
-            following = target_of(urljoin(target.url, answer))
-            if target.secure and not following.secure:
-                raise FetchError("forbidden_source", "redirects from https to http")
-            target = following
-        raise FetchError("unreachable", f"redirects more than {MAX_REDIRECTS} times")
+            target = target.follow(answer)
+        raise SourceError("unreachable", f"redirects more than {MAX_REDIRECTS} times")
 
-    def _get(self, target: Target, deadline: float) -> bytes | str:
-        """The body, or where a redirect leads."""
-        connection = self._connect(target, deadline)
+    def _get(self, target: WebAddress, deadline: float) -> bytes | str:
+        """The body, or where a redirect leads; asked for again if that may help and there is time."""
+        seconds = min(CONNECT_SECONDS, max(0.1, deadline - time.monotonic()))
+        addresses = resolve(target.host, target.port, seconds, self._allowed)
+        retries = self._retries
+        while True:
+            try:
+                return self._try(target, addresses, deadline)
+            except _TransientError as error:
+                retries, pause = _next_try(error, retries, target, deadline)
+                _log.info("asking %s again after %.1f s: it %s", target.host, pause, error.message)
+            self._retried += 1
+            time.sleep(pause)
+
+    def _try(self, target: WebAddress, addresses: Sequence[SocketAddress], deadline: float) -> bytes | str:
+        connection = self._connect(target, addresses, deadline)
         try:
             with _cut_off(connection, deadline) as late:
                 try:
                     answer = self._ask(connection, target)
-                except (OSError, http.client.HTTPException, ValueError) as error:
-                    reason = self._late() if late.is_set() else _reason(error)
-                    raise FetchError("unreachable", f"could not be fetched ({reason})") from error
+                except (OSError, HTTPException, HTTPError, ValueError) as error:
+                    if not late.is_set():
+                        raise _TransientError(f"could not be fetched ({_reason(error)})") from error
             if late.is_set():  # being cut off may look like the end of the answer
-                raise FetchError("unreachable", f"could not be fetched ({self._late()})")
+                message = f"could not be fetched (no answer within {self.total_seconds:g} s)"
+                raise SourceError("unreachable", message)
             return answer
         finally:
             connection.close()
 
-    def _late(self) -> str:
-        return f"no answer within {self.total_seconds:g} s"
-
-    def _ask(self, connection: http.client.HTTPConnection, target: Target) -> bytes | str:
-        headers = {
-            "Accept": "image/*",
-            "Accept-Encoding": "identity",
-            "User-Agent": "wanbatch",
-            "Connection": "close",
-        }
-        connection.request("GET", target.path, headers=headers)
-        response = connection.getresponse()
-        if response.status in _REDIRECTS and (location := response.getheader("Location")):
-            return location
-        if response.status in (404, 410):
-            raise FetchError("missing_image", f"does not exist (status {response.status})")
-        if response.status != 200:
-            raise FetchError("unreachable", f"could not be fetched (status {response.status})")
-        if response.getheader("Content-Encoding", "identity").strip().lower() != "identity":
-            raise FetchError("bad_image", "comes packed, though it was asked for as it is")
-        return self._body(response)
-
-    def _body(self, response: http.client.HTTPResponse) -> bytes:
-        promised = response.length
-        if promised is not None and promised > self.max_bytes:
-            raise FetchError("too_large", f"has {promised} bytes; at most {self.max_bytes} are read")
-        body = bytearray()
-        while chunk := response.read(CHUNK):
-            body += chunk
-            if len(body) > self.max_bytes:
-                raise FetchError("too_large", f"has more than {self.max_bytes} bytes")
-        if promised is not None and len(body) < promised:
-            raise FetchError("unreachable", f"broke off after {len(body)} of {promised} bytes")
-        return bytes(body)
-
-    def _connect(self, target: Target, deadline: float) -> http.client.HTTPConnection:
-        """A connection to one of the host's addresses, all of which were checked."""
-        problem = "has no address"
-        for family, address in self._addresses(target, deadline):
+    def _connect(self, target: WebAddress, addresses: Sequence[SocketAddress], deadline: float) -> _CheckedConnection:
+        """A connection to the first address that answers."""
+        context = self._context if target.secure else None
+        problem: Exception = OSError("has no address" if not addresses else "no time is left")
+        for address in addresses:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            raw = socket.socket(family, socket.SOCK_STREAM)
+            kind = _CheckedTLSConnection if target.secure else _CheckedConnection
+            connection = kind(target, address, context, min(CONNECT_SECONDS, left))
             try:
-                raw.settimeout(min(CONNECT_SECONDS, left))
-                raw.connect(address)
-                raw.settimeout(READ_SECONDS)
-                return self._over(raw, target, deadline)
+                connection.connect()
             except (OSError, ValueError) as error:
-                raw.close()
-                problem = _reason(error)
-        raise FetchError("unreachable", f"could not be reached ({problem})")
+                problem = error
+            else:
+                return connection
+        message = f"could not be reached ({_reason(problem)})"
+        if isinstance(problem, ssl.SSLCertVerificationError):
+            raise SourceError("unreachable", message) from problem
+        raise _TransientError(message) from problem
 
-    def _over(self, raw: socket.socket, target: Target, deadline: float) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection(target.host, target.port)
-        if target.secure:
-            connection.default_port = 443  # leaves the port out of Host
-            context = self._context or ssl.create_default_context()
-            with _cut_off(raw, deadline):
-                raw = context.wrap_socket(raw, server_hostname=target.host)
-        connection.sock = raw  # it is connected; http.client would look the name up again
-        connection.auto_open = 0
-        return connection
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        return self._given_context or ssl.create_default_context()
 
-    def _addresses(self, target: Target, deadline: float) -> list[tuple[int, tuple]]:
-        """Where the host is, by one look-up. Raises FetchError if any of it is not public."""
-        found = _looked_up(target, min(CONNECT_SECONDS, max(0.1, deadline - time.monotonic())))
-        for _, address in found:
-            if why := refusal(address[0], self._allowed):
-                raise FetchError("forbidden_source", f"leads to {address[0]}, {why}")
-        return found
+    def _ask(self, connection: _CheckedConnection, target: WebAddress) -> bytes | str:
+        connection.request("GET", target.path, headers=HEADERS, preload_content=False, decode_content=False)
+        response = connection.getresponse()
+        if response.status in _REDIRECTS and (location := response.headers.get("Location")):
+            return location
+        if response.status in (404, 410):
+            raise SourceError("missing_image", f"does not exist (status {response.status})")
+        if response.status != 200:
+            message = f"could not be fetched (status {response.status})"
+            if self._retries.is_retry("GET", response.status):
+                raise _TransientError(message, response)
+            raise SourceError("unreachable", message)
+        encoding = response.headers.get("Content-Encoding", "identity").strip()
+        if encoding.lower() != "identity":
+            raise SourceError("bad_image", f"cannot be used: the server sent Content-Encoding: {_one_line(encoding)}")
+        return self._body(response)
+
+    def _body(self, response: HTTPResponse) -> bytes:
+        promised = response.length_remaining
+        if promised is not None and promised > self.max_bytes:
+            raise SourceError("too_large", f"has {promised} bytes; at most {self.max_bytes} are read")
+        body = bytearray()
+        for chunk in response.stream(CHUNK, decode_content=False):
+            body += chunk
+            if len(body) > self.max_bytes:
+                raise SourceError("too_large", f"has more than {self.max_bytes} bytes")
+        return bytes(body)
 
 
-def _looked_up(target: Target, seconds: float) -> list[tuple[int, tuple]]:
-    """(family, address) of a host. In a thread, since the system's resolver knows no deadline."""
-    answer: list[list[tuple[int, tuple]] | OSError | UnicodeError] = []
+class _TransientError(Exception):
+    """A try that failed in a way that may pass. response: what the server said, if it did."""
 
-    def look_up() -> None:
+    def __init__(self, message: str, response: HTTPResponse | None = None):
+        super().__init__(message)
+        self.message, self.response = message, response
+
+
+class _CheckedConnection(HTTPConnection):
+    """A connection to an address that was checked, not to whatever a further look-up of the host would give."""
+
+    def __init__(
+        self, target: WebAddress, address: SocketAddress, context: ssl.SSLContext | None, connect_seconds: float
+    ):
+        """context: for TLS; None: without."""
+        super().__init__(target.host, target.port, timeout=READ_SECONDS)
+        self._address, self._context, self._connect_seconds = address, context, connect_seconds
+
+    def connect(self) -> None:
+        """Connect, with the host's own name in TLS. Raises OSError or ValueError."""
+        sock = socket.socket(self._address.family, socket.SOCK_STREAM)
         try:
-            found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-            answer.append([(family, address) for family, _, _, _, address in found])
-        except (OSError, UnicodeError) as error:
-            answer.append(error)
+            sock.settimeout(self._connect_seconds)
+            sock.connect(self._address.address)
+            if self._context is not None:
+                sock = self._context.wrap_socket(sock, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = sock
 
-    thread = threading.Thread(target=look_up, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not answer:
-        raise FetchError("unreachable", "has a host whose name could not be looked up in time")
-    if isinstance(answer[0], Exception):
-        raise FetchError("unreachable", f"has a host that cannot be found ({_reason(answer[0])})")
-    return answer[0]
+
+class _CheckedTLSConnection(_CheckedConnection):
+    """The same for https, whose port is left out of `Host`."""
+
+    default_port = 443  # type: ignore[misc]  # urllib3 makes a class variable of http.client's
+
+
+def _next_try(error: _TransientError, retries: Retry, target: WebAddress, deadline: float) -> tuple[Retry, float]:
+    """The retries that are left after a failed try, and the seconds to wait before the next one.
+
+    Raises:
+        SourceError: if no retries are left, or no time for one.
+    """
+    cause = None if error.response is not None else Exception(error.message)
+    try:
+        left = retries.increment("GET", target.url, response=error.response, error=cause)
+    except MaxRetryError:
+        tries = len(retries.history) + 1
+        raise SourceError("unreachable", f"{error.message}, tried {tries} times") from error
+    pause = _pause(left, error.response)
+    if time.monotonic() + pause >= deadline:
+        raise SourceError("unreachable", error.message) from error
+    return left, pause
+
+
+def _pause(retries: Retry, response: HTTPResponse | None) -> float:
+    """Seconds to wait before the next try: what `Retry-After` says, else a pause that doubles."""
+    if response is not None:
+        with suppress(HTTPError, ValueError, ArithmeticError, LookupError, TypeError):  # a header that says nothing
+            if (wanted := retries.get_retry_after(response)) is not None:
+                return wanted
+    return retries.get_backoff_time()
 
 
 @contextmanager
-def _cut_off(connection: http.client.HTTPConnection | socket.socket, deadline: float) -> Iterator[threading.Event]:
+def _cut_off(connection: HTTPConnection, deadline: float) -> Iterator[threading.Event]:
     """Ends a connection at the deadline, however slowly data trickles in. Yields what tells that it did."""
     late = threading.Event()
-    sock = connection if isinstance(connection, socket.socket) else connection.sock
+    sock = connection.sock
 
     def cut() -> None:
         late.set()
@@ -247,4 +260,8 @@ def _cut_off(connection: http.client.HTTPConnection | socket.socket, deadline: f
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
+    return _one_line(str(getattr(error, "strerror", None) or error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]

@@ -1,6 +1,6 @@
-"""The few file operations that the output folder's promises rest on.
+"""The few operations on local files that the output folder's promises rest on.
 
-Everything that creates, moves or removes a file of the output goes through here.
+Everything that creates, moves or removes a file of a local output folder goes through here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 TMP_PREFIX = ".tmp-"
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def sync_file(path: Path) -> None:
@@ -31,21 +31,21 @@ def sync_folder(path: Path) -> None:
 
 def write_exclusive(path: Path, data: bytes) -> None:
     """Create a file with its content at once; it is never seen in part. Raises FileExistsError."""
-    draft = _draft(path, data)
+    temporary = _write_temporary(path, data)
     try:
-        rename_noreplace(draft, path)
+        rename_noreplace(temporary, path)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write or replace a file; readers see the old content or the new one."""
-    draft = _draft(path, data)
+    temporary = _write_temporary(path, data)
     try:
-        os.replace(draft, path)
+        os.replace(temporary, path)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -54,7 +54,7 @@ def rename_noreplace(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in _NO_HARD_LINKS:
             raise
         # A file system without hard links; the folder's lock keeps other writers out meanwhile.
         if os.path.lexists(target):
@@ -70,14 +70,15 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def _draft(path: Path, data: bytes) -> Path:
-    draft = path.with_name(f"{TMP_PREFIX}{secrets.token_hex(8)}-{path.name}")
+def _write_temporary(path: Path, data: bytes) -> Path:
+    """Write the data durably to a new file beside `path`; returns its path."""
+    temporary = path.with_name(f"{TMP_PREFIX}{secrets.token_hex(8)}-{path.name}")
     try:
-        with open(draft, "xb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    return draft
+    return temporary

@@ -1,6 +1,6 @@
-"""Object stores through fsspec: addresses, bounded waiting, errors, and files that are read by ranges.
+"""Object stores through fsspec: bounded waiting, errors, and files that are read by ranges.
 
-Only the schemes listed here are addresses: others (`file:`, `http:`, chained ones) are never handed to fsspec.
+Only URLs that `urls.is_url` takes get here: others (`file:`, `http:`, chained ones) are never handed to fsspec.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
+
+import fsspec
 
 from wanbatch.errors import UserError
 
@@ -25,24 +27,12 @@ _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _systems: dict[tuple[str, int], Any] = {}
 
 
-def plain_url(url: str) -> str:
-    """An URL without a slash at its end. Raises UserError if it names no bucket or holds odd parts."""
-    scheme, _, rest = url.partition("://")
-    rest = rest.rstrip("/")
-    bucket, *keys = rest.split("/")
-    if not bucket or "@" in bucket or "::" in url or any(key in ("", ".", "..") for key in keys) or "\0" in url:
-        raise UserError(f"{url}: is not a usable address: write it like s3://bucket/folder")
-    return f"{scheme.lower()}://{rest}"
-
-
 def file_system(url: str) -> Any:
-    """fsspec's file system for an URL, with bounded waiting and no listings kept.
+    """fsspec's file system for a URL, with bounded waiting and no listings kept.
 
     Credentials and the endpoint are the environment's (`AWS_ENDPOINT_URL`, ...), as for all tools.
     Raises UserError if what it needs is not installed.
     """
-    import fsspec
-
     scheme = url.partition("://")[0].lower()
     key = (scheme, os.getpid())
     if key not in _systems:
@@ -57,6 +47,11 @@ def file_system(url: str) -> Any:
     return _systems[key]
 
 
+def forget_file_systems() -> None:
+    """Make the next use of a store read the environment and the limits anew."""
+    _systems.clear()
+
+
 def _options(scheme: str) -> dict[str, Any]:
     if not scheme.startswith("s3"):
         return {"use_listings_cache": False}
@@ -66,7 +61,7 @@ def _options(scheme: str) -> dict[str, Any]:
 
 
 @contextmanager
-def os_errors(shown: str) -> Iterator[None]:
+def os_errors(location: str) -> Iterator[None]:
     """Turns whatever a store's client raises into OSError; a refused condition into FileExistsError."""
     try:
         yield
@@ -77,21 +72,21 @@ def os_errors(shown: str) -> Iterator[None]:
         responses = (getattr(cause, "response", None) for cause in causes)
         codes = {str(r.get("Error", {}).get("Code")) for r in responses if isinstance(r, dict)}
         if codes & set(_REFUSED):
-            raise FileExistsError(errno.EEXIST, "File exists", shown) from error
+            raise FileExistsError(errno.EEXIST, "File exists", location) from error
         if isinstance(error, OSError) and error.errno is not None:
             raise
         if type(error).__name__ in _NO_CREDENTIALS:
-            told = "the store's credentials are missing: set them as for its own tools"
-            raise PermissionError(errno.EACCES, told, shown) from error
+            message = "the store's credentials are missing: set them as for its own tools"
+            raise PermissionError(errno.EACCES, message, location) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(errno.EIO, reason, shown) from error
+        raise OSError(errno.EIO, reason, location) from error
 
 
 class StoreFile(io.RawIOBase):
-    """A file of a store, read by ranges. Errors are OSError."""
+    """A file of a store, read by ranges. Its errors are OSError. size: of the whole file, in bytes."""
 
     def __init__(self, system: Any, path: str):
-        self._system, self._path, self._at = system, path, 0
+        self._system, self._path, self._offset = system, path, 0
         with os_errors(path):
             info = system.info(path)
         if info["type"] != "file":
@@ -100,7 +95,7 @@ class StoreFile(io.RawIOBase):
 
     @classmethod
     def open(cls, system: Any, path: str, buffer: int) -> BinaryIO:
-        """buffer: how much is read at a time when less is asked for."""
+        """Open a file for reading. buffer: how many bytes are read at a time when less is asked for."""
         return cast(BinaryIO, io.BufferedReader(cls(system, path), buffer))
 
     def readable(self) -> bool:
@@ -110,20 +105,20 @@ class StoreFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._offset
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + (0, self._at, self.size)[whence])
-        return self._at
+        self._offset = max(0, offset + (0, self._offset, self.size)[whence])
+        return self._offset
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self.size, self._at + len(buffer))
-        if end <= self._at:
+        end = min(self.size, self._offset + len(buffer))
+        if end <= self._offset:
             return 0
         with os_errors(self._path):
-            data = self._system.cat_file(self._path, start=self._at, end=end)
-        if len(data) != end - self._at:
+            data = self._system.cat_file(self._path, start=self._offset, end=end)
+        if len(data) != end - self._offset:
             raise OSError(errno.EIO, "was changed while it was read", self._path)
         buffer[: len(data)] = data
-        self._at = end
+        self._offset = end
         return len(data)

@@ -6,14 +6,13 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from wanbatch.errors import FolderHeldError
 from wanbatch.manifests.storage import atomic_files
+from wanbatch.manifests.storage.holder import describe_this_process, folder_held_error
 
 LOCK = Path("_wanbatch") / "lock"
 HOLDER = Path("_wanbatch") / "lock.json"
@@ -31,11 +30,11 @@ class FolderLock:
         try:
             self._lock.acquire()
         except Timeout:
-            raise held(str(self._path), self.holder()) from None
-        atomic_files.write_atomic(self._path / HOLDER, json.dumps(own_note()).encode())
+            raise folder_held_error(str(self._path), self.holder()) from None
+        atomic_files.write_atomic(self._path / HOLDER, json.dumps(describe_this_process()).encode())
 
     def release(self) -> None:
-        """Unlock; nothing happens if it is unlocked already."""
+        """Unlock the folder; nothing happens if it is unlocked already."""
         if self._lock.is_locked:
             atomic_files.remove(self._path / HOLDER)
             self._lock.release()
@@ -51,17 +50,3 @@ class FolderLock:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found
-
-
-def own_note() -> dict[str, Any]:
-    """host, pid and since of this process as a holder."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
-
-
-def held(folder: str, holder: Mapping[str, Any] | None) -> FolderHeldError:
-    """The error for a folder that another process holds."""
-    who = f"pid {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "another process"
-    return FolderHeldError(
-        f"{folder}: another run writes to this folder ({who}): wait for it, or choose another folder"
-    )

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.storage.urls import open_file
+from wanbatch.manifests.storage.urls import is_url, open_file
 
 MAX_FOOTER = 64 << 20
 MAX_LEAVES = 1000
@@ -38,7 +38,7 @@ BUFFER = 1 << 20
 
 def open_parquet(path: str) -> pq.ParquetFile:
     """A Parquet file by absolute path or URL, with limits on its metadata. Raises OSError or ArrowException."""
-    source: Any = path if "://" not in path else open_file(path, BUFFER)
+    source: Any = open_file(path, BUFFER) if is_url(path) else path
     return pq.ParquetFile(
         source,
         page_checksum_verification=True,

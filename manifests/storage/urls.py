@@ -1,4 +1,4 @@
-"""Paths and addresses: what is local, what is in an object store, and how each is opened and listed."""
+"""Paths and URLs: what is local, what is in an object store, and how each is opened and listed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.storage.fsspec_io import StoreFile, file_system, os_errors
 
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs")
 """Of object stores with conditional writes. Tested: s3."""
@@ -18,12 +19,12 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/?/")
 
 
 def is_url(path: str | Path) -> bool:
-    """True for the address of something in an object store."""
+    """True for the URL of something in an object store."""
     return isinstance(path, str) and (found := _SCHEME.match(path)) is not None and found[1].lower() in SCHEMES
 
 
 def local_path(path: str | Path) -> Path:
-    """A local path. Raises UserError for an address of a kind that is not known here."""
+    """A local path. Raises UserError for a URL of another kind than `SCHEMES`."""
     if isinstance(path, str) and (_SCHEME.match(path) or "://" in path):
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise UserError(f"{path}: such addresses are not supported here: give a path, or one of {known}")
@@ -31,19 +32,25 @@ def local_path(path: str | Path) -> Path:
 
 
 def absolute(path: str | Path) -> str:
-    """An absolute path, or an URL in its plain form."""
+    """An absolute path, or a URL in its plain form."""
     if is_url(path):
-        from wanbatch.manifests.storage.fsspec_io import plain_url
-
         return plain_url(str(path))
     return os.path.abspath(local_path(path))
+
+
+def plain_url(url: str) -> str:
+    """A URL without a slash at its end. Raises UserError if it names no bucket or holds odd parts."""
+    scheme, _, rest = url.partition("://")
+    rest = rest.rstrip("/")
+    bucket, *keys = rest.split("/")
+    if not bucket or "@" in bucket or "::" in url or any(key in ("", ".", "..") for key in keys) or "\0" in url:
+        raise UserError(f"{url}: is not a usable address: write it like s3://bucket/folder")
+    return f"{scheme.lower()}://{rest}"
 
 
 def open_file(path: str, buffer: int = READ_BUFFER) -> BinaryIO:
     """A file by absolute path or URL, to read. Raises OSError."""
     if is_url(path):
-        from wanbatch.manifests.storage.fsspec_io import StoreFile, file_system
-
         return StoreFile.open(file_system(path), path, buffer)
     return open(path, "rb")
 
@@ -51,8 +58,6 @@ def open_file(path: str, buffer: int = READ_BUFFER) -> BinaryIO:
 def kind_of(path: str) -> str | None:
     """`file`, `folder`, `other`, or None if there is nothing. path: absolute or URL. Raises OSError."""
     if is_url(path):
-        from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
-
         try:
             with os_errors(path):
                 return "file" if file_system(path).info(path)["type"] == "file" else "folder"
@@ -66,8 +71,6 @@ def kind_of(path: str) -> str | None:
 def names_in(folder: str) -> list[str]:
     """The names of the files directly in a folder, sorted. Raises OSError."""
     if is_url(folder):
-        from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
-
         with os_errors(folder):
             found = file_system(folder).ls(folder, detail=True, refresh=True)
         return sorted(entry["name"].rpartition("/")[2] for entry in found if entry["type"] == "file")

@@ -2,7 +2,7 @@
 
     WanbatchError
     ├── UserError (2)            bad usage, settings, manifest or model folder: nothing was started
-    │   └── ManifestError        all problems of a manifest at once, each with its place
+    │   └── ManifestError        all problems of a manifest at once, each with its location
     ├── RowError                 one row cannot be made: it is quarantined and the run goes on
     ├── FolderHeldError (4)      another run writes to the output folder
     └── MachineryError (75)      what runs the rows broke (workers, disk): run the same command again
@@ -24,7 +24,7 @@ class WanbatchError(Exception):
 
 
 class UserError(WanbatchError):
-    """Something the user gave is wrong. The message names the place and the remedy."""
+    """Something the user gave is wrong. The message names the location and the remedy."""
 
     exit_code = 2
 
@@ -33,19 +33,19 @@ class UserError(WanbatchError):
 class Problem:
     """One thing wrong with a manifest.
 
-    place: where, ready to print: `shop.jsonl:7` (line, from 1) or `shop.parquet row 7` (from 0).
+    location: where, ready to print: `shop.jsonl:7` (line, from 1) or `shop.parquet row 7` (from 0).
     message: what is wrong and what to do, one line.
     """
 
-    place: str
+    location: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return f"{self.location}: {self.message}"
 
 
 class ManifestError(UserError):
-    """A manifest with problems; `problems` holds them all, in the order of their places."""
+    """A manifest with problems; `problems` holds them all, in the order of their locations."""
 
     def __init__(self, problems: Sequence[Problem], shown: int = 20):
         self.problems = list(problems)

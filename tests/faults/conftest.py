@@ -1,6 +1,6 @@
 """Fixtures for the tests of faults: one Ray for all runs in this process, and the real command beside it.
 
-Most runs use a pipeline of painters.py, with which a worker starts in a second; nothing else is put in.
+Most runs use a pipeline of fake_pipelines.py, with which a worker starts in a second; nothing else is put in.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import painters
+import fake_pipelines
 import pytest
 import ray
 from job_making import environment, write_jsonl
-from progress_hooks import SMALL, Meddler
+from progress_hooks import SMALL, ProgressHook
 
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.driver.run import Summary, run
+from wanbatch.jobs.driver.run import run
+from wanbatch.jobs.reporting.summary import Summary
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -40,13 +41,13 @@ def _own_settings(monkeypatch, tmp_path) -> None:
 @pytest.fixture(scope="package")
 def _ray() -> Iterator[None]:
     """This process is connected to a Ray: one of its own, or the one of tests/jobs."""
-    ray.cloudpickle.register_pickle_by_value(painters)
+    ray.cloudpickle.register_pickle_by_value(fake_pipelines)
     mine = not ray.is_initialized()
     if mine:
         options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
         ray.init(address="local", object_store_memory=100 << 20, **options)
     yield
-    ray.cloudpickle.unregister_pickle_by_value(painters)
+    ray.cloudpickle.unregister_pickle_by_value(fake_pipelines)
     if mine:
         ray.shutdown()
 
@@ -59,19 +60,21 @@ def shared_ray(_ray) -> str:
 
 @pytest.fixture
 def run_rows(shared_ray, tmp_path) -> Callable[..., Summary]:
-    """Run rows in this process into ./out. meddle: called at each turn of the driver's loop."""
+    """Run rows in this process into ./out. hook: called at each turn of the driver's loop."""
 
-    def call(rows: list[dict], load=painters.load, meddle: Callable[[], object] = lambda: None, **chosen) -> Summary:
+    def call(
+        rows: list[dict], load=fake_pipelines.load, hook: Callable[[], object] = lambda: None, **chosen
+    ) -> Summary:
         manifest = write_jsonl(tmp_path / "m.jsonl", rows)
         settings = Settings(**{**SMALL, "unit_rows": 1, **chosen})
-        return run(manifest, tmp_path / "out", settings, lambda n, done: Meddler(n, done, meddle), load)
+        return run(manifest, tmp_path / "out", settings, lambda n, done: ProgressHook(n, done, hook), load)
 
     return call
 
 
 @pytest.fixture
 def start_command(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Start `wanbatch run m.jsonl --out out` with painters; what still runs at the end of the test is killed."""
+    """Start `wanbatch run m.jsonl --out out` with a fake pipeline; what still runs at the test's end is killed."""
     started: list[subprocess.Popen] = []
 
     def start(rows: list[dict], *options: object, pipeline: str = "load", **changes: str) -> subprocess.Popen:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-import painters
+import fake_pipelines
 import pyarrow.parquet as pq
 import pytest
 from fault_making import require_whole
@@ -55,7 +55,7 @@ def test_a_full_disk_ends_the_command_with_75(start_command, shared_ray, small_d
 def test_a_file_that_grows_too_large(run_rows, tmp_path):
     """RLIMIT_FSIZE in the workers' processes."""
     with pytest.raises(MachineryError, match=r"cannot be written to \(File too large\)"):
-        run_rows([{"id": "a", "prompt": "x"}], load=painters.load_with_small_files)
+        run_rows([{"id": "a", "prompt": "x"}], load=fake_pipelines.load_with_small_files)
     assert commits(tmp_path / "out") == []
     assert list((tmp_path / "out" / "_wanbatch" / "tmp").iterdir()) == []
     assert run_rows([{"id": "a", "prompt": "x"}]).exit_code == 0
@@ -74,7 +74,7 @@ def test_a_worker_whose_writing_fails(run_rows, rows, strace, tmp_path, code, to
     """At fsync, where file systems report what they could not write."""
     out, traced = tmp_path / "out", []
 
-    def meddle() -> None:
+    def hook() -> None:
         if commits(out) and not traced:
             [process] = workers_of(os.getpid())
             strace(process.pid, f"fsync:error={code}")
@@ -82,7 +82,7 @@ def test_a_worker_whose_writing_fails(run_rows, rows, strace, tmp_path, code, to
             (tmp_path / "go").touch()
 
     with pytest.raises(MachineryError, match=rf"cannot be written to \({told}\)"):
-        run_rows(rows, meddle=meddle)
+        run_rows(rows, hook=hook)
     assert traced
     require_whole(out, {"a"})
     assert run_rows(rows).exit_code == 0
@@ -123,7 +123,7 @@ def test_a_driver_whose_publishing_fails(start_command, shared_ray, rows, strace
 def test_a_log_that_cannot_be_written(run_rows, rows, tmp_path):
     """The smallest of files is no reason for a traceback either."""
 
-    def meddle() -> None:
+    def hook() -> None:
         log = tmp_path / "out" / "_wanbatch" / "log.jsonl"
         if commits(tmp_path / "out") and log.is_file():
             log.unlink()
@@ -131,7 +131,7 @@ def test_a_log_that_cannot_be_written(run_rows, rows, tmp_path):
             (tmp_path / "go").touch()
 
     with pytest.raises(MachineryError, match=r"out: cannot be written to \(Is a directory\)"):
-        run_rows(rows, meddle=meddle)
+        run_rows(rows, hook=hook)
     (tmp_path / "out" / "_wanbatch" / "log.jsonl").rmdir()
     assert run_rows(rows).exit_code == 0
     require_whole(tmp_path / "out", MADE)

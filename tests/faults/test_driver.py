@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from fault_making import require_whole
-from job_making import commits, family, wait_until, workers_of
+from job_making import commits, environment, family, wait_until, workers_of, write_jsonl
 
+SUPPORT = Path(__file__).parents[1] / "support"
 ROWS = [{"id": name, "prompt": "x"} for name in ("a", "b", "c", "d")] + [{"id": "bad", "image": "nowhere.png"}]
 MADE = {"a", "b", "c", "d"}
 
@@ -132,3 +136,17 @@ def test_a_ray_that_does_not_start(start_command, tmp_path):
     assert process.returncode == 75, err
     assert len([line for line in err.splitlines() if line.startswith("wanbatch: Ray did not start")]) == 1
     assert "Traceback" not in out + err
+
+
+def test_a_run_outside_the_main_thread(tmp_path):
+    """With a Ray of its own, as in a notebook or a server: no signal handlers there, but an event stops it."""
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": f"slow-{index}", "prompt": "x"} for index in range(8)])
+    command = [sys.executable, SUPPORT / "threaded_run.py", manifest, tmp_path / "out"]
+    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["codes"], found["handlers_kept"]) == ([130, 0], True)
+    first, second = found["made"]
+    assert 2 <= first < second == 8
+    require_whole(tmp_path / "out", {f"slow-{index}" for index in range(8)})

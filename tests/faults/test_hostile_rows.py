@@ -136,7 +136,7 @@ def test_images(run_rows, tmp_path):
                 continue
 
     rows = [{"id": name, "image": name, "width": 32, "height": 32} for name in names]
-    summary = run_rows(rows, meddle=look, unit_rows=4)
+    summary = run_rows(rows, hook=look, unit_rows=4)
     good = {"plain.png", "turned.png", "sixteen.png", "cmyk.jpg"}
     assert summary.failures == {"bad_image": len(names) - len(good) - 1, "too_large": 1}
     assert summary.exit_code == 3

@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
 import time
 from datetime import datetime
 
-import painters
+import fake_pipelines
 import pytest
 import ray
 from fault_making import require_whole
 from job_making import commits, gone, log_events, rows_by_id, table, workers_of
 
 from wanbatch.errors import MachineryError
-from wanbatch.jobs.driver import retry_policy, worker_pool
+from wanbatch.jobs.driver import retry_policy, worker_slot
 
 
 def rows(*names: str, prompt: object = "x") -> list[dict]:
     return [{"id": name, "prompt": str(prompt)} for name in names]
 
 
-@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 6])
-def test_a_row_that_kills_its_worker_among_eight(run_rows, tmp_path, place):
+@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), 6])
+def test_a_row_that_kills_its_worker_among_eight(run_rows, tmp_path, index):
     """Fault 4. Its unit of eight is tried twice and halved, each half once, and the row alone four times."""
-    names = ["kill-me" if index == place else f"r{index}" for index in range(8)]
+    names = ["kill-me" if number == index else f"r{number}" for number in range(8)]
     summary = run_rows(rows(*names), unit_rows=8)
     assert summary.exit_code == 3
     require_whole(tmp_path / "out", set(names) - {"kill-me"}, {"kill-me"})
     [failure] = rows_by_id(tmp_path / "out", "failures").values()
-    assert (failure["error_class"], failure["attempts"], failure["manifest_row"]) == ("worker_died", 4, place)
+    assert (failure["error_class"], failure["attempts"], failure["manifest_row"]) == ("worker_died", 4, index)
     lost = [event["rows"] for event in log_events(tmp_path / "out", "unit_lost")]
     assert sorted(lost, reverse=True) == [8, 8, 4, 2, 1, 1, 1, 1]
 
 
 def test_workers_are_replaced_after_pauses_that_grow(run_rows, tmp_path, monkeypatch):
     """All die, also those who are given what was made before: the run ends, and no row is blamed."""
-    monkeypatch.setattr(retry_policy, "MOST_LOSSES", 3)
-    monkeypatch.setattr(retry_policy, "MOST_LOSSES_EACH", 1)
+    monkeypatch.setattr(retry_policy, "MAX_LOSSES_IN_A_ROW", 3)
+    monkeypatch.setattr(retry_policy, "MAX_LOSSES_IN_A_ROW_PER_WORKER", 1)
     run_rows(rows("a"))
     with pytest.raises(MachineryError, match="4 workers were lost one after the other"):
-        run_rows(rows("a", "b", "c"), load=painters.load_that_kills, workers=1)
+        run_rows(rows("a", "b", "c"), load=fake_pipelines.load_that_kills, workers=1)
     require_whole(tmp_path / "out", {"a"})
     events = log_events(tmp_path / "out", "unit_lost")
     times = [datetime.fromisoformat(event["time"]).timestamp() for event in events]
@@ -55,7 +56,8 @@ def test_workers_are_replaced_after_pauses_that_grow(run_rows, tmp_path, monkeyp
 def test_a_worker_that_always_dies_beside_one_that_works(run_rows, tmp_path):
     """A broken device, as it were: what it loses is made by the other one, and no row is blamed."""
     names = [f"slow-{index}" for index in range(20)]
-    assert run_rows(rows(*names), load=painters.load_broken_first, workers=2).exit_code == 0
+    load = functools.partial(fake_pipelines.load_broken_but_one, tmp_path / "lock")
+    assert run_rows(rows(*names), load=load, workers=2).exit_code == 0
     require_whole(tmp_path / "out", set(names))
     lost = log_events(tmp_path / "out", "unit_lost")
     assert len(lost) >= 3
@@ -72,10 +74,10 @@ def test_a_manifest_of_nothing_but_rows_that_kill(run_rows, tmp_path):
 
 @pytest.mark.slow
 def test_more_rows_that_kill_than_losses_are_allowed_in_a_row(run_rows, tmp_path, monkeypatch):
-    """They come one after the other, with nothing else left: controls show that it is they."""
-    monkeypatch.setattr(retry_policy, "DOUBTFUL_LOSSES", 2)
-    monkeypatch.setattr(retry_policy, "MOST_LOSSES", 4)
-    monkeypatch.setattr(retry_policy, "MOST_LOSSES_EACH", 2)
+    """They come one after the other, with nothing else left: probes show that it is they."""
+    monkeypatch.setattr(retry_policy, "LOSSES_BEFORE_PROBES", 2)
+    monkeypatch.setattr(retry_policy, "MAX_LOSSES_IN_A_ROW", 4)
+    monkeypatch.setattr(retry_policy, "MAX_LOSSES_IN_A_ROW_PER_WORKER", 2)
     names = {f"kill-{index}" for index in range(6)}
     assert run_rows(rows("a", *sorted(names)), workers=2).exit_code == 3
     require_whole(tmp_path / "out", {"a"}, names)
@@ -99,7 +101,7 @@ def test_all_workers_die_with_work_queued(run_rows, tmp_path):
             for process in found:
                 process.send_signal(signal.SIGKILL)
 
-    assert run_rows(rows(*names), meddle=kill_all, workers=2).exit_code == 0
+    assert run_rows(rows(*names), hook=kill_all, workers=2).exit_code == 0
     assert len(seen) == 2
     require_whole(tmp_path / "out", set(names))
     assert {row["attempt"] for row in table(tmp_path / "out", "timings").to_pylist()} > {1}
@@ -136,7 +138,7 @@ def test_a_driver_that_is_held_up_blames_nobody(run_rows, tmp_path):
             held_up_at.add(count)
             time.sleep(5)
 
-    assert run_rows(rows(*names), meddle=hold_up, workers=2, unit_timeout=3).exit_code == 0
+    assert run_rows(rows(*names), hook=hold_up, workers=2, unit_timeout=3).exit_code == 0
     assert held_up_at == {2, 4}
     require_whole(tmp_path / "out", set(names))
     assert log_events(tmp_path / "out", "unit_lost") == []
@@ -145,13 +147,13 @@ def test_a_driver_that_is_held_up_blames_nobody(run_rows, tmp_path):
 def test_a_bug_in_a_worker_is_not_tried_again(run_rows, tmp_path):
     """What is wrong with our own code is no row's and no machine's fault: it ends the run as what it is."""
     with pytest.raises(ray.exceptions.RayTaskError, match="AttributeError"):
-        run_rows(rows("a", "bug-b"), load=painters.load_with_a_bug)
+        run_rows(rows("a", "bug-b"), load=fake_pipelines.load_with_a_bug)
     assert log_events(tmp_path / "out", "unit_lost") == []
 
 
 @pytest.mark.slow
 def test_workers_that_never_get_ready(run_rows, monkeypatch):
-    """A place on the cluster that is not there, or storage that does not answer: no waiting without end."""
-    monkeypatch.setattr(worker_pool, "START_SECONDS", 1.0)
+    """A node of the cluster that is not there, or storage that does not answer: no waiting without end."""
+    monkeypatch.setattr(worker_slot, "START_SECONDS", 1.0)
     with pytest.raises(MachineryError, match="it was not ready after 1 s"):
-        run_rows(rows("a"), load=painters.load_for_ever)
+        run_rows(rows("a"), load=fake_pipelines.load_for_ever)

@@ -16,8 +16,9 @@ from job_making import picture, write_jsonl
 from small_models import save_random_pipeline
 
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.driver.run import Summary, run
+from wanbatch.jobs.driver.run import run
 from wanbatch.jobs.reporting.progress import progress_for
+from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.pipeline.loading import registry
 
 SUPPORT = Path(__file__).parents[1] / "support"

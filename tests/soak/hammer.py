@@ -2,8 +2,8 @@
 
     python tests/soak/hammer.py FOLDER [--kills 200] [--rows 500] [--seed 0] [--seconds 420] [--out RESULT.json]
 
-A quarter of the rows are pictures of the tiny model, most others are painted from their seed; some kill their
-worker each time, some have bad sources. What the hammer does follows from the seed; when it hits, from the clock.
+A quarter of the rows are pictures of the tiny model, most others come from a fake pipeline; some kill their worker
+each time, some have bad sources. What the hammer does follows from the seed; when it hits, from the clock.
 Every kill is noted in FOLDER/kills.jsonl. Ends after `--seconds` at the latest and goes on when it is started
 again: with the kills, then with the rest of the job, undisturbed, then with an undisturbed run of the same rows to
 compare with. Exits with 0 when all is verified, 9 when there is more to do.
@@ -28,15 +28,15 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "support"))
 
 import psutil  # noqa: E402
-from fault_making import painted  # noqa: E402
+from fault_making import expected_hashes  # noqa: E402
 from job_making import commits, environment, log_events, part_files, picture, pictures, rows_by_id, workers_of  # noqa: E402
 
 SIZE = 64
-PAUSE = 0.5  # seconds to paint a row, so that kills find workers in the middle of units
+PAUSE = 0.5  # seconds a row takes the fake pipeline, so that kills find workers in the middle of units
 WORKERS = 3
 SETTINGS = {"model": "tiny", "width": SIZE, "height": SIZE, "steps": 2, "unit-rows": 4, "threads": 1}
-DRIVER_LIFE = {"real": 60.0, "painted": 25.0}  # seconds, on average
-BETWEEN_KILLS = {"real": 6.0, "painted": 1.2}  # seconds, on average; a real pipeline takes long to load
+DRIVER_LIFE = {"real": 60.0, "fake": 25.0}  # seconds, on average
+BETWEEN_KILLS = {"real": 6.0, "fake": 1.2}  # seconds, on average; a real pipeline takes long to load
 MORE_TO_DO = 9
 
 
@@ -61,7 +61,7 @@ class Soak:
         others = [self._row(f"kill-{number}") for number in range(kinds["kill"])]
         bad = ("nowhere.png", "cut.png", "page.png")
         others += [{**self._row(f"bad-{number}"), "image": bad[number % 3]} for number in range(kinds["bad"])]
-        others += [self._row(f"paint-{number:03d}") for number in range(count - len(real) - len(others))]
+        others += [self._row(f"fake-{number:03d}") for number in range(count - len(real) - len(others))]
         random.Random(self.seed).shuffle(others)
         return real + others
 
@@ -121,10 +121,10 @@ class Soak:
 
     def _hammer_one(self, driver: subprocess.Popen, chance: random.Random) -> None:
         """Kill workers of a driver, and in the end itself."""
-        phase = "painted" if self._all_real_made() else "real"
+        phase = "fake" if self._all_real_made() else "real"
         dies_at = time.monotonic() + 1 + chance.expovariate(1 / DRIVER_LIFE[phase])
         while time.monotonic() < self.end:
-            phase = "painted" if self._all_real_made() else "real"
+            phase = "fake" if self._all_real_made() else "real"
             wait_until = min(dies_at, time.monotonic() + chance.expovariate(1 / BETWEEN_KILLS[phase]))
             time.sleep(max(0.0, wait_until - time.monotonic()))
             if (code := driver.poll()) is not None:
@@ -190,12 +190,12 @@ class Soak:
 
     def verified(self) -> dict:
         """What came of it. Raises AssertionError if anything is not as promised."""
-        good, bad, deadly = self.ids("real", "paint"), self.ids("bad"), self.ids("kill")
+        good, bad, deadly = self.ids("real", "fake"), self.ids("bad"), self.ids("kill")
         hashes, undisturbed = pictures(self.out), pictures(self.folder / "undisturbed")
         assert set(hashes) == good, "made: exactly the good rows, each once"
         assert hashes == undisturbed, "the pixels of a run that nobody disturbed"
-        names = self.ids("paint")
-        assert {name: hashes[name] for name in names} == painted(*names, size=SIZE), "and of the rows' seeds"
+        names = self.ids("fake")
+        assert {name: hashes[name] for name in names} == expected_hashes(*names, size=SIZE), "and of the rows' seeds"
         failures = rows_by_id(self.out, "failures")
         classes = {name: row["error_class"] for name, row in failures.items()}
         assert {name for name, kind in classes.items() if kind == "worker_died"} == deadly, "no innocent row"

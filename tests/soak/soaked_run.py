@@ -9,18 +9,18 @@ import functools
 import sys
 from pathlib import Path
 
-import painters
-import painters_and_wan
+import fake_pipelines
 import ray
+import soak_pipeline
 
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.driver import run as running
 
 if __name__ == "__main__":
-    for module in (painters, painters_and_wan):
+    for module in (fake_pipelines, soak_pipeline):
         ray.cloudpickle.register_pickle_by_value(module)
     no_real_left, pause = Path(sys.argv.pop(1)), float(sys.argv.pop(1))
-    load = functools.partial(painters_and_wan.load_mixed, no_real_left, pause)
+    load = functools.partial(soak_pipeline.load_soak, no_real_left, pause)
     running.run = functools.partial(running.run, load=load)
     sys.argv[0] = "wanbatch"
     sys.exit(main())

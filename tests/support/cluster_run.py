@@ -12,11 +12,11 @@ import json
 import sys
 from pathlib import Path
 
-import painters
+import fake_pipelines
 import psutil
 import ray
 from job_making import commits
-from progress_hooks import SMALL, Meddler
+from progress_hooks import SMALL, ProgressHook
 from ray.cluster_utils import Cluster
 
 from wanbatch.jobs.config.settings import Settings
@@ -26,7 +26,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 
 def main(manifest: Path, out: Path) -> None:
-    ray.cloudpickle.register_pickle_by_value(painters)
+    ray.cloudpickle.register_pickle_by_value(fake_pipelines)
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     nodes = [cluster.add_node(**NODE) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
@@ -43,7 +43,7 @@ def main(manifest: Path, out: Path) -> None:
                 return
 
     settings = Settings(**SMALL, unit_rows=1, workers=4)
-    summary = run(manifest, out, settings, lambda n, done: Meddler(n, done, lose_a_node), painters.load)
+    summary = run(manifest, out, settings, lambda n, done: ProgressHook(n, done, lose_a_node), fake_pipelines.load)
     print(json.dumps({"code": summary.exit_code, "made": summary.made, "workers_killed": sum(killed)}))
     ray.shutdown()
     cluster.shutdown()

@@ -13,8 +13,8 @@ from job_making import commits, pictures, rows_by_id
 from wanbatch.jobs.planning.plan import derived_seed
 
 
-def painted(*names: str, size: int = 32) -> dict[str, str]:
-    """id -> hash of the pixels that painters.py makes of a row without a source, worked out here."""
+def expected_hashes(*names: str, size: int = 32) -> dict[str, str]:
+    """id -> hash of the pixels that fake_pipelines.py makes of a row without a source, worked out here."""
     return {name: hashlib.sha256(_noise(derived_seed(0, name, 0), size).tobytes()).hexdigest() for name in names}
 
 
@@ -26,8 +26,8 @@ def require_whole(out: Path, made: Set[str], quarantined: Set[str] = frozenset()
     """Every row is in exactly one place, once; readers, commits and pixels agree."""
     data = rows_by_id(out) if made else {}
     assert set(data) == made
-    assert pictures(out) == painted(*made, size=size) if made else True
-    assert {name: row["sha256"] for name, row in data.items()} == painted(*made, size=size)
+    assert pictures(out) == expected_hashes(*made, size=size) if made else True
+    assert {name: row["sha256"] for name, row in data.items()} == expected_hashes(*made, size=size)
     assert (set(rows_by_id(out, "timings")) if made else set()) == made
     assert (set(rows_by_id(out, "failures")) if quarantined else set()) == quarantined
     records = [json.loads(line) for path in commits(out) for line in path.read_text().splitlines()]

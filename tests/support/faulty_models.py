@@ -126,3 +126,31 @@ def load_with_slow_disk(seconds: float, model: ModelInfo, device: str, dtype: st
 
     unit_task.write_attempt = slowly
     return load(model, device, dtype, slots)
+
+
+class Overlapping(Faulty):
+    """Leaves a mark in a folder for each unit that gets the model."""
+
+    def __init__(self, wan: Wan, begun: Path):
+        super().__init__(wan)
+        self.begun = begun
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+        (self.begun / str(len(list(self.begun.iterdir())))).touch()
+        yield from super().generate(requests)
+
+
+def load_that_overlaps(begun: Path, last: int, model: ModelInfo, device: str, dtype: str, slots: int) -> Overlapping:
+    """Unit N is not written before unit N + 1 has got the model, but for the first and the last."""
+    write = unit_task.write_attempt
+
+    def wait_and_write(root, unit, *rest):
+        end = time.monotonic() + 60
+        while 0 < unit < last and not (begun / str(unit + 1)).exists():
+            if time.monotonic() > end:
+                raise TimeoutError(f"unit {unit + 1} did not get the model")
+            time.sleep(0.02)
+        return write(root, unit, *rest)
+
+    unit_task.write_attempt = wait_and_write
+    return Overlapping(Wan.load(model, device, dtype, slots), begun)

@@ -1,4 +1,4 @@
-"""Run by test_faults.py: fills output folders while it is killed before every file operation in turn.
+"""Run by test_kills.py: fills output folders while it is killed before every file operation in turn.
 
     python killed_run.py FOLDER STEP
 
@@ -15,10 +15,12 @@ import sys
 from pathlib import Path
 
 import pandas  # noqa: F401  pyarrow imports it on first use: once here, not in every fork
-import pyarrow.parquet as pq
 from manifest_making import unit_of
+from output_folders import tree, visible
 
-from wanbatch.manifests.dataset.folder import OutputFolder, status, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.status import status
 
 UNITS = [
     (["a", "b"], ["c"]),
@@ -69,22 +71,13 @@ def survey(out: Path) -> dict:
     with OutputFolder.open(out, {"model": "tiny"}) as folder:
         done = folder.committed()
         found = {"units": sorted(done.units), "made": sorted(done.made), "failed": sorted(done.failed)}
-        found["digests"] = {name: done.digest(name) for name in sorted(done.where)}
-    return {**found, "files": tree(out), **visible(out)}
+        found["digests"] = {name: done.made.get(name) for name in sorted(done.made)}
+    return {**found, "files": tree(out), **visible_ids(out)}
 
 
-def visible(out: Path) -> dict:
+def visible_ids(out: Path) -> dict:
     """The ids that readers of the parts see."""
-    ids = {}
-    for kind in ("data", "timings", "failures"):
-        parts = (out / kind).glob("part-*.parquet")
-        ids[f"{kind}_ids"] = sorted(name for part in parts for name in pq.read_table(part)["id"].to_pylist())
-    return ids
-
-
-def tree(out: Path) -> list[str]:
-    names = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    return sorted(name for name in names if not name.startswith("_wanbatch/lock"))
+    return dict(zip(("data_ids", "timings_ids", "failures_ids"), visible(out), strict=True))
 
 
 def forked(function, *arguments) -> int:
@@ -98,7 +91,7 @@ def forked(function, *arguments) -> int:
 
 
 def after(out: Path, at: int) -> None:
-    torn = visible(out)
+    torn = visible_ids(out)
     found = survey(out)
     work(out, "second")
     counts = {name: status(out)[name] for name in ("done", "quarantined", "pending")}

@@ -1,4 +1,4 @@
-"""Run by test_stores.py: fills an output folder in a store while it is killed before every request that writes.
+"""Run by test_object_store.py: fills an output folder in a store while it is killed before every request that writes.
 
     python killed_store_run.py s3://bucket/folder STEP
 
@@ -16,7 +16,9 @@ import s3fs  # noqa: F401  as well
 from killed_run import UNITS, forked
 from manifest_making import unit_of
 
-from wanbatch.manifests.dataset.folder import OutputFolder, status, write_attempt
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.storage import object_store
 
 WRITING = ("pipe_file", "put_file", "cp_file", "rm_file")
@@ -68,16 +70,18 @@ def survey(out: str) -> dict:
 
 
 def visible(out: str) -> dict:
-    place = object_store.ObjectStoreBackend(out)
+    backend = object_store.ObjectStoreBackend(out)
     ids: dict[str, list[str]] = {}
     for kind in ("data", "timings", "failures"):
         ids[f"{kind}_ids"] = []
-        for name in place.sizes(kind):
-            with place.open(name) as file:
+        for name in backend.sizes(kind):
+            with backend.open(name) as file:
                 ids[f"{kind}_ids"] += pq.read_table(file)["id"].to_pylist()
         ids[f"{kind}_ids"].sort()
-    files = [name for folder in ("data", "timings", "failures", "_wanbatch/commits") for name in place.sizes(folder)]
-    return {**ids, "files": sorted(files), "tmp": sorted(place.sizes("_wanbatch/tmp"))}
+    files = [
+        name for folder in ("data", "timings", "failures", "_wanbatch/commits") for name in backend.sizes(folder)
+    ]
+    return {**ids, "files": sorted(files), "tmp": sorted(backend.sizes("_wanbatch/tmp"))}
 
 
 def after(out: str, at: int) -> None:

@@ -10,13 +10,13 @@ from wanbatch.jobs.reporting.progress import JsonLines
 SMALL = {"model": "tiny", "width": 32, "height": 32, "steps": 2}
 
 
-class Meddler(JsonLines):
+class ProgressHook(JsonLines):
     """Progress that lets a test do something to the run, from inside its loop."""
 
-    def __init__(self, total: int, before: int, meddle: Callable[[], object]):
+    def __init__(self, total: int, before: int, hook: Callable[[], object]):
         super().__init__(total, before, StringIO())
-        self.meddle = meddle
+        self._hook = hook
 
     def update(self, made: int, failed: int) -> None:
         super().update(made, failed)
-        self.meddle()
+        self._hook()

@@ -12,14 +12,13 @@ import contextlib
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
+import fake_pipelines
 import numpy as np
-import painters
 import ray
 from job_making import commits
-from progress_hooks import SMALL, Meddler
+from progress_hooks import SMALL, ProgressHook
 
 from wanbatch.errors import WanbatchError
 from wanbatch.jobs.config.settings import Settings
@@ -41,7 +40,7 @@ class Hog:
 
 
 def main(manifest: Path, out: Path, disk: Path) -> None:
-    ray.cloudpickle.register_pickle_by_value(painters)
+    ray.cloudpickle.register_pickle_by_value(fake_pipelines)
     ray.init(
         address="local",
         object_store_memory=STORE,
@@ -59,13 +58,13 @@ def main(manifest: Path, out: Path, disk: Path) -> None:
             filled.append(ray.get(hog.fill.remote()))
 
     result: dict = {}
-    begin = time.monotonic()
     try:
-        summary = run(manifest, out, Settings(**SMALL, unit_rows=1), lambda n, d: Meddler(n, d, fill), painters.load)
+        settings = Settings(**SMALL, unit_rows=1)
+        summary = run(manifest, out, settings, lambda n, done: ProgressHook(n, done, fill), fake_pipelines.load)
         result = {"code": summary.exit_code, "message": ""}
     except WanbatchError as error:
         result = {"code": error.exit_code, "message": str(error)}
-    print(json.dumps({**result, "filled": filled, "seconds": time.monotonic() - begin}))
+    print(json.dumps({**result, "filled": filled}))
 
 
 def room(disk: Path) -> int:

@@ -1,4 +1,4 @@
-"""The `wanbatch` command with a pipeline of painters.py in its workers, and with a driver that may be killed.
+"""The `wanbatch` command with a pipeline of fake_pipelines.py in its workers, and with a driver that may be killed.
 
     python wanbatch_with.py PIPELINE run MANIFEST --out OUT ...
 
@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 
-import painters
+import fake_pipelines
 import ray
 
 from wanbatch.jobs.cli.main import main
@@ -40,11 +40,11 @@ def kill_before(count: int, out: str) -> None:
 
 
 if __name__ == "__main__":
-    ray.cloudpickle.register_pickle_by_value(painters)
+    ray.cloudpickle.register_pickle_by_value(fake_pipelines)
     kill_at = os.environ.pop("WANBATCH_TEST_KILL_AT", None)
     address = os.environ.pop("WANBATCH_TEST_RAY", None)
     pipeline = sys.argv.pop(1)
-    running.run = functools.partial(running.run, load=getattr(painters, pipeline))
+    running.run = functools.partial(running.run, load=getattr(fake_pipelines, pipeline))
     if address:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     if kill_at:

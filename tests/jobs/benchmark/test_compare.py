@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from wanbatch.jobs.benchmark import compare as benching
-from wanbatch.jobs.benchmark.stages import twin, twins
+from wanbatch.jobs.benchmark.stages import shared_copies, shared_copy
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.pipeline.loading import registry
@@ -67,11 +67,11 @@ def test_the_full_size_model_made_small():
     assert result["images_per_second"]["wanbatch"] > 0
 
 
-def test_twins_share_their_weights_and_nothing_else(model_folder):
+def test_copies_share_their_weights_and_nothing_else(model_folder):
     modules = registry.load(registry.find(str(model_folder)), torch.device("cpu"), torch.float32)
-    other = twins(modules)
+    other = shared_copies(modules)
     for name, parameter in modules.transformer.named_parameters():
         assert dict(other.transformer.named_parameters())[name] is parameter
-    changed = twin(modules.transformer)
+    changed = shared_copy(modules.transformer)
     changed.blocks[0].attn1.to_q = None
     assert modules.transformer.blocks[0].attn1.to_q is not None

@@ -27,7 +27,7 @@ def test_auto_or_a_number():
 def test_it_is_measured_once_and_a_resume_takes_the_recorded_number(run_here, settings, tmp_path, monkeypatch):
     measured = []
     times = {1: 0.02, 2: 0.012, 4: 0.0118}
-    monkeypatch.setattr(batch_size, "_in_a_process_of_its_own", lambda *given: measured.append(given) or times)
+    monkeypatch.setattr(batch_size, "measure_in_subprocess", lambda *given: measured.append(given) or times)
     rows = [{"id": f"r{number}", "prompt": "x", "seed": number} for number in range(3)]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows[:2])
     first = run_here(manifest, tmp_path / "out", settings(slots="auto"))
@@ -46,10 +46,10 @@ def test_it_is_measured_once_and_a_resume_takes_the_recorded_number(run_here, se
 
 
 def test_nothing_fits(settings, tmp_path, monkeypatch, manifest, model):
-    monkeypatch.setattr(batch_size, "_in_a_process_of_its_own", lambda *given: {})
+    monkeypatch.setattr(batch_size, "measure_in_subprocess", lambda *given: {})
     plan, _ = prepare(manifest({"prompt": "x"}), settings())
     with pytest.raises(UserError, match="not even one row fits"):
-        batch_size.slots_for(
+        batch_size.batch_size_for(
             Settings(slots="auto"), tmp_path / "out", plan, model, ExecutionConfig("cpu", "fp32", False)
         )
 
@@ -57,10 +57,10 @@ def test_nothing_fits(settings, tmp_path, monkeypatch, manifest, model):
 def test_the_commonest_size_is_measured(settings, manifest):
     rows = [{"prompt": "x", "width": 64, "height": 32}] * 2 + [{"prompt": "x", "guidance": 1.0}]
     plan, _ = prepare(manifest(*rows), settings())
-    assert batch_size._commonest(plan) == (64, 32, True)
+    assert batch_size.most_common_kind(plan) == (64, 32, True)
 
 
 def test_measuring_for_real(model):
     found = measure_here(model, (64, 32, True), ExecutionConfig("cpu", "fp32", False), Runtime())
     assert set(found) == {1, 2, 4, 8, 16}
-    assert all(0 < seconds < 10 for seconds in found.values())
+    assert all(seconds > 0 for seconds in found.values())

@@ -13,7 +13,7 @@ from job_making import commits, log_events, rows_by_id, write_jsonl
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.deadlines import Deadlines
-from wanbatch.jobs.driver.worker_pool import Unit
+from wanbatch.jobs.planning.units import Unit
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def test_a_row_that_kills_workers_is_quarantined_alone(deadly):
     [failure] = rows_by_id(deadly.out, "failures").values()
     assert (failure["id"], failure["error_class"], failure["manifest_row"]) == ("kill-b", "worker_died", 1)
     assert failure["attempts"] == 4
-    assert "its worker was lost 4 times" in failure["message"]
+    assert "its worker process died 4 times while making only this row" in failure["message"]
 
 
 @pytest.mark.slow
@@ -71,13 +71,13 @@ def test_a_deadline_is_measured_by_pixels_and_steps_that_were_made():
     images = pa.table({"width": [128, 128, 1280], "height": [128, 128, 1280], "steps": [9, 9, 49]})
     deadlines = Deadlines(images, None)
     small, failed, large = (Unit(number, np.array([number])) for number in range(3))
-    assert deadlines.of(large) == Deadlines.FIRST
-    deadlines.measured(failed, made=0, seconds=0.001)  # says nothing of how long a picture takes
-    assert deadlines.of(large) == Deadlines.FIRST
-    deadlines.measured(small, made=1, seconds=1.0)
-    assert deadlines.of(small) == Deadlines.LEAST
-    assert deadlines.of(large) == pytest.approx(10 * 1.0 * 100 * 50 / 10)
-    assert Deadlines(images, 7.0).of(large) == 7.0
+    assert deadlines.seconds_for(large) == Deadlines.FIRST
+    deadlines.learn(failed, made=0, seconds=0.001)  # says nothing of how long a picture takes
+    assert deadlines.seconds_for(large) == Deadlines.FIRST
+    deadlines.learn(small, made=1, seconds=1.0)
+    assert deadlines.seconds_for(small) == Deadlines.LEAST
+    assert deadlines.seconds_for(large) == pytest.approx(10 * 1.0 * 100 * 50 / 10)
+    assert Deadlines(images, 7.0).seconds_for(large) == 7.0
 
 
 def test_memory_that_runs_out_halves_the_slots_and_costs_no_row(run_here, settings, tmp_path):

@@ -33,7 +33,7 @@ def store(server: Server, sources):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
             patch.setenv(name, value)
-        patch.setattr(fsspec_io, "_systems", {})
+        fsspec_io.forget_file_systems()
         system = fsspec_io.file_system("s3://shop")
         system.mkdir("shop")
         for name in ("square.png", "wide.png"):
@@ -41,6 +41,7 @@ def store(server: Server, sources):
         lines = "".join(json.dumps(row) + "\n" for row in ROWS)
         system.pipe_file("s3://shop/in/rows.jsonl", lines.encode())
         yield system
+    fsspec_io.forget_file_systems()
 
 
 @pytest.fixture(scope="module")

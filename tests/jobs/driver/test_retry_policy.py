@@ -9,8 +9,9 @@ import pytest
 
 from wanbatch.errors import MachineryError
 from wanbatch.jobs.driver import retry_policy
+from wanbatch.jobs.driver.events import UnitLost
 from wanbatch.jobs.driver.retry_policy import UnitQueue
-from wanbatch.jobs.driver.worker_pool import Unit, UnitLost
+from wanbatch.jobs.planning.units import Unit
 
 
 def units(*rows: int) -> list[np.ndarray]:
@@ -18,80 +19,79 @@ def units(*rows: int) -> list[np.ndarray]:
     return [np.arange(start, start + count) for start, count in zip(starts, rows, strict=False)]
 
 
-def lose(queue: UnitQueue, unit: Unit, first: bool = True) -> Unit | None:
-    return queue.put_back(UnitLost(unit, 0, "killed", first))
+def lose(queue: UnitQueue, unit: Unit, blamed: bool = True) -> Unit | None:
+    return queue.take_back(UnitLost(unit, 0, "killed", blamed))
 
 
-def test_suspects_wait_for_a_worker_that_works():
+def test_isolated_units_wait_for_a_worker_that_works():
     queue = UnitQueue(units(2, 2, 2), 0, None)
     one = queue.for_idle(trusted=False)
     assert lose(queue, one) is None
     other = queue.for_idle(trusted=False)
     assert (one.number, other.number) == (0, 1)
     queue.finished(other, 2)
-    suspect = queue.for_idle(trusted=True)
-    assert (suspect.number, suspect.suspect, suspect.attempt, suspect.strikes) == (0, True, 2, 0)
+    found = queue.for_idle(trusted=True)
+    assert (found.number, found.isolated, found.attempt, found.deaths_alone) == (0, True, 2, 0)
 
 
-def test_what_waited_behind_a_lost_unit_is_suspect_too_and_has_no_strike():
+def test_what_waited_behind_a_lost_unit_is_isolated_too_and_has_no_death_counted():
     queue = UnitQueue(units(1, 1), 0, 5)
     first = queue.for_idle(trusted=True)
-    [second] = queue.for_later(1)
-    assert lose(queue, first) is lose(queue, second, first=False) is None
+    [second] = queue.for_busy(1)
+    assert lose(queue, first) is lose(queue, second, blamed=False) is None
     found = [queue.for_idle(trusted=True) for _ in range(2)]
-    assert [(unit.number, unit.attempt, unit.strikes) for unit in found] == [(0, 2, 0), (1, 1, 0)]
+    assert [(unit.number, unit.attempt, unit.deaths_alone) for unit in found] == [(0, 2, 0), (1, 1, 0)]
 
 
-def test_workers_are_kept_free_for_suspects():
+def test_workers_are_kept_free_for_isolated_units():
     queue = UnitQueue(units(1, 1, 1, 1), 0, 5)
     lose(queue, queue.for_idle(trusted=True))
-    assert len(queue.for_later(3)) == 2
+    assert len(queue.for_busy(3)) == 2
 
 
-def test_a_control_is_made_where_nothing_waits():
+def test_a_probe_is_made_where_nothing_waits():
     queue = UnitQueue(units(1), 7, 5)
     lose(queue, queue.for_idle(trusted=False))
-    control = queue.for_idle(trusted=False)
-    assert (control.control, control.places.tolist(), control.number) == (True, [5], 8)
-    assert lose(queue, control) is None
-    assert queue.for_idle(trusted=False).control
-    assert not queue.for_idle(trusted=True).control
+    probe = queue.for_idle(trusted=False)
+    assert (probe.probe, probe.indices.tolist(), probe.number) == (True, [5], 8)
+    assert lose(queue, probe) is None
+    assert queue.for_idle(trusted=False).probe
+    assert not queue.for_idle(trusted=True).probe
 
 
-def test_controls_are_made_when_all_that_waits_is_lost():
+def test_probes_are_made_when_all_that_waits_is_lost():
     queue = UnitQueue(units(*[1] * 20), 0, 5)
     given = []
-    while not given or not given[-1].control:
+    while not given or not given[-1].probe:
         given.append(queue.for_idle(trusted=False))
         lose(queue, given[-1])
-    assert len(given) == retry_policy.DOUBTFUL_LOSSES + 1
+    assert len(given) == retry_policy.LOSSES_BEFORE_PROBES + 1
     queue.finished(given[-1], 1)
-    assert not queue.for_idle(trusted=False).control
+    assert not queue.for_idle(trusted=False).probe
 
 
 @pytest.mark.parametrize(("rows", "losses"), [(1, 5), (2, 6), (16, 9), (17, 10)])
 def test_a_row_that_kills_costs_a_bounded_number_of_workers(rows, losses):
     """Wherever it stands; the others of its unit are made."""
     for deadly in range(rows):
-        queue, lost, made = UnitQueue(units(rows), 0, None), 0, 0
-        queue.proven = 100
+        queue, lost, made = UnitQueue(units(rows), 0, 100), 0, 0
         while queue:
             unit = queue.for_idle(trusted=True)
-            if deadly in unit.places:
+            if deadly in unit.indices:
                 lost += 1
-                if (condemned := lose(queue, unit)) is not None:
-                    assert condemned.places.tolist() == [deadly]
+                if (quarantined := lose(queue, unit)) is not None:
+                    assert quarantined.indices.tolist() == [deadly]
             else:
-                made += len(unit.places)
-                queue.finished(unit, len(unit.places))
+                made += len(unit.indices)
+                queue.finished(unit, len(unit.indices))
         assert made == rows - 1
         assert lost <= losses
 
 
-def test_broken_machinery_ends_the_run_and_condemns_nobody():
-    for proven in (None, 50):
-        queue = UnitQueue(units(*[4] * 40), 0, proven)
-        for _ in range(retry_policy.MOST_LOSSES):
+def test_broken_machinery_ends_the_run_and_quarantines_nobody():
+    for made_image in (None, 50):
+        queue = UnitQueue(units(*[4] * 40), 0, made_image)
+        for _ in range(retry_policy.MAX_LOSSES_IN_A_ROW):
             assert lose(queue, queue.for_idle(trusted=False)) is None
             queue.raise_if_too_many_losses(workers=1)
         lose(queue, queue.for_idle(trusted=False))
@@ -106,7 +106,7 @@ def test_a_whole_cluster_may_be_lost_at_once():
     queue.raise_if_too_many_losses(workers=200)
 
 
-def test_random_kills_condemn_no_innocent_row():
+def test_random_kills_quarantine_no_innocent_row():
     """Each try is hit with a chance of 0.1; 2,000 rows, one a unit, which is the worst case."""
     chance = random.Random(0)
     queue = UnitQueue(units(*[1] * 2000), 0, None)

@@ -9,7 +9,6 @@ import pty
 import re
 import subprocess
 import termios
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +18,10 @@ from job_making import WANBATCH, command, decoded, environment, rows_by_id, writ
 from PIL import Image
 
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.reporting import contact_sheet
+from wanbatch.jobs.reporting.contact_sheet import contact_sheet, first_records
 from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, Bar, JsonLines, progress_for
-from wanbatch.manifests.dataset.folder import open_parts
+from wanbatch.jobs.reporting.text_summary import stage_seconds, summary_text
+from wanbatch.manifests.dataset.part_files import open_parts
 
 
 def events(text: str) -> list[dict]:
@@ -47,18 +47,19 @@ def test_json_lines_of_a_run(request, name, made, failed):
 
 
 def test_json_lines_count_earlier_runs_but_do_not_take_them_for_speed():
-    stream = io.StringIO()
-    lines = JsonLines(10, 6, stream)
+    stream, now = io.StringIO(), [0.0]
+    lines = JsonLines(10, 6, stream, clock=lambda: now[0])
+    now[0] = 3.0  # starting workers is no part of it
     lines.stage("making")
-    time.sleep(0.4)
+    now[0] = 7.0
     lines.update(6, 1)
-    time.sleep(0.4)  # ending workers is no part of it
+    now[0] = 20.0  # and neither is ending them
     lines.close()
     first, last = [event for event in events(stream.getvalue()) if event["event"] == "progress"]
     assert (first["made"], last["made"], last["failed"], last["total"]) == (6, 6, 1, 10)
     # one picture since the start, three left: three times as long as it has taken
-    assert last["seconds_left"] * last["pictures_per_second"] == pytest.approx(3, abs=0.3)
-    assert last["pictures_per_second"] == first["pictures_per_second"] < 3
+    assert last["pictures_per_second"] == first["pictures_per_second"] == 0.25
+    assert last["seconds_left"] == 12
 
 
 def test_json_lines_do_not_flood():
@@ -183,7 +184,7 @@ def test_status_as_json(mixed):
 
 
 def test_summary_of_failures_is_short_and_complete(faulty):
-    text = contact_sheet.summary_text(faulty.summary)
+    text = summary_text(faulty.summary)
     lines = [line.strip() for line in text.splitlines()]
     assert lines[0] == "3 of 10 pictures made, 7 failed"
     assert "failed    2 bad_image, 2 error, 2 missing_image, 1 nan" in lines
@@ -196,14 +197,14 @@ def test_summary_of_failures_is_short_and_complete(faulty):
 def test_summary_is_one_line_a_failure(faulty):
     """The message of one of the failures has two lines."""
     assert "second line" in rows_by_id(faulty.out, "failures")["raise-1"]["message"]
-    told = contact_sheet.summary_text(faulty.summary).splitlines()
+    told = summary_text(faulty.summary).splitlines()
     assert len(told) == 12
     assert "raise-1: generate: ValueError: no picture of raise-1 and a second line" in map(str.strip, told)
 
 
 def test_stage_seconds_are_those_of_the_timings(mixed):
     rows = rows_by_id(mixed.out, "timings").values()
-    sums = contact_sheet.stage_seconds(mixed.out)
+    sums = stage_seconds(mixed.out)
     for stage in ("text", "encode", "denoise", "decode", "image"):
         assert sums[stage] == pytest.approx(sum(row[f"{stage}_seconds"] for row in rows))
         assert sums[stage] > 0
@@ -214,7 +215,7 @@ def test_stage_seconds_are_those_of_the_timings(mixed):
 
 def test_contact_sheet(mixed, tmp_path):
     target = tmp_path / "sheets" / "sheet.png"
-    assert contact_sheet.contact_sheet(mixed.out, target, columns=5, cell=96) == 15
+    assert contact_sheet(mixed.out, target, columns=5, cell=96) == 15
     sheet = Image.open(target)
     assert (sheet.format, sheet.size) == ("PNG", (5 * (96 + 12) + 12, 3 * (96 + 3 * 15 + 12) + 12))
     pixels = np.asarray(sheet.convert("RGB")).astype(int)
@@ -237,7 +238,7 @@ def test_contact_sheet_by_the_command(mixed, tmp_path):
 
 
 def test_contact_sheet_is_in_the_order_of_the_manifest(mixed):
-    shown = [record["id"] for record in contact_sheet._records(open_parts(mixed.out, "data"), 15)]
+    shown = [record["id"] for record in first_records(open_parts(mixed.out, "data"), 15)]
     rows = rows_by_id(mixed.out)
     assert shown == sorted(rows, key=lambda name: (rows[name]["manifest_row"], rows[name]["variant"]))
 

@@ -10,19 +10,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from job_making import write_jsonl
+from worker_calls import exchange, reports_of
 
 from wanbatch.errors import MachineryError, RowError
 from wanbatch.jobs.planning.preparation import prepare
-from wanbatch.jobs.worker.actor import Worker, WorkerSetup
+from wanbatch.jobs.worker.actor import Worker
+from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.pipeline.loading.runtime import Runtime
 
 
 @pytest.fixture(scope="session")
-def worker(model, sources, tmp_path_factory) -> Worker:
-    """A worker whose pipeline goes wrong where ids say so."""
+def worker_out(tmp_path_factory) -> Path:
+    """The output folder of `worker`."""
     out = tmp_path_factory.mktemp("worker")
     (out / "_wanbatch" / "tmp").mkdir(parents=True)
-    setup = WorkerSetup(model, str(out), str(sources), False, "cpu", "float32", slots=2, threads=0)
+    return out
+
+
+@pytest.fixture(scope="session")
+def worker(model, sources, worker_out) -> Worker:
+    """A worker whose pipeline goes wrong where ids say so."""
+    setup = WorkerSetup(model, str(worker_out), str(sources), False, "cpu", "float32", slots=2, threads=0)
     made = Worker(setup, "worker-7", faulty_models.load)
     started = made.ready()
     assert started.load_seconds > 0
@@ -31,7 +39,7 @@ def worker(model, sources, tmp_path_factory) -> Worker:
 
 
 @pytest.fixture
-def work(worker, settings, sources, request):
+def work(worker, worker_out, settings, sources, request):
     """Gives the worker one task of some rows; returns the report and the written tables by kind."""
     count = 0
 
@@ -40,10 +48,9 @@ def work(worker, settings, sources, request):
         count += 1
         plan, _ = prepare(write_jsonl(sources / "task.jsonl", rows), settings())
         token = f"{abs(hash(request.node.name))}-{count}"
-        report = worker.run(plan.task(3, 2, token, np.arange(len(plan))))
+        [report] = reports_of(worker, plan.task(3, 2, token, np.arange(len(plan))))
         names = report.attempt.names
-        folder = Path(worker.setup.out) / "_wanbatch" / "tmp"
-        return report, {kind: pq.read_table(folder / name) for kind, name in names.items()}
+        return report, {kind: pq.read_table(worker_out / "_wanbatch" / "tmp" / name) for kind, name in names.items()}
 
     return call
 
@@ -135,7 +142,7 @@ def test_blending_a_source_with_itself_changes_nothing(work):
 
 def test_progress_counts_what_is_made_or_failed(worker, work):
     work({"id": "a", "prompt": "x"}, {"id": "b", "image": "nowhere.png"}, {"id": "raise-c", "prompt": "y"})
-    assert worker.making == (3, 3)
+    assert exchange(worker, seconds=0.0).in_model == (3, 3)
 
 
 def test_embedded_images_are_read_out_of_the_manifest(worker, settings, sources):
@@ -144,7 +151,7 @@ def test_embedded_images_are_read_out_of_the_manifest(worker, settings, sources)
     images = pa.array([{"bytes": data, "path": None}, {"bytes": b"not an image", "path": "b.png"}], kind)
     pq.write_table(pa.table({"id": ["a", "b"], "image": images}), sources / "embedded.parquet")
     plan, _ = prepare(sources / "embedded.parquet", settings())
-    report = worker.run(plan.task(0, 1, "embedded", np.arange(2)))
+    [report] = reports_of(worker, plan.task(0, 1, "embedded", np.arange(2)))
     assert (report.attempt.made, report.attempt.failed) == (("a",), (("b", "bad_image"),))
 
 
@@ -155,7 +162,7 @@ def test_a_disk_that_refuses_is_no_fault_of_the_row(model, settings, sources, tm
     broken.ready()
     plan, _ = prepare(write_jsonl(tmp_path / "one.jsonl", [{"prompt": "x"}]), settings())
     with pytest.raises(MachineryError, match="cannot be written to"):
-        broken.run(plan.task(0, 1, "t", np.arange(1)))
+        reports_of(broken, plan.task(0, 1, "t", np.arange(1)))
 
 
 def test_a_step_cache_is_recorded_and_counted(model, settings, sources, tmp_path):
@@ -168,7 +175,8 @@ def test_a_step_cache_is_recorded_and_counted(model, settings, sources, tmp_path
     worker.ready()
     rows = [{"prompt": "x", "steps": 5}, {"prompt": "y", "steps": 5, "guidance": 1}]
     plan, _ = prepare(write_jsonl(tmp_path / "two.jsonl", rows), settings(step_cache="deepcache:blocks=2"))
-    names = worker.run(plan.task(0, 1, "t", np.arange(2))).attempt.names
+    [report] = reports_of(worker, plan.task(0, 1, "t", np.arange(2)))
+    names = report.attempt.names
     data, timings = (pq.read_table(tmp_path / "_wanbatch" / "tmp" / names[kind]) for kind in ("data", "timings"))
     assert data["step_cache"].to_pylist() == [cache] * 2
     counts = timings.select(["steps_full", "steps_cached", "blocks_full", "blocks_cached"]).to_pylist()

@@ -1,4 +1,4 @@
-"""The pipeline of the soak: the tiny model for rows named `real-`, the painter of tests/faults for all others."""
+"""The pipeline of the soak: the tiny model for rows named `real-`, a fake pipeline for all others."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from painters import Painter
+from fake_pipelines import FakePipeline
 
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 
-class Mixed(Painter):
+class SoakPipeline(FakePipeline):
     """wan: the real pipeline; None once no real row is left, so that workers start fast. pause: seconds a row."""
 
     def __init__(self, wan, pause: float, slots: int):
@@ -29,10 +29,12 @@ class Mixed(Painter):
                 yield from super().generate([request])
 
 
-def load_mixed(no_real_left: Path, pause: float, model: ModelInfo, device: str, dtype: str, slots: int) -> Mixed:
+def load_soak(
+    no_real_left: Path, pause: float, model: ModelInfo, device: str, dtype: str, slots: int
+) -> SoakPipeline:
     """no_real_left: a file that is there once all real rows are made."""
     if no_real_left.exists():
-        return Mixed(None, pause, slots)
+        return SoakPipeline(None, pause, slots)
     from wanbatch.pipeline.generate import Wan
 
-    return Mixed(Wan.load(model, device, dtype, slots), pause, slots)
+    return SoakPipeline(Wan.load(model, device, dtype, slots), pause, slots)

@@ -6,7 +6,7 @@ import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from painters import Painter
+from fake_pipelines import FakePipeline
 
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -15,7 +15,7 @@ ROW_BYTES = 300 << 20
 ROOM = 2.5 * ROW_BYTES
 
 
-class Cramped(Painter):
+class MemoryHungryPipeline(FakePipeline):
     """Has memory for two rows, and for none whose id begins with `huge-`."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
@@ -24,14 +24,14 @@ class Cramped(Painter):
         size = ROW_BYTES * self.slots * (4 if any(request.id.startswith("huge-") for request in requests) else 1)
         activations = torch.empty(size, dtype=torch.uint8)
         for request in requests:
-            yield self.paint(request)
+            yield self.result(request)
         del activations
 
 
-def load(model: ModelInfo, device: str, dtype: str, slots: int) -> Cramped:
+def load(model: ModelInfo, device: str, dtype: str, slots: int) -> MemoryHungryPipeline:
     import torch
 
     torch.ones(8).sum()
     taken = int(Path("/proc/self/status").read_text().split("VmSize:")[1].split()[0]) << 10
     resource.setrlimit(resource.RLIMIT_AS, (int(taken + ROOM), resource.getrlimit(resource.RLIMIT_AS)[1]))
-    return Cramped(slots)
+    return MemoryHungryPipeline(slots)

@@ -5,10 +5,10 @@ They go wrong at rows whose id says so. Runs of tests/faults and tests/soak hand
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +18,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from wanbatch.jobs.worker.unit_task import Work
-from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
+from wanbatch.jobs.worker import actor
+from wanbatch.jobs.worker.unit_task import UnitTask
+from wanbatch.pipeline.core.requests import EvaluationCounts, Failed, Request, Result, Seconds
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts as Evaluations
 
 
-class Painter:
+class FakePipeline:
     """What `Wan` is to a worker: noise of the row's seed, or its first source as it is.
 
     Rows go wrong by the beginning of their ids. `kill-`: the process ends. `killonce-`: it ends, unless the file
@@ -43,10 +43,12 @@ class Painter:
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         for request in requests:
             go_wrong(request)
-            yield self.paint(request)
+            yield self.result(request)
 
-    def paint(self, request: Request) -> Result:
-        return Result(request, pixels_of(request), Seconds(0.0, 0.0, 0.0, 0.0), Evaluations(request.steps), 1 << 20)
+    def result(self, request: Request) -> Result:
+        return Result(
+            request, pixels_of(request), Seconds(0.0, 0.0, 0.0, 0.0), EvaluationCounts(request.steps), 1 << 20
+        )
 
 
 def pixels_of(request: Request) -> np.ndarray:
@@ -82,52 +84,49 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def load(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
-    return Painter(slots)
+def load(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
+    return FakePipeline(slots)
 
 
-class Killing(Painter):
+class KillingPipeline(FakePipeline):
     """Ends the process whatever it is to make."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         os._exit(17)
 
 
-def load_that_kills(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
-    return Killing(slots)
+def load_that_kills(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
+    return KillingPipeline(slots)
 
 
-class Buggy(Painter):
+class BuggyPipeline(FakePipeline):
     """Hands back something without pixels for rows whose id begins with `bug-`, as no pipeline may."""
 
-    def paint(self, request: Request) -> Result:
-        return (
-            replace(super().paint(request), pixels=None) if request.id.startswith("bug-") else super().paint(request)
-        )
+    def result(self, request: Request) -> Result:
+        result = super().result(request)
+        return replace(result, pixels=None) if request.id.startswith("bug-") else result
 
 
-def load_with_a_bug(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
-    return Buggy(slots)
+def load_with_a_bug(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
+    return BuggyPipeline(slots)
 
 
-class Orphaning(Painter):
+class OrphaningUnitTask(UnitTask):
     """At a row whose id begins with `orphan-`, leaves a copy of its process that nothing ties to it, once.
 
-    The copy waits for `go` in the folder that the prompt names, paints other pixels than the row's, writes its
+    The copy waits for `go` in the folder that the prompt names, makes the task with other pixels, writes its
     attempt as a worker does, notes the files' names in `done`, and ends.
     """
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
-        for request in requests:
-            folder = Path(request.prompt)
-            if request.id.startswith("orphan-") and not (folder / "forked").exists():
-                self._leave_orphan(folder, request)
+    def generate(self) -> None:
+        for image in self.task.images:
+            folder = Path(image.prompt)
+            if image.id.startswith("orphan-") and not (folder / "forked").exists():
+                self._leave_orphan(folder)
                 time.sleep(600)
-            else:
-                go_wrong(request)
-                yield self.paint(request)
+        super().generate()
 
-    def _leave_orphan(self, folder: Path, request: Request) -> None:
+    def _leave_orphan(self, folder: Path) -> None:
         """Returns in the worker only. The copy has this thread alone, so it does what the others would."""
         if os.fork():
             return
@@ -138,41 +137,47 @@ class Orphaning(Painter):
         (folder / "pid").write_text(str(os.getpid()))
         (folder / "pid").rename(folder / "forked")
         wait_for(folder / "go")
-        unit = _unit_in_hand()
-        unit.worker.encoders = ThreadPoolExecutor(1)
-        image = next(image for image in unit.task.images if image.id == request.id)
-        unit._take(image, replace(self.paint(request), pixels=255 - pixels_of(request)))
-        names = unit.write().names
+        pipeline = NegativePipeline(self.context.pipeline.slots)
+        context = replace(self.context, pipeline=pipeline, encoders=ThreadPoolExecutor(1))
+        orphan = UnitTask(context, self.task, lambda unit, images: None)
+        orphan.load_sources()
+        orphan.generate()
+        names = orphan.write().attempt.names
         (folder / "written").write_text(" ".join(names.values()))
         (folder / "written").rename(folder / "done")
         os._exit(0)
 
 
-def _unit_in_hand() -> Work:
-    """The one that this thread is making."""
-    frame = sys._getframe(1)
-    while not isinstance(found := frame.f_locals.get("self"), Work):
-        assert frame.f_back is not None
-        frame = frame.f_back
-    return found
+class NegativePipeline(FakePipeline):
+    """Makes the negative of each picture, whatever the row's id says."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+        for request in requests:
+            yield replace(self.result(request), pixels=255 - pixels_of(request))
 
 
-def load_orphaning(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
-    return Orphaning(slots)
+def load_orphaning(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
+    """The worker of this process takes its tasks as `OrphaningUnitTask`."""
+    actor.UnitTask = OrphaningUnitTask
+    return FakePipeline(slots)
 
 
-def load_with_small_files(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
+def load_with_small_files(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
     """No file of the process may grow beyond 2 kB; a picture's part is larger."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    return Painter(slots)
+    return FakePipeline(slots)
 
 
-def load_broken_first(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
-    """The first of the workers, and who follows it in its place, dies of whatever it is to make."""
-    worker_that_loads = sys._getframe(1).f_locals["self"]
-    return Killing(slots) if worker_that_loads.name == "worker-0" else Painter(slots)
+def load_broken_but_one(lock: Path, model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
+    """The first of the workers works; while its process lives, every other one dies of whatever it is to make."""
+    file = os.open(lock, os.O_CREAT | os.O_RDWR)  # held until the process ends
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return KillingPipeline(slots)
+    return FakePipeline(slots)
 
 
-def load_for_ever(model: ModelInfo, device: str, dtype: str, slots: int) -> Painter:
+def load_for_ever(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
     time.sleep(600)
     raise AssertionError("nobody waited so long")

@@ -1,0 +1,57 @@
+"""What several commands share: the flags of the settings, common arguments, and how errors find `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+from pydantic.fields import FieldInfo
+
+from wanbatch.jobs.cli.flag_types import FieldType, PathOrUrl, flag_type, matching
+from wanbatch.jobs.config.field_help import accepted
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.pipeline.sampling.step_cache import NONE, SKIPS
+
+AS_JSON = "wanbatch.as_json"  # in the context's `meta`
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    ctx.meta[AS_JSON] = value
+    return value
+
+
+manifest_argument = click.argument("manifest", type=PathOrUrl())
+folder_argument = click.argument("out", type=PathOrUrl("dir"))
+json_option = click.option("--json", "as_json", is_flag=True, callback=_remember, help="print JSON")
+
+
+def settings_options(*names: str) -> Callable[[Callable], Callable]:
+    """Return a decorator that adds the flags of some fields of `Settings`; of all of them without names.
+
+    A flag that is not given is passed on as None.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        for name in reversed(names or tuple(Settings.model_fields)):
+            command = _option(name, Settings.model_fields[name])(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
+    flag = f"--{name.replace('_', '-')}"
+    if field.annotation is bool:
+        return click.option(flag, name, is_flag=True, flag_value=True, default=None, help=field.description)
+    kind = flag_type(name, field)
+    explained = isinstance(kind, FieldType) and kind.explained
+    words = f"{field.description} ({accepted(field)})" if explained else str(field.description)
+    words += "" if field.default is None else f" [default: {field.default}]"
+    more: dict[str, Any] = {"shell_complete": _complete_step_cache} if name == "step_cache" else {}
+    return click.option(flag, name, type=kind, default=None, help=words, **more)
+
+
+def _complete_step_cache(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return matching([NONE, *SKIPS], incomplete)

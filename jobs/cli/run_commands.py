@@ -1,0 +1,78 @@
+"""`wanbatch run` and `wanbatch retry`: making the images of a manifest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wanbatch.jobs.cli.flag_types import PathOrUrl
+from wanbatch.jobs.cli.options import folder_argument, json_option, manifest_argument, settings_options
+from wanbatch.jobs.config.settings import read_settings
+
+if TYPE_CHECKING:
+    from wanbatch.jobs.reporting.summary import Summary
+
+
+@click.command()
+@manifest_argument
+@click.option("--out", "-o", type=PathOrUrl("dir"), help="output folder or its URL; default: out/NAME-OF-MANIFEST")
+@click.option("--rerun-changed", is_flag=True, help="make rows again that changed since they were made")
+@click.option("--new-run", is_flag=True, help="use OUT-2, OUT-3, ... if a run with other settings filled OUT")
+@json_option
+@settings_options()
+@click.pass_context
+def run(
+    ctx: click.Context,
+    manifest: str | Path,
+    out: str | Path | None,
+    rerun_changed: bool,
+    new_run: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Make the images of MANIFEST (JSONL, Parquet, or a folder of Parquet files) into a dataset.
+
+    The same command again goes on where it stopped. Paths may be URLs of an object store, like s3://bucket/folder.
+
+    \b
+    Example:
+      wanbatch run examples/quickstart.jsonl --out out/quickstart
+      wanbatch run shop.parquet --model Wan-AI/Wan2.2-TI2V-5B-Diffusers --revision 1a2b3c4 --steps 30
+    """
+    settings = read_settings(**given)
+    from wanbatch.jobs.driver.run import run as run_manifest
+
+    target = out or Path("out") / Path(manifest).stem
+    _finish(ctx, run_manifest(manifest, target, settings, rerun_changed=rerun_changed, new_run=new_run), as_json)
+
+
+@click.command()
+@folder_argument
+@click.option(
+    "--class", "classes", multiple=True, help="only rows that failed with this error class; may be repeated"
+)
+@json_option
+@click.pass_context
+def retry(ctx: click.Context, out: str | Path, classes: tuple[str, ...], as_json: bool) -> None:
+    """Make the quarantined rows of the output folder OUT again, as its last run was started.
+
+    \b
+    Example:
+      wanbatch retry out/quickstart --class missing_image
+    """
+    from wanbatch.jobs.driver.run import retry as retry_failures
+
+    _finish(ctx, retry_failures(out, classes), as_json)
+
+
+def _finish(ctx: click.Context, summary: Summary, as_json: bool) -> None:
+    """Print how a run ended and exit with its code."""
+    from wanbatch.jobs.reporting.text_summary import summary_text
+
+    fields = {**asdict(summary), "pending": summary.pending}
+    click.echo(json.dumps(fields) if as_json else summary_text(summary))
+    ctx.exit(summary.exit_code)

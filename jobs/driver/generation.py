@@ -1,0 +1,72 @@
+"""The part of a run in which workers make images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wanbatch.jobs.driver.dispatcher import POLL_SECONDS, Dispatcher
+from wanbatch.jobs.driver.interruption import StopRequest
+from wanbatch.jobs.driver.ray_session import local_ray
+from wanbatch.jobs.driver.run_context import RunContext
+from wanbatch.jobs.driver.stopwatch import Stopwatch
+from wanbatch.jobs.driver.worker_pool import WorkerPool
+from wanbatch.jobs.reporting.progress import MAKING, Progress
+from wanbatch.jobs.worker.context import LoadPipeline
+
+
+@dataclass(frozen=True, slots=True)
+class RunControls:
+    """What watches a run and intervenes.
+
+    Attributes:
+        progress: makes what shows the progress, of (images in all, images done by earlier runs).
+        load: what workers build their pipeline with, instead of `Wan.load`.
+        stop: whether the run is to stop.
+        stopwatch: told when a part of the command ends.
+    """
+
+    progress: Callable[[int, int], Progress]
+    load: LoadPipeline | None
+    stop: StopRequest
+    stopwatch: Stopwatch
+
+
+def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls: RunControls) -> float | None:
+    """Start Ray and the workers and make what is pending.
+
+    Args:
+        context: what the run is.
+        out: the output folder, a path or URL.
+        dispatcher: has the units.
+        controls: what watches the run.
+
+    Returns:
+        The share of the time in which workers had images in the model; None if no worker became ready.
+
+    Raises:
+        MachineryError: Ray does not start or fails, or too many workers are lost.
+    """
+    plan, stop, stopwatch = context.plan, controls.stop, controls.stopwatch
+    examples = plan.examples(dispatcher.waiting_images) if context.execution.compile else ()
+    workers = min(context.workers, len(dispatcher.waiting_units))
+    progress = controls.progress(len(plan), len(plan) - dispatcher.counters.pending)
+    try:
+        progress.stage("starting")
+        with local_ray():
+            pool = WorkerPool(context.worker_setup(out, examples), workers, controls.load)
+            try:
+                while not (pool.any_ready or stop()):
+                    dispatcher.take(pool.poll(POLL_SECONDS))
+                stopwatch.lap("start")
+                progress.stage(MAKING)
+                dispatcher.loop(pool, progress, stop)
+                stopwatch.lap("make")
+                busy = dispatcher.counters.model_busy
+                progress.stage("stopping" if stop() else "done")
+            finally:
+                pool.close()
+        stopwatch.lap("stop")
+    finally:
+        progress.close()
+    return busy

@@ -1,0 +1,90 @@
+"""Going on with an output folder: what it holds against what is planned, and what is made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver.fingerprint import model_location
+from wanbatch.jobs.planning.plan import Plan
+from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings
+from wanbatch.pipeline.loading.registry import ModelInfo
+
+
+def next_free_folder(out: str | Path, fingerprint: Mapping[str, Any]) -> str | Path:
+    """The first of OUT, OUT-2, OUT-3, ... that no run with other settings has filled; so a rerun finds its own."""
+    folder, number = out, 1
+    while is_of_other_settings(folder, fingerprint):
+        number += 1
+        numbered = f"{str(out).rstrip('/')}-{number}"
+        folder = numbered if isinstance(out, str) else Path(numbered)
+    return folder
+
+
+def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | None, rerun_changed: bool) -> set[str]:
+    """Check what a folder holds against the plan; the ids of rows in it that are made again.
+
+    Args:
+        folder: open.
+        plan: of the manifest that the folder is filled from.
+        retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
+        rerun_changed: rows that changed since they were made are made again.
+
+    Raises:
+        UserError: The folder has other columns than the manifest, images that the manifest does not ask for, or
+            images of rows that changed, and these are not to be made again.
+    """
+    folder.require_columns(plan.manifest.passthrough.schema)
+    require_all_asked(folder, plan)
+    return rows_to_retry(folder, retry) | changed_rows(folder, plan, rerun_changed)
+
+
+def require_all_asked(folder: OutputFolder, plan: Plan) -> None:
+    """Raise UserError if the folder holds images that the manifest does not ask for."""
+    ids = frozenset(plan.ids())
+    if others := [name for name in folder.committed().where if name not in ids]:
+        raise UserError(
+            f"{folder.url}: holds {len(others)} images that {plan.manifest.path} does not ask for, {min(others)!r} "
+            "for one: go on with the manifest that did (it may have grown), or choose another output folder"
+        )
+
+
+def rows_to_retry(folder: OutputFolder, classes: Collection[str] | None) -> set[str]:
+    """The ids of quarantined rows that are made again.
+
+    Args:
+        folder: where they are quarantined.
+        classes: only rows that failed with one of these error classes; empty: all; None: none.
+    """
+    if classes is None:
+        return set()
+    return {name for name, kind in folder.committed().failed.items() if not classes or kind in classes}
+
+
+def changed_rows(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
+    """The ids whose rows ask for something else than what was made of them.
+
+    Raises:
+        UserError: There are such rows, and it is not allowed to make them again.
+    """
+    made = folder.committed().made
+    digests = zip(plan.ids(), plan.images["digest"].to_pylist(), strict=True)
+    changed = {name for name, digest in digests if made.get(name) not in (None, digest)}
+    if changed and not allowed:
+        raise UserError(
+            f"{plan.manifest.path}: {len(changed)} rows changed since they were made, {min(changed)!r} for one: give "
+            "them new ids, or make them again with --rerun-changed"
+        )
+    return changed
+
+
+def settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:
+    """The settings as JSON values, with paths that hold in any current folder."""
+    caches = {"compile_cache": settings.compile_cache, "text_cache": settings.text_cache}
+    paths = {name: os.path.abspath(path.expanduser()) for name, path in caches.items() if path is not None}
+    paths |= {"model": model_location(model), "source_root": str(plan.manifest.source_root)}
+    return {**settings.model_dump(mode="json", exclude_none=True), **paths}

@@ -1,0 +1,116 @@
+"""What a run is: its plan, its model, and everything that is decided before the output folder is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
+from wanbatch.jobs.config.presets import with_preset
+from wanbatch.jobs.config.settings import Settings, failures_allowed, image_format
+from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
+from wanbatch.jobs.driver.dispatcher import DispatchOptions
+from wanbatch.jobs.driver.fingerprint import fingerprint_of
+from wanbatch.jobs.driver.resume import settings_for_later
+from wanbatch.jobs.planning.plan import Plan
+from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.units import Image
+from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.manifests.storage.urls import absolute
+from wanbatch.pipeline.loading.registry import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What a run is.
+
+    Attributes:
+        manifest: the manifest's path, absolute, or URL.
+        settings: with the preset applied.
+        plan: all images of the manifest.
+        model: which model makes them.
+        execution: device, precision and compilation.
+        batch_size: how many rows are denoised together.
+        workers: how many there are at most.
+        fingerprint: what must stay the same for the output folder to be gone on with.
+    """
+
+    manifest: str
+    settings: Settings
+    plan: Plan
+    model: ModelInfo
+    execution: ExecutionConfig
+    batch_size: BatchSize
+    workers: int
+    fingerprint: dict[str, Any]
+
+    def plan_note(self) -> dict[str, Any]:
+        """What the output folder notes of the plan, for `status` and `retry`."""
+        return {
+            "rows": len(self.plan),
+            "manifest": self.manifest,
+            "digest": self.plan.manifest.digest,
+            "settings": settings_for_later(self.settings, self.model, self.plan),
+        }
+
+    def dispatch_options(self, run_token: str, again: set[str]) -> DispatchOptions:
+        """How units are cut and when to give up. again: ids that are made again."""
+        return DispatchOptions(
+            run_token=run_token,
+            unit_rows=self.settings.unit_rows,
+            unit_seconds=self.settings.unit_timeout,
+            max_failures=failures_allowed(self.settings, len(self.plan)),
+            again=again,
+            log_prompts=self.settings.log_prompts,
+        )
+
+    def worker_setup(self, out: str, examples: tuple[Image, ...]) -> WorkerSetup:
+        """What workers are started with.
+
+        Args:
+            out: the output folder, a path or URL.
+            examples: images like those that will be made.
+        """
+        settings, execution = self.settings, self.execution
+        return WorkerSetup(
+            model=self.model,
+            out=out,
+            source_root=str(self.plan.manifest.source_root),
+            allow_http=settings.allow_http,
+            device=execution.device,
+            dtype=execution.dtype,
+            slots=self.batch_size.slots,
+            threads=settings.threads if execution.device == "cpu" else 0,
+            format=image_format(settings),
+            runtime=execution.runtime(settings, self.fingerprint["step_cache"]),
+            examples=examples,
+        )
+
+
+def prepare_run(manifest: str | Path, out: str | Path, settings: Settings) -> RunContext:
+    """Read and check everything that a run needs to know before it writes or starts anything.
+
+    Args:
+        manifest: path or URL of the manifest.
+        out: the output folder, whose earlier runs decide the batch size if it is `auto`.
+        settings: as the user gave them.
+
+    Raises:
+        UserError: Manifest, model or settings are not right.
+    """
+    settings = with_preset(settings)
+    plan, model = prepare(manifest, settings)
+    machine = detect_hardware()
+    execution = resolve_execution(settings, machine)
+    batch_size = batch_size_for(settings, out, plan, model, execution)
+    return RunContext(
+        manifest=absolute(manifest),
+        settings=settings,
+        plan=plan,
+        model=model,
+        execution=execution,
+        batch_size=batch_size,
+        workers=settings.workers or max(1, machine.gpus if execution.device == "cuda" else 1),
+        fingerprint=fingerprint_of(settings, model, execution, batch_size.slots),
+    )

@@ -1,0 +1,189 @@
+"""One worker slot: a worker's process on Ray, which is replaced when it is lost.
+
+A worker is replaced, after a pause that doubles each time, when its process dies, when its node is lost, when its
+device breaks, or when a unit takes longer than its deadline: a stopped process says nothing, so only time can tell.
+It is sent units with a call that comes back when there is something to report, or after a while; it has at most one
+such call at a time.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from wanbatch.errors import DeviceError
+from wanbatch.jobs.driver.events import Event, UnitFinished, UnitLost, WorkerReady
+from wanbatch.jobs.driver.ray_errors import WorkerGone, result_of
+from wanbatch.jobs.driver.units_in_hand import UnitsInHand
+from wanbatch.jobs.planning.units import Task, Unit
+from wanbatch.jobs.worker.messages import Started, WorkerStatus
+
+START_SECONDS = 1800.0  # before a worker that still loads, or has found no room on the cluster, counts as failed
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds before a worker is replaced
+
+
+class WorkerSlot:
+    """Where one worker runs at a time. A failed call of Ray's own is raised as Ray raises it."""
+
+    def __init__(self, number: int, start_actor: Callable[[], Any], report_seconds: float):
+        """Start the slot's first worker.
+
+        Args:
+            number: the slot's.
+            start_actor: starts the process of a `Worker` and returns Ray's handle of it.
+            report_seconds: after which a worker with nothing to report says how far it is.
+        """
+        self.number = number
+        self._start_actor, self._report_seconds = start_actor, report_seconds
+        self._actor: Any = None
+        self._starting: ray.ObjectRef | None = None
+        self._exchange: ray.ObjectRef | None = None
+        self._last_exchange = 0.0  # monotonic: when it was sent or, if it has been, answered
+        self._to_send: list[Task] = []  # by the next exchange
+        self._units = UnitsInHand()
+        self._starting_since = self._start_at = 0.0  # monotonic
+        self._trusted = False
+        self._losses_in_a_row = 0  # without a finished unit
+        self._failed_starts = 0
+        self._start_failure = ""
+        self._start()
+
+    @property
+    def pending_call(self) -> ray.ObjectRef | None:
+        """What Ray returns once there is something to `receive`; None if nothing is asked of the worker."""
+        return self._starting or self._exchange
+
+    @property
+    def ready(self) -> bool:
+        """Whether the worker has loaded its model."""
+        return self._actor is not None and self._starting is None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether this process has finished a unit."""
+        return self._trusted
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker holds any unit."""
+        return bool(self._units)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the worker is at work and may have another unit, too."""
+        return self._trusted and self._units.have_room
+
+    @property
+    def images_made(self) -> int:
+        """Images of units that the worker still holds, as of its last report."""
+        return self._units.images_made
+
+    @property
+    def failed_starts(self) -> int:
+        """How many workers, one after the other, did not become ready here."""
+        return self._failed_starts
+
+    @property
+    def start_failure(self) -> str:
+        """Why the last worker that did not become ready did not."""
+        return self._start_failure
+
+    def give(self, unit: Unit, task: Task, deadline: float) -> None:
+        """Hand a unit to the worker; it goes out with `send`. deadline: seconds that it may work on it."""
+        self._to_send.append(task)
+        self._units.add(unit, deadline, time.monotonic())
+
+    def send(self) -> None:
+        """Send what was given; a worker that holds anything is asked what there is to report."""
+        if self._units and self._exchange is None:
+            self._exchange = self._actor.exchange.remote(
+                pickle.dumps(self._to_send, protocol=5), self._report_seconds
+            )
+            self._last_exchange = time.monotonic()
+            self._to_send.clear()
+
+    def start_if_due(self) -> None:
+        """Start the next worker if there is none and the pause is over."""
+        if self._actor is None and time.monotonic() >= self._start_at:
+            self._start()
+
+    def receive(self) -> list[Event]:
+        """Take what the pending call returned.
+
+        Raises the worker's error if it is of its own making: a full disk, a broken model, a bug.
+        """
+        if (starting := self._starting) is not None:
+            self._starting = None
+            return self._receive_start(starting)
+        assert self._exchange is not None
+        exchange, self._exchange = self._exchange, None
+        return self._receive_status(exchange)
+
+    def check_time(self) -> list[Event]:
+        """Give up a worker that does not become ready, or is not done with a unit, in time."""
+        now = time.monotonic()
+        if self._starting is not None and now - self._starting_since > START_SECONDS:
+            self._start_failed(f"it was not ready after {START_SECONDS:.0f} s")
+        if now - self._last_exchange < self._report_seconds / 2:
+            return []  # what was finished while this process did other things may be on its way
+        if (overdue := self._units.overdue(now)) is None:
+            return []
+        unit, deadline = overdue
+        return self._lose(unit, f"it was not done after {deadline:.0f} s")
+
+    def close(self) -> None:
+        """End the worker, whatever it does."""
+        if self._actor is not None:
+            ray.kill(self._actor)
+
+    def _start(self) -> None:
+        self._actor = self._start_actor()
+        self._starting = self._actor.ready.remote()
+        self._starting_since = time.monotonic()
+
+    def _receive_start(self, call: ray.ObjectRef) -> list[Event]:
+        try:
+            started: Started = result_of(call)
+        except (WorkerGone, DeviceError) as error:
+            self._start_failed(str(error))
+            return []
+        self._failed_starts = 0
+        return [WorkerReady(self.number, started.load_seconds, started.warm_up_seconds)]
+
+    def _start_failed(self, why: str) -> None:
+        self._start_failure = why
+        self._vacate()
+        self._failed_starts += 1
+
+    def _receive_status(self, call: ray.ObjectRef) -> list[Event]:
+        try:
+            status: WorkerStatus = pickle.loads(result_of(call))
+        except WorkerGone as error:
+            return self._lose(self._units.in_model or self._units.first, str(error))
+        except DeviceError as error:  # raised when all before it is reported
+            return self._lose(self._units.first, str(error))
+        self._last_exchange = time.monotonic()
+        finished = self._units.update(status, self._last_exchange)
+        if finished:
+            self._losses_in_a_row, self._trusted = 0, True
+        return [UnitFinished(unit, self.number, report) for unit, report in finished]
+
+    def _lose(self, blamed: Unit, cause: str) -> list[Event]:
+        """Give up the worker and take back its units."""
+        units = self._units.take_all()
+        self._vacate()
+        return [UnitLost(unit, self.number, cause, blamed=unit is blamed) for unit in units]
+
+    def _vacate(self) -> None:
+        """End what is left of the worker; the next may start after a pause that doubles each time."""
+        ray.kill(self._actor)
+        self._start_at = time.monotonic() + min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._losses_in_a_row)
+        self._losses_in_a_row += 1
+        self._trusted = False
+        self._actor = self._starting = self._exchange = None
+        self._to_send.clear()
+        self._units.take_all()

@@ -1,0 +1,74 @@
+"""The closing summary of a run, in a few lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from wanbatch.jobs.reporting.summary import Summary
+from wanbatch.manifests.dataset.part_files import open_parts
+
+STAGES = ("load", "text", "encode", "denoise", "decode", "image", "write")
+FAILURES_SHOWN = 5
+
+
+def summary_text(summary: Summary) -> str:
+    """Say in a few lines how a run ended, where the output is, where the time went, and what failed."""
+    seconds = summary.seconds
+    lines = [_headline(summary), f"  output    {summary.out}"]
+    if summary.made_now:
+        rate = summary.made_now / seconds["make"]
+        busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"
+        lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s{busy}")
+        lines.append(f"  stages    {_stage_text(stage_seconds(summary.out, summary.first_unit))}")
+    if summary.quarantined:
+        lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
+        lines += [f"            {line}" for line in _failure_lines(summary.out, summary.quarantined)]
+        lines.append(f"            wanbatch retry {summary.out}  makes them again once the cause is mended")
+    if summary.dropped:
+        lines.append(f"  dropped   {summary.dropped} pictures of units that were cut off; they are made again")
+    if summary.pending:
+        lines.append(f"  left      {summary.pending} pictures: run the same command again to go on")
+    return "\n".join(lines)
+
+
+def stage_seconds(out: str | Path, first_unit: int = 0) -> dict[str, float]:
+    """Seconds of each stage, summed over the pictures of all units from number `first_unit` on."""
+    columns = [f"{stage}_seconds" for stage in STAGES]
+    parts = open_parts(out, "timings")
+    if parts is None:
+        return dict.fromkeys(STAGES, 0.0)
+    table = parts.to_table(columns=columns, filter=pc.field("unit") >= first_unit)
+    return {stage: pc.sum(table[column]).as_py() or 0.0 for stage, column in zip(STAGES, columns, strict=True)}
+
+
+def _headline(summary: Summary) -> str:
+    state = "interrupted: " if summary.interrupted else ""
+    state = "stopped, too many failed: " if summary.too_many_failures else state
+    earlier = summary.made - summary.made_now
+    before = f" ({earlier} by earlier runs)" if earlier else ""
+    return f"{state}{summary.made} of {summary.rows} pictures made{before}, {summary.quarantined} failed"
+
+
+def _parts(seconds: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+
+
+def _stage_text(seconds: dict[str, float]) -> str:
+    total = sum(seconds.values()) or 1.0
+    return ", ".join(f"{name} {value:.2f} s ({value / total:.0%})" for name, value in seconds.items() if value > 0)
+
+
+def _failure_lines(out: str, count: int) -> Iterator[str]:
+    parts = open_parts(out, "failures")
+    for failure in parts.head(FAILURES_SHOWN).to_pylist() if parts is not None else ():
+        yield f"{failure['id']}: {failure['stage']}: {_one_line(failure['message'])}"
+    if count > FAILURES_SHOWN:
+        yield f"... all of them are in {out.rstrip('/')}/failures"
+
+
+def _one_line(text: str, limit: int = 300) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,0 +1,133 @@
+"""The sample of a manifest's rows that candidates are measured on, and which candidates its rows allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+from wanbatch.errors import RowError, UserError
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.plan import Plan
+from wanbatch.jobs.planning.units import Image
+from wanbatch.jobs.tuning.candidates import Candidate
+from wanbatch.manifests.sources.loader import SourceLoader
+from wanbatch.pipeline.core.requests import Request, SourceImage, fit
+from wanbatch.pipeline.sampling.schedules import levels
+
+ROW_SETTINGS = ("steps", "sampler", "schedule", "sigmas")  # a row with one of these is not affected by tuning
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The images that are made with each candidate.
+
+    Attributes:
+        requests: What is asked of the model for each.
+        images: How many images the whole manifest has.
+        unaffected: How many of those are of rows with one of `ROW_SETTINGS`, or take no step.
+        unreadable: How many of the others were skipped because their sources cannot be read.
+    """
+
+    requests: tuple[Request, ...]
+    images: int
+    unaffected: int
+    unreadable: int
+
+
+def draw_sample(plan: Plan, count: int, settings: Settings) -> Sample:
+    """Draw images whose steps and sampler the settings decide, by the run's seed.
+
+    Raises:
+        UserError: There are none, or none of them can be made.
+    """
+    affected = _affected(plan)
+    if not len(affected):
+        raise UserError(
+            f"all {len(plan)} images have {' or '.join(ROW_SETTINGS)} of their own in the manifest, or creativity 0: "
+            "there is nothing to tune"
+        )
+    order = np.random.default_rng(settings.seed).permutation(affected)
+    requests, unfit = load_requests(_images(plan, order), count, plan.manifest.source_root, settings.allow_http)
+    if not requests:
+        image, error = unfit[0]
+        raise UserError(f"no row can be made; the first one tried, {image.id!r}, fails with: {error}")
+    return Sample(tuple(requests), len(plan), len(plan) - len(affected), len(unfit))
+
+
+def load_requests(
+    images: Iterable[Image], count: int, source_root: Path | str, allow_http: bool
+) -> tuple[list[Request], list[tuple[Image, RowError]]]:
+    """Load the sources of the first images that can be made.
+
+    Args:
+        images: Planned images.
+        count: How many requests are wanted; fewer come back if there are not so many.
+        source_root: Folder or URL that sources may not leave.
+        allow_http: Whether sources may be on the web.
+
+    Returns:
+        The requests, and the images that were skipped with the reason.
+    """
+    requests: list[Request] = []
+    unfit: list[tuple[Image, RowError]] = []
+    with SourceLoader(source_root, allow_http=allow_http) as loader:
+        for image in images:
+            if len(requests) == count:
+                break
+            try:
+                requests.append(_request(image, loader))
+            except RowError as error:
+                unfit.append((image, error))
+    return requests, unfit
+
+
+def possible_candidates(plan: Plan) -> Callable[[Candidate], bool]:
+    """Return the rule that tells whether a run could make all rows with a candidate's settings.
+
+    `wanbatch run` refuses rows that would start below the last noise level, or, for the default creativity, raises
+    it. Only rows that take their steps from the settings count.
+    """
+    steps = plan.manifest.rows["steps"].take(plan.images["row"]).to_pylist()
+    own = plan.manifest.rows["schedule"].take(plan.images["row"]).to_pylist()
+    columns = [plan.images[name].to_pylist() for name in ("sigmas", "shift", "creativity")]
+    starts: dict[tuple[str | None, float], float] = {}  # the lowest creativity by schedule and shift
+    for given, schedule, sigmas, shift, creativity in zip(steps, own, *columns, strict=True):
+        if given is None and sigmas is None and 0 < creativity < 1:
+            starts[schedule, shift] = min(creativity, starts.get((schedule, shift), 1.0))
+
+    def is_possible(candidate: Candidate) -> bool:
+        return all(
+            levels(candidate.steps, shift, 1.0, schedule or candidate.schedule)[-2] <= start
+            for (schedule, shift), start in starts.items()
+        )
+
+    return is_possible
+
+
+def _affected(plan: Plan) -> np.ndarray:
+    """Return the indices of the images that take steps and whose row says nothing of what is tuned."""
+    rows = plan.manifest.rows
+    free = np.ones(len(rows), dtype=bool)
+    for name in ROW_SETTINGS:
+        free &= pc.is_null(rows[name]).to_numpy()
+    moving = plan.images["creativity"].to_numpy() > 0
+    return np.flatnonzero(free[plan.images["row"].to_numpy()] & moving)
+
+
+def _images(plan: Plan, indices: np.ndarray, together: int = 64) -> Iterator[Image]:
+    for first in range(0, len(indices), together):
+        yield from plan.task(0, 1, "", indices[first : first + together]).images
+
+
+def _request(image: Image, loader: SourceLoader) -> Request:
+    sources = []
+    for source in image.sources:
+        loaded = loader.load(source)
+        pixels = fit(loaded.pixels, image.width, image.height)
+        sources.append(SourceImage(f"{loaded.sha256}-{image.width}x{image.height}", pixels, source.weight))
+    settings = {field.name: getattr(image, field.name) for field in fields(Request) if field.name != "sources"}
+    return Request(sources=tuple(sources), **settings)

@@ -1,0 +1,63 @@
+"""What all units of one worker share: its pipeline, its sources, its threads for encoding, its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.manifests import records
+from wanbatch.manifests.sources.loader import SourceLoader
+from wanbatch.pipeline.core.requests import Failed, Request, Result
+from wanbatch.pipeline.loading.registry import ModelInfo
+
+
+class ImagePipeline(Protocol):
+    """What a worker needs of a pipeline; `Wan` is one."""
+
+    @property
+    def slots(self) -> int:
+        """Rows that are denoised together."""
+
+    @property
+    def backends(self) -> Mapping[str, str]:
+        """How each stage (text, encode, denoise, decode) is computed, by name."""
+
+    def use_slots(self, slots: int) -> None:
+        """Denoise so many rows together from now on."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+        """Yield one outcome for each request, as soon as it is there."""
+
+    def warm_up(self, examples: Sequence[Request]) -> float:
+        """Compile what requests like these need; returns the seconds that it took."""
+
+
+LoadPipeline = Callable[[ModelInfo, str, str, int], ImagePipeline]  # of model, device, dtype and slots
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What all units of one worker share.
+
+    Attributes:
+        setup: what the worker was started with.
+        name: the worker's, as timings have it.
+        host: name of the machine.
+        device: name of the device, as timings have it.
+        pipeline: what generates images.
+        backends: how the pipeline computes each stage.
+        sources: loads source images.
+        encoders: threads that encode pictures as files.
+    """
+
+    setup: WorkerSetup
+    name: str
+    host: str
+    device: str
+    pipeline: ImagePipeline
+    backends: records.Backends
+    sources: SourceLoader
+    encoders: ThreadPoolExecutor

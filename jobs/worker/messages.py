@@ -1,0 +1,80 @@
+"""What a driver and its workers send each other. No Ray, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wanbatch.jobs.planning.units import Image
+from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.manifests.dataset.part_files import Attempt
+from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What a worker is started with.
+
+    Attributes:
+        out: the output folder, a path or URL.
+        source_root: where relative source paths start.
+        device: `cuda` or `cpu`.
+        dtype: of weights and activations, as torch calls it.
+        slots: rows denoised together.
+        threads: of torch, on a CPU; 0 leaves torch's own number.
+        examples: images like those that will come; what they need is compiled before the first unit.
+    """
+
+    model: ModelInfo
+    out: str
+    source_root: str
+    allow_http: bool
+    device: str
+    dtype: str
+    slots: int
+    threads: int
+    format: ImageFormat = field(default_factory=ImageFormat)
+    runtime: Runtime = field(default_factory=Runtime)
+    examples: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """How many seconds a worker took to load the model, and to compile it (`warm_up_seconds`)."""
+
+    load_seconds: float
+    warm_up_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReport:
+    """What a worker reports of a finished task.
+
+    Attributes:
+        attempt: what was written.
+        busy_seconds: how long its stages worked on it, added up. What they waited for each other does not count;
+            what ran beside other tasks' stages does.
+        model_seconds: the part of these in which it had the model.
+        slots: rows denoised together when it was made.
+    """
+
+    attempt: Attempt
+    busy_seconds: float
+    model_seconds: float
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What has become of the tasks that a worker was given.
+
+    Attributes:
+        reports: of tasks that are finished, in the order in which they were handed over.
+        generated: how many of the other tasks, the first ones, have left the model and are being written.
+        in_model: the unit that got the model last, and how many of its images are made or have failed;
+            (-1, 0) before the first.
+    """
+
+    reports: list[UnitReport]
+    generated: int
+    in_model: tuple[int, int]

@@ -1,0 +1,55 @@
+"""From planned images to requests of the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+
+from wanbatch.errors import RowError
+from wanbatch.jobs.planning.units import Image
+from wanbatch.manifests.columns import RESOLVED
+from wanbatch.manifests.sources.loader import SourceLoader
+from wanbatch.pipeline.core.requests import Request, SourceImage, fit
+from wanbatch.pipeline.loading.registry import ModelInfo
+
+ASKED = tuple(field.name for field in fields(Request) if field.name in RESOLVED)
+"""Settings of an image that the model is asked with."""
+
+
+def request_for(image: Image, sources: tuple[SourceImage, ...]) -> Request:
+    """What a planned image asks of the model, with its sources at its size."""
+    return Request(id=image.id, sources=sources, **{name: getattr(image, name) for name in ASKED})
+
+
+def warm_up_request(image: Image) -> Request:
+    """What a planned image asks of the model, with grey pictures instead of its sources."""
+    grey = np.full((image.height, image.width, 3), 128, dtype=np.uint8)
+    return request_for(image, tuple(SourceImage("grey", grey, source.weight) for source in image.sources))
+
+
+class FittedSources:
+    """The sources of one task's images, each distinct one read and fitted once."""
+
+    def __init__(self, loader: SourceLoader, model: ModelInfo):
+        self._loader, self._model = loader, model
+        self._known: dict[tuple, tuple[SourceImage, str]] = {}
+
+    def of(self, image: Image) -> list[tuple[SourceImage, str]]:
+        """The sources of an image at its size, each with the SHA-256 of its file. Raises RowError."""
+        return [self._fitted(image, index) for index in range(len(image.sources))]
+
+    def _fitted(self, image: Image, index: int) -> tuple[SourceImage, str]:
+        source = image.sources[index]
+        area = image.source_area if index == 0 else None
+        key = (source.key, image.width, image.height, area)
+        if key not in self._known:
+            loaded = self._loader.load(source)
+            height, width = loaded.pixels.shape[:2]
+            if area is not None and self._model.fitting_size(width, height, area) != (image.width, image.height):
+                message = f"{source.name} has another shape than when the run was planned: retry the row"
+                raise RowError("source", "changed_image", message)
+            pixels = fit(loaded.pixels, image.width, image.height)
+            self._known[key] = SourceImage(f"{loaded.sha256}-{image.width}x{image.height}", pixels), loaded.sha256
+        picture, digest = self._known[key]
+        return replace(picture, weight=source.weight), digest

@@ -1,0 +1,192 @@
+"""The one table of columns: what a manifest row may give, what a dataset row holds, and all that follows from it.
+
+Each column is declared once, in `COLUMNS`. The checks of manifest rows, the Arrow schemas, `Row` and `Record`, the
+fields and flags of the settings, the digest of a row, the fingerprint of a run, the dataset card and the table of
+the documentation are derived from it. Order: that of a dataset, with what only manifests have where it belongs.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from wanbatch.manifests.column_types import (
+    ADAPTER,
+    ADAPTERS,
+    COUNT,
+    CREATIVITY,
+    FIRST_VERSION,
+    GUIDANCE,
+    IMAGES,
+    LABEL,
+    NAME,
+    PATH,
+    SEED,
+    SHIFT,
+    SIGMAS,
+    SIZE,
+    TEXT,
+    WEIGHT,
+    WEIGHTS,
+    Column,
+    Given,
+)
+
+_MODELS_OWN = "the run's setting, else the model's"
+_OF_ROWS = "default for rows that do not set it"
+
+COLUMNS: tuple[Column, ...] = (
+    Column(
+        "id",
+        "the name that the manifest gave, or its row number; `-0`, `-1`, … for several images of one row",
+        Given(NAME, "the row number, 8 digits", "id"),
+        pa.string(),
+        pixels=True,
+    ),
+    Column(
+        "image",
+        "in a manifest the source image; in a dataset the picture, whose `path` ends in its format",
+        Given(IMAGES, "no source", "source"),
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    ),
+    Column("images", "several source images, which are blended", Given(IMAGES, "no source", "source")),
+    Column(
+        "blend_weights",
+        "the shares of `images` in their blend, normalised to a sum of 1",
+        Given(WEIGHTS, "equal shares", "source"),
+    ),
+    Column(
+        "blend_group",
+        "rows of one group are blended into one output, whose id is the group's name",
+        Given(NAME, "no group", "group"),
+    ),
+    Column("blend_weight", "the share of a row's image in its group", Given(WEIGHT, "equal shares", "group")),
+    Column("prompt", "what is asked for", Given(TEXT, "empty"), pa.string(), pixels=True),
+    Column(
+        "negative_prompt",
+        "what is to be avoided",
+        Given(TEXT, _MODELS_OWN, run=f"what is to be avoided; {_OF_ROWS}"),
+        pa.string(),
+        pixels=True,
+    ),
+    Column(
+        "sources",
+        "the source images: path, share in the blend, SHA-256 of the file",
+        written=pa.list_(pa.struct([("path", pa.string()), ("weight", pa.float64()), ("sha256", pa.string())])),
+    ),
+    Column(
+        "creativity",
+        "denoising strength, as the noise level at which denoising starts: 0 keeps the source, 1 is the prompt "
+        "alone; above 0 but below the last level of the row's schedule it is refused",
+        Given(CREATIVITY, "1 without a source; with one 0.6, or the last level of the row's schedule if higher"),
+        pa.float64(),
+        pixels=True,
+    ),
+    Column(
+        "seed",
+        "the seed of the noise; a given one counts up by one for each further image of the row",
+        Given(SEED, "a hash of the run's seed, `id` and variant"),
+        pa.int64(),
+        pixels=True,
+    ),
+    Column("variant", "which image of its manifest row, from 0", written=pa.int32(), pixels=True),
+    Column(
+        "width",
+        "pixels; a multiple of the VAE's stride times the patch size, 32 for TI2V-5B",
+        Given(SIZE, "the source's shape at the model's area, else the model's size", run=f"pixels; {_OF_ROWS}"),
+        pa.int32(),
+        pixels=True,
+    ),
+    Column(
+        "height", "pixels, as `width`", Given(SIZE, "as `width`", run=f"pixels; {_OF_ROWS}"), pa.int32(), pixels=True
+    ),
+    Column(
+        "steps",
+        "denoising steps of the whole schedule; some samplers evaluate the model twice a step",
+        Given(COUNT, _MODELS_OWN, run=f"denoising steps; {_OF_ROWS}"),
+        pa.int32(),
+        pixels=True,
+    ),
+    Column(
+        "guidance",
+        "classifier-free guidance scale; 1 turns guidance off",
+        Given(GUIDANCE, _MODELS_OWN, run=f"classifier-free guidance scale, 1 turns guidance off; {_OF_ROWS}"),
+        pa.float64(),
+        pixels=True,
+    ),
+    Column(
+        "shift",
+        "time shift of the noise schedule; none with explicit sigmas",
+        Given(SHIFT, _MODELS_OWN, run=f"time shift of the noise schedule; {_OF_ROWS}"),
+        pa.float64(),
+        pixels=True,
+    ),
+    Column("sampler", "the solver", Given(LABEL, _MODELS_OWN, run=f"solver; {_OF_ROWS}"), pa.string(), pixels=True),
+    Column(
+        "schedule",
+        "how the noise levels are spaced; none with explicit sigmas",
+        Given(LABEL, _MODELS_OWN, run=f"spacing of the noise levels; {_OF_ROWS}"),
+        pa.string(),
+        pixels=True,
+    ),
+    Column(
+        "sigmas",
+        "explicit noise levels without the final 0, instead of `steps` (their number, then), `shift` and `schedule`",
+        Given(
+            SIGMAS,
+            "the run's setting, for rows that give none of the four",
+            run="explicit noise levels like 1,0.9,0.5; for rows that set neither steps, shift, schedule nor sigmas",
+        ),
+        pa.list_(pa.float64()),
+        pixels=True,
+    ),
+    Column("style", "an adapter, by its registered name", Given(ADAPTER, "none", reserved="adapters")),
+    Column("loras", "several adapters with their weights", Given(ADAPTERS, "none", reserved="adapters")),
+    Column("num_images", "how many images of the row are made; their ids get `-0`, `-1`, …", Given(COUNT, "1")),
+    Column("audio", "sound as a condition", Given(PATH, "none", reserved="sound conditioning")),
+    Column(
+        "step_cache",
+        "which blocks of the model were skipped at which step, and what stood in for them",
+        written=pa.string(),
+    ),
+    Column("model", "the model", written=pa.string()),
+    Column("revision", "the model's revision", written=pa.string()),
+    Column(
+        "sha256",
+        "SHA-256 of the pixels as they were made (RGB, row by row, 8 bits); files in JPEG and lossy WEBP decode to "
+        "slightly other ones",
+        written=pa.string(),
+    ),
+    Column("manifest_row", "the row of the manifest, from 0", written=pa.int64()),
+)
+
+GIVEN = {column.name: column.given for column in COLUMNS if column.given is not None}
+"""What manifest rows may give, by name."""
+
+SETTINGS = tuple(name for name, given in GIVEN.items() if given.role == "setting")
+"""Columns that a row keeps as they are given, and on which the members of a blend group must agree."""
+
+RUN_SETTINGS = tuple(name for name, given in GIVEN.items() if given.run is not None)
+"""Columns that the run may set for rows that do not."""
+
+WRITTEN = {column.name: column.written for column in COLUMNS if column.written is not None}
+"""The columns of `data/`, before the passthrough columns, and their types."""
+
+RESOLVED = tuple(name for name in SETTINGS if name in WRITTEN)
+"""Settings of a row that are decided before an image is made, and recorded with it."""
+
+PIXELS = frozenset(column.name for column in COLUMNS if column.pixels)
+"""Columns that decide pixels."""
+
+LATER = tuple(column.name for column in COLUMNS if column.since > FIRST_VERSION)
+"""Columns that release 0.1.0 did not have. Where no row and no run uses one, nothing shows that it exists."""
+
+MEANINGS = {column.name: column.meaning for column in COLUMNS}
+
+
+def markdown_table() -> str:
+    """The columns that a manifest may give, as the documentation shows them."""
+    lines = ["| column | takes | meaning | default |", "|---|---|---|---|"]
+    for name, given in GIVEN.items():
+        meaning = f"reserved: this version has no {given.reserved} yet" if given.reserved else MEANINGS[name]
+        lines.append(f"| `{name}` | {given.kind.rule} | {meaning} | {given.default} |")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""Settings by flag, variable or file that are not accepted: one message that says what is, and nothing written."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from command_line import GOOD, invoke, usage_error
+
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.pipeline.sampling.schedules import SCHEDULES
+from wanbatch.pipeline.sampling.solvers import SOLVERS
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "accepted"),
+    [
+        ("--steps", "0", "must be a whole number from 1 to 1000"),
+        ("--steps", "many", "must be a whole number from 1 to 1000"),
+        ("--width", "100", "must be a whole number from 32 to 4096, a multiple of 32"),
+        ("--guidance", "nan", "must be a number from 0"),
+        ("--guidance", "-1", "must be a number from 0"),
+        ("--shift", "0", "must be a number from 0.01 to 100"),
+        ("--seed", "-1", "must be a whole number from 0 below 9223372036854775808"),
+        ("--workers", "0", "must be a whole number from 1 to 1024"),
+        ("--slots", "0", "must be a whole number from 1 to 64, or auto"),
+        ("--slots", "most", "must be a whole number from 1 to 64, or auto"),
+        ("--unit-rows", "0", "must be a whole number from 1 to 4096"),
+        ("--unit-timeout", "0", "must be a number above 0"),
+        ("--max-failures", "lots", "must be text like 20 or 5%"),
+        ("--sigmas", "1,half", "must be a list of noise levels in (0, 1], each lower than the one before"),
+    ],
+)
+def test_flags_out_of_range(invoke_unwritten, manifest, flag, value, accepted):
+    error = usage_error(invoke_unwritten(manifest(GOOD), flag, value))
+    assert error == f"Invalid value for '{flag}': {value!r}: {accepted}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "known"),
+    [
+        *((name, get_args(Settings.model_fields[name].annotation)) for name in ("precision", "format", "device")),
+        *((name, get_args(Settings.model_fields[name].annotation)) for name in ("preset", "compile", "offload")),
+        ("sampler", SOLVERS),
+        ("schedule", SCHEDULES),
+    ],
+)
+def test_flags_with_names_say_all_of_them(invoke_unwritten, manifest, setting, known):
+    error = usage_error(invoke_unwritten(manifest(GOOD), f"--{setting}", "magic"))
+    names = ", ".join(map(repr, known))
+    assert error == f"Invalid value for '--{setting}': 'magic' is not one of {names}."
+
+
+def test_levels_that_rise(invoke_unwritten, manifest):
+    error = usage_error(invoke_unwritten(manifest(GOOD), "--sigmas", "1,0.5,0.7"))
+    assert error.startswith("Invalid value for '--sigmas': sigmas must be noise levels in (0, 1], each at least")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--quality", "90"], "setting quality: PNG loses nothing"),
+        (["--sigmas", "1,0.5", "--steps", "2"], "setting sigmas: says every noise level, and setting steps too"),
+        (["--step-cache", "magic"], "step_cache 'magic': unknown 'magic'; known: none, deepcache"),
+        (
+            ["--step-cache", "deepcache:blocks=4"],
+            "step_cache 'deepcache:blocks=4': asks for blocks 0 to 3, but the model",
+        ),
+        (["--model", "/nowhere/at/all"], "no model folder /nowhere/at/all"),
+    ],
+)
+def test_flags_that_do_not_fit_together_or_the_model(run_bad, manifest, options, told):
+    [message] = run_bad(manifest(GOOD), *options)
+    assert message.startswith(told)
+
+
+@pytest.mark.parametrize("setting", ["sampler", "schedule"])
+def test_unknown_names_in_variables(run_bad, manifest, setting):
+    [message] = run_bad(manifest(GOOD), env={f"WANBATCH_{setting.upper()}": "magic"})
+    assert message.startswith(f"setting {setting}: 'magic' is unknown: use one of ")
+
+
+def test_values_in_variables_and_files_say_what_is_accepted(run_bad, manifest, tmp_path):
+    [message] = run_bad(manifest(GOOD), env={"WANBATCH_DEVICE": "tpu"})
+    assert message == "setting device: WANBATCH_DEVICE is 'tpu': must be auto, cpu, cuda"
+    (tmp_path / "wanbatch.toml").write_text("slots = 0\n")
+    [message] = run_bad(manifest(GOOD))
+    assert message == "setting slots: wanbatch.toml is 0: must be a whole number from 1 to 64, or auto"
+
+
+def test_a_source_root_that_is_not_there(run_bad, manifest):
+    [message] = run_bad(manifest(GOOD), "--source-root", "nowhere")
+    assert "nowhere: is not a folder: give --source-root an existing one" in message
+
+
+def test_a_gpu_that_is_not_there(run_bad, manifest, monkeypatch):
+    import torch
+
+    if torch.cuda.is_available():
+        assert invoke("run", manifest(), "--device", "cuda").exit_code == 2  # for another reason: it is empty
+        return
+    [message] = run_bad(manifest(GOOD), "--device", "cuda")
+    assert "torch sees no GPU; use --device cpu or auto" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("stepz = 5\n", ["wanbatch.toml: unknown field 'stepz'; known: ", "unit_rows", "steps"]),
+        ("steps = 'many'\n", ["setting steps: "]),
+        ("steps = \n", ["wanbatch.toml: "]),
+        ("[run]\nsteps = 5\n", ["wanbatch.toml: unknown field 'run'"]),
+    ],
+)
+def test_bad_settings_file(run_bad, manifest, tmp_path, text, told):
+    (tmp_path / "wanbatch.toml").write_text(text)
+    [message] = run_bad(manifest(GOOD))
+    assert all(part in message for part in told)
+
+
+def test_an_unknown_variable(run_bad, manifest):
+    [message] = run_bad(manifest(GOOD), env={"WANBATCH_STEPZ": "5"})
+    assert message.startswith("variable WANBATCH_STEPZ sets nothing; known: ")
+    assert "WANBATCH_STEPS" in message
+
+
+def test_a_bad_variable(run_bad, manifest):
+    [message] = run_bad(manifest(GOOD), env={"WANBATCH_STEPS": "five"})
+    assert message.startswith("setting steps: ")
+    assert "'five'" in message
+
+
+def test_an_unknown_flag_and_a_missing_argument(manifest):
+    for arguments in (["run", manifest(GOOD), "--stepz", "5"], ["run"], ["nothing"]):
+        result = invoke(*arguments)
+        assert result.exit_code == 2
+        assert "Traceback" not in result.stderr

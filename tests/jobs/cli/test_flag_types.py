@@ -1,0 +1,78 @@
+"""Flags mean what the same text means in a variable; their types are those of the settings' fields."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from wanbatch.jobs.cli.flag_types import FieldType, FloatField, IntegerField, IntegerOrWord, ModelName, flag_type
+from wanbatch.jobs.cli.run_commands import run
+from wanbatch.jobs.config.settings import Settings, read_settings
+
+TEXTS = {
+    "model": "some/model", "revision": "1a2b", "seed": "7", "width": "64", "height": "96", "steps": " 12",
+    "guidance": "2", "shift": "3.5", "sampler": "deis", "schedule": "karras", "sigmas": "1, 0.5",
+    "negative_prompt": "", "step_cache": "taylor:interval=2", "source_root": "s3://shop/folder", "allow_http": "true",
+    "log_prompts": "true", "device": "cpu", "preset": "fast", "precision": "bf16", "compile": "never",
+    "compile_cache": "a/code", "offload": "never", "text_cache": "texts", "workers": "3", "slots": "auto",
+    "threads": "4", "format": "webp", "quality": "90", "unit_timeout": "1e3", "max_failures": "5%", "unit_rows": "8",
+}  # fmt: skip
+
+
+def test_there_is_a_text_for_every_field():
+    assert set(TEXTS) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_flag_means_what_a_variable_does(monkeypatch, name):
+    field = Settings.model_fields[name]
+    flag = f"--{name.replace('_', '-')}"
+    arguments = ["shop.jsonl", flag] if field.annotation is bool else ["shop.jsonl", flag, TEXTS[name]]
+    given = {key: value for key, value in run.make_context("run", arguments).params.items() if key in TEXTS}
+    assert {key for key, value in given.items() if value is not None} == {name}
+    by_flag = read_settings(**given)
+    monkeypatch.setenv(f"WANBATCH_{name.upper()}", TEXTS[name])
+    assert by_flag == read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("steps", IntegerField),
+        ("guidance", FloatField),
+        ("slots", IntegerOrWord),
+        ("sigmas", FieldType),
+        ("max_failures", FieldType),
+        ("sampler", click.Choice),
+        ("device", click.Choice),
+        ("compile_cache", click.Path),
+        ("model", ModelName),
+        ("revision", type(click.STRING)),
+    ],
+)
+def test_types_follow_the_fields(name, kind):
+    assert type(flag_type(name, Settings.model_fields[name])) is kind
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("steps", (1, 1000, False, False)),
+        ("seed", (0, 2**63, False, True)),
+        ("unit_timeout", (0, None, True, False)),
+        ("slots", (1, 64, False, False)),
+    ],
+)
+def test_ranges_follow_the_fields(name, bounds):
+    kind = flag_type(name, Settings.model_fields[name])
+    assert isinstance(kind, click.IntRange | click.FloatRange)
+    assert (kind.min, kind.max, kind.min_open, kind.max_open) == bounds
+
+
+def test_the_help_shows_ranges_names_and_defaults():
+    text = " ".join(run.get_help(click.Context(run)).split())
+    assert "--slots [INTEGER|auto]" in text
+    assert "[default: 4] [1<=x<=64]" in text
+    assert "--preset [exact|balanced|fast]" in text
+    assert "a multiple of 32) [32<=x<=4096]" in text
+    assert "[x>0]" in text

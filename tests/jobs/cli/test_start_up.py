@@ -1,0 +1,35 @@
+"""The command starts quickly: what takes long to import waits until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "ray", "diffusers", "transformers", "pyarrow")
+CODE = """
+import json, sys
+from wanbatch.jobs.cli.main import main
+main({arguments!r}, prog_name="wanbatch", standalone_mode=False)
+print("modules", json.dumps(sorted(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["tune", "--help"], ["completion", "zsh"]])
+def test_help_and_completion_import_nothing_heavy(tmp_path, arguments):
+    code = CODE.format(arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    text, _, modules = done.stdout.rpartition("modules ")
+    assert "wanbatch" in text
+    assert not set(HEAVY) & set(json.loads(modules))
+
+
+def test_the_package_is_a_command_too(tmp_path):
+    run = [sys.executable, "-m", "wanbatch.jobs.cli"]
+    done = subprocess.run([*run, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: wanbatch [OPTIONS] COMMAND")
+    refused = subprocess.run([*run, "plan", "nowhere.jsonl"], cwd=tmp_path, capture_output=True, text=True)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("wanbatch: nowhere.jsonl: ")

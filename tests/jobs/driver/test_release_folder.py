@@ -1,0 +1,97 @@
+"""A folder of release 0.1.0 (tests/data/release-0.1.0) is gone on with, and its rows still give the same pixels."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import load_dataset
+from PIL import Image
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.manifests.dataset.status import status
+
+ROOT = Path(__file__).parents[3]
+RELEASE = ROOT / "tests" / "data" / "release-0.1.0"
+CPU_FAMILY, CAPABILITY = ("AuthenticAMD", "25"), "AVX512"  # of the machine that made it
+
+
+@pytest.fixture
+def released(tmp_path) -> Path:
+    """A copy of the folder, its manifest and the images that this names."""
+    shutil.copytree(RELEASE, tmp_path / "release")
+    shutil.copytree(ROOT / "examples" / "images", tmp_path / "release" / "images")
+    return tmp_path / "release"
+
+
+def rows(out: Path) -> dict[str, dict]:
+    """Id -> row of `data/`."""
+    return {row["id"]: row for part in sorted(out.glob("data/*")) for row in pq.read_table(part).to_pylist()}
+
+
+def same_cpu() -> bool:
+    """Whether this machine's CPU is of the kind that made the folder; others may round differently."""
+    said = dict(
+        (name.strip(), value.strip())
+        for name, _, value in (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    )
+    family = said.get("vendor_id"), said.get("cpu family")
+    return family == CPU_FAMILY and torch.backends.cpu.get_cpu_capability() == CAPABILITY
+
+
+def test_the_same_command_has_nothing_to_do(run_here, released):
+    before = {path: path.read_bytes() for path in released.glob("dataset/*/*.parquet")}
+    ran = run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
+    assert (ran.summary.made, ran.summary.made_now, ran.summary.quarantined) == (16, 0, 1)
+    assert {path: path.read_bytes() for path in released.glob("dataset/*/*.parquet")} == before
+
+
+def test_a_grown_manifest_adds_to_it(run_here, released):
+    shop = {"shop": "south", "price": 4}
+    added = [
+        {"id": "new-1", "prompt": "a blue star", "steps": 2, **shop},
+        {"id": "new-2", "prompt": "a heart", "image": "images/star.png", "creativity": 0.6, "steps": 4, **shop},
+    ]
+    with (released / "manifest.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in added)
+    ran = run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
+    assert (ran.summary.made, ran.summary.made_now, ran.summary.quarantined) == (18, 2, 1)
+    assert rows(released / "dataset").keys() >= {"heart", "group", "new-1", "new-2"}
+    loaded = load_dataset(str(released / "dataset"), split="train", cache_dir=str(released / "cache"))
+    assert len(loaded) == 18
+    assert {row["id"]: row["shop"] for row in loaded}["new-1"] == "south"
+
+
+def test_another_setting_is_refused(run_here, released):
+    with pytest.raises(UserError, match="steps was 30, now 29"):
+        run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny", steps=29))
+    assert status(released / "dataset")["done"] == 16
+
+
+def test_a_changed_row_is_found_by_the_digest_of_the_release(run_here, released):
+    manifest = released / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace("a big red heart", "a big green heart"))
+    with pytest.raises(UserError, match="1 rows changed since they were made, 'heart'"):
+        run_here(manifest, released / "dataset", Settings(model="tiny"))
+
+
+def test_the_same_rows_give_the_same_pixels(run_here, released):
+    """Bit for bit on the kind of CPU that the folder was made on; on others within one grey level."""
+    ran = run_here(released / "manifest.jsonl", released / "again", Settings(model="tiny"))
+    assert ran.summary.made_now == 16
+    ours, theirs = rows(released / "again"), rows(released / "dataset")
+    assert ours.keys() == theirs.keys()
+    if same_cpu():
+        assert {name: row["sha256"] for name, row in ours.items()} == {n: row["sha256"] for n, row in theirs.items()}
+    for name, row in ours.items():
+        pixels, expected = (
+            np.asarray(Image.open(io.BytesIO(r["image"]["bytes"]))).astype(int) for r in (row, theirs[name])
+        )
+        assert np.abs(pixels - expected).max() <= 1, name

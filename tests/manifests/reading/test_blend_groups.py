@@ -1,0 +1,80 @@
+"""Blend groups: rows that become one, and what is wrong with them."""
+
+import pytest
+
+from wanbatch.manifests.reading.manifest import read_manifest
+from wanbatch.manifests.records import Source
+
+GOOD = {"prompt": "a red heart"}
+
+
+class TestBlendGroups:
+    def test_members_anywhere_become_one_row(self, jsonl):
+        manifest = read_manifest(
+            jsonl(
+                {"blend_group": "mix", "image": "a.png", "prompt": "both", "blend_weight": 3, "label": 1},
+                {"prompt": "alone", "label": 2},
+                {"blend_group": "other", "image": "c.png", "label": 3},
+                {"blend_group": "mix", "image": "b.png", "creativity": 0.25, "label": 4},
+                {"blend_group": "other", "image": "d.png", "prompt": None, "label": 5},
+            )
+        )
+        mix, alone, other = manifest.iter_rows()
+        assert (mix.id, mix.number, mix.prompt, mix.creativity) == ("mix", 0, "both", 0.25)
+        assert mix.sources == (Source("a.png", 0.75), Source("b.png", 0.25))
+        assert (alone.id, alone.number) == ("00000001", 1)
+        assert (other.id, other.number, [s.weight for s in other.sources]) == ("other", 2, [0.5, 0.5])
+        assert other.location.endswith("shop.jsonl:3")
+        assert manifest.passthrough["label"].to_pylist() == [1, 2, 3]
+        assert manifest.manifest_rows == 5
+
+    def test_one_member(self, jsonl, problems):
+        (found,) = problems(jsonl(GOOD, {"blend_group": "mix", "image": "a.png"}))
+        assert found.startswith("shop.jsonl:2: blend group 'mix' has only this row: it needs two or more")
+
+    @pytest.mark.parametrize(
+        ("setting", "one", "other"),
+        [("prompt", "cat", "dog"), ("seed", 1, 2), ("loras", [{"name": "a"}], [{"name": "b"}]), ("num_images", 2, 3)],
+    )
+    def test_clashing_settings_name_both_places(self, jsonl, problems, setting, one, other):
+        member = {"blend_group": "mix", "image": "a.png"}
+        (found,) = problems(jsonl({**member, setting: one}, member, {**member, setting: other}))
+        assert found.startswith(f"shop.jsonl:3: blend group 'mix' has clashing values of {setting}: ")
+        assert "shop.jsonl:1; give it once" in found
+
+    @pytest.mark.parametrize(
+        ("extra", "said"),
+        [
+            ({"blend_weight": 0}, "blend_weight is 0: must be a number above 0"),
+            ({"image": None}, "with 0 images: each of its rows needs one"),
+            ({"image": None, "images": ["a.png", "b.png"]}, "with 2 images: each of its rows needs one"),
+            ({"id": "mine"}, "has an id and a blend_group"),
+            ({"blend_weights": [1]}, "has both blend_group and blend_weights"),
+        ],
+    )
+    def test_a_bad_member_is_the_only_problem(self, jsonl, problems, extra, said):
+        member = {"blend_group": "mix", "image": "a.png"}
+        (found,) = problems(jsonl(member, {**member, **extra}))
+        assert found.startswith("shop.jsonl:2: ")
+        assert said in found
+
+    def test_a_group_cannot_share_its_name_with_a_row(self, jsonl, problems):
+        member = {"blend_group": "mix", "image": "a.png"}
+        (found,) = problems(jsonl(member, member, {**GOOD, "id": "mix"}))
+        assert found.startswith("shop.jsonl:3: id 'mix' is already at")
+
+
+def test_a_group_keeps_what_any_member_says_of_it(jsonl):
+    """Other columns of a blend group: the first value that a member gives."""
+    manifest = read_manifest(
+        jsonl(
+            {"blend_group": "mix", "image": "a.png", "label": None, "tags": ["first"]},
+            {"prompt": "alone", "label": 7},
+            {"blend_group": "mix", "image": "b.png", "label": 3, "tags": ["second"]},
+            {"blend_group": "mix", "image": "c.png", "label": 4, "shop": "x"},
+        )
+    )
+    assert manifest.passthrough.to_pylist() == [
+        {"label": 3, "tags": ["first"], "shop": "x"},
+        {"label": 7, "tags": None, "shop": None},
+    ]

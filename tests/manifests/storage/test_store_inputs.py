@@ -1,0 +1,86 @@
+"""Manifests and sources in an object store."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from manifest_making import encoded
+from store_folders import put
+
+from wanbatch.errors import RowError, UserError
+from wanbatch.manifests.reading.manifest import read_manifest
+from wanbatch.manifests.records import Source
+from wanbatch.manifests.sources.loader import SourceLoader
+
+SUPPORT = Path(__file__).parents[2] / "support"
+
+
+class TestInputs:
+    def test_a_manifest_of_lines(self, bucket):
+        put(f"{bucket}/shop.jsonl", b'{"prompt": "a", "image": "a.png"}\n{"prompt": 1}\n')
+        with pytest.raises(UserError, match=r"shop\.jsonl:2: prompt is 1"):
+            read_manifest(f"{bucket}/shop.jsonl")
+        put(f"{bucket}/shop.jsonl", f'{{"image": "{bucket}/img/a.png", "x": 1}}\n{{"image": "img/a.png"}}\n'.encode())
+        manifest = read_manifest(f"{bucket}/shop.jsonl")
+        assert (manifest.source_root, manifest.path) == (bucket, f"{bucket}/shop.jsonl")
+        assert manifest.row(1).place == f"{bucket}/shop.jsonl:2"
+        put(f"{bucket}/img/a.png", encoded(8, 4))
+        with SourceLoader(manifest.source_root) as loader:
+            assert [loader.size(row.sources[0]) for row in manifest.iter_rows()] == [(8, 4), (8, 4)]
+
+    def test_parquet_with_embedded_images(self, bucket):
+        table = pa.table({"image": [{"bytes": encoded(8, 4), "path": None}, {"bytes": encoded(4, 8), "path": "x"}]})
+        for name in ("a.parquet", "b.parquet"):
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer)
+            put(f"{bucket}/shop/{name}", buffer.getvalue())
+        manifest = read_manifest(f"{bucket}/shop")
+        assert len(manifest) == 4
+        assert manifest.row(3).place == f"{bucket}/shop/b.parquet row 1"
+        with SourceLoader(manifest.source_root) as loader:
+            assert [loader.size(row.sources[0]) for row in manifest.iter_rows()] == [(8, 4), (4, 8)] * 2
+        with pytest.raises(UserError, match="there is no such manifest"):
+            read_manifest(f"{bucket}/none.jsonl")
+        put(f"{bucket}/bad.parquet", b"nothing of the kind")
+        with pytest.raises(UserError, match="cannot be read as Parquet"):
+            read_manifest(f"{bucket}/bad.parquet")
+
+    def test_a_local_manifest_with_sources_in_a_store(self, bucket, jsonl, problems):
+        path = jsonl({"image": "deep/a.png"})
+        put(f"{bucket}/deep/a.png", encoded())
+        manifest = read_manifest(path, source_root=bucket)
+        with SourceLoader(bucket) as loader:
+            assert loader.load(manifest.row(0).sources[0]).pixels.shape == (32, 32, 3)
+        (found,) = problems(jsonl({"image": f"{bucket}/deep/a.png"}))
+        assert "set --source-root to the folder in the store" in found
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "../a.png",
+            "x/../../a.png",
+            "/etc/hostname",
+            "s3://bucket/secret.png",
+            "s3://other/a.png",
+            "file:///etc/passwd",
+        ],
+    )
+    def test_paths_that_leave(self, bucket, path, server):
+        put("s3://bucket/secret.png", encoded())
+        server.log.clear()
+        with SourceLoader(bucket) as loader, pytest.raises(RowError) as caught:
+            loader.load(Source(path))
+        assert caught.value.kind == "forbidden_source"
+        assert server.log == []
+
+    def test_what_is_missing_or_too_large(self, bucket, server):
+        put(f"{bucket}/a.png", encoded())
+        with SourceLoader(bucket, max_bytes=50) as loader:
+            for path, kind in (("none.png", "missing_image"), ("a.png", "too_large")):
+                server.log.clear()
+                with pytest.raises(RowError) as caught:
+                    loader.load(Source(path))
+                assert caught.value.kind == kind
+                assert not any(line.startswith("GET") and "a.png" in line for line in server.log)

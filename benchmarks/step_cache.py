@@ -26,10 +26,10 @@ import torch
 
 from wanbatch.pipeline.core.conditioning import to_model
 from wanbatch.pipeline.core.requests import Failed, Request, Result
+from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.training.toy import world
-from wanbatch.pipeline.training.toy.judge import Judge
 from wanbatch.pipeline.training.toy.scores import write_prompts
 
 REFERENCE_STEPS = 100

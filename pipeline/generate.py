@@ -24,9 +24,10 @@ from wanbatch.pipeline.core.backends import VAE
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.samples import Denoised, Sample
+from wanbatch.pipeline.loading.compiler import kernels_usable, set_up_compiler
 from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_memory
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.runtime import Runtime, kernels_usable, set_up_compiler
+from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import (
     compiled_vae,
     single_frame_text_encoder,

@@ -27,10 +27,11 @@ from wanbatch.jobs.config.hardware import ExecutionConfig, cpu_name
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.random_model import NAME as RANDOM
 from wanbatch.pipeline.loading.random_model import pipeline_of, random_modules
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.runtime import Runtime, set_up_compiler
+from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
 
 PACKAGES = ("torch", "diffusers", "transformers")

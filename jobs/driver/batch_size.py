@@ -87,8 +87,8 @@ def measure_here(
     import torch
 
     from wanbatch.pipeline.batching.calibration import measure
+    from wanbatch.pipeline.loading.compiler import set_up_compiler
     from wanbatch.pipeline.loading.random_model import transformer_like
-    from wanbatch.pipeline.loading.runtime import set_up_compiler
     from wanbatch.pipeline.loading.single_frame import single_frame_transformer
     from wanbatch.pipeline.loading.weights import DTYPES
 

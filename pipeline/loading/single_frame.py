@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.loading.runtime import Runtime, kernels_usable
+from wanbatch.pipeline.loading.compiler import kernels_usable
+from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.models.vae import FrameVAE

@@ -12,10 +12,10 @@ from diffusers import WanPipeline
 
 from wanbatch.pipeline.core.conditioning import to_model, to_pixels
 from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
+from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.training.toy import world
-from wanbatch.pipeline.training.toy.judge import Judge
 from wanbatch.pipeline.training.toy.scores import write_prompts
 
 INFO = registry.find("tiny")

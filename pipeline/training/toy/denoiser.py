@@ -16,15 +16,18 @@ from torch import Tensor, nn
 
 from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
-from wanbatch.pipeline.training.loop import Average, Budget, Captured, Optimizer
+from wanbatch.pipeline.training.loop import Average, Budget, Captured, Checkpoints, Optimizer
 
 
 @dataclass(frozen=True, slots=True)
 class Bank:
     """Training pictures of one size with their captions, on the training device.
 
-    latents: `[N, z, h, w]`, normalised. tokens: int64 `[N, captions, L]`, zeros past each caption's end.
-    lengths: int64 `[N, captions]`. share: how often a step takes this size.
+    Attributes:
+        latents: `[N, z, h, w]`, normalised.
+        tokens: int64 `[N, captions, L]`, zeros past each caption's end.
+        lengths: int64 `[N, captions]`.
+        share: How often a step takes this size.
     """
 
     latents: Tensor
@@ -56,64 +59,93 @@ def train(
     compiled: bool = True,
     report: Callable[[str], None] = print,
     checkpoint: Callable[[], None] = lambda: None,
-    checkpoint_seconds: float = 120,
 ) -> dict[str, float]:
-    """Trains both in place; in the end they hold the averaged weights. Returns what the training did.
+    """Train a transformer and a text encoder in place; in the end they hold the averaged weights.
 
-    transformer: a `WanTransformer3DModel`. encoder: a `UMT5EncoderModel`. empty: the part of the captions that is
-    replaced by the empty prompt, for guidance. half, compiled: on a GPU, bf16 autocast and compiled blocks.
+    Args:
+        transformer: A `WanTransformer3DModel`.
+        encoder: A `UMT5EncoderModel`.
+        banks: Pictures of each size.
+        budget: How long.
+        batch: Pictures in a step.
+        rate: The highest learning rate.
+        shift: Of the noise levels.
+        empty: Part of the captions that the empty prompt replaces, for guidance.
+        half: On a GPU, use bf16 autocast.
+        compiled: On a GPU, compile the blocks.
+        report: Called with a line of text now and then.
+        checkpoint: Called now and then, with the averaged weights in place.
+
+    Returns:
+        What the training did.
     """
     device = banks[0].latents.device
     transformer.to(device).train()
     encoder.to(device).train()
-    dit = FrameTransformer(transformer)
-    fast = device.type == "cuda"
-    if fast and compiled:
-        for block in (*dit.blocks, *encoder.encoder.block):
-            block.compile(dynamic=True)  # one compilation serves all blocks and all sizes
-    parameters = [*transformer.parameters(), *encoder.parameters()]
-    optimizer = Optimizer(parameters, device, decay=1e-3)
-    average = Average(parameters, 0.9995)
-
-    def step_on(bank: Bank) -> Callable[[], Tensor]:
-        def step() -> Tensor:
-            latents, tokens, lengths = _draw(bank, batch, empty)
-            # A cache of cast weights would outlive the captured step that filled it.
-            with torch.autocast(device.type, torch.bfloat16, enabled=fast and half, cache_enabled=False):
-                loss = _loss(dit, latents, embed(encoder, tokens, lengths), lengths, shift)
-            optimizer.clear()
-            loss.backward()
-            optimizer.apply()
-            average.update()
-            return loss.detach()
-
-        return step
-
-    steps = [Captured(step_on(bank), device, optimizer.clear) for bank in banks]
+    learner = _Learner(transformer, encoder, device, batch, shift, empty, half, compiled)
+    steps = [Captured(learner.step_on(bank), device, learner.optimizer.clear) for bank in banks]
+    checkpoints = Checkpoints(learner.average, checkpoint)
     budget.restart()
     choice = torch.Generator().manual_seed(0)
     shares = torch.tensor([bank.share for bank in banks])
     losses: list[Tensor] = []
-    saved = 0.0
     for number in budget:
-        optimizer.rate.fill_(budget.rate(rate))
+        learner.optimizer.set_rate(budget.rate(rate))
         loss = steps[int(torch.multinomial(shares, 1, generator=choice))]()
         if number < 500:
-            average.restart()
+            learner.average.restart()
         if number % 50 == 0:
             losses.append(loss.clone())
         if number % 1000 == 0:
             recent = torch.stack(losses[-20:]).mean().item()
             report(f"dit: step {number}, {budget.elapsed:.0f} s, loss {recent:.4f}")
-        if budget.elapsed - saved > checkpoint_seconds:
-            saved = budget.elapsed
-            with average.applied():
-                checkpoint()
-    with torch.no_grad():
-        torch._foreach_copy_(average.live, average.kept)
+        checkpoints.save_if_due(budget.elapsed)
+    learner.average.adopt()
     transformer.eval()
     encoder.eval()
     return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
+
+
+class _Learner:
+    """What one step of the training does; the arguments are those of `train`."""
+
+    def __init__(
+        self,
+        transformer: Any,
+        encoder: Any,
+        device: torch.device,
+        batch: int,
+        shift: float,
+        empty: float,
+        half: bool,
+        compiled: bool,
+    ):
+        self._dit, self._encoder, self._device = FrameTransformer(transformer), encoder, device
+        self._batch, self._shift, self._empty = batch, shift, empty
+        fast = device.type == "cuda"
+        self._half = fast and half
+        if fast and compiled:
+            for block in (*self._dit.blocks, *encoder.encoder.block):
+                block.compile(dynamic=True)  # one compilation serves all blocks and all sizes
+        parameters = [*transformer.parameters(), *encoder.parameters()]
+        self.optimizer = Optimizer(parameters, device, decay=1e-3)
+        self.average = Average(parameters, 0.9995)
+
+    def step_on(self, bank: Bank) -> Callable[[], Tensor]:
+        """A function that makes one step on random pictures of a bank and returns its loss."""
+
+        def step() -> Tensor:
+            latents, tokens, lengths = _draw(bank, self._batch, self._empty)
+            # A cache of cast weights would outlive the captured step that filled it.
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half, cache_enabled=False):
+                loss = _loss(self._dit, latents, embed(self._encoder, tokens, lengths), lengths, self._shift)
+            self.optimizer.clear()
+            loss.backward()
+            self.optimizer.apply()
+            self.average.update()
+            return loss.detach()
+
+        return step
 
 
 def _draw(bank: Bank, count: int, empty: float) -> tuple[Tensor, Tensor, Tensor]:

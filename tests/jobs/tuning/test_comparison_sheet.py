@@ -13,7 +13,7 @@ from wanbatch.jobs.tuning.goals import parse_goal
 from wanbatch.jobs.tuning.result import TuningResult
 from wanbatch.jobs.tuning.sample import Sample
 from wanbatch.pipeline.core.requests import Request
-from wanbatch.pipeline.evaluation.quality import Score
+from wanbatch.pipeline.evaluation.metrics import Score
 
 STEPS = (2, 4, 8, 16, 24)
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.evaluation import flops
-from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading import registry, weights
 from wanbatch.pipeline.loading.random_model import TEXT, TRANSFORMER, VAE, random_info, random_modules, save
 from wanbatch.pipeline.models.dit import FrameTransformer
 
@@ -80,7 +80,7 @@ def test_the_random_model_as_a_folder(tmp_path):
     expected = random_info()
     assert (info.width, info.steps, info.shift, info.sampler) == (1280, 50, 5.0, "unipc")
     assert (info.multiple, info.negative_prompt) == (expected.multiple, expected.negative_prompt)
-    loaded = registry.load(info, torch.device("cpu"), torch.bfloat16)
+    loaded = weights.load(info, torch.device("cpu"), torch.bfloat16)
     made = random_modules(torch.device("cpu"), torch.bfloat16, **SMALL)
     for name, parameter in loaded.transformer.named_parameters():
         assert torch.equal(parameter, dict(made.transformer.named_parameters())[name]), name

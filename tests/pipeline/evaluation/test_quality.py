@@ -15,7 +15,9 @@ from torch import nn
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.evaluation import lpips
-from wanbatch.pipeline.evaluation.quality import HIGHEST_PSNR, Meter, psnr_of
+from wanbatch.pipeline.evaluation.attributes import NAMES
+from wanbatch.pipeline.evaluation.metrics import HIGHEST_PSNR, psnr_of
+from wanbatch.pipeline.evaluation.quality import Meter
 from wanbatch.pipeline.training.toy import world
 from wanbatch.pipeline.training.toy.scores import renders
 
@@ -89,7 +91,7 @@ def test_the_judge_compares_with_the_truth_or_with_the_reference(pictures, attri
         assert score.judge_all == pytest.approx(5 / 6)
         equal = (attributes[0] == attributes[1]).float().mean().item()
         assert score.judge == pytest.approx((5 + equal) / 6)
-    truth["3"] = [(value + 1) % len(names) for value, names in zip(truth["3"], world.NAMES.values(), strict=True)]
+    truth["3"] = [(value + 1) % len(names) for value, names in zip(truth["3"], NAMES.values(), strict=True)]
     assert meter.score(pictures, pictures, truth).judge == pytest.approx(5 / 6)
 
 

@@ -9,8 +9,10 @@ from diffusers import WanPipeline
 from safetensors import safe_open
 from transformers import UMT5Config, UMT5EncoderModel
 
+from wanbatch.pipeline.evaluation import judge
+from wanbatch.pipeline.evaluation.attributes import FIELDS, NAMES
 from wanbatch.pipeline.training.loop import Average, Budget
-from wanbatch.pipeline.training.toy import captions, denoiser, judge, scores, tiny, world
+from wanbatch.pipeline.training.toy import captions, denoiser, scores, tiny, world
 
 SHIPPED = judge.FOLDER.parent
 
@@ -34,8 +36,8 @@ def attributes(count, seed=0):
 class TestWorld:
     def test_samples_every_name_and_no_shape_on_its_own_colour(self):
         rows = attributes(4000)
-        for column, field in enumerate(world.FIELDS):
-            assert set(rows[:, column].tolist()) == set(range(len(world.NAMES[field])))
+        for column, field in enumerate(FIELDS):
+            assert set(rows[:, column].tolist()) == set(range(len(NAMES[field])))
         assert (rows[:, 1] != rows[:, 4]).all()
         assert 0.03 < world.held_out(rows).float().mean() < 0.07
 

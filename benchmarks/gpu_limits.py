@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 import torch
+from model_requests import request_of
 
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core.device import synchronized_time
@@ -109,21 +110,8 @@ def _capped(device: torch.device, allowed: float) -> dict[str, Any]:
 
 
 def _request(unit: int, number: int, steps: int) -> Request:
-    info = random_info()
-    return Request(
-        id=f"{unit}-{number}",
-        prompt=f"{unit} {number} a red heart",
-        negative_prompt=info.negative_prompt,
-        sources=(),
-        creativity=1.0,
-        seed=number,
-        width=info.width,
-        height=info.height,
-        steps=steps,
-        guidance=info.guidance,
-        shift=info.shift,
-        sampler=info.sampler,
-    )
+    prompt = f"{unit} {number} a red heart"
+    return request_of(random_info(), id=f"{unit}-{number}", prompt=prompt, seed=number, steps=steps)
 
 
 if __name__ == "__main__":

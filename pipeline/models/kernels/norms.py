@@ -46,31 +46,15 @@ def add_norm(
     batch, tokens, dim = hidden.shape
     added = hidden if pending is None else torch.empty_like(hidden)
     normed = new_activation(batch * tokens, dim, hidden, fp8)
-    gate = None if pending is None else pending.gate
+    residual, gate, gate_stride = _addresses(hidden, pending)
     _add_norm[(batch * tokens,)](
-        hidden,
-        hidden if pending is None else pending.values,
-        hidden if gate is None else gate,
-        scale,
-        hidden if shift is None else shift,
-        added,
-        normed.values,
-        normed.values if normed.scale is None else normed.scale,
-        tokens,
-        dim,
-        0 if gate is None else gate.stride(0),
-        batch_stride(scale),
-        0 if shift is None else batch_stride(shift),
-        eps,
-        has_pending=pending is not None,
-        gated=gate is not None,
-        shifted=shift is not None,
-        centred=centred,
-        modulated=modulated,
-        fp8=fp8,
-        block=triton.next_power_of_2(dim),
-        num_warps=16 if fp8 and dim > 2048 else warps_for(dim),
-    )
+        hidden, residual, gate, scale, hidden if shift is None else shift, added,
+        normed.values, normed.values if normed.scale is None else normed.scale,
+        tokens, dim, gate_stride, batch_stride(scale), 0 if shift is None else batch_stride(shift), eps,
+        has_pending=pending is not None, gated=gate is not hidden, shifted=shift is not None,
+        centred=centred, modulated=modulated, fp8=fp8,
+        block=triton.next_power_of_2(dim), num_warps=16 if fp8 and dim > 2048 else warps_for(dim),
+    )  # fmt: skip
     return added, normed
 
 
@@ -78,20 +62,28 @@ def add(hidden: Tensor, pending: PendingResidual) -> Tensor:
     """Hidden states with a pending residual added, rounded once."""
     added = torch.empty_like(hidden)
     batch, tokens, dim = hidden.shape
-    gate = pending.gate
+    residual, gate, gate_stride = _addresses(hidden, pending)
     _add[(batch * tokens,)](
         hidden,
-        pending.values,
-        hidden if gate is None else gate,
+        residual,
+        gate,
         added,
         tokens,
         dim,
-        0 if gate is None else gate.stride(0),
-        gated=gate is not None,
+        gate_stride,
+        gated=gate is not hidden,
         block=triton.next_power_of_2(dim),
         num_warps=warps_for(dim),
     )
     return added
+
+
+def _addresses(hidden: Tensor, pending: PendingResidual | None) -> tuple[Tensor, Tensor, int]:
+    """A kernel's residual and gate, for which the hidden states stand if there is none, and the gate's stride."""
+    if pending is None:
+        return hidden, hidden, 0
+    gate = pending.gate
+    return (pending.values, hidden, 0) if gate is None else (pending.values, gate, gate.stride(0))
 
 
 def norm_rotate(

@@ -7,6 +7,7 @@ Diffusion 3 (Esser et al. 2024, arXiv:2403.03206).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,8 +56,6 @@ def train(
     rate: float = 1e-3,
     shift: float = 3.0,
     empty: float = 0.1,
-    half: bool = True,
-    compiled: bool = True,
     report: Callable[[str], None] = print,
     checkpoint: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
@@ -71,8 +70,6 @@ def train(
         rate: The highest learning rate.
         shift: Of the noise levels.
         empty: Part of the captions that the empty prompt replaces, for guidance.
-        half: On a GPU, use bf16 autocast.
-        compiled: On a GPU, compile the blocks.
         report: Called with a line of text now and then.
         checkpoint: Called now and then, with the averaged weights in place.
 
@@ -80,34 +77,42 @@ def train(
         What the training did.
     """
     device = banks[0].latents.device
-    transformer.to(device).train()
-    encoder.to(device).train()
-    learner = _Learner(transformer, encoder, device, batch, shift, empty, half, compiled)
+    learner = _Learner(transformer, encoder, device, batch, shift, empty)
     steps = [Captured(learner.step_on(bank), device, learner.optimizer.clear) for bank in banks]
     checkpoints = Checkpoints(learner.average, checkpoint)
     budget.restart()
     choice = torch.Generator().manual_seed(0)
     shares = torch.tensor([bank.share for bank in banks])
-    losses: list[Tensor] = []
+    losses = _RecentLosses()
     for number in budget:
         learner.optimizer.set_rate(budget.rate(rate))
         loss = steps[int(torch.multinomial(shares, 1, generator=choice))]()
         if number < 500:
             learner.average.restart()
-        if number % 50 == 0:
-            losses.append(loss.clone())
+        losses.note(number, loss)
         if number % 1000 == 0:
-            recent = torch.stack(losses[-20:]).mean().item()
-            report(f"dit: step {number}, {budget.elapsed:.0f} s, loss {recent:.4f}")
+            report(f"dit: step {number}, {budget.elapsed:.0f} s, loss {losses.mean():.4f}")
         checkpoints.save_if_due(budget.elapsed)
-    learner.average.adopt()
-    transformer.eval()
-    encoder.eval()
+    learner.finish()
     return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
 
 
+class _RecentLosses:
+    """The losses of the last thousand steps, every fiftieth of them, left on the device."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Tensor] = deque(maxlen=20)
+
+    def note(self, number: int, loss: Tensor) -> None:
+        if number % 50 == 0:
+            self._kept.append(loss.clone())
+
+    def mean(self) -> float:
+        return torch.stack(list(self._kept)).mean().item()
+
+
 class _Learner:
-    """What one step of the training does; the arguments are those of `train`."""
+    """What one step of the training does; the arguments are those of `train`. On a GPU: bf16 autocast, compiled."""
 
     def __init__(
         self,
@@ -117,17 +122,16 @@ class _Learner:
         batch: int,
         shift: float,
         empty: float,
-        half: bool,
-        compiled: bool,
     ):
+        transformer.to(device).train()
+        encoder.to(device).train()
         self._dit, self._encoder, self._device = FrameTransformer(transformer), encoder, device
         self._batch, self._shift, self._empty = batch, shift, empty
-        fast = device.type == "cuda"
-        self._half = fast and half
-        if fast and compiled:
+        if device.type == "cuda":
             for block in (*self._dit.blocks, *encoder.encoder.block):
                 block.compile(dynamic=True)  # one compilation serves all blocks and all sizes
         parameters = [*transformer.parameters(), *encoder.parameters()]
+        self._models = transformer, encoder
         self.optimizer = Optimizer(parameters, device, decay=1e-3)
         self.average = Average(parameters, 0.9995)
 
@@ -137,7 +141,9 @@ class _Learner:
         def step() -> Tensor:
             latents, tokens, lengths = _draw(bank, self._batch, self._empty)
             # A cache of cast weights would outlive the captured step that filled it.
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half, cache_enabled=False):
+            with torch.autocast(
+                self._device.type, torch.bfloat16, enabled=self._device.type == "cuda", cache_enabled=False
+            ):
                 loss = _loss(self._dit, latents, embed(self._encoder, tokens, lengths), lengths, self._shift)
             self.optimizer.clear()
             loss.backward()
@@ -146,6 +152,12 @@ class _Learner:
             return loss.detach()
 
         return step
+
+    def finish(self) -> None:
+        """Leave the averaged weights in the models, and these ready for use."""
+        self.average.adopt()
+        for model in self._models:
+            model.eval()
 
 
 def _draw(bank: Bank, count: int, empty: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ def compiled(folder: Path) -> Path:
     """The library for LD_PRELOAD, built in a folder."""
     library = folder / "failing_calls.so"
     source = Path(__file__).with_suffix(".c")
-    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, source, "-ldl"], check=True)
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
     return library
 
 

@@ -3,7 +3,8 @@
 Order of a group: verify, move, sync the folders, then one commit file. An attempt that decides ids anew goes
 alone: its replacements of older parts are written first, its commit record names them, and only then do they
 take the names of the old ones. Killed before the record, nothing has happened; after it, the next
-opening of the folder goes on.
+opening of the folder goes on. So it is after an error of the disk that leaves open whether the record was written:
+nothing more is published then until the folder is opened again.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Publisher:
         """
         self._backend, self._committed, self._data_schema = backend, committed, data_schema
         self._rejected_in_a_row = 0
+        self._must_be_reopened = False
 
     @property
     def committed(self) -> Committed:
@@ -93,8 +95,10 @@ class Publisher:
         Raises:
             ValueError: if a unit or an id is committed already, or is there twice. Nothing is published then.
             OSError: if the disk or the store refuses.
-            MachineryError: if too many attempts in a row were rejected.
+            MachineryError: if too many attempts in a row were rejected, or the folder must be opened again first.
         """
+        if self._must_be_reopened:
+            raise MachineryError(f"{self._backend.root}: an error left it unfinished: run the same command again")
         self._require_new(attempts, replace)
         self._backend.ensure_writer()
         rejected = self._verify(attempts, verify_checksums)
@@ -186,7 +190,9 @@ class Publisher:
             record = commit_record(attempt, parts, self._committed.next_seq, replaced)
             self._write([record])
         self._committed.add(record)
+        self._must_be_reopened = True
         install_replacements(self._backend, replaced)
+        self._must_be_reopened = False
 
     def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
         self._backend.ensure_writer()
@@ -209,8 +215,7 @@ class Publisher:
 
     @contextmanager
     def _rolled_back_on_error(self, attempts: Sequence[Attempt]) -> Iterator[dict[str, str]]:
-        """Yields a dict for published part -> its name as a file of the attempt; the parts are called so again if the
-        commit is not written.
+        """Yields a dict for published part -> its name as a file of the attempt, which it gets again after an error.
 
         Nothing is removed: what cannot be moved back, and what the commit may yet turn out to name, is left to the
         next opening of the folder, as are replacements.
@@ -219,11 +224,13 @@ class Publisher:
         try:
             yield published
         except OSError:
+            self._must_be_reopened = True
             with suppress(OSError):  # the first error is reported
                 self._backend.ensure_writer()  # else the names may be another run's by now
                 if not self._may_be_committed(commit_name(attempt.unit for attempt in attempts)):
                     for name, before in published.items():
                         self._backend.rename_noreplace(name, before)
+                    self._must_be_reopened = False
             raise
 
     def _may_be_committed(self, name: str) -> bool:

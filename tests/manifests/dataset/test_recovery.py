@@ -151,3 +151,24 @@ def test_what_a_failed_commit_had_moved_is_moved_back_not_removed(out, monkeypat
         assert visible(out) == ([], [], [])
         folder.publish(attempt)
     assert visible(out) == (["a"], ["a"], ["b"])
+
+
+def test_nothing_more_is_published_when_it_is_open_what_is_committed(out, monkeypatch):
+    """The commit was written and its folder could not be synced: another record would get the same number."""
+    real = publisher.write_commit
+
+    def written_and_failed(backend, records):
+        real(backend, records)
+        raise OSError(5, "Input/output error", "commits")
+
+    with OutputFolder.open(out, {}) as folder:
+        monkeypatch.setattr(publisher, "write_commit", written_and_failed)
+        with pytest.raises(MachineryError, match="Input/output error"):
+            publish(folder, 0, ["a"])
+        monkeypatch.undo()
+        with pytest.raises(MachineryError, match="run the same command again"):
+            publish(folder, 1, ["b"])
+    with OutputFolder.open(out, {}) as folder:
+        assert folder.committed().made == {"a"}
+        publish(folder, 1, ["b"])
+    assert visible(out)[0] == ["a", "b"]

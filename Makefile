@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 OUT := out/quickstart
 
-.PHONY: run test test-slow check clean
+.PHONY: run test test-slow check docs release-check release-test clean
 
 run: $(VENV)/.run
 	$(BIN)/wanbatch run examples/quickstart.jsonl --out $(OUT)
@@ -21,7 +21,24 @@ check: $(VENV)/.check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/house/lengths.py
+	$(BIN)/python tests/house/cycles.py
+	$(BIN)/python tests/house/names.py
 	$(BIN)/lint-imports
+
+# Draws and writes what the documents take from the code.
+docs: $(VENV)/.test
+	$(BIN)/python tests/house/draw_architecture.py
+	$(BIN)/python tests/house/write_architecture.py
+
+# What docs/releasing.md asks for before a version is tagged.
+release-check: release-test
+	version=$$($(BIN)/python -c "import wanbatch; print(wanbatch.__version__)"); \
+	grep -q "^## $$version (" CHANGELOG.md || { echo "CHANGELOG.md has no section for $$version"; exit 1; }
+
+# Builds the package and installs it in an empty environment. It downloads what the wheel depends on.
+release-test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "slow or not slow" tests/house/test_release.py
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info src/*.egg-info

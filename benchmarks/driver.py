@@ -106,7 +106,7 @@ class PrewrittenWorker:
 
     def ready(self) -> Started:
         self._attempts = pickle.loads(self._file.read_bytes())
-        return Started(0.0, 0.0)
+        return Started(0.0, 0.0, {})
 
     def exchange(self, tasks: bytes, seconds: float) -> bytes:
         for task in pickle.loads(tasks):

@@ -156,5 +156,5 @@ def test_plan_as_json_lists_every_problem(manifest, model_folder):
     assert result.exit_code == 2
     assert result.stderr.startswith("wanbatch: ")
     problems = json.loads(result.stdout)["problems"]
-    assert [problem["place"].rpartition(":")[2] for problem in problems] == [str(line) for line in range(1, 31)]
+    assert [problem["location"].rpartition(":")[2] for problem in problems] == [str(line) for line in range(1, 31)]
     assert all("steps is 0" in problem["message"] for problem in problems)

@@ -243,26 +243,26 @@ def _fill(manifest: str, out: str, rows: str) -> dict:
     ids = plan.ids()
     template = _attempt(Path(out), plan.task(0, 1, "t", [0]))
     real = (Path(out) / "_wanbatch/tmp" / template.names["data"]).read_bytes()
-    for number, places in _cut(iter(plan.units(UNIT_ROWS)), int(rows)):
+    for number, rows_of_unit in _cut(iter(plan.units(UNIT_ROWS)), int(rows)):
         parts = {}
         for kind in ("data", "timings"):
             content = real if number == 0 and kind == "data" else b""
             name = part_name(kind, number)
             (Path(out) / name).write_bytes(content)
             parts[kind] = {"name": name, "bytes": len(content), "sha256": "f" * 64}
-        record = {"unit": number, "seq": number, "attempt": "t", "ids": [ids[place] for place in places]}
+        record = {"unit": number, "seq": number, "attempt": "t", "ids": [ids[row] for row in rows_of_unit]}
         record |= {"failed": {}, "parts": parts, "time": "2030-01-01T00:00:00+00:00"}
-        record["digests"] = [digests[place] for place in places]
+        record["digests"] = [digests[row] for row in rows_of_unit]
         (Path(out) / commit_name([number])).write_bytes(to_json(record))
     return {}
 
 
 def _cut(units: Iterator, rows: int) -> Iterator[tuple[int, list[int]]]:
-    for number, places in enumerate(units):
+    for number, rows_of_unit in enumerate(units):
         if rows <= 0:
             return
-        yield number, places[:rows].tolist()
-        rows -= len(places)
+        yield number, rows_of_unit[:rows].tolist()
+        rows -= len(rows_of_unit)
 
 
 if __name__ == "__main__":

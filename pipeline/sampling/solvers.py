@@ -8,7 +8,7 @@ alone. So a solver is a function from noise levels to a table (`Solution`), made
 float64, and one small kernel (`denoise.advance`) steps rows of different solvers, schedules and steps together.
 docs/samplers.md derives the formulas.
 
-It has no tensors and does not run the model; see `denoise.py`. The noise levels are from `schedules.py`.
+It has no tensors and does not run the model; see `batching`. The noise levels are from `schedules.py`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,20 +32,24 @@ from wanbatch.pipeline.sampling.step_cache import parse
 OWN_WAY = {"width", "height", "creativity", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
 
-Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
+Sizes = Mapping[int, tuple[int, int]]  # index among the manifest's rows -> (width, height) of its first source
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All images of a manifest, one row each, as columns named like the fields of `Image` (less `sources`).
 
-    unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
-    later: which columns of `columns.LATER` the dataset has: those that a row or the run uses.
+    Attributes:
+        unsized: for each of the manifest's rows, whether it takes its size from a source that nobody has looked at
+            yet. The size that its images have here is the default.
+        unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
+        later: which columns of `columns.LATER` the dataset has: those that a row or the run uses.
     """
 
     manifest: Manifest
     images: pa.Table
-    unreadable: Mapping[str, str]
+    unsized: np.ndarray
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -105,6 +109,34 @@ class Plan:
             first += len(its)
         return tasks
 
+    def with_sizes(
+        self, model: ModelInfo, looked_at: np.ndarray, sizes: Sizes, unreadable: Mapping[str, str]
+    ) -> Plan:
+        """The plan in which rows have the shapes of their sources.
+
+        Args:
+            model: decides which sizes there are.
+            looked_at: indices of the manifest's rows whose sources were looked at.
+            sizes: of the sources that could be read.
+            unreadable: name -> why, of those that could not.
+        """
+        unsized = self.unsized.copy()
+        unsized[looked_at] = False
+        plan = replace(self, unsized=unsized, unreadable={**self.unreadable, **unreadable})
+        if not sizes:
+            return plan
+        row, area = (self.images[name].to_numpy() for name in ("row", "source_area"))
+        images = self.images
+        fitted = np.zeros((len(unsized), 2), dtype=np.int32)
+        fitting = lru_cache(maxsize=65536)(model.fitting_size)
+        whole_area = int(np.nanmax(area))  # all rows that follow a source have the same
+        fitted[list(sizes)] = [fitting(*size, whole_area) for size in sizes.values()]
+        for index, name in enumerate(("width", "height")):
+            of_image = fitted[row, index]
+            values = np.where(of_image > 0, of_image, images[name].to_numpy())
+            images = images.set_column(images.schema.get_field_index(name), name, pa.array(values, pa.int32()))
+        return replace(plan, images=images)
+
     def describe(self, unit_rows: int) -> dict[str, Any]:
         """What a run would do, as plain values for printing."""
         images = self.images
@@ -136,27 +168,21 @@ class Plan:
         return shared.dictionary_encode().indices.to_numpy()[self.images["row"].to_numpy()]
 
 
-def make_plan(
-    manifest: Manifest,
-    model: ModelInfo,
-    settings: Settings,
-    sizes: Sizes,
-    unreadable: Mapping[str, str] = MappingProxyType({}),
-) -> Plan:
-    """Resolve every default. Rows and settings were checked (`check_rows`, `check_settings`).
+def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
+    """Resolve every default but the sizes that follow sources (`Plan.with_sizes`).
 
-    sizes: of the sources that could be read, for rows that give no size. unreadable: see `Plan`.
+    Rows and settings were checked (`check_rows`, `check_settings`).
     """
     rows = manifest.rows
-    area = _first(settings.width, model.width) * _first(settings.height, model.height)
-    width, height = _sizes(manifest, model, settings, sizes)
+    width, height = _first(settings.width, model.width), _first(settings.height, model.height)
+    sourced = _sized_by_source(rows)
     columns = {name: _filled(rows[name], _default(name, model, settings)) for name in RESOLVED if name not in OWN_WAY}
     columns |= {
         "id": rows["id"],
         "manifest_row": rows["number"],
-        "width": pa.array(width, pa.int32()),
-        "height": pa.array(height, pa.int32()),
-        "source_area": pc.if_else(_sized_by_source(rows), pa.scalar(area, pa.int64()), pa.scalar(None, pa.int64())),
+        "width": pc.fill_null(rows["width"], width),
+        "height": pc.fill_null(rows["height"], height),
+        "source_area": pc.if_else(sourced, pa.scalar(width * height, pa.int64()), pa.scalar(None, pa.int64())),
     }
     columns |= schedule_columns(rows, model, settings)
     columns["creativity"] = creativity_column(rows, _has_sources(rows), pa.table(columns))
@@ -173,7 +199,7 @@ def make_plan(
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
     images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
     later = tuple(name for name in LATER if name in images.column_names and images[name].null_count < len(images))
-    return Plan(manifest, images, unreadable, later)
+    return Plan(manifest, images, sourced.to_numpy(), later=later)
 
 
 def _default(name: str, model: ModelInfo, settings: Settings) -> Any:
@@ -222,23 +248,6 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     schedule = pa.table(schedule_columns(rows, model, settings))
     creativity = creativity_column(rows, _has_sources(rows), schedule)
     yield from too_low(schedule.append_column("creativity", creativity))
-
-
-def _sizes(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-    """Width and height of each row: its own, the source's shape at the model's area, or the default."""
-    default = (_first(settings.width, model.width), _first(settings.height, model.height))
-    width = pc.fill_null(manifest.rows["width"], default[0]).to_numpy().copy()
-    height = pc.fill_null(manifest.rows["height"], default[1]).to_numpy().copy()
-    for index, size in sizes.items():
-        width[index], height[index] = model.fitting_size(*size, default[0] * default[1])
-    return width, height
-
-
-def sized_by_source(manifest: Manifest) -> Iterator[tuple[int, Source]]:
-    """The rows that take their size from a source, by their places, and that source."""
-    wanted = _sized_by_source(manifest.rows).to_numpy()
-    if wanted.any():
-        yield from ((index, row.sources[0]) for index, row in enumerate(manifest.iter_rows()) if wanted[index])
 
 
 def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:

@@ -54,6 +54,6 @@ def prepare(
     """
     plan, model = read_plan(manifest_path, settings, weights)
     measuring = Measuring(loading_from(plan, settings.allow_http))
-    unreadable = unreadable_sources(plan, measuring) if every_source else {}
-    plan, _ = size_rows(plan, model, np.arange(len(plan.manifest)), SizeCache(), measuring)
+    plan, cache = size_rows(plan, model, np.arange(len(plan.manifest)), SizeCache(), measuring)
+    unreadable = unreadable_sources(plan, cache, measuring) if every_source else {}
     return replace(plan, unreadable={**plan.unreadable, **unreadable}), model

@@ -80,8 +80,9 @@ def size_rows(
     with measuring.make_loader() as loader:
         keys = [loader.cache_key(source) for source in sources]
     known = [None if place in fresh else size for place, size in enumerate(cache.find(keys))]
-    found = measure(sources, known, measuring)
-    looked_at = np.array([place in found for place in range(len(sources))])[which]
+    failed = {place for place, source in enumerate(sources) if source.name in plan.unreadable}
+    found = measure(sources, known, measuring, failed)
+    looked_at = np.array([place in found or place in failed for place in range(len(sources))])[which]
     sizes, unreadable = {}, {}
     for row, place in zip(rows.tolist(), which.tolist(), strict=True):
         size = found.get(place)
@@ -97,21 +98,35 @@ def size_rows(
     return plan.with_sizes(model, rows[looked_at], sizes, unreadable), cache.with_sizes(changed) if changed else cache
 
 
-def unreadable_sources(plan: Plan, measuring: Measuring) -> dict[str, str]:
-    """Why sources cannot be read, by name, of all but those on the web. Raises MachineryError like `size_rows`."""
+def unreadable_sources(plan: Plan, cache: SizeCache, measuring: Measuring) -> dict[str, str]:
+    """Why sources cannot be read, by name, of all but those on the web and those that a plan knows to be unreadable.
+
+    Args:
+        plan: of the manifest that names them.
+        cache: what is known of sources from earlier.
+        measuring: how they are looked at.
+
+    Raises:
+        MachineryError: An object store that holds sources does not answer.
+    """
     distinct = {
         source.key: source
         for row in plan.manifest.iter_rows()
         for source in row.sources
-        if not is_web_address(source.path or "") or source.embedded
+        if source.embedded or not is_web_address(source.path or "")
     }
-    sources = list(distinct.values())
-    found = measure(sources, [None] * len(sources), measuring)
+    sources = [source for source in distinct.values() if source.name not in plan.unreadable]
+    with measuring.make_loader() as loader:
+        known = cache.find([loader.cache_key(source) for source in sources])
+    found = measure(sources, known, measuring)
     return {sources[place].name: str(error) for place, error in found.items() if isinstance(error, RowError)}
 
 
 def measure(
-    sources: Sequence[Source], known: Sequence[SourceSize | None], measuring: Measuring
+    sources: Sequence[Source],
+    known: Sequence[SourceSize | None],
+    measuring: Measuring,
+    skipped: Collection[int] = (),
 ) -> Mapping[int, SourceSize | RowError]:
     """Look at sources, several at a time.
 
@@ -119,6 +134,7 @@ def measure(
         sources: distinct ones.
         known: what was measured of each before; it comes back as it is where it still holds.
         measuring: how they are looked at.
+        skipped: indices of sources that are not looked at.
 
     Returns:
         Index among the sources -> size, or why there is none; of all of them, unless it was stopped early.
@@ -146,7 +162,7 @@ def measure(
                     raise
 
     with ThreadPoolExecutor(THREADS, "sources") as pool:
-        working = [pool.submit(work, queue) for queue in _in_turn(_queues(sources, measuring))]
+        working = [pool.submit(work, queue) for queue in _in_turn(_queues(sources, skipped, measuring))]
         try:
             for one in working:
                 one.result()
@@ -155,13 +171,17 @@ def measure(
     return found
 
 
-def _queues(sources: Sequence[Source], measuring: Measuring) -> list[tuple[deque[int], int]]:
+def _queues(
+    sources: Sequence[Source], skipped: Collection[int], measuring: Measuring
+) -> list[tuple[deque[int], int]]:
     """The sources by where they are, and how many of each are looked at at the same time."""
     with measuring.make_loader() as loader:
         below = OF_A_STORE if is_url(loader.root) else OF_A_DISK
     queues: dict[str, deque[int]] = defaultdict(deque)
     limits: dict[str, int] = {}
     for place, source in enumerate(sources):
+        if place in skipped:
+            continue
         if source.embedded:
             where, limit = f"manifest {source.file}", OF_A_MANIFEST
         elif is_web_address(source.path or ""):

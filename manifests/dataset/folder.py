@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
     FORMAT,
@@ -31,7 +32,6 @@ from wanbatch.manifests.dataset.commit_log import (
 from wanbatch.manifests.dataset.part_files import KINDS, TMP, Attempt, read_schema
 from wanbatch.manifests.dataset.publisher import Publisher, RejectedAttempt
 from wanbatch.manifests.dataset.status import INTERNAL, RUN
-from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.storage import atomic_files
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.local import LocalBackend
@@ -124,6 +124,23 @@ class OutputFolder:
         with self._disk():
             self._backend.append(f"{INTERNAL}/{name}", data)
 
+    def write_internal_file(self, name: str, data: bytes) -> None:
+        """Write or replace a file of `_wanbatch/`; whoever reads it sees the old content or the new one.
+
+        Args:
+            name: of the file, without a folder.
+            data: its content, durable on return.
+        Raises:
+            MachineryError: if the disk or the store refuses.
+        """
+        with self._disk():
+            self._backend.write_atomic(f"{INTERNAL}/{name}", data)
+
+    def data_columns(self) -> tuple[str, ...] | None:
+        """The columns of what is published in `data/`; None if nothing is."""
+        schema = self._publisher.data_schema
+        return None if schema is None else tuple(schema.names)
+
     def require_columns(self, passthrough: pa.Schema) -> None:
         """Check that what is published has these passthrough columns, so that all parts can be read as one.
 
@@ -133,7 +150,7 @@ class OutputFolder:
         """
         if self._publisher.data_schema is None:
             return
-        old = {f.name: f.type for f in self._publisher.data_schema if f.name not in DATA_SCHEMA.names}
+        old = {f.name: f.type for f in self._publisher.data_schema if f.name not in WRITTEN}
         new = {f.name: f.type for f in passthrough}
         changed = [name for name in old | new if old.get(name) != new.get(name)]
         before, now = ({name: str(kinds[name]) for name in changed if name in kinds} for kinds in (old, new))

@@ -34,6 +34,22 @@ def read_internal_file(path: str | Path, name: str) -> bytes | None:
         raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def recorded_fingerprint(path: str | Path) -> dict[str, Any] | None:
+    """The fingerprint of the run that filled an output folder; None if no run has begun to.
+
+    Args:
+        path: of the folder, or its URL; it need not exist.
+    Raises:
+        UserError: if the record is damaged.
+        MachineryError: if it cannot be read.
+    """
+    backend = open_backend(path)
+    try:
+        return read_json(backend, RUN)["fingerprint"] if backend.exists(RUN) else None
+    except OSError as error:
+        raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
 def status(path: str | Path) -> dict[str, Any]:
     """What an output folder holds, read without its lock, so also while a run goes on.
 

@@ -168,7 +168,7 @@ def measure(
                 one.result()
         finally:
             ended.set()
-    return found
+    return dict(sorted(found.items()))
 
 
 def _queues(

@@ -7,6 +7,7 @@ from typing import Any
 from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
+from wanbatch.pipeline.sampling.schedules import KEEP
 from wanbatch.pipeline.sampling.step_cache import parse
 
 DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "schedule", "negative_prompt")
@@ -29,6 +30,7 @@ def fingerprint_of(settings: Settings, model: ModelInfo, chosen: ExecutionConfig
         "seed": settings.seed,
         **{name: getattr(model, name) if value is None else value for name, value in given.items()},
         "sigmas": settings.sigmas,
+        "creativity_steps": None if settings.creativity_steps == KEEP else settings.creativity_steps,
         "step_cache": str(parse(settings.step_cache, model.layers)),
         "slots": slots,
         "device": chosen.device,

@@ -18,18 +18,26 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import REPLACED, creativity_column, schedule_columns, schedules_of, too_low
+from wanbatch.jobs.planning.noise_schedule import (
+    REPLACED,
+    creativity_column,
+    creativity_steps_column,
+    evaluation_counts,
+    no_room,
+    schedule_columns,
+    too_low,
+)
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import GIVEN, LATER, RESOLVED, RUN_SETTINGS
+from wanbatch.manifests.columns import ALWAYS, GIVEN, LATER, RESOLVED, RUN_SETTINGS
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels
-from wanbatch.pipeline.sampling.solvers import SOLVERS, evaluations
+from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
+from wanbatch.pipeline.sampling.solvers import SOLVERS
 from wanbatch.pipeline.sampling.step_cache import parse
 
-OWN_WAY = {"width", "height", "creativity", "seed", "sigmas", *REPLACED}
+OWN_WAY = {"width", "height", "creativity", "creativity_steps", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
 
 Sizes = Mapping[int, tuple[int, int]]  # index among the manifest's rows -> (width, height) of its first source
@@ -43,7 +51,8 @@ class Plan:
         unsized: for each of the manifest's rows, whether it takes its size from a source that nobody has looked at
             yet. The size that its images have here is the default.
         unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
-        later: which columns of `columns.LATER` the dataset has: those that a row or the run uses.
+        later: which columns of `columns.LATER` the dataset has: those that a row or the run uses, and those of
+            `columns.ALWAYS` unless its folder was begun without them (`jobs/driver/resume.py`).
     """
 
     manifest: Manifest
@@ -141,17 +150,13 @@ class Plan:
         """What a run would do, as plain values for printing."""
         images = self.images
         shapes = Counter(zip(images["width"].to_pylist(), images["height"].to_pylist(), strict=True))
-        names = (images[name].to_pylist() for name in ("sampler", "creativity"))
-        kinds = Counter(zip(*names, schedules_of(images), strict=True))
-        total = sum(
-            count * evaluations(sampler, levels(steps, shift, creativity, schedule, sigmas))
-            for (sampler, creativity, (steps, shift, schedule, sigmas)), count in kinds.items()
-        )
+        counts = images["evaluations"].to_numpy()
         return {
             "rows": self.manifest.manifest_rows,
             "images": len(self),
             "units": len(self.units(unit_rows)),
-            "model_evaluations": total,
+            "model_evaluations": int(counts.sum(dtype=np.int64)),
+            "evaluations_of_an_image": {"least": int(counts.min()), "most": int(counts.max())},
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "unreadable_sources": dict(self.unreadable),
             "passthrough": self.manifest.passthrough.column_names,
@@ -184,8 +189,7 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
         "height": pc.fill_null(rows["height"], height),
         "source_area": pc.if_else(sourced, pa.scalar(width * height, pa.int64()), pa.scalar(None, pa.int64())),
     }
-    columns |= schedule_columns(rows, model, settings)
-    columns["creativity"] = creativity_column(rows, _has_sources(rows), pa.table(columns))
+    columns |= _resolved_schedules(rows, model, settings)
     counts = pc.fill_null(rows["num_images"], 1).to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
     variant = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -197,8 +201,13 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
+    images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
     images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
-    later = tuple(name for name in LATER if name in images.column_names and images[name].null_count < len(images))
+    later = tuple(
+        name
+        for name in LATER
+        if name in ALWAYS or (name in images.column_names and images[name].null_count < len(images))
+    )
     return Plan(manifest, images, sourced.to_numpy(), later=later)
 
 
@@ -227,6 +236,8 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
     for name in REPLACED if settings.sigmas is not None else ():
         if getattr(settings, name) is not None:
             raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
+    if settings.sigmas is not None and settings.creativity_steps == RESPACE:
+        raise UserError("setting sigmas: says every noise level, which creativity_steps respace changes: drop one")
 
 
 def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
@@ -245,9 +256,22 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
         given = pc.fill_null(rows[name], 0).to_numpy()
         for place in np.flatnonzero(given % model.multiple).tolist():
             yield place, f"{name} {given[place]}: must be a multiple of {model.multiple} for model {model.name}"
-    schedule = pa.table(schedule_columns(rows, model, settings))
-    creativity = creativity_column(rows, _has_sources(rows), schedule)
-    yield from too_low(schedule.append_column("creativity", creativity))
+    both = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(rows["sigmas"]))
+    resolved = pa.table(_resolved_schedules(rows, model, settings))
+    of_run = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(resolved["sigmas"]))
+    for place in np.flatnonzero(pc.fill_null(of_run, False)).tolist():
+        whose = "its sigmas say" if both[place].as_py() else "the run's sigmas say"
+        yield place, f"creativity_steps respace: {whose} every noise level: drop one of the two"
+    yield from too_low(resolved)
+    yield from no_room(resolved)
+
+
+def _resolved_schedules(rows: pa.Table, model: ModelInfo, settings: Settings) -> dict[str, pa.ChunkedArray]:
+    """Creativity, creativity_steps, steps, shift, schedule and sigmas of each row."""
+    columns = schedule_columns(rows, model, settings)
+    columns["creativity_steps"] = creativity_steps_column(rows, columns["sigmas"], settings)
+    columns["creativity"] = creativity_column(rows, _has_sources(rows), pa.table(columns))
+    return columns
 
 
 def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:

@@ -26,6 +26,7 @@ from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.pipeline.core.requests import Failed, Result, SourceImage
+from wanbatch.pipeline.sampling.schedules import KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,9 @@ class UnitTask:
             image=encoded.image,
             sources=self._used[image.id],
             variant=image.variant,
-            **{name: getattr(image, name) for name in RESOLVED},
+            **{name: getattr(image, name) for name in RESOLVED if name != "creativity_steps"},
+            creativity_steps=image.creativity_steps or KEEP,
+            evaluations=image.evaluations,
             step_cache=setup.runtime.step_cache,
             model=setup.model.name,
             revision=setup.model.revision,

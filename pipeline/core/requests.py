@@ -28,6 +28,7 @@ class Request:
 
     creativity: the noise level at the start. guidance: 1 or less runs the prompt alone.
     sigmas: explicit noise levels, the final 0 left out. With them, steps, shift and schedule play no part.
+    creativity_steps: `keep` (as None) or `respace`; see `sampling.schedules.levels`.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Request:
     sampler: str
     schedule: str | None = "linear"
     sigmas: tuple[float, ...] | None = None
+    creativity_steps: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

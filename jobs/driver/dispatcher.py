@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from wanbatch.jobs.driver.deadlines import Deadlines
 from wanbatch.jobs.driver.events import Event, UnitFinished, UnitLost, WorkerReady
+from wanbatch.jobs.driver.fingerprint import backends_in_environment
 from wanbatch.jobs.driver.retry_policy import UnitQueue
 from wanbatch.jobs.driver.run_counters import RunCounters
 from wanbatch.jobs.driver.worker_pool import WorkerPool
@@ -189,6 +190,7 @@ class Dispatcher:
         self._log_quarantined(done.unit, attempt.failed)
 
     def _count_start(self, ready: WorkerReady) -> None:
+        self._folder.record_environment(backends_in_environment(ready.backends))
         self._counters.worker_ready(ready.worker, ready.warm_up_seconds)
         self._log.write(
             "worker_ready",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.fingerprint import model_location
 from wanbatch.jobs.planning.plan import Plan
-from wanbatch.manifests.columns import ALWAYS, LATER
 from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings
 from wanbatch.manifests.dataset.status import recorded_fingerprint
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -61,27 +59,9 @@ def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | N
         UserError: The folder has other columns than the manifest, images that the manifest does not ask for, or
             images of rows that changed, and these are not to be made again.
     """
-    folder.require_columns(plan.manifest.passthrough.schema)
+    folder.require_columns(plan.added_columns)
     require_all_asked(folder, plan)
     return rows_to_retry(folder, retry) | changed_rows(folder, plan, rerun_changed)
-
-
-def with_columns_of(folder: OutputFolder, plan: Plan) -> Plan:
-    """The plan that writes the later columns (`columns.LATER`) which the folder's dataset was begun with.
-
-    Raises:
-        UserError: Rows use a column that it was begun without: all parts of a dataset have the same columns.
-    """
-    there = folder.data_columns()
-    if there is None:
-        return plan
-    missing = [name for name in plan.later if name not in there and name not in ALWAYS]
-    if missing:
-        raise UserError(
-            f"{folder.url}: was begun without the column {missing[0]}, which rows of {plan.manifest.path} use: make "
-            "these rows in another output folder, or leave the column out"
-        )
-    return replace(plan, later=tuple(name for name in LATER if name in there))
 
 
 def require_all_asked(folder: OutputFolder, plan: Plan) -> None:

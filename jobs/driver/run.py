@@ -20,7 +20,7 @@ from wanbatch.jobs.driver.dispatcher import Dispatcher
 from wanbatch.jobs.driver.fingerprint import DEFAULTS
 from wanbatch.jobs.driver.generation import RunControls, make_images
 from wanbatch.jobs.driver.interruption import stop_on_signals
-from wanbatch.jobs.driver.resume import rows_made_again, with_columns_of
+from wanbatch.jobs.driver.resume import rows_made_again
 from wanbatch.jobs.driver.run_context import RunContext, prepare_run
 from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.stopwatch import Stopwatch
@@ -32,18 +32,7 @@ from wanbatch.manifests.dataset.card import write_card
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import RUN, status
 
-NOTED_ON_CARD = (
-    "sigmas",
-    "creativity_steps",
-    "step_cache",
-    "slots",
-    "device",
-    "precision",
-    "compile",
-    "threads",
-    "format",
-    "quality",
-)
+NOTED_ON_CARD = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
 
 
 def run(
@@ -83,9 +72,10 @@ def run(
         stop_on_signals(stop) as stop_request,
         OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}) as folder,
     ):
+        context = context.going_on_with(folder)
         again = rows_made_again(folder, context.plan, retry, rerun_changed)
         folder.set_plan(context.plan_note())
-        plan = with_columns_of(folder, size_what_is_pending(folder, context, again, stop_request))
+        plan = size_what_is_pending(folder, context, again, stop_request)
         controls = RunControls(progress, load, stop_request, stopwatch)
         return _fill(folder, replace(context, plan=plan), again, controls)
 

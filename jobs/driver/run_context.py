@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.preparation import read_plan
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.manifests.columns import ALWAYS
+from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.storage.urls import absolute
 from wanbatch.pipeline.loading.registry import ModelInfo
 
@@ -47,6 +49,14 @@ class RunContext:
     batch_size: BatchSize
     workers: int
     fingerprint: dict[str, Any]
+
+    def going_on_with(self, folder: OutputFolder) -> RunContext:
+        """The same run, with the columns that the folder's data parts have besides its own.
+
+        The first run of a folder has all of `columns.ALWAYS`; a folder that was begun without one goes on so.
+        """
+        there = folder.later_columns()
+        return replace(self, plan=self.plan.with_later(ALWAYS if there is None else there))
 
     def plan_note(self) -> dict[str, Any]:
         """What the output folder notes of the plan, for `status` and `retry`."""
@@ -108,7 +118,7 @@ def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_r
     plan, model = read_plan(manifest, settings)
     machine = detect_hardware()
     execution = resolve_execution(settings, machine)
-    fingerprint = partial(fingerprint_of, settings, model, execution)
+    fingerprint = partial(fingerprint_of, settings, model, execution, hardware=machine)
     slots = None if settings.slots == AUTO else int(settings.slots)
     out, recorded = folder_of_run(out, slots, fingerprint, new_run)
     batch_size = batch_size_for(settings, recorded, plan, model, execution)

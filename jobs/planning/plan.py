@@ -29,7 +29,7 @@ from wanbatch.jobs.planning.noise_schedule import (
 )
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import ALWAYS, GIVEN, LATER, RESOLVED, RUN_SETTINGS
+from wanbatch.manifests.columns import ALWAYS, GIVEN, LATER, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -51,8 +51,8 @@ class Plan:
         unsized: for each of the manifest's rows, whether it takes its size from a source that nobody has looked at
             yet. The size that its images have here is the default.
         unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
-        later: which columns of `columns.LATER` the dataset has: those that a row or the run uses, and those of
-            `columns.ALWAYS` unless its folder was begun without them (`jobs/driver/resume.py`).
+        later: which columns of `columns.LATER` the dataset has: those that a row or the run uses, and what
+            `with_later` added for its folder.
     """
 
     manifest: Manifest
@@ -60,6 +60,15 @@ class Plan:
     unsized: np.ndarray
     unreadable: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
+
+    @property
+    def added_columns(self) -> pa.Schema:
+        """What data parts have after the columns that all of them have: later ones, then the passthrough columns."""
+        return pa.schema([*((name, WRITTEN[name]) for name in self.later), *self.manifest.passthrough.schema])
+
+    def with_later(self, names: Collection[str]) -> Plan:
+        """The same plan for a dataset that has these columns of `columns.LATER`, too."""
+        return replace(self, later=tuple(name for name in LATER if name in names or name in self.later))
 
     def __len__(self) -> int:
         return self.images.num_rows
@@ -206,7 +215,7 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     later = tuple(
         name
         for name in LATER
-        if name in ALWAYS or (name in images.column_names and images[name].null_count < len(images))
+        if name not in ALWAYS and name in images.column_names and images[name].null_count < len(images)
     )
     return Plan(manifest, images, sourced.to_numpy(), later=later)
 

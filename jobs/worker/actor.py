@@ -107,7 +107,9 @@ class Worker:
             sources=sources,
             encoders=encoders,
         )
-        return Started(time.perf_counter() - begin, _warm_up(pipeline, setup) if setup.examples else 0.0)
+        load_seconds = time.perf_counter() - begin
+        warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
+        return Started(load_seconds, warm_up_seconds, dict(pipeline.backends))
 
 
 def _warm_up(pipeline: ImagePipeline, setup: WorkerSetup) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wanbatch.jobs.planning.units import Image
@@ -40,10 +41,17 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """How many seconds a worker took to load the model, and to compile it (`warm_up_seconds`)."""
+    """What a worker that is ready says of itself.
+
+    Attributes:
+        load_seconds: how long it took to load the model.
+        warm_up_seconds: how long it took to compile it.
+        backends: how it computes each stage.
+    """
 
     load_seconds: float
     warm_up_seconds: float
+    backends: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

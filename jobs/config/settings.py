@@ -157,6 +157,8 @@ def read_settings(**given: Any) -> Settings:
 class _RecordedSettings(Settings):
     """Settings of exactly the values that are given; variables and the file play no part."""
 
+    model_config = SettingsConfigDict(toml_file=None)
+
     @classmethod
     def settings_customise_sources(
         cls,

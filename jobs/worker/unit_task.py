@@ -66,14 +66,15 @@ class UnitTask:
         self._encoded: dict[str, Future[Encoded]] = {}
         self._failures: list[records.Failure] = []
         self._busy_seconds = self._model_seconds = 0.0  # without what the stages waited for each other
-        self._slots = 0
+        self._slots = self._source_retries = 0
 
     def load_sources(self) -> None:
         """Read each distinct source once, fitted to the size it is used at."""
-        begin = perf_counter()
+        begin, retried = perf_counter(), self.context.sources.retried
         fitted = FittedSources(self.context.sources, self.context.setup.model)
         for image in self.task.images:
             self._load(image, fitted)
+        self._source_retries = self.context.sources.retried - retried
         self._busy_seconds += perf_counter() - begin
 
     def generate(self) -> None:
@@ -118,7 +119,7 @@ class UnitTask:
             {image.id: image.digest for image in self.task.images},
         )
         self._busy_seconds += sum(one.seconds for one in encoded.values()) + perf_counter() - begin
-        return UnitReport(attempt, self._busy_seconds, self._model_seconds, self._slots)
+        return UnitReport(attempt, self._busy_seconds, self._model_seconds, self._slots, self._source_retries)
 
     def _load(self, image: Image, fitted: FittedSources) -> None:
         begin = perf_counter()

@@ -5,10 +5,10 @@ Flow matching mixes a picture and noise, `x_s = (1 - s) x0 + s eps`, and the mod
 
 Every solver here steps by a linear combination of a few tensors, with factors that depend on the noise levels
 alone. So a solver is a function from noise levels to a table (`Solution`), made once a row on the host in
-float64, and one small kernel (`denoise.advance`) steps rows of different solvers, schedules and steps together.
-docs/samplers.md derives the formulas.
+float64, and one small kernel (`batching/solver_step.py`) steps rows of different solvers, schedules and steps
+together. docs/samplers.md derives the formulas.
 
-It has no tensors and does not run the model; see `denoise.py`. The noise levels are from `schedules.py`.
+It has no tensors and does not run the model; see `batching/denoiser.py`. The noise levels are from `schedules.py`.
 """
 
 from __future__ import annotations

@@ -106,20 +106,20 @@ def creativity_column(rows: pa.Table, sourced: pa.ChunkedArray, schedule: pa.Tab
 
 
 def too_low(resolved: pa.Table) -> Iterator[tuple[int, str]]:
-    """Rows that would start below the last level of their own schedule, by their places, and what to do.
+    """Rows that would start below the last level of their own schedule, by their indices, and what to do.
 
     resolved: one row for each of the manifest's, with creativity, creativity_steps and the columns of
         `schedule_columns`.
     """
     creativity = resolved["creativity"].to_numpy()
     lowest = _lowest(resolved, (creativity > 0) & (creativity < 1))
-    for place in np.flatnonzero((creativity > 0) & (creativity < lowest)).tolist():
-        ((steps, shift, schedule, sigmas),) = schedules_of(resolved.slice(place, 1))
+    for index in np.flatnonzero((creativity > 0) & (creativity < lowest)).tolist():
+        ((steps, shift, schedule, sigmas),) = schedules_of(resolved.slice(index, 1))
         whose = "its sigmas" if sigmas else f"{steps} steps with the {schedule} schedule and shift {shift:g}"
         yield (
-            place,
-            f"creativity {creativity[place]:g} is below the last noise level of {whose}: the lowest that works is "
-            f"{math.ceil(lowest[place] * 1e4) / 1e4:g}, or 0 for the source itself; raise it, add levels, or space "
+            index,
+            f"creativity {creativity[index]:g} is below the last noise level of {whose}: the lowest that works is "
+            f"{math.ceil(lowest[index] * 1e4) / 1e4:g}, or 0 for the source itself; raise it, add levels, or space "
             "the steps below it with creativity_steps respace",
         )
 
@@ -155,8 +155,8 @@ def _lowest(schedule: pa.Table, wanted: np.ndarray) -> np.ndarray:
     """
     wanted = wanted & pc.is_null(schedule["creativity_steps"]).to_numpy()
     known = pc.is_in(schedule["schedule"], pa.array([*SCHEDULES, None])).to_numpy()
-    places = np.flatnonzero(wanted & known)
+    indices = np.flatnonzero(wanted & known)
     lowest = np.zeros(len(wanted))
-    rows = schedules_of(schedule.take(pa.array(places, pa.int64())))
-    lowest[places] = [levels(steps, shift, 1.0, name, sigmas)[-2] for steps, shift, name, sigmas in rows]
+    rows = schedules_of(schedule.take(pa.array(indices, pa.int64())))
+    lowest[indices] = [levels(steps, shift, 1.0, name, sigmas)[-2] for steps, shift, name, sigmas in rows]
     return lowest

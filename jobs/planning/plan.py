@@ -77,13 +77,13 @@ class Plan:
         return self.images["id"].to_pylist()
 
     def units(self, rows: int, skip: Collection[str] = ()) -> list[np.ndarray]:
-        """Places of the images that are still to be made, at most `rows` a unit.
+        """Indices of the images that are still to be made, at most `rows` a unit.
 
         Images of one unit share size and guidance; inside such a class, images with the same source or prompt
         stand together. Units are ordered by their first image.
         """
         images = self.images
-        pending = np.array([place for place, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
+        pending = np.array([index for index, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
         shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
         guided = images["guidance"].to_numpy()[pending] > 1
         _, classes = np.unique(np.stack([*shape, guided]), axis=1, return_inverse=True)
@@ -95,27 +95,27 @@ class Plan:
             units += [group[first : first + rows] for first in range(0, len(group), rows)]
         return sorted(units, key=lambda unit: int(unit.min()))
 
-    def examples(self, places: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
-        """The first image of each of the most common kinds by size, guidance and sources, at some places."""
+    def examples(self, indices: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
+        """The first image of each of the most common kinds by size, guidance and sources, at some indices."""
         images = self.images
         having = _has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
         kinds = [images[name].to_numpy() for name in ("width", "height")] + [
             images["guidance"].to_numpy() > 1,
             having,
         ]
-        table = np.stack(kinds)[:, places]
+        table = np.stack(kinds)[:, indices]
         _, first, counts = np.unique(table, axis=1, return_index=True, return_counts=True)
         chosen = first[np.argsort(-counts, kind="stable")][:limit]
-        return self.task(0, 1, "", np.asarray(places)[chosen]).images
+        return self.task(0, 1, "", np.asarray(indices)[chosen]).images
 
-    def task(self, unit: int, attempt: int, attempt_token: str, places: Sequence[int] | np.ndarray) -> Task:
-        """The unit that holds the images at some places."""
-        return self.tasks([(unit, attempt, attempt_token, places)])[0]
+    def task(self, unit: int, attempt: int, attempt_token: str, indices: Sequence[int] | np.ndarray) -> Task:
+        """The unit that holds the images at some indices."""
+        return self.tasks([(unit, attempt, attempt_token, indices)])[0]
 
     def tasks(self, wanted: Sequence[tuple[int, int, str, Sequence[int] | np.ndarray]]) -> list[Task]:
         """What `task` gives for each; many at once take a fifth of the time."""
-        places = np.concatenate([one[-1] for one in wanted])
-        chosen = self.images.take(pa.array(places, type=pa.int64()))
+        indices = np.concatenate([one[-1] for one in wanted])
+        chosen = self.images.take(pa.array(indices, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
         sources = self.manifest.sources(rows)
         images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
@@ -250,27 +250,27 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
 
 
 def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
-    """What rows ask that this model or version does not have: pairs of a row's place and what to say of it.
+    """What rows ask that this model or version does not have: pairs of a row's index and what to say of it.
 
     rows: of `manifests.columns.ROWS_SCHEMA`.
     """
     for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
         unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
-        for place in np.flatnonzero(unknown).tolist():
-            yield place, f"{name} {rows[name][place].as_py()!r} is unknown: use one of {', '.join(known)}"
+        for index in np.flatnonzero(unknown).tolist():
+            yield index, f"{name} {rows[name][index].as_py()!r} is unknown: use one of {', '.join(known)}"
     for name, given in GIVEN.items():
-        for place in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
-            yield place, f"{name}: this version has no {given.reserved} yet: remove the column"
+        for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
+            yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
     for name in ("width", "height"):
         given = pc.fill_null(rows[name], 0).to_numpy()
-        for place in np.flatnonzero(given % model.multiple).tolist():
-            yield place, f"{name} {given[place]}: must be a multiple of {model.multiple} for model {model.name}"
+        for index in np.flatnonzero(given % model.multiple).tolist():
+            yield index, f"{name} {given[index]}: must be a multiple of {model.multiple} for model {model.name}"
     both = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(rows["sigmas"]))
     resolved = pa.table(_resolved_schedules(rows, model, settings))
     of_run = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(resolved["sigmas"]))
-    for place in np.flatnonzero(pc.fill_null(of_run, False)).tolist():
-        whose = "its sigmas say" if both[place].as_py() else "the run's sigmas say"
-        yield place, f"creativity_steps respace: {whose} every noise level: drop one of the two"
+    for index in np.flatnonzero(pc.fill_null(of_run, False)).tolist():
+        whose = "its sigmas say" if both[index].as_py() else "the run's sigmas say"
+        yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
     yield from too_low(resolved)
     yield from no_room(resolved)
 

@@ -79,21 +79,21 @@ def size_rows(
     fresh = set(which[np.isin(rows, list(anew))].tolist()) if anew else set()
     with measuring.make_loader() as loader:
         keys = [loader.cache_key(source) for source in sources]
-    known = [None if place in fresh else size for place, size in enumerate(cache.find(keys))]
-    failed = {place for place, source in enumerate(sources) if source.name in plan.unreadable}
+    known = [None if index in fresh else size for index, size in enumerate(cache.find(keys))]
+    failed = {index for index, source in enumerate(sources) if source.name in plan.unreadable}
     found = measure(sources, known, measuring, failed)
-    looked_at = np.array([place in found or place in failed for place in range(len(sources))])[which]
+    looked_at = np.array([index in found or index in failed for index in range(len(sources))])[which]
     sizes, unreadable = {}, {}
-    for row, place in zip(rows.tolist(), which.tolist(), strict=True):
-        size = found.get(place)
+    for row, index in zip(rows.tolist(), which.tolist(), strict=True):
+        size = found.get(index)
         if isinstance(size, SourceSize):
             sizes[row] = (size.width, size.height)
         elif size is not None:
-            unreadable[sources[place].name] = str(size)
+            unreadable[sources[index].name] = str(size)
     changed = {
-        keys[place]: size
-        for place, size in found.items()
-        if isinstance(size, SourceSize) and size is not known[place]
+        keys[index]: size
+        for index, size in found.items()
+        if isinstance(size, SourceSize) and size is not known[index]
     }
     return plan.with_sizes(model, rows[looked_at], sizes, unreadable), cache.with_sizes(changed) if changed else cache
 
@@ -119,7 +119,7 @@ def unreadable_sources(plan: Plan, cache: SizeCache, measuring: Measuring) -> di
     with measuring.make_loader() as loader:
         known = cache.find([loader.cache_key(source) for source in sources])
     found = measure(sources, known, measuring)
-    return {sources[place].name: str(error) for place, error in found.items() if isinstance(error, RowError)}
+    return {sources[index].name: str(error) for index, error in found.items() if isinstance(error, RowError)}
 
 
 def measure(
@@ -150,13 +150,13 @@ def measure(
         with measuring.make_loader() as loader:
             while not (ended.is_set() or measuring.stopped()):
                 try:
-                    place = queue.popleft()
+                    index = queue.popleft()
                 except IndexError:
                     return
                 try:
-                    found[place] = loader.measure(sources[place], known[place])
+                    found[index] = loader.measure(sources[index], known[index])
                 except RowError as error:
-                    found[place] = error
+                    found[index] = error
                 except BaseException:
                     ended.set()
                     raise
@@ -179,8 +179,8 @@ def _queues(
         below = OF_A_STORE if is_url(loader.root) else OF_A_DISK
     queues: dict[str, deque[int]] = defaultdict(deque)
     limits: dict[str, int] = {}
-    for place, source in enumerate(sources):
-        if place in skipped:
+    for index, source in enumerate(sources):
+        if index in skipped:
             continue
         if source.embedded:
             where, limit = f"manifest {source.file}", OF_A_MANIFEST
@@ -188,7 +188,7 @@ def _queues(
             where, limit = f"host {urlsplit(source.path or '').hostname}", OF_A_HOST
         else:
             where, limit = "folder", below
-        queues[where].append(place)
+        queues[where].append(index)
         limits[where] = limit
     return [(queue, min(limits[where], len(queue))) for where, queue in queues.items()]
 
@@ -208,6 +208,6 @@ def _first_sources(plan: Plan, rows: np.ndarray) -> tuple[list[Source], np.ndarr
     names = first.field("path") if own is None else pc.if_else(embedded, own, first.field("path"))
     coded = names.dictionary_encode()
     which = coded.indices.to_numpy()
-    _, places = np.unique(which, return_index=True)
-    values = first.take(pa.array(places)).to_pylist()
+    _, indices = np.unique(which, return_index=True)
+    values = first.take(pa.array(indices)).to_pylist()
     return [source_of(value, plan.manifest.files) for value in values], which

@@ -68,8 +68,8 @@ class SizeCache:
         """What is known of each key, in their order."""
         if not len(self):
             return [None] * len(keys)
-        places = pc.index_in(pa.array(keys, pa.string()), value_set=self._table["key"])
-        found = self._table.select(["width", "height", "version"]).take(places)
+        indices = pc.index_in(pa.array(keys, pa.string()), value_set=self._table["key"])
+        found = self._table.select(["width", "height", "version"]).take(indices)
         columns = (column.to_pylist() for column in found.columns)
         return [
             None if version is None else SourceSize(width, height, version)

@@ -161,10 +161,22 @@ class OutputFolder:
         with self._disk():
             self._backend.append(f"{INTERNAL}/{name}", data)
 
-    def later_columns(self) -> tuple[str, ...]:
-        """Which of `columns.LATER` its data parts have; none before the first part."""
+    def write_internal_file(self, name: str, data: bytes) -> None:
+        """Write or replace a file of `_wanbatch/`; whoever reads it sees the old content or the new one.
+
+        Args:
+            name: of the file, without a folder.
+            data: its content, durable on return.
+        Raises:
+            MachineryError: if the disk or the store refuses.
+        """
+        with self._disk():
+            self._backend.write_atomic(f"{INTERNAL}/{name}", data)
+
+    def later_columns(self) -> tuple[str, ...] | None:
+        """Which of `columns.LATER` its data parts have; None before the first part."""
         schema = self._publisher.data_schema
-        return () if schema is None else tuple(name for name in LATER if name in schema.names)
+        return None if schema is None else tuple(name for name in LATER if name in schema.names)
 
     def require_columns(self, added: pa.Schema) -> None:
         """Check that what is published has these columns after the first ones, so that all parts can be read as one.

@@ -45,6 +45,22 @@ def counts_of(committed: Committed) -> dict[str, Any]:
     }
 
 
+def recorded_fingerprint(path: str | Path) -> dict[str, Any] | None:
+    """The fingerprint of the run that filled an output folder; None if no run has begun to.
+
+    Args:
+        path: of the folder, or its URL; it need not exist.
+    Raises:
+        UserError: if the record is damaged.
+        MachineryError: if it cannot be read.
+    """
+    backend = open_backend(path)
+    try:
+        return read_json(backend, RUN)["fingerprint"] if backend.exists(RUN) else None
+    except OSError as error:
+        raise machinery_error(str(path), error, reading=True) from error
+
+
 def status(path: str | Path) -> dict[str, Any]:
     """What an output folder holds, read without its lock, so also while a run goes on.
 

@@ -57,6 +57,22 @@ def open_file(path: str, buffer: int = READ_BUFFER) -> BinaryIO:
     return open(path, "rb")
 
 
+def file_version(path: str) -> str | None:
+    """What tells the content of a file from what it was before: its bytes and its time of change, or a store's tag.
+
+    None: the store says neither.
+
+    Args:
+        path: absolute, or a URL.
+    Raises:
+        OSError: if it cannot be told; FileNotFoundError if there is no such file.
+    """
+    if is_url(path):
+        return StoreFile(file_system(path), path).version
+    found = os.stat(path)
+    return f"{found.st_size} bytes of {found.st_mtime_ns}"
+
+
 def kind_of(path: str) -> str | None:
     """`file`, `folder`, `other`, or None if there is nothing. path: absolute or URL. Raises OSError."""
     if is_url(path):

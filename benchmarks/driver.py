@@ -125,7 +125,7 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     with OutputFolder.open(folder / "out", {}) as out:
-        dispatcher = Dispatcher(plan, out, RunLog(out), DispatchOptions("run", unit_rows=1))
+        dispatcher = Dispatcher(plan, out, RunLog(out), DispatchOptions("run", unit_rows=1, slots=settings.slots))
         attempts = {
             unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.indices))
             for unit in dispatcher.waiting_units
@@ -227,7 +227,7 @@ def _resume(manifest: str, out: str) -> dict:
         lap("open")
         again = changed_rows(folder, plan, allowed=False)
         lap("compare")
-        options = DispatchOptions("run", UNIT_ROWS, again=again)
+        options = DispatchOptions("run", UNIT_ROWS, slots=4, again=again)
         dispatcher = Dispatcher(plan, folder, RunLog(folder), options)
         lap("dispatch")
         return {"commits": len(folder.committed().units), "pending": dispatcher.counters.pending, **lap.all()}

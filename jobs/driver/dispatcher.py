@@ -21,6 +21,7 @@ from wanbatch.jobs.driver.run_counters import RunCounters
 from wanbatch.jobs.driver.worker_pool import WorkerPool
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.units import Unit
+from wanbatch.jobs.planning.workload import workload_of
 from wanbatch.jobs.reporting.progress import Progress
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.manifests.dataset.folder import OutputFolder
@@ -38,6 +39,7 @@ class DispatchOptions:
         run_token: letters and digits, another one for each run, so that what an earlier run's workers still write
             cannot be taken for this one's.
         unit_rows: images of a unit, at most.
+        slots: rows that are denoised together.
         unit_seconds: how long a unit may take; None: as the measured speed says.
         max_failures: images that this run may quarantine before it stops; None: any number.
         again: ids that are made again although they are made or quarantined.
@@ -46,6 +48,7 @@ class DispatchOptions:
 
     run_token: str
     unit_rows: int
+    slots: int
     unit_seconds: float | None = None
     max_failures: int | None = None
     again: Collection[str] = ()
@@ -69,7 +72,7 @@ class Dispatcher:
         finished = frozenset(done.made).union(done.failed).difference(options.again)
         made_images = (index for index, name in enumerate(ids) if name in done.made and name in kept)
         self._queue = UnitQueue(plan.units(options.unit_rows, finished), done.next_unit, next(made_images, None))
-        self._deadlines = Deadlines(plan.images, options.unit_seconds)
+        self._deadlines = Deadlines(workload_of(plan), ids, options.slots, options.unit_seconds)
         self._handed_out = 0
         self._dropped = 0
 
@@ -172,7 +175,7 @@ class Dispatcher:
 
     def _count(self, done: UnitFinished) -> None:
         attempt = done.report.attempt
-        self._deadlines.learn(done.unit, len(attempt.made), done.report.busy_seconds)
+        self._deadlines.learn(done.unit, attempt.made, done.report.busy_seconds, done.report.slots)
         self._queue.finished(done.unit, len(attempt.made))
         self._counters.unit_published(len(attempt.made), len(attempt.failed), done.report.model_seconds)
         self._log.write(

@@ -59,6 +59,7 @@ class RunContext:
         return DispatchOptions(
             run_token=run_token,
             unit_rows=self.settings.unit_rows,
+            slots=self.batch_size.slots,
             unit_seconds=self.settings.unit_timeout,
             max_failures=failures_allowed(self.settings, len(self.plan)),
             again=again,

@@ -50,6 +50,7 @@ from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.manifests.dataset.commit_log import commit_name, part_name, to_json
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.records import data_table
 
 UNIT_ROWS = 16
@@ -100,12 +101,13 @@ class PrewrittenWorker:
     """A worker, with its three threads, that hands back what was written before."""
 
     def __init__(self, setup: WorkerSetup, name: str):
-        self._file = Path(setup.out).parent / "attempts"
+        self._out, self._file = setup.out, Path(setup.out).parent / "attempts"
         self._stages = StagePipeline(lambda task: task, lambda task: None, self._report)
 
     def ready(self) -> Started:
         self._attempts = pickle.loads(self._file.read_bytes())
-        return Started(0.0, 0.0)
+        host = platform.node()
+        return Started(0.0, 0.0, host, leave_mark(self._out, host))
 
     def exchange(self, tasks: bytes, seconds: float) -> bytes:
         for task in pickle.loads(tasks):

@@ -109,7 +109,7 @@ class PrewrittenWorker:
         host = platform.node()
         return Started(0.0, 0.0, host, leave_mark(self._out, host))
 
-    def exchange(self, tasks: bytes, seconds: float) -> bytes:
+    def exchange(self, tasks: bytes, seconds: float, making_seconds: float | None = None) -> bytes:
         for task in pickle.loads(tasks):
             self._stages.submit(task)
         status = self._stages.wait_for_status(seconds)

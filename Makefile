@@ -29,7 +29,7 @@ check: $(VENV)/.check
 # Draws and writes what the documents take from the code.
 docs: $(VENV)/.test
 	$(BIN)/python tests/house/draw_architecture.py
-	$(BIN)/python tests/house/list_files.py
+	$(BIN)/python tests/house/write_architecture.py
 
 # What docs/releasing.md asks for before a version is tagged.
 release-check: release-test

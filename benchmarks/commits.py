@@ -24,6 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 from small_records import record, timing
 
+from wanbatch.jobs.config.hardware import cpu_name
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.records import data_table
@@ -56,7 +57,7 @@ def main() -> None:
         "what": "commits of the driver",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "file_system": _file_system(options.folder)},
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "file_system": _file_system(options.folder)},
         "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
         "ids_in_a_unit": options.ids,
         "publishing": publishing,
@@ -116,13 +117,6 @@ def measure_resuming(out: Path, commits: int) -> dict[str, float]:
         (out / f"_wanbatch/commits/{unit:05d}.json").write_text(json.dumps(record, separators=(",", ":")))
     done = subprocess.run([sys.executable, "-c", RESUME, out], capture_output=True, text=True, check=True)
     return {"commits": commits, **json.loads(done.stdout)}
-
-
-def _cpu() -> str:
-    with open("/proc/cpuinfo") as file:
-        return next(
-            (line.split(":")[1].strip() for line in file if line.startswith("model name")), platform.machine()
-        )
 
 
 def _file_system(folder: str) -> str:

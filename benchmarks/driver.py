@@ -37,6 +37,7 @@ from pathlib import Path
 import ray
 from small_records import record, timing
 
+from wanbatch.jobs.config.hardware import cpu_name
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.dispatcher import Dispatcher, DispatchOptions
 from wanbatch.jobs.driver.resume import changed_rows
@@ -69,7 +70,7 @@ def main() -> None:
         "what": {"dispatch": "dispatch and commits of the driver", "resume": "planning and resuming"}[options.what],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "load_before": options.load},
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "load_before": options.load},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("ray", "pyarrow")}},
         **measured,
     }
@@ -107,7 +108,7 @@ class PrewrittenWorker:
     def ready(self) -> Started:
         self._attempts = pickle.loads(self._file.read_bytes())
         host = platform.node()
-        return Started(0.0, 0.0, host, leave_mark(self._out, host))
+        return Started(0.0, 0.0, {}, host, leave_mark(self._out, host))
 
     def exchange(self, tasks: bytes, seconds: float, making_seconds: float | None = None) -> bytes:
         for task in pickle.loads(tasks):
@@ -263,11 +264,6 @@ def _cut(units: Iterator, rows: int) -> Iterator[tuple[int, list[int]]]:
             return
         yield number, places[:rows].tolist()
         rows -= len(places)
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,18 @@ from typing import Any
 
 import click
 import torch
+from model_requests import request_of
 
-from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser, Sample, now
+from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
+from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
-from wanbatch.pipeline.generate import Wan, expert
+from wanbatch.pipeline.core.samples import Sample
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.random_model import TRANSFORMER, random_info, random_modules, transformer_like
-from wanbatch.pipeline.loading.registry import Modules
-from wanbatch.pipeline.loading.runtime import Runtime, set_up_compiler
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+from wanbatch.pipeline.loading.weights import Modules
 from wanbatch.pipeline.sampling.solvers import solve
 
 SMALL = (((32, 32), 8, 1.0), ((32, 32), 8, 5.0), ((44, 80), 1, 1.0), ((44, 80), 2, 1.0), ((44, 80), 4, 1.0))
@@ -56,16 +61,16 @@ def main(gigabytes: float, out: Path | None) -> None:
 
 
 def _small_batches(device: torch.device) -> Iterator[tuple[str, dict[str, float]]]:
-    frame = expert(transformer_like(TRANSFORMER, device, torch.bfloat16), Runtime(fp8=True), device)
+    frame = single_frame_transformer(transformer_like(TRANSFORMER, device, torch.bfloat16), Runtime(fp8=True), device)
     for size, slots, guidance in SMALL:
         found = {}
         for name, kept in (("launched", 0), ("replayed", KEPT_CLASSES)):
             denoiser = Denoiser([frame], slots, kept=kept)
             samples = list(_samples(device, size, slots, guidance))
             for _ in range(3):  # kernels are built in the first and graphs are recorded in the first two
-                begin = now(device)
+                begin = synchronized_time(device)
                 list(denoiser.run(samples))
-                found[name] = round((now(device) - begin) * 1000 / STEPS / slots, 3)
+                found[name] = round((synchronized_time(device) - begin) * 1000 / STEPS / slots, 3)
         yield f"{size[1] * 16}x{size[0] * 16}, {slots} slots, guidance {guidance:g}", found
 
 
@@ -90,13 +95,13 @@ def _capped(device: torch.device, allowed: float) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
     seconds, failed = [], 0
     for unit, steps in enumerate((2, 12)):
-        begin = now(device)
+        begin = synchronized_time(device)
         failed += sum(isinstance(one, Failed) for one in wan.generate([_request(unit, i, steps) for i in range(8)]))
-        seconds.append(round(now(device) - begin, 2))
+        seconds.append(round(synchronized_time(device) - begin, 2))
     return {
         "slots": SLOTS,
         "backends": wan.backends,
-        "moves": wan.residency.moves if wan.residency else 0,
+        "moves": wan.offloader.moves if wan.offloader else 0,
         "seconds_of_8_pictures_in_2_steps_with_compiling_and_in_12": seconds,
         "failed": failed,
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
@@ -105,21 +110,8 @@ def _capped(device: torch.device, allowed: float) -> dict[str, Any]:
 
 
 def _request(unit: int, number: int, steps: int) -> Request:
-    info = random_info()
-    return Request(
-        id=f"{unit}-{number}",
-        prompt=f"{unit} {number} a red heart",
-        negative_prompt=info.negative_prompt,
-        sources=(),
-        creativity=1.0,
-        seed=number,
-        width=info.width,
-        height=info.height,
-        steps=steps,
-        guidance=info.guidance,
-        shift=info.shift,
-        sampler=info.sampler,
-    )
+    prompt = f"{unit} {number} a red heart"
+    return request_of(random_info(), id=f"{unit}-{number}", prompt=prompt, seed=number, steps=steps)
 
 
 if __name__ == "__main__":

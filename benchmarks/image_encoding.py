@@ -24,6 +24,9 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, features
 
+from wanbatch.jobs.config.hardware import cpu_name
+from wanbatch.pipeline.evaluation.metrics import psnr_of_error
+
 SETTINGS: dict[str, dict[str, Any]] = {
     **{f"png level {level}": {"format": "PNG", "compress_level": level} for level in (0, 1, 2, 3, 4, 6, 9)},
     **{
@@ -109,13 +112,8 @@ def measure(pictures: list[np.ndarray], options: dict[str, Any], threads: int, r
         "kilobytes": round(sum(map(len, files)) / len(files) / 1000, 1),
         "share_of_raw": round(sum(map(len, files)) / raw, 4),
         f"speedup_of_{threads}_threads": round(min(single) / min(several), 2),
-        **({"psnr": round(float(10 * np.log10(255**2 / error)), 2)} if error else {"lossless": True}),
+        **({"psnr": round(psnr_of_error(error, 255), 2)} if error else {"lossless": True}),
     }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
 @click.command()
@@ -137,7 +135,7 @@ def main(target: Path, threads: int, repeats: int) -> None:
         "what": "encoding pictures with Pillow",
         "command": " ".join(["python", *sys.argv]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": {"processor": _processor() or platform.processor(), "cores": os.cpu_count()},
+        "hardware": {"processor": cpu_name(), "cores": os.cpu_count()},
         "versions": {
             "python": platform.python_version(),
             "pillow": version("pillow"),

@@ -25,8 +25,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,10 +35,12 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from model_requests import request_of
+from quality_grid import REFERENCE_STEPS, Configuration, grid
+from quality_report import draw, table
 
 from wanbatch import __version__
 from wanbatch.jobs.config.hardware import ExecutionConfig, describe_device
-from wanbatch.jobs.config.presets import recipe
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.trials import CandidateRunner
@@ -50,49 +52,9 @@ from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
 from wanbatch.pipeline.training.toy import world
 from wanbatch.pipeline.training.toy.scores import write_prompts
 
-REFERENCE_STEPS = 100
-BASE_STEPS = 50  # what speed-ups are told against, and what caches are tried on
 CHUNK = 32  # references in a file
 TIMED = 32
 PACKAGES = ("torch", "diffusers", "torchmetrics")
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    candidate: Candidate
-    precision: str = "fp32"
-
-    def __str__(self) -> str:
-        return str(self.candidate) + ("" if self.precision == "fp32" else f", {self.precision}")
-
-
-def grid(model: ModelInfo) -> Iterator[Configuration]:
-    """All configurations, what says most first. Caches leave out thirds of the blocks, as 10 and 20 of 30."""
-    third, two_thirds = round(model.layers / 3), round(model.layers * 2 / 3)
-    steps = (BASE_STEPS, 4, 8, 12, 16, 20, 30)
-    more = dict.fromkeys(("dpmpp_2m", "deis", "res_2m", "unipc3", "euler"), (8,))
-    more |= {"unipc": (2, 6), "heun": (4,), "res_2s": (4,)}  # the last two evaluate the model seven times
-    more |= dict.fromkeys(("euler_ancestral", "lcm"), (8,))  # these end at other pictures
-    caches = {
-        BASE_STEPS: (
-            f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
-            "taylor:interval=3", "adaptive:threshold=0.1", "none+gate:interval=2",
-            "taylor:interval=2+gate:interval=4",
-        ),
-        20: ("taylor:interval=2",),
-        **dict.fromkeys((12, 8), (
-            f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
-        )),
-    }  # fmt: skip
-    yield from (Configuration(Candidate("unipc", n)) for n in steps)
-    yield from (Configuration(Candidate("unipc", n, text)) for n, texts in caches.items() for text in texts)
-    yield from (Configuration(Candidate(sampler, n)) for sampler, counts in more.items() for n in counts)
-    yield from (Configuration(Candidate("unipc", 8, schedule=name)) for name in ("beta", "karras", "exponential"))
-    yield from (Configuration(Candidate("unipc", 12, text), "bf16") for text in ("none", "taylor:interval=2"))
-    yield Configuration(Candidate("unipc", 12), "fp8")  # emulated on a CPU: its time there says nothing
-    for preset in ("balanced", "fast"):
-        chosen = {"sampler": model.sampler, "steps": model.steps} | recipe(preset, model)
-        yield Configuration(Candidate(**chosen))
 
 
 class Board:
@@ -254,144 +216,6 @@ def clock(board: Board, bench: Bench, chosen: Sequence[Configuration], rounds: i
     return True
 
 
-TIMES = {
-    "core_seconds": "seconds of the processor's cores for a picture",
-    "seconds": "seconds of a picture",
-    "pass_seconds": "seconds of a picture in one pass",
-}
-
-
-def times_of(found: dict[str, Any]) -> tuple[str, dict[str, float]]:
-    """The best of `TIMES` that all scored configurations have, and its values. Cores say nothing of a GPU."""
-    rows = {name: row for name, row in found["results"].items() if "score" in row}
-    which = [name for name in TIMES if name != "core_seconds" or found["device"] == "cpu"]
-    kind = next(name for name in which if all(name in row for row in rows.values()))
-    return kind, {name: row[kind] for name, row in rows.items()}
-
-
-def table(found: dict[str, Any]) -> list[str]:
-    """Markdown, the fewest blocks first."""
-    results, (_, times) = found["results"], times_of(found)
-    if _BASE not in times:
-        return []
-    base = results[_BASE]
-    names = [name for name in ("psnr", "worst_psnr", "ssim", "lpips", "judge", "judge_all")
-             if base["score"][name] is not None]  # fmt: skip
-    lines = ["| | blocks | s | core s | faster | " + " | ".join(names) + " |", "|---" * (5 + len(names)) + "|"]
-    for name in sorted(times, key=lambda name: results[name]["blocks"]):
-        row = results[name]
-        cells = [f"{row['score'][metric]:.4g}" for metric in names]
-        blocks = f"{row['blocks'] / base['blocks']:.3f}"
-        seconds = f"{row.get('seconds', row['pass_seconds']):.3f}"
-        cores = f"{row['core_seconds']:.3f}" if "core_seconds" in row else ""
-        faster = f"{times[_BASE] / times[name]:.2f}"
-        lines.append(f"| {name} | {blocks} | {seconds} | {cores} | {faster} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Quality over the blocks that ran and over time, each with the line of those that nothing beats."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import NullLocator
-
-    kind, times = times_of(found)
-    rows = {name: found["results"][name] for name in times}
-    blocks = {name: row["blocks"] / rows[_BASE]["blocks"] for name, row in rows.items()}
-    psnr = {name: row["score"]["psnr"] for name, row in rows.items()}
-    figure, both = pyplot.subplots(1, 2, figsize=(15, 8), layout="constrained", sharey=True)
-    labels = (f"blocks that ran, of those of {BASE_STEPS} steps", f"{TIMES[kind]} ({found['hardware']})")
-    for axes, cost, label in zip(both, (blocks, times), labels, strict=True):
-        for kind, (colour, marker) in _KINDS.items():
-            names = [name for name, row in rows.items() if _kind(row) == kind]
-            if names:
-                axes.scatter([cost[name] for name in names], [psnr[name] for name in names],
-                             c=colour, marker=marker, s=48, label=kind, zorder=3)  # fmt: skip
-        best: list[str] = []
-        for name in sorted(rows, key=lambda name: (cost[name], -psnr[name])):
-            if not best or psnr[name] > psnr[best[-1]]:
-                best.append(name)
-        axes.plot([cost[name] for name in best], [psnr[name] for name in best], c="0.7", lw=1, zorder=1)
-        axes.axhline(30, c="0.6", lw=1, ls="--")
-        axes.set(xscale="log", xlabel=label)
-        ticks = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 1.5, 2, 3, 5, 7)]
-        ticks = [tick for tick in ticks if min(cost.values()) * 0.9 < tick < max(cost.values()) * 1.1]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.grid(alpha=0.3)
-    both[0].set(ylabel=f"PSNR in dB against {REFERENCE_STEPS} steps")
-    both[1].legend(loc="lower right")
-    figure.suptitle(f"{found['model']}, {found['prompts']} pictures from the same noise")
-    figure.canvas.draw()  # the layout must be known before there can be room for labels
-    figure.set_layout_engine("none")
-    for axes, cost in zip(both, (blocks, times), strict=True):
-        _label(axes, {name: (cost[name], psnr[name]) for name in sorted(rows, key=lambda name: _rank(rows[name]))})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    click.echo(f"drawn on {path}")
-
-
-def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:
-    """Names beside points, those first that come first, where they hide neither a point nor another name."""
-    taken = [axes.transData.transform(point) for point in points.values()]
-    boxes: list[Any] = []
-    for name, point in points.items():
-        for offset, align in (((6, -3), "left"), ((-6, -3), "right"), ((0, 7), "center"), ((0, -14), "center")):
-            text = axes.annotate(
-                _short(name), point, xytext=offset, textcoords="offset points", ha=align, fontsize=7.5, zorder=4
-            )
-            box = text.get_window_extent().padded(3)
-            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
-            if (
-                inside
-                and not any(box.overlaps(other) for other in boxes)
-                and not any(box.contains(*at) for at in taken)
-            ):
-                boxes.append(box)
-                break
-            text.remove()
-
-
-_BASE = f"unipc, {BASE_STEPS} steps"
-_KINDS = {
-    "unipc": ("tab:blue", "o"), "other samplers": ("tab:gray", "o"), "other schedules": ("tab:cyan", "D"),
-    "DeepCache": ("tab:red", "s"), "extrapolating caches": ("tab:green", "^"), "gate alone": ("tab:purple", "v"),
-    "bf16": ("tab:orange", "P"), "fp8": ("tab:brown", "X"),
-}  # fmt: skip
-
-
-def _kind(row: dict[str, Any]) -> str:
-    if row["precision"] != "fp32":
-        return row["precision"]
-    cache, _, gate = row["step_cache"].partition("+")
-    if cache != "none":
-        return "DeepCache" if cache.startswith("deepcache") else "extrapolating caches"
-    if gate:
-        return "gate alone"
-    if row["schedule"] != "linear":
-        return "other schedules"
-    return "unipc" if row["sampler"] == "unipc" else "other samplers"
-
-
-def _rank(row: dict[str, Any]) -> int:
-    """Whose name is written first where there is not room for all."""
-    first = ("DeepCache", "extrapolating caches", "unipc")
-    kind = _kind(row)
-    return first.index(kind) if kind in first else len(first)
-
-
-def _short(name: str) -> str:
-    """`unipc, 50 steps, taylor:interval=2` as `50 taylor 2`."""
-    sampler, steps, *rest = name.replace(" steps", "").split(", ")
-    words = [] if sampler == "unipc" else [sampler]
-    text = " ".join([*words, steps, *rest])
-    for before, after in (("interval=", ""), ("threshold=", ""), ("none+", ""), (",blocks=", "/"), (":", " ")):
-        text = text.replace(before, after)
-    return text
-
-
 def _world(count: int, seed: int) -> tuple[list[str], dict[str, list[int]] | None]:
     """Captions that name everything, and what they name."""
     attributes = world.sample(count, torch.Generator().manual_seed(seed))
@@ -407,11 +231,7 @@ def _texts(path: Path, count: int) -> tuple[list[str], None]:
 
 
 def _requests(info: ModelInfo, texts: Sequence[str]) -> list[Request]:
-    one = Request(
-        id="", prompt="", negative_prompt=info.negative_prompt, sources=(), creativity=1.0, seed=0, width=info.width,
-        height=info.height, steps=info.steps, guidance=info.guidance, shift=info.shift, sampler=info.sampler,
-    )  # fmt: skip
-    return [replace(one, id=f"{place:05}", prompt=text, seed=1000 + place) for place, text in enumerate(texts)]
+    return [request_of(info, id=f"{index:05}", prompt=text, seed=1000 + index) for index, text in enumerate(texts)]
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.batching.denoiser import advance
+from wanbatch.pipeline.batching.solver_step import advance
 from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels
 from wanbatch.pipeline.sampling.solvers import SOLVERS, STATES, TWO_STAGES, Solution, solve
 

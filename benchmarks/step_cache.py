@@ -23,13 +23,15 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from model_requests import request_of
 
 from wanbatch.pipeline.core.conditioning import to_model
-from wanbatch.pipeline.core.requests import Failed, Request, Result
+from wanbatch.pipeline.core.requests import Failed, Result
+from wanbatch.pipeline.evaluation.judge import Judge
+from wanbatch.pipeline.evaluation.metrics import psnr_of
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.training.toy import world
-from wanbatch.pipeline.training.toy.judge import Judge
 from wanbatch.pipeline.training.toy.scores import write_prompts
 
 REFERENCE_STEPS = 100
@@ -78,7 +80,10 @@ def main(caches: tuple[str, ...], prompts: int, rounds: int, slots: int, threads
     def make(cache: str, steps: int) -> list[Result]:
         wan.use_step_cache(cache)
         made = {}
-        for outcome in wan.generate([_request(info, index, text, steps) for index, text in enumerate(texts)]):
+        requests = [
+            request_of(info, id=str(index), prompt=text, seed=index, steps=steps) for index, text in enumerate(texts)
+        ]
+        for outcome in wan.generate(requests):
             if isinstance(outcome, Failed):
                 raise outcome.error
             made[outcome.request.id] = outcome
@@ -110,31 +115,8 @@ def main(caches: tuple[str, ...], prompts: int, rounds: int, slots: int, threads
 
 
 def _scores(made: list[Result], reference: list[Result]) -> dict[str, float]:
-    psnr = [_psnr(ours.pixels, theirs.pixels) for ours, theirs in zip(made, reference, strict=True)]
+    psnr = [psnr_of(ours.pixels, theirs.pixels) for ours, theirs in zip(made, reference, strict=True)]
     return {"psnr": round(float(np.mean(psnr)), 2), "worst_psnr": round(float(np.min(psnr)), 2)}
-
-
-def _request(info: registry.ModelInfo, index: int, text: str, steps: int) -> Request:
-    return Request(
-        id=str(index),
-        prompt=text,
-        negative_prompt=info.negative_prompt,
-        sources=(),
-        creativity=1.0,
-        seed=index,
-        width=info.width,
-        height=info.height,
-        steps=steps,
-        guidance=info.guidance,
-        shift=info.shift,
-        sampler=info.sampler,
-    )
-
-
-def _psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB; an error of less than a quarter of a grey level counts as that."""
-    error = np.mean((ours.astype(float) - theirs) ** 2)
-    return float(10 * np.log10(255**2 / max(error, 1 / 16)))
 
 
 def _write(out: Path, rows: list[dict], settings: dict, threads: int) -> None:

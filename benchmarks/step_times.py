@@ -24,11 +24,14 @@ from typing import Any
 import click
 import torch
 
-from wanbatch.pipeline.batching.denoiser import Denoiser, Sample, now
+from wanbatch.pipeline.batching.denoiser import Denoiser
+from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.evaluation import flops
-from wanbatch.pipeline.generate import DTYPES, expert
 from wanbatch.pipeline.loading.random_model import TRANSFORMER, transformer_like
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+from wanbatch.pipeline.loading.weights import DTYPES
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import parse
 
@@ -69,7 +72,7 @@ def main(caches: tuple[str, ...], steps: int, slots: int, rounds: int, precision
     large = device.type == "cuda"
     config = TRANSFORMER if large else TRANSFORMER | SMALL
     dtype = DTYPES["float32" if precision == "fp32" else "bfloat16"]
-    frame = expert(transformer_like(config, device, dtype), Runtime(fp8=precision == "fp8"), device)
+    frame = single_frame_transformer(transformer_like(config, device, dtype), Runtime(fp8=precision == "fp8"), device)
     layers = len(frame.blocks)
     texts = caches or tuple(text.format(third=layers // 3, two=layers * 2 // 3) for text in CACHES)
     first = dict(zip(texts, CACHES.values(), strict=True)) if not caches else {}
@@ -83,9 +86,9 @@ def main(caches: tuple[str, ...], steps: int, slots: int, rounds: int, precision
     blocks: dict[str, float] = {}
     for _ in range(rounds):
         for text, denoiser in denoisers.items():
-            begin = now(device)
+            begin = synchronized_time(device)
             done = list(denoiser.run(rows))
-            times[text].append((now(device) - begin) * 1000 / steps / slots)
+            times[text].append((synchronized_time(device) - begin) * 1000 / steps / slots)
             blocks[text] = statistics.mean(one.work.blocks_full for one in done) / (2 * layers * steps)
     base = statistics.median(times["none"])
     of_blocks = _share_of_blocks(config, rows[0])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from wanbatch.pipeline.core.conditioning import to_pixels
+from wanbatch.pipeline.evaluation.attributes import FIELDS, NAMES
 from wanbatch.pipeline.training.toy import world
 
 SOURCES = {
@@ -22,7 +23,7 @@ def main() -> None:
     folder = Path(__file__).parent / "images"
     folder.mkdir(exist_ok=True)
     for seed, (name, attributes) in enumerate(SOURCES.items()):
-        indices = [world.NAMES[field].index(value) for field, value in zip(world.FIELDS, attributes, strict=True)]
+        indices = [NAMES[field].index(value) for field, value in zip(FIELDS, attributes, strict=True)]
         generator = torch.Generator().manual_seed(seed)
         picture = world.render(torch.tensor([indices]), generator=generator)[0]
         Image.fromarray(to_pixels(picture)).save(folder / f"{name}.png", optimize=True)

@@ -120,6 +120,7 @@ def _falling(levels: list[float]) -> list[float]:
 
 _INTEGER = Annotated[int, BeforeValidator(_whole)]
 _WEIGHT = Annotated[float, Field(gt=0, le=1e9)]
+_LABEL = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 _LEVEL = Annotated[float, Field(gt=0, le=1)]
 
 NAME = Kind(
@@ -132,7 +133,8 @@ TEXT = Kind(
     "Unicode text of at most 32768 characters, without NUL",
     pa.string(),
 )
-LABEL = Kind(Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")], "a name", pa.string())
+LABEL = Kind(_LABEL, "a name", pa.string())
+LABELS = Kind(Annotated[list[_LABEL], Field(max_length=100)], "a list of at most 100 names", pa.list_(pa.string()))
 PATH = Kind(Annotated[str, Field(max_length=4096, pattern="")], "a path of at most 4096 characters", pa.string())
 IMAGES = Kind(
     Annotated[list[ImageValue], BeforeValidator(_image_list)],

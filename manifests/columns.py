@@ -18,6 +18,7 @@ from wanbatch.manifests.column_types import (
     GUIDANCE,
     IMAGES,
     LABEL,
+    LABELS,
     NAME,
     PATH,
     SEED,
@@ -142,6 +143,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("style", "an adapter, by its registered name", Given(ADAPTER, "none", reserved="adapters")),
     Column("loras", "several adapters with their weights", Given(ADAPTERS, "none", reserved="adapters")),
     Column("num_images", "how many images of the row are made; their ids get `-0`, `-1`, …", Given(COUNT, "1")),
+    Column(
+        "tags",
+        "words that are recorded with the image, to find it by; they change no pixel",
+        Given(LABELS, "the run's setting, else none", run=f"words recorded with each image, like a,b; {_OF_ROWS}"),
+        pa.list_(pa.string()),
+        since=2,
+    ),
     Column("audio", "sound as a condition", Given(PATH, "none", reserved="sound conditioning")),
     Column(
         "step_cache",

@@ -7,7 +7,6 @@ are separate and timed one by one. Reading source files and writing pictures is 
 from __future__ import annotations
 
 import resource
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,39 +18,40 @@ import transformers
 from torch import Tensor
 
 from wanbatch.errors import RowError
-from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoised, Denoiser, Sample, now
+from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
+from wanbatch.pipeline.core.backends import VAE
+from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
-from wanbatch.pipeline.loading.offload import WORKING, Residency, free_memory
-from wanbatch.pipeline.loading.registry import ModelInfo, Modules, load
-from wanbatch.pipeline.loading.runtime import Runtime, kernels_usable, set_up_compiler
-from wanbatch.pipeline.models.dit import FrameTransformer
-from wanbatch.pipeline.models.fp8 import to_float8
-from wanbatch.pipeline.models.vae import FrameVAE
+from wanbatch.pipeline.core.samples import Denoised, Sample
+from wanbatch.pipeline.loading.compiler import kernels_usable, set_up_compiler
+from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_memory
+from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.single_frame import (
+    compiled_vae,
+    single_frame_text_encoder,
+    single_frame_transformer,
+    single_frame_vae,
+)
+from wanbatch.pipeline.loading.weights import DTYPES, Modules, load, weight_bytes
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
 from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder
 
-MARGIN = max(WORKING.values())  # bytes besides the weights
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def expert(model: Any, runtime: Runtime, device: torch.device) -> FrameTransformer:
-    """A `WanTransformer3DModel` as it is run on a device, where it need not be yet."""
-    frame = FrameTransformer(model).fuse()
-    if runtime.fp8:
-        to_float8(frame)
-    if kernels_usable(device):
-        frame.use_kernels()
-    return frame.compile_blocks() if runtime.compile and not frame.fused else frame
+MARGIN_BYTES = max(WORKING_BYTES.values())  # besides the weights
 
 
 class Wan:
     """The model on one device.
 
-    modules: a loaded model (see `models.load`). slots: rows denoised together; part of what fixes the pixels.
-    runtime: how it is run. text_cache: embeddings on disk.
+    Args:
+        modules: A loaded model (see `weights.load`).
+        device: Where it works.
+        slots: Rows denoised together; part of what fixes the pixels.
+        runtime: How it is run.
+        text_cache: Embeddings on disk; None to keep none there.
     """
 
     def __init__(
@@ -62,29 +62,30 @@ class Wan:
         runtime: Runtime = Runtime(),  # noqa: B008  frozen
         text_cache: TextCache | None = None,
     ):
+        self.device, self.runtime, self.slots = device, runtime, slots
         parts = (modules.transformer, modules.low_noise_transformer)
-        experts = [expert(part, runtime, device) for part in parts if part is not None]
-        self.device, self.runtime = device, runtime
-        tokens = GPU_TOKENS if device.type == "cuda" else 0
-        text_encoder, self._text_how = _text_encoder(modules.text_encoder, device)
-        self.text = TextEncoder(modules.tokenizer, text_encoder, tokens, cache=text_cache, device=device)
-        self.vae = FrameVAE.from_video(modules.vae).eval().fold()
-        if device.type == "cuda":
-            self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._encode, self._decode = self.vae.encode, self.vae.decode
-        if runtime.compile:
-            self._encode = torch.compile(self._encode, fullgraph=True, dynamic=False)
-            self._decode = torch.compile(self._decode, fullgraph=True, dynamic=False)
+        self.experts = [single_frame_transformer(part, runtime, device) for part in parts if part is not None]
+        self.boundary, self.dtype = modules.boundary, self.experts[0].dtype
+        text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device)
+        frame_vae = single_frame_vae(modules.vae, device)
+        self.vae: VAE = compiled_vae(frame_vae) if runtime.compile else frame_vae
         self.stride = modules.vae.config.scale_factor_spatial
         self.channels = modules.transformer.config.in_channels
-        self.experts, self.boundary = experts, modules.boundary
-        self.dtype = experts[0].dtype
-        self.slots = slots
+        self.offloader: Offloader | None = None
+        if runtime.offload:
+            groups = {"text": text_model, "picture": torch.nn.ModuleList([*self.experts, frame_vae])}
+            self.offloader = Offloader(groups, device, lambda: free_memory(device))
+        self.offloaded = self.offloader is not None and not self.offloader.all_fit
+        self.text = TextEncoder(
+            modules.tokenizer,
+            text_model,
+            GPU_TOKENS if device.type == "cuda" else 0,
+            cache=text_cache,
+            device=device,
+            before_encoding=lambda: self._ensure_on_device("text"),
+        )
         self.use_step_cache(runtime.step_cache)
-        self.residency = self._residency(text_encoder) if runtime.offload else None
-        self.offloaded = self.residency is not None and not self.residency.together
-        self.text.before_encoding = lambda: self._need("text")
-        self._need("picture")
+        self._ensure_on_device("picture")
 
     @classmethod
     def load(
@@ -95,14 +96,25 @@ class Wan:
         slots: int = 4,
         runtime: Runtime = Runtime(),  # noqa: B008  frozen
     ) -> Wan:
-        """Load a model that `models.find` has found. dtype: `float32` or `bfloat16`."""
+        """Load a model.
+
+        Args:
+            info: Of the model, from `registry.find`.
+            device: Where it works, such as `cpu` or `cuda`.
+            dtype: `float32` or `bfloat16`.
+            slots: Rows denoised together.
+            runtime: How it is run.
+
+        Raises:
+            UserError: If the model cannot be loaded or not run in this way.
+        """
         where = torch.device(device)
         if runtime.compile:
             set_up_compiler(runtime.compile_cache)
         cache = None
         if runtime.text_cache is not None:
             cache = TextCache(Path(runtime.text_cache).expanduser(), _text_recipe(info, where, dtype))
-        if runtime.offload and device == "cuda" and _weight_bytes(info) + MARGIN <= free_memory(where):
+        if runtime.offload and device == "cuda" and weight_bytes(info) + MARGIN_BYTES <= free_memory(where):
             runtime = replace(runtime, offload=False)  # all of it fits for certain
         modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype])
         return cls(modules, where, slots, runtime, cache)
@@ -114,8 +126,15 @@ class Wan:
         self.denoiser = Denoiser(self.experts, slots, self.boundary, self.step_cache, kept)
 
     def use_step_cache(self, text: str) -> None:
-        """Skip these steps and blocks from now on. Raises UserError for what is unknown or not in this model."""
-        self.step_cache = parse(text, len(self.experts[0].blocks))
+        """Skip these steps and blocks from now on.
+
+        Args:
+            text: See `step_cache.parse`.
+
+        Raises:
+            UserError: For what is unknown or not in this model.
+        """
+        self.step_cache = parse(text, self.experts[0].layers)
         self.use_slots(self.slots)
 
     @property
@@ -136,17 +155,17 @@ class Wan:
 
     def warm_up(self, examples: Sequence[Request]) -> float:
         """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""
-        begin = now(self.device)
+        begin = synchronized_time(self.device)
         short: dict[str, Any] = {"steps": 2, "creativity": 1.0, "schedule": "linear", "sigmas": None}
         for example in examples:
             for _ in self.generate([replace(example, **short, shift=example.shift or 1.0)]):
                 pass
-        return now(self.device) - begin
+        return synchronized_time(self.device) - begin
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         """Make pictures; each is handed over as soon as it is done, in no particular order."""
         embeddings, text_seconds = self.encode_prompts(requests)
-        self._need("picture")
+        self._ensure_on_device("picture")
         latents, encode_seconds = self.encode_sources(requests)
         waiting = {request.id: request for request in requests}
         samples = [self.sample(request, embeddings, latents) for request in requests]
@@ -156,35 +175,45 @@ class Wan:
 
     def encode_prompts(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], float]:
         """Embeddings of all prompts that play a part, and the seconds that they cost each request."""
-        begin = now(self.device)
+        begin = synchronized_time(self.device)
         prompts = [request.prompt for request in requests]
         prompts += [request.negative_prompt for request in requests if request.guidance > 1]
         embeddings = self.text.encode(prompts)
-        return embeddings, (now(self.device) - begin) / max(1, len(requests))
+        return embeddings, (synchronized_time(self.device) - begin) / max(1, len(requests))
 
     def encode_sources(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], float]:
         """Latents [channels, height, width] of all distinct sources, and the seconds for each request with one."""
-        begin = now(self.device)
+        begin = synchronized_time(self.device)
         latents: dict[str, Tensor] = {}
         for request in requests:
             for source in request.sources:
                 if source.key not in latents:
                     latents[source.key] = self.encode_image(source.pixels)
         having = sum(1 for request in requests if request.sources)
-        return latents, (now(self.device) - begin) / max(1, having)
+        return latents, (synchronized_time(self.device) - begin) / max(1, having)
 
     @torch.inference_mode()
     def encode_image(self, pixels: np.ndarray) -> Tensor:
         """uint8 [rows, columns, 3] -> normalised latent, float32 [channels, rows / stride, columns / stride]."""
-        image = self._laid_out(conditioning.to_model(pixels, self.device).to(self.dtype))
-        return self._encode(image)[0].float()
+        image = self._channels_last(conditioning.to_model(pixels, self.device).to(self.dtype))
+        return self.vae.encode(image)[0].float()
 
     @torch.inference_mode()
     def decode_latent(self, latent: Tensor) -> np.ndarray:
-        """Normalised latent [channels, height, width] -> uint8 picture. Raises RowError if it is not finite."""
-        image = self._decode(self._laid_out(latent[None].to(self.dtype)))[0]
+        """The picture of a latent.
+
+        Args:
+            latent: [channels, height, width], normalised.
+
+        Returns:
+            uint8 [height * stride, width * stride, 3].
+
+        Raises:
+            RowError: If the picture contains NaN or infinity.
+        """
+        image = self.vae.decode(self._channels_last(latent[None].to(self.dtype)))[0]
         if not bool(torch.isfinite(image).all()):
-            raise RowError("decode", "nan", "the picture has values that are not numbers (NaN or infinity)")
+            raise RowError("decode", "nan", "the picture contains NaN or infinity")
         return conditioning.to_pixels(image)
 
     @torch.inference_mode()
@@ -210,26 +239,21 @@ class Wan:
         )
 
     def _finish(self, request: Request, denoised: Denoised, text: float, encode: float) -> Result | Failed:
-        begin = now(self.device)
+        begin = synchronized_time(self.device)
         try:
             pixels = self.decode_latent(denoised.latent)
         except RowError as error:
             return Failed(request, error)
-        seconds = Seconds(text, encode, denoised.seconds, now(self.device) - begin)
+        seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
         return Result(request, pixels, seconds, denoised.work, self._peak_memory())
 
-    def _residency(self, text_encoder: Any) -> Residency:
-        parts = {"text": text_encoder, "picture": torch.nn.ModuleList([*self.experts, self.vae])}
-        where = self.device
-        return Residency(parts, where, lambda: free_memory(where) if where.type == "cuda" else sys.maxsize)
+    def _ensure_on_device(self, group: str) -> None:
+        """Have a group of the model's modules on the device, see `offload.py`."""
+        if self.offloader is not None:
+            self.offloader.ensure_on_device(group)
 
-    def _need(self, part: str) -> None:
-        """Have a part of the model on the device."""
-        if self.residency is not None:
-            self.residency.need(part)
-
-    def _laid_out(self, batch: Tensor) -> Tensor:
-        """As the VAE's convolutions want it on this device."""
+    def _channels_last(self, batch: Tensor) -> Tensor:
+        """A batch of pictures or latents as the VAE's convolutions want it on this device."""
         return batch.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else batch
 
     def _peak_memory(self) -> int:
@@ -237,21 +261,6 @@ class Wan:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _text_encoder(model: Any, device: torch.device) -> tuple[Any, str]:
-    """A `UMT5EncoderModel` as it is run on a device, and the name of that."""
-    if kernels_usable(device):
-        from wanbatch.pipeline.models.umt5_fused import FusedUMT5
-
-        if FusedUMT5.fits(model):
-            return FusedUMT5(model), "kernels"
-    return model, "eager"
-
-
-def _weight_bytes(info: ModelInfo) -> int:
-    """Of a model's weight files."""
-    return sum(path.stat().st_size for path in Path(info.folder).rglob("*.safetensors"))
 
 
 def _text_recipe(info: ModelInfo, device: torch.device, dtype: str) -> str:

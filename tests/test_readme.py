@@ -20,8 +20,8 @@ from PIL import Image
 from wanbatch.jobs.cli.main import main
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.pipeline.core.conditioning import to_model
+from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.training.toy import world
-from wanbatch.pipeline.training.toy.judge import Judge
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -24,13 +24,15 @@ from diffusers import WanPipeline
 from wanbatch import __version__
 from wanbatch.jobs.benchmark.stages import StageSettings, bench_stages, shared_copies
 from wanbatch.jobs.config.hardware import ExecutionConfig, cpu_name
-from wanbatch.pipeline.batching.denoiser import now
+from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
-from wanbatch.pipeline.generate import DTYPES, Wan
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.random_model import NAME as RANDOM
 from wanbatch.pipeline.loading.random_model import pipeline_of, random_modules
-from wanbatch.pipeline.loading.registry import ModelInfo, Modules, load
-from wanbatch.pipeline.loading.runtime import Runtime, set_up_compiler
+from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
 
 PACKAGES = ("torch", "diffusers", "transformers")
 
@@ -111,9 +113,9 @@ def _whole_pictures(info: ModelInfo, wan: Wan, modules: Modules, settings: Bench
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(settings.rounds):
         for name, make in contenders.items():
-            begin = now(wan.device)
+            begin = synchronized_time(wan.device)
             make(requests)
-            seconds[name].append(now(wan.device) - begin)
+            seconds[name].append(synchronized_time(wan.device) - begin)
     ours = pictures["wanbatch"]
     return {
         "images_per_second": {

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.batching.denoiser import TEXT_PLACES, now
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.samples import TEXT_LENGTHS
 from wanbatch.pipeline.evaluation import flops
-from wanbatch.pipeline.generate import Wan, expert
-from wanbatch.pipeline.loading.registry import Modules
-from wanbatch.pipeline.models.dit import TEXT_TOKENS
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+from wanbatch.pipeline.loading.weights import Modules
 
 OURS = "wanbatch"
 THEIRS, COMPILED = "diffusers eager", "diffusers compiled"
@@ -105,16 +107,16 @@ def compare(
     """
     found: dict[str, dict[str, float]] = {}
     for name, function in contenders.items():
-        begin = now(device)
+        begin = synchronized_time(device)
         function()
         function()
-        found[name] = {"warm_up_seconds": round(now(device) - begin, 2)}
+        found[name] = {"warm_up_seconds": round(synchronized_time(device) - begin, 2)}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, function in contenders.items():
-            begin = now(device)
+            begin = synchronized_time(device)
             function()
-            times[name].append(now(device) - begin)
+            times[name].append(synchronized_time(device) - begin)
     for name, seconds in times.items():
         found[name]["ms"] = _short(statistics.median(seconds) * 1000 / pictures)
         found[name]["spread"] = round(max(seconds) / min(seconds), 3)
@@ -149,7 +151,7 @@ def _work(modules: Modules, settings: StageSettings) -> dict[str, float]:
     tokens = settings.height * settings.width // stride**2
     encode, decode = flops.vae_flops(modules.vae.config, settings.height, settings.width)
     return {
-        "denoise": 2 * flops.transformer_flops(config, tokens, TEXT_PLACES[2] + 2),
+        "denoise": 2 * flops.transformer_flops(config, tokens, TEXT_LENGTHS[2] + 2),
         "decode": decode,
         "encode": encode,
         "text": flops.text_flops(modules.text_encoder.config.to_dict(), TEXT_WORDS + 1),
@@ -161,7 +163,7 @@ def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, d
     model, device, slots = modules.transformer, wan.device, settings.slots
     stride = modules.vae.config.scale_factor_spatial
     height, width = settings.height // stride, settings.width // stride
-    rows, length = 2 * slots, TEXT_PLACES[2]
+    rows, length = 2 * slots, TEXT_LENGTHS[2]
     torch.manual_seed(0)
     latents = torch.randn(rows, model.config.in_channels, height, width, device=device)
     timestep = torch.linspace(10, 990, rows, device=device)
@@ -171,7 +173,7 @@ def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, d
     padded = torch.cat([embeds, embeds.new_zeros(rows, TEXT_TOKENS - length, embeds.shape[2])], dim=1)
     per_token = timestep[:, None].expand(-1, height * width // 4)
     frame = wan.experts[0]
-    context = frame.context(embeds, lengths)
+    context = frame.context(embeds, lengths, TEXT_TOKENS)
 
     def diffusers(transformer: Any) -> Callable[[], Tensor]:
         video = latents[:, :, None].to(wan.dtype)
@@ -197,8 +199,8 @@ def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, d
 def _without_fp8(
     wan: Wan, modules: Modules, latents: Tensor, timestep: Tensor, embeds: Tensor, lengths: Tensor
 ) -> Callable:
-    frame = expert(shared_copy(modules.transformer), replace(wan.runtime, fp8=False), wan.device)
-    context = frame.context(embeds, lengths)
+    frame = single_frame_transformer(shared_copy(modules.transformer), replace(wan.runtime, fp8=False), wan.device)
+    context = frame.context(embeds, lengths, TEXT_TOKENS)
     return lambda: frame(latents, timestep, context)
 
 

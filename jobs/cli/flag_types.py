@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import click
@@ -42,10 +42,7 @@ class FieldType(click.ParamType):
         """Validate a value; one that the field does not take is a usage error that says what it takes."""
         try:
             return self.adapter.validate_python(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            if first["type"] == "value_error":
-                self.fail(first["msg"].removeprefix("Value error, "), param, ctx)
+        except ValidationError:
             self.fail(f"{value!r}: must be {accepted(self.field)}", param, ctx)
 
 
@@ -146,7 +143,7 @@ def _alternatives(kind: Any, rules: list[Any]) -> Iterator[tuple[Any, list[Any]]
     if get_origin(kind) is Annotated:
         kind, *more = get_args(kind)
         yield from _alternatives(kind, rules + _flat(more))
-    elif get_args(kind) and get_origin(kind) not in (Literal, tuple):  # a union
+    elif get_origin(kind) in (Union, UnionType):
         for member in get_args(kind):
             if member is not NoneType:
                 yield from _alternatives(member, rules)

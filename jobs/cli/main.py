@@ -1,6 +1,6 @@
 """The command `wanbatch`: its commands, and how errors become a message and an exit code.
 
-Whatever takes long to import (torch, ray, pyarrow) is imported by the commands that need it when they run.
+Whatever takes long to import (torch, ray, diffusers) is imported by the commands that need it when they run.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,19 @@ class Hardware:
         gpus: How many GPUs torch sees.
         capability: CUDA compute capability of the first one, (major, minor).
         name: Name of the first one.
+        torch: The version of torch, with its build.
+        cpu: The instruction set that torch uses on the CPU, which decides the last bits there.
     """
 
     gpus: int = 0
     capability: tuple[int, int] = (0, 0)
     name: str = ""
+    torch: str = ""
+    cpu: str = ""
+
+    def device_name(self, device: str) -> str:
+        """The kind of `cuda` or `cpu` device: devices of another kind make other bits."""
+        return self.name if device == "cuda" else f"cpu {self.cpu}"
 
     @property
     def has_fp8(self) -> bool:
@@ -83,9 +91,15 @@ def detect_hardware() -> Hardware:
     """Return the GPUs that torch sees in this process."""
     import torch
 
+    without_gpu = Hardware(torch=str(torch.__version__), cpu=torch.backends.cpu.get_cpu_capability())
     if not torch.cuda.is_available():
-        return Hardware()
-    return Hardware(torch.cuda.device_count(), torch.cuda.get_device_capability(), torch.cuda.get_device_name())
+        return without_gpu
+    return replace(
+        without_gpu,
+        gpus=torch.cuda.device_count(),
+        capability=torch.cuda.get_device_capability(),
+        name=torch.cuda.get_device_name(),
+    )
 
 
 def resolve_execution(settings: Settings, hardware: Hardware) -> ExecutionConfig:

@@ -87,7 +87,10 @@ def measure_here(
     import torch
 
     from wanbatch.pipeline.batching.calibration import measure
-    from wanbatch.pipeline.generate import DTYPES
+    from wanbatch.pipeline.loading.compiler import set_up_compiler
+    from wanbatch.pipeline.loading.random_model import transformer_like
+    from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+    from wanbatch.pipeline.loading.weights import DTYPES
 
     folder = Path(model.folder)
     config = json.loads((folder / "transformer" / "config.json").read_text())
@@ -96,7 +99,11 @@ def measure_here(
     reserved = sum(path.stat().st_size for path in files)
     width, height, guided = kind
     shape = height // stride, width // stride, guided
-    return measure(config, torch.device(execution.device), DTYPES[execution.dtype], runtime, shape, reserved)
+    device = torch.device(execution.device)
+    if runtime.compile:
+        set_up_compiler(runtime.compile_cache)
+    transformer = transformer_like(config, device, DTYPES[execution.dtype])
+    return measure(single_frame_transformer(transformer, runtime, device), device, shape, reserved)
 
 
 def most_common_kind(plan: Plan) -> tuple[int, int, bool]:

@@ -17,6 +17,7 @@ import numpy as np
 from wanbatch.jobs.driver.circuit_breaker import CircuitBreaker
 from wanbatch.jobs.driver.deadlines import Deadlines
 from wanbatch.jobs.driver.events import Event, UnitFinished, UnitLost, WorkerReady
+from wanbatch.jobs.driver.fingerprint import backends_in_environment
 from wanbatch.jobs.driver.intake import DamagedAttempt, Intake
 from wanbatch.jobs.driver.retry_policy import UnitQueue
 from wanbatch.jobs.driver.run_counters import RunCounters
@@ -206,6 +207,7 @@ class Dispatcher:
             pool.give(slot, unit, task, self._deadlines.seconds_for(unit))
 
     def _count_start(self, ready: WorkerReady) -> None:
+        self._folder.record_environment(backends_in_environment(ready.backends))
         self._counters.worker_ready(ready.worker, ready.warm_up_seconds)
         self._log.write(
             "worker_ready",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wanbatch.jobs.planning.units import Unit
@@ -45,11 +46,17 @@ class UnitLost:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """A worker that has loaded the model and compiled what it could know of. worker: the number of its slot."""
+    """A worker that has loaded the model and compiled what it could know of.
+
+    Attributes:
+        worker: the number of its slot.
+        backends: how it computes each stage.
+    """
 
     worker: int
     load_seconds: float
     warm_up_seconds: float
+    backends: Mapping[str, str]
 
 
 Event = UnitFinished | UnitLost | WorkerReady

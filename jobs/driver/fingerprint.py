@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from wanbatch.jobs.config.hardware import ExecutionConfig
+from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS
+from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
 from wanbatch.pipeline.sampling.step_cache import parse
 
-DEFAULTS = ("width", "height", "steps", "guidance", "shift", "sampler", "schedule", "negative_prompt")
+OFFLOADED = "-offloaded"  # at the end of a backend's name: its part of the model leaves the device for others
+
+DEFAULTS = tuple(column.name for column in COLUMNS if column.pixels and column.name in RUN_SETTINGS)
+"""Settings of columns that decide pixels."""
 
 
-def fingerprint_of(settings: Settings, model: ModelInfo, chosen: ExecutionConfig, slots: int) -> dict[str, Any]:
-    """Whatever decides pixels, as JSON values.
+def fingerprint_of(
+    settings: Settings, model: ModelInfo, chosen: ExecutionConfig, slots: int, hardware: Hardware
+) -> dict[str, Any]:
+    """Whatever decides pixels and is known before workers start, as JSON values.
+
+    A column of `columns.LATER` that the run does not set is left out, so that it changes no fingerprint.
 
     Args:
         settings: the run's, with its preset applied.
         model: which model it is.
         chosen: device, precision and compilation, as resolved.
         slots: rows denoised together.
+        hardware: what the model runs on.
     """
     given = {name: getattr(settings, name) for name in DEFAULTS}
+    resolved = {name: getattr(model, name, None) if value is None else value for name, value in given.items()}
     return {
         "model": model_location(model),
         "revision": model.revision,
         "weights": model.digest,
         "seed": settings.seed,
-        **{name: getattr(model, name) if value is None else value for name, value in given.items()},
-        "sigmas": settings.sigmas,
+        **{name: value for name, value in resolved.items() if value is not None or name not in LATER},
         "step_cache": str(parse(settings.step_cache, model.layers)),
         "slots": slots,
         "device": chosen.device,
@@ -37,7 +48,16 @@ def fingerprint_of(settings: Settings, model: ModelInfo, chosen: ExecutionConfig
         "format": settings.format,
         "quality": settings.quality,
         **({"threads": settings.threads} if chosen.device == "cpu" else {}),
+        ENVIRONMENT: {"torch": hardware.torch, "device_name": hardware.device_name(chosen.device)},
     }
+
+
+def backends_in_environment(backends: Mapping[str, str | None]) -> dict[str, Any]:
+    """What workers say of how each stage is computed, as part of the environment of a fingerprint.
+
+    Where a part of the model is kept while another works changes no bits.
+    """
+    return {"backends": {stage: name and name.removesuffix(OFFLOADED) for stage, name in backends.items()}}
 
 
 def model_location(model: ModelInfo) -> str:

@@ -38,7 +38,7 @@ def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | N
         UserError: The folder has other columns than the manifest, images that the manifest does not ask for, or
             images of rows that changed, and these are not to be made again.
     """
-    folder.require_columns(plan.manifest.passthrough.schema)
+    folder.require_columns(plan.added_columns)
     require_all_asked(folder, plan)
     return rows_to_retry(folder, retry) | changed_rows(folder, plan, rerun_changed)
 

@@ -72,6 +72,7 @@ def run(
         stop_on_signals(stop) as stop_request,
         OutputFolder.open(out, context.fingerprint, {"wanbatch": __version__}) as folder,
     ):
+        context = context.going_on_with(folder)
         again = rows_made_again(folder, context.plan, retry, rerun_changed)
         return _fill(str(out), folder, context, again, RunControls(progress, load, stop_request, stopwatch))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.storage.urls import absolute
 from wanbatch.pipeline.loading.registry import ModelInfo
 
@@ -47,6 +48,10 @@ class RunContext:
     batch_size: BatchSize
     workers: int
     fingerprint: dict[str, Any]
+
+    def going_on_with(self, folder: OutputFolder) -> RunContext:
+        """The same run, with the columns that the folder's data parts have besides its own."""
+        return replace(self, plan=self.plan.with_later(folder.later_columns()))
 
     def plan_note(self) -> dict[str, Any]:
         """What the output folder notes of the plan, for `status` and `retry`."""
@@ -125,5 +130,5 @@ def prepare_run(manifest: str | Path, out: str | Path, settings: Settings) -> Ru
         execution=execution,
         batch_size=batch_size,
         workers=settings.workers or max(1, machine.gpus if execution.device == "cuda" else 1),
-        fingerprint=fingerprint_of(settings, model, execution, batch_size.slots),
+        fingerprint=fingerprint_of(settings, model, execution, batch_size.slots, machine),
     )

@@ -161,7 +161,7 @@ class WorkerSlot:
             return []
         self._check(started)
         self._failed_starts = 0
-        return [WorkerReady(self.number, started.load_seconds, started.warm_up_seconds)]
+        return [WorkerReady(self.number, started.load_seconds, started.warm_up_seconds, started.backends)]
 
     def _start_failed(self, why: str) -> None:
         self._start_failure = why

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +21,7 @@ from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, creativity_column, schedule_columns, schedules_of, too_low
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import GIVEN, LATER, RESOLVED, RUN_SETTINGS
+from wanbatch.manifests.columns import GIVEN, LATER, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -47,6 +47,15 @@ class Plan:
     images: pa.Table
     unreadable: Mapping[str, str]
     later: tuple[str, ...] = ()
+
+    @property
+    def added_columns(self) -> pa.Schema:
+        """What data parts have after the columns that all of them have: later ones, then the passthrough columns."""
+        return pa.schema([*((name, WRITTEN[name]) for name in self.later), *self.manifest.passthrough.schema])
+
+    def with_later(self, names: Collection[str]) -> Plan:
+        """The same plan for a dataset that has these columns of `columns.LATER`, too."""
+        return replace(self, later=tuple(name for name in LATER if name in names or name in self.later))
 
     def __len__(self) -> int:
         return self.images.num_rows

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from PIL import Image, ImageDraw, ImageFont
@@ -18,7 +19,9 @@ CAPTION_LINES = 3
 LINE_HEIGHT, MARGIN = 15, 12  # pixels
 
 
-def contact_sheet(out: str | Path, target: Path, columns: int = 4, cell: int = 192, limit: int = 64) -> int:
+def contact_sheet(
+    out: str | Path, target: Path, columns: int = 4, cell: int = 192, limit: int = 64, tag: str = ""
+) -> int:
     """Write a PNG with a folder's first pictures in the order of the manifest, each with what it was made from.
 
     Args:
@@ -27,6 +30,7 @@ def contact_sheet(out: str | Path, target: Path, columns: int = 4, cell: int = 1
         columns: pictures side by side.
         cell: pixels of the longer side of each picture.
         limit: pictures at most.
+        tag: only pictures with this one among their `tags`; empty: all.
 
     Returns:
         How many pictures it shows.
@@ -37,7 +41,9 @@ def contact_sheet(out: str | Path, target: Path, columns: int = 4, cell: int = 1
     parts = open_parts(out, "data")
     if parts is None:
         raise UserError(f"{out}: has no pictures in data/ to show")
-    shown = first_records(parts, limit)
+    shown = first_records(parts, limit, tag)
+    if not shown:
+        raise UserError(f"{out}: no picture has the tag {tag!r}")
     sheet = _draw(shown, columns, cell)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,12 +53,16 @@ def contact_sheet(out: str | Path, target: Path, columns: int = 4, cell: int = 1
     return len(shown)
 
 
-def first_records(parts: ds.Dataset, limit: int) -> list[dict[str, Any]]:
-    """The first data rows in the order of the manifest, with their images."""
-    keys = parts.to_table(columns=["manifest_row", "variant", "id"])
+def first_records(parts: ds.Dataset, limit: int, tag: str = "") -> list[dict[str, Any]]:
+    """The first data rows in the order of the manifest, with their images; with a tag, those that have it."""
+    has_tags = "tags" in parts.schema.names
+    keys = parts.to_table(columns=["manifest_row", "variant", "id", *(["tags"] if has_tags else [])])
+    if tag:
+        tags = keys["tags"].to_pylist() if has_tags else [None] * len(keys)
+        keys = keys.filter(pa.array([tag in (its or ()) for its in tags], pa.bool_()))
     order = pc.sort_indices(keys, [("manifest_row", "ascending"), ("variant", "ascending")])[:limit]
     wanted = keys["id"].take(order)
-    records = parts.to_table(filter=pc.field("id").isin(wanted)).to_pylist()
+    records = parts.to_table(filter=pc.field("id").isin(wanted)).to_pylist() if len(wanted) else []
     by_id = {record["id"]: record for record in records}
     return [by_id[name] for name in wanted.to_pylist()]
 

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from wanbatch.pipeline.evaluation.quality import Score
+from wanbatch.pipeline.evaluation.metrics import HIGHER_IS_BETTER, Score
 
 NO_CACHE = "none"
 STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 45, 50, 60, 70, 80, 100)
 THRESHOLDS = (0.005, 0.64)  # of an adaptive cache
 GATES = ("gate:interval=2", "gate:interval=3")
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "judge": True}
 
 
 @dataclass(frozen=True, slots=True)

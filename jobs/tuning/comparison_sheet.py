@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from wanbatch.errors import UserError
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.result import TuningResult, score_text
-from wanbatch.pipeline.evaluation.quality import Pictures, psnr_of
+from wanbatch.pipeline.evaluation.metrics import psnr_of
+from wanbatch.pipeline.evaluation.quality import Pictures
 
 CELL, MARGIN, LINE = 192, 12, 15  # pixels
 TITLE_LINES, CAPTION_LINES = 4, 1

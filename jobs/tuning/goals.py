@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.tuning.candidates import HIGHER_IS_BETTER, Trial
+from wanbatch.jobs.tuning.candidates import Trial
+from wanbatch.pipeline.evaluation.metrics import HIGHER_IS_BETTER
 
 JUDGE_SLACK = 0.01  # of a bare `judge`: the share by which fewer attributes than the reference's may be right
 BUDGET_FORMS = "psnr>=30, ssim>=0.95, lpips<=0.05, judge, judge>=0.98"

@@ -11,7 +11,7 @@ from wanbatch.jobs.tuning.goals import Goal
 
 if TYPE_CHECKING:
     from wanbatch.jobs.tuning.sample import Sample
-    from wanbatch.pipeline.evaluation.quality import Score
+    from wanbatch.pipeline.evaluation.metrics import Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import torch
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.tuning.candidates import Candidate
-from wanbatch.pipeline.batching.denoiser import now
+from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.generate import Wan
 
@@ -56,12 +56,12 @@ class CandidateRunner:
             for request in self.requests
         ]
         self.wan.text.forget()  # so that every candidate's time has the prompts in it
-        begin = now(self.wan.device)
+        begin = synchronized_time(self.wan.device)
         try:
             outcomes = list(self.wan.generate(requests))
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(f"memory ran out with {self.wan.slots} slots: give --slots less") from error
-        seconds = (now(self.wan.device) - begin) / len(requests)
+        seconds = (synchronized_time(self.wan.device) - begin) / len(requests)
         pixels = {o.request.id: _black(o.request) if isinstance(o, Failed) else o.pixels for o in outcomes}
         works = [o.work for o in outcomes if isinstance(o, Result)]
         return CandidateImages(

@@ -31,7 +31,8 @@ from wanbatch.jobs.tuning.search import Search, contenders
 from wanbatch.jobs.tuning.settings_file import REPLACED
 from wanbatch.jobs.tuning.trials import CandidateImages, CandidateRunner
 from wanbatch.pipeline.evaluation import lpips
-from wanbatch.pipeline.evaluation.quality import Meter, Pictures, Score
+from wanbatch.pipeline.evaluation.metrics import Score
+from wanbatch.pipeline.evaluation.quality import Meter, Pictures
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
 from wanbatch.pipeline.sampling.schedules import SCHEDULES, linear

@@ -121,7 +121,8 @@ class Worker:
             encoders=encoders,
         )
         load_seconds = time.perf_counter() - begin
-        return Started(load_seconds, _warm_up(pipeline, setup) if setup.examples else 0.0, host, mark)
+        warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
+        return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark)
 
 
 def _require_seen(source: str | None, host: str) -> None:

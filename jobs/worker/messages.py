@@ -46,17 +46,19 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker is ready.
+    """What a worker that is ready says of itself.
 
     Attributes:
         load_seconds: how long it took to load the model.
         warm_up_seconds: how long it took to compile it.
+        backends: how it computes each stage.
         host: name of its machine.
         mark: what it left in the output folder (`manifests/dataset/visibility.py`), for the driver to find.
     """
 
     load_seconds: float
     warm_up_seconds: float
+    backends: Mapping[str, str]
     host: str
     mark: str
 

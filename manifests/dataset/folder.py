@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
     FORMAT,
@@ -28,6 +29,7 @@ from wanbatch.manifests.dataset.commit_log import (
     read_json,
     to_json,
 )
+from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, changes, completed, differences
 from wanbatch.manifests.dataset.part_files import KINDS, TMP, Attempt, read_schema
 from wanbatch.manifests.dataset.publisher import Publisher, RejectedAttempt
 from wanbatch.manifests.dataset.status import INTERNAL, RUN
@@ -88,6 +90,7 @@ class OutputFolder:
             if not backend.exists(RUN):
                 run = {"format": FORMAT, "fingerprint": dict(fingerprint), "info": dict(info or {}), "plan": {}}
                 backend.write_atomic(RUN, to_json(run, indent=1))
+            folder._complete_fingerprint(fingerprint)
             folder._recover()
         except BaseException as error:
             folder.close()
@@ -112,6 +115,22 @@ class OutputFolder:
             run = read_json(self._backend, RUN)
             self._backend.write_atomic(RUN, to_json({**run, "plan": dict(plan)}, indent=1))
 
+    def record_environment(self, values: Mapping[str, Any]) -> None:
+        """Compare what is only known now of the environment with what filled the folder; record what is new.
+
+        Args:
+            values: entries of the fingerprint's `ENVIRONMENT` (JSON values).
+        Raises:
+            UserError: if another environment filled the folder.
+            MachineryError: if the disk or the store refuses.
+        """
+        with self._disk():
+            recorded = read_json(self._backend, RUN)["fingerprint"]
+            of_now = {**recorded, ENVIRONMENT: json.loads(to_json(values))}
+            if changed := changes(recorded, of_now):
+                raise _other_settings(self._backend, changed)
+            self._complete_fingerprint(of_now)
+
     def append_internal_file(self, name: str, data: bytes) -> None:
         """Add to the end of a file of `_wanbatch/`, such as a log.
 
@@ -124,8 +143,13 @@ class OutputFolder:
         with self._disk():
             self._backend.append(f"{INTERNAL}/{name}", data)
 
-    def require_columns(self, passthrough: pa.Schema) -> None:
-        """Check that what is published has these passthrough columns, so that all parts can be read as one.
+    def later_columns(self) -> tuple[str, ...]:
+        """Which of `columns.LATER` its data parts have; none before the first part."""
+        schema = self._publisher.data_schema
+        return () if schema is None else tuple(name for name in LATER if name in schema.names)
+
+    def require_columns(self, added: pa.Schema) -> None:
+        """Check that what is published has these columns after the first ones, so that all parts can be read as one.
 
         Raises:
             UserError: naming each column that differs, for example as a longer JSONL manifest gave it another
@@ -134,15 +158,15 @@ class OutputFolder:
         if self._publisher.data_schema is None:
             return
         old = {f.name: f.type for f in self._publisher.data_schema if f.name not in DATA_SCHEMA.names}
-        new = {f.name: f.type for f in passthrough}
+        new = {f.name: f.type for f in added}
         changed = [name for name in old | new if old.get(name) != new.get(name)]
         before, now = ({name: str(kinds[name]) for name in changed if name in kinds} for kinds in (old, new))
-        differences = list(_differences(before, now))
-        if not differences and list(old) != list(new):
-            differences = [f"their order was {', '.join(old)}"]
-        if differences:
+        found = list(differences(before, now))
+        if not found and list(old) != list(new):
+            found = [f"their order was {', '.join(old)}"]
+        if found:
             raise UserError(
-                f"{self.url}: has other columns than the manifest: {'; '.join(differences)}. "
+                f"{self.url}: has other columns than the manifest: {'; '.join(found)}. "
                 "Make the manifest's columns like they were, or choose another output folder"
             )
 
@@ -187,6 +211,13 @@ class OutputFolder:
         with self._disk():
             for name in attempt.names.values():
                 self._backend.remove(f"{TMP}/{name}")
+
+    def _complete_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
+        """Record what the folder did not know of its environment."""
+        run = read_json(self._backend, RUN)
+        complete = completed(run["fingerprint"], json.loads(to_json(fingerprint)))
+        if complete != run["fingerprint"]:
+            self._backend.write_atomic(RUN, to_json({**run, "fingerprint": complete}, indent=1))
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -245,7 +276,7 @@ def is_of_other_settings(path: str | Path, fingerprint: Mapping[str, Any]) -> bo
 
 def _changes(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> list[str]:
     """What differs from the fingerprint of the run that filled the folder, a sentence each."""
-    return list(_differences(read_json(backend, RUN)["fingerprint"], json.loads(to_json(fingerprint))))
+    return changes(read_json(backend, RUN)["fingerprint"], json.loads(to_json(fingerprint)))
 
 
 def _require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> None:
@@ -258,21 +289,12 @@ def _require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> 
         if not started:  # only what an interrupted first start leaves is fine
             raise UserError(f"{backend.root}: holds other files: choose a new or empty output folder")
         return
-    if differences := _changes(backend, fingerprint):
-        raise UserError(
-            f"{backend.root}: was filled with other settings: {'; '.join(differences)}. Use the same ones to go on, "
-            "start another run beside it with --new-run, or choose another output folder"
-        )
+    if changed := _changes(backend, fingerprint):
+        raise _other_settings(backend, changed)
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Each value that differs, as a sentence; keys of nested objects are joined with dots."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-    elif old != new:
-        yield f"{name} was {_json_or_unset(old)}, now {_json_or_unset(new)}"
-
-
-def _json_or_unset(value: Any) -> str:
-    return "not set" if value is None else json.dumps(value, ensure_ascii=False)
+def _other_settings(backend: StorageBackend, changed: Sequence[str]) -> UserError:
+    return UserError(
+        f"{backend.root}: was filled with other settings: {'; '.join(changed)}. Use the same ones to go on, "
+        "start another run beside it with --new-run, or choose another output folder"
+    )

@@ -1,22 +1,19 @@
 """How many rows to denoise together: a step is timed at several batch sizes, on the transformer alone.
 
-The weights are random, because times do not depend on them. Larger batches stop paying once the device is full,
-and cost memory and rows that wait for others; so the smallest one that is nearly as fast as the best is taken.
+Larger batches stop paying once the device is full, and cost memory and rows that wait for others; so the smallest one
+that is nearly as fast as the best is taken.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
-from wanbatch.pipeline.batching.denoiser import TEXT_PLACES, now
-from wanbatch.pipeline.generate import expert
-from wanbatch.pipeline.loading.random_model import transformer_like
-from wanbatch.pipeline.loading.runtime import Runtime, set_up_compiler
-from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.core.backends import TEXT_TOKENS, AnyDenoisingModel
+from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.samples import TEXT_LENGTHS
 
 CANDIDATES = (1, 2, 4, 8, 16)
 TOLERANCE = 0.03  # of the best time a row, that a smaller batch may lose
@@ -24,9 +21,13 @@ REPEATS = 5
 
 
 def best_slots(seconds: Mapping[int, float]) -> int:
-    """The smallest batch whose time a row is within `TOLERANCE` of the best. seconds: batch -> of a step and row.
+    """The smallest batch size whose time a row is within `TOLERANCE` of the best.
 
-    Raises ValueError if there is none.
+    Args:
+        seconds: Of a step and row, by batch size.
+
+    Raises:
+        ValueError: If there is none.
     """
     if not seconds:
         raise ValueError("no batch size was measured")
@@ -36,25 +37,20 @@ def best_slots(seconds: Mapping[int, float]) -> int:
 
 @torch.inference_mode()
 def measure(
-    config: Mapping[str, Any],
-    device: torch.device,
-    dtype: torch.dtype,
-    runtime: Runtime,
-    shape: tuple[int, int, bool],
-    reserved: int,
+    model: AnyDenoisingModel, device: torch.device, shape: tuple[int, int, bool], reserved: int
 ) -> dict[int, float]:
     """Seconds of a step and row at each batch size that fits.
 
-    config: of a `WanTransformer3DModel`. shape: height and width of the latents, guided or not.
-    reserved: bytes of the device that the other parts of the model will need.
+    Args:
+        model: The transformer as it will be run. Its weights may be random, because times do not depend on them.
+        device: Where it is.
+        shape: Height and width of the latents, guided or not.
+        reserved: Bytes of the device that the other parts of the model will need.
     """
-    if runtime.compile:
-        set_up_compiler(runtime.compile_cache)
-    frame = expert(transformer_like(config, device, dtype), runtime, device)
     found: dict[int, float] = {}
     for slots in CANDIDATES:
         try:
-            seconds = _step_seconds(frame, device, slots, shape)
+            seconds = _step_seconds(model, device, slots, shape)
         except torch.OutOfMemoryError:
             break
         if found and _too_large(device, reserved):
@@ -63,20 +59,19 @@ def measure(
     return found
 
 
-def _step_seconds(frame: FrameTransformer, device: torch.device, slots: int, shape: tuple[int, int, bool]) -> float:
+def _step_seconds(model: AnyDenoisingModel, device: torch.device, slots: int, shape: tuple[int, int, bool]) -> float:
     """Median, of a row's share."""
     height, width, guided = shape
-    rows, places = slots * (2 if guided else 1), TEXT_PLACES[2]
-    dim = frame.condition_embedder.text_embedder.linear_1.in_features
-    latents = torch.randn(rows, frame.in_channels, height, width, device=device)
+    rows, length = slots * (2 if guided else 1), TEXT_LENGTHS[2]
+    latents = torch.randn(rows, model.in_channels, height, width, device=device)
     timestep = torch.linspace(10, 990, rows, device=device)
-    embeds = torch.randn(rows, places, dim, device=device)
-    context = frame.context(embeds, torch.full((rows,), places, device=device))
+    embeds = torch.randn(rows, length, model.text_dim, device=device)
+    context = model.context(embeds, torch.full((rows,), length, device=device), TEXT_TOKENS)
     times = []
     for _ in range(2 + REPEATS):  # the first two compile and warm up
-        begin = now(device)
-        frame(latents, timestep, context)
-        times.append(now(device) - begin)
+        begin = synchronized_time(device)
+        model(latents, timestep, context)
+        times.append(synchronized_time(device) - begin)
     return statistics.median(times[2:]) / slots
 
 

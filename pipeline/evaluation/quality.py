@@ -2,57 +2,43 @@
 
 A picture and its reference are one request made twice from the same noise: with what is measured, and with so
 many steps that more change nothing. Nothing is made here. The judge reads pictures of the small model alone
-(`training/judge.py`); the other metrics take any pictures.
+(`judge.py`); the other metrics take any pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.evaluation.lpips import LPIPS
-from wanbatch.pipeline.training.toy.judge import Judge
+from wanbatch.pipeline.evaluation.metrics import HIGHER_IS_BETTER, Score, psnr_of
 
-# metric -> whether more of it is better
-METRICS = {"psnr": True, "ssim": True, "lpips": False, "judge": True}
-HIGHEST_PSNR = 100.0  # dB, of equal pictures; a single value of 128x128 pixels that is off by one gives 95
 BATCH = 16
 
-Pictures = Mapping[str, np.ndarray]  # id -> uint8 [height, width, 3]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Means over pictures; None where a metric was not asked for.
-
-    psnr: dB. worst_psnr: of the picture that is farthest off. ssim: 1 for equal pictures. lpips: 0 for equal ones.
-    judge: part of the attributes that are right. judge_all: part of the pictures in which all are.
-    """
-
-    pictures: int
-    psnr: float
-    worst_psnr: float
-    ssim: float | None = None
-    lpips: float | None = None
-    judge: float | None = None
-    judge_all: float | None = None
+Pictures = Mapping[str, np.ndarray]
+"""id -> uint8 [height, width, 3]"""
 
 
 class Meter:
     """Measures with the metrics that are asked for; PSNR always.
 
-    metrics: of `METRICS`. Raises UserError if a package or a weight file for one of them is missing.
+    Args:
+        metrics: Names in `metrics.HIGHER_IS_BETTER`.
+        device: Where the networks work.
+
+    Raises:
+        UserError: For an unknown metric, or if a package or a weight file for one of them is missing.
     """
 
     def __init__(self, metrics: Collection[str] = (), device: torch.device | str = "cpu"):
-        unknown = sorted(set(metrics) - set(METRICS))
+        unknown = sorted(set(metrics) - set(HIGHER_IS_BETTER))
         if unknown:
-            raise UserError(f"unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}")
+            raise UserError(f"unknown metric {unknown[0]!r}; known: {', '.join(HIGHER_IS_BETTER)}")
         self.device = device
         self.ssim = _ssim() if "ssim" in metrics else None
         self.lpips = LPIPS.load(device) if "lpips" in metrics else None
@@ -62,8 +48,14 @@ class Meter:
     def score(self, made: Pictures, references: Pictures, truth: Mapping[str, Sequence[int]] | None = None) -> Score:
         """Score each picture against the reference of the same id.
 
-        truth: attributes that the judge should read, `world.FIELDS` of each id; None: those that it reads in the
-        references. Raises ValueError for a picture without reference, or of another size.
+        Args:
+            made: The pictures.
+            references: What they are compared with.
+            truth: Attributes that the judge should read, one for each of `attributes.FIELDS`, by id; None for those
+                that it reads in the references.
+
+        Raises:
+            ValueError: If there is no picture, or for one without reference or of another size.
         """
         if not made:
             raise ValueError("there is no picture to score")
@@ -98,12 +90,6 @@ class Meter:
         """Pictures of one size, float32 [B, 3, height, width] in [-1, 1]."""
         stacked = torch.from_numpy(np.stack([pictures[name] for name in names]))
         return stacked.to(self.device).movedim(-1, 1).float() / 127.5 - 1
-
-
-def psnr_of(first: np.ndarray, second: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB, at most `HIGHEST_PSNR`."""
-    error = np.square(first.astype(np.float64) - second).mean()
-    return HIGHEST_PSNR if error == 0 else min(HIGHEST_PSNR, float(10 * np.log10(255**2 / error)))
 
 
 def _batches(pictures: Pictures) -> list[list[str]]:

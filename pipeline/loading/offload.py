@@ -1,12 +1,13 @@
-"""Parts of the model that take turns in a GPU's memory, where it has no room for all of them.
+"""Offloading: groups of a model's modules that take turns in a GPU's memory, where it has no room for all of them.
 
-There are two parts: `text` (the text encoder) and `picture` (transformer and VAE, which work in turn within a
-unit). A part stays where it is until another needs the room, so with enough memory nothing ever moves, and with
-an empty queue of new prompts the text encoder does not come back. It does not split a part.
+There are two groups: `text` (the text encoder) and `picture` (transformer and VAE, which work in turn within a
+unit). A group stays where it is until another needs the room, so with enough memory nothing ever moves, and while
+no new prompt comes the text encoder does not come back. A group is never split.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -15,18 +16,24 @@ from torch import nn
 from wanbatch.errors import UserError
 
 GIB = 1 << 30
-# Memory that a part works in, besides its weights: activations, and what the allocator cannot use.
-WORKING = {"text": GIB, "picture": 3 * GIB}
+# Bytes that a group works in, besides its weights: activations, and what the allocator cannot use.
+WORKING_BYTES = {"text": GIB, "picture": 3 * GIB}
 
 
-def to_leave(
+def groups_to_offload(
     wanted: str, resident: Sequence[str], sizes: Mapping[str, int], free: int, working: Mapping[str, int]
 ) -> list[str]:
-    """The parts that must leave the device before one can work there.
+    """The groups that must leave the device before one can work there.
 
-    wanted: the part. resident: those on the device, least recently used first. sizes: bytes of their weights.
-    free: bytes of the device that nothing uses. working: bytes that a part works in.
-    Raises UserError if it does not fit even alone.
+    Args:
+        wanted: The group that is to work.
+        resident: Those on the device, least recently used first.
+        sizes: Bytes of each group's weights.
+        free: Bytes of the device that nothing uses.
+        working: Bytes that each group works in.
+
+    Raises:
+        UserError: If the group does not fit even alone.
     """
     needed = working[wanted] + (0 if wanted in resident else sizes[wanted]) - free
     leaving = []
@@ -44,53 +51,70 @@ def to_leave(
     return leaving
 
 
-class Residency:
-    """Which parts are on the device. All begin on the host.
+class Offloader:
+    """Moves groups of modules between the host and a device. All begin on the host.
 
-    free: bytes of the device that nothing uses, now.
+    Args:
+        groups: The modules, by the groups' names.
+        device: Where they work.
+        free: Gives the bytes of the device that nothing uses, now.
+        working: Bytes that each group works in.
+
+    Attributes:
+        resident: The groups on the device, least recently used first.
+        moves: How often a group was moved to the device.
     """
 
     def __init__(
         self,
-        parts: Mapping[str, nn.Module],
+        groups: Mapping[str, nn.Module],
         device: torch.device,
         free: Callable[[], int],
-        working: Mapping[str, int] = WORKING,
+        working: Mapping[str, int] = WORKING_BYTES,
     ):
-        self.parts, self.device, self.free, self.working = dict(parts), device, free, working
-        self.sizes = {name: size_of(part) for name, part in parts.items()}
-        self.resident: list[str] = []  # least recently used first
-        self.moves = 0  # to the device
+        self._groups, self._device, self._free, self._working = dict(groups), device, free, working
+        self._sizes = {name: size_of(group) for name, group in groups.items()}
+        self.resident: list[str] = []
+        self.moves = 0
 
     @property
-    def together(self) -> bool:
-        """Whether all parts fit at once beside what each works in; meant for before anything has moved."""
-        return sum(self.sizes.values()) + max(self.working[name] for name in self.parts) <= self.free()
+    def all_fit(self) -> bool:
+        """Whether all groups fit at once beside what each works in; meant for before anything has moved."""
+        return sum(self._sizes.values()) + max(self._working[name] for name in self._groups) <= self._free()
 
-    def need(self, name: str) -> None:
-        """Have a part on the device. Raises UserError if there is no room for it."""
-        for other in to_leave(name, self.resident, self.sizes, self.free(), self.working):
-            self.parts[other].to("cpu")
+    def ensure_on_device(self, name: str) -> None:
+        """Have a group on the device, and offload others if there is no room beside them.
+
+        Raises:
+            UserError: If it does not fit even alone.
+        """
+        for other in groups_to_offload(name, self.resident, self._sizes, self._free(), self._working):
+            self._groups[other].to("cpu")
             self.resident.remove(other)
-            if self.device.type == "cuda":
+            if self._device.type == "cuda":
                 torch.cuda.empty_cache()
         if name in self.resident:
             self.resident.remove(name)
         else:
-            self.parts[name].to(self.device)
+            self._groups[name].to(self._device)
             self.moves += 1
         self.resident.append(name)
 
 
-def size_of(part: nn.Module) -> int:
+def size_of(module: nn.Module) -> int:
     """Bytes of a module's parameters and buffers; what they share counts once."""
-    tensors = [*part.parameters(), *part.buffers()]
+    tensors = [*module.parameters(), *module.buffers()]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of a GPU that this process may still use: free ones, and those that its allocator holds unused."""
+    """Bytes of a GPU that this process may still use: free ones, and those that its allocator holds unused.
+
+    On a CPU, as many as there can be: nothing is ever offloaded from there.
+    """
+    if device.type != "cuda":
+        return sys.maxsize
     device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     free, total = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan, ModelMixin, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-from wanbatch.pipeline.loading.registry import TINY, WAN_DEFAULTS, ModelInfo, Modules, find
+from wanbatch.pipeline.loading.registry import TINY, WAN_DEFAULTS, ModelInfo, find
+from wanbatch.pipeline.loading.weights import Modules
 
 NAME = "random-5b"
 
@@ -65,7 +68,7 @@ TEXT: dict[str, Any] = {
 
 
 def random_info() -> ModelInfo:
-    """What `models.find` would say of it."""
+    """What `registry.find` would say of it."""
     wan: dict[str, Any] = WAN_DEFAULTS
     return replace(find(TINY), name=NAME, digest="", multiple=32, shift=5.0, sampler="unipc", **wan)
 
@@ -73,10 +76,11 @@ def random_info() -> ModelInfo:
 def random_modules(device: torch.device, dtype: torch.dtype, **smaller: dict[str, Any]) -> Modules:
     """The parts, made on the device in seconds.
 
-    smaller: changes of the configurations `transformer`, `vae`, `text`, to try this on a small machine.
+    Args:
+        device: Where they are made.
+        dtype: Of their parameters, as `from_pretrained` would leave them.
+        smaller: Changes of the configurations `transformer`, `vae`, `text`, to try this on a small machine.
     """
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
-    from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
     def build(make: Callable[[], Any]) -> Any:
         return _built(make, device, dtype)
@@ -93,8 +97,6 @@ def random_modules(device: torch.device, dtype: torch.dtype, **smaller: dict[str
 
 def pipeline_of(modules: Modules) -> Any:
     """diffusers' `WanPipeline` of the random model's parts."""
-    from diffusers import UniPCMultistepScheduler, WanPipeline
-
     scheduler = UniPCMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=random_info().shift
     )
@@ -109,14 +111,12 @@ def pipeline_of(modules: Modules) -> Any:
 
 
 def save(folder: Path, device: torch.device, **smaller: dict[str, Any]) -> None:
-    """Write the random model as a folder that `models.find` knows, in bf16. smaller: see `random_modules`."""
+    """Write the random model in bf16 as a folder that `registry.find` knows; `smaller` as of `random_modules`."""
     pipeline_of(random_modules(device, torch.bfloat16, **smaller)).save_pretrained(folder, safe_serialization=True)
 
 
 def transformer_like(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
     """A `WanTransformer3DModel` of some configuration, with random weights, made on the device."""
-    from diffusers import WanTransformer3DModel
-
     return _built(lambda: WanTransformer3DModel.from_config(dict(config)), device, dtype)
 
 
@@ -133,8 +133,6 @@ def _built(make: Callable[[], Any], device: torch.device, dtype: torch.dtype) ->
 
 def _cast(module: Any, dtype: torch.dtype) -> Any:
     """Parameters as `from_pretrained(dtype=...)` leaves them: diffusers keeps some of them in float32."""
-    from diffusers import ModelMixin
-
     kept = getattr(module, "_keep_in_fp32_modules", None) if isinstance(module, ModelMixin) else None
     for name, parameter in module.named_parameters():
         parameter.data = parameter.data.to(torch.float32 if any(part in name for part in kept or ()) else dtype)

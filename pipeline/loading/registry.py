@@ -1,8 +1,7 @@
-"""Which model: `tiny`, a local folder in diffusers layout, or a hub id; and loading it, safetensors only.
+"""Which model: `tiny`, a local folder in diffusers layout, or a hub id; and what its configuration says.
 
-`find` reads configuration files only (no torch, no weights), so that a manifest can be planned on any machine.
-`load` builds diffusers' and transformers' own modules. What they are turned into for single frames is in
-`text.py`, `transformer.py` and `vae.py`.
+Only configuration files are read, and neither torch nor diffusers nor transformers is imported, so that a manifest
+can be planned on any machine. `weights.py` loads the model.
 """
 
 from __future__ import annotations
@@ -11,13 +10,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.sampling.schedules import SCHEDULES
-
-if TYPE_CHECKING:
-    import torch
 
 TINY = "tiny"
 LONGEST_SIDE = 4096  # pixels; what a manifest may ask for, too
@@ -53,10 +48,21 @@ _SAMPLERS = {
 class ModelInfo:
     """What a model is and what it does when a row does not say.
 
-    name: as the user gave it. folder: where its files are. revision: the commit of a hub model.
-    digest: identifies configuration and weights; empty if the weights are not here yet.
-    width, height: pixels. multiple: what both must be multiples of. layers: blocks of the transformer.
-    guidance: 1 means none.
+    Attributes:
+        name: As the user gave it.
+        folder: Where its files are.
+        revision: The commit of a hub model; None for a folder.
+        digest: Identifies configuration and weights; empty if the weights are not here yet.
+        width: Of a picture, in pixels.
+        height: Of a picture, in pixels.
+        multiple: What width and height must be multiples of.
+        layers: Blocks of the transformer.
+        steps: Of the schedule.
+        guidance: Classifier-free guidance scale; 1 turns guidance off.
+        shift: Of the schedule.
+        sampler: Name of the solver.
+        schedule: Name of the schedule.
+        negative_prompt: What guidance leads away from.
     """
 
     name: str
@@ -86,27 +92,16 @@ class ModelInfo:
         return min(max(1, round(pixels / self.multiple)), LONGEST_SIDE // self.multiple) * self.multiple
 
 
-@dataclass(frozen=True, slots=True)
-class Modules:
-    """The parts of a loaded model, as diffusers and transformers build them.
-
-    low_noise_transformer: the second expert of A14B, for noise levels below `boundary`; else None.
-    """
-
-    tokenizer: Any
-    text_encoder: Any
-    transformer: Any
-    low_noise_transformer: Any
-    boundary: float | None
-    vae: Any
-
-
 def find(model: str = TINY, revision: str | None = None, weights: bool = True) -> ModelInfo:
     """Locate a model and read its configuration.
 
-    model: `tiny`, a folder, or a hub id such as `Wan-AI/Wan2.2-TI2V-5B-Diffusers`.
-    weights: also fetch the weights of a hub model; False fetches the configuration alone.
-    Raises UserError if there is no such model or its files are not a Wan model in safetensors.
+    Args:
+        model: `tiny`, a folder, or a hub id such as `Wan-AI/Wan2.2-TI2V-5B-Diffusers`.
+        revision: Of a hub model; None for its main one.
+        weights: Whether to fetch the weights of a hub model, too; False fetches the configuration alone.
+
+    Raises:
+        UserError: If there is no such model or its files are not a Wan model in safetensors.
     """
     folder, revision = _locate(model, revision, weights)
     index = _read_json(folder / "model_index.json", f"{model} is not a model folder in diffusers layout")
@@ -131,38 +126,6 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
         schedule=schedule,
         **defaults,
     )
-
-
-def load(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Modules:
-    """Load the parts of a model onto a device. dtype: of all parts."""
-    import diffusers
-    import torch
-    import transformers
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
-    from transformers import AutoTokenizer, UMT5EncoderModel
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    folder = Path(info.folder)
-    index = json.loads((folder / "model_index.json").read_text())
-
-    def part(cls, name: str, **options) -> Any:
-        try:
-            module = cls.from_pretrained(folder / name, use_safetensors=True, **options)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise UserError(f"{folder / name}: cannot be loaded as {cls.__name__}: {error}") from error
-        return module.to(device).eval().requires_grad_(False)
-
-    with torch.no_grad():
-        second = (index.get("transformer_2") or [None])[0] is not None
-        return Modules(
-            tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
-            text_encoder=part(UMT5EncoderModel, "text_encoder", dtype=dtype),
-            transformer=part(WanTransformer3DModel, "transformer", dtype=dtype),
-            low_noise_transformer=part(WanTransformer3DModel, "transformer_2", dtype=dtype) if second else None,
-            boundary=index.get("boundary_ratio"),
-            vae=part(AutoencoderKLWan, "vae", dtype=dtype),
-        )
 
 
 def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str | None]:

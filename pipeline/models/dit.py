@@ -11,16 +11,15 @@ parameters (shared, not copied), and leaves out what one frame makes redundant:
   score stands for them all.
 * Query, key and value are one matrix product (`fuse`).
 
-An evaluation may also leave out a span of blocks and add a remembered residual for it (`forward_reusing`). Blocks
-can be compiled (`compile_blocks`) and their large layers replaced by FP8 ones (`fp8.py`).
+An evaluation may also leave out a span of blocks and add a predicted residual for it (`forward_reusing`). Blocks
+can be compiled (`compile_blocks`) and their large layers replaced by FP8 ones (`to_float8`).
 
-It does not know about guidance, schedules or batching; see `denoise.py` for those.
+It does not know about guidance, schedules or batching; see `batching/denoiser.py` for those.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +30,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.models.dit_block import FrameBlock
+from wanbatch.pipeline.models.fp8 import float8_linear
+from wanbatch.pipeline.models.text_context import CrossAttentionContext, padding_bias
 
-TEXT_TOKENS = 512  # the length that Wan pads every prompt to
-# On a CPU the rows of a matrix product of 5, 6, 7, 9, 10 or 11 rows differ in the last bit by their places.
+# On a CPU, equal rows of a matrix product of 5, 6, 7, 9, 10 or 11 rows differ in the last bit by their index.
 ROWS_OF_A_TILE = 4
 ATTENTION_KERNELS = [
     SDPBackend.CUDNN_ATTENTION,
@@ -57,20 +58,6 @@ def cudnn_first(forward: Callable) -> Callable:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What the cross-attention of every block sees of a batch of prompts.
-
-    keys, values: [layers, batch, heads, length, head_dim], in the model's dtype.
-    bias: [batch, 1, 1, length], added to the attention scores: 0 for a token, -inf for an empty place and the
-        logarithm of the number of padding tokens on the last two places, which stand for them.
-    """
-
-    keys: Tensor
-    values: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class _Shared:
     """What all blocks of one evaluation share. height, width: in tokens."""
 
@@ -84,8 +71,11 @@ class _Shared:
 class FrameTransformer(nn.Module):
     """One frame through a `WanTransformer3DModel`.
 
-    model: a diffusers `WanTransformer3DModel` for text (Wan2.1 T2V, Wan2.2 TI2V-5B, either expert of A14B).
-    Raises UserError for a model with an image encoder or with a patch longer than a frame.
+    Args:
+        model: A diffusers `WanTransformer3DModel` for text (Wan2.1 T2V, Wan2.2 TI2V-5B, either expert of A14B).
+
+    Raises:
+        UserError: For a model with an image encoder or with a patch longer than a frame.
     """
 
     # Parts of diffusers' modules, which carry no types.
@@ -126,10 +116,37 @@ class FrameTransformer(nn.Module):
         """Width of the hidden states."""
         return self.scale_shift_table.shape[-1]
 
+    @property
+    def layers(self) -> int:
+        """How many blocks there are."""
+        return len(self.blocks)
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the text embeddings that `context` takes."""
+        return self.condition_embedder.text_embedder.linear_1.in_features
+
     def fuse(self) -> FrameTransformer:
         """Lay each block's query, key and value weights in one matrix, of which they become views. For inference."""
         for block in self.blocks:
             block.fuse()
+        return self
+
+    def to_float8(self, device: torch.device | None = None) -> FrameTransformer:
+        """Replace the large linear layers of each block by FP8 ones, and free their weights. `fuse` comes first.
+
+        The text's keys and values, made once a row, stay as they are, and so does everything outside the blocks.
+
+        Args:
+            device: Where the model will run, and weights are rounded: a CPU rounds some of them otherwise than a GPU.
+                None: where they are.
+
+        Raises:
+            UserError: For a model with layers of a size that cuBLAS cannot take.
+            ValueError: If the model was not fused before.
+        """
+        for block in self.blocks:
+            block.replace_linears(functools.partial(float8_linear, device=device))
         return self
 
     def use_kernels(self) -> FrameTransformer:
@@ -150,12 +167,14 @@ class FrameTransformer(nn.Module):
             block.compile(fullgraph=True, dynamic=False)
         return self
 
-    def context(self, embeds: Tensor, lengths: Tensor, total: int = TEXT_TOKENS) -> Context:
+    def context(self, embeds: Tensor, lengths: Tensor, padded_length: int) -> CrossAttentionContext:
         """The keys and values that a batch of prompts gives every block.
 
-        embeds: [batch, length, text_dim], text encoder outputs, zero past each row's own length.
-        lengths: [batch], int64, real tokens in each row; at most `length`.
-        total: tokens that diffusers would pad to; `total - lengths` zero vectors are accounted for.
+        Args:
+            embeds: [batch, length, text_dim], text encoder outputs, zero past each row's own length.
+            lengths: [batch], int64, tokens of each prompt; at most `length`.
+            padded_length: Tokens that diffusers would pad to; `padded_length - lengths` zero vectors are accounted
+                for.
         """
         batch, length, _ = embeds.shape
         embed = self.condition_embedder.text_embedder
@@ -163,12 +182,17 @@ class FrameTransformer(nn.Module):
         padding = embed(embeds.new_zeros(1, 2, embeds.shape[-1])).expand(batch, -1, -1)
         states = torch.cat([embed(embeds), padding], dim=1)
         keys, values = zip(*(block.text_keys_values(states) for block in self.blocks), strict=True)
-        return Context(torch.stack(keys), torch.stack(values), _text_bias(lengths, length, total, self.dtype))
+        bias = padding_bias(lengths, length, padded_length, self.dtype)
+        return CrossAttentionContext(torch.stack(keys), torch.stack(values), bias)
 
     def modulation(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """Time embedding of each row: [batch, dim] for the output and [batch, 6, dim] for the blocks.
+        """The time embedding of each row.
 
-        timestep: [batch], float, the noise level sigma times 1000.
+        Args:
+            timestep: [batch], float, the noise level sigma times 1000.
+
+        Returns:
+            [batch, dim] for the output and [batch, 6, dim] for the blocks.
         """
         embedder, rows = self.condition_embedder, len(timestep)
         waves = embedder.timesteps_proj(F.pad(timestep, (0, -rows % ROWS_OF_A_TILE)))
@@ -179,7 +203,10 @@ class FrameTransformer(nn.Module):
     def rotary(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary position embedding, [height * width, 1, head_dim / 2], fp32.
 
-        height, width: in tokens.
+        Args:
+            height: In tokens.
+            width: In tokens.
+            device: Where they are made and kept.
         """
         key = (height, width, device)
         if key not in self._rotary_tables:
@@ -187,12 +214,16 @@ class FrameTransformer(nn.Module):
         return self._rotary_tables[key]
 
     @cudnn_first
-    def forward(self, latents: Tensor, timestep: Tensor, context: Context) -> Tensor:
-        """Velocity of a batch of one-frame latents.
+    def forward(self, latents: Tensor, timestep: Tensor, context: CrossAttentionContext) -> Tensor:
+        """The velocity that the model predicts for a batch of one-frame latents.
 
-        latents: [batch, channels, height, width], any float dtype.
-        timestep: [batch], float: sigma times 1000, one a row.
-        Returns the velocity, [batch, out_channels, height, width], in the model's dtype.
+        Args:
+            latents: [batch, channels, height, width], any float dtype.
+            timestep: [batch], float: the noise level sigma times 1000.
+            context: Of the batch's prompts.
+
+        Returns:
+            [batch, out_channels, height, width], in the model's dtype.
         """
         shared = self._shared(latents, timestep)
         hidden = self._patchify(latents.to(self.dtype))
@@ -201,11 +232,12 @@ class FrameTransformer(nn.Module):
 
     @cudnn_first
     def forward_recording(
-        self, latents: Tensor, timestep: Tensor, context: Context, span: range
+        self, latents: Tensor, timestep: Tensor, context: CrossAttentionContext, span: range
     ) -> tuple[Tensor, Tensor]:
         """As `forward`, to the last bit, and what the blocks of `span` added together to the hidden states.
 
-        Returns the velocity and the residual of the span, [batch, tokens, dim] in the model's dtype.
+        Returns:
+            The velocity and the residual of the span, [batch, tokens, dim] in the model's dtype.
         """
         shared = self._shared(latents, timestep)
         hidden = self._patchify(latents.to(self.dtype))
@@ -216,7 +248,7 @@ class FrameTransformer(nn.Module):
 
     @cudnn_first
     def forward_reusing(
-        self, latents: Tensor, timestep: Tensor, context: Context, span: range, residual: Tensor
+        self, latents: Tensor, timestep: Tensor, context: CrossAttentionContext, span: range, residual: Tensor
     ) -> Tensor:
         """As `forward`, without the blocks of `span`, for which `residual` [batch, tokens, dim] is added."""
         shared = self._shared(latents, timestep)
@@ -230,7 +262,7 @@ class FrameTransformer(nn.Module):
         height, width = latents.shape[2] // self.patch[0], latents.shape[3] // self.patch[1]
         return _Shared(height, width, self.rotary(height, width, latents.device), *self.modulation(timestep))
 
-    def _through(self, hidden: Tensor, shared: _Shared, context: Context, blocks: range) -> Tensor:
+    def _through(self, hidden: Tensor, shared: _Shared, context: CrossAttentionContext, blocks: range) -> Tensor:
         if self._fused is not None:
             return self._fused.through(self.blocks, blocks, hidden, shared.modulation, shared.rotary, context)
         for index in blocks:
@@ -262,128 +294,3 @@ class FrameTransformer(nn.Module):
         frame = torch.empty(1, 1, 1, height * self.patch[0], width * self.patch[1], device="meta")
         cosines, sines = self.rope.to(device)(frame)
         return cosines[0, :, :, 0::2].contiguous(), sines[0, :, :, 1::2].contiguous()
-
-
-class FrameBlock(nn.Module):
-    """One transformer block: self-attention, attention to the text, feed-forward."""
-
-    norm1: Any
-    norm2: Any
-    norm3: Any
-    attn1: Any
-    attn2: Any
-    ffn: Any
-    scale_shift_table: Any
-    qkv_weight: Tensor | None
-    qkv_bias: Tensor | None
-
-    def __init__(self, block: Any):
-        super().__init__()
-        self.norm1, self.norm2, self.norm3 = block.norm1, block.norm2, block.norm3
-        self.attn1, self.attn2, self.ffn = block.attn1, block.attn2, block.ffn
-        self.scale_shift_table = block.scale_shift_table
-        self.heads = block.attn1.heads
-        self.qkv: nn.Module | None = None  # instead of the weights, if they are replaced
-        self.register_buffer("qkv_weight", None, persistent=False)
-        self.register_buffer("qkv_bias", None, persistent=False)
-
-    @torch.no_grad()
-    def fuse(self) -> None:
-        self.qkv_weight, self.qkv_bias = _concatenated((self.attn1.to_q, self.attn1.to_k, self.attn1.to_v))
-        self._share_fused()
-
-    def _share_fused(self) -> None:
-        """Make the weights of query, key and value views of the fused ones."""
-        if self.qkv_weight is None or self.qkv_bias is None:
-            return
-        parts = (self.attn1.to_q, self.attn1.to_k, self.attn1.to_v)
-        weights, biases = self.qkv_weight.chunk(3), self.qkv_bias.chunk(3)
-        for part, weight, bias in zip(parts, weights, biases, strict=True):
-            part.weight.data, part.bias.data = weight, bias
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)  # moves views and what they are views of one by one
-        self._share_fused()
-        return self
-
-    def text_keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, [batch, heads, length, head_dim], of projected text states [batch, length, dim]."""
-        attention = self.attn2
-        keys = attention.norm_k(attention.to_k(states))
-        return self._split(keys).transpose(1, 2), self._split(attention.to_v(states)).transpose(1, 2)
-
-    def forward(
-        self,
-        hidden: Tensor,
-        modulation: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        text_keys: Tensor,
-        text_values: Tensor,
-        text_bias: Tensor,
-    ) -> Tensor:
-        """hidden: [batch, tokens, dim] -> the same. modulation: [batch, 6, dim]."""
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + modulation.float()).chunk(
-            6, dim=1
-        )
-
-        normed = (self.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-        hidden = (hidden.float() + self._attend_self(normed, rotary) * gate).type_as(hidden)
-
-        normed = self.norm2(hidden.float()).type_as(hidden)
-        hidden = hidden + self._attend_text(normed, text_keys, text_values, text_bias)
-
-        normed = (self.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
-        return (hidden.float() + self.ffn(normed).float() * ffn_gate).type_as(hidden)
-
-    def _attend_self(self, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        attention = self.attn1
-        query, key, value = self._query_key_value(hidden).chunk(3, dim=-1)
-        query = _rotate(self._split(attention.norm_q(query)), rotary).transpose(1, 2)
-        key = _rotate(self._split(attention.norm_k(key)), rotary).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(query, key, self._split(value).transpose(1, 2))
-        return attention.to_out[0](attended.transpose(1, 2).flatten(2))
-
-    def _query_key_value(self, hidden: Tensor) -> Tensor:
-        if self.qkv is not None:
-            return self.qkv(hidden)
-        if self.qkv_weight is not None:
-            return F.linear(hidden, self.qkv_weight, self.qkv_bias)
-        return F.linear(hidden, *_concatenated((self.attn1.to_q, self.attn1.to_k, self.attn1.to_v)))
-
-    def _attend_text(self, hidden: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        attention = self.attn2
-        query = self._split(attention.norm_q(attention.to_q(hidden))).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
-        return attention.to_out[0](attended.transpose(1, 2).flatten(2))
-
-    def _split(self, states: Tensor) -> Tensor:
-        return states.unflatten(2, (self.heads, -1))
-
-
-def _concatenated(linears: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    return torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])
-
-
-def _rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding of [batch, tokens, heads, head_dim] with interleaved pairs, computed in fp32."""
-    cosines, sines = rotary
-    first, second = states.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
-    return rotated.flatten(-2).type_as(states)
-
-
-def _text_bias(lengths: Tensor, length: int, total: int, dtype: torch.dtype) -> Tensor:
-    """Score biases, [batch, 1, 1, length + 2]: real tokens, empty places, and two places for the padding.
-
-    The padding's logarithm is split over two equal keys because bf16 holds ln(500) only to 0.02, which would
-    weigh the padding 2 % wrong: the first key takes the rounded-down logarithm, the second what is left.
-    """
-    places = torch.arange(length, device=lengths.device)
-    tokens = torch.zeros(len(lengths), length, device=lengths.device)
-    tokens.masked_fill_(places >= lengths[:, None], -math.inf)
-    padding = (total - lengths).double()
-    step = torch.finfo(dtype).eps * 4  # ln(512) < 8, where the dtype's spacing is at most 4 eps
-    first = (padding.log() / step).floor() * step
-    rest = (padding - first.exp()).clamp(min=0).log()
-    bias = torch.cat([tokens, first[:, None].float(), rest[:, None].float()], dim=1)
-    return bias.to(dtype)[:, None, None, :]

@@ -1,24 +1,23 @@
-"""Blocks of the one-frame transformer on a GPU: matrix products, attention, and `kernels.py` for all in between.
+"""Blocks of the one-frame transformer on a GPU: matrix products, attention, and `kernels` for all in between.
 
 The same arithmetic as `FrameBlock.forward`, with fewer roundings. Nothing is compiled, so a size class costs nothing
 before it is first used. What a block's last product adds to the hidden states is added by the next block's first
-kernel: `through` carries it from block to block. Needs Triton (`runtime.kernels_usable`).
+kernel: `through` carries it from block to block. Needs Triton (`compiler.kernels_usable`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanbatch.pipeline.models import kernels
-from wanbatch.pipeline.models.kernels import Branch, Rows
-
-if TYPE_CHECKING:
-    from wanbatch.pipeline.models.dit import Context, FrameBlock
+from wanbatch.pipeline.models.dit_block import FrameBlock
+from wanbatch.pipeline.models.kernels import Activation, PendingResidual
+from wanbatch.pipeline.models.text_context import CrossAttentionContext
 
 
 def fits(block: FrameBlock) -> bool:
@@ -32,68 +31,80 @@ def through(
     hidden: Tensor,
     modulation: Tensor,
     rotary: tuple[Tensor, Tensor],
-    context: Context,
+    context: CrossAttentionContext,
 ) -> Tensor:
-    """Hidden states [batch, tokens, dim] through some of the blocks. Arguments as of `FrameBlock.forward`."""
+    """Hidden states after some of the blocks.
+
+    Args:
+        blocks: All blocks of the model.
+        indices: Which of them to run.
+        hidden: [batch, tokens, dim].
+        modulation: [batch, 6, dim], as of `FrameBlock.forward`.
+        rotary: As of `FrameBlock.forward`.
+        context: Of the batch's prompts.
+
+    Returns:
+        [batch, tokens, dim].
+    """
     if not indices:
         return hidden
-    hidden, branch = hidden.contiguous(), None
+    hidden, pending = hidden.contiguous(), None
     tables = torch.cat([blocks[index].scale_shift_table for index in indices])
     modulated = tables[:, None] + modulation.float()
     for index, vectors in zip(indices, modulated, strict=True):
         keys, values = context.keys[index], context.values[index]
-        hidden, branch = _block(blocks[index], hidden, branch, vectors, rotary, keys, values, context.bias)
-    assert branch is not None
-    return kernels.add(hidden, branch)
+        hidden, pending = _block(blocks[index], hidden, pending, vectors, rotary, keys, values, context.bias)
+    assert pending is not None
+    return kernels.add(hidden, pending)
 
 
 def normed_output(hidden: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    """The layer norm before the last projection. hidden: [batch, tokens, dim]. scale, shift: [batch, dim]."""
-    hidden, rows = kernels.add_norm(hidden, None, scale, shift, eps, modulated=True)
-    return rows.values.view_as(hidden)
+    """The layer norm before the last projection of hidden [batch, tokens, dim]; scale and shift: [batch, dim]."""
+    hidden, normed = kernels.add_norm(hidden, None, scale, shift, eps, modulated=True)
+    return normed.values.view_as(hidden)
 
 
 def _block(
     block: FrameBlock,
     hidden: Tensor,
-    branch: Branch | None,
+    pending: PendingResidual | None,
     vectors: Tensor,
     rotary: tuple[Tensor, Tensor],
     text_keys: Tensor,
     text_values: Tensor,
     text_bias: Tensor,
-) -> tuple[Tensor, Branch]:
-    """Hidden states, without what the block's last product adds, and that. vectors: float32 [batch, 6, dim]."""
+) -> tuple[Tensor, PendingResidual]:
+    """Hidden states without what the block's last product adds, and that. vectors: float32 [batch, 6, dim]."""
     fp8 = block.qkv is not None
     own, text, eps = block.attn1, block.attn2, block.norm1.eps
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = vectors.unbind(1)
     shape = hidden.shape
 
-    hidden, rows = kernels.add_norm(hidden, branch, scale, shift, eps, modulated=True, fp8=fp8)
+    hidden, normed = kernels.add_norm(hidden, pending, scale, shift, eps, modulated=True, fp8=fp8)
     if block.qkv is None:
         assert block.qkv_weight is not None
-        projected = F.linear(rows.values, block.qkv_weight, block.qkv_bias).view(*shape[:2], -1)
+        projected = F.linear(normed.values, block.qkv_weight, block.qkv_bias).view(*shape[:2], -1)
     else:
-        projected = _product(block.qkv, rows, hidden.dtype).view(*shape[:2], -1)
+        projected = _product(block.qkv, normed, hidden.dtype).view(*shape[:2], -1)
     weights = own.norm_q.weight, own.norm_k.weight
     query, key = kernels.norm_rotate(projected, weights, own.norm_q.eps, rotary, block.heads)
     value = projected[..., -shape[2] :].unflatten(2, (block.heads, -1))
     attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    branch = Branch(_output(own, attended.transpose(1, 2).flatten(2), fp8).view(shape), gate)
+    pending = PendingResidual(_output(own, attended.transpose(1, 2).flatten(2), fp8).view(shape), gate)
 
     norm = block.norm2
-    hidden, rows = kernels.add_norm(hidden, branch, norm.weight, norm.bias, norm.eps, fp8=fp8)
-    projected = _product(text.to_q, rows, hidden.dtype).view(shape)
+    hidden, normed = kernels.add_norm(hidden, pending, norm.weight, norm.bias, norm.eps, fp8=fp8)
+    projected = _product(text.to_q, normed, hidden.dtype).view(shape)
     attended = _attend_text(text, projected, text_keys, text_values, text_bias)
-    branch = Branch(_output(text, attended, fp8).view(shape))
+    pending = PendingResidual(_output(text, attended, fp8).view(shape))
 
-    hidden, rows = kernels.add_norm(hidden, branch, ffn_scale, ffn_shift, eps, modulated=True, fp8=fp8)
+    hidden, normed = kernels.add_norm(hidden, pending, ffn_scale, ffn_shift, eps, modulated=True, fp8=fp8)
     first, second = block.ffn.net[0].proj, block.ffn.net[2]
     if fp8:
-        rows = kernels.gelu(_product(first, rows, hidden.dtype))
+        inner = kernels.gelu(_product(first, normed, hidden.dtype))
     else:
-        rows = Rows(_gelu_of_product(first, rows.values))
-    return hidden, Branch(_product(second, rows, hidden.dtype).view(shape), ffn_gate)
+        inner = Activation(_gelu_of_product(first, normed.values))
+    return hidden, PendingResidual(_product(second, inner, hidden.dtype).view(shape), ffn_gate)
 
 
 def _attend_text(attention: Any, projected: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
@@ -109,14 +120,14 @@ def _attend_text(attention: Any, projected: Tensor, keys: Tensor, values: Tensor
 def _output(attention: Any, attended: Tensor, fp8: bool) -> Tensor:
     """The output projection of what was attended to, [batch, tokens, dim] -> [rows, dim]."""
     rows = attended.flatten(0, 1)
-    return _product(attention.to_out[0], kernels.quantise(rows) if fp8 else Rows(rows), attended.dtype)
+    return _product(attention.to_out[0], kernels.quantise(rows) if fp8 else Activation(rows), attended.dtype)
 
 
-def _product(layer: Any, rows: Rows, dtype: torch.dtype) -> Tensor:
-    """A linear layer, of FP8 rows if it is one in FP8."""
-    if rows.scale is None:
-        return F.linear(rows.values, layer.weight, layer.bias)
-    return layer.multiply(rows.values, rows.scale, dtype)
+def _product(layer: Any, activation: Activation, dtype: torch.dtype) -> Tensor:
+    """A linear layer's output [rows, out]; of a quantised activation if the layer is one in FP8."""
+    if activation.scale is None:
+        return F.linear(activation.values, layer.weight, layer.bias)
+    return layer.multiply(activation.values, activation.scale, dtype)
 
 
 def _gelu_of_product(layer: Any, rows: Tensor) -> Tensor:

@@ -12,34 +12,38 @@ import torch
 from torch import Tensor, nn
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.models.dit import FrameBlock, FrameTransformer
 
 FORMAT = torch.float8_e4m3fn
 LARGEST = torch.finfo(FORMAT).max
+SMALLEST_PEAK = 1e-12  # what a row of zeros is scaled by instead of its largest magnitude
 ALIGNMENT = 16  # what cuBLAS wants both sides of the weight to be multiples of
 CAPABILITY = (8, 9)  # Ada, Hopper, Blackwell
 
 
 def quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Float [rows, columns] -> the same in FP8, and the scales, float32 [rows, 1], that turn it back."""
-    scale = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / LARGEST
+    """Float [rows, columns] -> the same in FP8, and the scales, float32 [rows, 1], to multiply it with."""
+    scale = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=SMALLEST_PEAK) / LARGEST
     return (rows.float() / scale).clamp(-LARGEST, LARGEST).to(FORMAT), scale
 
 
 class Float8Linear(nn.Module):
     """A linear layer in FP8.
 
-    weight: float [out, in]. bias: float [out], in the dtype of the inputs.
     On a GPU one matrix product in FP8 with fast accumulation; elsewhere the same rounding, multiplied in float32.
+
+    Args:
+        weight: Float [out, in].
+        bias: Float [out], in the dtype of the inputs, or None.
+        device: Where the weight is rounded; None: where it is. The layer stays where the weight is.
     """
 
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None):
+    def __init__(self, weight: Tensor, bias: Tensor | None, device: torch.device | None = None):
         super().__init__()
-        quantised, scale = quantise(weight)
+        quantised, scale = (part.to(weight.device) for part in quantise(weight.to(device or weight.device)))
         self.register_buffer("weight", quantised)
         self.register_buffer("scale", scale.t().contiguous())
         self.register_buffer("bias", bias)
@@ -65,35 +69,15 @@ class Float8Linear(nn.Module):
         return (product if self.bias is None else product + self.bias.float()).to(dtype)
 
 
-@torch.no_grad()
-def to_float8(frame: FrameTransformer) -> FrameTransformer:
-    """Replace the large linear layers of each block, and free their weights. `fuse` comes first.
+def float8_linear(weight: Tensor, bias: Tensor | None, device: torch.device | None = None) -> Float8Linear:
+    """The FP8 layer of a weight [out, in] and a bias [out], rounded on a device.
 
-    The text's keys and values, made once a row, stay as they are, and so does everything outside the blocks.
-    Raises UserError for a model whose layers cuBLAS cannot take.
+    Raises:
+        UserError: For sizes that cuBLAS cannot take.
     """
-    for block in frame.blocks:
-        _replace(block)
-    return frame
-
-
-def _replace(block: FrameBlock) -> None:
-    if block.qkv_weight is None:
-        raise ValueError("fuse the transformer before its layers are replaced")
-    block.qkv = _linear(block.qkv_weight, block.qkv_bias)
-    block.qkv_weight = block.qkv_bias = None
-    block.attn1.to_q = block.attn1.to_k = block.attn1.to_v = None  # views of the weight that is to be freed
-    block.attn1.to_out[0] = _linear(block.attn1.to_out[0].weight, block.attn1.to_out[0].bias)
-    block.attn2.to_q = _linear(block.attn2.to_q.weight, block.attn2.to_q.bias)
-    block.attn2.to_out[0] = _linear(block.attn2.to_out[0].weight, block.attn2.to_out[0].bias)
-    block.ffn.net[0].proj = _linear(block.ffn.net[0].proj.weight, block.ffn.net[0].proj.bias)
-    block.ffn.net[2] = _linear(block.ffn.net[2].weight, block.ffn.net[2].bias)
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> Float8Linear:
     if any(side % ALIGNMENT for side in weight.shape):
         raise UserError(
             f"precision fp8: the model has a layer of {weight.shape[0]} x {weight.shape[1]}, and FP8 needs multiples "
             f"of {ALIGNMENT}; use --precision bf16"
         )
-    return Float8Linear(weight, bias)
+    return Float8Linear(weight, bias, device)

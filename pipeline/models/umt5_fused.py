@@ -1,7 +1,7 @@
 """The UMT5 text encoder on a GPU: the arithmetic of transformers' `UMT5EncoderModel` with fewer passes and roundings.
 
 Query, key and value are one matrix product, and so are the two halves of the gated feed-forward; what lies between
-the products is `kernels.py`.
+the products is the package `kernels`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FusedUMT5(nn.Module):
         for index, block in enumerate(model.encoder.block):
             self.layers.append(_Layer(block))
             model.encoder.block[index] = nn.Identity()
-        self._places: dict[tuple[int, torch.device], Tensor] = {}
+        self._buckets_of: dict[tuple[int, torch.device], Tensor] = {}
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -50,15 +50,23 @@ class FusedUMT5(nn.Module):
         return self.norm.device
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """tokens, mask: int64 [batch, length], mask 1 for tokens and 0 for padding -> states [batch, length, dim]."""
-        hidden, branch = self.embedding(tokens), None
+        """The last hidden states of a batch of tokens.
+
+        Args:
+            tokens: int64 [batch, length].
+            mask: int64 [batch, length], 1 for tokens and 0 for padding.
+
+        Returns:
+            [batch, length, dim].
+        """
+        hidden, pending = self.embedding(tokens), None
         masked = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
         masked = masked.masked_fill_(mask == 0, -math.inf)[:, None, None]
         buckets = self._relative_buckets(tokens.shape[1], tokens.device)
         for layer in self.layers:
-            hidden, branch = layer(hidden, branch, masked, buckets, self.heads, self.eps)
-        hidden, rows = kernels.add_norm(hidden, branch, self.norm, None, self.eps, centred=False)
-        return rows.values.view_as(hidden)
+            hidden, pending = layer(hidden, pending, masked, buckets, self.heads, self.eps)
+        hidden, normed = kernels.add_norm(hidden, pending, self.norm, None, self.eps, centred=False)
+        return normed.values.view_as(hidden)
 
     def _relative_buckets(self, length: int, device: torch.device) -> Tensor:
         """int64 [length, length]: the bucket of each key's distance from each query, as T5 has it in both directions.
@@ -66,15 +74,15 @@ class FusedUMT5(nn.Module):
         Half of the buckets are for keys after the query. Of each half, half are exact distances and half grow
         logarithmically up to `distance`.
         """
-        if (length, device) not in self._places:
-            places = torch.arange(length, device=device)
-            offset = places[None, :] - places[:, None]
+        if (length, device) not in self._buckets_of:
+            positions = torch.arange(length, device=device)
+            offset = positions[None, :] - positions[:, None]
             half, exact = self.buckets // 2, self.buckets // 4
             far = torch.log(offset.abs().clamp(min=1).float() / exact) / math.log(self.distance / exact)
             logarithmic = (exact + (far * (half - exact)).long()).clamp(max=half - 1)
             near = torch.where(offset.abs() < exact, offset.abs(), logarithmic)
-            self._places[length, device] = near + half * (offset > 0)
-        return self._places[length, device]
+            self._buckets_of[length, device] = near + half * (offset > 0)
+        return self._buckets_of[length, device]
 
 
 class _Layer(nn.Module):
@@ -90,18 +98,25 @@ class _Layer(nn.Module):
         self.position = attention.relative_attention_bias.weight
 
     def forward(
-        self, hidden: Tensor, branch: kernels.Branch | None, masked: Tensor, buckets: Tensor, heads: int, eps: float
-    ) -> tuple[Tensor, kernels.Branch]:
+        self,
+        hidden: Tensor,
+        pending: kernels.PendingResidual | None,
+        masked: Tensor,
+        buckets: Tensor,
+        heads: int,
+        eps: float,
+    ) -> tuple[Tensor, kernels.PendingResidual]:
         """As `FusedUMT5.forward`: hidden states without what the last product adds, and that."""
         shape = hidden.shape
-        hidden, rows = kernels.add_norm(hidden, branch, self.norm1, None, eps, centred=False)
-        parts = F.linear(rows.values, self.qkv).view(*shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+        hidden, normed = kernels.add_norm(hidden, pending, self.norm1, None, eps, centred=False)
+        parts = F.linear(normed.values, self.qkv).view(*shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
         bias = F.embedding(buckets, self.position).permute(2, 0, 1).contiguous() + masked
         attended = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=bias, scale=1.0)
         attended = F.linear(attended.transpose(1, 2).flatten(2), self.o)
-        hidden, rows = kernels.add_norm(hidden, kernels.Branch(attended), self.norm2, None, eps, centred=False)
-        inner = kernels.gated_gelu(F.linear(rows.values, self.wi))
-        return hidden, kernels.Branch(F.linear(inner, self.wo).view(shape))
+        pending = kernels.PendingResidual(attended)
+        hidden, normed = kernels.add_norm(hidden, pending, self.norm2, None, eps, centred=False)
+        inner = kernels.gated_gelu(F.linear(normed.values, self.wi))
+        return hidden, kernels.PendingResidual(F.linear(inner, self.wo).view(shape))
 
 
 def _joined(*linears: Any) -> nn.Parameter:

@@ -6,7 +6,7 @@ predicted from the steps at which it ran. Likewise the difference that guidance 
 with the prompt and the one without. `docs/step-caches.md` has the formulas, sources and measurements.
 
 This file holds the specification of a cache, which `parse` reads from a text. What it means for a row, step by
-step, is in `course.py`. A "step" here is one evaluation of the model.
+step, is in `step_plan.py`. A "step" here is one evaluation of the model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ SIGMA, LOGSNR = "sigma", "logsnr"
 
 @dataclass(frozen=True, slots=True)
 class DeepCache:
-    """Reuses the last residual of `blocks` blocks, from block `first` on, but at every `interval`-th step."""
+    """Reuses the last residual of some blocks, except at every `interval`-th step, where all run.
+
+    Attributes:
+        blocks: How many blocks are left out.
+        interval: Steps from one full evaluation to the next.
+        first: Index of the first block that is left out.
+    """
 
     blocks: int
     interval: int = 2
@@ -39,10 +45,14 @@ class DeepCache:
 
 @dataclass(frozen=True, slots=True)
 class Taylor:
-    """Extrapolates the residual by a polynomial of this order, but at every `interval`-th step.
+    """Extrapolates the residual of some blocks by a polynomial, except at every `interval`-th step, where all run.
 
-    along: what it is a polynomial in, `sigma` or `logsnr`, the logarithm of (1 - sigma) / sigma.
-    blocks: how many, from block `first` on; None: all that follow.
+    Attributes:
+        interval: Steps from one full evaluation to the next.
+        order: Of the polynomial.
+        along: What it is a polynomial in, `sigma` or `logsnr`, the logarithm of (1 - sigma) / sigma.
+        blocks: How many blocks are left out; None for all from `first` on.
+        first: Index of the first block that is left out.
     """
 
     interval: int = 2
@@ -54,10 +64,16 @@ class Taylor:
 
 @dataclass(frozen=True, slots=True)
 class Adaptive:
-    """As `Taylor`, but each row decides how many steps are predicted after a full one, at most `longest`.
+    """As `Taylor`, but each row decides how many steps are predicted after a full one.
 
-    threshold: the largest error of a predicted residual, relative to the residual, that a row accepts. It is known
-    from its last full step, where prediction and truth are compared, and grows with the distance.
+    Attributes:
+        threshold: The largest error of a predicted residual, relative to the residual, that a row accepts. It is
+            known from the row's last full step, where prediction and truth are compared, and grows with the distance.
+        order: Of the polynomial.
+        along: What it is a polynomial in, `sigma` or `logsnr`.
+        longest: The most steps that are predicted in a row.
+        blocks: How many blocks are left out; None for all from `first` on.
+        first: Index of the first block that is left out.
     """
 
     threshold: float = 0.03
@@ -72,8 +88,13 @@ class Adaptive:
 class Gate:
     """Leaves out the branch without the prompt where `above <= sigma <= below`.
 
-    mode: `reuse` runs it at every `interval`-th step there and extrapolates its difference to the other branch,
-        by a polynomial of this order in sigma, at the others; `skip` never runs it there, as if guidance were 1.
+    Attributes:
+        mode: `reuse` runs it at every `interval`-th step there and extrapolates its difference to the other branch
+            at the others; `skip` never runs it there, as if guidance were 1.
+        above: Lowest noise level at which the gate acts.
+        below: Highest noise level at which it acts.
+        interval: Steps from one evaluation of the branch to the next, for `reuse`.
+        order: Of the polynomial in sigma that extrapolates, for `reuse`.
     """
 
     mode: str = "reuse"
@@ -93,8 +114,10 @@ GATE = "gate"
 class Kind:
     """What an evaluation runs; rows whose next ones are of one kind can share a batch.
 
-    expert: which transformer. full: every block, not only those outside the span.
-    guided: also the branch without the prompt.
+    Attributes:
+        expert: Index of the transformer.
+        full: Whether every block runs, not only those outside the span.
+        guided: Whether the branch without the prompt runs, too.
     """
 
     expert: int
@@ -104,7 +127,13 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class StepCache:
-    """What a run's rows skip. layers: blocks of the model. skip, gate: None skips nothing of the kind."""
+    """What a run's rows skip.
+
+    Attributes:
+        layers: Blocks of the model.
+        skip: Which blocks are left out at which steps; None for none.
+        gate: Where the branch without the prompt is left out; None for nowhere.
+    """
 
     layers: int
     skip: Skip | None = None
@@ -129,14 +158,17 @@ class StepCache:
 
     @property
     def residuals_kept(self) -> int:
+        """How many residuals of a row are kept to predict the next from."""
         return self.skip.order + 1 if self.skip is not None and self.partial else 0
 
     @property
     def along(self) -> str:
+        """What residuals are extrapolated in."""
         return SIGMA if self.skip is None else self.skip.along
 
     @property
     def differences_kept(self) -> int:
+        """How many differences between the two branches of a row are kept to predict the next from."""
         return self.gate.order + 1 if self.gate is not None and self.gate.mode == "reuse" else 0
 
     def blocks_run(self, kind: Kind) -> int:
@@ -153,7 +185,13 @@ class StepCache:
 def parse(text: str, layers: int) -> StepCache:
     """Read a specification: `none`, or a cache with its fields, `taylor:interval=3,order=1`; `+gate:...` may follow.
 
-    layers: blocks of the model. Raises UserError that says what is known.
+    Args:
+        text: The specification.
+        layers: Blocks of the model.
+
+    Raises:
+        UserError: If the text is not a specification, or asks for blocks that the model does not have; it says what
+            is known.
     """
     first, *others = text.strip().split("+")
     name = first.partition(":")[0].strip()

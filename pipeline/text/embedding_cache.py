@@ -2,7 +2,7 @@
 
 One safetensors file a prompt. Its name is a hash of everything that the embedding depends on, so a file is never
 out of date: another model, dtype, device or way of encoding looks for another name. A damaged file counts as
-missing and is written anew. Nothing is ever removed: the folder may be deleted at any time.
+missing and is written anew. Nothing is ever reon_cpu: the folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ NAME = "embedding"
 class TextCache:
     """A folder of embeddings, which several processes may share.
 
-    recipe: what an embedding depends on besides the prompt: weights, dtype, device, batches, versions.
-    Raises UserError if the folder cannot be made.
+    Args:
+        folder: Made if it is not there.
+        recipe: What an embedding depends on besides the prompt: weights, dtype, device, batches, versions.
+
+    Raises:
+        UserError: If the folder cannot be made.
     """
 
     def __init__(self, folder: Path, recipe: str):
@@ -59,10 +63,10 @@ class TextCache:
         """Store an embedding; readers see all of it or nothing. A full disk only costs the time it would save."""
         path = self.path(text)
         draft = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.tmp")
-        moved = embedding.detach().cpu().contiguous()
+        on_cpu = embedding.detach().cpu().contiguous()
         try:
             path.parent.mkdir(exist_ok=True)
-            save_file({NAME: moved}, draft, metadata={"sha256": _digest(moved)})
+            save_file({NAME: on_cpu}, draft, metadata={"sha256": _digest(on_cpu)})
             os.replace(draft, path)
         except (OSError, SafetensorError):
             with contextlib.suppress(OSError):

@@ -3,7 +3,7 @@
 UMT5 masks its padding, so encoding a prompt alone and padding it later is exact. Prompts are encoded in batches
 of a few fixed shapes, and a prompt's shape depends on its own length alone: its embedding then does not depend,
 to the last bit, on which other prompts it was encoded with. What was encoded is kept in memory, up to a bound,
-and on disk if there is a `TextCache` (`text_cache.py`).
+and on disk if there is a `TextCache` (`embedding_cache.py`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
-from wanbatch.pipeline.batching.residuals import moved
-from wanbatch.pipeline.models.dit import TEXT_TOKENS
+from wanbatch.pipeline.core.backends import TEXT_TOKENS, TextModel
+from wanbatch.pipeline.core.device import to_device
 from wanbatch.pipeline.text.embedding_cache import TextCache
 
 # What a prompt's tokens are padded to while they are encoded. Close together where prompts are common: a prompt
 # of 40 tokens costs a quarter less at 48 than at 64.
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, TEXT_TOKENS)
 # Tokens in a batch on a GPU. The large encoder is bound by arithmetic from some 1000 tokens on; a unit has few
-# distinct prompts, and places that stay empty cost as much as full ones.
+# distinct prompts, and an unused row of a batch costs as much as a used one.
 GPU_TOKENS = 1024
 KEPT_BYTES = 256 << 20
 
@@ -47,25 +47,30 @@ class _Prompt:
 class TextEncoder:
     """Encodes prompts as diffusers' `WanPipeline.encode_prompt` does, without its zero padding.
 
-    model: a `UMT5EncoderModel` or a `FusedUMT5`.
-    tokens: in each batch, the places times the length; 0: one prompt a batch, the faster choice on a CPU.
-    kept: bytes of embeddings held in the device's memory, least recently used first out.
-    cache: embeddings on disk. device: where it works; default: where the model is.
+    Args:
+        tokenizer: Of the model.
+        model: What turns tokens into states.
+        tokens: In each batch, prompts times length; 0 for one prompt a batch, the faster choice on a CPU.
+        kept: Bytes of embeddings held in the device's memory, least recently used first out.
+        cache: Embeddings on disk; None to keep none there.
+        device: Where it works; None for where the model is.
+        before_encoding: Called before the model is used; not if every prompt is known.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        model: Any,
+        model: TextModel,
         tokens: int = 0,
         kept: int = KEPT_BYTES,
         cache: TextCache | None = None,
         device: torch.device | None = None,
+        before_encoding: Callable[[], None] = lambda: None,
     ):
         self.tokenizer, self.model = tokenizer, model
         self.tokens, self.kept, self.cache = tokens, kept, cache
         self.device = device or model.device
-        self.before_encoding: Callable[[], None] = lambda: None  # called if the model is needed after all
+        self._before_encoding = before_encoding
         self._held: OrderedDict[str, Tensor] = OrderedDict()
         self._held_bytes = 0
 
@@ -89,9 +94,14 @@ class TextEncoder:
             self._hold(text, embedding)
         return {prompt: found[text] for prompt, text in cleaned.items()}
 
-    def places(self, length: int) -> int:
+    def batch_size(self, length: int) -> int:
         """Prompts in each batch of a length."""
         return max(1, self.tokens // length)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the embeddings that are held in memory."""
+        return self._held_bytes
 
     def forget(self) -> None:
         """Drop all embeddings held in memory."""
@@ -108,28 +118,26 @@ class TextEncoder:
     def _encoded(self, texts: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         if not texts:
             return
-        self.before_encoding()
+        self._before_encoding()
         groups: dict[int, list[_Prompt]] = {}
         tokens = self.tokenizer(list(texts), truncation=True, max_length=TEXT_TOKENS).input_ids
         for prompt in map(_Prompt, texts, tokens):
             groups.setdefault(prompt.length, []).append(prompt)
         for length, group in groups.items():
-            for first in range(0, len(group), self.places(length)):
-                yield from self._encode_batch(group[first : first + self.places(length)], length)
+            for first in range(0, len(group), self.batch_size(length)):
+                yield from self._encode_batch(group[first : first + self.batch_size(length)], length)
 
     def _encode_batch(self, group: Sequence[_Prompt], length: int) -> Iterator[tuple[str, Tensor]]:
-        shape = (self.places(length), length)
+        shape = (self.batch_size(length), length)
         tokens = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
-        mask[:, 0] = 1  # an empty place must attend to something
-        for place, prompt in enumerate(group):
-            tokens[place, : len(prompt.tokens)] = prompt.tokens
-            mask[place, : len(prompt.tokens)] = 1
-        states = self.model(moved(tokens, self.device), moved(mask, self.device))
-        if not isinstance(states, Tensor):  # as transformers gives them
-            states = states.last_hidden_state
-        for place, prompt in enumerate(group):
-            yield prompt.text, states[place, : len(prompt.tokens)].clone()
+        mask[:, 0] = 1  # an unused row must attend to something
+        for row, prompt in enumerate(group):
+            tokens[row, : len(prompt.tokens)] = prompt.tokens
+            mask[row, : len(prompt.tokens)] = 1
+        states = self.model(to_device(tokens, self.device), to_device(mask, self.device))
+        for row, prompt in enumerate(group):
+            yield prompt.text, states[row, : len(prompt.tokens)].clone()
 
     def _hold(self, text: str, embedding: Tensor) -> None:
         if text not in self._held:

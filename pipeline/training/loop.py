@@ -59,6 +59,11 @@ class Average:
         """Forgets the past: the first steps are far from anything worth keeping."""
         torch._foreach_copy_(self.kept, self.live)
 
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Let the live parameters take the average for good."""
+        torch._foreach_copy_(self.live, self.kept)
+
     @contextlib.contextmanager
     def applied(self):
         """Within, the live parameters hold the average."""
@@ -83,12 +88,39 @@ class Optimizer:
             fused=True, capturable=device.type == "cuda",
         )  # fmt: skip
 
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the steps to come."""
+        self.rate.fill_(rate)
+
     def clear(self) -> None:
+        """Drop the gradients."""
         self.adam.zero_grad(set_to_none=True)
 
     def apply(self) -> None:
+        """One step, along gradients that are clipped to a norm of 1."""
         nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.adam.step()
+
+
+class Checkpoints:
+    """Saves the averaged weights now and then.
+
+    Args:
+        average: Of the weights.
+        save: Called with the averaged weights in place.
+        seconds: Of training from one call to the next.
+    """
+
+    def __init__(self, average: Average, save: Callable[[], None] = lambda: None, seconds: float = 120):
+        self._average, self._save, self._seconds = average, save, seconds
+        self._last = 0.0
+
+    def save_if_due(self, elapsed: float) -> None:
+        """Save if the last call was long enough ago; `elapsed` is the training's time in seconds."""
+        if elapsed - self._last > self._seconds:
+            self._last = elapsed
+            with self._average.applied():
+                self._save()
 
 
 class Captured:

@@ -37,10 +37,7 @@ def test_the_documentation_shows_the_table():
     text = DOC.read_text()
     begin, end = "<!-- columns: from manifests/columns.py -->\n", "\n<!-- end of columns -->"
     shown = text[text.index(begin) + len(begin) : text.index(end)]
-    assert shown == markdown_table(), (
-        f"put between the two marks in {DOC.name} what this prints: "
-        "python -c 'from wanbatch.manifests.columns import markdown_table; print(markdown_table())'"
-    )
+    assert shown == markdown_table(), "run `make docs` and commit it"
 
 
 @pytest.mark.parametrize("name", GIVEN)

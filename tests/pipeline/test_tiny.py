@@ -6,26 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import picture_requests
 import pytest
 import torch
 from diffusers import WanPipeline
 
 from wanbatch.pipeline.core.conditioning import to_model, to_pixels
 from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
+from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.training.toy import world
-from wanbatch.pipeline.training.toy.judge import Judge
 from wanbatch.pipeline.training.toy.scores import write_prompts
 
 INFO = registry.find("tiny")
-PLAIN = Request(
-    id="a",
+PLAIN = replace(
+    picture_requests.PLAIN,
     prompt="a large red heart in the center on a striped blue background",
     negative_prompt=INFO.negative_prompt,
-    sources=(),
-    creativity=1.0,
-    seed=7,
     width=INFO.width,
     height=INFO.height,
     steps=INFO.steps,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.batching.denoiser import advance
+from wanbatch.pipeline.batching.solver_step import advance
 from wanbatch.pipeline.sampling.solvers import STATES, Solution
 
 Velocity = Callable[[Tensor, Tensor], Tensor]

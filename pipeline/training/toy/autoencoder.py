@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wanbatch.pipeline.evaluation.metrics import psnr_of_error
 from wanbatch.pipeline.models.vae import FrameVAE
-from wanbatch.pipeline.training.loop import Average, Budget, Optimizer
-from wanbatch.pipeline.training.toy.judge import draw
+from wanbatch.pipeline.training.loop import Average, Budget, Checkpoints, Optimizer
+from wanbatch.pipeline.training.toy.pictures import Bank, draw_pictures
 
 
 def train(
     vae: FrameVAE,
-    bank: tuple[Tensor, Tensor],
+    bank: Bank,
     budget: Budget,
     *,
     batch: int,
@@ -23,24 +24,53 @@ def train(
     divergence: float = 1e-4,
     report: Callable[[str], None] = print,
     checkpoint: Callable[[], None] = lambda: None,
-    checkpoint_seconds: float = 120,
 ) -> dict[str, float]:
-    """Trains `vae` in place; in the end it holds the averaged weights. Returns what the training did.
+    """Train an autoencoder in place; in the end it holds the averaged weights.
 
-    bank: `(images uint8 [N, 3, H, W], attributes)` on the training device. divergence: the weight of the KL
-    divergence to a standard normal, mean over latent values. `checkpoint` is called now and then, with the
-    averaged weights in place. On a GPU: bf16 autocast, channels last, compiled.
+    On a GPU: bf16 autocast, channels last, compiled.
+
+    Args:
+        vae: What is trained.
+        bank: Pictures, on the training device.
+        budget: How long.
+        batch: Pictures in a step.
+        rate: The highest learning rate.
+        divergence: Weight of the KL divergence to a standard normal, mean over latent values.
+        report: Called with a line of text now and then.
+        checkpoint: Called now and then, with the averaged weights in place.
+
+    Returns:
+        What the training did.
     """
     device = bank[0].device
-    fast = device.type == "cuda"
     vae.to(device).train()
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Optimizer(vae.parameters(), device)
     average = Average(vae.parameters(), 0.999)
+    checkpoints = Checkpoints(average, checkpoint)
+    learn = _learner(vae, bank, batch, optimizer, divergence)
+    learn()  # compiles; the rate is still zero
+    budget.restart()
+    for step in budget:
+        optimizer.set_rate(budget.rate(rate))
+        error = learn()
+        average.restart() if step < 500 else average.update()
+        if step % 500 == 0:
+            report(f"vae: step {step}, {budget.elapsed:.0f} s, PSNR {psnr_of_error(error.item(), 2):.2f} dB")
+        checkpoints.save_if_due(budget.elapsed)
+    average.adopt()
+    vae.eval()
+    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
+
+
+def _learner(vae: FrameVAE, bank: Bank, batch: int, optimizer: Optimizer, divergence: float) -> Callable[[], Tensor]:
+    """A function that makes one step on random pictures and returns their mean squared error."""
+    device = bank[0].device
+    fast = device.type == "cuda"
     loss_of = torch.compile(_loss) if fast else _loss
 
     def learn() -> Tensor:
-        images = draw(bank, batch)[0].contiguous(memory_format=torch.channels_last)
+        images = draw_pictures(bank, batch)[0].contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             loss, error = loss_of(vae, images, divergence)
         optimizer.clear()
@@ -48,30 +78,14 @@ def train(
         optimizer.apply()
         return error
 
-    learn()  # compiles; the rate is still zero
-    budget.restart()
-    saved = 0.0
-    for step in budget:
-        optimizer.rate.fill_(budget.rate(rate))
-        error = learn()
-        average.restart() if step < 500 else average.update()
-        if step % 500 == 0:
-            report(f"vae: step {step}, {budget.elapsed:.0f} s, PSNR {-10 * (error / 4).log10().item():.2f} dB")
-        if budget.elapsed - saved > checkpoint_seconds:
-            saved = budget.elapsed
-            with average.applied():
-                checkpoint()
-    with torch.no_grad():
-        torch._foreach_copy_(average.live, average.kept)
-    vae.eval()
-    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
+    return learn
 
 
 def _loss(vae: FrameVAE, images: Tensor, divergence: float) -> tuple[Tensor, Tensor]:
     """Loss and mean squared error: absolute and squared differences, edges at three scales, divergence."""
     mean, logvar = vae.moments(images)
     latents = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
-    difference = vae.paint(latents).float() - images
+    difference = vae.decode_raw(latents).float() - images
     error = difference.square().mean()
     loss = difference.abs().mean() + error
     scaled = difference
@@ -89,7 +103,7 @@ def _edges(difference: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def statistics(vae: FrameVAE, bank: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+def statistics(vae: FrameVAE, bank: Bank, count: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each latent channel, fp32 `[z]`, over `count` pictures."""
     images = bank[0][:count]
     latents = torch.cat([vae.moments(part.float() / 127.5 - 1)[0].float() for part in images.split(256)])

@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import T5Tokenizer
 
-from wanbatch.pipeline.training.toy import world
+from wanbatch.pipeline.evaluation.attributes import COLOURS
 
 WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "shape": {
@@ -27,7 +27,7 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "cross": ("cross", "cross", "plus sign"),
         "moon": ("moon", "moon", "crescent", "crescent moon"),
     },
-    "colour": {name: (name,) for name in world.COLOURS} | {"purple": ("purple", "purple", "violet")},
+    "colour": {name: (name,) for name in COLOURS} | {"purple": ("purple", "purple", "violet")},
     "size": {
         "small": ("small", "small", "tiny", "little"),
         "medium": ("medium", "medium-sized", "medium sized", "mid-sized"),

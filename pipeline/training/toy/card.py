@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from wanbatch.pipeline.training.toy import world
+from wanbatch.pipeline.evaluation.attributes import FIELDS, NAMES
 
-_FIELDS = ("all", *world.FIELDS, "distance")
+_FIELDS = ("all", *FIELDS, "distance")
 
 
 def write(defaults: dict, recipe: dict, record: dict) -> str:
@@ -55,7 +55,7 @@ combination of attributes in twenty was kept from the transformer's training. Se
 
 
 def _world() -> str:
-    return "".join(f"- {field}: {', '.join(names)}\n" for field, names in world.NAMES.items())
+    return "".join(f"- {field}: {', '.join(names)}\n" for field, names in NAMES.items())
 
 
 def _settings(defaults: dict, recipe: dict) -> str:

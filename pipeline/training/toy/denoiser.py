@@ -7,6 +7,7 @@ Diffusion 3 (Esser et al. 2024, arXiv:2403.03206).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
-from wanbatch.pipeline.training.loop import Average, Budget, Captured, Optimizer
+from wanbatch.pipeline.training.loop import Average, Budget, Captured, Checkpoints, Optimizer
 
 
 @dataclass(frozen=True, slots=True)
 class Bank:
     """Training pictures of one size with their captions, on the training device.
 
-    latents: `[N, z, h, w]`, normalised. tokens: int64 `[N, captions, L]`, zeros past each caption's end.
-    lengths: int64 `[N, captions]`. share: how often a step takes this size.
+    Attributes:
+        latents: `[N, z, h, w]`, normalised.
+        tokens: int64 `[N, captions, L]`, zeros past each caption's end.
+        lengths: int64 `[N, captions]`.
+        share: How often a step takes this size.
     """
 
     latents: Tensor
@@ -51,68 +56,108 @@ def train(
     rate: float = 1e-3,
     shift: float = 3.0,
     empty: float = 0.1,
-    half: bool = True,
-    compiled: bool = True,
     report: Callable[[str], None] = print,
     checkpoint: Callable[[], None] = lambda: None,
-    checkpoint_seconds: float = 120,
 ) -> dict[str, float]:
-    """Trains both in place; in the end they hold the averaged weights. Returns what the training did.
+    """Train a transformer and a text encoder in place; in the end they hold the averaged weights.
 
-    transformer: a `WanTransformer3DModel`. encoder: a `UMT5EncoderModel`. empty: the part of the captions that is
-    replaced by the empty prompt, for guidance. half, compiled: on a GPU, bf16 autocast and compiled blocks.
+    Args:
+        transformer: A `WanTransformer3DModel`.
+        encoder: A `UMT5EncoderModel`.
+        banks: Pictures of each size.
+        budget: How long.
+        batch: Pictures in a step.
+        rate: The highest learning rate.
+        shift: Of the noise levels.
+        empty: Part of the captions that the empty prompt replaces, for guidance.
+        report: Called with a line of text now and then.
+        checkpoint: Called now and then, with the averaged weights in place.
+
+    Returns:
+        What the training did.
     """
     device = banks[0].latents.device
-    transformer.to(device).train()
-    encoder.to(device).train()
-    dit = FrameTransformer(transformer)
-    fast = device.type == "cuda"
-    if fast and compiled:
-        for block in (*dit.blocks, *encoder.encoder.block):
-            block.compile(dynamic=True)  # one compilation serves all blocks and all sizes
-    parameters = [*transformer.parameters(), *encoder.parameters()]
-    optimizer = Optimizer(parameters, device, decay=1e-3)
-    average = Average(parameters, 0.9995)
+    learner = _Learner(transformer, encoder, device, batch, shift, empty)
+    steps = [Captured(learner.step_on(bank), device, learner.optimizer.clear) for bank in banks]
+    checkpoints = Checkpoints(learner.average, checkpoint)
+    budget.restart()
+    choice = torch.Generator().manual_seed(0)
+    shares = torch.tensor([bank.share for bank in banks])
+    losses = _RecentLosses()
+    for number in budget:
+        learner.optimizer.set_rate(budget.rate(rate))
+        loss = steps[int(torch.multinomial(shares, 1, generator=choice))]()
+        if number < 500:
+            learner.average.restart()
+        losses.note(number, loss)
+        if number % 1000 == 0:
+            report(f"dit: step {number}, {budget.elapsed:.0f} s, loss {losses.mean():.4f}")
+        checkpoints.save_if_due(budget.elapsed)
+    learner.finish()
+    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
 
-    def step_on(bank: Bank) -> Callable[[], Tensor]:
+
+class _RecentLosses:
+    """The losses of the last thousand steps, every fiftieth of them, left on the device."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Tensor] = deque(maxlen=20)
+
+    def note(self, number: int, loss: Tensor) -> None:
+        if number % 50 == 0:
+            self._kept.append(loss.clone())
+
+    def mean(self) -> float:
+        return torch.stack(list(self._kept)).mean().item()
+
+
+class _Learner:
+    """What one step of the training does; the arguments are those of `train`. On a GPU: bf16 autocast, compiled."""
+
+    def __init__(
+        self,
+        transformer: Any,
+        encoder: Any,
+        device: torch.device,
+        batch: int,
+        shift: float,
+        empty: float,
+    ):
+        transformer.to(device).train()
+        encoder.to(device).train()
+        self._dit, self._encoder, self._device = FrameTransformer(transformer), encoder, device
+        self._batch, self._shift, self._empty = batch, shift, empty
+        if device.type == "cuda":
+            for block in (*self._dit.blocks, *encoder.encoder.block):
+                block.compile(dynamic=True)  # one compilation serves all blocks and all sizes
+        parameters = [*transformer.parameters(), *encoder.parameters()]
+        self._models = transformer, encoder
+        self.optimizer = Optimizer(parameters, device, decay=1e-3)
+        self.average = Average(parameters, 0.9995)
+
+    def step_on(self, bank: Bank) -> Callable[[], Tensor]:
+        """A function that makes one step on random pictures of a bank and returns its loss."""
+
         def step() -> Tensor:
-            latents, tokens, lengths = _draw(bank, batch, empty)
+            latents, tokens, lengths = _draw(bank, self._batch, self._empty)
             # A cache of cast weights would outlive the captured step that filled it.
-            with torch.autocast(device.type, torch.bfloat16, enabled=fast and half, cache_enabled=False):
-                loss = _loss(dit, latents, embed(encoder, tokens, lengths), lengths, shift)
-            optimizer.clear()
+            with torch.autocast(
+                self._device.type, torch.bfloat16, enabled=self._device.type == "cuda", cache_enabled=False
+            ):
+                loss = _loss(self._dit, latents, embed(self._encoder, tokens, lengths), lengths, self._shift)
+            self.optimizer.clear()
             loss.backward()
-            optimizer.apply()
-            average.update()
+            self.optimizer.apply()
+            self.average.update()
             return loss.detach()
 
         return step
 
-    steps = [Captured(step_on(bank), device, optimizer.clear) for bank in banks]
-    budget.restart()
-    choice = torch.Generator().manual_seed(0)
-    shares = torch.tensor([bank.share for bank in banks])
-    losses: list[Tensor] = []
-    saved = 0.0
-    for number in budget:
-        optimizer.rate.fill_(budget.rate(rate))
-        loss = steps[int(torch.multinomial(shares, 1, generator=choice))]()
-        if number < 500:
-            average.restart()
-        if number % 50 == 0:
-            losses.append(loss.clone())
-        if number % 1000 == 0:
-            recent = torch.stack(losses[-20:]).mean().item()
-            report(f"dit: step {number}, {budget.elapsed:.0f} s, loss {recent:.4f}")
-        if budget.elapsed - saved > checkpoint_seconds:
-            saved = budget.elapsed
-            with average.applied():
-                checkpoint()
-    with torch.no_grad():
-        torch._foreach_copy_(average.live, average.kept)
-    transformer.eval()
-    encoder.eval()
-    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
+    def finish(self) -> None:
+        """Leave the averaged weights in the models, and these ready for use."""
+        self.average.adopt()
+        for model in self._models:
+            model.eval()
 
 
 def _draw(bank: Bank, count: int, empty: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,5 +178,5 @@ def _loss(dit: FrameTransformer, latents: Tensor, embeds: Tensor, lengths: Tenso
     noise = torch.randn_like(latents)
     share = level[:, None, None, None]
     noisy = (1 - share) * latents + share * noise
-    velocity = dit(noisy, level * 1000, dit.context(embeds, lengths))
+    velocity = dit(noisy, level * 1000, dit.context(embeds, lengths, TEXT_TOKENS))
     return (velocity.float() - (noise - latents)).square().mean()

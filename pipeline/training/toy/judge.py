@@ -1,125 +1,46 @@
-"""The judge: a small network that reads a picture of the small world back into its attributes.
-
-It turns statements about quality into numbers: what part of the pictures shows what their prompts asked for. It
-is trained on real renders only, some of them blurred and noisy, and never sees what a model makes.
-"""
+"""Trains the judge on real renders only, some of them blurred and noisy; it never sees what a model makes."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.training.loop import Average, Budget, Optimizer
-from wanbatch.pipeline.training.toy import world
-
-FOLDER = Path(__file__).resolve().parents[2] / "tiny" / "judge"
-
-
-class Judge(nn.Module):
-    """Images `[B, 3, H, W]` in [-1, 1] to attributes; any size from about 64 pixels."""
-
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128)):
-        super().__init__()
-        self.widths = tuple(widths)
-        layers: list[nn.Module] = []
-        for inner, outer in zip((3, *widths), widths, strict=False):
-            layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.GroupNorm(8, outer), nn.GELU()]
-        self.trunk = nn.Sequential(*layers, nn.Conv2d(widths[-1], 32, 1), nn.AdaptiveAvgPool2d(4))
-        self.head = nn.Sequential(nn.Linear(32 * 16, 160), nn.GELU(), nn.Linear(160, sum(map(len, _NAMES))))
-
-    @classmethod
-    def load(cls, folder: Path | str = FOLDER, device: torch.device | str = "cpu") -> Judge:
-        """The judge of a folder, by default the one that ships with the package; fp32, in evaluation mode."""
-        folder = Path(folder)
-        judge = cls(json.loads((folder / "config.json").read_text())["widths"])
-        judge.load_state_dict(load_file(folder / "model.safetensors"))
-        return judge.eval().requires_grad_(False).to(device)
-
-    def save(self, folder: Path) -> None:
-        """Writes `config.json` and fp16 weights."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"widths": self.widths}) + "\n")
-        weights = {name: value.half().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Logits of each field, in the order of `world.FIELDS`: `[B, names]`."""
-        logits = self.head(self.trunk(images).flatten(1))
-        return list(logits.split([len(names) for names in _NAMES], dim=1))
-
-    @torch.no_grad()
-    def read(self, images: Tensor) -> Tensor:
-        """Attributes, int64 `[B, 6]`, of fp32 images `[B, 3, H, W]` in [-1, 1]."""
-        batches = images.float().split(512)
-        return torch.cat([torch.stack([logits.argmax(1) for logits in self(b)], dim=1) for b in batches])
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """What the judge makes its mind up from: fp32 `[B, 160]` of images `[B, 3, H, W]` in [-1, 1]."""
-        batches = images.float().split(512)
-        return torch.cat([self.head[:2](self.trunk(batch).flatten(1)) for batch in batches])
-
-    def score(self, images: Tensor, expected: Tensor) -> dict[str, float]:
-        """The part of the pictures in which each attribute is as expected `[B, 6]`, and in which all are."""
-        right = self.read(images) == expected
-        scores = dict(zip(world.FIELDS, right.float().mean(0).tolist(), strict=True))
-        return scores | {"all": right.all(1).float().mean().item()}
-
-
-def distance(first: Tensor, second: Tensor) -> float:
-    """Fréchet distance between two sets of features `[N, D]`, each taken for a normal distribution.
-
-    The measure of Heusel et al. 2017 (arXiv:1706.08500) on the judge's features. It sees ghosts, artefacts and a
-    lack of variety in pictures that the judge still reads right, but hardly a light blur, which the judge was
-    trained to see past. It falls with the number of pictures: compare sets of one size.
-    """
-    (mean_a, covariance_a), (mean_b, covariance_b) = (
-        (x.mean(0), x.T.cov()) for x in (first.double(), second.double())
-    )
-    overlap = torch.linalg.eigvals(covariance_a @ covariance_b).sqrt().real.sum()
-    spread = covariance_a.trace() + covariance_b.trace() - 2 * overlap
-    return ((mean_a - mean_b).square().sum() + spread).item()
-
-
-_NAMES = list(world.NAMES.values())
+from wanbatch.pipeline.training.toy.pictures import draw_pictures
 
 
 def train(
     batches: list[tuple[Tensor, Tensor]], budget: Budget, batch: int = 256, rate: float = 2e-3
 ) -> tuple[Judge, dict[str, float]]:
-    """Trains a judge. batches: `(images uint8 [N, 3, H, W], attributes [N, 6])`, one a size.
+    """Train a judge.
 
-    The weights it returns are the averaged ones. Returns also what the training did.
+    Args:
+        batches: `(images uint8 [N, 3, H, W], attributes [N, 6])`, one a size.
+        budget: How long.
+        batch: Pictures in a step.
+        rate: The highest learning rate.
+
+    Returns:
+        The judge with averaged weights, and what the training did.
     """
     device = batches[0][0].device
     judge = Judge().to(device)
     optimizer = Optimizer(judge.parameters(), device, decay=1e-4)
     average = Average(judge.parameters(), 0.995)
     for step in budget:
-        images, attributes = draw(batches[step % len(batches)], batch)
+        images, attributes = draw_pictures(batches[step % len(batches)], batch)
         logits = judge(_worsen(images))
         losses = [F.cross_entropy(row, truth) for row, truth in zip(logits, attributes.T, strict=True)]
         loss = torch.stack(losses).sum()
         optimizer.clear()
         loss.backward()
-        optimizer.rate.fill_(budget.rate(rate))
+        optimizer.set_rate(budget.rate(rate))
         optimizer.apply()
         average.restart() if step < 200 else average.update()
-    with torch.no_grad():
-        torch._foreach_copy_(average.live, average.kept)
+    average.adopt()
     return judge.eval(), {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
-
-
-def draw(bank: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Random pictures of a bank: fp32 `[count, 3, H, W]` in [-1, 1] and their attributes."""
-    images, attributes = bank
-    index = torch.randint(len(images), (count,), device=images.device)
-    return images[index].float() / 127.5 - 1, attributes[index]
 
 
 def _worsen(images: Tensor) -> Tensor:

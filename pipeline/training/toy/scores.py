@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from diffusers import WanPipeline
 from torch import Tensor
 
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.evaluation.judge import Judge, distance
+from wanbatch.pipeline.evaluation.metrics import psnr_of_error
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.vae import FrameVAE
 from wanbatch.pipeline.training.toy import captions, world
 from wanbatch.pipeline.training.toy.denoiser import embed
-from wanbatch.pipeline.training.toy.judge import Judge, distance
 
 Scores = dict[str, float]
 
@@ -31,7 +34,9 @@ class Studio:
         self.judge = Judge.load(folder / "judge", device)
 
     @torch.no_grad()
-    def paint(self, prompts: list[str], height: int, width: int, *, steps: int, guidance: float, seed: int) -> Tensor:
+    def generate(
+        self, prompts: list[str], height: int, width: int, *, steps: int, guidance: float, seed: int
+    ) -> Tensor:
         """Images fp32 `[B, 3, height, width]` in [-1, 1]; the noise is drawn on the CPU from one seed."""
         generator = torch.Generator().manual_seed(seed)
         stride = self.pipeline.vae_scale_factor_spatial
@@ -52,7 +57,7 @@ class Studio:
     def _context(self, prompts: list[str]):
         batch = self.pipeline.tokenizer(prompts, padding=True, return_tensors="pt").to(self.device)
         lengths = batch.attention_mask.sum(1)
-        return self.dit.context(embed(self.encoder, batch.input_ids, lengths), lengths)
+        return self.dit.context(embed(self.encoder, batch.input_ids, lengths), lengths, TEXT_TOKENS)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -72,48 +77,95 @@ def measure(
     seed: int,
     device: torch.device,
 ) -> dict:
-    """All scores of the model in `folder`; `sizes` are (height, width), the first is the main one.
+    """All scores of a model: the judge's, each with the distance to real renders of the same attributes beside it.
 
-    Each is the judge's, with the distance to real renders of the same attributes beside it.
+    Args:
+        folder: Of the model.
+        sizes: (height, width) in pixels, the first the main one.
+        count: Pictures for each score.
+        steps: Of the schedule where no other number is scored.
+        guidance: Guidance scale where no other is scored.
+        guidances: Guidance scales to score.
+        step_counts: Numbers of steps to score.
+        seed: Of everything that is random.
+        device: Where the model works.
     """
-    studio = Studio(folder, device)
-    attributes = world.sample(count, torch.Generator().manual_seed(seed + 1))
-    unseen = world.sample(count * 24, torch.Generator().manual_seed(seed + 2))
-    unseen = unseen[world.held_out(unseen)][:count]
-
-    def read(images: Tensor, attributes: Tensor) -> Scores:
-        real = renders(attributes.to(device), *images.shape[2:], seed=seed)
-        far = distance(studio.judge.features(images), studio.judge.features(real))
-        return studio.judge.score(images, attributes.to(device)) | {"distance": far}
-
-    def through(size: tuple[int, int]) -> Scores:
-        real = renders(attributes.to(device), *size, seed=seed + 1)
-        again = studio.reconstruct(real)
-        error = (again - real).square().mean((1, 2, 3)) / 4
-        return read(again, attributes) | {"psnr": -10 * error.log10().mean().item()}
-
-    def score(attributes=attributes, size=sizes[0], steps=steps, guidance=guidance, noisy=False) -> Scores:
-        prompts = write_prompts(attributes, seed, noisy=noisy)
-        images = studio.paint(prompts, *size, steps=steps, guidance=guidance, seed=seed)
-        return read(images, attributes)
-
+    scorer = _Scorer(folder, device, count, seed, sizes[0], steps, guidance)
     named = {f"{width}x{height}": (height, width) for height, width in sizes}
     return _rounded(
         {
             "pictures": count,
             "seed": seed,
-            "renders": {
-                name: read(renders(attributes.to(device), *size, seed=seed + 1), attributes)
-                for name, size in named.items()
-            },
-            "reconstructions": {name: through(size) for name, size in named.items()},
-            "guidance": {f"{value:g}": score(guidance=value) for value in guidances},
-            "steps": {str(value): score(steps=value) for value in step_counts},
-            "never_seen": score(unseen),
-            "unknown_words": score(noisy=True),
-            "sizes": {name: score(size=size) for name, size in named.items()},
+            "renders": {name: scorer.of_renders(size) for name, size in named.items()},
+            "reconstructions": {name: scorer.of_reconstructions(size) for name, size in named.items()},
+            "guidance": {f"{value:g}": scorer.of_pictures(guidance=value) for value in guidances},
+            "steps": {str(value): scorer.of_pictures(steps=value) for value in step_counts},
+            "never_seen": scorer.of_pictures(held_out=True),
+            "unknown_words": scorer.of_pictures(noisy=True),
+            "sizes": {name: scorer.of_pictures(size=size) for name, size in named.items()},
         }
     )
+
+
+class _Scorer:
+    """Makes pictures of the same attributes in several ways and scores them; the arguments are those of `measure`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        count: int,
+        seed: int,
+        size: tuple[int, int],
+        steps: int,
+        guidance: float,
+    ):
+        self._studio, self._device, self._seed = Studio(folder, device), device, seed
+        self._size, self._steps, self._guidance = size, steps, guidance
+        self._attributes = world.sample(count, torch.Generator().manual_seed(seed + 1))
+        unseen = world.sample(count * 24, torch.Generator().manual_seed(seed + 2))
+        self._unseen = unseen[world.held_out(unseen)][:count]
+
+    def of_renders(self, size: tuple[int, int]) -> Scores:
+        """Of other renders of the attributes: what a perfect model would score."""
+        return self._read(self._renders(size), self._attributes)
+
+    def of_reconstructions(self, size: tuple[int, int]) -> Scores:
+        """Of renders that went through the autoencoder."""
+        real = self._renders(size)
+        again = self._studio.reconstruct(real)
+        errors = (again - real).square().mean((1, 2, 3)).tolist()
+        psnr = statistics.fmean(psnr_of_error(error, 2) for error in errors)
+        return self._read(again, self._attributes) | {"psnr": psnr}
+
+    def of_pictures(
+        self,
+        *,
+        size: tuple[int, int] | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        held_out: bool = False,
+        noisy: bool = False,
+    ) -> Scores:
+        """Of what the model makes. held_out: of attributes it was never trained on. noisy: see `write_prompts`."""
+        attributes = self._unseen if held_out else self._attributes
+        images = self._studio.generate(
+            write_prompts(attributes, self._seed, noisy=noisy),
+            *(size or self._size),
+            steps=self._steps if steps is None else steps,
+            guidance=self._guidance if guidance is None else guidance,
+            seed=self._seed,
+        )
+        return self._read(images, attributes)
+
+    def _renders(self, size: tuple[int, int]) -> Tensor:
+        return renders(self._attributes.to(self._device), *size, seed=self._seed + 1)
+
+    def _read(self, images: Tensor, attributes: Tensor) -> Scores:
+        attributes, judge = attributes.to(self._device), self._studio.judge
+        real = renders(attributes, *images.shape[2:], seed=self._seed)
+        far = distance(judge.features(images), judge.features(real))
+        return judge.score(images, attributes) | {"distance": far}
 
 
 def renders(attributes: Tensor, height: int, width: int, *, seed: int) -> Tensor:

@@ -25,6 +25,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
+from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.models.vae import FrameVAE
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.toy import autoencoder, captions, card, denoiser, judge, scores, world
@@ -112,7 +113,7 @@ class Training:
         banks = [self._pictures(count if i == 0 else count // 4, size, i) for i, size in enumerate(self.recipe.sizes)]
         reader, result = judge.train([banks[0], *banks], self._budget("judge"), self.recipe.judge_batch)
         reader.save(self.out / "judge")
-        reader = judge.Judge.load(self.out / "judge", self.device)
+        reader = Judge.load(self.out / "judge", self.device)
         images, attributes = self._pictures(min(count, 4096), self.recipe.sizes[0], 99)
         return result | {"renders": reader.score(images.float() / 127.5 - 1, attributes)}
 
@@ -142,7 +143,7 @@ class Training:
         _save(video, self.out / "vae")
         images, attributes = (part[:1024] for part in bank)
         images = images.float() / 127.5 - 1
-        reader = judge.Judge.load(self.out / "judge", self.device)
+        reader = Judge.load(self.out / "judge", self.device)
         again = torch.cat([frame.decode(frame.encode(part)) for part in images.split(256)])
         return {
             "mean": frame.mean.tolist(),

@@ -4,7 +4,7 @@ Small enough that a network of a few million parameters learns it in minutes and
 back without error; rich enough that prompts have something to say. A picture is six attributes and some free
 play (place, size, angle, tint), drawn on any device, many at once.
 
-Attributes are an int64 tensor `[B, 6]`, columns in the order of `FIELDS`, each an index into `NAMES[field]`.
+Attributes are an int64 tensor `[B, 6]`; `evaluation/attributes.py` says what each column means.
 """
 
 from __future__ import annotations
@@ -14,14 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "moon")
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
-SIZES = ("small", "medium", "large")
-PLACES = ("center", "left", "right", "top", "bottom")
-TEXTURES = ("plain", "striped", "dotted", "checkered")
-
-FIELDS = ("shape", "colour", "size", "place", "background", "texture")
-NAMES = dict(zip(FIELDS, (SHAPES, COLOURS, SIZES, PLACES, COLOURS, TEXTURES), strict=True))
+from wanbatch.pipeline.evaluation.attributes import COLOURS, FIELDS, NAMES
 
 # sRGB in [0, 1]: vivid for the shape, softer for the background, and the pattern's tone.
 _VIVID = ((222, 40, 48), (247, 134, 22), (252, 211, 30), (30, 160, 75), (30, 96, 225),

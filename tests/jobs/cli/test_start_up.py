@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "ray", "diffusers", "transformers", "pyarrow")
+HEAVY = ("torch", "ray", "diffusers", "transformers")
 CODE = """
 import json, sys
 from wanbatch.jobs.cli.main import main

@@ -75,6 +75,32 @@ def test_another_setting_is_refused(run_here, released):
     assert status(released / "dataset")["done"] == 16
 
 
+def test_it_learns_the_environment_that_decides_bits_and_keeps_to_it(run_here, released):
+    with (released / "manifest.jsonl").open("a") as file:
+        file.write('{"id": "new-1", "prompt": "a blue star", "steps": 2}\n')
+    run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
+    environment = status(released / "dataset")["fingerprint"]["environment"]
+    assert environment["torch"] == torch.__version__
+    assert environment["device_name"] == f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    assert environment["backends"] == dict.fromkeys(("text", "encode", "denoise", "decode"), "eager-float32")
+    run_json = released / "dataset" / "_wanbatch" / "run.json"
+    run_json.write_text(run_json.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "2.0.0"'))
+    with pytest.raises(UserError, match=r'environment\.torch was "2\.0\.0", now'):
+        run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
+
+
+def test_workers_that_compute_a_stage_in_another_way_make_nothing(run_here, released):
+    out = released / "dataset"
+    run_json = json.loads((out / "_wanbatch" / "run.json").read_text())
+    run_json["fingerprint"]["environment"] = {"backends": {"denoise": "kernels-bfloat16"}}
+    (out / "_wanbatch" / "run.json").write_text(json.dumps(run_json))
+    with (released / "manifest.jsonl").open("a") as file:
+        file.write('{"id": "new-1", "prompt": "a blue star", "steps": 2}\n')
+    with pytest.raises(UserError, match=r'backends\.denoise was "kernels-bfloat16", now "eager-float32"'):
+        run_here(released / "manifest.jsonl", out, Settings(model="tiny"))
+    assert status(out)["done"] == 16
+
+
 def test_a_changed_row_is_found_by_the_digest_of_the_release(run_here, released):
     manifest = released / "manifest.jsonl"
     manifest.write_text(manifest.read_text().replace("a big red heart", "a big green heart"))

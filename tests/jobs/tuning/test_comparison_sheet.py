@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from picture_requests import PLAIN
 from PIL import Image
 
 from wanbatch.errors import UserError
@@ -13,16 +16,13 @@ from wanbatch.jobs.tuning.goals import parse_goal
 from wanbatch.jobs.tuning.result import TuningResult
 from wanbatch.jobs.tuning.sample import Sample
 from wanbatch.pipeline.core.requests import Request
-from wanbatch.pipeline.evaluation.quality import Score
+from wanbatch.pipeline.evaluation.metrics import Score
 
 STEPS = (2, 4, 8, 16, 24)
 
 
 def request(name: str, prompt: str) -> Request:
-    return Request(
-        id=name, prompt=prompt, negative_prompt="", sources=(), creativity=1.0, seed=0, width=32, height=16,
-        steps=30, guidance=1.0, shift=3.0, sampler="unipc",
-    )  # fmt: skip
+    return replace(PLAIN, id=name, prompt=prompt, width=32, height=16)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from wanbatch.errors import UserError
 from wanbatch.jobs.tuning.candidates import Candidate, Trial
 from wanbatch.jobs.tuning.goals import Limit, QualityGoal, parse_goal
-from wanbatch.pipeline.evaluation.quality import Score
+from wanbatch.pipeline.evaluation.metrics import Score
 
 
 def trial(seconds: float, psnr: float, **scores) -> Trial:

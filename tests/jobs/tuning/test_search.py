@@ -11,7 +11,7 @@ import pytest
 from wanbatch.jobs.tuning.candidates import NO_CACHE, Candidate, SearchSpace, Trial
 from wanbatch.jobs.tuning.goals import parse_goal
 from wanbatch.jobs.tuning.search import SHOWN, Search, contenders, frontier
-from wanbatch.pipeline.evaluation.quality import Score
+from wanbatch.pipeline.evaluation.metrics import Score
 
 DEFAULT = Candidate("unipc", 30)
 

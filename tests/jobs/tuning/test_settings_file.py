@@ -13,7 +13,7 @@ from wanbatch.jobs.tuning.goals import parse_goal
 from wanbatch.jobs.tuning.result import TuningResult
 from wanbatch.jobs.tuning.sample import Sample
 from wanbatch.jobs.tuning.settings_file import evidence_comments, file_fields, update_settings_file, updated_text
-from wanbatch.pipeline.evaluation.quality import Score
+from wanbatch.pipeline.evaluation.metrics import Score
 
 CHOSEN = Candidate("deis", 12, "taylor:interval=2", "karras")
 TUNED = {"steps": 12, "sampler": "deis", "schedule": "karras", "step_cache": "taylor:interval=2"}

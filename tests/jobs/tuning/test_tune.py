@@ -21,7 +21,8 @@ from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.goals import parse_goal
 from wanbatch.jobs.tuning.sample import possible_candidates
 from wanbatch.jobs.tuning.trials import CandidateRunner
-from wanbatch.pipeline.evaluation.quality import HIGHEST_PSNR, Meter
+from wanbatch.pipeline.evaluation.metrics import HIGHEST_PSNR
+from wanbatch.pipeline.evaluation.quality import Meter
 
 CPU = ExecutionConfig("cpu", "fp32", False)
 

@@ -25,7 +25,7 @@ class TestInputs:
         put(f"{bucket}/shop.jsonl", f'{{"image": "{bucket}/img/a.png", "x": 1}}\n{{"image": "img/a.png"}}\n'.encode())
         manifest = read_manifest(f"{bucket}/shop.jsonl")
         assert (manifest.source_root, manifest.path) == (bucket, f"{bucket}/shop.jsonl")
-        assert manifest.row(1).place == f"{bucket}/shop.jsonl:2"
+        assert manifest.row(1).location == f"{bucket}/shop.jsonl:2"
         put(f"{bucket}/img/a.png", encoded(8, 4))
         with SourceLoader(manifest.source_root) as loader:
             assert [loader.size(row.sources[0]) for row in manifest.iter_rows()] == [(8, 4), (8, 4)]
@@ -38,7 +38,7 @@ class TestInputs:
             put(f"{bucket}/shop/{name}", buffer.getvalue())
         manifest = read_manifest(f"{bucket}/shop")
         assert len(manifest) == 4
-        assert manifest.row(3).place == f"{bucket}/shop/b.parquet row 1"
+        assert manifest.row(3).location == f"{bucket}/shop/b.parquet row 1"
         with SourceLoader(manifest.source_root) as loader:
             assert [loader.size(row.sources[0]) for row in manifest.iter_rows()] == [(8, 4), (4, 8)] * 2
         with pytest.raises(UserError, match="there is no such manifest"):

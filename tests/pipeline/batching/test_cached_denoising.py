@@ -10,9 +10,14 @@ import torch
 from small_models import random_transformer
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.batching.denoiser import Denoised, Denoiser, Sample, advance
-from wanbatch.pipeline.core.requests import EvaluationCounts
-from wanbatch.pipeline.models.dit import Context, FrameTransformer
+from wanbatch.pipeline.batching.denoiser import Denoiser
+from wanbatch.pipeline.batching.slots import SlotTable
+from wanbatch.pipeline.batching.solver_step import advance
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.samples import Denoised, Sample
+from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.models.text_context import CrossAttentionContext
+from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts
 from wanbatch.pipeline.sampling.solvers import STATES, solve
 from wanbatch.pipeline.sampling.step_cache import parse
 
@@ -76,7 +81,7 @@ def mixed_rows() -> list[Sample]:
 
 def denoise(experts, rows, text: str, boundary=None, slots=SLOTS) -> dict[str, Denoised]:
     experts = experts if isinstance(experts, list) else [experts]
-    denoiser = Denoiser(experts, slots, boundary, parse(text, len(experts[0].blocks)))
+    denoiser = Denoiser(experts, slots, boundary, parse(text, experts[0].layers))
     return {found.sample.id: found for found in denoiser.run(rows)}
 
 
@@ -128,8 +133,9 @@ def in_a_plain_loop(expert: FrameTransformer, row: Sample, span=range(0), full=l
     lengths = torch.tensor([len(row.prompt)] * SLOTS + [len(row.negative)] * SLOTS)
     texts = torch.zeros(2 * SLOTS, 30, 32)
     texts[:SLOTS, : len(row.prompt)], texts[SLOTS:, : len(row.negative)] = row.prompt, row.negative
-    contexts = [expert.context(text[None], length[None]) for text, length in zip(texts, lengths, strict=True)]
-    context = Context(
+    pairs = zip(texts, lengths, strict=True)
+    contexts = [expert.context(text[None], length[None], TEXT_TOKENS) for text, length in pairs]
+    context = CrossAttentionContext(
         torch.cat([one.keys for one in contexts], dim=1),
         torch.cat([one.values for one in contexts], dim=1),
         torch.cat([one.bias for one in contexts]),
@@ -194,11 +200,11 @@ class Polynomial:
     dtype = torch.float32
     patch = (2, 2)
     dim = 32
-    blocks = range(4)
+    layers = 4
 
-    def context(self, embeds, lengths):
+    def context(self, embeds, lengths, padded_length):
         keys = 5 * embeds.mean(dim=(1, 2)).reshape(1, -1, 1, 1, 1)
-        return Context(keys, keys.clone(), torch.zeros(len(embeds), 1, 1, 1))
+        return CrossAttentionContext(keys, keys.clone(), torch.zeros(len(embeds), 1, 1, 1))
 
     def forward_recording(self, latents, timestep, context, span):
         tokens, sigma = latents.shape[2] * latents.shape[3] // 4, timestep / 1000
@@ -286,9 +292,15 @@ def test_rows_out_of_step_fill_the_slots(expert, text):
 
 
 def test_rows_in_step_are_never_parked(expert, monkeypatch):
-    from wanbatch.pipeline.batching.slots import SlotTable
+    assign = SlotTable.assign
 
-    monkeypatch.setattr(SlotTable, "_park", None)
+    def assigned(self, rows):
+        before = set(self.rows.values())
+        taking_part = assign(self, rows)
+        assert before <= set(self.rows.values())
+        return taking_part
+
+    monkeypatch.setattr(SlotTable, "assign", assigned)
     for text in CACHES[:2]:
         assert len(denoise(expert, [sample(seed) for seed in range(9)], text)) == 9
 

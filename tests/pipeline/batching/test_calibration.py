@@ -9,6 +9,10 @@ from small_models import random_transformer
 from wanbatch.pipeline.batching import calibration
 from wanbatch.pipeline.batching.calibration import best_slots, measure
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+from wanbatch.pipeline.models.dit import FrameTransformer
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -34,26 +38,27 @@ def test_nothing_measured():
 def test_each_batch_size_is_timed(runtime, monkeypatch):
     monkeypatch.setattr(calibration, "CANDIDATES", (1, 2))
     seen = []
-    forward = calibration.FrameTransformer.forward
+    forward = FrameTransformer.forward
     monkeypatch.setattr(
-        calibration.FrameTransformer,
+        FrameTransformer,
         "forward",
         lambda self, latents, *rest: seen.append(tuple(latents.shape)) or forward(self, latents, *rest),
     )
-    config = random_transformer().config
-    found = measure(config, torch.device("cpu"), torch.float32, runtime, (4, 6, True), reserved=0)
+    model = single_frame_transformer(random_transformer(), runtime, CPU)
+    found = measure(model, CPU, (4, 6, True), reserved=0)
     assert set(found) == {1, 2}
     assert min(found.values()) > 0
     assert set(seen) == {(2, 8, 4, 6), (4, 8, 4, 6)}
 
 
 def test_batches_that_do_not_fit_are_left_out(monkeypatch):
-    def step(frame, device, slots, shape):
-        if slots > 4:
-            raise torch.OutOfMemoryError("no room")
-        return 1.0 / slots
+    forward = FrameTransformer.forward
 
-    monkeypatch.setattr(calibration, "_step_seconds", step)
-    config = random_transformer().config
-    found = measure(config, torch.device("cpu"), torch.float32, Runtime(), (4, 4, False), reserved=0)
-    assert found == {1: 1.0, 2: 0.5, 4: 0.25}
+    def in_little_memory(self, latents, *rest):
+        if len(latents) > 4:
+            raise torch.OutOfMemoryError("no room")
+        return forward(self, latents, *rest)
+
+    monkeypatch.setattr(FrameTransformer, "forward", in_little_memory)
+    model = single_frame_transformer(random_transformer(), Runtime(), CPU)
+    assert set(measure(model, CPU, (4, 4, False), reserved=0)) == {1, 2, 4}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+from picture_requests import PLAIN
 from small_models import random_transformer
 
-from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.loading.registry import Modules
+from wanbatch.pipeline.loading.weights import Modules
 
 
 def test_two_experts_share_the_schedule_as_in_diffusers(pipeline):
@@ -17,11 +19,10 @@ def test_two_experts_share_the_schedule_as_in_diffusers(pipeline):
         pipeline.tokenizer, pipeline.text_encoder, pipeline.transformer, second, boundary=0.7, vae=pipeline.vae
     )
     wan = Wan(modules, torch.device("cpu"), slots=2)
-    settings = {"creativity": 1.0, "width": 64, "height": 64, "shift": 3.0, "sampler": "unipc", "negative_prompt": ""}
     requests = [
-        Request("a", "a red heart", sources=(), seed=3, steps=7, guidance=4.0, **settings),
-        Request("b", "blue star", sources=(), seed=4, steps=4, guidance=2.0, **settings),
-        Request("c", "green circle", sources=(), seed=5, steps=9, guidance=2.0, **settings),
+        replace(PLAIN, id="a", prompt="a red heart", seed=3, steps=7, guidance=4.0),
+        replace(PLAIN, id="b", prompt="blue star", seed=4, steps=4, guidance=2.0),
+        replace(PLAIN, id="c", prompt="green circle", seed=5, steps=9, guidance=2.0),
     ]
     pixels = {outcome.request.id: outcome.pixels for outcome in wan.generate(requests)}
 

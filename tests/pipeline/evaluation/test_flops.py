@@ -8,8 +8,9 @@ from small_models import random_transformer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.evaluation import flops
-from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading import registry, weights
 from wanbatch.pipeline.loading.random_model import TEXT, TRANSFORMER, VAE, random_info, random_modules, save
 from wanbatch.pipeline.models.dit import FrameTransformer
 
@@ -45,7 +46,7 @@ def test_the_5b_model_at_1280_by_704():
 def test_the_transformer_as_torch_counts_it():
     model = random_transformer()
     frame = FrameTransformer(model)
-    context = frame.context(torch.randn(2, 14, 32), torch.tensor([14, 3]))
+    context = frame.context(torch.randn(2, 14, 32), torch.tensor([14, 3]), TEXT_TOKENS)
     latents, timestep = torch.randn(2, 8, 8, 12), torch.tensor([500.0, 10.0])
     embedding = counted(frame.modulation, timestep)
     assert counted(frame, latents, timestep, context) - embedding == 2 * flops.transformer_flops(model.config, 24, 16)
@@ -79,7 +80,7 @@ def test_the_random_model_as_a_folder(tmp_path):
     expected = random_info()
     assert (info.width, info.steps, info.shift, info.sampler) == (1280, 50, 5.0, "unipc")
     assert (info.multiple, info.negative_prompt) == (expected.multiple, expected.negative_prompt)
-    loaded = registry.load(info, torch.device("cpu"), torch.bfloat16)
+    loaded = weights.load(info, torch.device("cpu"), torch.bfloat16)
     made = random_modules(torch.device("cpu"), torch.bfloat16, **SMALL)
     for name, parameter in loaded.transformer.named_parameters():
         assert torch.equal(parameter, dict(made.transformer.named_parameters())[name]), name

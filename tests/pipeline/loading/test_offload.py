@@ -11,9 +11,10 @@ from small_models import random_transformer
 from torch import nn
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline import generate
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
-from wanbatch.pipeline.loading.offload import Residency, size_of, to_leave
+from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, groups_to_offload, size_of
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models.dit import FrameTransformer
 
@@ -37,19 +38,19 @@ WORKING = {"text": 1, "picture": 3}
     ],
 )
 def test_what_leaves(wanted, resident, free, leaving):
-    assert to_leave(wanted, resident, SIZES, free, WORKING) == leaving
+    assert groups_to_offload(wanted, resident, SIZES, free, WORKING) == leaving
 
 
 def test_the_least_recently_used_leaves_first_and_no_more_than_needed():
     sizes, working = {"a": 5, "b": 5, "c": 5}, dict.fromkeys("abc", 1)
-    assert to_leave("c", ["b", "a"], sizes, 2, working) == ["b"]
-    assert to_leave("c", ["a", "b"], sizes, 0, working) == ["a", "b"]
+    assert groups_to_offload("c", ["b", "a"], sizes, 2, working) == ["b"]
+    assert groups_to_offload("c", ["a", "b"], sizes, 0, working) == ["a", "b"]
 
 
 @pytest.mark.parametrize(("resident", "free"), [([], 14), (["text"], 3), (["picture"], 2)])
 def test_a_part_without_room(resident, free):
     with pytest.raises(UserError, match="no room for the part 'picture'"):
-        to_leave("picture", resident, SIZES, free, WORKING)
+        groups_to_offload("picture", resident, SIZES, free, WORKING)
 
 
 class Card:
@@ -77,24 +78,24 @@ class Part(nn.Module):
         return self
 
 
-def residency(capacity: int) -> tuple[Residency, Card]:
+def offloader(capacity: int) -> tuple[Offloader, Card]:
     card = Card(capacity, **SIZES)
-    return Residency(card.parts, torch.device("meta"), card.free, WORKING), card
+    return Offloader(card.parts, torch.device("meta"), card.free, WORKING), card
 
 
 def test_with_room_for_all_nothing_moves_twice():
-    held, card = residency(26)
-    assert held.together
+    held, card = offloader(26)
+    assert held.all_fit
     for name in ("picture", "text", "picture", "text"):
-        held.need(name)
+        held.ensure_on_device(name)
     assert [part.history for part in card.parts.values()] == [["meta"], ["meta"]]
 
 
 def test_without_room_they_take_turns():
-    held, card = residency(20)
-    assert not held.together
+    held, card = offloader(20)
+    assert not held.all_fit
     for name in ("text", "picture", "picture", "text", "picture"):
-        held.need(name)
+        held.ensure_on_device(name)
         assert card.free() >= WORKING[name]
         assert card.parts[name].where == "meta"
     assert card.parts["text"].history == ["meta", "cpu", "meta", "cpu"]
@@ -119,13 +120,16 @@ def test_a_fused_transformer_stays_fused_when_it_moves():
     assert torch.equal(torch.cat([block.attn1.to_q.weight, block.attn1.to_k.weight]), block.qkv_weight[:192])
 
 
-def test_pictures_are_the_same_when_parts_take_turns(model_folder, wan):
+def test_pictures_are_the_same_when_parts_take_turns(model_folder, wan, monkeypatch):
     moving = Wan.load(registry.find(str(model_folder)), slots=3, runtime=Runtime(offload=True))
-    assert moving.residency is not None
-    held = moving.residency
+    assert moving.offloader is not None
+    held = moving.offloader
     assert (held.resident, moving.offloaded) == (["picture"], False)
-    held.sizes, held.working = {"text": 2, "picture": 2}, {"text": 1, "picture": 1}
-    held.free = lambda: 4 - 2 * len(held.resident)  # room for either, not for both
+    sizes = {"text": size_of(moving.text.model), "picture": size_of(nn.ModuleList([*moving.experts, moving.vae]))}
+    for name in sizes:
+        monkeypatch.setitem(WORKING_BYTES, name, 0)
+    room = sum(sizes.values()) - 1  # for either, not for both
+    monkeypatch.setattr(generate, "free_memory", lambda device: room - sum(sizes[name] for name in held.resident))
     assert (make(moving, PLAIN)["a"] == make(wan, PLAIN)["a"]).all()
     assert (held.resident, held.moves) == (["picture"], 3)
     make(moving, PLAIN)  # its prompts are known
@@ -135,6 +139,6 @@ def test_pictures_are_the_same_when_parts_take_turns(model_folder, wan):
 
 
 def test_offloading_is_recorded(model_folder, monkeypatch):
-    monkeypatch.setattr(Residency, "together", False)
+    monkeypatch.setattr(Offloader, "all_fit", False)
     moving = Wan.load(registry.find(str(model_folder)), runtime=Runtime(offload=True))
     assert moving.backends["text"] == "eager-float32-offloaded"

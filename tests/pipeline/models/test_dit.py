@@ -7,7 +7,8 @@ import torch
 from small_models import random_transformer
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.models.dit import Context, FrameTransformer
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.models.dit import FrameTransformer
 
 
 def prompts(lengths: list[int], places: int, seed: int = 1) -> torch.Tensor:
@@ -37,7 +38,7 @@ def test_equals_diffusers_for_real_padding_and_a_timestep_a_row(transformer, hei
     timestep = torch.tensor([999.0, 431.5, 20.0])
     embeds = prompts(lengths, 20)
     frame = FrameTransformer(transformer)
-    ours = frame(latents, timestep, frame.context(embeds, torch.tensor(lengths)))
+    ours = frame(latents, timestep, frame.context(embeds, torch.tensor(lengths), TEXT_TOKENS))
     assert relative(ours, reference(transformer, latents, timestep, embeds, per_token=per_token)) < 1e-4
 
 
@@ -46,7 +47,7 @@ def test_text_of_every_length_up_to_the_limit(transformer, length):
     latents, timestep = torch.randn(1, 8, 4, 4), torch.tensor([500.0])
     embeds = prompts([length], 512)
     frame = FrameTransformer(transformer)
-    ours = frame(latents, timestep, frame.context(embeds, torch.tensor([length])))
+    ours = frame(latents, timestep, frame.context(embeds, torch.tensor([length]), TEXT_TOKENS))
     assert relative(ours, reference(transformer, latents, timestep, embeds)) < 1e-4
 
 
@@ -59,7 +60,11 @@ def test_padding_is_not_ignored(transformer):
 
 
 def test_collapsed_padding_keeps_its_weight_in_bf16():
-    bias = FrameTransformer(random_transformer().bfloat16()).context(prompts([7], 7), torch.tensor([7])).bias
+    bias = (
+        FrameTransformer(random_transformer().bfloat16())
+        .context(prompts([7], 7), torch.tensor([7]), TEXT_TOKENS)
+        .bias
+    )
     assert bias.dtype == torch.bfloat16
     assert float(bias[0, 0, 0, -2:].double().exp().sum()) == pytest.approx(505, rel=1e-3)
 
@@ -68,9 +73,9 @@ def test_fusing_shares_the_weights_and_changes_nothing():
     model = random_transformer()
     latents, timestep, embeds = torch.randn(2, 8, 4, 6), torch.tensor([700.0, 100.0]), prompts([3, 4], 6)
     plain = FrameTransformer(model)
-    before = plain(latents, timestep, plain.context(embeds, torch.tensor([3, 4])))
+    before = plain(latents, timestep, plain.context(embeds, torch.tensor([3, 4]), TEXT_TOKENS))
     fused = FrameTransformer(model).fuse()
-    after = fused(latents, timestep, fused.context(embeds, torch.tensor([3, 4])))
+    after = fused(latents, timestep, fused.context(embeds, torch.tensor([3, 4]), TEXT_TOKENS))
     assert torch.equal(before, after)
     weight = fused.blocks[0].qkv_weight
     assert model.blocks[0].attn1.to_k.weight.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
@@ -82,7 +87,7 @@ def test_gradients_reach_the_shared_parameters():
     frame = FrameTransformer(model)
     embeds = prompts([3], 4).requires_grad_(True)
     frame(
-        torch.randn(1, 8, 4, 4), torch.tensor([300.0]), frame.context(embeds, torch.tensor([3]))
+        torch.randn(1, 8, 4, 4), torch.tensor([300.0]), frame.context(embeds, torch.tensor([3]), TEXT_TOKENS)
     ).square().mean().backward()
     missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert missing == []
@@ -91,14 +96,11 @@ def test_gradients_reach_the_shared_parameters():
 
 
 @pytest.mark.parametrize("rows", range(1, 13))
-def test_a_row_has_the_same_bits_at_every_place_of_a_batch(transformer, rows):
+def test_a_row_has_the_same_bits_at_every_index_of_a_batch(transformer, rows):
     frame = FrameTransformer(transformer)
     latents, timestep = torch.randn(1, 8, 4, 6).expand(rows, -1, -1, -1), torch.full((rows,), 431.5)
-    one = frame.context(prompts([5], 6), torch.tensor([5]))
-    context = Context(
-        *(part.repeat(1, rows, 1, 1, 1) for part in (one.keys, one.values)), one.bias.repeat(rows, 1, 1, 1)
-    )
-    velocity = frame(latents, timestep, context)
+    one = frame.context(prompts([5], 6), torch.tensor([5]), TEXT_TOKENS)
+    velocity = frame(latents, timestep, one.repeated(rows))
     assert all(torch.equal(velocity[0], other) for other in velocity)
 
 
@@ -137,7 +139,7 @@ def test_a_partial_evaluation_equals_diffusers_blocks_with_their_last_residual(t
     frame = FrameTransformer(transformer)
     earlier, latents = torch.randn(2, 8, 6, 4), torch.randn(2, 8, 6, 4)
     timestep, embeds = torch.tensor([900.0, 300.0]), prompts([3, 4], 6)
-    context = frame.context(embeds, torch.tensor([3, 4]))
+    context = frame.context(embeds, torch.tensor([3, 4]), TEXT_TOKENS)
     velocity, residual = frame.forward_recording(earlier, timestep + 50, context, span)
     expected, their_residual = diffusers_blocks(transformer, earlier, timestep + 50, embeds, span)
     assert torch.equal(velocity, frame(earlier, timestep + 50, context))

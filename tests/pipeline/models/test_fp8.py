@@ -7,8 +7,9 @@ import torch
 from small_models import random_transformer
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
-from wanbatch.pipeline.models.fp8 import LARGEST, Float8Linear, quantise, to_float8
+from wanbatch.pipeline.models.fp8 import LARGEST, Float8Linear, quantise
 
 
 def rounded(value: float) -> float:
@@ -67,9 +68,9 @@ def test_the_transformer_stays_near_and_frees_its_weights():
     latents, timestep = torch.randn(2, 8, 4, 6), torch.tensor([700.0, 100.0])
     embeds, lengths = torch.randn(2, 6, 32), torch.tensor([6, 6])
     plain = small()
-    before = plain(latents, timestep, plain.context(embeds, lengths))
-    frame = to_float8(small())
-    after = frame(latents, timestep, frame.context(embeds, lengths))
+    before = plain(latents, timestep, plain.context(embeds, lengths, TEXT_TOKENS))
+    frame = small().to_float8()
+    after = frame(latents, timestep, frame.context(embeds, lengths, TEXT_TOKENS))
     error = float((after - before).norm() / before.norm())
     assert 0.001 < error < 0.1
     block = frame.blocks[0]
@@ -80,9 +81,9 @@ def test_the_transformer_stays_near_and_frees_its_weights():
 
 def test_layers_are_replaced_after_fusing_only():
     with pytest.raises(ValueError, match="fuse"):
-        to_float8(FrameTransformer(random_transformer()))
+        FrameTransformer(random_transformer()).to_float8()
 
 
 def test_a_model_with_odd_layers_is_refused():
     with pytest.raises(UserError, match=r"multiples of 16; use --precision bf16"):
-        to_float8(FrameTransformer(random_transformer(ffn_dim=100)).fuse())
+        FrameTransformer(random_transformer(ffn_dim=100)).fuse().to_float8()

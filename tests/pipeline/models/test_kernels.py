@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from small_models import random_transformer
 
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.dit_fused import fits
-from wanbatch.pipeline.models.fp8 import quantise, to_float8
+from wanbatch.pipeline.models.fp8 import quantise
 
 kernels = pytest.importorskip("wanbatch.pipeline.models.kernels", reason="Triton is not installed")
 
@@ -32,8 +33,8 @@ def near(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
     return float((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max()) <= bound
 
 
-def restored(rows) -> torch.Tensor:
-    return rows.values.float() if rows.scale is None else rows.values.float() * rows.scale
+def restored(activation) -> torch.Tensor:
+    return activation.values.float() * (1 if activation.scale is None else activation.scale)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -43,24 +44,24 @@ def test_add_norm(dtype, gated, centred):
     hidden, values = random(BATCH, TOKENS, DIM, dtype=dtype) + 1, random(BATCH, TOKENS, DIM, dtype=dtype, seed=1)
     vectors = random(BATCH, 6, DIM, seed=2)
     scale, shift, gate = vectors[:, 1], vectors[:, 0], vectors[:, 4]
-    branch = None if gated is None else kernels.Branch(values, gate if gated else None)
-    added, rows = kernels.add_norm(hidden, branch, scale, shift, 1e-6, centred=centred, modulated=True)
+    pending = None if gated is None else kernels.PendingResidual(values, gate if gated else None)
+    added, activation = kernels.add_norm(hidden, pending, scale, shift, 1e-6, centred=centred, modulated=True)
     expected = hidden
-    if branch is not None:
+    if pending is not None:
         expected = (hidden.float() + values.float() * (gate[:, None] if gated else 1)).to(dtype)
     assert near(added, expected, dtype)
     wide = expected.float()
     normed = F.layer_norm(wide, (DIM,), eps=1e-6) if centred else F.rms_norm(wide, (DIM,), eps=1e-6)
     normed = normed * (1 + scale[:, None]) + shift[:, None]
-    assert near(rows.values.view_as(normed), normed, dtype)
+    assert near(activation.values.view_as(normed), normed, dtype)
 
 
 def test_add_norm_with_one_weight_for_all_and_without_a_shift():
     hidden, weight = random(BATCH, TOKENS, DIM), random(DIM, seed=1)
-    same, rows = kernels.add_norm(hidden, None, weight, None, 1e-6, centred=False)
+    same, activation = kernels.add_norm(hidden, None, weight, None, 1e-6, centred=False)
     assert same is hidden
     expected = F.rms_norm(hidden, (DIM,), weight, 1e-6)
-    assert near(rows.values.view_as(hidden), expected, torch.float32)
+    assert near(activation.values.view_as(hidden), expected, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -69,9 +70,9 @@ def test_rows_are_scaled_to_the_largest_fp8_number(dtype):
     states = random(5, DIM, dtype=dtype) * 3
     states[2] = 0
     values, scale = quantise(states)
-    rows = kernels.quantise(states)
-    assert torch.equal(rows.scale, scale)
-    assert float((rows.values.float() != values.float()).float().mean()) < 0.03
+    activation = kernels.quantise(states)
+    assert torch.equal(activation.scale, scale)
+    assert float((activation.values.float() != values.float()).float().mean()) < 0.03
 
 
 @needs_gpu
@@ -135,7 +136,7 @@ def evaluation(frame: FrameTransformer, dtype: torch.dtype, span: range | None =
     latents, timestep = random(2, 8, 4, 6), torch.tensor([900.0, 250.0], device=DEVICE)
     lengths = torch.tensor([5, 3], device=DEVICE)
     embeds = random(2, 6, 32, dtype=dtype, seed=4) * (torch.arange(6, device=DEVICE) < lengths[:, None])[..., None]
-    context = frame.context(embeds, lengths)
+    context = frame.context(embeds, lengths, TEXT_TOKENS)
     if span is None:
         return frame(latents, timestep, context)
     velocity, residual = frame.forward_recording(latents, timestep, context, span)
@@ -151,7 +152,7 @@ def fused_and_plain(dtype: torch.dtype, fp8: bool = False) -> tuple[FrameTransfo
     for with_kernels in (True, False):
         frame = FrameTransformer(random_transformer(cross_attn_norm=True).to(DEVICE, dtype)).fuse()
         if fp8:
-            to_float8(frame)
+            frame.to_float8()
         made.append(frame.use_kernels() if with_kernels else frame)
     assert [frame.fused for frame in made] == [True, False]
     return made[0], made[1]

@@ -52,7 +52,7 @@ def test_both_directions_equal_diffusers(video, height, width, batch):
     latents = torch.randn_like(latents)
     expected = video.decode((latents * std + mean)[:, :, None]).sample[:, :, 0]
     torch.testing.assert_close(frame.decode(latents), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(frame.fold().decode(latents), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(frame.fuse_upsample().decode(latents), expected, atol=1e-5, rtol=0)
     assert expected.shape == images.shape
 
 
@@ -100,7 +100,7 @@ def test_half_precision_follows_the_weights_and_keeps_the_statistics(video):
 def test_gradients_reach_every_weight(video):
     frame = FrameVAE.from_video(video).train()
     mean, logvar = frame.moments(torch.rand(1, 3, 32, 32) * 2 - 1)
-    (frame.paint(mean).square().mean() + logvar.mean()).backward()
+    (frame.decode_raw(mean).square().mean() + logvar.mean()).backward()
     assert all(parameter.grad is not None for parameter in frame.parameters())
 
 

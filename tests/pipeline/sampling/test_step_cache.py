@@ -1,4 +1,4 @@
-"""Step caches as texts and as the courses of rows; no model runs here."""
+"""Step caches as texts and as the plans of rows; no model runs here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.core.requests import EvaluationCounts
+from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import Adaptive, DeepCache, Gate, Kind, StepCache, Taylor, parse
 from wanbatch.pipeline.sampling.step_plan import History, StepPlan, position
@@ -17,12 +17,14 @@ ALONE, PARTIAL_ALONE = Kind(0, True, False), Kind(0, False, False)  # without th
 
 def kinds(text: str, steps: int = 8, guided: bool = True, layers: int = 30, errors=None, **options) -> list[Kind]:
     """The kinds of all evaluations. errors: by step, what each full one measures, relative; None: nothing."""
-    course = StepPlan(parse(text, layers), solve("unipc", steps, 3.0), guided, **options)
+    plan = StepPlan(parse(text, layers), solve("unipc", steps, 3.0), guided, **options)
     found = []
-    while not course.finished:
-        found.append(course.kind)
-        error = errors and errors[course.step]
-        course.done(None if error is None else lambda e=error: [(e**2, 1.0)] * (2 if found[-1].guided else 1))
+    while not plan.finished:
+        found.append(plan.next_kind)
+        error = errors and errors[plan.step]
+        plan.record_evaluation(
+            None if error is None else lambda e=error: [(e**2, 1.0)] * (2 if found[-1].guided else 1)
+        )
     return found
 
 
@@ -104,24 +106,26 @@ def test_extrapolation_is_exact_for_polynomials_of_its_order(order, along):
     factors, levels = rng.normal(size=order + 1), np.sort(rng.uniform(0.2, 1, order + 3))[::-1]
     history, values = History(order + 1, along), np.full(order + 1, np.nan)
     for level in levels:
-        values[history.place(level)] = np.polyval(factors, position(level, along))
-        history.note(level)
+        values[history.index_for(level)] = np.polyval(factors, position(level, along))
+        history.record(level)
     assert history.weights(0.1) @ values == pytest.approx(np.polyval(factors, position(0.1, along)))
-    assert [level for level, _ in history.kept] == [position(level, along) for level in sorted(levels)[: order + 1]]
+    assert [level for level, _ in history.entries] == [
+        position(level, along) for level in sorted(levels)[: order + 1]
+    ]
 
 
 def test_a_history_that_is_not_full_predicts_nothing():
     history = History(2)
-    history.note(0.9)
-    assert not history.ready
+    history.record(0.9)
+    assert not history.complete
     assert not history.weights(0.5).any()
 
 
 def test_the_ends_of_the_schedule_are_places_too():
     history = History(2, "logsnr")
     for level in (1.0, 1 - 1e-9, 0.5):
-        history.note(level)
-    assert len(history.kept) == 2
+        history.record(level)
+    assert len(history.entries) == 2
     assert np.isfinite(history.weights(0.0)).all()
 
 
@@ -129,14 +133,14 @@ def test_a_second_evaluation_at_one_level_replaces_the_first():
     """Heun and its like evaluate twice at one noise level, which no polynomial goes through."""
     history = History(2)
     for level in (0.9, 0.8, 0.8):
-        place = history.place(level)
-        history.note(level)
-    assert place == history.kept[0][1]
-    assert [level for level, _ in history.kept] == [0.8, 0.9]
+        index = history.index_for(level)
+        history.record(level)
+    assert index == history.entries[0][1]
+    assert [level for level, _ in history.entries] == [0.8, 0.9]
     assert np.isfinite(history.weights(0.7)).all()
 
 
-# ---- courses
+# ---- plans
 
 
 def test_the_cadence():
@@ -181,10 +185,10 @@ def test_a_branch_that_was_left_out_is_not_predicted_from_old_values():
 
 def test_work_is_counted_in_steps_and_blocks():
     def work(text, guided=True):
-        course = StepPlan(parse(text, 30), solve("unipc", 8, 3.0), guided)
-        while not course.finished:
-            course.done()
-        return course.work
+        plan = StepPlan(parse(text, 30), solve("unipc", 8, 3.0), guided)
+        while not plan.finished:
+            plan.record_evaluation()
+        return plan.counts
 
     assert work("none") == EvaluationCounts(8, 0, 480, 0)
     assert work("none", guided=False) == EvaluationCounts(8, 0, 240, 0)
@@ -202,7 +206,7 @@ def test_the_second_expert_begins_with_full_steps():
     assert [kind.full for kind in found[second[0] :]][:3] == [True, True, False]
 
 
-# ---- adaptive courses
+# ---- adaptive plans
 
 
 def test_an_adaptive_row_goes_as_far_as_its_error_allows():
@@ -220,14 +224,14 @@ def test_an_error_that_is_not_a_number_allows_nothing():
 
 
 def test_a_decision_waits_only_for_its_own_measurement():
-    course = StepPlan(parse("adaptive", 30), solve("unipc", 8, 3.0), guided=True)
+    plan = StepPlan(parse("adaptive", 30), solve("unipc", 8, 3.0), guided=True)
     asked = []
     for step in range(3):
-        assert course.settled
-        assert course.kind.full
-        course.done(lambda step=step: asked.append(step) or [(0.0, 1.0), (0.0, 1.0)])
+        assert plan.next_kind_known
+        assert plan.next_kind.full
+        plan.record_evaluation(lambda step=step: asked.append(step) or [(0.0, 1.0), (0.0, 1.0)])
     assert asked == []
-    assert not course.settled
-    assert not course.kind.full
+    assert not plan.next_kind_known
+    assert not plan.next_kind.full
     assert asked == [2]  # at the first two there was nothing to compare with
-    assert course.settled
+    assert plan.next_kind_known

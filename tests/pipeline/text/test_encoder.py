@@ -17,12 +17,18 @@ def encoder(wan, request) -> TextEncoder:
     return TextEncoder(wan.text.tokenizer, wan.text.model, request.param)
 
 
-def counted(encoder: TextEncoder) -> list[list[str]]:
-    """The batches that an encoder makes from now on, as lists of prompts."""
-    batches = []
-    encode = encoder._encode_batch
-    encoder._encode_batch = lambda group, length: batches.append([p.text for p in group]) or encode(group, length)
-    return batches
+class Watched:
+    """A text encoder's model that notes the prompts of each batch it is given."""
+
+    def __init__(self, wan):
+        self.model, self.tokenizer = wan.text.model, wan.text.tokenizer
+        self.dtype, self.device = self.model.dtype, self.model.device
+        self.batches: list[list[str]] = []
+
+    def __call__(self, tokens, mask):
+        used = [row for row in tokens.tolist() if row[0] != self.tokenizer.pad_token_id]
+        self.batches.append([self.tokenizer.decode(row, skip_special_tokens=True).strip("▁") for row in used])
+        return self.model(tokens, mask)
 
 
 def test_equals_diffusers(encoder, pipeline):
@@ -53,18 +59,19 @@ def test_an_embedding_does_not_depend_on_what_else_is_encoded(encoder, wan):
 
 
 def test_batches_are_full_and_of_one_length(wan):
-    encoder = TextEncoder(wan.text.tokenizer, wan.text.model, tokens=64)
-    batches = counted(encoder)
+    watched = Watched(wan)
+    encoder = TextEncoder(wan.text.tokenizer, watched, tokens=64)
     encoder.encode([f"a {'red ' * (count % 3)}{'big ' * (count // 3)}heart" for count in range(30)])
-    assert [encoder.places(length) for length in LENGTHS[:4]] == [4, 2, 1, 1]
-    assert max(map(len, batches)) == 4
-    assert len(batches) < 15
+    assert [encoder.batch_size(length) for length in LENGTHS[:4]] == [4, 2, 1, 1]
+    assert max(map(len, watched.batches)) == 4
+    assert sum(map(len, watched.batches)) == 30
+    assert len(watched.batches) < 15
 
 
 def test_each_distinct_prompt_is_encoded_once_and_few_are_kept(wan):
     size = TextEncoder(wan.text.tokenizer, wan.text.model).encode(["a"])["a"].nbytes
-    encoder = TextEncoder(wan.text.tokenizer, wan.text.model, kept=2 * size)
-    batches = counted(encoder)
+    watched = Watched(wan)
+    encoder, batches = TextEncoder(wan.text.tokenizer, watched, kept=2 * size), watched.batches
     encoder.encode(["a", "a", "the", "a", " a\n"])
     assert batches == [["a"], ["the"]]
     encoder.encode(["red"])  # pushes "a" out
@@ -72,7 +79,7 @@ def test_each_distinct_prompt_is_encoded_once_and_few_are_kept(wan):
     assert len(batches) == 3
     encoder.encode(["a"])
     assert len(batches) == 4
-    assert encoder._held_bytes == sum(held.nbytes for held in encoder._held.values()) == 2 * size
+    assert encoder.held_bytes == 2 * size
     encoder.forget()
     encoder.encode(["a"])
     assert len(batches) == 5
@@ -81,26 +88,24 @@ def test_each_distinct_prompt_is_encoded_once_and_few_are_kept(wan):
 # ---- on disk
 
 
-def cached(wan, folder, recipe="weights float32 cpu") -> TextEncoder:
-    return TextEncoder(wan.text.tokenizer, wan.text.model, 128, cache=TextCache(folder, recipe))
+def cached(wan, folder, recipe="weights float32 cpu", model=None) -> TextEncoder:
+    return TextEncoder(wan.text.tokenizer, model or wan.text.model, 128, cache=TextCache(folder, recipe))
 
 
 def test_a_second_start_encodes_nothing_and_gives_the_same_bits(wan, tmp_path):
     first = cached(wan, tmp_path / "cache").encode(PROMPTS)
-    again = cached(wan, tmp_path / "cache")
-    batches = counted(again)
-    second = again.encode(PROMPTS)
-    assert batches == []
+    watched = Watched(wan)
+    second = cached(wan, tmp_path / "cache", model=watched).encode(PROMPTS)
+    assert watched.batches == []
     assert all(torch.equal(first[prompt], second[prompt]) for prompt in PROMPTS)
     assert second["a red heart"].dtype == first["a red heart"].dtype
 
 
 def test_another_recipe_finds_nothing(wan, tmp_path):
     cached(wan, tmp_path).encode(PROMPTS)
-    other = cached(wan, tmp_path, "weights bfloat16 cpu")
-    batches = counted(other)
-    other.encode(PROMPTS)
-    assert sum(map(len, batches)) == 5
+    watched = Watched(wan)
+    cached(wan, tmp_path, "weights bfloat16 cpu", watched).encode(PROMPTS)
+    assert sum(map(len, watched.batches)) == 5
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other"])

@@ -9,8 +9,10 @@ from diffusers import WanPipeline
 from safetensors import safe_open
 from transformers import UMT5Config, UMT5EncoderModel
 
+from wanbatch.pipeline.evaluation import judge
+from wanbatch.pipeline.evaluation.attributes import FIELDS, NAMES
 from wanbatch.pipeline.training.loop import Average, Budget
-from wanbatch.pipeline.training.toy import captions, denoiser, judge, scores, tiny, world
+from wanbatch.pipeline.training.toy import captions, denoiser, scores, tiny, world
 
 SHIPPED = judge.FOLDER.parent
 
@@ -34,8 +36,8 @@ def attributes(count, seed=0):
 class TestWorld:
     def test_samples_every_name_and_no_shape_on_its_own_colour(self):
         rows = attributes(4000)
-        for column, field in enumerate(world.FIELDS):
-            assert set(rows[:, column].tolist()) == set(range(len(world.NAMES[field])))
+        for column, field in enumerate(FIELDS):
+            assert set(rows[:, column].tolist()) == set(range(len(NAMES[field])))
         assert (rows[:, 1] != rows[:, 4]).all()
         assert 0.03 < world.held_out(rows).float().mean() < 0.07
 
@@ -115,8 +117,8 @@ class TestSmoke:
             generator=generator, output_type="pt",
         ).frames  # fmt: skip
         studio = scores.Studio(trained, torch.device("cpu"))
-        painted = studio.paint(prompts, 64, 96, steps=2, guidance=2.0, seed=3)
-        torch.testing.assert_close((painted + 1) / 2, video[:, 0], atol=1e-4, rtol=0)
+        made = studio.generate(prompts, 64, 96, steps=2, guidance=2.0, seed=3)
+        torch.testing.assert_close((made + 1) / 2, video[:, 0], atol=1e-4, rtol=0)
 
     def test_weights_are_bf16_safetensors(self, trained):
         for name in ("transformer", "vae"):
@@ -164,7 +166,7 @@ class TestShipped:
 
     def test_pictures_show_what_prompts_ask_for(self):
         studio, rows = scores.Studio(SHIPPED, torch.device("cpu")), attributes(24, seed=3)
-        images = studio.paint(scores.write_prompts(rows, 3), 128, 128, steps=8, guidance=2.0, seed=3)
+        images = studio.generate(scores.write_prompts(rows, 3), 128, 128, steps=8, guidance=2.0, seed=3)
         assert studio.judge.score(images, rows)["all"] >= 0.9
         real = scores.renders(rows, 128, 128, seed=3)
         assert studio.judge.score(studio.reconstruct(real), rows)["all"] >= 0.95

@@ -1,8 +1,9 @@
-"""Writes the list of wings and files in `docs/architecture.md`, from the first sentence of each docstring.
+"""Writes what `docs/architecture.md` takes from the code: the list of wings and files, and the table of columns.
 
-`tests/house/test_documents.py` fails when the list is no longer what this script writes. To write it anew:
+The list has the first sentence of each docstring. `tests/house/test_documents.py` fails when the page no longer has
+what this script writes. To write it anew:
 
-    python tests/house/list_files.py
+    python tests/house/write_architecture.py
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from wanbatch.manifests.columns import markdown_table
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 FOLDERS = ("manifests", "pipeline", "engines", "jobs")
-BEGIN = "<!-- Written by tests/house/list_files.py from the docstrings. Do not edit. -->\n```\n"
-END = "```\n<!-- The end of what tests/house/list_files.py writes. -->"
+LIST = ("<!-- files: from their docstrings -->\n```\n", "```\n<!-- end of files -->")  # the marks around it
+TABLE = ("<!-- columns: from manifests/columns.py -->\n", "\n<!-- end of columns -->")
 COLUMN = 26  # where the sentences begin
 
 
@@ -55,16 +58,21 @@ def first_sentence(file: Path) -> str:
     return re.split(r"\.(?= [A-Z]|$)", paragraph)[0]
 
 
-def with_listing(page: str, lines: Iterator[str]) -> str:
-    """Return the text of the page with these lines in place of those that it has."""
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    return "".join([before, BEGIN, *(f"{line}\n" for line in lines), END, after])
+def between(page: str, marks: tuple[str, str], text: str) -> str:
+    """Return the text of the page with another text between two marks."""
+    before, rest = page.split(marks[0])
+    return f"{before}{marks[0]}{text}{marks[1]}{rest.split(marks[1])[1]}"
+
+
+def written(page: str) -> str:
+    """Return the text of the page with what the code says now."""
+    lines = "".join(f"{line}\n" for line in listing(ROOT))
+    return between(between(page, LIST, lines), TABLE, markdown_table())
 
 
 def main() -> int:
-    """Write the list of the code as it is."""
-    PAGE.write_text(with_listing(PAGE.read_text(encoding="utf-8"), listing(ROOT)), encoding="utf-8")
+    """Write the page anew."""
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"Written: {PAGE}")
     return 0
 

@@ -1,0 +1,42 @@
+"""A fingerprint: everything that must stay the same between the runs that fill one output folder.
+
+It is a mapping of JSON values, nested at will. What is under `ENVIRONMENT` (the version of torch, the kind of device,
+how each stage is computed) may be unknown at first: an entry that a folder does not have is added to it, and compared
+from then on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ENVIRONMENT = "environment"
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Each value that differs, as a sentence; keys of nested objects are joined with dots."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} was {_json_or_unset(old)}, now {_json_or_unset(new)}"
+
+
+def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """What differs between a folder's fingerprint and the current one, a sentence each. Both are JSON values."""
+    before, now = dict(recorded), dict(current)
+    old, new = before.pop(ENVIRONMENT, {}), now.pop(ENVIRONMENT, {})
+    known = old.keys() & new.keys()
+    environment = differences({key: old[key] for key in known}, {key: new[key] for key in known}, ENVIRONMENT)
+    return [*differences(before, now), *environment]
+
+
+def completed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """A folder's fingerprint with what it did not know of its environment."""
+    environment = {**current.get(ENVIRONMENT, {}), **recorded.get(ENVIRONMENT, {})}
+    return {**recorded, **({ENVIRONMENT: environment} if environment else {})}
+
+
+def _json_or_unset(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,67 @@
+"""Rows as the denoiser takes them and gives them back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts
+from wanbatch.pipeline.sampling.solvers import Solution
+
+# The lengths that texts are padded to. With the two keys that stand for Wan's own padding, the number of keys is a
+# multiple of 32.
+TEXT_LENGTHS = (30, 62, 126, 254, TEXT_TOKENS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One row to denoise.
+
+    Attributes:
+        id: Of the request.
+        start: Float32 [channels, height, width], already mixed to the first noise level.
+        solution: The noise levels and the solver's coefficients.
+        guidance: Classifier-free guidance scale; 1 runs the prompt alone.
+        prompt: Text embedding [tokens, dim].
+        negative: As `prompt`, of the negative prompt.
+        seed: Of the noise that a stochastic solver adds.
+    """
+
+    id: str
+    start: Tensor
+    solution: Solution
+    guidance: float
+    prompt: Tensor
+    negative: Tensor
+    seed: int
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative prompt plays a part; diffusers draws the line at the same place."""
+        return self.guidance > 1
+
+    @property
+    def size_class(self) -> tuple[int, int, bool, int]:
+        """(height, width, guided, text length): what rows that share slots have in common. Of this row alone."""
+        tokens = max(len(self.prompt), len(self.negative) if self.guided else 0)
+        length = next(length for length in TEXT_LENGTHS if length >= tokens)
+        return (*self.start.shape[1:], self.guided, length)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Denoised:
+    """A finished row.
+
+    Attributes:
+        sample: What was asked for.
+        latent: Float32 [channels, height, width], normalised.
+        seconds: The row's share of the time.
+        work: Evaluations of the model, and of its blocks.
+    """
+
+    sample: Sample
+    latent: Tensor
+    seconds: float
+    work: EvaluationCounts

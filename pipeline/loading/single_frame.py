@@ -1,0 +1,70 @@
+"""A model's parts as they are run for single frames: which of our modules takes the place of which loaded one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from wanbatch.pipeline.loading.compiler import kernels_usable
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.models.umt5 import PlainUMT5
+from wanbatch.pipeline.models.vae import FrameVAE
+
+if TYPE_CHECKING:
+    from wanbatch.pipeline.models.umt5_fused import FusedUMT5
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledVAE:
+    """Both directions of a VAE, compiled for the exact shapes that come."""
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+
+
+def single_frame_transformer(model: Any, runtime: Runtime, device: torch.device) -> FrameTransformer:
+    """A transformer as it is run on a device.
+
+    Args:
+        model: A `WanTransformer3DModel`, which need not be on the device yet.
+        runtime: How it is run.
+        device: Where it will be run.
+
+    Raises:
+        UserError: If the model cannot be run for single frames, or not in FP8 if that is asked for.
+    """
+    frame = FrameTransformer(model).fuse()
+    if runtime.fp8:
+        frame.to_float8(device)
+    if kernels_usable(device):
+        frame.use_kernels()
+    return frame.compile_blocks() if runtime.compile and not frame.fused else frame
+
+
+def single_frame_text_encoder(model: Any, device: torch.device) -> tuple[PlainUMT5 | FusedUMT5, str]:
+    """A `UMT5EncoderModel` as it is run on a device, and what runs it: `kernels` or `eager`."""
+    if kernels_usable(device):
+        from wanbatch.pipeline.models.umt5_fused import FusedUMT5  # needs Triton
+
+        if FusedUMT5.fits(model):
+            return FusedUMT5(model), "kernels"
+    return PlainUMT5(model), "eager"
+
+
+def single_frame_vae(model: Any, device: torch.device) -> FrameVAE:
+    """An `AutoencoderKLWan` as it is run on a device, where it need not be yet."""
+    vae = FrameVAE.from_video(model).eval().fuse_upsample()
+    if device.type == "cuda":
+        vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return vae
+
+
+def compiled_vae(vae: FrameVAE) -> CompiledVAE:
+    """The same VAE with both directions compiled."""
+    encode, decode = (torch.compile(function, fullgraph=True, dynamic=False) for function in (vae.encode, vae.decode))
+    return CompiledVAE(encode, decode)

@@ -1,0 +1,155 @@
+"""One block of the Wan transformer for a single frame: self-attention, attention to the text, feed-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
+"""(weight [out, in], bias [out] or None) -> the layer that takes a linear layer's place."""
+
+
+class FrameBlock(nn.Module):
+    """One transformer block over the modules of a diffusers `WanTransformerBlock`, whose parameters it shares."""
+
+    norm1: Any
+    norm2: Any
+    norm3: Any
+    attn1: Any
+    attn2: Any
+    ffn: Any
+    scale_shift_table: Any
+    qkv_weight: Tensor | None
+    qkv_bias: Tensor | None
+
+    def __init__(self, block: Any):
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = block.norm1, block.norm2, block.norm3
+        self.attn1, self.attn2, self.ffn = block.attn1, block.attn2, block.ffn
+        self.scale_shift_table = block.scale_shift_table
+        self.heads = block.attn1.heads
+        self.qkv: nn.Module | None = None  # takes the place of the joined weights once layers are replaced
+        self.register_buffer("qkv_weight", None, persistent=False)
+        self.register_buffer("qkv_bias", None, persistent=False)
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Lay the query, key and value weights in one matrix, of which they become views."""
+        self.qkv_weight, self.qkv_bias = _concatenated((self.attn1.to_q, self.attn1.to_k, self.attn1.to_v))
+        self._share_fused()
+
+    @torch.no_grad()
+    def replace_linears(self, make: MakeLinear) -> None:
+        """Replace the large linear layers and free their weights; the text's keys and values stay as they are.
+
+        Args:
+            make: Makes the new layer from a weight and a bias.
+
+        Raises:
+            ValueError: If the block was not fused before.
+        """
+        if self.qkv_weight is None:
+            raise ValueError("fuse the transformer before its layers are replaced")
+        self.qkv = make(self.qkv_weight, self.qkv_bias)
+        self.qkv_weight = self.qkv_bias = None
+        self.attn1.to_q = self.attn1.to_k = self.attn1.to_v = None  # views of the weight that is to be freed
+        self.attn1.to_out[0] = make(self.attn1.to_out[0].weight, self.attn1.to_out[0].bias)
+        self.attn2.to_q = make(self.attn2.to_q.weight, self.attn2.to_q.bias)
+        self.attn2.to_out[0] = make(self.attn2.to_out[0].weight, self.attn2.to_out[0].bias)
+        self.ffn.net[0].proj = make(self.ffn.net[0].proj.weight, self.ffn.net[0].proj.bias)
+        self.ffn.net[2] = make(self.ffn.net[2].weight, self.ffn.net[2].bias)
+
+    def _share_fused(self) -> None:
+        """Make the weights of query, key and value views of the fused ones."""
+        if self.qkv_weight is None or self.qkv_bias is None:
+            return
+        parts = (self.attn1.to_q, self.attn1.to_k, self.attn1.to_v)
+        weights, biases = self.qkv_weight.chunk(3), self.qkv_bias.chunk(3)
+        for part, weight, bias in zip(parts, weights, biases, strict=True):
+            part.weight.data, part.bias.data = weight, bias
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)  # moves views and what they are views of one by one
+        self._share_fused()
+        return self
+
+    def text_keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, [batch, heads, length, head_dim], of projected text states [batch, length, dim]."""
+        attention = self.attn2
+        keys = attention.norm_k(attention.to_k(states))
+        return self._split(keys).transpose(1, 2), self._split(attention.to_v(states)).transpose(1, 2)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        modulation: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        text_keys: Tensor,
+        text_values: Tensor,
+        text_bias: Tensor,
+    ) -> Tensor:
+        """Hidden states after the block.
+
+        Args:
+            hidden: [batch, tokens, dim].
+            modulation: [batch, 6, dim], from the noise level: shift, scale and gate of attention and feed-forward.
+            rotary: Cosines and sines of the position embedding, see `FrameTransformer.rotary`.
+            text_keys: [batch, heads, length, head_dim].
+            text_values: As `text_keys`.
+            text_bias: [batch, 1, 1, length], added to the scores of the attention to the text.
+
+        Returns:
+            [batch, tokens, dim].
+        """
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + modulation.float()).chunk(
+            6, dim=1
+        )
+
+        normed = (self.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+        hidden = (hidden.float() + self._attend_self(normed, rotary) * gate).type_as(hidden)
+
+        normed = self.norm2(hidden.float()).type_as(hidden)
+        hidden = hidden + self._attend_text(normed, text_keys, text_values, text_bias)
+
+        normed = (self.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
+        return (hidden.float() + self.ffn(normed).float() * ffn_gate).type_as(hidden)
+
+    def _attend_self(self, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        attention = self.attn1
+        query, key, value = self._query_key_value(hidden).chunk(3, dim=-1)
+        query = _rotate(self._split(attention.norm_q(query)), rotary).transpose(1, 2)
+        key = _rotate(self._split(attention.norm_k(key)), rotary).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(query, key, self._split(value).transpose(1, 2))
+        return attention.to_out[0](attended.transpose(1, 2).flatten(2))
+
+    def _query_key_value(self, hidden: Tensor) -> Tensor:
+        if self.qkv is not None:
+            return self.qkv(hidden)
+        if self.qkv_weight is not None:
+            return F.linear(hidden, self.qkv_weight, self.qkv_bias)
+        return F.linear(hidden, *_concatenated((self.attn1.to_q, self.attn1.to_k, self.attn1.to_v)))
+
+    def _attend_text(self, hidden: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        attention = self.attn2
+        query = self._split(attention.norm_q(attention.to_q(hidden))).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
+        return attention.to_out[0](attended.transpose(1, 2).flatten(2))
+
+    def _split(self, states: Tensor) -> Tensor:
+        return states.unflatten(2, (self.heads, -1))
+
+
+def _concatenated(linears: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    return torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears])
+
+
+def _rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding of [batch, tokens, heads, head_dim] with interleaved pairs, computed in fp32."""
+    cosines, sines = rotary
+    first, second = states.float().unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
+    return rotated.flatten(-2).type_as(states)

@@ -104,7 +104,13 @@ class Settings(_ColumnDefaults):
         pattern=r"^\d+(\.\d+)?%?$",
         description="stop when more images than this fail in a run: a count, or a share like 5%",
     )
-    unit_rows: int = Field(16, ge=1, le=4096, description="rows handed out, written and resumed together")
+    circuit_breaker: Literal["on", "off"] = Field(
+        "on", description="stop when images fail alike for a common cause, and leave their rows for the next run"
+    )
+    drain_seconds: float = Field(
+        20.0, ge=0, description="at Ctrl-C or SIGTERM, seconds for workers to finish what they hold"
+    )
+    unit_rows: int = Field(16, ge=1, le=4096, description="rows handed out, written and resumed together, at most")
 
     @classmethod
     def settings_customise_sources(

@@ -188,6 +188,7 @@ class Intake:
             slots=report.slots,
             busy_seconds=round(report.busy_seconds, 4),
             model_seconds=round(report.model_seconds, 4),
+            source_retries=report.source_retries,
         )
         self._log_quarantined(done.unit, failed)
 

@@ -73,6 +73,7 @@ class UnitReport:
             what ran beside other tasks' stages does.
         model_seconds: the part of these in which it had the model.
         slots: rows denoised together when it was made.
+        source_retries: how often requests for its sources were made again, after a busy server or a lost connection.
         host: name of the machine that wrote it.
         causes: error class -> what the first row that failed so says.
     """
@@ -81,6 +82,7 @@ class UnitReport:
     busy_seconds: float
     model_seconds: float
     slots: int
+    source_retries: int = 0
     host: str = ""
     causes: Mapping[str, str] = field(default_factory=dict)
 

@@ -26,6 +26,7 @@ from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
 from wanbatch.pipeline.core.requests import Failed, Result, SourceImage
+from wanbatch.pipeline.sampling.schedules import KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +73,17 @@ class UnitTask:
         self._encoded: dict[str, Future[Encoded]] = {}
         self._failures: list[records.Failure] = []
         self._busy_seconds = self._model_seconds = 0.0  # without what the stages waited for each other
-        self._slots = 0
+        self._slots = self._source_retries = 0
 
     def load_sources(self) -> None:
         """Read each distinct source once, fitted to the size it is used at."""
-        begin = perf_counter()
+        begin, retried = perf_counter(), self.context.sources.retried
         fitted = FittedSources(self.context.sources, self.context.setup.model)
         for image in self.task.images:
             if self._stops():
                 break
             self._load(image, fitted)
+        self._source_retries = self.context.sources.retried - retried
         self._busy_seconds += perf_counter() - begin
 
     def generate(self) -> None:
@@ -116,7 +118,15 @@ class UnitTask:
         attempt = self._write_attempt(encoded) if encoded or self._failures else None
         self._busy_seconds += sum(one.seconds for one in encoded.values()) + perf_counter() - begin
         causes = {failure.error_class: failure.message for failure in reversed(self._failures)}
-        return UnitReport(attempt, self._busy_seconds, self._model_seconds, self._slots, self.context.host, causes)
+        return UnitReport(
+            attempt=attempt,
+            busy_seconds=self._busy_seconds,
+            model_seconds=self._model_seconds,
+            slots=self._slots,
+            source_retries=self._source_retries,
+            host=self.context.host,
+            causes=causes,
+        )
 
     def _write_attempt(self, encoded: Mapping[str, Encoded]) -> Attempt:
         made = [index for index, image in enumerate(self.task.images) if image.id in encoded]
@@ -182,7 +192,9 @@ class UnitTask:
             image=encoded.image,
             sources=self._used[image.id],
             variant=image.variant,
-            **{name: getattr(image, name) for name in RESOLVED},
+            **{name: getattr(image, name) for name in RESOLVED if name != "creativity_steps"},
+            creativity_steps=image.creativity_steps or KEEP,
+            evaluations=image.evaluations,
             step_cache=setup.runtime.step_cache,
             model=setup.model.name,
             revision=setup.model.revision,

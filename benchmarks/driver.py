@@ -1,7 +1,7 @@
 """How many units a second the driver hands out and commits, and how fast it comes back to a million rows. No model.
 
     python benchmarks/driver.py dispatch [--units N] [--workers N] [--folder PATH] [--out FILE.json]
-    python benchmarks/driver.py resume [--rows N] [--left N] [--folder PATH] [--out FILE.json]
+    python benchmarks/driver.py resume [--rows N] [--left N] [--sources N] [--folder PATH] [--out FILE.json]
 
 `dispatch`: the real loop (`Dispatcher`, `WorkerPool`, `OutputFolder`) on a real Ray. Its workers hand back attempts
 that were written before (one 32x32 picture each), so that what is measured is the driver: making tasks, Ray's calls,
@@ -11,7 +11,11 @@ with a core to itself.
 
 `resume`: a manifest of JSON lines is planned in a process of its own; then its folder is given commits for all but
 `--left` rows, in units of 16, and another process measures everything that `wanbatch run` does before it starts
-workers: reading, planning, opening, comparing what was asked then and now, cutting units.
+workers: reading, planning, opening, comparing what was asked then and now, looking at sources, cutting units.
+
+`--sources`: each row starts from one of so many local images and takes its size from it. Then the first start is
+measured, too, which looks at all of them, and a start after a kill that came before anything was made, which knows
+their sizes from the first.
 """
 
 from __future__ import annotations
@@ -31,24 +35,28 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import ray
+from PIL import Image
 from small_records import record, timing
 
 from wanbatch.jobs.config.hardware import cpu_name
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.dispatcher import Dispatcher, DispatchOptions
 from wanbatch.jobs.driver.resume import changed_rows
+from wanbatch.jobs.driver.run_context import prepare_run
+from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.worker_pool import WorkerPool
-from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.preparation import prepare, read_plan
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.reporting.progress import JsonLines
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
 from wanbatch.jobs.worker.stage_threads import StagePipeline
-from wanbatch.manifests.dataset.commit_log import commit_name, part_name, to_json
+from wanbatch.manifests.dataset.commit_log import commit_name, to_json
+from wanbatch.manifests.dataset.committed import part_name
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.records import data_table
@@ -86,6 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--left", type=int, default=1_000)
+    parser.add_argument("--sources", type=int, default=0, help="local images that rows start from; default: none")
     parser.add_argument("--profile", action="store_true", help="print where the driver's time goes")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where manifests and folders are made")
     parser.add_argument("--out", type=Path, help="write the result here too")
@@ -173,12 +182,35 @@ def measure_resume(folder: Path, options: argparse.Namespace) -> dict:
     with manifest.open("w") as file:
         for n in range(options.rows):
             row = {"id": f"sku-{n:07d}", "prompt": f"a big red heart, number {n}", "label": n % 7, "seed": n}
+            if options.sources:
+                row["image"] = _image(n % options.sources)
             file.write(json.dumps(row) + "\n")
+    starts = {}
+    if options.sources:
+        _write_images(folder, options.sources)
+        starts["first_start"] = _in_a_process("_resume", manifest, folder / "begun")
+        starts["start_with_known_sizes"] = _in_a_process("_resume", manifest, folder / "begun")
+        shutil.rmtree(folder / "begun")
     planning = _in_a_process("_plan", manifest)
     _in_a_process("_fill", manifest, folder / "out", options.rows - options.left)
     resuming = _in_a_process("_resume", manifest, folder / "out")
     assert resuming["pending"] == options.left
-    return {"rows": options.rows, "planning": planning, "resuming": resuming}
+    return {"rows": options.rows, "sources": options.sources, "planning": planning, **starts, "resuming": resuming}
+
+
+def _image(number: int) -> str:
+    return f"images/{number // 1000:04d}/{number % 1000:03d}.png"
+
+
+def _write_images(folder: Path, count: int) -> None:
+    """So many files of one small picture."""
+    buffer = BytesIO()
+    Image.new("RGB", (96, 64), (200, 40, 40)).save(buffer, "PNG")
+    for number in range(count):
+        path = folder / _image(number)
+        if number % 1000 == 0:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(buffer.getvalue())
 
 
 def _in_a_process(function: str, *arguments: object) -> dict:
@@ -213,7 +245,7 @@ class _Laps:
 
 def _plan(manifest: str) -> dict:
     lap = _Laps()
-    plan, _ = prepare(Path(manifest), Settings())
+    plan, _ = read_plan(Path(manifest), Settings())
     lap("read_and_plan")
     units = len(plan.units(UNIT_ROWS))
     lap("units")
@@ -222,12 +254,14 @@ def _plan(manifest: str) -> dict:
 
 def _resume(manifest: str, out: str) -> dict:
     lap = _Laps()
-    plan, _ = prepare(Path(manifest), Settings())
+    context = prepare_run(Path(manifest), out, Settings())
     lap("read_and_plan")
-    with OutputFolder.open(out, {}) as folder:
+    with OutputFolder.open(out, context.fingerprint) as folder:
         lap("open")
-        again = changed_rows(folder, plan, allowed=False)
+        again = changed_rows(folder, context.plan, allowed=False)
         lap("compare")
+        plan = size_what_is_pending(folder, context, again, lambda: False)
+        lap("sources")
         options = DispatchOptions("run", UNIT_ROWS, again=again)
         dispatcher = Dispatcher(plan, folder, RunLog(folder), options)
         lap("dispatch")
@@ -236,8 +270,9 @@ def _resume(manifest: str, out: str) -> dict:
 
 def _fill(manifest: str, out: str, rows: str) -> dict:
     """Commits for so many rows, a file each, the slowest way there is to read them; parts of no content."""
-    plan, _ = prepare(Path(manifest), Settings())
-    OutputFolder.open(out, {}).close()
+    context = prepare_run(Path(manifest), out, Settings())
+    plan = context.plan
+    OutputFolder.open(out, context.fingerprint).close()
     digests = plan.images["digest"].to_pylist()
     ids = plan.ids()
     template = _attempt(Path(out), plan.task(0, 1, "t", [0]))

@@ -154,6 +154,43 @@ def read_settings(**given: Any) -> Settings:
         raise UserError(f"{FILE}: {error}") from error
 
 
+class _RecordedSettings(Settings):
+    """Settings of exactly the values that are given; variables and the file play no part."""
+
+    model_config = SettingsConfigDict(toml_file=None)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def recorded_settings(values: Mapping[str, Any], where: str) -> Settings:
+    """The settings that an earlier run recorded; variables and the file in the current folder play no part.
+
+    Args:
+        values: by field, as JSON has them; a field that the run did not know has its default.
+        where: the file that has them, for the message.
+    Raises:
+        UserError: if this version does not take them.
+    """
+    try:
+        return _RecordedSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{where}: records settings that this version of wanbatch does not take ({name}: {first['msg']}): use "
+            "the version that made the folder, or give the command of its run again"
+        ) from error
+
+
 def _words(error: ValidationError, given: Mapping[str, Any]) -> str:
     """The first error as a sentence: which setting, from where, what it accepts."""
     first = error.errors()[0]

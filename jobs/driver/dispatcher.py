@@ -186,6 +186,7 @@ class Dispatcher:
             slots=done.report.slots,
             busy_seconds=round(done.report.busy_seconds, 4),
             model_seconds=round(done.report.model_seconds, 4),
+            source_retries=done.report.source_retries,
         )
         self._log_quarantined(done.unit, attempt.failed)
 

@@ -25,6 +25,7 @@ class Image(_Resolved):
     Attributes:
         row: index among the manifest's rows, blend groups merged.
         source_area: pixels that its size was fitted to by its first source; None if its row gives the size.
+        evaluations: how often the model is evaluated for it, guidance and step cache aside.
         digest: of everything that was decided; another one if the row changed.
     """
 
@@ -34,6 +35,7 @@ class Image(_Resolved):
     manifest_row: int
     sources: tuple[Source, ...]
     source_area: int | None
+    evaluations: int
     digest: str
 
 

@@ -64,12 +64,14 @@ class UnitReport:
             what ran beside other tasks' stages does.
         model_seconds: the part of these in which it had the model.
         slots: rows denoised together when it was made.
+        source_retries: how often requests for its sources were made again, after a busy server or a lost connection.
     """
 
     attempt: Attempt
     busy_seconds: float
     model_seconds: float
     slots: int
+    source_retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.pipeline.core.requests import Failed, Result, SourceImage
+from wanbatch.pipeline.sampling.schedules import KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,15 @@ class UnitTask:
         self._encoded: dict[str, Future[Encoded]] = {}
         self._failures: list[records.Failure] = []
         self._busy_seconds = self._model_seconds = 0.0  # without what the stages waited for each other
-        self._slots = 0
+        self._slots = self._source_retries = 0
 
     def load_sources(self) -> None:
         """Read each distinct source once, fitted to the size it is used at."""
-        begin = perf_counter()
+        begin, retried = perf_counter(), self.context.sources.retried
         fitted = FittedSources(self.context.sources, self.context.setup.model)
         for image in self.task.images:
             self._load(image, fitted)
+        self._source_retries = self.context.sources.retried - retried
         self._busy_seconds += perf_counter() - begin
 
     def generate(self) -> None:
@@ -117,7 +119,7 @@ class UnitTask:
             {image.id: image.digest for image in self.task.images},
         )
         self._busy_seconds += sum(one.seconds for one in encoded.values()) + perf_counter() - begin
-        return UnitReport(attempt, self._busy_seconds, self._model_seconds, self._slots)
+        return UnitReport(attempt, self._busy_seconds, self._model_seconds, self._slots, self._source_retries)
 
     def _load(self, image: Image, fitted: FittedSources) -> None:
         begin = perf_counter()
@@ -166,7 +168,9 @@ class UnitTask:
             image=encoded.image,
             sources=self._used[image.id],
             variant=image.variant,
-            **{name: getattr(image, name) for name in RESOLVED},
+            **{name: getattr(image, name) for name in RESOLVED if name != "creativity_steps"},
+            creativity_steps=image.creativity_steps or KEEP,
+            evaluations=image.evaluations,
             step_cache=setup.runtime.step_cache,
             model=setup.model.name,
             revision=setup.model.revision,

@@ -45,6 +45,7 @@ class Request:
         sampler: Name of the solver.
         schedule: Name of the schedule.
         sigmas: Explicit noise levels, the final 0 left out. With them, steps, shift and schedule play no part.
+        creativity_steps: `keep` (as None) or `respace`; see `sampling.schedules.levels`.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Request:
     sampler: str
     schedule: str | None = "linear"
     sigmas: tuple[float, ...] | None = None
+    creativity_steps: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,6 +236,7 @@ class Wan:
             prompt=prompt,
             negative=embeddings.get(request.negative_prompt, prompt),
             seed=request.seed,
+            guidance_2=request.guidance_2,
         )
 
     def _finish(self, request: Request, denoised: Denoised, text: float, encode: float) -> Result | Failed:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels
+from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels, lowest_level
 
 CREATIVITY_WITH_SOURCE = 0.6
 REPLACED = ("steps", "shift", "schedule")  # by explicit sigmas
@@ -41,6 +41,11 @@ def schedules_of(images: pa.Table) -> Iterator[tuple]:
     plain = zip(*(images[name].to_pylist() for name in REPLACED), strict=True)
     explicit = (None if sigmas is None else tuple(sigmas) for sigmas in images["sigmas"].to_pylist())
     return ((*values, sigmas) for values, sigmas in zip(plain, explicit, strict=True))
+
+
+def has_sources(rows: pa.Table) -> pa.ChunkedArray:
+    """Whether each row starts from an image."""
+    return pc.greater(pc.fill_null(pc.list_value_length(rows["sources"]), 0), 0)
 
 
 def creativity_column(rows: pa.Table, sourced: pa.ChunkedArray, schedule: pa.Table) -> pa.ChunkedArray:
@@ -76,5 +81,5 @@ def _lowest(schedule: pa.Table, wanted: np.ndarray) -> np.ndarray:
     places = np.flatnonzero(wanted & known)
     lowest = np.zeros(len(wanted))
     rows = schedules_of(schedule.take(pa.array(places, pa.int64())))
-    lowest[places] = [levels(steps, shift, 1.0, name, sigmas)[-2] for steps, shift, name, sigmas in rows]
+    lowest[places] = [lowest_level(levels(steps, shift, 1.0, name, sigmas)) for steps, shift, name, sigmas in rows]
     return lowest

@@ -16,20 +16,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import REPLACED, creativity_column, schedule_columns, schedules_of, too_low
+from wanbatch.jobs.planning.noise_schedule import (
+    REPLACED,
+    creativity_column,
+    has_sources,
+    schedule_columns,
+    schedules_of,
+)
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import GIVEN, LATER, RESOLVED, RUN_SETTINGS, WRITTEN
+from wanbatch.manifests.columns import LATER, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels
-from wanbatch.pipeline.sampling.solvers import SOLVERS, evaluations
-from wanbatch.pipeline.sampling.step_cache import parse
+from wanbatch.pipeline.sampling.schedules import levels
+from wanbatch.pipeline.sampling.solvers import evaluations
 
-OWN_WAY = {"width", "height", "creativity", "seed", "sigmas", *REPLACED}
+OWN_WAY = {"width", "height", "creativity", "seed", "sigmas", "guidance_2", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
 
 Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
@@ -85,7 +89,7 @@ class Plan:
     def examples(self, places: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
         """The first image of each of the most common kinds by size, guidance and sources, at some places."""
         images = self.images
-        having = _has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
+        having = has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
         kinds = [images[name].to_numpy() for name in ("width", "height")] + [
             images["guidance"].to_numpy() > 1,
             having,
@@ -132,7 +136,7 @@ class Plan:
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "unreadable_sources": dict(self.unreadable),
             "passthrough": self.manifest.passthrough.column_names,
-            "with_sources": int(_has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
+            "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
 
     def _companions(self) -> np.ndarray:
@@ -152,7 +156,7 @@ def make_plan(
     sizes: Sizes,
     unreadable: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
-    """Resolve every default. Rows and settings were checked (`check_rows`, `check_settings`).
+    """Resolve every default. Rows and settings were checked (`checks.py`).
 
     sizes: of the sources that could be read, for rows that give no size. unreadable: see `Plan`.
     """
@@ -167,8 +171,9 @@ def make_plan(
         "height": pa.array(height, pa.int32()),
         "source_area": pc.if_else(_sized_by_source(rows), pa.scalar(area, pa.int64()), pa.scalar(None, pa.int64())),
     }
+    columns["guidance_2"] = _second_guidance(rows, model, settings)
     columns |= schedule_columns(rows, model, settings)
-    columns["creativity"] = creativity_column(rows, _has_sources(rows), pa.table(columns))
+    columns["creativity"] = creativity_column(rows, has_sources(rows), pa.table(columns))
     counts = pc.fill_null(rows["num_images"], 1).to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
     variant = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -195,42 +200,25 @@ def _filled(given: pa.ChunkedArray, default: Any) -> pa.ChunkedArray:
     return given if default is None else pc.if_else(pc.is_valid(given), given, pa.scalar(default, given.type))
 
 
+def default_second_guidance(model: ModelInfo, settings: Settings) -> float | None:
+    """The second expert's guidance of rows that give neither; None: the same as the first one's."""
+    if settings.guidance_2 is not None or settings.guidance is not None:
+        return settings.guidance_2
+    return model.guidance_2
+
+
+def _second_guidance(rows: pa.Table, model: ModelInfo, settings: Settings) -> pa.ChunkedArray:
+    """The second expert's guidance of each row; null: the same as the first one's."""
+    given = rows["guidance_2"]
+    of_others = pa.scalar(default_second_guidance(model, settings), given.type)
+    of_guided = pa.scalar(settings.guidance_2, given.type)  # a row's own guidance is for both experts
+    return pc.coalesce(given, pc.if_else(pc.is_valid(rows["guidance"]), of_guided, of_others))
+
+
 def derived_seed(seed: int, row_id: str, variant: int) -> int:
     """The seed of a row that gives none: 63 bits of BLAKE2b over the run's seed, the row's id and the variant."""
     text = f"{seed}\0{row_id}\0{variant}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
-
-
-def check_settings(settings: Settings, model: ModelInfo) -> None:
-    """Raises UserError for settings that this model or version does not have, or that contradict each other."""
-    parse(settings.step_cache, model.layers)
-    for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
-        if (given := getattr(settings, name)) not in (None, *known):
-            raise UserError(f"setting {name}: {given!r} is unknown: use one of {', '.join(known)}")
-    for name in REPLACED if settings.sigmas is not None else ():
-        if getattr(settings, name) is not None:
-            raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
-
-
-def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
-    """What rows ask that this model or version does not have: pairs of a row's place and what to say of it.
-
-    rows: of `manifests.columns.ROWS_SCHEMA`.
-    """
-    for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
-        unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
-        for place in np.flatnonzero(unknown).tolist():
-            yield place, f"{name} {rows[name][place].as_py()!r} is unknown: use one of {', '.join(known)}"
-    for name, given in GIVEN.items():
-        for place in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
-            yield place, f"{name}: this version has no {given.reserved} yet: remove the column"
-    for name in ("width", "height"):
-        given = pc.fill_null(rows[name], 0).to_numpy()
-        for place in np.flatnonzero(given % model.multiple).tolist():
-            yield place, f"{name} {given[place]}: must be a multiple of {model.multiple} for model {model.name}"
-    schedule = pa.table(schedule_columns(rows, model, settings))
-    creativity = creativity_column(rows, _has_sources(rows), schedule)
-    yield from too_low(schedule.append_column("creativity", creativity))
 
 
 def _sizes(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
@@ -251,11 +239,7 @@ def sized_by_source(manifest: Manifest) -> Iterator[tuple[int, Source]]:
 
 
 def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:
-    return pc.and_(_has_sources(rows), pc.is_null(rows["width"]))
-
-
-def _has_sources(rows: pa.Table) -> pa.ChunkedArray:
-    return pc.greater(pc.fill_null(pc.list_value_length(rows["sources"]), 0), 0)
+    return pc.and_(has_sources(rows), pc.is_null(rows["width"]))
 
 
 def _ids(row_ids: Sequence[str], variants: np.ndarray, counts: np.ndarray) -> list[str]:

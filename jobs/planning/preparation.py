@@ -7,7 +7,8 @@ from pathlib import Path
 
 from wanbatch.errors import RowError
 from wanbatch.jobs.config.settings import Settings, image_format
-from wanbatch.jobs.planning.plan import Plan, Sizes, check_rows, check_settings, make_plan, sized_by_source
+from wanbatch.jobs.planning.checks import check_rows, check_settings
+from wanbatch.jobs.planning.plan import Plan, Sizes, make_plan, sized_by_source
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader

@@ -45,6 +45,8 @@ class Request:
         sampler: Name of the solver.
         schedule: Name of the schedule.
         sigmas: Explicit noise levels, the final 0 left out. With them, steps, shift and schedule play no part.
+        guidance_2: The second expert's guidance scale, at low noise levels; None for `guidance`. What runs the prompt
+            alone is decided by `guidance`.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Request:
     sampler: str
     schedule: str | None = "linear"
     sigmas: tuple[float, ...] | None = None
+    guidance_2: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from job_making import write_jsonl
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.presets import recipe, with_preset
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.plan import check_rows, check_settings, make_plan
+from wanbatch.jobs.planning.checks import check_rows, check_settings
+from wanbatch.jobs.planning.plan import make_plan
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.sampling.step_cache import parse

@@ -201,7 +201,9 @@ def _defaults(folder: Path, form: ModelForm) -> dict[str, Any]:
         published = {**published, "guidance_2": None}  # of the authors' guidance
     for name in ("width", "height"):
         if name in given and (not isinstance(given[name], int) or given[name] % form.multiple or given[name] <= 0):
-            raise UserError(f"{path}: {name} is {given[name]!r}: must be a multiple of {form.multiple} for this model")
+            raise UserError(
+                f"{path}: {name} is {given[name]!r}: must be a multiple of {form.multiple} for this model"
+            )
     return {**published, **given}
 
 

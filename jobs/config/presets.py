@@ -53,4 +53,5 @@ def _steps(settings: Settings, filled: dict[str, Any], model: ModelInfo) -> int:
     """Steps of rows that do not set their own."""
     if settings.sigmas is not None:
         return len(settings.sigmas)
-    return filled.get("steps", model.steps if settings.steps is None else settings.steps)
+    of_settings: int | None = filled.get("steps", settings.steps)
+    return model.steps if of_settings is None else of_settings

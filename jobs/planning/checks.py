@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from wanbatch.pipeline.sampling.schedules import SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
 from wanbatch.pipeline.sampling.step_cache import parse
 
-KNOWN = {"sampler": SOLVERS, "schedule": SCHEDULES}
+KNOWN: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
 SIDES = ("width", "height")
 
 

@@ -78,10 +78,10 @@ def _problems(index: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) 
     """What another form of Wan has, each as a file and what is said there."""
     if index["_class_name"] != "WanPipeline":
         yield f"model_index.json: it is for {index['_class_name']}, not for WanPipeline"
-    for part, wanted in CLASSES.items():
-        named = _class(index, part)
-        if named != wanted and (named is not None or part != "transformer_2"):
-            yield f"model_index.json: {part} is {named or 'missing'}, not {wanted}"
+    for name, wanted in CLASSES.items():
+        named = _class(index, name)
+        if named != wanted and (named is not None or name != "transformer_2"):
+            yield f"model_index.json: {name} is {named or 'missing'}, not {wanted}"
     if _class(index, "image_encoder") is not None:
         yield "model_index.json: it has an image encoder, so it starts from a picture"
     yield from _boundary_problems(index.get("boundary_ratio"), "transformer_2" in parts)

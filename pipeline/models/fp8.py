@@ -2,8 +2,8 @@
 
 A row's largest magnitude becomes 448, the largest number of the format. Scales are found anew for each input, so
 nothing is calibrated and a row's result does not depend on the other rows of the batch. Nothing here decides
-*whether* FP8 is used, but `check_product` finds out whether a device can; and without `torch.compile` it is slower than bf16, because finding the scales and
-rounding are then passes of their own.
+*whether* FP8 is used, but `check_product` finds out whether a device can. Without `torch.compile` it is slower than
+bf16, because finding the scales and rounding are then passes of their own.
 """
 
 from __future__ import annotations

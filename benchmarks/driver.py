@@ -1,7 +1,7 @@
 """How many units a second the driver hands out and commits, and how fast it comes back to a million rows. No model.
 
     python benchmarks/driver.py dispatch [--units N] [--workers N] [--folder PATH] [--out FILE.json]
-    python benchmarks/driver.py resume [--rows N] [--left N] [--folder PATH] [--out FILE.json]
+    python benchmarks/driver.py resume [--rows N] [--left N] [--sources N] [--folder PATH] [--out FILE.json]
 
 `dispatch`: the real loop (`Dispatcher`, `WorkerPool`, `OutputFolder`) on a real Ray. Its workers hand back attempts
 that were written before (one 32x32 picture each), so that what is measured is the driver: making tasks, Ray's calls,
@@ -11,7 +11,11 @@ with a core to itself.
 
 `resume`: a manifest of JSON lines is planned in a process of its own; then its folder is given commits for all but
 `--left` rows, in units of 16, and another process measures everything that `wanbatch run` does before it starts
-workers: reading, planning, opening, comparing what was asked then and now, cutting units.
+workers: reading, planning, opening, comparing what was asked then and now, looking at sources, cutting units.
+
+`--sources`: each row starts from one of so many local images and takes its size from it. Then the first start is
+measured, too, which looks at all of them, and a start after a kill that came before anything was made, which knows
+their sizes from the first.
 """
 
 from __future__ import annotations
@@ -31,26 +35,31 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import ray
+from PIL import Image
 from small_records import record, timing
 
 from wanbatch.jobs.config.hardware import cpu_name
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.dispatcher import Dispatcher, DispatchOptions
 from wanbatch.jobs.driver.resume import changed_rows
+from wanbatch.jobs.driver.run_context import prepare_run
+from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.worker_pool import WorkerPool
-from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.preparation import prepare, read_plan
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.reporting.progress import JsonLines
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
 from wanbatch.jobs.worker.stage_threads import StagePipeline
-from wanbatch.manifests.dataset.commit_log import commit_name, part_name, to_json
+from wanbatch.manifests.dataset.commit_log import commit_name, to_json
+from wanbatch.manifests.dataset.committed import part_name
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.records import data_table
 
 UNIT_ROWS = 16
@@ -86,6 +95,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--left", type=int, default=1_000)
+    parser.add_argument("--sources", type=int, default=0, help="local images that rows start from; default: none")
     parser.add_argument("--profile", action="store_true", help="print where the driver's time goes")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where manifests and folders are made")
     parser.add_argument("--out", type=Path, help="write the result here too")
@@ -101,14 +111,15 @@ class PrewrittenWorker:
     """A worker, with its three threads, that hands back what was written before."""
 
     def __init__(self, setup: WorkerSetup, name: str):
-        self._file = Path(setup.out).parent / "attempts"
+        self._out, self._file = setup.out, Path(setup.out).parent / "attempts"
         self._stages = StagePipeline(lambda task: task, lambda task: None, self._report)
 
     def ready(self) -> Started:
         self._attempts = pickle.loads(self._file.read_bytes())
-        return Started(0.0, 0.0, {})
+        host = platform.node()
+        return Started(0.0, 0.0, {}, host, leave_mark(self._out, host))
 
-    def exchange(self, tasks: bytes, seconds: float) -> bytes:
+    def exchange(self, tasks: bytes, seconds: float, making_seconds: float | None = None) -> bytes:
         for task in pickle.loads(tasks):
             self._stages.submit(task)
         status = self._stages.wait_for_status(seconds)
@@ -126,7 +137,7 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     with OutputFolder.open(folder / "out", {}) as out:
-        dispatcher = Dispatcher(plan, out, RunLog(out), DispatchOptions("run", unit_rows=1))
+        dispatcher = Dispatcher(plan, out, RunLog(out), DispatchOptions("run", unit_rows=1, slots=settings.slots))
         attempts = {
             unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.indices))
             for unit in dispatcher.waiting_units
@@ -173,12 +184,35 @@ def measure_resume(folder: Path, options: argparse.Namespace) -> dict:
     with manifest.open("w") as file:
         for n in range(options.rows):
             row = {"id": f"sku-{n:07d}", "prompt": f"a big red heart, number {n}", "label": n % 7, "seed": n}
+            if options.sources:
+                row["image"] = _image(n % options.sources)
             file.write(json.dumps(row) + "\n")
+    starts = {}
+    if options.sources:
+        _write_images(folder, options.sources)
+        starts["first_start"] = _in_a_process("_resume", manifest, folder / "begun")
+        starts["start_with_known_sizes"] = _in_a_process("_resume", manifest, folder / "begun")
+        shutil.rmtree(folder / "begun")
     planning = _in_a_process("_plan", manifest)
     _in_a_process("_fill", manifest, folder / "out", options.rows - options.left)
     resuming = _in_a_process("_resume", manifest, folder / "out")
     assert resuming["pending"] == options.left
-    return {"rows": options.rows, "planning": planning, "resuming": resuming}
+    return {"rows": options.rows, "sources": options.sources, "planning": planning, **starts, "resuming": resuming}
+
+
+def _image(number: int) -> str:
+    return f"images/{number // 1000:04d}/{number % 1000:03d}.png"
+
+
+def _write_images(folder: Path, count: int) -> None:
+    """So many files of one small picture."""
+    buffer = BytesIO()
+    Image.new("RGB", (96, 64), (200, 40, 40)).save(buffer, "PNG")
+    for number in range(count):
+        path = folder / _image(number)
+        if number % 1000 == 0:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(buffer.getvalue())
 
 
 def _in_a_process(function: str, *arguments: object) -> dict:
@@ -213,7 +247,7 @@ class _Laps:
 
 def _plan(manifest: str) -> dict:
     lap = _Laps()
-    plan, _ = prepare(Path(manifest), Settings())
+    plan, _ = read_plan(Path(manifest), Settings())
     lap("read_and_plan")
     units = len(plan.units(UNIT_ROWS))
     lap("units")
@@ -222,13 +256,15 @@ def _plan(manifest: str) -> dict:
 
 def _resume(manifest: str, out: str) -> dict:
     lap = _Laps()
-    plan, _ = prepare(Path(manifest), Settings())
+    context = prepare_run(Path(manifest), out, Settings())
     lap("read_and_plan")
-    with OutputFolder.open(out, {}) as folder:
+    with OutputFolder.open(out, context.fingerprint) as folder:
         lap("open")
-        again = changed_rows(folder, plan, allowed=False)
+        again = changed_rows(folder, context.plan, allowed=False)
         lap("compare")
-        options = DispatchOptions("run", UNIT_ROWS, again=again)
+        plan = size_what_is_pending(folder, context, again, lambda: False)
+        lap("sources")
+        options = DispatchOptions("run", UNIT_ROWS, slots=4, again=again)
         dispatcher = Dispatcher(plan, folder, RunLog(folder), options)
         lap("dispatch")
         return {"commits": len(folder.committed().units), "pending": dispatcher.counters.pending, **lap.all()}
@@ -236,32 +272,33 @@ def _resume(manifest: str, out: str) -> dict:
 
 def _fill(manifest: str, out: str, rows: str) -> dict:
     """Commits for so many rows, a file each, the slowest way there is to read them; parts of no content."""
-    plan, _ = prepare(Path(manifest), Settings())
-    OutputFolder.open(out, {}).close()
+    context = prepare_run(Path(manifest), out, Settings())
+    plan = context.plan
+    OutputFolder.open(out, context.fingerprint).close()
     digests = plan.images["digest"].to_pylist()
     ids = plan.ids()
     template = _attempt(Path(out), plan.task(0, 1, "t", [0]))
     real = (Path(out) / "_wanbatch/tmp" / template.names["data"]).read_bytes()
-    for number, places in _cut(iter(plan.units(UNIT_ROWS)), int(rows)):
+    for number, rows_of_unit in _cut(iter(plan.units(UNIT_ROWS)), int(rows)):
         parts = {}
         for kind in ("data", "timings"):
             content = real if number == 0 and kind == "data" else b""
             name = part_name(kind, number)
             (Path(out) / name).write_bytes(content)
             parts[kind] = {"name": name, "bytes": len(content), "sha256": "f" * 64}
-        record = {"unit": number, "seq": number, "attempt": "t", "ids": [ids[place] for place in places]}
+        record = {"unit": number, "seq": number, "attempt": "t", "ids": [ids[row] for row in rows_of_unit]}
         record |= {"failed": {}, "parts": parts, "time": "2030-01-01T00:00:00+00:00"}
-        record["digests"] = [digests[place] for place in places]
+        record["digests"] = [digests[row] for row in rows_of_unit]
         (Path(out) / commit_name([number])).write_bytes(to_json(record))
     return {}
 
 
 def _cut(units: Iterator, rows: int) -> Iterator[tuple[int, list[int]]]:
-    for number, places in enumerate(units):
+    for number, rows_of_unit in enumerate(units):
         if rows <= 0:
             return
-        yield number, places[:rows].tolist()
-        rows -= len(places)
+        yield number, rows_of_unit[:rows].tolist()
+        rows -= len(rows_of_unit)
 
 
 if __name__ == "__main__":

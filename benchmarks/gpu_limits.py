@@ -80,9 +80,9 @@ def _samples(device: torch.device, size: tuple[int, int], count: int, guidance: 
         torch.randn(tokens, TRANSFORMER["text_dim"], device=device, dtype=torch.bfloat16) for tokens in (40, 120)
     )
     solution = solve("unipc", STEPS, 5.0, 1.0, "linear", None)
-    for place in range(count):
+    for number in range(count):
         start = torch.randn(TRANSFORMER["in_channels"], *size, device=device)
-        yield Sample(str(place), start, solution, guidance, prompt, negative, place)
+        yield Sample(str(number), start, solution, guidance, prompt, negative, number)
 
 
 def _capped(device: torch.device, allowed: float) -> dict[str, Any]:

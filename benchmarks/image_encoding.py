@@ -74,7 +74,7 @@ def natural(seed: int, width: int = 1280, height: int = 704) -> np.ndarray:
 
 
 def flat(seed: int, size: int = 128) -> np.ndarray:
-    """Shapes on a striped background, slightly uneven as the small model paints them."""
+    """Shapes on a striped background, slightly uneven as the small model makes them."""
     random = np.random.default_rng(seed)
     image = Image.new("RGB", (size, size), tuple(int(c) for c in random.integers(0, 255, 3)))
     draw = ImageDraw.Draw(image)

@@ -119,7 +119,7 @@ def _samples(config, device, dtype, steps: int, count: int, size) -> list[Sample
     prompt, negative = (torch.randn(tokens, config["text_dim"], device=device, dtype=dtype) for tokens in TOKENS)
     solution = solve("unipc", steps, 5.0, 1.0, "linear", None)
     start = torch.randn(config["in_channels"], *size, device=device)
-    return [Sample(str(place), start, solution, 5.0, prompt, negative, place) for place in range(count)]
+    return [Sample(str(number), start, solution, 5.0, prompt, negative, number) for number in range(count)]
 
 
 def _share_of_blocks(config: dict[str, Any], row: Sample) -> float:

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
 SMALLEST_FALL = 1e-5  # between explicit noise levels; the model was trained on levels that are 100 of these apart
 FIRST_VERSION = 1
-"""The digest version of release 0.1.0. A column of a later version plays no part where no row and no run uses it."""
+"""The digest version of release 0.1.0. A column of a later version plays no part where no row and no run uses it, and
+a folder that was begun without it goes on without it."""
 
 Role = Literal["id", "source", "group", "setting"]
 
@@ -67,7 +68,8 @@ class Column:
         given: how manifest rows give it; None: only a run writes it.
         written: its Arrow type in `data/`; None: it is not written there.
         pixels: it decides pixels, so it is part of a row's digest and, as a setting, of a run's fingerprint.
-        since: the digest version that it came with.
+        since: the digest version that it came with. A later one stands in `data/` where a row or the run uses it; one
+            that rows cannot give stands there from the first run of a folder on.
     """
 
     name: str
@@ -158,6 +160,7 @@ SIZE = Kind(
 )
 COUNT = Kind(Annotated[_INTEGER, Field(ge=1, le=1000)], "an integer from 1 to 1000", pa.int32())
 GUIDANCE = Kind(Annotated[float, Field(ge=0, allow_inf_nan=False)], "a finite number, 0 or more", pa.float64())
+CREATIVITY_STEPS = Kind(Literal["keep", "respace"], "keep or respace", pa.string())
 SHIFT = Kind(Annotated[float, Field(ge=0.01, le=100)], "a number from 0.01 to 100", pa.float64())
 SIGMAS = Kind(
     Annotated[list[_LEVEL], Field(min_length=1, max_length=1000), AfterValidator(_falling)],

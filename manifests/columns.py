@@ -14,6 +14,7 @@ from wanbatch.manifests.column_types import (
     ADAPTERS,
     COUNT,
     CREATIVITY,
+    CREATIVITY_STEPS,
     FIRST_VERSION,
     GUIDANCE,
     IMAGES,
@@ -81,6 +82,15 @@ COLUMNS: tuple[Column, ...] = (
         Given(CREATIVITY, "1 without a source; with one 0.6, or the last level of the row's schedule if higher"),
         pa.float64(),
         pixels=True,
+    ),
+    Column(
+        "creativity_steps",
+        "keep: a row that starts below 1 takes the steps of its schedule that lie below its creativity; respace: it "
+        "takes all its steps, spaced between its creativity and 0",
+        Given(CREATIVITY_STEPS, "keep", run=f"keep a schedule's levels below creativity, or respace all; {_OF_ROWS}"),
+        pa.string(),
+        pixels=True,
+        since=2,
     ),
     Column(
         "seed",
@@ -168,6 +178,12 @@ COLUMNS: tuple[Column, ...] = (
         "which blocks of the model were skipped at which step, and what stood in for them",
         written=pa.string(),
     ),
+    Column(
+        "evaluations",
+        "how often the model is evaluated for the image, guidance and step cache aside",
+        written=pa.int32(),
+        since=2,
+    ),
     Column("model", "the model", written=pa.string()),
     Column("revision", "the model's revision", written=pa.string()),
     Column(
@@ -197,8 +213,11 @@ RESOLVED = tuple(name for name in SETTINGS if name in WRITTEN)
 PIXELS = frozenset(column.name for column in COLUMNS if column.pixels)
 """Columns that decide pixels."""
 
-LATER = tuple(column.name for column in COLUMNS if column.since > FIRST_VERSION)
-"""Columns that release 0.1.0 did not have. Where no row and no run uses one, nothing shows that it exists."""
+LATER = tuple(column.name for column in COLUMNS if column.since > FIRST_VERSION and column.written is not None)
+"""Columns of `data/` that release 0.1.0 did not have; what rows may give is there where a row or the run uses it."""
+
+ALWAYS = tuple(name for name in LATER if name not in GIVEN)
+"""Of these, those that a run writes whatever it is asked; only folders that were begun before they came lack them."""
 
 MEANINGS = {column.name: column.meaning for column in COLUMNS}
 

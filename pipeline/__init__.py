@@ -1,1 +1,1 @@
-"""The model: Wan2.2 made to paint single frames. No ray, no pyarrow."""
+"""The model: Wan2.2 used to make single frames. No Ray, no PyArrow."""

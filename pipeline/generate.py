@@ -235,7 +235,13 @@ class Wan:
             id=request.id,
             start=conditioning.start(noise, mixed, request.creativity),
             solution=solve(
-                request.sampler, request.steps, request.shift, request.creativity, request.schedule, request.sigmas
+                request.sampler,
+                request.steps,
+                request.shift,
+                request.creativity,
+                request.schedule,
+                request.sigmas,
+                request.creativity_steps,
             ),
             guidance=request.guidance,
             prompt=prompt,

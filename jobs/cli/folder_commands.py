@@ -1,15 +1,19 @@
-"""`wanbatch status` and `wanbatch report`: what an output folder holds."""
+"""`wanbatch status`, `wanbatch report` and `wanbatch repair`: what an output folder holds and whether it is whole."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wanbatch.jobs.cli.options import folder_argument, json_option
+
+if TYPE_CHECKING:
+    from wanbatch.manifests.dataset.repair import RepairReport
 
 
 @click.command()
@@ -65,3 +69,41 @@ def report(out: str | Path, sheet: Path | None, columns: int, limit: int, tag: s
     target = sheet or (out / "contact-sheet.png" if isinstance(out, Path) else Path("contact-sheet.png"))
     count = contact_sheet(out, target, columns=columns, limit=limit, tag=tag)
     click.echo(f"{count} pictures on {target}")
+
+
+@click.command()
+@folder_argument
+@json_option
+def repair(out: str | Path, as_json: bool) -> None:
+    """Check every file of the output folder OUT; what is lost or damaged leaves the dataset, to be made again.
+
+    Files are compared with the sizes and SHA-256 that were committed. The next run of the same command makes the
+    rows of lost and damaged ones again, and no others. Damaged files are kept in OUT/_wanbatch/orphans.
+
+    \b
+    Example:
+      wanbatch repair out/quickstart
+    """
+    from wanbatch.manifests.dataset.repair import repair as repair_folder
+
+    report = repair_folder(out)
+    click.echo(json.dumps({**asdict(report), "whole": report.whole}) if as_json else "\n".join(_repair_lines(report)))
+
+
+def _repair_lines(report: RepairReport) -> Iterator[str]:
+    if report.whole:
+        yield f"{report.folder}: all {report.parts} parts are whole"
+        return
+    bad = len(report.lost) + len(report.damaged)
+    yield f"{report.folder}: {report.parts - bad} of {report.parts} parts are whole"
+    for state, names in (
+        ("lost", report.lost),
+        ("damaged", report.damaged),
+        ("left with it", report.with_them),
+        ("bad commit", report.commits),
+        ("uncommitted", report.uncommitted),
+    ):
+        for name in names:
+            moved = f", now {report.orphans[name]}" if name in report.orphans else ""
+            yield f"  {state:<13}{name}{moved}"
+    yield f"  to be made   {len(report.ids)} rows of these parts: run the same command again"

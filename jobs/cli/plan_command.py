@@ -44,7 +44,9 @@ def plan(manifest: str | Path, as_json: bool, **given: Any) -> None:
 def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) -> Iterator[str]:
     counts = (_count(described[name], name) for name in ("rows", "images", "units"))
     yield "{}: {}, {} in {}".format(manifest, *counts)
-    yield f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all"
+    least, most = (described["evaluations_of_an_image"][name] for name in ("least", "most"))
+    each = f"{least} an image" if least == most else f"{least} to {most} an image"
+    yield f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all, {each}"
     for size, count in described["sizes"].items():
         yield f"  {size:<9} {_count(count, 'images')}"
     yield f"  sources   {_count(described['with_sources'], 'images')} start from one or more"

@@ -13,13 +13,20 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.plan import Plan
-from wanbatch.manifests.dataset.status import status
+from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows
+from wanbatch.manifests.sources.size_cache import SizeCache
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
+
+SAMPLE = 2048
+"""Rows whose sources are looked at to tell which size is the most common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +43,13 @@ class BatchSize:
 
 
 def batch_size_for(
-    settings: Settings, out: str | Path, plan: Plan, model: ModelInfo, execution: ExecutionConfig
+    settings: Settings, recorded: int | None, plan: Plan, model: ModelInfo, execution: ExecutionConfig
 ) -> BatchSize:
-    """The batch size of a run into a folder.
+    """The batch size of a run.
 
     Args:
         settings: with the preset applied.
-        out: the output folder, a path or URL; it need not exist yet.
+        recorded: what the first run of the output folder chose; None: there was none.
         plan: what is to be made; the most common kind of image is measured.
         model: which model it is.
         execution: device, precision and compilation.
@@ -52,8 +59,10 @@ def batch_size_for(
     """
     if settings.slots != AUTO:
         return BatchSize(int(settings.slots))
-    if (recorded := _recorded(out)) is not None:
+    if recorded is not None:
         return BatchSize(recorded)
+    measuring = Measuring(loading_from(plan, settings.allow_http))
+    plan, _ = size_rows(plan, model, _sample(len(plan.manifest)), SizeCache(), measuring)
     seconds = measure_in_subprocess(model, most_common_kind(plan), execution, execution.runtime(settings))
     from wanbatch.pipeline.batching.calibration import best_slots
 
@@ -113,15 +122,14 @@ def measure_here(
 
 
 def most_common_kind(plan: Plan) -> tuple[int, int, bool]:
-    """Width, height and whether they are guided, of most images."""
-    columns = (plan.images[name].to_pylist() for name in ("width", "height", "guidance"))
+    """Width, height and whether they are guided, of most of the images whose size is known."""
+    sized = ~plan.unsized[plan.images["row"].to_numpy()]
+    images = plan.images.filter(pa.array(sized)) if sized.any() else plan.images
+    columns = (images[name].to_pylist() for name in ("width", "height", "guidance"))
     kinds = Counter((width, height, guidance > 1) for width, height, guidance in zip(*columns, strict=True))
     return kinds.most_common(1)[0][0]
 
 
-def _recorded(out: str | Path) -> int | None:
-    """What the folder's first run chose; None if there is no such folder yet."""
-    try:
-        return int(status(out)["fingerprint"]["slots"])
-    except (UserError, KeyError):
-        return None
+def _sample(rows: int) -> np.ndarray:
+    """Indices of at most `SAMPLE` of so many rows, spread over all."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64))

@@ -11,6 +11,7 @@ from wanbatch.jobs.planning.plan import default_second_guidance
 from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
+from wanbatch.pipeline.sampling.schedules import KEEP
 from wanbatch.pipeline.sampling.step_cache import parse
 
 OFFLOADED = "-offloaded"  # at the end of a backend's name: its part of the model leaves the device for others
@@ -34,6 +35,8 @@ def fingerprint_of(
         hardware: what the model runs on.
     """
     given = {name: getattr(settings, name) for name in DEFAULTS}
+    if settings.creativity_steps == KEEP:  # what holds where nothing is said
+        given["creativity_steps"] = None
     resolved = {name: getattr(model, name, None) if value is None else value for name, value in given.items()}
     resolved["guidance_2"] = default_second_guidance(model, settings)
     return {

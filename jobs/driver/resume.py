@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,38 @@ from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.fingerprint import model_location
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings
+from wanbatch.manifests.dataset.status import recorded_fingerprint
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 
-def next_free_folder(out: str | Path, fingerprint: Mapping[str, Any]) -> str | Path:
-    """The first of OUT, OUT-2, OUT-3, ... that no run with other settings has filled; so a rerun finds its own."""
+def folder_of_run(
+    out: str | Path, slots: int | None, fingerprint: Callable[[int], Mapping[str, Any]], new_run: bool
+) -> tuple[str | Path, int | None]:
+    """The output folder of a run, and how many rows are denoised together in it.
+
+    Args:
+        out: as the user gave it.
+        slots: how many rows are denoised together; None: as the folder's first run measured.
+        fingerprint: of this run with so many slots.
+        new_run: take the first of OUT, OUT-2, OUT-3, ... that no run with other settings has filled, instead of
+            OUT; so a rerun finds its own.
+
+    Returns:
+        The folder, which need not exist yet; and the slots, None if they are to be measured.
+
+    Raises:
+        UserError: What a folder records is damaged.
+        MachineryError: It cannot be read.
+    """
     folder, number = out, 1
-    while is_of_other_settings(folder, fingerprint):
+    while (recorded := recorded_fingerprint(folder)) is not None:
+        own = recorded.get("slots") if slots is None else slots
+        if not new_run or (own is not None and not is_of_other_settings(folder, fingerprint(own))):
+            return folder, own
         number += 1
         numbered = f"{str(out).rstrip('/')}-{number}"
         folder = numbered if isinstance(out, str) else Path(numbered)
-    return folder
+    return folder, slots
 
 
 def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | None, rerun_changed: bool) -> set[str]:
@@ -83,8 +104,8 @@ def changed_rows(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
 
 
 def settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:
-    """The settings as JSON values, with paths that hold in any current folder."""
+    """All settings as JSON values, those without a value too, with paths that hold in any current folder."""
     caches = {"compile_cache": settings.compile_cache, "text_cache": settings.text_cache}
     paths = {name: os.path.abspath(path.expanduser()) for name, path in caches.items() if path is not None}
     paths |= {"model": model_location(model), "source_root": str(plan.manifest.source_root)}
-    return {**settings.model_dump(mode="json", exclude_none=True), **paths}
+    return {**settings.model_dump(mode="json"), **paths}

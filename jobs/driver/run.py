@@ -10,25 +10,27 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from wanbatch import __version__
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.config.settings import Settings, recorded_settings
 from wanbatch.jobs.driver.dispatcher import Dispatcher
 from wanbatch.jobs.driver.fingerprint import DEFAULTS
 from wanbatch.jobs.driver.generation import RunControls, make_images
 from wanbatch.jobs.driver.interruption import stop_on_signals
-from wanbatch.jobs.driver.resume import next_free_folder, rows_made_again
+from wanbatch.jobs.driver.resume import rows_made_again
 from wanbatch.jobs.driver.run_context import RunContext, prepare_run
+from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.stopwatch import Stopwatch
 from wanbatch.jobs.reporting.progress import Progress, progress_for
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.jobs.worker.context import LoadPipeline
-from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
-from wanbatch.manifests.dataset.status import status
+from wanbatch.manifests.dataset.status import RUN, status
 
 NOTED_ON_CARD = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
 
@@ -65,16 +67,17 @@ def run(
         MachineryError: Workers, disk or cluster failed; what is done is kept.
     """
     stopwatch = Stopwatch()
-    context = prepare_run(manifest_path, out, settings)
-    if new_run:
-        out = next_free_folder(out, context.fingerprint)
+    context = prepare_run(manifest_path, out, settings, new_run)
     with (
         stop_on_signals(stop) as stop_request,
-        OutputFolder.open(out, context.fingerprint, {"wanbatch": __version__}) as folder,
+        OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}) as folder,
     ):
         context = context.going_on_with(folder)
         again = rows_made_again(folder, context.plan, retry, rerun_changed)
-        return _fill(str(out), folder, context, again, RunControls(progress, load, stop_request, stopwatch))
+        folder.set_plan(context.plan_note())
+        plan = size_what_is_pending(folder, context, again, stop_request)
+        controls = RunControls(progress, load, stop_request, stopwatch)
+        return _fill(folder, replace(context, plan=plan), again, controls)
 
 
 def retry(
@@ -100,12 +103,13 @@ def retry(
             f"{out}: no quarantined rows{f' of class {unknown[0]}' if unknown else ''}; there are: {there}"
         )
     plan = found["plan"]
-    return run(plan["manifest"], out, Settings(**plan["settings"]), progress, retry=classes)
+    settings = recorded_settings(plan["settings"], f"{str(out).rstrip('/')}/{RUN}")
+    return run(plan["manifest"], out, settings, progress, retry=classes)
 
 
-def _fill(out: str, folder: OutputFolder, context: RunContext, again: set[str], controls: RunControls) -> Summary:
+def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: RunControls) -> Summary:
     """Make what an open folder lacks, and say what came of it."""
-    folder.set_plan(context.plan_note())
+    folder.keep_card(_card_content(context))
     log, first_unit = RunLog(folder), folder.committed().next_unit
     dispatcher = Dispatcher(context.plan, folder, log, context.dispatch_options(uuid.uuid4().hex[:12], again))
     counters = dispatcher.counters
@@ -114,12 +118,15 @@ def _fill(out: str, folder: OutputFolder, context: RunContext, again: set[str], 
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
     controls.stopwatch.lap("prepare")
     busy = make_images(context, folder.url, dispatcher, controls) if counters.pending else None
-    _write_card(folder, context)
+    folder.update_card()
     interrupted = controls.stop() and counters.pending > 0
-    log.write("interrupted" if interrupted else "finished", made=counters.made, pending=counters.pending)
+    stopped_by = None if interrupted else dispatcher.stopped_by
+    ended = "interrupted" if interrupted else "stopped" if stopped_by else "finished"
+    why = {"by": stopped_by, "cause": dispatcher.stop_cause} if stopped_by else {}
+    log.write(ended, made=counters.made, pending=counters.pending, drained=dispatcher.drained, **why)
     warm_up = {"warm_up": round(counters.warm_up_seconds, 3)} if counters.warm_up_seconds else {}
     return Summary(
-        out=out,
+        out=str(context.out),
         rows=len(context.plan),
         made=counters.made,
         quarantined=counters.quarantined,
@@ -127,15 +134,18 @@ def _fill(out: str, folder: OutputFolder, context: RunContext, again: set[str], 
         made_now=counters.made_now,
         seconds=controls.stopwatch.seconds() | warm_up,
         interrupted=interrupted,
-        too_many_failures=dispatcher.too_many_failures,
+        stopped_by=stopped_by,
+        stop_cause=dispatcher.stop_cause if stopped_by else None,
         model_busy=busy,
         first_unit=first_unit,
         dropped=dispatcher.dropped,
+        drained=dispatcher.drained,
     )
 
 
-def _write_card(folder: OutputFolder, context: RunContext) -> None:
+def _card_content(context: RunContext) -> CardContent:
+    """What the dataset card says of a run."""
     names = ("seed", *DEFAULTS, *NOTED_ON_CARD)
     settings = {name: context.fingerprint[name] for name in names if name in context.fingerprint}
     passthrough = context.plan.manifest.passthrough.schema
-    write_card(folder.url, context.model.name, context.model.revision, settings, status(folder.url), passthrough)
+    return CardContent(context.model.name, context.model.revision, settings, passthrough)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
 from wanbatch.jobs.config.presets import with_preset
-from wanbatch.jobs.config.settings import Settings, failures_allowed, image_format
+from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
 from wanbatch.jobs.driver.dispatcher import DispatchOptions
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
-from wanbatch.jobs.driver.resume import settings_for_later
+from wanbatch.jobs.driver.resume import folder_of_run, settings_for_later
+from wanbatch.jobs.driver.seen_source import seen_source
 from wanbatch.jobs.planning.plan import Plan
-from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.preparation import read_plan
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.manifests.columns import ALWAYS
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.storage.urls import absolute
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -28,8 +33,9 @@ class RunContext:
 
     Attributes:
         manifest: the manifest's path, absolute, or URL.
+        out: the output folder, a path or URL.
         settings: with the preset applied.
-        plan: all images of the manifest.
+        plan: all images of the manifest; what follows the size of a source has it only once that was looked at.
         model: which model makes them.
         execution: device, precision and compilation.
         batch_size: how many rows are denoised together.
@@ -38,6 +44,7 @@ class RunContext:
     """
 
     manifest: str
+    out: str | Path
     settings: Settings
     plan: Plan
     model: ModelInfo
@@ -47,8 +54,12 @@ class RunContext:
     fingerprint: dict[str, Any]
 
     def going_on_with(self, folder: OutputFolder) -> RunContext:
-        """The same run, with the columns that the folder's data parts have besides its own."""
-        return replace(self, plan=self.plan.with_later(folder.later_columns()))
+        """The same run, with the columns that the folder's data parts have besides its own.
+
+        The first run of a folder has all of `columns.ALWAYS`; a folder that was begun without one goes on so.
+        """
+        there = folder.later_columns()
+        return replace(self, plan=self.plan.with_later(ALWAYS if there is None else there))
 
     def plan_note(self) -> dict[str, Any]:
         """What the output folder notes of the plan, for `status` and `retry`."""
@@ -64,18 +75,26 @@ class RunContext:
         return DispatchOptions(
             run_token=run_token,
             unit_rows=self.settings.unit_rows,
+            slots=self.batch_size.slots,
+            workers=self.workers,
             unit_seconds=self.settings.unit_timeout,
             max_failures=failures_allowed(self.settings, len(self.plan)),
+            circuit_breaker=self.settings.circuit_breaker == "on",
+            drain_seconds=self.settings.drain_seconds,
             again=again,
             log_prompts=self.settings.log_prompts,
         )
 
-    def worker_setup(self, out: str, examples: tuple[Image, ...]) -> WorkerSetup:
+    def worker_setup(
+        self, out: str, examples: tuple[Image, ...], pending: np.ndarray, workers_on_host: int
+    ) -> WorkerSetup:
         """What workers are started with.
 
         Args:
             out: the output folder, a path or URL.
             examples: images like those that will be made.
+            pending: indices, in the plan, of the images that will be made.
+            workers_on_host: how many workers share a host at most.
         """
         settings, execution = self.settings, self.execution
         return WorkerSetup(
@@ -90,32 +109,40 @@ class RunContext:
             format=image_format(settings),
             runtime=execution.runtime(settings, self.fingerprint["step_cache"]),
             examples=examples,
+            seen_source=seen_source(self.plan, pending),
+            workers_on_host=workers_on_host,
         )
 
 
-def prepare_run(manifest: str | Path, out: str | Path, settings: Settings) -> RunContext:
+def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_run: bool = False) -> RunContext:
     """Read and check everything that a run needs to know before it writes or starts anything.
 
     Args:
         manifest: path or URL of the manifest.
-        out: the output folder, whose earlier runs decide the batch size if it is `auto`.
+        out: the output folder as the user gave it, whose earlier runs decide the batch size if it is `auto`.
         settings: as the user gave them.
+        new_run: if a run with other settings filled the folder, use `OUT-2`, `OUT-3`, ...
 
     Raises:
         UserError: Manifest, model or settings are not right.
+        MachineryError: A store does not answer.
     """
     settings = with_preset(settings)
-    plan, model = prepare(manifest, settings)
+    plan, model = read_plan(manifest, settings)
     machine = detect_hardware()
     execution = resolve_execution(settings, machine)
-    batch_size = batch_size_for(settings, out, plan, model, execution)
+    fingerprint = partial(fingerprint_of, settings, model, execution, hardware=machine)
+    slots = None if settings.slots == AUTO else int(settings.slots)
+    out, recorded = folder_of_run(out, slots, fingerprint, new_run)
+    batch_size = batch_size_for(settings, recorded, plan, model, execution)
     return RunContext(
         manifest=absolute(manifest),
+        out=out,
         settings=settings,
         plan=plan,
         model=model,
         execution=execution,
         batch_size=batch_size,
         workers=settings.workers or max(1, machine.gpus if execution.device == "cuda" else 1),
-        fingerprint=fingerprint_of(settings, model, execution, batch_size.slots, machine),
+        fingerprint=fingerprint(batch_size.slots),
     )

@@ -10,16 +10,10 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import (
-    REPLACED,
-    creativity_column,
-    has_sources,
-    schedule_columns,
-    too_low,
-)
+from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, too_low
 from wanbatch.manifests.columns import GIVEN
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.sampling.schedules import SCHEDULES
+from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
 from wanbatch.pipeline.sampling.step_cache import parse
 
@@ -41,6 +35,8 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
     for name in REPLACED if settings.sigmas is not None else ():
         if getattr(settings, name) is not None:
             raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
+    if settings.sigmas is not None and settings.creativity_steps == RESPACE:
+        raise UserError("setting sigmas: says every noise level, which creativity_steps respace changes: drop one")
     for name in SIDES:
         if (side := getattr(settings, name)) is not None and side % model.multiple:
             raise UserError(f"setting {_bad_side(name, side, model)}")
@@ -51,26 +47,31 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
 
 
 def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
-    """What rows ask that this model or version does not have: pairs of a row's place and what to say of it.
+    """What rows ask that this model or version does not have: pairs of a row's index and what to say of it.
 
     rows: of `manifests.columns.ROWS_SCHEMA`.
     """
     for name, known in KNOWN.items():
         unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
-        for place in np.flatnonzero(unknown).tolist():
-            yield place, f"{name} {rows[name][place].as_py()!r} is unknown: use one of {', '.join(known)}"
+        for index in np.flatnonzero(unknown).tolist():
+            yield index, f"{name} {rows[name][index].as_py()!r} is unknown: use one of {', '.join(known)}"
     for name, given in GIVEN.items():
-        for place in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
-            yield place, f"{name}: this version has no {given.reserved} yet: remove the column"
+        for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
+            yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
     for name in SIDES:
         sides = pc.fill_null(rows[name], 0).to_numpy()
-        for place in np.flatnonzero(sides % model.multiple).tolist():
-            yield place, _bad_side(name, int(sides[place]), model)
-    for place in np.flatnonzero(pc.is_valid(rows["guidance_2"])).tolist() if not model.two_experts else ():
-        yield place, _no_second_expert(model)
-    schedule = pa.table(schedule_columns(rows, model, settings))
-    creativity = creativity_column(rows, has_sources(rows), schedule)
-    yield from too_low(schedule.append_column("creativity", creativity))
+        for index in np.flatnonzero(sides % model.multiple).tolist():
+            yield index, _bad_side(name, int(sides[index]), model)
+    for index in np.flatnonzero(pc.is_valid(rows["guidance_2"])).tolist() if not model.two_experts else ():
+        yield index, _no_second_expert(model)
+    both = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(rows["sigmas"]))
+    resolved = pa.table(resolved_schedules(rows, model, settings))
+    of_run = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(resolved["sigmas"]))
+    for index in np.flatnonzero(pc.fill_null(of_run, False)).tolist():
+        whose = "its sigmas say" if both[index].as_py() else "the run's sigmas say"
+        yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
+    yield from too_low(resolved)
+    yield from no_room(resolved)
 
 
 def _bad_side(name: str, side: int, model: ModelInfo) -> str:

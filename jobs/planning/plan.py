@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,39 +17,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import (
-    REPLACED,
-    creativity_column,
-    has_sources,
-    schedule_columns,
-    schedules_of,
-)
+from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import LATER, RESOLVED, RUN_SETTINGS, WRITTEN
+from wanbatch.manifests.columns import ALWAYS, LATER, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.sampling.schedules import levels
-from wanbatch.pipeline.sampling.solvers import evaluations
 
-OWN_WAY = {"width", "height", "creativity", "seed", "sigmas", "guidance_2", *REPLACED}
+OWN_WAY = {"width", "height", "creativity", "creativity_steps", "guidance_2", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
 
-Sizes = Mapping[int, tuple[int, int]]  # a manifest row -> (width, height) of its first source
+Sizes = Mapping[int, tuple[int, int]]  # index among the manifest's rows -> (width, height) of its first source
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All images of a manifest, one row each, as columns named like the fields of `Image` (less `sources`).
 
-    unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
-    later: which columns of `columns.LATER` the dataset has: those that a row or the run uses.
+    Attributes:
+        unsized: for each of the manifest's rows, whether it takes its size from a source that nobody has looked at
+            yet. The size that its images have here is the default.
+        unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
+        later: which columns of `columns.LATER` the dataset has: those that a row or the run uses, and what
+            `with_later` added for its folder.
     """
 
     manifest: Manifest
     images: pa.Table
-    unreadable: Mapping[str, str]
+    unsized: np.ndarray
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
 
     @property
@@ -68,13 +65,13 @@ class Plan:
         return self.images["id"].to_pylist()
 
     def units(self, rows: int, skip: Collection[str] = ()) -> list[np.ndarray]:
-        """Places of the images that are still to be made, at most `rows` a unit.
+        """Indices of the images that are still to be made, at most `rows` a unit.
 
         Images of one unit share size and guidance; inside such a class, images with the same source or prompt
         stand together. Units are ordered by their first image.
         """
         images = self.images
-        pending = np.array([place for place, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
+        pending = np.array([index for index, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
         shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
         guided = images["guidance"].to_numpy()[pending] > 1
         _, classes = np.unique(np.stack([*shape, guided]), axis=1, return_inverse=True)
@@ -86,27 +83,27 @@ class Plan:
             units += [group[first : first + rows] for first in range(0, len(group), rows)]
         return sorted(units, key=lambda unit: int(unit.min()))
 
-    def examples(self, places: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
-        """The first image of each of the most common kinds by size, guidance and sources, at some places."""
+    def examples(self, indices: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
+        """The first image of each of the most common kinds by size, guidance and sources, at some indices."""
         images = self.images
         having = has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
         kinds = [images[name].to_numpy() for name in ("width", "height")] + [
             images["guidance"].to_numpy() > 1,
             having,
         ]
-        table = np.stack(kinds)[:, places]
+        table = np.stack(kinds)[:, indices]
         _, first, counts = np.unique(table, axis=1, return_index=True, return_counts=True)
         chosen = first[np.argsort(-counts, kind="stable")][:limit]
-        return self.task(0, 1, "", np.asarray(places)[chosen]).images
+        return self.task(0, 1, "", np.asarray(indices)[chosen]).images
 
-    def task(self, unit: int, attempt: int, attempt_token: str, places: Sequence[int] | np.ndarray) -> Task:
-        """The unit that holds the images at some places."""
-        return self.tasks([(unit, attempt, attempt_token, places)])[0]
+    def task(self, unit: int, attempt: int, attempt_token: str, indices: Sequence[int] | np.ndarray) -> Task:
+        """The unit that holds the images at some indices."""
+        return self.tasks([(unit, attempt, attempt_token, indices)])[0]
 
     def tasks(self, wanted: Sequence[tuple[int, int, str, Sequence[int] | np.ndarray]]) -> list[Task]:
         """What `task` gives for each; many at once take a fifth of the time."""
-        places = np.concatenate([one[-1] for one in wanted])
-        chosen = self.images.take(pa.array(places, type=pa.int64()))
+        indices = np.concatenate([one[-1] for one in wanted])
+        chosen = self.images.take(pa.array(indices, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
         sources = self.manifest.sources(rows)
         images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
@@ -118,21 +115,45 @@ class Plan:
             first += len(its)
         return tasks
 
+    def with_sizes(
+        self, model: ModelInfo, looked_at: np.ndarray, sizes: Sizes, unreadable: Mapping[str, str]
+    ) -> Plan:
+        """The plan in which rows have the shapes of their sources.
+
+        Args:
+            model: decides which sizes there are.
+            looked_at: indices of the manifest's rows whose sources were looked at.
+            sizes: of the sources that could be read.
+            unreadable: name -> why, of those that could not.
+        """
+        unsized = self.unsized.copy()
+        unsized[looked_at] = False
+        plan = replace(self, unsized=unsized, unreadable={**self.unreadable, **unreadable})
+        if not sizes:
+            return plan
+        row, area = (self.images[name].to_numpy() for name in ("row", "source_area"))
+        images = self.images
+        fitted = np.zeros((len(unsized), 2), dtype=np.int32)
+        fitting = lru_cache(maxsize=65536)(model.fitting_size)
+        whole_area = int(np.nanmax(area))  # all rows that follow a source have the same
+        fitted[list(sizes)] = [fitting(*size, whole_area) for size in sizes.values()]
+        for index, name in enumerate(("width", "height")):
+            of_image = fitted[row, index]
+            values = np.where(of_image > 0, of_image, images[name].to_numpy())
+            images = images.set_column(images.schema.get_field_index(name), name, pa.array(values, pa.int32()))
+        return replace(plan, images=images)
+
     def describe(self, unit_rows: int) -> dict[str, Any]:
         """What a run would do, as plain values for printing."""
         images = self.images
         shapes = Counter(zip(images["width"].to_pylist(), images["height"].to_pylist(), strict=True))
-        names = (images[name].to_pylist() for name in ("sampler", "creativity"))
-        kinds = Counter(zip(*names, schedules_of(images), strict=True))
-        total = sum(
-            count * evaluations(sampler, levels(steps, shift, creativity, schedule, sigmas))
-            for (sampler, creativity, (steps, shift, schedule, sigmas)), count in kinds.items()
-        )
+        counts = images["evaluations"].to_numpy()
         return {
             "rows": self.manifest.manifest_rows,
             "images": len(self),
             "units": len(self.units(unit_rows)),
-            "model_evaluations": total,
+            "model_evaluations": int(counts.sum(dtype=np.int64)),
+            "evaluations_of_an_image": {"least": int(counts.min()), "most": int(counts.max())},
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "unreadable_sources": dict(self.unreadable),
             "passthrough": self.manifest.passthrough.column_names,
@@ -149,31 +170,24 @@ class Plan:
         return shared.dictionary_encode().indices.to_numpy()[self.images["row"].to_numpy()]
 
 
-def make_plan(
-    manifest: Manifest,
-    model: ModelInfo,
-    settings: Settings,
-    sizes: Sizes,
-    unreadable: Mapping[str, str] = MappingProxyType({}),
-) -> Plan:
-    """Resolve every default. Rows and settings were checked (`checks.py`).
+def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
+    """Resolve every default but the sizes that follow sources (`Plan.with_sizes`).
 
-    sizes: of the sources that could be read, for rows that give no size. unreadable: see `Plan`.
+    Rows and settings were checked (`checks.py`).
     """
     rows = manifest.rows
-    area = _first(settings.width, model.width) * _first(settings.height, model.height)
-    width, height = _sizes(manifest, model, settings, sizes)
+    width, height = _first(settings.width, model.width), _first(settings.height, model.height)
+    sourced = _sized_by_source(rows)
     columns = {name: _filled(rows[name], _default(name, model, settings)) for name in RESOLVED if name not in OWN_WAY}
     columns |= {
         "id": rows["id"],
         "manifest_row": rows["number"],
-        "width": pa.array(width, pa.int32()),
-        "height": pa.array(height, pa.int32()),
-        "source_area": pc.if_else(_sized_by_source(rows), pa.scalar(area, pa.int64()), pa.scalar(None, pa.int64())),
+        "width": pc.fill_null(rows["width"], width),
+        "height": pc.fill_null(rows["height"], height),
+        "source_area": pc.if_else(sourced, pa.scalar(width * height, pa.int64()), pa.scalar(None, pa.int64())),
     }
     columns["guidance_2"] = _second_guidance(rows, model, settings)
-    columns |= schedule_columns(rows, model, settings)
-    columns["creativity"] = creativity_column(rows, has_sources(rows), pa.table(columns))
+    columns |= resolved_schedules(rows, model, settings)
     counts = pc.fill_null(rows["num_images"], 1).to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
     variant = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -185,9 +199,14 @@ def make_plan(
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
+    images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
     images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
-    later = tuple(name for name in LATER if name in images.column_names and images[name].null_count < len(images))
-    return Plan(manifest, images, unreadable, later)
+    later = tuple(
+        name
+        for name in LATER
+        if name not in ALWAYS and name in images.column_names and images[name].null_count < len(images)
+    )
+    return Plan(manifest, images, sourced.to_numpy(), later=later)
 
 
 def _default(name: str, model: ModelInfo, settings: Settings) -> Any:
@@ -219,23 +238,6 @@ def derived_seed(seed: int, row_id: str, variant: int) -> int:
     """The seed of a row that gives none: 63 bits of BLAKE2b over the run's seed, the row's id and the variant."""
     text = f"{seed}\0{row_id}\0{variant}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
-
-
-def _sizes(manifest: Manifest, model: ModelInfo, settings: Settings, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-    """Width and height of each row: its own, the source's shape at the model's area, or the default."""
-    default = (_first(settings.width, model.width), _first(settings.height, model.height))
-    width = pc.fill_null(manifest.rows["width"], default[0]).to_numpy().copy()
-    height = pc.fill_null(manifest.rows["height"], default[1]).to_numpy().copy()
-    for index, size in sizes.items():
-        width[index], height[index] = model.fitting_size(*size, default[0] * default[1])
-    return width, height
-
-
-def sized_by_source(manifest: Manifest) -> Iterator[tuple[int, Source]]:
-    """The rows that take their size from a source, by their places, and that source."""
-    wanted = _sized_by_source(manifest.rows).to_numpy()
-    if wanted.any():
-        yield from ((index, row.sources[0]) for index, row in enumerate(manifest.iter_rows()) if wanted[index])
 
 
 def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:

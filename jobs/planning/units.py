@@ -25,6 +25,7 @@ class Image(_Resolved):
     Attributes:
         row: index among the manifest's rows, blend groups merged.
         source_area: pixels that its size was fitted to by its first source; None if its row gives the size.
+        evaluations: how often the model is evaluated for it, guidance and step cache aside.
         digest: of everything that was decided; another one if the row changed.
     """
 
@@ -34,6 +35,7 @@ class Image(_Resolved):
     manifest_row: int
     sources: tuple[Source, ...]
     source_area: int | None
+    evaluations: int
     digest: str
 
 
@@ -67,6 +69,7 @@ class Unit:
         deaths_alone: how often a worker was lost while it held this unit and nothing else.
         probe: its image is made already and is made again only to see whether a worker works; the result is thrown
             away.
+        damaged: how many attempts at it were written and not whole when they were read.
     """
 
     number: int
@@ -75,6 +78,7 @@ class Unit:
     deaths_alone: int = 0
     isolated: bool = False
     probe: bool = False
+    damaged: int = 0
 
     @property
     def size(self) -> int:

@@ -6,14 +6,13 @@ It has ids and digests of rows; their prompts only with `--log-prompts`.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from wanbatch.manifests.dataset.event_log import LOG, log_line
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import read_internal_file
-
-LOG = "log.jsonl"
 
 
 class RunLog:
@@ -28,8 +27,7 @@ class RunLog:
         Raises:
             MachineryError: The disk or the store refuses it.
         """
-        record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-        self._folder.append_internal_file(LOG, json.dumps(record).encode() + b"\n")
+        self._folder.append_internal_file(LOG, log_line(event, **fields))
 
 
 def speed(out: str | Path) -> float | None:

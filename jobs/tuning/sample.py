@@ -93,10 +93,10 @@ def possible_candidates(plan: Plan) -> Callable[[Candidate], bool]:
     """
     steps = plan.manifest.rows["steps"].take(plan.images["row"]).to_pylist()
     own = plan.manifest.rows["schedule"].take(plan.images["row"]).to_pylist()
-    columns = [plan.images[name].to_pylist() for name in ("sigmas", "shift", "creativity")]
+    columns = [plan.images[name].to_pylist() for name in ("sigmas", "shift", "creativity", "creativity_steps")]
     starts: dict[tuple[str | None, float], float] = {}  # the lowest creativity by schedule and shift
-    for given, schedule, sigmas, shift, creativity in zip(steps, own, *columns, strict=True):
-        if given is None and sigmas is None and 0 < creativity < 1:
+    for given, schedule, sigmas, shift, creativity, respaced in zip(steps, own, *columns, strict=True):
+        if given is None and sigmas is None and 0 < creativity < 1 and not respaced:
             starts[schedule, shift] = min(creativity, starts.get((schedule, shift), 1.0))
 
     def is_possible(candidate: Candidate) -> bool:

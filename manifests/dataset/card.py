@@ -1,20 +1,28 @@
 """The dataset card: the README.md of an output folder.
 
-Its front matter tells `datasets.load_dataset` and dataset viewers where the images are.
+Its front matter tells `datasets.load_dataset` and dataset viewers where the images are. So it is there as soon as
+a folder is opened, and says from time to time how far the run is.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from wanbatch.errors import MachineryError
 from wanbatch.manifests.columns import MEANINGS, WRITTEN
+from wanbatch.manifests.dataset.committed import Committed
+from wanbatch.manifests.dataset.disk_errors import machinery_error
+from wanbatch.manifests.dataset.status import counts_of
 from wanbatch.manifests.storage.backend import open_backend
+
+UPDATE_SECONDS = 30.0
+"""How old the counts of a card may get while units are published."""
 
 _LOADING = """```python
 from datasets import load_dataset
@@ -25,6 +33,47 @@ images = load_dataset("path/to/this/folder", split="train")
 `data/` holds one row an image; `timings/` how each was made and `failures/` the rows that could not be made. \
 All three join on `id`.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class CardContent:
+    """What a card says besides counts; see `write_card`."""
+
+    model: str
+    revision: str | None
+    settings: Mapping[str, object]
+    passthrough: pa.Schema | None = None
+
+
+class Card:
+    """The card of an output folder that this process holds."""
+
+    def __init__(self, root: str, content: CardContent):
+        """
+        Args:
+            root: the output folder, a path or a URL.
+            content: what the card says.
+        """
+        self._root, self._content = root, content
+        self._written = float("-inf")  # monotonic, seconds
+
+    def update(self, committed: Committed) -> None:
+        """Write the card with what is committed now. Raises MachineryError if the disk or the store refuses."""
+        content = self._content
+        write_card(
+            self._root,
+            content.model,
+            content.revision,
+            content.settings,
+            counts_of(committed),
+            content.passthrough,
+        )
+        self._written = time.monotonic()
+
+    def update_if_old(self, committed: Committed) -> None:
+        """Do as `update` if the card was written more than `UPDATE_SECONDS` ago."""
+        if time.monotonic() - self._written > UPDATE_SECONDS:
+            self.update(committed)
 
 
 def write_card(
@@ -70,7 +119,7 @@ def write_card(
     try:
         backend.write_atomic("README.md", str(card).encode())
     except OSError as error:
-        raise MachineryError(f"{backend.root}: cannot be written to ({error.strerror or error})") from error
+        raise machinery_error(backend.root, error) from error
 
 
 def _front_matter(title: str) -> DatasetCardData:

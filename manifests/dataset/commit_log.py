@@ -1,116 +1,39 @@
 """Commit records: what counts in an output folder, and the files it consists of.
 
 A commit file holds one record a line; the units of one file were committed together. Records count in the order
-of their `seq`. A record may name parts of earlier ones that it replaces, since it decides some of their ids anew.
+of their `seq`. A record may name parts of earlier ones that it replaces, since it decides some of their ids anew; and
+parts that it withdraws, since they were lost or damaged: their ids are as if they had never been made.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.dataset.committed import Committed
 from wanbatch.manifests.dataset.part_files import KINDS, Attempt, is_part
 from wanbatch.manifests.storage.backend import StorageBackend
 
 FORMAT = 1
 COMMITS = "_wanbatch/commits"
+FIRST_GROUP = "_wanbatch/first-group.json"
+"""Names the units that are published first, until their commit exists: the only time when there are parts and no
+commits."""
+LISTINGS = 5
+"""How often commits are listed if one is gone when it is read: others may look while it is repaired."""
 
 _COMMIT = re.compile(r"\d{5,}\.json")
 _NEEDED = {"unit", "ids", "failed", "parts"}
 
 
-class Made(Set[str]):
-    """The ids that have an image: a set, and `made[id]` is the digest of the row it was made from, or None."""
-
-    def __init__(self, digests: dict[str, str | None]):
-        self._digests = digests
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._digests
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._digests)
-
-    def __len__(self) -> int:
-        return len(self._digests)
-
-    def __getitem__(self, name: str) -> str | None:
-        return self._digests[name]
-
-    def get(self, name: str) -> str | None:
-        """The digest of an id; None if there is none, or no such id."""
-        return self._digests.get(name)
-
-    def __repr__(self) -> str:
-        return f"Made({self._digests!r})"
-
-    @classmethod
-    def _from_iterable(cls, it: Iterable[Any]) -> set[Any]:
-        return set(it)
-
-
-class Committed:
-    """What the commits of a folder hold; it grows as units are published."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, str | None] = {}
-        self._failed: dict[str, str] = {}
-        self._units: set[int] = set()
-        self._unit_of: dict[str, int] = {}
-        self._seq = -1
-
-    @property
-    def made(self) -> Made:
-        """The ids with an image."""
-        return Made(self._made)
-
-    @property
-    def failed(self) -> Mapping[str, str]:
-        """Id -> error class, of the ids that have no image."""
-        return self._failed
-
-    @property
-    def units(self) -> Set[int]:
-        """The numbers of the committed units."""
-        return self._units
-
-    @property
-    def where(self) -> Mapping[str, int]:
-        """Id -> the unit whose parts hold it."""
-        return self._unit_of
-
-    @property
-    def next_seq(self) -> int:
-        """The number of the next commit record."""
-        return self._seq + 1
-
-    @property
-    def next_unit(self) -> int:
-        """The lowest number above all committed units."""
-        return max(self._units, default=-1) + 1
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Count a commit record. What it says of an id holds, whatever earlier ones said."""
-        made: Sequence[str] = record["ids"]
-        failed: Mapping[str, str] = record["failed"]
-        digests = record.get("digests") or [None] * (len(made) + len(failed))
-        unit = record["unit"]
-        self._units.add(unit)
-        self._seq = max(self._seq, record.get("seq", -1))
-        self._made.update(zip(made, digests, strict=False))
-        self._unit_of.update(dict.fromkeys(made, unit))
-        if self._failed:
-            for name in made:
-                self._failed.pop(name, None)
-        for name, error_class in failed.items():
-            self._made.pop(name, None)
-            self._failed[name] = error_class
-            self._unit_of[name] = unit
+class DamagedError(UserError):
+    """A file of `_wanbatch/` that does not hold what it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +67,12 @@ class Part:
 
     Attributes:
         bytes: its size.
-        commit: the name of the commit file that says so.
+        sha256: of its content, hex; None if its record does not say.
         temporary: where its content may still be waiting to take the part's name, if it was replaced.
     """
 
     bytes: int
-    commit: str
+    sha256: str | None
     temporary: str | None = None
 
 
@@ -161,11 +84,13 @@ class CommitLog:
         committed: what they hold.
         parts: name -> the part that must be there.
         dropped: names of parts that must not be there.
+        records: how many there are.
     """
 
     committed: Committed
     parts: Mapping[str, Part]
     dropped: frozenset[str]
+    records: int
 
 
 def read_commit_log(backend: StorageBackend) -> CommitLog:
@@ -173,36 +98,69 @@ def read_commit_log(backend: StorageBackend) -> CommitLog:
     committed = Committed()
     parts: dict[str, Part] = {}
     dropped: set[str] = set()
-    for file, record in read_commits(backend):
+    records = read_commits(backend)
+    for record in records:
         committed.add(record)
         for part in record["parts"].values():
-            parts[part["name"]] = Part(part["bytes"], file)
+            parts[part["name"]] = Part(part["bytes"], part.get("sha256"))
+        for name in record.get("withdrawn", ()):
+            parts.pop(name, None)
         for new in map(Replacement.from_record, record.get("replaced", ())):
             if parts.pop(new.name, None) is None:
                 continue  # the commit of the old part was taken away by hand: what is left of it counts no more
             if new.temporary is None or new.bytes is None:
                 dropped.add(new.name)
             else:
-                parts[new.name] = Part(new.bytes, file, new.temporary)
-    return CommitLog(committed, parts, frozenset(dropped - parts.keys()))
+                parts[new.name] = Part(new.bytes, new.sha256, new.temporary)
+    return CommitLog(committed, parts, frozenset(dropped - parts.keys()), len(records))
 
 
-def read_commits(backend: StorageBackend) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(commit file, record), in the order in which they were committed. Raises UserError if one is damaged."""
-    names = [name for name in backend.sizes(COMMITS) if _COMMIT.fullmatch(name.rpartition("/")[2])]
-    names.sort(key=lambda name: int(name.rpartition("/")[2][:-5]))
+def read_commits(backend: StorageBackend) -> list[dict[str, Any]]:
+    """All commit records, in the order in which they were committed.
+
+    Raises:
+        DamagedError: if one is damaged. OSError: if one cannot be read, or is gone each time they are listed.
+    """
     records = []
     ordered = True
-    for name, data in zip(names, backend.read_all(names), strict=True):
-        for line in data.splitlines():
-            record = _parse(backend, name, line)
-            if not record.keys() >= _NEEDED:
-                raise UserError(f"{backend.location(name)}: is damaged: remove it to make its rows again")
-            ordered = ordered and not record.get("replaced")
-            records.append((name, record))
+    for name, data in read_commit_files(backend):
+        lines = data.splitlines()
+        if not lines:
+            raise _damaged(backend, name, "it is empty")
+        for line in lines:
+            record = parse_commit(backend, name, line)
+            ordered = ordered and not (record.get("replaced") or record.get("withdrawn"))
+            records.append(record)
     if not ordered:
-        records.sort(key=lambda found: found[1].get("seq", -1))
-    return iter(records)
+        records.sort(key=lambda found: found.get("seq", -1))
+    return records
+
+
+def read_commit_files(backend: StorageBackend) -> list[tuple[str, bytes]]:
+    """(name, content) of all commit files, in the order of their numbers.
+
+    A file that is gone between the listing and the reading is nobody's loss if it is not listed again.
+    """
+    for _ in range(LISTINGS - 1):
+        try:
+            return _list_and_read_commits(backend)
+        except FileNotFoundError:
+            continue
+    return _list_and_read_commits(backend)
+
+
+def _list_and_read_commits(backend: StorageBackend) -> list[tuple[str, bytes]]:
+    names = [name for name in backend.sizes(COMMITS) if _COMMIT.fullmatch(name.rpartition("/")[2])]
+    names.sort(key=lambda name: int(name.rpartition("/")[2][:-5]))
+    return list(zip(names, backend.read_all(names), strict=True))
+
+
+def parse_commit(backend: StorageBackend, name: str, line: bytes) -> dict[str, Any]:
+    """One record of a commit file. Raises DamagedError if it is none."""
+    record = _parse(backend, name, line)
+    if not record.keys() >= _NEEDED:
+        raise _damaged(backend, name, "it is no commit record")
+    return record
 
 
 def commit_record(
@@ -232,6 +190,20 @@ def commit_record(
     return record
 
 
+def withdrawal_record(committed: Committed, parts: Iterable[str]) -> dict[str, Any]:
+    """The commit record that takes parts, and with them their ids, out of the dataset."""
+    return {
+        "unit": committed.next_unit,
+        "seq": committed.next_seq,
+        "attempt": "repair",
+        "ids": [],
+        "failed": {},
+        "parts": {},
+        "withdrawn": sorted(parts),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
 def write_commit(backend: StorageBackend, records: Sequence[Mapping[str, Any]]) -> None:
     """Commit units together. Durable on return. Raises FileExistsError if the first one is committed."""
     backend.write_exclusive(commit_name(record["unit"] for record in records), b"\n".join(map(to_json, records)))
@@ -240,11 +212,6 @@ def write_commit(backend: StorageBackend, records: Sequence[Mapping[str, Any]]) 
 def commit_name(units: Iterable[int]) -> str:
     """The commit file of units that are committed together."""
     return f"{COMMITS}/{min(units):05d}.json"
-
-
-def part_name(kind: str, unit: int) -> str:
-    """Where readers find a unit's part."""
-    return f"{kind}/part-{unit:05d}.parquet"
 
 
 def published_parts(backend: StorageBackend) -> dict[str, int]:
@@ -257,8 +224,21 @@ def ensure_parts_intact(backend: StorageBackend, parts: Mapping[str, Part], foun
     for name, part in parts.items():
         if found.get(name) != part.bytes:
             state = "is gone" if name not in found else f"has {found[name]} bytes instead of {part.bytes}"
-            remedy = f"restore it, or remove {part.commit} to make its rows again"
-            raise UserError(f"{backend.location(name)}: {state}: {remedy}")
+            raise UserError(f"{backend.location(name)}: {state}: restore it, or {_repair(backend)}")
+
+
+def repair_command(backend: StorageBackend) -> str:
+    """What to type to have a folder repaired."""
+    return f"wanbatch repair {shlex.quote(backend.root)}"
+
+
+def _repair(backend: StorageBackend) -> str:
+    return f"run `{repair_command(backend)}` and then the same command again, which makes the rows again that it held"
+
+
+def _damaged(backend: StorageBackend, name: str, what: object) -> DamagedError:
+    remedy = _repair(backend) if name.startswith(COMMITS) else "choose another folder"
+    return DamagedError(f"{backend.location(name)}: cannot be read ({what}): restore it, or {remedy}")
 
 
 def read_json(backend: StorageBackend, name: str) -> dict[str, Any]:
@@ -274,9 +254,7 @@ def _parse(backend: StorageBackend, name: str, data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise UserError(
-            f"{backend.location(name)}: cannot be read ({error}): restore it, or choose another folder"
-        ) from error
+        raise _damaged(backend, name, error) from error
     if not isinstance(value, dict) or value.get("format", FORMAT) != FORMAT:
         raise UserError(f"{backend.location(name)}: was written by another version of wanbatch: use that one")
     return value

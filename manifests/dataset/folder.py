@@ -1,8 +1,8 @@
 """The output folder: who may write to it, what is published, what is committed.
 
 A unit's files are written to `_wanbatch/tmp/` by a worker, verified and moved to `data/`, `timings/` and
-`failures/` by the driver, and count from the moment their commit record exists. Files that no commit record
-names are removed when the folder is next opened. The folder is a local one or in an object store.
+`failures/` by the driver, and count from the moment their commit record exists. Parts that no commit record names
+are set aside when the folder is next opened. The folder is a local one or in an object store.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from wanbatch.errors import MachineryError, UserError
+from wanbatch.errors import UserError
 from wanbatch.manifests.columns import LATER
+from wanbatch.manifests.dataset.card import Card, CardContent
 from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
     FORMAT,
-    CommitLog,
-    Committed,
-    ensure_parts_intact,
     published_parts,
-    read_commit_log,
     read_json,
     to_json,
 )
+from wanbatch.manifests.dataset.committed import Committed
+from wanbatch.manifests.dataset.disk_errors import disk_message, machinery_error
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, changes, completed, differences
 from wanbatch.manifests.dataset.part_files import KINDS, TMP, Attempt, read_schema
 from wanbatch.manifests.dataset.publisher import Publisher, RejectedAttempt
+from wanbatch.manifests.dataset.recovery import recover
 from wanbatch.manifests.dataset.status import INTERNAL, RUN
 from wanbatch.manifests.records import DATA_SCHEMA
-from wanbatch.manifests.storage import atomic_files
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.local import LocalBackend
 
@@ -50,6 +49,7 @@ class OutputFolder:
         self._backend = backend
         self._publisher = Publisher(backend, Committed(), None)
         self._publishing = threading.Lock()
+        self._card: Card | None = None
 
     @property
     def path(self) -> Path:
@@ -82,20 +82,20 @@ class OutputFolder:
             backend.make_folders((*KINDS, COMMITS, TMP))
             backend.acquire()
         except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(f"{backend.root}: cannot be written to ({error.strerror or error})") from error
+            raise UserError(disk_message(backend.root, error)) from error
         except OSError as error:
-            raise _machinery(backend, error) from error
+            raise machinery_error(backend.root, error) from error
         try:
             _require_usable(backend, fingerprint)  # again: another run may have been first
             if not backend.exists(RUN):
                 run = {"format": FORMAT, "fingerprint": dict(fingerprint), "info": dict(info or {}), "plan": {}}
-                backend.write_atomic(RUN, to_json(run, indent=1))
-            folder._complete_fingerprint(fingerprint)
+                backend.write_exclusive(RUN, to_json(run, indent=1))  # never over one that was only not seen
             folder._recover()
+            folder._complete_fingerprint(fingerprint)
         except BaseException as error:
             folder.close()
             if isinstance(error, OSError):
-                raise _machinery(backend, error) from error
+                raise machinery_error(backend.root, error) from error
             raise
         return folder
 
@@ -112,8 +112,25 @@ class OutputFolder:
     def set_plan(self, plan: Mapping[str, Any]) -> None:
         """Record what is to be made (JSON values). plan["rows"]: how many ids will end in data or failures."""
         with self._disk():
+            self._backend.ensure_writer()
             run = read_json(self._backend, RUN)
             self._backend.write_atomic(RUN, to_json({**run, "plan": dict(plan)}, indent=1))
+
+    def keep_card(self, content: CardContent) -> None:
+        """Write the dataset card now, and from time to time as units are published.
+
+        Raises:
+            MachineryError: if the disk or the store refuses.
+        """
+        self._card = Card(self.url, content)
+        self.update_card()
+
+    def update_card(self) -> None:
+        """Bring the card up to date, if there is one. Raises MachineryError if the disk or the store refuses."""
+        with self._publishing, self._disk():
+            if self._card is not None:
+                self._backend.ensure_writer()
+                self._card.update(self.committed())
 
     def record_environment(self, values: Mapping[str, Any]) -> None:
         """Compare what is only known now of the environment with what filled the folder; record what is new.
@@ -125,6 +142,7 @@ class OutputFolder:
             MachineryError: if the disk or the store refuses.
         """
         with self._disk():
+            self._backend.ensure_writer()
             recorded = read_json(self._backend, RUN)["fingerprint"]
             of_now = {**recorded, ENVIRONMENT: json.loads(to_json(values))}
             if changed := changes(recorded, of_now):
@@ -143,10 +161,22 @@ class OutputFolder:
         with self._disk():
             self._backend.append(f"{INTERNAL}/{name}", data)
 
-    def later_columns(self) -> tuple[str, ...]:
-        """Which of `columns.LATER` its data parts have; none before the first part."""
+    def write_internal_file(self, name: str, data: bytes) -> None:
+        """Write or replace a file of `_wanbatch/`; whoever reads it sees the old content or the new one.
+
+        Args:
+            name: of the file, without a folder.
+            data: its content, durable on return.
+        Raises:
+            MachineryError: if the disk or the store refuses.
+        """
+        with self._disk():
+            self._backend.write_atomic(f"{INTERNAL}/{name}", data)
+
+    def later_columns(self) -> tuple[str, ...] | None:
+        """Which of `columns.LATER` its data parts have; None before the first part."""
         schema = self._publisher.data_schema
-        return () if schema is None else tuple(name for name in LATER if name in schema.names)
+        return None if schema is None else tuple(name for name in LATER if name in schema.names)
 
     def require_columns(self, added: pa.Schema) -> None:
         """Check that what is published has these columns after the first ones, so that all parts can be read as one.
@@ -204,11 +234,15 @@ class OutputFolder:
         """
         verify = self._backend.verifies_checksums if verify_checksums is None else verify_checksums
         with self._publishing, self._disk():
-            return self._publisher.publish(attempts, verify, replace)
+            rejected = self._publisher.publish(attempts, verify, replace)
+            if self._card is not None:
+                self._card.update_if_old(self.committed())
+            return rejected
 
     def discard(self, attempt: Attempt) -> None:
         """Remove the files of an attempt that will not be published."""
         with self._disk():
+            self._backend.ensure_writer()
             for name in attempt.names.values():
                 self._backend.remove(f"{TMP}/{name}")
 
@@ -225,44 +259,14 @@ class OutputFolder:
         try:
             yield
         except OSError as error:
-            raise _machinery(self._backend, error) from error
+            raise machinery_error(self.url, error) from error
 
     def _recover(self) -> None:
-        """Read the commits, finish what a killed run had committed, remove what it had not.
-
-        Raises:
-            UserError: if a committed file is gone or has another size.
-        """
-        backend = self._backend
-        log = read_commit_log(backend)
-        temporary = backend.sizes(TMP)
-        _finish_replacements(backend, log, temporary)
-        found = published_parts(backend)
-        ensure_parts_intact(backend, log.parts, found)
-        leftovers = {name for name in found if name not in log.parts} | temporary.keys()
-        for folder in ("", INTERNAL, COMMITS):
-            names = backend.sizes(folder)
-            leftovers |= {name for name in names if name.rpartition("/")[2].startswith(atomic_files.TMP_PREFIX)}
-        for name in leftovers:
-            backend.remove(name)
+        """Go on from what is committed; see `recovery.recover`."""
+        log = recover(self._backend)
         first = next((name for name in log.parts if name.startswith("data/")), None)
-        schema = read_schema(backend, first) if first else None
-        self._publisher = Publisher(backend, log.committed, schema)
-
-
-def _machinery(backend: StorageBackend, error: OSError) -> MachineryError:
-    return MachineryError(f"{backend.root}: cannot be written to ({error.strerror or error})")
-
-
-def _finish_replacements(backend: StorageBackend, log: CommitLog, temporary: Mapping[str, int]) -> None:
-    """Give committed replacements the names of their parts; a temporary file that is gone has its name already."""
-    ready = {name: part.temporary for name, part in log.parts.items() if part.temporary in temporary}
-    for name, waiting in ready.items():
-        assert waiting is not None
-        backend.replace(waiting, name)
-    for name in log.dropped:
-        backend.remove(name)
-    backend.sync({name.partition("/")[0] for name in (*ready, *log.dropped)})
+        schema = read_schema(self._backend, first) if first else None
+        self._publisher = Publisher(self._backend, log.committed, schema)
 
 
 def is_of_other_settings(path: str | Path, fingerprint: Mapping[str, Any]) -> bool:
@@ -271,7 +275,7 @@ def is_of_other_settings(path: str | Path, fingerprint: Mapping[str, Any]) -> bo
     try:
         return backend.exists(RUN) and bool(_changes(backend, fingerprint))
     except OSError as error:
-        raise MachineryError(f"{backend.root}: cannot be read ({error.strerror or error})") from error
+        raise machinery_error(backend.root, error, reading=True) from error
 
 
 def _changes(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from wanbatch.errors import MachineryError
+from wanbatch.manifests.dataset.disk_errors import is_of_the_disk, machinery_error
 from wanbatch.manifests.records import (
     DATA_SCHEMA,
     FAILURE_SCHEMA,
@@ -26,6 +27,7 @@ from wanbatch.manifests.records import (
     failure_table,
     timing_table,
 )
+from wanbatch.manifests.storage.atomic_files import named
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.fsspec_io import file_system
 from wanbatch.manifests.storage.urls import is_url
@@ -120,9 +122,7 @@ def write_attempt(
         for name in names.values():
             backend.remove(f"{TMP}/{name}")
         if isinstance(error, OSError):
-            raise MachineryError(
-                f"{backend.location(TMP)}: cannot be written to ({error.strerror or error})"
-            ) from error
+            raise machinery_error(backend.location(TMP), error) from error
         raise
     return Attempt(unit, attempt, names, hashes, made, classes, dict(digests or {}))
 
@@ -167,7 +167,7 @@ def write_part(backend: StorageBackend, name: str, schema: pa.Schema, tables: It
     """Write a new file, durably; nothing is left if anything goes wrong. Returns its SHA-256, hex."""
     leaves = _leaves(schema)
     compressed = [leaf for leaf in leaves if leaf != "image.bytes"]
-    with backend.new_file(name) as path:
+    with named(backend.location(name)), backend.new_file(name) as path:
         file = _HashingFile(path)
         try:
             with file:
@@ -205,7 +205,7 @@ def verify_part(
     sha256: of the file as it was written; None leaves out reading it whole, so that only its footer and the
         pages of `id` are checked.
     Raises:
-        MachineryError: if it is not.
+        MachineryError: if it is not. OSError: if the disk or the store does not let it be read.
     """
     try:
         with backend.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
@@ -213,6 +213,8 @@ def verify_part(
         if problem is None and sha256 is not None and backend.sha256(name) != sha256:
             problem = "other bytes"
     except (OSError, pa.ArrowException) as error:
+        if is_of_the_disk(error):
+            raise
         problem = str(error)
     if problem:
         raise MachineryError(f"{backend.location(name)}: is not what was written ({problem})")
@@ -234,11 +236,17 @@ def _ids(file: pq.ParquetFile) -> list[str]:
 
 
 def read_schema(backend: StorageBackend, name: str) -> pa.Schema:
-    """The Arrow schema of a part. Raises MachineryError if it cannot be read."""
+    """The Arrow schema of a part.
+
+    Raises:
+        MachineryError: if it is gone or damaged. OSError: if the disk or the store does not let it be read.
+    """
     try:
         with backend.open(name) as file:
             return pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
+        if is_of_the_disk(error):
+            raise
         raise MachineryError(f"{backend.location(name)}: cannot be read ({error})") from error
 
 

@@ -3,7 +3,8 @@
 Order of a group: verify, move, sync the folders, then one commit file. An attempt that decides ids anew goes
 alone: its replacements of older parts are written first, its commit record names them, and only then do they
 take the names of the old ones. Killed before the record, nothing has happened; after it, the next
-opening of the folder goes on.
+opening of the folder goes on. So it is after an error of the disk that leaves open whether the record was written:
+nothing more is published then until the folder is opened again.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import pyarrow as pa
 
 from wanbatch.errors import MachineryError
 from wanbatch.manifests.dataset.commit_log import (
-    Committed,
-    Replacement,
+    COMMITS,
+    FIRST_GROUP,
+    FORMAT,
     commit_name,
     commit_record,
-    part_name,
+    to_json,
     write_commit,
 )
+from wanbatch.manifests.dataset.committed import Committed, part_name
 from wanbatch.manifests.dataset.part_files import (
     TMP,
     Attempt,
@@ -35,7 +38,6 @@ from wanbatch.manifests.dataset.part_files import (
 )
 from wanbatch.manifests.dataset.rewrite import (
     install_replacements,
-    remove_replacements,
     superseded,
     write_replacements,
 )
@@ -43,6 +45,8 @@ from wanbatch.manifests.storage.backend import StorageBackend
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+MAX_REJECTED = 16
+"""Attempts in a row that may be rejected: beyond that it is not the attempts that something is wrong with."""
 Parts = dict[str, dict[str, Any]]
 """kind -> name, bytes and sha256 of the part."""
 
@@ -66,6 +70,8 @@ class Publisher:
             data_schema: the schema of the folder's data parts; None before the first.
         """
         self._backend, self._committed, self._data_schema = backend, committed, data_schema
+        self._rejected_in_a_row = 0
+        self._must_be_reopened = False
 
     @property
     def committed(self) -> Committed:
@@ -89,7 +95,10 @@ class Publisher:
         Raises:
             ValueError: if a unit or an id is committed already, or is there twice. Nothing is published then.
             OSError: if the disk or the store refuses.
+            MachineryError: if too many attempts in a row were rejected, or the folder must be opened again first.
         """
+        if self._must_be_reopened:
+            raise MachineryError(f"{self._backend.root}: an error left it unfinished: run the same command again")
         self._require_new(attempts, replace)
         self._backend.ensure_writer()
         rejected = self._verify(attempts, verify_checksums)
@@ -100,7 +109,16 @@ class Publisher:
         for attempt in good:
             if attempt.unit in deciding_anew:
                 self._commit_replacing(attempt)
+        self._count_rejected(len(good), rejected)
         return rejected
+
+    def _count_rejected(self, accepted: int, rejected: Sequence[RejectedAttempt]) -> None:
+        self._rejected_in_a_row = 0 if accepted else self._rejected_in_a_row + len(rejected)
+        if self._rejected_in_a_row > MAX_REJECTED:
+            raise MachineryError(
+                f"{self._backend.root}: {self._rejected_in_a_row} attempts in a row are not what workers wrote; "
+                f"the last: {rejected[-1].error}. Check the disk, the mount or the store"
+            )
 
     def _require_new(self, attempts: Iterable[Attempt], replace: bool) -> None:
         units, ids = set(self._committed.units), set[str]()
@@ -151,58 +169,73 @@ class Publisher:
     def _commit_together(self, attempts: Sequence[Attempt]) -> None:
         if attempts:
             with self._rolled_back_on_error(attempts) as published_names:
+                if not self._committed.units:
+                    units = [attempt.unit for attempt in attempts]
+                    self._backend.write_atomic(FIRST_GROUP, to_json({"format": FORMAT, "units": units}))
                 parts = self._move(attempts, published_names)
                 first = self._committed.next_seq
                 seqs = range(first, first + len(attempts))
                 records = [commit_record(*values) for values in zip(attempts, parts, seqs, strict=True)]
                 self._write(records)
+            first_ones = not self._committed.units
             for record in records:
                 self._committed.add(record)
+            if first_ones:
+                self._backend.remove(FIRST_GROUP)
 
     def _commit_replacing(self, attempt: Attempt) -> None:
         replaced = write_replacements(self._backend, attempt, superseded(self._committed, attempt))
-        with self._rolled_back_on_error([attempt], replaced) as published_names:
+        with self._rolled_back_on_error([attempt]) as published_names:
             (parts,) = self._move([attempt], published_names)
             record = commit_record(attempt, parts, self._committed.next_seq, replaced)
             self._write([record])
         self._committed.add(record)
+        self._must_be_reopened = True
         install_replacements(self._backend, replaced)
+        self._must_be_reopened = False
 
     def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
         self._backend.ensure_writer()
         write_commit(self._backend, records)
 
-    def _move(self, attempts: Sequence[Attempt], published_names: list[str]) -> list[Parts]:
+    def _move(self, attempts: Sequence[Attempt], published_names: dict[str, str]) -> list[Parts]:
         """Move the files to where readers find them, durably. The workers have synced their content."""
         parts = self._each(lambda attempt: self._move_one(attempt, published_names), attempts)
         self._backend.sync(sorted({kind for each in parts for kind in each}))
         return parts
 
-    def _move_one(self, attempt: Attempt, published_names: list[str]) -> Parts:
+    def _move_one(self, attempt: Attempt, published_names: dict[str, str]) -> Parts:
         parts: Parts = {}
         for kind, name in attempt.names.items():
             target = part_name(kind, attempt.unit)
             size = self._backend.rename_noreplace(f"{TMP}/{name}", target)
-            published_names.append(target)
+            published_names[target] = f"{TMP}/{name}"
             parts[kind] = {"name": target, "bytes": size, "sha256": attempt.sha256[kind]}
         return parts
 
     @contextmanager
-    def _rolled_back_on_error(
-        self, attempts: Sequence[Attempt], replaced: Sequence[Replacement] = ()
-    ) -> Iterator[list[str]]:
-        """Yields a list for the names of published parts; they are removed if the commit is not written."""
-        published_names: list[str] = []
+    def _rolled_back_on_error(self, attempts: Sequence[Attempt]) -> Iterator[dict[str, str]]:
+        """Yields a dict for published part -> its name as a file of the attempt, which it gets again after an error.
+
+        Nothing is removed: what cannot be moved back, and what the commit may yet turn out to name, is left to the
+        next opening of the folder, as are replacements.
+        """
+        published: dict[str, str] = {}
         try:
-            yield published_names
+            yield published
         except OSError:
-            with suppress(OSError):  # the first error is reported; the next opening cleans up
+            self._must_be_reopened = True
+            with suppress(OSError):  # the first error is reported
                 self._backend.ensure_writer()  # else the names may be another run's by now
-                if not self._backend.exists(commit_name(attempt.unit for attempt in attempts)):
-                    for name in published_names:
-                        self._backend.remove(name)
-                    remove_replacements(self._backend, replaced)
+                if not self._may_be_committed(commit_name(attempt.unit for attempt in attempts)):
+                    for name, before in published.items():
+                        self._backend.rename_noreplace(name, before)
+                    self._must_be_reopened = False
             raise
+
+    def _may_be_committed(self, name: str) -> bool:
+        """Whether a commit file is there by its name or by the listing of its folder."""
+        return self._backend.exists(name) or name in self._backend.sizes(COMMITS)
 
     def _each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """The function of each item, several at a time; each thread takes its share at once, as items are many."""

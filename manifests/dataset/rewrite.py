@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.errors import MachineryError
-from wanbatch.manifests.dataset.commit_log import Committed, Replacement, part_name
+from wanbatch.manifests.dataset.commit_log import Replacement
+from wanbatch.manifests.dataset.committed import Committed, part_name
+from wanbatch.manifests.dataset.disk_errors import is_of_the_disk
 from wanbatch.manifests.dataset.part_files import TMP, Attempt, read_schema, row_groups, write_part
 from wanbatch.manifests.storage.backend import StorageBackend
 
@@ -68,7 +70,7 @@ def _rewritten(backend: StorageBackend, name: str, ids: set[str], temporary: str
             return Replacement(name, None, None, None)
         sha256 = write_part(backend, temporary, schema, _without(backend, name, ids))
     except (OSError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk; pyarrow's own have no number
+        if is_of_the_disk(error):
             raise
         raise MachineryError(f"{backend.location(name)}: cannot be read ({error})") from error
     return Replacement(name, temporary, backend.size(temporary), sha256)

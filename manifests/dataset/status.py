@@ -6,8 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from wanbatch.errors import MachineryError, UserError
-from wanbatch.manifests.dataset.commit_log import Committed, read_commits, read_json
+from wanbatch.errors import UserError
+from wanbatch.manifests.dataset.commit_log import read_commits, read_json
+from wanbatch.manifests.dataset.committed import Committed
+from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.storage.backend import open_backend
 
 INTERNAL = "_wanbatch"
@@ -31,7 +33,32 @@ def read_internal_file(path: str | Path, name: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise machinery_error(str(path), error, reading=True) from error
+
+
+def counts_of(committed: Committed) -> dict[str, Any]:
+    """`done`, `quarantined` and `failures` (error class -> count) of what is committed."""
+    return {
+        "done": len(committed.made),
+        "quarantined": len(committed.failed),
+        "failures": dict(sorted(Counter(committed.failed.values()).items())),
+    }
+
+
+def recorded_fingerprint(path: str | Path) -> dict[str, Any] | None:
+    """The fingerprint of the run that filled an output folder; None if no run has begun to.
+
+    Args:
+        path: of the folder, or its URL; it need not exist.
+    Raises:
+        UserError: if the record is damaged.
+        MachineryError: if it cannot be read.
+    """
+    backend = open_backend(path)
+    try:
+        return read_json(backend, RUN)["fingerprint"] if backend.exists(RUN) else None
+    except OSError as error:
+        raise machinery_error(str(path), error, reading=True) from error
 
 
 def status(path: str | Path) -> dict[str, Any]:
@@ -52,20 +79,18 @@ def status(path: str | Path) -> dict[str, Any]:
         if not backend.exists(RUN):
             raise UserError(f"{path}: is not an output folder of wanbatch (it has no {RUN})")
         run = read_json(backend, RUN)
-        for _, record in read_commits(backend):
+        for record in read_commits(backend):
             committed.add(record)
         holder = backend.holder()
     except OSError as error:
-        raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise machinery_error(str(path), error, reading=True) from error
     rows = run["plan"].get("rows")
     finished = len(committed.made) + len(committed.failed)
     return {
         "path": str(path),
         "rows": rows,
-        "done": len(committed.made),
-        "quarantined": len(committed.failed),
+        **counts_of(committed),
         "pending": None if rows is None else max(0, rows - finished),
-        "failures": dict(sorted(Counter(committed.failed.values()).items())),
         "units": len(committed.units),
         "holder": holder,
         "fingerprint": run["fingerprint"],

@@ -89,18 +89,18 @@ def _blend_group_contradictions(row: ManifestRow) -> Iterator[str]:
 
 
 def _words(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """One pydantic error as a sentence with the place inside the row and the remedy."""
+    """One pydantic error as a sentence with the field inside the row and the remedy."""
     where = [part for part in error["loc"] if isinstance(part, str | int)]
     if where[0] in ("image", "images") and len(where) > 1 and not isinstance(values[where[0]], list):
         del where[1]  # one image that was not in a list
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)[1:]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)[1:]
     columns = [part for part in where if isinstance(part, str)]
     if error["type"] == "extra_forbidden":
         known = LoraValue if columns[0] == "loras" else ImageValue
-        return f"{place} is unknown; known are {', '.join(known.model_fields)}"
+        return f"{field} is unknown; known are {', '.join(known.model_fields)}"
     if error["type"] == "missing":
-        return f"{place} is missing: must be {RULES['.'.join(columns)]}"
-    return f"{place} is {shorten(error['input'])}: must be {RULES['.'.join(columns)]}"
+        return f"{field} is missing: must be {RULES['.'.join(columns)]}"
+    return f"{field} is {shorten(error['input'])}: must be {RULES['.'.join(columns)]}"
 
 
 def shorten(value: object, limit: int = 60) -> str:

@@ -13,8 +13,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from http.client import HTTPException
 
@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from wanbatch.manifests.sources.addresses import Network, parse_networks
 from wanbatch.manifests.sources.errors import SourceError
+from wanbatch.manifests.sources.range_request import Beginning, RangeRequest, file_size, one_line, validator_of
 from wanbatch.manifests.sources.resolver import SocketAddress, resolve
 from wanbatch.manifests.sources.web_address import WebAddress, parse_web_address
 
@@ -32,21 +33,16 @@ CONNECT_SECONDS = 10.0
 READ_SECONDS = 10.0
 TOTAL_SECONDS = 60.0
 CHUNK = 64 << 10
-HEADERS: Mapping[str, str] = {
-    "Accept": "image/*",
-    "Accept-Encoding": "identity",
-    "User-Agent": "wanbatch",
-    "Connection": "close",
-}
 RETRIES = Retry(total=3, redirect=False, status_forcelist=(429, 500, 502, 503, 504), backoff_factor=0.5)
 """For each address: tried again at once, then after 1 s and 2 s, or after what the server's `Retry-After` says."""
 
 _REDIRECTS = (301, 302, 303, 307, 308)
+_NOT_MODIFIED, _RANGE_NOT_SATISFIABLE = 304, 416
 _log = logging.getLogger(__name__)
 
 
 class Fetcher:
-    """Fetches files of limited size."""
+    """Fetches files of limited size, or their beginnings."""
 
     def __init__(
         self,
@@ -81,35 +77,55 @@ class Fetcher:
             SourceError: of kind `forbidden_source` (also for a redirect to one), `missing_image` (404, 410),
                 `too_large`, `bad_image` (an encoded body) or `unreachable` (anything that may pass).
         """
+        data = self._follow(url, RangeRequest()).data
+        assert data is not None  # "not modified" is no answer to a request without a validator
+        return data
+
+    def fetch_beginning(self, url: str, first: int, validator: str | None = None) -> Beginning:
+        """The first bytes of a file, by a range request; of a server without ranges no more is read either.
+
+        Args:
+            url: the address.
+            first: how many bytes, 1 or more.
+            validator: of an earlier answer: if the file is still that one, nothing of it is sent.
+        Raises:
+            SourceError: as `fetch` does.
+        """
+        return self._follow(url, RangeRequest(first, validator))
+
+    def _follow(self, url: str, wanted: RangeRequest) -> Beginning:
+        """What is at an address, or where its redirects lead."""
         deadline = time.monotonic() + self.total_seconds
         target = parse_web_address(url)
         for _ in range(MAX_REDIRECTS + 1):
-            answer = self._get(target, deadline)
-            if isinstance(answer, bytes):
+            answer = self._get(target, wanted, deadline)
+            if isinstance(answer, Beginning):
                 return answer
             target = target.follow(answer)
         raise SourceError("unreachable", f"redirects more than {MAX_REDIRECTS} times")
 
-    def _get(self, target: WebAddress, deadline: float) -> bytes | str:
-        """The body, or where a redirect leads; asked for again if that may help and there is time."""
+    def _get(self, target: WebAddress, wanted: RangeRequest, deadline: float) -> Beginning | str:
+        """The answer, or where a redirect leads; asked for again if that may help and there is time."""
         seconds = min(CONNECT_SECONDS, max(0.1, deadline - time.monotonic()))
         addresses = resolve(target.host, target.port, seconds, self._allowed)
         retries = self._retries
         while True:
             try:
-                return self._try(target, addresses, deadline)
+                return self._try(target, wanted, addresses, deadline)
             except _TransientError as error:
                 retries, pause = _next_try(error, retries, target, deadline)
                 _log.info("asking %s again after %.1f s: it %s", target.host, pause, error.message)
             self._retried += 1
             time.sleep(pause)
 
-    def _try(self, target: WebAddress, addresses: Sequence[SocketAddress], deadline: float) -> bytes | str:
+    def _try(
+        self, target: WebAddress, wanted: RangeRequest, addresses: Sequence[SocketAddress], deadline: float
+    ) -> Beginning | str:
         connection = self._connect(target, addresses, deadline)
         try:
             with _cut_off(connection, deadline) as late:
                 try:
-                    answer = self._ask(connection, target)
+                    answer = self._ask(connection, target, wanted)
                 except (OSError, HTTPException, HTTPError, ValueError) as error:
                     if not late.is_set():
                         raise _TransientError(f"could not be fetched ({_reason(error)})") from error
@@ -145,33 +161,43 @@ class Fetcher:
     def _context(self) -> ssl.SSLContext:
         return self._given_context or ssl.create_default_context()
 
-    def _ask(self, connection: _CheckedConnection, target: WebAddress) -> bytes | str:
-        connection.request("GET", target.path, headers=HEADERS, preload_content=False, decode_content=False)
-        response = connection.getresponse()
+    def _ask(self, connection: _CheckedConnection, target: WebAddress, wanted: RangeRequest) -> Beginning | str:
+        headers = wanted.headers()
+        connection.request("GET", target.path, headers=headers, preload_content=False, decode_content=False)
+        with closing(connection.getresponse()) as response:
+            return self._answer(response, wanted)
+
+    def _answer(self, response: HTTPResponse, wanted: RangeRequest) -> Beginning | str:
         if response.status in _REDIRECTS and (location := response.headers.get("Location")):
             return location
+        if response.status == _NOT_MODIFIED and wanted.validator is not None:
+            return Beginning(None, False, wanted.validator)
+        if response.status == _RANGE_NOT_SATISFIABLE and wanted.first is not None:  # an empty file has no first byte
+            return Beginning(b"", True, validator_of(response))
         if response.status in (404, 410):
             raise SourceError("missing_image", f"does not exist (status {response.status})")
-        if response.status != 200:
+        if response.status != 200 and (response.status != 206 or wanted.first is None):
             message = f"could not be fetched (status {response.status})"
             if self._retries.is_retry("GET", response.status):
                 raise _TransientError(message, response)
             raise SourceError("unreachable", message)
         encoding = response.headers.get("Content-Encoding", "identity").strip()
         if encoding.lower() != "identity":
-            raise SourceError("bad_image", f"cannot be used: the server sent Content-Encoding: {_one_line(encoding)}")
-        return self._body(response)
+            raise SourceError("bad_image", f"cannot be used: the server sent Content-Encoding: {one_line(encoding)}")
+        return self._body(response, wanted.first)
 
-    def _body(self, response: HTTPResponse) -> bytes:
-        promised = response.length_remaining
-        if promised is not None and promised > self.max_bytes:
-            raise SourceError("too_large", f"has {promised} bytes; at most {self.max_bytes} are read")
+    def _body(self, response: HTTPResponse, first: int | None) -> Beginning:
+        size = file_size(response)
+        if size is not None and size > self.max_bytes:
+            raise SourceError("too_large", f"has {size} bytes; at most {self.max_bytes} are read")
         body = bytearray()
-        for chunk in response.stream(CHUNK, decode_content=False):
+        for chunk in response.stream(CHUNK if first is None else min(CHUNK, first), decode_content=False):
             body += chunk
             if len(body) > self.max_bytes:
                 raise SourceError("too_large", f"has more than {self.max_bytes} bytes")
-        return bytes(body)
+            if first is not None and len(body) >= first:
+                return Beginning(bytes(body[:first]), len(body) == size, validator_of(response))
+        return Beginning(bytes(body), response.status == 200 or len(body) == size, validator_of(response))
 
 
 class _TransientError(Exception):
@@ -260,8 +286,4 @@ def _cut_off(connection: HTTPConnection, deadline: float) -> Iterator[threading.
 
 
 def _reason(error: Exception) -> str:
-    return _one_line(str(getattr(error, "strerror", None) or error)) or type(error).__name__
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+    return one_line(str(getattr(error, "strerror", None) or error)) or type(error).__name__

@@ -14,7 +14,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,17 +22,20 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from wanbatch.errors import MachineryError, RowError
+from wanbatch.errors import RowError
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.decoding import decode, read_header, upright_size
 from wanbatch.manifests.sources.embedded import EmbeddedImages
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.http import Fetcher
 from wanbatch.manifests.sources.path_policy import PathPolicy
+from wanbatch.manifests.sources.size_cache import SourceSize
+from wanbatch.manifests.sources.store_retries import StoreFailure, StoreRetries, store_failures
 from wanbatch.manifests.sources.web_address import is_web_address
-from wanbatch.manifests.storage.urls import open_file
+from wanbatch.manifests.storage.urls import file_version, is_url, open_file
 
-HEADER_BUFFER = 64 << 10
+HEADER_BYTES = 64 << 10
+"""What is read at a time of an image's header, from an object store and from the web."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class SourceLoader:
         self._policy = PathPolicy(root, allow_http)
         self._real_root = self._policy.root if self._policy.in_store else os.path.realpath(self._policy.root)
         self._embedded = EmbeddedImages()
+        self._store_retries = StoreRetries()
+        self._manifest_versions: dict[str, str | None] = {}
         self._fetcher = fetcher or Fetcher(max_bytes)
 
     def __enter__(self) -> SourceLoader:
@@ -80,6 +85,16 @@ class SourceLoader:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @property
+    def root(self) -> str:
+        """The folder that paths are relative to and may not leave, absolute, or its URL."""
+        return self._policy.root
+
+    @property
+    def retried(self) -> int:
+        """How many requests to web servers and reads of an object store were made again so far."""
+        return self._fetcher.retried + self._store_retries.retried
 
     def close(self) -> None:
         """Close the manifest file that embedded images were read from."""
@@ -92,19 +107,88 @@ class SourceLoader:
             RowError: of stage `source` and kind `missing_image`, `forbidden_source`, `too_large`,
                 `unreadable_image` (permissions, a damaged disk or manifest), `unreachable` (a web server that
                 does not answer) or `bad_image`.
-            MachineryError: if the object store that holds the sources does not answer.
+            MachineryError: if the object store that holds the sources does not answer, however often it is asked.
         """
         with _row_errors(source):
-            with self._open(source) as file:
-                data = file.read(self.max_bytes + 1)
+            data = self._store_retries.call(source.name, lambda: self._read(source))
             self._check_size(len(data))
             pixels = decode(read_header(io.BytesIO(data), self.max_pixels))
         return LoadedImage(pixels, hashlib.sha256(data).hexdigest())
 
     def size(self, source: Source) -> tuple[int, int]:
         """(width, height) of the upright image. Reads little more of a file than its header. Raises like `load`."""
-        with _row_errors(source), self._open(source) as file:
-            return upright_size(read_header(file, self.max_pixels))
+        measured = self.measure(source)
+        return measured.width, measured.height
+
+    def measure(self, source: Source, known: SourceSize | None = None) -> SourceSize:
+        """The size of a source.
+
+        Args:
+            source: what to look at.
+            known: what was measured of it before; returned if its storage says that it is still the same.
+        Raises:
+            RowError, MachineryError: as `load` does.
+        """
+        with _row_errors(source):
+            return self._store_retries.call(source.name, lambda: self._measure(source, known))
+
+    def cache_key(self, source: Source) -> str:
+        """The name of a source in a `SizeCache`: equal for two that are the same bytes, of any manifest."""
+        if source.embedded:
+            return "\0".join((str(source.file), str(source.row), source.column, str(source.item)))
+        path = source.path or ""
+        return path if is_web_address(path) else self._location(path)
+
+    def _read(self, source: Source) -> bytes:
+        with self._open(source) as file:
+            return file.read(self.max_bytes + 1)
+
+    def _measure(self, source: Source, known: SourceSize | None) -> SourceSize:
+        path = source.path or ""
+        if not source.embedded and (problem := self._policy.problem(path)):
+            raise SourceError("forbidden_source", problem)
+        if not source.embedded and is_web_address(path):
+            return self._measure_on_the_web(path, known)
+        version = self._version(source)
+        if known is not None and version is not None and known.version == version:
+            return known
+        with self._open(source) as file:
+            return SourceSize(*upright_size(read_header(file, self.max_pixels)), version)
+
+    def _measure_on_the_web(self, url: str, known: SourceSize | None) -> SourceSize:
+        """By the first bytes, where they are enough; else by the whole file."""
+        found = self._fetcher.fetch_beginning(url, HEADER_BYTES, known.version if known else None)
+        if found.data is None:
+            assert known is not None
+            return known
+        try:
+            size = upright_size(read_header(io.BytesIO(found.data), self.max_pixels))
+        except SourceError as error:
+            if found.whole or error.kind != "bad_image":
+                raise
+            size = upright_size(read_header(io.BytesIO(self._fetcher.fetch(url)), self.max_pixels))
+        return SourceSize(*size, found.validator)
+
+    def _version(self, source: Source) -> str | None:
+        """Of a source's file; of an embedded image's manifest it is asked for once."""
+        if not source.embedded:
+            with self._errors_of(source):
+                return file_version(self._location(source.path or ""))
+        assert source.file is not None
+        if source.file not in self._manifest_versions:
+            with _embedded_errors(source):
+                self._manifest_versions[source.file] = file_version(source.file)
+        return self._manifest_versions[source.file]
+
+    def _location(self, path: str) -> str:
+        """The absolute path or the URL of a source, links unresolved."""
+        if self._policy.in_store:
+            below = posixpath.normpath(path.removeprefix(f"{self._real_root}/"))
+            return f"{self._real_root}/{below}"
+        return os.path.join(self._policy.root, path)
+
+    def _errors_of(self, source: Source) -> AbstractContextManager[None]:
+        return _store_errors(source) if self._policy.in_store else _file_errors()
 
     @contextmanager
     def _open(self, source: Source) -> Iterator[BinaryIO]:
@@ -117,7 +201,7 @@ class SourceLoader:
         elif is_web_address(path):
             yield io.BytesIO(self._fetcher.fetch(path))
         elif self._policy.in_store:
-            with _store_errors(source), self._open_stored(path) as file:
+            with _store_errors(source), open_file(self._location(path), HEADER_BYTES) as file:
                 yield self._checked(file)
         else:
             with _file_errors(), self._open_local(path) as file:
@@ -125,20 +209,17 @@ class SourceLoader:
 
     def _embedded_bytes(self, source: Source) -> bytes:
         try:
-            data = self._embedded.read(source)
-        except (OSError, LookupError, pa.ArrowException) as error:
-            message = f"cannot be read out of the manifest ({error}); was it changed during the run?"
-            raise SourceError("unreadable_image", message) from error
+            with _embedded_errors(source):
+                data = self._embedded.read(source)
+        except StoreFailure:
+            self._embedded.close()  # what was being read cannot be gone on with
+            raise
         self._check_size(len(data))
         return data
 
-    def _open_stored(self, path: str) -> BinaryIO:
-        below = posixpath.normpath(path.removeprefix(f"{self._real_root}/"))
-        return open_file(f"{self._real_root}/{below}", HEADER_BUFFER)
-
     def _open_local(self, path: str) -> BinaryIO:
         """O_NONBLOCK so that a pipe in the folder cannot hang the run."""
-        real = os.path.realpath(os.path.join(self._policy.root, path))
+        real = os.path.realpath(self._location(path))
         if os.path.commonpath([real, self._real_root]) != self._real_root:
             raise SourceError("forbidden_source", f"is a link that leaves {self._policy.root}")
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -166,16 +247,20 @@ def _row_errors(source: Source) -> Iterator[None]:
 
 
 @contextmanager
-def _store_errors(source: Source) -> Iterator[None]:
-    """A file that is missing costs its row; a store that fails ends the run."""
-    with _file_errors():
-        try:
+def _embedded_errors(source: Source) -> Iterator[None]:
+    try:
+        with store_failures(source.name) if is_url(source.file or "") else nullcontext():
             yield
-        except (FileNotFoundError, PermissionError):
-            raise
-        except OSError as error:
-            message = f"{source.name}: the store of the sources failed ({error.strerror or error})"
-            raise MachineryError(message) from error
+    except (OSError, LookupError, pa.ArrowException) as error:
+        message = f"cannot be read out of the manifest ({error}); was it changed during the run?"
+        raise SourceError("unreadable_image", message) from error
+
+
+@contextmanager
+def _store_errors(source: Source) -> Iterator[None]:
+    """A file that is missing costs its row; a store that fails is asked again, and then ends the run."""
+    with _file_errors(), store_failures(source.name):
+        yield
 
 
 @contextmanager

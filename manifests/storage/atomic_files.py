@@ -1,6 +1,7 @@
 """The few operations on local files that the output folder's promises rest on.
 
-Everything that creates, moves or removes a file of a local output folder goes through here.
+Everything that creates, moves or removes a file of a local output folder goes through here. A file or folder is
+absent only if the system says so (ENOENT); any other answer is an error, which names the file.
 """
 
 from __future__ import annotations
@@ -8,18 +9,41 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TMP_PREFIX = ".tmp-"
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Errors of the system name this file, also where it was known by its descriptor alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is anything of this name. Raises OSError if that cannot be found out."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):  # the latter: what should be its folder is a file
+        return False
+    return True
+
+
 def sync_file(path: Path) -> None:
     """Force a file's content to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -57,11 +81,23 @@ def rename_noreplace(source: Path, target: Path) -> None:
         if error.errno not in _NO_HARD_LINKS:
             raise
         # A file system without hard links; the folder's lock keeps other writers out meanwhile.
-        if os.path.lexists(target):
+        if is_there(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         os.rename(source, target)
     else:
         os.unlink(source)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those that it is in, where they are missing."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise
+    except FileNotFoundError:
+        make_folder(path.parent)
+        os.mkdir(path)
 
 
 def remove(path: Path) -> None:
@@ -74,7 +110,7 @@ def _write_temporary(path: Path, data: bytes) -> Path:
     """Write the data durably to a new file beside `path`; returns its path."""
     temporary = path.with_name(f"{TMP_PREFIX}{secrets.token_hex(8)}-{path.name}")
     try:
-        with open(temporary, "xb") as file:
+        with named(temporary), open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -24,7 +24,13 @@ botocore and s3fs try, each its own kinds of errors, so an operation ends after 
 
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
 _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_VERSIONS = ("ETag", "etag", "LastModified", "mtime", "updated", "last_modified")
+"""What the file systems of stores call a file's tag or its time of change; the tags first."""
 _systems: dict[tuple[str, int], Any] = {}
+
+
+class MissingCredentialsError(PermissionError):
+    """There are no credentials for a store, or not all of them."""
 
 
 def file_system(url: str) -> Any:
@@ -77,13 +83,18 @@ def os_errors(location: str) -> Iterator[None]:
             raise
         if type(error).__name__ in _NO_CREDENTIALS:
             message = "the store's credentials are missing: set them as for its own tools"
-            raise PermissionError(errno.EACCES, message, location) from error
+            raise MissingCredentialsError(errno.EACCES, message, location) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(errno.EIO, reason, location) from error
 
 
 class StoreFile(io.RawIOBase):
-    """A file of a store, read by ranges. Its errors are OSError. size: of the whole file, in bytes."""
+    """A file of a store, read by ranges. Its errors are OSError.
+
+    Attributes:
+        size: of the whole file, in bytes.
+        version: what the store tells this content from others by: its tag, or the time of change; None: neither.
+    """
 
     def __init__(self, system: Any, path: str):
         self._system, self._path, self._offset = system, path, 0
@@ -92,6 +103,8 @@ class StoreFile(io.RawIOBase):
         if info["type"] != "file":
             raise FileNotFoundError(errno.ENOENT, "No such file", path)
         self.size: int = info["size"]
+        tag = next((str(info[name]) for name in _VERSIONS if info.get(name)), None)
+        self.version = None if tag is None else f"{self.size} bytes of {tag}"
 
     @classmethod
     def open(cls, system: Any, path: str, buffer: int) -> BinaryIO:

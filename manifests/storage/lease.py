@@ -92,11 +92,26 @@ class Lease:
         except FileExistsError:
             raise folder_held_error(self._store.root, self._read(self._number)) from None
         self._last_heartbeat, self._lost = time.monotonic(), False
+        try:
+            self._ensure_highest()
+            for number in range(max(1, highest - 3), highest + 1):
+                self._store.remove(_name(number))
+        except BaseException:
+            self._give_back()
+            raise
         self._stop.clear()
         self._thread = threading.Thread(target=self._send_heartbeats, name="wanbatch-lease", daemon=True)
         self._thread.start()
-        for number in range(max(1, highest - 3), highest + 1):
-            self._store.remove(_name(number))
+
+    def _ensure_highest(self) -> None:
+        """Raises FolderHeldError if a higher lease than the new one exists.
+
+        Others may have come and gone since the highest one was looked for, and have removed the lease whose number
+        was then free again.
+        """
+        if (now := self._highest()) != self._number:
+            self._lost = now > self._number
+            raise folder_held_error(self._store.root, self._read(now))
 
     def release(self) -> None:
         """Give the lease back, if it is held. A store that does not answer lets the lease run out."""
@@ -105,9 +120,15 @@ class Lease:
         self._stop.set()
         self._thread.join()
         self._thread = None
-        if not self._lost:
-            self._record = {**self._record, "released": True}
-            with suppress(OSError):
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Note that nobody holds the lease. One that is not the highest goes, as it counts for nothing."""
+        with suppress(OSError):
+            if self._lost:
+                self._store.remove(_name(self._number))
+            else:
+                self._record = {**self._record, "released": True}
                 self._store.write_atomic(_name(self._number), self._content())
 
     def ensure_held(self) -> None:

@@ -7,6 +7,7 @@ records, leases) is written with a condition that the store checks. What `put` h
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ READ_BATCH = 1000
 VERIFY_BUFFER = 64 << 10
 APPEND_SECONDS = 10.0
 APPEND_RATE = 100_000  # bytes a second, at most, that keeping appended files up to date may cost
+
+_log = logging.getLogger(__name__)
 
 
 class _AppendedFile:
@@ -163,10 +166,15 @@ class ObjectStoreBackend:
         self._lease.ensure_held()
 
     def release(self) -> None:
-        with suppress(OSError):  # its end may be lost; the lease must be given back all the same
-            self.ensure_writer()
+        try:
+            if self._appended:
+                self.ensure_writer()
             for file in self._appended.values():
                 file.flush()
+        except OSError as error:  # the lease must be given back all the same
+            _log.warning(
+                "%s: the end of %s may be missing (%s)", self.root, ", ".join(self._appended), error.strerror
+            )
         self._appended.clear()
         self._lease.release()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.storage.atomic_files import is_there
 from wanbatch.manifests.storage.fsspec_io import StoreFile, file_system, os_errors
 
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs")
@@ -55,6 +57,22 @@ def open_file(path: str, buffer: int = READ_BUFFER) -> BinaryIO:
     return open(path, "rb")
 
 
+def file_version(path: str) -> str | None:
+    """What tells the content of a file from what it was before: its bytes and its time of change, or a store's tag.
+
+    None: the store says neither.
+
+    Args:
+        path: absolute, or a URL.
+    Raises:
+        OSError: if it cannot be told; FileNotFoundError if there is no such file.
+    """
+    if is_url(path):
+        return StoreFile(file_system(path), path).version
+    found = os.stat(path)
+    return f"{found.st_size} bytes of {found.st_mtime_ns}"
+
+
 def kind_of(path: str) -> str | None:
     """`file`, `folder`, `other`, or None if there is nothing. path: absolute or URL. Raises OSError."""
     if is_url(path):
@@ -63,9 +81,13 @@ def kind_of(path: str) -> str | None:
                 return "file" if file_system(path).info(path)["type"] == "file" else "folder"
         except FileNotFoundError:
             return None
-    if os.path.isdir(path):
-        return "folder"
-    return "file" if os.path.isfile(path) else "other" if os.path.lexists(path) else None
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "other" if is_there(path) else None  # a link that leads nowhere
+    except (NotADirectoryError, ValueError):  # it would be inside a file; no file has a NUL in its name
+        return None
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
 def names_in(folder: str) -> list[str]:

@@ -47,6 +47,7 @@ class Request:
         sigmas: Explicit noise levels, the final 0 left out. With them, steps, shift and schedule play no part.
         guidance_2: The second expert's guidance scale, at low noise levels; None for `guidance`. What runs the prompt
             alone is decided by `guidance`.
+        creativity_steps: `keep` (as None) or `respace`; see `sampling.schedules.levels`.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Request:
     schedule: str | None = "linear"
     sigmas: tuple[float, ...] | None = None
     guidance_2: float | None = None
+    creativity_steps: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

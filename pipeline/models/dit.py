@@ -132,17 +132,21 @@ class FrameTransformer(nn.Module):
             block.fuse()
         return self
 
-    def to_float8(self) -> FrameTransformer:
+    def to_float8(self, device: torch.device | None = None) -> FrameTransformer:
         """Replace the large linear layers of each block by FP8 ones, and free their weights. `fuse` comes first.
 
         The text's keys and values, made once a row, stay as they are, and so does everything outside the blocks.
+
+        Args:
+            device: Where the model will run, and weights are rounded: a CPU rounds some of them otherwise than a GPU.
+                None: where they are.
 
         Raises:
             UserError: For a model with layers of a size that cuBLAS cannot take.
             ValueError: If the model was not fused before.
         """
         for block in self.blocks:
-            block.replace_linears(float8_linear)
+            block.replace_linears(functools.partial(float8_linear, device=device))
         return self
 
     def use_kernels(self) -> FrameTransformer:

@@ -37,15 +37,16 @@ class Float8Linear(nn.Module):
     Args:
         weight: Float [out, in].
         bias: Float [out], in the dtype of the inputs, or None.
+        device: Where the weight is rounded; None: where it is. The layer stays where the weight is.
     """
 
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None):
+    def __init__(self, weight: Tensor, bias: Tensor | None, device: torch.device | None = None):
         super().__init__()
-        quantised, scale = quantise(weight)
+        quantised, scale = (part.to(weight.device) for part in quantise(weight.to(device or weight.device)))
         self.register_buffer("weight", quantised)
         self.register_buffer("scale", scale.t().contiguous())
         self.register_buffer("bias", bias)
@@ -103,8 +104,8 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
 
 
-def float8_linear(weight: Tensor, bias: Tensor | None) -> Float8Linear:
-    """The FP8 layer of a weight [out, in] and a bias [out].
+def float8_linear(weight: Tensor, bias: Tensor | None, device: torch.device | None = None) -> Float8Linear:
+    """The FP8 layer of a weight [out, in] and a bias [out], rounded on a device.
 
     Raises:
         UserError: For sizes that cuBLAS cannot take.
@@ -114,4 +115,4 @@ def float8_linear(weight: Tensor, bias: Tensor | None) -> Float8Linear:
             f"precision fp8: the model has a layer of {weight.shape[0]} x {weight.shape[1]}, and FP8 needs multiples "
             f"of {ALIGNMENT}; use {INSTEAD}"
         )
-    return Float8Linear(weight, bias)
+    return Float8Linear(weight, bias, device)

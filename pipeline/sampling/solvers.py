@@ -5,10 +5,10 @@ Flow matching mixes a picture and noise, `x_s = (1 - s) x0 + s eps`, and the mod
 
 Every solver here steps by a linear combination of a few tensors, with factors that depend on the noise levels
 alone. So a solver is a function from noise levels to a table (`Solution`), made once a row on the host in
-float64, and one small function (`advance` in `batching/solver_step.py`) steps rows of different solvers, schedules
-and steps together. docs/samplers.md derives the formulas.
+float64, and one small kernel (`batching/solver_step.py`) steps rows of different solvers, schedules and steps
+together. docs/samplers.md derives the formulas.
 
-It has no tensors and does not run the model; see `batching/denoiser.py`. The noise levels are from `schedules.py`.
+It has no tensors and does not run the model; see `batching`. The noise levels are from `schedules.py`.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def solve(
     creativity: float = 1.0,
     schedule: str | None = "linear",
     sigmas: Sequence[float] | None = None,
+    creativity_steps: str | None = None,
 ) -> Solution:
     """The table of a row; the arguments after `sampler` are those of `schedules.levels`.
 
@@ -72,13 +73,17 @@ def solve(
     solver = SOLVERS.get(sampler)
     if solver is None:
         raise UserError(f"unknown sampler {sampler!r}; known: {', '.join(SOLVERS)}")
-    return solver(levels(steps, shift, creativity, schedule, sigmas))
+    return solver(levels(steps, shift, creativity, schedule, sigmas, creativity_steps))
 
 
 def evaluations(sampler: str, levels: np.ndarray) -> int:
     """The steps of a known sampler's table, without making it."""
-    steps = len(levels) - 1
-    return 2 * steps - 1 if sampler in TWO_STAGES and steps else steps
+    return int(evaluations_of_steps(sampler, np.array(len(levels) - 1)))
+
+
+def evaluations_of_steps(sampler: str, steps: np.ndarray) -> np.ndarray:
+    """How often a known sampler evaluates the model in so many steps between noise levels, of the same shape."""
+    return np.maximum(0, 2 * steps - 1) if sampler in TWO_STAGES else steps
 
 
 # ---- one evaluation a step ------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ FOREIGN = (
     "wan/configs/wan_ti2v_5B.py",
     "wan_t2v_A14B.py",
     "shared_config.py",
-)  # of the repository that Wan2.2 was published in
+)
+"""Files of the repository that Wan2.2 was published in."""
 
 
 class Project:

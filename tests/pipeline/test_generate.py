@@ -103,7 +103,7 @@ def test_pixels_do_not_depend_on_neighbours_order_or_slot(wan):
 
 @pytest.fixture(scope="module")
 def four(model_folder) -> Wan:
-    """Four slots: with two threads, the places of a batch are alike on a CPU if it is of four rows or eight."""
+    """Four slots: with two threads, the rows of a batch are alike on a CPU if it is of four rows or eight."""
     return Wan.load(registry.find(str(model_folder)), slots=4)
 
 

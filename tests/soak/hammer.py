@@ -1,6 +1,10 @@
 """A job under a hammer: its workers and its driver are killed at random instants until it has had enough.
 
-    python tests/soak/hammer.py FOLDER [--kills 200] [--rows 500] [--seed 0] [--seconds 420] [--out RESULT.json]
+    python tests/soak/hammer.py FOLDER [--kills 200] [--errors 0] [--rows 500] [--seed 0] [--seconds 420]
+                                       [--out RESULT.json]
+
+With `--errors`, so many system calls of the driver on files of the output fail besides, at random: opening, looking,
+reading, listing, renaming, linking, removing, syncing, writing, with ESTALE, EIO, EACCES or ENOENT.
 
 A quarter of the rows are pictures of the tiny model, most others come from a fake pipeline; some kill their worker
 each time, some have bad sources. What the hammer does follows from the seed; when it hits, from the clock.
@@ -28,8 +32,11 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "support"))
 
 import psutil  # noqa: E402
+from failing_calls import compiled  # noqa: E402
 from fault_making import expected_hashes  # noqa: E402
 from job_making import commits, environment, log_events, part_files, picture, pictures, rows_by_id, workers_of  # noqa: E402
+
+from wanbatch.jobs.config.hardware import cpu_name  # noqa: E402
 
 SIZE = 64
 PAUSE = 0.5  # seconds a row takes the fake pipeline, so that kills find workers in the middle of units
@@ -37,14 +44,16 @@ WORKERS = 3
 SETTINGS = {"model": "tiny", "width": SIZE, "height": SIZE, "steps": 2, "unit-rows": 4, "threads": 1}
 DRIVER_LIFE = {"real": 60.0, "fake": 25.0}  # seconds, on average
 BETWEEN_KILLS = {"real": 6.0, "fake": 1.2}  # seconds, on average; a real pipeline takes long to load
+BETWEEN_ERRORS = 1.0  # seconds, on average
+ALLOWED_CODES = {2, 75}  # of commands that an error ended: another look at the folder is needed, or another try
 MORE_TO_DO = 9
 
 
 class Soak:
     """One job and what was done to it; what is noted in its folder outlives this process."""
 
-    def __init__(self, folder: Path, rows: int, kills: int, seed: int, seconds: float):
-        self.folder, self.kills, self.seed = folder, kills, seed
+    def __init__(self, folder: Path, rows: int, kills: int, errors: int, seed: int, seconds: float):
+        self.folder, self.kills, self.errors, self.seed = folder, kills, errors, seed
         self.end = time.monotonic() + seconds
         self.out, self.manifest = folder / "out", folder / "m.jsonl"
         self.no_real_left, self.log = folder / "no-real-left", folder / "kills.jsonl"
@@ -78,8 +87,13 @@ class Soak:
     def ids(self, *kinds: str) -> set[str]:
         return {row["id"] for row in self.rows if row["id"].split("-")[0] in kinds}
 
-    def start(self, manifest: Path, out: Path, pause: float) -> subprocess.Popen:
-        """Start the command."""
+    def _faults(self) -> dict[str, str]:
+        """The environment of a command whose system calls fail."""
+        seed = f"{self.seed}-{len(self.noted())}"
+        return {"LD_PRELOAD": str(compiled(self.folder)), "SOAK_FAULTS": f"{seed} {BETWEEN_ERRORS} {self.log}"}
+
+    def start(self, manifest: Path, out: Path, pause: float, faulty: bool = False) -> subprocess.Popen:
+        """Start the command. faulty: some of its system calls fail."""
         no_real_left = self.no_real_left if out == self.out else self.folder / "never"
         command = [sys.executable, HERE / "soaked_run.py", no_real_left, pause, "run", manifest, "--out", out]
         for name, value in {**SETTINGS, "workers": WORKERS}.items():
@@ -88,7 +102,7 @@ class Soak:
         errors = (self.folder / "driver.err").open("a")
         return subprocess.Popen(
             list(map(str, command)),
-            env=environment(PYTHONPATH=path, OMP_NUM_THREADS="1"),
+            env=environment(PYTHONPATH=path, OMP_NUM_THREADS="1", **(self._faults() if faulty else {})),
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,
@@ -108,11 +122,14 @@ class Soak:
         with self.log.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
+    def enough(self) -> bool:
+        return self.killed() >= self.kills and len(self.noted("error")) >= self.errors
+
     def hammer(self) -> None:
-        """Kill until enough was killed, or time is up."""
-        while self.killed() < self.kills and time.monotonic() < self.end:
-            chance = random.Random(f"{self.seed} {self.killed()}")
-            driver = self.start(self.manifest, self.out, PAUSE)
+        """Kill until enough was killed and enough calls have failed, or time is up."""
+        while not self.enough() and time.monotonic() < self.end:
+            chance = random.Random(f"{self.seed} {len(self.noted())}")
+            driver = self.start(self.manifest, self.out, PAUSE, faulty=self.errors > 0)
             try:
                 self._hammer_one(driver, chance)
             finally:
@@ -137,7 +154,7 @@ class Soak:
                 self.note("driver", pid=driver.pid, commits=len(commits(self.out)))
                 return
             self._kill_a_worker(driver.pid, chance, phase)
-            if self.killed() >= self.kills:
+            if self.enough():
                 return
 
     def _kill_a_worker(self, driver: int, chance: random.Random, phase: str) -> None:
@@ -207,6 +224,8 @@ class Soak:
         sizes = {part["name"]: part["bytes"] for record in records for part in record["parts"].values()}
         there = {name: entry[2] for name, entry in part_files(self.out).items() if name.endswith(".parquet")}
         assert there == sizes, "every part whole, and no other"
+        codes = {record["code"] for record in self.noted("ended")}
+        assert codes <= ALLOWED_CODES, "what a failed call ends with tells what to do"
         return {"made": len(good), "quarantined": dict(sorted(Counter(classes.values()).items()))}
 
     def result(self, command: str) -> dict:
@@ -217,12 +236,17 @@ class Soak:
             "what": "a job whose workers and driver are killed at random instants",
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "hardware": {"cpu": _cpu(), "cores": os.cpu_count()},
+            "hardware": {"cpu": cpu_name(), "cores": os.cpu_count()},
             "versions": {"python": platform.python_version(), **{n: version(n) for n in ("ray", "torch", "pyarrow")}},
             "seed": self.seed,
             "rows": len(self.rows),
             "rows_by_kind": dict(Counter(row["id"].split("-")[0] for row in self.rows)),
             "workers": WORKERS,
+            "errors": {
+                "all": len(errors := self.noted("error")),
+                "by_call": dict(sorted(Counter(record["call"] for record in errors).items())),
+                "by_errno": dict(sorted(Counter(record["errno"] for record in errors).items())),
+            },
             "kills": {"worker": len(worker), "driver": len(driver), "all": len(worker) + len(driver)},
             "killed_workers_were": dict(Counter(record["was"] for record in worker)),
             "killed_workers_in_phase": dict(Counter(record["phase"] for record in worker)),
@@ -234,24 +258,20 @@ class Soak:
         }
 
 
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--errors", type=int, default=0)
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=420)
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     options = parser.parse_args()
-    soak = Soak(options.folder.absolute(), options.rows, options.kills, options.seed, options.seconds)
+    soak = Soak(options.folder.absolute(), options.rows, options.kills, options.errors, options.seed, options.seconds)
     soak.hammer()
-    print(f"{soak.killed()} of {soak.kills} kills", flush=True)
-    if soak.killed() < soak.kills or not soak.run_to_end("job", soak.manifest, soak.out, PAUSE / 5):
+    print(f"{soak.killed()} of {soak.kills} kills, {len(soak.noted('error'))} of {soak.errors} errors", flush=True)
+    if not soak.enough() or not soak.run_to_end("job", soak.manifest, soak.out, PAUSE / 5):
         return MORE_TO_DO
     if not soak.run_to_end("undisturbed", soak.undisturbed(), soak.folder / "undisturbed", 0.0):
         return MORE_TO_DO

@@ -21,10 +21,18 @@ def publish(folder: OutputFolder, unit: int, names: list[str], failed: Sequence[
         folder.discard(attempt)
 
 
+ASIDE = ("_wanbatch/lock", "_wanbatch/log.jsonl", "_wanbatch/orphans/")
+
+
 def tree(out: Path) -> list[str]:
-    """The names of all files but those of the lock, sorted."""
+    """The names of all files but those of the lock, the log, and what was set aside, sorted."""
     found = (path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    return sorted(name for name in found if not name.startswith("_wanbatch/lock"))
+    return sorted(name for name in found if not name.startswith(ASIDE))
+
+
+def orphans(out: Path) -> list[str]:
+    """The names of the files in `_wanbatch/orphans/`, sorted."""
+    return sorted(path.name for path in (out / "_wanbatch/orphans").glob("*"))
 
 
 def visible(out: Path) -> tuple[list[str], list[str], list[str]]:

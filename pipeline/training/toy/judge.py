@@ -48,8 +48,8 @@ def _worsen(images: Tensor) -> Tensor:
     strength = max(0.0, torch.rand(()).item() * 1.5 - 0.5)
     if strength == 0:
         return images
-    places = torch.arange(-3, 4, device=images.device)
-    kernel = (-0.5 * (places / (0.3 + strength)) ** 2).exp()
+    offsets = torch.arange(-3, 4, device=images.device)
+    kernel = (-0.5 * (offsets / (0.3 + strength)) ** 2).exp()
     kernel = (kernel / kernel.sum()).expand(3, 1, 7)
     images = F.conv2d(F.pad(images, (3, 3, 3, 3), mode="replicate"), kernel[:, :, None], groups=3)
     images = F.conv2d(images, kernel[..., None], groups=3)

@@ -38,7 +38,7 @@ def test_every_preset_is_one_that_the_model_can_be_run_with(model, tmp_path):
         settings = Settings(**chosen)
         check_settings(settings, model)
         assert not list(check_rows(manifest.rows, model, settings))
-        plan = make_plan(manifest, model, settings, {}, {})
+        plan = make_plan(manifest, model, settings)
         kept = parse(chosen.get("step_cache", "none"), model.layers)
         blocks = 1 / getattr(kept.skip, "interval", 1)
         cost.append(plan.images["steps"][0].as_py() * blocks)

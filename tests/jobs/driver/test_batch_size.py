@@ -45,13 +45,11 @@ def test_it_is_measured_once_and_a_resume_takes_the_recorded_number(run_here, se
     assert pictures(plain.out) == pictures(second.out)
 
 
-def test_nothing_fits(settings, tmp_path, monkeypatch, manifest, model):
+def test_nothing_fits(settings, monkeypatch, manifest, model):
     monkeypatch.setattr(batch_size, "measure_in_subprocess", lambda *given: {})
     plan, _ = prepare(manifest({"prompt": "x"}), settings())
     with pytest.raises(UserError, match="not even one row fits"):
-        batch_size.batch_size_for(
-            Settings(slots="auto"), tmp_path / "out", plan, model, ExecutionConfig("cpu", "fp32", False)
-        )
+        batch_size.batch_size_for(Settings(slots="auto"), None, plan, model, ExecutionConfig("cpu", "fp32", False))
 
 
 def test_the_commonest_size_is_measured(settings, manifest):

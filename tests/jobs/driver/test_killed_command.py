@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from job_making import (
     command,
     commits,
+    environment,
     family,
     gone,
     log_events,
@@ -56,11 +60,13 @@ def test_a_killed_driver(manifest, options, undisturbed, tmp_path):
     try:
         wait_until(lambda: len(commits(out)) >= 2, what="two commits")
         workers = workers_of(process.pid)
+        assert _load_dataset(out, tmp_path / "during") >= 4
     finally:
         process.kill()
         process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL
     assert len(workers) == 1
+    assert _load_dataset(out, tmp_path / "after") >= 4
     assert gone(workers) == []
     before = part_files(out)
     assert len(commits(out)) < 60
@@ -70,6 +76,15 @@ def test_a_killed_driver(manifest, options, undisturbed, tmp_path):
     assert 0 < found["pending"] < 120
     committed = {name: entry for name, entry in before.items() if _is_committed(name, out)}
     _finish(path, out, options, undisturbed, committed)
+
+
+def _load_dataset(out: Path, cache: Path) -> int:
+    """How many images `datasets` finds in the folder, as users call it."""
+    code = "import sys, datasets; print(len(datasets.load_dataset(sys.argv[1], split='train')))"
+    environ = environment(HF_HOME=str(cache), HF_DATASETS_OFFLINE="1")
+    done = subprocess.run([sys.executable, "-c", code, out], env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
 
 
 def _is_committed(name: str, out) -> bool:

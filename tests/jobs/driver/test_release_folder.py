@@ -16,6 +16,7 @@ from PIL import Image
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.status import status
 
 ROOT = Path(__file__).parents[3]
@@ -31,9 +32,9 @@ def released(tmp_path) -> Path:
     return tmp_path / "release"
 
 
-def rows(out: Path) -> dict[str, dict]:
-    """Id -> row of `data/`."""
-    return {row["id"]: row for part in sorted(out.glob("data/*")) for row in pq.read_table(part).to_pylist()}
+def rows(out: Path, kind: str = "data") -> dict[str, dict]:
+    """Id -> row of `data/`, or of another kind of part."""
+    return {row["id"]: row for part in sorted(out.glob(f"{kind}/*")) for row in pq.read_table(part).to_pylist()}
 
 
 def same_cpu() -> bool:
@@ -63,7 +64,9 @@ def test_a_grown_manifest_adds_to_it(run_here, released):
         file.writelines(json.dumps(row) + "\n" for row in added)
     ran = run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
     assert (ran.summary.made, ran.summary.made_now, ran.summary.quarantined) == (18, 2, 1)
-    assert rows(released / "dataset").keys() >= {"heart", "group", "new-1", "new-2"}
+    found = rows(released / "dataset")
+    assert found.keys() >= {"heart", "group", "new-1", "new-2"}
+    assert not any(row.keys() & {*LATER} for row in found.values()), "it was begun without these columns"
     loaded = load_dataset(str(released / "dataset"), split="train", cache_dir=str(released / "cache"))
     assert len(loaded) == 18
     assert {row["id"]: row["shop"] for row in loaded}["new-1"] == "south"
@@ -114,6 +117,10 @@ def test_the_same_rows_give_the_same_pixels(run_here, released):
     assert ran.summary.made_now == 16
     ours, theirs = rows(released / "again"), rows(released / "dataset")
     assert ours.keys() == theirs.keys()
+    timings = rows(released / "again", "timings")
+    assert {name: row["evaluations"] for name, row in ours.items()} == {
+        name: row["steps_full"] + row["steps_cached"] for name, row in timings.items()
+    }
     if same_cpu():
         assert {name: row["sha256"] for name, row in ours.items()} == {n: row["sha256"] for n, row in theirs.items()}
     for name, row in ours.items():

@@ -8,7 +8,7 @@ import sys
 
 import pyarrow as pa
 import pytest
-from manifest_making import failure, unit_of
+from manifest_making import failure
 from output_folders import publish, tree
 
 from wanbatch.errors import FolderHeldError, UserError
@@ -72,17 +72,13 @@ class TestOpening:
         raw = part.read_bytes()
         part.write_bytes(raw[:-1])
         with pytest.raises(
-            UserError, match=rf"has {len(raw) - 1} bytes instead of {len(raw)}: restore it, or remove"
+            UserError,
+            match=rf"has {len(raw) - 1} bytes instead of {len(raw)}: restore it, or run `wanbatch repair {out}`",
         ):
             OutputFolder.open(out, {})
         part.unlink()
         with pytest.raises(UserError, match="is gone"):
             OutputFolder.open(out, {})
-        (out / "_wanbatch/commits/00000.json").unlink()
-        with OutputFolder.open(out, {}) as folder:
-            assert folder.committed().made == set()
-            assert not (out / "timings/part-00000.parquet").exists()
-            publish(folder, 0, ["a"])
 
     def test_other_passthrough_columns_are_refused_before_the_work(self, out):
         with OutputFolder.open(out, {}) as folder:
@@ -97,22 +93,6 @@ class TestOpening:
         said = str(caught.value)
         assert 'gone was "list<element: string>", now not set; label was "int64", now "double"' in said
         assert 'new was not set, now "null"' in said
-
-    def test_leftovers_go_and_other_files_stay(self, out):
-        with OutputFolder.open(out, {}) as folder:
-            publish(folder, 0, ["a"])
-            write_attempt(folder.path, attempt="orphan", **unit_of(1, ["b"], ["c"]))
-        (out / "data/part-00007.parquet").write_text("torn")
-        (out / "data/notes.txt").write_text("mine")
-        with OutputFolder.open(out, {}) as folder:
-            assert folder.committed().made == {"a"}
-        assert tree(out) == [
-            "_wanbatch/commits/00000.json",
-            "_wanbatch/run.json",
-            "data/notes.txt",
-            "data/part-00000.parquet",
-            "timings/part-00000.parquet",
-        ]
 
 
 HOLD = (

@@ -13,7 +13,8 @@ import pytest
 from manifest_making import unit_of
 from store_folders import publish, put
 
-from wanbatch.errors import FolderHeldError, MachineryError
+from wanbatch.errors import FolderHeldError, MachineryError, WanbatchError
+from wanbatch.manifests.dataset import recovery
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.status import status
@@ -85,3 +86,55 @@ class TestLease:
             time.sleep(3)
             with pytest.raises(FolderHeldError):
                 OutputFolder.open(bucket, {})
+
+    def test_a_lease_that_could_not_be_taken_is_given_back(self, bucket, server):
+        """Else its heartbeat goes on, and the folder is held by a run that never began."""
+        OutputFolder.open(bucket, {}).close()
+        denied = "403 Forbidden", "AccessDenied"
+        server.fault = lambda method, path: denied if method == "DELETE" and "/lease/0000" in path else None
+        with pytest.raises(WanbatchError, match="cannot be written to"):
+            OutputFolder.open(bucket, {})
+        assert "wanbatch-lease" not in [thread.name for thread in threading.enumerate()]
+        server.mend()
+        assert status(bucket)["holder"] is None
+        OutputFolder.open(bucket, {}).close()
+
+    def test_a_higher_lease_that_came_meanwhile_counts(self, bucket, server):
+        """Another run took the next number, ended, and its lease was removed by a third one, which took a higher one.
+
+        The number that was free to us then counts for nothing.
+        """
+        other = {"host": "elsewhere", "pid": 1, "since": "2030-01-01", "released": False, "process": "x/y"}
+        came = []
+
+        def come(method, path):
+            if method == "PUT" and path.endswith("/lease/00000001.json") and not came:
+                came.append(path)
+                put(f"{bucket}/_wanbatch/lease/00000003.json", json.dumps(other).encode())
+
+        server.fault = come
+        with pytest.raises(FolderHeldError, match="pid 1 on elsewhere"):
+            OutputFolder.open(bucket, {})
+        assert came
+        assert set(ObjectStoreBackend(bucket).sizes("_wanbatch/lease")) == {"_wanbatch/lease/00000003.json"}
+
+    def test_recovery_moves_nothing_once_the_lease_is_lost(self, bucket, monkeypatch):
+        """Another run has taken the folder over while this one was about to tidy up: the parts may be the other's."""
+        with OutputFolder.open(bucket, {}) as folder:
+            publish(folder, 0, ["a"])
+            write_attempt(bucket, attempt="t", **unit_of(1, ["b"]))
+        backend = ObjectStoreBackend(bucket)
+        backend.rename_noreplace("_wanbatch/tmp/00001-t-data.parquet", "data/part-00001.parquet")
+        listed = recovery.published_parts
+
+        def listed_and_lost(backend):
+            other = {"host": "elsewhere", "pid": 1, "since": "2030-01-01", "released": False, "process": "x/y"}
+            put(f"{bucket}/_wanbatch/lease/00000009.json", json.dumps(other).encode())
+            return listed(backend)
+
+        monkeypatch.setattr(recovery, "published_parts", listed_and_lost)
+        monkeypatch.setattr(lease, "VALID_SECONDS", 0.0)
+        with pytest.raises(MachineryError, match="lease of the folder was lost"):
+            OutputFolder.open(bucket, {})
+        assert backend.exists("data/part-00001.parquet")
+        assert set(backend.sizes("_wanbatch/tmp")) == {"_wanbatch/tmp/00001-t-timings.parquet"}

@@ -1,0 +1,30 @@
+"""Errors of the disk or the store under an output folder, told from files that are damaged, and as messages."""
+
+from __future__ import annotations
+
+from wanbatch.errors import MachineryError
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether an error says that a file could not be read, not that the file is absent or damaged.
+
+    What pyarrow finds wrong inside a file is an OSError without a number, or no OSError.
+    """
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
+
+
+def machinery_error(root: str, error: OSError, reading: bool = False) -> MachineryError:
+    """The error for an output folder whose disk or store refuses.
+
+    Args:
+        root: the folder's path or URL.
+        error: what was raised; the file that it names is named too.
+        reading: whether the folder was only read.
+    """
+    return MachineryError(disk_message(root, error, reading))
+
+
+def disk_message(root: str, error: OSError, reading: bool = False) -> str:
+    """The words for what `machinery_error` is raised for."""
+    file = f" at {error.filename}" if error.filename not in (None, root) else ""
+    return f"{root}: cannot be {'read' if reading else 'written to'} ({error.strerror or error}){file}"

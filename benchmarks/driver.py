@@ -59,6 +59,7 @@ from wanbatch.manifests.dataset.commit_log import commit_name, to_json
 from wanbatch.manifests.dataset.committed import part_name
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.records import data_table
 
 UNIT_ROWS = 16
@@ -110,14 +111,15 @@ class PrewrittenWorker:
     """A worker, with its three threads, that hands back what was written before."""
 
     def __init__(self, setup: WorkerSetup, name: str):
-        self._file = Path(setup.out).parent / "attempts"
+        self._out, self._file = setup.out, Path(setup.out).parent / "attempts"
         self._stages = StagePipeline(lambda task: task, lambda task: None, self._report)
 
     def ready(self) -> Started:
         self._attempts = pickle.loads(self._file.read_bytes())
-        return Started(0.0, 0.0, {})
+        host = platform.node()
+        return Started(0.0, 0.0, {}, host, leave_mark(self._out, host))
 
-    def exchange(self, tasks: bytes, seconds: float) -> bytes:
+    def exchange(self, tasks: bytes, seconds: float, making_seconds: float | None = None) -> bytes:
         for task in pickle.loads(tasks):
             self._stages.submit(task)
         status = self._stages.wait_for_status(seconds)
@@ -135,7 +137,7 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     with OutputFolder.open(folder / "out", {}) as out:
-        dispatcher = Dispatcher(plan, out, RunLog(out), DispatchOptions("run", unit_rows=1))
+        dispatcher = Dispatcher(plan, out, RunLog(out), DispatchOptions("run", unit_rows=1, slots=settings.slots))
         attempts = {
             unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.indices))
             for unit in dispatcher.waiting_units
@@ -262,7 +264,7 @@ def _resume(manifest: str, out: str) -> dict:
         lap("compare")
         plan = size_what_is_pending(folder, context, again, lambda: False)
         lap("sources")
-        options = DispatchOptions("run", UNIT_ROWS, again=again)
+        options = DispatchOptions("run", UNIT_ROWS, slots=4, again=again)
         dispatcher = Dispatcher(plan, folder, RunLog(folder), options)
         lap("dispatch")
         return {"commits": len(folder.committed().units), "pending": dispatcher.counters.pending, **lap.all()}

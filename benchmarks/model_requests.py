@@ -27,7 +27,9 @@ def request_of(info: ModelInfo, **changes: Any) -> Request:
         height=info.height,
         steps=info.steps,
         guidance=info.guidance,
+        guidance_2=info.guidance_2,
         shift=info.shift,
         sampler=info.sampler,
+        schedule=info.schedule,
     )
     return replace(plain, **changes)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.pipeline.batching.solver_step import advance
-from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels
+from wanbatch.pipeline.sampling.schedules import SPACINGS, levels
 from wanbatch.pipeline.sampling.solvers import SOLVERS, STATES, TWO_STAGES, Solution, solve
 
 SHIFT = 5.0
@@ -80,7 +80,7 @@ def solver_errors() -> dict[str, Any]:
     start = torch.special.ndtri(quantiles)[None, None, None]
     exact = mixture_flow(start)
     found: dict[str, Any] = {}
-    for schedule in SCHEDULES:
+    for schedule in SPACINGS:
         found[schedule] = {}
         for sampler in DETERMINISTIC:
             errors = []

@@ -156,7 +156,7 @@ CREATIVITY = Kind(
 )
 SEED = Kind(Annotated[_INTEGER, Field(ge=0, lt=2**63)], "an integer from 0 to 2**63 - 1", pa.int64())
 SIZE = Kind(
-    Annotated[_INTEGER, Field(ge=32, le=4096, multiple_of=32)], "a multiple of 32 from 32 to 4096", pa.int32()
+    Annotated[_INTEGER, Field(ge=16, le=4096, multiple_of=16)], "a multiple of 16 from 16 to 4096", pa.int32()
 )
 COUNT = Kind(Annotated[_INTEGER, Field(ge=1, le=1000)], "an integer from 1 to 1000", pa.int32())
 GUIDANCE = Kind(Annotated[float, Field(ge=0, allow_inf_nan=False)], "a finite number, 0 or more", pa.float64())

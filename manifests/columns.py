@@ -102,7 +102,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("variant", "which image of its manifest row, from 0", written=pa.int32(), pixels=True),
     Column(
         "width",
-        "pixels; a multiple of the VAE's stride times the patch size, 32 for TI2V-5B",
+        "pixels; a multiple of the VAE's stride times the patch size: 32 for TI2V-5B, 16 for A14B and Wan2.1",
         Given(SIZE, "the source's shape at the model's area, else the model's size", run=f"pixels; {_OF_ROWS}"),
         pa.int32(),
         pixels=True,
@@ -123,6 +123,18 @@ COLUMNS: tuple[Column, ...] = (
         Given(GUIDANCE, _MODELS_OWN, run=f"classifier-free guidance scale, 1 turns guidance off; {_OF_ROWS}"),
         pa.float64(),
         pixels=True,
+    ),
+    Column(
+        "guidance_2",
+        "guidance scale of the second expert, which takes the low noise levels (A14B alone)",
+        Given(
+            GUIDANCE,
+            "the run's setting, else `guidance` where the row or the run gives it, else the model's",
+            run=f"guidance scale of the second expert, at low noise levels (A14B alone); {_OF_ROWS}",
+        ),
+        pa.float64(),
+        pixels=True,
+        since=2,
     ),
     Column(
         "shift",

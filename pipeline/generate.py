@@ -35,6 +35,7 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_vae,
 )
 from wanbatch.pipeline.loading.weights import DTYPES, Modules, load, weight_bytes
+from wanbatch.pipeline.models.fp8 import check_product
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
@@ -74,7 +75,9 @@ class Wan:
         self.offloader: Offloader | None = None
         if runtime.offload:
             groups = {"text": text_model, "picture": torch.nn.ModuleList([*self.experts, frame_vae])}
-            self.offloader = Offloader(groups, device, lambda: free_memory(device))
+            self.offloader = Offloader(
+                groups, device, lambda: free_memory(device), make_room=lambda: self._forget_kept()
+            )
         self.offloaded = self.offloader is not None and not self.offloader.all_fit
         self.text = TextEncoder(
             modules.tokenizer,
@@ -109,6 +112,8 @@ class Wan:
             UserError: If the model cannot be loaded or not run in this way.
         """
         where = torch.device(device)
+        if runtime.fp8:
+            check_product(where)
         if runtime.compile:
             set_up_compiler(runtime.compile_cache)
         cache = None
@@ -122,7 +127,7 @@ class Wan:
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
         self.slots = slots
-        kept = 0 if self.runtime.offload else KEPT_CLASSES
+        kept = 0 if self.offloaded else KEPT_CLASSES
         self.denoiser = Denoiser(self.experts, slots, self.boundary, self.step_cache, kept)
 
     def use_step_cache(self, text: str) -> None:
@@ -242,6 +247,7 @@ class Wan:
             prompt=prompt,
             negative=embeddings.get(request.negative_prompt, prompt),
             seed=request.seed,
+            guidance_2=request.guidance_2,
         )
 
     def _finish(self, request: Request, denoised: Denoised, text: float, encode: float) -> Result | Failed:
@@ -257,6 +263,12 @@ class Wan:
         """Have a group of the model's modules on the device, see `offload.py`."""
         if self.offloader is not None:
             self.offloader.ensure_on_device(group)
+
+    def _forget_kept(self) -> None:
+        """Give up what the denoiser keeps between calls: memory, and launches that know where the weights are."""
+        self.denoiser.forget()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _channels_last(self, batch: Tensor) -> Tensor:
         """A batch of pictures or latents as the VAE's convolutions want it on this device."""

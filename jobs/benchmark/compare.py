@@ -169,8 +169,10 @@ def _requests(info: ModelInfo, settings: BenchSettings) -> list[Request]:
             height=settings.height,
             steps=settings.steps,
             guidance=settings.guidance,
+            guidance_2=info.guidance_2 if settings.guidance == info.guidance else None,
             shift=info.shift,
             sampler=info.sampler,
+            schedule=info.schedule,
         )
         for index in range(settings.images)
     ]
@@ -238,6 +240,7 @@ def _with_diffusers(pipeline: Any, requests: Sequence[Request], batch: int) -> l
             num_frames=1,
             num_inference_steps=one.steps,
             guidance_scale=one.guidance,
+            guidance_scale_2=one.guidance_2,
             generator=[torch.Generator("cpu").manual_seed(request.seed) for request in group],
             output_type="pil",
         ).frames

@@ -53,6 +53,7 @@ def bench(
     from wanbatch.pipeline.loading.registry import find
 
     model = random_info() if random_5b else find(settings.model, settings.revision)
+    model.check_scheduler()
     execution = resolve_execution(settings, detect_hardware())
     measured = compare.BenchSettings(
         images=images,

@@ -38,6 +38,9 @@ def run(
 
     The same command again goes on where it stopped. Paths may be URLs of an object store, like s3://bucket/folder.
 
+    Exit codes: 0 all rows made; 2 bad usage or manifest; 3 finished, some rows quarantined; 4 another run holds the
+    folder; 5 stopped by --max-failures; 6 stopped by --circuit-breaker; 75 the machinery failed; 130 interrupted.
+
     \b
     Example:
       wanbatch run examples/quickstart.jsonl --out out/quickstart

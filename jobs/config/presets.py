@@ -23,6 +23,8 @@ _TI2V_5B: dict[str, dict[str, Any]] = {
     "fast": {"step_cache": "taylor:interval=3"},
 }
 SAID_BY_SIGMAS = ("steps", "schedule")  # explicit noise levels stand for both
+FEWEST_STEPS_CACHED = 10
+"""With fewer steps no preset skips any: distilled models need each of theirs, and the levels lie too far apart."""
 
 
 def recipe(preset: str, model: ModelInfo) -> dict[str, Any]:
@@ -38,6 +40,18 @@ def with_preset(settings: Settings) -> Settings:
     """Return settings in which the preset has filled in what was not given."""
     if settings.preset == "exact":
         return settings
-    chosen = recipe(settings.preset, find(settings.model, settings.revision, weights=False))
+    model = find(settings.model, settings.revision, weights=False)
+    chosen = recipe(settings.preset, model)
     given = settings.model_fields_set | (set(SAID_BY_SIGMAS) if settings.sigmas is not None else set())
-    return settings.model_copy(update={name: value for name, value in chosen.items() if name not in given})
+    filled = {name: value for name, value in chosen.items() if name not in given}
+    if _steps(settings, filled, model) < FEWEST_STEPS_CACHED:
+        filled.pop("step_cache", None)
+    return settings.model_copy(update=filled)
+
+
+def _steps(settings: Settings, filled: dict[str, Any], model: ModelInfo) -> int:
+    """Steps of rows that do not set their own."""
+    if settings.sigmas is not None:
+        return len(settings.sigmas)
+    of_settings: int | None = filled.get("steps", settings.steps)
+    return model.steps if of_settings is None else of_settings

@@ -89,13 +89,19 @@ class Settings(_ColumnDefaults):
         "auto", description="auto: parts of the model take turns on a GPU without room for all of them"
     )
     text_cache: Path | None = Field(None, description="folder that keeps text embeddings between runs; default: none")
-    workers: int | None = Field(None, ge=1, le=1024, description="default: one a GPU, or one on a CPU")
+    workers: int | None = Field(
+        None, ge=1, le=1024, description="worker processes; default: one for each GPU, or one on a CPU"
+    )
     slots: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         4, description="rows denoised together, part of what fixes the pixels; auto: measured once for a folder"
     )
-    threads: int = Field(2, ge=1, le=256, description="of each worker on a CPU; part of what fixes the pixels there")
-    format: Literal["png", "webp", "jpeg"] = Field("png", description="of the images; png and webp lose nothing")
-    quality: int | None = Field(None, ge=1, le=100, description="of jpeg (default: 95); makes webp lossy")
+    threads: int = Field(
+        2, ge=1, le=256, description="CPU threads of each worker; on a CPU part of what fixes the pixels"
+    )
+    format: Literal["png", "webp", "jpeg"] = Field(
+        "png", description="file format of the images; png and webp lose nothing"
+    )
+    quality: int | None = Field(None, ge=1, le=100, description="quality of jpeg (default: 95); makes webp lossy")
     unit_timeout: float | None = Field(
         None, gt=0, description="seconds before a worker counts as hung; default: measured"
     )
@@ -104,7 +110,13 @@ class Settings(_ColumnDefaults):
         pattern=r"^\d+(\.\d+)?%?$",
         description="stop when more images than this fail in a run: a count, or a share like 5%",
     )
-    unit_rows: int = Field(16, ge=1, le=4096, description="rows handed out, written and resumed together")
+    circuit_breaker: Literal["on", "off"] = Field(
+        "on", description="stop when images fail alike for a common cause, and leave their rows for the next run"
+    )
+    drain_seconds: float = Field(
+        20.0, ge=0, description="at Ctrl-C or SIGTERM, seconds for workers to finish what they hold"
+    )
+    unit_rows: int = Field(16, ge=1, le=4096, description="rows handed out, written and resumed together, at most")
 
     @classmethod
     def settings_customise_sources(

@@ -92,6 +92,9 @@ def measure_here(
 
     Returns:
         Batch size -> seconds of a step and row, for the sizes that fit into memory.
+
+    Raises:
+        UserError: if the model cannot be run so.
     """
     import torch
 
@@ -100,6 +103,7 @@ def measure_here(
     from wanbatch.pipeline.loading.random_model import transformer_like
     from wanbatch.pipeline.loading.single_frame import single_frame_transformer
     from wanbatch.pipeline.loading.weights import DTYPES
+    from wanbatch.pipeline.models.fp8 import check_product
 
     folder = Path(model.folder)
     config = json.loads((folder / "transformer" / "config.json").read_text())
@@ -109,6 +113,8 @@ def measure_here(
     width, height, guided = kind
     shape = height // stride, width // stride, guided
     device = torch.device(execution.device)
+    if runtime.fp8:
+        check_product(device)
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     transformer = transformer_like(config, device, DTYPES[execution.dtype])

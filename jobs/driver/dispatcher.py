@@ -1,34 +1,38 @@
-"""What happens to units: handed out, published, tried again, halved, quarantined.
+"""What happens to units: handed out, taken in, tried again, halved, quarantined.
 
 A unit whose worker dies or hangs is tried again, then halved until the row that does it stands alone, and that row
-is quarantined; `retry_policy.py` says when. An exception of our own code is never retried.
+is quarantined; `retry_policy.py` says when. An exception of our own code is never retried. What is committed, and
+what is held back, is `intake.py`'s to decide.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
-import pyarrow as pa
 
+from wanbatch.jobs.driver.circuit_breaker import CircuitBreaker
 from wanbatch.jobs.driver.deadlines import Deadlines
 from wanbatch.jobs.driver.events import Event, UnitFinished, UnitLost, WorkerReady
 from wanbatch.jobs.driver.fingerprint import backends_in_environment
+from wanbatch.jobs.driver.intake import DamagedAttempt, Intake
 from wanbatch.jobs.driver.retry_policy import UnitQueue
 from wanbatch.jobs.driver.run_counters import RunCounters
 from wanbatch.jobs.driver.worker_pool import WorkerPool
 from wanbatch.jobs.planning.plan import Plan
+from wanbatch.jobs.planning.unit_sizes import rows_of_a_unit, shortened_at_the_end
 from wanbatch.jobs.planning.units import Unit
+from wanbatch.jobs.planning.workload import workload_of
 from wanbatch.jobs.reporting.progress import Progress
 from wanbatch.jobs.reporting.run_log import RunLog
+from wanbatch.jobs.reporting.summary import CIRCUIT_BREAKER, MAX_FAILURES
 from wanbatch.manifests.dataset.folder import OutputFolder
-from wanbatch.manifests.dataset.part_files import write_attempt
-from wanbatch.manifests.records import Failure
 
 POLL_SECONDS = 0.5
+WRITING_SHARE, WRITING_SECONDS = 0.3, 10.0  # of a drain, whichever is less, are kept for writing what was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,24 @@ class DispatchOptions:
         run_token: letters and digits, another one for each run, so that what an earlier run's workers still write
             cannot be taken for this one's.
         unit_rows: images of a unit, at most.
+        slots: rows that are denoised together.
+        workers: at most so many.
         unit_seconds: how long a unit may take; None: as the measured speed says.
         max_failures: images that this run may quarantine before it stops; None: any number.
+        circuit_breaker: the run stops, too, when images fail alike for a common cause.
+        drain_seconds: how long workers may go on with what they hold when the run is asked to stop.
         again: ids that are made again although they are made or quarantined.
         log_prompts: the log has the prompts of rows that are quarantined, too.
     """
 
     run_token: str
     unit_rows: int
+    slots: int
+    workers: int = 1
     unit_seconds: float | None = None
     max_failures: int | None = None
+    circuit_breaker: bool = True
+    drain_seconds: float = 0.0
     again: Collection[str] = ()
     log_prompts: bool = False
 
@@ -61,18 +73,21 @@ class Dispatcher:
         self._plan, self._folder, self._log, self._options = plan, folder, log, options
         done, ids = folder.committed(), plan.ids()
         kept = frozenset(ids).difference(options.again)
-        self._replace = any(name in done.made for name in options.again)
-        self._counters = RunCounters(
-            len(plan),
-            sum(1 for name in done.made if name in kept),
-            sum(1 for name in done.failed if name in kept),
+        made_before = sum(1 for name in done.made if name in kept)
+        self._counters = counters = RunCounters(
+            len(plan), made_before, sum(1 for name in done.failed if name in kept)
         )
         finished = frozenset(done.made).union(done.failed).difference(options.again)
+        rows = rows_of_a_unit(counters.pending, options.workers, options.slots, options.unit_rows)
+        units = shortened_at_the_end(plan.units(rows, finished), options.workers, options.slots)
         made_images = (index for index, name in enumerate(ids) if name in done.made and name in kept)
-        self._queue = UnitQueue(plan.units(options.unit_rows, finished), done.next_unit, next(made_images, None))
-        self._deadlines = Deadlines(plan.images, options.unit_seconds)
+        self._queue = UnitQueue(units, done.next_unit, next(made_images, None))
+        self._deadlines = Deadlines(workload_of(plan), ids, options.slots, options.unit_seconds)
+        breaker = CircuitBreaker(counters.pending, made_before, options.circuit_breaker)
+        replace = any(name in done.made for name in options.again)
+        self._intake = Intake(plan, folder, log, counters, breaker, self._deadlines, replace, options.log_prompts)
         self._handed_out = 0
-        self._dropped = 0
+        self._dropped = self._drained = 0
 
     @property
     def counters(self) -> RunCounters:
@@ -81,8 +96,13 @@ class Dispatcher:
 
     @property
     def dropped(self) -> int:
-        """Images that were made in the workers' hands, not published, when the run was stopped."""
-        return self._dropped
+        """Images that were made and not committed when the run was stopped."""
+        return self._dropped + self._intake.dropped
+
+    @property
+    def drained(self) -> int:
+        """Images that were committed after the run was asked to stop."""
+        return self._drained
 
     @property
     def waiting_units(self) -> Sequence[Unit]:
@@ -101,18 +121,30 @@ class Dispatcher:
         return dict(sorted(Counter(kind for name, kind in failed.items() if name in ids).items()))
 
     @property
-    def too_many_failures(self) -> bool:
-        """Whether this run has quarantined more images than it may."""
-        allowed = self._options.max_failures
-        return allowed is not None and self._counters.quarantined_now > allowed
+    def stop_cause(self) -> str | None:
+        """Why the circuit is open, with what to do; None while it is closed."""
+        return self._intake.stop_cause
+
+    @property
+    def stopped_by(self) -> str | None:
+        """What has stopped the run before everything was made, of `reporting/summary.py`; None: nothing."""
+        if self.stop_cause is not None:
+            return CIRCUIT_BREAKER
+        allowed, failed = self._options.max_failures, self._counters.quarantined_now + self._intake.failures_held_back
+        return MAX_FAILURES if allowed is not None and failed > allowed and self._counters.pending else None
 
     def loop(self, pool: WorkerPool, progress: Progress, stopped: Callable[[], bool]) -> None:
         """Go on until every unit is committed, too many images failed, or `stopped()`.
 
-        What has come back by then is still taken.
+        What has come back by then is still taken. When the run is stopped, workers may go on for a while with what
+        they hold.
         """
         counters = self._counters
-        while (self._queue or pool.busy) and not stopped() and not self.too_many_failures:
+        while not stopped() and not self.stopped_by:
+            if not (self._queue or pool.busy):
+                self._make_again(self._intake.settle(interrupted=False))
+                if not self._queue:
+                    break
             self._fill(pool)
             events = pool.poll(POLL_SECONDS)
             self._fill(pool)  # so that workers go on while this process verifies and commits
@@ -120,7 +152,10 @@ class Dispatcher:
             self.take(events)
             self._queue.raise_if_too_many_losses(pool.size)
             progress.update(counters.made + pool.images_in_hand, counters.quarantined)
+        if stopped() and pool.busy:
+            self._drain(pool, progress)
         self.take(pool.poll(0))
+        self._intake.settle(interrupted=bool(stopped() and (self._queue or pool.busy)))
         self._dropped = pool.images_in_hand
         progress.update(counters.made, counters.quarantined)
 
@@ -130,11 +165,26 @@ class Dispatcher:
             if isinstance(event, WorkerReady):
                 self._count_start(event)
         finished = [event for event in events if isinstance(event, UnitFinished)]
-        if finished:
-            self._publish(finished)
+        for done in finished:
+            self._queue.finished(done.unit, len(done.made))
+            if done.unit.probe and done.report.attempt is not None:
+                self._folder.discard(done.report.attempt)
+        self._make_again(self._intake.take([done for done in finished if not done.unit.probe]))
         for event in events:
             if isinstance(event, UnitLost):
                 self._take_back(event)
+
+    def _drain(self, pool: WorkerPool, progress: Progress) -> None:
+        """Let workers finish what they hold, or cut it off in time to write what is made of it."""
+        counters, made = self._counters, self._counters.made
+        end = time.monotonic() + self._options.drain_seconds
+        writing = min(WRITING_SECONDS, WRITING_SHARE * self._options.drain_seconds)
+        progress.stage("draining")
+        while pool.busy and not self.stop_cause and (left := end - time.monotonic()) > 0:
+            pool.stop_making_after(left - writing)
+            self.take(pool.poll(min(POLL_SECONDS, left)))
+            progress.update(counters.made + pool.images_in_hand, counters.quarantined)
+        self._drained = counters.made - made
 
     def _fill(self, pool: WorkerPool) -> None:
         """Hand out units: first to workers that have none."""
@@ -156,40 +206,6 @@ class Dispatcher:
         for (slot, unit), task in zip(units, self._plan.tasks(wanted), strict=True):
             pool.give(slot, unit, task, self._deadlines.seconds_for(unit))
 
-    def _publish(self, finished: list[UnitFinished]) -> None:
-        """Commit what came back together, in one go; an attempt whose files are not whole is made again."""
-        for probe in [done for done in finished if done.unit.probe]:
-            self._folder.discard(probe.report.attempt)
-            self._queue.finished(probe.unit, len(probe.report.attempt.made))
-        finished = [done for done in finished if not done.unit.probe]
-        refused = self._folder.publish_many([done.report.attempt for done in finished], replace=self._replace)
-        broken = {id(refusal.attempt): refusal.error for refusal in refused}
-        for done in finished:
-            if (error := broken.get(id(done.report.attempt))) is not None:
-                self._folder.discard(done.report.attempt)
-                self._take_back(UnitLost(done.unit, done.worker, str(error), blamed=True))
-            else:
-                self._count(done)
-
-    def _count(self, done: UnitFinished) -> None:
-        attempt = done.report.attempt
-        self._deadlines.learn(done.unit, len(attempt.made), done.report.busy_seconds)
-        self._queue.finished(done.unit, len(attempt.made))
-        self._counters.unit_published(len(attempt.made), len(attempt.failed), done.report.model_seconds)
-        self._log.write(
-            "unit",
-            unit=done.unit.number,
-            attempt=done.unit.attempt,
-            worker=done.worker,
-            made=len(attempt.made),
-            failed=len(attempt.failed),
-            slots=done.report.slots,
-            busy_seconds=round(done.report.busy_seconds, 4),
-            model_seconds=round(done.report.model_seconds, 4),
-            source_retries=done.report.source_retries,
-        )
-        self._log_quarantined(done.unit, attempt.failed)
-
     def _count_start(self, ready: WorkerReady) -> None:
         self._folder.record_environment(backends_in_environment(ready.backends))
         self._counters.worker_ready(ready.worker, ready.warm_up_seconds)
@@ -200,38 +216,17 @@ class Dispatcher:
             warm_up_seconds=round(ready.warm_up_seconds, 3),
         )
 
+    def _make_again(self, damaged: Sequence[DamagedAttempt]) -> None:
+        """Queue units again whose files are not whole: that is no row's fault, and cannot go on for ever."""
+        for one in damaged:
+            unit, host = one.finished.unit, one.finished.report.host
+            self._log.write("attempt_damaged", unit=unit.number, worker=one.finished.worker, cause=one.problem)
+            self._queue.make_again(unit, f"{one.problem}; it was written by worker {one.finished.worker} on {host}")
+
     def _take_back(self, lost: UnitLost) -> None:
         if lost.blamed:
             self._log.write(
                 "unit_lost", unit=lost.unit.number, worker=lost.worker, rows=lost.unit.size, cause=lost.cause
             )
         if (deadly := self._queue.take_back(lost)) is not None:
-            self._quarantine(deadly, lost.cause)
-
-    def _quarantine(self, unit: Unit, cause: str) -> None:
-        """Quarantine a single row that its worker dies of, by an attempt that the driver writes."""
-        image = self._plan.task(unit.number, unit.attempt, "", unit.indices).images[0]
-        failure = Failure(
-            id=image.id,
-            manifest_row=image.manifest_row,
-            stage="generate",
-            error_class="worker_died",
-            message=f"its worker process died {unit.deaths_alone} times while making only this row: {cause}",
-            attempts=unit.attempt - 1,
-            unit=unit.number,
-            time=datetime.now(UTC),
-        )
-        token = f"{self._options.run_token}-driver"
-        attempt = write_attempt(self._folder.url, unit.number, token, None, [], [failure], {image.id: image.digest})
-        self._folder.publish(attempt, replace=self._replace)
-        self._counters.unit_published(made=0, quarantined=1)
-        self._log_quarantined(unit, attempt.failed)
-
-    def _log_quarantined(self, unit: Unit, failed: Sequence[tuple[str, str]]) -> None:
-        """Rows by id, error class and digest; by their prompts only if that was asked for."""
-        images = self._plan.images.take(pa.array(unit.indices)).select(["id", "digest", "prompt"]) if failed else None
-        known = {row["id"]: row for row in images.to_pylist()} if images else {}
-        for name, kind in failed:
-            prompt = {"prompt": known[name]["prompt"]} if self._options.log_prompts else {}
-            digest = known[name]["digest"]
-            self._log.write("quarantined", unit=unit.number, id=name, error_class=kind, digest=digest, **prompt)
+            self._intake.quarantine(deadly, lost.cause, f"{self._options.run_token}-driver")

@@ -17,6 +17,16 @@ class UnitFinished:
     worker: int
     report: UnitReport
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The ids of its images that were made."""
+        return () if self.report.attempt is None else self.report.attempt.made
+
+    @property
+    def failed(self) -> tuple[tuple[str, str], ...]:
+        """(id, error class) of its images that failed."""
+        return () if self.report.attempt is None else self.report.attempt.failed
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnitLost:

@@ -7,6 +7,7 @@ from typing import Any
 
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.plan import default_second_guidance
 from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
@@ -37,6 +38,7 @@ def fingerprint_of(
     if settings.creativity_steps == KEEP:  # what holds where nothing is said
         given["creativity_steps"] = None
     resolved = {name: getattr(model, name, None) if value is None else value for name, value in given.items()}
+    resolved["guidance_2"] = default_second_guidance(model, settings)
     return {
         "model": model_location(model),
         "revision": model.revision,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wanbatch.jobs.driver.dispatcher import POLL_SECONDS, Dispatcher
 from wanbatch.jobs.driver.interruption import StopRequest
-from wanbatch.jobs.driver.ray_session import local_ray
+from wanbatch.jobs.driver.ray_session import local_ray, workers_on_a_host
 from wanbatch.jobs.driver.run_context import RunContext
 from wanbatch.jobs.driver.stopwatch import Stopwatch
 from wanbatch.jobs.driver.worker_pool import WorkerPool
@@ -54,7 +54,9 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
     try:
         progress.stage("starting")
         with local_ray():
-            pool = WorkerPool(context.worker_setup(out, examples), workers, controls.load)
+            on_host = workers_on_a_host(workers, context.execution.device)
+            setup = context.worker_setup(out, examples, dispatcher.waiting_images, on_host)
+            pool = WorkerPool(setup, workers, controls.load)
             try:
                 while not (pool.any_ready or stop()):
                     dispatcher.take(pool.poll(POLL_SECONDS))

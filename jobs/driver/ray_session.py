@@ -15,6 +15,19 @@ from wanbatch.jobs.driver.interruption import kept_signal_handlers
 OBJECT_STORE_BYTES = 128 << 20  # only tasks and reports pass through Ray
 
 
+def workers_on_a_host(workers: int, device: str) -> int:
+    """How many of a run's workers share a host at most, on the Ray that this process is connected to.
+
+    Args:
+        workers: of the run.
+        device: `cuda`, with a GPU for each worker, or `cpu`.
+    """
+    if device == "cpu":
+        return workers
+    gpus = max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    return max(1, min(workers, gpus))
+
+
 @contextmanager
 def local_ray() -> Iterator[None]:
     """Start Ray on this machine and stop it at the end; if this process is connected to one, use that.

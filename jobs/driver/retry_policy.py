@@ -6,7 +6,7 @@ its device broke. One loss does not tell which. So rows are judged like this:
 - Units that a lost worker held are *isolated*: from then on they are handed out alone, to workers that hold nothing
   else. Which of two units a worker was on cannot be known, as it may die of the second so soon that its report of
   the first is lost with it.
-- An isolated unit is only given to a *trusted* worker, one whose process has finished a unit. A new worker earns
+- An isolated unit is only given to a *trusted* worker, one whose process has made an image. A new worker earns
   trust with a waiting unit, or, where nothing waits or all that waits was lost, with a *probe*: an image that is
   made already is made again and thrown away. Broken machinery never earns trust.
 - Each loss of a worker that held an isolated unit, and so only that, counts against the unit (`deaths_alone`). One
@@ -33,6 +33,7 @@ MAX_DEATHS_OF_ROW = 4
 LOSSES_BEFORE_PROBES = 8  # in a row, before probes are made though something waits
 MAX_LOSSES_IN_A_ROW = 32  # before the machinery is to blame; or, if there are many workers:
 MAX_LOSSES_IN_A_ROW_PER_WORKER = 4
+MAX_DAMAGED_ATTEMPTS = 4  # of a unit, before the disk is to blame
 
 
 class UnitQueue:
@@ -64,7 +65,7 @@ class UnitQueue:
         """The unit for a worker that holds none; None if there is nothing for it.
 
         Args:
-            trusted: the worker's process has finished a unit.
+            trusted: the worker's process has made an image.
         """
         if self._isolated and (trusted or not (self._waiting or self._made_image is not None)):
             return self._isolated.popleft()
@@ -85,6 +86,26 @@ class UnitQueue:
         self._losses_in_a_row = 0
         if made == unit.size:
             self._made_image = int(unit.indices[0])
+        elif unit.probe:
+            self._made_image = None  # it cannot be made any more, so it proves nothing
+
+    def make_again(self, unit: Unit, problem: str) -> None:
+        """Queue a unit again whose attempt is not whole as the driver reads it. No row is blamed for that.
+
+        Args:
+            unit: as it was handed out.
+            problem: what is wrong with its attempt, and where it was written.
+
+        Raises:
+            MachineryError: It was damaged `MAX_DAMAGED_ATTEMPTS` times.
+        """
+        unit = replace(unit, attempt=unit.attempt + 1, damaged=unit.damaged + 1)
+        if unit.damaged >= MAX_DAMAGED_ATTEMPTS:
+            raise MachineryError(
+                f"unit {unit.number} was written {unit.damaged} times, and never read back whole: {problem}; check "
+                "the disk, and that this host and the worker's see the same output folder"
+            )
+        (self._isolated if unit.isolated else self._waiting).append(unit)
 
     def take_back(self, lost: UnitLost) -> Unit | None:
         """Take back a unit that a lost worker held.

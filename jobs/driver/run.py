@@ -120,7 +120,10 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     busy = make_images(context, folder.url, dispatcher, controls) if counters.pending else None
     folder.update_card()
     interrupted = controls.stop() and counters.pending > 0
-    log.write("interrupted" if interrupted else "finished", made=counters.made, pending=counters.pending)
+    stopped_by = None if interrupted else dispatcher.stopped_by
+    ended = "interrupted" if interrupted else "stopped" if stopped_by else "finished"
+    why = {"by": stopped_by, "cause": dispatcher.stop_cause} if stopped_by else {}
+    log.write(ended, made=counters.made, pending=counters.pending, drained=dispatcher.drained, **why)
     warm_up = {"warm_up": round(counters.warm_up_seconds, 3)} if counters.warm_up_seconds else {}
     return Summary(
         out=str(context.out),
@@ -131,10 +134,12 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         made_now=counters.made_now,
         seconds=controls.stopwatch.seconds() | warm_up,
         interrupted=interrupted,
-        too_many_failures=dispatcher.too_many_failures,
+        stopped_by=stopped_by,
+        stop_cause=dispatcher.stop_cause if stopped_by else None,
         model_busy=busy,
         first_unit=first_unit,
         dropped=dispatcher.dropped,
+        drained=dispatcher.drained,
     )
 
 

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
 from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format
@@ -14,6 +16,7 @@ from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
 from wanbatch.jobs.driver.dispatcher import DispatchOptions
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.driver.resume import folder_of_run, settings_for_later
+from wanbatch.jobs.driver.seen_source import seen_source
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.preparation import read_plan
 from wanbatch.jobs.planning.units import Image
@@ -72,18 +75,26 @@ class RunContext:
         return DispatchOptions(
             run_token=run_token,
             unit_rows=self.settings.unit_rows,
+            slots=self.batch_size.slots,
+            workers=self.workers,
             unit_seconds=self.settings.unit_timeout,
             max_failures=failures_allowed(self.settings, len(self.plan)),
+            circuit_breaker=self.settings.circuit_breaker == "on",
+            drain_seconds=self.settings.drain_seconds,
             again=again,
             log_prompts=self.settings.log_prompts,
         )
 
-    def worker_setup(self, out: str, examples: tuple[Image, ...]) -> WorkerSetup:
+    def worker_setup(
+        self, out: str, examples: tuple[Image, ...], pending: np.ndarray, workers_on_host: int
+    ) -> WorkerSetup:
         """What workers are started with.
 
         Args:
             out: the output folder, a path or URL.
             examples: images like those that will be made.
+            pending: indices, in the plan, of the images that will be made.
+            workers_on_host: how many workers share a host at most.
         """
         settings, execution = self.settings, self.execution
         return WorkerSetup(
@@ -98,6 +109,8 @@ class RunContext:
             format=image_format(settings),
             runtime=execution.runtime(settings, self.fingerprint["step_cache"]),
             examples=examples,
+            seen_source=seen_source(self.plan, pending),
+            workers_on_host=workers_on_host,
         )
 
 

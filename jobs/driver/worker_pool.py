@@ -21,6 +21,7 @@ from wanbatch.jobs.planning.units import Task, Unit
 from wanbatch.jobs.worker.actor import Worker
 from wanbatch.jobs.worker.context import LoadPipeline
 from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.manifests.dataset.visibility import take_mark
 
 MAX_FAILED_STARTS = 3  # of every slot, in a row, before the run is given up
 REPORT_SECONDS = 1.0  # before a worker with nothing to report says how far it is; longer with many workers:
@@ -52,7 +53,12 @@ class WorkerPool:
         report_seconds = max(REPORT_SECONDS, count / MAX_EMPTY_REPORTS)
         rest = () if load is None else (load,)
         self._slots = [
-            WorkerSlot(number, partial(actor_class.remote, setup, f"worker-{number}", *rest), report_seconds)
+            WorkerSlot(
+                number,
+                partial(actor_class.remote, setup, f"worker-{number}", *rest),
+                report_seconds,
+                lambda started: take_mark(setup.out, started.mark, started.host),
+            )
             for number in range(count)
         ]
 
@@ -77,7 +83,7 @@ class WorkerPool:
         return sum(slot.images_made for slot in self._slots)
 
     def idle(self) -> list[tuple[int, bool]]:
-        """The slots whose workers hold no unit: (number, whether the worker's process has finished a unit)."""
+        """The slots whose workers hold no unit: (number, whether the worker's process has made an image)."""
         return [(slot.number, slot.trusted) for slot in self._slots if slot.ready and not slot.busy]
 
     def with_room(self) -> list[int]:
@@ -94,6 +100,11 @@ class WorkerPool:
             deadline: seconds that the worker may work on it.
         """
         self._slots[number].give(unit, task, deadline)
+
+    def stop_making_after(self, seconds: float) -> None:
+        """Have workers make images of what they hold for so long, and then write what they have of it."""
+        for slot in self._slots:
+            slot.stop_making_after(seconds)
 
     def send(self) -> None:
         """Send what was given, and ask each worker that holds anything what there is to report."""

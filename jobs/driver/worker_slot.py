@@ -29,21 +29,25 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds before a worker is replaced
 class WorkerSlot:
     """Where one worker runs at a time. A failed call of Ray's own is raised as Ray raises it."""
 
-    def __init__(self, number: int, start_actor: Callable[[], Any], report_seconds: float):
+    def __init__(
+        self, number: int, start_actor: Callable[[], Any], report_seconds: float, check: Callable[[Started], None]
+    ):
         """Start the slot's first worker.
 
         Args:
             number: the slot's.
             start_actor: starts the process of a `Worker` and returns Ray's handle of it.
             report_seconds: after which a worker with nothing to report says how far it is.
+            check: looks at what a worker says when it is ready, before it gets a unit; what it raises ends the run.
         """
         self.number = number
-        self._start_actor, self._report_seconds = start_actor, report_seconds
+        self._start_actor, self._report_seconds, self._check = start_actor, report_seconds, check
         self._actor: Any = None
         self._starting: ray.ObjectRef | None = None
         self._exchange: ray.ObjectRef | None = None
         self._last_exchange = 0.0  # monotonic: when it was sent or, if it has been, answered
         self._to_send: list[Task] = []  # by the next exchange
+        self._making_seconds: float | None = None  # that are left to make images, as the run stops
         self._units = UnitsInHand()
         self._starting_since = self._start_at = 0.0  # monotonic
         self._trusted = False
@@ -64,7 +68,7 @@ class WorkerSlot:
 
     @property
     def trusted(self) -> bool:
-        """Whether this process has finished a unit."""
+        """Whether this process has made an image."""
         return self._trusted
 
     @property
@@ -97,11 +101,15 @@ class WorkerSlot:
         self._to_send.append(task)
         self._units.add(unit, deadline, time.monotonic())
 
+    def stop_making_after(self, seconds: float) -> None:
+        """Tell the worker, with the next `send`, to make images for so long and then to write what it has."""
+        self._making_seconds = seconds
+
     def send(self) -> None:
         """Send what was given; a worker that holds anything is asked what there is to report."""
         if self._units and self._exchange is None:
             self._exchange = self._actor.exchange.remote(
-                pickle.dumps(self._to_send, protocol=5), self._report_seconds
+                pickle.dumps(self._to_send, protocol=5), self._report_seconds, self._making_seconds
             )
             self._last_exchange = time.monotonic()
             self._to_send.clear()
@@ -151,6 +159,7 @@ class WorkerSlot:
         except (WorkerGone, DeviceError) as error:
             self._start_failed(str(error))
             return []
+        self._check(started)
         self._failed_starts = 0
         return [WorkerReady(self.number, started.load_seconds, started.warm_up_seconds, started.backends)]
 
@@ -168,9 +177,10 @@ class WorkerSlot:
             return self._lose(self._units.first, str(error))
         self._last_exchange = time.monotonic()
         finished = self._units.update(status, self._last_exchange)
-        if finished:
+        events = [UnitFinished(unit, self.number, report) for unit, report in finished]
+        if any(event.made for event in events):
             self._losses_in_a_row, self._trusted = 0, True
-        return [UnitFinished(unit, self.number, report) for unit, report in finished]
+        return list[Event](events)
 
     def _lose(self, blamed: Unit, cause: str) -> list[Event]:
         """Give up the worker and take back its units."""

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.sampling.schedules import KEEP, RESPACE, SCHEDULES, levels, steps_after_cut
+from wanbatch.pipeline.sampling.schedules import KEEP, RESPACE, SCHEDULES, levels, lowest_level, steps_after_cut
 from wanbatch.pipeline.sampling.solvers import evaluations_of_steps
 
 CREATIVITY_WITH_SOURCE = 0.6
@@ -37,6 +37,19 @@ def schedule_columns(rows: pa.Table, model: ModelInfo, settings: Settings) -> di
         instead = pc.list_value_length(sigmas) if name == "steps" else pa.scalar(None, given.type)
         columns[name] = pc.if_else(explicit, instead, given)
     return columns
+
+
+def resolved_schedules(rows: pa.Table, model: ModelInfo, settings: Settings) -> dict[str, pa.ChunkedArray]:
+    """Creativity, creativity_steps, steps, shift, schedule and sigmas of each row."""
+    columns = schedule_columns(rows, model, settings)
+    columns["creativity_steps"] = creativity_steps_column(rows, columns["sigmas"], settings)
+    columns["creativity"] = creativity_column(rows, has_sources(rows), pa.table(columns))
+    return columns
+
+
+def has_sources(rows: pa.Table) -> pa.ChunkedArray:
+    """Whether each row starts from an image."""
+    return pc.greater(pc.fill_null(pc.list_value_length(rows["sources"]), 0), 0)
 
 
 def schedules_of(images: pa.Table) -> Iterator[tuple]:
@@ -68,10 +81,9 @@ def evaluation_counts(images: pa.Table) -> np.ndarray:
     _, firsts = np.unique(kinds, return_index=True)
     wholes = schedules_of(images.take(pa.array(firsts)))
     for first, (steps, shift, schedule, sigmas) in zip(firsts.tolist(), wholes, strict=True):
-        its = kinds == kinds[first]
-        counts[its] = steps_after_cut(levels(steps, shift, 1.0, schedule, sigmas), creativity[its])
-    moving = respaced & (creativity > 0)
-    counts[moving] = images["steps"].to_numpy()[moving]
+        its, whole = kinds == kinds[first], levels(steps, shift, 1.0, schedule, sigmas)
+        moving = respaced[its] & (creativity[its] > 0)
+        counts[its] = np.where(moving, len(whole) - 1, steps_after_cut(whole, creativity[its]))
     samplers = images["sampler"].to_numpy()
     for sampler in pc.unique(images["sampler"]).to_pylist():
         its = samplers == sampler
@@ -158,5 +170,5 @@ def _lowest(schedule: pa.Table, wanted: np.ndarray) -> np.ndarray:
     indices = np.flatnonzero(wanted & known)
     lowest = np.zeros(len(wanted))
     rows = schedules_of(schedule.take(pa.array(indices, pa.int64())))
-    lowest[indices] = [levels(steps, shift, 1.0, name, sigmas)[-2] for steps, shift, name, sigmas in rows]
+    lowest[indices] = [lowest_level(levels(steps, shift, 1.0, name, sigmas)) for steps, shift, name, sigmas in rows]
     return lowest

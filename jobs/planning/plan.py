@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -16,28 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import (
-    REPLACED,
-    creativity_column,
-    creativity_steps_column,
-    evaluation_counts,
-    no_room,
-    schedule_columns,
-    too_low,
-)
+from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import ALWAYS, GIVEN, LATER, RESOLVED, RUN_SETTINGS, WRITTEN
+from wanbatch.manifests.columns import ALWAYS, LATER, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
-from wanbatch.pipeline.sampling.solvers import SOLVERS
-from wanbatch.pipeline.sampling.step_cache import parse
 
-OWN_WAY = {"width", "height", "creativity", "creativity_steps", "seed", "sigmas", *REPLACED}
+OWN_WAY = {"width", "height", "creativity", "creativity_steps", "guidance_2", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
 
 Sizes = Mapping[int, tuple[int, int]]  # index among the manifest's rows -> (width, height) of its first source
@@ -98,7 +86,7 @@ class Plan:
     def examples(self, indices: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
         """The first image of each of the most common kinds by size, guidance and sources, at some indices."""
         images = self.images
-        having = _has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
+        having = has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
         kinds = [images[name].to_numpy() for name in ("width", "height")] + [
             images["guidance"].to_numpy() > 1,
             having,
@@ -169,7 +157,7 @@ class Plan:
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "unreadable_sources": dict(self.unreadable),
             "passthrough": self.manifest.passthrough.column_names,
-            "with_sources": int(_has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
+            "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
 
     def _companions(self) -> np.ndarray:
@@ -185,7 +173,7 @@ class Plan:
 def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     """Resolve every default but the sizes that follow sources (`Plan.with_sizes`).
 
-    Rows and settings were checked (`check_rows`, `check_settings`).
+    Rows and settings were checked (`checks.py`).
     """
     rows = manifest.rows
     width, height = _first(settings.width, model.width), _first(settings.height, model.height)
@@ -198,7 +186,8 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
         "height": pc.fill_null(rows["height"], height),
         "source_area": pc.if_else(sourced, pa.scalar(width * height, pa.int64()), pa.scalar(None, pa.int64())),
     }
-    columns |= _resolved_schedules(rows, model, settings)
+    columns["guidance_2"] = _second_guidance(rows, model, settings)
+    columns |= resolved_schedules(rows, model, settings)
     counts = pc.fill_null(rows["num_images"], 1).to_numpy()
     row = np.repeat(np.arange(len(counts)), counts)
     variant = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -230,65 +219,29 @@ def _filled(given: pa.ChunkedArray, default: Any) -> pa.ChunkedArray:
     return given if default is None else pc.if_else(pc.is_valid(given), given, pa.scalar(default, given.type))
 
 
+def default_second_guidance(model: ModelInfo, settings: Settings) -> float | None:
+    """The second expert's guidance of rows that give neither; None: the same as the first one's."""
+    if settings.guidance_2 is not None or settings.guidance is not None:
+        return settings.guidance_2
+    return model.guidance_2
+
+
+def _second_guidance(rows: pa.Table, model: ModelInfo, settings: Settings) -> pa.ChunkedArray:
+    """The second expert's guidance of each row; null: the same as the first one's."""
+    given = rows["guidance_2"]
+    of_others = pa.scalar(default_second_guidance(model, settings), given.type)
+    of_guided = pa.scalar(settings.guidance_2, given.type)  # a row's own guidance is for both experts
+    return pc.coalesce(given, pc.if_else(pc.is_valid(rows["guidance"]), of_guided, of_others))
+
+
 def derived_seed(seed: int, row_id: str, variant: int) -> int:
     """The seed of a row that gives none: 63 bits of BLAKE2b over the run's seed, the row's id and the variant."""
     text = f"{seed}\0{row_id}\0{variant}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 
 
-def check_settings(settings: Settings, model: ModelInfo) -> None:
-    """Raises UserError for settings that this model or version does not have, or that contradict each other."""
-    parse(settings.step_cache, model.layers)
-    for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
-        if (given := getattr(settings, name)) not in (None, *known):
-            raise UserError(f"setting {name}: {given!r} is unknown: use one of {', '.join(known)}")
-    for name in REPLACED if settings.sigmas is not None else ():
-        if getattr(settings, name) is not None:
-            raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
-    if settings.sigmas is not None and settings.creativity_steps == RESPACE:
-        raise UserError("setting sigmas: says every noise level, which creativity_steps respace changes: drop one")
-
-
-def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
-    """What rows ask that this model or version does not have: pairs of a row's index and what to say of it.
-
-    rows: of `manifests.columns.ROWS_SCHEMA`.
-    """
-    for name, known in (("sampler", SOLVERS), ("schedule", SCHEDULES)):
-        unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
-        for index in np.flatnonzero(unknown).tolist():
-            yield index, f"{name} {rows[name][index].as_py()!r} is unknown: use one of {', '.join(known)}"
-    for name, given in GIVEN.items():
-        for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
-            yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
-    for name in ("width", "height"):
-        given = pc.fill_null(rows[name], 0).to_numpy()
-        for index in np.flatnonzero(given % model.multiple).tolist():
-            yield index, f"{name} {given[index]}: must be a multiple of {model.multiple} for model {model.name}"
-    both = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(rows["sigmas"]))
-    resolved = pa.table(_resolved_schedules(rows, model, settings))
-    of_run = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(resolved["sigmas"]))
-    for index in np.flatnonzero(pc.fill_null(of_run, False)).tolist():
-        whose = "its sigmas say" if both[index].as_py() else "the run's sigmas say"
-        yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
-    yield from too_low(resolved)
-    yield from no_room(resolved)
-
-
-def _resolved_schedules(rows: pa.Table, model: ModelInfo, settings: Settings) -> dict[str, pa.ChunkedArray]:
-    """Creativity, creativity_steps, steps, shift, schedule and sigmas of each row."""
-    columns = schedule_columns(rows, model, settings)
-    columns["creativity_steps"] = creativity_steps_column(rows, columns["sigmas"], settings)
-    columns["creativity"] = creativity_column(rows, _has_sources(rows), pa.table(columns))
-    return columns
-
-
 def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:
-    return pc.and_(_has_sources(rows), pc.is_null(rows["width"]))
-
-
-def _has_sources(rows: pa.Table) -> pa.ChunkedArray:
-    return pc.greater(pc.fill_null(pc.list_value_length(rows["sources"]), 0), 0)
+    return pc.and_(has_sources(rows), pc.is_null(rows["width"]))
 
 
 def _ids(row_ids: Sequence[str], variants: np.ndarray, counts: np.ndarray) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from wanbatch.jobs.config.settings import Settings, image_format
-from wanbatch.jobs.planning.plan import Plan, check_rows, check_settings, make_plan
+from wanbatch.jobs.planning.checks import check_rows, check_settings
+from wanbatch.jobs.planning.plan import Plan, make_plan
 from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, unreadable_sources
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.sources.size_cache import SizeCache

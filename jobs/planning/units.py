@@ -69,6 +69,7 @@ class Unit:
         deaths_alone: how often a worker was lost while it held this unit and nothing else.
         probe: its image is made already and is made again only to see whether a worker works; the result is thrown
             away.
+        damaged: how many attempts at it were written and not whole when they were read.
     """
 
     number: int
@@ -77,6 +78,7 @@ class Unit:
     deaths_alone: int = 0
     isolated: bool = False
     probe: bool = False
+    damaged: int = 0
 
     @property
     def size(self) -> int:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_FAILURES, CIRCUIT_BREAKER = "max_failures", "circuit_breaker"
+"""What may stop a run besides the user: the settings' names."""
+
+EXIT_CODES = {MAX_FAILURES: 5, CIRCUIT_BREAKER: 6}
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -19,11 +24,14 @@ class Summary:
         seconds: of each part of the command; `warm_up`, where the model was compiled, is inside `start`, and of the
             worker that took longest.
         interrupted: the run was asked to stop before everything was made.
-        too_many_failures: it stopped because more images were quarantined than it may.
+        stopped_by: `MAX_FAILURES`: more images were quarantined than may be; `CIRCUIT_BREAKER`: images failed for a
+            common cause; None: neither. Images are left, and the same command goes on.
+        stop_cause: that common cause, and what to do.
         model_busy: the share of the time that workers were making images in which they had one in the model; None
             if nothing was made.
         first_unit: the units of this run are numbered from it.
-        dropped: images of units that an interruption cut off; they are made again.
+        dropped: images that were made and not committed when the run was stopped; they are made again.
+        drained: images that were committed after it was asked to stop.
     """
 
     out: str
@@ -34,10 +42,12 @@ class Summary:
     made_now: int
     seconds: dict[str, float]
     interrupted: bool
-    too_many_failures: bool = False
+    stopped_by: str | None = None
+    stop_cause: str | None = None
     model_busy: float | None = None
     first_unit: int = 0
     dropped: int = 0
+    drained: int = 0
 
     @property
     def pending(self) -> int:
@@ -46,7 +56,13 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """What the command line exits with: 0, 3 if images are quarantined, 130 if the run was interrupted."""
+        """What the command line exits with.
+
+        130 if the run was interrupted; 6 if the circuit breaker stopped it, 5 if too many failures did; 3 if images
+        are quarantined, and 0 if all are made.
+        """
         if self.interrupted:
             return 130
+        if self.stopped_by is not None:
+            return EXIT_CODES[self.stopped_by]
         return 3 if self.quarantined else 0

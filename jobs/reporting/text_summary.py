@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from wanbatch.jobs.reporting.summary import Summary
+from wanbatch.jobs.reporting.summary import CIRCUIT_BREAKER, MAX_FAILURES, Summary
 from wanbatch.manifests.dataset.part_files import open_parts
 
+STOPPED = {MAX_FAILURES: "stopped, too many failed: ", CIRCUIT_BREAKER: "stopped, images fail alike: "}
 STAGES = ("load", "text", "encode", "denoise", "decode", "image", "write")
 FAILURES_SHOWN = 5
 
@@ -27,8 +28,12 @@ def summary_text(summary: Summary) -> str:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
         lines += [f"            {line}" for line in _failure_lines(summary.out, summary.quarantined)]
         lines.append(f"            wanbatch retry {summary.out}  makes them again once the cause is mended")
+    if summary.stop_cause is not None:
+        lines.append(f"  cause     {_one_line(summary.stop_cause, limit=700)}")
+    if summary.drained:
+        lines.append(f"  drained   {summary.drained} pictures that workers still finished")
     if summary.dropped:
-        lines.append(f"  dropped   {summary.dropped} pictures of units that were cut off; they are made again")
+        lines.append(f"  dropped   {summary.dropped} pictures that were made and not written; they are made again")
     if summary.pending:
         lines.append(f"  left      {summary.pending} pictures: run the same command again to go on")
     return "\n".join(lines)
@@ -46,7 +51,8 @@ def stage_seconds(out: str | Path, first_unit: int = 0) -> dict[str, float]:
 
 def _headline(summary: Summary) -> str:
     state = "interrupted: " if summary.interrupted else ""
-    state = "stopped, too many failed: " if summary.too_many_failures else state
+    if summary.stopped_by is not None:
+        state = STOPPED[summary.stopped_by]
     earlier = summary.made - summary.made_now
     before = f" ({earlier} by earlier runs)" if earlier else ""
     return f"{state}{summary.made} of {summary.rows} pictures made{before}, {summary.quarantined} failed"

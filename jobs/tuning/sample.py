@@ -16,7 +16,7 @@ from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import Request, SourceImage, fit
-from wanbatch.pipeline.sampling.schedules import levels
+from wanbatch.pipeline.sampling.schedules import levels, lowest_level
 
 ROW_SETTINGS = ("steps", "sampler", "schedule", "sigmas")  # a row with one of these is not affected by tuning
 
@@ -101,7 +101,7 @@ def possible_candidates(plan: Plan) -> Callable[[Candidate], bool]:
 
     def is_possible(candidate: Candidate) -> bool:
         return all(
-            levels(candidate.steps, shift, 1.0, schedule or candidate.schedule)[-2] <= start
+            lowest_level(levels(candidate.steps, shift, 1.0, schedule or candidate.schedule)) <= start
             for (schedule, shift), start in starts.items()
         )
 

@@ -35,7 +35,7 @@ from wanbatch.pipeline.evaluation.metrics import Score
 from wanbatch.pipeline.evaluation.quality import Meter, Pictures
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
-from wanbatch.pipeline.sampling.schedules import SCHEDULES, linear
+from wanbatch.pipeline.sampling.schedules import SPACINGS, linear
 from wanbatch.pipeline.sampling.solvers import SOLVERS, evaluations, solve
 
 DEFAULT_SLOTS: int = Settings.model_fields["slots"].default
@@ -201,7 +201,7 @@ def _search_space(plan: Plan, model: ModelInfo, sample: Sample) -> SearchSpace:
         default=Candidate(model.sampler, model.steps, schedule=model.schedule),
         samplers=_deterministic_samplers(),
         evaluations=lambda sampler, steps: evaluations(sampler, linear(steps, model.shift)),
-        schedules=tuple(name for name in SCHEDULES if name != model.schedule),
+        schedules=tuple(name for name in SPACINGS if name != model.schedule),
         is_possible=possible_candidates(plan),
         layers=model.layers,
         guided=any(request.guidance > 1 for request in sample.requests),

@@ -10,6 +10,7 @@ on; an exception of the pipeline is narrowed down to its row by trying halves (`
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import socket
@@ -20,7 +21,8 @@ from functools import partial
 
 import pyarrow as pa
 
-from wanbatch.errors import DeviceError, UserError
+from wanbatch.errors import DeviceError, MachineryError, UserError
+from wanbatch.jobs.config.cores import usable_cores
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
@@ -29,6 +31,7 @@ from wanbatch.jobs.worker.requests import warm_up_request
 from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.manifests import records
+from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
@@ -51,6 +54,7 @@ class Worker:
         self._load = load or partial(_load_wan, runtime=setup.runtime)
         self._context: WorkerContext  # from `ready` on
         self._in_model = (-1, 0)
+        self._stop_at = math.inf  # monotonic: when the last image may be made
         self._stages: StagePipeline[Task, UnitTask, UnitReport] = StagePipeline(
             self._prepare, lambda unit: unit.generate(), lambda unit: unit.write()
         )
@@ -62,7 +66,7 @@ class Worker:
         """
         return self._stages.call_in_model_thread(self._start)
 
-    def exchange(self, tasks: bytes, seconds: float) -> bytes:
+    def exchange(self, tasks: bytes, seconds: float, making_seconds: float | None = None) -> bytes:
         """Take tasks and say what has become of earlier ones.
 
         Both are pickled here: Ray takes half the time for bytes.
@@ -70,37 +74,46 @@ class Worker:
         Args:
             tasks: a pickled list of `Task`.
             seconds: how long to wait, at most, for something to report.
+            making_seconds: how long images may still be made, as the run stops; after that, what is made is
+                written. None: without end.
 
         Returns:
             A pickled `WorkerStatus`.
 
         Raises what a stage of a task raised, once everything before that task is reported.
         """
+        if making_seconds is not None:
+            self._stop_at = min(self._stop_at, time.monotonic() + making_seconds)
         for task in pickle.loads(tasks):
             self._stages.submit(task)
         status = self._stages.wait_for_status(seconds)
         return pickle.dumps(WorkerStatus(status.finished, status.generated, self._in_model), protocol=5)
 
     def _prepare(self, task: Task) -> UnitTask:
-        unit = UnitTask(self._context, task, self._note_progress)
+        unit = UnitTask(self._context, task, self._note_progress, self._stops)
         unit.load_sources()
         return unit
+
+    def _stops(self) -> bool:
+        return time.monotonic() >= self._stop_at
 
     def _note_progress(self, unit: int, images: int) -> None:
         self._in_model = unit, images
 
     def _start(self) -> Started:
-        setup, begin = self._setup, time.perf_counter()
+        setup, host, begin = self._setup, socket.gethostname(), time.perf_counter()
+        mark = leave_mark(setup.out, host)
+        _require_seen(setup.seen_source, host)
         sources = SourceLoader(setup.source_root, allow_http=setup.allow_http)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
-        encoders = ThreadPoolExecutor(_encoders(setup.device), "encode")
+        encoders = ThreadPoolExecutor(encoder_threads(setup.device, usable_cores(), setup.workers_on_host), "encode")
         pipeline = self._load(setup.model, setup.device, setup.dtype, setup.slots)
         if setup.threads and "torch" in sys.modules:  # what `load` builds may do without
             sys.modules["torch"].set_num_threads(setup.threads)
         self._context = WorkerContext(
             setup=setup,
             name=self._name,
-            host=socket.gethostname(),
+            host=host,
             device=sys.modules["torch"].cuda.get_device_name() if setup.device == "cuda" else "cpu",
             pipeline=pipeline,
             backends=records.Backends(**pipeline.backends),
@@ -109,7 +122,20 @@ class Worker:
         )
         load_seconds = time.perf_counter() - begin
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
-        return Started(load_seconds, warm_up_seconds, dict(pipeline.backends))
+        return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark)
+
+
+def _require_seen(source: str | None, host: str) -> None:
+    """Raises MachineryError if a source file that the driver sees is not seen here."""
+    try:
+        if source is not None:
+            os.stat(source)
+    except OSError as error:
+        raise MachineryError(
+            f"host {host}: cannot see the source image {source} ({error.strerror or error}), which the host of this "
+            "command sees: share the folder of the sources with every host that has workers, or put them into an "
+            "object store (s3://...)"
+        ) from error
 
 
 def _warm_up(pipeline: ImagePipeline, setup: WorkerSetup) -> float:
@@ -131,10 +157,12 @@ def _load_wan(model: ModelInfo, device: str, dtype: str, slots: int, runtime: Ru
     return Wan.load(model, device, dtype, slots, runtime)
 
 
-def _encoders(device: str) -> int:
-    """Threads that encode pictures: one beside a model on the CPU, a GPU's share of the cores beside one there."""
-    if device == "cpu":
-        return 1
-    import torch
+def encoder_threads(device: str, cores: int, workers: int) -> int:
+    """How many threads encode pictures: one beside a model on a CPU, else the worker's share of the host, less two.
 
-    return max(1, min(MAX_ENCODERS, (os.cpu_count() or 1) // torch.cuda.device_count() - 2))
+    Args:
+        device: `cuda` or `cpu`.
+        cores: of the host that may be used.
+        workers: that share them. The process of a worker sees one GPU alone, so it cannot count them itself.
+    """
+    return 1 if device == "cpu" else max(1, min(MAX_ENCODERS, cores // workers - 2))

@@ -24,6 +24,9 @@ class WorkerSetup:
         slots: rows denoised together.
         threads: of torch, on a CPU; 0 leaves torch's own number.
         examples: images like those that will come; what they need is compiled before the first unit.
+        seen_source: path of a source file that the driver sees, so that a worker on another host must see it, too;
+            None if the run has none.
+        workers_on_host: how many workers share the cores of one host, at most.
     """
 
     model: ModelInfo
@@ -37,6 +40,8 @@ class WorkerSetup:
     format: ImageFormat = field(default_factory=ImageFormat)
     runtime: Runtime = field(default_factory=Runtime)
     examples: tuple[Image, ...] = ()
+    seen_source: str | None = None
+    workers_on_host: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +52,15 @@ class Started:
         load_seconds: how long it took to load the model.
         warm_up_seconds: how long it took to compile it.
         backends: how it computes each stage.
+        host: name of its machine.
+        mark: what it left in the output folder (`manifests/dataset/visibility.py`), for the driver to find.
     """
 
     load_seconds: float
     warm_up_seconds: float
     backends: Mapping[str, str]
+    host: str
+    mark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +68,23 @@ class UnitReport:
     """What a worker reports of a finished task.
 
     Attributes:
-        attempt: what was written.
+        attempt: what was written; it lacks images that were cut off because the run stops, and is None without any.
         busy_seconds: how long its stages worked on it, added up. What they waited for each other does not count;
             what ran beside other tasks' stages does.
         model_seconds: the part of these in which it had the model.
         slots: rows denoised together when it was made.
         source_retries: how often requests for its sources were made again, after a busy server or a lost connection.
+        host: name of the machine that wrote it.
+        causes: error class -> what the first row that failed so says.
     """
 
-    attempt: Attempt
+    attempt: Attempt | None
     busy_seconds: float
     model_seconds: float
     slots: int
     source_retries: int = 0
+    host: str = ""
+    causes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

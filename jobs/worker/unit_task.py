@@ -7,7 +7,7 @@ encoded beside them, as soon as the model hands them over.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from wanbatch.jobs.worker.requests import FittedSources, request_for
 from wanbatch.manifests import records
 from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.dataset.image_formats import ImageFormat
-from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
 from wanbatch.pipeline.core.requests import Failed, Result, SourceImage
 from wanbatch.pipeline.sampling.schedules import KEEP
 
@@ -47,7 +47,13 @@ class Encoded:
 class UnitTask:
     """One task in hand."""
 
-    def __init__(self, context: WorkerContext, task: Task, on_progress: Callable[[int, int], None]):
+    def __init__(
+        self,
+        context: WorkerContext,
+        task: Task,
+        on_progress: Callable[[int, int], None],
+        stops: Callable[[], bool] = lambda: False,
+    ):
         """Take a task in hand.
 
         Args:
@@ -55,9 +61,10 @@ class UnitTask:
             task: what to make.
             on_progress: told the unit's number and how many of its images are made or have failed: when it gets
                 the model, and then after each image.
+            stops: whether images that are not made yet are to be left out, since the run stops.
         """
         self.context, self.task = context, task
-        self._on_progress = on_progress
+        self._on_progress, self._stops = on_progress, stops
         self._started = datetime.now(UTC)
         self._sources: dict[str, tuple[SourceImage, ...]] = {}
         self._used: dict[str, tuple[records.UsedSource, ...]] = {}
@@ -73,12 +80,14 @@ class UnitTask:
         begin, retried = perf_counter(), self.context.sources.retried
         fitted = FittedSources(self.context.sources, self.context.setup.model)
         for image in self.task.images:
+            if self._stops():
+                break
             self._load(image, fitted)
         self._source_retries = self.context.sources.retried - retried
         self._busy_seconds += perf_counter() - begin
 
     def generate(self) -> None:
-        """Make every image whose sources could be read, and have the pictures encoded.
+        """Make every image whose sources could be read, until the run stops, and have the pictures encoded.
 
         Raises:
             DeviceError: The device is in a bad state.
@@ -86,7 +95,7 @@ class UnitTask:
         self._on_progress(self.task.unit, 0)
         begin = perf_counter()
         images = {image.id: image for image in self.task.images if image.id in self._sources}
-        requests = [request_for(image, self._sources[image.id]) for image in images.values()]
+        requests = [] if self._stops() else [request_for(image, self._sources[image.id]) for image in images.values()]
         pipeline = self.context.pipeline
         for outcome in generate_or_fail(pipeline, self.context.setup.device, requests):
             image = images[outcome.request.id]
@@ -95,19 +104,36 @@ class UnitTask:
             else:
                 self._take(image, outcome)
             self._on_progress(self.task.unit, len(self._timings) + len(self._failures))
+            if self._stops():
+                break
         self._slots = pipeline.slots
         self._sources.clear()
         self._model_seconds = perf_counter() - begin
         self._busy_seconds += self._model_seconds
 
     def write(self) -> UnitReport:
-        """Write what was made and what failed as one attempt."""
+        """Write what was made and what failed as one attempt; nothing if all was cut off."""
         encoded = {name: future.result() for name, future in self._encoded.items()}
         begin = perf_counter()
+        attempt = self._write_attempt(encoded) if encoded or self._failures else None
+        self._busy_seconds += sum(one.seconds for one in encoded.values()) + perf_counter() - begin
+        causes = {failure.error_class: failure.message for failure in reversed(self._failures)}
+        return UnitReport(
+            attempt=attempt,
+            busy_seconds=self._busy_seconds,
+            model_seconds=self._model_seconds,
+            slots=self._slots,
+            source_retries=self._source_retries,
+            host=self.context.host,
+            causes=causes,
+        )
+
+    def _write_attempt(self, encoded: Mapping[str, Encoded]) -> Attempt:
         made = [index for index, image in enumerate(self.task.images) if image.id in encoded]
         images = [self.task.images[index] for index in made]
         made_records = [self._record(image, encoded[image.id]) for image in images]
-        attempt = write_attempt(
+        ended = encoded.keys() | {failure.id for failure in self._failures}
+        return write_attempt(
             self.context.setup.out,
             self.task.unit,
             self.task.attempt_token,
@@ -116,10 +142,8 @@ class UnitTask:
             else None,
             [replace(self._timings[image.id], image_seconds=encoded[image.id].seconds) for image in images],
             self._failures,
-            {image.id: image.digest for image in self.task.images},
+            {image.id: image.digest for image in self.task.images if image.id in ended},
         )
-        self._busy_seconds += sum(one.seconds for one in encoded.values()) + perf_counter() - begin
-        return UnitReport(attempt, self._busy_seconds, self._model_seconds, self._slots, self._source_retries)
 
     def _load(self, image: Image, fitted: FittedSources) -> None:
         begin = perf_counter()

@@ -23,14 +23,15 @@ from wanbatch.manifests.reading.parquet_types import has_extension, type_rule
 from wanbatch.manifests.reading.row_model import EMBEDDED, KNOWN
 from wanbatch.manifests.reading.validation import RESERVED, RowChecker, bad_type, reserved_name
 from wanbatch.manifests.records import huggingface_features
+from wanbatch.manifests.storage.footer_check import require_readable
 from wanbatch.manifests.storage.parquet_limits import (
+    FOOTER_FROM,
     MAX_CELL_BYTES,
     Budget,
     batch_rows,
     column_chunks,
     open_parquet,
     read_footer,
-    require_readable,
     too_much,
     value_lengths,
 )
@@ -67,7 +68,7 @@ def read_parquet(paths: Sequence[str], checker: RowChecker) -> tuple[pa.Table, s
             digest.update(footer)
             with _readable(path):
                 reader = _FileReader(path, index, file, checker, budget)
-                require_readable(file.metadata)
+                require_readable(footer[FOOTER_FROM:])
                 why = too_much(file.metadata, reader.unread)
             if why:
                 raise UserError(f"{path}: {why}")

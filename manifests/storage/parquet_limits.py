@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import resource
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -62,26 +59,6 @@ class Budget:
             raise UserError(f"{path}: holds more than {self.most} bytes besides images: split the manifest")
 
 
-def require_readable(metadata: pq.FileMetaData) -> None:
-    """Raises OSError if a column's metadata is damaged.
-
-    pyarrow ends the process then instead of raising (26.0.1: `RowGroupMetaData.column` lets an exception of C++
-    through), so a copy of this process looks first.
-    """
-    child = os.fork()
-    if not child:
-        try:
-            faulthandler.disable()
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            for group in range(metadata.num_row_groups):
-                list(column_chunks(metadata.row_group(group)))
-        finally:
-            os._exit(0)
-    if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
-        raise OSError("the metadata of a column is damaged")
-
-
 def too_much(metadata: pq.FileMetaData, unread: set[str]) -> str | None:
     """Why a file is refused by what its metadata says, or None. unread: leaf columns whose bytes are not read."""
     if metadata.num_columns > MAX_LEAVES:
@@ -122,6 +99,10 @@ def column_chunks(group: pq.RowGroupMetaData) -> Iterator[pq.ColumnChunkMetaData
     return (group.column(i) for i in range(group.num_columns))
 
 
+FOOTER_FROM = 8
+"""Where the metadata begins in what `read_footer` returns."""
+
+
 def read_footer(path: str) -> bytes:
     """The file's metadata as it is stored, after the file's size. Raises OSError, or UserError if it is huge."""
     with open_file(path, BUFFER) as file:
@@ -132,4 +113,4 @@ def read_footer(path: str) -> bytes:
         if size > length > MAX_FOOTER:
             raise UserError(f"{path}: its metadata has {length} bytes; at most {MAX_FOOTER} are read: write it again")
         file.seek(max(0, size - 8 - length))
-        return size.to_bytes(8, "little") + file.read()
+        return size.to_bytes(FOOTER_FROM, "little") + file.read()

@@ -52,7 +52,7 @@ class Batch:
     def step(self, kind: Kind, rows: Sequence[Row]) -> None:
         """Run one evaluation for these rows. The other slots run on what is left in them, for nothing."""
         active = self._slots.assign(rows)
-        sigma, timestep, guidance, correct, predict = self._factors(active)
+        sigma, timestep, guidance, correct, predict = self._factors(active, kind.expert)
         velocity, measured = self._velocity(kind, active, timestep, guidance[:, None, None, None])
         state = advance(self._slots.state, velocity, sigma, correct, predict, self._noise(active))
         self._slots.update(state, active)
@@ -122,8 +122,12 @@ class Batch:
             levels[slot] = history(row.plan), row.plan.sigma
         return levels
 
-    def _factors(self, active: Active) -> tuple[Tensor, np.ndarray, Tensor, Tensor, Tensor]:
+    def _factors(self, active: Active, expert: int) -> tuple[Tensor, np.ndarray, Tensor, Tensor, Tensor]:
         """What this step needs of each slot's table, moved in one copy. Empty slots keep their sample.
+
+        Args:
+            active: The rows that take part.
+            expert: Which transformer is evaluated, 0 or 1.
 
         Returns:
             Noise levels [slots], timesteps [slots] (on the host), guidance scales [slots], and the solver's two
@@ -136,7 +140,11 @@ class Batch:
             solution, step = row.sample.solution, row.plan.step
             timestep[slot] = solution.timesteps[step]
             table[slot] = np.concatenate(
-                [[solution.sigmas[step], row.sample.guidance], solution.correct[step], solution.predict[step]]
+                [
+                    [solution.sigmas[step], row.sample.guidance_of(expert)],
+                    solution.correct[step],
+                    solution.predict[step],
+                ]
             )
         sigma, guidance, correct, predict = to_device(table, self._device).split([1, 1, TERMS, TERMS], dim=1)
         return sigma[:, 0], timestep, guidance[:, 0], correct, predict

@@ -56,6 +56,15 @@ class Denoiser:
         self.kept = kept
         self._batches: OrderedDict[tuple, Batch] = OrderedDict()  # least recently used first
 
+    @property
+    def kept_classes(self) -> int:
+        """How many size classes have kept their tensors."""
+        return len(self._batches)
+
+    def forget(self) -> None:
+        """Give up the tensors that are kept for the next call, and what was recorded of the model's launches."""
+        self._batches.clear()
+
     def run(self, samples: Iterable[Sample]) -> Iterator[Denoised]:
         """Rows as they are finished, one size class after the other."""
         classes: dict[tuple, deque[Sample]] = {}

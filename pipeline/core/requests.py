@@ -45,6 +45,8 @@ class Request:
         sampler: Name of the solver.
         schedule: Name of the schedule.
         sigmas: Explicit noise levels, the final 0 left out. With them, steps, shift and schedule play no part.
+        guidance_2: The second expert's guidance scale, at low noise levels; None for `guidance`. What runs the prompt
+            alone is decided by `guidance`.
         creativity_steps: `keep` (as None) or `respace`; see `sampling.schedules.levels`.
     """
 
@@ -62,6 +64,7 @@ class Request:
     sampler: str
     schedule: str | None = "linear"
     sigmas: tuple[float, ...] | None = None
+    guidance_2: float | None = None
     creativity_steps: str | None = None
 
 

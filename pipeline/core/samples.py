@@ -27,6 +27,7 @@ class Sample:
         prompt: Text embedding [tokens, dim].
         negative: As `prompt`, of the negative prompt.
         seed: Of the noise that a stochastic solver adds.
+        guidance_2: Guidance scale of the second expert; None for `guidance`.
     """
 
     id: str
@@ -36,6 +37,11 @@ class Sample:
     prompt: Tensor
     negative: Tensor
     seed: int
+    guidance_2: float | None = None
+
+    def guidance_of(self, expert: int) -> float:
+        """The guidance scale of an expert, 0 or 1."""
+        return self.guidance_2 if expert == 1 and self.guidance_2 is not None else self.guidance
 
     @property
     def guided(self) -> bool:

@@ -20,6 +20,13 @@ GIB = 1 << 30
 WORKING_BYTES = {"text": GIB, "picture": 3 * GIB}
 
 
+def missing_bytes(
+    wanted: str, resident: Sequence[str], sizes: Mapping[str, int], free: int, working: Mapping[str, int]
+) -> int:
+    """The bytes that a device lacks for a group to work there beside all that is there; see `groups_to_offload`."""
+    return working[wanted] + (0 if wanted in resident else sizes[wanted]) - free
+
+
 def groups_to_offload(
     wanted: str, resident: Sequence[str], sizes: Mapping[str, int], free: int, working: Mapping[str, int]
 ) -> list[str]:
@@ -35,7 +42,7 @@ def groups_to_offload(
     Raises:
         UserError: If the group does not fit even alone.
     """
-    needed = working[wanted] + (0 if wanted in resident else sizes[wanted]) - free
+    needed = missing_bytes(wanted, resident, sizes, free, working)
     leaving = []
     for name in resident:
         if needed <= 0:
@@ -59,6 +66,8 @@ class Offloader:
         device: Where they work.
         free: Gives the bytes of the device that nothing uses, now.
         working: Bytes that each group works in.
+        make_room: Gives up what else is held on the device, and what was recorded of where the modules are. Called
+            before anything leaves.
 
     Attributes:
         resident: The groups on the device, least recently used first.
@@ -71,8 +80,10 @@ class Offloader:
         device: torch.device,
         free: Callable[[], int],
         working: Mapping[str, int] = WORKING_BYTES,
+        make_room: Callable[[], None] = lambda: None,
     ):
         self._groups, self._device, self._free, self._working = dict(groups), device, free, working
+        self._make_room = make_room
         self._sizes = {name: size_of(group) for name, group in groups.items()}
         self.resident: list[str] = []
         self.moves = 0
@@ -88,6 +99,8 @@ class Offloader:
         Raises:
             UserError: If it does not fit even alone.
         """
+        if self._missing(name) > 0:
+            self._make_room()
         for other in groups_to_offload(name, self.resident, self._sizes, self._free(), self._working):
             self._groups[other].to("cpu")
             self.resident.remove(other)
@@ -99,6 +112,9 @@ class Offloader:
             self._groups[name].to(self._device)
             self.moves += 1
         self.resident.append(name)
+
+    def _missing(self, name: str) -> int:
+        return missing_bytes(name, self.resident, self._sizes, self._free(), self._working)
 
 
 def size_of(module: nn.Module) -> int:

@@ -70,7 +70,9 @@ TEXT: dict[str, Any] = {
 def random_info() -> ModelInfo:
     """What `registry.find` would say of it."""
     wan: dict[str, Any] = WAN_DEFAULTS
-    return replace(find(TINY), name=NAME, digest="", multiple=32, shift=5.0, sampler="unipc", **wan)
+    multiple = VAE["scale_factor_spatial"] * TRANSFORMER["patch_size"][1]
+    form: dict[str, Any] = {"multiple": multiple, "layers": TRANSFORMER["num_layers"]}
+    return replace(find(TINY), name=NAME, digest="", shift=5.0, sampler="unipc", **form, **wan)
 
 
 def random_modules(device: torch.device, dtype: torch.dtype, **smaller: dict[str, Any]) -> Modules:

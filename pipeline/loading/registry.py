@@ -7,12 +7,15 @@ can be planned on any machine. `weights.py` loads the model.
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.sampling.schedules import SCHEDULES
+from wanbatch.pipeline.loading.config_files import read_json
+from wanbatch.pipeline.loading.model_form import CLASSES, ModelForm, read_form
+from wanbatch.pipeline.loading.scheduler import Unreproduced, read_scheduler
 
 TINY = "tiny"
 LONGEST_SIDE = 4096  # pixels; what a manifest may ask for, too
@@ -33,15 +36,8 @@ WAN_DEFAULTS = {
     ),
 }
 
-# scheduler class in the model folder -> (sampler, name of its shift field)
-_SAMPLERS = {
-    "UniPCMultistepScheduler": ("unipc", "flow_shift"),
-    "DPMSolverMultistepScheduler": ("dpmpp_2m", "flow_shift"),
-    "DEISMultistepScheduler": ("deis", "flow_shift"),
-    "FlowMatchEulerDiscreteScheduler": ("euler", "shift"),
-    "FlowMatchHeunDiscreteScheduler": ("heun", "shift"),
-    "FlowMatchLCMScheduler": ("lcm", "shift"),
-}
+# The same of A14B (`wan_t2v_A14B.py`), whose guidance is weaker for the second expert, at low noise levels.
+A14B_DEFAULTS = {**WAN_DEFAULTS, "height": 720, "steps": 40, "guidance": 4.0, "guidance_2": 3.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +59,9 @@ class ModelInfo:
         sampler: Name of the solver.
         schedule: Name of the schedule.
         negative_prompt: What guidance leads away from.
+        guidance_2: Guidance scale of the second expert; None: the same, or there is none.
+        two_experts: Whether a second transformer takes the low noise levels (A14B).
+        unreproduced: What of the model's scheduler `sampler` and `schedule` do not reproduce.
     """
 
     name: str
@@ -79,6 +78,28 @@ class ModelInfo:
     sampler: str
     schedule: str
     negative_prompt: str
+    guidance_2: float | None = None
+    two_experts: bool = False
+    unreproduced: tuple[Unreproduced, ...] = ()
+
+    def check_scheduler(self, given: Collection[str] = ()) -> None:
+        """Check that the model's own scheduler is reproduced, or not used.
+
+        Args:
+            given: Which of `sampler` and `schedule` are given, so that the model's own is not used.
+
+        Raises:
+            UserError: If pictures would be other ones than diffusers makes with the scheduler.
+        """
+        for one in self.unreproduced:
+            if not set(one.decides) <= set(given):
+                raise UserError(one.message)
+
+    def nearest_sizes(self, pixels: int) -> tuple[int, ...]:
+        """The one or two sides that the model can make next to a wanted one, in pixels."""
+        below = pixels // self.multiple * self.multiple
+        most = LONGEST_SIDE // self.multiple * self.multiple
+        return tuple(sorted({min(max(side, self.multiple), most) for side in (below, below + self.multiple)}))
 
     def fitting_size(self, columns: int, rows: int, area: int) -> tuple[int, int]:
         """(width, height) that the model can make, of about `area` pixels with a picture's aspect ratio.
@@ -101,34 +122,34 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
         weights: Whether to fetch the weights of a hub model, too; False fetches the configuration alone.
 
     Raises:
-        UserError: If there is no such model or its files are not a Wan model in safetensors.
+        UserError: If there is no such model, it makes no single pictures from text, or its weights are not in
+            safetensors. Configuration files are checked before weights are fetched.
     """
-    folder, revision = _locate(model, revision, weights)
-    index = _read_json(folder / "model_index.json", f"{model} is not a model folder in diffusers layout")
-    if not str(index.get("_class_name", "")).startswith("Wan"):
-        raise UserError(f"{folder}/model_index.json: {index.get('_class_name')!r} is not a Wan pipeline")
+    folder, commit = _locate(model, revision)
+    form, scheduler = read_form(folder, model), read_scheduler(folder)
+    defaults = _defaults(folder, form)
     if weights:
-        _check_weights(folder, index)
-    vae = _read_json(folder / "vae" / "config.json", "the model has no VAE")
-    transformer = _read_json(folder / "transformer" / "config.json", "the model has no transformer")
-    sampler, shift, schedule = _sampler(folder)
-    defaults = {**WAN_DEFAULTS, **_own_defaults(folder)}
-    stride = vae.get("scale_factor_spatial", 8)
+        if commit is not None:
+            folder, _ = _from_hub(model, commit, weights=True)
+        _check_weights(folder, form)
     return ModelInfo(
         name=model,
         folder=str(folder),
-        revision=revision,
+        revision=commit,
         digest=_digest(folder) if weights else "",
-        multiple=stride * transformer.get("patch_size", [1, 2, 2])[1],
-        layers=transformer.get("num_layers", 40),
-        shift=shift,
-        sampler=sampler,
-        schedule=schedule,
+        multiple=form.multiple,
+        layers=form.layers,
+        two_experts=form.two_experts,
+        shift=scheduler.shift,
+        sampler=scheduler.sampler,
+        schedule=scheduler.schedule,
+        unreproduced=scheduler.unreproduced,
         **defaults,
     )
 
 
-def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str | None]:
+def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder with a model's configuration, and the commit that it is of, for a hub model."""
     folder = Path(__file__).parents[1] / "tiny" if model == TINY else Path(model).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -138,7 +159,7 @@ def _locate(model: str, revision: str | None, weights: bool) -> tuple[Path, str 
         raise UserError(
             f"no model folder {model}; give `tiny`, a folder in diffusers layout, or a hub id `owner/name`"
         )
-    return _from_hub(model, revision, weights)
+    return _from_hub(model, revision, weights=False)
 
 
 def _from_hub(model: str, revision: str | None, weights: bool) -> tuple[Path, str]:
@@ -158,45 +179,32 @@ def _from_hub(model: str, revision: str | None, weights: bool) -> tuple[Path, st
     return folder, folder.name
 
 
-def _check_weights(folder: Path, index: dict) -> None:
-    for name in ("text_encoder", "transformer", "transformer_2", "vae"):
-        if (index.get(name) or [None])[0] is not None and not list((folder / name).glob("*.safetensors")):
+def _check_weights(folder: Path, form: ModelForm) -> None:
+    for name in CLASSES:
+        if (name != "transformer_2" or form.two_experts) and not list((folder / name).glob("*.safetensors")):
             raise UserError(
                 f"{folder / name}: no .safetensors file: the weights are in another format, or were not downloaded"
             )
 
 
-def _own_defaults(folder: Path) -> dict:
+def _defaults(folder: Path, form: ModelForm) -> dict[str, Any]:
+    """What holds where a row does not say: what the folder's own file says, else what Wan's authors use."""
+    published = A14B_DEFAULTS if form.two_experts else WAN_DEFAULTS
     path = folder / DEFAULTS_FILE
     if not path.exists():
-        return {}
-    given = {key: value for key, value in _read_json(path, "").items() if key != "name"}
-    unknown = sorted(set(given) - set(WAN_DEFAULTS))
+        return dict(published)
+    given = {key: value for key, value in read_json(path, "").items() if key != "name"}
+    unknown = sorted(set(given) - set(published))
     if unknown:
-        raise UserError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(WAN_DEFAULTS)}")
-    return given
-
-
-def _sampler(folder: Path) -> tuple[str, float, str]:
-    """Sampler, shift and schedule that the folder's scheduler stands for."""
-    config = _read_json(folder / "scheduler" / "scheduler_config.json", "the model has no scheduler")
-    name = config.get("_class_name")
-    if name not in _SAMPLERS:
-        raise UserError(f"{folder}/scheduler: {name} is not known; known: {', '.join(_SAMPLERS)}")
-    sampler, field = _SAMPLERS[name]
-    if sampler == "unipc" and config.get("solver_order") == 3:
-        sampler = "unipc3"
-    schedule = next((name for name in SCHEDULES if config.get(f"use_{name}_sigmas")), "linear")
-    return sampler, float(config.get(field, 1.0)), schedule
-
-
-def _read_json(path: Path, otherwise: str) -> dict:
-    if not path.is_file():
-        raise UserError(f"{otherwise}: {path} is missing")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
+        raise UserError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(published)}")
+    if "guidance" in given:
+        published = {**published, "guidance_2": None}  # of the authors' guidance
+    for name in ("width", "height"):
+        if name in given and (not isinstance(given[name], int) or given[name] % form.multiple or given[name] <= 0):
+            raise UserError(
+                f"{path}: {name} is {given[name]!r}: must be a multiple of {form.multiple} for this model"
+            )
+    return {**published, **given}
 
 
 def _digest(folder: Path) -> str:

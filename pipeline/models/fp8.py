@@ -2,8 +2,8 @@
 
 A row's largest magnitude becomes 448, the largest number of the format. Scales are found anew for each input, so
 nothing is calibrated and a row's result does not depend on the other rows of the batch. Nothing here decides
-*whether* FP8 is used; and without `torch.compile` it is slower than bf16, because finding the scales and
-rounding are then passes of their own.
+*whether* FP8 is used, but `check_product` finds out whether a device can. Without `torch.compile` it is slower than
+bf16, because finding the scales and rounding are then passes of their own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ LARGEST = torch.finfo(FORMAT).max
 SMALLEST_PEAK = 1e-12  # what a row of zeros is scaled by instead of its largest magnitude
 ALIGNMENT = 16  # what cuBLAS wants both sides of the weight to be multiples of
 CAPABILITY = (8, 9)  # Ada, Hopper, Blackwell
+INSTEAD = "--precision bf16"
+PROBE_SHAPES = ((48, 128), (64, 128), (64,))  # of inputs, weight and bias of the product that is tried
+PROBE_TOLERANCE = 0.01  # of the norm; fast accumulation and the rounding to bf16 make half of that at most
 
 
 def quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,8 +68,40 @@ class Float8Linear(nn.Module):
                 out_dtype=dtype,
                 use_fast_accum=True,
             )
+        return self.emulated(rows, scale, dtype)
+
+    def emulated(self, rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """What `multiply` gives, multiplied in float32 on any device."""
         product = (rows.float() * scale) @ (self.weight.float() * self.scale.t()).t()
         return (product if self.bias is None else product + self.bias.float()).to(dtype)
+
+
+def check_product(device: torch.device) -> None:
+    """Multiply one small matrix in FP8 on a device and compare it with the same product in float32.
+
+    Some GPUs say that they have FP8 but fail at a product with a scale for each row, or make nonsense of it. This
+    finds it out before a model is loaded.
+
+    Raises:
+        UserError: If the product fails or is wrong.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight, bias = (torch.randn(shape, generator=generator).bfloat16() for shape in PROBE_SHAPES)
+    layer = Float8Linear(weight, bias)
+    rows, scale = quantise(inputs)
+    expected = layer.emulated(rows, scale, torch.bfloat16).float()
+    try:
+        product = layer.to(device).multiply(rows.to(device), scale.to(device), torch.bfloat16).float().cpu()
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"precision fp8: {_name(device)} cannot multiply in FP8 ({reason}): use {INSTEAD}") from error
+    off = float((product - expected).norm() / expected.norm())
+    if not off <= PROBE_TOLERANCE:  # nor if it is NaN
+        raise UserError(f"precision fp8: {_name(device)} multiplies wrongly in FP8 (off by {off:.2g}): use {INSTEAD}")
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
 
 
 def float8_linear(weight: Tensor, bias: Tensor | None, device: torch.device | None = None) -> Float8Linear:
@@ -78,6 +113,6 @@ def float8_linear(weight: Tensor, bias: Tensor | None, device: torch.device | No
     if any(side % ALIGNMENT for side in weight.shape):
         raise UserError(
             f"precision fp8: the model has a layer of {weight.shape[0]} x {weight.shape[1]}, and FP8 needs multiples "
-            f"of {ALIGNMENT}; use --precision bf16"
+            f"of {ALIGNMENT}; use {INSTEAD}"
         )
     return Float8Linear(weight, bias, device)

@@ -1,9 +1,10 @@
 """Noise schedules: at which noise levels a row's model is evaluated.
 
-A schedule is an array of levels, strictly falling, from just below 1 to 0. `linear` is the model's own; the others
-place their levels between the same two ends, as diffusers' flow-matching schedulers do. Image-to-image is here too:
-the cut of a schedule at a level, and the spacing of all its steps below that level. What a solver makes of the levels
-is in `solvers.py`.
+A schedule is an array of levels, strictly falling, at most 1. `SPACINGS` all have the ends of `linear`, which is
+Wan2.2's own, and place the levels between them in different ways. `SCHEDULER_LEVELS` are those of diffusers' other
+flow-matching schedulers, level for level, for models that come with one of them. Image-to-image is here too: the cut
+of a schedule at a level, and the spacing of all its steps below that level. What a solver makes of the levels is in
+`solvers.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from wanbatch.errors import UserError
 
 TRAIN_TIMESTEPS = 1000  # the model's time input is sigma times this
-HIGHEST = 1 - 1e-6  # at 1 itself nothing is left of the picture, and the log-SNR is not finite
+HIGHEST = 1 - 1e-6  # the highest level at which solvers work with the log-SNR, which is not finite at 1 itself
 SMALLEST_FALL = 1e-5  # between explicit levels; closer ones are equal after rounding to float32
 KARRAS_RHO = 7.0
 BETA_SHAPE = 0.6
@@ -36,7 +37,7 @@ def levels(
     sigmas: Sequence[float] | None = None,
     creativity_steps: str | None = KEEP,
 ) -> np.ndarray:
-    """The noise levels of a row, [steps + 1] or fewer, float64; the last one is 0.
+    """The noise levels of a row, [steps + 1] or fewer, float64; the last one is 0, except with `deis_flow`.
 
     Args:
         steps, shift, schedule: of the whole schedule.
@@ -48,7 +49,7 @@ def levels(
             with no room for so many steps below it.
     """
     if creativity_steps == RESPACE and sigmas is None and 0 < creativity < 1:
-        return _respaced(steps, shift, schedule, creativity)
+        return _respaced(steps, shift, schedule, min(creativity, HIGHEST))
     return cut(_whole(steps, shift, schedule, None if sigmas is None else tuple(sigmas)), creativity)
 
 
@@ -89,38 +90,94 @@ def linear(steps: int, shift: float, start: float = 1.0) -> np.ndarray:
     start: the level to begin at instead of 1; what is evenly spaced then begins at `start / (k - (k - 1) start)`,
     which the shift takes there.
     """
-    first = 1 if start >= 1 else start / (shift - (shift - 1) * start)
+    first = 1 if start >= 1 else _unshifted(start, shift)
     sigmas = np.linspace(first, 1 / TRAIN_TIMESTEPS, steps + 1)[:-1]
     sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
     sigmas[0] = min(sigmas[0], HIGHEST)
     return np.append(sigmas, 0.0)
 
 
-def karras(steps: int, shift: float, start: float = 1.0) -> np.ndarray:
-    """Even in the 7th root of the level (Karras et al. 2022, equation 5), between the ends of `linear`."""
-    first, last = _ends(steps, shift, start)
-    ramp = np.linspace(first ** (1 / KARRAS_RHO), last ** (1 / KARRAS_RHO), steps)
-    return np.append(ramp**KARRAS_RHO, 0.0)
+def flow_match(steps: int, shift: float, start: float = 1.0) -> np.ndarray:
+    """The levels of diffusers' FlowMatchEuler-, Heun- and LCM-schedulers, [steps + 1], from 1 itself to 0.
+
+    These shift the two ends when they are built, in float32, and then all levels between them. start: as of `linear`.
+    """
+    highest, lowest = (float(_shifted_float32(level, shift)) for level in (TRAIN_TIMESTEPS, 1))
+    first = highest if start >= 1 else _unshifted(start, shift)
+    sigmas = np.linspace(first * TRAIN_TIMESTEPS, lowest * TRAIN_TIMESTEPS, steps) / TRAIN_TIMESTEPS
+    return np.append(shift * sigmas / (1 + (shift - 1) * sigmas), 0.0)
 
 
-def exponential(steps: int, shift: float, start: float = 1.0) -> np.ndarray:
-    """Even in the logarithm of the level, between the ends of `linear`."""
-    first, last = _ends(steps, shift, start)
-    return np.append(np.exp(np.linspace(math.log(first), math.log(last), steps)), 0.0)
+def dpmpp_flow(steps: int, shift: float, start: float = 1.0) -> np.ndarray:
+    """The levels of diffusers' `DPMSolverMultistepScheduler(use_flow_sigmas=True)`: even from 0.999 to 0, shifted.
+
+    start: as of `linear`.
+    """
+    last = 1 / TRAIN_TIMESTEPS if start >= 1 else 1 - _unshifted(start, shift)
+    sigmas = 1.0 - np.linspace(1, last, steps + 1)
+    return np.append(np.flip(shift * sigmas / (1 + (shift - 1) * sigmas))[:-1], 0.0)
 
 
-def beta(steps: int, shift: float, start: float = 1.0) -> np.ndarray:
-    """Dense at both ends: quantiles of Beta(0.6, 0.6) (Lee et al. 2024), between the ends of `linear`."""
-    first, last = _ends(steps, shift, start)
-    return np.append(last + (first - last) * beta_quantile(1 - np.linspace(0, 1, steps), BETA_SHAPE), 0.0)
+def deis_flow(steps: int, shift: float, start: float = 1.0) -> np.ndarray:
+    """The levels of diffusers' `DEISMultistepScheduler(use_flow_sigmas=True)`, [steps]: those of `dpmpp_flow` less 0.
+
+    That scheduler repeats its last level in place of 0. Its last step so changes nothing, and is left out here; the
+    noise of the last level stays in the picture.
+    """
+    return dpmpp_flow(steps, shift, start)[:-1]
 
 
-SCHEDULES: dict[str, Callable[[int, float, float], np.ndarray]] = {
+def karras(steps: int, first: float, last: float) -> np.ndarray:
+    """Levels above 0 that are even in the 7th root (Karras et al. 2022, equation 5), [steps]."""
+    return np.linspace(first ** (1 / KARRAS_RHO), last ** (1 / KARRAS_RHO), steps) ** KARRAS_RHO
+
+
+def exponential(steps: int, first: float, last: float) -> np.ndarray:
+    """Levels above 0 that are even in their logarithm, [steps]."""
+    return np.exp(np.linspace(math.log(first), math.log(last), steps))
+
+
+def beta(steps: int, first: float, last: float) -> np.ndarray:
+    """Levels above 0 that are dense at both ends: quantiles of Beta(0.6, 0.6) (Lee et al. 2024), [steps]."""
+    return last + (first - last) * beta_quantile(1 - np.linspace(0, 1, steps), BETA_SHAPE)
+
+
+Schedule = Callable[[int, float, float], np.ndarray]
+"""(steps, shift, level to start at) -> levels."""
+
+
+def _between_ends_of(schedule: Schedule, place: Callable[[int, float, float], np.ndarray]) -> Schedule:
+    """The schedule that has the highest and the lowest level above 0 of another, and places the others anew."""
+
+    def placed(steps: int, shift: float, start: float = 1.0) -> np.ndarray:
+        sigmas = schedule(steps, shift, start)
+        return np.append(place(steps, float(sigmas[0]), float(sigmas[-2])), 0.0)
+
+    return placed
+
+
+PLACES = {"karras": karras, "exponential": exponential, "beta": beta}
+
+SPACINGS: dict[str, Schedule] = {
     "linear": linear,
-    "karras": karras,
-    "exponential": exponential,
-    "beta": beta,
+    **{name: _between_ends_of(linear, place) for name, place in PLACES.items()},
 }
+"""Schedules that suit every model."""
+
+SCHEDULER_LEVELS: dict[str, Schedule] = {
+    "flow_match": flow_match,
+    **{f"flow_match_{name}": _between_ends_of(flow_match, place) for name, place in PLACES.items()},
+    "dpmpp_flow": dpmpp_flow,
+    "deis_flow": deis_flow,
+}
+"""The levels of diffusers' schedulers other than UniPC, whose levels are `linear`."""
+
+SCHEDULES = {**SPACINGS, **SCHEDULER_LEVELS}
+
+
+def lowest_level(sigmas: np.ndarray) -> float:
+    """The last of a schedule's levels that is above 0: no picture can start below it."""
+    return float(sigmas[sigmas > 0][-1])
 
 
 def explicit(sigmas: Sequence[float]) -> np.ndarray:
@@ -135,16 +192,18 @@ def explicit(sigmas: Sequence[float]) -> np.ndarray:
 
 
 def cut(sigmas: np.ndarray, creativity: float) -> np.ndarray:
-    """The part of a schedule below `creativity`, beginning exactly there.
+    """The part of a schedule below `creativity`, beginning exactly there, but nowhere between `HIGHEST` and 1.
 
     The start replaces the level that it lies nearer to: a first step of almost no length would only multiply
-    rounding errors in the solvers that divide by it. With creativity 1 nothing is cut.
+    rounding errors in the solvers that divide by it. With creativity 1 nothing is cut; below the last level of a
+    schedule that does not end at 0 no step is left.
     """
     if creativity >= 1:
         return sigmas
     if creativity <= 0:
         return np.zeros(1)
-    return np.concatenate([[creativity], sigmas[int(_kept_from(sigmas, np.array([creativity]))[0]) :]])
+    start = min(creativity, HIGHEST)
+    return np.concatenate([[start], sigmas[int(_kept_from(sigmas, np.array([start]))[0]) :]])
 
 
 def steps_after_cut(sigmas: np.ndarray, creativity: np.ndarray) -> np.ndarray:
@@ -155,10 +214,12 @@ def steps_after_cut(sigmas: np.ndarray, creativity: np.ndarray) -> np.ndarray:
 
 def _kept_from(sigmas: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The index of the first level that stays behind each start; starts in (0, 1)."""
-    below = np.minimum(np.searchsorted(-sigmas, -starts, side="right"), len(sigmas) - 1)
+    starts = np.minimum(starts, HIGHEST)
+    found = np.searchsorted(-sigmas, -starts, side="right")
+    below = np.minimum(found, len(sigmas) - 1)
     above = np.where(below > 0, sigmas[below - 1], 1.0)
     nearer = starts - sigmas[below] < (above - sigmas[below]) / 2
-    return below + (nearer & (below < len(sigmas) - 1))
+    return np.where((found == len(sigmas)) & (sigmas[-1] > 0), found, below + (nearer & (below < len(sigmas) - 1)))
 
 
 def beta_quantile(probability: np.ndarray, shape: float) -> np.ndarray:
@@ -180,7 +241,12 @@ def beta_quantile(probability: np.ndarray, shape: float) -> np.ndarray:
     return np.where(probability <= 0.5, high * (tail > 0), 1 - high * (tail > 0))
 
 
-def _ends(steps: int, shift: float, start: float) -> tuple[float, float]:
-    """The highest and the lowest level above 0."""
-    sigmas = linear(steps, shift, start)
-    return float(sigmas[0]), float(sigmas[-2])
+def _unshifted(level: float, shift: float) -> float:
+    """What the shift takes to a level."""
+    return level / (shift - (shift - 1) * level)
+
+
+def _shifted_float32(timestep: int, shift: float) -> np.float32:
+    """A time of training as a shifted level, with the roundings of diffusers' FlowMatch schedulers."""
+    sigma = np.float32(timestep) / np.float32(TRAIN_TIMESTEPS)
+    return np.float32(shift) * sigma / (np.float32(1) + np.float32(shift - 1) * sigma)

@@ -21,7 +21,7 @@ import numpy as np
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.sampling.exponential import first_order, log_snr, phi_ratio, unipc_correct, unipc_predict
-from wanbatch.pipeline.sampling.schedules import TRAIN_TIMESTEPS, levels
+from wanbatch.pipeline.sampling.schedules import HIGHEST, TRAIN_TIMESTEPS, levels
 
 HISTORY = 3  # earlier predictions that a solver may use
 # What a row carries from step to step: the sample, the (corrected) sample before it, and HISTORY predictions of
@@ -100,6 +100,7 @@ def euler(sigmas: np.ndarray) -> Solution:
 
 def dpmpp_2m(sigmas: np.ndarray) -> Solution:
     """DPM-Solver++(2M), midpoint form (Lu et al. 2022, algorithm 2), with a first-order last step."""
+    sigmas = _below_one(sigmas)
     return _two_steps(sigmas, _whole(sigmas), lambda length: 0.5)
 
 
@@ -108,6 +109,7 @@ def res_2m(sigmas: np.ndarray) -> Solution:
 
     DPM-Solver++(2M) but for the weight of the slope, which is exact for any length of step: phi_2 / phi_1.
     """
+    sigmas = _below_one(sigmas)
     return _two_steps(sigmas, _rounded(sigmas)[:-1] * TRAIN_TIMESTEPS, phi_ratio)
 
 
@@ -135,6 +137,7 @@ def deis(sigmas: np.ndarray) -> Solution:
     The noise eps lies on a straight line in log(s / (1 - s)) through this and the last evaluation. Written with
     x0 and the sample before, `eps = (x - (1 - s) x0) / s`, so that no large numbers cancel near s = 1.
     """
+    sigmas = _below_one(sigmas)
     timesteps, sigmas = _whole(sigmas), _rounded(sigmas)
     correct, predict = _blank(sigmas)
     snr = log_snr(sigmas)
@@ -200,7 +203,7 @@ def res_2s(sigmas: np.ndarray) -> Solution:
         middle = float(np.float32(1 / (1 + np.exp((start + end) / 2))))
         return middle, (1 - after / now) * phi_ratio(end - start) * 2
 
-    return _two_stages(sigmas, second)
+    return _two_stages(_below_one(sigmas), second)
 
 
 def _two_stages(sigmas: np.ndarray, second: Callable[[float, float], tuple[float, float]]) -> Solution:
@@ -232,6 +235,7 @@ def unipc(sigmas: np.ndarray, order: int = 2) -> Solution:
     Each evaluation of the model first corrects the sample it was made at and then predicts the next one. The
     order rises over the first steps and falls over the last ones.
     """
+    sigmas = _below_one(sigmas)
     timesteps, sigmas = _whole(sigmas), _rounded(sigmas)
     correct, predict = _blank(sigmas)
     snr = log_snr(sigmas)
@@ -244,6 +248,11 @@ def unipc(sigmas: np.ndarray, order: int = 2) -> Solution:
     return _solution(sigmas, timesteps, correct, predict)
 
 
+def unipc1(sigmas: np.ndarray) -> Solution:
+    """UniPC of order 1, whose corrector makes it 2."""
+    return unipc(sigmas, order=1)
+
+
 def unipc3(sigmas: np.ndarray) -> Solution:
     """UniPC of order 3."""
     return unipc(sigmas, order=3)
@@ -251,6 +260,7 @@ def unipc3(sigmas: np.ndarray) -> Solution:
 
 SOLVERS: dict[str, Callable[[np.ndarray], Solution]] = {
     "unipc": unipc,
+    "unipc1": unipc1,
     "unipc3": unipc3,
     "dpmpp_2m": dpmpp_2m,
     "deis": deis,
@@ -265,6 +275,11 @@ TWO_STAGES = frozenset({"heun", "res_2s"})
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------
+
+
+def _below_one(sigmas: np.ndarray) -> np.ndarray:
+    """Levels at which the log-SNR is finite, also when they are rounded to float32."""
+    return np.minimum(sigmas, HIGHEST)
 
 
 def _whole(sigmas: np.ndarray) -> np.ndarray:

@@ -13,7 +13,12 @@ from pathlib import Path
 
 FOLDERS = ("manifests", "pipeline", "engines", "jobs", "tests", "benchmarks", "examples", "docs", "src", ".github")
 DOTTED = re.compile(r"(?:wanbatch\.)?((?:manifests|pipeline|engines|jobs)(?:\.\w+)+)")
-FOREIGN = ("wan/configs/wan_ti2v_5B.py", "shared_config.py")  # of the repository that Wan2.2 was published in
+FOREIGN = (
+    "wan/configs/wan_ti2v_5B.py",
+    "wan_t2v_A14B.py",
+    "shared_config.py",
+)
+"""Files of the repository that Wan2.2 was published in."""
 
 
 class Project:

@@ -1,10 +1,12 @@
 """What only a GPU can show: bits that do not depend on neighbours when compiled, in bf16 and FP8; FP8's own product.
 
-Skipped without one. `python -m pytest tests/pipeline/test_gpu.py` takes a few minutes, most of it compiling.
+Skipped without one. `python -m pytest tests/pipeline/test_gpu.py` takes some minutes, most of it compiling. It needs
+neither Ray nor pydantic.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +19,9 @@ from wanbatch.pipeline.batching.cuda_graphs import CudaGraphs
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry, weights
-from wanbatch.pipeline.loading.offload import WORKING_BYTES, size_of
+from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, size_of
+from wanbatch.pipeline.loading.random_model import random_modules
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models.fp8 import CAPABILITY, Float8Linear
 
@@ -92,6 +96,7 @@ def test_replayed_evaluations_give_the_same_pictures(step_cache, monkeypatch):
     run = CudaGraphs.run
     monkeypatch.setattr(CudaGraphs, "run", lambda self, key, *rest: runs.append(key) or run(self, key, *rest))
     replaying = load(Runtime(fp8=HAS_FP8, step_cache=step_cache))
+    monkeypatch.setattr(Offloader, "all_fit", False)
     launching = offloading(Runtime(fp8=HAS_FP8, step_cache=step_cache, offload=True))  # what moves is not recorded
     for wanted in (rows(), rows()[::-1]):
         ours, recorded = make(replaying, *wanted), len(runs)
@@ -100,6 +105,24 @@ def test_replayed_evaluations_give_the_same_pictures(step_cache, monkeypatch):
         assert len(runs) == recorded
         runs.clear()
         assert all(np.array_equal(ours[name], plain[name]) for name in plain)
+
+
+def test_launches_that_were_recorded_are_forgotten_when_the_weights_leave(monkeypatch):
+    wan = offloading(Runtime(offload=True))
+    assert not wan.offloaded
+    held = wan.offloader
+    before = make(wan, *rows())
+    assert wan.denoiser.kept_classes > 0
+    sizes = {"text": size_of(wan.text.model), "picture": size_of(torch.nn.ModuleList([*wan.experts, wan.vae]))}
+    for name in sizes:
+        monkeypatch.setitem(WORKING_BYTES, name, 0)
+    room = sum(sizes.values()) - 1  # for either, not for both
+    monkeypatch.setattr(generate, "free_memory", lambda device: room - sum(sizes[name] for name in held.resident))
+    moves = held.moves
+    make(wan, replace(rows()[0], prompt="a green circle"))  # moves the weights away and back, to another place
+    after = make(wan, *rows())
+    assert held.moves > moves
+    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.skipif(not HAS_FP8, reason="no FP8")
@@ -136,3 +159,47 @@ def test_parts_that_take_turns_give_the_same_pictures(monkeypatch):
     made, expected = make(moving, *rows()), make(load(Runtime()), *rows())
     assert held.moves >= 3
     assert all(np.array_equal(made[name], expected[name]) for name in made)
+
+
+# ---- the full size, with random weights -----------------------------------------------------------------------
+
+FULL_SIZES = [(1280, 704), (704, 1280)]
+FULL_RUNTIMES = [pytest.param(Runtime(compile=True), id="bf16"), fp8]
+
+
+@pytest.fixture(scope="module", params=FULL_RUNTIMES)
+def full_size(request) -> Iterator[Wan]:
+    """Wan2.2 TI2V-5B with random weights, loaded once for each precision."""
+    device = torch.device("cuda")
+    set_up_compiler(request.param.compile_cache)
+    yield Wan(random_modules(device, torch.bfloat16), device, 4, request.param)
+    torch.cuda.empty_cache()
+
+
+def full_rows(width: int, height: int, guidance: float) -> list[Request]:
+    """Of one size class, one more than a batch of 4 has slots, so that rows leave and others enter."""
+    plain = replace(PLAIN, width=width, height=height, guidance=guidance, shift=5.0)
+    return [
+        replace(plain, id="a", prompt="a red heart", seed=1, steps=3),
+        replace(plain, id="b", prompt="a small blue star on a dotted background", seed=2, steps=2, sampler="euler"),
+        replace(plain, id="c", prompt="a green circle", seed=3, steps=4, sampler="dpmpp_2m"),
+        replace(plain, id="d", prompt="", seed=4, steps=2, shift=3.0),
+        replace(plain, id="e", prompt="the red heart", seed=5, steps=1, sampler="heun"),
+    ]
+
+
+@pytest.mark.parametrize("slots", [3, 4, 8])
+@pytest.mark.parametrize("guidance", [1.0, 5.0], ids=["plain", "guided"])
+@pytest.mark.parametrize(("width", "height"), FULL_SIZES)
+def test_at_full_size_a_rows_bits_are_the_same_alone_and_beside_others(full_size, width, height, guidance, slots):
+    """Real shapes choose other kernels than small ones do, and other splits of their sums."""
+    full_size.use_slots(slots)
+    wanted = full_rows(width, height, guidance)
+    together = make(full_size, *wanted)
+    shuffled = make(full_size, *[wanted[index] for index in (3, 0, 4, 2, 1)])
+    for row in wanted:
+        assert together[row.id].std() > 0
+        assert np.array_equal(shuffled[row.id], together[row.id]), row.id
+        assert np.array_equal(make(full_size, row)[row.id], together[row.id]), row.id
+    different = {picture.tobytes() for picture in together.values()}
+    assert len(different) == len(wanted)

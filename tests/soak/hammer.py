@@ -36,13 +36,15 @@ from failing_calls import compiled  # noqa: E402
 from fault_making import expected_hashes  # noqa: E402
 from job_making import commits, environment, log_events, part_files, picture, pictures, rows_by_id, workers_of  # noqa: E402
 
+from wanbatch.jobs.config.hardware import cpu_name  # noqa: E402
+
 SIZE = 64
 PAUSE = 0.5  # seconds a row takes the fake pipeline, so that kills find workers in the middle of units
 WORKERS = 3
 SETTINGS = {"model": "tiny", "width": SIZE, "height": SIZE, "steps": 2, "unit-rows": 4, "threads": 1}
 DRIVER_LIFE = {"real": 60.0, "fake": 25.0}  # seconds, on average
 BETWEEN_KILLS = {"real": 6.0, "fake": 1.2}  # seconds, on average; a real pipeline takes long to load
-BETWEEN_ERRORS = 1.0  # seconds, on average
+BETWEEN_ERRORS = 0.5  # seconds, on average
 ALLOWED_CODES = {2, 75}  # of commands that an error ended: another look at the folder is needed, or another try
 MORE_TO_DO = 9
 
@@ -234,7 +236,7 @@ class Soak:
             "what": "a job whose workers and driver are killed at random instants",
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "hardware": {"cpu": _cpu(), "cores": os.cpu_count()},
+            "hardware": {"cpu": cpu_name(), "cores": os.cpu_count()},
             "versions": {"python": platform.python_version(), **{n: version(n) for n in ("ray", "torch", "pyarrow")}},
             "seed": self.seed,
             "rows": len(self.rows),
@@ -254,11 +256,6 @@ class Soak:
             "wall_seconds_with_pauses": round((last - first).total_seconds()),
             "verified": self.verified(),
         }
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
 def main() -> int:

@@ -18,8 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from wanbatch.jobs.worker import actor
+from wanbatch.jobs.worker import actor, unit_task
 from wanbatch.jobs.worker.unit_task import UnitTask
+from wanbatch.manifests.dataset.part_files import TMP
 from wanbatch.pipeline.core.requests import EvaluationCounts, Failed, Request, Result, Seconds
 from wanbatch.pipeline.loading.registry import ModelInfo
 
@@ -181,3 +182,50 @@ def load_broken_but_one(lock: Path, model: ModelInfo, device: str, dtype: str, s
 def load_for_ever(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
     time.sleep(600)
     raise AssertionError("nobody waited so long")
+
+
+class RaisingPipeline(FakePipeline):
+    """Raises the same exception for every row, as long as a file is there."""
+
+    def __init__(self, slots: int, broken: Path):
+        super().__init__(slots)
+        self._broken = broken
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+        for request in requests:
+            if self._broken.exists():
+                raise RuntimeError("the kernel was built for another device")
+            yield self.result(request)
+
+
+def load_raising(broken: Path, model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
+    return RaisingPipeline(slots, broken)
+
+
+def load_on_a_damaged_disk(folder: Path, count: int, model: ModelInfo, device: str, dtype: str, slots: int):
+    """The first `count` attempts lose their last bytes after they were written; each leaves its mark in a folder."""
+    write = unit_task.write_attempt
+
+    def write_and_damage(root, *rest):
+        attempt = write(root, *rest)
+        if len(list(folder.iterdir())) < count:
+            (folder / attempt.attempt).touch()
+            path = Path(root) / TMP / next(iter(attempt.names.values()))
+            os.truncate(path, path.stat().st_size - 20)
+        return attempt
+
+    unit_task.write_attempt = write_and_damage
+    return FakePipeline(slots)
+
+
+class PickyPipeline(FakePipeline):
+    """Raises an exception at rows whose id begins with `raise-`."""
+
+    def result(self, request: Request) -> Result:
+        if request.id.startswith("raise-"):
+            raise ValueError(f"no picture of {request.id}")
+        return super().result(request)
+
+
+def load_with_rows_that_raise(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
+    return PickyPipeline(slots)

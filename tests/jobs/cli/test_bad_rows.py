@@ -24,7 +24,7 @@ JSONL = {
         "rename one",
     ),
     "bad id": ([{**GOOD, "id": "../up"}], "shop.jsonl:1: id is '../up'", "characters A-Z a-z 0-9 . _ -"),
-    "size": ([{**GOOD, "width": 100, "height": 64}], "shop.jsonl:1: width is 100", "a multiple of 32"),
+    "size": ([{**GOOD, "width": 100, "height": 64}], "shop.jsonl:1: width is 100", "a multiple of 16"),
     "half a size": ([{**GOOD, "width": 64}], "shop.jsonl:1: width is given without height", "give both"),
     "group of one": (
         [{"blend_group": "g", "image": "a.png"}, GOOD],

@@ -19,7 +19,7 @@ LEVELS = "must be a list of noise levels in (0, 1], each at least 0.00001 below 
     [
         ("--steps", "0", "must be an integer from 1 to 1000"),
         ("--steps", "many", "must be an integer from 1 to 1000"),
-        ("--width", "100", "must be a multiple of 32 from 32 to 4096"),
+        ("--width", "100", "must be a multiple of 16 from 16 to 4096"),
         ("--guidance", "nan", "must be a finite number, 0 or more"),
         ("--guidance", "-1", "must be a finite number, 0 or more"),
         ("--shift", "0", "must be a number from 0.01 to 100"),

@@ -11,13 +11,14 @@ from wanbatch.jobs.config.settings import Settings, read_settings
 
 TEXTS = {
     "model": "some/model", "revision": "1a2b", "seed": "7", "width": "64", "height": "96", "steps": " 12",
-    "guidance": "2", "shift": "3.5", "sampler": "deis", "schedule": "karras", "sigmas": "1, 0.5",
+    "guidance": "2", "guidance_2": "1.5", "shift": "3.5", "sampler": "deis", "schedule": "karras", "sigmas": "1, 0.5",
     "negative_prompt": "", "tags": "red, round", "step_cache": "taylor:interval=2", "source_root": "s3://shop/folder",
     "allow_http": "true", "log_prompts": "true", "device": "cpu", "preset": "fast", "precision": "bf16",
     "compile": "never",
     "compile_cache": "a/code", "offload": "never", "text_cache": "texts", "workers": "3", "slots": "auto",
     "threads": "4", "format": "webp", "quality": "90", "unit_timeout": "1e3", "max_failures": "5%", "unit_rows": "8",
     "creativity_steps": "respace",
+    "circuit_breaker": "off", "drain_seconds": "2.5",
 }  # fmt: skip
 
 
@@ -76,5 +77,5 @@ def test_the_help_shows_ranges_names_and_defaults():
     assert "--slots [INTEGER|auto]" in text
     assert "[default: 4] [1<=x<=64]" in text
     assert "--preset [exact|balanced|fast]" in text
-    assert "(a multiple of 32 from 32 to 4096) [32<=x<=4096]" in text
+    assert "(a multiple of 16 from 16 to 4096) [16<=x<=4096]" in text
     assert "[x>0]" in text

@@ -10,9 +10,11 @@ from click.testing import CliRunner
 from job_making import write_jsonl
 
 from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.config import presets
 from wanbatch.jobs.config.presets import recipe, with_preset
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.plan import check_rows, check_settings, make_plan
+from wanbatch.jobs.planning.checks import check_rows, check_settings
+from wanbatch.jobs.planning.plan import make_plan
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.sampling.step_cache import parse
@@ -57,8 +59,24 @@ def test_what_is_given_wins():
     assert with_preset(Settings(preset="fast")).steps == fast["steps"]
     assert with_preset(Settings(preset="fast", steps=50)).steps == 50
     assert with_preset(Settings(preset="fast", step_cache="none")).step_cache == "none"
-    levels = with_preset(Settings(preset="fast", sigmas=(0.9, 0.5)))
+    levels = with_preset(Settings(preset="fast", sigmas=tuple(1 - count / 16 for count in range(12))))
     assert (levels.steps, levels.step_cache) == (None, fast["step_cache"])
+
+
+@pytest.mark.parametrize("few", [{"steps": 4}, {"steps": 9}, {"sigmas": (1.0, 0.9, 0.5)}])
+@pytest.mark.parametrize("preset", ["balanced", "fast"])
+def test_with_few_steps_none_is_skipped(few, preset):
+    """Before, a model of 4 steps got `taylor:interval=3` from a preset, and half of its steps were guessed."""
+    assert with_preset(Settings(preset=preset, **few)).step_cache == "none"
+    assert with_preset(Settings(preset=preset, steps=10)).step_cache != "none"
+    assert with_preset(Settings(preset=preset, step_cache="taylor", **few)).step_cache == "taylor"
+
+
+def test_a_distilled_model_keeps_all_of_its_steps(monkeypatch):
+    monkeypatch.setattr(presets, "find", lambda *_, **__: replace(BIG, steps=4))
+    assert with_preset(Settings(model=BIG.name, preset="fast")).step_cache == "none"
+    monkeypatch.setattr(presets, "find", lambda *_, **__: BIG)
+    assert with_preset(Settings(model=BIG.name, preset="fast")).step_cache == "taylor:interval=3"
 
 
 def test_a_preset_reaches_the_plan(tmp_path):

@@ -6,14 +6,10 @@ import json
 import shutil
 
 import faulty_models
-import numpy as np
-import pyarrow as pa
 import pytest
 from job_making import commits, log_events, rows_by_id, write_jsonl
 
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.jobs.driver.deadlines import Deadlines
-from wanbatch.jobs.planning.units import Unit
 
 
 @pytest.fixture(scope="session")
@@ -65,19 +61,6 @@ def test_a_model_with_damaged_weights_is_a_user_error(run_here, settings, manife
     with pytest.raises(UserError, match="cannot be loaded") as caught:
         run_here(manifest({"prompt": "x"}), tmp_path / "out", settings(model=str(damaged)))
     assert str(damaged / "transformer") in str(caught.value)
-
-
-def test_a_deadline_is_measured_by_pixels_and_steps_that_were_made():
-    images = pa.table({"width": [128, 128, 1280], "height": [128, 128, 1280], "steps": [9, 9, 49]})
-    deadlines = Deadlines(images, None)
-    small, failed, large = (Unit(number, np.array([number])) for number in range(3))
-    assert deadlines.seconds_for(large) == Deadlines.FIRST
-    deadlines.learn(failed, made=0, seconds=0.001)  # says nothing of how long a picture takes
-    assert deadlines.seconds_for(large) == Deadlines.FIRST
-    deadlines.learn(small, made=1, seconds=1.0)
-    assert deadlines.seconds_for(small) == Deadlines.LEAST
-    assert deadlines.seconds_for(large) == pytest.approx(10 * 1.0 * 100 * 50 / 10)
-    assert Deadlines(images, 7.0).seconds_for(large) == 7.0
 
 
 def test_memory_that_runs_out_halves_the_slots_and_costs_no_row(run_here, settings, tmp_path):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from job_making import log_events, table
+from job_making import table
 
-STAGES = ("load", "text", "encode", "denoise", "decode", "image", "write")
 ROWS = 300
 
 
@@ -69,16 +67,3 @@ def test_passthrough_columns_of_parquet_stay_identical(wide):
     for name in columns:
         assert made.schema.field(name).type == given.schema.field(name).type, name
         assert made[name].combine_chunks().equals(given[name].combine_chunks()), name
-
-
-def test_stage_seconds_add_up_to_the_busy_time(wide):
-    """Over units that take a while, where the fixed costs of a unit do not show; in most, since processes wait."""
-    timings = table(wide.out, "timings").to_pylist()
-    events = {event["unit"]: event["busy_seconds"] for event in log_events(wide.out, "unit")}
-    long = {unit: busy for unit, busy in events.items() if busy > 0.3}
-    assert long, f"no unit was long enough to tell: {events}"
-    accounted = {
-        unit: sum(row[f"{stage}_seconds"] for row in timings if row["unit"] == unit for stage in STAGES)
-        for unit in long
-    }
-    assert statistics.median(accounted[unit] / long[unit] for unit in long) == pytest.approx(1, rel=0.1)

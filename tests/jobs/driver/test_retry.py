@@ -15,6 +15,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.driver.run import retry, run
 from wanbatch.jobs.reporting.progress import JsonLines
+from wanbatch.jobs.reporting.text_summary import summary_text
 
 
 def quiet(total: int, before: int) -> JsonLines:
@@ -97,11 +98,12 @@ def test_too_many_failures_stop_a_run_and_keep_what_is_done(run_here, settings, 
     rows += [{"id": f"later-{i}", "prompt": "a star"} for i in range(7)]
     chosen = settings(unit_rows=1, max_failures=limit)
     ran = run_here(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", chosen)
-    assert ran.summary.exit_code == 3
-    assert ran.summary.too_many_failures is stopped
+    assert ran.summary.exit_code == (5 if stopped else 3)
+    assert ran.summary.stopped_by == ("max_failures" if stopped else None)
     assert (ran.summary.pending > 0) is stopped
     assert "first" in rows_by_id(ran.out)
-    assert len(log_events(ran.out, "finished")) == 1
+    assert [len(log_events(ran.out, ended)) for ended in ("stopped", "finished")] == [stopped, not stopped]
+    assert ("stopped, too many failed" in summary_text(ran.summary)) is stopped
 
 
 def test_status_tells_the_speed(mixed):

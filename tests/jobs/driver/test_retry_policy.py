@@ -118,3 +118,30 @@ def test_random_kills_quarantine_no_innocent_row():
             queue.finished(unit, 1)
         else:
             assert lose(queue, unit) is None
+
+
+def test_a_damaged_attempt_is_made_again_without_a_strike_until_the_disk_is_to_blame():
+    queue = UnitQueue(units(2), 0, None)
+    for tries in range(1, retry_policy.MAX_DAMAGED_ATTEMPTS):
+        unit = queue.for_idle(trusted=False)
+        assert (unit.attempt, unit.deaths_alone, unit.isolated, unit.size) == (tries, 0, False, 2)
+        queue.make_again(unit, "data.parquet is not what was written")
+    with pytest.raises(MachineryError, match=r"unit 0 was written 4 times.*data\.parquet is not what was written"):
+        queue.make_again(queue.for_idle(trusted=False), "data.parquet is not what was written")
+
+
+def test_a_damaged_attempt_of_an_isolated_unit_stays_isolated():
+    queue = UnitQueue(units(1), 0, 5)
+    lose(queue, queue.for_idle(trusted=True))
+    queue.make_again(queue.for_idle(trusted=True), "cut")
+    assert queue.for_idle(trusted=True).isolated
+
+
+def test_a_probe_that_cannot_be_made_any_more_is_not_asked_for_again():
+    """Its source is gone meanwhile, so no worker would ever earn trust by it, and what is isolated would wait."""
+    queue = UnitQueue(units(1), 0, 5)
+    lose(queue, queue.for_idle(trusted=False))
+    probe = queue.for_idle(trusted=False)
+    assert probe.probe
+    queue.finished(probe, 0)
+    assert not queue.for_idle(trusted=False).probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import faulty_models
@@ -156,10 +157,13 @@ def test_embedded_images_are_read_out_of_the_manifest(worker, settings, sources)
 
 
 def test_a_disk_that_refuses_is_no_fault_of_the_row(model, settings, sources, tmp_path):
-    """The folder for attempts is gone: the worker says so instead of quarantining what it made."""
+    """The folder for attempts goes away: the worker says so instead of quarantining what it made."""
+    folder = tmp_path / "gone" / "_wanbatch" / "tmp"
+    folder.mkdir(parents=True)
     setup = WorkerSetup(model, str(tmp_path / "gone"), str(sources), False, "cpu", "float32", slots=2, threads=0)
     broken = Worker(setup, "worker-0")
     broken.ready()
+    shutil.rmtree(folder)
     plan, _ = prepare(write_jsonl(tmp_path / "one.jsonl", [{"prompt": "x"}]), settings())
     with pytest.raises(MachineryError, match="cannot be written to"):
         reports_of(broken, plan.task(0, 1, "t", np.arange(1)))

@@ -23,6 +23,9 @@ def test_two_experts_share_the_schedule_as_in_diffusers(pipeline):
         replace(PLAIN, id="a", prompt="a red heart", seed=3, steps=7, guidance=4.0),
         replace(PLAIN, id="b", prompt="blue star", seed=4, steps=4, guidance=2.0),
         replace(PLAIN, id="c", prompt="green circle", seed=5, steps=9, guidance=2.0),
+        replace(PLAIN, id="d", prompt="a star", seed=6, steps=8, guidance=4.0, guidance_2=3.0),
+        replace(PLAIN, id="e", prompt="a star", seed=6, steps=8, guidance=4.0, guidance_2=1.0),
+        replace(PLAIN, id="f", prompt="a star", seed=6, steps=8, guidance=1.0, guidance_2=3.0),
     ]
     pixels = {outcome.request.id: outcome.pixels for outcome in wan.generate(requests)}
 
@@ -37,8 +40,10 @@ def test_two_experts_share_the_schedule_as_in_diffusers(pipeline):
             num_frames=1,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
+            guidance_scale_2=request.guidance_2,
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type="pil",
         ).frames[0]
         expected = np.asarray(frames[0]).astype(int)
         assert np.abs(pixels[request.id].astype(int) - expected).max() <= 1
+    assert not np.array_equal(pixels["d"], pixels["e"])

@@ -65,6 +65,7 @@ def test_the_random_model_is_the_published_one_but_for_its_weights():
     info = random_info()
     assert (info.width, info.height, info.steps, info.guidance, info.shift) == (1280, 704, 50, 5.0, 5.0)
     assert (info.multiple, info.sampler, info.digest) == (32, "unipc", "")
+    assert info.layers == 30  # presets and step caches go by it
     modules = random_modules(torch.device("meta"), torch.bfloat16)
     count = sum(parameter.numel() for parameter in modules.transformer.parameters())
     assert count == pytest.approx(5.0e9, rel=0.01)

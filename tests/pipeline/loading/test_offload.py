@@ -138,6 +138,32 @@ def test_pictures_are_the_same_when_parts_take_turns(model_folder, wan, monkeypa
     assert held.moves == 5
 
 
+def test_what_does_not_move_keeps_its_tensors_and_what_moves_gives_them_up(model_folder, monkeypatch):
+    """Before, no size class kept its tensors, nor on a GPU its recorded launches, wherever offloading was allowed."""
+    wan = Wan.load(registry.find(str(model_folder)), slots=3, runtime=Runtime(offload=True))
+    assert wan.offloader is not None
+    make(wan, PLAIN)
+    assert wan.denoiser.kept_classes == 1
+    sizes = {"text": size_of(wan.text.model), "picture": size_of(nn.ModuleList([*wan.experts, wan.vae]))}
+    for name in sizes:
+        monkeypatch.setitem(WORKING_BYTES, name, 0)
+    wan.offloader.resident.remove("text")
+    monkeypatch.setattr(generate, "free_memory", lambda device: sizes["text"] - 1)
+    kept_then: list[int] = []
+    monkeypatch.setattr(
+        wan.experts[0], "_apply", lambda *_: kept_then.append(wan.denoiser.kept_classes) or wan.experts[0]
+    )
+    wan.text.encode(["a small blue star"])
+    assert kept_then == [0]  # recorded launches would read the weights where they no longer are
+
+
+def test_a_model_that_moves_keeps_nothing(model_folder, monkeypatch):
+    monkeypatch.setattr(Offloader, "all_fit", False)
+    wan = Wan.load(registry.find(str(model_folder)), slots=3, runtime=Runtime(offload=True))
+    make(wan, PLAIN)
+    assert wan.denoiser.kept_classes == 0
+
+
 def test_offloading_is_recorded(model_folder, monkeypatch):
     monkeypatch.setattr(Offloader, "all_fit", False)
     moving = Wan.load(registry.find(str(model_folder)), runtime=Runtime(offload=True))

@@ -34,25 +34,6 @@ def test_a_folder_without_defaults_of_its_own_gets_those_of_wan(copy):
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "expected"),
-    [
-        ({"_class_name": "UniPCMultistepScheduler", "solver_order": 3}, ("unipc3", 1.0, "linear")),
-        (
-            {"_class_name": "UniPCMultistepScheduler", "flow_shift": 5.0, "use_beta_sigmas": True},
-            ("unipc", 5.0, "beta"),
-        ),
-        ({"_class_name": "DEISMultistepScheduler", "flow_shift": 5.0, "shift": 2.0}, ("deis", 5.0, "linear")),
-        ({"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": 3.0}, ("heun", 3.0, "linear")),
-        ({"_class_name": "FlowMatchLCMScheduler", "shift": 8.0, "use_karras_sigmas": True}, ("lcm", 8.0, "karras")),
-    ],
-)
-def test_the_scheduler_of_a_folder_becomes_sampler_shift_and_schedule(copy, scheduler, expected):
-    (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
-    info = registry.find(str(copy))
-    assert (info.sampler, info.shift, info.schedule) == expected
-
-
-@pytest.mark.parametrize(
     ("columns", "rows", "size"),
     [(500, 500, (64, 64)), (400, 200, (96, 32)), (200, 400, (32, 96)), (9000, 1, (4096, 32)), (1, 9000, (32, 4096))],
 )

@@ -11,8 +11,8 @@ from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 
 
-def prompts(lengths: list[int], length: int, seed: int = 1) -> torch.Tensor:
-    embeds = torch.randn(len(lengths), length, 32, generator=torch.Generator().manual_seed(seed))
+def prompts(lengths: list[int], padded: int, seed: int = 1) -> torch.Tensor:
+    embeds = torch.randn(len(lengths), padded, 32, generator=torch.Generator().manual_seed(seed))
     for row, length in enumerate(lengths):
         embeds[row, length:] = 0
     return embeds

@@ -7,9 +7,13 @@ import torch
 from small_models import random_transformer
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline import generate
 from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models.dit import FrameTransformer
-from wanbatch.pipeline.models.fp8 import LARGEST, Float8Linear, quantise
+from wanbatch.pipeline.models.fp8 import LARGEST, Float8Linear, check_product, quantise
 
 
 def rounded(value: float) -> float:
@@ -87,3 +91,38 @@ def test_layers_are_replaced_after_fusing_only():
 def test_a_model_with_odd_layers_is_refused():
     with pytest.raises(UserError, match=r"multiples of 16; use --precision bf16"):
         FrameTransformer(random_transformer(ffn_dim=100)).fuse().to_float8()
+
+
+def refuses(layer, rows, scale, dtype):
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmulAlgoGetHeuristic\nmore")
+
+
+BAD_PRODUCTS = {
+    "refuses": (refuses, r"cannot multiply in FP8 \(CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when .*Heuristic\)"),
+    "forgets the scales of rows": (
+        lambda layer, rows, scale, dtype: layer.emulated(rows, scale[:1], dtype),
+        "multiplies wrongly in FP8",
+    ),
+    "zeros": (
+        lambda layer, rows, scale, dtype: 0 * layer.emulated(rows, scale, dtype),
+        r"wrongly in FP8 \(off by 1\)",
+    ),
+    "not a number": (
+        lambda layer, rows, scale, dtype: layer.emulated(rows, scale, dtype) * float("nan"),
+        r"wrongly in FP8 \(off by nan\)",
+    ),
+}
+
+
+def test_a_good_product_is_let_through():
+    check_product(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("fault", BAD_PRODUCTS)
+def test_a_device_that_cannot_multiply_in_fp8_is_found_before_anything_is_loaded(model_folder, monkeypatch, fault):
+    """Before, the first evaluation failed: each worker was lost while it warmed up, or made nonsense."""
+    product, message = BAD_PRODUCTS[fault]
+    monkeypatch.setattr(Float8Linear, "multiply", product)
+    monkeypatch.setattr(generate, "load", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(UserError, match=rf"precision fp8: this CPU .*{message}.*: use --precision bf16"):
+        Wan.load(registry.find(str(model_folder)), runtime=Runtime(fp8=True))

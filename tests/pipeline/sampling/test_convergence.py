@@ -18,6 +18,7 @@ ORDERS = {
     "res_2m": 2,
     "res_2s": 2,
     "unipc": 2,
+    "unipc1": 2,
     "unipc3": 3,
 }
 STOCHASTIC = ("euler_ancestral", "lcm")
@@ -57,7 +58,7 @@ def test_the_whole_schedule_ends_at_the_exact_picture(sampler):
     begin = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     solution = solvers.solve(sampler, 100, 3.0)
     found = trajectory([solution], begin, DATA.velocity, times="sigmas")[-1]
-    atol = 0.05 if sampler == "euler" else 0.01
+    atol = {"euler": 0.05, "unipc1": 0.02}.get(sampler, 0.01)
     torch.testing.assert_close(found, DATA.flow(begin, solution.sigmas[0], 0.0), rtol=0, atol=atol)
 
 

@@ -10,7 +10,7 @@ from wanbatch.errors import UserError
 from wanbatch.pipeline.sampling import schedules, solvers
 
 
-@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+@pytest.mark.parametrize("schedule", schedules.SPACINGS)
 @pytest.mark.parametrize("shift", [0.5, 1.0, 5.0, 12.0])
 @pytest.mark.parametrize("steps", [1, 2, 5, 50, 1000])
 def test_levels_fall_from_just_below_one_to_zero(schedule, shift, steps):
@@ -51,7 +51,7 @@ def test_explicit_levels_that_do_not_fall_are_refused(sigmas):
 
 
 def test_an_unknown_schedule_lists_the_known_ones():
-    with pytest.raises(UserError, match="unknown schedule 'cosine'; known: linear, karras, exponential, beta"):
+    with pytest.raises(UserError, match="unknown schedule 'cosine'; known: linear, karras, exponential, beta, flow"):
         schedules.levels(10, 3.0, schedule="cosine")
 
 
@@ -60,13 +60,40 @@ def test_a_schedule_has_steps():
         schedules.levels(0, 3.0)
 
 
+@pytest.mark.parametrize("schedule", schedules.SCHEDULER_LEVELS)
+@pytest.mark.parametrize("shift", [0.5, 1.0, 5.0, 12.0])
+@pytest.mark.parametrize("steps", [1, 2, 5, 50, 1000])
+def test_the_levels_of_other_schedulers_fall(schedule, shift, steps):
+    found = schedules.levels(steps, shift, schedule=schedule)
+    assert 0.99 < found[0] <= 1
+    assert np.all(np.diff(found.astype(np.float32)) < 0)
+    assert (len(found), found[-1] == 0) == ((steps, False) if schedule == "deis_flow" else (steps + 1, True))
+
+
+@pytest.mark.parametrize("sampler", solvers.SOLVERS)
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+@pytest.mark.parametrize("creativity", [1.0, 0.99999999, 0.9999995, 0.999999, 0.6])
+def test_every_table_is_finite(sampler, schedule, creativity):
+    """Just below 1, float32 rounds to 1 itself, where the log-SNR is infinite: the factors were not numbers."""
+    solution = solvers.solve(sampler, 8, 3.0, creativity, schedule)
+    for factors in (solution.correct, solution.predict, solution.noise):
+        assert np.isfinite(factors).all()
+
+
+def test_a_start_below_the_end_of_a_schedule_that_keeps_its_noise_leaves_no_step():
+    whole = schedules.deis_flow(6, 3.0)
+    assert schedules.lowest_level(whole) == whole[-1] > 0.3
+    assert list(schedules.cut(whole, 0.2)) == [0.2]
+    assert list(schedules.cut(whole, whole[-1] + 1e-3)) == [whole[-1] + 1e-3, whole[-1]]
+
+
 @pytest.mark.parametrize("creativity", [0.001, 0.05, 0.3, 0.5, 0.77, 0.95, 0.9999, 0.9999999])
 @pytest.mark.parametrize("steps", [1, 4, 30])
-@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+@pytest.mark.parametrize("schedule", [name for name in schedules.SCHEDULES if name != "deis_flow"])
 def test_a_cut_schedule_begins_exactly_at_the_creativity_and_falls_to_zero(creativity, steps, schedule):
     whole = schedules.levels(steps, 3.0, schedule=schedule)
     sigmas = schedules.cut(whole, creativity)
-    assert sigmas[0] == creativity
+    assert sigmas[0] == min(creativity, schedules.HIGHEST)
     assert sigmas[-1] == 0
     assert np.all(np.diff(sigmas) < 0)
     assert len(sigmas) <= len(whole) + 1

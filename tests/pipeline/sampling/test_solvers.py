@@ -26,7 +26,7 @@ from torch import Tensor
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.sampling import solvers
-from wanbatch.pipeline.sampling.schedules import SCHEDULES, levels
+from wanbatch.pipeline.sampling.schedules import SCHEDULES, SPACINGS, levels
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 STEPS = [1, 2, 3, 5, 14, 30, 50]
@@ -74,13 +74,16 @@ def given(scheduler, solution: solvers.Solution, sigmas: np.ndarray | None = Non
 # ---- the model's own solver, its schedule included -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", [2, 3])
+NAMES = {1: "unipc1", 2: "unipc", 3: "unipc3"}
+
+
+@pytest.mark.parametrize("order", NAMES)
 @pytest.mark.parametrize("shift", SHIFTS)
 @pytest.mark.parametrize("steps", STEPS)
 def test_unipc_equals_diffusers(steps, shift, order):
     scheduler = UniPCMultistepScheduler(flow_shift=shift, solver_order=order, **FLOW)
     scheduler.set_timesteps(steps)
-    solution = solvers.solve({2: "unipc", 3: "unipc3"}[order], steps, shift)
+    solution = solvers.solve(NAMES[order], steps, shift)
     assert np.array_equal(solution.timesteps, scheduler.timesteps.numpy())
     assert np.array_equal(solution.sigmas, scheduler.sigmas.double().numpy())
     scheduler.sigmas = scheduler.sigmas.double()
@@ -89,15 +92,15 @@ def test_unipc_equals_diffusers(steps, shift, order):
 
 # ---- every schedule -------------------------------------------------------------------------------------------
 
-EVERY = list(product(SCHEDULES, [2, 5, 14, 30], [1.0, 5.0]))
+EVERY = list(product(SPACINGS, [2, 5, 14, 30], [1.0, 5.0]))
 
 
 @pytest.mark.parametrize(("schedule", "steps", "shift"), EVERY)
-@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("order", NAMES)
 def test_unipc_equals_diffusers_on_every_schedule(schedule, steps, shift, order):
     """diffusers' UniPC takes Karras levels from the betas of another model and gives `use_beta_sigmas` and
     `use_exponential_sigmas` levels above 1, also with `use_flow_sigmas`: so it is given ours."""
-    solution = solvers.solve({2: "unipc", 3: "unipc3"}[order], steps, shift, schedule=schedule)
+    solution = solvers.solve(NAMES[order], steps, shift, schedule=schedule)
     scheduler = given(UniPCMultistepScheduler(solver_order=order, **FLOW), solution)
     torch.testing.assert_close(ours(solution), theirs(scheduler), **EXACT)
 
@@ -244,7 +247,7 @@ def test_a_picture_that_the_model_is_sure_of_is_reached_and_kept(sampler, schedu
 
 def mixed_solutions() -> list[solvers.Solution]:
     """Rows of every solver, with different schedules, lengths and starts."""
-    kinds = zip(solvers.SOLVERS, [*SCHEDULES] * 3, range(4, 14), [1.0, 0.8, 0.63] * 4, strict=False)
+    kinds = zip(solvers.SOLVERS, [*SCHEDULES] * 3, range(4, 15), [1.0, 0.8, 0.63] * 4, strict=False)
     return [solvers.solve(name, steps, 3.0, creativity, schedule) for name, schedule, steps, creativity in kinds]
 
 
@@ -265,6 +268,6 @@ def test_a_mixed_batch_gives_what_single_rows_give_bit_for_bit():
 
 def test_an_unknown_sampler_lists_the_known_ones():
     with pytest.raises(
-        UserError, match=r"unknown sampler 'ddim'; known: unipc, unipc3, dpmpp_2m, deis, res_2m, res_2s"
+        UserError, match=r"unknown sampler 'ddim'; known: unipc, unipc1, unipc3, dpmpp_2m, deis, res_2m, res_2s"
     ):
         solvers.solve("ddim", 10, 3.0)

@@ -1,0 +1,83 @@
+"""What settings and rows ask of a model that it, or this version, does not have. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, too_low
+from wanbatch.manifests.columns import GIVEN
+from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
+from wanbatch.pipeline.sampling.solvers import SOLVERS
+from wanbatch.pipeline.sampling.step_cache import parse
+
+KNOWN: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
+SIDES = ("width", "height")
+
+
+def check_settings(settings: Settings, model: ModelInfo) -> None:
+    """Check what the settings say of the model and of each other.
+
+    Raises:
+        UserError: For a setting that this model or version does not have, for settings that contradict each other,
+            and for a scheduler of the model that is not reproduced, if the settings do not stand for it.
+    """
+    parse(settings.step_cache, model.layers)
+    for name, known in KNOWN.items():
+        if (given := getattr(settings, name)) not in (None, *known):
+            raise UserError(f"setting {name}: {given!r} is unknown: use one of {', '.join(known)}")
+    for name in REPLACED if settings.sigmas is not None else ():
+        if getattr(settings, name) is not None:
+            raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
+    if settings.sigmas is not None and settings.creativity_steps == RESPACE:
+        raise UserError("setting sigmas: says every noise level, which creativity_steps respace changes: drop one")
+    for name in SIDES:
+        if (side := getattr(settings, name)) is not None and side % model.multiple:
+            raise UserError(f"setting {_bad_side(name, side, model)}")
+    if settings.guidance_2 is not None and not model.two_experts:
+        raise UserError(f"setting {_no_second_expert(model)}")
+    given_names = [name for name in KNOWN if getattr(settings, name) is not None]
+    model.check_scheduler([*given_names, *(["schedule"] if settings.sigmas is not None else [])])
+
+
+def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
+    """What rows ask that this model or version does not have: pairs of a row's index and what to say of it.
+
+    rows: of `manifests.columns.ROWS_SCHEMA`.
+    """
+    for name, known in KNOWN.items():
+        unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
+        for index in np.flatnonzero(unknown).tolist():
+            yield index, f"{name} {rows[name][index].as_py()!r} is unknown: use one of {', '.join(known)}"
+    for name, given in GIVEN.items():
+        for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
+            yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
+    for name in SIDES:
+        sides = pc.fill_null(rows[name], 0).to_numpy()
+        for index in np.flatnonzero(sides % model.multiple).tolist():
+            yield index, _bad_side(name, int(sides[index]), model)
+    for index in np.flatnonzero(pc.is_valid(rows["guidance_2"])).tolist() if not model.two_experts else ():
+        yield index, _no_second_expert(model)
+    both = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(rows["sigmas"]))
+    resolved = pa.table(resolved_schedules(rows, model, settings))
+    of_run = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(resolved["sigmas"]))
+    for index in np.flatnonzero(pc.fill_null(of_run, False)).tolist():
+        whose = "its sigmas say" if both[index].as_py() else "the run's sigmas say"
+        yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
+    yield from too_low(resolved)
+    yield from no_room(resolved)
+
+
+def _bad_side(name: str, side: int, model: ModelInfo) -> str:
+    nearest = " or ".join(map(str, model.nearest_sizes(side)))
+    return f"{name} {side}: must be a multiple of {model.multiple} for model {model.name}: use {nearest}"
+
+
+def _no_second_expert(model: ModelInfo) -> str:
+    return f"guidance_2: model {model.name} has one transformer, and this is for a second one (A14B): remove it"

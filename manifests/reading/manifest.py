@@ -139,7 +139,7 @@ def _read(
 
 
 def _require_folder(root: str) -> None:
-    """Raises UserError unless the source root is a folder, MachineryError if that cannot be told; stores have none."""
+    """Raises UserError unless a local source root is a folder, MachineryError if that cannot be told."""
     try:
         if not is_url(root) and kind_of(root) != "folder":
             raise UserError(f"{root}: is not a folder: give --source-root an existing one")

@@ -1,12 +1,10 @@
 """JSONL manifests: what is read, and every kind of bad line with its exact place."""
 
-import errno
 import json
-import os
 
 import pytest
 
-from wanbatch.errors import MachineryError, ManifestError, UserError
+from wanbatch.errors import ManifestError, UserError
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.records import Lora, Source
 
@@ -338,18 +336,3 @@ def test_json_that_is_not_in_lines_is_one_error(tmp_path, text):
 def test_the_case_of_a_suffix_plays_no_part(tmp_path):
     (tmp_path / "M.JSONL").write_text('{"prompt": "x"}\n')
     assert len(read_manifest(tmp_path / "M.JSONL")) == 1
-
-
-def test_a_source_root_that_cannot_be_looked_at_is_not_taken_for_none(jsonl, tmp_path, monkeypatch):
-    look = os.stat
-    root = tmp_path / "shared"
-    root.mkdir()
-
-    def stale(path, *rest, **named):
-        if str(path) == str(root):
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
-        return look(path, *rest, **named)
-
-    monkeypatch.setattr(os, "stat", stale)
-    with pytest.raises(MachineryError, match="shared: cannot be looked at"):
-        read_manifest(jsonl(GOOD), source_root=root)

@@ -37,7 +37,7 @@ def test_layout(mixed):
     assert units == 6  # four kinds by size and guidance, of which one has 12 pictures
     parts = {f"{kind}/part-{unit:05d}.parquet" for kind in ("data", "timings") for unit in range(units)}
     private = {f"_wanbatch/commits/{unit:05d}.json" for unit in range(units)}
-    private |= {"_wanbatch/run.json", "_wanbatch/log.jsonl"}
+    private |= {"_wanbatch/run.json", "_wanbatch/log.jsonl", "_wanbatch/source-sizes.parquet"}
     assert names - {"_wanbatch/lock"} == parts | private | {"README.md"}
     assert (mixed.out / "failures").is_dir()
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from wanbatch.jobs.planning.noise_schedule import REPLACED, schedules_of
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.manifests.sources.web_address import is_web_address
-from wanbatch.pipeline.sampling.schedules import levels
+from wanbatch.pipeline.sampling.schedules import HIGHEST, levels
 from wanbatch.pipeline.sampling.solvers import evaluations
 
 CREATIVITY_LEVELS = 256
@@ -64,6 +64,8 @@ def most_evaluations(images: pa.Table) -> np.ndarray:
     """
     kinds = images.select(["sampler", *REPLACED, "sigmas"])
     creativity = np.ceil(images["creativity"].to_numpy() * CREATIVITY_LEVELS) / CREATIVITY_LEVELS
+    # Below 1 a start that is above the first level is one more; only at 1 itself the schedule is what it is.
+    creativity = np.where(images["creativity"].to_numpy() < 1, np.minimum(creativity, HIGHEST), creativity)
     first, kind = _distinct([*(_codes(kinds[name]) for name in kinds.column_names), creativity])
     chosen = kinds.take(pa.array(first, pa.int64()))
     rows = zip(chosen["sampler"].to_pylist(), creativity[first].tolist(), schedules_of(chosen), strict=True)

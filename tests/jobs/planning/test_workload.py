@@ -73,6 +73,13 @@ def test_no_row_is_evaluated_more_often_than_counted():
     assert (counted - exact).max() <= 4, "rounding creativity up adds a level or two, of two evaluations each"
 
 
+def test_a_start_above_the_first_level_is_a_step_more_than_the_whole_schedule_has():
+    """Rounded up to 1 it would be the whole schedule's steps, one too few."""
+    one = {"sampler": ["euler"], "steps": [2], "shift": [None], "schedule": [None], "creativity": [0.999]}
+    images = pa.table({**one, "sigmas": pa.array([[0.9, 0.5]], pa.list_(pa.float64()))})
+    assert most_evaluations(images).tolist() == [solve("euler", 2, None, 0.999, None, [0.9, 0.5]).steps] == [3]
+
+
 @pytest.mark.timeout(60)
 def test_a_million_rows_are_counted_by_their_kinds(monkeypatch):
     """Schedules are made once a kind, though every row has a creativity of its own."""

@@ -48,7 +48,7 @@ def test_a_fault_that_begins_in_the_middle_leaves_its_rows_pending(run_rows, tmp
     load = functools.partial(fake_pipelines.load_raising, broken)
 
     def break_it() -> None:
-        if len(status(out)["units"]) >= 10:
+        if status(out)["units"] >= 10:
             broken.touch()
 
     summary = run_rows(rows(80), load=load, hook=break_it)

@@ -69,7 +69,7 @@ ROWS = [{"id": name, "prompt": "x"} for name in "abcde"]
 @pytest.mark.parametrize(
     ("inside", "told"),
     [
-        ((), "cannot write to the output folder"),
+        pytest.param((), "cannot write to the output folder", marks=pytest.mark.slow),
         (("_wanbatch/tmp",), "is not seen by this process"),  # a folder of its own under the same name
     ],
 )

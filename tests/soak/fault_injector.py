@@ -10,11 +10,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from failing_calls import KINDS, FailingCalls
+from failing_calls import ANY, KINDS, FailingCalls
 
 CODES = (errno.ESTALE, errno.EIO, errno.EACCES, errno.ENOENT)
 FARTHEST_CALL = 12  # the call that fails is one of so many next ones
-PATIENCE = 8.0  # seconds that such a call is waited for
+PATIENCE = 5.0  # seconds that such a call is waited for
 
 
 class FaultInjector(threading.Thread):
@@ -38,7 +38,7 @@ class FaultInjector(threading.Thread):
         """Arm faults for ever."""
         while True:
             time.sleep(self._chance.expovariate(1 / self.seconds))
-            kind, code = self._chance.choice(sorted(KINDS)), self._chance.choice(CODES)
+            kind, code = self._chance.choice([ANY] * len(KINDS) + sorted(KINDS)), self._chance.choice(CODES)
             self._calls.arm(self.folder, kind, self._chance.randint(1, FARTHEST_CALL), code)
             given_up = time.monotonic() + PATIENCE
             while not self._calls.victim and time.monotonic() < given_up:

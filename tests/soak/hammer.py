@@ -44,7 +44,7 @@ WORKERS = 3
 SETTINGS = {"model": "tiny", "width": SIZE, "height": SIZE, "steps": 2, "unit-rows": 4, "threads": 1}
 DRIVER_LIFE = {"real": 60.0, "fake": 25.0}  # seconds, on average
 BETWEEN_KILLS = {"real": 6.0, "fake": 1.2}  # seconds, on average; a real pipeline takes long to load
-BETWEEN_ERRORS = 1.0  # seconds, on average
+BETWEEN_ERRORS = 0.5  # seconds, on average
 ALLOWED_CODES = {2, 75}  # of commands that an error ended: another look at the folder is needed, or another try
 MORE_TO_DO = 9
 

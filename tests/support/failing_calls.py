@@ -21,6 +21,8 @@ KINDS = {
 }
 """Groups of calls; `stat` has `lstat` and `fstat`, `list` has `opendir` and `readdir`."""
 
+ANY = "any"
+
 
 def compiled(folder: Path) -> Path:
     """The library for LD_PRELOAD, built in a folder."""
@@ -42,9 +44,10 @@ class FailingCalls:
     def arm(self, below: Path, kind: str, nth: int, code: int) -> None:
         """From now on, count the calls of a kind on files below a folder, and let the Nth one fail (0: none).
 
-        code: the `errno` that it fails with.
+        kind: one of `KINDS`, or `ANY`. code: the `errno` that it fails with.
         """
-        self._library.fault_arm(bytes(below), ctypes.c_int(KINDS[kind]), ctypes.c_long(nth), ctypes.c_int(code))
+        kinds = sum(KINDS.values()) if kind == ANY else KINDS[kind]
+        self._library.fault_arm(bytes(below), ctypes.c_int(kinds), ctypes.c_long(nth), ctypes.c_int(code))
 
     @contextmanager
     def paused(self) -> Iterator[None]:

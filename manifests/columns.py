@@ -166,7 +166,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("loras", "several adapters with their weights", Given(ADAPTERS, "none", reserved="adapters")),
     Column("num_images", "how many images of the row are made; their ids get `-0`, `-1`, …", Given(COUNT, "1")),
     Column(
-        "tags",
+        "keywords",
         "words that are recorded with the image, to find it by; they change no pixel",
         Given(LABELS, "the run's setting, else none", run=f"words recorded with each image, like a,b; {_OF_ROWS}"),
         pa.list_(pa.string()),

@@ -56,8 +56,8 @@ def _lines(out: str | Path, found: dict[str, Any]) -> Iterator[str]:
 @click.option("--sheet", type=click.Path(path_type=Path), help="PNG to write; default: OUT/contact-sheet.png")
 @click.option("--columns", default=4, show_default=True, type=click.IntRange(1, 50), help="pictures side by side")
 @click.option("--limit", default=64, show_default=True, type=click.IntRange(1, 10_000), help="pictures at most")
-@click.option("--tag", default="", help="only pictures with this tag; default: all")
-def report(out: str | Path, sheet: Path | None, columns: int, limit: int, tag: str) -> None:
+@click.option("--keyword", default="", help="only pictures with this one among their keywords; default: all")
+def report(out: str | Path, sheet: Path | None, columns: int, limit: int, keyword: str) -> None:
     """Draw the pictures of the output folder OUT on a contact sheet; that of a URL is written to this folder.
 
     \b
@@ -67,7 +67,7 @@ def report(out: str | Path, sheet: Path | None, columns: int, limit: int, tag: s
     from wanbatch.jobs.reporting.contact_sheet import contact_sheet
 
     target = sheet or (out / "contact-sheet.png" if isinstance(out, Path) else Path("contact-sheet.png"))
-    count = contact_sheet(out, target, columns=columns, limit=limit, tag=tag)
+    count = contact_sheet(out, target, columns=columns, limit=limit, keyword=keyword)
     click.echo(f"{count} pictures on {target}")
 
 

@@ -20,7 +20,7 @@ LINE_HEIGHT, MARGIN = 15, 12  # pixels
 
 
 def contact_sheet(
-    out: str | Path, target: Path, columns: int = 4, cell: int = 192, limit: int = 64, tag: str = ""
+    out: str | Path, target: Path, columns: int = 4, cell: int = 192, limit: int = 64, keyword: str = ""
 ) -> int:
     """Write a PNG with a folder's first pictures in the order of the manifest, each with what it was made from.
 
@@ -30,7 +30,7 @@ def contact_sheet(
         columns: pictures side by side.
         cell: pixels of the longer side of each picture.
         limit: pictures at most.
-        tag: only pictures with this one among their `tags`; empty: all.
+        keyword: only pictures with this one among their `keywords`; empty: all.
 
     Returns:
         How many pictures it shows.
@@ -41,9 +41,9 @@ def contact_sheet(
     parts = open_parts(out, "data")
     if parts is None:
         raise UserError(f"{out}: has no pictures in data/ to show")
-    shown = first_records(parts, limit, tag)
+    shown = first_records(parts, limit, keyword)
     if not shown:
-        raise UserError(f"{out}: no picture has the tag {tag!r}")
+        raise UserError(f"{out}: no picture has the keyword {keyword!r}")
     sheet = _draw(shown, columns, cell)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +53,13 @@ def contact_sheet(
     return len(shown)
 
 
-def first_records(parts: ds.Dataset, limit: int, tag: str = "") -> list[dict[str, Any]]:
-    """The first data rows in the order of the manifest, with their images; with a tag, those that have it."""
-    has_tags = "tags" in parts.schema.names
-    keys = parts.to_table(columns=["manifest_row", "variant", "id", *(["tags"] if has_tags else [])])
-    if tag:
-        tags = keys["tags"].to_pylist() if has_tags else [None] * len(keys)
-        keys = keys.filter(pa.array([tag in (its or ()) for its in tags], pa.bool_()))
+def first_records(parts: ds.Dataset, limit: int, keyword: str = "") -> list[dict[str, Any]]:
+    """The first data rows in the order of the manifest, with their images; with a keyword, those that have it."""
+    has_keywords = "keywords" in parts.schema.names
+    keys = parts.to_table(columns=["manifest_row", "variant", "id", *(["keywords"] if has_keywords else [])])
+    if keyword:
+        words = keys["keywords"].to_pylist() if has_keywords else [None] * len(keys)
+        keys = keys.filter(pa.array([keyword in (its or ()) for its in words], pa.bool_()))
     order = pc.sort_indices(keys, [("manifest_row", "ascending"), ("variant", "ascending")])[:limit]
     wanted = keys["id"].take(order)
     records = parts.to_table(filter=pc.field("id").isin(wanted)).to_pylist() if len(wanted) else []

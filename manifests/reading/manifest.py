@@ -6,7 +6,6 @@ so that a million of them fit in memory; `Manifest.row` makes a `Row` of one.
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -117,8 +116,7 @@ def _read(
     files = _files(path)
     by_line = _ends(files[0], LINE_SUFFIXES)
     root = absolute(source_root if source_root is not None else posixpath.dirname(files[0]))
-    if not is_url(root) and not os.path.isdir(root):
-        raise UserError(f"{root}: is not a folder: give --source-root an existing one")
+    _require_folder(root)
 
     problems = Problems([_shown(path, file) for file in files], by_line)
     checker = RowChecker(PathPolicy(root, allow_http), problems)
@@ -138,6 +136,15 @@ def _read(
         passthrough = merge_passthrough(passthrough, origins)
     kept_root = root if is_url(root) else Path(root)
     return Manifest(path, kept_root, tuple(files), by_line, rows, passthrough, checker.count, digest)
+
+
+def _require_folder(root: str) -> None:
+    """Raises UserError unless a local source root is a folder, MachineryError if that cannot be told."""
+    try:
+        if not is_url(root) and kind_of(root) != "folder":
+            raise UserError(f"{root}: is not a folder: give --source-root an existing one")
+    except OSError as error:
+        raise MachineryError(f"{root}: cannot be looked at ({error.strerror or error}): is it mounted?") from error
 
 
 def _files(path: str | Path) -> list[str]:

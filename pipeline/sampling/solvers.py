@@ -209,16 +209,18 @@ def res_2s(sigmas: np.ndarray) -> Solution:
 def _two_stages(sigmas: np.ndarray, second: Callable[[float, float], tuple[float, float]]) -> Solution:
     """Each step looks at a second level, where Euler leads, and ends in a combination of sample and both x0.
 
-    second: (level, next level) -> (the second level, factor of x0 there). A last step to 0 takes x0 at once.
+    second: (level, next level) -> (the second level, factor of x0 there). The last step goes by Euler: to 0 this
+        takes x0 at once.
     """
     sigmas = _rounded(sigmas)
     looks, correct, predict = [], [], []
     for now, after in pairwise(sigmas):
-        middle, weight = second(now, after) if after > 0 else (after, 0.0)
+        twice = after > sigmas[-1]
+        middle, weight = second(now, after) if twice else (after, 0.0)
         looks.append(now)
         correct.append(_row(1))
         predict.append(_row(middle / now, 1 - middle / now))
-        if after > 0:
+        if twice:
             looks.append(middle)
             correct.append(_row(0, after / now, weight, 1 - after / now - weight))
             predict.append(_row(1))

@@ -10,6 +10,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.planning.noise_schedule import evaluation_counts
 from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.pipeline.sampling.schedules import SCHEDULER_LEVELS
 from wanbatch.pipeline.sampling.solvers import solve
 
 SIGMAS = [1.0, 0.7, 0.4]
@@ -71,6 +72,10 @@ def test_digests_of_rows_that_keep_their_steps_are_as_they_were(planned):
 def test_evaluations_are_those_of_the_solver(planned, sampler, mode):
     rows = [{"creativity": round(creativity, 2), "sampler": sampler} for creativity in np.linspace(0.25, 1, 16)]
     rows += [{"creativity": 0.7, "schedule": "karras", "steps": 3}, {"creativity": 0.9, "sigmas": SIGMAS}]
+    starts = (0.6, 0.9995, 0.99999999, 1)  # the second lies above the first level of some
+    rows += [
+        {"creativity": start, "schedule": name, "sampler": sampler} for name in SCHEDULER_LEVELS for start in starts
+    ]
     plan = planned(*rows, creativity_steps=mode)
     names = ("sampler", "steps", "shift", "creativity", "schedule", "sigmas", "creativity_steps")
     expected = [

@@ -191,12 +191,14 @@ class Fetcher:
         if size is not None and size > self.max_bytes:
             raise SourceError("too_large", f"has {size} bytes; at most {self.max_bytes} are read")
         body = bytearray()
-        for chunk in response.stream(CHUNK if first is None else min(CHUNK, first), decode_content=False):
-            body += chunk
-            if len(body) > self.max_bytes:
-                raise SourceError("too_large", f"has more than {self.max_bytes} bytes")
-            if first is not None and len(body) >= first:
-                return Beginning(bytes(body[:first]), len(body) == size, validator_of(response))
+        read_size = CHUNK if first is None else min(CHUNK, first)
+        with closing(response.stream(read_size, decode_content=False)) as chunks:  # also where it is left early
+            for chunk in chunks:
+                body += chunk
+                if len(body) > self.max_bytes:
+                    raise SourceError("too_large", f"has more than {self.max_bytes} bytes")
+                if first is not None and len(body) >= first:
+                    return Beginning(bytes(body[:first]), len(body) == size, validator_of(response))
         return Beginning(bytes(body), response.status == 200 or len(body) == size, validator_of(response))
 
 

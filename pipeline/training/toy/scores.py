@@ -27,7 +27,7 @@ class Studio:
 
     def __init__(self, folder: Path, device: torch.device):
         self.device = device
-        self.pipeline: Any = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        self.pipeline: Any = WanPipeline.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         self.encoder = self.pipeline.text_encoder.eval().to(device)
         self.dit = FrameTransformer(self.pipeline.transformer.eval()).to(device)
         self.vae = FrameVAE.from_video(self.pipeline.vae.eval()).to(device)

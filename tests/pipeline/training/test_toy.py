@@ -106,7 +106,7 @@ def test_text_states_equal_those_with_the_library_s_own_mask():
 
 class TestSmoke:
     def test_leaves_a_folder_that_diffusers_loads_and_runs(self, trained):
-        pipeline = WanPipeline.from_pretrained(trained, torch_dtype=torch.float32, use_safetensors=True)
+        pipeline = WanPipeline.from_pretrained(trained, dtype=torch.float32, use_safetensors=True)
         assert pipeline.config.expand_timesteps
         assert pipeline.transformer_2 is None
         pipeline.set_progress_bar_config(disable=True)

@@ -7,11 +7,10 @@ from typing import Any
 
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.plan import default_second_guidance
+from wanbatch.jobs.planning.plan import default_of
 from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
-from wanbatch.pipeline.sampling.schedules import KEEP
 from wanbatch.pipeline.sampling.step_cache import parse
 
 OFFLOADED = "-offloaded"  # at the end of a backend's name: its part of the model leaves the device for others
@@ -34,11 +33,7 @@ def fingerprint_of(
         slots: rows denoised together.
         hardware: what the model runs on.
     """
-    given = {name: getattr(settings, name) for name in DEFAULTS}
-    if settings.creativity_steps == KEEP:  # what holds where nothing is said
-        given["creativity_steps"] = None
-    resolved = {name: getattr(model, name, None) if value is None else value for name, value in given.items()}
-    resolved["guidance_2"] = default_second_guidance(model, settings)
+    resolved = {name: default_of(name, model, settings) for name in DEFAULTS}
     return {
         "model": model_location(model),
         "revision": model.revision,

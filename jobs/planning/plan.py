@@ -24,6 +24,7 @@ from wanbatch.manifests.columns import ALWAYS, LATER, RESOLVED, RUN_SETTINGS, WR
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.sampling.schedules import KEEP
 
 OWN_WAY = {"width", "height", "creativity", "creativity_steps", "guidance_2", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
@@ -178,7 +179,9 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     rows = manifest.rows
     width, height = _first(settings.width, model.width), _first(settings.height, model.height)
     sourced = _sized_by_source(rows)
-    columns = {name: _filled(rows[name], _default(name, model, settings)) for name in RESOLVED if name not in OWN_WAY}
+    columns = {
+        name: _filled(rows[name], default_of(name, model, settings)) for name in RESOLVED if name not in OWN_WAY
+    }
     columns |= {
         "id": rows["id"],
         "manifest_row": rows["number"],
@@ -209,8 +212,12 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     return Plan(manifest, images, sourced.to_numpy(), later=later)
 
 
-def _default(name: str, model: ModelInfo, settings: Settings) -> Any:
-    """What holds for rows that do not give a column; None: nothing."""
+def default_of(name: str, model: ModelInfo, settings: Settings) -> Any:
+    """What holds for rows that do not give a column; None: nothing, or what changes nothing."""
+    if name == "guidance_2" and settings.guidance is not None:
+        return settings.guidance_2  # the model's goes with its own guidance only
+    if name == "creativity_steps" and settings.creativity_steps == KEEP:
+        return None
     of_run = getattr(settings, name) if name in RUN_SETTINGS else None
     return _first(of_run, getattr(model, name, None), "" if name == "prompt" else None)
 
@@ -219,17 +226,10 @@ def _filled(given: pa.ChunkedArray, default: Any) -> pa.ChunkedArray:
     return given if default is None else pc.if_else(pc.is_valid(given), given, pa.scalar(default, given.type))
 
 
-def default_second_guidance(model: ModelInfo, settings: Settings) -> float | None:
-    """The second expert's guidance of rows that give neither; None: the same as the first one's."""
-    if settings.guidance_2 is not None or settings.guidance is not None:
-        return settings.guidance_2
-    return model.guidance_2
-
-
 def _second_guidance(rows: pa.Table, model: ModelInfo, settings: Settings) -> pa.ChunkedArray:
     """The second expert's guidance of each row; null: the same as the first one's."""
     given = rows["guidance_2"]
-    of_others = pa.scalar(default_second_guidance(model, settings), given.type)
+    of_others = pa.scalar(default_of("guidance_2", model, settings), given.type)
     of_guided = pa.scalar(settings.guidance_2, given.type)  # a row's own guidance is for both experts
     return pc.coalesce(given, pc.if_else(pc.is_valid(rows["guidance"]), of_guided, of_others))
 

@@ -62,7 +62,7 @@ class OutputFolder:
     def open(
         cls, path: str | Path, fingerprint: Mapping[str, Any], info: Mapping[str, Any] | None = None
     ) -> OutputFolder:
-        """Create the folder, or go on with it, and finish or remove what an interrupted run left half done.
+        """Create the folder, or go on with it, and finish or set aside what an interrupted run left half done.
 
         Args:
             path: of the folder, or its URL (a string).

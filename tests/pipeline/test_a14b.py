@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
-from picture_requests import PLAIN, difference, make
+from picture_requests import PLAIN, difference, loaded_twice, made_by_diffusers, make
 from small_models import random_transformer
 
 from wanbatch.pipeline.core.requests import Request
@@ -47,10 +47,7 @@ def folder(pipeline, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def both(folder) -> tuple[registry.ModelInfo, Wan, WanPipeline]:
-    info = registry.find(str(folder))
-    theirs = WanPipeline.from_pretrained(folder, use_safetensors=True)
-    theirs.set_progress_bar_config(disable=True)
-    return info, Wan.load(info, slots=2), theirs
+    return loaded_twice(folder, slots=2)
 
 
 def test_its_defaults_are_those_that_were_published(both):
@@ -77,19 +74,7 @@ def test_its_pictures_are_those_of_diffusers(both):
     info, wan, pipeline = both
     ours = make(wan, *requests(info))
     for request in requests(info):
-        frames = pipeline(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            width=request.width,
-            height=request.height,
-            num_frames=1,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            guidance_scale_2=request.guidance_2,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            output_type="pil",
-        ).frames[0]
-        theirs = np.asarray(frames[0])
+        theirs = made_by_diffusers(pipeline, request)
         assert ours[request.id].shape == theirs.shape == (request.height, request.width, 3)
         assert difference(ours[request.id], theirs) <= 1, request.id
         assert theirs.std() > 1

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from diffusers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
@@ -17,7 +16,7 @@ from diffusers import (
     WanPipeline,
 )
 from diffusers.schedulers import scheduling_flow_match_euler_discrete, scheduling_flow_match_lcm
-from picture_requests import PLAIN, difference, make
+from picture_requests import PLAIN, difference, loaded_twice, made_by_diffusers, make
 
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.requests import Request
@@ -53,10 +52,7 @@ def folder(request, model_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def both(folder) -> tuple[registry.ModelInfo, Wan, WanPipeline]:
     """The folder loaded by us and by diffusers."""
-    info = registry.find(str(folder))
-    pipeline = WanPipeline.from_pretrained(folder, use_safetensors=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return info, Wan.load(info, slots=1), pipeline
+    return loaded_twice(folder, slots=1)
 
 
 def request_of(info: registry.ModelInfo, steps: int) -> Request:
@@ -82,18 +78,7 @@ def test_a_folder_makes_the_pictures_that_diffusers_makes_of_it(both, steps, mon
     request = request_of(info, steps)
     ours = make(wan, request)["a"]
     with_our_noise(monkeypatch, request.seed)
-    frames = pipeline(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        width=request.width,
-        height=request.height,
-        num_frames=1,
-        num_inference_steps=steps,
-        guidance_scale=request.guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        output_type="pil",
-    ).frames[0]
-    theirs = np.asarray(frames[0])
+    theirs = made_by_diffusers(pipeline, request)
     assert difference(ours, theirs) <= 1
     assert theirs.std() > 1  # not a blank picture, on which anything would agree
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from picture_requests import PLAIN, difference, make, picture, source
+from picture_requests import PLAIN, difference, made_by_diffusers, make, picture, source
 
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
@@ -20,18 +20,7 @@ from wanbatch.pipeline.loading import registry
 def test_text_to_image_equals_diffusers(wan, pipeline, width, height, guidance):
     request = replace(PLAIN, width=width, height=height, guidance=guidance, negative_prompt="the green square")
     ours = make(wan, request)["a"]
-    frames = pipeline(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        width=width,
-        height=height,
-        num_frames=1,
-        num_inference_steps=request.steps,
-        guidance_scale=guidance,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        output_type="pil",
-    ).frames[0]
-    theirs = np.asarray(frames[0])
+    theirs = made_by_diffusers(pipeline, request)
     assert ours.shape == theirs.shape == (height, width, 3)
     assert difference(ours, theirs) <= 1
     assert theirs.std() > 1  # not a blank picture, on which anything would agree

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import torch
+from diffusers import WanPipeline
 
 from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
 from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading import registry
 
 PLAIN = Request(
     id="a",
@@ -39,6 +44,31 @@ def make(wan: Wan, *requests: Request) -> dict[str, np.ndarray]:
     outcomes = list(wan.generate(requests))
     assert not [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     return {outcome.request.id: outcome.pixels for outcome in outcomes}
+
+
+def made_by_diffusers(pipeline: WanPipeline, request: Request) -> np.ndarray:
+    """What diffusers' own pipeline makes of a request without sources: uint8 [height, width, 3]."""
+    frames = pipeline(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=request.width,
+        height=request.height,
+        num_frames=1,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        guidance_scale_2=request.guidance_2,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type="pil",
+    ).frames[0]
+    return np.asarray(frames[0])
+
+
+def loaded_twice(folder: Path, slots: int) -> tuple[registry.ModelInfo, Wan, WanPipeline]:
+    """What a model folder is, and the model loaded by us and by diffusers."""
+    info = registry.find(str(folder))
+    pipeline = WanPipeline.from_pretrained(folder, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return info, Wan.load(info, slots=slots), pipeline
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from picture_requests import PLAIN
+from picture_requests import PLAIN, made_by_diffusers
 from small_models import random_transformer
 
 from wanbatch.pipeline.generate import Wan
@@ -32,18 +32,6 @@ def test_two_experts_share_the_schedule_as_in_diffusers(pipeline):
     two = type(pipeline)(**{**pipeline.components, "transformer_2": second}, boundary_ratio=0.7)
     two.set_progress_bar_config(disable=True)
     for request in requests:
-        frames = two(
-            prompt=request.prompt,
-            negative_prompt="",
-            width=64,
-            height=64,
-            num_frames=1,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            guidance_scale_2=request.guidance_2,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            output_type="pil",
-        ).frames[0]
-        expected = np.asarray(frames[0]).astype(int)
+        expected = made_by_diffusers(two, request).astype(int)
         assert np.abs(pixels[request.id].astype(int) - expected).max() <= 1
     assert not np.array_equal(pixels["d"], pixels["e"])

@@ -7,6 +7,7 @@ was trained is in `training/toy/judge.py`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,30 +20,42 @@ _NAMES = list(NAMES.values())
 FOLDER = Path(__file__).resolve().parents[1] / "tiny" / "judge"
 
 
-class Judge(nn.Module):
-    """Images `[B, 3, H, W]` in [-1, 1] to attributes; any size from about 64 pixels."""
+UNREADABLE = -1
+OBJECTS = tuple(FIELDS.index(name) for name in ("first", "second", "third"))
 
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128)):
+
+class Judge(nn.Module):
+    """Images `[B, 3, H, W]` in [-1, 1] to attributes; sides of 128 pixels and more.
+
+    Args:
+        widths: Channels after each halving of the picture.
+        certainty: An object is read only if the judge gives it at least this probability; else it is `UNREADABLE`.
+            `training/toy/strictness.py` says how it is found.
+    """
+
+    def __init__(self, widths: Sequence[int] = (32, 48, 96, 128), certainty: float = 0.0):
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.certainty = tuple(widths), certainty
         layers: list[nn.Module] = []
         for inner, outer in zip((3, *widths), widths, strict=False):
             layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.GroupNorm(8, outer), nn.GELU()]
-        self.trunk = nn.Sequential(*layers, nn.Conv2d(widths[-1], 32, 1), nn.AdaptiveAvgPool2d(4))
-        self.head = nn.Sequential(nn.Linear(32 * 16, 160), nn.GELU(), nn.Linear(160, sum(map(len, _NAMES))))
+            layers += [_Residual(outer)] if inner != 3 else []
+        self.trunk = nn.Sequential(*layers, nn.Conv2d(widths[-1], 40, 1), nn.AdaptiveAvgPool2d(8))
+        self.head = nn.Sequential(nn.Linear(40 * 64, 224), nn.GELU(), nn.Linear(224, sum(map(len, _NAMES))))
 
     @classmethod
     def load(cls, folder: Path | str = FOLDER, device: torch.device | str = "cpu") -> Judge:
         """The judge of a folder, by default the one that ships with the package; fp32, in evaluation mode."""
         folder = Path(folder)
-        judge = cls(json.loads((folder / "config.json").read_text())["widths"])
+        judge = cls(**json.loads((folder / "config.json").read_text()))
         judge.load_state_dict(load_file(folder / "model.safetensors"))
         return judge.eval().requires_grad_(False).to(device)
 
     def save(self, folder: Path) -> None:
         """Writes `config.json` and fp16 weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"widths": self.widths}) + "\n")
+        config = {"widths": self.widths, "certainty": self.certainty}
+        (folder / "config.json").write_text(json.dumps(config) + "\n")
         weights = {name: value.half().contiguous() for name, value in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
 
@@ -53,29 +66,47 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Tensor:
-        """Attributes, int64 `[B, 6]`, of fp32 images `[B, 3, H, W]` in [-1, 1]."""
-        batches = images.float().split(512)
-        return torch.cat([torch.stack([logits.argmax(1) for logits in self(b)], dim=1) for b in batches])
+        """Attributes, int64 `[B, 9]`, of fp32 images `[B, 3, H, W]` in [-1, 1]; objects may be `UNREADABLE`."""
+        return torch.cat([self._read(batch) for batch in images.float().split(512)])
+
+    def _read(self, images: Tensor) -> Tensor:
+        best = [logits.softmax(1).max(1) for logits in self(images)]
+        columns = [one.indices for one in best]
+        for index in OBJECTS:
+            columns[index] = columns[index].where(best[index].values >= self.certainty, UNREADABLE)
+        return torch.stack(columns, dim=1)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """What the judge makes its mind up from: fp32 `[B, 160]` of images `[B, 3, H, W]` in [-1, 1]."""
+        """What the judge makes its mind up from: fp32 `[B, 224]` of images `[B, 3, H, W]` in [-1, 1]."""
         batches = images.float().split(512)
         return torch.cat([self.head[:2](self.trunk(batch).flatten(1)) for batch in batches])
 
     def score(self, images: Tensor, expected: Tensor) -> dict[str, float]:
-        """The part of the pictures in which each attribute is as expected `[B, 6]`, and in which all are."""
+        """The part of the pictures in which each attribute is as expected `[B, 9]`, all objects, and everything."""
         right = self.read(images) == expected
         scores = dict(zip(FIELDS, right.float().mean(0).tolist(), strict=True))
-        return scores | {"all": right.all(1).float().mean().item()}
+        objects = right[:, OBJECTS].all(1).float().mean().item()
+        return scores | {"objects": objects, "all": right.all(1).float().mean().item()}
+
+
+class _Residual(nn.Module):
+    """A second convolution at the same width, added to what goes in."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
 
 
 def distance(first: Tensor, second: Tensor) -> float:
     """Fréchet distance between two sets of features `[N, D]`, each taken for a normal distribution.
 
     The measure of Heusel et al. 2017 (arXiv:1706.08500) on the judge's features. It sees ghosts, artefacts and a
-    lack of variety in pictures that the judge still reads right, but hardly a light blur, which the judge was
-    trained to see past. It falls with the number of pictures: compare sets of one size.
+    lack of variety in pictures that the judge still reads right. It falls with the number of pictures: compare sets
+    of one size.
     """
     (mean_a, covariance_a), (mean_b, covariance_b) = (
         (x.mean(0), x.T.cov()) for x in (first.double(), second.double())

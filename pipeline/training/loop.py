@@ -6,25 +6,40 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 
 class Budget:
-    """A training's length: whichever of minutes and steps ends first."""
+    """A training's length: whichever of minutes and steps ends first, over all its runs.
 
-    def __init__(self, minutes: float, steps: int):
+    Args:
+        minutes: of training in all.
+        steps: in all.
+        stop_after: minutes after which this run leaves the rest to another one.
+    """
+
+    def __init__(self, minutes: float, steps: int, stop_after: float = math.inf):
         self.seconds, self.steps = minutes * 60, steps
-        self.start, self.step = time.monotonic(), 0
+        self._deadline = time.monotonic() + stop_after * 60
+        self._spent, self.step = 0.0, 0
+        self._start = time.monotonic()
 
     def restart(self) -> None:
-        """Starts the clock anew: compiling took a while and trained nothing."""
-        self.start = time.monotonic()
+        """Start the clock of this run anew: compiling took a while and trained nothing."""
+        self._start = time.monotonic()
+
+    def go_on(self, step: int, elapsed: float) -> None:
+        """Go on where an earlier run ended, after so many steps and seconds of training."""
+        self.step, self._spent = step, elapsed
+        self.restart()
 
     @property
     def elapsed(self) -> float:
-        return time.monotonic() - self.start
+        """Seconds of training, those of earlier runs too."""
+        return self._spent + time.monotonic() - self._start
 
     @property
     def progress(self) -> float:
@@ -32,8 +47,8 @@ class Budget:
         return min(1.0, max(self.elapsed / self.seconds, self.step / self.steps))
 
     def __iter__(self):
-        """Yields step numbers until the budget is spent."""
-        while self.progress < 1:
+        """Yields step numbers until the budget is spent, or this run has to end."""
+        while self.progress < 1 and time.monotonic() < self._deadline:
             yield self.step
             self.step += 1
 
@@ -92,6 +107,16 @@ class Optimizer:
         """The learning rate of the steps to come."""
         self.rate.fill_(rate)
 
+    def moments(self) -> dict:
+        """What `load` takes up again."""
+        return self.adam.state_dict()["state"]
+
+    def load(self, moments: dict) -> None:
+        """Go on with an earlier optimizer's moments."""
+        self.adam.load_state_dict(self.adam.state_dict() | {"state": moments})
+        for group in self.adam.param_groups:
+            group["lr"] = self.rate  # loading made a copy of it
+
     def clear(self) -> None:
         """Drop the gradients."""
         self.adam.zero_grad(set_to_none=True)
@@ -103,24 +128,49 @@ class Optimizer:
 
 
 class Checkpoints:
-    """Saves the averaged weights now and then.
+    """Keeps what a training needs to be gone on with: weights, their average, the optimizer's moments, the clock.
 
     Args:
-        average: Of the weights.
-        save: Called with the averaged weights in place.
-        seconds: Of training from one call to the next.
+        file: Where it is kept; None: nowhere.
+        optimizer: Of the parameters.
+        average: Of the parameters.
+        budget: What of it is spent.
+        seconds: Of training from one save to the next.
     """
 
-    def __init__(self, average: Average, save: Callable[[], None] = lambda: None, seconds: float = 120):
-        self._average, self._save, self._seconds = average, save, seconds
-        self._last = 0.0
+    def __init__(
+        self, file: Path | None, optimizer: Optimizer, average: Average, budget: Budget, seconds: float = 120
+    ):
+        self._file, self._optimizer, self._average = file, optimizer, average
+        self._budget, self._seconds, self._last = budget, seconds, 0.0
 
-    def save_if_due(self, elapsed: float) -> None:
-        """Save if the last call was long enough ago; `elapsed` is the training's time in seconds."""
-        if elapsed - self._last > self._seconds:
-            self._last = elapsed
-            with self._average.applied():
-                self._save()
+    def go_on(self) -> None:
+        """Take up what an earlier run left, if there is any."""
+        if self._file is None or not self._file.exists():
+            return
+        state = torch.load(self._file, map_location=self._average.live[0].device, weights_only=True)
+        with torch.no_grad():
+            torch._foreach_copy_(self._average.live, state["live"])
+            torch._foreach_copy_(self._average.kept, state["kept"])
+        self._optimizer.load(state["moments"])
+        self._budget.go_on(state["step"], state["elapsed"])
+        self._last = state["elapsed"]
+
+    def save_if_due(self) -> None:
+        """Save if the last time was long enough ago."""
+        if self._file is not None and self._budget.elapsed - self._last > self._seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file whole, then put it in place of the one before."""
+        if self._file is None:
+            return
+        self._last = self._budget.elapsed
+        state = {"live": self._average.live, "kept": self._average.kept, "moments": self._optimizer.moments()}
+        state |= {"step": self._budget.step, "elapsed": self._last}
+        unfinished = self._file.with_suffix(".new")
+        torch.save(state, unfinished)
+        unfinished.replace(self._file)
 
 
 class Captured:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +17,14 @@ from wanbatch.pipeline.training.toy.pictures import Bank, draw_pictures
 
 def train(
     vae: FrameVAE,
-    bank: Bank,
+    banks: Sequence[Bank],
     budget: Budget,
     *,
     batch: int,
     rate: float = 1e-3,
-    divergence: float = 1e-4,
+    divergence: float = 1e-5,
     report: Callable[[str], None] = print,
-    checkpoint: Callable[[], None] = lambda: None,
+    state: Path | None = None,
 ) -> dict[str, float]:
     """Train an autoencoder in place; in the end it holds the averaged weights.
 
@@ -31,43 +32,53 @@ def train(
 
     Args:
         vae: What is trained.
-        bank: Pictures, on the training device.
+        banks: Pictures of each size, on the training device; the first takes three steps of four.
         budget: How long.
-        batch: Pictures in a step.
+        batch: Pictures in a step of the first bank; others have about as many pixels.
         rate: The highest learning rate.
         divergence: Weight of the KL divergence to a standard normal, mean over latent values.
         report: Called with a line of text now and then.
-        checkpoint: Called now and then, with the averaged weights in place.
+        state: File from which a training that did not end is gone on with, and that keeps what it needs.
 
     Returns:
         What the training did.
     """
-    device = bank[0].device
+    device = banks[0][0].device
     vae.to(device).train()
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Optimizer(vae.parameters(), device)
     average = Average(vae.parameters(), 0.999)
-    checkpoints = Checkpoints(average, checkpoint)
-    learn = _learner(vae, bank, batch, optimizer, divergence)
-    learn()  # compiles; the rate is still zero
+    pixels = banks[0][0][0].numel()
+    steps = [_learner(vae, bank, max(1, batch * pixels // bank[0][0].numel()), optimizer, divergence) for bank in banks]
+    for learn in steps:
+        learn()  # compiles; the rate is still zero
     budget.restart()
+    checkpoints = Checkpoints(state, optimizer, average, budget)
+    checkpoints.go_on()
+    errors: list[Tensor] = []
     for step in budget:
         optimizer.set_rate(budget.rate(rate))
-        error = learn()
+        other = 1 + step // 4 % (len(steps) - 1) if step % 4 == 3 and len(steps) > 1 else 0
+        error = steps[other]()
         average.restart() if step < 500 else average.update()
-        if step % 500 == 0:
-            report(f"vae: step {step}, {budget.elapsed:.0f} s, PSNR {psnr_of_error(error.item(), 2):.2f} dB")
-        checkpoints.save_if_due(budget.elapsed)
+        if other == 0 and step % 50 == 0:
+            errors.append(error)
+        if step % 1000 == 0:
+            mean = torch.stack(errors).mean().item()
+            report(f"vae: step {step}, {budget.elapsed:.0f} s, PSNR {psnr_of_error(mean, 2):.2f} dB")
+            errors.clear()
+        checkpoints.save_if_due()
+    checkpoints.save()
     average.adopt()
     vae.eval()
-    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
+    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch, "progress": budget.progress}
 
 
 def _learner(vae: FrameVAE, bank: Bank, batch: int, optimizer: Optimizer, divergence: float) -> Callable[[], Tensor]:
     """A function that makes one step on random pictures and returns their mean squared error."""
     device = bank[0].device
     fast = device.type == "cuda"
-    loss_of = torch.compile(_loss) if fast else _loss
+    loss_of = torch.compile(_loss, dynamic=False) if fast else _loss
 
     def learn() -> Tensor:
         images = draw_pictures(bank, batch)[0].contiguous(memory_format=torch.channels_last)

@@ -1,148 +1,161 @@
-"""Captions for the small world, and the tokenizer that reads them.
+"""Captions for the small world.
 
-`write` says what a picture shows in one of many ways; `vocabulary` is every word it may use. A caption that
-names a background and no texture means a plain one; other attributes left out may be anything.
+`write` says what a picture shows in one of many ways; `vocabulary` is every word it may use. A caption that names a
+background's colour and no texture means a plain one, one that names no style means emoji artwork, and objects that
+are only counted up stand from left to right or from top to bottom; other attributes left out may be anything.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import string
-from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import T5Tokenizer
+from wanbatch.pipeline.evaluation.attributes import NONE, NOUNS
 
-from wanbatch.pipeline.evaluation.attributes import COLOURS
-
-WORDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "shape": {
-        "circle": ("circle", "circle", "disc", "ball"),
-        "square": ("square", "square", "box"),
-        "triangle": ("triangle",),
-        "star": ("star",),
-        "heart": ("heart",),
-        "diamond": ("diamond", "diamond", "rhombus"),
-        "cross": ("cross", "cross", "plus sign"),
-        "moon": ("moon", "moon", "crescent", "crescent moon"),
-    },
-    "colour": {name: (name,) for name in COLOURS} | {"purple": ("purple", "purple", "violet")},
-    "size": {
-        "small": ("small", "small", "tiny", "little"),
-        "medium": ("medium", "medium-sized", "medium sized", "mid-sized"),
-        "large": ("large", "large", "big", "big", "huge"),
-    },
-    "place": {
-        "center": ("in the center", "in the middle", "at the center", "centered", "center", "in the centre"),
-        "left": ("on the left", "at the left", "to the left", "on the left side", "left"),
-        "right": ("on the right", "at the right", "to the right", "on the right side", "right"),
-        "top": ("at the top", "on top", "in the upper part", "top", "near the top"),
-        "bottom": ("at the bottom", "in the lower part", "bottom", "near the bottom"),
-    },
-    "texture": {
-        "plain": ("plain", "plain", "solid", "flat"),
-        "striped": ("striped", "striped", "stripy"),
-        "dotted": ("dotted", "dotted", "spotted", "polka dot", "polka-dot"),
-        "checkered": ("checkered", "checkered", "checked", "chequered", "checkerboard"),
-    },
+OTHER_NAMES = {
+    "dog": ("puppy",), "cat": ("kitten", "kitty"), "rabbit": ("bunny",), "chicken": ("hen",), "airplane": ("plane",),
+    "sailboat": ("boat",), "train": ("locomotive",), "sheep": ("lamb",), "clock": ("alarm clock",),
+    "hat": ("top hat",), "soccer ball": ("football",), "donut": ("doughnut",), "hamburger": ("burger",),
+    "cake": ("birthday cake",), "coffee": ("cup of coffee", "hot drink"), "heart": ("red heart",), "bell": ("golden bell",),
+    "balloon": ("red balloon",), "books": ("stack of books",), "crown": ("golden crown",), "star": ("yellow star",),
+    "pumpkin": ("halloween pumpkin",), "bus": ("yellow bus",), "car": ("red car",), "clover": ("four leaf clover",),
+    "dinosaur": ("green dinosaur",), "bird": ("blue bird",), "parrot": ("green parrot",), "tree": ("green tree",),
+    "corn": ("ear of corn",), "bread": ("loaf of bread",), "cheese": ("piece of cheese",),
+    "pizza": ("slice of pizza",), "watermelon": ("slice of watermelon",), "rose": ("red rose",), "tulip": ("pink tulip",),
+    "apple": ("red apple",), "diamond": ("blue diamond", "gem"), "ladybug": ("ladybird",), "bee": ("honeybee",),
+}  # fmt: skip
+_SEVERAL = {"books", "grapes", "cherries"}
+_SIZES = {
+    "small": ("small", "small", "tiny", "little"),
+    "medium": ("medium", "medium-sized", "medium sized", "mid-sized"),
+    "large": ("large", "large", "big", "big", "huge"),
+}
+_PLACES = {
+    "center": ("in the center", "in the middle", "at the center", "centered", "center", "in the centre"),
+    "left": ("on the left", "at the left", "to the left", "on the left side", "left"),
+    "right": ("on the right", "at the right", "to the right", "on the right side", "right"),
+    "top": ("at the top", "on top", "in the upper part", "top", "near the top"),
+    "bottom": ("at the bottom", "in the lower part", "bottom", "near the bottom"),
+}
+_RELATIONS = {  # {0}: the left or upper object
+    "side by side": ("{0} left of {1}", "{0} to the left of {1}", "{1} right of {0}", "{1} to the right of {0}",
+                     "{0} on the left and {1} on the right", "{0} beside {1}, side by side"),
+    "stacked": ("{0} over {1}", "{0} above {1}", "{1} under {0}", "{1} below {0}", "{0} on top of {1}",
+                "{0} at the top and {1} at the bottom"),
+    "row": ("{0}, {1} and {2} in a row", "a row of {0}, {1} and {2}", "from left to right: {0}, {1}, {2}"),
+}  # fmt: skip
+_LOOSE = {2: ("{0} and {1}", "{0} with {1}", "{0} next to {1}"), 3: ("{0}, {1} and {2}", "{0}, {1}, {2}")}
+_TEXTURES = {
+    "plain": ("plain", "plain", "solid"),
+    "striped": ("striped", "striped", "stripy"),
+    "dotted": ("dotted", "dotted", "spotted", "polka-dot"),
+    "checkered": ("checkered", "checkered", "checked", "chequered"),
 }
 _PATTERN_NOUNS = {"striped": "stripes", "dotted": "dots", "checkered": "checks"}
-_OPENINGS = ("", "", "", "a picture of ", "an image of ", "there is ", "a photo of ", "a drawing of ")
+_SCENES = {
+    "meadow": ("in a meadow", "on a green meadow", "on the grass", "on green grass", "in a field"),
+    "beach": ("at the beach", "on the beach", "on a sandy beach", "by the sea"),
+    "snow": ("in the snow", "in a snowy landscape", "on snow", "in winter"),
+    "desert": ("in the desert", "in a desert", "among sand dunes"),
+    "night": ("at night", "under a starry sky", "in the night", "under the stars"),
+}
+_COLOURS = {"purple": ("purple", "purple", "violet"), "gray": ("gray", "gray", "grey")}
+_OPENINGS = ("", "", "", "a picture of ", "an image of ", "there is ", "a drawing of ", "an illustration of ")
+_FLAT = (", flat style", " in flat style", ", flat", ", flat illustration", " as a flat icon")
 _FILLER = (
     "beautiful", "nice", "bright", "cute", "simple", "shiny", "very", "pretty", "lovely", "glossy", "colorful",
-    "minimal", "style", "art", "icon", "quality", "high", "best", "soft", "light", "shadow", "clean", "and",
+    "minimal", "style", "art", "icon", "quality", "high", "best", "soft", "light", "clean", "and", "emoji",
 )  # fmt: skip
-_GLUE = (
-    "a an the of on in at to with is it its background backdrop against over sits placed located shape "
-    "colored coloured color colour size pattern one single"
-)
-_STRAY = (
-    "it",
-    "its",
-    "sits",
-    "placed",
-    "located",
-    "colored",
-    "coloured",
-    "color",
-    "colour",
-    "size",
-    "pattern",
-    "single",
-    "3",
-    "s",
-)
-_PUNCTUATION = (",", ".", ";", ":", "!", "?", "-", "'", '"', "(", ")")
-
-PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+_STRAY = ("it", "its", "sits", "placed", "located", "colored", "color", "single", "photo", "3", "s")
+PUNCTUATION = (",", ".", ";", ":", "!", "?", "-", "'", '"', "(", ")")
+AFTER_A_HYPHEN = ("sized", "dot")
+"""Words that go on without a space: "medium-sized"."""
 
 
 def write(names: dict[str, str], rng: random.Random, *, full: bool = False) -> str:
-    """One caption. names: `{field: name}` of a picture. full: leave no attribute out and add no noise."""
-    said = {field: rng.choice(WORDS["colour" if field == "background" else field][name])
-            for field, name in names.items()}  # fmt: skip
-    keep = {field: full or rng.random() > chance for field, chance in
-            {"shape": 0.03, "colour": 0.06, "size": 0.15, "place": 0.15, "background": 0.12}.items()}  # fmt: skip
-    background = _background(names, said, rng, full) if keep["background"] else ""
-    place = said["place"] if keep["place"] else ""
-    text = _arrange(_thing(said, keep, rng), place, background, rng)
-    if not full:
-        text = _disturb(text, rng)
-    return text
+    """One caption.
+
+    Args:
+        names: `{field: name}` of a picture.
+        rng: what chooses the words.
+        full: leave no attribute out and add no noise.
+    """
+    nouns = [names[field] for field in ("first", "second", "third") if names[field] != NONE]
+    sizes = [names["size"], names["second_size"], "small"]
+    things = [_thing(noun, size, rng, full) for noun, size in zip(nouns, sizes, strict=False)]
+    body, place = _body(things, names["layout"], rng, full)
+    backdrop = _backdrop(names, rng, full) if full or rng.random() > 0.12 else ""
+    text = _arrange(body, place, backdrop, rng)
+    if names["style"] == "flat":
+        text += rng.choice(_FLAT)
+    return text if full else _disturb(text, rng)
 
 
-def _thing(said: dict[str, str], keep: dict[str, bool], rng: random.Random) -> str:
-    size = said["size"] if keep["size"] else ""
-    colour = said["colour"] if keep["colour"] else ""
-    shape = said["shape"] if keep["shape"] else "shape"
-    late = size and rng.random() < 0.1
-    adjectives = [word for word in ("" if late else size, colour) if word]
-    if len(adjectives) == 2 and rng.random() < 0.1:
-        adjectives.reverse()
-    phrase = " ".join([*adjectives, shape])
-    article = rng.choice(("a", "a", "a", "the", "one", ""))
+def _thing(noun: str, size: str, rng: random.Random, full: bool) -> str:
+    other = OTHER_NAMES.get(noun, ())
+    word = rng.choice(other) if other and rng.random() < 0.25 else noun
+    said = rng.choice(_SIZES[size]) if full or rng.random() > 0.25 else ""
+    phrase = f"{said} {word}".strip()
+    if word in _SEVERAL:
+        return f"some {phrase}" if rng.random() < 0.6 else phrase
+    article = rng.choice(("a", "a", "a", "a", "the", "one", ""))
     if article == "a" and phrase[0] in "aeiou":
         article = "an"
-    return f"{article} {phrase}".strip() + (f", {size}" if late else "")
+    return f"{article} {phrase}".strip()
 
 
-def _background(names: dict[str, str], said: dict[str, str], rng: random.Random, full: bool) -> str:
-    colour, texture, noun = said["background"], said["texture"], rng.choice(("background", "background", "backdrop"))
-    article = rng.choice(("a ", "a ", "the ", ""))
-    if names["texture"] == "plain" and rng.random() < (0.25 if full else 0.5):
-        options = [f"{colour} {noun}", colour] if not full else [f"{colour} {noun}"]
-        chosen = rng.choice(options)
-        return article + chosen if noun in chosen else chosen
-    options = [f"{article}{texture} {colour} {noun}", f"{article}{colour} {texture} {noun}"]
-    if names["texture"] != "plain":
-        pattern = _PATTERN_NOUNS[names["texture"]]
-        options += [f"{article}{colour} {noun} with {pattern}", f"{colour} {pattern}"]
-    return rng.choice((*options[:2], *options))
+def _body(things: list[str], layout: str, rng: random.Random, full: bool) -> tuple[str, str]:
+    """What is seen, and where, if that is said apart."""
+    if len(things) == 1:
+        return things[0], rng.choice(_PLACES[layout]) if full or rng.random() > 0.2 else ""
+    patterns = _RELATIONS[layout] if full or rng.random() > 0.2 else _LOOSE[len(things)]
+    return rng.choice(patterns).format(*things), ""
 
 
-def _arrange(thing: str, place: str, background: str, rng: random.Random) -> str:
+def _backdrop(names: dict[str, str], rng: random.Random, full: bool) -> str:
+    """With its preposition."""
+    background, texture = names["background"], names["texture"]
+    if background in _SCENES:
+        return rng.choice(_SCENES[background])
+    colour = rng.choice(_COLOURS.get(background, (background,)))
+    noun = rng.choice(("background", "background", "backdrop"))
+    article = rng.choice(("a", "a", "the"))
+    link = rng.choice(("on", "on", "against", "with"))
+    if texture == "plain" and rng.random() < 0.5:
+        return f"{link} {_article(article, colour)} {colour} {noun}"
+    word = rng.choice(_TEXTURES[texture])
+    options = [f"{word} {colour} {noun}", f"{colour} {word} {noun}"]
+    if texture != "plain":
+        options.append(f"{colour} {noun} with {_PATTERN_NOUNS[texture]}")
+    chosen = rng.choice(options)
+    return f"{link} {_article(article, chosen)} {chosen}"
+
+
+def _article(article: str, phrase: str) -> str:
+    return "an" if article == "a" and phrase[0] in "aeiou" else article
+
+
+def _arrange(body: str, place: str, backdrop: str, rng: random.Random) -> str:
     opening = rng.choice(_OPENINGS)
-    link = rng.choice((" on ", " on ", " against ", ", ", " over ", " with "))
-    if not background:
-        return rng.choice((f"{opening}{thing} {place}", f"{opening}{thing}, {place}", f"{place}: {thing}"))
     if not place:
-        return rng.choice((f"{opening}{thing}{link}{background}", f"{background}, {thing}"))
+        options = [f"{opening}{body} {backdrop}", f"{opening}{body}, {backdrop}", f"{backdrop}, {body}"]
+        return rng.choice(options if backdrop else [f"{opening}{body}"]).strip()
+    if not backdrop:
+        return rng.choice((f"{opening}{body} {place}", f"{opening}{body}, {place}", f"{place}: {body}"))
     return rng.choice((
-        f"{opening}{thing} {place}{link}{background}",
-        f"{opening}{thing} {place}{link}{background}",
-        f"{opening}{thing}{link}{background}, {place}",
-        f"{place}, {thing}{link}{background}",
-        f"on {background}, {thing} {place}",
-        f"{background}: {thing}, {place}",
-        f"{thing}, {place}, {background}",
+        f"{opening}{body} {place} {backdrop}",
+        f"{opening}{body} {place}, {backdrop}",
+        f"{opening}{body} {backdrop}, {place}",
+        f"{place}, {body} {backdrop}",
+        f"{backdrop}, {body} {place}",
+        f"{body}, {place}, {backdrop}",
     ))  # fmt: skip
 
 
 def _disturb(text: str, rng: random.Random) -> str:
     """What people do to prompts: words that mean nothing here, full stops, nothing at all."""
     words = text.split()
-    while rng.random() < 0.2:
+    while rng.random() < 0.15:
         letters = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 8)))
         words.insert(rng.randrange(len(words) + 1), rng.choice((*_FILLER, *_STRAY, *[letters] * 15)))
     return " ".join(words) + rng.choice(("", "", "", rng.choice(".,;:!?-'\"()")))
@@ -150,59 +163,9 @@ def _disturb(text: str, rng: random.Random) -> str:
 
 def vocabulary() -> list[str]:
     """Every known word, in a fixed order."""
-    words = _GLUE.split() + list(_FILLER) + list(_PATTERN_NOUNS.values())
-    words += [word for opening in _OPENINGS for word in opening.split()]
-    for names in WORDS.values():
-        words += [word for phrases in names.values() for phrase in phrases for word in phrase.split()]
+    groups = [_SIZES, _PLACES, _RELATIONS, _LOOSE, _TEXTURES, _SCENES, _COLOURS, OTHER_NAMES]
+    phrases = [phrase for group in groups for phrases in group.values() for phrase in phrases]  # type: ignore[attr-defined]
+    phrases += [*NOUNS, *_OPENINGS, *_FLAT, *_PATTERN_NOUNS.values(), *_FILLER, *_STRAY]
+    phrases += ["a an the one some on against with background backdrop red orange yellow green blue pink white black"]
+    words = [word.strip(",:") for phrase in phrases for word in phrase.split() if "{" not in word]
     return list(dict.fromkeys(part for word in words for part in word.split("-")[:1]))
-
-
-def build_tokenizer(folder: Path) -> T5Tokenizer:
-    """Writes the tokenizer's files and loads them: whole words, punctuation, `<unk>` for everything else.
-
-    A T5 tokenizer (Unigram over `▁`-marked words) as Wan's, with upper case folded by a character map, which is
-    the only normaliser that transformers keeps when it loads one.
-    """
-    pieces = [(PAD, 0.0), (END, 0.0), (UNKNOWN, -20.0), ("▁", -4.0)]
-    pieces += [("▁" + word, -6.0) for word in vocabulary()] + [(mark, -5.0) for mark in _PUNCTUATION]
-    # After a hyphen a word goes on without a space: "medium-sized".
-    pieces += [("sized", -6.5), ("dot", -6.5)]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
-    tokenizer.normalizer = normalizers.Precompiled(lower_case_map())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
-    )
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
-    tokenizer.add_special_tokens([PAD, END, UNKNOWN])
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 512,
-        "pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN,
-    }  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    return T5Tokenizer.from_pretrained(folder)
-
-
-def lower_case_map() -> bytes:
-    """SentencePiece's precompiled character map for A-Z to a-z.
-
-    The format: the trie's size in bytes, the trie, then the replacements, each ended by a zero byte. The trie is a
-    double array of 32-bit units (darts-clone): a unit holds its label in bits 0-7, "a leaf follows" in bit 8 and
-    from bit 10 on an offset, which, combined by exclusive or with the next byte, is the next unit's place. All
-    keys are single bytes here, so the root leads to 256 ^ byte and from there to a leaf with the replacement's
-    place.
-    """
-    units = [0] * 1024
-    units[0] = 256 << 10
-    for index, letter in enumerate(string.ascii_uppercase.encode()):
-        node, leaf = 256 ^ letter, 512 ^ letter
-        units[node] = letter | 1 << 8 | (node ^ leaf) << 10
-        units[leaf] = index * 2 | 1 << 31
-    trie = b"".join(unit.to_bytes(4, "little") for unit in units)
-    return (
-        len(trie).to_bytes(4, "little")
-        + trie
-        + b"".join(letter.encode() + b"\0" for letter in string.ascii_lowercase)
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def train(
     shift: float = 3.0,
     empty: float = 0.1,
     report: Callable[[str], None] = print,
-    checkpoint: Callable[[], None] = lambda: None,
+    state: Path | None = None,
 ) -> dict[str, float]:
     """Train a transformer and a text encoder in place; in the end they hold the averaged weights.
 
@@ -66,22 +67,29 @@ def train(
         encoder: A `UMT5EncoderModel`.
         banks: Pictures of each size.
         budget: How long.
-        batch: Pictures in a step.
+        batch: Pictures in a step of the first bank; others have about as many latents.
         rate: The highest learning rate.
         shift: Of the noise levels.
         empty: Part of the captions that the empty prompt replaces, for guidance.
         report: Called with a line of text now and then.
-        checkpoint: Called now and then, with the averaged weights in place.
+        state: File from which a training that did not end is gone on with, and that keeps what it needs.
 
     Returns:
         What the training did.
     """
     device = banks[0].latents.device
-    learner = _Learner(transformer, encoder, device, batch, shift, empty)
-    steps = [Captured(learner.step_on(bank), device, learner.optimizer.clear) for bank in banks]
-    checkpoints = Checkpoints(learner.average, checkpoint)
+    learner = _Learner(transformer, encoder, device, shift, empty)
+    checkpoints = Checkpoints(state, learner.optimizer, learner.average, budget)
+    checkpoints.go_on()
+    places = banks[0].latents[0].numel()
+    steps = [
+        Captured(
+            learner.step_on(bank, max(1, batch * places // bank.latents[0].numel())), device, learner.optimizer.clear
+        )
+        for bank in banks
+    ]
     budget.restart()
-    choice = torch.Generator().manual_seed(0)
+    choice = torch.Generator().manual_seed(budget.step)
     shares = torch.tensor([bank.share for bank in banks])
     losses = _RecentLosses()
     for number in budget:
@@ -92,9 +100,10 @@ def train(
         losses.note(number, loss)
         if number % 1000 == 0:
             report(f"dit: step {number}, {budget.elapsed:.0f} s, loss {losses.mean():.4f}")
-        checkpoints.save_if_due(budget.elapsed)
+        checkpoints.save_if_due()
+    checkpoints.save()
     learner.finish()
-    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch}
+    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch, "progress": budget.progress}
 
 
 class _RecentLosses:
@@ -119,14 +128,13 @@ class _Learner:
         transformer: Any,
         encoder: Any,
         device: torch.device,
-        batch: int,
         shift: float,
         empty: float,
     ):
         transformer.to(device).train()
         encoder.to(device).train()
         self._dit, self._encoder, self._device = FrameTransformer(transformer), encoder, device
-        self._batch, self._shift, self._empty = batch, shift, empty
+        self._shift, self._empty = shift, empty
         if device.type == "cuda":
             for block in (*self._dit.blocks, *encoder.encoder.block):
                 block.compile(dynamic=True)  # one compilation serves all blocks and all sizes
@@ -135,11 +143,11 @@ class _Learner:
         self.optimizer = Optimizer(parameters, device, decay=1e-3)
         self.average = Average(parameters, 0.9995)
 
-    def step_on(self, bank: Bank) -> Callable[[], Tensor]:
-        """A function that makes one step on random pictures of a bank and returns its loss."""
+    def step_on(self, bank: Bank, count: int) -> Callable[[], Tensor]:
+        """A function that makes one step on `count` random pictures of a bank and returns its loss."""
 
         def step() -> Tensor:
-            latents, tokens, lengths = _draw(bank, self._batch, self._empty)
+            latents, tokens, lengths = _draw(bank, count, self._empty)
             # A cache of cast weights would outlive the captured step that filled it.
             with torch.autocast(
                 self._device.type, torch.bfloat16, enabled=self._device.type == "cuda", cache_enabled=False

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 Bank = tuple[Tensor, Tensor]
-"""Pictures, uint8 `[N, 3, H, W]`, and their attributes, int64 `[N, 6]`, on the training device."""
+"""Pictures, uint8 `[N, 3, H, W]`, and their attributes, int64 `[N, 9]`, on the training device."""
 
 
 def draw_pictures(bank: Bank, count: int) -> tuple[Tensor, Tensor]:

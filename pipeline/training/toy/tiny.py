@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import random
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -29,7 +31,10 @@ from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.models.vae import FrameVAE
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.toy import autoencoder, captions, card, denoiser, judge, scores, world
+from wanbatch.pipeline.training.toy.tokenizer import build_tokenizer
 
+ANY_STYLE = -1
+VAE_SIZES = ((128, 128),)
 STAGES = ("judge", "vae", "latents", "dit", "score")
 
 
@@ -37,37 +42,35 @@ STAGES = ("judge", "vae", "latents", "dit", "score")
 class Recipe:
     """Every number of the training. Sizes are (height, width) in pixels, the first the main one."""
 
-    seed: int = 20
-    sizes: tuple[tuple[int, int], ...] = (
-        (128, 128), (160, 160), (128, 160), (160, 128), (128, 192), (192, 128),
-    )  # fmt: skip
+    seed: int = 21
+    sizes: tuple[tuple[int, int], ...] = ((128, 128), (160, 160), (128, 192), (192, 128), (256, 256))
     main_share: float = 0.7
-    minutes: dict[str, float] = field(default_factory=lambda: {"judge": 0.5, "vae": 3.5, "dit": 7.4})
+    minutes: dict[str, float] = field(default_factory=lambda: {"judge": 2.0, "vae": 8.0, "dit": 28.0})
     max_steps: int = 1_000_000
-    judge_pictures: int = 40_000
+    judge_pictures: int = 120_000
     judge_batch: int = 256
-    vae_pictures: int = 200_000
+    vae_pictures: int = 160_000
     vae_batch: int = 256
-    dit_pictures: int = 300_000
+    dit_pictures: int = 400_000
     dit_batch: int = 512
     dit_rate: float = 1e-3
     score_pictures: int = 1024
     steps: int = 30
-    step_counts: tuple[int, ...] = (1, 2, 4, 10, 20, 30, 50)
+    step_counts: tuple[int, ...] = (1, 2, 4, 8, 12, 20, 30, 50)
     guidance: float = 2.0
-    guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)
+    guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
     flow_shift: float = 3.0
     vae: dict = field(
         default_factory=lambda: {
-            "base_dim": 24, "decoder_base_dim": 40, "z_dim": 24, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 2,
+            "base_dim": 24, "decoder_base_dim": 40, "z_dim": 32, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 2,
             "temperal_downsample": [False, True, True], "is_residual": True, "patch_size": 2,
             "in_channels": 12, "out_channels": 12, "scale_factor_temporal": 4, "scale_factor_spatial": 16,
         }
     )  # fmt: skip
     transformer: dict = field(
         default_factory=lambda: {
-            "patch_size": (1, 2, 2), "num_attention_heads": 7, "attention_head_dim": 32, "freq_dim": 256,
-            "ffn_dim": 608, "num_layers": 8, "text_dim": 128, "rope_max_seq_len": 256,
+            "patch_size": (1, 1, 1), "num_attention_heads": 8, "attention_head_dim": 32, "freq_dim": 256,
+            "ffn_dim": 832, "num_layers": 8, "text_dim": 128, "rope_max_seq_len": 256,
         }
     )  # fmt: skip
     encoder: dict = field(
@@ -75,13 +78,13 @@ class Recipe:
             "d_model": 128, "d_kv": 32, "num_heads": 4, "d_ff": 256, "num_layers": 3, "dropout_rate": 0.0,
         }
     )  # fmt: skip
-    caption_tokens: int = 32
+    caption_tokens: int = 40
 
     def smoke(self) -> Recipe:
         """The same ways with next to no work."""
         return replace(
             self,
-            sizes=((64, 64), (64, 96)),
+            sizes=((128, 128), (128, 160)),
             max_steps=3, judge_pictures=16, judge_batch=8, vae_pictures=16, vae_batch=4, dit_pictures=16, dit_batch=4,
             score_pictures=4, steps=2, step_counts=(2,), guidances=(1.0, 2.0),
             vae=self.vae | {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 4, "num_res_blocks": 1},
@@ -93,20 +96,25 @@ class Recipe:
 class Training:
     """The stages over one output folder. What each did is kept in `training.json`."""
 
-    def __init__(self, out: Path, recipe: Recipe, device: torch.device, *, resume: bool = False):
-        self.out, self.recipe, self.device, self.resume = out, recipe, device, resume
+    def __init__(self, out: Path, recipe: Recipe, device: torch.device, stop_after: float = math.inf):
+        self.out, self.recipe, self.device, self.stop_after = out, recipe, device, stop_after
         out.mkdir(parents=True, exist_ok=True)
         self.record_file = out / "training.json"
         self.record = json.loads(self.record_file.read_text()) if self.record_file.exists() else {}
 
-    def run(self, stage: str) -> None:
-        """Runs one stage by name."""
+    def run(self, stage: str) -> bool:
+        """Run one stage by name; False if it has to be gone on with."""
         torch.manual_seed(self.recipe.seed + STAGES.index(stage))
         start = time.monotonic()
         result = getattr(self, f"_{stage}")()
         self.record[stage] = result | {"torch": torch.__version__, "device": _device_name(self.device)}
         self.record_file.write_text(json.dumps(self.record, indent=1) + "\n")
         print(f"{stage}: {time.monotonic() - start:.0f} s in all; {json.dumps(result)[:2000]}", flush=True)
+        return result.get("progress", 1.0) >= 1
+
+    def done(self, stage: str) -> bool:
+        """Whether an earlier run came to a stage's end."""
+        return stage in self.record and self.record[stage].get("progress", 1.0) >= 1
 
     def _judge(self) -> dict:
         count = self.recipe.judge_pictures
@@ -118,20 +126,19 @@ class Training:
         return result | {"renders": reader.score(images.float() / 127.5 - 1, attributes)}
 
     def _vae(self) -> dict:
-        video = self._load(AutoencoderKLWan, "vae") or AutoencoderKLWan(
+        video = AutoencoderKLWan(
             **self.recipe.vae, latents_mean=[0.0] * self.recipe.vae["z_dim"],
             latents_std=[1.0] * self.recipe.vae["z_dim"],
         )  # fmt: skip
         frame = FrameVAE.from_video(video)
-
-        def save() -> None:
-            frame.store(video)
-            _save(video, self.out / "vae")
-
-        bank = self._pictures(self.recipe.vae_pictures, self.recipe.sizes[0], 100)
-        result = autoencoder.train(frame, bank, self._budget("vae"), batch=self.recipe.vae_batch, checkpoint=save)
-        save()
-        return self._continued("vae", result)
+        count = self.recipe.vae_pictures
+        banks = [self._pictures(count if i == 0 else count // 8, size, 100 + i) for i, size in enumerate(VAE_SIZES)]
+        result = autoencoder.train(
+            frame, banks, self._budget("vae"), batch=self.recipe.vae_batch, state=self.out / "vae-state.pt"
+        )
+        frame.store(video)
+        _save(video, self.out / "vae")
+        return result
 
     @torch.no_grad()
     def _latents(self) -> dict:
@@ -152,14 +159,14 @@ class Training:
         }
 
     def _dit(self) -> dict:
-        tokenizer = captions.build_tokenizer(self.out / "tokenizer")
+        tokenizer = build_tokenizer(self.out / "tokenizer")
         vae = AutoencoderKLWan.from_pretrained(self.out / "vae")
         channels = vae.config.z_dim
-        transformer = self._load(WanTransformer3DModel, "transformer") or WanTransformer3DModel(
+        transformer = WanTransformer3DModel(
             **self.recipe.transformer, in_channels=channels, out_channels=channels
         )
         vocabulary = -(-len(tokenizer) // 16) * 16
-        encoder = self._load(UMT5EncoderModel, "text_encoder") or UMT5EncoderModel(
+        encoder = UMT5EncoderModel(
             UMT5Config(**self.recipe.encoder, vocab_size=vocabulary)
         )
         scheduler: Any = UniPCMultistepScheduler(
@@ -167,20 +174,22 @@ class Training:
             num_train_timesteps=1000, solver_order=2,
         )  # fmt: skip
 
-        def save() -> None:
-            _save(transformer, self.out / "transformer")
-            _save(encoder, self.out / "text_encoder")
-
+        budget, state = self._budget("dit"), self.out / "dit-state.pt"
+        if not state.exists() and "dit" in self.record:  # only the weights came along
+            transformer.load_state_dict(load_file(self.out / "transformer" / "diffusion_pytorch_model.safetensors"))
+            encoder.load_state_dict(load_file(self.out / "text_encoder" / "model.safetensors"), strict=False)
+            budget.go_on(self.record["dit"]["steps"], self.record["dit"]["seconds"])
         banks = self._banks(FrameVAE.from_video(vae).to(self.device), tokenizer)
         result = denoiser.train(
-            transformer, encoder, banks, self._budget("dit"), batch=self.recipe.dit_batch,
-            rate=self.recipe.dit_rate, shift=self.recipe.flow_shift, checkpoint=save,
+            transformer, encoder, banks, budget, batch=self.recipe.dit_batch,
+            rate=self.recipe.dit_rate, shift=self.recipe.flow_shift, state=state,
         )  # fmt: skip
-        save()
+        _save(transformer, self.out / "transformer")
+        _save(encoder, self.out / "text_encoder")
         scheduler.save_pretrained(self.out / "scheduler")
         pipeline: Any = WanPipeline(tokenizer, encoder, vae, scheduler, transformer, expand_timesteps=True)
         pipeline.save_config(self.out)
-        return self._continued("dit", result)
+        return result
 
     def _score(self) -> dict:
         measured = scores.measure(
@@ -199,21 +208,13 @@ class Training:
         return measured
 
     def _budget(self, stage: str) -> Budget:
-        return Budget(self.recipe.minutes[stage], self.recipe.max_steps)
+        return Budget(self.recipe.minutes[stage], self.recipe.max_steps, self.stop_after)
 
-    def _load(self, kind: Any, name: str) -> Any:
-        return kind.from_pretrained(self.out / name) if self.resume and (self.out / name).exists() else None
-
-    def _continued(self, stage: str, result: dict) -> dict:
-        """Adds up what the stage did over its runs, if it went on from an earlier one."""
-        before = self.record.get(stage, {}) if self.resume else {}
-        sums = {key: round(result[key] + before.get(key, 0), 1) for key in ("steps", "seconds")}
-        return result | sums
-
-    def _pictures(self, count: int, size: tuple[int, int], salt: int) -> tuple[Tensor, Tensor]:
+    def _pictures(self, count: int, size: tuple[int, int], salt: int, style: int = ANY_STYLE) -> tuple[Tensor, Tensor]:
         """Random pictures, uint8 `[count, 3, H, W]`, and their attributes, on the training device."""
+        chooser = torch.Generator().manual_seed(self.recipe.seed * 1000 + salt)
         generator = torch.Generator(self.device).manual_seed(self.recipe.seed * 1000 + salt)
-        attributes = world.sample(count, generator, self.device)
+        attributes = world.sample(count, chooser, self.device, style)
         images = torch.cat([_bytes(world.render(a, *size, generator=generator)) for a in attributes.split(1024)])
         return images, attributes
 
@@ -224,11 +225,12 @@ class Training:
         other_share = (1 - self.recipe.main_share) / max(1, len(sizes) - 1)
         for index, size in enumerate(sizes):
             share = other_share if index else self.recipe.main_share
+            chooser = torch.Generator().manual_seed(self.recipe.seed * 1000 + 200 + index)
             generator = torch.Generator(self.device).manual_seed(self.recipe.seed * 1000 + 200 + index)
-            attributes = world.sample(int(self.recipe.dit_pictures * max(share, 0.1)), generator, self.device)
+            attributes = world.sample(int(self.recipe.dit_pictures * share), chooser, self.device)
             attributes = attributes[~world.held_out(attributes)]
             latents = torch.cat(
-                [vae.encode(world.render(a, *size, generator=generator)) for a in attributes.split(512)]
+                [vae.encode(world.render(a, *size, generator=generator)).half() for a in attributes.split(512)]
             )
             tokens, lengths = self._captions(attributes, tokenizer, index)
             banks.append(denoiser.Bank(latents, tokens, lengths, share))
@@ -267,7 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--stages", default=",".join(STAGES), help="which stages to run (default: %(default)s)")
     parser.add_argument("--minutes", default="", help="time budgets, such as vae=5,dit=10")
-    parser.add_argument("--resume", action="store_true", help="vae and dit start from the weights in --out")
+    parser.add_argument("--stop-after", type=float, default=math.inf, metavar="MINUTES",
+                        help="leave the rest to the same command, given again")  # fmt: skip
     parser.add_argument("--smoke", action="store_true", help="a run of seconds that trains nothing of use")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(arguments)
@@ -280,11 +283,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"unknown stage {unknown[0]!r}; there are {', '.join(STAGES)}")
     recipe = replace(recipe, minutes=recipe.minutes | {stage: float(value) for stage, value in budgets.items()})
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    training = Training(
-        given.out, recipe.smoke() if given.smoke else recipe, torch.device(given.device), resume=given.resume
-    )
+    recipe = recipe.smoke() if given.smoke else recipe
+    training = Training(given.out, recipe, torch.device(given.device), given.stop_after)
     for stage in stages:
-        training.run(stage)
+        if not training.done(stage) and not training.run(stage):
+            print(f"{stage}: not at its end; give the same command again to go on")
+            break
 
 
 if __name__ == "__main__":

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import random
 import statistics
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import WanPipeline
+from PIL import Image
 from torch import Tensor
 
 from wanbatch.pipeline.core.backends import TEXT_TOKENS
@@ -97,6 +103,7 @@ def measure(
             "pictures": count,
             "seed": seed,
             "renders": {name: scorer.of_renders(size) for name, size in named.items()},
+            "worsened": {name: scorer.of_worsened_renders(worsen) for name, worsen in WORSENED.items()},
             "reconstructions": {name: scorer.of_reconstructions(size) for name, size in named.items()},
             "guidance": {f"{value:g}": scorer.of_pictures(guidance=value) for value in guidances},
             "steps": {str(value): scorer.of_pictures(steps=value) for value in step_counts},
@@ -123,12 +130,16 @@ class _Scorer:
         self._studio, self._device, self._seed = Studio(folder, device), device, seed
         self._size, self._steps, self._guidance = size, steps, guidance
         self._attributes = world.sample(count, torch.Generator().manual_seed(seed + 1))
-        unseen = world.sample(count * 24, torch.Generator().manual_seed(seed + 2))
+        unseen = world.sample(count * 26, torch.Generator().manual_seed(seed + 2))
         self._unseen = unseen[world.held_out(unseen)][:count]
 
     def of_renders(self, size: tuple[int, int]) -> Scores:
         """Of other renders of the attributes: what a perfect model would score."""
         return self._read(self._renders(size), self._attributes)
+
+    def of_worsened_renders(self, worsen: Callable[[Tensor], Tensor]) -> Scores:
+        """Of renders after something that the judge was never trained on."""
+        return self._read(worsen(self._renders(self._size)), self._attributes)
 
     def of_reconstructions(self, size: tuple[int, int]) -> Scores:
         """Of renders that went through the autoencoder."""
@@ -166,6 +177,41 @@ class _Scorer:
         real = renders(attributes, *images.shape[2:], seed=self._seed)
         far = distance(judge.features(images), judge.features(real))
         return judge.score(images, attributes) | {"distance": far}
+
+
+def _blurred(images: Tensor, deviation: float) -> Tensor:
+    offsets = torch.arange(-6, 7, device=images.device)
+    kernel = (-0.5 * (offsets / deviation) ** 2).exp()
+    kernel = (kernel / kernel.sum()).expand(3, 1, 13)
+    images = F.conv2d(F.pad(images, (6, 6, 6, 6), mode="replicate"), kernel[:, :, None], groups=3)
+    return F.conv2d(images, kernel[..., None], groups=3)
+
+
+def _noisy(images: Tensor, deviation: float) -> Tensor:
+    generator = torch.Generator(images.device).manual_seed(0)
+    return images + deviation * torch.randn(images.shape, generator=generator, device=images.device)
+
+
+def _as_jpeg(images: Tensor, quality: int) -> Tensor:
+    pixels = ((images + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+    decoded = []
+    for picture in pixels:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        decoded.append(np.asarray(Image.open(file)))
+    return torch.from_numpy(np.stack(decoded)).movedim(-1, 1).to(images.device).float() / 127.5 - 1
+
+
+WORSENED: dict[str, Callable[[Tensor], Tensor]] = {
+    "blurred by 1 pixel": partial(_blurred, deviation=1.0),
+    "blurred by 2 pixels": partial(_blurred, deviation=2.0),
+    "blurred by 3 pixels": partial(_blurred, deviation=3.0),
+    "with noise of 13 of 255": partial(_noisy, deviation=0.1),
+    "with noise of 38 of 255": partial(_noisy, deviation=0.3),
+    "as JPEG of quality 50": partial(_as_jpeg, quality=50),
+    "as JPEG of quality 10": partial(_as_jpeg, quality=10),
+}
+"""What is done to real renders to see the judge's readings fall as pictures get worse."""
 
 
 def renders(attributes: Tensor, height: int, width: int, *, seed: int) -> Tensor:

@@ -1,12 +1,12 @@
 """Trains the small model that ships with the package, from nothing.
 
-    python -m wanbatch.pipeline.training.toy.tiny --out DIR            on one GPU, about fifteen minutes
+    python -m wanbatch.pipeline.training.toy.tiny --out DIR            on one GPU, about 35 minutes
     python -m wanbatch.pipeline.training.toy.tiny --out DIR --smoke    on a CPU, seconds: the ways, not the quality
 
 Stages, in order: judge (the network that reads pictures back), vae, latents (their mean and deviation), dit (the
-transformer with the text encoder), score (the numbers and the model card). Each leaves its result in DIR, which
-in the end is a diffusers folder; `--stages` names those to run, and `--resume` starts vae and dit from the
-weights that DIR already holds.
+transformer with the text encoder), strictness (how sure the judge has to be), score (the numbers and the model card).
+Each leaves its result in DIR, which in the end is a diffusers folder; `--stages` names those to run. The same command
+goes on where an earlier one ended, as after `--stop-after MINUTES`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 import random
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,12 @@ from transformers import UMT5Config, UMT5EncoderModel
 from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.models.vae import FrameVAE
 from wanbatch.pipeline.training.loop import Budget
-from wanbatch.pipeline.training.toy import autoencoder, captions, card, denoiser, judge, scores, world
+from wanbatch.pipeline.training.toy import autoencoder, captions, card, denoiser, judge, scores, strictness, world
 from wanbatch.pipeline.training.toy.tokenizer import build_tokenizer
 
 ANY_STYLE = -1
 VAE_SIZES = ((128, 128),)
-STAGES = ("judge", "vae", "latents", "dit", "score")
+STAGES = ("judge", "vae", "latents", "dit", "strictness", "score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Recipe:
     seed: int = 21
     sizes: tuple[tuple[int, int], ...] = ((128, 128), (160, 160), (128, 192), (192, 128), (256, 256))
     main_share: float = 0.7
-    minutes: dict[str, float] = field(default_factory=lambda: {"judge": 2.0, "vae": 8.0, "dit": 28.0})
+    minutes: dict[str, float] = field(default_factory=lambda: {"judge": 2.0, "vae": 8.0, "dit": 20.0})
     max_steps: int = 1_000_000
     judge_pictures: int = 120_000
     judge_batch: int = 256
@@ -190,6 +191,29 @@ class Training:
         pipeline: Any = WanPipeline(tokenizer, encoder, vae, scheduler, transformer, expand_timesteps=True)
         pipeline.save_config(self.out)
         return result
+
+    def _strictness(self) -> dict:
+        studio = scores.Studio(self.out, self.device)
+        images, attributes = self._pictures(self.recipe.score_pictures * 2, self.recipe.sizes[0], 300, style=0)
+        images = images.float() / 127.5 - 1
+        sure = partial(strictness.smallest_certainty, studio.judge)
+        real = sure(images, attributes)
+        rebuilt = sure(studio.reconstruct(images), attributes)
+        studio.judge.certainty = strictness.choose(real, rebuilt)
+        studio.judge.save(self.out / "judge")
+        made = {"renders": real, "reconstructions": rebuilt}
+        rows = attributes[: self.recipe.score_pictures]
+        for steps in (1, 2, self.recipe.steps):
+            pictures = studio.generate(
+                scores.write_prompts(rows.cpu(), 301), *self.recipe.sizes[0], steps=steps,
+                guidance=self.recipe.guidance, seed=self.recipe.seed,
+            )  # fmt: skip
+            made[f"{steps} steps"] = sure(pictures, rows)
+        needed = studio.judge.certainty
+        return {"certainty": needed} | {
+            name: {"any": strictness.share_read(values, 0), "certain": strictness.share_read(values, needed)}
+            for name, values in made.items()
+        }
 
     def _score(self) -> dict:
         measured = scores.measure(

@@ -76,9 +76,10 @@ def held_out(attributes: Tensor) -> Tensor:
 
 
 def describe(attributes: Tensor) -> list[dict[str, str]]:
-    """Names for indices: `[B, 9]` to a list of `{field: name}`."""
+    """Names for indices: `[B, 9]` to a list of `{field: name}`; what the judge could not read is "unreadable"."""
     return [
-        {field: NAMES[field][index] for field, index in zip(FIELDS, row, strict=True)} for row in attributes.tolist()
+        {field: NAMES[field][index] if index >= 0 else "unreadable" for field, index in zip(FIELDS, row, strict=True)}
+        for row in attributes.tolist()
     ]
 
 

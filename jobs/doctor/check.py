@@ -79,6 +79,8 @@ class Check:
     asked: Callable[[Question], bool] = field(default=lambda question: True)
 
 
-def megabytes(size: float) -> str:
-    """A number of bytes in MB, or in GB from 10 of these on."""
-    return f"{size / 2**20:.0f} MB" if size < 10 * 2**30 else f"{size / 2**30:.0f} GB"
+def readable(size: float) -> str:
+    """A number of bytes in MB, or in GB from one of these on."""
+    if size < 1 << 30:
+        return f"{size / 2**20:.0f} MB"
+    return f"{size / 2**30:.1f} GB" if size < 10 << 30 else f"{size / 2**30:.0f} GB"

@@ -9,7 +9,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from wanbatch.jobs.doctor.check import Finding, Question, fault, megabytes, ok, warning
+from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, warning
 from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES
 
 SHARED_MEMORY = "/dev/shm"
@@ -55,17 +55,17 @@ def look_at_machine(question: Question) -> MachineFacts:
 
 def judge_machine(facts: MachineFacts) -> Finding:
     """Say whether there is memory for the small model at least."""
-    limited = "" if facts.memory_limit is None else f", limited to {megabytes(facts.memory_limit)}"
+    limited = "" if facts.memory_limit is None else f", limited to {readable(facts.memory_limit)}"
     of = f" of {facts.cores_of_machine}" if facts.cores != facts.cores_of_machine else ""
     told = (
-        f"{facts.cores}{of} core{'s' if facts.cores > 1 else ''}, {megabytes(facts.memory)} of memory free{limited}"
+        f"{facts.cores}{of} core{'s' if facts.cores > 1 else ''}, {readable(facts.memory)} of memory free{limited}"
     )
     if facts.memory >= GOOD_MEMORY:
         return ok(f"{told}; {facts.system}, Python {facts.python}")
     remedy = (
-        f"give the container, the pod or the job at least {megabytes(GOOD_MEMORY)} of memory (docker run --memory)"
+        f"give the container, the pod or the job at least {readable(GOOD_MEMORY)} of memory (docker run --memory)"
         if facts.memory_limit is not None
-        else f"end other programs until {megabytes(GOOD_MEMORY)} are free, or take a machine with more memory"
+        else f"end other programs until {readable(GOOD_MEMORY)} are free, or take a machine with more memory"
     )
     told += ": too little for Ray and a worker" if facts.memory < LEAST_MEMORY else ": may be too little for a worker"
     return fault(told, remedy) if facts.memory < LEAST_MEMORY else warning(told, remedy)
@@ -88,9 +88,9 @@ def judge_shared_memory(facts: SharedMemoryFacts) -> Finding:
     if facts.free is None:
         return ok(f"no {SHARED_MEMORY} here: Ray's object store is a file")
     if facts.free >= OBJECT_STORE_BYTES:
-        return ok(f"{megabytes(facts.free)} free in {SHARED_MEMORY}")
+        return ok(f"{readable(facts.free)} free in {SHARED_MEMORY}")
     return warning(
-        f"{megabytes(facts.free)} free in {SHARED_MEMORY}, {megabytes(OBJECT_STORE_BYTES)} are wanted: Ray's object "
+        f"{readable(facts.free)} free in {SHARED_MEMORY}, {readable(OBJECT_STORE_BYTES)} are wanted: Ray's object "
         "store is a file in its temporary folder instead, which costs no speed that a run would notice",
         "docker run --shm-size=256m, or remove what fills it",
     )
@@ -128,7 +128,7 @@ def judge_limits(facts: LimitFacts) -> Finding:
     """Say whether Ray and the output fit into the limits."""
     if facts.file_size is not None:
         return fault(
-            f"files may have {megabytes(facts.file_size)} at most: a part of the output may be larger",
+            f"files may have {readable(facts.file_size)} at most: a part of the output may be larger",
             "ulimit -f unlimited",
         )
     if facts.files is not None and facts.files < FEW_FILES:

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from wanbatch.jobs.doctor.check import Finding, Question, fault, megabytes, ok, warning
+from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, warning
 
 PARTS = ("text_encoder", "transformer", "transformer_2", "vae")
 
@@ -101,7 +101,7 @@ def judge_model(facts: ModelFacts) -> Finding:
     fetch = f"hf download {facts.model} --revision {facts.revision}"
     if facts.offline:
         return fault(f"{told}, and HF_HUB_OFFLINE forbids to fetch them", f"HF_HUB_OFFLINE=0 {fetch}")
-    return warning(f"{told}; a run fetches them first ({megabytes(facts.free)} free there)", fetch)
+    return warning(f"{told}; a run fetches them first ({readable(facts.free)} free there)", fetch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wanbatch.jobs.doctor.check import Finding, Question, fault, megabytes, ok, warning
+from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, warning
 
 if TYPE_CHECKING:
     from wanbatch.manifests.storage.backend import StorageBackend
@@ -145,13 +145,13 @@ def judge_output(facts: OutputFacts) -> Finding:
     if facts.free is None:
         return ok(f"{facts.out}: writing, reading, listing, deleting and the lease work")
     if facts.free < LEAST_FREE:
-        return fault(f"{facts.where}: {megabytes(facts.free)} free", "remove files there, or give another --out")
+        return fault(f"{facts.where}: {readable(facts.free)} free", "remove files there, or give another --out")
     if facts.free < GOOD_FREE:
         return warning(
-            f"{facts.where}: {megabytes(facts.free)} free, which about {facts.free // (2 << 20)} pictures fill",
+            f"{facts.where}: {readable(facts.free)} free, which about {facts.free // (2 << 20)} pictures fill",
             "remove files there, or give another --out",
         )
-    return ok(f"{facts.out}: durable writes, renames and the lock work, {megabytes(facts.free)} free")
+    return ok(f"{facts.out}: durable writes, renames and the lock work, {readable(facts.free)} free")
 
 
 def _nearest(path: Path) -> Path:

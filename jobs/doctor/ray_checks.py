@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from wanbatch.jobs.doctor.check import Finding, Question, fault, megabytes, ok, warning
+from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, warning
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -52,7 +52,7 @@ def judge_temp(facts: TempFacts) -> Finding:
         message, _, remedy = facts.error.rpartition(": ")
         return fault(message, remedy)
     if not facts.fault:
-        return ok(f"{facts.used}, {megabytes(facts.free)} free")
+        return ok(f"{facts.used}, {readable(facts.free)} free")
     return warning(
         f"{facts.variable}={facts.wanted} {facts.fault}; Ray's files are in {facts.used} during a run",
         f"export {facts.variable or 'TMPDIR'}={facts.used}, or nothing",

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from wanbatch.jobs.doctor.check import Finding, Question, fault, megabytes, ok, warning
+from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, warning
 
 DRIVER = "/dev/nvidiactl"
 MEMORY_OF_REAL_MODEL = 20 << 30  # of a GPU, for Wan2.2 TI2V-5B whose parts take turns; docs/performance.md
@@ -177,7 +177,7 @@ def judge_gpus(facts: GpuFacts) -> Finding:
         return _judge_no_gpu(facts, torch)
     first = facts.gpus[0]
     told = (
-        f"{len(facts.gpus)} x {first.name} ({megabytes(first.memory)}), {torch}, driver {facts.driver or 'unknown'}"
+        f"{len(facts.gpus)} x {first.name} ({readable(first.memory)}), {torch}, driver {facts.driver or 'unknown'}"
     )
     if facts.error:
         return fault(f"{told}: {facts.error}", "update the driver, or `--device cpu`")
@@ -195,7 +195,7 @@ def judge_gpus(facts: GpuFacts) -> Finding:
     if facts.model != "tiny" and min(gpu.free for gpu in facts.gpus) < MEMORY_OF_REAL_MODEL:
         least = min(facts.gpus, key=lambda gpu: gpu.free)
         return warning(
-            f"{told}: {megabytes(least.free)} of {megabytes(least.memory)} free, perhaps too little for a model of 5B",
+            f"{told}: {readable(least.free)} of {readable(least.memory)} free, perhaps too little for a model of 5B",
             "end what else uses the GPU (`nvidia-smi` lists it), or use a GPU of 24 GB",
         )
     return ok(f"{told}, Triton")

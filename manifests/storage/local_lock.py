@@ -51,7 +51,7 @@ class FolderLock:
     def _ensure_held_by_another(self) -> None:
         """Raises OSError if nobody holds the lock, whose file could not be opened: `filelock` takes that for held."""
         lock = self._path / LOCK
-        with atomic_files.named(lock), open(lock, "rb") as file:
+        with suppress(FileNotFoundError), open(lock, "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:  # BlockingIOError: it is; another one: a file system without such locks

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.manifests.column_types import IMAGES
-from wanbatch.manifests.columns import GIVEN, WRITTEN
+from wanbatch.manifests.columns import GIVEN, LATER, WRITTEN
 
 OWN = "source_"
 """What the name of a column begins with that is the manifest's own, whatever it looks like."""
@@ -46,9 +47,9 @@ class UnusedColumn:
     mixed: bool
 
     @property
-    def differs(self) -> str | None:
-        """What is different about the values of other tools, or None."""
-        return GIVEN[self.meant].differs
+    def can_be_mapped(self) -> bool:
+        """Whether the manifest could be run with the column read as the one that it seems to mean."""
+        return not (self.mixed or GIVEN[self.meant].reserved)
 
     @property
     def option(self) -> str:
@@ -56,23 +57,86 @@ class UnusedColumn:
         return map_option(self.column, self.meant)
 
     @property
+    def keeping(self) -> str:
+        """The flag that keeps the column as one of the manifest's own, with which nothing is warned of."""
+        return map_option(self.column, own_name(self.column))
+
+    @property
+    def note(self) -> str | None:
+        """What else there is to say of the two columns, or None."""
+        if self.mixed:
+            rows = f"{self.rows} rows have" if self.rows > 1 else "1 row has"
+            return f"{rows} no {self.meant}, and others have: put the values of {self.column!r} there"
+        if missing := GIVEN[self.meant].reserved:
+            return f"this version has no {missing} yet"
+        own = same_name(self.column, self.meant) or _one_slip(_snake(self.column), self.meant)
+        return None if own else GIVEN[self.meant].differs
+
+    @property
     def message(self) -> str:
         """One sentence with the remedy."""
-        if self.mixed:
-            rows = f"{self.rows} rows that have" if self.rows > 1 else "1 row that has"
-            return (
-                f"column {self.column!r} is not used, in {rows} no {self.meant} either; did you mean {self.meant}? "
-                "Put its values there"
-            )
-        if missing := GIVEN[self.meant].reserved:
-            return f"column {self.column!r} is not used; did you mean {self.meant}? This version has no {missing} yet"
-        note = f" ({self.differs})" if self.differs else ""
-        return f"column {self.column!r} is not used; did you mean {self.meant}? Take it with {self.option}{note}"
+        remedy = f" Take it with {self.option}" if self.can_be_mapped else ""
+        note = f" ({self.note})" if self.note else ""
+        return f"column {self.column!r} is not used; did you mean {self.meant}?{remedy}{note}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The column, the one that it seems to mean, and the sentence about them."""
+        return {"column": self.column, "did_you_mean": self.meant, "rows": self.rows, "message": self.message}
 
     @property
     def strict_message(self) -> str:
         """The same, with how to keep the column as one of the manifest's own."""
-        return f"{self.message}; if it is a column of your own, {map_option(self.column, own_name(self.column))}"
+        return f"{self.message}; or keep it as a column of your own with {self.keeping}"
+
+
+class ColumnMap:
+    """Columns of a manifest that are read as other ones.
+
+    Attributes:
+        renames: column of the manifest -> what it is read as; `map_problem` found nothing wrong with it.
+        seen: the columns of the manifest, as it has them.
+    """
+
+    def __init__(self, renames: Mapping[str, str]):
+        self.renames = renames
+        self._stored = {target: column for column, target in renames.items()}
+        self.seen: set[str] = set()
+
+    @property
+    def names(self) -> set[str]:
+        """The columns of the manifest, under the names by which they are read."""
+        return {self.renames.get(name, name) for name in self.seen}
+
+    def name_of(self, column: str) -> str:
+        """The name under which a column of the manifest is read."""
+        self.seen.add(column)
+        return self.renames.get(column, column)
+
+    def renamed(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row with the names under which its columns are read."""
+        self.seen.update(row)
+        return {self.renames.get(name, name): value for name, value in row.items()} if self.renames else row
+
+    def stored_name(self, column: str) -> str:
+        """The name that a column that is read so has in the manifest."""
+        return self._stored.get(column, column)
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with it, once the whole manifest was read: what is not there, and what is there twice."""
+        for column, target in self.renames.items():
+            option = map_option(column, target)
+            if column not in self.seen:
+                there = sorted(self.seen - self.renames.keys())
+                nearest = nearest_name(column, there)
+                hint = (
+                    f"did you mean {nearest!r}?" if nearest else f"there are {', '.join(map(repr, there)) or 'none'}"
+                )
+                yield f"has no column {column!r}, which {option} names: {hint}"
+            elif target in self.seen and target not in self.renames:
+                yield (
+                    f"column {target!r} is there, and {option} would read {column!r} as {target} too: keep one of "
+                    f"them, or rename the other with {map_option(target, own_name(target))}"
+                )
 
 
 def unused_columns(rows: pa.Table, passthrough: pa.Table) -> tuple[UnusedColumn, ...]:
@@ -94,6 +158,13 @@ def unused_columns(rows: pa.Table, passthrough: pa.Table) -> tuple[UnusedColumn,
         if count:
             found.append(UnusedColumn(name, meant, count, pc.any(given).as_py()))
     return tuple(found)
+
+
+def suspects(names: Collection[str]) -> Iterator[UnusedColumn]:
+    """The columns of a manifest that seem to mean one that it lacks, by their names alone."""
+    for name in sorted(names):
+        if (meant := meant_column(name)) is not None and meant not in names:
+            yield UnusedColumn(name, meant, 0, False)
 
 
 @lru_cache(maxsize=4096)
@@ -122,6 +193,12 @@ def nearest_name(name: str, names: Collection[str]) -> str | None:
 def map_option(column: str, target: str) -> str:
     """The flag that has a column read as another, as a shell takes it."""
     return f"--map {shlex.quote(f'{column}={target}')}"
+
+
+def if_own(column: str) -> str:
+    """What to add to a message about the values of a column that release 0.1.0 did not know: it may be their own."""
+    later = column in GIVEN and column in LATER
+    return f"; or, if it is a column of your own, {map_option(column, own_name(column))}" if later else ""
 
 
 def own_name(column: str) -> str:

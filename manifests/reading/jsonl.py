@@ -58,11 +58,10 @@ def _read_line(raw: bytes, file: int, number: int, checker: RowChecker, others: 
         return
     if values is None:
         return
-    if checker.renames:
-        values = {checker.name_of(name): value for name, value in values.items()}
-    known = {name: value for name, value in values.items() if name in KNOWN and value is not None}
+    row = checker.renamed(values)
+    known = {name: value for name, value in row.items() if name in KNOWN and value is not None}
     if checker.add(known, file, number):
-        others.add({name: value for name, value in values.items() if name not in KNOWN}, file, number)
+        others.add({name: value for name, value in row.items() if name not in KNOWN}, file, number)
 
 
 def _numbered_lines(file: BinaryIO, path: str) -> Iterator[tuple[int, bytes]]:

@@ -7,7 +7,7 @@ so that a million of them fit in memory; `Manifest.row` makes a `Row` of one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.reading.arrow_rows import row_of, source_of
 from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
+from wanbatch.manifests.reading.column_names import UnusedColumn, suspects, unused_columns
 from wanbatch.manifests.reading.kinds import find_manifest
 from wanbatch.manifests.reading.validation import Positions, Problems, RowChecker, location_of
 from wanbatch.manifests.records import Row, Source
@@ -39,6 +40,7 @@ class Manifest:
         manifest_rows: how many rows the files have, before blend groups are merged.
         digest: changes when the manifest does (see the kinds); hex.
         warnings: what of it is not read or not used, one sentence each.
+        unused_columns: passthrough columns that seem to mean another one.
     """
 
     path: str | Path
@@ -51,6 +53,12 @@ class Manifest:
     manifest_rows: int
     digest: str
     warnings: tuple[str, ...] = ()
+    unused_columns: tuple[UnusedColumn, ...] = ()
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """`warnings`, and one for each of `unused_columns`."""
+        return (*self.warnings, *(f"{self.path}: {column.message}" for column in self.unused_columns))
 
     def __len__(self) -> int:
         """How many things are asked."""
@@ -78,11 +86,24 @@ class Manifest:
         return location_of(self.shown[file], self.positions, position)
 
 
+Check = Callable[[pa.Table], Iterable[tuple[int, str]]]
+"""What else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it."""
+
+
+def nothing_else(rows: pa.Table) -> Iterable[tuple[int, str]]:
+    """Find nothing else wrong with rows."""
+    return ()
+
+
 def read_manifest(
     path: str | Path,
     source_root: str | Path | None = None,
     allow_http: bool = False,
-    check: Callable[[pa.Table], Iterable[tuple[int, str]]] = lambda rows: (),
+    check: Check = nothing_else,
+    *,
+    renames: Mapping[str, str] | None = None,
+    strict: bool = False,
+    prompt_of_run: bool = False,
 ) -> Manifest:
     """Read and check a manifest.
 
@@ -92,6 +113,9 @@ def read_manifest(
             default: the manifest's own folder.
         allow_http: take web addresses as sources too. Nothing is fetched here.
         check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
+        renames: columns of the manifest that are read under another name (`column_names.map_problem` checks them).
+        strict: passthrough columns that seem to mean another one are problems.
+        prompt_of_run: the run has a prompt for rows that give none.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -99,31 +123,42 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        return _read(path, source_root, allow_http, check)
+        return _read(path, _Rules(source_root, allow_http, check, renames or {}, strict, prompt_of_run))
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
             raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _read(
-    path: str | Path,
-    source_root: str | Path | None,
-    allow_http: bool,
-    check: Callable[[pa.Table], Iterable[tuple[int, str]]],
-) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """How a manifest is read; see `read_manifest`."""
+
+    source_root: str | Path | None
+    allow_http: bool
+    check: Check
+    renames: Mapping[str, str]
+    strict: bool
+    prompt_of_run: bool
+
+
+def _read(path: str | Path, rules: _Rules) -> Manifest:
     kind, found = find_manifest(path)
-    root = absolute(source_root if source_root is not None else found.folder)
+    root = absolute(rules.source_root if rules.source_root is not None else found.folder)
     _require_folder(root)
 
     problems = Problems(found.shown, kind.positions)
-    checker = RowChecker(PathPolicy(root, allow_http), problems)
+    checker = RowChecker(PathPolicy(root, rules.allow_http), problems, rules.renames, rules.prompt_of_run)
     passthrough, digest = kind.read(found.files, checker)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
     _check_ids(rows, problems)
-    for index, message in check(rows):
+    for index, message in rules.check(rows):
         problems.add(rows["file"][index].as_py(), rows["position"][index].as_py(), message)
+    for message in checker.columns.problems():
+        problems.add(0, -1, message)
+    if problems.found:
+        _report_suspects(checker, rules.strict)
     problems.raise_any()
 
     if not checker.count:
@@ -132,10 +167,13 @@ def _read(
         passthrough = rows.select([])
     elif origins is not None:
         passthrough = merge_passthrough(passthrough, origins)
-    kept_root = root if is_url(root) else Path(root)
+    unused = unused_columns(rows, passthrough)
+    for column in unused if rules.strict else ():
+        problems.add(0, -1, column.strict_message)
+    problems.raise_any()
     return Manifest(
         path,
-        kept_root,
+        root if is_url(root) else Path(root),
         found.files,
         found.shown,
         kind.positions,
@@ -144,7 +182,20 @@ def _read(
         checker.count,
         digest,
         tuple(problems.warnings),
+        unused,
     )
+
+
+def _report_suspects(checker: RowChecker, strict: bool) -> None:
+    """Add columns that may be the cause of other problems: rows ask for nothing, but have a caption.
+
+    strict: all columns that seem to mean another one are problems.
+    """
+    for column in suspects(checker.columns.names):
+        if strict:
+            checker.problems.add(0, -1, column.strict_message)
+        elif checker.nothing_asked and column.meant in ("prompt", "image", "images"):
+            checker.problems.add(0, -1, column.message)
 
 
 def _require_folder(root: str) -> None:

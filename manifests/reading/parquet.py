@@ -19,11 +19,12 @@ from pyarrow import types as kinds
 from wanbatch.errors import UserError
 from wanbatch.manifests import column_types
 from wanbatch.manifests.columns import GIVEN
+from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
 from wanbatch.manifests.reading.parquet_types import has_extension, type_rule
 from wanbatch.manifests.reading.row_model import EMBEDDED, KNOWN
 from wanbatch.manifests.reading.validation import RESERVED, Positions, RowChecker, bad_type, reserved_name
-from wanbatch.manifests.records import huggingface_features
+from wanbatch.manifests.records import feature_metadata, huggingface_features
 from wanbatch.manifests.storage.footer_check import require_readable
 from wanbatch.manifests.storage.parquet_limits import (
     FOOTER_FROM,
@@ -109,7 +110,7 @@ class _FileReader:
 
     def __init__(self, path: str, index: int, file: pq.ParquetFile, checker: RowChecker, budget: Budget):
         self._path, self._index, self._file, self._checker, self._budget = path, index, file, checker, budget
-        self._schema: pa.Schema = file.schema_arrow
+        self._schema = _renamed(file.schema_arrow, checker)
         self._known = [name for name in self._schema.names if name in KNOWN]
         self._others = [name for name in self._schema.names if name not in KNOWN]
 
@@ -163,7 +164,7 @@ class _FileReader:
             if has_extension(field):
                 yield f"column {field.name!r} has the extension type {field.type}: store it as a plain type"
             elif field.name in KNOWN and (rule := type_rule(field.name, field.type)):
-                yield f"column {field.name!r} is {field.type}: must be {rule}; cast the column"
+                yield f"column {field.name!r} is {field.type}: must be {rule}; cast the column{if_own(field.name)}"
             elif field.name in RESERVED:
                 yield reserved_name(field.name)
             elif field.name not in KNOWN and (why := bad_type(field.type)):
@@ -182,7 +183,8 @@ class _FileReader:
         """The Parquet path of `bytes` or `path` in an image column; None if the column has no such leaf."""
         paths = (self._file.metadata.schema.column(i).path for i in range(len(self._file.metadata.schema)))
         is_leaf = name in IMAGES and name in self._known
-        return next((p for p in paths if is_leaf and p.startswith(f"{name}.") and p.endswith(f".{leaf}")), None)
+        stored = self._checker.columns.stored_name(name)
+        return next((p for p in paths if is_leaf and p.startswith(f"{stored}.") and p.endswith(f".{leaf}")), None)
 
     def _columns_to_read(self) -> list[str] | None:
         """All columns but the bytes of images; None means all."""
@@ -215,7 +217,7 @@ class _FileReader:
                 if batch is None:
                     return
                 batch.validate(full=True)
-            yield batch
+            yield batch.rename_columns([self._checker.name_of(name) for name in batch.schema.names])
 
     def _check(self, batch: pa.RecordBatch, position: int, embedded: dict[str, list[Flags]]) -> None:
         columns = []
@@ -229,6 +231,13 @@ class _FileReader:
         for offset, row in enumerate(rows):
             given = {name: value for name, value in zip(self._known, row, strict=True) if value is not None}
             self._checker.add(given, self._index, position + offset)
+
+
+def _renamed(schema: pa.Schema, checker: RowChecker) -> pa.Schema:
+    """A file's schema with the names under which its columns are read, also in what `datasets` noted of them."""
+    fields = [field.with_name(checker.name_of(field.name)) for field in schema]
+    noted = {checker.name_of(name): feature for name, feature in huggingface_features(schema).items()}
+    return pa.schema(fields, feature_metadata(noted) if noted else None)
 
 
 def _plain(name: str, column: pa.Array) -> list[Any]:

@@ -69,7 +69,7 @@ def test_a_folder_without_news_is_not_loaded_again(out, tmp_path, load):
 
 
 def test_a_part_that_was_seen_before_its_commit_and_set_aside(out, load):
-    """The run was killed between publishing and committing; somebody looked; the next run starts with the same commits."""
+    """A run is killed between publishing and committing, somebody looks, and the next run has the same commits."""
     fill(out, ["a"], settle=False)
     attempt = write_attempt(out, attempt="t", **unit_of(1, ["never committed"]))
     (out / "_wanbatch/tmp" / attempt.names["data"]).rename(out / "data/part-00001.parquet")

@@ -118,7 +118,7 @@ def _read(
 
     problems = Problems(found.shown, kind.positions)
     checker = RowChecker(PathPolicy(root, allow_http), problems)
-    passthrough, digest = kind.read(found.files, checker)
+    passthrough, digest = kind.read(found, checker)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
     _check_ids(rows, problems)
@@ -143,7 +143,7 @@ def _read(
         passthrough,
         checker.count,
         digest,
-        tuple(problems.warnings),
+        (*found.warnings, *problems.warnings),
     )
 
 

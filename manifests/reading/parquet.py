@@ -19,9 +19,10 @@ from pyarrow import types as kinds
 from wanbatch.errors import UserError
 from wanbatch.manifests import column_types
 from wanbatch.manifests.columns import GIVEN
+from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
 from wanbatch.manifests.reading.parquet_types import has_extension, type_rule
 from wanbatch.manifests.reading.row_model import EMBEDDED, KNOWN
-from wanbatch.manifests.reading.validation import RESERVED, RowChecker, bad_type, reserved_name
+from wanbatch.manifests.reading.validation import RESERVED, Positions, RowChecker, bad_type, reserved_name
 from wanbatch.manifests.records import huggingface_features
 from wanbatch.manifests.storage.footer_check import require_readable
 from wanbatch.manifests.storage.parquet_limits import (
@@ -39,6 +40,7 @@ from wanbatch.manifests.storage.parquet_limits import (
 A = TypeVar("A")
 B = TypeVar("B")
 
+SUFFIXES = (".parquet", ".pq")
 BATCH = 4096
 Flags = bool | list[bool]
 """Whether the images of one row have bytes: the same for all, or for each."""
@@ -47,15 +49,29 @@ IMAGES = tuple(name for name, given in GIVEN.items() if given.kind is column_typ
 STRUCTS = (*IMAGES, *(name for name, given in GIVEN.items() if given.kind.parts and name not in IMAGES))
 
 
-def read_parquet(paths: Sequence[str], checker: RowChecker) -> tuple[pa.Table, str]:
-    """Check every row of the files.
+class Parquet:
+    """A Parquet file, or a folder of Parquet files, read in the order of their names."""
 
-    Returns:
-        The passthrough columns of all rows, and a digest (SHA-256, hex) of the files' footers: it changes
-        with the number of rows, their sizes and statistics, without reading all images.
-    Raises:
-        UserError: if a file is no Parquet, damaged, or holds extension types.
-    """
+    takes = f"a file that ends in {' or '.join(SUFFIXES)}, or a folder of such files"
+    positions: Positions = "row"
+
+    def find(self, path: ManifestPath) -> ManifestFiles | None:
+        """See `ManifestKind.find`."""
+        if not path.is_folder:
+            return path.alone() if path.ends_in(SUFFIXES) else None
+        names = [name for name in path.names if name.lower().endswith(SUFFIXES) and name[0] not in "_."]
+        return path.folder_of(names) if names else None
+
+    def read(self, files: Sequence[str], checker: RowChecker) -> tuple[pa.Table, str]:
+        """See `ManifestKind.read`.
+
+        The digest is of the files' footers: it changes with the number of rows, their sizes and statistics, without
+        reading all images.
+        """
+        return _read(files, checker)
+
+
+def _read(paths: Sequence[str], checker: RowChecker) -> tuple[pa.Table, str]:
     digest = hashlib.sha256()
     schema: pa.Schema | None = None
     batches: list[pa.RecordBatch] = []

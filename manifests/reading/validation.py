@@ -1,9 +1,9 @@
-"""What the two readers share: problems with their locations, and the way from plain values to columns."""
+"""What all readers share: problems with their locations, and the way from plain values to columns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -17,15 +17,37 @@ RESERVED = frozenset(WRITTEN) - KNOWN
 """Columns that only the output has; a passthrough column cannot be called so."""
 
 
-class Problems:
-    """Everything wrong with a manifest, in any order.
+Positions = Literal["line", "row", "file"]
+"""What a position in a file of a manifest counts: lines from 1, rows from 0, or nothing, as the file is one row."""
 
-    files: as the user wrote them. by_line: positions are lines from 1, not rows from 0.
+
+def location_of(file: str, positions: Positions, position: int) -> str:
+    """Where a row is, as messages say it: `shop.jsonl:7`, `shop.parquet row 7`, or the file's name."""
+    if position < 0 or positions == "file":
+        return file
+    return f"{file}:{position}" if positions == "line" else f"{file} row {position}"
+
+
+class Problems:
+    """Everything wrong with a manifest, in any order, and what its reader warns of.
+
+    Attributes:
+        files: as the user wrote them.
+        positions: what positions in them count.
+        limit: how many problems are collected before reading ends.
+        warnings: sentences about what is not read or not used, each with its file; the manifest is valid with them.
     """
 
-    def __init__(self, files: Sequence[str], by_line: bool, limit: int = 10_000):
-        self.files, self.by_line, self.limit = files, by_line, limit
+    def __init__(self, files: Sequence[str], positions: Positions, limit: int = 10_000):
+        self.files, self.positions, self.limit = files, positions, limit
+        self.warnings: list[str] = []
         self._found: list[tuple[int, int, str]] = []
+
+    def warn(self, file: int, message: str) -> None:
+        """Note what is ignored, once. file: index into `files`."""
+        warning = f"{self.files[file]}: {message}"
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def add(self, file: int, position: int, message: str) -> None:
         """file: index into `files`. position: below 0 for the file as a whole.
@@ -39,10 +61,8 @@ class Problems:
             self.raise_any()
 
     def location(self, file: int, position: int) -> str:
-        """`shop.jsonl:7`, `shop.parquet row 7`, or the file's name."""
-        if position < 0:
-            return self.files[file]
-        return f"{self.files[file]}:{position}" if self.by_line else f"{self.files[file]} row {position}"
+        """A position as messages say it; below 0 the file as a whole. file: index into `files`."""
+        return location_of(self.files[file], self.positions, position)
 
     def raise_any(self) -> None:
         """Raises ManifestError with all problems, ordered by location, if there is one."""
@@ -52,14 +72,27 @@ class Problems:
 
 
 class RowChecker:
-    """Checks rows one after the other and keeps the good ones as columns."""
+    """Checks rows one after the other and keeps the good ones as columns.
 
-    def __init__(self, rules: PathPolicy, problems: Problems):
+    Attributes:
+        problems: takes what is wrong with them.
+        renames: columns of the manifest that are read under another name. Readers ask `name_of` for each column
+            before anything else.
+        count: how many rows have been seen, good or not.
+        broken_groups: blend groups with a row that has problems.
+    """
+
+    def __init__(self, rules: PathPolicy, problems: Problems, renames: Mapping[str, str] | None = None):
         self.problems = problems
+        self.renames = renames or {}
         self.count = 0
         self.broken_groups: set[str] = set()
         self._rules = rules
         self._builder = TableBuilder(UNMERGED_SCHEMA)
+
+    def name_of(self, column: str) -> str:
+        """The name under which a column of the manifest is read."""
+        return self.renames.get(column, column)
 
     def skip(self) -> None:
         """Count a row that is not even readable, so that the others keep their numbers."""

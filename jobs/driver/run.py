@@ -118,7 +118,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
     controls.stopwatch.lap("prepare")
     busy = make_images(context, folder.url, dispatcher, controls) if counters.pending else None
-    folder.update_card()
+    folder.settle_card()
     interrupted = controls.stop() and counters.pending > 0
     stopped_by = None if interrupted else dispatcher.stopped_by
     ended = "interrupted" if interrupted else "stopped" if stopped_by else "finished"

@@ -30,7 +30,8 @@ class Manifest:
 
     Attributes:
         path: as the user gave it.
-        source_root: the folder that sources may not leave, absolute, or its URL.
+        source_root: the folder that relative paths of sources start from, absolute, or its URL.
+        source_fence: the folder that no source may leave, absolute, or its URL.
         files: absolute paths (or URLs) of the files read.
         shown: the same as messages name them.
         positions: what positions in them count.
@@ -43,6 +44,7 @@ class Manifest:
 
     path: str | Path
     source_root: str | Path
+    source_fence: str | Path
     files: tuple[str, ...]
     shown: tuple[str, ...]
     positions: Positions
@@ -83,15 +85,16 @@ def read_manifest(
     source_root: str | Path | None = None,
     allow_http: bool = False,
     check: Callable[[pa.Table], Iterable[tuple[int, str]]] = lambda rows: (),
+    source_fence: str | Path | None = None,
 ) -> Manifest:
     """Read and check a manifest.
 
     Args:
         path: a file or folder of one of the kinds in `kinds.py`, or the URL of one (a string).
-        source_root: the folder (or its URL) that relative source paths start from and no source may leave;
-            default: the manifest's own folder.
+        source_root: the folder (or its URL) that relative source paths start from; default: the manifest's own.
         allow_http: take web addresses as sources too. Nothing is fetched here.
         check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
+        source_fence: the folder (or its URL) that no source may leave; default: `source_root`.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -99,7 +102,7 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        return _read(path, source_root, allow_http, check)
+        return _read(path, source_root, source_fence, allow_http, check)
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
             raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -109,15 +112,18 @@ def read_manifest(
 def _read(
     path: str | Path,
     source_root: str | Path | None,
+    source_fence: str | Path | None,
     allow_http: bool,
     check: Callable[[pa.Table], Iterable[tuple[int, str]]],
 ) -> Manifest:
     kind, found = find_manifest(path)
     root = absolute(source_root if source_root is not None else found.folder)
-    _require_folder(root)
+    policy = PathPolicy(root, allow_http, source_fence)
+    _require_folder(root, "--source-root")
+    _require_folder(policy.fence, "--source-fence")
 
     problems = Problems(found.shown, kind.positions)
-    checker = RowChecker(PathPolicy(root, allow_http), problems)
+    checker = RowChecker(policy, problems)
     passthrough, digest = kind.read(found, checker)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
@@ -132,10 +138,11 @@ def _read(
         passthrough = rows.select([])
     elif origins is not None:
         passthrough = merge_passthrough(passthrough, origins)
-    kept_root = root if is_url(root) else Path(root)
+    kept_root, kept_fence = (folder if policy.in_store else Path(folder) for folder in (root, policy.fence))
     return Manifest(
         path,
         kept_root,
+        kept_fence,
         found.files,
         found.shown,
         kind.positions,
@@ -147,13 +154,13 @@ def _read(
     )
 
 
-def _require_folder(root: str) -> None:
-    """Raises UserError unless a local source root is a folder, MachineryError if that cannot be told."""
+def _require_folder(folder: str, flag: str) -> None:
+    """Raises UserError unless a local folder of sources is there, MachineryError if that cannot be told."""
     try:
-        if not is_url(root) and kind_of(root) != "folder":
-            raise UserError(f"{root}: is not a folder: give --source-root an existing one")
+        if not is_url(folder) and kind_of(folder) != "folder":
+            raise UserError(f"{folder}: is not a folder: give {flag} an existing one")
     except OSError as error:
-        raise MachineryError(f"{root}: cannot be looked at ({error.strerror or error}): is it mounted?") from error
+        raise MachineryError(f"{folder}: cannot be looked at ({error.strerror or error}): is it mounted?") from error
 
 
 def _check_ids(rows: pa.Table, problems: Problems) -> None:

@@ -98,7 +98,10 @@ class Settings(_ColumnDefaults):
         False, description="refuse columns that seem to mean another one, instead of warning of them"
     )
     source_root: str | None = Field(
-        None, description="folder, or its URL, that sources may not leave; default: the manifest's"
+        None, description="folder, or its URL, that relative paths of sources start from; default: the manifest's"
+    )
+    source_fence: str | None = Field(
+        None, description="folder, or its URL, that no source may leave; default: where relative paths start from"
     )
     allow_http: bool = Field(False, description="take sources from the web too, from public hosts only")
     log_prompts: bool = Field(False, description="name the prompts of quarantined rows in the log too")

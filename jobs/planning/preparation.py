@@ -35,6 +35,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         settings.source_root,
         settings.allow_http,
         lambda rows: check_rows(rows, model, settings),
+        settings.source_fence,
         renames=settings.map,
         strict=settings.strict,
         prompt_of_run=settings.prompt is not None,

@@ -31,7 +31,8 @@ class Manifest:
 
     Attributes:
         path: as the user gave it.
-        source_root: the folder that sources may not leave, absolute, or its URL.
+        source_root: the folder that relative paths of sources start from, absolute, or its URL.
+        source_fence: the folder that no source may leave, absolute, or its URL.
         files: absolute paths (or URLs) of the files read.
         shown: the same as messages name them.
         positions: what positions in them count.
@@ -45,6 +46,7 @@ class Manifest:
 
     path: str | Path
     source_root: str | Path
+    source_fence: str | Path
     files: tuple[str, ...]
     shown: tuple[str, ...]
     positions: Positions
@@ -100,6 +102,7 @@ def read_manifest(
     source_root: str | Path | None = None,
     allow_http: bool = False,
     check: Check = nothing_else,
+    source_fence: str | Path | None = None,
     *,
     renames: Mapping[str, str] | None = None,
     strict: bool = False,
@@ -109,10 +112,10 @@ def read_manifest(
 
     Args:
         path: a file or folder of one of the kinds in `kinds.py`, or the URL of one (a string).
-        source_root: the folder (or its URL) that relative source paths start from and no source may leave;
-            default: the manifest's own folder.
+        source_root: the folder (or its URL) that relative source paths start from; default: the manifest's own.
         allow_http: take web addresses as sources too. Nothing is fetched here.
         check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
+        source_fence: the folder (or its URL) that no source may leave; default: `source_root`.
         renames: columns of the manifest that are read under another name (`column_names.map_problem` checks them).
         strict: passthrough columns that seem to mean another one are problems.
         prompt_of_run: the run has a prompt for rows that give none.
@@ -123,7 +126,8 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        return _read(path, _Rules(source_root, allow_http, check, renames or {}, strict, prompt_of_run))
+        rules = _Rules(source_root, source_fence, allow_http, check, renames or {}, strict, prompt_of_run)
+        return _read(path, rules)
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
             raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -135,6 +139,7 @@ class _Rules:
     """How a manifest is read; see `read_manifest`."""
 
     source_root: str | Path | None
+    source_fence: str | Path | None
     allow_http: bool
     check: Check
     renames: Mapping[str, str]
@@ -145,11 +150,13 @@ class _Rules:
 def _read(path: str | Path, rules: _Rules) -> Manifest:
     kind, found = find_manifest(path)
     root = absolute(rules.source_root if rules.source_root is not None else found.folder)
-    _require_folder(root)
+    policy = PathPolicy(root, rules.allow_http, rules.source_fence)
+    _require_folder(root, "--source-root")
+    _require_folder(policy.fence, "--source-fence")
 
     problems = Problems(found.shown, kind.positions)
-    checker = RowChecker(PathPolicy(root, rules.allow_http), problems, rules.renames, rules.prompt_of_run)
-    passthrough, digest = kind.read(found.files, checker)
+    checker = RowChecker(policy, problems, rules.renames, rules.prompt_of_run)
+    passthrough, digest = kind.read(found, checker)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
     _check_ids(rows, problems)
@@ -171,9 +178,11 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     for column in unused if rules.strict else ():
         problems.add(0, -1, column.strict_message)
     problems.raise_any()
+    kept_root, kept_fence = (folder if policy.in_store else Path(folder) for folder in (root, policy.fence))
     return Manifest(
         path,
-        root if is_url(root) else Path(root),
+        kept_root,
+        kept_fence,
         found.files,
         found.shown,
         kind.positions,
@@ -181,7 +190,7 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
         passthrough,
         checker.count,
         digest,
-        tuple(problems.warnings),
+        (*found.warnings, *problems.warnings),
         unused,
     )
 
@@ -198,13 +207,13 @@ def _report_suspects(checker: RowChecker, strict: bool) -> None:
             checker.problems.add(0, -1, column.message)
 
 
-def _require_folder(root: str) -> None:
-    """Raises UserError unless a local source root is a folder, MachineryError if that cannot be told."""
+def _require_folder(folder: str, flag: str) -> None:
+    """Raises UserError unless a local folder of sources is there, MachineryError if that cannot be told."""
     try:
-        if not is_url(root) and kind_of(root) != "folder":
-            raise UserError(f"{root}: is not a folder: give --source-root an existing one")
+        if not is_url(folder) and kind_of(folder) != "folder":
+            raise UserError(f"{folder}: is not a folder: give {flag} an existing one")
     except OSError as error:
-        raise MachineryError(f"{root}: cannot be looked at ({error.strerror or error}): is it mounted?") from error
+        raise MachineryError(f"{folder}: cannot be looked at ({error.strerror or error}): is it mounted?") from error
 
 
 def _check_ids(rows: pa.Table, problems: Problems) -> None:

@@ -168,7 +168,7 @@ def test_a_column_is_read_as_another_one_with_all_its_rules(jsonl, parquet, prob
         assert manifest.passthrough.to_pydict() == {"source_prompt": ["old"], "label": [1]}
         assert manifest.unused_columns == ()
     assert problems(jsonl({**row, "cfg scale": -1}), renames=renames) == [
-        "shop.jsonl:1: guidance is -1: must be a finite number, 0 or more"
+        "shop.jsonl:1: guidance is -1: must be a finite number, 0 or more; the nearest is 0"
     ]
 
 

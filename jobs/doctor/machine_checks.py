@@ -57,9 +57,7 @@ def judge_machine(facts: MachineFacts) -> Finding:
     """Say whether there is memory for the small model at least."""
     limited = "" if facts.memory_limit is None else f", limited to {readable(facts.memory_limit)}"
     of = f" of {facts.cores_of_machine}" if facts.cores != facts.cores_of_machine else ""
-    told = (
-        f"{facts.cores}{of} core{'s' if facts.cores > 1 else ''}, {readable(facts.memory)} of memory free{limited}"
-    )
+    told = f"{facts.cores}{of} core{'s' if facts.cores > 1 else ''}, {readable(facts.memory)} of memory free{limited}"
     if facts.memory >= GOOD_MEMORY:
         return ok(f"{told}; {facts.system}, Python {facts.python}")
     remedy = (

@@ -176,9 +176,7 @@ def judge_gpus(facts: GpuFacts) -> Finding:
     if not facts.gpus:
         return _judge_no_gpu(facts, torch)
     first = facts.gpus[0]
-    told = (
-        f"{len(facts.gpus)} x {first.name} ({readable(first.memory)}), {torch}, driver {facts.driver or 'unknown'}"
-    )
+    told = f"{len(facts.gpus)} x {first.name} ({readable(first.memory)}), {torch}, driver {facts.driver or 'unknown'}"
     if facts.error:
         return fault(f"{told}: {facts.error}", "update the driver, or `--device cpu`")
     if facts.architectures and not _built_for(first.capability, facts.architectures):

@@ -6,6 +6,7 @@ passes through this process.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import uuid
@@ -32,6 +33,8 @@ from wanbatch.jobs.worker.context import LoadPipeline
 from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import RUN, status
+
+_log = logging.getLogger(__name__)
 
 NOTED_ON_CARD = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
 
@@ -70,6 +73,8 @@ def run(
     stopwatch = Stopwatch()
     ensure_ray_can_start()
     context = prepare_run(manifest_path, out, settings, new_run)
+    for message in context.plan.manifest.all_warnings:
+        _log.warning("%s", message)
     with (
         stop_on_signals(stop) as stop_request,
         OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}) as folder,
@@ -116,11 +121,13 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     dispatcher = Dispatcher(context.plan, folder, log, context.dispatch_options(uuid.uuid4().hex[:12], again))
     counters = dispatcher.counters
     log.write("started", pid=os.getpid(), rows=len(context.plan), pending=counters.pending)
+    for message in context.plan.manifest.all_warnings:
+        log.write("warning", message=message)
     if milliseconds := context.batch_size.milliseconds:
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
     controls.stopwatch.lap("prepare")
     busy = make_images(context, folder.url, dispatcher, controls) if counters.pending else None
-    folder.update_card()
+    folder.settle_card()
     interrupted = controls.stop() and counters.pending > 0
     stopped_by = None if interrupted else dispatcher.stopped_by
     ended = "interrupted" if interrupted else "stopped" if stopped_by else "finished"
@@ -142,6 +149,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         first_unit=first_unit,
         dropped=dispatcher.dropped,
         drained=dispatcher.drained,
+        warnings=context.plan.manifest.all_warnings,
     )
 
 

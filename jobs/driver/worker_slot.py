@@ -27,7 +27,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds before a worker is replaced
 
 
 def pause_after(losses: int) -> float:
-    """Seconds before a lost worker is replaced. losses: how many were lost in its slot before, one after the other."""
+    """Seconds before a lost worker is replaced. losses: how many were lost in its slot before it, in a row."""
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2**losses)
 
 

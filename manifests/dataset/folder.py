@@ -117,20 +117,27 @@ class OutputFolder:
             self._backend.write_atomic(RUN, to_json({**run, "plan": dict(plan)}, indent=1))
 
     def keep_card(self, content: CardContent) -> None:
-        """Write the dataset card now, and from time to time as units are published.
+        """Write the dataset card now, and whenever units are published.
 
         Raises:
             MachineryError: if the disk or the store refuses.
         """
         self._card = Card(self.url, content)
-        self.update_card()
+        self._update_card()
 
-    def update_card(self) -> None:
-        """Bring the card up to date, if there is one. Raises MachineryError if the disk or the store refuses."""
+    def settle_card(self) -> None:
+        """Bring the card up to date, if there is one, when nothing is published any more.
+
+        Raises:
+            MachineryError: if the disk or the store refuses.
+        """
+        self._update_card(settled=True)
+
+    def _update_card(self, settled: bool = False) -> None:
         with self._publishing, self._disk():
             if self._card is not None:
                 self._backend.ensure_writer()
-                self._card.update(self.committed())
+                self._card.update(self.committed(), settled)
 
     def record_environment(self, values: Mapping[str, Any]) -> None:
         """Compare what is only known now of the environment with what filled the folder; record what is new.
@@ -236,7 +243,7 @@ class OutputFolder:
         with self._publishing, self._disk():
             rejected = self._publisher.publish(attempts, verify, replace)
             if self._card is not None:
-                self._card.update_if_old(self.committed())
+                self._card.follow(self.committed())
             return rejected
 
     def discard(self, attempt: Attempt) -> None:

@@ -174,12 +174,13 @@ def _from_hub(model: str, revision: str | None, weights: bool) -> tuple[Path, st
         named = f"model {model} (revision {revision or 'main'})"
         if constants.HF_HUB_OFFLINE:
             raise UserError(
-                f"{named} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it: unset "
-                f"HF_HUB_OFFLINE, fetch it before with `hf download {model}`, or give the folder of a local copy"
+                f"{named} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it: "
+                f"unset HF_HUB_OFFLINE, fetch it before with `hf download {model}`, or give the folder of a local copy"
             ) from error
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"{named} could not be fetched: {reason}. Check the name and the network, or give the folder of a local copy"
+            f"{named} could not be fetched: {reason}. Check the name and the network, or give the folder of a local "
+            "copy"
         ) from error
     return folder, folder.name
 

@@ -51,7 +51,9 @@ def test_the_whole_on_this_machine(tmp_path):
 
 
 def test_the_table(findings):
-    findings(Finding("ok", "4 cores"), Finding("warning", "few files", "ulimit -n 4096"), Finding("fault", "no", "so"))
+    findings(
+        Finding("ok", "4 cores"), Finding("warning", "few files", "ulimit -n 4096"), Finding("fault", "no", "so")
+    )
     ended = invoke("doctor")
     assert ended.exit_code == 2
     assert ended.stdout.splitlines() == [

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from wanbatch.jobs.doctor.check import Check
-from wanbatch.jobs.doctor.machine_checks import LimitFacts, LocaleFacts, MachineFacts, SettingsFacts, SharedMemoryFacts
+from wanbatch.jobs.doctor.machine_checks import (
+    LimitFacts,
+    LocaleFacts,
+    MachineFacts,
+    SettingsFacts,
+    SharedMemoryFacts,
+)
 from wanbatch.jobs.doctor.model_checks import CacheFacts, ModelFacts
 from wanbatch.jobs.doctor.output_checks import OutputFacts
 from wanbatch.jobs.doctor.ray_checks import RayFacts, TempFacts
@@ -105,7 +111,12 @@ def test_all_is_well(facts, message):
         (replace(RAY, ray_address="head:6379"), "warning", "RAY_ADDRESS=head:6379 is not used", "unset RAY_ADDRESS"),
         (CacheFacts([("/hub", "HF_HOME", "Read-only")], ["/hub"]), "warning", "/hub: Read-only", "export HF_HOME="),
         (replace(MODEL, error="it is no Wan"), "fault", "it is no Wan", "another --model"),
-        (replace(MODEL, missing=("vae/a",)), "warning", "1 weight files are not in the cache", "hf download owner/wan"),
+        (
+            replace(MODEL, missing=("vae/a",)),
+            "warning",
+            "1 weight files are not in the cache",
+            "hf download owner/wan",
+        ),
         (
             replace(MODEL, missing=("vae/a",), offline=True),
             "fault",
@@ -116,7 +127,12 @@ def test_all_is_well(facts, message):
         (replace(OUT, free=None, step="opening it", error="AccessDenied"), "fault", "AccessDenied", "credentials"),
         (replace(OUT, step="opening it", error="ftp: no", user_error=True), "fault", "ftp: no", "another --out"),
         (replace(OUT, left="/data/.x"), "warning", "/data/.x could not be removed", "/data/.x"),
-        (replace(OUT, holder="a run (pid 1 on host)"), "warning", "a run (pid 1 on host) writes to it", "wait for it"),
+        (
+            replace(OUT, holder="a run (pid 1 on host)"),
+            "warning",
+            "a run (pid 1 on host) writes to it",
+            "wait for it",
+        ),
         (replace(OUT, free=1 << 20), "fault", "1 MB free", "remove files"),
         (replace(OUT, free=GB), "warning", "1.0 GB free, which about 512 pictures fill", "remove files"),
     ],

@@ -115,7 +115,7 @@ def test_a_long_tmpdir_and_its_remedy(tmp_path):
 
 def test_little_shared_memory():
     """In a mount namespace of its own."""
-    code = "mount -t tmpfs -o size=16m none /dev/shm && exec \"$@\""
+    code = 'mount -t tmpfs -o size=16m none /dev/shm && exec "$@"'
     command = ["unshare", "-m", "bash", "-c", code, "bash", sys.executable, "-c", RUN, "shm"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if done.returncode != 0 and ("unshare" in done.stderr or "mount" in done.stderr):

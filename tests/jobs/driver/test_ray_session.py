@@ -95,9 +95,9 @@ def test_what_the_user_gave_is_kept():
 
 def test_names_that_ray_cannot_take():
     ensure_unicode(["/data/été", "/data/a"])
-    with pytest.raises(UserError, match="/data/été: .*: export PYTHONUTF8=1$"):
+    with pytest.raises(UserError, match=r"/data/été: .*: export PYTHONUTF8=1$"):
         ensure_unicode(["/data/été".encode().decode("ascii", "surrogateescape")])
-    with pytest.raises(UserError, match="start from another folder$"):
+    with pytest.raises(UserError, match=r"start from another folder$"):
         ensure_unicode([os.fsdecode(b"/data/caf\xe9")])
 
 
@@ -112,7 +112,9 @@ def test_a_folder_outside_ascii_in_an_ascii_locale(tmp_path):
     assert done.returncode == 2
     assert done.stderr.decode(errors="replace").rstrip().endswith("export PYTHONUTF8=1")
     assert [entry.name for entry in folder.iterdir()] == ["m.jsonl"]
-    code = "import os, sys; from wanbatch.jobs.driver.ray_session import ensure_unicode; ensure_unicode([os.getcwd()])"
+    code = (
+        "import os, sys; from wanbatch.jobs.driver.ray_session import ensure_unicode; ensure_unicode([os.getcwd()])"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=ascii_only | {"PYTHONUTF8": "1"}, check=True)
 
 

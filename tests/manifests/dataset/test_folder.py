@@ -124,7 +124,7 @@ class TestLock:
 
     @pytest.mark.parametrize("there", [False, True])
     def test_a_lock_that_cannot_be_opened_is_not_held(self, out, monkeypatch, there):
-        """The system says that its file is not there, as network disks do now and then. It is no other run's fault."""
+        """The system says that its file is not there, as network disks do now and then: no other run has it."""
         if there:
             OutputFolder.open(out, {}).close()
         lock, opened = str(out / "_wanbatch" / "lock"), os.open

@@ -1,0 +1,38 @@
+"""The kinds of manifests, and which one a path is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wanbatch.errors import UserError
+from wanbatch.manifests.reading.jsonl import JsonLines
+from wanbatch.manifests.reading.kind import ManifestFiles, ManifestKind, ManifestPath
+from wanbatch.manifests.reading.parquet import Parquet
+from wanbatch.manifests.storage.urls import absolute, kind_of
+
+KINDS: tuple[ManifestKind, ...] = (JsonLines(), Parquet())
+"""In the order in which they are asked: the first that takes a path reads it."""
+
+
+def find_manifest(path: str | Path) -> tuple[ManifestKind, ManifestFiles]:
+    """The kind of the manifest at a path, and the files that it consists of.
+
+    Args:
+        path: of a file or folder, or the URL of one.
+    Raises:
+        UserError: There is nothing, or it is no manifest. OSError: It cannot be looked at.
+    """
+    where = absolute(path)
+    there = kind_of(where)
+    if there is None:
+        raise UserError(f"{path}: there is no such manifest: check the path")
+    if there != "other":
+        looked_at = ManifestPath(path, where, there == "folder")
+        for kind in KINDS:
+            found = kind.find(looked_at)
+            if found is not None:
+                return kind, found
+    if there == "folder":
+        raise UserError(f"{path}: is a folder without Parquet files: give a JSONL file, or add *.parquet")
+    takes = "; ".join(kind.takes for kind in KINDS)
+    raise UserError(f"{path}: is not a manifest: give {takes}")

@@ -175,7 +175,7 @@ def _from_hub(model: str, revision: str | None, weights: bool) -> tuple[Path, st
         if constants.HF_HUB_OFFLINE:
             raise UserError(
                 f"{named} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it: "
-                f"unset HF_HUB_OFFLINE, fetch it before with `hf download {model}`, or give the folder of a local copy"
+                f"unset HF_HUB_OFFLINE, fetch it before (`hf download {model}`), or give the folder of a local copy"
             ) from error
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(

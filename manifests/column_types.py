@@ -49,6 +49,10 @@ class Given:
             `source` and `group` columns decide a row's name, sources and blend.
         run: the run may set a default for all rows, by a settings field (and so a flag and a variable) of the same
             name. This text is the field's description.
+        run_since: the digest version since which the run may do so; a later default is part of a fingerprint only
+            where it is set.
+        aliases: what other tools call the column; a column of such a name that passes through is warned of.
+        differs: where the values of other tools mean something else, what that is.
         reserved: what is missing before the column can be used; rows that give it are refused. None: it works.
     """
 
@@ -56,6 +60,9 @@ class Given:
     default: str
     role: Role = "setting"
     run: str | None = None
+    run_since: int = FIRST_VERSION
+    aliases: tuple[str, ...] = ()
+    differs: str | None = None
     reserved: str | None = None
 
 

@@ -36,6 +36,9 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         settings.allow_http,
         lambda rows: check_rows(rows, model, settings),
         settings.source_fence,
+        renames=settings.map,
+        strict=settings.strict,
+        prompt_of_run=settings.prompt is not None,
     )
     if weights:
         model = find(settings.model, settings.revision)

@@ -94,11 +94,10 @@ def _read_line(shown: str, raw: bytes, file: int, number: int, checker: RowCheck
         return
     if values is None:
         return
-    if checker.renames:
-        values = {checker.name_of(name): value for name, value in values.items()}
-    known = {name: value for name, value in values.items() if name in KNOWN and value is not None}
+    row = checker.renamed(values)
+    known = {name: value for name, value in row.items() if name in KNOWN and value is not None}
     if checker.add(known, file, number):
-        others.add({name: value for name, value in values.items() if name not in KNOWN}, file, number)
+        others.add({name: value for name, value in row.items() if name not in KNOWN}, file, number)
 
 
 def _parse(shown: str, raw: bytes) -> dict[str, Any] | None:

@@ -32,13 +32,14 @@ from wanbatch.manifests.reading.arrow_values import (
     known_values,
     marked_images,
 )
+from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
 from wanbatch.manifests.reading.partitions import partitions_of, with_inferred_types
 from wanbatch.manifests.reading.row_model import KNOWN
 from wanbatch.manifests.reading.text_values import BadTextError, known_value
 from wanbatch.manifests.reading.unified import unified
 from wanbatch.manifests.reading.validation import RESERVED, Positions, RowChecker, bad_type, reserved_name
-from wanbatch.manifests.records import huggingface_features
+from wanbatch.manifests.records import feature_metadata, huggingface_features
 from wanbatch.manifests.storage.footer_check import require_readable
 from wanbatch.manifests.storage.parquet_limits import (
     FOOTER_FROM,
@@ -196,7 +197,7 @@ class _FileReader:
             if has_extension(field):
                 yield f"column {field.name!r} has the extension type {field.type}: store it as a plain type"
             elif field.name in KNOWN and (rule := type_rule(field.name, field.type)):
-                yield f"column {field.name!r} is {field.type}: must be {rule}; cast the column"
+                yield f"column {field.name!r} is {field.type}: must be {rule}; cast the column{if_own(field.name)}"
             elif field.name in RESERVED:
                 yield reserved_name(field.name)
             elif field.name not in KNOWN and (why := bad_type(field.type)):
@@ -281,9 +282,10 @@ class _FileReader:
 
 
 def _renamed(schema: pa.Schema, checker: RowChecker) -> pa.Schema:
-    """A file's schema in plain types, with the names under which its columns are read."""
+    """A file's schema in plain types, with the names under which its columns are read, features of `datasets` too."""
     fields = [field.with_name(checker.name_of(field.name)).with_type(plain_type(field.type)) for field in schema]
-    return pa.schema(fields, schema.metadata)
+    noted = {checker.name_of(name): feature for name, feature in huggingface_features(schema).items()}
+    return pa.schema(fields, feature_metadata(noted) if noted else None)
 
 
 def _is_within(path: str, column: str) -> bool:

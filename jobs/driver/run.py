@@ -6,6 +6,7 @@ passes through this process.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import uuid
@@ -31,6 +32,8 @@ from wanbatch.jobs.worker.context import LoadPipeline
 from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import RUN, status
+
+_log = logging.getLogger(__name__)
 
 NOTED_ON_CARD = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
 
@@ -68,6 +71,8 @@ def run(
     """
     stopwatch = Stopwatch()
     context = prepare_run(manifest_path, out, settings, new_run)
+    for message in context.plan.manifest.all_warnings:
+        _log.warning("%s", message)
     with (
         stop_on_signals(stop) as stop_request,
         OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}) as folder,
@@ -115,6 +120,8 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     dispatcher = Dispatcher(context.plan, folder, log, context.dispatch_options(uuid.uuid4().hex[:12], again))
     counters = dispatcher.counters
     log.write("started", pid=os.getpid(), rows=len(context.plan), pending=counters.pending)
+    for message in context.plan.manifest.all_warnings:
+        log.write("warning", message=message)
     if milliseconds := context.batch_size.milliseconds:
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
     controls.stopwatch.lap("prepare")
@@ -141,6 +148,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         first_unit=first_unit,
         dropped=dispatcher.dropped,
         drained=dispatcher.drained,
+        warnings=context.plan.manifest.all_warnings,
     )
 
 

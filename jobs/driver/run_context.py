@@ -107,6 +107,7 @@ class RunContext:
             model=self.model,
             out=out,
             source_root=str(self.plan.manifest.source_root),
+            source_fence=str(self.plan.manifest.source_fence),
             allow_http=settings.allow_http,
             device=execution.device,
             dtype=execution.dtype,

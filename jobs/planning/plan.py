@@ -180,6 +180,8 @@ class Plan:
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "unreadable_sources": dict(self.unreadable),
             "passthrough": self.manifest.passthrough.column_names,
+            "warnings": list(self.manifest.warnings),
+            "unused_columns": [column.as_json() for column in self.manifest.unused_columns],
             "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
 

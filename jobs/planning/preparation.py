@@ -31,7 +31,14 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     model = find(settings.model, settings.revision, weights=False)
     check_settings(settings, model)
     manifest = read_manifest(
-        manifest_path, settings.source_root, settings.allow_http, lambda rows: check_rows(rows, model, settings)
+        manifest_path,
+        settings.source_root,
+        settings.allow_http,
+        lambda rows: check_rows(rows, model, settings),
+        settings.source_fence,
+        renames=settings.map,
+        strict=settings.strict,
+        prompt_of_run=settings.prompt is not None,
     )
     if weights:
         model = find(settings.model, settings.revision)

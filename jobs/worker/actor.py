@@ -104,7 +104,7 @@ class Worker:
         setup, host, begin = self._setup, socket.gethostname(), time.perf_counter()
         mark = leave_mark(setup.out, host)
         _require_seen(setup.seen_source, host)
-        sources = SourceLoader(setup.source_root, allow_http=setup.allow_http)
+        sources = SourceLoader(setup.source_root, allow_http=setup.allow_http, fence=setup.source_fence)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         encoders = ThreadPoolExecutor(encoder_threads(setup.device, usable_cores(), setup.workers_on_host), "encode")
         pipeline = self._load(setup.model, setup.device, setup.dtype, setup.slots)

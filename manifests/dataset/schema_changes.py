@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.types as types
 
 from wanbatch.manifests.columns import LATER
-from wanbatch.manifests.records import DATA_SCHEMA, data_schema, features_metadata, huggingface_features
+from wanbatch.manifests.records import DATA_SCHEMA, data_schema, feature_metadata, huggingface_features
 
 
 class ColumnsDifferError(ValueError):
@@ -38,7 +38,7 @@ def common_schema(old: pa.Schema, new: pa.Schema) -> pa.Schema:
         raise ColumnsDifferError("; ".join(problems))
     later = [name for name in fields if name in LATER]
     passthrough = pa.schema([field for name, field in fields.items() if name not in LATER])
-    return data_schema(passthrough.with_metadata(features_metadata(_features(passthrough, old, new))), later)
+    return data_schema(passthrough.with_metadata(feature_metadata(_features(passthrough, old, new))), later)
 
 
 def require_none_gone(old: pa.Schema, new: pa.Schema) -> None:

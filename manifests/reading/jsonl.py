@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -37,11 +37,11 @@ class JsonLines:
         """See `ManifestKind.find`."""
         return path.alone() if path.ends_in(SUFFIXES) else None
 
-    def read(self, files: Sequence[str], checker: RowChecker) -> tuple[pa.Table, str]:
+    def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """See `ManifestKind.read`. The digest is the SHA-256 of all that the files hold."""
         digest = hashlib.sha256()
         others = InferredColumns(checker.problems)
-        for index, path in enumerate(files):
+        for index, path in enumerate(found.files):
             with open_file(path) as file:
                 for number, raw in _numbered_lines(file, path):
                     digest.update(raw)
@@ -58,11 +58,10 @@ def _read_line(raw: bytes, file: int, number: int, checker: RowChecker, others: 
         return
     if values is None:
         return
-    if checker.renames:
-        values = {checker.name_of(name): value for name, value in values.items()}
-    known = {name: value for name, value in values.items() if name in KNOWN and value is not None}
+    row = checker.renamed(values)
+    known = {name: value for name, value in row.items() if name in KNOWN and value is not None}
     if checker.add(known, file, number):
-        others.add({name: value for name, value in values.items() if name not in KNOWN}, file, number)
+        others.add({name: value for name, value in row.items() if name not in KNOWN}, file, number)
 
 
 def _numbered_lines(file: BinaryIO, path: str) -> Iterator[tuple[int, bytes]]:

@@ -12,7 +12,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from wanbatch.manifests.reading.validation import Positions, RowChecker
-from wanbatch.manifests.storage.urls import names_in
+from wanbatch.manifests.storage.urls import files_below
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,21 @@ class ManifestPath:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of what a folder holds, sorted; listed once. Raises OSError."""
-        return tuple(names_in(self.absolute)) if self.is_folder else ()
+        """The files in a folder and its sub-folders, relative to it, sorted; listed once.
+
+        Names that begin with `.` or `_` are left out. Raises OSError.
+        """
+        return tuple(files_below(self.absolute)) if self.is_folder else ()
 
     def alone(self) -> ManifestFiles:
         """A file as the whole manifest; its own folder is where sources start from."""
         return ManifestFiles((self.absolute,), (str(self.given),), posixpath.dirname(self.absolute))
 
-    def folder_of(self, names: Sequence[str]) -> ManifestFiles:
+    def folder_of(self, names: Sequence[str], warnings: Sequence[str] = ()) -> ManifestFiles:
         """Some files of a folder as the manifest; the folder is where sources start from. names: relative to it."""
         shown = str(self.given).rstrip("/")
         files = tuple(f"{self.absolute}/{name}" for name in names)
-        return ManifestFiles(files, tuple(f"{shown}/{name}" for name in names), self.absolute)
+        return ManifestFiles(files, tuple(f"{shown}/{name}" for name in names), self.absolute, tuple(warnings))
 
     def ends_in(self, suffixes: tuple[str, ...]) -> bool:
         """Whether it is a file with one of some endings, in either case."""
@@ -57,11 +60,17 @@ class ManifestFiles:
         files: absolute paths or URLs, in the order in which they are read.
         shown: the same as messages name them, as the user would write them.
         folder: where relative paths of sources start from, unless the user says otherwise.
+        warnings: what beside these files is not read, one sentence each.
     """
 
     files: tuple[str, ...]
     shown: tuple[str, ...]
     folder: str
+    warnings: tuple[str, ...] = ()
+
+    def relative(self, index: int) -> str:
+        """A file's path below the manifest's folder, or its name. index: into `files`."""
+        return self.files[index].removeprefix(f"{self.folder}/")
 
 
 class ManifestKind(Protocol):
@@ -83,11 +92,11 @@ class ManifestKind(Protocol):
             OSError: It cannot be looked at.
         """
 
-    def read(self, files: Sequence[str], checker: RowChecker) -> tuple[pa.Table, str]:
+    def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """Check every row of the files, all through `checker`, which keeps the known columns of the good ones.
 
         Args:
-            files: what `find` gave. Problems name them by their index.
+            found: what `find` gave. Problems name its files by their index.
             checker: takes the rows and the problems.
         Returns:
             The passthrough columns of the rows that `checker` kept, and a digest (SHA-256, hex) that changes when the

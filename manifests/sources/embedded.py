@@ -40,9 +40,10 @@ class EmbeddedImages:
         assert self._batch is not None
         value = self._batch.column(0)[row - self._first].as_py()
         image = value[source.item] if isinstance(value, list) else value
-        if image is None or image["bytes"] is None:
+        data = image.get("bytes") if isinstance(image, dict) else image
+        if data is None:
             raise LookupError("there is no image")
-        return image["bytes"]
+        return data
 
     def close(self) -> None:
         """Close the file."""

@@ -54,5 +54,5 @@ def test_a_manifest_of_other_types_is_refused_before_ray_starts(run_here, settin
         run_here(tmp_path / "m.parquet", out, settings())
     texts = grown.set_column(2, "score", pa.array(["x", "y"]))
     pq.write_table(texts, tmp_path / "m.parquet")
-    with pytest.raises(UserError, match="score was double, now string. Make the manifest's columns like they were"):
+    with pytest.raises(UserError, match=r"score was double, now string\. Make the manifest's columns like they were"):
         run_here(tmp_path / "m.parquet", out, settings())

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.reading import other_files
+from wanbatch.manifests.reading.csv_table import Csv
 from wanbatch.manifests.reading.jsonl import JsonLines
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestKind, ManifestPath
 from wanbatch.manifests.reading.parquet import Parquet
 from wanbatch.manifests.storage.urls import absolute, kind_of
 
-KINDS: tuple[ManifestKind, ...] = (JsonLines(), Parquet())
+KINDS: tuple[ManifestKind, ...] = (Parquet(), JsonLines(), Csv())
 """In the order in which they are asked: the first that takes a path reads it."""
 
 
@@ -32,7 +34,8 @@ def find_manifest(path: str | Path) -> tuple[ManifestKind, ManifestFiles]:
             found = kind.find(looked_at)
             if found is not None:
                 return kind, found
-    if there == "folder":
-        raise UserError(f"{path}: is a folder without Parquet files: give a JSONL file, or add *.parquet")
     takes = "; ".join(kind.takes for kind in KINDS)
-    raise UserError(f"{path}: is not a manifest: give {takes}")
+    if there == "folder":
+        raise UserError(f"{path}: is a folder without a manifest: give {takes}")
+    said = other_files.remedy(str(path)) if there == "file" else None
+    raise UserError(f"{path}: {said}" if said else f"{path}: is not a manifest: give {takes}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,12 +74,18 @@ class ManifestFiles:
         shown: the same as messages name them, as the user would write them.
         folder: where relative paths of sources start from, unless the user says otherwise.
         warnings: what beside these files is not read, one sentence each.
+        constants: for each file, columns that have one value in all its rows, as text; none for no file if empty.
     """
 
     files: tuple[str, ...]
     shown: tuple[str, ...]
     folder: str
     warnings: tuple[str, ...] = ()
+    constants: tuple[Mapping[str, str | None], ...] = ()
+
+    def constants_of(self, index: int) -> Mapping[str, str | None]:
+        """The columns that have one value in all rows of a file. index: into `files`."""
+        return self.constants[index] if self.constants else {}
 
     def relative(self, index: int) -> str:
         """A file's path below the manifest's folder, or its name. index: into `files`."""

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.reading import other_files
+from wanbatch.manifests.reading.arrow_files import ArrowFiles, SavedDataset
 from wanbatch.manifests.reading.csv_table import Csv
 from wanbatch.manifests.reading.jsonl import JsonLines
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestKind, ManifestPath
 from wanbatch.manifests.reading.parquet import Parquet
 from wanbatch.manifests.storage.urls import absolute, kind_of
 
-KINDS: tuple[ManifestKind, ...] = (Parquet(), JsonLines(), Csv())
+KINDS: tuple[ManifestKind, ...] = (SavedDataset(), Parquet(), ArrowFiles(), JsonLines(), Csv())
 """In the order in which they are asked: the first that takes a path reads it."""
 
 

@@ -77,8 +77,9 @@ def run(
         stop_on_signals(stop) as stop_request,
         OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}) as folder,
     ):
-        context = context.going_on_with(folder)
+        context, schema = context.going_on_with(folder)
         again = rows_made_again(folder, context.plan, retry, rerun_changed)
+        folder.change_columns(schema)
         folder.set_plan(context.plan_note())
         plan = size_what_is_pending(folder, context, again, stop_request)
         controls = RunControls(progress, load, stop_request, stopwatch)

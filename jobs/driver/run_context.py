@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
@@ -54,13 +55,18 @@ class RunContext:
     workers: int
     fingerprint: dict[str, Any]
 
-    def going_on_with(self, folder: OutputFolder) -> RunContext:
-        """The same run, with the columns that the folder's data parts have besides its own.
+    def going_on_with(self, folder: OutputFolder) -> tuple[RunContext, pa.Schema]:
+        """The same run, with columns that the folder's data parts can have, too; and these parts' schema.
 
         The first run of a folder has all of `columns.ALWAYS`; a folder that was begun without one goes on so.
+
+        Raises:
+            UserError: The folder has other columns than the manifest, and values of one or the other would be lost.
         """
         there = folder.later_columns()
-        return replace(self, plan=self.plan.with_later(ALWAYS if there is None else there))
+        plan = self.plan.with_later(ALWAYS if there is None else there)
+        schema = folder.common_columns(plan.added_columns)
+        return replace(self, plan=plan.with_columns(schema)), schema
 
     def plan_note(self) -> dict[str, Any]:
         """What the output folder notes of the plan, for `status` and `retry`."""

@@ -16,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.manifests.columns import ALWAYS, LATER, RESOLVED, RUN_SETTINGS, WRITTEN
+from wanbatch.manifests.dataset.schema_changes import cast
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -53,11 +55,31 @@ class Plan:
     @property
     def added_columns(self) -> pa.Schema:
         """What data parts have after the columns that all of them have: later ones, then the passthrough columns."""
-        return pa.schema([*((name, WRITTEN[name]) for name in self.later), *self.manifest.passthrough.schema])
+        own = self.manifest.passthrough.schema
+        return pa.schema([*((name, WRITTEN[name]) for name in self.later), *own], metadata=own.metadata)
 
     def with_later(self, names: Collection[str]) -> Plan:
         """The same plan for a dataset that has these columns of `columns.LATER`, too."""
         return replace(self, later=tuple(name for name in LATER if name in names or name in self.later))
+
+    def with_columns(self, schema: pa.Schema) -> Plan:
+        """The same plan for a dataset whose data parts have a schema that holds its columns, and perhaps others.
+
+        Raises:
+            UserError: Values of the manifest have no room in a type that the dataset has already.
+        """
+        own = pa.schema([field for field in schema if field.name not in WRITTEN], metadata=schema.metadata)
+        if own.equals(self.manifest.passthrough.schema):
+            return self.with_later(schema.names)
+        try:
+            passthrough = cast(self.manifest.passthrough, own)
+        except pa.ArrowException as error:
+            raise UserError(
+                f"{self.manifest.path}: has values that do not go with the columns that the output folder has "
+                f"({error}): give them in columns of other names, or choose another output folder"
+            ) from error
+        manifest = replace(self.manifest, passthrough=passthrough)
+        return replace(self, manifest=manifest).with_later(schema.names)
 
     def __len__(self) -> int:
         return self.images.num_rows

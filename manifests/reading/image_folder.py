@@ -1,4 +1,4 @@
-"""A folder as `datasets` calls an imagefolder: pictures, and files `metadata.jsonl` that name them by `file_name`."""
+"""A folder as `datasets` calls an imagefolder: pictures, with `metadata.jsonl` or `.csv`, which name them by `file_name`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import replace
 import pyarrow as pa
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.reading.csv_table import Csv
 from wanbatch.manifests.reading.jsonl import JsonLines
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestKind, ManifestPath
 from wanbatch.manifests.reading.pictures import is_picture
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 
-READERS: dict[str, ManifestKind] = {"metadata.jsonl": JsonLines()}
+READERS: dict[str, ManifestKind] = {"metadata.jsonl": JsonLines(), "metadata.csv": Csv()}
 """By the name of the file that says what there is to know of the pictures in its folder and below."""
 
 FILE_NAME = "file_name"

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from wanbatch.manifests.reading.other_files import warning
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 from wanbatch.manifests.storage.urls import files_below
 
@@ -76,6 +77,18 @@ class ManifestPath:
         shown = str(self.given).rstrip("/")
         files = tuple(f"{self.absolute}/{name}" for name in names)
         return ManifestFiles(files, tuple(f"{shown}/{name}" for name in names), self.absolute, tuple(warnings))
+
+    def alone_or_all(self, suffixes: tuple[str, ...], in_folders: tuple[str, ...] = ()) -> ManifestFiles | None:
+        """A file with one of some endings, or all such files of a folder, in the order of their names; None: neither.
+
+        Args:
+            suffixes: the endings, in lower case.
+            in_folders: of files in folders, if fewer of them count.
+        """
+        if not self.is_folder:
+            return self.alone() if self.ends_in(suffixes) else None
+        names = [name for name in self.names if name.lower().endswith(in_folders or suffixes)]
+        return self.folder_of(names, warning(str(self.given), self.names, names)) if names else None
 
     def ends_in(self, suffixes: tuple[str, ...]) -> bool:
         """Whether it is a file with one of some endings, in either case."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.reading import other_files
+from wanbatch.manifests.reading.csv_table import Csv
 from wanbatch.manifests.reading.image_folder import ImageFolder
 from wanbatch.manifests.reading.jsonl import JsonLines
 from wanbatch.manifests.reading.kind import (
@@ -19,7 +21,7 @@ from wanbatch.manifests.reading.parquet import Parquet
 from wanbatch.manifests.reading.pictures import Pictures
 from wanbatch.manifests.storage.urls import absolute, kind_of
 
-KINDS: tuple[ManifestKind, ...] = (OutputFolderRows(), ImageFolder(), JsonLines(), Parquet(), Pictures())
+KINDS: tuple[ManifestKind, ...] = (OutputFolderRows(), ImageFolder(), Parquet(), JsonLines(), Csv(), Pictures())
 """In the order in which they are asked: the first that takes a path reads it."""
 
 
@@ -44,9 +46,8 @@ def find_manifest(
             found = kind.find(looked_at)
             if found is not None:
                 return kind, found
-    if there == "folder":
-        raise UserError(
-            f"{path}: is a folder without Parquet files and without pictures: give a JSONL file, or add *.parquet"
-        )
     takes = "; ".join(kind.takes for kind in KINDS)
-    raise UserError(f"{path}: is not a manifest: give {takes}")
+    if there == "folder":
+        raise UserError(f"{path}: is a folder without a manifest: give {takes}")
+    said = other_files.remedy(str(path)) if there == "file" else None
+    raise UserError(f"{path}: {said}" if said else f"{path}: is not a manifest: give {takes}")

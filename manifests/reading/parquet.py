@@ -65,10 +65,7 @@ class Parquet:
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:
         """See `ManifestKind.find`."""
-        if not path.is_folder:
-            return path.alone() if path.ends_in(SUFFIXES) else None
-        names = [name for name in path.names if name.lower().endswith(SUFFIXES)]
-        return path.folder_of(names) if names else None
+        return path.alone_or_all(SUFFIXES)
 
     def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """See `ManifestKind.read`.

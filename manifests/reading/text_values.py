@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -14,12 +16,8 @@ from wanbatch.manifests.columns import GIVEN
 
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 """Whole numbers as they are written out, so that no digit is lost: 007 and +7 are text."""
-DECIMAL = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]*[1-9]|\.0)?$"
-"""Numbers that are written out again as they were, but for `.0`: 1.10 may be a version, so it is text."""
-
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_DIGITS = 15
-"""So many decimal digits a float keeps."""
+_WRITTEN = re.compile(r"-?(0|[1-9]\d*)((\.\d*[1-9]|\.0)([eE][+-]?\d+)?|[eE][+-]\d+)?")
 
 
 class BadTextError(ValueError):
@@ -78,7 +76,8 @@ def _from_json(name: str, text: str) -> Any:
 def inferred(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """A passthrough column of texts in the type that its values spell exactly: integers, numbers, booleans or text.
 
-    Empty texts are null. One value that is no number, like 007 or 1.10, leaves the column text.
+    Empty texts are null. One value that would be written in another way as a number, like 007 or 1.10, leaves the
+    column text.
 
     Args:
         texts: of type string.
@@ -87,15 +86,19 @@ def inferred(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     values = texts.drop_null()
     if not len(values):
         return pa.chunked_array([pa.nulls(len(texts))])
-    if _all_match(values, INTEGER):
+    if pc.all(pc.match_substring_regex(values, INTEGER)).as_py():
         return texts.cast(pa.int64())
-    if _all_match(values, DECIMAL) and pc.max(pc.utf8_length(values)).as_py() <= _DIGITS + 2:
-        return texts.cast(pa.float64())
     for yes, no in (("True", "False"), ("true", "false")):
         if pc.all(pc.is_in(values, pa.array([yes, no]))).as_py():
             return pc.equal(texts, yes)
+    if all(is_exact(value) for chunk in values.chunks for value in chunk.to_pylist()):
+        return texts.cast(pa.float64())
     return texts
 
 
-def _all_match(values: pa.ChunkedArray, pattern: str) -> bool:
-    return pc.all(pc.match_substring_regex(values, pattern)).as_py()
+def is_exact(text: str) -> bool:
+    """Whether a text is a number as programs write it, and a float keeps all its digits: 1.10 and 12e3 are text."""
+    if not _WRITTEN.fullmatch(text) or len(text) > 40:
+        return False
+    number = float(text)
+    return math.isfinite(number) and Decimal(repr(number)) == Decimal(text)

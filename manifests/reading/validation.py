@@ -148,6 +148,8 @@ class RowChecker:
                 continue
             if image.path is None:
                 yield "has an image with neither bytes nor path: give one of them"
+            elif not image.path:
+                yield "image '' is empty: leave it out if there is none"
             elif problem := self._rules.problem(image.path):
                 yield f"image {shorten(image.path)} {problem}"
         if line.audio is not None and (problem := self._rules.problem(line.audio)):

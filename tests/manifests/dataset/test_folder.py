@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 
-import pyarrow as pa
 import pytest
 from manifest_making import failure
 from output_folders import publish, tree
@@ -79,20 +78,6 @@ class TestOpening:
         part.unlink()
         with pytest.raises(UserError, match="is gone"):
             OutputFolder.open(out, {})
-
-    def test_other_passthrough_columns_are_refused_before_the_work(self, out):
-        with OutputFolder.open(out, {}) as folder:
-            folder.require_columns(pa.schema([("anything", pa.int8())]))
-            publish(folder, 0, ["a"], passthrough=pa.table({"label": [1], "gone": [["x"]]}))
-        with OutputFolder.open(out, {}) as folder:
-            folder.require_columns(pa.schema([("label", pa.int64()), ("gone", pa.list_(pa.string()))]))
-            with pytest.raises(UserError, match="their order was label, gone"):
-                folder.require_columns(pa.schema([("gone", pa.list_(pa.string())), ("label", pa.int64())]))
-            with pytest.raises(UserError) as caught:
-                folder.require_columns(pa.schema([("label", pa.float64()), ("new", pa.null())]))
-        said = str(caught.value)
-        assert 'gone was "list<element: string>", now not set; label was "int64", now "double"' in said
-        assert 'new was not set, now "null"' in said
 
 
 HOLD = (

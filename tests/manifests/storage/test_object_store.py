@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from killed_run import STATES
@@ -51,6 +52,20 @@ class TestOutput:
         assert backend.sizes("_wanbatch/tmp") == backend.sizes("failures") == {}
         with backend.open("data/part-00000.parquet") as file:
             assert pq.read_table(file)["id"].to_pylist() == ["b"]
+
+    def test_parts_are_given_the_columns_of_a_grown_manifest(self, bucket):
+        with OutputFolder.open(bucket, {}) as folder:
+            old = unit_of(0, ["a"], passthrough=pa.table({"score": [1]}))
+            folder.publish(write_attempt(bucket, attempt="t", **old))
+        with OutputFolder.open(bucket, {}) as folder:
+            folder.change_columns(folder.common_columns(pa.schema([("score", pa.float64()), ("tag", pa.string())])))
+        backend = ObjectStoreBackend(bucket)
+        with backend.open("data/part-00000.parquet") as file:
+            assert pq.read_table(file, columns=["id", "score", "tag"]).to_pylist() == [
+                {"id": "a", "score": 1.0, "tag": None}
+            ]
+        assert backend.sizes("_wanbatch/tmp") == {}
+        assert not backend.exists("_wanbatch/columns.json")
 
     def test_another_fingerprint_other_files_and_lost_parts(self, bucket):
         put(f"{bucket}/other/notes.txt", b"mine")

@@ -1,4 +1,4 @@
-"""A folder as `datasets` calls an imagefolder: pictures, with `metadata.jsonl` or `.csv`, which name them by `file_name`."""
+"""An imagefolder of `datasets`: pictures, with `metadata.jsonl` or `.csv`, which name them by `file_name`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from wanbatch.errors import UserError
 from wanbatch.manifests.reading.csv_table import Csv
 from wanbatch.manifests.reading.jsonl import JsonLines
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestKind, ManifestPath
+from wanbatch.manifests.reading.other_files import warning
 from wanbatch.manifests.reading.pictures import is_picture
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 
@@ -34,7 +35,8 @@ class ImageFolder:
             return None
         if len({posixpath.basename(name) for name in names}) > 1:
             raise UserError(f"{path.given}: has {' and '.join(sorted(names)[:4])}: keep one kind of table")
-        return replace(path.folder_of(names), renames={FILE_NAME: "image"}, beside=pictures)
+        found = path.folder_of(names, warning(str(path.given), path.names, names))
+        return replace(found, renames={FILE_NAME: "image"}, beside=pictures)
 
     def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """See `ManifestKind.read`. Pictures that no row names are warned of."""

@@ -134,7 +134,8 @@ def read_manifest(
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
             raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        which = error.filename if isinstance(error.filename, str) else path
+        raise UserError(f"{which}: cannot be read ({error.strerror or error})") from error
 
 
 @dataclass(frozen=True, slots=True)

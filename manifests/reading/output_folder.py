@@ -67,9 +67,11 @@ def _warnings(path: ManifestPath, held: CommittedRows) -> list[str]:
             f"{path.given}: holds {held.images} of {held.rows} images so far, which are read; run the same command "
             f"again for the other {left} once they are made"
         )
-    if held.quarantined:
+    if held.quarantined == 1:
+        warnings.append(f"{path.given}: 1 row of it is quarantined; there is no image of it to read")
+    elif held.quarantined:
         warnings.append(
-            f"{path.given}: {held.quarantined} rows of it are quarantined; there is no image of them to read"
+            f"{path.given}: {held.quarantined} rows of it are quarantined; there are no images of them to read"
         )
     return warnings
 

@@ -21,6 +21,7 @@ from wanbatch.jobs.driver.dispatcher import Dispatcher
 from wanbatch.jobs.driver.fingerprint import DEFAULTS
 from wanbatch.jobs.driver.generation import RunControls, make_images
 from wanbatch.jobs.driver.interruption import stop_on_signals
+from wanbatch.jobs.driver.ray_session import ensure_ray_can_start
 from wanbatch.jobs.driver.resume import rows_made_again
 from wanbatch.jobs.driver.run_context import RunContext, prepare_run
 from wanbatch.jobs.driver.source_sizing import size_what_is_pending
@@ -70,6 +71,7 @@ def run(
         MachineryError: Workers, disk or cluster failed; what is done is kept.
     """
     stopwatch = Stopwatch()
+    ensure_ray_can_start()
     context = prepare_run(manifest_path, out, settings, new_run)
     for message in context.plan.manifest.all_warnings:
         _log.warning("%s", message)

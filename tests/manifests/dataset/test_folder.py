@@ -1,7 +1,9 @@
 """Opening an output folder: what is refused, who may write, what was left half done, what its status is."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 from manifest_making import failure
 from output_folders import publish, tree
 
-from wanbatch.errors import FolderHeldError, UserError
+from wanbatch.errors import FolderHeldError, MachineryError, UserError
 from wanbatch.manifests.dataset.card import write_card
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
@@ -103,6 +105,25 @@ class TestLock:
             holder.wait()
             holder.stdout.close()
         assert status(out)["holder"] is None
+        OutputFolder.open(out, {}).close()
+
+    @pytest.mark.parametrize("there", [False, True])
+    def test_a_lock_that_cannot_be_opened_is_not_held(self, out, monkeypatch, there):
+        """The system says that its file is not there, as network disks do now and then: no other run has it."""
+        if there:
+            OutputFolder.open(out, {}).close()
+        lock, opened = str(out / "_wanbatch" / "lock"), os.open
+
+        def refuse(path, *rest, **more):
+            if path == lock:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            return opened(path, *rest, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refuse)
+            with pytest.raises(MachineryError, match=re.escape(lock)) as caught:
+                OutputFolder.open(out, {})
+        assert caught.value.exit_code == 75
         OutputFolder.open(out, {}).close()
 
     def test_the_same_process_cannot_open_it_twice(self, out):

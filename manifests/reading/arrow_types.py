@@ -141,6 +141,12 @@ def is_binary(kind: pa.DataType) -> bool:
     return kinds.is_binary(kind) or kinds.is_large_binary(kind)
 
 
+def has_bytes(kind: pa.DataType) -> bool:
+    """True for a column of images that may be embedded: bytes, structs with bytes, lists of these."""
+    kind = kind.value_type if is_list(kind) else kind
+    return is_binary(kind) or (kinds.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
 def holds_binary(kind: pa.DataType) -> bool:
     """True for bytes, and for lists of bytes."""
     return is_binary(kind.value_type if is_list(kind) else kind)

@@ -75,6 +75,18 @@ def image_flags(column: pa.Array) -> list[Flags]:
     return [[next(flat) for _ in range(length or 0)] for length in lengths]
 
 
+def image_paths(column: pa.Array) -> list[Any]:
+    """A column of images that may be embedded without their bytes, as Python values; see `image_flags`."""
+    if is_list(column.type):
+        flat = iter(image_paths(column.flatten()))
+        lengths = pc.list_value_length(column).to_pylist()
+        return [None if length is None else [next(flat) for _ in range(length)] for length in lengths]
+    if is_binary(column.type) or column.type.get_field_index("path") < 0:
+        return [None if not valid else {} for valid in pc.is_valid(column).to_pylist()]
+    paths = pc.struct_field(column, "path").to_pylist()
+    return [{} if path is None else {"path": path} for path in paths]
+
+
 def marked_images(values: Sequence[Any], flags: Sequence[Flags]) -> list[Any]:
     """The images of each row, with a mark in place of bytes.
 

@@ -107,6 +107,7 @@ class ManifestFiles:
         rename: what the kind calls a column of these files, before any is read as another one.
         renames: columns that are read as others, unless the user says otherwise.
         beside: of each file, one that goes with it, like a picture's caption, or None; empty: no file has any.
+        constants: for each file, columns that have one value in all its rows, as text; none for no file if empty.
     """
 
     files: tuple[str, ...]
@@ -116,6 +117,11 @@ class ManifestFiles:
     rename: Callable[[str], str] = str
     renames: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str | None, ...] = ()
+    constants: tuple[Mapping[str, str | None], ...] = ()
+
+    def constants_of(self, index: int) -> Mapping[str, str | None]:
+        """The columns that have one value in all rows of a file. index: into `files`."""
+        return self.constants[index] if self.constants else {}
 
     def relative(self, index: int) -> str:
         """A file's path below the manifest's folder, or its name. index: into `files`."""

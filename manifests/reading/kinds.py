@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.reading import other_files
+from wanbatch.manifests.reading.arrow_files import ArrowFiles, SavedDataset
 from wanbatch.manifests.reading.csv_table import Csv
 from wanbatch.manifests.reading.image_folder import ImageFolder
 from wanbatch.manifests.reading.jsonl import JsonLines
@@ -21,7 +22,16 @@ from wanbatch.manifests.reading.parquet import Parquet
 from wanbatch.manifests.reading.pictures import Pictures
 from wanbatch.manifests.storage.urls import absolute, kind_of
 
-KINDS: tuple[ManifestKind, ...] = (OutputFolderRows(), ImageFolder(), Parquet(), JsonLines(), Csv(), Pictures())
+KINDS: tuple[ManifestKind, ...] = (
+    OutputFolderRows(),
+    SavedDataset(),
+    ImageFolder(),
+    Parquet(),
+    ArrowFiles(),
+    JsonLines(),
+    Csv(),
+    Pictures(),
+)
 """In the order in which they are asked: the first that takes a path reads it."""
 
 

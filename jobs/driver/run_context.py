@@ -55,16 +55,20 @@ class RunContext:
     workers: int
     fingerprint: dict[str, Any]
 
-    def going_on_with(self, folder: OutputFolder) -> tuple[RunContext, pa.Schema]:
+    def going_on_with(self, folder: OutputFolder, again: set[str]) -> tuple[RunContext, pa.Schema]:
         """The same run, with columns that the folder's data parts can have, too; and these parts' schema.
 
         The first run of a folder has all of `columns.ALWAYS`; a folder that was begun without one goes on so.
+
+        Args:
+            folder: open.
+            again: ids in it that are made again.
 
         Raises:
             UserError: The folder has other columns than the manifest, and values of one or the other would be lost.
         """
         there = folder.later_columns()
-        plan = self.plan.with_later(ALWAYS if there is None else there)
+        plan = self.plan.with_later(ALWAYS) if there is None else self.plan.for_folder(there, _kept(folder, again))
         schema = folder.common_columns(plan.added_columns)
         return replace(self, plan=plan.with_columns(schema)), schema
 
@@ -120,6 +124,10 @@ class RunContext:
             seen_source=seen_source(self.plan, pending),
             workers_on_host=workers_on_host,
         )
+
+
+def _kept(folder: OutputFolder, again: set[str]) -> set[str]:
+    return set(folder.committed().made) - again
 
 
 def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_run: bool = False) -> RunContext:

@@ -11,6 +11,7 @@ from wanbatch.manifests.reading.csv_table import Csv
 from wanbatch.manifests.reading.jsonl import JsonLines
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestKind, ManifestPath
 from wanbatch.manifests.reading.parquet import Parquet
+from wanbatch.manifests.storage.hub import pinned
 from wanbatch.manifests.storage.urls import absolute, kind_of
 
 KINDS: tuple[ManifestKind, ...] = (SavedDataset(), Parquet(), ArrowFiles(), JsonLines(), Csv())
@@ -25,7 +26,7 @@ def find_manifest(path: str | Path) -> tuple[ManifestKind, ManifestFiles]:
     Raises:
         UserError: There is nothing, or it is no manifest. OSError: It cannot be looked at.
     """
-    where = absolute(path)
+    where = pinned(absolute(path))
     there = kind_of(where)
     if there is None:
         raise UserError(f"{path}: there is no such manifest: check the path")

@@ -78,6 +78,7 @@ class Column:
         pixels: it decides pixels, so it is part of a row's digest and, as a setting, of a run's fingerprint.
         since: the digest version that it came with. A later one stands in `data/` where a row or the run uses it; one
             that rows cannot give stands there from the first run of a folder on.
+        rare: only a run writes it, and it stands in `data/` only if an image has a value.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Column:
     written: pa.DataType | None = None
     pixels: bool = False
     since: int = FIRST_VERSION
+    rare: bool = False
 
 
 class Strict(BaseModel):

@@ -270,6 +270,20 @@ COLUMNS: tuple[Column, ...] = (
         written=pa.int32(),
         since=2,
     ),
+    Column(
+        "prompt_tokens_cut",
+        "how many tokens of the prompt the model did not read, as it was too long",
+        written=pa.int32(),
+        since=3,
+        rare=True,
+    ),
+    Column(
+        "negative_prompt_tokens_cut",
+        "how many tokens of the negative prompt the model did not read, as it was too long",
+        written=pa.int32(),
+        since=3,
+        rare=True,
+    ),
     Column("model", "the model", written=pa.string()),
     Column("revision", "the model's revision", written=pa.string()),
     Column(
@@ -305,7 +319,10 @@ PIXELS = frozenset(column.name for column in COLUMNS if column.pixels)
 LATER = tuple(column.name for column in COLUMNS if column.since > FIRST_VERSION and column.written is not None)
 """Columns of `data/` that release 0.1.0 did not have; what rows may give is there where a row or the run uses it."""
 
-ALWAYS = tuple(name for name in LATER if name not in GIVEN)
+RARE = tuple(column.name for column in COLUMNS if column.rare)
+"""Columns of `data/` that are there only if an image has a value."""
+
+ALWAYS = tuple(name for name in LATER if name not in GIVEN and name not in RARE)
 """Of these, those that a run writes whatever it is asked; only folders that were begun before they came lack them."""
 
 MEANINGS = {column.name: column.meaning for column in COLUMNS}

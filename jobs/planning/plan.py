@@ -21,7 +21,7 @@ from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import ALWAYS, LATER, RESOLVED, RUN_SETTINGS, WRITTEN
+from wanbatch.manifests.columns import ALWAYS, LATER, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.dataset.schema_changes import cast
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
@@ -44,6 +44,7 @@ class Plan:
         unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
         later: which columns of `columns.LATER` the dataset has: those that a row or the run uses, and what
             `with_later` added for its folder.
+        warnings: what of the manifest has no effect, besides what the manifest itself warns of; a sentence each.
     """
 
     manifest: Manifest
@@ -51,6 +52,12 @@ class Plan:
     unsized: np.ndarray
     unreadable: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """Those of the manifest and of the plan, a sentence each."""
+        return (*self.manifest.all_warnings, *self.warnings)
 
     @property
     def added_columns(self) -> pa.Schema:
@@ -61,6 +68,25 @@ class Plan:
     def with_later(self, names: Collection[str]) -> Plan:
         """The same plan for a dataset that has these columns of `columns.LATER`, too."""
         return replace(self, later=tuple(name for name in LATER if name in names or name in self.later))
+
+    def with_used_later(self) -> Plan:
+        """The same plan for a dataset that has the columns of `columns.LATER` that an image has a value of."""
+        there = [name for name in LATER if name in self.images.column_names and name not in ALWAYS]
+        return self.with_later([name for name in there if self.images[name].null_count < len(self)])
+
+    def for_folder(self, there: Collection[str], made: Collection[str]) -> Plan:
+        """The same plan for a folder whose data parts have these columns of `columns.LATER`.
+
+        A column of `columns.RARE` that it lacks is added only if an image has a value that is not made yet: what is
+        made was made without.
+        """
+        unmade = np.array([name not in made for name in self.ids()])
+        needless = {
+            name
+            for name in self.later
+            if name in RARE and not (self.images[name].is_valid().to_numpy() & unmade).any()
+        }
+        return replace(self, later=tuple(name for name in self.later if name not in needless)).with_later(there)
 
     def with_columns(self, schema: pa.Schema) -> Plan:
         """The same plan for a dataset whose data parts have a schema that holds its columns, and perhaps others.
@@ -180,7 +206,7 @@ class Plan:
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "unreadable_sources": dict(self.unreadable),
             "passthrough": self.manifest.passthrough.column_names,
-            "warnings": list(self.manifest.warnings),
+            "warnings": [*self.manifest.warnings, *self.warnings],
             "unused_columns": [column.as_json() for column in self.manifest.unused_columns],
             "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
@@ -228,12 +254,9 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
     images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
-    later = tuple(
-        name
-        for name in LATER
-        if name not in ALWAYS and name in images.column_names and images[name].null_count < len(images)
-    )
-    return Plan(manifest, images, sourced.to_numpy(), later=later)
+    for name in RARE:
+        images = images.append_column(name, pa.nulls(len(images), WRITTEN[name]))
+    return Plan(manifest, images, sourced.to_numpy()).with_used_later()
 
 
 def default_of(name: str, model: ModelInfo, settings: Settings) -> Any:

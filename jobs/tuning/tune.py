@@ -119,7 +119,7 @@ def tune(
 
 
 def _tell_warnings(plan: Plan, on_progress: OnProgress) -> None:
-    for message in plan.manifest.all_warnings:
+    for message in plan.all_warnings:
         on_progress(f"warning: {message}")
 
 

@@ -16,7 +16,7 @@ DAY_1 = [
 ]
 DAY_2 = [
     {"id": "c", "prompt": "a moon", "note": "ok", "score": 2.5},
-    {"id": "d", "prompt": "a blue heart", "tag": "x", "keywords": ["blue"]},
+    {"id": "d", "prompt": "a blue heart, " + "a very busy street, " * 90, "tag": "x", "keywords": ["blue"]},
 ]
 EXPECTED = {"a": (None, 1.0, None, None), "b": (None, 2.0, None, None), "c": ("ok", 2.5, None, None)}
 EXPECTED |= {"d": (None, None, "x", ["blue"])}
@@ -33,6 +33,10 @@ def test_a_grown_manifest_goes_on(run_here, settings, tmp_path):
     rows = {row["id"]: row for row in load_dataset(str(out), split="train", cache_dir=cache)}
     assert {n: tuple(row[c] for c in ("note", "score", "tag", "keywords")) for n, row in rows.items()} == EXPECTED
     assert {name: rows[name]["sha256"] for name in pixels} == pixels
+    assert [rows[name]["prompt_tokens_cut"] is None for name in "abcd"] == [True, True, True, False]
+    (warning,) = (message for message in ran.summary.warnings if "tokens" in message)
+    assert "m.jsonl:4 (" in warning
+    assert "of 1 images the model read only the first 512 tokens" in (out / "README.md").read_text()
     assert "| `tag` | from the manifest (`string`) |" in (out / "README.md").read_text()
     assert '"event": "columns_changed"' in (out / "_wanbatch/log.jsonl").read_text()
 

@@ -13,7 +13,7 @@ from manifest_making import failure
 from output_folders import publish, tree
 
 from wanbatch.errors import FolderHeldError, MachineryError, UserError
-from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.card import CardContent, write_card
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.status import status
@@ -162,7 +162,7 @@ def test_ten_thousand_commits(out):
 def test_names_that_are_no_unicode_can_be_noted(out):
     settings = {"path": os.fsdecode(b"caf\xe9")}
     with OutputFolder.open(out, settings) as folder:
-        write_card(out, settings["path"], None, settings, status(out))
+        write_card(out, CardContent(settings["path"], None, settings), status(out))
         folder.set_plan({"rows": 1, **settings})
     OutputFolder.open(out, settings).close()
     assert status(out)["plan"] == {"rows": 1, **settings}

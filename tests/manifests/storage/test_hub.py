@@ -101,8 +101,8 @@ def test_a_hub_that_fails_later_is_no_damaged_file(server, monkeypatch, name):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     find = kinds.find_manifest
 
-    def find_and_fail(path):
-        found = find(path)
+    def find_and_fail(*arguments):
+        found = find(*arguments)
         server.failing = True
         return found
 

@@ -14,7 +14,7 @@ from manifest_making import unit_of
 from store_folders import publish, put
 
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.card import CardContent, write_card
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.status import status
@@ -38,7 +38,7 @@ class TestOutput:
             folder.publish_many([write_attempt(bucket, attempt="t", **unit_of(n, [f"d{n}"])) for n in (1, 2)])
             write_attempt(bucket, attempt="orphan", **unit_of(3, ["x"]))
             folder.append_internal_file("log.jsonl", b"{}\n")
-            write_card(bucket, "tiny", None, {}, status(bucket))
+            write_card(bucket, CardContent("tiny", None, {}), status(bucket))
         with OutputFolder.open(bucket, {"model": "tiny"}) as folder:
             assert folder.committed().made == {"a", "b", "d1", "d2"}
             publish(folder, 4, ["c"])

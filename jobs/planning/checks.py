@@ -12,7 +12,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, too_low
 from wanbatch.manifests.columns import GIVEN
-from wanbatch.manifests.reading.column_names import if_own
+from wanbatch.manifests.reading.column_names import if_own, map_option, own_name
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
@@ -55,7 +55,7 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     for name, known in KNOWN.items():
         unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
         for index in np.flatnonzero(unknown).tolist():
-            yield index, f"{name} {rows[name][index].as_py()!r} is unknown: use one of {', '.join(known)}"
+            yield index, _unknown_name(name, rows[name][index].as_py(), known)
     for name, given in GIVEN.items():
         for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
             yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
@@ -73,6 +73,22 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
         yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
     yield from too_low(resolved)
     yield from no_room(resolved)
+
+
+def _unknown_name(column: str, given: str, known: Iterable[str]) -> str:
+    """What to say of the name of a sampler or a schedule that another tool may have given it."""
+    meant = next((name for name in known if _letters(name) == _letters(given)), None)
+    meant = meant or next(
+        (name for name in known if len(given) > 3 and _letters(name).startswith(_letters(given))), None
+    )
+    hint = f"; did you mean {meant}?" if meant else ":"
+    keep = map_option(column, own_name(column))
+    return f"{column} {given!r} is unknown{hint} use one of {', '.join(known)}, or keep the column aside with {keep}"
+
+
+def _letters(name: str) -> str:
+    """`DPM++ 2M` and `dpmpp_2m` are the same."""
+    return "".join(letter for letter in name.casefold().replace("+", "p") if letter.isalnum())
 
 
 def _bad_side(name: str, side: int, model: ModelInfo) -> str:

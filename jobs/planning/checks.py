@@ -17,6 +17,7 @@ from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
 from wanbatch.pipeline.sampling.step_cache import parse
+from wanbatch.suggestions import did_you_mean
 
 KNOWN: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
 SIDES = ("width", "height")
@@ -32,7 +33,7 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
     parse(settings.step_cache, model.layers)
     for name, known in KNOWN.items():
         if (given := getattr(settings, name)) not in (None, *known):
-            raise UserError(f"setting {name}: {given!r} is unknown: use one of {', '.join(known)}")
+            raise UserError(f"setting {name}: {given!r} is unknown: {_of(given, known)}")
     for name in REPLACED if settings.sigmas is not None else ():
         if getattr(settings, name) is not None:
             raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
@@ -55,7 +56,8 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     for name, known in KNOWN.items():
         unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
         for index in np.flatnonzero(unknown).tolist():
-            yield index, f"{name} {rows[name][index].as_py()!r} is unknown: use one of {', '.join(known)}"
+            given_name = rows[name][index].as_py()
+            yield index, f"{name} {given_name!r} is unknown: {_of(given_name, known)}"
     for name, given in GIVEN.items():
         for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
             yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
@@ -73,6 +75,10 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
         yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
     yield from too_low(resolved)
     yield from no_room(resolved)
+
+
+def _of(given: str, known: Iterable[str]) -> str:
+    return f"use one of {', '.join(known)}{did_you_mean(given, known)}"
 
 
 def _bad_side(name: str, side: int, model: ModelInfo) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
 from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format
@@ -142,6 +143,8 @@ def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_r
         UserError: Manifest, model or settings are not right.
         MachineryError: A store does not answer.
     """
+    if absolute(manifest) == absolute(out):
+        raise UserError(f"{out}: is the manifest and cannot be the output folder, too: give --out another one")
     settings = with_preset(settings)
     plan, model = read_plan(manifest, settings)
     machine = detect_hardware()

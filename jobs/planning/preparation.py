@@ -12,6 +12,7 @@ from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
 from wanbatch.jobs.planning.plan import Plan, make_plan
 from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, unreadable_sources
+from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.sources.size_cache import SizeCache
 from wanbatch.pipeline.loading.registry import ModelInfo, find
@@ -40,6 +41,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         renames=settings.map,
         strict=settings.strict,
         prompt_of_run=settings.prompt is not None,
+        committed_rows=committed_rows,
     )
     if weights:
         model = find(settings.model, settings.revision)

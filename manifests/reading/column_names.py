@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -94,13 +94,15 @@ class ColumnMap:
 
     Attributes:
         renames: column of the manifest -> what it is read as; `map_problem` found nothing wrong with it.
-        seen: the columns of the manifest, as it has them.
+        of_kind: what the manifest's kind calls a column, before `renames` is asked: an output folder's own columns
+            are `source_...`.
+        seen: the columns of the manifest, as the kind calls them.
     """
 
-    def __init__(self, renames: Mapping[str, str]):
-        self.renames = renames
-        self._stored = {target: column for column, target in renames.items()}
+    def __init__(self, renames: Mapping[str, str], of_kind: Callable[[str], str] = str):
+        self.renames, self.of_kind = renames, of_kind
         self.seen: set[str] = set()
+        self._stored: dict[str, str] = {}
 
     @property
     def names(self) -> set[str]:
@@ -109,11 +111,14 @@ class ColumnMap:
 
     def name_of(self, column: str) -> str:
         """The name under which a column of the manifest is read."""
-        self.seen.add(column)
-        return self.renames.get(column, column)
+        called = self.of_kind(column)
+        self.seen.add(called)
+        name = self.renames.get(called, called)
+        self._stored[name] = column
+        return name
 
     def renamed(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A row with the names under which its columns are read."""
+        """A row with the names under which its columns are read; for kinds that call columns as they are stored."""
         self.seen.update(row)
         return {self.renames.get(name, name): value for name, value in row.items()} if self.renames else row
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,34 @@ from wanbatch.manifests.reading.validation import Positions, RowChecker
 from wanbatch.manifests.storage.urls import files_below
 
 
+class CommittedRows(Protocol):
+    """What an output folder of wanbatch holds.
+
+    Attributes:
+        parts: its committed data parts, relative to the folder, in their order.
+        images: how many images are made.
+        quarantined: how many could not be made.
+        rows: how many were planned in all.
+    """
+
+    @property
+    def parts(self) -> Sequence[str]: ...
+    @property
+    def images(self) -> int: ...
+    @property
+    def quarantined(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+
+
+CommittedRowsOf = Callable[[str], CommittedRows | None]
+
+
+def no_output_folder(path: str) -> CommittedRows | None:
+    """Take no folder for an output folder."""
+    return None
+
+
 @dataclass(frozen=True)
 class ManifestPath:
     """A path or URL that is there, before it is known what kind of manifest it is.
@@ -24,11 +52,13 @@ class ManifestPath:
         given: as the user wrote it.
         absolute: the same as an absolute path, or as a URL in its plain form.
         is_folder: it is a folder, not a file.
+        committed_rows: says what an output folder of wanbatch holds; None if a path or URL is not one.
     """
 
     given: str | Path
     absolute: str
     is_folder: bool
+    committed_rows: CommittedRowsOf = no_output_folder
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -74,6 +104,9 @@ class ManifestFiles:
         shown: the same as messages name them, as the user would write them.
         folder: where relative paths of sources start from, unless the user says otherwise.
         warnings: what beside these files is not read, one sentence each.
+        rename: what the kind calls a column of these files, before any is read as another one.
+        renames: columns that are read as others, unless the user says otherwise.
+        beside: of each file, one that goes with it, like a picture's caption, or None; empty: no file has any.
         constants: for each file, columns that have one value in all its rows, as text; none for no file if empty.
     """
 
@@ -81,6 +114,9 @@ class ManifestFiles:
     shown: tuple[str, ...]
     folder: str
     warnings: tuple[str, ...] = ()
+    rename: Callable[[str], str] = str
+    renames: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str | None, ...] = ()
     constants: tuple[Mapping[str, str | None], ...] = ()
 
     def constants_of(self, index: int) -> Mapping[str, str | None]:

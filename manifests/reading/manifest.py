@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.reading.arrow_rows import row_of, source_of
 from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
-from wanbatch.manifests.reading.column_names import UnusedColumn, suspects, unused_columns
+from wanbatch.manifests.reading.column_names import ColumnMap, UnusedColumn, suspects, unused_columns
+from wanbatch.manifests.reading.kind import CommittedRowsOf, ManifestFiles, no_output_folder
 from wanbatch.manifests.reading.kinds import find_manifest
 from wanbatch.manifests.reading.validation import Positions, Problems, RowChecker, location_of
 from wanbatch.manifests.records import Row, Source
@@ -107,6 +108,7 @@ def read_manifest(
     renames: Mapping[str, str] | None = None,
     strict: bool = False,
     prompt_of_run: bool = False,
+    committed_rows: CommittedRowsOf = no_output_folder,
 ) -> Manifest:
     """Read and check a manifest.
 
@@ -119,6 +121,7 @@ def read_manifest(
         renames: columns of the manifest that are read under another name (`column_names.map_problem` checks them).
         strict: passthrough columns that seem to mean another one are problems.
         prompt_of_run: the run has a prompt for rows that give none.
+        committed_rows: says what an output folder of wanbatch holds; without it none is read.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -126,12 +129,13 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        rules = _Rules(source_root, source_fence, allow_http, check, renames or {}, strict, prompt_of_run)
-        return _read(path, rules)
+        named = (renames or {}, strict, prompt_of_run, committed_rows)
+        return _read(path, _Rules(source_root, source_fence, allow_http, check, *named))
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
             raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        which = error.filename if isinstance(error.filename, str) else path
+        raise UserError(f"{which}: cannot be read ({error.strerror or error})") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +149,18 @@ class _Rules:
     renames: Mapping[str, str]
     strict: bool
     prompt_of_run: bool
+    committed_rows: CommittedRowsOf
 
 
 def _read(path: str | Path, rules: _Rules) -> Manifest:
-    kind, found = find_manifest(path)
+    kind, found = find_manifest(path, rules.committed_rows)
     root = absolute(rules.source_root if rules.source_root is not None else found.folder)
     policy = PathPolicy(root, rules.allow_http, rules.source_fence)
     _require_folder(root, "--source-root")
     _require_folder(policy.fence, "--source-fence")
 
     problems = Problems(found.shown, kind.positions)
-    checker = RowChecker(policy, problems, rules.renames, rules.prompt_of_run)
+    checker = RowChecker(policy, problems, ColumnMap(_renames(found, rules), found.rename), rules.prompt_of_run)
     passthrough, digest = kind.read(found, checker)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
@@ -193,6 +198,12 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
         (*found.warnings, *problems.warnings),
         unused,
     )
+
+
+def _renames(found: ManifestFiles, rules: _Rules) -> dict[str, str]:
+    """The renames of the user, and those of the manifest's kind that do not contradict them."""
+    taken = {*rules.renames, *rules.renames.values()}
+    return {**{c: target for c, target in found.renames.items() if not {c, target} & taken}, **rules.renames}
 
 
 def _report_suspects(checker: RowChecker, strict: bool) -> None:

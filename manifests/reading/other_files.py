@@ -18,7 +18,12 @@ _REMEDIES: Mapping[tuple[str, ...], str] = {
     (".bz2", ".xz"): "is compressed in a way that is not read: unpack it, or compress it with gzip or zstd",
     (".pkl", ".pickle", ".pt", ".npy", ".npz"): "may run code when it is read: write the rows as Parquet or JSONL",
     (".yaml", ".yml", ".toml", ".xml"): "is not read: write the rows as JSONL, CSV or Parquet",
-    (".png", ".jpg", ".jpeg", ".webp"): 'is a picture: write a manifest with a row like {"image": "NAME"}',
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+    ): 'is a picture: give its folder, or write a manifest with a row like {"image": "NAME"}',
 }
 
 DATA = with_compressions((".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -87,18 +88,20 @@ class RowChecker:
         count: how many rows have been seen, good or not.
         broken_groups: blend groups with a row that has problems.
         nothing_asked: a row had neither a prompt nor a source.
+        image_folders: of each file, the folder below the manifest's that its paths of images start from, if any do.
     """
 
     def __init__(
         self,
         rules: PathPolicy,
         problems: Problems,
-        renames: Mapping[str, str] | None = None,
+        columns: ColumnMap | None = None,
         prompt_of_run: bool = False,
     ):
         """Begin with no rows. prompt_of_run: the run has a prompt for rows that give none."""
         self.problems = problems
-        self.columns = ColumnMap(renames or {})
+        self.columns = columns or ColumnMap({})
+        self.image_folders: Sequence[str] = ()
         self._prompt_of_run = prompt_of_run
         self.count = 0
         self.broken_groups: set[str] = set()
@@ -120,6 +123,8 @@ class RowChecker:
 
     def add(self, values: Mapping[str, Any], file: int, position: int) -> bool:
         """Check one row; values: its known columns that are not null. Returns whether it was kept."""
+        if self.image_folders and isinstance(path := values.get("image"), str):
+            values = {**values, "image": posixpath.join(self.image_folders[file], path)}
         line, wrong = parse_row(values, self._prompt_of_run)
         if line is not None:
             wrong = list(self._path_problems(line))

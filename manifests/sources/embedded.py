@@ -44,6 +44,9 @@ class EmbeddedImages:
         value = self._batch.column(0)[row - self._first].as_py()
         image = value[source.item] if isinstance(value, list) else value
         data = image.get("bytes") if isinstance(image, dict) else image
+        name = image.get("path") if isinstance(image, dict) else None
+        if name is not None and source.path is not None and name != source.path:
+            raise LookupError(f"{name} is there now: the file was changed after the manifest was read; run again")
         if data is None:
             raise LookupError("there is no image")
         return data

@@ -16,6 +16,9 @@ from wanbatch.manifests.storage.fsspec_io import StoreFile, file_system, os_erro
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs")
 """Of object stores with conditional writes. Tested: s3."""
 
+INTERNAL = "_wanbatch"
+"""The folder inside an output folder that readers of datasets skip."""
+
 READ_BUFFER = 4 << 20
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/?/")
@@ -94,7 +97,8 @@ def kind_of(path: str) -> str | None:
 def files_below(folder: str) -> list[str]:
     """The files in a folder and its sub-folders, as paths relative to it, sorted.
 
-    Files and folders whose names begin with `.` or `_` are left out. Links to folders are followed, each folder once.
+    Files and folders whose names begin with `.` or `_` are left out, and so are folders inside that have a folder
+    `_wanbatch`: they are output of wanbatch. Links to folders are followed, each folder once.
 
     Args:
         folder: absolute path or URL.
@@ -109,7 +113,14 @@ def files_below(folder: str) -> list[str]:
         found = system.find(folder, detail=True)
         start = len(system._strip_protocol(folder).rstrip("/")) + 1
     names = (name[start:] for name, info in found.items() if info["type"] == "file")
-    return sorted(name for name in names if not any(part[:1] in ("", ".", "_") for part in name.split("/")))
+    parts = [name.split("/") for name in names]
+    outputs = {tuple(its[: its.index(INTERNAL)]) for its in parts if INTERNAL in its[1:-1]}
+    return sorted(
+        "/".join(its)
+        for its in parts
+        if not any(part[:1] in ("", ".", "_") for part in its)
+        and not any(tuple(its[:depth]) in outputs for depth in range(1, len(its)))
+    )
 
 
 def _local_files(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[str]:
@@ -119,7 +130,10 @@ def _local_files(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterato
         return
     seen.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:
-        inside = sorted((entry for entry in entries if entry.name[0] not in "._"), key=lambda entry: entry.name)
+        every = sorted(entries, key=lambda entry: entry.name)
+    if below and any(entry.name == INTERNAL and entry.is_dir() for entry in every):
+        return
+    inside = [entry for entry in every if entry.name[0] not in "._"]
     for entry in inside:
         if entry.is_dir():
             yield from _local_files(entry.path, f"{below}{entry.name}/", seen)

@@ -9,11 +9,13 @@ SIZE_STEP = 32
 """Sides that are a multiple of this go with every model; some take multiples of 16 too."""
 LARGEST_SIDE = 4096
 
+CUTOFF = 0.7  # likeness of words from 0 to 1; with less, `tpu` is taken for `cpu`
+
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that is most like another, whatever its case; None if none is."""
     spelled = {_plain(one): one for one in reversed(list(known))}  # the first of two that look alike
-    found = get_close_matches(_plain(word), spelled, 1)
+    found = get_close_matches(_plain(word), spelled, 1, CUTOFF)
     return spelled[found[0]] if found else None
 
 

@@ -21,12 +21,18 @@ from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
 from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, session_folder
+from wanbatch.machine import room_for_threads
 
 LOOPBACK_IP = "127.0.0.1"
 LOOPBACK = ("localhost", LOOPBACK_IP, "::1")
 CONNECT_SECONDS = 10.0
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 
+LEAST_THREADS, GOOD_THREADS = 150, 250  # of Ray's processes, a worker and the driver: 209 on 2 cores
+WHOSE_LIMIT = {
+    "user": ("by this user", "ulimit -u 4096"),
+    "group": ("in this container or job", "raise its limit (docker run --pids-limit 4096)"),
+}
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -48,13 +54,31 @@ def ensure_ray_can_start() -> None:
     """Check what a Ray of one's own needs of this machine, before anything is written or started.
 
     Raises:
-        UserError: There is no folder for its files, the loopback address cannot be reached, or names that Ray notes
-            are no Unicode.
+        UserError: There is no folder for its files, the loopback address cannot be reached, names that Ray notes are
+            no Unicode, or its threads cannot be started.
     """
     if not ray.is_initialized():
         find_folder()
         ensure_loopback()
         ensure_unicode([os.getcwd(), *sys.path, *sys.argv])
+        ensure_threads(room_for_threads())
+
+
+def ensure_threads(rooms: Mapping[str, int]) -> None:
+    """Check that Ray and a worker can start their threads.
+
+    Args:
+        rooms: how many more can be started, by what limits them (`machine.room_for_threads`).
+
+    Raises:
+        UserError: They cannot.
+    """
+    for limit, room in rooms.items():
+        if room < LEAST_THREADS:
+            raise UserError(
+                f"{max(0, room)} more threads can be started {WHOSE_LIMIT[limit][0]}, and Ray with one worker takes "
+                f"about {GOOD_THREADS}: {WHOSE_LIMIT[limit][1]}"
+            )
 
 
 def ensure_unicode(names: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from wanbatch.errors import UserError
 from wanbatch.manifests.reading.arrow_columns import FileColumns
 from wanbatch.manifests.reading.arrow_types import has_bytes, plain_batch
 from wanbatch.manifests.reading.arrow_values import IMAGES, image_flags, image_paths, known_values
+from wanbatch.manifests.reading.damage import readable
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
 from wanbatch.manifests.reading.unified import unified
 from wanbatch.manifests.reading.validation import Positions, RowChecker
@@ -50,11 +50,11 @@ class ArrowFiles:
         budget = Budget()
         tables = []
         for index, path in enumerate(found.files):
-            with _readable(path):
+            with readable(path, "Arrow"):
                 file = ArrowFile(path)
             with file:
                 digest.update(f"{file.size}".encode())
-                with _readable(path):
+                with readable(path, "Arrow"):
                     columns = FileColumns(index, file.schema, checker, found.constants_of(index))
                     good = columns.are_good()
                 if good:
@@ -105,16 +105,6 @@ def _json(path: ManifestPath, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Turns what pyarrow raises on a damaged file into a UserError."""
-    try:
-        yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError, MemoryError, OverflowError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: cannot be read as Arrow ({reason}): write the file again") from error
-
-
 def _read(
     path: str, file: ArrowFile, columns: FileColumns, checker: RowChecker, budget: Budget, digest: Any
 ) -> Iterator[pa.RecordBatch]:
@@ -127,7 +117,7 @@ def _read(
         budget.spend(path, columns.check_sizes(batch, position, held))
         values = {name: known_values(name, batch.column(name)) for name in columns.known if name in held}
         values |= {name: image_paths(batch.column(name)) for name in embedded}
-        with _readable(path):
+        with readable(path, "Arrow"):
             flags = {name: image_flags(batch.column(name)) for name in embedded}
             columns.check(values, flags, len(batch), position)
         position += len(batch)
@@ -140,7 +130,7 @@ def _batches(path: str, file: ArrowFile, checker: RowChecker) -> Iterator[pa.Rec
     """Batches in plain types, not too large, with the names under which their columns are read."""
     batches = file.batches()
     while True:
-        with _readable(path):
+        with readable(path, "Arrow"):
             whole = next(batches, None)
             if whole is None:
                 return

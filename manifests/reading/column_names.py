@@ -235,6 +235,17 @@ def map_problem(pairs: Mapping[str, str]) -> str | None:
     return None
 
 
+def aliases_table() -> str:
+    """The names that other tools have for the columns, as the documentation shows them."""
+    lines = ["| column | also known as | what differs |", "|---|---|---|"]
+    for name, given in GIVEN.items():
+        if given.aliases:
+            lines.append(
+                f"| `{name}` | {', '.join(f'`{alias}`' for alias in given.aliases)} | {given.differs or ''} |"
+            )
+    return "\n".join(lines)
+
+
 def _given(rows: pa.Table, column: str) -> pa.ChunkedArray:
     """Whether each row gives a column that the manifest may give."""
     if GIVEN[column].role == "source":

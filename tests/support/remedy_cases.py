@@ -73,11 +73,15 @@ CASES = {
     "unknown sampler": Case(
         [{**GOOD, "sampler": "dpmp_2m"}],
         (),
-        r"sampler 'dpmp_2m' is unknown: use one of (\w+), .*; did you mean (\w+)\?",
-        [suggested("sampler"), lambda match: ([{**GOOD, "sampler": match[2]}], ())],
+        r"sampler 'dpmp_2m' is unknown; did you mean (\w+)\? use one of (\w+), .* aside with (--map \S+)",
+        [
+            suggested("sampler"),
+            lambda match: ([{**GOOD, "sampler": match[2]}], ()),
+            lambda match: ([{**GOOD, "sampler": "dpmp_2m"}], from_line(match[3])),
+        ],
     ),
     "unknown schedule": Case(
-        [{**GOOD, "schedule": "Karras"}], (), r"use one of .*; did you mean (\w+)\?", [suggested("schedule")]
+        [{**GOOD, "schedule": "Karras"}], (), r"is unknown; did you mean (\w+)\?", [suggested("schedule")]
     ),
     "size that no model takes": Case(
         [{**GOOD, "width": 100, "height": 64}],

@@ -77,3 +77,23 @@ def test_fingerprints_have_them_only_where_they_are_set(settings, model):
     given = fingerprint(prompt="a circle", creativity=0.0)
     assert {name: given[name] for name in given.keys() - unset.keys()} == {"prompt": "a circle", "creativity": 0.0}
     assert fingerprint(prompt="") == unset, "the same pictures"
+
+
+@pytest.mark.parametrize(
+    ("column", "given", "meant"),
+    [
+        *(
+            ("sampler", "Euler a", "euler_ancestral"),
+            ("sampler", "DPM++ 2M", "dpmpp_2m"),
+            ("sampler", "UniPC", "unipc"),
+        ),
+        *(("sampler", "DDIM", None), ("schedule", "Karras", "karras"), ("schedule", "normal", None)),
+    ],
+)
+def test_names_of_other_tools_are_told_with_the_nearest_of_ours(planned, column, given, meant):
+    with pytest.raises(UserError) as caught:
+        planned({"prompt": "x", column: given})
+    [problem] = caught.value.problems
+    hint = f"; did you mean {meant}? use one of " if meant else ": use one of "
+    assert problem.message.startswith(f"{column} {given!r} is unknown{hint}")
+    assert problem.message.endswith(f", or keep the column aside with --map {column}=source_{column}")

@@ -102,7 +102,7 @@ def test_a_variable(folder):
 OTHER_PROGRAMS = {  # program -> flags of it that messages show
     "docker run": {"--memory", "--shm-size", "--ulimit", "--pids-limit"},
     "pip install": {"--no-deps", "--force-reinstall"},
-    "hf download": {"--revision"},
+    "hf download, hf upload": {"--revision", "--repo-type", "--local-dir"},
     "nvidia-smi": {"--query-gpu"},
 }
 

@@ -12,7 +12,7 @@ from wanbatch.manifests.dataset.commit_log import ensure_parts_intact, read_comm
 from wanbatch.manifests.dataset.committed import Committed, part_of
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.storage.backend import open_backend
-from wanbatch.manifests.storage.urls import INTERNAL
+from wanbatch.manifests.storage.urls import INTERNAL, is_hub, is_url
 
 RUN = f"{INTERNAL}/run.json"
 
@@ -81,11 +81,13 @@ def committed_rows(path: str) -> CommittedImages | None:
     """What is committed in an output folder, read without its lock; None if a path is none.
 
     Args:
-        path: of the folder, or its URL.
+        path: of the folder, or its URL. What is on the Hub is never one that a run writes to.
     Raises:
         UserError: if a committed part is not there as it was committed, or a record is damaged.
         MachineryError: if it cannot be read.
     """
+    if is_url(path) and is_hub(path):
+        return None
     backend = open_backend(path)
     try:
         if not backend.exists(RUN):

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from manifest_making import encoded
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading import kinds
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.sources.loader import SourceLoader
@@ -56,6 +57,12 @@ def test_a_whole_dataset_with_embedded_images(server):
     assert manifest.row(1).location == f"{URL}/data/train-00001-of-00002.parquet row 0"
     assert manifest.passthrough["n"].to_pylist() == [0, 1]
     assert reds(manifest) == [100, 101]
+
+
+@pytest.mark.parametrize("below", ["", "/data"])
+def test_a_folder_as_a_run_reads_it_which_asks_for_output_folders_first(server, below):
+    manifest = read_manifest(f"{URL}{below}", committed_rows=committed_rows)
+    assert [row.id for row in manifest.iter_rows()] == ["r0", "r1"]
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@v1", f"@{COMMITS[0]}"])

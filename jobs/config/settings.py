@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,10 +22,12 @@ from pydantic_settings import (
 )
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.field_help import RULE, accepted
+from wanbatch.jobs.config.field_help import RULE, accepted, choices
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.manifests.reading.column_names import map_problem
 from wanbatch.pipeline.loading.registry import TINY
+from wanbatch.suggestions import did_you_mean, nearest_sides
 
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
@@ -34,6 +37,28 @@ AUTO = "auto"
 def _split(value: object) -> object:
     """The text of a flag or a variable as a list."""
     return [item.strip() for item in value.strip(" []").split(",")] if isinstance(value, str) else value
+
+
+def _pairs(value: object) -> object:
+    """The texts of flags, or the one of a variable, as the pairs of a mapping: `caption=prompt,text=source_text`."""
+    if isinstance(value, str):
+        value = [pair.strip() for pair in value.split(",") if pair.strip()]
+    if not isinstance(value, list | tuple):
+        return value
+    pairs: dict[str, str] = {}
+    for pair in value:
+        column, equals, target = str(pair).rpartition("=")
+        if not (equals and column and target):
+            raise ValueError(f"{pair!r} must be COLUMN=COLUMN, like caption=prompt")
+        if pairs.setdefault(column, target) != target:
+            raise ValueError(f"{column!r} is mapped to both {pairs[column]!r} and {target!r}: keep one")
+    return pairs
+
+
+def _possible(pairs: dict[str, str]) -> dict[str, str]:
+    if problem := map_problem(pairs):
+        raise ValueError(problem)
+    return pairs
 
 
 def _field_of(name: str) -> tuple[Any, Any]:
@@ -66,8 +91,19 @@ class Settings(_ColumnDefaults):
         "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
     )
 
+    map: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_possible)] = Field(
+        {},
+        description="a column of the manifest that is read as another one, like caption=prompt; may be repeated",
+        json_schema_extra={RULE: "pairs of columns, like caption=prompt"},
+    )
+    strict: bool = Field(
+        False, description="refuse columns that seem to mean another one, instead of warning of them"
+    )
     source_root: str | None = Field(
-        None, description="folder, or its URL, that sources may not leave; default: the manifest's"
+        None, description="folder, or its URL, that relative paths of sources start from; default: the manifest's"
+    )
+    source_fence: str | None = Field(
+        None, description="folder, or its URL, that no source may leave; default: where relative paths start from"
     )
     allow_http: bool = Field(False, description="take sources from the web too, from public hosts only")
     log_prompts: bool = Field(False, description="name the prompts of quarantined rows in the log too")
@@ -155,7 +191,9 @@ def read_settings(**given: Any) -> Settings:
         n for n in os.environ if n.startswith(PREFIX) and n[len(PREFIX) :].lower() not in Settings.model_fields
     ]
     if unknown:
-        raise UserError(f"variable {sorted(unknown)[0]} sets nothing; known: {_known(PREFIX, str.upper)}")
+        known = _known(PREFIX, str.upper)
+        near = did_you_mean(sorted(unknown)[0], known)
+        raise UserError(f"variable {sorted(unknown)[0]} sets nothing; known: {', '.join(known)}{near}")
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -208,15 +246,26 @@ def _words(error: ValidationError, given: Mapping[str, Any]) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
-        return f"{FILE}: unknown field {name!r}; known: {_known()}"
+        return f"{FILE}: unknown field {name!r}; known: {', '.join(_known())}{did_you_mean(name, _known())}"
     if name not in Settings.model_fields:  # a rule over several fields
         return first["msg"].removeprefix("Value error, ")
     flag, variable = f"--{name.replace('_', '-')}", f"{PREFIX}{name.upper()}"
     place = flag if given.get(name) is not None else variable if variable in os.environ else FILE
     if first["type"] == "value_error" and name not in RUN_SETTINGS:
         return f"setting {name}: {place}: {first['msg'].removeprefix('Value error, ')}"
-    return f"setting {name}: {place} is {first['input']!r}: must be {accepted(Settings.model_fields[name])}"
+    return f"setting {name}: {place} is {first['input']!r}: must be {accepted_instead(name, first['input'])}"
 
 
-def _known(prefix: str = "", spell=str) -> str:
-    return ", ".join(prefix + spell(name) for name in Settings.model_fields)
+def accepted_instead(name: str, value: object) -> str:
+    """What a field accepts, and the nearest of that to a value that it does not."""
+    field = Settings.model_fields[name]
+    if isinstance(value, str) and (words := choices(field)):
+        return accepted(field) + did_you_mean(value, words)
+    if name in ("width", "height"):
+        with suppress(TypeError, ValueError, OverflowError):
+            return f"{accepted(field)}; {nearest_sides(float(value))}"  # type: ignore[arg-type]
+    return accepted(field)
+
+
+def _known(prefix: str = "", spell=str) -> list[str]:
+    return [prefix + spell(name) for name in Settings.model_fields]

@@ -56,10 +56,9 @@ def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | N
         rerun_changed: rows that changed since they were made are made again.
 
     Raises:
-        UserError: The folder has other columns than the manifest, images that the manifest does not ask for, or
-            images of rows that changed, and these are not to be made again.
+        UserError: The folder has images that the manifest does not ask for, or images of rows that changed, and
+            these are not to be made again.
     """
-    folder.require_columns(plan.added_columns)
     require_all_asked(folder, plan)
     return rows_to_retry(folder, retry) | changed_rows(folder, plan, rerun_changed)
 
@@ -107,5 +106,6 @@ def settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict
     """All settings as JSON values, those without a value too, with paths that hold in any current folder."""
     caches = {"compile_cache": settings.compile_cache, "text_cache": settings.text_cache}
     paths = {name: os.path.abspath(path.expanduser()) for name, path in caches.items() if path is not None}
-    paths |= {"model": model_location(model), "source_root": str(plan.manifest.source_root)}
+    folders = {"source_root": plan.manifest.source_root, "source_fence": plan.manifest.source_fence}
+    paths |= {"model": model_location(model), **{name: str(folder) for name, folder in folders.items()}}
     return {**settings.model_dump(mode="json"), **paths}

@@ -24,18 +24,19 @@ def seen_source(plan: Plan, pending: np.ndarray) -> str | None:
         pending: indices, in the plan, of the images that will be made; the first `ROWS_LOOKED_AT` are looked at.
     """
     rows = plan.images["row"].take(pa.array(pending[:ROWS_LOOKED_AT], pa.int64()))
-    policy = PathPolicy(plan.manifest.source_root)
+    policy = PathPolicy(plan.manifest.source_root, fence=plan.manifest.source_fence)
     for source in (source for sources in plan.manifest.sources(rows) for source in sources):
-        if (path := _local_file(source, policy)) is not None and os.path.isfile(path):
-            return path
+        for path in _local_files(source, policy):
+            if os.path.isfile(path):
+                return path
     return None
 
 
-def _local_file(source: Source, policy: PathPolicy) -> str | None:
-    """Where a source is on this machine; for an embedded one, its manifest. None if it is elsewhere or refused."""
+def _local_files(source: Source, policy: PathPolicy) -> tuple[str, ...]:
+    """Where a source may be on this machine; for an embedded one, its manifest. Empty: it is elsewhere or refused."""
     if source.file is not None:
-        return None if is_url(source.file) else source.file
+        return () if is_url(source.file) else (source.file,)
     path = source.path or ""
     if policy.in_store or is_web_address(path) or policy.problem(path) is not None:
-        return None
-    return os.path.join(policy.root, path)
+        return ()
+    return policy.locations(path)

@@ -45,7 +45,8 @@ class Measuring:
 
 def loading_from(plan: Plan, allow_http: bool) -> Callable[[], SourceLoader]:
     """What makes loaders of a plan's sources. allow_http: of the web's, too."""
-    return lambda: SourceLoader(plan.manifest.source_root, allow_http=allow_http)
+    root, fence = plan.manifest.source_root, plan.manifest.source_fence
+    return lambda: SourceLoader(root, allow_http=allow_http, fence=fence)
 
 
 def size_rows(

@@ -32,6 +32,7 @@ class Summary:
         first_unit: the units of this run are numbered from it.
         dropped: images that were made and not committed when the run was stopped; they are made again.
         drained: images that were committed after it was asked to stop.
+        warnings: what of the manifest is not read or not used, a sentence each.
     """
 
     out: str
@@ -48,6 +49,7 @@ class Summary:
     first_unit: int = 0
     dropped: int = 0
     drained: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def pending(self) -> int:

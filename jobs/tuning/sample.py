@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.plan import Plan
+from wanbatch.jobs.planning.source_sizes import loading_from
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.manifests.sources.loader import SourceLoader
@@ -51,7 +51,7 @@ def draw_sample(plan: Plan, count: int, settings: Settings) -> Sample:
             "there is nothing to tune"
         )
     order = np.random.default_rng(settings.seed).permutation(affected)
-    requests, unfit = load_requests(_images(plan, order), count, plan.manifest.source_root, settings.allow_http)
+    requests, unfit = load_requests(_images(plan, order), count, loading_from(plan, settings.allow_http))
     if not requests:
         image, error = unfit[0]
         raise UserError(f"no row can be made; the first one tried, {image.id!r}, fails with: {error}")
@@ -59,22 +59,21 @@ def draw_sample(plan: Plan, count: int, settings: Settings) -> Sample:
 
 
 def load_requests(
-    images: Iterable[Image], count: int, source_root: Path | str, allow_http: bool
+    images: Iterable[Image], count: int, make_loader: Callable[[], SourceLoader]
 ) -> tuple[list[Request], list[tuple[Image, RowError]]]:
     """Load the sources of the first images that can be made.
 
     Args:
         images: Planned images.
         count: How many requests are wanted; fewer come back if there are not so many.
-        source_root: Folder or URL that sources may not leave.
-        allow_http: Whether sources may be on the web.
+        make_loader: Makes what loads the sources.
 
     Returns:
         The requests, and the images that were skipped with the reason.
     """
     requests: list[Request] = []
     unfit: list[tuple[Image, RowError]] = []
-    with SourceLoader(source_root, allow_http=allow_http) as loader:
+    with make_loader() as loader:
         for image in images:
             if len(requests) == count:
                 break

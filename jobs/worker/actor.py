@@ -22,7 +22,6 @@ from functools import partial
 import pyarrow as pa
 
 from wanbatch.errors import DeviceError, MachineryError, UserError
-from wanbatch.jobs.config.cores import usable_cores
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
@@ -30,6 +29,7 @@ from wanbatch.jobs.worker.recovery import PipelineFailure, halve_slots
 from wanbatch.jobs.worker.requests import warm_up_request
 from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.jobs.worker.unit_task import UnitTask
+from wanbatch.machine import usable_cores
 from wanbatch.manifests import records
 from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.sources.loader import SourceLoader
@@ -104,7 +104,7 @@ class Worker:
         setup, host, begin = self._setup, socket.gethostname(), time.perf_counter()
         mark = leave_mark(setup.out, host)
         _require_seen(setup.seen_source, host)
-        sources = SourceLoader(setup.source_root, allow_http=setup.allow_http)
+        sources = SourceLoader(setup.source_root, allow_http=setup.allow_http, fence=setup.source_fence)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         encoders = ThreadPoolExecutor(encoder_threads(setup.device, usable_cores(), setup.workers_on_host), "encode")
         pipeline = self._load(setup.model, setup.device, setup.dtype, setup.slots)

@@ -19,6 +19,7 @@ class WorkerSetup:
     Attributes:
         out: the output folder, a path or URL.
         source_root: where relative source paths start.
+        source_fence: the folder that no source may leave, a path or URL; None: `source_root`.
         device: `cuda` or `cpu`.
         dtype: of weights and activations, as torch calls it.
         slots: rows denoised together.
@@ -42,6 +43,7 @@ class WorkerSetup:
     examples: tuple[Image, ...] = ()
     seen_source: str | None = None
     workers_on_host: int = 1
+    source_fence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,19 @@
 """The dataset card: the README.md of an output folder.
 
 Its front matter tells `datasets.load_dataset` and dataset viewers where the images are. So it is there as soon as
-a folder is opened, and says from time to time how far the run is.
+a folder is opened, and says how far the run is.
+
+`load_dataset` keeps what it loaded under the name of the folder and a hash of the front matter, and does not look at
+the parts again. So the front matter says which parts there are: it changes with every commit, and no two folders have
+the same one.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +21,18 @@ from typing import Any
 import pyarrow as pa
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from wanbatch.manifests.columns import MEANINGS, WRITTEN
+from wanbatch.manifests.columns import LATER, MEANINGS, WRITTEN
 from wanbatch.manifests.dataset.committed import Committed
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.status import counts_of
-from wanbatch.manifests.storage.backend import open_backend
+from wanbatch.manifests.storage.backend import StorageBackend, open_backend
+
+NAME = "README.md"
 
 UPDATE_SECONDS = 30.0
-"""How old the counts of a card may get while units are published."""
+"""How old the counts of a card may get while units are published. Its front matter is never older than a commit."""
 
+_MADE = re.compile(r"^\d+(?= images, made from a manifest by wanbatch)", re.MULTILINE)
 _LOADING = """```python
 from datasets import load_dataset
 
@@ -37,12 +46,22 @@ All three join on `id`.
 
 @dataclass(frozen=True, slots=True)
 class CardContent:
-    """What a card says besides counts; see `write_card`."""
+    """What a card says besides counts.
+
+    Attributes:
+        model, revision: what made the images.
+        settings: what else was chosen for the run; shown as a table.
+        passthrough: the columns that came with the manifest.
+        later: which columns of `columns.LATER` the dataset has.
+        notes: what is to be known of the images, a sentence each without its full stop.
+    """
 
     model: str
     revision: str | None
     settings: Mapping[str, object]
     passthrough: pa.Schema | None = None
+    later: Collection[str] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Card:
@@ -55,43 +74,59 @@ class Card:
             content: what the card says.
         """
         self._root, self._content = root, content
-        self._written = float("-inf")  # monotonic, seconds
+        self._writer = secrets.token_hex(4)
+        self._written = float("-inf")  # with all its counts; monotonic, seconds
+        self._text, self._digest = "", ""
 
-    def update(self, committed: Committed) -> None:
-        """Write the card with what is committed now. Raises MachineryError if the disk or the store refuses."""
-        content = self._content
-        write_card(
-            self._root,
-            content.model,
-            content.revision,
-            content.settings,
-            counts_of(committed),
-            content.passthrough,
-        )
+    def update(self, committed: Committed, settled: bool = False) -> None:
+        """Write the card with what is committed now.
+
+        Args:
+            committed: what is committed.
+            settled: nothing is being published. Else readers may see parts that are not committed yet, and never will
+                be if this process is killed, so that what they see is marked as what they saw of this writer only.
+        Raises:
+            MachineryError: if the disk or the store refuses.
+        """
+        self._digest = committed.content_digest if settled else self._of_this_writer(committed)
+        self._text = write_card(self._root, self._content, counts_of(committed), self._digest)
         self._written = time.monotonic()
 
-    def update_if_old(self, committed: Committed) -> None:
-        """Do as `update` if the card was written more than `UPDATE_SECONDS` ago."""
+    def follow(self, committed: Committed) -> None:
+        """Do as `update` after a commit; the counts may stay as they are for `UPDATE_SECONDS`."""
         if time.monotonic() - self._written > UPDATE_SECONDS:
             self.update(committed)
+            return
+        before, self._digest = self._digest, self._of_this_writer(committed)
+        self._text = self._text.replace(_content(before), _content(self._digest), 1)
+        _write(open_backend(self._root), self._text)
+
+    def _of_this_writer(self, committed: Committed) -> str:
+        return f"{committed.content_digest}-{self._writer}"
 
 
-def write_card(
-    root: str | Path,
-    model: str,
-    revision: str | None,
-    settings: Mapping[str, object],
-    counts: Mapping[str, Any],
-    passthrough: pa.Schema | None = None,
-) -> None:
-    """Write or replace the card of an output folder.
+def refresh_card(backend: StorageBackend, committed: Committed) -> None:
+    """Let the card of a folder, if it has one, say which parts there are, and how many images. Raises OSError."""
+    try:
+        text = backend.read(NAME).decode()
+    except FileNotFoundError:
+        return
+    card = DatasetCard(text)
+    for config in card.data.get("configs") or ():
+        config["description"] = _content(committed.content_digest)
+    card.text = _MADE.sub(str(len(committed.made)), card.text)
+    backend.ensure_writer()
+    backend.write_atomic(NAME, str(card).encode())
+
+
+def write_card(root: str | Path, content: CardContent, counts: Mapping[str, Any], digest: str = "") -> str:
+    """Write or replace the card of an output folder; returns its text.
 
     Args:
         root: the output folder, a path or a URL.
-        model, revision: what made the images.
-        settings: what else was chosen for the run; shown as a table.
+        content: what the card says.
         counts: `done`, `quarantined` and `failures` (error class -> count), as `status` gives them.
-        passthrough: the columns that came with the manifest.
+        digest: another one for each state of the parts; see `Committed.content_digest`.
     Raises:
         MachineryError: if the disk or the store refuses.
     """
@@ -100,49 +135,63 @@ def write_card(
     lines = [
         f"# {_inline(title)}",
         "",
-        _summary(model, revision, counts),
+        _summary(content, counts),
         "",
         _LOADING,
         "## Settings",
         "",
-        *_table("setting", "value", [(name, _code(value)) for name, value in settings.items()]),
+        *_table("setting", "value", [(name, _code(value)) for name, value in content.settings.items()]),
         "",
         "## Columns",
         "",
-        *_table(
-            "column", "meaning", [*((name, MEANINGS[name]) for name in WRITTEN), *_passthrough_rows(passthrough)]
-        ),
+        *_table("column", "meaning", [*_own_rows(content.later), *_passthrough_rows(content.passthrough)]),
         "",
     ]
     body = _storable("\n".join(lines))
-    card = DatasetCard(f"---\n{_front_matter(title).to_yaml()}\n---\n\n{body}")  # raises if it is not YAML
+    card = DatasetCard(f"---\n{_front_matter(title, digest).to_yaml()}\n---\n\n{body}")  # raises if it is not YAML
+    text = str(card)
+    _write(backend, text)
+    return text
+
+
+def _write(backend: StorageBackend, text: str) -> None:
     try:
-        backend.write_atomic("README.md", str(card).encode())
+        backend.write_atomic(NAME, text.encode())
     except OSError as error:
         raise machinery_error(backend.root, error) from error
 
 
-def _front_matter(title: str) -> DatasetCardData:
-    """What `load_dataset` and the Hub read: where the images are, and what the dataset is called."""
-    return DatasetCardData(
-        pretty_name=title,
-        tags=["synthetic", "wanbatch"],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
-    )
+def _front_matter(title: str, digest: str) -> DatasetCardData:
+    """What `load_dataset` and the Hub read: where the images are, and what the dataset is called.
+
+    Of what `load_dataset` hashes, the description is what may say anything and leaves names and versions alone.
+    """
+    files = [{"split": "train", "path": "data/*.parquet"}]
+    config = {"config_name": "default", "data_files": files, "description": _content(digest)}
+    return DatasetCardData(pretty_name=title, tags=["synthetic", "wanbatch"], configs=[config])
 
 
-def _summary(model: str, revision: str | None, counts: Mapping[str, Any]) -> str:
-    at_revision = f" at revision {_code(revision)}" if revision else ""
-    text = f"{counts['done']} images, made from a manifest by wanbatch with {_code(model)}{at_revision}."
+def _content(digest: str) -> str:
+    return f"content {digest}"
+
+
+def _summary(content: CardContent, counts: Mapping[str, Any]) -> str:
+    at_revision = f" at revision {_code(content.revision)}" if content.revision else ""
+    lines = [f"{counts['done']} images, made from a manifest by wanbatch with {_code(content.model)}{at_revision}."]
     if counts["quarantined"]:
         classes = ", ".join(f"{count} {_inline(name)}" for name, count in counts["failures"].items())
-        text += f"\n{counts['quarantined']} rows could not be made ({classes})."
-    return text
+        lines.append(f"{counts['quarantined']} rows could not be made ({classes}).")
+    lines += [f"{_inline(note)}." for note in content.notes]
+    return "\n".join(lines)
 
 
 def _storable(text: str) -> str:
     """Text without what UTF-8 cannot hold (file names that are no Unicode have it)."""
     return text.encode(errors="replace").decode()
+
+
+def _own_rows(later: Collection[str]) -> list[tuple[str, str]]:
+    return [(name, MEANINGS[name]) for name in WRITTEN if name not in LATER or name in later]
 
 
 def _passthrough_rows(passthrough: pa.Schema | None) -> list[tuple[str, str]]:

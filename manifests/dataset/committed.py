@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
+
+_DIGESTED = ("unit", "seq", "parts", "replaced", "withdrawn")  # of a commit record: what tells one state from another
 
 
 def part_name(kind: str, unit: int) -> str:
@@ -57,6 +61,12 @@ class Committed:
         self._unit_of: dict[str, int] = {}
         self._highest_number = -1
         self._seq = -1
+        self._digest = 0
+
+    @property
+    def content_digest(self) -> str:
+        """32 hex digits that differ wherever the parts do, whatever the order in which the records were added."""
+        return f"{self._digest:032x}"
 
     @property
     def made(self) -> Made:
@@ -90,6 +100,8 @@ class Committed:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count a commit record. What it says of an id holds, whatever earlier ones said."""
+        told = json.dumps([record.get(name) for name in _DIGESTED], sort_keys=True).encode()
+        self._digest = (self._digest + int(hashlib.sha256(told).hexdigest()[:32], 16)) % 2**128
         made: Sequence[str] = record["ids"]
         failed: Mapping[str, str] = record["failed"]
         digests = record.get("digests") or [None] * (len(made) + len(failed))
@@ -97,7 +109,7 @@ class Committed:
         self._highest_number = max(self._highest_number, unit)
         if (withdrawn := record.get("withdrawn")) is not None:
             self._withdraw(withdrawn)
-        else:
+        elif record["parts"]:
             self._units.add(unit)
         self._seq = max(self._seq, record.get("seq", -1))
         self._made.update(zip(made, digests, strict=False))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.dataset.card import refresh_card
 from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
     CommitLog,
@@ -99,6 +100,8 @@ def repair(path: str | Path) -> RepairReport:
         orphans = dict(commits)
         orphans |= set_aside(backend, leaving & there, "they or parts of the same unit are damaged or lost")
         orphans |= set_aside(backend, uncommitted, "no commit names them")
+        if leaving or commits or uncommitted:
+            refresh_card(backend, read_commit_log(backend).committed)
         report = RepairReport(
             folder=backend.root,
             parts=len(log.parts),

@@ -1,4 +1,4 @@
-"""Reading a manifest: JSONL, a Parquet file or a folder of Parquet files.
+"""Reading a manifest, of whatever kind (`kinds.py`).
 
 All problems of a manifest are reported at once, before anything else happens. Rows are kept as Arrow columns,
 so that a million of them fit in memory; `Manifest.row` makes a `Row` of one.
@@ -6,9 +6,8 @@ so that a million of them fit in memory; `Manifest.row` makes a `Row` of one.
 
 from __future__ import annotations
 
-import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,37 +17,51 @@ import pyarrow.compute as pc
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.reading.arrow_rows import row_of, source_of
 from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
-from wanbatch.manifests.reading.jsonl import read_jsonl
-from wanbatch.manifests.reading.parquet import read_parquet
-from wanbatch.manifests.reading.validation import Problems, RowChecker
+from wanbatch.manifests.reading.column_names import ColumnMap, UnusedColumn, suspects, unused_columns
+from wanbatch.manifests.reading.kind import CommittedRowsOf, ManifestFiles, no_output_folder
+from wanbatch.manifests.reading.kinds import find_manifest
+from wanbatch.manifests.reading.validation import Positions, Problems, RowChecker, location_of
 from wanbatch.manifests.records import Row, Source
 from wanbatch.manifests.sources.path_policy import PathPolicy
-from wanbatch.manifests.storage.urls import absolute, is_url, kind_of, local_path, names_in
-
-LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
-PARQUET_SUFFIXES = (".parquet", ".pq")
+from wanbatch.manifests.storage.urls import absolute, is_url, kind_of, local_path
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A valid manifest.
 
-    path: as the user gave it. source_root: the folder that sources may not leave, absolute, or its URL.
-    files: absolute paths (or URLs) of the files read. by_line: they are JSONL.
-    rows: `ROWS_SCHEMA`, one row for each thing asked, ordered by manifest row.
-    passthrough: the other columns of the same rows (of a blend group, the first value given), types unchanged.
-    manifest_rows: how many rows the files have, before blend groups are merged.
-    digest: changes when the manifest does (see the readers); hex.
+    Attributes:
+        path: as the user gave it.
+        source_root: the folder that relative paths of sources start from, absolute, or its URL.
+        source_fence: the folder that no source may leave, absolute, or its URL.
+        files: absolute paths (or URLs) of the files read.
+        shown: the same as messages name them.
+        positions: what positions in them count.
+        rows: `ROWS_SCHEMA`, one row for each thing asked, ordered by manifest row.
+        passthrough: the other columns of the same rows (of a blend group, the first value given).
+        manifest_rows: how many rows the files have, before blend groups are merged.
+        digest: changes when the manifest does (see the kinds); hex.
+        warnings: what of it is not read or not used, one sentence each.
+        unused_columns: passthrough columns that seem to mean another one.
     """
 
     path: str | Path
     source_root: str | Path
+    source_fence: str | Path
     files: tuple[str, ...]
-    by_line: bool
+    shown: tuple[str, ...]
+    positions: Positions
     rows: pa.Table
     passthrough: pa.Table
     manifest_rows: int
     digest: str
+    warnings: tuple[str, ...] = ()
+    unused_columns: tuple[UnusedColumn, ...] = ()
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """`warnings`, and one for each of `unused_columns`."""
+        return (*self.warnings, *(f"{self.path}: {column.message}" for column in self.unused_columns))
 
     def __len__(self) -> int:
         """How many things are asked."""
@@ -73,26 +86,42 @@ class Manifest:
                 yield row_of(values, self.files, self._location(values["file"], values["position"]))
 
     def _location(self, file: int, position: int) -> str:
-        name = _shown(self.path, self.files[file])
-        return f"{name}:{position}" if self.by_line else f"{name} row {position}"
+        return location_of(self.shown[file], self.positions, position)
+
+
+Check = Callable[[pa.Table], Iterable[tuple[int, str]]]
+"""What else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it."""
+
+
+def nothing_else(rows: pa.Table) -> Iterable[tuple[int, str]]:
+    """Find nothing else wrong with rows."""
+    return ()
 
 
 def read_manifest(
     path: str | Path,
     source_root: str | Path | None = None,
     allow_http: bool = False,
-    check: Callable[[pa.Table], Iterable[tuple[int, str]]] = lambda rows: (),
+    check: Check = nothing_else,
+    source_fence: str | Path | None = None,
+    *,
+    renames: Mapping[str, str] | None = None,
+    strict: bool = False,
+    prompt_of_run: bool = False,
+    committed_rows: CommittedRowsOf = no_output_folder,
 ) -> Manifest:
     """Read and check a manifest.
 
     Args:
-        path: a `.jsonl`, `.ndjson`, `.json` (lines) or `.parquet` file, or a folder of Parquet files (read in
-            the order of their names; names that begin with `_` or `.` are left out); or the URL of one (a
-            string).
-        source_root: the folder (or its URL) that relative source paths start from and no source may leave;
-            default: the manifest's own folder.
+        path: a file or folder of one of the kinds in `kinds.py`, or the URL of one (a string).
+        source_root: the folder (or its URL) that relative source paths start from; default: the manifest's own.
         allow_http: take web addresses as sources too. Nothing is fetched here.
         check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
+        source_fence: the folder (or its URL) that no source may leave; default: `source_root`.
+        renames: columns of the manifest that are read under another name (`column_names.map_problem` checks them).
+        strict: passthrough columns that seem to mean another one are problems.
+        prompt_of_run: the run has a prompt for rows that give none.
+        committed_rows: says what an output folder of wanbatch holds; without it none is read.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -100,32 +129,48 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        return _read(path, source_root, allow_http, check)
+        named = (renames or {}, strict, prompt_of_run, committed_rows)
+        return _read(path, _Rules(source_root, source_fence, allow_http, check, *named))
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
             raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        which = error.filename if isinstance(error.filename, str) else path
+        raise UserError(f"{which}: cannot be read ({error.strerror or error})") from error
 
 
-def _read(
-    path: str | Path,
-    source_root: str | Path | None,
-    allow_http: bool,
-    check: Callable[[pa.Table], Iterable[tuple[int, str]]],
-) -> Manifest:
-    files = _files(path)
-    by_line = _ends(files[0], LINE_SUFFIXES)
-    root = absolute(source_root if source_root is not None else posixpath.dirname(files[0]))
-    _require_folder(root)
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """How a manifest is read; see `read_manifest`."""
 
-    problems = Problems([_shown(path, file) for file in files], by_line)
-    checker = RowChecker(PathPolicy(root, allow_http), problems)
-    passthrough, digest = read_jsonl(files[0], checker) if by_line else read_parquet(files, checker)
+    source_root: str | Path | None
+    source_fence: str | Path | None
+    allow_http: bool
+    check: Check
+    renames: Mapping[str, str]
+    strict: bool
+    prompt_of_run: bool
+    committed_rows: CommittedRowsOf
+
+
+def _read(path: str | Path, rules: _Rules) -> Manifest:
+    kind, found = find_manifest(path, rules.committed_rows)
+    root = absolute(rules.source_root if rules.source_root is not None else found.folder)
+    policy = PathPolicy(root, rules.allow_http, rules.source_fence)
+    _require_folder(root, "--source-root")
+    _require_folder(policy.fence, "--source-fence")
+
+    problems = Problems(found.shown, kind.positions)
+    checker = RowChecker(policy, problems, ColumnMap(_renames(found, rules), found.rename), rules.prompt_of_run)
+    passthrough, digest = kind.read(found, checker)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
     _check_ids(rows, problems)
-    for index, message in check(rows):
+    for index, message in rules.check(rows):
         problems.add(rows["file"][index].as_py(), rows["position"][index].as_py(), message)
+    for message in checker.columns.problems():
+        problems.add(0, -1, message)
+    if problems.found:
+        _report_suspects(checker, rules.strict)
     problems.raise_any()
 
     if not checker.count:
@@ -134,43 +179,52 @@ def _read(
         passthrough = rows.select([])
     elif origins is not None:
         passthrough = merge_passthrough(passthrough, origins)
-    kept_root = root if is_url(root) else Path(root)
-    return Manifest(path, kept_root, tuple(files), by_line, rows, passthrough, checker.count, digest)
+    unused = unused_columns(rows, passthrough)
+    for column in unused if rules.strict else ():
+        problems.add(0, -1, column.strict_message)
+    problems.raise_any()
+    kept_root, kept_fence = (folder if policy.in_store else Path(folder) for folder in (root, policy.fence))
+    return Manifest(
+        path,
+        kept_root,
+        kept_fence,
+        found.files,
+        found.shown,
+        kind.positions,
+        rows,
+        passthrough,
+        checker.count,
+        digest,
+        (*found.warnings, *problems.warnings),
+        unused,
+    )
 
 
-def _require_folder(root: str) -> None:
-    """Raises UserError unless a local source root is a folder, MachineryError if that cannot be told."""
+def _renames(found: ManifestFiles, rules: _Rules) -> dict[str, str]:
+    """The renames of the user, and those of the manifest's kind that do not contradict them."""
+    taken = {*rules.renames, *rules.renames.values()}
+    return {**{c: target for c, target in found.renames.items() if not {c, target} & taken}, **rules.renames}
+
+
+def _report_suspects(checker: RowChecker, strict: bool) -> None:
+    """Add columns that may be the cause of other problems: rows ask for nothing, but have a caption.
+
+    strict: all columns that seem to mean another one are problems.
+    """
+    for column in suspects(checker.columns.names):
+        if strict:
+            checker.problems.add(0, -1, column.strict_message)
+        elif checker.nothing_asked and column.meant in ("prompt", "image", "images"):
+            checker.problems.add(0, -1, column.message)
+
+
+def _require_folder(folder: str, flag: str) -> None:
+    """Raises UserError unless a local folder of sources is there, MachineryError if that cannot be told."""
     try:
-        if not is_url(root) and kind_of(root) != "folder":
-            raise UserError(f"{root}: is not a folder: give --source-root an existing one")
+        if not is_url(folder) and kind_of(folder) != "folder":
+            raise UserError(f"{folder}: is not a folder: give {flag} an existing one")
     except OSError as error:
-        raise MachineryError(f"{root}: cannot be looked at ({error.strerror or error}): is it mounted?") from error
-
-
-def _files(path: str | Path) -> list[str]:
-    """The absolute paths of a manifest's files. Raises UserError if there is none to read, or OSError."""
-    where = absolute(path)
-    kind = kind_of(where)
-    if kind == "folder":
-        names = [name for name in names_in(where) if _ends(name, PARQUET_SUFFIXES) and name[0] not in "_."]
-        if not names:
-            raise UserError(f"{path}: is a folder without Parquet files: give a JSONL file, or add *.parquet")
-        return [f"{where}/{name}" for name in names]
-    if kind is None:
-        raise UserError(f"{path}: there is no such manifest: check the path")
-    if not _ends(where, LINE_SUFFIXES + PARQUET_SUFFIXES) or kind != "file":
-        kinds = ", ".join(LINE_SUFFIXES + PARQUET_SUFFIXES)
-        raise UserError(f"{path}: is not a manifest: give a file that ends in {kinds}, or a folder of Parquet files")
-    return [where]
-
-
-def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
-    return name.lower().endswith(suffixes)
-
-
-def _shown(path: str | Path, file: str) -> str:
-    """A manifest's file as the user would write it."""
-    return str(path) if absolute(path) == file else f"{str(path).rstrip('/')}/{posixpath.basename(file)}"
+        raise MachineryError(f"{folder}: cannot be looked at ({error.strerror or error}): is it mounted?") from error
 
 
 def _check_ids(rows: pa.Table, problems: Problems) -> None:

@@ -1,31 +1,56 @@
-"""What the two readers share: problems with their locations, and the way from plain values to columns."""
+"""What all readers share: problems with their locations, and the way from plain values to columns."""
 
 from __future__ import annotations
 
+import os
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from wanbatch.errors import ManifestError, Problem
 from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
-from wanbatch.manifests.reading.row_model import KNOWN, ManifestRow, parse_row, shorten
+from wanbatch.manifests.reading.column_names import ColumnMap, map_option, own_name
+from wanbatch.manifests.reading.row_model import KNOWN, NOTHING_ASKED, ManifestRow, parse_row, shorten
 from wanbatch.manifests.sources.path_policy import PathPolicy
 
 RESERVED = frozenset(WRITTEN) - KNOWN
 """Columns that only the output has; a passthrough column cannot be called so."""
 
 
-class Problems:
-    """Everything wrong with a manifest, in any order.
+Positions = Literal["line", "row", "file"]
+"""What a position in a file of a manifest counts: lines from 1, rows from 0, or nothing, as the file is one row."""
 
-    files: as the user wrote them. by_line: positions are lines from 1, not rows from 0.
+
+def location_of(file: str, positions: Positions, position: int) -> str:
+    """Where a row is, as messages say it: `shop.jsonl:7`, `shop.parquet row 7`, or the file's name."""
+    if position < 0 or positions == "file":
+        return file
+    return f"{file}:{position}" if positions == "line" else f"{file} row {position}"
+
+
+class Problems:
+    """Everything wrong with a manifest, in any order, and what its reader warns of.
+
+    Attributes:
+        files: as the user wrote them.
+        positions: what positions in them count.
+        limit: how many problems are collected before reading ends.
+        warnings: sentences about what is not read or not used, each with its file; the manifest is valid with them.
     """
 
-    def __init__(self, files: Sequence[str], by_line: bool, limit: int = 10_000):
-        self.files, self.by_line, self.limit = files, by_line, limit
+    def __init__(self, files: Sequence[str], positions: Positions, limit: int = 10_000):
+        self.files, self.positions, self.limit = files, positions, limit
+        self.warnings: list[str] = []
         self._found: list[tuple[int, int, str]] = []
+
+    def warn(self, file: int, message: str) -> None:
+        """Note what is ignored, once. file: index into `files`."""
+        warning = f"{self.files[file]}: {message}"
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def add(self, file: int, position: int, message: str) -> None:
         """file: index into `files`. position: below 0 for the file as a whole.
@@ -39,10 +64,13 @@ class Problems:
             self.raise_any()
 
     def location(self, file: int, position: int) -> str:
-        """`shop.jsonl:7`, `shop.parquet row 7`, or the file's name."""
-        if position < 0:
-            return self.files[file]
-        return f"{self.files[file]}:{position}" if self.by_line else f"{self.files[file]} row {position}"
+        """A position as messages say it; below 0 the file as a whole. file: index into `files`."""
+        return location_of(self.files[file], self.positions, position)
+
+    @property
+    def found(self) -> bool:
+        """Whether there is any problem."""
+        return bool(self._found)
 
     def raise_any(self) -> None:
         """Raises ManifestError with all problems, ordered by location, if there is one."""
@@ -52,14 +80,47 @@ class Problems:
 
 
 class RowChecker:
-    """Checks rows one after the other and keeps the good ones as columns."""
+    """Checks rows one after the other and keeps the good ones as columns.
 
-    def __init__(self, rules: PathPolicy, problems: Problems):
+    Attributes:
+        problems: takes what is wrong with them.
+        columns: columns of the manifest that are read under another name. Readers ask `name_of` for each column
+            before anything else.
+        count: how many rows have been seen, good or not.
+        broken_groups: blend groups with a row that has problems.
+        nothing_asked: a row had neither a prompt nor a source.
+        image_folders: of each file, the folder below the manifest's that its paths of images start from, if any do.
+    """
+
+    def __init__(
+        self,
+        rules: PathPolicy,
+        problems: Problems,
+        columns: ColumnMap | None = None,
+        prompt_of_run: bool = False,
+    ):
+        """Begin with no rows. prompt_of_run: the run has a prompt for rows that give none."""
         self.problems = problems
+        self.columns = columns or ColumnMap({})
+        self.image_folders: Sequence[str] = ()
+        self._prompt_of_run = prompt_of_run
         self.count = 0
         self.broken_groups: set[str] = set()
+        self.nothing_asked = False
         self._rules = rules
         self._builder = TableBuilder(UNMERGED_SCHEMA)
+
+    def leaves_fence(self, location: str) -> bool:
+        """Whether a local file is outside the folder that no source may leave, with its links resolved."""
+        return not self._rules.in_store and not self._rules.is_inside(os.path.realpath(location))
+
+    def renamed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row with the names under which its columns are read."""
+        return self.columns.renamed(values)
+
+    def name_of(self, column: str) -> str:
+        """The name under which a column of the manifest is read."""
+        return self.columns.name_of(column)
 
     def skip(self) -> None:
         """Count a row that is not even readable, so that the others keep their numbers."""
@@ -67,15 +128,18 @@ class RowChecker:
 
     def add(self, values: Mapping[str, Any], file: int, position: int) -> bool:
         """Check one row; values: its known columns that are not null. Returns whether it was kept."""
-        line, wrong = parse_row(values)
+        if self.image_folders and isinstance(path := values.get("image"), str):
+            values = {**values, "image": posixpath.join(self.image_folders[file], path)}
+        line, wrong = parse_row(values, self._prompt_of_run)
         if line is not None:
             wrong = list(self._path_problems(line))
         if line is None or wrong:
+            self.nothing_asked = self.nothing_asked or NOTHING_ASKED in wrong
             for message in wrong:
                 self.problems.add(file, position, message)
             self.broken_groups.add(str(values.get("blend_group")))
         else:
-            self._builder.add(row_values(line, self.count, file, position))
+            self._builder.add(row_values(line, self.count, file, position, self.columns.stored_name))
         self.count += 1
         return not wrong
 
@@ -89,6 +153,8 @@ class RowChecker:
                 continue
             if image.path is None:
                 yield "has an image with neither bytes nor path: give one of them"
+            elif not image.path:
+                yield "image '' is empty: leave it out if there is none"
             elif problem := self._rules.problem(image.path):
                 yield f"image {shorten(image.path)} {problem}"
         if line.audio is not None and (problem := self._rules.problem(line.audio)):
@@ -97,7 +163,7 @@ class RowChecker:
 
 def reserved_name(name: str) -> str:
     """The message about a passthrough column that the output would need for itself."""
-    return f"column {name!r} is also one that wanbatch writes: rename it, for example to 'source_{name}'"
+    return f"column {name!r} is also one that wanbatch writes: rename it, or {map_option(name, own_name(name))}"
 
 
 def bad_type(kind: pa.DataType) -> str | None:

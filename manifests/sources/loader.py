@@ -7,15 +7,14 @@ decoder.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
-import posixpath
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +26,7 @@ from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.decoding import decode, read_header, upright_size
 from wanbatch.manifests.sources.embedded import EmbeddedImages
 from wanbatch.manifests.sources.errors import SourceError
+from wanbatch.manifests.sources.finder import SourceFinder, is_absent
 from wanbatch.manifests.sources.http import Fetcher
 from wanbatch.manifests.sources.path_policy import PathPolicy
 from wanbatch.manifests.sources.size_cache import SourceSize
@@ -64,17 +64,19 @@ class SourceLoader:
         max_bytes: int = 64 << 20,
         allow_http: bool = False,
         fetcher: Fetcher | None = None,
+        fence: str | Path | None = None,
     ):
         """
         Args:
-            root: the folder paths are relative to and may not leave, or its URL.
+            root: the folder that relative paths start from, or its URL.
             max_pixels, max_bytes: the most that one image may have.
             allow_http: read web addresses too, of public hosts only.
             fetcher: what reads web addresses; default: one that takes files of up to `max_bytes`.
+            fence: the folder that no source may leave, or its URL; default: the root.
         """
         self.max_pixels, self.max_bytes = max_pixels, max_bytes
-        self._policy = PathPolicy(root, allow_http)
-        self._real_root = self._policy.root if self._policy.in_store else os.path.realpath(self._policy.root)
+        self._policy = PathPolicy(root, allow_http, fence)
+        self._finder = SourceFinder(self._policy)
         self._embedded = EmbeddedImages()
         self._store_retries = StoreRetries()
         self._manifest_versions: dict[str, str | None] = {}
@@ -88,7 +90,7 @@ class SourceLoader:
 
     @property
     def root(self) -> str:
-        """The folder that paths are relative to and may not leave, absolute, or its URL."""
+        """The folder that relative paths start from, absolute, or its URL."""
         return self._policy.root
 
     @property
@@ -137,7 +139,7 @@ class SourceLoader:
         if source.embedded:
             return "\0".join((str(source.file), str(source.row), source.column, str(source.item)))
         path = source.path or ""
-        return path if is_web_address(path) else self._location(path)
+        return path if is_web_address(path) else self._policy.location(path)
 
     def _read(self, source: Source) -> bytes:
         with self._open(source) as file:
@@ -173,19 +175,12 @@ class SourceLoader:
         """Of a source's file; of an embedded image's manifest it is asked for once."""
         if not source.embedded:
             with self._errors_of(source):
-                return file_version(self._location(source.path or ""))
+                return self._finder.first(source.path or "", file_version)
         assert source.file is not None
         if source.file not in self._manifest_versions:
             with _embedded_errors(source):
                 self._manifest_versions[source.file] = file_version(source.file)
         return self._manifest_versions[source.file]
-
-    def _location(self, path: str) -> str:
-        """The absolute path or the URL of a source, links unresolved."""
-        if self._policy.in_store:
-            below = posixpath.normpath(path.removeprefix(f"{self._real_root}/"))
-            return f"{self._real_root}/{below}"
-        return os.path.join(self._policy.root, path)
 
     def _errors_of(self, source: Source) -> AbstractContextManager[None]:
         return _store_errors(source) if self._policy.in_store else _file_errors()
@@ -200,11 +195,9 @@ class SourceLoader:
             raise SourceError("forbidden_source", problem)
         elif is_web_address(path):
             yield io.BytesIO(self._fetcher.fetch(path))
-        elif self._policy.in_store:
-            with _store_errors(source), open_file(self._location(path), HEADER_BYTES) as file:
-                yield self._checked(file)
         else:
-            with _file_errors(), self._open_local(path) as file:
+            opened = partial(open_file, buffer=HEADER_BYTES) if self._policy.in_store else self._open_local
+            with self._errors_of(source), self._finder.first(path, opened) as file:
                 yield self._checked(file)
 
     def _embedded_bytes(self, source: Source) -> bytes:
@@ -217,11 +210,15 @@ class SourceLoader:
         self._check_size(len(data))
         return data
 
-    def _open_local(self, path: str) -> BinaryIO:
+    def _open_local(self, location: str) -> BinaryIO:
         """O_NONBLOCK so that a pipe in the folder cannot hang the run."""
-        real = os.path.realpath(self._location(path))
-        if os.path.commonpath([real, self._real_root]) != self._real_root:
-            raise SourceError("forbidden_source", f"is a link that leaves {self._policy.root}")
+        real = os.path.realpath(location)
+        if os.path.commonpath([real, self._policy.real_fence]) != self._policy.real_fence:
+            raise SourceError(
+                "forbidden_source",
+                f"is a link to {real}, which leaves the folder {self._policy.fence}: copy the file into it, or set "
+                f"--source-fence {self._policy.fence_around(real)} if sources may be read from there",
+            )
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -268,8 +265,7 @@ def _file_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        absent = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-        if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) in absent:
+        if isinstance(error, OSError) and is_absent(error):
             raise SourceError("missing_image", "does not exist") from error
         reason = getattr(error, "strerror", None) or error
         raise SourceError("unreadable_image", f"cannot be read ({reason})") from error

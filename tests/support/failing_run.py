@@ -71,7 +71,7 @@ def go_on(out: Path) -> None:
         if 5 not in folder.committed().units:
             folder.publish(write_attempt(out, attempt="more", **unit_of(5, ["f"])))
         folder.append_internal_file("log.jsonl", b'{"event": "x"}\n')
-        folder.update_card()
+        folder.settle_card()
     status(out)
 
 

@@ -60,7 +60,7 @@ JSONL = {
     ),
     "nothing asked": ([{"note": "x"}], "shop.jsonl:1: asks for nothing", "give a prompt"),
     "a column of the output": ([{**GOOD, "sha256": "x"}], "shop.jsonl:1: column 'sha256'", "rename it"),
-    "source outside": ([{"image": "../a.png"}], "shop.jsonl:1: image '../a.png' leaves the folder", "--source-root"),
+    "source outside": ([{"image": "../a.png"}], "shop.jsonl:1: image '../a.png' leaves the folder", "--source-fence"),
     "unknown sampler": ([{**GOOD, "sampler": "magic"}], "shop.jsonl:1: sampler 'magic' is unknown", "unipc"),
     "unknown schedule": (
         [GOOD, {**GOOD, "schedule": "cosine"}],

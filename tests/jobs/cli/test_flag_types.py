@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 import pytest
 
-from wanbatch.jobs.cli.flag_types import FieldType, FloatField, IntegerField, IntegerOrWord, ModelName, flag_type
+from wanbatch.jobs.cli.flag_types import (
+    FieldType,
+    FloatField,
+    IntegerField,
+    IntegerOrWord,
+    ModelName,
+    Word,
+    flag_type,
+)
 from wanbatch.jobs.cli.run_commands import run
 from wanbatch.jobs.config.settings import Settings, read_settings
 
@@ -13,11 +21,13 @@ TEXTS = {
     "model": "some/model", "revision": "1a2b", "seed": "7", "width": "64", "height": "96", "steps": " 12",
     "guidance": "2", "guidance_2": "1.5", "shift": "3.5", "sampler": "deis", "schedule": "karras", "sigmas": "1, 0.5",
     "negative_prompt": "", "keywords": "red, round", "step_cache": "taylor:interval=2", "source_root": "s3://shop/folder",
+    "source_fence": "s3://shop",
     "allow_http": "true", "log_prompts": "true", "device": "cpu", "preset": "fast", "precision": "bf16",
     "compile": "never",
     "compile_cache": "a/code", "offload": "never", "text_cache": "texts", "workers": "3", "slots": "auto",
     "threads": "4", "format": "webp", "quality": "90", "unit_timeout": "1e3", "max_failures": "5%", "unit_rows": "8",
-    "creativity_steps": "respace",
+    "creativity_steps": "respace", "prompt": "a heart, big", "creativity": "0.4", "map": "caption=prompt",
+    "strict": "true",
     "circuit_breaker": "off", "drain_seconds": "2.5",
 }  # fmt: skip
 
@@ -46,8 +56,8 @@ def test_a_flag_means_what_a_variable_does(monkeypatch, name):
         ("slots", IntegerOrWord),
         ("sigmas", FieldType),
         ("max_failures", FieldType),
-        ("sampler", click.Choice),
-        ("device", click.Choice),
+        ("sampler", Word),
+        ("device", Word),
         ("compile_cache", click.Path),
         ("model", ModelName),
         ("revision", type(click.STRING)),

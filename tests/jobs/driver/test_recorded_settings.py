@@ -35,7 +35,8 @@ def test_all_settings_are_noted_and_come_back(noted, settings, tmp_path):
     assert set(values) == set(Settings.model_fields)
     assert values["steps"] is None
     found = recorded_settings(values, "run.json")
-    expected = settings(steps=None, sigmas=[0.9, 0.5], text_cache=tmp_path / "texts", source_root=str(tmp_path))
+    folders = {"source_root": str(tmp_path), "source_fence": str(tmp_path), "text_cache": tmp_path / "texts"}
+    expected = settings(steps=None, sigmas=[0.9, 0.5], **folders)
     assert found.model_dump() == expected.model_dump()
 
 

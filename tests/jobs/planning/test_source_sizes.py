@@ -71,7 +71,7 @@ def test_only_the_wanted_rows_are_looked_at_and_each_source_once(read, tmp_path,
         (64, 64),
     ]
     assert plan.unsized.tolist() == [False, False, True, True, False] + [True] * 7 + [False] * 3
-    assert plan.unreadable == {"none.png": "none.png does not exist"}
+    assert plan.unreadable == {"none.png": f"none.png does not exist in {tmp_path}"}
     assert len(cache) == 2
 
 

@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from manifest_making import unit_of
 from output_folders import publish
 
 from wanbatch.errors import MachineryError
 from wanbatch.manifests.dataset import card
 from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
-from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.storage.local import LocalBackend
 
@@ -123,10 +121,10 @@ def test_the_card_follows_what_is_committed(out, monkeypatch):
         publish(folder, 0, ["a"])
         assert made().startswith("0 images, "), "not at every commit"
         monkeypatch.setattr(card, "UPDATE_SECONDS", 0.0)
-        folder.publish(write_attempt(out, attempt="t", **unit_of(1, ["b"])))
+        publish(folder, 1, ["b"])
         assert made().startswith("2 images, ")
         monkeypatch.undo()
         publish(folder, 2, ["c"])
-        folder.update_card()
+        folder.settle_card()
         assert made().startswith("3 images, ")
     assert "| `steps` | `4` |" in (out / "README.md").read_text()

@@ -266,7 +266,6 @@ class TestConfinement:
         [
             "../secret.png",
             "deep/../../secret.png",
-            "deep/../inside.png",
             "/etc/passwd",
             "file:///etc/passwd",
             "http://127.0.0.1/a.png",

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from wanbatch.jobs.config import cores
-from wanbatch.jobs.config.cores import usable_cores
+from wanbatch import machine
 from wanbatch.jobs.worker.actor import encoder_threads
+from wanbatch.machine import available_memory, memory_limit, room_for_threads, usable_cores
+
+GB = 1 << 30
 
 
 def system(root: Path, groups: str, **files: str) -> Path:
@@ -27,7 +29,7 @@ def system(root: Path, groups: str, **files: str) -> Path:
 
 @pytest.fixture
 def many(monkeypatch) -> None:
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(32)))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(32)))
 
 
 @pytest.mark.usefixtures("many")
@@ -52,11 +54,44 @@ def test_a_system_without_control_groups_has_all_its_cores(tmp_path):
     assert usable_cores(tmp_path) == 32
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/\n", {"memory.max": f"{GB}\n", "memory.current": "1000\n"}, GB),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "1000\n"}, None),
+        ("0::/pod/box\n", {"pod/memory.max": f"{2 * GB}\n", "pod/memory.current": "0\n"}, 2 * GB),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": f"{GB}", "memory/memory.usage_in_bytes": "0"}, GB),
+        (
+            "4:memory:/\n",
+            {"memory/memory.limit_in_bytes": f"{2**63 - 4096}", "memory/memory.usage_in_bytes": "0"},
+            None,
+        ),
+    ],
+)
+def test_limits_of_memory(tmp_path, groups, files, limit):
+    assert memory_limit(system(tmp_path, groups, **files)) == limit
+
+
+def test_memory_that_is_free_within_a_limit(tmp_path):
+    """What only caches files is given up at once."""
+    used = {"memory.max": "1000000", "memory.current": "900000", "memory.stat": "anon 5\ninactive_file 300000\n"}
+    assert available_memory(system(tmp_path, "0::/\n", **used)) == 400_000
+    assert available_memory(tmp_path / "none") > 400_000
+
+
+def test_threads_of_a_container(tmp_path):
+    found = room_for_threads(
+        system(tmp_path, "0::/\n8:pids:/\n", **{"pids/pids.max": "100", "pids/pids.current": "30"})
+    )
+    assert found["group"] == 70
+    assert "group" not in room_for_threads(tmp_path / "none")
+
+
 def test_affinity_is_heeded():
     """A process that is bound to one core, as schedulers of clusters bind theirs."""
     one = min(os.sched_getaffinity(0))
     code = (
-        f"import os; os.sched_setaffinity(0, {{{one}}}); from wanbatch.jobs.config.cores import usable_cores; "
+        f"import os; os.sched_setaffinity(0, {{{one}}}); from wanbatch.machine import usable_cores; "
         "print(usable_cores())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

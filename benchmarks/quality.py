@@ -25,8 +25,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +36,7 @@ import click
 import numpy as np
 import torch
 from model_requests import request_of
-from quality_grid import REFERENCE_STEPS, Configuration, grid
+from quality_grid import REFERENCE_STEPS, TEXT, Configuration, grid
 from quality_report import draw, table
 
 from wanbatch import __version__
@@ -44,16 +44,19 @@ from wanbatch.jobs.config.hardware import ExecutionConfig, describe_device
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.trials import CandidateRunner
-from wanbatch.pipeline.core.requests import Request
+from wanbatch.pipeline.core.conditioning import to_pixels
+from wanbatch.pipeline.core.requests import Request, SourceImage
 from wanbatch.pipeline.evaluation import lpips
+from wanbatch.pipeline.evaluation.judge import Judge, distance
 from wanbatch.pipeline.evaluation.quality import Meter
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
 from wanbatch.pipeline.training.toy import world
-from wanbatch.pipeline.training.toy.scores import write_prompts
+from wanbatch.pipeline.training.toy.scores import renders, write_prompts
 
 CHUNK = 32  # references in a file
 TIMED = 32
+CREATIVITY = 0.75  # of rows with sources
 PACKAGES = ("torch", "diffusers", "torchmetrics")
 
 
@@ -83,34 +86,35 @@ class Board:
 class Bench:
     """A model of each precision, loaded when its turn comes."""
 
-    def __init__(self, model: ModelInfo, requests: Sequence[Request], device: str, slots: int):
+    def __init__(self, model: ModelInfo, requests: Mapping[str, Sequence[Request]], device: str, slots: int):
         self.model, self.requests, self.device, self.slots = model, requests, device, slots
         self.wans: dict[str, Wan] = {}
 
-    def maker(self, precision: str, requests: Sequence[Request] | None = None) -> CandidateRunner:
+    def maker(self, precision: str, requests: Sequence[Request]) -> CandidateRunner:
         if precision not in self.wans:
             machine = ExecutionConfig(self.device, precision, compile=self.device == "cuda")
             runtime = machine.runtime(Settings())
             self.wans[precision] = Wan.load(self.model, self.device, machine.dtype, self.slots, runtime)
-            CandidateRunner(self.wans[precision], self.requests[:2]).make(Candidate("euler", 2))  # warm-up
-        return CandidateRunner(self.wans[precision], self.requests if requests is None else requests)
+            CandidateRunner(self.wans[precision], requests[:2]).make(Candidate("euler", 2))  # warm-up
+        return CandidateRunner(self.wans[precision], requests)
 
-    def references(self, folder: Path, ends: float) -> dict[str, np.ndarray] | None:
+    def references(self, task: str, folder: Path, ends: float) -> dict[str, np.ndarray] | None:
         """Made once and kept, a file for each `CHUNK`; None if time is up before they are all there."""
         reference = Candidate(self.model.sampler, REFERENCE_STEPS, schedule=self.model.schedule)
         pictures: dict[str, np.ndarray] = {}
-        for first in range(0, len(self.requests), CHUNK):
-            chunk = self.requests[first : first + CHUNK]
-            file = folder / f"{first:05}-{len(chunk)}.npz"
+        requests = self.requests[task]
+        for first in range(0, len(requests), CHUNK):
+            chunk = requests[first : first + CHUNK]
+            file = folder / task.replace(" ", "-") / f"{first:05}-{len(chunk)}.npz"
             if not file.exists():
                 if time.monotonic() > ends:
                     return None
                 made = self.maker("fp32", chunk).make(reference)
-                folder.mkdir(parents=True, exist_ok=True)
+                file.parent.mkdir(parents=True, exist_ok=True)
                 beside = file.with_suffix(".part.npz")
                 np.savez(beside, **made.pictures)  # type: ignore[arg-type]
                 beside.replace(file)
-                click.echo(f"references {first + len(chunk)} of {len(self.requests)}, {made.seconds:.3f} s each")
+                click.echo(f"{task}: references {first + len(chunk)} of {len(requests)}, {made.seconds:.3f} s each")
             with np.load(file) as kept:
                 pictures |= {name: kept[name] for name in kept.files}
         return pictures
@@ -140,7 +144,7 @@ def main(
     texts, truth = _texts(captions, prompts) if captions else _world(prompts, seed)
     if info.name != TINY:
         truth = None
-    requests = _requests(info, texts)
+    requests = _requests(info, texts, truth is not None)
     key = hashlib.sha256(json.dumps([info.digest, texts, device, torch.__version__]).encode()).hexdigest()
     settings = {"slots": slots, "seed": seed, "reference_steps": REFERENCE_STEPS, "width": info.width,
                 "height": info.height, "guidance": info.guidance, "timed": TIMED}  # fmt: skip
@@ -154,11 +158,18 @@ def main(
         "captions_digest": hashlib.sha256(json.dumps(texts).encode()).hexdigest(), "settings": settings,
     })  # fmt: skip
     chosen = [
-        one for one in dict.fromkeys(grid(info)) if any(fnmatch.fnmatchcase(str(one), pattern) for pattern in only)
+        one
+        for one in dict.fromkeys(grid(info))
+        if one.task in requests and any(fnmatch.fnmatchcase(str(one), pattern) for pattern in only)
     ]
     bench = Bench(info, requests, device, slots)
-    references = bench.references(work / key[:16], ends)
-    done = references is not None and score(board, bench, chosen, references, truth, ends)
+    meter = Meter(_metrics(truth), device)
+    real = None if truth is None or meter.judge is None else _real_features(meter.judge, truth, info, device)
+    done = True
+    for task in dict.fromkeys(one.task for one in chosen):
+        references = bench.references(task, work / key[:16], ends) if done else None
+        its = [one for one in chosen if one.task == task]
+        done = references is not None and score(board, bench, meter, its, references, truth, real, ends)
     done = done and clock(board, bench, chosen, rounds, ends)
     click.echo("\n".join(table(board.found)))
     if plot is not None:
@@ -167,28 +178,39 @@ def main(
         raise click.ClickException("time is up: the same command goes on")
 
 
+def _metrics(truth: dict | None) -> list[str]:
+    return ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if lpips.at_hand() else [])]
+
+
 def score(
-    board: Board, bench: Bench, chosen: Sequence[Configuration], references: dict, truth: dict | None, ends: float
-) -> bool:
-    """Make and score what has no score yet, or lacks a metric; whether all is done."""
-    metrics = ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if lpips.at_hand() else [])]
-    meter = Meter(metrics, bench.device)
+    board: Board, bench: Bench, meter: Meter, chosen: Sequence[Configuration], references: dict, truth: dict | None,
+    real: torch.Tensor | None, ends: float,
+) -> bool:  # fmt: skip
+    """Make and score what has no score yet, or lacks a metric; whether all is done.
+
+    real: the judge's features of real renders of what the captions say, for the Fréchet distance.
+    """
     for one in chosen:
         row = board.row(one)
-        if "score" in row and all(row["score"][name] is not None for name in metrics):
+        if "score" in row and all(row["score"][name] is not None for name in _metrics(truth)):
             continue
         if time.monotonic() > ends:
             return False
-        made = bench.maker(one.precision).make(one.candidate)
-        measured = meter.score(made.pictures, references, truth)
+        made = bench.maker(one.precision, bench.requests[one.task]).make(one.candidate)
+        measured = meter.measure(made.pictures, references, truth)
         row |= {
             **asdict(one.candidate),
             "precision": one.precision,
+            "task": one.task,
             "blocks": round(made.blocks, 2),
             "failed": len(made.failed),
             "pass_seconds": round(made.seconds, 5),
-            "score": _rounded(asdict(measured)),
+            "score": _rounded(asdict(measured.score())),
+            "intervals": {name: [round(end, 5) for end in ends_] for name, ends_ in measured.intervals().items()},
         }
+        if real is not None and meter.judge is not None:
+            features = meter.judge.features(_as_images(made.pictures, bench.device))
+            row["distance"] = round(distance(features, real), 2)
         board.save()
         click.echo(f"{one}: {row['score']}, {made.blocks:.1f} blocks, {made.seconds:.3f} s")
     return True
@@ -196,7 +218,6 @@ def score(
 
 def clock(board: Board, bench: Bench, chosen: Sequence[Configuration], rounds: int, ends: float) -> bool:
     """Time all configurations in turn until each has so many rounds; whether all is done."""
-    first = bench.requests[:TIMED]
     for number in range(rounds):
         for one in chosen:
             row = board.row(one)
@@ -204,6 +225,7 @@ def clock(board: Board, bench: Bench, chosen: Sequence[Configuration], rounds: i
                 continue
             if time.monotonic() > ends:
                 return False
+            first = bench.requests[one.task][:TIMED]
             maker, begin = bench.maker(one.precision, first), time.process_time()
             seconds = maker.make(one.candidate).seconds
             cores = (time.process_time() - begin) / len(first)
@@ -230,8 +252,33 @@ def _texts(path: Path, count: int) -> tuple[list[str], None]:
     return lines[:count], None
 
 
-def _requests(info: ModelInfo, texts: Sequence[str]) -> list[Request]:
-    return [request_of(info, id=f"{index:05}", prompt=text, seed=1000 + index) for index, text in enumerate(texts)]
+def _requests(info: ModelInfo, texts: Sequence[str], pictured: bool) -> dict[str, list[Request]]:
+    """The same captions for each task. pictured: whether there are sources for them, renders of the small world."""
+    plain = [request_of(info, id=f"{index:05}", prompt=text, seed=1000 + index) for index, text in enumerate(texts)]
+    tasks = {TEXT: plain} | {f"guidance {value}": [replace(one, guidance=float(value)) for one in plain]
+                             for value in (1, 4)}  # fmt: skip
+    if pictured:
+        attributes = world.sample(2 * len(texts), torch.Generator().manual_seed(99))
+        sources = [SourceImage(str(index), to_pixels(picture)) for index, picture in enumerate(
+            renders(attributes, info.height, info.width, seed=99))]  # fmt: skip
+        tasks["image to image"] = [
+            replace(one, sources=(sources[2 * index],), creativity=CREATIVITY) for index, one in enumerate(plain)
+        ]
+        tasks["blend"] = [
+            replace(one, sources=tuple(sources[2 * index : 2 * index + 2]), creativity=CREATIVITY)
+            for index, one in enumerate(plain)
+        ]
+    return tasks
+
+
+def _real_features(judge: Judge, truth: dict[str, list[int]], info: ModelInfo, device: str) -> torch.Tensor:
+    attributes = torch.tensor(list(truth.values()))
+    return judge.features(renders(attributes, info.height, info.width, seed=98).to(device))
+
+
+def _as_images(pictures: dict[str, np.ndarray], device: str) -> torch.Tensor:
+    stacked = torch.from_numpy(np.stack(list(pictures.values())))
+    return stacked.to(device).movedim(-1, 1).float() / 127.5 - 1
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,16 +10,24 @@ from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 REFERENCE_STEPS = 100
+TEXT = "text to image"
+TASKS = (TEXT, "guidance 1", "guidance 4", "image to image", "blend")
+"""What is asked for: a text at the model's guidance or another, a text with a source, with two blended sources."""
+
 BASE_STEPS = 50  # what speed-ups are told against, and what caches are tried on
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
+    """How pictures are made: one of `TASKS`, a candidate's settings, a precision."""
+
     candidate: Candidate
     precision: str = "fp32"
+    task: str = TEXT
 
     def __str__(self) -> str:
-        return str(self.candidate) + ("" if self.precision == "fp32" else f", {self.precision}")
+        ends = [*([] if self.precision == "fp32" else [self.precision]), *([] if self.task == TEXT else [self.task])]
+        return ", ".join([str(self.candidate), *ends])
 
 
 def grid(model: ModelInfo) -> Iterator[Configuration]:
@@ -35,8 +43,8 @@ def grid(model: ModelInfo) -> Iterator[Configuration]:
             "taylor:interval=3", "adaptive:threshold=0.1", "none+gate:interval=2",
             "taylor:interval=2+gate:interval=4",
         ),
-        20: ("taylor:interval=2",),
-        **dict.fromkeys((12, 8), (
+        **dict.fromkeys((20, 24), ("taylor:interval=2",)),
+        **dict.fromkeys((16, 12, 10, 8), (
             f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}", "taylor:interval=2",
         )),
     }  # fmt: skip
@@ -45,7 +53,21 @@ def grid(model: ModelInfo) -> Iterator[Configuration]:
     yield from (Configuration(Candidate(sampler, n)) for sampler, counts in more.items() for n in counts)
     yield from (Configuration(Candidate("unipc", 8, schedule=name)) for name in ("beta", "karras", "exponential"))
     yield from (Configuration(Candidate("unipc", 12, text), "bf16") for text in ("none", "taylor:interval=2"))
-    yield Configuration(Candidate("unipc", 12), "fp8")  # emulated on a CPU: its time there says nothing
+    yield from (
+        Configuration(Candidate("unipc", n), "fp8") for n in (BASE_STEPS, 12, 8)
+    )  # emulated on a CPU: its time there says nothing
     for preset in ("balanced", "fast"):
         chosen = {"sampler": model.sampler, "steps": model.steps} | recipe(preset, model)
         yield Configuration(Candidate(**chosen))
+    yield from _of_other_tasks(third, two_thirds)
+
+
+def _of_other_tasks(third: int, two_thirds: int) -> Iterator[Configuration]:
+    """The same few for all of them."""
+    for task in TASKS[1:]:
+        for steps in (BASE_STEPS, 12, 8, 4, 2):
+            yield Configuration(Candidate("unipc", steps), task=task)
+        for cache in (f"deepcache:interval=2,blocks={third}", f"deepcache:interval=2,blocks={two_thirds}"):
+            yield Configuration(Candidate("unipc", 12, cache), task=task)
+        yield Configuration(Candidate("unipc", 20, "taylor:interval=2"), task=task)
+        yield Configuration(Candidate("euler", 8), task=task)

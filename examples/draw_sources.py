@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 
 from wanbatch.pipeline.core.conditioning import to_pixels
-from wanbatch.pipeline.evaluation.attributes import FIELDS, NAMES
 from wanbatch.pipeline.training.toy import world
 
 SOURCES = {
-    "heart": ("heart", "red", "large", "center", "blue", "striped"),
-    "star": ("star", "yellow", "large", "center", "purple", "plain"),
-    "moon": ("moon", "white", "large", "center", "green", "dotted"),
+    "dog": world.attributes_of(first="dog", layout="center", size="large", background="blue", texture="striped"),
+    "owl": world.attributes_of(first="owl", layout="center", size="large", background="meadow"),
+    "rocket": world.attributes_of(first="rocket", layout="center", size="large", background="night"),
 }
 
 
@@ -23,9 +22,7 @@ def main() -> None:
     folder = Path(__file__).parent / "images"
     folder.mkdir(exist_ok=True)
     for seed, (name, attributes) in enumerate(SOURCES.items()):
-        indices = [NAMES[field].index(value) for field, value in zip(FIELDS, attributes, strict=True)]
-        generator = torch.Generator().manual_seed(seed)
-        picture = world.render(torch.tensor([indices]), generator=generator)[0]
+        picture = world.render(attributes, generator=torch.Generator().manual_seed(seed))[0]
         Image.fromarray(to_pixels(picture)).save(folder / f"{name}.png", optimize=True)
 
 

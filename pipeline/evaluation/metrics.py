@@ -33,6 +33,50 @@ class Score:
     judge_all: float | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What was measured of each picture, in one order; None where a metric was not asked for.
+
+    Attributes:
+        psnr: fp64 [N], in dB.
+        ssim, lpips: fp64 [N].
+        right: bool [N, attributes], whether the judge read what it should.
+    """
+
+    psnr: np.ndarray
+    ssim: np.ndarray | None = None
+    lpips: np.ndarray | None = None
+    right: np.ndarray | None = None
+
+    def score(self) -> Score:
+        """The means."""
+        return Score(
+            pictures=len(self.psnr),
+            psnr=float(self.psnr.mean()),
+            worst_psnr=float(self.psnr.min()),
+            ssim=_mean(self.ssim),
+            lpips=_mean(self.lpips),
+            judge=_mean(self.right),
+            judge_all=_mean(None if self.right is None else self.right.all(1)),
+        )
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % confidence intervals of the means: the percentiles of 2000 bootstrap samples of the pictures."""
+        judge_all = None if self.right is None else self.right.all(1)
+        values = {"psnr": self.psnr, "ssim": self.ssim, "lpips": self.lpips, "judge_all": judge_all}
+        chosen = np.random.default_rng(0).integers(len(self.psnr), size=(2000, len(self.psnr)))
+        found = {}
+        for name, given in values.items():
+            if given is not None:
+                low, high = np.quantile(given[chosen].mean(1), (0.025, 0.975))
+                found[name] = (float(low), float(high))
+        return found
+
+
+def _mean(values: np.ndarray | None) -> float | None:
+    return None if values is None else float(values.mean())
+
+
 def psnr_of(first: np.ndarray, second: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two uint8 pictures in dB, at most `HIGHEST_PSNR`."""
     return psnr_of_error(np.square(first.astype(np.float64) - second).mean(), 255)

@@ -16,7 +16,7 @@ from torch import Tensor
 from wanbatch.errors import UserError
 from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.evaluation.lpips import LPIPS
-from wanbatch.pipeline.evaluation.metrics import HIGHER_IS_BETTER, Score, psnr_of
+from wanbatch.pipeline.evaluation.metrics import HIGHER_IS_BETTER, Measured, Score, psnr_of
 
 BATCH = 16
 
@@ -44,9 +44,15 @@ class Meter:
         self.lpips = LPIPS.load(device) if "lpips" in metrics else None
         self.judge = Judge.load(device=device) if "judge" in metrics else None
 
-    @torch.inference_mode()
     def score(self, made: Pictures, references: Pictures, truth: Mapping[str, Sequence[int]] | None = None) -> Score:
-        """Score each picture against the reference of the same id.
+        """Score pictures against the references of the same ids: the means of what `measure` finds. Raises as it."""
+        return self.measure(made, references, truth).score()
+
+    @torch.inference_mode()
+    def measure(
+        self, made: Pictures, references: Pictures, truth: Mapping[str, Sequence[int]] | None = None
+    ) -> Measured:
+        """Measure each picture against the reference of the same id.
 
         Args:
             made: The pictures.
@@ -59,32 +65,21 @@ class Meter:
         """
         if not made:
             raise ValueError("there is no picture to score")
-        ids = list(made)
-        for name in ids:
+        for name in made:
             if name not in references or made[name].shape != references[name].shape:
                 raise ValueError(f"picture {name!r} has no reference of its size")
-        psnr = [psnr_of(made[name], references[name]) for name in ids]
-        right: list[np.ndarray] = []
-        ssim: list[float] = []
-        lpips: list[float] = []
+        found: dict[str, list] = {"psnr": [], "ssim": [], "lpips": [], "right": []}
         for batch in _batches(made):
+            found["psnr"] += [psnr_of(made[name], references[name]) for name in batch]
             ours, theirs = self._stack(made, batch), self._stack(references, batch)
             if self.ssim is not None:
-                ssim += _list(self.ssim(ours / 2 + 0.5, theirs / 2 + 0.5, data_range=1.0, reduction="none"))
+                found["ssim"] += _list(self.ssim(ours / 2 + 0.5, theirs / 2 + 0.5, data_range=1.0, reduction="none"))
             if self.lpips is not None:
-                lpips += _list(self.lpips(ours, theirs))
+                found["lpips"] += _list(self.lpips(ours, theirs))
             if self.judge is not None:
                 wanted = self.judge.read(theirs).cpu().numpy() if truth is None else [truth[name] for name in batch]
-                right += list(self.judge.read(ours).cpu().numpy() == np.asarray(wanted))
-        return Score(
-            pictures=len(ids),
-            psnr=float(np.mean(psnr)),
-            worst_psnr=min(psnr),
-            ssim=_mean(ssim),
-            lpips=_mean(lpips),
-            judge=_mean([row.mean() for row in right]),
-            judge_all=_mean([row.all() for row in right]),
-        )
+                found["right"] += list(self.judge.read(ours).cpu().numpy() == np.asarray(wanted))
+        return Measured(**{name: np.array(values) if values else None for name, values in found.items()})
 
     def _stack(self, pictures: Pictures, names: Sequence[str]) -> Tensor:
         """Pictures of one size, float32 [B, 3, height, width] in [-1, 1]."""
@@ -111,7 +106,3 @@ def _ssim():
 
 def _list(values: Tensor) -> list[float]:
     return values.reshape(-1).tolist()
-
-
-def _mean(values: Sequence) -> float | None:
-    return float(np.mean(values)) if len(values) else None

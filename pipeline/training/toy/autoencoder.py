@@ -49,7 +49,9 @@ def train(
     optimizer = Optimizer(vae.parameters(), device)
     average = Average(vae.parameters(), 0.999)
     pixels = banks[0][0][0].numel()
-    steps = [_learner(vae, bank, max(1, batch * pixels // bank[0][0].numel()), optimizer, divergence) for bank in banks]
+    steps = [
+        _learner(vae, bank, max(1, batch * pixels // bank[0][0].numel()), optimizer, divergence) for bank in banks
+    ]
     for learn in steps:
         learn()  # compiles; the rate is still zero
     budget.restart()

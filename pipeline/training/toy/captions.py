@@ -16,13 +16,14 @@ OTHER_NAMES = {
     "dog": ("puppy",), "cat": ("kitten", "kitty"), "rabbit": ("bunny",), "chicken": ("hen",), "airplane": ("plane",),
     "sailboat": ("boat",), "train": ("locomotive",), "sheep": ("lamb",), "clock": ("alarm clock",),
     "hat": ("top hat",), "soccer ball": ("football",), "donut": ("doughnut",), "hamburger": ("burger",),
-    "cake": ("birthday cake",), "coffee": ("cup of coffee", "hot drink"), "heart": ("red heart",), "bell": ("golden bell",),
-    "balloon": ("red balloon",), "books": ("stack of books",), "crown": ("golden crown",), "star": ("yellow star",),
-    "pumpkin": ("halloween pumpkin",), "bus": ("yellow bus",), "car": ("red car",), "clover": ("four leaf clover",),
-    "dinosaur": ("green dinosaur",), "bird": ("blue bird",), "parrot": ("green parrot",), "tree": ("green tree",),
-    "corn": ("ear of corn",), "bread": ("loaf of bread",), "cheese": ("piece of cheese",),
-    "pizza": ("slice of pizza",), "watermelon": ("slice of watermelon",), "rose": ("red rose",), "tulip": ("pink tulip",),
-    "apple": ("red apple",), "diamond": ("blue diamond", "gem"), "ladybug": ("ladybird",), "bee": ("honeybee",),
+    "cake": ("birthday cake",), "coffee": ("cup of coffee", "hot drink"), "heart": ("red heart",),
+    "bell": ("golden bell",), "balloon": ("red balloon",), "books": ("stack of books",), "crown": ("golden crown",),
+    "star": ("yellow star",), "pumpkin": ("halloween pumpkin",), "bus": ("yellow bus",), "car": ("red car",),
+    "clover": ("four leaf clover",), "dinosaur": ("green dinosaur",), "bird": ("blue bird",),
+    "parrot": ("green parrot",), "tree": ("green tree",), "corn": ("ear of corn",), "bread": ("loaf of bread",),
+    "cheese": ("piece of cheese",), "pizza": ("slice of pizza",), "watermelon": ("slice of watermelon",),
+    "rose": ("red rose",), "tulip": ("pink tulip",), "apple": ("red apple",), "diamond": ("blue diamond", "gem"),
+    "ladybug": ("ladybird",), "bee": ("honeybee",),
 }  # fmt: skip
 _SEVERAL = {"books", "grapes", "cherries"}
 _SIZES = {

@@ -48,7 +48,7 @@ the npm packages that `training/toy/fetch_artwork.py` pins.
 
 ## How it was trained
 On random renders of that world (`world.py`), with captions written for them (`captions.py`); no other data. The
-judge has to be sure of every object with a probability of {record["strictness"]["certainty"]:g} (`strictness.py`). One
+judge has to give every object a probability of {record["strictness"]["certainty"]:g} (`strictness.py`). One
 combination of attributes in twenty was kept from the transformer's training. Seed {recipe["seed"]}.
 
 | stage | steps | batch | seconds | device | torch |

@@ -46,7 +46,7 @@ class Recipe:
     seed: int = 21
     sizes: tuple[tuple[int, int], ...] = ((128, 128), (160, 160), (128, 192), (192, 128), (256, 256))
     main_share: float = 0.7
-    minutes: dict[str, float] = field(default_factory=lambda: {"judge": 2.0, "vae": 8.0, "dit": 20.0})
+    minutes: dict[str, float] = field(default_factory=lambda: {"judge": 3.0, "vae": 8.0, "dit": 20.0})
     max_steps: int = 1_000_000
     judge_pictures: int = 120_000
     judge_batch: int = 256
@@ -119,8 +119,8 @@ class Training:
 
     def _judge(self) -> dict:
         count = self.recipe.judge_pictures
-        banks = [self._pictures(count if i == 0 else count // 4, size, i) for i, size in enumerate(self.recipe.sizes)]
-        reader, result = judge.train([banks[0], *banks], self._budget("judge"), self.recipe.judge_batch)
+        banks = [self._pictures(count if i == 0 else count // 2, size, i) for i, size in enumerate(self.recipe.sizes)]
+        reader, result = judge.train(banks, self._budget("judge"), self.recipe.judge_batch)
         reader.save(self.out / "judge")
         reader = Judge.load(self.out / "judge", self.device)
         images, attributes = self._pictures(min(count, 4096), self.recipe.sizes[0], 99)
@@ -163,13 +163,9 @@ class Training:
         tokenizer = build_tokenizer(self.out / "tokenizer")
         vae = AutoencoderKLWan.from_pretrained(self.out / "vae")
         channels = vae.config.z_dim
-        transformer = WanTransformer3DModel(
-            **self.recipe.transformer, in_channels=channels, out_channels=channels
-        )
+        transformer = WanTransformer3DModel(**self.recipe.transformer, in_channels=channels, out_channels=channels)
         vocabulary = -(-len(tokenizer) // 16) * 16
-        encoder = UMT5EncoderModel(
-            UMT5Config(**self.recipe.encoder, vocab_size=vocabulary)
-        )
+        encoder = UMT5EncoderModel(UMT5Config(**self.recipe.encoder, vocab_size=vocabulary))
         scheduler: Any = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=self.recipe.flow_shift,
             num_train_timesteps=1000, solver_order=2,
@@ -194,21 +190,22 @@ class Training:
 
     def _strictness(self) -> dict:
         studio = scores.Studio(self.out, self.device)
-        images, attributes = self._pictures(self.recipe.score_pictures * 2, self.recipe.sizes[0], 300, style=0)
-        images = images.float() / 127.5 - 1
         sure = partial(strictness.smallest_certainty, studio.judge)
-        real = sure(images, attributes)
-        rebuilt = sure(studio.reconstruct(images), attributes)
+        real, rebuilt = [], []
+        for index, size in enumerate(self.recipe.sizes):
+            pictures, attributes = self._pictures(self.recipe.score_pictures, size, 300 + index, style=0)
+            images = pictures.float() / 127.5 - 1
+            real.append(sure(images, attributes))
+            rebuilt.append(sure(studio.reconstruct(images), attributes))
         studio.judge.certainty = strictness.choose(real, rebuilt)
         studio.judge.save(self.out / "judge")
-        made = {"renders": real, "reconstructions": rebuilt}
-        rows = attributes[: self.recipe.score_pictures]
+        made = {"renders": torch.cat(real), "reconstructions": torch.cat(rebuilt)}
         for steps in (1, 2, self.recipe.steps):
-            pictures = studio.generate(
-                scores.write_prompts(rows.cpu(), 301), *self.recipe.sizes[0], steps=steps,
+            images = studio.generate(
+                scores.write_prompts(attributes.cpu(), 301), *self.recipe.sizes[0], steps=steps,
                 guidance=self.recipe.guidance, seed=self.recipe.seed,
             )  # fmt: skip
-            made[f"{steps} steps"] = sure(pictures, rows)
+            made[f"{steps} steps"] = sure(images, attributes)
         needed = studio.judge.certainty
         return {"certainty": needed} | {
             name: {"any": strictness.share_read(values, 0), "certain": strictness.share_read(values, needed)}
@@ -234,7 +231,9 @@ class Training:
     def _budget(self, stage: str) -> Budget:
         return Budget(self.recipe.minutes[stage], self.recipe.max_steps, self.stop_after)
 
-    def _pictures(self, count: int, size: tuple[int, int], salt: int, style: int = ANY_STYLE) -> tuple[Tensor, Tensor]:
+    def _pictures(
+        self, count: int, size: tuple[int, int], salt: int, style: int = ANY_STYLE
+    ) -> tuple[Tensor, Tensor]:
         """Random pictures, uint8 `[count, 3, H, W]`, and their attributes, on the training device."""
         chooser = torch.Generator().manual_seed(self.recipe.seed * 1000 + salt)
         generator = torch.Generator(self.device).manual_seed(self.recipe.seed * 1000 + salt)

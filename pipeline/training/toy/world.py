@@ -84,7 +84,7 @@ def describe(attributes: Tensor) -> list[dict[str, str]]:
 
 
 def attributes_of(**names: str) -> Tensor:
-    """One picture's attributes, int64 `[1, 9]`, by name; what is not named: `emoji` style, plain, no further object."""
+    """One picture's attributes, int64 `[1, 9]`, by name; what is not named is plain, `emoji`, or not there."""
     given = {"second": "none", "third": "none", "second_size": "none", "texture": "plain", "style": "emoji"} | names
     return torch.tensor([[NAMES[field].index(given[field]) for field in FIELDS]])
 
@@ -144,7 +144,9 @@ def _centres(attributes: Tensor, height: int, width: int, jitter: Tensor) -> Ten
     lengths = torch.tensor([width, height], device=device, dtype=torch.float32)
     centres = middle.expand(len(attributes), 3, 2).clone()
 
-    direction = torch.tensor([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (0, 0), (0, 0), (0, 0)], device=device)[layout]
+    direction = torch.tensor([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (0, 0), (0, 0), (0, 0)], device=device)[
+        layout
+    ]
     reach = torch.minimum((lengths - first[:, None]) / 2 - 4, 0.27 * lengths).clamp(min=0)
     centres[:, 0] += direction * reach
     alone = (layout < len(ALONE))[:, None]

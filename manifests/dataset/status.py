@@ -86,7 +86,7 @@ def committed_rows(path: str) -> CommittedImages | None:
         UserError: if a committed part is not there as it was committed, or a record is damaged.
         MachineryError: if it cannot be read.
     """
-    backend = open_backend(path)
+    backend = open_backend(path, reading=True)
     try:
         if not backend.exists(RUN):
             return None

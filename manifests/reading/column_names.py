@@ -39,17 +39,19 @@ class UnusedColumn:
         meant: the column that it seems to mean.
         rows: how many rows have a value in it and none in `meant`.
         mixed: other rows have a value in `meant`.
+        rival: an earlier column that seems to mean the same; None: there is none.
     """
 
     column: str
     meant: str
     rows: int
     mixed: bool
+    rival: str | None = None
 
     @property
     def can_be_mapped(self) -> bool:
         """Whether the manifest could be run with the column read as the one that it seems to mean."""
-        return not (self.mixed or GIVEN[self.meant].reserved)
+        return not (self.mixed or self.rival or GIVEN[self.meant].reserved)
 
     @property
     def option(self) -> str:
@@ -67,6 +69,8 @@ class UnusedColumn:
         if self.mixed:
             rows = f"{self.rows} rows have" if self.rows > 1 else "1 row has"
             return f"{rows} no {self.meant}, and others have: put the values of {self.column!r} there"
+        if self.rival:
+            return f"or {self.rival!r} is what is meant: take one of them"
         if missing := GIVEN[self.meant].reserved:
             return f"this version has no {missing} yet"
         own = same_name(self.column, self.meant) or _one_slip(_snake(self.column), self.meant)
@@ -154,6 +158,7 @@ def unused_columns(rows: pa.Table, passthrough: pa.Table) -> tuple[UnusedColumn,
         passthrough: the other columns of the same rows.
     """
     found = []
+    rivals: dict[str, str] = {}
     for name in passthrough.column_names:
         meant = meant_column(name)
         if meant is None or not (same_name(name, meant) or _could_be(passthrough[name], meant)):
@@ -161,15 +166,19 @@ def unused_columns(rows: pa.Table, passthrough: pa.Table) -> tuple[UnusedColumn,
         given = _given(rows, meant)
         count = pc.sum(pc.and_(pc.is_valid(passthrough[name]), pc.invert(given))).as_py()
         if count:
-            found.append(UnusedColumn(name, meant, count, pc.any(given).as_py()))
+            column = UnusedColumn(name, meant, count, pc.any(given).as_py(), rivals.get(meant))
+            rivals.setdefault(meant, name)
+            found.append(column)
     return tuple(found)
 
 
 def suspects(names: Collection[str]) -> Iterator[UnusedColumn]:
     """The columns of a manifest that seem to mean one that it lacks, by their names alone."""
+    rivals: dict[str, str] = {}
     for name in sorted(names):
         if (meant := meant_column(name)) is not None and meant not in names:
-            yield UnusedColumn(name, meant, 0, False)
+            yield UnusedColumn(name, meant, 0, False, rivals.get(meant))
+            rivals.setdefault(meant, name)
 
 
 @lru_cache(maxsize=4096)
@@ -273,7 +282,7 @@ def _could_be(values: pa.ChunkedArray, column: str) -> bool:
     if pa.types.is_string(due.type):
         return text
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    return number or (text and _is_number(next((value.as_py() for value in values if value.is_valid), "")))
+    return number or (text and _is_number(values.drop_null()[0].as_py() if values.null_count < len(values) else ""))
 
 
 def _is_number(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -108,6 +109,10 @@ class RowChecker:
         self.nothing_asked = False
         self._rules = rules
         self._builder = TableBuilder(UNMERGED_SCHEMA)
+
+    def leaves_fence(self, location: str) -> bool:
+        """Whether a local file is outside the folder that no source may leave, with its links resolved."""
+        return not self._rules.in_store and not self._rules.is_inside(os.path.realpath(location))
 
     def renamed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """A row with the names under which its columns are read."""

@@ -257,6 +257,18 @@ def test_reserved_columns_of_other_names(jsonl):
     assert found == {"lora": "column 'lora' is not used; did you mean loras? (this version has no adapters yet)"}
 
 
+def test_of_two_columns_for_one_the_first_is_offered(jsonl, problems):
+    row = {"image": "a.png", "batch_size": 2, "n_iter": 3}
+    first, second = read_manifest(jsonl(row)).unused_columns
+    assert (first.can_be_mapped, second.can_be_mapped) == (True, False)
+    assert second.message == (
+        "column 'n_iter' is not used; did you mean num_images? (or 'batch_size' is what is meant: take one of them)"
+    )
+    assert len(problems(jsonl(row), strict=True)) == 2
+    taken = read_manifest(jsonl(row), strict=True, renames={"n_iter": "num_images", "batch_size": "source_batch"})
+    assert taken.row(0).num_images == 3
+
+
 def test_nearest_names():
     assert nearest_name("captoin", ["caption", "label"]) == "caption"
     assert nearest_name("cfg scale", ["guidance", "seed"]) == "guidance"

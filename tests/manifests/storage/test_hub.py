@@ -58,6 +58,12 @@ def test_a_whole_dataset_with_embedded_images(server):
     assert reds(manifest) == [100, 101]
 
 
+@pytest.mark.parametrize("below", ["", "/data"])
+def test_a_folder_as_a_run_reads_it_which_asks_for_output_folders_first(server, below):
+    manifest = read_manifest(f"{URL}{below}", committed_rows=committed_rows)
+    assert [row.id for row in manifest.iter_rows()] == ["r0", "r1"]
+
+
 @pytest.mark.parametrize("revision", ["", "@main", "@v1", f"@{COMMITS[0]}"])
 def test_one_file_with_sources_beside_it(server, revision):
     manifest = read_manifest(f"{URL}{revision}/extra/m.jsonl")

@@ -138,6 +138,7 @@ def local_ray() -> Iterator[None]:
                     logging_level=logging.ERROR,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=folder,
+                    _skip_env_hook=True,  # RAY_RUNTIME_ENV_HOOK, which prepares the hosts of a cluster
                 )
         except Exception as error:  # of many kinds: no memory, no port, no process, no time
             ray.shutdown()
@@ -170,13 +171,17 @@ def ray_version() -> str:
     return ray.__version__
 
 
-def local_variables(given: Mapping[str, str]) -> dict[str, str]:
+def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
     """The environment variables that a Ray of one's own is started with, besides those that are given.
 
     Args:
         given: the environment's.
+
+    Returns:
+        The variables that change; None: it is not set.
     """
-    changed = {
+    changed: dict[str, str | None] = {
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a job on a cluster, whose packages are not here
         "RAY_USAGE_STATS_ENABLED": given.get("RAY_USAGE_STATS_ENABLED", "0"),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": given.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
         # Otherwise Ray writes a token to the home folder, which may not be writable, for all to read.
@@ -189,20 +194,24 @@ def local_variables(given: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def _environment(changed: dict[str, str]) -> Iterator[None]:
+def _environment(changed: Mapping[str, str | None]) -> Iterator[None]:
     """Set environment variables meanwhile. Ray remembers its token and its mode: it is made to look again."""
     before = {name: os.environ.get(name) for name in (*changed, "RAY_AUTH_MODE")}
-    os.environ.update(changed)
+    _set(changed)
     _reread_token()
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
         _reread_token()
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _reread_token() -> None:

@@ -17,6 +17,7 @@ from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
 from wanbatch.pipeline.sampling.step_cache import parse
+from wanbatch.suggestions import closest, did_you_mean
 
 KNOWN: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
 SIDES = ("width", "height")
@@ -32,7 +33,7 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
     parse(settings.step_cache, model.layers)
     for name, known in KNOWN.items():
         if (given := getattr(settings, name)) not in (None, *known):
-            raise UserError(f"setting {name}: {given!r} is unknown: use one of {', '.join(known)}")
+            raise UserError(f"setting {name}: {given!r} is unknown: {_of(given, known)}")
     for name in REPLACED if settings.sigmas is not None else ():
         if getattr(settings, name) is not None:
             raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
@@ -91,12 +92,17 @@ def _once_for_run(problems: Iterable[tuple[int, str]], of_run: np.ndarray) -> It
         yield indices[0], f"the run's {message}{others}"
 
 
+def _of(given: str, known: Iterable[str]) -> str:
+    return f"use one of {', '.join(known)}{did_you_mean(given, known)}"
+
+
 def _unknown_name(column: str, given: str, known: Iterable[str]) -> str:
     """What to say of the name of a sampler or a schedule that another tool may have given it."""
     meant = next((name for name in known if _letters(name) == _letters(given)), None)
     meant = meant or next(
         (name for name in known if len(given) > 3 and _letters(name).startswith(_letters(given))), None
     )
+    meant = meant or closest(given, known)
     hint = f"; did you mean {meant}?" if meant else ":"
     keep = map_option(column, own_name(column))
     return f"{column} {given!r} is unknown{hint} use one of {', '.join(known)}, or keep the column aside with {keep}"

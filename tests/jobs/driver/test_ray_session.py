@@ -61,6 +61,12 @@ def test_a_run_under_uv_with_a_long_tmpdir_and_all_else_that_misleads_ray(tmp_pa
     long = tmp_path / "people" / "poebh" / "slurm_jobdir" / "1355700" / "with" / "a" / "rather" / "long" / "name"
     long.mkdir(parents=True)
     misleading = {"RAY_ADDRESS": "10.255.255.1:6379", "http_proxy": DEAD, "https_proxy": DEAD, "all_proxy": DEAD}
+    misleading |= {
+        "RAY_RUNTIME_ENV_HOOK": "nowhere.hook",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": "/nowhere",
+    }
+    misleading |= {"RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"working_dir": "gcs://_ray_pkg_x.zip"}}'}
     done = subprocess.run(
         [UV, "run", "--active", "--no-sync", WANBATCH, "run", "m.jsonl", "--out", "out"],
         cwd=tmp_path,

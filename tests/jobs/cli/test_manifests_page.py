@@ -81,6 +81,14 @@ def test_without_the_flags_each_table_of_another_tool_is_warned_of_or_refused(fo
         assert "--map " in result.output, result.output
 
 
+def test_the_warning_of_the_page_is_what_plan_prints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.png", 32, 32)
+    (tmp_path / "m.jsonl").write_text('{"image": "a.png", "caption": "a star", "cfg_scale": 2}\n')
+    [shown] = [text for _, language, text in blocks() if not language and "without being used" in text]
+    assert invoke("plan", "m.jsonl").stdout.endswith(shown)
+
+
 def test_the_settings_file_of_the_page_is_one(tmp_path, monkeypatch):
     [text] = [text for _, language, text in blocks() if language == "toml"]
     monkeypatch.chdir(tmp_path)

@@ -43,7 +43,8 @@ class Pictures:
             return None
         captions = {_stem(name): name for name in path.names if name.lower().endswith(CAPTION)}
         beside = tuple(captions.get(_stem(name)) for name in names)
-        others = [name for name in path.names if not is_picture(name) and name not in set(beside)]
+        taken = {*names, *beside}
+        others = [name for name in path.names if name not in taken]
         warnings = [f"{path.given}: {_not_read(others)}"] if others else []
         return replace(path.folder_of(names, warnings), beside=beside)
 

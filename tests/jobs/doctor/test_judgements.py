@@ -131,6 +131,7 @@ def test_all_is_well(facts, message):
         (replace(OUT, step="locking it", error="No locks available"), "fault", "locking it fails: No locks", "mount"),
         (replace(OUT, free=None, step="opening it", error="AccessDenied"), "fault", "AccessDenied", "credentials"),
         (replace(OUT, step="opening it", error="ftp: no", user_error=True), "fault", "ftp: no", "another --out"),
+        (replace(OUT, foreign=True), "fault", "/data/out holds files that are not of a dataset", "an empty folder"),
         (replace(OUT, left="/data/.x"), "warning", "/data/.x could not be removed", "/data/.x"),
         (
             replace(OUT, holder="a run (pid 1 on host)"),

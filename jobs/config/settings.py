@@ -25,7 +25,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.field_help import RULE, accepted, choices
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.image_formats import ImageFormat
-from wanbatch.manifests.reading.column_names import map_problem
+from wanbatch.manifests.reading.column_map import map_problem
 from wanbatch.pipeline.loading.registry import TINY
 from wanbatch.suggestions import did_you_mean, nearest_sides
 

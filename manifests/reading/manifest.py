@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.reading.arrow_rows import row_of, source_of
 from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
-from wanbatch.manifests.reading.column_names import ColumnMap, UnusedColumn, suspects, unused_columns
+from wanbatch.manifests.reading.column_map import ColumnMap
+from wanbatch.manifests.reading.column_names import UnusedColumn, suspects, unused_columns
 from wanbatch.manifests.reading.kind import CommittedRowsOf, ManifestFiles, no_output_folder
 from wanbatch.manifests.reading.kinds import find_manifest
 from wanbatch.manifests.reading.validation import Positions, Problems, RowChecker, location_of
@@ -118,7 +119,7 @@ def read_manifest(
         allow_http: take web addresses as sources too. Nothing is fetched here.
         check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
         source_fence: the folder (or its URL) that no source may leave; default: `source_root`.
-        renames: columns of the manifest that are read under another name (`column_names.map_problem` checks them).
+        renames: columns of the manifest that are read under another name (`column_map.map_problem` checks them).
         strict: passthrough columns that seem to mean another one are problems.
         prompt_of_run: the run has a prompt for rows that give none.
         committed_rows: says what an output folder of wanbatch holds; without it none is read.

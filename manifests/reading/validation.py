@@ -12,7 +12,8 @@ import pyarrow as pa
 from wanbatch.errors import ManifestError, Problem
 from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
-from wanbatch.manifests.reading.column_names import ColumnMap, map_option, own_name
+from wanbatch.manifests.reading.column_map import ColumnMap
+from wanbatch.manifests.reading.column_names import map_option, own_name
 from wanbatch.manifests.reading.row_model import KNOWN, NOTHING_ASKED, ManifestRow, parse_row, shorten
 from wanbatch.manifests.sources.path_policy import PathPolicy
 

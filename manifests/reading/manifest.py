@@ -202,7 +202,7 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
 
 
 def _read_rows(kind: ManifestKind, found: ManifestFiles, checker: RowChecker, strict: bool) -> tuple[pa.Table, str]:
-    """What `kind.read` returns. Where there are so many problems that it ends early, their cause is told with them."""
+    """What `kind.read` returns. Where so many problems end it early, their cause is told with them."""
     try:
         return kind.read(found, checker)
     except ManifestError:

@@ -20,7 +20,7 @@ import ray
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
-from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, session_folder
+from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, object_store_folder, session_folder
 from wanbatch.machine import room_for_threads
 
 LOOPBACK_IP = "127.0.0.1"
@@ -138,6 +138,7 @@ def local_ray() -> Iterator[None]:
                     logging_level=logging.ERROR,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=folder,
+                    _plasma_directory=object_store_folder(folder),
                     _skip_env_hook=True,  # RAY_RUNTIME_ENV_HOOK, which prepares the hosts of a cluster
                 )
         except Exception as error:  # of many kinds: no memory, no port, no process, no time

@@ -81,6 +81,7 @@ def test_all_is_well(facts, message):
         ),
         (replace(LIMITS, file_size=1 << 20), "fault", "files may have 1 MB at most", "ulimit -f unlimited"),
         (SharedMemoryFacts(16 << 20), "warning", "16 MB free in /dev/shm, 128 MB are wanted", "--shm-size=256m"),
+        (SharedMemoryFacts(GB, "Read-only file system"), "warning", "(Read-only file system)", "remount,rw /dev/shm"),
         (LocaleFacts("ascii", "ANSI_X3.4-1968"), "warning", "names of files are ascii", "PYTHONUTF8=1"),
         (SettingsFacts([], "wanbatch.toml: unknown field 'stepps'"), "fault", "'stepps'", "mend it"),
         (replace(PACKAGES, packages=[]), "warning", "without being installed", "pip install"),

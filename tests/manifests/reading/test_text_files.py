@@ -139,6 +139,7 @@ class TestEncodings:
     def test_half_a_surrogate_pair(self, jsonl, problems):
         (found,) = problems(jsonl({"prompt": "a"}, '{"prompt": "cut \\ud83d"}'))
         assert found.startswith("shop.jsonl:2: prompt is 'cut \\ud83d': must be Unicode text")
+        assert found.endswith("it holds half of a character, as text does that was cut inside an emoji")
 
 
 class TestOneValue:

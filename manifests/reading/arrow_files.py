@@ -35,7 +35,7 @@ SPLIT = "split"
 class ArrowFiles:
     """Files in Arrow's IPC format, or a folder of such files, read in the order of their names."""
 
-    takes = "an Arrow file that ends in .arrow or .feather, or a folder of such files"
+    takes = f"Arrow ({', '.join(SUFFIXES)})"
     positions: Positions = "row"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:

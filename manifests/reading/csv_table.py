@@ -28,7 +28,7 @@ CHUNK = 8192
 class Csv:
     """CSV and TSV files, or a folder of such files, read in the order of their names."""
 
-    takes = "a CSV file that ends in .csv or .tsv, or a folder of such files"
+    takes = "CSV (.csv, .tsv)"
     positions: Positions = "line"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:

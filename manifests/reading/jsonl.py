@@ -42,7 +42,7 @@ class _BadLine(Exception):
 class JsonLines:
     """Files with one JSON object a line, or a folder of such files, read in the order of their names."""
 
-    takes = "a file with one JSON object a line that ends in .jsonl, .ndjson or .json, or a folder of such files"
+    takes = "JSONL (.jsonl, .ndjson, .json)"
     positions: Positions = "line"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:

@@ -57,7 +57,8 @@ def find_manifest(
             found = kind.find(looked_at)
             if found is not None:
                 return kind, found
-    takes = "; ".join(kind.takes for kind in KINDS)
+    *first, last = (kind.takes for kind in KINDS)
+    takes = f"{', '.join(first)}, or {last}"
     if there == "folder":
         raise UserError(f"{path}: is a folder without a manifest: give {takes}")
     said = other_files.remedy(str(path)) if there == "file" else None

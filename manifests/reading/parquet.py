@@ -48,7 +48,7 @@ BATCH = 4096
 class Parquet:
     """A Parquet file, or a folder of Parquet files, read in the order of their names."""
 
-    takes = f"a file that ends in {' or '.join(SUFFIXES)}, or a folder of such files"
+    takes = f"Parquet ({', '.join(SUFFIXES)})"
     positions: Positions = "row"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:

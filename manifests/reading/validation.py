@@ -64,6 +64,10 @@ class Problems:
             self._found.append((file, position, f"{self.limit} problems; the rest was not read"))
             self.raise_any()
 
+    def add_cause(self, message: str) -> None:
+        """Add what may be the cause of others, of the manifest as a whole; also if there are `limit` problems."""
+        self._found.append((0, -1, message))
+
     def location(self, file: int, position: int) -> str:
         """A position as messages say it; below 0 the file as a whole. file: index into `files`."""
         return location_of(self.files[file], self.positions, position)

@@ -161,6 +161,13 @@ def test_rows_that_ask_for_nothing_but_have_a_caption_are_told_of_it(jsonl, prob
     ]
 
 
+def test_the_cause_is_told_also_where_there_are_too_many_problems_to_read_on(jsonl, parquet, problems):
+    for path in (jsonl(*[{"text": "x"}] * 10_001), parquet({"text": ["x"] * 10_001})):
+        found = problems(path)
+        assert found[0].endswith("column 'text' is not used; did you mean prompt? Take it with --map text=prompt")
+        assert len(found) == 10_002
+
+
 def test_a_column_is_read_as_another_one_with_all_its_rules(jsonl, parquet, problems):
     renames = {"text": "prompt", "cfg scale": "guidance", "prompt": "source_prompt"}
     row = {"text": "a heart", "cfg scale": 2, "prompt": "old", "label": 1}

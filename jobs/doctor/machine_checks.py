@@ -10,9 +10,8 @@ import sys
 from dataclasses import dataclass
 
 from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, warning
-from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES
+from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, SHARED_MEMORY, shared_memory_error
 
-SHARED_MEMORY = "/dev/shm"
 LEAST_MEMORY, GOOD_MEMORY = 1 << 30, 3 << 30  # for Ray, the driver and one worker with the small model
 FEW_FILES = 256
 
@@ -70,18 +69,31 @@ def judge_machine(facts: MachineFacts) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class SharedMemoryFacts:
-    """/dev/shm. free: its free bytes; None: there is none, as on macOS."""
+    """/dev/shm.
+
+    Attributes:
+        free: its free bytes; None: there is none, as on macOS.
+        error: why nothing can be made there; empty: it can.
+    """
 
     free: int | None
+    error: str = ""
 
 
 def look_at_shared_memory(question: Question) -> SharedMemoryFacts:
     """Find how much shared memory is free."""
-    return SharedMemoryFacts(shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None)
+    free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
+    return SharedMemoryFacts(free, shared_memory_error())
 
 
 def judge_shared_memory(facts: SharedMemoryFacts) -> Finding:
     """Say where Ray's object store will be. Pictures do not pass through it, so that it may well be on a disk."""
+    if facts.error:
+        return warning(
+            f"nothing can be made in {SHARED_MEMORY} ({facts.error}): Ray's object store is a file in its temporary "
+            "folder instead, which costs no speed that a run would notice",
+            f"mount -o remount,rw {SHARED_MEMORY}, or nothing",
+        )
     if facts.free is None:
         return ok(f"no {SHARED_MEMORY} here: Ray's object store is a file")
     if facts.free >= OBJECT_STORE_BYTES:

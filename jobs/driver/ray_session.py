@@ -20,7 +20,7 @@ import ray
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
-from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, session_folder
+from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, object_store_folder, session_folder
 from wanbatch.machine import room_for_threads
 
 LOOPBACK_IP = "127.0.0.1"
@@ -138,13 +138,14 @@ def local_ray() -> Iterator[None]:
                     logging_level=logging.ERROR,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=folder,
+                    _plasma_directory=object_store_folder(folder),
                     _skip_env_hook=True,  # RAY_RUNTIME_ENV_HOOK, which prepares the hosts of a cluster
                 )
         except Exception as error:  # of many kinds: no memory, no port, no process, no time
             ray.shutdown()
             raise MachineryError(
-                f"Ray did not start: {error}; run the same command again, and if that does not help, "
-                "`wanbatch doctor`, which looks at this machine"
+                f"Ray did not start: {str(error).rstrip('.')}; run the same command again, and if that does not "
+                "help, `wanbatch doctor`, which looks at this machine"
             ) from error
         try:
             yield
@@ -181,6 +182,7 @@ def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
         The variables that change; None: it is not set.
     """
     changed: dict[str, str | None] = {
+        "RAY_USE_TLS": None,  # of a cluster, whose certificates a Ray of one machine has no use for
         "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a job on a cluster, whose packages are not here
         "RAY_USAGE_STATS_ENABLED": given.get("RAY_USAGE_STATS_ENABLED", "0"),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": given.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,11 @@ class RunContext:
     workers: int
     fingerprint: dict[str, Any]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the manifest has no effect, and what others will not find of the output, a sentence each."""
+        return (*self.plan.all_warnings, *_pattern_warning(self.out))
+
     def going_on_with(self, folder: OutputFolder, again: set[str]) -> tuple[RunContext, pa.Schema]:
         """The same run, with columns that the folder's data parts can have, too; and these parts' schema.
 
@@ -68,7 +74,8 @@ class RunContext:
             UserError: The folder has other columns than the manifest, and values of one or the other would be lost.
         """
         there = folder.later_columns()
-        plan = self.plan.with_later(ALWAYS) if there is None else self.plan.for_folder(there, _kept(folder, again))
+        made = folder.committed().made
+        plan = self.plan.with_later(ALWAYS) if there is None else self.plan.for_folder(there, made, again)
         schema = folder.common_columns(plan.added_columns)
         return replace(self, plan=plan.with_columns(schema)), schema
 
@@ -126,8 +133,13 @@ class RunContext:
         )
 
 
-def _kept(folder: OutputFolder, again: set[str]) -> set[str]:
-    return set(folder.committed().made) - again
+def _pattern_warning(out: str | Path) -> Iterator[str]:
+    where = absolute(out)
+    if found := sorted({character for character in where if character in "*?["}):
+        yield (
+            f"{out}: has {' and '.join(found)} in its path, which datasets, polars and duckdb take for patterns, so "
+            "that they will not find the dataset there: choose a path without, or move the folder afterwards"
+        )
 
 
 def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_run: bool = False) -> RunContext:

@@ -72,8 +72,24 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     for index in np.flatnonzero(pc.fill_null(of_run, False)).tolist():
         whose = "its sigmas say" if both[index].as_py() else "the run's sigmas say"
         yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
-    yield from too_low(resolved)
-    yield from no_room(resolved)
+    of_run = pc.is_null(rows["creativity"]).to_numpy() & (settings.creativity is not None)
+    yield from _once_for_run([*too_low(resolved), *no_room(resolved)], of_run)
+
+
+def _once_for_run(problems: Iterable[tuple[int, str]], of_run: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Problems of rows with their creativity; those that have it of the run are told of once, at the first row.
+
+    of_run: bool [rows], whether each has it of the run.
+    """
+    shared: dict[str, list[int]] = {}
+    for index, message in problems:
+        if of_run[index]:
+            shared.setdefault(message, []).append(index)
+        else:
+            yield index, message
+    for message, indices in shared.items():
+        others = f" (and for {len(indices) - 1} more)" if len(indices) > 1 else ""
+        yield indices[0], f"the run's {message}{others}"
 
 
 def _of(given: str, known: Iterable[str]) -> str:

@@ -225,7 +225,8 @@ class OutputFolder:
                 changed += len(names)
             self._publisher.expect_columns(schema)
         if changed:
-            _log.warning("%s: %d parts were given the columns that the manifest has now", self.url, changed)
+            were = "1 part was" if changed == 1 else f"{changed} parts were"
+            _log.warning("%s: %s given the columns that the manifest has now", self.url, were)
             self.append_internal_file(LOG, log_line("columns_changed", parts=changed))
 
     def committed(self) -> Committed:
@@ -316,12 +317,21 @@ def _require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> 
     if names is None:
         raise UserError(f"{backend.root}: is not a folder: choose another output folder")
     if not backend.exists(RUN):
-        started = names <= {*KINDS, INTERNAL} and not published_parts(backend)
-        if not started:  # only what an interrupted first start leaves is fine
+        if holds_other_files(backend, names):
             raise UserError(f"{backend.root}: holds other files: choose a new or empty output folder")
         return
     if changed := _changes(backend, fingerprint):
         raise _other_settings(backend, changed)
+
+
+def holds_other_files(backend: StorageBackend, names: set[str]) -> bool:
+    """Whether a folder without a run has more in it than what an interrupted first start leaves.
+
+    Args:
+        backend: the folder.
+        names: those of all files and folders directly in it.
+    """
+    return not names <= {*KINDS, INTERNAL} or bool(published_parts(backend))
 
 
 def _other_settings(backend: StorageBackend, changed: Sequence[str]) -> UserError:

@@ -12,7 +12,7 @@ from wanbatch.manifests.dataset.commit_log import ensure_parts_intact, read_comm
 from wanbatch.manifests.dataset.committed import Committed, part_of
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.storage.backend import open_backend
-from wanbatch.manifests.storage.urls import INTERNAL, is_hub, is_url
+from wanbatch.manifests.storage.urls import INTERNAL
 
 RUN = f"{INTERNAL}/run.json"
 
@@ -86,9 +86,7 @@ def committed_rows(path: str) -> CommittedImages | None:
         UserError: if a committed part is not there as it was committed, or a record is damaged.
         MachineryError: if it cannot be read.
     """
-    if is_url(path) and is_hub(path):
-        return None
-    backend = open_backend(path)
+    backend = open_backend(path, reading=True)
     try:
         if not backend.exists(RUN):
             return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +27,7 @@ from wanbatch.manifests.reading.arrow_values import (
 )
 from wanbatch.manifests.reading.damage import readable
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
-from wanbatch.manifests.reading.partitions import partitions_of, with_inferred_types
+from wanbatch.manifests.reading.partitions import with_inferred_types
 from wanbatch.manifests.reading.unified import unified
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 from wanbatch.manifests.storage.footer_check import require_readable
@@ -49,16 +48,12 @@ BATCH = 4096
 class Parquet:
     """A Parquet file, or a folder of Parquet files, read in the order of their names."""
 
-    takes = f"a file that ends in {' or '.join(SUFFIXES)}, or a folder of such files"
+    takes = f"Parquet ({', '.join(SUFFIXES)})"
     positions: Positions = "row"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:
         """See `ManifestKind.find`."""
-        found = path.alone_or_all(SUFFIXES)
-        if found is None or not path.is_folder:
-            return found
-        names = map(found.relative, range(len(found.files)))
-        return replace(found, constants=tuple(map(partitions_of, names)))
+        return path.alone_or_all(SUFFIXES)
 
     def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """See `ManifestKind.read`.

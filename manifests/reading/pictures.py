@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import posixpath
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +46,8 @@ class Pictures:
             return None
         captions = {_stem(name): name for name in path.names if name.lower().endswith(CAPTION)}
         beside = tuple(captions.get(_stem(name)) for name in names)
-        others = [name for name in path.names if not is_picture(name) and name not in set(beside)]
+        taken = {*names, *beside}
+        others = [name for name in path.names if name not in taken]
         warnings = [f"{path.given}: {_not_read(others)}"] if others else []
         return replace(path.folder_of(names, warnings), beside=beside)
 
@@ -118,6 +122,8 @@ def _captions(found: ManifestFiles, checker: RowChecker) -> Iterator[bytes | Non
 def _content(path: str | None) -> bytes | None:
     if path is None:
         return None
+    if not is_url(path) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
     with open_file(path) as file:
         return file.read(MAX_CAPTION)
 

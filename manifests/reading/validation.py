@@ -12,7 +12,8 @@ import pyarrow as pa
 from wanbatch.errors import ManifestError, Problem
 from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
-from wanbatch.manifests.reading.column_names import ColumnMap, map_option, own_name
+from wanbatch.manifests.reading.column_map import ColumnMap
+from wanbatch.manifests.reading.column_names import map_option, own_name
 from wanbatch.manifests.reading.row_model import KNOWN, NOTHING_ASKED, ManifestRow, parse_row, shorten
 from wanbatch.manifests.sources.path_policy import PathPolicy
 
@@ -62,6 +63,10 @@ class Problems:
         if len(self._found) >= self.limit:
             self._found.append((file, position, f"{self.limit} problems; the rest was not read"))
             self.raise_any()
+
+    def add_cause(self, message: str) -> None:
+        """Add what may be the cause of others, of the manifest as a whole; also if there are `limit` problems."""
+        self._found.append((0, -1, message))
 
     def location(self, file: int, position: int) -> str:
         """A position as messages say it; below 0 the file as a whole. file: index into `files`."""

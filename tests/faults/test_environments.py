@@ -59,6 +59,7 @@ NOBODY = ("setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", *
     [
         pytest.param("mount -t tmpfs -o size=16m none /dev/shm && run", MOUNTS, id="little shared memory"),
         pytest.param("mkdir t && mount -t tmpfs -o size=1m none t && TMPDIR=$PWD/t run", MOUNTS, id="a full TMPDIR"),
+        pytest.param("mount -t tmpfs -o ro none /dev/shm && run", MOUNTS, id="read-only shared memory"),
         pytest.param("mkdir t && mount -t tmpfs -o ro none t && TMPDIR=$PWD/t run", MOUNTS, id="a read-only TMPDIR"),
         pytest.param("mkdir h && mount -t tmpfs -o ro none h && HOME=$PWD/h run", MOUNTS, id="a read-only home"),
         pytest.param(

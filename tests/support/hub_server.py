@@ -11,6 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import pytest
+from huggingface_hub import constants
+
+from wanbatch.manifests.storage import fsspec_io
+
 COMMITS = ("1" * 40, "2" * 40)
 """The commits of the dataset, the oldest first."""
 
@@ -127,6 +132,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def use_hub(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the Hub's client in this process ask a server."""
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    fsspec_io.forget_file_systems()
 
 
 @contextmanager

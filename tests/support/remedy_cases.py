@@ -265,6 +265,9 @@ CASES = {
         [row({**GOOD, "x": None}), row({**GOOD, "x": 1.5})],
     ),
     "a key twice": Case(['{"prompt": "a", "prompt": "b"}'], (), r"is there twice; keep one", [row({"prompt": "a"})]),
+    "half a character": Case(
+        [{**GOOD, "note": "x \ud83d y"}], (), r"it has half a character .*: remove it", [row({**GOOD, "note": "x y"})]
+    ),
     # ---- sources
     "a folder outside": Case(
         [{"image": "../elsewhere/c.png"}],

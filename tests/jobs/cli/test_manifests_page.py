@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from command_line import invoke
+from hub_server import hub, use_hub
 from job_making import picture
 
 from wanbatch.jobs.config.settings import read_settings
@@ -23,6 +28,16 @@ def blocks() -> list[tuple[str, str, str]]:
     return BLOCK.findall(PAGE)
 
 
+@pytest.fixture
+def shop_on_the_hub(folder, tmp_path, monkeypatch):
+    """A server in place of the Hub, with the dataset that the page names."""
+    (tmp_path / "shop/data").mkdir(parents=True)
+    shutil.copy(folder / "shop.parquet", tmp_path / "shop/data")
+    with hub("your-name/shop", tmp_path / "shop") as server:
+        use_hub(server, monkeypatch)
+        yield server
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """The files of the page, and a picture for each that a command or a table names."""
@@ -31,6 +46,11 @@ def folder(tmp_path_factory) -> Path:
         if name:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_text(text, encoding="utf-8")
+    for _, language, text in blocks():
+        if language == "python":
+            subprocess.run(
+                [sys.executable, "-c", text], cwd=place, check=True, env={**os.environ, "HF_HOME": str(place)}
+            )
     for name in ("before/1.png", "photos/one.png", "photos/cats/tom.png", "birds/train/1.png", "birds/train/2.png"):
         assert Path(name).name in PAGE
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +58,7 @@ def folder(tmp_path_factory) -> Path:
     return place
 
 
-def test_every_command_works_and_leaves_no_column_unused(folder, local_ray, monkeypatch):
+def test_every_command_works_and_leaves_no_column_unused(folder, shop_on_the_hub, local_ray, monkeypatch):
     monkeypatch.chdir(folder)
     commands = [line for _, language, text in blocks() if language == "sh" for line in text.splitlines()]
     assert len(commands) > 8
@@ -59,6 +79,14 @@ def test_without_the_flags_each_table_of_another_tool_is_warned_of_or_refused(fo
     for name in ("log.csv", "comfy.jsonl", "edits.csv", "birds", "birds/train/metadata.jsonl"):
         result = invoke("plan", name, "--sampler", "euler")
         assert "--map " in result.output, result.output
+
+
+def test_the_warning_of_the_page_is_what_plan_prints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.png", 32, 32)
+    (tmp_path / "m.jsonl").write_text('{"image": "a.png", "caption": "a star", "cfg_scale": 2}\n')
+    [shown] = [text for _, language, text in blocks() if not language and "without being used" in text]
+    assert invoke("plan", "m.jsonl").stdout.endswith(shown)
 
 
 def test_the_settings_file_of_the_page_is_one(tmp_path, monkeypatch):

@@ -81,6 +81,7 @@ def test_all_is_well(facts, message):
         ),
         (replace(LIMITS, file_size=1 << 20), "fault", "files may have 1 MB at most", "ulimit -f unlimited"),
         (SharedMemoryFacts(16 << 20), "warning", "16 MB free in /dev/shm, 128 MB are wanted", "--shm-size=256m"),
+        (SharedMemoryFacts(GB, "Read-only file system"), "warning", "(Read-only file system)", "remount,rw /dev/shm"),
         (LocaleFacts("ascii", "ANSI_X3.4-1968"), "warning", "names of files are ascii", "PYTHONUTF8=1"),
         (SettingsFacts([], "wanbatch.toml: unknown field 'stepps'"), "fault", "'stepps'", "mend it"),
         (replace(PACKAGES, packages=[]), "warning", "without being installed", "pip install"),
@@ -131,6 +132,7 @@ def test_all_is_well(facts, message):
         (replace(OUT, step="locking it", error="No locks available"), "fault", "locking it fails: No locks", "mount"),
         (replace(OUT, free=None, step="opening it", error="AccessDenied"), "fault", "AccessDenied", "credentials"),
         (replace(OUT, step="opening it", error="ftp: no", user_error=True), "fault", "ftp: no", "another --out"),
+        (replace(OUT, foreign=True), "fault", "/data/out holds files that are not of a dataset", "an empty folder"),
         (replace(OUT, left="/data/.x"), "warning", "/data/.x could not be removed", "/data/.x"),
         (
             replace(OUT, holder="a run (pid 1 on host)"),

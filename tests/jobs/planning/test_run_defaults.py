@@ -57,9 +57,16 @@ def test_a_row_that_says_it_itself_has_the_same_digest(planned):
 
 
 def test_a_creativity_below_the_schedule_is_refused_where_it_would_act(planned):
-    with pytest.raises(UserError, match=r"shop\.jsonl:2: creativity 0\.01 is below the last noise level") as caught:
-        planned(*ROWS, prompt="x", creativity=0.01)
-    assert len(caught.value.problems) == 1
+    rows = (*ROWS, {"image": "a.png"}, {"image": "a.png", "steps": 5}, {"image": "a.png", "creativity": 0.02})
+    with pytest.raises(UserError) as caught:
+        planned(*rows, prompt="x", creativity=0.01)
+    found = [str(problem).partition("shop.jsonl:")[2] for problem in caught.value.problems]
+    assert [text.partition(" of ")[0] for text in found] == [
+        "2: the run's creativity 0.01 is below the last noise level",
+        "6: the run's creativity 0.01 is below the last noise level",
+        "7: creativity 0.02 is below the last noise level",
+    ]
+    assert [text.endswith(" (and for 1 more)") for text in found] == [True, False, False]
 
 
 def test_fingerprints_have_them_only_where_they_are_set(settings, model):

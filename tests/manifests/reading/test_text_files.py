@@ -85,6 +85,13 @@ class TestCompressed:
         assert path.stat().st_size < 1 << 20
         assert "has a line of more than" in refused(path)
 
+    def test_good_lines_without_an_end_are_given_up_too(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(text_lines, "MAX_UNPACKED", 1 << 20)
+        (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "a"}\n' * 100_000))
+        assert "holds more than 1048576 bytes when it is unpacked: split the manifest" in refused(
+            tmp_path / "m.jsonl.gz"
+        )
+
     def test_under_another_name(self, tmp_path):
         for name, data in (("a.jsonl", gzip.compress(LINES.encode())), ("b.jsonl", zstd(LINES.encode()))):
             (tmp_path / name).write_bytes(data)
@@ -139,6 +146,7 @@ class TestEncodings:
     def test_half_a_surrogate_pair(self, jsonl, problems):
         (found,) = problems(jsonl({"prompt": "a"}, '{"prompt": "cut \\ud83d"}'))
         assert found.startswith("shop.jsonl:2: prompt is 'cut \\ud83d': must be Unicode text")
+        assert found.endswith("it holds half of a character, as text does that was cut inside an emoji")
 
 
 class TestOneValue:
@@ -254,6 +262,12 @@ def test_a_number_as_text_is_one_when_the_message_is_followed(jsonl, problems, r
 
 
 class TestOtherFiles:
+    def test_a_misspelt_name_comes_with_the_right_one(self, tmp_path):
+        (tmp_path / "shop-2.jsonl").write_text(LINES)
+        assert refused(tmp_path / "shop2.jsonl").endswith("there is no such manifest: did you mean shop-2.jsonl?")
+        assert refused(tmp_path / "rows.csv").endswith("there is no such manifest: check the path")
+        assert refused(tmp_path / "none/rows.csv").endswith("there is no such manifest: check the path")
+
     def test_a_text_file_of_prompts(self, tmp_path):
         (tmp_path / "prompts.txt").write_text("\ufeffa star\n\n größer \n", encoding="utf-8")
         message = refused(tmp_path / "prompts.txt")
@@ -293,6 +307,14 @@ class TestFolders:
             f"{tmp_path}/b.jsonl:3",
         ]
         assert f"(from {tmp_path}/a.jsonl:1)" in caught.value.problems[0].message
+
+    def test_a_file_that_is_only_read_by_itself_is_named(self, tmp_path):
+        (tmp_path / "README.md").write_text("x")
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub/rows.json").write_text(LINES)
+        message = refused(tmp_path)
+        assert message.endswith(f"; if sub/rows.json has the rows, give {tmp_path}/sub/rows.json")
+        assert rows_of(message.split()[-1]) == right()
 
     def test_files_of_another_kind_are_named(self, tmp_path):
         pd.DataFrame(ROWS).to_parquet(tmp_path / "m.parquet")

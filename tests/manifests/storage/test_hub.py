@@ -6,11 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import COMMITS, hub
+from hub_server import COMMITS, hub, use_hub
 from huggingface_hub import constants
-from manifest_making import encoded
+from manifest_making import encoded, unit_of
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading import kinds
 from wanbatch.manifests.reading.manifest import read_manifest
@@ -38,10 +40,7 @@ def write_commit(folder: Path, red: int) -> Path:
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     with hub("owner/name", write_commit(tmp_path / "one", 100)) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        fsspec_io.forget_file_systems()
+        use_hub(server, monkeypatch)
         yield server
     fsspec_io.forget_file_systems()
 
@@ -52,7 +51,7 @@ def reds(manifest) -> list[int]:
 
 
 def test_a_whole_dataset_with_embedded_images(server):
-    manifest = read_manifest(URL)
+    manifest = read_manifest(URL, committed_rows=committed_rows)
     assert [row.id for row in manifest.iter_rows()] == ["r0", "r1"]
     assert manifest.row(1).location == f"{URL}/data/train-00001-of-00002.parquet row 0"
     assert manifest.passthrough["n"].to_pylist() == [0, 1]
@@ -83,6 +82,16 @@ def test_what_is_pushed_while_a_run_goes_on_changes_nothing(server, tmp_path):
     assert {source.file.partition("@")[2][:40] for row in manifest.iter_rows() for source in row.sources} == {
         COMMITS[0]
     }
+
+
+def test_an_output_folder_that_was_uploaded(server, tmp_path):
+    with OutputFolder.open(tmp_path / "out", {}) as folder:
+        folder.publish(write_attempt(folder.path, attempt="t", **unit_of(0, ["a", "b"])))
+    server.push(tmp_path / "out")
+    manifest = read_manifest(URL, committed_rows=committed_rows)
+    assert [row.id for row in manifest.iter_rows()] == ["a", "b"]
+    assert manifest.passthrough["source_prompt"].to_pylist() == ["prompt of a", "prompt of b"]
+    assert reds(manifest) == [200, 200]
 
 
 @pytest.mark.parametrize("url", ["hf://datasets/owner/other", f"{URL}@v7", "hf://owner/name"])

@@ -184,7 +184,8 @@ class Training:
         _save(transformer, self.out / "transformer")
         _save(encoder, self.out / "text_encoder")
         scheduler.save_pretrained(self.out / "scheduler")
-        pipeline: Any = WanPipeline(tokenizer, encoder, vae, scheduler, transformer, expand_timesteps=True)
+        # diffusers' expanded timesteps suppose patches of 2x2; one frame has one noise level, so they would be equal.
+        pipeline: Any = WanPipeline(tokenizer, encoder, vae, scheduler, transformer, expand_timesteps=False)
         pipeline.save_config(self.out)
         return result
 

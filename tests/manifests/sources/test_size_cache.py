@@ -56,7 +56,7 @@ def test_a_local_file_is_read_again_only_if_it_changed(tmp_path, monkeypatch):
     path.write_bytes(encoded(8, 4))
     read = []
     real = loading.read_header
-    monkeypatch.setattr(loading, "read_header", lambda *given: read.append(1) or real(*given))
+    monkeypatch.setattr(loading, "read_header", lambda *given, **more: read.append(1) or real(*given, **more))
     with SourceLoader(tmp_path) as loader:
         known = loader.measure(Source("a.png"))
         assert loader.measure(Source("a.png"), known) is known

@@ -37,13 +37,16 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     if len(profile) > MAX_PROFILE:
         return None
     mode = _mode_of(profile)
-    if mode == "RGB" and image.mode == "L":
-        image = image.convert("RGB")
-    if mode != image.mode:
+    if mode != image.mode and (mode, image.mode) != ("RGB", "L"):
         return None
-    transform = _transform(profile, mode)
     try:
-        return image if transform is None else cast(Image.Image, ImageCms.applyTransform(image, transform))
+        if mode == "L":
+            return Image.fromarray(_grey_table(profile)[np.asarray(image)])
+        transform = _transform(profile, mode)
+        if transform is None:
+            return image
+        values = image.convert("RGB") if mode == "RGB" else image
+        return cast(Image.Image, ImageCms.applyTransform(values, transform))
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
 
@@ -60,7 +63,7 @@ def _mode_of(profile: bytes) -> str | None:
         found = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
         mode = _SPACES.get(found.xcolor_space) if found.device_class in _CLASSES else None
         if mode is not None:
-            _transform(profile, mode)
+            _grey_table(profile) if mode == "L" else _transform(profile, mode)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
         return None
     return mode
@@ -73,6 +76,18 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     target = ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(source, target, mode, "RGB", _INTENT, _FLAGS)
     return None if mode == "RGB" and _changes_little(transform) else transform
+
+
+@lru_cache(maxsize=4)
+def _grey_table(profile: bytes) -> np.ndarray:
+    """The colours of all grey values, uint8 [256, 3].
+
+    One by one: what littlecms prepares to convert many of them quickly is off by several levels in the dark.
+    """
+    source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+    exact = ImageCms.buildTransform(source, target, "L", "RGB", _INTENT, _FLAGS | ImageCms.Flags.NOOPTIMIZE)
+    values = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    return np.asarray(ImageCms.applyTransform(values, exact))[0]
 
 
 @lru_cache(maxsize=1)

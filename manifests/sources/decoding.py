@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+import PIL
+from PIL import Image, features
 
 from wanbatch.manifests.sources.colour import lab_to_srgb, to_srgb
 from wanbatch.manifests.sources.errors import SourceError
@@ -47,6 +48,11 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def decoding_versions() -> dict[str, Any]:
+    """What decides the pixels of source images besides the files, as JSON values."""
+    return {"version": DECODING, "pillow": PIL.__version__, "littlecms": features.version("littlecms2")}
 
 
 @dataclass(slots=True)
@@ -194,7 +200,7 @@ def _to_rgb(image: Image.Image, opened: OpenedImage) -> np.ndarray:
         converted = to_srgb(colours, profile)
         if converted is None:
             opened.notes.add(PROFILE_UNUSED)
-        elif converted.tobytes() != colours.convert("RGB").tobytes():
+        elif converted is not colours:
             opened.notes.add(CONVERTED)
         colours = converted or colours
     colours = colours.convert("RGB")

@@ -102,6 +102,8 @@ def why_not_read(start: bytes) -> str:
         other = "SVG" if b"<svg" in text else None
     if text.startswith((b"<!doctype html", b"<html")):
         return "is an HTML page, not an image: look at what the server sent when it was downloaded"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not an image: fetch the files with `git lfs pull`"
     if other is None:
         return f"is not a {', '.join(READ[:-1])} or {READ[-1]} image"
     return f"is a {other} file, which is not read: {convert(other)}"

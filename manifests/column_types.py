@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
 SMALLEST_FALL = 1e-5  # between explicit noise levels; the model was trained on levels that are 100 of these apart
@@ -48,6 +49,10 @@ class Given:
             `source` and `group` columns decide a row's name, sources and blend.
         run: the run may set a default for all rows, by a settings field (and so a flag and a variable) of the same
             name. This text is the field's description.
+        run_since: the digest version since which the run may do so; a later default is part of a fingerprint only
+            where it is set.
+        aliases: what other tools call the column; a column of such a name that passes through is warned of.
+        differs: where the values of other tools mean something else, what that is.
         reserved: what is missing before the column can be used; rows that give it are refused. None: it works.
     """
 
@@ -55,6 +60,9 @@ class Given:
     default: str
     role: Role = "setting"
     run: str | None = None
+    run_since: int = FIRST_VERSION
+    aliases: tuple[str, ...] = ()
+    differs: str | None = None
     reserved: str | None = None
 
 
@@ -70,6 +78,7 @@ class Column:
         pixels: it decides pixels, so it is part of a row's digest and, as a setting, of a run's fingerprint.
         since: the digest version that it came with. A later one stands in `data/` where a row or the run uses it; one
             that rows cannot give stands there from the first run of a folder on.
+        rare: only a run writes it, and it stands in `data/` only if an image has a value.
     """
 
     name: str
@@ -78,6 +87,7 @@ class Column:
     written: pa.DataType | None = None
     pixels: bool = False
     since: int = FIRST_VERSION
+    rare: bool = False
 
 
 class Strict(BaseModel):
@@ -103,9 +113,30 @@ class LoraValue(Strict):
     weight: Annotated[float, Field(ge=-100, le=100)] = 1.0
 
 
+class LostDigits(float):
+    """A whole number out of a float type that cannot tell it from its neighbours."""
+
+
 def _whole(value: object) -> object:
-    """A float without a fraction as an integer: pandas writes integer columns with gaps that way."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    """A float without a fraction as an integer: pandas writes integer columns with gaps that way.
+
+    From 2**53 on a float cannot tell a whole number from the next, so it may be another one than was meant.
+    """
+    if not isinstance(value, float) or not value.is_integer():
+        return value
+    if isinstance(value, LostDigits) or abs(value) >= 2**53:
+        raise PydanticCustomError(
+            "lost_digits",
+            "it came through a column of floats, which keeps too few digits: keep the column as integers "
+            "(in pandas read it with the type Int64, which may have gaps)",
+        )
+    return int(value)
+
+
+def _name(value: object) -> object:
+    """Whole numbers as text: ids are often numbers."""
+    number = _whole(value)
+    return str(number) if isinstance(number, int) and not isinstance(number, bool) else value
 
 
 def _image_list(value: object) -> object:
@@ -126,7 +157,7 @@ _LABEL = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$
 _LEVEL = Annotated[float, Field(gt=0, le=1)]
 
 NAME = Kind(
-    Annotated[str, Field(pattern=rf"^{ID_PATTERN}$")],
+    Annotated[str, BeforeValidator(_name), Field(pattern=rf"^{ID_PATTERN}$")],
     "1 to 128 of the characters A-Z a-z 0-9 . _ -, and neither . nor ..",
     pa.string(),
 )

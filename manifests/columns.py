@@ -47,10 +47,22 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "image",
         "in a manifest the source image; in a dataset the picture, whose `path` ends in its format",
-        Given(IMAGES, "no source", "source"),
+        Given(
+            IMAGES,
+            "no source",
+            "source",
+            aliases=(
+                *("file_name", "filename", "file_path", "image_path", "image_file", "image_url", "img", "img_path"),
+                *("input_image", "init_image", "source_img", "original_image", "reference_image"),
+            ),
+        ),
         pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
     ),
-    Column("images", "several source images, which are blended", Given(IMAGES, "no source", "source")),
+    Column(
+        "images",
+        "several source images, which are blended",
+        Given(IMAGES, "no source", "source", aliases=("input_images", "init_images", "image_paths")),
+    ),
     Column(
         "blend_weights",
         "the shares of `images` in their blend, normalised to a sum of 1",
@@ -62,11 +74,31 @@ COLUMNS: tuple[Column, ...] = (
         Given(NAME, "no group", "group"),
     ),
     Column("blend_weight", "the share of a row's image in its group", Given(WEIGHT, "equal shares", "group")),
-    Column("prompt", "what is asked for", Given(TEXT, "empty"), pa.string(), pixels=True),
+    Column(
+        "prompt",
+        "what is asked for",
+        Given(
+            TEXT,
+            "the run's setting, else empty",
+            run=f"what is asked for; {_OF_ROWS}",
+            run_since=3,
+            aliases=(
+                *("caption", "captions", "text", "edit_prompt", "instruction", "positive", "positive_prompt"),
+                *("text_prompt", "prompt_text", "image_caption"),
+            ),
+        ),
+        pa.string(),
+        pixels=True,
+    ),
     Column(
         "negative_prompt",
         "what is to be avoided",
-        Given(TEXT, _MODELS_OWN, run=f"what is to be avoided; {_OF_ROWS}"),
+        Given(
+            TEXT,
+            _MODELS_OWN,
+            run=f"what is to be avoided; {_OF_ROWS}",
+            aliases=("negative", "neg_prompt", "prompt_negative", "uncond_prompt"),
+        ),
         pa.string(),
         pixels=True,
     ),
@@ -79,7 +111,15 @@ COLUMNS: tuple[Column, ...] = (
         "creativity",
         "denoising strength, as the noise level at which denoising starts: 0 keeps the source, 1 is the prompt "
         "alone; above 0 but below the last level of the row's schedule it is refused",
-        Given(CREATIVITY, "1 without a source; with one 0.6, or the last level of the row's schedule if higher"),
+        Given(
+            CREATIVITY,
+            "1 without a source; with one the run's setting, else 0.6, or the last level of the row's schedule if "
+            "higher",
+            run=f"noise level that rows with a source start at, 0 keeps the source; {_OF_ROWS}",
+            run_since=3,
+            aliases=("strength", "denoising_strength", "denoise", "denoise_strength", "image_strength"),
+            differs="creativity is a noise level, not a share of the steps: at shift 5 a strength of 0.6 is 0.88",
+        ),
         pa.float64(),
         pixels=True,
     ),
@@ -95,7 +135,11 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "seed",
         "the seed of the noise; a given one counts up by one for each further image of the row",
-        Given(SEED, "a hash of the run's seed, `id` and variant"),
+        Given(
+            SEED,
+            "a hash of the run's seed, `id` and variant",
+            aliases=("generator_seed", "noise_seed", "random_seed", "manual_seed", "rng_seed"),
+        ),
         pa.int64(),
         pixels=True,
     ),
@@ -113,14 +157,24 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "steps",
         "denoising steps of the whole schedule; some samplers evaluate the model twice a step",
-        Given(COUNT, _MODELS_OWN, run=f"denoising steps; {_OF_ROWS}"),
+        Given(
+            COUNT,
+            _MODELS_OWN,
+            run=f"denoising steps; {_OF_ROWS}",
+            aliases=("num_inference_steps", "inference_steps", "num_steps", "sampling_steps", "ddim_steps"),
+        ),
         pa.int32(),
         pixels=True,
     ),
     Column(
         "guidance",
         "classifier-free guidance scale; 1 turns guidance off",
-        Given(GUIDANCE, _MODELS_OWN, run=f"classifier-free guidance scale, 1 turns guidance off; {_OF_ROWS}"),
+        Given(
+            GUIDANCE,
+            _MODELS_OWN,
+            run=f"classifier-free guidance scale, 1 turns guidance off; {_OF_ROWS}",
+            aliases=("guidance_scale", "cfg_scale", "cfg", "text_guidance_scale", "true_cfg_scale"),
+        ),
         pa.float64(),
         pixels=True,
     ),
@@ -131,6 +185,7 @@ COLUMNS: tuple[Column, ...] = (
             GUIDANCE,
             "the run's setting, else `guidance` where the row or the run gives it, else the model's",
             run=f"guidance scale of the second expert, at low noise levels (A14B alone); {_OF_ROWS}",
+            aliases=("guidance_scale_2",),
         ),
         pa.float64(),
         pixels=True,
@@ -139,15 +194,38 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "shift",
         "time shift of the noise schedule; none with explicit sigmas",
-        Given(SHIFT, _MODELS_OWN, run=f"time shift of the noise schedule; {_OF_ROWS}"),
+        Given(
+            SHIFT,
+            _MODELS_OWN,
+            run=f"time shift of the noise schedule; {_OF_ROWS}",
+            aliases=("flow_shift", "time_shift", "sampling_shift"),
+        ),
         pa.float64(),
         pixels=True,
     ),
-    Column("sampler", "the solver", Given(LABEL, _MODELS_OWN, run=f"solver; {_OF_ROWS}"), pa.string(), pixels=True),
+    Column(
+        "sampler",
+        "the solver",
+        Given(
+            LABEL,
+            _MODELS_OWN,
+            run=f"solver; {_OF_ROWS}",
+            aliases=("sampler_name", "sampler_index", "sampling_method", "solver"),
+            differs="names of solvers are others here: docs/samplers.md has them",
+        ),
+        pa.string(),
+        pixels=True,
+    ),
     Column(
         "schedule",
         "how the noise levels are spaced; none with explicit sigmas",
-        Given(LABEL, _MODELS_OWN, run=f"spacing of the noise levels; {_OF_ROWS}"),
+        Given(
+            LABEL,
+            _MODELS_OWN,
+            run=f"spacing of the noise levels; {_OF_ROWS}",
+            aliases=("scheduler", "schedule_type", "noise_schedule"),
+            differs="names of schedules are others here, and a scheduler of diffusers is a sampler: docs/samplers.md",
+        ),
         pa.string(),
         pixels=True,
     ),
@@ -164,7 +242,15 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("style", "an adapter, by its registered name", Given(ADAPTER, "none", reserved="adapters")),
     Column("loras", "several adapters with their weights", Given(ADAPTERS, "none", reserved="adapters")),
-    Column("num_images", "how many images of the row are made; their ids get `-0`, `-1`, …", Given(COUNT, "1")),
+    Column(
+        "num_images",
+        "how many images of the row are made; their ids get `-0`, `-1`, …",
+        Given(
+            COUNT,
+            "1",
+            aliases=("num_images_per_prompt", "images_per_prompt", "num_outputs", "batch_size", "n_iter"),
+        ),
+    ),
     Column(
         "keywords",
         "words that are recorded with the image, to find it by; they change no pixel",
@@ -183,6 +269,20 @@ COLUMNS: tuple[Column, ...] = (
         "how often the model is evaluated for the image, guidance and step cache aside",
         written=pa.int32(),
         since=2,
+    ),
+    Column(
+        "prompt_tokens_cut",
+        "how many tokens of the prompt the model did not read, as it was too long",
+        written=pa.int32(),
+        since=3,
+        rare=True,
+    ),
+    Column(
+        "negative_prompt_tokens_cut",
+        "how many tokens of the negative prompt the model did not read, as it was too long",
+        written=pa.int32(),
+        since=3,
+        rare=True,
     ),
     Column("model", "the model", written=pa.string()),
     Column("revision", "the model's revision", written=pa.string()),
@@ -204,6 +304,9 @@ SETTINGS = tuple(name for name, given in GIVEN.items() if given.role == "setting
 RUN_SETTINGS = tuple(name for name, given in GIVEN.items() if given.run is not None)
 """Columns that the run may set for rows that do not."""
 
+SET_LATER = frozenset(name for name in RUN_SETTINGS if GIVEN[name].run_since > FIRST_VERSION)
+"""Of these, those that release 0.1.0 did not let a run set."""
+
 WRITTEN = {column.name: column.written for column in COLUMNS if column.written is not None}
 """The columns of `data/`, before the passthrough columns, and their types."""
 
@@ -216,7 +319,10 @@ PIXELS = frozenset(column.name for column in COLUMNS if column.pixels)
 LATER = tuple(column.name for column in COLUMNS if column.since > FIRST_VERSION and column.written is not None)
 """Columns of `data/` that release 0.1.0 did not have; what rows may give is there where a row or the run uses it."""
 
-ALWAYS = tuple(name for name in LATER if name not in GIVEN)
+RARE = tuple(column.name for column in COLUMNS if column.rare)
+"""Columns of `data/` that are there only if an image has a value."""
+
+ALWAYS = tuple(name for name in LATER if name not in GIVEN and name not in RARE)
 """Of these, those that a run writes whatever it is asked; only folders that were begun before they came lack them."""
 
 MEANINGS = {column.name: column.meaning for column in COLUMNS}

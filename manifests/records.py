@@ -209,10 +209,11 @@ def written_schema(later: Collection[str] = ()) -> pa.Schema:
     """
     first = [(name, kind) for name, kind in WRITTEN.items() if name not in LATER]
     added = [(name, WRITTEN[name]) for name in LATER if name in later]
-    return pa.schema(first + added, metadata=_feature_metadata({"image": {"_type": "Image"}}))
+    return pa.schema(first + added, metadata=feature_metadata({"image": {"_type": "Image"}}))
 
 
-def _feature_metadata(features: Mapping[str, Any]) -> dict[str, str]:
+def feature_metadata(features: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of a schema by which `datasets` knows the features of its columns."""
     return {"huggingface": json.dumps({"info": {"features": features}})}
 
 
@@ -231,7 +232,7 @@ def data_schema(passthrough: pa.Schema | None = None, later: Collection[str] = (
     declared = huggingface_features(passthrough)
     features = {"image": {"_type": "Image"}} | {n: declared[n] for n in passthrough.names if n in declared}
     columns = [passthrough.field(i).remove_metadata() for i in range(len(passthrough))]
-    return pa.schema([*written, *columns], metadata=_feature_metadata(features))
+    return pa.schema([*written, *columns], metadata=feature_metadata(features))
 
 
 def huggingface_features(schema: pa.Schema) -> dict[str, dict]:

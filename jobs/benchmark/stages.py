@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.core.backends import TEXT_TOKENS
 from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.core.samples import TEXT_LENGTHS
 from wanbatch.pipeline.evaluation import flops
 from wanbatch.pipeline.generate import Wan

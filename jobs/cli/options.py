@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_origin
 
 import click
 from click.shell_completion import CompletionItem
@@ -45,12 +45,20 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
     flag = f"--{name.replace('_', '-')}"
     if field.annotation is bool:
         return click.option(flag, name, is_flag=True, flag_value=True, default=None, help=field.description)
+    if get_origin(field.annotation) is dict:
+        return click.option(
+            flag, name, multiple=True, metavar="COLUMN=COLUMN", callback=_none_if_empty, help=field.description
+        )
     kind = flag_type(name, field)
     explained = isinstance(kind, FieldType) and kind.explained
     words = f"{field.description} ({accepted(field)})" if explained else str(field.description)
     words += "" if field.default is None else f" [default: {field.default}]"
     more: dict[str, Any] = {"shell_complete": _complete_step_cache} if name == "step_cache" else {}
     return click.option(flag, name, type=kind, default=None, help=words, **more)
+
+
+def _none_if_empty(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
+    return value or None
 
 
 def _complete_step_cache(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

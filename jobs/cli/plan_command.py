@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from wanbatch.jobs.cli.options import json_option, manifest_argument, settings_o
 from wanbatch.jobs.config.settings import read_settings
 
 if TYPE_CHECKING:
+    from wanbatch.manifests.reading.column_names import UnusedColumn
     from wanbatch.pipeline.loading.registry import ModelInfo
 
 NAMES_SHOWN = 10
@@ -38,10 +39,12 @@ def plan(manifest: str | Path, as_json: bool, **given: Any) -> None:
     if as_json:
         click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described}))
     else:
-        click.echo("\n".join(_lines(manifest, model, described)))
+        click.echo("\n".join(_lines(manifest, model, described, planned.manifest.unused_columns)))
 
 
-def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) -> Iterator[str]:
+def _lines(
+    manifest: str | Path, model: ModelInfo, described: dict[str, Any], unused: Sequence[UnusedColumn]
+) -> Iterator[str]:
     counts = (_count(described[name], name) for name in ("rows", "images", "units"))
     yield "{}: {}, {} in {}".format(manifest, *counts)
     least, most = (described["evaluations_of_an_image"][name] for name in ("least", "most"))
@@ -52,12 +55,30 @@ def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) ->
     yield f"  sources   {_count(described['with_sources'], 'images')} start from one or more"
     if names := described["passthrough"]:
         yield f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}"
+    for message in described["warnings"]:
+        yield f"  warning   {message}"
+    yield from _unused_lines(unused)
     if unreadable := list(described["unreadable_sources"].values()):
         yield f"  warning   {_count(len(unreadable), 'sources')} cannot be read; their rows will fail:"
         for message in unreadable[:NAMES_SHOWN]:
             yield f"            {message}"
         if _more(unreadable):
             yield f"            {_more(unreadable).lstrip(', ')} (--json names them all)"
+
+
+def _unused_lines(unused: Sequence[UnusedColumn]) -> Iterator[str]:
+    """What to do about columns that seem to mean others, as a table and one line to copy."""
+    if not unused:
+        return
+    count = "1 column passes" if len(unused) == 1 else f"{len(unused)} columns pass"
+    yield f"  warning   {count} through without being used; did you mean another?"
+    width = max(len(column.column) for column in unused)
+    for column in unused:
+        note = f"  ({column.note})" if column.note else ""
+        yield f"            {column.column:<{width}}  {column.meant}{note}"
+    if options := [column.option for column in unused if column.can_be_mapped]:
+        yield f"            take {'them' if len(options) > 1 else 'it'}: {' '.join(options)}"
+    yield f"            or keep one under another name, without this warning: {unused[0].keeping}"
 
 
 def _count(number: int, things: str) -> str:

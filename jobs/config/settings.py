@@ -24,6 +24,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.field_help import RULE, accepted
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.manifests.reading.column_names import map_problem
 from wanbatch.pipeline.loading.registry import TINY
 
 PREFIX = "WANBATCH_"
@@ -34,6 +35,28 @@ AUTO = "auto"
 def _split(value: object) -> object:
     """The text of a flag or a variable as a list."""
     return [item.strip() for item in value.strip(" []").split(",")] if isinstance(value, str) else value
+
+
+def _pairs(value: object) -> object:
+    """The texts of flags, or the one of a variable, as the pairs of a mapping: `caption=prompt,text=source_text`."""
+    if isinstance(value, str):
+        value = [pair.strip() for pair in value.split(",") if pair.strip()]
+    if not isinstance(value, list | tuple):
+        return value
+    pairs: dict[str, str] = {}
+    for pair in value:
+        column, equals, target = str(pair).rpartition("=")
+        if not (equals and column and target):
+            raise ValueError(f"{pair!r} must be COLUMN=COLUMN, like caption=prompt")
+        if pairs.setdefault(column, target) != target:
+            raise ValueError(f"{column!r} is mapped to both {pairs[column]!r} and {target!r}: keep one")
+    return pairs
+
+
+def _possible(pairs: dict[str, str]) -> dict[str, str]:
+    if problem := map_problem(pairs):
+        raise ValueError(problem)
+    return pairs
 
 
 def _field_of(name: str) -> tuple[Any, Any]:
@@ -66,6 +89,14 @@ class Settings(_ColumnDefaults):
         "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
     )
 
+    map: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_possible)] = Field(
+        {},
+        description="a column of the manifest that is read as another one, like caption=prompt; may be repeated",
+        json_schema_extra={RULE: "pairs of columns, like caption=prompt"},
+    )
+    strict: bool = Field(
+        False, description="refuse columns that seem to mean another one, instead of warning of them"
+    )
     source_root: str | None = Field(
         None, description="folder, or its URL, that relative paths of sources start from; default: the manifest's"
     )

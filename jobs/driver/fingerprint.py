@@ -8,7 +8,7 @@ from typing import Any
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.plan import default_of
-from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS
+from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS, SET_LATER
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, SOURCE_DECODING
 from wanbatch.manifests.sources.decoding import decoding_versions
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
@@ -25,7 +25,8 @@ def fingerprint_of(
 ) -> dict[str, Any]:
     """Whatever decides pixels and is known before workers start, as JSON values.
 
-    A column of `columns.LATER` that the run does not set is left out, so that it changes no fingerprint.
+    What release 0.1.0 did not know (`columns.LATER`, `columns.SET_LATER`) is left out where the run does not set it,
+    so that it changes no fingerprint.
 
     Args:
         settings: the run's, with its preset applied.
@@ -35,12 +36,13 @@ def fingerprint_of(
         hardware: what the model runs on.
     """
     resolved = {name: default_of(name, model, settings) for name in DEFAULTS}
+    unset = {name for name in (*LATER, *SET_LATER) if resolved.get(name) in (None, "")}
     return {
         "model": model_location(model),
         "revision": model.revision,
         "weights": model.digest,
         "seed": settings.seed,
-        **{name: value for name, value in resolved.items() if value is not None or name not in LATER},
+        **{name: value for name, value in resolved.items() if name not in unset},
         "step_cache": str(parse(settings.step_cache, model.layers)),
         "slots": slots,
         "device": chosen.device,

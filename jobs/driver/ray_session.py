@@ -1,18 +1,34 @@
-"""A Ray to run on: one of the run's own on this machine, or the one that this process is connected to already."""
+"""A Ray to run on: one of the run's own on this machine, or the one that this process is connected to already.
+
+A Ray of one's own is for this machine alone: it listens on the loopback address, its token is in no file, and
+neither `uv run` nor RAY_ADDRESS nor proxies change what it does.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import ray
 
-from wanbatch.errors import MachineryError
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
+from wanbatch.jobs.driver.ray_errors import ray_failures_raised
+from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, session_folder
 
-OBJECT_STORE_BYTES = 128 << 20  # only tasks and reports pass through Ray
+LOOPBACK_IP = "127.0.0.1"
+LOOPBACK = ("localhost", LOOPBACK_IP, "::1")
+CONNECT_SECONDS = 10.0
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 def workers_on_a_host(workers: int, device: str) -> int:
@@ -28,30 +44,165 @@ def workers_on_a_host(workers: int, device: str) -> int:
     return max(1, min(workers, gpus))
 
 
+def ensure_ray_can_start() -> None:
+    """Check what a Ray of one's own needs of this machine, before anything is written or started.
+
+    Raises:
+        UserError: There is no folder for its files, the loopback address cannot be reached, or names that Ray notes
+            are no Unicode.
+    """
+    if not ray.is_initialized():
+        find_folder()
+        ensure_loopback()
+        ensure_unicode([os.getcwd(), *sys.path, *sys.argv])
+
+
+def ensure_unicode(names: Sequence[str]) -> None:
+    """Check that Ray can note names of files, which it does in UTF-8.
+
+    Args:
+        names: as Python has them, where bytes that are no text in this locale are surrogates.
+
+    Raises:
+        UserError: One is no Unicode.
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            shown, encoding = os.fsencode(name).decode(errors="replace"), sys.getfilesystemencoding()
+            remedy = "export PYTHONUTF8=1" if "\ufffd" not in shown else "rename it, or start from another folder"
+            raise UserError(f"{shown}: Ray cannot take this name, which is no {encoding} text: {remedy}") from error
+
+
+def ensure_loopback() -> None:
+    """Check that a process of this machine can connect to another one. Without that Ray waits for minutes.
+
+    Raises:
+        UserError: It cannot.
+    """
+    try:
+        with socket.create_server((LOOPBACK_IP, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"processes of this machine cannot reach each other at {LOOPBACK_IP} ({error.strerror or error}), which "
+            "Ray needs: bring the loopback interface up (`ip link set lo up`) and let no firewall block it"
+        ) from error
+
+
 @contextmanager
 def local_ray() -> Iterator[None]:
     """Start Ray on this machine and stop it at the end; if this process is connected to one, use that.
 
     Raises:
+        UserError: There is no folder for Ray's files.
         MachineryError: Ray does not start.
     """
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    with kept_signal_handlers():  # Ray puts its own in place
+    if address := os.environ.get(ADDRESS_VARIABLE):
+        _log.warning("%s=%s is not used: the run has a Ray of its own on this machine", ADDRESS_VARIABLE, address)
+    with session_folder() as folder, _environment(local_variables(os.environ)):
         try:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
-        except Exception as error:  # of many kinds: no disk, no shared memory, no port, no time
-            raise MachineryError(f"Ray did not start: {error}") from error
+            with kept_signal_handlers(), _for_this_machine():  # Ray puts its own handlers in place
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=folder,
+                )
+        except Exception as error:  # of many kinds: no memory, no port, no process, no time
+            ray.shutdown()
+            raise MachineryError(
+                f"Ray did not start: {error}; run the same command again, and if that does not help, "
+                "`wanbatch doctor`, which looks at this machine"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def run_in_a_worker(call: Callable[[], T]) -> tuple[T, str]:
+    """Run a function in a worker of the Ray that this process is connected to.
+
+    Returns:
+        What it returned, and the address that Ray listens on.
+
+    Raises:
+        MachineryError: Ray fails.
+    """
+    with ray_failures_raised():
+        answer: Any = ray.remote(num_cpus=0)(call).remote()
+        return ray.get(answer), ray.get_runtime_context().gcs_address.rpartition(":")[0]
+
+
+def ray_version() -> str:
+    """Return the version of Ray."""
+    return ray.__version__
+
+
+def local_variables(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that a Ray of one's own is started with, besides those that are given.
+
+    Args:
+        given: the environment's.
+    """
+    changed = {
+        "RAY_USAGE_STATS_ENABLED": given.get("RAY_USAGE_STATS_ENABLED", "0"),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": given.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
+        # Otherwise Ray writes a token to the home folder, which may not be writable, for all to read.
+        "RAY_AUTH_TOKEN": given.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
+    }
+    for name in ("no_proxy", "NO_PROXY"):
+        there = [host for host in given.get(name, "").split(",") if host]
+        changed[name] = ",".join([*there, *(host for host in LOOPBACK if host not in there)])
+    return changed
+
+
+@contextmanager
+def _environment(changed: dict[str, str]) -> Iterator[None]:
+    """Set environment variables meanwhile. Ray remembers its token and its mode: it is made to look again."""
+    before = {name: os.environ.get(name) for name in (*changed, "RAY_AUTH_MODE")}
+    os.environ.update(changed)
+    _reread_token()
     try:
         yield
     finally:
-        ray.shutdown()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _reread_token()
+
+
+def _reread_token() -> None:
+    with suppress(AttributeError):  # earlier versions have no tokens
+        raylet: Any = ray._raylet
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _for_this_machine() -> Iterator[None]:
+    """Have Ray listen on the loopback address alone, and use this process's interpreter and modules for its workers.
+
+    Ray reads both from variables when it is imported, which may have been long ago. Without the first, its ports are
+    open to the network, and a laptop that changes networks loses its Ray. Under `uv run` Ray would upload the
+    current folder, pictures and all, and have uv make the workers' environment anew.
+    """
+    changed: dict[str, Any] = {"ENABLE_RAY_CLUSTER": False, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": False}
+    constants: Any = ray._private.ray_constants
+    before = {name: getattr(constants, name) for name in changed if hasattr(constants, name)}
+    for name in before:
+        setattr(constants, name, changed[name])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(constants, name, value)

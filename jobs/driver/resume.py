@@ -63,10 +63,9 @@ def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | N
         rerun_changed: rows that changed since they were made are made again.
 
     Raises:
-        UserError: The folder has other columns than the manifest, images that the manifest does not ask for, or
-            images of rows that changed, and these are not to be made again.
+        UserError: The folder has images that the manifest does not ask for, or images of rows that changed, and
+            these are not to be made again.
     """
-    folder.require_columns(plan.added_columns)
     require_all_asked(folder, plan)
     return rows_to_retry(folder, retry) | changed_rows(folder, plan, rerun_changed)
 

@@ -6,6 +6,7 @@ passes through this process.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import uuid
@@ -20,10 +21,12 @@ from wanbatch.jobs.driver.dispatcher import Dispatcher
 from wanbatch.jobs.driver.fingerprint import DEFAULTS
 from wanbatch.jobs.driver.generation import RunControls, make_images
 from wanbatch.jobs.driver.interruption import stop_on_signals
+from wanbatch.jobs.driver.ray_session import ensure_ray_can_start
 from wanbatch.jobs.driver.resume import rows_made_again, warn_of_other_decoding
 from wanbatch.jobs.driver.run_context import RunContext, prepare_run
 from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.stopwatch import Stopwatch
+from wanbatch.jobs.planning.long_prompts import notes_on_long_prompts
 from wanbatch.jobs.reporting.progress import Progress, progress_for
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.reporting.summary import Summary
@@ -31,6 +34,8 @@ from wanbatch.jobs.worker.context import LoadPipeline
 from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import RUN, status
+
+_log = logging.getLogger(__name__)
 
 NOTED_ON_CARD = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
 
@@ -67,13 +72,17 @@ def run(
         MachineryError: Workers, disk or cluster failed; what is done is kept.
     """
     stopwatch = Stopwatch()
+    ensure_ray_can_start()
     context = prepare_run(manifest_path, out, settings, new_run)
+    for message in context.plan.all_warnings:
+        _log.warning("%s", message)
     with (
         stop_on_signals(stop) as stop_request,
         OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}) as folder,
     ):
-        context = context.going_on_with(folder)
         again = rows_made_again(folder, context.plan, retry, rerun_changed)
+        context, schema = context.going_on_with(folder, again)
+        folder.change_columns(schema)
         folder.set_plan(context.plan_note())
         plan = size_what_is_pending(folder, context, again, stop_request)
         controls = RunControls(progress, load, stop_request, stopwatch)
@@ -114,6 +123,8 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     dispatcher = Dispatcher(context.plan, folder, log, context.dispatch_options(uuid.uuid4().hex[:12], again))
     counters = dispatcher.counters
     log.write("started", pid=os.getpid(), rows=len(context.plan), pending=counters.pending)
+    for message in context.plan.all_warnings:
+        log.write("warning", message=message)
     if milliseconds := context.batch_size.milliseconds:
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
     if counters.pending:
@@ -143,6 +154,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         dropped=dispatcher.dropped,
         drained=dispatcher.drained,
         source_notes=counters.source_notes,
+        warnings=context.plan.all_warnings,
     )
 
 
@@ -151,4 +163,5 @@ def _card_content(context: RunContext) -> CardContent:
     names = ("seed", *DEFAULTS, *NOTED_ON_CARD)
     settings = {name: context.fingerprint[name] for name in names if name in context.fingerprint}
     passthrough = context.plan.manifest.passthrough.schema
-    return CardContent(context.model.name, context.model.revision, settings, passthrough)
+    later, notes = context.plan.later, notes_on_long_prompts(context.plan)
+    return CardContent(context.model.name, context.model.revision, settings, passthrough, later, notes)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
 from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format
@@ -53,13 +55,22 @@ class RunContext:
     workers: int
     fingerprint: dict[str, Any]
 
-    def going_on_with(self, folder: OutputFolder) -> RunContext:
-        """The same run, with the columns that the folder's data parts have besides its own.
+    def going_on_with(self, folder: OutputFolder, again: set[str]) -> tuple[RunContext, pa.Schema]:
+        """The same run, with columns that the folder's data parts can have, too; and these parts' schema.
 
         The first run of a folder has all of `columns.ALWAYS`; a folder that was begun without one goes on so.
+
+        Args:
+            folder: open.
+            again: ids in it that are made again.
+
+        Raises:
+            UserError: The folder has other columns than the manifest, and values of one or the other would be lost.
         """
         there = folder.later_columns()
-        return replace(self, plan=self.plan.with_later(ALWAYS if there is None else there))
+        plan = self.plan.with_later(ALWAYS) if there is None else self.plan.for_folder(there, _kept(folder, again))
+        schema = folder.common_columns(plan.added_columns)
+        return replace(self, plan=plan.with_columns(schema)), schema
 
     def plan_note(self) -> dict[str, Any]:
         """What the output folder notes of the plan, for `status` and `retry`."""
@@ -115,6 +126,10 @@ class RunContext:
         )
 
 
+def _kept(folder: OutputFolder, again: set[str]) -> set[str]:
+    return set(folder.committed().made) - again
+
+
 def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_run: bool = False) -> RunContext:
     """Read and check everything that a run needs to know before it writes or starts anything.
 
@@ -128,6 +143,8 @@ def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_r
         UserError: Manifest, model or settings are not right.
         MachineryError: A store does not answer.
     """
+    if absolute(manifest) == absolute(out):
+        raise UserError(f"{out}: is the manifest and cannot be the output folder, too: give --out another one")
     settings = with_preset(settings)
     plan, model = read_plan(manifest, settings)
     machine = detect_hardware()

@@ -26,6 +26,11 @@ START_SECONDS = 1800.0  # before a worker that still loads, or has found no room
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds before a worker is replaced
 
 
+def pause_after(losses: int) -> float:
+    """Seconds before a lost worker is replaced. losses: how many were lost in its slot before it, in a row."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2**losses)
+
+
 class WorkerSlot:
     """Where one worker runs at a time. A failed call of Ray's own is raised as Ray raises it."""
 
@@ -191,7 +196,7 @@ class WorkerSlot:
     def _vacate(self) -> None:
         """End what is left of the worker; the next may start after a pause that doubles each time."""
         ray.kill(self._actor)
-        self._start_at = time.monotonic() + min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._losses_in_a_row)
+        self._start_at = time.monotonic() + pause_after(self._losses_in_a_row)
         self._losses_in_a_row += 1
         self._trusted = False
         self._actor = self._starting = self._exchange = None

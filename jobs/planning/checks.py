@@ -12,6 +12,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, too_low
 from wanbatch.manifests.columns import GIVEN
+from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
@@ -63,7 +64,7 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
         for index in np.flatnonzero(sides % model.multiple).tolist():
             yield index, _bad_side(name, int(sides[index]), model)
     for index in np.flatnonzero(pc.is_valid(rows["guidance_2"])).tolist() if not model.two_experts else ():
-        yield index, _no_second_expert(model)
+        yield index, _no_second_expert(model) + if_own("guidance_2")
     both = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(rows["sigmas"]))
     resolved = pa.table(resolved_schedules(rows, model, settings))
     of_run = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(resolved["sigmas"]))

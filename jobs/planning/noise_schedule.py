@@ -43,7 +43,7 @@ def resolved_schedules(rows: pa.Table, model: ModelInfo, settings: Settings) -> 
     """Creativity, creativity_steps, steps, shift, schedule and sigmas of each row."""
     columns = schedule_columns(rows, model, settings)
     columns["creativity_steps"] = creativity_steps_column(rows, columns["sigmas"], settings)
-    columns["creativity"] = creativity_column(rows, has_sources(rows), pa.table(columns))
+    columns["creativity"] = creativity_column(rows, has_sources(rows), pa.table(columns), settings.creativity)
     return columns
 
 
@@ -107,14 +107,21 @@ def _codes(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
     return codes
 
 
-def creativity_column(rows: pa.Table, sourced: pa.ChunkedArray, schedule: pa.Table) -> pa.ChunkedArray:
-    """Each row's own creativity. Without one: 1, or with a source 0.6, or what its schedule ends at if that is more.
+def creativity_column(
+    rows: pa.Table, sourced: pa.ChunkedArray, schedule: pa.Table, of_run: float | None
+) -> pa.ChunkedArray:
+    """Each row's own creativity. Without one: 1, or with a source the run's.
+
+    Where the run has none it is 0.6, or what the row's schedule ends at if that is more.
 
     schedule: the columns of `schedule_columns` and `creativity_steps`.
     """
-    lowest = _lowest(schedule, pc.and_(sourced, pc.is_null(rows["creativity"])).to_numpy())
-    default = np.where(sourced.to_numpy(), np.maximum(CREATIVITY_WITH_SOURCE, lowest), 1.0)
-    return pc.coalesce(rows["creativity"], pa.array(default))
+    if of_run is None:
+        lowest = _lowest(schedule, pc.and_(sourced, pc.is_null(rows["creativity"])).to_numpy())
+        with_source = np.maximum(CREATIVITY_WITH_SOURCE, lowest)
+    else:
+        with_source = np.full(len(rows), of_run)
+    return pc.coalesce(rows["creativity"], pa.array(np.where(sourced.to_numpy(), with_source, 1.0)))
 
 
 def too_low(resolved: pa.Table) -> Iterator[tuple[int, str]]:

@@ -16,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import ALWAYS, LATER, RESOLVED, RUN_SETTINGS, WRITTEN
+from wanbatch.manifests.columns import ALWAYS, LATER, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
+from wanbatch.manifests.dataset.schema_changes import cast
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -42,6 +44,7 @@ class Plan:
         unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
         later: which columns of `columns.LATER` the dataset has: those that a row or the run uses, and what
             `with_later` added for its folder.
+        warnings: what of the manifest has no effect, besides what the manifest itself warns of; a sentence each.
     """
 
     manifest: Manifest
@@ -49,15 +52,60 @@ class Plan:
     unsized: np.ndarray
     unreadable: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """Those of the manifest and of the plan, a sentence each."""
+        return (*self.manifest.all_warnings, *self.warnings)
 
     @property
     def added_columns(self) -> pa.Schema:
         """What data parts have after the columns that all of them have: later ones, then the passthrough columns."""
-        return pa.schema([*((name, WRITTEN[name]) for name in self.later), *self.manifest.passthrough.schema])
+        own = self.manifest.passthrough.schema
+        return pa.schema([*((name, WRITTEN[name]) for name in self.later), *own], metadata=own.metadata)
 
     def with_later(self, names: Collection[str]) -> Plan:
         """The same plan for a dataset that has these columns of `columns.LATER`, too."""
         return replace(self, later=tuple(name for name in LATER if name in names or name in self.later))
+
+    def with_used_later(self) -> Plan:
+        """The same plan for a dataset that has the columns of `columns.LATER` that an image has a value of."""
+        there = [name for name in LATER if name in self.images.column_names and name not in ALWAYS]
+        return self.with_later([name for name in there if self.images[name].null_count < len(self)])
+
+    def for_folder(self, there: Collection[str], made: Collection[str]) -> Plan:
+        """The same plan for a folder whose data parts have these columns of `columns.LATER`.
+
+        A column of `columns.RARE` that it lacks is added only if an image has a value that is not made yet: what is
+        made was made without.
+        """
+        unmade = np.array([name not in made for name in self.ids()])
+        needless = {
+            name
+            for name in self.later
+            if name in RARE and not (self.images[name].is_valid().to_numpy() & unmade).any()
+        }
+        return replace(self, later=tuple(name for name in self.later if name not in needless)).with_later(there)
+
+    def with_columns(self, schema: pa.Schema) -> Plan:
+        """The same plan for a dataset whose data parts have a schema that holds its columns, and perhaps others.
+
+        Raises:
+            UserError: Values of the manifest have no room in a type that the dataset has already.
+        """
+        own = pa.schema([field for field in schema if field.name not in WRITTEN], metadata=schema.metadata)
+        if own.equals(self.manifest.passthrough.schema):
+            return self.with_later(schema.names)
+        try:
+            passthrough = cast(self.manifest.passthrough, own)
+        except pa.ArrowException as error:
+            raise UserError(
+                f"{self.manifest.path}: has values that do not go with the columns that the output folder has "
+                f"({error}): give them in columns of other names, or choose another output folder"
+            ) from error
+        manifest = replace(self.manifest, passthrough=passthrough)
+        return replace(self, manifest=manifest).with_later(schema.names)
 
     def __len__(self) -> int:
         return self.images.num_rows
@@ -158,6 +206,8 @@ class Plan:
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "unreadable_sources": dict(self.unreadable),
             "passthrough": self.manifest.passthrough.column_names,
+            "warnings": [*self.manifest.warnings, *self.warnings],
+            "unused_columns": [column.as_json() for column in self.manifest.unused_columns],
             "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
 
@@ -204,12 +254,9 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
     images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
-    later = tuple(
-        name
-        for name in LATER
-        if name not in ALWAYS and name in images.column_names and images[name].null_count < len(images)
-    )
-    return Plan(manifest, images, sourced.to_numpy(), later=later)
+    for name in RARE:
+        images = images.append_column(name, pa.nulls(len(images), WRITTEN[name]))
+    return Plan(manifest, images, sourced.to_numpy()).with_used_later()
 
 
 def default_of(name: str, model: ModelInfo, settings: Settings) -> Any:

@@ -9,8 +9,10 @@ import numpy as np
 
 from wanbatch.jobs.config.settings import Settings, image_format
 from wanbatch.jobs.planning.checks import check_rows, check_settings
+from wanbatch.jobs.planning.long_prompts import with_long_prompts
 from wanbatch.jobs.planning.plan import Plan, make_plan
 from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, unreadable_sources
+from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.sources.size_cache import SizeCache
 from wanbatch.pipeline.loading.registry import ModelInfo, find
@@ -36,10 +38,14 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         settings.allow_http,
         lambda rows: check_rows(rows, model, settings),
         settings.source_fence,
+        renames=settings.map,
+        strict=settings.strict,
+        prompt_of_run=settings.prompt is not None,
+        committed_rows=committed_rows,
     )
     if weights:
         model = find(settings.model, settings.revision)
-    return make_plan(manifest, model, settings), model
+    return with_long_prompts(make_plan(manifest, model, settings), model), model
 
 
 def prepare(

@@ -27,6 +27,8 @@ class Image(_Resolved):
         source_area: pixels that its size was fitted to by its first source; None if its row gives the size.
         evaluations: how often the model is evaluated for it, guidance and step cache aside.
         digest: of everything that was decided; another one if the row changed.
+        prompt_tokens_cut: how many tokens of its prompt the model does not read; None: it reads all.
+        negative_prompt_tokens_cut: the same of its negative prompt.
     """
 
     id: str
@@ -37,6 +39,8 @@ class Image(_Resolved):
     source_area: int | None
     evaluations: int
     digest: str
+    prompt_tokens_cut: int | None = None
+    negative_prompt_tokens_cut: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Summary:
         drained: images that were committed after it was asked to stop.
         source_notes: what the user should know of the sources of images that this run made: the name of each note
             (`notes.WORDS`) -> how many images it concerns, and a source that it is about.
+        warnings: what of the manifest is not read or not used, a sentence each.
     """
 
     out: str
@@ -54,6 +55,7 @@ class Summary:
     dropped: int = 0
     drained: int = 0
     source_notes: Mapping[str, NotedImages] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def pending(self) -> int:

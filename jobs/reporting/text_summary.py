@@ -38,6 +38,7 @@ def summary_text(summary: Summary) -> str:
         lines.append(f"  drained   {summary.drained} pictures that workers still finished")
     if summary.dropped:
         lines.append(f"  dropped   {summary.dropped} pictures that were made and not written; they are made again")
+    lines += [f"  warning   {_one_line(message)}" for message in summary.warnings]
     if summary.pending:
         lines.append(f"  left      {summary.pending} pictures: run the same command again to go on")
     return "\n".join(lines)

@@ -28,7 +28,7 @@ REPLACED = (*TUNED, "sigmas")  # settings whose given values play no part: `sigm
 def file_fields(settings: Settings, candidate: Candidate) -> dict[str, Any]:
     """Return what the file has to hold: what was given besides what is tuned, since a run has to repeat it."""
     given = {name: getattr(settings, name) for name in Settings.model_fields if name in settings.model_fields_set}
-    kept = {name: value for name, value in given.items() if name not in REPLACED and value is not None}
+    kept = {name: value for name, value in given.items() if name not in REPLACED and value not in (None, {})}
     chosen = asdict(candidate)
     return {**kept, **{name: chosen[name] for name in TUNED}}
 
@@ -65,7 +65,7 @@ def updated_text(text: str, fields: Mapping[str, Any], comments: list[str]) -> s
     for name in [name for name in document if name not in fields]:
         del document[name]
     for name, value in fields.items():
-        plain = value if isinstance(value, bool | int | float) else str(value)
+        plain = _plain(value)
         if document.get(name) != plain:
             document[name] = plain
     return "\n".join([*comments, "", document.as_string()])
@@ -84,6 +84,13 @@ def update_settings_file(path: Path, fields: Mapping[str, Any], comments: list[s
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _plain(value: Any) -> Any:
+    """A setting as TOML has it."""
+    if isinstance(value, bool | int | float | dict):
+        return value
+    return list(value) if isinstance(value, tuple) else str(value)
 
 
 def _comment(text: str) -> str:

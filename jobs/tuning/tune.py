@@ -89,6 +89,7 @@ def tune(
     """
     neutral = {name: Settings.model_fields[name].default for name in REPLACED}
     plan, model = prepare(manifest, settings.model_copy(update=neutral))
+    _tell_warnings(plan, on_progress)
     meter = Meter(_metrics(goal, model), execution.device)
     sample = draw_sample(plan, options.sample_size, settings)
     on_progress(f"loading {model.name}")
@@ -115,6 +116,11 @@ def tune(
     if options.sheet is not None:
         write_sheet(*comparison(result, references.pictures, lambda one: runner.make(one).pictures), options.sheet)
     return result
+
+
+def _tell_warnings(plan: Plan, on_progress: OnProgress) -> None:
+    for message in plan.all_warnings:
+        on_progress(f"warning: {message}")
 
 
 class _Measurement:

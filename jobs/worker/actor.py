@@ -22,7 +22,6 @@ from functools import partial
 import pyarrow as pa
 
 from wanbatch.errors import DeviceError, MachineryError, UserError
-from wanbatch.jobs.config.cores import usable_cores
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
@@ -30,6 +29,7 @@ from wanbatch.jobs.worker.recovery import PipelineFailure, halve_slots
 from wanbatch.jobs.worker.requests import warm_up_request
 from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.jobs.worker.unit_task import UnitTask
+from wanbatch.machine import usable_cores
 from wanbatch.manifests import records
 from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.sources.loader import SourceLoader

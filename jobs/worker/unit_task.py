@@ -22,7 +22,7 @@ from wanbatch.jobs.worker.messages import UnitReport
 from wanbatch.jobs.worker.recovery import generate_or_fail
 from wanbatch.jobs.worker.requests import FittedSources, request_for
 from wanbatch.manifests import records
-from wanbatch.manifests.columns import RESOLVED
+from wanbatch.manifests.columns import RARE, RESOLVED
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
 from wanbatch.manifests.sources.notes import NotedImages, added
@@ -209,6 +209,7 @@ class UnitTask:
             **{name: getattr(image, name) for name in RESOLVED if name != "creativity_steps"},
             creativity_steps=image.creativity_steps or KEEP,
             evaluations=image.evaluations,
+            **{name: getattr(image, name) for name in RARE},
             step_cache=setup.runtime.step_cache,
             model=setup.model.name,
             revision=setup.model.revision,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from wanbatch.manifests.columns import MEANINGS, WRITTEN
+from wanbatch.manifests.columns import LATER, MEANINGS, WRITTEN
 from wanbatch.manifests.dataset.committed import Committed
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.status import counts_of
@@ -46,12 +46,22 @@ All three join on `id`.
 
 @dataclass(frozen=True, slots=True)
 class CardContent:
-    """What a card says besides counts; see `write_card`."""
+    """What a card says besides counts.
+
+    Attributes:
+        model, revision: what made the images.
+        settings: what else was chosen for the run; shown as a table.
+        passthrough: the columns that came with the manifest.
+        later: which columns of `columns.LATER` the dataset has.
+        notes: what is to be known of the images, a sentence each without its full stop.
+    """
 
     model: str
     revision: str | None
     settings: Mapping[str, object]
     passthrough: pa.Schema | None = None
+    later: Collection[str] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Card:
@@ -78,12 +88,8 @@ class Card:
         Raises:
             MachineryError: if the disk or the store refuses.
         """
-        content = self._content
         self._digest = committed.content_digest if settled else self._of_this_writer(committed)
-        counts = counts_of(committed)
-        self._text = write_card(
-            self._root, content.model, content.revision, content.settings, counts, content.passthrough, self._digest
-        )
+        self._text = write_card(self._root, self._content, counts_of(committed), self._digest)
         self._written = time.monotonic()
 
     def follow(self, committed: Committed) -> None:
@@ -113,23 +119,13 @@ def refresh_card(backend: StorageBackend, committed: Committed) -> None:
     backend.write_atomic(NAME, str(card).encode())
 
 
-def write_card(
-    root: str | Path,
-    model: str,
-    revision: str | None,
-    settings: Mapping[str, object],
-    counts: Mapping[str, Any],
-    passthrough: pa.Schema | None = None,
-    digest: str = "",
-) -> str:
+def write_card(root: str | Path, content: CardContent, counts: Mapping[str, Any], digest: str = "") -> str:
     """Write or replace the card of an output folder; returns its text.
 
     Args:
         root: the output folder, a path or a URL.
-        model, revision: what made the images.
-        settings: what else was chosen for the run; shown as a table.
+        content: what the card says.
         counts: `done`, `quarantined` and `failures` (error class -> count), as `status` gives them.
-        passthrough: the columns that came with the manifest.
         digest: another one for each state of the parts; see `Committed.content_digest`.
     Raises:
         MachineryError: if the disk or the store refuses.
@@ -139,18 +135,16 @@ def write_card(
     lines = [
         f"# {_inline(title)}",
         "",
-        _summary(model, revision, counts),
+        _summary(content, counts),
         "",
         _LOADING,
         "## Settings",
         "",
-        *_table("setting", "value", [(name, _code(value)) for name, value in settings.items()]),
+        *_table("setting", "value", [(name, _code(value)) for name, value in content.settings.items()]),
         "",
         "## Columns",
         "",
-        *_table(
-            "column", "meaning", [*((name, MEANINGS[name]) for name in WRITTEN), *_passthrough_rows(passthrough)]
-        ),
+        *_table("column", "meaning", [*_own_rows(content.later), *_passthrough_rows(content.passthrough)]),
         "",
     ]
     body = _storable("\n".join(lines))
@@ -181,18 +175,23 @@ def _content(digest: str) -> str:
     return f"content {digest}"
 
 
-def _summary(model: str, revision: str | None, counts: Mapping[str, Any]) -> str:
-    at_revision = f" at revision {_code(revision)}" if revision else ""
-    text = f"{counts['done']} images, made from a manifest by wanbatch with {_code(model)}{at_revision}."
+def _summary(content: CardContent, counts: Mapping[str, Any]) -> str:
+    at_revision = f" at revision {_code(content.revision)}" if content.revision else ""
+    lines = [f"{counts['done']} images, made from a manifest by wanbatch with {_code(content.model)}{at_revision}."]
     if counts["quarantined"]:
         classes = ", ".join(f"{count} {_inline(name)}" for name, count in counts["failures"].items())
-        text += f"\n{counts['quarantined']} rows could not be made ({classes})."
-    return text
+        lines.append(f"{counts['quarantined']} rows could not be made ({classes}).")
+    lines += [f"{_inline(note)}." for note in content.notes]
+    return "\n".join(lines)
 
 
 def _storable(text: str) -> str:
     """Text without what UTF-8 cannot hold (file names that are no Unicode have it)."""
     return text.encode(errors="replace").decode()
+
+
+def _own_rows(later: Collection[str]) -> list[tuple[str, str]]:
+    return [(name, MEANINGS[name]) for name in WRITTEN if name not in LATER or name in later]
 
 
 def _passthrough_rows(passthrough: pa.Schema | None) -> list[tuple[str, str]]:

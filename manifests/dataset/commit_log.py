@@ -192,14 +192,22 @@ def commit_record(
 
 def withdrawal_record(committed: Committed, parts: Iterable[str]) -> dict[str, Any]:
     """The commit record that takes parts, and with them their ids, out of the dataset."""
+    return {**_record_without_ids(committed, "repair"), "withdrawn": sorted(parts)}
+
+
+def columns_record(committed: Committed, replaced: Iterable[Replacement]) -> dict[str, Any]:
+    """The commit record that gives parts other columns, and leaves their ids as they are."""
+    return {**_record_without_ids(committed, "columns"), "replaced": [new.to_record() for new in replaced]}
+
+
+def _record_without_ids(committed: Committed, attempt: str) -> dict[str, Any]:
     return {
         "unit": committed.next_unit,
         "seq": committed.next_seq,
-        "attempt": "repair",
+        "attempt": attempt,
         "ids": [],
         "failed": {},
         "parts": {},
-        "withdrawn": sorted(parts),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -109,7 +109,7 @@ class Committed:
         self._highest_number = max(self._highest_number, unit)
         if (withdrawn := record.get("withdrawn")) is not None:
             self._withdraw(withdrawn)
-        else:
+        elif record["parts"]:
             self._units.add(unit)
         self._seq = max(self._seq, record.get("seq", -1))
         self._made.update(zip(made, digests, strict=False))

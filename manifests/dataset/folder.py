@@ -8,6 +8,7 @@ are set aside when the folder is next opened. The folder is a local one or in an
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.columns import LATER
-from wanbatch.manifests.dataset.card import Card, CardContent
+from wanbatch.manifests.dataset.card import Card, CardContent, refresh_card
 from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
     FORMAT,
@@ -28,14 +29,18 @@ from wanbatch.manifests.dataset.commit_log import (
 )
 from wanbatch.manifests.dataset.committed import Committed
 from wanbatch.manifests.dataset.disk_errors import disk_message, machinery_error
-from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, changes, completed, differences
-from wanbatch.manifests.dataset.part_files import KINDS, TMP, Attempt, read_schema
+from wanbatch.manifests.dataset.event_log import LOG, log_line
+from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, changes, completed
+from wanbatch.manifests.dataset.part_files import KINDS, TMP, Attempt
+from wanbatch.manifests.dataset.part_schemas import PartSchemas
 from wanbatch.manifests.dataset.publisher import Publisher, RejectedAttempt
 from wanbatch.manifests.dataset.recovery import recover
 from wanbatch.manifests.dataset.status import INTERNAL, RUN
 from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.local import LocalBackend
+
+_log = logging.getLogger(__name__)
 
 
 class OutputFolder:
@@ -48,6 +53,7 @@ class OutputFolder:
         self.url = backend.root
         self._backend = backend
         self._publisher = Publisher(backend, Committed(), None)
+        self._part_schemas: PartSchemas
         self._publishing = threading.Lock()
         self._card: Card | None = None
 
@@ -185,27 +191,42 @@ class OutputFolder:
         schema = self._publisher.data_schema
         return None if schema is None else tuple(name for name in LATER if name in schema.names)
 
-    def require_columns(self, added: pa.Schema) -> None:
-        """Check that what is published has these columns after the first ones, so that all parts can be read as one.
+    def common_columns(self, added: pa.Schema) -> pa.Schema:
+        """The schema that both its data parts and new ones can have; nothing is changed.
 
+        Args:
+            added: the columns of new parts after those of `records.DATA_SCHEMA`.
+        Returns:
+            Of the whole part; see `schema_changes.common_schema`.
         Raises:
-            UserError: naming each column that differs, for example as a longer JSONL manifest gave it another
-                type.
+            UserError: naming each column that differs, if values would be lost.
+            MachineryError: if the disk or the store refuses.
+        """
+        if self._publisher.data_schema is None:
+            return pa.schema([*DATA_SCHEMA, *added], metadata=added.metadata)
+        with self._disk():
+            return self._part_schemas.with_added(added)
+
+    def change_columns(self, schema: pa.Schema) -> None:
+        """Give the data parts that have other columns those of a schema, and publish only such from now on.
+
+        Args:
+            schema: what `common_columns` gave.
+        Raises:
+            UserError: if a part is damaged. MachineryError: if the disk or the store refuses.
         """
         if self._publisher.data_schema is None:
             return
-        old = {f.name: f.type for f in self._publisher.data_schema if f.name not in DATA_SCHEMA.names}
-        new = {f.name: f.type for f in added}
-        changed = [name for name in old | new if old.get(name) != new.get(name)]
-        before, now = ({name: str(kinds[name]) for name in changed if name in kinds} for kinds in (old, new))
-        found = list(differences(before, now))
-        if not found and list(old) != list(new):
-            found = [f"their order was {', '.join(old)}"]
-        if found:
-            raise UserError(
-                f"{self.url}: has other columns than the manifest: {'; '.join(found)}. "
-                "Make the manifest's columns like they were, or choose another output folder"
-            )
+        with self._publishing, self._disk():
+            changed = 0
+            for names in self._part_schemas.groups_to_change(schema):
+                self._publisher.change_columns(names, schema)
+                refresh_card(self._backend, self.committed())
+                changed += len(names)
+            self._publisher.expect_columns(schema)
+        if changed:
+            _log.warning("%s: %d parts were given the columns that the manifest has now", self.url, changed)
+            self.append_internal_file(LOG, log_line("columns_changed", parts=changed))
 
     def committed(self) -> Committed:
         """What is done; the same object each time, kept up to date."""
@@ -271,9 +292,8 @@ class OutputFolder:
     def _recover(self) -> None:
         """Go on from what is committed; see `recovery.recover`."""
         log = recover(self._backend)
-        first = next((name for name in log.parts if name.startswith("data/")), None)
-        schema = read_schema(self._backend, first) if first else None
-        self._publisher = Publisher(self._backend, log.committed, schema)
+        self._part_schemas = PartSchemas(self._backend, log.parts)
+        self._publisher = Publisher(self._backend, log.committed, self._part_schemas.common)
 
 
 def is_of_other_settings(path: str | Path, fingerprint: Mapping[str, Any]) -> bool:

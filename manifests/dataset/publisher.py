@@ -22,6 +22,7 @@ from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
     FIRST_GROUP,
     FORMAT,
+    columns_record,
     commit_name,
     commit_record,
     to_json,
@@ -40,6 +41,7 @@ from wanbatch.manifests.dataset.rewrite import (
     install_replacements,
     superseded,
     write_replacements,
+    write_with_columns,
 )
 from wanbatch.manifests.storage.backend import StorageBackend
 
@@ -111,6 +113,28 @@ class Publisher:
                 self._commit_replacing(attempt)
         self._count_rejected(len(good), rejected)
         return rejected
+
+    def change_columns(self, names: Sequence[str], schema: pa.Schema) -> None:
+        """Give data parts the columns of another schema, by one commit; their ids stay as they are.
+
+        Args:
+            names: of committed parts.
+            schema: `schema_changes.common_schema` of theirs and another.
+        Raises:
+            UserError: if a part is damaged. OSError: if the disk or the store refuses.
+        """
+        self._backend.ensure_writer()
+        replaced = write_with_columns(self._backend, self._committed.next_unit, names, schema)
+        record = columns_record(self._committed, replaced)
+        self._must_be_reopened = True
+        self._write([record])
+        self._committed.add(record)
+        install_replacements(self._backend, replaced)
+        self._must_be_reopened = False
+
+    def expect_columns(self, schema: pa.Schema) -> None:
+        """Publish data parts with this schema from now on, and no others."""
+        self._data_schema = schema
 
     def _count_rejected(self, accepted: int, rejected: Sequence[RejectedAttempt]) -> None:
         self._rejected_in_a_row = 0 if accepted else self._rejected_in_a_row + len(rejected)

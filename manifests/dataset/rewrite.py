@@ -1,17 +1,19 @@
-"""Parts that an attempt makes out of date: they are written again without the ids that it decides anew."""
+"""Parts that are written again: without the ids that an attempt decides anew, or with the columns that came since."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.errors import MachineryError
-from wanbatch.manifests.dataset.commit_log import Replacement
+from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.dataset.commit_log import Replacement, repair_command
 from wanbatch.manifests.dataset.committed import Committed, part_name
 from wanbatch.manifests.dataset.disk_errors import is_of_the_disk
 from wanbatch.manifests.dataset.part_files import TMP, Attempt, read_schema, row_groups, write_part
+from wanbatch.manifests.dataset.schema_changes import ColumnsDifferError, cast
 from wanbatch.manifests.storage.backend import StorageBackend
 
 
@@ -41,6 +43,63 @@ def write_replacements(backend: StorageBackend, attempt: Attempt, parts: Mapping
         remove_replacements(backend, written)
         raise
     return written
+
+
+def write_with_columns(
+    backend: StorageBackend, unit: int, names: Sequence[str], schema: pa.Schema
+) -> list[Replacement]:
+    """Write to `_wanbatch/tmp/` data parts with the columns of another schema, durably.
+
+    Args:
+        backend: the folder.
+        unit: the number of the commit record that will name the files.
+        names: of the parts.
+        schema: `schema_changes.common_schema` of theirs and another.
+    Raises:
+        UserError: if a part is damaged.
+        OSError: if the disk or the store refuses. Nothing is left behind then.
+    """
+    written: list[Replacement] = []
+    try:
+        for number, name in enumerate(names):
+            temporary = f"{TMP}/{unit:05d}-columns-replaced-{number}.parquet"
+            with _readable(backend, name):
+                tables = (cast(group, schema) for group in row_groups(backend, name))
+                sha256 = write_part(backend, temporary, schema, tables)
+            written.append(Replacement(name, temporary, backend.size(temporary), sha256))
+    except BaseException:
+        remove_replacements(backend, written)
+        raise
+    return written
+
+
+def require_castable(backend: StorageBackend, name: str, columns: Sequence[str], schema: pa.Schema) -> None:
+    """Raises ColumnsDifferError unless these columns of a part can be cast to a schema without loss."""
+    wanted = pa.schema([schema.field(column) for column in columns])
+    with _readable(backend, name):
+        for group in row_groups(backend, name, columns):
+            for column in columns:
+                try:
+                    cast(group.select([column]), pa.schema([wanted.field(column)]))
+                except pa.ArrowException as error:
+                    kinds = f"{group.schema.field(column).type}, now {wanted.field(column).type}"
+                    raise ColumnsDifferError(
+                        f"{column} was {kinds}, which not all values have room in ({error})"
+                    ) from error
+
+
+@contextmanager
+def _readable(backend: StorageBackend, name: str) -> Iterator[None]:
+    """Damage to a part becomes a UserError that says what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if is_of_the_disk(error):
+            raise
+        raise UserError(
+            f"{backend.location(name)}: cannot be read ({error}): run `{repair_command(backend)}` and then the same "
+            "command again, which makes the rows again that it held"
+        ) from error
 
 
 def install_replacements(backend: StorageBackend, replaced: Sequence[Replacement]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.dataset.commit_log import read_commits, read_json
-from wanbatch.manifests.dataset.committed import Committed
+from wanbatch.manifests.dataset.commit_log import ensure_parts_intact, read_commit_log, read_commits, read_json
+from wanbatch.manifests.dataset.committed import Committed, part_of
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.storage.backend import open_backend
-
-INTERNAL = "_wanbatch"
-"""The folder inside the output folder that readers skip."""
+from wanbatch.manifests.storage.urls import INTERNAL
 
 RUN = f"{INTERNAL}/run.json"
 
@@ -59,6 +58,47 @@ def recorded_fingerprint(path: str | Path) -> dict[str, Any] | None:
         return read_json(backend, RUN)["fingerprint"] if backend.exists(RUN) else None
     except OSError as error:
         raise machinery_error(str(path), error, reading=True) from error
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedImages:
+    """What an output folder holds, for those who read it as a manifest.
+
+    Attributes:
+        parts: its committed data parts, relative to the folder, in their order.
+        images: how many images are made.
+        quarantined: how many could not be made.
+        rows: how many were planned in all.
+    """
+
+    parts: tuple[str, ...]
+    images: int
+    quarantined: int
+    rows: int
+
+
+def committed_rows(path: str) -> CommittedImages | None:
+    """What is committed in an output folder, read without its lock; None if a path is none.
+
+    Args:
+        path: of the folder, or its URL.
+    Raises:
+        UserError: if a committed part is not there as it was committed, or a record is damaged.
+        MachineryError: if it cannot be read.
+    """
+    backend = open_backend(path)
+    try:
+        if not backend.exists(RUN):
+            return None
+        log = read_commit_log(backend)
+        parts = {name: part for name, part in log.parts.items() if part_of(name)[0] == "data"}
+        ensure_parts_intact(backend, parts, backend.sizes("data"))
+        planned = read_json(backend, RUN)["plan"].get("rows")
+    except OSError as error:
+        raise machinery_error(path, error, reading=True) from error
+    made, failed = len(log.committed.made), len(log.committed.failed)
+    names = tuple(sorted(parts, key=part_of))
+    return CommittedImages(names, made, failed, made + failed if planned is None else planned)
 
 
 def status(path: str | Path) -> dict[str, Any]:

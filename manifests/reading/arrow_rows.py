@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -67,11 +67,16 @@ class TableBuilder:
             self._rows = []
 
 
-def row_values(row: ManifestRow, number: int, file: int, position: int) -> Sequence[Any]:
-    """A checked manifest row as one row of `UNMERGED_SCHEMA`."""
+def row_values(
+    row: ManifestRow, number: int, file: int, position: int, stored_name: Callable[[str], str] = str
+) -> Sequence[Any]:
+    """A checked manifest row as one row of `UNMERGED_SCHEMA`.
+
+    stored_name: what the manifest calls a column that is read under another name.
+    """
     name = row.blend_group or row.id or f"{number:08d}"
     given = (_plain(getattr(row, column)) for column in (*SETTINGS, *GROUP_COLUMNS))
-    return name, number, file, position, _sources(row, file, position), *given
+    return name, number, file, position, _sources(row, file, position, stored_name), *given
 
 
 def _plain(value: Any) -> Any:
@@ -81,10 +86,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _sources(row: ManifestRow, file: int, position: int) -> list[tuple] | None:
+def _sources(row: ManifestRow, file: int, position: int, stored_name: Callable[[str], str]) -> list[tuple] | None:
     if not row.source_images:
         return None
-    column = "image" if row.image else "images"
+    column = stored_name("image" if row.image else "images")
     weights = row.blend_weights or [1.0] * len(row.source_images)
     total = sum(weights)
     return [

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.manifests.reading.row_model import shorten
+from wanbatch.manifests.reading.unified import common_type
 from wanbatch.manifests.reading.validation import RESERVED, Problems, bad_type, reserved_name
 
 MAX_COLUMNS = 1000
@@ -87,7 +88,7 @@ class InferredColumns:
     def _infer(self, name: str, values: Sequence[Any]) -> None:
         try:
             array = pa.array(values)
-            self._types[name] = _common(self._types[name], array.type)
+            self._types[name] = common_type(self._types[name], array.type)
             self._chunks[-1][name] = array
         except _NOT_STORABLE:
             self._refuse(name, *self._first_disagreement(name, values))
@@ -101,7 +102,7 @@ class InferredColumns:
             except _NOT_STORABLE:
                 return at, f"column {name!r} cannot store {shorten(value)}: simplify it or make it text"
             try:
-                so_far = _common(so_far, kind)
+                so_far = common_type(so_far, kind)
             except _NOT_STORABLE:
                 return at, (
                     f"column {name!r} is {shorten(value)} here but {so_far} in the lines before "
@@ -140,11 +141,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both without loss. Raises ArrowException if there is none."""
-    if one == other:
-        return one
-    schemas = [pa.schema([("", kind)]) for kind in (one, other)]
-    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type

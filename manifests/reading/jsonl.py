@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.reading.inferred_columns import InferredColumns
+from wanbatch.manifests.reading.json_mistakes import conversion, looks_whole, mistake
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
-from wanbatch.manifests.reading.row_model import KNOWN, shorten
+from wanbatch.manifests.reading.nearest import shorten
+from wanbatch.manifests.reading.row_model import KNOWN
+from wanbatch.manifests.reading.text_lines import (
+    MAX_LINE,
+    compression_of,
+    not_utf8,
+    numbered_lines,
+    whole_text,
+    with_compressions,
+)
 from wanbatch.manifests.reading.validation import Positions, RowChecker
-from wanbatch.manifests.storage.urls import open_file
 
-MAX_LINE = 8 << 20
+SUFFIXES = with_compressions((".jsonl", ".ndjson", ".json"))
+IN_FOLDERS = with_compressions((".jsonl", ".ndjson"))
+MAX_WHOLE = 64 << 20
+"""How much is read of a file that seems to be one JSON value, to say which form it has."""
 
-SUFFIXES = (".jsonl", ".ndjson", ".json")
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UNPACK = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
 
 
 class _BadLine(Exception):
@@ -28,62 +37,70 @@ class _BadLine(Exception):
 
 
 class JsonLines:
-    """Files with one JSON object a line."""
+    """Files with one JSON object a line, or a folder of such files, read in the order of their names."""
 
-    takes = f"a file that ends in {', '.join(SUFFIXES)} with one JSON object a line"
+    takes = "a file with one JSON object a line that ends in .jsonl, .ndjson or .json, or a folder of such files"
     positions: Positions = "line"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:
         """See `ManifestKind.find`."""
-        return path.alone() if path.ends_in(SUFFIXES) else None
+        return path.alone_or_all(SUFFIXES, IN_FOLDERS)
 
-    def read(self, files: Sequence[str], checker: RowChecker) -> tuple[pa.Table, str]:
-        """See `ManifestKind.read`. The digest is the SHA-256 of all that the files hold."""
+    def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
+        """See `ManifestKind.read`. The digest is the SHA-256 of all that the files hold, unpacked."""
         digest = hashlib.sha256()
         others = InferredColumns(checker.problems)
-        for index, path in enumerate(files):
-            with open_file(path) as file:
-                for number, raw in _numbered_lines(file, path):
-                    digest.update(raw)
-                    _read_line(raw, index, number, checker, others)
+        for index, (path, shown) in enumerate(zip(found.files, found.shown, strict=True)):
+            begun = False
+            for number, raw in numbered_lines(path, shown):
+                digest.update(raw)
+                if not begun and raw.strip():
+                    begun = True
+                    _check_form(path, shown, raw)
+                _read_line(shown, raw, index, number, checker, others)
         return others.table(), digest.hexdigest()
 
 
-def _read_line(raw: bytes, file: int, number: int, checker: RowChecker, others: InferredColumns) -> None:
+def _check_form(path: str, shown: str, first: bytes) -> None:
+    """Raises UserError, with the remedy, if a file is one JSON value and not one object a line.
+
+    Args:
+        path: of the file.
+        shown: the same as the user would write it.
+        first: its first line that is not blank.
+    """
     try:
-        values = _parse(raw)
+        values = _parse(shown, first)
+        suspicious = looks_whole(values)
+    except _BadLine:
+        suspicious = first.strip()[:1] in (b"[", b"{")
+    if not suspicious:
+        return
+    text = whole_text(path, MAX_WHOLE)
+    packed = compression_of(path)
+    said = None if text is None else conversion(shown, text.strip(), _UNPACK[packed] if packed else "")
+    if said is None and first.strip() in (b"[", b"{"):
+        said = "is not one object a line: write each row as {...} on a line of its own"
+    if said is not None:
+        raise UserError(f"{shown}: {said}")
+
+
+def _read_line(shown: str, raw: bytes, file: int, number: int, checker: RowChecker, others: InferredColumns) -> None:
+    try:
+        values = _parse(shown, raw)
     except _BadLine as bad:
         checker.problems.add(file, number, str(bad))
         checker.skip()
         return
     if values is None:
         return
-    if checker.renames:
-        values = {checker.name_of(name): value for name, value in values.items()}
-    known = {name: value for name, value in values.items() if name in KNOWN and value is not None}
+    row = checker.renamed(values)
+    known = {name: value for name, value in row.items() if name in KNOWN and value is not None}
     if checker.add(known, file, number):
-        others.add({name: value for name, value in values.items() if name not in KNOWN}, file, number)
+        others.add({name: value for name, value in row.items() if name not in KNOWN}, file, number)
 
 
-def _numbered_lines(file: BinaryIO, path: str) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line). A line beyond the cap comes as its first MAX_LINE + 1 bytes."""
-    number = 0
-    while raw := file.readline(MAX_LINE + 1):
-        number += 1
-        if number == 1:
-            if raw.startswith(_UTF16):
-                raise UserError(f"{path}: is UTF-16 text: save it as UTF-8")
-            raw = raw.removeprefix(codecs.BOM_UTF8)
-            if raw.strip() in (b"{", b"[") or (b"\r" in raw.strip() and b"\n" not in raw):
-                raise UserError(f"{path}: is not one object a line: write each row as {{...}} on a line of its own")
-        whole = raw.endswith(b"\n") or len(raw) <= MAX_LINE
-        yield number, raw
-        while not whole:
-            rest = file.readline(MAX_LINE)
-            whole = not rest or rest.endswith(b"\n")
-
-
-def _parse(raw: bytes) -> dict[str, Any] | None:
+def _parse(shown: str, raw: bytes) -> dict[str, Any] | None:
     """The object of one line, None if it is blank. Raises _BadLine."""
     if len(raw) > MAX_LINE:
         raise _BadLine(f"is longer than {MAX_LINE >> 20} MiB: keep images in files and give their paths")
@@ -95,7 +112,7 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
     try:
         values = _decoder.decode(text.decode())
     except UnicodeDecodeError as error:
-        raise _BadLine(f"is not UTF-8 text (byte {error.start + 1}): save the file as UTF-8") from error
+        raise _BadLine(not_utf8(shown, text, error.start)) from error
     except (ValueError, RecursionError) as error:
         raise _BadLine(_not_json(error, raw)) from error
     if not isinstance(values, dict):
@@ -108,6 +125,8 @@ def _not_json(error: Exception, raw: bytes) -> str:
         return "is nested too deeply"
     if not isinstance(error, json.JSONDecodeError):
         return f"is not valid: {error}"
+    if known := mistake(raw.decode().strip(), error):
+        return known
     cut = "; the file's last line seems to be cut off" if not raw.endswith(b"\n") else ""
     return f"is not JSON ({error.msg} at character {error.pos + 1}){cut}: write one object a line"
 

@@ -5,20 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.reading import other_files
+from wanbatch.manifests.reading.arrow_files import ArrowFiles, SavedDataset
+from wanbatch.manifests.reading.csv_table import Csv
+from wanbatch.manifests.reading.image_folder import ImageFolder
 from wanbatch.manifests.reading.jsonl import JsonLines
-from wanbatch.manifests.reading.kind import ManifestFiles, ManifestKind, ManifestPath
+from wanbatch.manifests.reading.kind import (
+    CommittedRowsOf,
+    ManifestFiles,
+    ManifestKind,
+    ManifestPath,
+    no_output_folder,
+)
+from wanbatch.manifests.reading.output_folder import OutputFolderRows
 from wanbatch.manifests.reading.parquet import Parquet
+from wanbatch.manifests.reading.pictures import Pictures
 from wanbatch.manifests.storage.urls import absolute, kind_of
 
-KINDS: tuple[ManifestKind, ...] = (JsonLines(), Parquet())
+KINDS: tuple[ManifestKind, ...] = (
+    OutputFolderRows(),
+    SavedDataset(),
+    ImageFolder(),
+    Parquet(),
+    ArrowFiles(),
+    JsonLines(),
+    Csv(),
+    Pictures(),
+)
 """In the order in which they are asked: the first that takes a path reads it."""
 
 
-def find_manifest(path: str | Path) -> tuple[ManifestKind, ManifestFiles]:
+def find_manifest(
+    path: str | Path, committed_rows: CommittedRowsOf = no_output_folder
+) -> tuple[ManifestKind, ManifestFiles]:
     """The kind of the manifest at a path, and the files that it consists of.
 
     Args:
         path: of a file or folder, or the URL of one.
+        committed_rows: says what an output folder of wanbatch holds.
     Raises:
         UserError: There is nothing, or it is no manifest. OSError: It cannot be looked at.
     """
@@ -27,12 +51,13 @@ def find_manifest(path: str | Path) -> tuple[ManifestKind, ManifestFiles]:
     if there is None:
         raise UserError(f"{path}: there is no such manifest: check the path")
     if there != "other":
-        looked_at = ManifestPath(path, where, there == "folder")
+        looked_at = ManifestPath(path, where, there == "folder", committed_rows)
         for kind in KINDS:
             found = kind.find(looked_at)
             if found is not None:
                 return kind, found
-    if there == "folder":
-        raise UserError(f"{path}: is a folder without Parquet files: give a JSONL file, or add *.parquet")
     takes = "; ".join(kind.takes for kind in KINDS)
-    raise UserError(f"{path}: is not a manifest: give {takes}")
+    if there == "folder":
+        raise UserError(f"{path}: is a folder without a manifest: give {takes}")
+    said = other_files.remedy(str(path)) if there == "file" else None
+    raise UserError(f"{path}: {said}" if said else f"{path}: is not a manifest: give {takes}")

@@ -7,7 +7,7 @@ so that a million of them fit in memory; `Manifest.row` makes a `Row` of one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.reading.arrow_rows import row_of, source_of
 from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
+from wanbatch.manifests.reading.column_names import ColumnMap, UnusedColumn, suspects, unused_columns
+from wanbatch.manifests.reading.kind import CommittedRowsOf, ManifestFiles, no_output_folder
 from wanbatch.manifests.reading.kinds import find_manifest
 from wanbatch.manifests.reading.validation import Positions, Problems, RowChecker, location_of
 from wanbatch.manifests.records import Row, Source
@@ -40,6 +42,7 @@ class Manifest:
         manifest_rows: how many rows the files have, before blend groups are merged.
         digest: changes when the manifest does (see the kinds); hex.
         warnings: what of it is not read or not used, one sentence each.
+        unused_columns: passthrough columns that seem to mean another one.
     """
 
     path: str | Path
@@ -53,6 +56,12 @@ class Manifest:
     manifest_rows: int
     digest: str
     warnings: tuple[str, ...] = ()
+    unused_columns: tuple[UnusedColumn, ...] = ()
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """`warnings`, and one for each of `unused_columns`."""
+        return (*self.warnings, *(f"{self.path}: {column.message}" for column in self.unused_columns))
 
     def __len__(self) -> int:
         """How many things are asked."""
@@ -80,12 +89,26 @@ class Manifest:
         return location_of(self.shown[file], self.positions, position)
 
 
+Check = Callable[[pa.Table], Iterable[tuple[int, str]]]
+"""What else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it."""
+
+
+def nothing_else(rows: pa.Table) -> Iterable[tuple[int, str]]:
+    """Find nothing else wrong with rows."""
+    return ()
+
+
 def read_manifest(
     path: str | Path,
     source_root: str | Path | None = None,
     allow_http: bool = False,
-    check: Callable[[pa.Table], Iterable[tuple[int, str]]] = lambda rows: (),
+    check: Check = nothing_else,
     source_fence: str | Path | None = None,
+    *,
+    renames: Mapping[str, str] | None = None,
+    strict: bool = False,
+    prompt_of_run: bool = False,
+    committed_rows: CommittedRowsOf = no_output_folder,
 ) -> Manifest:
     """Read and check a manifest.
 
@@ -95,6 +118,10 @@ def read_manifest(
         allow_http: take web addresses as sources too. Nothing is fetched here.
         check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
         source_fence: the folder (or its URL) that no source may leave; default: `source_root`.
+        renames: columns of the manifest that are read under another name (`column_names.map_problem` checks them).
+        strict: passthrough columns that seem to mean another one are problems.
+        prompt_of_run: the run has a prompt for rows that give none.
+        committed_rows: says what an output folder of wanbatch holds; without it none is read.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -102,34 +129,48 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        return _read(path, source_root, source_fence, allow_http, check)
+        named = (renames or {}, strict, prompt_of_run, committed_rows)
+        return _read(path, _Rules(source_root, source_fence, allow_http, check, *named))
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
             raise MachineryError(f"{path}: cannot be read ({error.strerror or error})") from error
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        which = error.filename if isinstance(error.filename, str) else path
+        raise UserError(f"{which}: cannot be read ({error.strerror or error})") from error
 
 
-def _read(
-    path: str | Path,
-    source_root: str | Path | None,
-    source_fence: str | Path | None,
-    allow_http: bool,
-    check: Callable[[pa.Table], Iterable[tuple[int, str]]],
-) -> Manifest:
-    kind, found = find_manifest(path)
-    root = absolute(source_root if source_root is not None else found.folder)
-    policy = PathPolicy(root, allow_http, source_fence)
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """How a manifest is read; see `read_manifest`."""
+
+    source_root: str | Path | None
+    source_fence: str | Path | None
+    allow_http: bool
+    check: Check
+    renames: Mapping[str, str]
+    strict: bool
+    prompt_of_run: bool
+    committed_rows: CommittedRowsOf
+
+
+def _read(path: str | Path, rules: _Rules) -> Manifest:
+    kind, found = find_manifest(path, rules.committed_rows)
+    root = absolute(rules.source_root if rules.source_root is not None else found.folder)
+    policy = PathPolicy(root, rules.allow_http, rules.source_fence)
     _require_folder(root, "--source-root")
     _require_folder(policy.fence, "--source-fence")
 
     problems = Problems(found.shown, kind.positions)
-    checker = RowChecker(policy, problems)
-    passthrough, digest = kind.read(found.files, checker)
+    checker = RowChecker(policy, problems, ColumnMap(_renames(found, rules), found.rename), rules.prompt_of_run)
+    passthrough, digest = kind.read(found, checker)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
     _check_ids(rows, problems)
-    for index, message in check(rows):
+    for index, message in rules.check(rows):
         problems.add(rows["file"][index].as_py(), rows["position"][index].as_py(), message)
+    for message in checker.columns.problems():
+        problems.add(0, -1, message)
+    if problems.found:
+        _report_suspects(checker, rules.strict)
     problems.raise_any()
 
     if not checker.count:
@@ -138,6 +179,10 @@ def _read(
         passthrough = rows.select([])
     elif origins is not None:
         passthrough = merge_passthrough(passthrough, origins)
+    unused = unused_columns(rows, passthrough)
+    for column in unused if rules.strict else ():
+        problems.add(0, -1, column.strict_message)
+    problems.raise_any()
     kept_root, kept_fence = (folder if policy.in_store else Path(folder) for folder in (root, policy.fence))
     return Manifest(
         path,
@@ -150,8 +195,27 @@ def _read(
         passthrough,
         checker.count,
         digest,
-        tuple(problems.warnings),
+        (*found.warnings, *problems.warnings),
+        unused,
     )
+
+
+def _renames(found: ManifestFiles, rules: _Rules) -> dict[str, str]:
+    """The renames of the user, and those of the manifest's kind that do not contradict them."""
+    taken = {*rules.renames, *rules.renames.values()}
+    return {**{c: target for c, target in found.renames.items() if not {c, target} & taken}, **rules.renames}
+
+
+def _report_suspects(checker: RowChecker, strict: bool) -> None:
+    """Add columns that may be the cause of other problems: rows ask for nothing, but have a caption.
+
+    strict: all columns that seem to mean another one are problems.
+    """
+    for column in suspects(checker.columns.names):
+        if strict:
+            checker.problems.add(0, -1, column.strict_message)
+        elif checker.nothing_asked and column.meant in ("prompt", "image", "images"):
+            checker.problems.add(0, -1, column.message)
 
 
 def _require_folder(folder: str, flag: str) -> None:

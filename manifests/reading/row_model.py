@@ -7,7 +7,6 @@ columns that have gaps that way.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,9 +14,13 @@ from pydantic import ValidationError, create_model
 
 from wanbatch.manifests.column_types import NAME, ImageValue, LoraValue, Strict
 from wanbatch.manifests.columns import GIVEN
+from wanbatch.manifests.reading.column_names import if_own
+from wanbatch.manifests.reading.nearest import nearest, shorten
 
 EMBEDDED = b""
 """Stands for the bytes of an embedded image, which are not read with the manifest."""
+
+NOTHING_ASKED = "asks for nothing: give a prompt, image, images or blend_group"
 
 KNOWN = frozenset(GIVEN)
 RULES = {name: given.kind.rule for name, given in GIVEN.items()} | {
@@ -37,24 +40,24 @@ class ManifestRow(_Columns):
         return self.image or self.images or []
 
 
-def parse_row(values: Mapping[str, Any]) -> tuple[ManifestRow | None, list[str]]:
-    """Check the known columns of one row.
+def parse_row(values: Mapping[str, Any], prompt_of_run: bool = False) -> tuple[ManifestRow | None, list[str]]:
+    """Check the known columns of one row. prompt_of_run: the run has a prompt for rows that give none.
 
     Returns the row, or None with every problem found, one sentence each.
     """
     try:
         row = ManifestRow.model_validate(values)
     except ValidationError as error:
-        return None, [_words(e, values) for e in error.errors(include_url=False, include_context=False)]
-    problems = list(_contradictions(row))
+        return None, [_words(e, values) for e in error.errors(include_url=False)]
+    problems = list(_contradictions(row, prompt_of_run))
     return (None, problems) if problems else (row, [])
 
 
-def _contradictions(row: ManifestRow) -> Iterator[str]:
+def _contradictions(row: ManifestRow, prompt_of_run: bool) -> Iterator[str]:
     """What only shows when several columns are seen together."""
     sources = row.source_images
-    if row.prompt is None and not sources and row.blend_group is None:
-        yield "asks for nothing: give a prompt, image, images or blend_group"
+    if row.prompt is None and not sources and row.blend_group is None and not prompt_of_run:
+        yield NOTHING_ASKED
     if row.image and row.images:
         yield "has both image and images: put all of them into images"
     for name in ("id", "blend_group"):
@@ -100,11 +103,7 @@ def _words(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
         return f"{field} is unknown; known are {', '.join(known.model_fields)}"
     if error["type"] == "missing":
         return f"{field} is missing: must be {RULES['.'.join(columns)]}"
-    return f"{field} is {shorten(error['input'])}: must be {RULES['.'.join(columns)]}"
-
-
-def shorten(value: object, limit: int = 60) -> str:
-    """A value as a message shows it: one line, not long."""
-    start = value[: 2 * limit] if isinstance(value, str | bytes) else value  # repr of megabytes takes its time
-    text = re.sub(r"\s+", " ", repr(start))
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    if error["type"] == "lost_digits":
+        return f"{field} is {shorten(error['input'])}: {error['msg']}"
+    hint = f"; {found}" if (found := nearest(columns[0], error)) else ""
+    return f"{field} is {shorten(error['input'])}: must be {RULES['.'.join(columns)]}{hint}{if_own(columns[0])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ import pyarrow as pa
 from wanbatch.errors import ManifestError, Problem
 from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
-from wanbatch.manifests.reading.row_model import KNOWN, ManifestRow, parse_row, shorten
+from wanbatch.manifests.reading.column_names import ColumnMap, map_option, own_name
+from wanbatch.manifests.reading.row_model import KNOWN, NOTHING_ASKED, ManifestRow, parse_row, shorten
 from wanbatch.manifests.sources.path_policy import PathPolicy
 
 RESERVED = frozenset(WRITTEN) - KNOWN
@@ -64,6 +66,11 @@ class Problems:
         """A position as messages say it; below 0 the file as a whole. file: index into `files`."""
         return location_of(self.files[file], self.positions, position)
 
+    @property
+    def found(self) -> bool:
+        """Whether there is any problem."""
+        return bool(self._found)
+
     def raise_any(self) -> None:
         """Raises ManifestError with all problems, ordered by location, if there is one."""
         if self._found:
@@ -76,23 +83,39 @@ class RowChecker:
 
     Attributes:
         problems: takes what is wrong with them.
-        renames: columns of the manifest that are read under another name. Readers ask `name_of` for each column
+        columns: columns of the manifest that are read under another name. Readers ask `name_of` for each column
             before anything else.
         count: how many rows have been seen, good or not.
         broken_groups: blend groups with a row that has problems.
+        nothing_asked: a row had neither a prompt nor a source.
+        image_folders: of each file, the folder below the manifest's that its paths of images start from, if any do.
     """
 
-    def __init__(self, rules: PathPolicy, problems: Problems, renames: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        rules: PathPolicy,
+        problems: Problems,
+        columns: ColumnMap | None = None,
+        prompt_of_run: bool = False,
+    ):
+        """Begin with no rows. prompt_of_run: the run has a prompt for rows that give none."""
         self.problems = problems
-        self.renames = renames or {}
+        self.columns = columns or ColumnMap({})
+        self.image_folders: Sequence[str] = ()
+        self._prompt_of_run = prompt_of_run
         self.count = 0
         self.broken_groups: set[str] = set()
+        self.nothing_asked = False
         self._rules = rules
         self._builder = TableBuilder(UNMERGED_SCHEMA)
 
+    def renamed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row with the names under which its columns are read."""
+        return self.columns.renamed(values)
+
     def name_of(self, column: str) -> str:
         """The name under which a column of the manifest is read."""
-        return self.renames.get(column, column)
+        return self.columns.name_of(column)
 
     def skip(self) -> None:
         """Count a row that is not even readable, so that the others keep their numbers."""
@@ -100,15 +123,18 @@ class RowChecker:
 
     def add(self, values: Mapping[str, Any], file: int, position: int) -> bool:
         """Check one row; values: its known columns that are not null. Returns whether it was kept."""
-        line, wrong = parse_row(values)
+        if self.image_folders and isinstance(path := values.get("image"), str):
+            values = {**values, "image": posixpath.join(self.image_folders[file], path)}
+        line, wrong = parse_row(values, self._prompt_of_run)
         if line is not None:
             wrong = list(self._path_problems(line))
         if line is None or wrong:
+            self.nothing_asked = self.nothing_asked or NOTHING_ASKED in wrong
             for message in wrong:
                 self.problems.add(file, position, message)
             self.broken_groups.add(str(values.get("blend_group")))
         else:
-            self._builder.add(row_values(line, self.count, file, position))
+            self._builder.add(row_values(line, self.count, file, position, self.columns.stored_name))
         self.count += 1
         return not wrong
 
@@ -122,6 +148,8 @@ class RowChecker:
                 continue
             if image.path is None:
                 yield "has an image with neither bytes nor path: give one of them"
+            elif not image.path:
+                yield "image '' is empty: leave it out if there is none"
             elif problem := self._rules.problem(image.path):
                 yield f"image {shorten(image.path)} {problem}"
         if line.audio is not None and (problem := self._rules.problem(line.audio)):
@@ -130,7 +158,7 @@ class RowChecker:
 
 def reserved_name(name: str) -> str:
     """The message about a passthrough column that the output would need for itself."""
-    return f"column {name!r} is also one that wanbatch writes: rename it, for example to 'source_{name}'"
+    return f"column {name!r} is also one that wanbatch writes: rename it, or {map_option(name, own_name(name))}"
 
 
 def bad_type(kind: pa.DataType) -> str | None:

@@ -1,4 +1,4 @@
-"""Images that are embedded in Parquet manifests."""
+"""Images that are embedded in Parquet and Arrow manifests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wanbatch.manifests.records import Source
+from wanbatch.manifests.storage.arrow_ipc import SUFFIXES as ARROW_SUFFIXES
+from wanbatch.manifests.storage.arrow_ipc import ArrowFile
 from wanbatch.manifests.storage.parquet_limits import column_chunks, open_parquet
 
 WHOLE_GROUP_BYTES = 256 << 20
@@ -15,14 +17,15 @@ WHOLE_GROUP_BYTES = 256 << 20
 
 
 class EmbeddedImages:
-    """Reads image bytes out of Parquet files, cheaply when sources come in the order of the file.
+    """Reads image bytes out of Parquet and Arrow files, cheaply when sources come in the order of the file.
 
-    Holds one file open and one row group's image column, or, where that column is large, a position in it.
+    Holds one file open and one row group's image column, or, where that column is large, a position in it. An Arrow
+    file counts as one row group.
     """
 
     def __init__(self) -> None:
         self._position: tuple[str, int, str] | None = None  # file, row group, column
-        self._file: pq.ParquetFile | None = None
+        self._file: pq.ParquetFile | ArrowFile | None = None
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._batch: pa.RecordBatch | None = None
         self._first = 0  # row of the batch's first value in its row group
@@ -40,9 +43,13 @@ class EmbeddedImages:
         assert self._batch is not None
         value = self._batch.column(0)[row - self._first].as_py()
         image = value[source.item] if isinstance(value, list) else value
-        if image is None or image["bytes"] is None:
+        data = image.get("bytes") if isinstance(image, dict) else image
+        name = image.get("path") if isinstance(image, dict) else None
+        if name is not None and source.path is not None and name != source.path:
+            raise LookupError(f"{name} is there now: the file was changed after the manifest was read; run again")
+        if data is None:
             raise LookupError("there is no image")
-        return image["bytes"]
+        return data
 
     def close(self) -> None:
         """Close the file."""
@@ -54,7 +61,9 @@ class EmbeddedImages:
         """(row group, row in it). Opens the file if another one is open."""
         if self._file is None or self._position is None or self._position[0] != path:
             self.close()
-            self._file = open_parquet(path)
+            self._file = ArrowFile(path) if path.lower().endswith(ARROW_SUFFIXES) else open_parquet(path)
+        if isinstance(self._file, ArrowFile):
+            return 0, row
         for group in range(self._file.metadata.num_row_groups):
             rows = self._file.metadata.row_group(group).num_rows
             if row < rows:
@@ -75,10 +84,15 @@ class EmbeddedImages:
 
     def _start(self, position: tuple[str, int, str]) -> None:
         assert self._file is not None
-        _, group, column = position
+        path, group, column = position
+        self._position, self._batch, self._first = position, None, 0
+        if isinstance(self._file, ArrowFile):
+            self._file.close()
+            self._file = ArrowFile(path, [column])
+            self._batches = self._file.batches()
+            return
         rows = self._file.metadata.row_group(group).num_rows
         size = 16 if _column_bytes(self._file.metadata.row_group(group), column) > WHOLE_GROUP_BYTES else rows
-        self._position, self._batch, self._first = position, None, 0
         self._batches = self._file.iter_batches(batch_size=size, row_groups=[group], columns=[column])
 
 

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 READ = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Formats that are always read, as Pillow calls them."""
 
+PICTURE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".heic", ".heif", ".jxl"),
+)
+"""Endings of the names of pictures, to find them in a folder; what a file is, its content says."""
+
 SIGNATURE_BYTES = 512
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2")

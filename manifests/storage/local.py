@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from wanbatch.machine import usable_cores
 from wanbatch.manifests.storage import atomic_files
 from wanbatch.manifests.storage.local_lock import FolderLock
 
@@ -22,7 +23,7 @@ LISTINGS = 3
 class LocalBackend:
     """A folder of this machine's file system."""
 
-    max_concurrency = min(8, os.cpu_count() or 1)
+    max_concurrency = min(8, usable_cores())
     verifies_checksums = True
 
     def __init__(self, path: str | Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -35,6 +37,7 @@ class FolderLock:
             with atomic_files.named(self._path / LOCK):
                 self._lock.acquire()
         except Timeout:
+            self._ensure_held_by_another()
             holder = None
             with suppress(OSError):  # that it is held is the answer, whoever it is
                 holder = self.holder()
@@ -44,6 +47,16 @@ class FolderLock:
         except BaseException:
             self._lock.release()
             raise
+
+    def _ensure_held_by_another(self) -> None:
+        """Raises OSError if nobody holds the lock, whose file could not be opened: `filelock` takes that for held."""
+        lock = self._path / LOCK
+        with suppress(FileNotFoundError), open(lock, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # BlockingIOError: it is; another one: a file system without such locks
+                return
+        raise OSError(errno.EIO, "could not be opened, and nobody holds it", str(lock))
 
     def release(self) -> None:
         """Unlock the folder; nothing happens if it is unlocked already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,9 @@ from wanbatch.manifests.storage.fsspec_io import StoreFile, file_system, os_erro
 
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs")
 """Of object stores with conditional writes. Tested: s3."""
+
+INTERNAL = "_wanbatch"
+"""The folder inside an output folder that readers of datasets skip."""
 
 READ_BUFFER = 4 << 20
 
@@ -90,10 +94,48 @@ def kind_of(path: str) -> str | None:
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
-def names_in(folder: str) -> list[str]:
-    """The names of the files directly in a folder, sorted. Raises OSError."""
-    if is_url(folder):
-        with os_errors(folder):
-            found = file_system(folder).ls(folder, detail=True, refresh=True)
-        return sorted(entry["name"].rpartition("/")[2] for entry in found if entry["type"] == "file")
-    return sorted(os.listdir(folder))
+def files_below(folder: str) -> list[str]:
+    """The files in a folder and its sub-folders, as paths relative to it, sorted.
+
+    Files and folders whose names begin with `.` or `_` are left out, and so are folders inside that have a folder
+    `_wanbatch`: they are output of wanbatch. Links to folders are followed, each folder once.
+
+    Args:
+        folder: absolute path or URL.
+    Raises:
+        OSError: A folder cannot be listed.
+    """
+    if not is_url(folder):
+        return sorted(_local_files(folder, "", set()))
+    system = file_system(folder)
+    with os_errors(folder):
+        system.invalidate_cache()
+        found = system.find(folder, detail=True)
+        start = len(system._strip_protocol(folder).rstrip("/")) + 1
+    names = (name[start:] for name, info in found.items() if info["type"] == "file")
+    parts = [name.split("/") for name in names]
+    outputs = {tuple(its[: its.index(INTERNAL)]) for its in parts if INTERNAL in its[1:-1]}
+    return sorted(
+        "/".join(its)
+        for its in parts
+        if not any(part[:1] in ("", ".", "_") for part in its)
+        and not any(tuple(its[:depth]) in outputs for depth in range(1, len(its)))
+    )
+
+
+def _local_files(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """seen: the folders listed so far, by device and inode, since links may lead in a circle."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    with os.scandir(folder) as entries:
+        every = sorted(entries, key=lambda entry: entry.name)
+    if below and any(entry.name == INTERNAL and entry.is_dir() for entry in every):
+        return
+    inside = [entry for entry in every if entry.name[0] not in "._"]
+    for entry in inside:
+        if entry.is_dir():
+            yield from _local_files(entry.path, f"{below}{entry.name}/", seen)
+        else:
+            yield f"{below}{entry.name}"

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import torch
 
-from wanbatch.pipeline.core.backends import TEXT_TOKENS, AnyDenoisingModel
+from wanbatch.pipeline.core.backends import AnyDenoisingModel
 from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.core.samples import TEXT_LENGTHS
 
 CANDIDATES = (1, 2, 4, 8, 16)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from wanbatch.pipeline.batching.residuals import ResidualCache
-from wanbatch.pipeline.core.backends import TEXT_TOKENS, AnyDenoisingModel, TextContext
+from wanbatch.pipeline.core.backends import AnyDenoisingModel, TextContext
 from wanbatch.pipeline.core.device import to_device
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.sampling.solvers import STATES
 from wanbatch.pipeline.sampling.step_cache import Kind, StepCache

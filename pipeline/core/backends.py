@@ -11,8 +11,6 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-TEXT_TOKENS = 512  # the length that Wan pads every prompt to
-
 
 class TextModel(Protocol):
     """Turns batches of tokens into states."""

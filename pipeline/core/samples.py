@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts
 from wanbatch.pipeline.sampling.solvers import Solution
 

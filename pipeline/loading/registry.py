@@ -164,17 +164,23 @@ def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
 
 def _from_hub(model: str, revision: str | None, weights: bool) -> tuple[Path, str]:
     """The snapshot folder of a hub model, and the commit it is of."""
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import constants, errors, snapshot_download
 
     wanted = ["*.json", "tokenizer/*"] + (["*.safetensors"] if weights else [])
     no_commit = getattr(errors, "RevisionResolutionError", errors.HfHubHTTPError)  # since huggingface_hub 2
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
     except (OSError, errors.HfHubHTTPError, errors.HFValidationError, no_commit) as error:
-        reason = str(error).strip().splitlines()[0]
+        named = f"model {model} (revision {revision or 'main'})"
+        if constants.HF_HUB_OFFLINE:
+            raise UserError(
+                f"{named} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it: "
+                f"unset HF_HUB_OFFLINE, fetch it before (`hf download {model}`), or give the folder of a local copy"
+            ) from error
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"model {model} (revision {revision or 'main'}) could not be fetched: {reason}. Check the name and the "
-            "network, or give the folder of a local copy"
+            f"{named} could not be fetched: {reason}. Check the name and the network, or give the folder of a local "
+            "copy"
         ) from error
     return folder, folder.name
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
-from wanbatch.pipeline.core.backends import TEXT_TOKENS, TextModel
+from wanbatch.pipeline.core.backends import TextModel
 from wanbatch.pipeline.core.device import to_device
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS, clean
 from wanbatch.pipeline.text.embedding_cache import TextCache
 
 # What a prompt's tokens are padded to while they are encoded. Close together where prompts are common: a prompt
@@ -77,7 +77,7 @@ class TextEncoder:
     @torch.inference_mode()
     def encode(self, prompts: Iterable[str]) -> dict[str, Tensor]:
         """Embeddings [tokens, dim] of each distinct prompt, on the model's device, in its dtype."""
-        cleaned = {prompt: prompt_clean(prompt) for prompt in dict.fromkeys(prompts)}
+        cleaned = {prompt: clean(prompt) for prompt in dict.fromkeys(prompts)}
         found: dict[str, Tensor] = {}
         missing = []
         for text in dict.fromkeys(cleaned.values()):

@@ -34,8 +34,9 @@ WINGS = {  # the middle of each box
     "manifests.columns": (120, 572),
     "manifests.column_types": (120, 628),
     "jobs.cli": (555, 128),
-    "jobs.tuning": (485, 212),
-    "jobs.benchmark": (625, 212),
+    "jobs.tuning": (485, 196),
+    "jobs.benchmark": (625, 196),
+    "jobs.doctor": (485, 250),
     "jobs.driver": (555, 304),
     "jobs.reporting": (485, 392),
     "jobs.worker": (625, 392),
@@ -53,9 +54,9 @@ WINGS = {  # the middle of each box
 }
 NOTES = (
     "Each box is a wing: a folder, or a file that stands alone. An arrow goes from a wing to one that it imports;",
-    "it is dashed where other arrows lead there as well. wanbatch.errors is left out: every wing may import it.",
+    "it is dashed where other arrows lead there as well. wanbatch.errors and wanbatch.machine are left out.",
 )
-LEFT_OUT = {"wanbatch", "errors", *FOLDERS}  # every wing may raise the errors; the folders themselves hold no code
+LEFT_OUT = {"wanbatch", "errors", "machine", *FOLDERS}  # every wing may use the two; the folders hold no code
 STYLE = """
   .page { fill: #ffffff } .folder { fill: #f3f4f6; stroke: #c3c7cf } .wing { fill: #ffffff; stroke-width: 1.5 }
   text { font: 14px system-ui, sans-serif; fill: #16181d; text-anchor: middle }

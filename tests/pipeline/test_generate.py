@@ -9,6 +9,9 @@ import pytest
 import torch
 from picture_requests import PLAIN, difference, made_by_diffusers, make, picture, source
 
+from wanbatch.pipeline import generate
+from wanbatch.pipeline.batching import shared_clock
+from wanbatch.pipeline.batching.batch import Batch
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
 from wanbatch.pipeline.generate import Wan
@@ -183,13 +186,27 @@ def test_each_distinct_source_is_encoded_once(wan):
     assert len(calls) == 2
 
 
-def test_stage_seconds_add_up_to_the_time_spent(wan):
-    import time
+def test_stage_seconds_add_up_to_the_time_spent(wan, monkeypatch):
+    """By a clock that only the model's parts advance, each by another number of seconds."""
+    now, spent = [0.0], {"text": 0.0, "encode": 0.0, "denoise": 0.0, "decode": 0.0}
 
-    begin = time.perf_counter()
+    def takes(owner: object, method: str, stage: str, seconds: float) -> None:
+        run = getattr(owner, method)
+
+        def timed(*arguments, **options):
+            now[0] += seconds
+            spent[stage] += seconds
+            return run(*arguments, **options)
+
+        monkeypatch.setattr(owner, method, timed)
+
+    for module in (generate, shared_clock):
+        monkeypatch.setattr(module, "synchronized_time", lambda device: now[0])
+    takes(wan.text, "encode", "text", 5)
+    takes(wan, "encode_image", "encode", 7)
+    takes(Batch, "step", "denoise", 11)
+    takes(wan.vae, "decode", "decode", 13)
     outcomes = list(wan.generate(mixed_rows()))
-    elapsed = time.perf_counter() - begin
-    parts = [s for outcome in outcomes for s in (outcome.seconds.text, outcome.seconds.encode)]
-    parts += [s for outcome in outcomes for s in (outcome.seconds.denoise, outcome.seconds.decode)]
-    assert min(parts) >= 0
-    assert 0.9 * elapsed < sum(parts) <= elapsed
+    told = {stage: sum(getattr(outcome.seconds, stage) for outcome in outcomes) for stage in spent}
+    assert min(spent.values()) > 0
+    assert told == pytest.approx(spent)

@@ -181,7 +181,7 @@ def main(kind: str, count: int, folder: Path) -> None:
 
     def case(base: bytes, todo) -> None:
         path.write_bytes(changed(base, todo))
-        begin = time.perf_counter()
+        begin = time.process_time()  # what else the machine does shall not count
         found["cases"] += 1
         try:
             if kind == "images":
@@ -191,7 +191,7 @@ def main(kind: str, count: int, folder: Path) -> None:
             found["read"] += 1
         except (UserError, RowError) as error:
             found["longest_message"] = max(found["longest_message"], len(str(error)))
-        found["slowest_seconds"] = max(found["slowest_seconds"], round(time.perf_counter() - begin, 3))
+        found["slowest_seconds"] = max(found["slowest_seconds"], round(time.process_time() - begin, 3))
 
     for data in good:
         path.write_bytes(data)  # imports what is imported late

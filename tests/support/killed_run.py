@@ -51,7 +51,8 @@ def work(out: Path, token: str) -> None:
                 folder.publish(attempt, replace=unit == 4)
 
 
-def dying_work(out: Path, at: int) -> None:
+def killed_before(out: Path, at: int) -> None:
+    """Let this process be killed before its Nth file operation in a folder."""
     left = at
 
     def before(event: str, arguments: tuple) -> None:
@@ -63,6 +64,10 @@ def dying_work(out: Path, at: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(before)
+
+
+def dying_work(out: Path, at: int) -> None:
+    killed_before(out, at)
     work(out, "first")
 
 

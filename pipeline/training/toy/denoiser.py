@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.training.loop import Average, Budget, Captured, Checkpoints, Optimizer
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import WanPipeline
 from torch import Tensor
 
-from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.evaluation.judge import Judge, distance
 from wanbatch.pipeline.evaluation.metrics import psnr_of_error
 from wanbatch.pipeline.models.dit import FrameTransformer

@@ -57,7 +57,7 @@ def test_no_such_manifest(run_bad, tmp_path):
     assert message.startswith("nowhere.jsonl: ")
 
 
-@pytest.mark.parametrize("name", ["shop.csv", "shop"])
+@pytest.mark.parametrize("name", ["shop.xlsx.old", "shop"])
 def test_not_a_manifest(run_bad, tmp_path, name):
     (tmp_path / name).write_text("prompt\na heart\n")
     [message] = run_bad(Path(name))

@@ -10,7 +10,7 @@ from job_making import write_jsonl
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.config.settings import Settings, read_settings
+from wanbatch.jobs.config.settings import Settings, read_settings, recorded_settings
 
 
 @pytest.fixture
@@ -97,3 +97,48 @@ def test_sources_relative_to_another_folder(model_folder, sources, tmp_path):
     options = ["--json", "--model", str(model_folder), "--width", "128", "--height", "128"]
     result = CliRunner().invoke(main, ["plan", str(manifest), *options, "--source-root", str(sources)])
     assert json.loads(result.stdout)["sizes"] == {"192x96": 1}
+
+
+def test_pairs_of_columns_are_flags_or_text_or_a_table(toml, monkeypatch):
+    assert read_settings().map == {}
+    toml('[map]\ncaption = "prompt"\n"negative prompt" = "negative_prompt"\n')
+    assert read_settings().map == {"caption": "prompt", "negative prompt": "negative_prompt"}
+    monkeypatch.setenv("WANBATCH_MAP", "caption=source_caption, cfg=guidance")
+    assert read_settings().map == {"caption": "source_caption", "cfg": "guidance"}
+    chosen = read_settings(map=("text=prompt", "a=b=steps"))
+    assert chosen.map == {"text": "prompt", "a=b": "steps"}, "a flag stands for all pairs of the variable"
+    assert recorded_settings(json.loads(chosen.model_dump_json()), "run.json").map == chosen.map
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (["caption"], "'caption' must be COLUMN=COLUMN, like caption=prompt"),
+        (["=prompt"], "'=prompt' must be COLUMN=COLUMN"),
+        (["caption=promt"], "'promt' is not a column that wanbatch reads; did you mean prompt? To pass 'caption'"),
+        (["caption=promt"], "map it to one that begins with source_, like source_caption"),
+        (["caption=quality"], "'quality' is not a column that wanbatch reads; known are id, image, "),
+        (["caption=sources"], "'sources' is not a column that wanbatch reads"),
+        (["caption=prompt", "text=prompt"], "'caption' and 'text' are both mapped to 'prompt': keep one"),
+        (
+            ["text=prompt", "text=negative_prompt"],
+            "'text' is mapped to both 'prompt' and 'negative_prompt'",
+        ),
+        (["prompt=prompt"], "'prompt' is mapped to itself: drop it"),
+    ],
+)
+def test_pairs_of_columns_that_cannot_be(toml, pairs, said):
+    with pytest.raises(UserError, match=r"^setting map: --map: ") as caught:
+        read_settings(map=tuple(pairs))
+    assert said in str(caught.value)
+
+
+def test_pairs_of_columns_of_the_file_are_text(toml):
+    toml("[map]\nsteps = 5\n")
+    with pytest.raises(
+        UserError, match=r"^setting map: wanbatch.toml is .*: must be pairs of columns, like caption=pr"
+    ):
+        read_settings()
+    toml('map = "caption"\n')
+    with pytest.raises(UserError, match=r"^setting map: wanbatch.toml: 'caption' must be COLUMN=COLUMN"):
+        read_settings()

@@ -43,8 +43,8 @@ def test_compiled_in_workers(run_here, settings, tmp_path):
     chosen = settings(compile="always", compile_cache=tmp_path / "code")
     ran, plain = run_here(manifest, tmp_path / "out", chosen), run_here(manifest, tmp_path / "plain", settings())
     [ready] = log_events(ran.out, "worker_ready")
-    assert ready["warm_up_seconds"] > 0.5
-    assert ran.summary.seconds["start"] > ran.summary.seconds["warm_up"] > 0.5
+    assert ready["warm_up_seconds"] > 0
+    assert ran.summary.seconds["start"] > ran.summary.seconds["warm_up"] > 0
     assert "warm_up" not in plain.summary.seconds
     backends = rows_by_id(ran.out, "timings")["a"]["backends"]
     assert (backends["denoise"], backends["text"]) == ("compiled-float32", "eager-float32")

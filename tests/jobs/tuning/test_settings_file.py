@@ -58,6 +58,7 @@ def test_what_was_given_is_kept_and_what_is_tuned_is_replaced(tmp_path, monkeypa
 def test_values_of_any_kind_come_back(tmp_path):
     odd = 'a "quoted" \\ 🦊 \x7f\n line'
     given = Settings(negative_prompt=odd, seed=7, guidance=2.5, allow_http=True, text_cache=tmp_path / "texts")
+    given = given.model_copy(update={"map": {"cfg scale": "guidance", "a=b": "source_ab"}, "keywords": ("x", "y")})
     text = updated_text("", file_fields(given, CHOSEN), evidence())
     assert Settings(**tomllib.loads(text)) == given.model_copy(update=TUNED)
 

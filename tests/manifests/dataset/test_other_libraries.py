@@ -6,7 +6,7 @@ from huggingface_hub import DatasetCard
 from manifest_making import encoded
 from output_folders import publish
 
-from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.card import CardContent, write_card
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import status
 
@@ -23,7 +23,9 @@ class TestOtherLibraries:
                 extra = pa.table({"label": [unit] * len(names), "tags": [["x", None]] * len(names)})
                 publish(folder, unit, names, ["f"] if unit else [], passthrough=extra)
             schema = pa.schema([("label", pa.int64())])
-            write_card(out, "some/model", "abc|123", {"guidance": 3.0, "odd | `name`": "<b>"}, status(out), schema)
+            shown = {"guidance": 3.0, "odd | `name`": "<b>"}
+            content = CardContent("some/model", "abc|123", shown, schema, ["keywords"], ("A note | on them",))
+            write_card(out, content, status(out))
         (out / "report.html").write_text("<html></html>")
         return out
 
@@ -74,6 +76,9 @@ class TestOtherLibraries:
         assert text.startswith("---\npretty_name: ")
         assert "5 images, made from a manifest by wanbatch with `some/model` at revision `abc\\|123`." in text
         assert "1 rows could not be made (1 bad_image)." in text
+        assert "\nA note \\| on them.\n" in text
+        assert "| `keywords` |" in text
+        assert "| `evaluations` |" not in text, "the parts have none"
         assert "| `label` | from the manifest (`int64`) |" in text
         assert "| `odd \\| 'name'` | `&lt;b>` |" in text
 
@@ -84,7 +89,7 @@ class TestOtherLibraries:
 def test_front_matter_is_yaml_whatever_the_folder_is_called(tmp_path, name):
     counts = {"done": 1, "quarantined": 0, "failures": {}}
     (tmp_path / name).mkdir()
-    write_card(tmp_path / name, "tiny", None, {}, counts)
+    write_card(tmp_path / name, CardContent("tiny", None, {}), counts)
     card = DatasetCard.load(tmp_path / name / "README.md")
     assert card.data.pretty_name == name
     assert card.data.get("configs")[0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]

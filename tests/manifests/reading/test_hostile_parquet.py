@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.reading import parquet
+from wanbatch.manifests.reading import arrow_columns
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.storage import parquet_limits
 
@@ -98,7 +98,7 @@ def test_large_row_groups(path, monkeypatch):
 
 def test_a_large_value(path, monkeypatch):
     pq.write_table(pa.table({"prompt": ["a", "b" * 2000], "x": ["c" * 3000, None]}), path)
-    monkeypatch.setattr(parquet, "MAX_CELL_BYTES", 1500)
+    monkeypatch.setattr(arrow_columns, "MAX_CELL_BYTES", 1500)
     with pytest.raises(UserError) as caught:
         read_manifest(path)
     assert "row 1: prompt has 2000 bytes; at most 1500 are taken" in str(caught.value)

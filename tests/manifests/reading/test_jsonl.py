@@ -198,11 +198,12 @@ def test_missing_empty_and_unknown_files(tmp_path):
     (tmp_path / "empty.jsonl").write_bytes(b"\n\n")
     with pytest.raises(UserError, match="has no rows"):
         read_manifest(tmp_path / "empty.jsonl")
-    (tmp_path / "rows.csv").write_text("prompt\na\n")
-    with pytest.raises(UserError, match=r"is not a manifest: give a file that ends in \.jsonl"):
-        read_manifest(tmp_path / "rows.csv")
-    with pytest.raises(UserError, match="is a folder without Parquet files"):
-        read_manifest(tmp_path)
+    (tmp_path / "rows.dat").write_text("prompt\na\n")
+    with pytest.raises(UserError, match=r"is not a manifest: give .*\.parquet.*\.jsonl.*\.csv"):
+        read_manifest(tmp_path / "rows.dat")
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(UserError, match="is a folder without a manifest: give"):
+        read_manifest(tmp_path / "sub")
 
 
 class TestPassthrough:
@@ -321,16 +322,6 @@ def test_further_checks_are_part_of_the_same_report(jsonl):
         read_manifest(path, check=check)
     assert [problem.location for problem in caught.value.problems] == [f"{path}:1", f"{path}:2", f"{path}:3"]
     assert caught.value.problems[1].message == "sampler is no good"
-
-
-@pytest.mark.parametrize(
-    "text", ['[\n{"prompt": "x"},\n{"prompt": "y"}\n]', '{\n "prompt": "x"\n}\n', '{"prompt": 1}\r{}']
-)
-def test_json_that_is_not_in_lines_is_one_error(tmp_path, text):
-    (tmp_path / "m.json").write_bytes(text.encode())
-    with pytest.raises(UserError, match="is not one object a line: write each row as") as caught:
-        read_manifest(tmp_path / "m.json")
-    assert not isinstance(caught.value, ManifestError)
 
 
 def test_the_case_of_a_suffix_plays_no_part(tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from killed_run import STATES
@@ -13,7 +14,7 @@ from manifest_making import unit_of
 from store_folders import publish, put
 
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.manifests.dataset.card import write_card
+from wanbatch.manifests.dataset.card import CardContent, write_card
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.status import status
@@ -37,7 +38,7 @@ class TestOutput:
             folder.publish_many([write_attempt(bucket, attempt="t", **unit_of(n, [f"d{n}"])) for n in (1, 2)])
             write_attempt(bucket, attempt="orphan", **unit_of(3, ["x"]))
             folder.append_internal_file("log.jsonl", b"{}\n")
-            write_card(bucket, "tiny", None, {}, status(bucket))
+            write_card(bucket, CardContent("tiny", None, {}), status(bucket))
         with OutputFolder.open(bucket, {"model": "tiny"}) as folder:
             assert folder.committed().made == {"a", "b", "d1", "d2"}
             publish(folder, 4, ["c"])
@@ -51,6 +52,20 @@ class TestOutput:
         assert backend.sizes("_wanbatch/tmp") == backend.sizes("failures") == {}
         with backend.open("data/part-00000.parquet") as file:
             assert pq.read_table(file)["id"].to_pylist() == ["b"]
+
+    def test_parts_are_given_the_columns_of_a_grown_manifest(self, bucket):
+        with OutputFolder.open(bucket, {}) as folder:
+            old = unit_of(0, ["a"], passthrough=pa.table({"score": [1]}))
+            folder.publish(write_attempt(bucket, attempt="t", **old))
+        with OutputFolder.open(bucket, {}) as folder:
+            folder.change_columns(folder.common_columns(pa.schema([("score", pa.float64()), ("tag", pa.string())])))
+        backend = ObjectStoreBackend(bucket)
+        with backend.open("data/part-00000.parquet") as file:
+            assert pq.read_table(file, columns=["id", "score", "tag"]).to_pylist() == [
+                {"id": "a", "score": 1.0, "tag": None}
+            ]
+        assert backend.sizes("_wanbatch/tmp") == {}
+        assert not backend.exists("_wanbatch/columns.json")
 
     def test_another_fingerprint_other_files_and_lost_parts(self, bucket):
         put(f"{bucket}/other/notes.txt", b"mine")

@@ -56,6 +56,17 @@ class TestInputs:
         (found,) = problems(jsonl({"image": f"{bucket}/deep/a.png"}))
         assert "set --source-root to the folder in the store" in found
 
+    def test_a_folder_of_pictures_without_the_output_folders_in_it(self, bucket):
+        for name in ("a.png", "cats/b.png", "out/data/c.png", ".d.png", "_old/e.png"):
+            put(f"{bucket}/photos/{name}", encoded())
+        put(f"{bucket}/photos/a.txt", b"a star")
+        put(f"{bucket}/photos/out/_wanbatch/run.json", b"{}")
+        manifest = read_manifest(f"{bucket}/photos")
+        assert [(row.id, row.prompt) for row in manifest.iter_rows()] == [("a", "a star"), ("cats-b", None)]
+        assert manifest.row(1).location == f"{bucket}/photos/cats/b.png"
+        with SourceLoader(manifest.source_root) as loader:
+            assert loader.size(manifest.row(1).sources[0]) == (32, 32)
+
     @pytest.mark.parametrize(
         "path",
         [

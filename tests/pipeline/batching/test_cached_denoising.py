@@ -13,7 +13,7 @@ from wanbatch.errors import UserError
 from wanbatch.pipeline.batching.denoiser import Denoiser
 from wanbatch.pipeline.batching.slots import SlotTable
 from wanbatch.pipeline.batching.solver_step import advance
-from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.core.samples import Denoised, Sample
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.text_context import CrossAttentionContext

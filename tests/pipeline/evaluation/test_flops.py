@@ -8,7 +8,7 @@ from small_models import random_transformer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.evaluation import flops
 from wanbatch.pipeline.loading import registry, weights
 from wanbatch.pipeline.loading.random_model import TEXT, TRANSFORMER, VAE, random_info, random_modules, save

@@ -86,7 +86,8 @@ def test_a_hub_model_that_cannot_be_fetched_says_so(monkeypatch):
         "except UserError as error: print('refused:', error)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.startswith("refused: model Wan-AI/Wan2.2-TI2V-5B-Diffusers (revision abc123) could not be fetched")
+    assert printed.startswith("refused: model Wan-AI/Wan2.2-TI2V-5B-Diffusers (revision abc123) is not in the cache")
+    assert "unset HF_HUB_OFFLINE, fetch it before (`hf download " in printed
 
 
 def test_finding_a_model_needs_no_torch(model_folder):

@@ -7,7 +7,7 @@ import torch
 from small_models import random_transformer
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 
 

@@ -8,7 +8,7 @@ from small_models import random_transformer
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline import generate
-from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.loading.runtime import Runtime

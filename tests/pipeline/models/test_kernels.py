@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from small_models import random_transformer
 
-from wanbatch.pipeline.core.backends import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.dit_fused import fits
 from wanbatch.pipeline.models.fp8 import quantise

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wanbatch.jobs.config import cores
-from wanbatch.jobs.config.cores import usable_cores
+from wanbatch import machine
 from wanbatch.jobs.worker.actor import encoder_threads
+from wanbatch.machine import usable_cores
 
 
 def system(root: Path, groups: str, **files: str) -> Path:
@@ -27,7 +27,7 @@ def system(root: Path, groups: str, **files: str) -> Path:
 
 @pytest.fixture
 def many(monkeypatch) -> None:
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(32)))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(32)))
 
 
 @pytest.mark.usefixtures("many")
@@ -56,7 +56,7 @@ def test_affinity_is_heeded():
     """A process that is bound to one core, as schedulers of clusters bind theirs."""
     one = min(os.sched_getaffinity(0))
     code = (
-        f"import os; os.sched_setaffinity(0, {{{one}}}); from wanbatch.jobs.config.cores import usable_cores; "
+        f"import os; os.sched_setaffinity(0, {{{one}}}); from wanbatch.machine import usable_cores; "
         "print(usable_cores())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,99 @@
+"""The columns of a folder's data parts: all have the same, but while parts are given others.
+
+Readers of `data/*.parquet` differ in what they make of parts with other columns: some refuse them, some leave columns
+out. So when a manifest has grown, the parts that there are get the new columns, before new ones are made. A file in
+`_wanbatch/` stands there meanwhile: while it does, each part is asked for its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+
+import pyarrow as pa
+
+from wanbatch.errors import UserError
+from wanbatch.manifests.dataset.commit_log import FORMAT, to_json
+from wanbatch.manifests.dataset.part_files import read_schema
+from wanbatch.manifests.dataset.rewrite import require_castable
+from wanbatch.manifests.dataset.schema_changes import (
+    ColumnsDifferError,
+    columns_to_check,
+    common_schema,
+    require_none_gone,
+)
+from wanbatch.manifests.storage.backend import StorageBackend
+
+CHANGING = "_wanbatch/columns.json"
+"""Is there while data parts may have different columns."""
+
+TOGETHER = 16  # parts whose columns are changed by one commit: so many are there twice meanwhile
+
+
+class PartSchemas:
+    """The schemas of the data parts of a folder that this process holds."""
+
+    def __init__(self, backend: StorageBackend, parts: Iterable[str]):
+        """
+        Args:
+            backend: the folder.
+            parts: the names of its committed parts.
+        Raises:
+            MachineryError: if a part is gone or damaged. OSError: if the disk or the store refuses.
+        """
+        self._backend = backend
+        self._names = sorted(name for name in parts if name.startswith("data/"))
+        self._changing = backend.exists(CHANGING)
+        read = self._names if self._changing else self._names[:1]
+        with ThreadPoolExecutor(backend.max_concurrency) as pool:
+            schemas = list(pool.map(lambda name: read_schema(backend, name), read))
+        self._schemas: Mapping[str, pa.Schema] = dict(zip(read, schemas, strict=True))
+
+    @property
+    def common(self) -> pa.Schema | None:
+        """What holds the rows of all parts; None if there are none."""
+        return reduce(common_schema, self._schemas.values()) if self._schemas else None
+
+    def with_added(self, added: pa.Schema) -> pa.Schema:
+        """The schema that holds the rows of all parts, and of new ones with these columns. There must be parts.
+
+        Raises:
+            UserError: naming each column that differs, if there is none.
+            OSError: if the disk or the store refuses.
+        """
+        common = self.common
+        assert common is not None
+        try:
+            require_none_gone(common, added)
+            schema = common_schema(common, added)
+            for name, old in self._not_of(schema):
+                if columns := columns_to_check(old, schema):
+                    require_castable(self._backend, name, columns, schema)
+        except ColumnsDifferError as error:
+            raise UserError(
+                f"{self._backend.root}: has columns that the manifest's do not go with: {error}. "
+                "Make the manifest's columns like they were, or choose another output folder"
+            ) from error
+        return schema
+
+    def groups_to_change(self, schema: pa.Schema) -> Iterator[list[str]]:
+        """Names of the parts that lack a schema, some at a time; to be given it before the next are asked for."""
+        names = [name for name, _ in self._not_of(schema)]
+        if names and not self._changing:
+            self._backend.ensure_writer()
+            columns = {field.name: str(field.type) for field in schema}
+            self._backend.write_atomic(CHANGING, to_json({"format": FORMAT, "columns": columns}, indent=1))
+            self._changing = True
+        for first in range(0, len(names), TOGETHER):
+            yield names[first : first + TOGETHER]
+        if self._changing:
+            self._backend.ensure_writer()
+            self._backend.remove(CHANGING)
+            self._changing = False
+        self._schemas = dict.fromkeys(self._names[:1], schema)
+
+    def _not_of(self, schema: pa.Schema) -> list[tuple[str, pa.Schema]]:
+        """The parts that have another schema, with it."""
+        known = self._schemas if self._changing else dict.fromkeys(self._names, next(iter(self._schemas.values())))
+        return [(name, old) for name, old in known.items() if not old.equals(schema)]

@@ -1,0 +1,89 @@
+"""What a message suggests in place of a value that is refused: the nearest one that is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from wanbatch.manifests.column_types import NAME
+from wanbatch.manifests.columns import GIVEN
+
+OWN_SEED = "without a seed the row gets one of its own"
+
+
+def nearest(column: str, error: Mapping[str, Any]) -> str | None:
+    """A suggestion to end a message with, or None if there is no good one.
+
+    Args:
+        column: whose value it is.
+        error: one of pydantic's, with its context.
+    """
+    value, kind, context = error["input"], error["type"], error.get("ctx") or {}
+    if column == "seed" and isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+        return OWN_SEED
+    if isinstance(value, str):
+        return _of_text(column, value, kind)
+    if isinstance(value, list) and kind == "string_type":
+        return "for several write a row each"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return _of_number(value, kind, context)
+
+
+def _of_number(value: float, kind: str, context: Mapping[str, Any]) -> str | None:
+    if kind in ("greater_than_equal", "less_than_equal"):
+        return f"the nearest is {context.get('ge', context.get('le')):g}"
+    if kind == "less_than" and isinstance(value, int):
+        return f"the nearest is {context['lt'] - 1}"
+    step = context.get("multiple_of", 1 if kind in ("int_type", "int_from_float") else None)
+    if step is None:
+        return None
+    below = math.floor(value / step) * step
+    return f"the nearest are {below} and {below + step}"
+
+
+def _of_text(column: str, value: str, kind: str) -> str | None:
+    if kind in ("int_type", "float_type"):
+        return _number_in(value)
+    if kind == "literal_error":
+        return _one_of(column, value)
+    given = GIVEN.get(column)
+    if given is not None and given.kind is NAME and (name := name_like(value)):
+        return f"for example {name}"
+    return None
+
+
+def _number_in(value: str) -> str | None:
+    """What to write for a number that came as text."""
+    if not value.strip():
+        return "leave it out if there is none"
+    text = value.strip().replace(",", ".")
+    try:
+        good = math.isfinite(float(text))
+    except ValueError:
+        return None
+    return f"write {text}, without quotes" if good and len(text) <= 40 else None
+
+
+def _one_of(column: str, value: str) -> str | None:
+    choices = GIVEN[column].kind.rule.split(" or ")
+    close = get_close_matches(value.strip().lower(), choices, 1)
+    return f"did you mean {close[0]}?" if close else None
+
+
+def name_like(text: str) -> str | None:
+    """A name that is allowed, made of one that is not: letters without marks, `_` for anything else."""
+    plain = unicodedata.normalize("NFKD", text[:1000]).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", plain.strip())[:128]
+    return name if name.strip("._") else None
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """A value as a message shows it: one line, not long."""
+    start = value[: 2 * limit] if isinstance(value, str | bytes) else value  # repr of megabytes takes its time
+    text = re.sub(r"\s+", " ", repr(start))
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

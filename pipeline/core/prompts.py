@@ -1,0 +1,17 @@
+"""Prompts as text: how they are cleaned, and how many of their tokens the model reads. Needs no torch."""
+
+from __future__ import annotations
+
+import html
+
+import ftfy
+import regex
+
+TEXT_TOKENS = 512
+"""Tokens of a prompt that Wan reads, with the one that ends it: it pads shorter prompts to that, and cuts others."""
+
+
+def clean(prompt: str) -> str:
+    """The text that is tokenized, as diffusers' `prompt_clean` makes it: mended Unicode and HTML, single spaces."""
+    text = html.unescape(html.unescape(ftfy.fix_text(prompt))).strip()
+    return regex.sub(r"\s+", " ", text).strip()

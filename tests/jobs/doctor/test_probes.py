@@ -1,0 +1,223 @@
+"""The probes of `wanbatch doctor` on real limits, disks and folders, and their remedies, which are followed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from job_making import command, environment, write_jsonl
+
+from wanbatch.jobs.doctor.check import Finding, Question
+from wanbatch.jobs.doctor.registry import CHECKS
+from wanbatch.jobs.doctor.runner import run
+from wanbatch.manifests.storage.local import LocalBackend
+
+NAMED = {check.name: check for check in CHECKS}
+RUN = """
+import json, sys
+from dataclasses import asdict
+from wanbatch.jobs.doctor.check import Question
+from wanbatch.jobs.doctor.registry import CHECKS
+from wanbatch.jobs.doctor.runner import run
+[check] = [check for check in CHECKS if check.name == sys.argv[1]]
+print(json.dumps(asdict(run(check, Question(*sys.argv[2:])).finding)))
+"""
+
+
+def found(name: str, *question: object, before: str = "", cwd: Path | None = None, **changes: str) -> Finding:
+    """What a check finds in a process with another environment. before: shell commands that come first."""
+    command = f'{before}\nexec "$0" -c "$1" "${{@:2}}"'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, RUN, name, *map(str, question)],
+        env=environment(**changes),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return Finding(**json.loads(done.stdout))
+
+
+def output(out: object) -> Finding:
+    return run(NAMED["output"], Question(out=str(out))).finding
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system with some options."""
+    place = tmp_path / "disk"
+
+    def mount(options: str) -> Path:
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"cannot mount a file system here: {done.stderr.strip()}")
+        return place
+
+    yield mount
+    subprocess.run(["umount", "-l", place], capture_output=True)
+
+
+def test_this_machine():
+    assert run(NAMED["machine"], Question()).facts["cores"] == len(os.sched_getaffinity(0))
+    assert run(NAMED["packages"], Question()).finding.level == "ok"
+
+
+# ---- limits, locale, settings
+
+
+def test_limits_and_their_remedies():
+    few = found("limits", before="ulimit -n 128")
+    assert (few.level, few.remedy) == ("warning", "ulimit -n 4096")
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 4096:
+        assert found("limits", before=few.remedy).level == "ok"
+    small = found("limits", before="ulimit -S -f 1000")
+    assert (small.level, small.remedy) == ("fault", "ulimit -f unlimited")
+    assert found("limits", before=f"ulimit -S -f 1000\n{small.remedy}").level == "ok"
+
+
+def test_a_locale_and_its_remedy():
+    posix = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ascii_only = found("locale", **posix)
+    assert ascii_only.level == "warning"
+    assert found("locale", before=ascii_only.remedy.partition(" (")[0], **posix).level == "ok"
+
+
+def test_settings_that_cannot_be_read(tmp_path):
+    (tmp_path / "wanbatch.toml").write_text("stepps = 4\n")
+    wrong = found("settings", cwd=tmp_path)
+    assert wrong.level == "fault"
+    assert wrong.message.startswith("wanbatch.toml: unknown field 'stepps'; known: ")
+    (tmp_path / "wanbatch.toml").write_text("steps = 4\n")
+    good = found("settings", cwd=tmp_path)
+    assert (good.level, good.message) == ("ok", "wanbatch.toml and variables set steps")
+
+
+# ---- folders of Ray and of caches
+
+
+def test_a_long_tmpdir_and_its_remedy(tmp_path):
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    warned = found("temp", TMPDIR=str(long))
+    assert warned.level == "warning"
+    assert "is too long for the paths of Ray's sockets" in warned.message
+    assert found("temp", before=warned.remedy.partition(",")[0], TMPDIR=str(long)).level == "ok"
+
+
+def test_little_shared_memory():
+    """In a mount namespace of its own."""
+    code = 'mount -t tmpfs -o size=16m none /dev/shm && exec "$@"'
+    command = ["unshare", "-m", "bash", "-c", code, "bash", sys.executable, "-c", RUN, "shm"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if done.returncode != 0 and ("unshare" in done.stderr or "mount" in done.stderr):
+        pytest.skip(f"no mounts of one's own here: {done.stderr.strip()}")
+    finding = Finding(**json.loads(done.stdout))
+    assert finding.level == "warning"
+    assert "16 MB free in /dev/shm" in finding.message
+
+
+def test_a_home_that_cannot_be_written_to(tmp_path):
+    unset = "unset HF_HOME HF_HUB_CACHE XDG_CACHE_HOME"
+    wrong = found("caches", before=unset, HOME="/proc/1/nowhere")
+    assert wrong.level == "warning"
+    remedy = wrong.remedy.replace("/a/folder/that/can/be/written", str(tmp_path))
+    assert remedy == f"export HF_HOME={tmp_path} XDG_CACHE_HOME={tmp_path}"
+    assert found("caches", before=f"{unset}\n{remedy}", HOME="/proc/1/nowhere").level == "ok"
+
+
+# ---- output folders
+
+
+@pytest.mark.parametrize("name", ["out", "not/yet/there", "."])
+def test_an_output_folder_is_tried_and_left_as_it_was(tmp_path, name):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert output(tmp_path / name).level == "ok"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_another_run_fills(tmp_path):
+    backend = LocalBackend(tmp_path / "out")
+    backend.make_folders(["_wanbatch"])
+    backend.acquire()
+    held = output(tmp_path / "out")
+    assert held.level == "warning"
+    assert f"a run (pid {os.getpid()} on " in held.message
+    backend.release()
+    assert output(tmp_path / "out").level == "ok"
+
+
+def test_disks_that_cannot_be_written_to(small_disk, tmp_path):
+    disk = small_disk("ro")
+    wrong = output(disk / "out")
+    assert wrong.level == "fault"
+    assert "making folders fails: Read-only file system" in wrong.message
+    subprocess.run(["mount", "-o", "remount,rw,size=8m", disk], check=True)
+    full = output(disk / "out")
+    assert (full.level, full.message) == ("fault", f"{disk}: 8 MB free")
+    subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+    assert output(disk / "out").level == "warning"
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["mine.txt", "mine.txt/out", "ftp://host/out"])
+def test_what_can_be_no_output_folder(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    wrong = output(out)
+    assert wrong.level == "fault"
+    assert out.partition("/")[0] in wrong.message
+
+
+# ---- models
+
+
+def test_a_model_folder_without_weights(model_folder, tmp_path):
+    assert run(NAMED["model"], Question(model=str(model_folder))).finding.level == "ok"
+    shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    wrong = run(NAMED["model"], Question(model=str(tmp_path / "model"))).finding
+    assert wrong.level == "fault"
+    assert "no .safetensors file" in wrong.message
+
+
+@pytest.fixture
+def hub(model_folder, tmp_path) -> Path:
+    """A cache of the hub, with the configuration of `owner/wan` and its weights."""
+    repository = tmp_path / "hub" / "models--owner--wan"
+    shutil.copytree(model_folder, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    return tmp_path
+
+
+def test_a_hub_model_offline(hub):
+    offline = {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
+    cached = found("model", "", "owner/wan", **offline)
+    assert cached.level == "ok"
+    assert "revision aaaaaaaaaaaa, all weights are here" in cached.message
+    for file in (hub / "hub").rglob("*.safetensors"):
+        file.unlink()
+    wrong = found("model", "", "owner/wan", **offline)
+    assert wrong.level == "fault"
+    assert "HF_HUB_OFFLINE forbids to fetch them" in wrong.message
+    unknown = found("model", "", "owner/other", **offline)
+    assert unknown.level == "fault"
+    assert "HF_HUB_OFFLINE" in unknown.message
+
+
+def test_a_plan_with_a_hub_model_offline(hub):
+    """What the doctor says is what the command does."""
+    write_jsonl(hub / "m.jsonl", [{"prompt": "a star"}])
+    planned = command("plan", "m.jsonl", "--model", "owner/wan", cwd=hub, HF_HOME=str(hub))
+    assert planned.code == 0, planned.err
+    refused = command("plan", "m.jsonl", "--model", "owner/other", cwd=hub, HF_HOME=str(hub))
+    assert refused.code == 2
+    assert f"owner/other (revision main) is not in the cache {hub}/hub, and HF_HUB_OFFLINE forbids" in refused.err

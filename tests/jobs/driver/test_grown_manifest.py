@@ -1,0 +1,62 @@
+"""A manifest that has grown, in rows and in columns: the run goes on, and all that there is loads as one."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from job_making import write_jsonl
+
+from wanbatch.errors import UserError
+
+DAY_1 = [
+    {"id": "a", "prompt": "a red heart", "note": None, "score": 1},
+    {"id": "b", "prompt": "a star", "note": None, "score": 2},
+]
+DAY_2 = [
+    {"id": "c", "prompt": "a moon", "note": "ok", "score": 2.5},
+    {"id": "d", "prompt": "a blue heart, " + "a very busy street, " * 90, "tag": "x", "keywords": ["blue"]},
+]
+EXPECTED = {"a": (None, 1.0, None, None), "b": (None, 2.0, None, None), "c": ("ok", 2.5, None, None)}
+EXPECTED |= {"d": (None, None, "x", ["blue"])}
+
+
+def test_a_grown_manifest_goes_on(run_here, settings, tmp_path):
+    manifest, out, cache = tmp_path / "m.jsonl", tmp_path / "out", str(tmp_path / "cache")
+    run_here(write_jsonl(manifest, DAY_1), out, settings())
+    first = load_dataset(str(out), split="train", cache_dir=cache)
+    pixels = dict(zip(first["id"], first["sha256"], strict=True))
+    ran = run_here(write_jsonl(manifest, DAY_1 + DAY_2), out, settings())
+    assert (ran.summary.made, ran.summary.made_now) == (4, 2)
+    assert len({str(pq.read_schema(part)) for part in (out / "data").iterdir()}) == 1
+    rows = {row["id"]: row for row in load_dataset(str(out), split="train", cache_dir=cache)}
+    assert {n: tuple(row[c] for c in ("note", "score", "tag", "keywords")) for n, row in rows.items()} == EXPECTED
+    assert {name: rows[name]["sha256"] for name in pixels} == pixels
+    assert [rows[name]["prompt_tokens_cut"] is None for name in "abcd"] == [True, True, True, False]
+    (warning,) = (message for message in ran.summary.warnings if "tokens" in message)
+    assert "m.jsonl:4 (" in warning
+    assert "of 1 images the model read only the first 512 tokens" in (out / "README.md").read_text()
+    assert "| `tag` | from the manifest (`string`) |" in (out / "README.md").read_text()
+    assert '"event": "columns_changed"' in (out / "_wanbatch/log.jsonl").read_text()
+
+    write_jsonl(manifest, [*DAY_1, *DAY_2, {"id": "e", "prompt": "e", "score": "good"}])
+    before = {path: path.read_bytes() for path in out.rglob("*.parquet")}
+    with pytest.raises(UserError):
+        run_here(manifest, out, settings())
+    assert {path: path.read_bytes() for path in out.rglob("*.parquet")} == before
+
+
+def test_a_manifest_of_other_types_is_refused_before_ray_starts(run_here, settings, tmp_path):
+    out = tmp_path / "out"
+    numbers = pa.table({"id": ["a"], "prompt": ["a star"], "score": pa.array([1.5])})
+    pq.write_table(numbers, tmp_path / "m.parquet")
+    run_here(tmp_path / "m.parquet", out, settings())
+    grown = pa.table({"id": ["a", "b"], "prompt": ["a star", "b"], "score": pa.array([1, 2**53 + 1])})
+    pq.write_table(grown, tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=r"m\.parquet: has values that do not go with the columns .*9007199254740993"):
+        run_here(tmp_path / "m.parquet", out, settings())
+    texts = grown.set_column(2, "score", pa.array(["x", "y"]))
+    pq.write_table(texts, tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=r"score was double, now string\. Make the manifest's columns like they were"):
+        run_here(tmp_path / "m.parquet", out, settings())

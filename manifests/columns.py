@@ -173,7 +173,7 @@ COLUMNS: tuple[Column, ...] = (
             GUIDANCE,
             _MODELS_OWN,
             run=f"classifier-free guidance scale, 1 turns guidance off; {_OF_ROWS}",
-            aliases=("guidance_scale", "cfg_scale", "cfg", "text_guidance_scale", "true_cfg_scale"),
+            aliases=("guidance_scale", "cfg_scale", "cfg", "cfgs", "text_guidance_scale", "true_cfg_scale"),
         ),
         pa.float64(),
         pixels=True,

@@ -11,7 +11,9 @@ import pytest
 
 from wanbatch import machine
 from wanbatch.jobs.worker.actor import encoder_threads
-from wanbatch.machine import usable_cores
+from wanbatch.machine import available_memory, memory_limit, room_for_threads, usable_cores
+
+GB = 1 << 30
 
 
 def system(root: Path, groups: str, **files: str) -> Path:
@@ -50,6 +52,39 @@ def test_quotas_limit_cores(tmp_path, groups, files, expected):
 @pytest.mark.usefixtures("many")
 def test_a_system_without_control_groups_has_all_its_cores(tmp_path):
     assert usable_cores(tmp_path) == 32
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/\n", {"memory.max": f"{GB}\n", "memory.current": "1000\n"}, GB),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "1000\n"}, None),
+        ("0::/pod/box\n", {"pod/memory.max": f"{2 * GB}\n", "pod/memory.current": "0\n"}, 2 * GB),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": f"{GB}", "memory/memory.usage_in_bytes": "0"}, GB),
+        (
+            "4:memory:/\n",
+            {"memory/memory.limit_in_bytes": f"{2**63 - 4096}", "memory/memory.usage_in_bytes": "0"},
+            None,
+        ),
+    ],
+)
+def test_limits_of_memory(tmp_path, groups, files, limit):
+    assert memory_limit(system(tmp_path, groups, **files)) == limit
+
+
+def test_memory_that_is_free_within_a_limit(tmp_path):
+    """What only caches files is given up at once."""
+    used = {"memory.max": "1000000", "memory.current": "900000", "memory.stat": "anon 5\ninactive_file 300000\n"}
+    assert available_memory(system(tmp_path, "0::/\n", **used)) == 400_000
+    assert available_memory(tmp_path / "none") > 400_000
+
+
+def test_threads_of_a_container(tmp_path):
+    found = room_for_threads(
+        system(tmp_path, "0::/\n8:pids:/\n", **{"pids/pids.max": "100", "pids/pids.current": "30"})
+    )
+    assert found["group"] == 70
+    assert "group" not in room_for_threads(tmp_path / "none")
 
 
 def test_affinity_is_heeded():

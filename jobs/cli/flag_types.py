@@ -15,10 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from wanbatch.jobs.config.field_help import accepted
+from wanbatch.jobs.config.settings import Settings, accepted_instead
 from wanbatch.manifests.storage.urls import is_url, local_path
 from wanbatch.pipeline.loading.registry import TINY
 from wanbatch.pipeline.sampling.schedules import SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
+from wanbatch.suggestions import did_you_mean
 
 KNOWN_NAMES: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
 
@@ -43,7 +45,17 @@ class FieldType(click.ParamType):
         try:
             return self.adapter.validate_python(value)
         except ValidationError:
-            self.fail(f"{value!r}: must be {accepted(self.field)}", param, ctx)
+            name = str(param.name) if param is not None else ""
+            said = accepted_instead(name, value) if name in Settings.model_fields else accepted(self.field)
+            self.fail(f"{value!r}: must be {said}", param, ctx)
+
+
+class Word(click.Choice):
+    """One of some words; another one is a usage error that names the nearest."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Return click's message with what was perhaps meant."""
+        return super().get_invalid_choice_message(value, ctx).rstrip(".") + did_you_mean(str(value), self.choices)
 
 
 class IntegerField(FieldType, click.IntRange):
@@ -114,12 +126,12 @@ class ModelName(click.ParamType):
 def flag_type(name: str, field: FieldInfo) -> click.ParamType:
     """Return the type of the flag for a field of `Settings` that is no switch."""
     if name in KNOWN_NAMES:
-        return click.Choice(list(KNOWN_NAMES[name]))
+        return Word(list(KNOWN_NAMES[name]))
     if name == "model":
         return ModelName()
     match list(_alternatives(field.annotation, list(field.metadata))):
         case [(kind, _)] if get_origin(kind) is Literal:
-            return click.Choice(list(get_args(kind)))
+            return Word(list(get_args(kind)))
         case [(kind, rules)] if kind is int:
             return IntegerField(field, rules)
         case [(kind, rules)] if kind is float:

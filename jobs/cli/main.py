@@ -19,6 +19,7 @@ from wanbatch.jobs.cli.doctor_command import doctor
 from wanbatch.jobs.cli.folder_commands import repair, report, status
 from wanbatch.jobs.cli.options import AS_JSON
 from wanbatch.jobs.cli.plan_command import plan
+from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
 from wanbatch.jobs.cli.run_commands import retry, run
 from wanbatch.jobs.cli.tune_command import tune
 
@@ -28,9 +29,15 @@ INTERRUPTED = 130
 class Commands(click.Group):
     """A group of commands that prints wanbatch's own errors as one clear message and exits with their code."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command line."""
+        open_standard_streams()
+        return super().main(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
         try:
+            ensure_current_folder()
             return super().invoke(ctx)
         except WanbatchError as error:
             click.echo(f"wanbatch: {error}", err=True)

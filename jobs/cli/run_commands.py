@@ -34,7 +34,10 @@ def run(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Make the images of MANIFEST (JSONL, Parquet, or a folder of Parquet files) into a dataset.
+    """Make the images of MANIFEST into a dataset.
+
+    MANIFEST is a JSONL, CSV, Parquet or Arrow file, a folder of such files or of pictures, or the output folder of
+    an earlier run.
 
     The same command again goes on where it stopped. Paths may be URLs of an object store, like s3://bucket/folder.
 

@@ -24,6 +24,19 @@ def accepted(field: FieldInfo) -> str:
     return ", or ".join(_alternatives(field.annotation, list(field.metadata)))
 
 
+def choices(field: FieldInfo) -> list[str]:
+    """The words that a field takes; none if it takes anything else."""
+    return list(_words(field.annotation))
+
+
+def _words(kind: Any) -> Iterator[str]:
+    if get_origin(kind) is Literal:
+        yield from map(str, get_args(kind))
+    else:
+        for member in get_args(kind):
+            yield from _words(member)
+
+
 def _alternatives(kind: Any, metadata: list[Any]) -> Iterator[str]:
     if get_origin(kind) is Annotated:
         kind, *more = get_args(kind)

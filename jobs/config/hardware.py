@@ -9,7 +9,7 @@ from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.runtime import Runtime, default_compile_cache
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16"}
 FP8_CAPABILITY = (8, 9)  # Ada, Hopper, Blackwell
@@ -106,7 +106,8 @@ def resolve_execution(settings: Settings, hardware: Hardware) -> ExecutionConfig
     """Resolve `auto` and the preset; a setting that is given wins over the preset.
 
     Raises:
-        UserError: The settings ask for something that the hardware does not have.
+        UserError: The settings ask for something that the hardware does not have, or there is no folder to keep
+            compiled code in.
     """
     if settings.device == "cuda" and not hardware.gpus:
         raise UserError("setting device: cuda was asked for, but torch sees no GPU; use --device cpu or auto")
@@ -120,6 +121,8 @@ def resolve_execution(settings: Settings, hardware: Hardware) -> ExecutionConfig
             "--precision bf16"
         )
     compiled = device == "cuda" if settings.compile == "auto" else settings.compile == "always"
+    if compiled and settings.compile_cache is None:
+        default_compile_cache()
     return ExecutionConfig(device, precision, compiled)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,11 +22,12 @@ from pydantic_settings import (
 )
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.field_help import RULE, accepted
+from wanbatch.jobs.config.field_help import RULE, accepted, choices
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.image_formats import ImageFormat
-from wanbatch.manifests.reading.column_names import map_problem
+from wanbatch.manifests.reading.column_map import map_problem
 from wanbatch.pipeline.loading.registry import TINY
+from wanbatch.suggestions import did_you_mean, nearest_sides
 
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
@@ -189,7 +191,9 @@ def read_settings(**given: Any) -> Settings:
         n for n in os.environ if n.startswith(PREFIX) and n[len(PREFIX) :].lower() not in Settings.model_fields
     ]
     if unknown:
-        raise UserError(f"variable {sorted(unknown)[0]} sets nothing; known: {_known(PREFIX, str.upper)}")
+        known = _known(PREFIX, str.upper)
+        near = did_you_mean(sorted(unknown)[0], known)
+        raise UserError(f"variable {sorted(unknown)[0]} sets nothing; known: {', '.join(known)}{near}")
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -242,15 +246,26 @@ def _words(error: ValidationError, given: Mapping[str, Any]) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
-        return f"{FILE}: unknown field {name!r}; known: {_known()}"
+        return f"{FILE}: unknown field {name!r}; known: {', '.join(_known())}{did_you_mean(name, _known())}"
     if name not in Settings.model_fields:  # a rule over several fields
         return first["msg"].removeprefix("Value error, ")
     flag, variable = f"--{name.replace('_', '-')}", f"{PREFIX}{name.upper()}"
     place = flag if given.get(name) is not None else variable if variable in os.environ else FILE
     if first["type"] == "value_error" and name not in RUN_SETTINGS:
         return f"setting {name}: {place}: {first['msg'].removeprefix('Value error, ')}"
-    return f"setting {name}: {place} is {first['input']!r}: must be {accepted(Settings.model_fields[name])}"
+    return f"setting {name}: {place} is {first['input']!r}: must be {accepted_instead(name, first['input'])}"
 
 
-def _known(prefix: str = "", spell=str) -> str:
-    return ", ".join(prefix + spell(name) for name in Settings.model_fields)
+def accepted_instead(name: str, value: object) -> str:
+    """What a field accepts, and the nearest of that to a value that it does not."""
+    field = Settings.model_fields[name]
+    if isinstance(value, str) and (words := choices(field)):
+        return accepted(field) + did_you_mean(value, words)
+    if name in ("width", "height"):
+        with suppress(TypeError, ValueError, OverflowError):
+            return f"{accepted(field)}; {nearest_sides(float(value))}"  # type: ignore[arg-type]
+    return accepted(field)
+
+
+def _known(prefix: str = "", spell=str) -> list[str]:
+    return [prefix + spell(name) for name in Settings.model_fields]

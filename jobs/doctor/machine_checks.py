@@ -10,12 +10,10 @@ import sys
 from dataclasses import dataclass
 
 from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, warning
-from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES
+from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, SHARED_MEMORY, shared_memory_error
 
-SHARED_MEMORY = "/dev/shm"
 LEAST_MEMORY, GOOD_MEMORY = 1 << 30, 3 << 30  # for Ray, the driver and one worker with the small model
-FEW_FILES, FEW_PROCESSES = 256, 1024
-WORKERS_OF_A_PROCESS = 250  # threads of Ray's processes and of two workers, on a machine with few cores
+FEW_FILES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +69,31 @@ def judge_machine(facts: MachineFacts) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class SharedMemoryFacts:
-    """/dev/shm. free: its free bytes; None: there is none, as on macOS."""
+    """/dev/shm.
+
+    Attributes:
+        free: its free bytes; None: there is none, as on macOS.
+        error: why nothing can be made there; empty: it can.
+    """
 
     free: int | None
+    error: str = ""
 
 
 def look_at_shared_memory(question: Question) -> SharedMemoryFacts:
     """Find how much shared memory is free."""
-    return SharedMemoryFacts(shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None)
+    free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
+    return SharedMemoryFacts(free, shared_memory_error())
 
 
 def judge_shared_memory(facts: SharedMemoryFacts) -> Finding:
     """Say where Ray's object store will be. Pictures do not pass through it, so that it may well be on a disk."""
+    if facts.error:
+        return warning(
+            f"nothing can be made in {SHARED_MEMORY} ({facts.error}): Ray's object store is a file in its temporary "
+            "folder instead, which costs no speed that a run would notice",
+            f"mount -o remount,rw {SHARED_MEMORY}, or nothing",
+        )
     if facts.free is None:
         return ok(f"no {SHARED_MEMORY} here: Ray's object store is a file")
     if facts.free >= OBJECT_STORE_BYTES:
@@ -100,12 +111,14 @@ class LimitFacts:
 
     Attributes:
         files: that may be open at most, as far as a process may raise it itself.
-        processes: and threads of this user.
+        threads: how many more can be started; None: any number.
+        threads_error: why Ray cannot start its own; empty: it can.
         file_size: in bytes.
     """
 
     files: int | None
-    processes: int | None
+    threads: int | None
+    threads_error: str
     file_size: int | None
 
 
@@ -113,13 +126,25 @@ def look_at_limits(question: Question) -> LimitFacts:
     """Find the limits of this process."""
     import resource
 
+    from wanbatch.errors import UserError
+    from wanbatch.jobs.driver.ray_session import ensure_threads
+    from wanbatch.machine import room_for_threads
+
     def limit(kind: int, hard: bool = False) -> int | None:
         found = resource.getrlimit(kind)[hard]
         return None if found == resource.RLIM_INFINITY else found
 
-    root = hasattr(os, "geteuid") and os.geteuid() == 0  # for whom the number of processes has no limit
-    processes = None if root else limit(resource.RLIMIT_NPROC)
-    return LimitFacts(limit(resource.RLIMIT_NOFILE, hard=True), processes, limit(resource.RLIMIT_FSIZE))
+    rooms, refused = room_for_threads(), ""
+    try:
+        ensure_threads(rooms)
+    except UserError as error:
+        refused = str(error)
+    return LimitFacts(
+        files=limit(resource.RLIMIT_NOFILE, hard=True),
+        threads=min(rooms.values(), default=None),
+        threads_error=refused,
+        file_size=limit(resource.RLIMIT_FSIZE),
+    )
 
 
 def judge_limits(facts: LimitFacts) -> Finding:
@@ -131,15 +156,12 @@ def judge_limits(facts: LimitFacts) -> Finding:
         )
     if facts.files is not None and facts.files < FEW_FILES:
         return warning(f"{facts.files} files may be open at most, which many workers exceed", "ulimit -n 4096")
-    if facts.processes is not None and facts.processes < FEW_PROCESSES:
-        return warning(
-            f"{facts.processes} processes and threads at most for this user; Ray and one worker take "
-            f"about {WORKERS_OF_A_PROCESS}",
-            "ulimit -u 4096",
-        )
+    if facts.threads_error:
+        message, _, remedy = facts.threads_error.rpartition(": ")
+        return fault(message, remedy)
     files = "any number of" if facts.files is None else facts.files
-    processes = "any number of" if facts.processes is None else facts.processes
-    return ok(f"{files} open files, {processes} processes")
+    threads = "any number of" if facts.threads is None else facts.threads
+    return ok(f"{files} open files, {threads} more threads")
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,10 +121,14 @@ def look_at_caches(question: Question) -> CacheFacts:
     """Try to write where model files and compiled code are kept."""
     from huggingface_hub import constants
 
+    from wanbatch.errors import UserError
     from wanbatch.pipeline.loading.runtime import default_compile_cache
 
-    folders = {"HF_HOME": Path(constants.HF_HUB_CACHE), "XDG_CACHE_HOME": default_compile_cache()}
-    unusable = []
+    folders, unusable = {"HF_HOME": Path(constants.HF_HUB_CACHE)}, []
+    try:
+        folders["XDG_CACHE_HOME"] = default_compile_cache()
+    except UserError:
+        unusable.append(("~/.cache", "XDG_CACHE_HOME", "this user has no home folder"))
     for variable, folder in folders.items():
         try:
             with tempfile.TemporaryDirectory(dir=_first_there(folder)):

@@ -15,7 +15,7 @@ from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, w
 if TYPE_CHECKING:
     from wanbatch.manifests.storage.backend import StorageBackend
 
-PROBE = ".wanbatch-doctor-"
+BESIDE, INSIDE = ".wanbatch-doctor-", "doctor-"  # names of the folder that is tried
 LEAST_FREE, GOOD_FREE = 64 << 20, 2 << 30
 DATA = b"wanbatch doctor\n" * 64
 
@@ -31,6 +31,7 @@ class OutputFacts:
         error: how.
         user_error: whether what the user gave is wrong, instead of the disk or the store.
         holder: who writes to it at the moment; empty: nobody.
+        foreign: whether it holds files that are not of a dataset, so that a run refuses it.
         free: bytes that are free; None: a store, which does not tell.
         left: what could not be removed afterwards.
     """
@@ -41,6 +42,7 @@ class OutputFacts:
     error: str = ""
     user_error: bool = False
     holder: str = ""
+    foreign: bool = False
     free: int | None = None
     left: str = ""
 
@@ -53,14 +55,17 @@ def try_output(question: Question) -> OutputFacts:
     """Try all that a run asks of the output folder."""
     from wanbatch.errors import WanbatchError
     from wanbatch.manifests.storage.backend import open_backend
-    from wanbatch.manifests.storage.urls import absolute, is_url
+    from wanbatch.manifests.storage.urls import INTERNAL, absolute, is_url
 
     assert question.out is not None
     try:
         out = absolute(question.out)
         where = out if is_url(out) else str(_nearest(Path(out)))
-        holder = _holder(open_backend(out))
-        backend = open_backend(f"{where}/{PROBE}{secrets.token_hex(4)}")
+        target = open_backend(out)
+        holder, foreign = _holder(target), _is_foreign(target)
+        # What an interrupted check leaves in a folder is where a run looks for no data.
+        inside = f"{INTERNAL}/{INSIDE}" if where == out else BESIDE
+        backend = open_backend(f"{where}/{inside}{secrets.token_hex(4)}")
     except (WanbatchError, OSError) as error:
         return OutputFacts(question.out, question.out, "opening it", _words(error), isinstance(error, WanbatchError))
     step, failure = "", None
@@ -75,6 +80,7 @@ def try_output(question: Question) -> OutputFacts:
         error="" if failure is None else _words(failure),
         user_error=isinstance(failure, WanbatchError),
         holder=holder,
+        foreign=foreign,
         free=None if is_url(out) else shutil.disk_usage(where).free,
         left=_remove(backend, is_url(out)),
     )
@@ -134,10 +140,12 @@ def judge_output(facts: OutputFacts) -> Finding:
     if facts.error:
         told = f"{facts.where}: {facts.step} fails: {facts.error}"
         if facts.user_error:
-            return fault(told, "give another --out")
+            return fault(facts.error, "give another --out")
         if facts.free is None:
             return fault(told, "check the address, its credentials and their rights: read, write, list and delete")
         return fault(told, "mend its permissions, mount or disk, or give another --out")
+    if facts.foreign:
+        return fault(f"{facts.out} holds files that are not of a dataset", "give a new or an empty folder as --out")
     if facts.left:
         return warning(f"{facts.left} could not be removed", f"remove it: {facts.left}")
     if facts.holder:
@@ -168,12 +176,24 @@ def _holder(backend: StorageBackend) -> str:
     return "" if found is None else f"a run (pid {found['pid']} on {found['host']} since {found['since']})"
 
 
+def _is_foreign(backend: StorageBackend) -> bool:
+    from wanbatch.manifests.dataset.folder import holds_other_files
+    from wanbatch.manifests.dataset.status import RUN
+
+    names = backend.top_level_names()
+    return names is not None and not backend.exists(RUN) and holds_other_files(backend, names)
+
+
 def _remove(backend: StorageBackend, is_store: bool) -> str:
     """Remove what was tried; returns what is left."""
     try:
         backend.release()
         if not is_store:
-            shutil.rmtree(backend.root, ignore_errors=False) if os.path.lexists(backend.root) else None
+            if os.path.lexists(backend.root):
+                shutil.rmtree(backend.root)
+            if (parent := os.path.dirname(backend.root)).endswith("_wanbatch"):
+                with suppress(OSError):  # others are in it
+                    os.rmdir(parent)
             return ""
         for folder in ("data", "_wanbatch", "_wanbatch/lease", ""):
             for name in backend.sizes(folder):

@@ -25,7 +25,8 @@ LONGEST_FOLDER = SOCKET_BYTES - len(SESSION)
 OBJECT_STORE_BYTES = 128 << 20  # only tasks and reports pass through Ray
 FREE_BYTES = 32 << 20  # of which a session without faults takes less than 1 MB
 RAY_VARIABLE, VARIABLE = "RAY_TMPDIR", "TMPDIR"
-ELSEWHERE = ("/tmp", "/var/tmp", "/dev/shm")
+SHARED_MEMORY = "/dev/shm"
+ELSEWHERE = ("/tmp", "/var/tmp", SHARED_MEMORY)
 OWN_PREFIX = "wb-"
 
 _log = logging.getLogger(__name__)
@@ -123,6 +124,29 @@ def find_folder() -> tuple[FolderFacts, bool]:
     if not wanted.fault:
         return wanted, False
     return choose(wanted, variable, [look_at(other, own=True) for other in ELSEWHERE]), True
+
+
+def object_store_folder(session: str | None) -> str | None:
+    """Say where Ray's object store is to be a file, if it cannot be in shared memory.
+
+    Args:
+        session: the folder of Ray's files; None: its own choice.
+
+    Returns:
+        The folder; None: Ray decides, which takes shared memory where there is room.
+    """
+    return (session or rays_choice()[0]) if shared_memory_error() else None
+
+
+def shared_memory_error() -> str:
+    """Why nothing can be made in shared memory; empty: it can, or the system keeps it elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return ""
+    try:
+        with tempfile.TemporaryFile(dir=SHARED_MEMORY):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 @contextmanager

@@ -20,13 +20,19 @@ import ray
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
-from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, session_folder
+from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, object_store_folder, session_folder
+from wanbatch.machine import room_for_threads
 
 LOOPBACK_IP = "127.0.0.1"
 LOOPBACK = ("localhost", LOOPBACK_IP, "::1")
 CONNECT_SECONDS = 10.0
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 
+LEAST_THREADS, GOOD_THREADS = 150, 250  # of Ray's processes, a worker and the driver: 209 on 2 cores
+WHOSE_LIMIT = {
+    "user": ("by this user", "ulimit -u 4096"),
+    "group": ("in this container or job", "raise its limit (docker run --pids-limit 4096)"),
+}
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -48,13 +54,31 @@ def ensure_ray_can_start() -> None:
     """Check what a Ray of one's own needs of this machine, before anything is written or started.
 
     Raises:
-        UserError: There is no folder for its files, the loopback address cannot be reached, or names that Ray notes
-            are no Unicode.
+        UserError: There is no folder for its files, the loopback address cannot be reached, names that Ray notes are
+            no Unicode, or its threads cannot be started.
     """
     if not ray.is_initialized():
         find_folder()
         ensure_loopback()
         ensure_unicode([os.getcwd(), *sys.path, *sys.argv])
+        ensure_threads(room_for_threads())
+
+
+def ensure_threads(rooms: Mapping[str, int]) -> None:
+    """Check that Ray and a worker can start their threads.
+
+    Args:
+        rooms: how many more can be started, by what limits them (`machine.room_for_threads`).
+
+    Raises:
+        UserError: They cannot.
+    """
+    for limit, room in rooms.items():
+        if room < LEAST_THREADS:
+            raise UserError(
+                f"{max(0, room)} more threads can be started {WHOSE_LIMIT[limit][0]}, and Ray with one worker takes "
+                f"about {GOOD_THREADS}: {WHOSE_LIMIT[limit][1]}"
+            )
 
 
 def ensure_unicode(names: Sequence[str]) -> None:
@@ -114,6 +138,8 @@ def local_ray() -> Iterator[None]:
                     logging_level=logging.ERROR,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=folder,
+                    _plasma_directory=object_store_folder(folder),
+                    _skip_env_hook=True,  # RAY_RUNTIME_ENV_HOOK, which prepares the hosts of a cluster
                 )
         except Exception as error:  # of many kinds: no memory, no port, no process, no time
             ray.shutdown()
@@ -146,13 +172,17 @@ def ray_version() -> str:
     return ray.__version__
 
 
-def local_variables(given: Mapping[str, str]) -> dict[str, str]:
+def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
     """The environment variables that a Ray of one's own is started with, besides those that are given.
 
     Args:
         given: the environment's.
+
+    Returns:
+        The variables that change; None: it is not set.
     """
-    changed = {
+    changed: dict[str, str | None] = {
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a job on a cluster, whose packages are not here
         "RAY_USAGE_STATS_ENABLED": given.get("RAY_USAGE_STATS_ENABLED", "0"),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": given.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
         # Otherwise Ray writes a token to the home folder, which may not be writable, for all to read.
@@ -165,20 +195,24 @@ def local_variables(given: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def _environment(changed: dict[str, str]) -> Iterator[None]:
+def _environment(changed: Mapping[str, str | None]) -> Iterator[None]:
     """Set environment variables meanwhile. Ray remembers its token and its mode: it is made to look again."""
     before = {name: os.environ.get(name) for name in (*changed, "RAY_AUTH_MODE")}
-    os.environ.update(changed)
+    _set(changed)
     _reread_token()
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
         _reread_token()
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _reread_token() -> None:

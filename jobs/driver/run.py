@@ -74,7 +74,7 @@ def run(
     stopwatch = Stopwatch()
     ensure_ray_can_start()
     context = prepare_run(manifest_path, out, settings, new_run)
-    for message in context.plan.all_warnings:
+    for message in context.warnings:
         _log.warning("%s", message)
     with (
         stop_on_signals(stop) as stop_request,
@@ -123,7 +123,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     dispatcher = Dispatcher(context.plan, folder, log, context.dispatch_options(uuid.uuid4().hex[:12], again))
     counters = dispatcher.counters
     log.write("started", pid=os.getpid(), rows=len(context.plan), pending=counters.pending)
-    for message in context.plan.all_warnings:
+    for message in context.warnings:
         log.write("warning", message=message)
     if milliseconds := context.batch_size.milliseconds:
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
@@ -154,7 +154,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         dropped=dispatcher.dropped,
         drained=dispatcher.drained,
         source_notes=counters.source_notes,
-        warnings=context.plan.all_warnings,
+        warnings=context.warnings,
     )
 
 

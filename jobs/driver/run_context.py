@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,11 @@ class RunContext:
     batch_size: BatchSize
     workers: int
     fingerprint: dict[str, Any]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the manifest has no effect, and what others will not find of the output, a sentence each."""
+        return (*self.plan.all_warnings, *_pattern_warning(self.out))
 
     def going_on_with(self, folder: OutputFolder, again: set[str]) -> tuple[RunContext, pa.Schema]:
         """The same run, with columns that the folder's data parts can have, too; and these parts' schema.
@@ -123,6 +129,15 @@ class RunContext:
             examples=examples,
             seen_source=seen_source(self.plan, pending),
             workers_on_host=workers_on_host,
+        )
+
+
+def _pattern_warning(out: str | Path) -> Iterator[str]:
+    where = absolute(out)
+    if found := sorted({character for character in where if character in "*?["}):
+        yield (
+            f"{out}: has {' and '.join(found)} in its path, which datasets, polars and duckdb take for patterns, so "
+            "that they will not find the dataset there: choose a path without, or move the folder afterwards"
         )
 
 

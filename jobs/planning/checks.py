@@ -12,11 +12,12 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, too_low
 from wanbatch.manifests.columns import GIVEN
-from wanbatch.manifests.reading.column_names import if_own
+from wanbatch.manifests.reading.column_names import if_own, map_option, own_name
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
 from wanbatch.pipeline.sampling.step_cache import parse
+from wanbatch.suggestions import closest, did_you_mean
 
 KNOWN: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
 SIDES = ("width", "height")
@@ -32,7 +33,7 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
     parse(settings.step_cache, model.layers)
     for name, known in KNOWN.items():
         if (given := getattr(settings, name)) not in (None, *known):
-            raise UserError(f"setting {name}: {given!r} is unknown: use one of {', '.join(known)}")
+            raise UserError(f"setting {name}: {given!r} is unknown: {_of(given, known)}")
     for name in REPLACED if settings.sigmas is not None else ():
         if getattr(settings, name) is not None:
             raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
@@ -55,7 +56,7 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     for name, known in KNOWN.items():
         unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
         for index in np.flatnonzero(unknown).tolist():
-            yield index, f"{name} {rows[name][index].as_py()!r} is unknown: use one of {', '.join(known)}"
+            yield index, _unknown_name(name, rows[name][index].as_py(), known)
     for name, given in GIVEN.items():
         for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
             yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
@@ -71,8 +72,45 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     for index in np.flatnonzero(pc.fill_null(of_run, False)).tolist():
         whose = "its sigmas say" if both[index].as_py() else "the run's sigmas say"
         yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
-    yield from too_low(resolved)
-    yield from no_room(resolved)
+    of_run = pc.is_null(rows["creativity"]).to_numpy() & (settings.creativity is not None)
+    yield from _once_for_run([*too_low(resolved), *no_room(resolved)], of_run)
+
+
+def _once_for_run(problems: Iterable[tuple[int, str]], of_run: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Problems of rows with their creativity; those that have it of the run are told of once, at the first row.
+
+    of_run: bool [rows], whether each has it of the run.
+    """
+    shared: dict[str, list[int]] = {}
+    for index, message in problems:
+        if of_run[index]:
+            shared.setdefault(message, []).append(index)
+        else:
+            yield index, message
+    for message, indices in shared.items():
+        others = f" (and for {len(indices) - 1} more)" if len(indices) > 1 else ""
+        yield indices[0], f"the run's {message}{others}"
+
+
+def _of(given: str, known: Iterable[str]) -> str:
+    return f"use one of {', '.join(known)}{did_you_mean(given, known)}"
+
+
+def _unknown_name(column: str, given: str, known: Iterable[str]) -> str:
+    """What to say of the name of a sampler or a schedule that another tool may have given it."""
+    meant = next((name for name in known if _letters(name) == _letters(given)), None)
+    meant = meant or next(
+        (name for name in known if len(given) > 3 and _letters(name).startswith(_letters(given))), None
+    )
+    meant = meant or closest(given, known)
+    hint = f"; did you mean {meant}?" if meant else ":"
+    keep = map_option(column, own_name(column))
+    return f"{column} {given!r} is unknown{hint} use one of {', '.join(known)}, or keep the column aside with {keep}"
+
+
+def _letters(name: str) -> str:
+    """`DPM++ 2M` and `dpmpp_2m` are the same."""
+    return "".join(letter for letter in name.casefold().replace("+", "p") if letter.isalnum())
 
 
 def _bad_side(name: str, side: int, model: ModelInfo) -> str:

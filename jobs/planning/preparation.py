@@ -11,6 +11,7 @@ from wanbatch.jobs.config.settings import Settings, image_format
 from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
 from wanbatch.jobs.planning.plan import Plan, make_plan
+from wanbatch.jobs.planning.prompt_syntax import with_syntax_warnings
 from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, unreadable_sources
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
@@ -45,7 +46,8 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     )
     if weights:
         model = find(settings.model, settings.revision)
-    return with_long_prompts(make_plan(manifest, model, settings), model), model
+    plan = with_syntax_warnings(make_plan(manifest, model, settings))
+    return with_long_prompts(plan, model), model
 
 
 def prepare(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from wanbatch.errors import UserError
 from wanbatch.jobs.tuning.candidates import Trial
 from wanbatch.pipeline.evaluation.metrics import HIGHER_IS_BETTER
+from wanbatch.suggestions import did_you_mean
 
 JUDGE_SLACK = 0.01  # of a bare `judge`: the share by which fewer attributes than the reference's may be right
 BUDGET_FORMS = "psnr>=30, ssim>=0.95, lpips<=0.05, judge, judge>=0.98"
@@ -151,7 +152,9 @@ def _limit(text: str) -> Limit:
     if metric == "judge" and sign is None:
         return Limit("judge", 1 - JUDGE_SLACK)
     if metric not in HIGHER_IS_BETTER or number is None or sign != (">=" if HIGHER_IS_BETTER[metric] else "<="):
-        raise UserError(f"--budget {text!r} is not understood; the forms are {BUDGET_FORMS}")
+        name = re.split(r"\W", text.strip(), maxsplit=1)[0]
+        near = "" if name in HIGHER_IS_BETTER else did_you_mean(name, HIGHER_IS_BETTER)
+        raise UserError(f"--budget {text!r} is not understood; the forms are {BUDGET_FORMS}" + near)
     bound = float(number)
     if metric != "psnr" and bound > 1:
         raise UserError(f"--budget {text!r}: {metric} lies between 0 and 1")

@@ -316,12 +316,21 @@ def _require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> 
     if names is None:
         raise UserError(f"{backend.root}: is not a folder: choose another output folder")
     if not backend.exists(RUN):
-        started = names <= {*KINDS, INTERNAL} and not published_parts(backend)
-        if not started:  # only what an interrupted first start leaves is fine
+        if holds_other_files(backend, names):
             raise UserError(f"{backend.root}: holds other files: choose a new or empty output folder")
         return
     if changed := _changes(backend, fingerprint):
         raise _other_settings(backend, changed)
+
+
+def holds_other_files(backend: StorageBackend, names: set[str]) -> bool:
+    """Whether a folder without a run has more in it than what an interrupted first start leaves.
+
+    Args:
+        backend: the folder.
+        names: those of all files and folders directly in it.
+    """
+    return not names <= {*KINDS, INTERNAL} or bool(published_parts(backend))
 
 
 def _other_settings(backend: StorageBackend, changed: Sequence[str]) -> UserError:

@@ -81,12 +81,12 @@ def committed_rows(path: str) -> CommittedImages | None:
     """What is committed in an output folder, read without its lock; None if a path is none.
 
     Args:
-        path: of the folder, or its URL.
+        path: of the folder, or its URL. What is on the Hub is never one that a run writes to.
     Raises:
         UserError: if a committed part is not there as it was committed, or a record is damaged.
         MachineryError: if it cannot be read.
     """
-    backend = open_backend(path)
+    backend = open_backend(path, reading=True)
     try:
         if not backend.exists(RUN):
             return None

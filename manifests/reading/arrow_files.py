@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,10 @@ from wanbatch.errors import UserError
 from wanbatch.manifests.reading.arrow_columns import FileColumns
 from wanbatch.manifests.reading.arrow_types import has_bytes, plain_batch
 from wanbatch.manifests.reading.arrow_values import IMAGES, image_flags, image_paths, known_values
+from wanbatch.manifests.reading.damage import readable
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
+from wanbatch.manifests.reading.nearest import shorten
+from wanbatch.manifests.reading.partitions import partitions_of, with_inferred_types
 from wanbatch.manifests.reading.unified import unified
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 from wanbatch.manifests.storage.arrow_ipc import SUFFIXES, ArrowFile
@@ -33,7 +35,7 @@ SPLIT = "split"
 class ArrowFiles:
     """Files in Arrow's IPC format, or a folder of such files, read in the order of their names."""
 
-    takes = "an Arrow file that ends in .arrow or .feather, or a folder of such files"
+    takes = f"Arrow ({', '.join(SUFFIXES)})"
     positions: Positions = "row"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:
@@ -42,7 +44,9 @@ class ArrowFiles:
             return path.alone() if path.ends_in(SUFFIXES) else None
         names = [name for name in path.names if name.lower().endswith(SUFFIXES)]
         names = [name for name in names if not name.rpartition("/")[2].startswith("cache-")]
-        return path.folder_of(names) if names else None
+        if not names:
+            return None
+        return replace(path.folder_of(names), constants=tuple(map(partitions_of, names)))
 
     def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """See `ManifestKind.read`. The digest is of all but the bytes of images, of which only the size counts."""
@@ -50,17 +54,19 @@ class ArrowFiles:
         budget = Budget()
         tables = []
         for index, path in enumerate(found.files):
-            with _readable(path):
+            with readable(path, "Arrow"):
                 file = ArrowFile(path)
             with file:
                 digest.update(f"{file.size}".encode())
-                with _readable(path):
+                with readable(path, "Arrow"):
                     columns = FileColumns(index, file.schema, checker, found.constants_of(index))
                     good = columns.are_good()
                 if good:
                     batches = _read(path, file, columns, checker, budget, digest)
                     tables.append(pa.Table.from_batches(batches, schema=columns.passthrough_schema()))
-        return unified(tables, checker.problems) if tables else pa.table({}), digest.hexdigest()
+        rows = unified(tables, checker.problems) if tables else pa.table({})
+        partitions = {checker.name_of(name) for constants in found.constants for name in constants if name != SPLIT}
+        return with_inferred_types(rows, partitions), digest.hexdigest()
 
 
 class SavedDataset(ArrowFiles):
@@ -75,7 +81,8 @@ class SavedDataset(ArrowFiles):
             splits = _json(path, "dataset_dict.json").get("splits")
             if not isinstance(splits, list) or not splits:
                 raise UserError(f"{path.given}/dataset_dict.json: names no splits: save the dataset again")
-            files = [(name, str(split)) for split in splits for name in _data_files(path, f"{split}/")]
+            splits = [_inside(path, "dataset_dict.json", split) for split in splits]
+            files = [(name, split) for split in splits for name in _data_files(path, f"{split}/")]
             found = path.folder_of([name for name, _ in files])
             return replace(found, constants=tuple({SPLIT: split} for _, split in files))
         if {"state.json", "dataset_info.json"} <= names:
@@ -90,9 +97,17 @@ def _data_files(path: ManifestPath, below: str) -> list[str]:
         remedy = "save it again with dataset.flatten_indices().save_to_disk(...)"
         raise UserError(f"{path.given}/{below}: is a selection of rows that are stored elsewhere: {remedy}")
     try:
-        return [f"{below}{entry['filename']}" for entry in state["_data_files"]]
+        names = [entry["filename"] for entry in state["_data_files"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path.given}/{below}state.json: names no data files: save the dataset again") from error
+    return [below + _inside(path, f"{below}state.json", name) for name in names]
+
+
+def _inside(path: ManifestPath, file: str, name: object) -> str:
+    """A name that a file of the dataset gives, if it is of something right beside that file. Raises UserError."""
+    if not isinstance(name, str) or not name or name[0] == "." or "/" in name or "\0" in name:
+        raise UserError(f"{path.given}/{file}: names {shorten(name)}, which is not beside it: save the dataset again")
+    return name
 
 
 def _json(path: ManifestPath, name: str) -> dict[str, Any]:
@@ -103,16 +118,6 @@ def _json(path: ManifestPath, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path.given}/{name}: is damaged ({error}): save the dataset again") from error
     return value if isinstance(value, dict) else {}
-
-
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Turns what pyarrow raises on a damaged file into a UserError."""
-    try:
-        yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError, MemoryError, OverflowError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: cannot be read as Arrow ({reason}): write the file again") from error
 
 
 def _read(
@@ -127,7 +132,7 @@ def _read(
         budget.spend(path, columns.check_sizes(batch, position, held))
         values = {name: known_values(name, batch.column(name)) for name in columns.known if name in held}
         values |= {name: image_paths(batch.column(name)) for name in embedded}
-        with _readable(path):
+        with readable(path, "Arrow"):
             flags = {name: image_flags(batch.column(name)) for name in embedded}
             columns.check(values, flags, len(batch), position)
         position += len(batch)
@@ -140,7 +145,7 @@ def _batches(path: str, file: ArrowFile, checker: RowChecker) -> Iterator[pa.Rec
     """Batches in plain types, not too large, with the names under which their columns are read."""
     batches = file.batches()
     while True:
-        with _readable(path):
+        with readable(path, "Arrow"):
             whole = next(batches, None)
             if whole is None:
                 return

@@ -1,4 +1,4 @@
-"""Columns of a manifest that seem to mean one that wanbatch knows, and columns that are read as other ones. Pure.
+"""Columns of a manifest that seem to mean one that wanbatch knows. Pure.
 
 A column that wanbatch does not know passes through, so one that is misspelt, or that another tool calls otherwise,
 would be ignored without a word. The names of other tools stand beside each column in `columns.py`.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -39,17 +38,21 @@ class UnusedColumn:
         meant: the column that it seems to mean.
         rows: how many rows have a value in it and none in `meant`.
         mixed: other rows have a value in `meant`.
+        rival: an earlier column that seems to mean the same; None: there is none.
+        lists: its values are lists, and those of `meant` are not.
     """
 
     column: str
     meant: str
     rows: int
     mixed: bool
+    rival: str | None = None
+    lists: bool = False
 
     @property
     def can_be_mapped(self) -> bool:
         """Whether the manifest could be run with the column read as the one that it seems to mean."""
-        return not (self.mixed or GIVEN[self.meant].reserved)
+        return not (self.mixed or self.rival or self.lists or GIVEN[self.meant].reserved)
 
     @property
     def option(self) -> str:
@@ -67,6 +70,10 @@ class UnusedColumn:
         if self.mixed:
             rows = f"{self.rows} rows have" if self.rows > 1 else "1 row has"
             return f"{rows} no {self.meant}, and others have: put the values of {self.column!r} there"
+        if self.lists:
+            return f"its values are lists: give one {self.meant} a row, with a row for each"
+        if self.rival:
+            return f"or {self.rival!r} is what is meant: take one of them"
         if missing := GIVEN[self.meant].reserved:
             return f"this version has no {missing} yet"
         own = same_name(self.column, self.meant) or _one_slip(_snake(self.column), self.meant)
@@ -89,61 +96,6 @@ class UnusedColumn:
         return f"{self.message}; or keep it as a column of your own with {self.keeping}"
 
 
-class ColumnMap:
-    """Columns of a manifest that are read as other ones.
-
-    Attributes:
-        renames: column of the manifest -> what it is read as; `map_problem` found nothing wrong with it.
-        of_kind: what the manifest's kind calls a column, before `renames` is asked: an output folder's own columns
-            are `source_...`.
-        seen: the columns of the manifest, as the kind calls them.
-    """
-
-    def __init__(self, renames: Mapping[str, str], of_kind: Callable[[str], str] = str):
-        self.renames, self.of_kind = renames, of_kind
-        self.seen: set[str] = set()
-        self._stored: dict[str, str] = {}
-
-    @property
-    def names(self) -> set[str]:
-        """The columns of the manifest, under the names by which they are read."""
-        return {self.renames.get(name, name) for name in self.seen}
-
-    def name_of(self, column: str) -> str:
-        """The name under which a column of the manifest is read."""
-        called = self.of_kind(column)
-        self.seen.add(called)
-        name = self.renames.get(called, called)
-        self._stored[name] = column
-        return name
-
-    def renamed(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A row with the names under which its columns are read; for kinds that call columns as they are stored."""
-        self.seen.update(row)
-        return {self.renames.get(name, name): value for name, value in row.items()} if self.renames else row
-
-    def stored_name(self, column: str) -> str:
-        """The name that a column that is read so has in the manifest."""
-        return self._stored.get(column, column)
-
-    def problems(self) -> Iterator[str]:
-        """What is wrong with it, once the whole manifest was read: what is not there, and what is there twice."""
-        for column, target in self.renames.items():
-            option = map_option(column, target)
-            if column not in self.seen:
-                there = sorted(self.seen - self.renames.keys())
-                nearest = nearest_name(column, there)
-                hint = (
-                    f"did you mean {nearest!r}?" if nearest else f"there are {', '.join(map(repr, there)) or 'none'}"
-                )
-                yield f"has no column {column!r}, which {option} names: {hint}"
-            elif target in self.seen and target not in self.renames:
-                yield (
-                    f"column {target!r} is there, and {option} would read {column!r} as {target} too: keep one of "
-                    f"them, or rename the other with {map_option(target, own_name(target))}"
-                )
-
-
 def unused_columns(rows: pa.Table, passthrough: pa.Table) -> tuple[UnusedColumn, ...]:
     """The passthrough columns that seem to mean another, in their order.
 
@@ -154,22 +106,28 @@ def unused_columns(rows: pa.Table, passthrough: pa.Table) -> tuple[UnusedColumn,
         passthrough: the other columns of the same rows.
     """
     found = []
+    rivals: dict[str, str] = {}
     for name in passthrough.column_names:
         meant = meant_column(name)
-        if meant is None or not (same_name(name, meant) or _could_be(passthrough[name], meant)):
+        lists = meant == "prompt" and _holds(passthrough[name].type, *_LISTS)
+        if meant is None or not (lists or same_name(name, meant) or _could_be(passthrough[name], meant)):
             continue
         given = _given(rows, meant)
         count = pc.sum(pc.and_(pc.is_valid(passthrough[name]), pc.invert(given))).as_py()
         if count:
-            found.append(UnusedColumn(name, meant, count, pc.any(given).as_py()))
+            column = UnusedColumn(name, meant, count, pc.any(given).as_py(), rivals.get(meant), lists)
+            rivals.setdefault(meant, name)
+            found.append(column)
     return tuple(found)
 
 
 def suspects(names: Collection[str]) -> Iterator[UnusedColumn]:
     """The columns of a manifest that seem to mean one that it lacks, by their names alone."""
+    rivals: dict[str, str] = {}
     for name in sorted(names):
         if (meant := meant_column(name)) is not None and meant not in names:
-            yield UnusedColumn(name, meant, 0, False)
+            yield UnusedColumn(name, meant, 0, False, rivals.get(meant))
+            rivals.setdefault(meant, name)
 
 
 @lru_cache(maxsize=4096)
@@ -184,15 +142,6 @@ def meant_column(name: str) -> str | None:
 def same_name(name: str, column: str) -> bool:
     """Whether a name is a column's own but for case, spaces, hyphens and the like."""
     return _key(name) == _key(column)
-
-
-def nearest_name(name: str, names: Collection[str]) -> str | None:
-    """The one among some names that is most like another, or None."""
-    meant = meant_column(name)
-    if meant in names:
-        return meant
-    close = get_close_matches(name.casefold(), {one.casefold(): one for one in names}, n=1, cutoff=0.6)
-    return next((one for one in names if close and one.casefold() == close[0]), None)
 
 
 def map_option(column: str, target: str) -> str:
@@ -211,28 +160,15 @@ def own_name(column: str) -> str:
     return f"{OWN}{_snake(column)}"
 
 
-def map_problem(pairs: Mapping[str, str]) -> str | None:
-    """What is wrong with the columns that are to be read as others, before any manifest is looked at; None: nothing.
-
-    Args:
-        pairs: column of the manifest -> what it is read as.
-    """
-    for column, target in pairs.items():
-        if column == target:
-            return f"{column!r} is mapped to itself: drop it"
-        if target not in GIVEN and (not target.startswith(OWN) or target in WRITTEN):
-            meant = nearest_name(target, list(GIVEN))
-            hint = f"did you mean {meant}?" if meant else f"known are {', '.join(GIVEN)}."
-            return (
-                f"{target!r} is not a column that wanbatch reads; {hint} To pass {column!r} through under another "
-                f"name, map it to one that begins with {OWN}, like {own_name(column)}"
+def aliases_table() -> str:
+    """The names that other tools have for the columns, as the documentation shows them."""
+    lines = ["| column | also known as | what differs |", "|---|---|---|"]
+    for name, given in GIVEN.items():
+        if given.aliases:
+            lines.append(
+                f"| `{name}` | {', '.join(f'`{alias}`' for alias in given.aliases)} | {given.differs or ''} |"
             )
-    targets = list(pairs.values())
-    for target in dict.fromkeys(targets):
-        sources = [repr(column) for column, its in pairs.items() if its == target]
-        if len(sources) > 1:
-            return f"{' and '.join(sources)} are both mapped to {target!r}: keep one"
-    return None
+    return "\n".join(lines)
 
 
 def _given(rows: pa.Table, column: str) -> pa.ChunkedArray:
@@ -247,22 +183,29 @@ def _given(rows: pa.Table, column: str) -> pa.ChunkedArray:
     return pc.is_valid(rows[column])
 
 
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+_IMAGES = (*_TEXT, *_LISTS, pa.types.is_struct, pa.types.is_binary, pa.types.is_large_binary)
+
+
+def _holds(kind: pa.DataType, *which: Callable[[pa.DataType], bool]) -> bool:
+    return any(is_one(kind) for is_one in which)
+
+
 def _could_be(values: pa.ChunkedArray, column: str) -> bool:
     """Whether values could be meant for a column, by their type; text where a number is due, by its first value."""
     kind, due = values.type, GIVEN[column].kind
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if due is IMAGES:
-        return (
-            text or listed or pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        )
+        return _holds(kind, *_IMAGES)
     if pa.types.is_list(due.type):
-        return text or listed
+        return _holds(kind, *_TEXT, *_LISTS)
     if pa.types.is_string(due.type):
-        return text
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    return number or (text and _is_number(next((value.as_py() for value in values if value.is_valid), "")))
+        return _holds(kind, *_TEXT)
+    if _holds(kind, *_TEXT):
+        return values.null_count < len(values) and _is_number(values.drop_null()[0].as_py())
+    return _holds(kind, *_NUMBERS)
 
 
 def _is_number(text: str) -> bool:

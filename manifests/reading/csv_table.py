@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +29,7 @@ CHUNK = 8192
 class Csv:
     """CSV and TSV files, or a folder of such files, read in the order of their names."""
 
-    takes = "a CSV file that ends in .csv or .tsv, or a folder of such files"
+    takes = "CSV (.csv, .tsv)"
     positions: Positions = "line"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:
@@ -41,7 +41,7 @@ class Csv:
         digest = hashlib.sha256()
         tables = []
         for index, (path, shown) in enumerate(zip(found.files, found.shown, strict=True)):
-            reader = _Reader(index, shown, checker)
+            reader = _Reader(index, shown, checker, found.constants_of(index))
             tables.append(reader.read(_texts(path, shown, digest)))
         rows = unified(tables, checker.problems)
         return with_inferred_types(rows, rows.schema.names), digest.hexdigest()
@@ -66,8 +66,11 @@ class _Reader:
         names: of its columns, as they are read; None for one without a name.
     """
 
-    def __init__(self, index: int, shown: str, checker: RowChecker):
+    def __init__(self, index: int, shown: str, checker: RowChecker, constants: Mapping[str, str | None]):
+        """constants: columns that the file does not have and that have one value in all its rows."""
         self._index, self._shown, self._checker = index, shown, checker
+        self._constants = dict(constants)
+        self._fixed: list[str] = []  # the cells of these columns, which stand after the file's own
         self.names: list[str | None] = []
         self._others: list[tuple[int, str]] = []  # passthrough columns: position and name
         self._rows: list[list[str]] = []
@@ -112,7 +115,9 @@ class _Reader:
             if not cell:
                 said = f"column {position} has no name, as an index that pandas writes: it is not used"
                 self._checker.problems.warn(self._index, said)
-        self.names = [self._checker.name_of(cell) if cell else None for cell in header]
+        fixed = {name: text or "" for name, text in self._constants.items() if name not in header}
+        self._fixed = list(fixed.values())
+        self.names = [self._checker.name_of(cell) if cell else None for cell in (*header, *fixed)]
         if not KNOWN.intersection(filter(None, self.names)) and any(_is_value(cell) for cell in header):
             known = "id,prompt,seed"
             said = f"begins with {shorten(','.join(header))}: the first line must name the columns, like {known}"
@@ -128,11 +133,13 @@ class _Reader:
     def _add(self, cells: list[str], number: int, separator: str) -> None:
         """Check one row."""
         problems = self._checker.problems
-        if len(cells) != len(self.names):
-            said = f"has {len(cells)} cells, but the first line names {len(self.names)} columns"
+        named = len(self.names) - len(self._fixed)
+        if len(cells) != named:
+            said = f"has {len(cells)} cells, but the first line names {named} columns"
             problems.add(self._index, number, f"{said}: put a cell that holds {separator!r} in double quotes")
             self._checker.skip()
             return
+        cells = [*cells, *self._fixed]
         known, bad = {}, False
         for name, cell in zip(self.names, cells, strict=True):
             if name in KNOWN:

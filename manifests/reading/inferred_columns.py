@@ -100,7 +100,7 @@ class InferredColumns:
             try:
                 kind = pa.array([value]).type
             except _NOT_STORABLE:
-                return at, f"column {name!r} cannot store {shorten(value)}: simplify it or make it text"
+                return at, f"column {name!r} cannot store {shorten(value)}: {_remedy(value)}"
             try:
                 so_far = common_type(so_far, kind)
             except _NOT_STORABLE:
@@ -141,3 +141,9 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _remedy(value: Any) -> str:
+    if isinstance(value, str):  # Arrow stores any text but one with half of a pair of surrogates
+        return "it has half a character (a surrogate without its other half): remove it"
+    return "simplify it or make it text"

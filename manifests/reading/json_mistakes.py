@@ -50,8 +50,8 @@ def conversion(shown: str, text: str, command: str = "") -> str | None:
             return None
         return f"has objects on several lines each: write one object a line, {source}jq -c .{given} > {right}"
     form, key = _form(values)
-    if form is None:
-        return None
+    if form is None or (form == "object" and "\n" not in text.strip()):
+        return None  # one line: what is wrong with it is something else
     rows, what = _ROWS[form].format(key=repr(key)), _WHAT[form].format(key=repr(key))
     code = f"import json; [print(json.dumps(r)) for r in {rows}]"
     return f'{what}: write one object a line, {source}python3 -c "{code}"{given} > {right}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from wanbatch.manifests.reading.inferred_columns import InferredColumns
 from wanbatch.manifests.reading.json_mistakes import conversion, looks_whole, mistake
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
 from wanbatch.manifests.reading.nearest import shorten
+from wanbatch.manifests.reading.partitions import typed_partitions
 from wanbatch.manifests.reading.row_model import KNOWN
 from wanbatch.manifests.reading.text_lines import (
     MAX_LINE,
@@ -22,6 +24,7 @@ from wanbatch.manifests.reading.text_lines import (
     whole_text,
     with_compressions,
 )
+from wanbatch.manifests.reading.text_values import BadTextError, known_value
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 
 SUFFIXES = with_compressions((".jsonl", ".ndjson", ".json"))
@@ -39,7 +42,7 @@ class _BadLine(Exception):
 class JsonLines:
     """Files with one JSON object a line, or a folder of such files, read in the order of their names."""
 
-    takes = "a file with one JSON object a line that ends in .jsonl, .ndjson or .json, or a folder of such files"
+    takes = "JSONL (.jsonl, .ndjson, .json)"
     positions: Positions = "line"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:
@@ -50,15 +53,39 @@ class JsonLines:
         """See `ManifestKind.read`. The digest is the SHA-256 of all that the files hold, unpacked."""
         digest = hashlib.sha256()
         others = InferredColumns(checker.problems)
+        partitions = typed_partitions(found.constants)
         for index, (path, shown) in enumerate(zip(found.files, found.shown, strict=True)):
             begun = False
+            fixed = _fixed(found.constants_of(index), partitions[index] if partitions else {}, checker, index)
             for number, raw in numbered_lines(path, shown):
                 digest.update(raw)
                 if not begun and raw.strip():
                     begun = True
                     _check_form(path, shown, raw)
-                _read_line(shown, raw, index, number, checker, others)
+                _read_line(shown, raw, index, number, checker, others, fixed)
         return others.table(), digest.hexdigest()
+
+
+def _fixed(
+    texts: Mapping[str, str | None], typed: Mapping[str, Any], checker: RowChecker, index: int
+) -> dict[str, Any]:
+    """The columns that all rows of a file have from its folders' names.
+
+    Args:
+        texts: the columns with their values as text.
+        typed: the same as they pass through.
+        checker: takes problems.
+        index: of the file.
+    """
+    fixed = {}
+    for name, text in texts.items():
+        meant = checker.name_of(name)
+        try:
+            known = meant in KNOWN and text is not None
+            fixed[name] = known_value(meant, text) if known else typed[name]  # type: ignore[arg-type]
+        except BadTextError as error:
+            checker.problems.add(index, -1, str(error))
+    return fixed
 
 
 def _check_form(path: str, shown: str, first: bytes) -> None:
@@ -85,7 +112,16 @@ def _check_form(path: str, shown: str, first: bytes) -> None:
         raise UserError(f"{shown}: {said}")
 
 
-def _read_line(shown: str, raw: bytes, file: int, number: int, checker: RowChecker, others: InferredColumns) -> None:
+def _read_line(
+    shown: str,
+    raw: bytes,
+    file: int,
+    number: int,
+    checker: RowChecker,
+    others: InferredColumns,
+    fixed: Mapping[str, Any],
+) -> None:
+    """Check one line. fixed: values of columns that it may lack."""
     try:
         values = _parse(shown, raw)
     except _BadLine as bad:
@@ -94,7 +130,7 @@ def _read_line(shown: str, raw: bytes, file: int, number: int, checker: RowCheck
         return
     if values is None:
         return
-    row = checker.renamed(values)
+    row = checker.renamed({**fixed, **values} if fixed else values)
     known = {name: value for name, value in row.items() if name in KNOWN and value is not None}
     if checker.add(known, file, number):
         others.add({name: value for name, value in row.items() if name not in KNOWN}, file, number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from wanbatch.manifests.reading.other_files import warning
+from wanbatch.manifests.reading.partitions import partitions_of
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 from wanbatch.manifests.storage.urls import files_below
 
@@ -81,6 +82,8 @@ class ManifestPath:
     def alone_or_all(self, suffixes: tuple[str, ...], in_folders: tuple[str, ...] = ()) -> ManifestFiles | None:
         """A file with one of some endings, or all such files of a folder, in the order of their names; None: neither.
 
+        Sub-folders may be partitions, as in `kind=cup/part-0.csv`.
+
         Args:
             suffixes: the endings, in lower case.
             in_folders: of files in folders, if fewer of them count.
@@ -88,7 +91,10 @@ class ManifestPath:
         if not self.is_folder:
             return self.alone() if self.ends_in(suffixes) else None
         names = [name for name in self.names if name.lower().endswith(in_folders or suffixes)]
-        return self.folder_of(names, warning(str(self.given), self.names, names)) if names else None
+        if not names:
+            return None
+        found = self.folder_of(names, warning(str(self.given), self.names, names))
+        return replace(found, constants=tuple(map(partitions_of, names)))
 
     def ends_in(self, suffixes: tuple[str, ...]) -> bool:
         """Whether it is a file with one of some endings, in either case."""

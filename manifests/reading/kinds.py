@@ -20,6 +20,7 @@ from wanbatch.manifests.reading.kind import (
 from wanbatch.manifests.reading.output_folder import OutputFolderRows
 from wanbatch.manifests.reading.parquet import Parquet
 from wanbatch.manifests.reading.pictures import Pictures
+from wanbatch.manifests.storage.hub import pinned
 from wanbatch.manifests.storage.urls import absolute, kind_of
 
 KINDS: tuple[ManifestKind, ...] = (
@@ -46,7 +47,7 @@ def find_manifest(
     Raises:
         UserError: There is nothing, or it is no manifest. OSError: It cannot be looked at.
     """
-    where = absolute(path)
+    where = pinned(absolute(path))
     there = kind_of(where)
     if there is None:
         raise UserError(f"{path}: there is no such manifest: check the path")
@@ -56,7 +57,8 @@ def find_manifest(
             found = kind.find(looked_at)
             if found is not None:
                 return kind, found
-    takes = "; ".join(kind.takes for kind in KINDS)
+    *first, last = (kind.takes for kind in KINDS)
+    takes = f"{', '.join(first)}, or {last}"
     if there == "folder":
         raise UserError(f"{path}: is a folder without a manifest: give {takes}")
     said = other_files.remedy(str(path)) if there == "file" else None

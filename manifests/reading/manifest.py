@@ -14,11 +14,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.errors import MachineryError, UserError
+from wanbatch.errors import MachineryError, ManifestError, UserError
 from wanbatch.manifests.reading.arrow_rows import row_of, source_of
 from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
-from wanbatch.manifests.reading.column_names import ColumnMap, UnusedColumn, suspects, unused_columns
-from wanbatch.manifests.reading.kind import CommittedRowsOf, ManifestFiles, no_output_folder
+from wanbatch.manifests.reading.column_map import ColumnMap
+from wanbatch.manifests.reading.column_names import UnusedColumn, suspects, unused_columns
+from wanbatch.manifests.reading.kind import CommittedRowsOf, ManifestFiles, ManifestKind, no_output_folder
 from wanbatch.manifests.reading.kinds import find_manifest
 from wanbatch.manifests.reading.validation import Positions, Problems, RowChecker, location_of
 from wanbatch.manifests.records import Row, Source
@@ -118,7 +119,7 @@ def read_manifest(
         allow_http: take web addresses as sources too. Nothing is fetched here.
         check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
         source_fence: the folder (or its URL) that no source may leave; default: `source_root`.
-        renames: columns of the manifest that are read under another name (`column_names.map_problem` checks them).
+        renames: columns of the manifest that are read under another name (`column_map.map_problem` checks them).
         strict: passthrough columns that seem to mean another one are problems.
         prompt_of_run: the run has a prompt for rows that give none.
         committed_rows: says what an output folder of wanbatch holds; without it none is read.
@@ -161,7 +162,7 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
 
     problems = Problems(found.shown, kind.positions)
     checker = RowChecker(policy, problems, ColumnMap(_renames(found, rules), found.rename), rules.prompt_of_run)
-    passthrough, digest = kind.read(found, checker)
+    passthrough, digest = _read_rows(kind, found, checker, rules.strict)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
     _check_ids(rows, problems)
@@ -200,6 +201,16 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     )
 
 
+def _read_rows(kind: ManifestKind, found: ManifestFiles, checker: RowChecker, strict: bool) -> tuple[pa.Table, str]:
+    """What `kind.read` returns. Where so many problems end it early, their cause is told with them."""
+    try:
+        return kind.read(found, checker)
+    except ManifestError:
+        _report_suspects(checker, strict)
+        checker.problems.raise_any()
+        raise
+
+
 def _renames(found: ManifestFiles, rules: _Rules) -> dict[str, str]:
     """The renames of the user, and those of the manifest's kind that do not contradict them."""
     taken = {*rules.renames, *rules.renames.values()}
@@ -213,9 +224,9 @@ def _report_suspects(checker: RowChecker, strict: bool) -> None:
     """
     for column in suspects(checker.columns.names):
         if strict:
-            checker.problems.add(0, -1, column.strict_message)
+            checker.problems.add_cause(column.strict_message)
         elif checker.nothing_asked and column.meant in ("prompt", "image", "images"):
-            checker.problems.add(0, -1, column.message)
+            checker.problems.add_cause(column.message)
 
 
 def _require_folder(folder: str, flag: str) -> None:

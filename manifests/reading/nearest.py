@@ -11,6 +11,7 @@ from typing import Any
 
 from wanbatch.manifests.column_types import NAME
 from wanbatch.manifests.columns import GIVEN
+from wanbatch.suggestions import nearest_sides
 
 OWN_SEED = "without a seed the row gets one of its own"
 
@@ -31,10 +32,12 @@ def nearest(column: str, error: Mapping[str, Any]) -> str | None:
         return "for several write a row each"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return _of_number(value, kind, context)
+    return _of_number(column, value, kind, context)
 
 
-def _of_number(value: float, kind: str, context: Mapping[str, Any]) -> str | None:
+def _of_number(column: str, value: float, kind: str, context: Mapping[str, Any]) -> str | None:
+    if column in ("width", "height"):
+        return nearest_sides(value)
     if kind in ("greater_than_equal", "less_than_equal"):
         return f"the nearest is {context.get('ge', context.get('le')):g}"
     if kind == "less_than" and isinstance(value, int):
@@ -51,6 +54,8 @@ def _of_text(column: str, value: str, kind: str) -> str | None:
         return _number_in(value)
     if kind == "literal_error":
         return _one_of(column, value)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        return "it holds half of a character, as text does that was cut inside an emoji"
     given = GIVEN.get(column)
     if given is not None and given.kind is NAME and (name := name_like(value)):
         return f"for example {name}"

@@ -18,6 +18,7 @@ from wanbatch.manifests.reading.column_names import OWN
 from wanbatch.manifests.reading.kind import CommittedRows, ManifestFiles, ManifestPath
 from wanbatch.manifests.reading.parquet import Parquet
 from wanbatch.manifests.reading.validation import Positions, RowChecker
+from wanbatch.manifests.storage.urls import is_hub, is_url
 
 KEPT = ("id", "image")
 """Columns of an output folder that a manifest has, too, with the same meaning."""
@@ -82,5 +83,13 @@ def _refuse_inside(path: ManifestPath) -> None:
     if not path.is_folder and _PART.fullmatch(posixpath.basename(folder)):
         folder = posixpath.dirname(folder)
     outer, name = posixpath.split(folder)
-    if name in _KINDS and path.committed_rows(outer) is not None:
+    if name in _KINDS and _can_be_folder(outer) and path.committed_rows(outer) is not None:
         raise UserError(f"{path.given}: is inside an output folder of wanbatch: give the whole folder, {outer}")
+
+
+def _can_be_folder(path: str) -> bool:
+    """Whether a path or URL names more than a store: a bucket, or a repository of the Hub."""
+    if not is_url(path):
+        return path.startswith("/")
+    parts = path.partition("://")[2].split("/")
+    return bool(parts[0]) and (not is_hub(path) or len(parts) > 2)

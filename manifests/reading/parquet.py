@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,8 +25,9 @@ from wanbatch.manifests.reading.arrow_values import (
     image_flags,
     known_values,
 )
+from wanbatch.manifests.reading.damage import readable
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
-from wanbatch.manifests.reading.partitions import partitions_of, with_inferred_types
+from wanbatch.manifests.reading.partitions import with_inferred_types
 from wanbatch.manifests.reading.unified import unified
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 from wanbatch.manifests.storage.footer_check import require_readable
@@ -49,16 +48,12 @@ BATCH = 4096
 class Parquet:
     """A Parquet file, or a folder of Parquet files, read in the order of their names."""
 
-    takes = f"a file that ends in {' or '.join(SUFFIXES)}, or a folder of such files"
+    takes = f"Parquet ({', '.join(SUFFIXES)})"
     positions: Positions = "row"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:
         """See `ManifestKind.find`."""
-        found = path.alone_or_all(SUFFIXES)
-        if found is None or not path.is_folder:
-            return found
-        names = map(found.relative, range(len(found.files)))
-        return replace(found, constants=tuple(map(partitions_of, names)))
+        return path.alone_or_all(SUFFIXES)
 
     def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """See `ManifestKind.read`.
@@ -72,12 +67,12 @@ class Parquet:
         budget = Budget()
         for index, path in enumerate(found.files):
             partition = found.constants_of(index)
-            with _readable(path):
+            with readable(path, "Parquet"):
                 footer = read_footer(path)
                 file = open_parquet(path)
             with file:
                 digest.update(footer)
-                with _readable(path):
+                with readable(path, "Parquet"):
                     reader = _FileReader(path, index, file, checker, budget, partition)
                     require_readable(footer[FOOTER_FROM:])
                     why = too_much(file.metadata, reader.unread)
@@ -90,16 +85,6 @@ class Parquet:
                 partitions.update(map(checker.name_of, partition))
         rows = unified(tables, checker.problems) if tables else pa.table({})
         return with_inferred_types(rows, partitions), digest.hexdigest()
-
-
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Turns what pyarrow raises on a damaged file into a UserError."""
-    try:
-        yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError, MemoryError, OverflowError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: cannot be read as Parquet ({reason}): write the file again") from error
 
 
 class _FileReader:
@@ -130,7 +115,7 @@ class _FileReader:
                 self._budget.spend(self._path, self.columns.check_sizes(batch, position, names))
                 here = slice(position - first, position - first + len(batch))
                 values = {n: known_values(n, batch.column(n)) for n in self.columns.known if n in names}
-                with _readable(self._path):
+                with readable(self._path, "Parquet"):
                     flags = {name: every[here] for name, every in embedded.items()}
                     self.columns.check(values, flags, len(batch), position)
                 position += len(batch)
@@ -190,7 +175,7 @@ class _FileReader:
             return
         batches = self._file.iter_batches(size, row_groups=[group], columns=columns)
         while True:
-            with _readable(self._path):
+            with readable(self._path, "Parquet"):
                 batch = next(batches, None)
                 if batch is None:
                     return

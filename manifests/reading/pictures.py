@@ -41,7 +41,8 @@ class Pictures:
             return None
         captions = {_stem(name): name for name in path.names if name.lower().endswith(CAPTION)}
         beside = tuple(captions.get(_stem(name)) for name in names)
-        others = [name for name in path.names if not is_picture(name) and name not in set(beside)]
+        taken = {*names, *beside}
+        others = [name for name in path.names if name not in taken]
         warnings = [f"{path.given}: {_not_read(others)}"] if others else []
         return replace(path.folder_of(names, warnings), beside=beside)
 
@@ -50,8 +51,15 @@ class Pictures:
         names = [found.relative(index) for index in range(len(found.files))]
         ids, digest = picture_ids(names), hashlib.sha256()
         passed: dict[str, list[str]] = {}
-        for index, (name, caption) in enumerate(zip(names, _captions(found), strict=True)):
+        for index, (name, caption) in enumerate(zip(names, _captions(found, checker), strict=True)):
             digest.update(f"{name}\0".encode(errors="surrogatepass") + (caption or b"") + b"\0")
+            if caption is None and found.beside[index] is not None:
+                said = (
+                    f"its caption {found.beside[index]} is a link out of the folder: set --source-fence to one around"
+                )
+                checker.problems.add(index, -1, f"{said} both, or copy it")
+                checker.skip()
+                continue
             try:
                 prompt = (caption or b"").decode("utf-8-sig").strip()
             except UnicodeDecodeError:
@@ -94,9 +102,10 @@ def _with_hash(stem: str, name: str) -> str:
     return f"{_UNSAFE.sub('-', stem).strip('-')[: _LONGEST - 9]}-{told}".lstrip("-")
 
 
-def _captions(found: ManifestFiles) -> Iterator[bytes | None]:
-    """What the caption of each picture holds; None where there is none. Raises OSError."""
-    paths = [None if name is None else f"{found.folder}/{name}" for name in found.beside]
+def _captions(found: ManifestFiles, checker: RowChecker) -> Iterator[bytes | None]:
+    """What the caption of each picture holds; None where there is none, or none that may be read. Raises OSError."""
+    named = (None if name is None else f"{found.folder}/{name}" for name in found.beside)
+    paths = [None if path is None or checker.leaves_fence(path) else path for path in named]
     if not is_url(found.folder):
         yield from map(_content, paths)
         return

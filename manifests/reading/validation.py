@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -11,7 +12,8 @@ import pyarrow as pa
 from wanbatch.errors import ManifestError, Problem
 from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
-from wanbatch.manifests.reading.column_names import ColumnMap, map_option, own_name
+from wanbatch.manifests.reading.column_map import ColumnMap
+from wanbatch.manifests.reading.column_names import map_option, own_name
 from wanbatch.manifests.reading.row_model import KNOWN, NOTHING_ASKED, ManifestRow, parse_row, shorten
 from wanbatch.manifests.sources.path_policy import PathPolicy
 
@@ -62,6 +64,10 @@ class Problems:
             self._found.append((file, position, f"{self.limit} problems; the rest was not read"))
             self.raise_any()
 
+    def add_cause(self, message: str) -> None:
+        """Add what may be the cause of others, of the manifest as a whole; also if there are `limit` problems."""
+        self._found.append((0, -1, message))
+
     def location(self, file: int, position: int) -> str:
         """A position as messages say it; below 0 the file as a whole. file: index into `files`."""
         return location_of(self.files[file], self.positions, position)
@@ -108,6 +114,10 @@ class RowChecker:
         self.nothing_asked = False
         self._rules = rules
         self._builder = TableBuilder(UNMERGED_SCHEMA)
+
+    def leaves_fence(self, location: str) -> bool:
+        """Whether a local file is outside the folder that no source may leave, with its links resolved."""
+        return not self._rules.in_store and not self._rules.is_inside(os.path.realpath(location))
 
     def renamed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """A row with the names under which its columns are read."""

@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from wanbatch.errors import UserError
 from wanbatch.manifests.storage.local import LocalBackend
 from wanbatch.manifests.storage.object_store import ObjectStoreBackend
-from wanbatch.manifests.storage.urls import is_url, local_path
+from wanbatch.manifests.storage.urls import is_hub, is_url, local_path
 
 
 class StorageBackend(Protocol):
@@ -119,12 +120,18 @@ class StorageBackend(Protocol):
         ...
 
 
-def open_backend(root: str | Path) -> StorageBackend:
+def open_backend(root: str | Path, reading: bool = False) -> StorageBackend:
     """The backend of an output folder, which need not exist yet.
 
     Args:
         root: a local path, or the URL of a folder in an object store (a string).
+        reading: nothing will be written, so the folder may be on the Hugging Face Hub, too.
     Raises:
         UserError: for a URL that cannot hold an output folder.
     """
+    if not reading and is_url(root) and is_hub(str(root)):
+        raise UserError(
+            f"{root}: the Hugging Face Hub is only read: give --out a folder or a store, and upload it afterwards "
+            "with `hf upload OWNER/NAME FOLDER --repo-type dataset`"
+        )
     return ObjectStoreBackend(str(root)) if is_url(root) else LocalBackend(local_path(root))

@@ -22,9 +22,12 @@ TRIES = 2
 """Bounds on one request and how often it is made: a store that is gone ends a run, it does not hang it. Both
 botocore and s3fs try, each its own kinds of errors, so an operation ends after READ_SECONDS * TRIES**2 at most."""
 
+HUB_BLOCK = 1 << 16
+"""How much is read of a file on the Hub beyond what is asked for."""
+
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
 _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-_VERSIONS = ("ETag", "etag", "LastModified", "mtime", "updated", "last_modified")
+_VERSIONS = ("ETag", "etag", "LastModified", "mtime", "updated", "last_modified", "blob_id")
 """What the file systems of stores call a file's tag or its time of change; the tags first."""
 _systems: dict[tuple[str, int], Any] = {}
 
@@ -59,6 +62,8 @@ def forget_file_systems() -> None:
 
 
 def _options(scheme: str) -> dict[str, Any]:
+    if scheme == "hf":
+        return {"block_size": HUB_BLOCK}
     if not scheme.startswith("s3"):
         return {"use_listings_cache": False}
     retries = {"max_attempts": TRIES, "mode": "standard"}

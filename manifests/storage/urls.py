@@ -16,6 +16,9 @@ from wanbatch.manifests.storage.fsspec_io import StoreFile, file_system, os_erro
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs")
 """Of object stores with conditional writes. Tested: s3."""
 
+HUB = "hf"
+"""Of the Hugging Face Hub, which is only read."""
+
 INTERNAL = "_wanbatch"
 """The folder inside an output folder that readers of datasets skip."""
 
@@ -25,14 +28,20 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/?/")
 
 
 def is_url(path: str | Path) -> bool:
-    """True for the URL of something in an object store."""
-    return isinstance(path, str) and (found := _SCHEME.match(path)) is not None and found[1].lower() in SCHEMES
+    """True for the URL of something in an object store or on the Hub."""
+    found = _SCHEME.match(path) if isinstance(path, str) else None
+    return found is not None and found[1].lower() in (*SCHEMES, HUB)
+
+
+def is_hub(url: str) -> bool:
+    """True for the URL of something on the Hugging Face Hub."""
+    return url[: len(HUB) + 1].lower() == f"{HUB}:"
 
 
 def local_path(path: str | Path) -> Path:
-    """A local path. Raises UserError for a URL of another kind than `SCHEMES`."""
+    """A local path. Raises UserError for a URL of another kind than `SCHEMES` and `HUB`."""
     if isinstance(path, str) and (_SCHEME.match(path) or "://" in path):
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        known = ", ".join(f"{scheme}://" for scheme in (*SCHEMES, HUB))
         raise UserError(f"{path}: such addresses are not supported here: give a path, or one of {known}")
     return Path(path)
 

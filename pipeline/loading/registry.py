@@ -16,6 +16,7 @@ from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.config_files import read_json
 from wanbatch.pipeline.loading.model_form import CLASSES, ModelForm, read_form
 from wanbatch.pipeline.loading.scheduler import Unreproduced, read_scheduler
+from wanbatch.suggestions import did_you_mean
 
 TINY = "tiny"
 LONGEST_SIDE = 4096  # pixels; what a manifest may ask for, too
@@ -158,6 +159,7 @@ def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         raise UserError(
             f"no model folder {model}; give `tiny`, a folder in diffusers layout, or a hub id `owner/name`"
+            f"{did_you_mean(model, [TINY])}"
         )
     return _from_hub(model, revision, weights=False)
 

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from wanbatch.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -29,5 +31,16 @@ class Runtime:
 
 
 def default_compile_cache() -> Path:
-    """`wanbatch/compile` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wanbatch" / "compile"
+    """`wanbatch/compile` in the user's cache folder.
+
+    Raises:
+        UserError: There is no such folder, since the user has no home.
+    """
+    if not (cache := os.environ.get("XDG_CACHE_HOME")):
+        try:
+            cache = str(Path.home() / ".cache")
+        except RuntimeError as error:  # a user without a name, as containers have them
+            raise UserError(
+                "there is no home folder to keep compiled code in: set HOME, XDG_CACHE_HOME or --compile-cache"
+            ) from error
+    return Path(cache) / "wanbatch" / "compile"

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from wanbatch.errors import UserError
+from wanbatch.suggestions import did_you_mean
 
 MAX_ORDER = 2
 SIGMA, LOGSNR = "sigma", "logsnr"
@@ -196,7 +197,10 @@ def parse(text: str, layers: int) -> StepCache:
     first, *others = text.strip().split("+")
     name = first.partition(":")[0].strip()
     if name != NONE and name not in SKIPS:
-        raise UserError(f"step_cache {text!r}: unknown {name!r}; known: {', '.join([NONE, *SKIPS])}")
+        raise UserError(
+            f"step_cache {text!r}: unknown {name!r}; known: {', '.join([NONE, *SKIPS])}"
+            + did_you_mean(name, [NONE, *SKIPS])
+        )
     if name == NONE and ":" in first:
         raise UserError(f"step_cache {text!r}: {NONE} has no fields")
     if len(others) > 1 or any(other.partition(":")[0].strip() != GATE for other in others):
@@ -213,7 +217,8 @@ def _read(text: str, part: str, kind: type):
     for item in filter(None, (item.strip() for item in part.partition(":")[2].split(","))):
         name, equals, value = (piece.strip() for piece in item.partition("="))
         if name not in known or not equals:
-            raise UserError(f"step_cache {text!r}: unknown field {item!r}; known: {', '.join(known)} (as name=value)")
+            names = f"{', '.join(known)} (as name=value)"
+            raise UserError(f"step_cache {text!r}: unknown field {item!r}; known: {names}{did_you_mean(name, known)}")
         if name in given:
             raise UserError(f"step_cache {text!r}: {name} is given twice")
         try:

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores and memory, as its affinity and its control groups limit them.
+"""What this process may use of its machine: cores, memory and threads, as its control groups and others limit them.
 
 `os.cpu_count` knows neither: in a container with 4 of a host's 64 cores it says 64.
 """
@@ -43,6 +43,48 @@ def memory_limit(root: Path = ROOT) -> int | None:
         root: where `proc` and `sys` are.
     """
     return min((limit for limit, _ in _memory_limits(root)), default=None)
+
+
+def room_for_threads(root: Path = ROOT) -> dict[str, int]:
+    """Return how many more threads can be started, as of now, by what limits them; nothing does: an empty one.
+
+    Args:
+        root: where `proc` and `sys` are.
+
+    Returns:
+        `user`: what `ulimit -u` leaves, which does not hold for root. `group`: what a control group leaves.
+    """
+    rooms = {}
+    if (limit := _user_limit()) is not None:
+        rooms["user"] = limit - _threads_of_user()
+    if groups := list(_pid_limits(root)):
+        rooms["group"] = min(groups)
+    return rooms
+
+
+def _user_limit() -> int | None:
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    return None if limit == resource.RLIM_INFINITY or os.geteuid() == 0 else limit
+
+
+def _threads_of_user() -> int:
+    import psutil
+
+    me = os.geteuid()
+    found = psutil.process_iter(["uids", "num_threads"])
+    return sum(one.info["num_threads"] or 1 for one in found if one.info["uids"] and one.info["uids"].real == me)
+
+
+def _pid_limits(root: Path) -> Iterator[int]:
+    """What each control group that has a limit of threads leaves."""
+    for _, folder in _groups(root, "pids"):
+        try:
+            limit, used = (int((folder / name).read_text()) for name in ("pids.max", "pids.current"))
+        except (OSError, ValueError):  # no such group here; `max`
+            continue
+        yield limit - used
 
 
 def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:

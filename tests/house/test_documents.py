@@ -28,6 +28,8 @@ def test_documents_are_read_at_all():
 def test_the_architecture_says_what_the_code_says():
     page = write_architecture.PAGE.read_text(encoding="utf-8")
     assert page == write_architecture.written(page), "run `make docs` and commit it"
+    manifests = write_architecture.MANIFESTS.read_text(encoding="utf-8")
+    assert manifests == write_architecture.written_manifests(manifests), "run `make docs` and commit it"
 
 
 @pytest.fixture

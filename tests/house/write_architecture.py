@@ -1,7 +1,7 @@
-"""Writes what `docs/architecture.md` takes from the code: the list of wings and files, and the table of columns.
+"""Writes what documents take from the code: the list of wings and files, the columns, their names in other tools.
 
-The list has the first sentence of each docstring. `tests/house/test_documents.py` fails when the page no longer has
-what this script writes. To write it anew:
+The list has the first sentence of each docstring. `tests/house/test_documents.py` fails when a page no longer has
+what this script writes. To write them anew:
 
     python tests/house/write_architecture.py
 """
@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wanbatch.manifests.columns import markdown_table
+from wanbatch.manifests.reading.column_names import aliases_table
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
+MANIFESTS = ROOT / "docs" / "manifests.md"
 FOLDERS = ("manifests", "pipeline", "engines", "jobs")
 LIST = ("<!-- files: from their docstrings -->\n```\n", "```\n<!-- end of files -->")  # the marks around it
 TABLE = ("<!-- columns: from manifests/columns.py -->\n", "\n<!-- end of columns -->")
+ALIASES = ("<!-- aliases: from manifests/columns.py -->\n", "<!-- end of aliases -->")
 COLUMN = 26  # where the sentences begin
 
 
@@ -70,10 +73,16 @@ def written(page: str) -> str:
     return between(between(page, LIST, lines), TABLE, markdown_table())
 
 
+def written_manifests(page: str) -> str:
+    """Return the text of the page about manifests with the names of other tools that the code says now."""
+    return between(page, ALIASES, f"{aliases_table()}\n")
+
+
 def main() -> int:
-    """Write the page anew."""
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"Written: {PAGE}")
+    """Write the pages anew."""
+    for page, text in ((PAGE, written), (MANIFESTS, written_manifests)):
+        page.write_text(text(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"Written: {page}")
     return 0
 
 

@@ -1,12 +1,13 @@
 """Run by test_fuzz.py: damaged manifests and images, in a process of limited memory.
 
-    python fuzz_run.py lines|parquet|images COUNT FOLDER
+    python fuzz_run.py KIND COUNT FOLDER      (a KIND of `KINDS`)
 
 Each case is a good file with some bytes changed, dropped, doubled or put in. Only UserError and RowError may come
 of it. Prints the number of cases, how many were still read, the slowest one and the growth of memory, as JSON.
 Cases are derived from a fixed seed.
 """
 
+import gzip
 import io
 import json
 import resource
@@ -125,6 +126,29 @@ def good_parquets() -> list[bytes]:
     return files
 
 
+def good_csvs() -> list[bytes]:
+    rows = ',"x ""y"", z",7,0.5\n,"b\nb",,\n' * 3
+    return [f"id,prompt,seed,n\n{rows}".encode(), f"sep=;\nid;prompt;seed;n\n{rows.replace(',', ';')}".encode()]
+
+
+def good_packed() -> list[bytes]:
+    lines = (good_lines()[-1] + b"\n") * 60
+    return [gzip.compress(lines), gzip.compress(lines[:500]) + gzip.compress(lines[500:])]
+
+
+def good_arrows() -> list[bytes]:
+    image = pa.array([{"bytes": encoded(8, 8), "path": None}, {"bytes": None, "path": "a.png"}] * 3)
+    kind = pa.array(["a", "b"] * 3).dictionary_encode()
+    table = pa.table({"image": image, "prompt": ["a"] * 6, "kind": kind, "meta": [[{"a": n}] for n in range(6)]})
+    files = []
+    for form, compression in ((pa.ipc.new_stream, None), (pa.ipc.new_file, None), (pa.ipc.new_stream, "zstd")):
+        sink = pa.BufferOutputStream()
+        with form(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+            writer.write_table(table, max_chunksize=2)
+        files.append(sink.getvalue().to_pybytes())
+    return files
+
+
 def good_images() -> list[bytes]:
     """Two of most formats, with what files may have besides their pixels: turned, with a profile, several frames."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 16, 3), dtype=np.uint8))
@@ -157,6 +181,16 @@ def good_images() -> list[bytes]:
     return files
 
 
+KINDS = {
+    "lines": ("shop.jsonl", good_lines),
+    "packed": ("shop.jsonl.gz", good_packed),
+    "csv": ("shop.csv", good_csvs),
+    "parquet": ("shop.parquet", good_parquets),
+    "arrow": ("shop.arrow", good_arrows),
+    "images": ("a.png", good_images),
+}
+
+
 def read_and_load(path: Path) -> None:
     """A manifest, and what sources it has."""
     manifest = read_manifest(path, allow_http=True)
@@ -175,8 +209,8 @@ def measure_and_load(path: Path) -> None:
 
 
 def main(kind: str, count: int, folder: Path) -> None:
-    good = {"lines": good_lines, "parquet": good_parquets, "images": good_images}[kind]()
-    path = folder / {"lines": "shop.jsonl", "parquet": "shop.parquet", "images": "a.png"}[kind]
+    name, make = KINDS[kind]
+    good, path = make(), folder / name
     found = {"cases": 0, "read": 0, "slowest_seconds": 0.0, "longest_message": 0}
 
     def case(base: bytes, todo) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 import pytest
 
-from wanbatch.jobs.cli.flag_types import FieldType, FloatField, IntegerField, IntegerOrWord, ModelName, flag_type
+from wanbatch.jobs.cli.flag_types import (
+    FieldType,
+    FloatField,
+    IntegerField,
+    IntegerOrWord,
+    ModelName,
+    Word,
+    flag_type,
+)
 from wanbatch.jobs.cli.run_commands import run
 from wanbatch.jobs.config.settings import Settings, read_settings
 
@@ -48,8 +56,8 @@ def test_a_flag_means_what_a_variable_does(monkeypatch, name):
         ("slots", IntegerOrWord),
         ("sigmas", FieldType),
         ("max_failures", FieldType),
-        ("sampler", click.Choice),
-        ("device", click.Choice),
+        ("sampler", Word),
+        ("device", Word),
         ("compile_cache", click.Path),
         ("model", ModelName),
         ("revision", type(click.STRING)),

@@ -46,6 +46,22 @@ def test_a_gpu_that_is_not_there():
         resolve_execution(Settings(device="cuda"), CPU)
 
 
+def test_a_user_without_a_home_and_the_remedies(tmp_path, monkeypatch):
+    """As in containers that run as a number. Told before anything is written, not by a worker that compiles."""
+
+    def refuse() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", refuse)
+    with pytest.raises(UserError, match="set HOME, XDG_CACHE_HOME or --compile-cache"):
+        resolve_execution(Settings(compile="always"), Hardware())
+    assert not resolve_execution(Settings(), Hardware()).compile
+    assert resolve_execution(Settings(compile="always", compile_cache=tmp_path), Hardware()).compile
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert resolve_execution(Settings(compile="always"), Hardware()).compile
+
+
 def test_every_preset_says_what_it_does_on_every_gpu():
     field = Settings.model_fields["preset"].annotation
     assert set(PRESETS) == set(field.__args__)

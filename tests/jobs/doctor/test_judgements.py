@@ -25,7 +25,7 @@ GB = 1 << 30
 JUDGES: dict[type[Any], Check] = {check.facts: check for check in CHECKS}
 
 MACHINE = MachineFacts("Linux x86_64", "3.11.7", 4, 64, 8 * GB, 16 * GB)
-LIMITS = LimitFacts(20000, None, None)
+LIMITS = LimitFacts(20000, None, "", None)
 H100 = Gpu("NVIDIA H100", 80 * GB, 79 * GB, "9.0")
 GPU = GpuFacts("2.13", "", "13.0", ["sm_80", "sm_90"], "580.1", True, None, [H100], True, True, "owner/wan")
 NO_GPU = replace(GPU, cuda_build="", architectures=[], driver="", driver_there=False, gpus=[], model="tiny")
@@ -41,7 +41,7 @@ PACKAGES = PackageFacts("0.1.0", [Package("ray>=2.40", "2.60.0", True)], {"s3": 
     [
         (MACHINE, "4 of 64 cores, 8.0 GB of memory free, limited to 16 GB"),
         (replace(MACHINE, cores_of_machine=4, memory_limit=None), "4 cores, 8.0 GB of memory free"),
-        (LIMITS, "20000 open files, any number of processes"),
+        (LIMITS, "20000 open files, any number of more threads"),
         (SharedMemoryFacts(None), "no /dev/shm here"),
         (SharedMemoryFacts(GB), "1.0 GB free in /dev/shm"),
         (LocaleFacts("utf-8", "UTF-8"), "UTF-8"),
@@ -73,9 +73,15 @@ def test_all_is_well(facts, message):
         (replace(MACHINE, memory=GB // 2), "fault", "too little for Ray", "at least 3.0 GB"),
         (replace(MACHINE, memory=GB // 2, memory_limit=None), "fault", "too little for Ray", "end other programs"),
         (replace(LIMITS, files=64), "warning", "64 files may be open", "ulimit -n 4096"),
-        (replace(LIMITS, processes=100), "warning", "100 processes and threads", "ulimit -u 4096"),
+        (
+            replace(LIMITS, threads_error="9 more threads: ulimit -u 4096"),
+            "fault",
+            "9 more threads",
+            "ulimit -u 4096",
+        ),
         (replace(LIMITS, file_size=1 << 20), "fault", "files may have 1 MB at most", "ulimit -f unlimited"),
         (SharedMemoryFacts(16 << 20), "warning", "16 MB free in /dev/shm, 128 MB are wanted", "--shm-size=256m"),
+        (SharedMemoryFacts(GB, "Read-only file system"), "warning", "(Read-only file system)", "remount,rw /dev/shm"),
         (LocaleFacts("ascii", "ANSI_X3.4-1968"), "warning", "names of files are ascii", "PYTHONUTF8=1"),
         (SettingsFacts([], "wanbatch.toml: unknown field 'stepps'"), "fault", "'stepps'", "mend it"),
         (replace(PACKAGES, packages=[]), "warning", "without being installed", "pip install"),
@@ -126,6 +132,7 @@ def test_all_is_well(facts, message):
         (replace(OUT, step="locking it", error="No locks available"), "fault", "locking it fails: No locks", "mount"),
         (replace(OUT, free=None, step="opening it", error="AccessDenied"), "fault", "AccessDenied", "credentials"),
         (replace(OUT, step="opening it", error="ftp: no", user_error=True), "fault", "ftp: no", "another --out"),
+        (replace(OUT, foreign=True), "fault", "/data/out holds files that are not of a dataset", "an empty folder"),
         (replace(OUT, left="/data/.x"), "warning", "/data/.x could not be removed", "/data/.x"),
         (
             replace(OUT, holder="a run (pid 1 on host)"),

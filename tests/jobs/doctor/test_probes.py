@@ -17,6 +17,7 @@ from job_making import command, environment, write_jsonl
 from wanbatch.jobs.doctor.check import Finding, Question
 from wanbatch.jobs.doctor.registry import CHECKS
 from wanbatch.jobs.doctor.runner import run
+from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.storage.local import LocalBackend
 
 NAMED = {check.name: check for check in CHECKS}
@@ -137,11 +138,37 @@ def test_a_home_that_cannot_be_written_to(tmp_path):
 # ---- output folders
 
 
-@pytest.mark.parametrize("name", ["out", "not/yet/there", "."])
+@pytest.mark.parametrize("name", ["out", "not/yet/there"])
 def test_an_output_folder_is_tried_and_left_as_it_was(tmp_path, name):
     (tmp_path / "mine.txt").write_text("mine")
     assert output(tmp_path / name).level == "ok"
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_empty_folder_and_one_with_files_of_others(tmp_path):
+    assert output(tmp_path).level == "ok"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine.txt").write_text("mine")
+    foreign = output(tmp_path)
+    assert foreign.level == "fault"
+    assert "holds files that are not of a dataset" in foreign.message
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_with_a_run_is_left_as_it_was(tmp_path):
+    OutputFolder.open(tmp_path / "out", {}).close()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert output(tmp_path / "out").level == "ok"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    OutputFolder.open(tmp_path / "out", {}).close()
+
+
+def test_what_an_interrupted_check_leaves_is_no_hindrance(tmp_path):
+    left = tmp_path / "out" / "_wanbatch" / "doctor-0123abcd" / "data"
+    left.mkdir(parents=True)
+    (left / "a").write_bytes(b"x")
+    assert output(tmp_path / "out").level == "ok"
+    OutputFolder.open(tmp_path / "out", {}).close()
 
 
 def test_a_folder_that_another_run_fills(tmp_path):

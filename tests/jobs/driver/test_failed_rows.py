@@ -29,7 +29,7 @@ def test_bad_rows_are_quarantined_and_the_others_made(faulty):
 
 def test_failures_say_what_happened(faulty):
     failures = rows_by_id(faulty.out, "failures")
-    assert failures["absent"]["message"].startswith("nowhere.png does not exist in /")
+    assert failures["absent"]["message"] == f"nowhere.png does not exist in {faulty.manifest.parent}"
     assert "truncated.png cannot be decoded" in failures["cut"]["message"]
     assert failures["html"]["message"].startswith("page.png is an HTML page, not an image")
     assert "ValueError: no picture of raise-1" in failures["raise-1"]["message"]

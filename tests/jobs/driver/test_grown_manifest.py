@@ -60,3 +60,14 @@ def test_a_manifest_of_other_types_is_refused_before_ray_starts(run_here, settin
     pq.write_table(texts, tmp_path / "m.parquet")
     with pytest.raises(UserError, match=r"score was double, now string\. Make the manifest's columns like they were"):
         run_here(tmp_path / "m.parquet", out, settings())
+
+
+def test_a_folder_whose_path_others_take_for_a_pattern(run_here, settings, tmp_path):
+    """It is told, and moving the folder afterwards helps."""
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "prompt": "a star"}])
+    ran = run_here(manifest, tmp_path / "out [v2]", settings())
+    (warning,) = ran.summary.warnings
+    assert "has [ in its path, which datasets, polars and duckdb take for patterns" in warning
+    assert '"event": "warning"' in (tmp_path / "out [v2]/_wanbatch/log.jsonl").read_text()
+    (tmp_path / "out [v2]").rename(tmp_path / "out")
+    assert load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))["id"][:] == ["a"]

@@ -106,6 +106,14 @@ def test_a_disk_that_is_full_or_read_only(short, options, told):
         subprocess.run(["umount", "-l", short], check=True)
 
 
+def test_shared_memory_that_cannot_be_written_to(tmpdir, short, monkeypatch):
+    tmpdir(short)
+    assert ray_folder.object_store_folder(None) is None
+    monkeypatch.setattr(ray_folder, "SHARED_MEMORY", "/proc/1/nowhere")
+    assert ray_folder.object_store_folder(None) == str(short)
+    assert ray_folder.object_store_folder("/tmp/session") == "/tmp/session"
+
+
 def test_a_file_system_without_sockets(short, monkeypatch):
     def refuse(*address: object) -> None:
         raise OSError(95, "Operation not supported")

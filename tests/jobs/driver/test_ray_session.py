@@ -12,7 +12,7 @@ import pytest
 from job_making import WANBATCH, environment, rows_by_id, write_jsonl
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.driver.ray_session import ensure_unicode, local_variables
+from wanbatch.jobs.driver.ray_session import ensure_threads, ensure_unicode, local_variables
 
 UV = Path(sys.executable).parent / "uv"
 DEAD = "http://127.0.0.1:9"
@@ -61,6 +61,12 @@ def test_a_run_under_uv_with_a_long_tmpdir_and_all_else_that_misleads_ray(tmp_pa
     long = tmp_path / "people" / "poebh" / "slurm_jobdir" / "1355700" / "with" / "a" / "rather" / "long" / "name"
     long.mkdir(parents=True)
     misleading = {"RAY_ADDRESS": "10.255.255.1:6379", "http_proxy": DEAD, "https_proxy": DEAD, "all_proxy": DEAD}
+    misleading |= {
+        "RAY_RUNTIME_ENV_HOOK": "nowhere.hook",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": "/nowhere",
+    }
+    misleading |= {"RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"working_dir": "gcs://_ray_pkg_x.zip"}}'}
     done = subprocess.run(
         [UV, "run", "--active", "--no-sync", WANBATCH, "run", "m.jsonl", "--out", "out"],
         cwd=tmp_path,
@@ -116,6 +122,36 @@ def test_a_folder_outside_ascii_in_an_ascii_locale(tmp_path):
         "import os, sys; from wanbatch.jobs.driver.ray_session import ensure_unicode; ensure_unicode([os.getcwd()])"
     )
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=ascii_only | {"PYTHONUTF8": "1"}, check=True)
+
+
+def test_too_few_threads():
+    ensure_threads({})
+    ensure_threads({"user": 4000, "group": 300})
+    with pytest.raises(UserError, match=r"^60 more threads can be started by this user, .* ulimit -u 4096$"):
+        ensure_threads({"group": 300, "user": 60})
+    with pytest.raises(UserError, match=r"--pids-limit"):
+        ensure_threads({"group": -3})
+
+
+def test_a_user_with_few_threads_and_the_remedy():
+    """As another user, since root has no such limit."""
+    code = (
+        "from wanbatch.machine import room_for_threads; from wanbatch.jobs.driver.ray_session import ensure_threads\n"
+        "ensure_threads(room_for_threads())"
+    )
+    rights = ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
+    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *rights, "bash", "-c"]
+    few, more = (
+        subprocess.run(
+            [*user, f'ulimit -S -u {n}; exec "$0" -c "$1"', sys.executable, code], capture_output=True, text=True
+        )
+        for n in (60, 4096)
+    )
+    if "setpriv" in few.stderr:
+        pytest.skip(f"no other user here: {few.stderr.strip()}")
+    assert "UserError" in few.stderr
+    assert few.stderr.rstrip().endswith("ulimit -u 4096")
+    assert (more.returncode, more.stderr) == (0, "")
 
 
 def test_without_a_loopback_address(tmp_path):

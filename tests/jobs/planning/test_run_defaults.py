@@ -57,9 +57,16 @@ def test_a_row_that_says_it_itself_has_the_same_digest(planned):
 
 
 def test_a_creativity_below_the_schedule_is_refused_where_it_would_act(planned):
-    with pytest.raises(UserError, match=r"shop\.jsonl:2: creativity 0\.01 is below the last noise level") as caught:
-        planned(*ROWS, prompt="x", creativity=0.01)
-    assert len(caught.value.problems) == 1
+    rows = (*ROWS, {"image": "a.png"}, {"image": "a.png", "steps": 5}, {"image": "a.png", "creativity": 0.02})
+    with pytest.raises(UserError) as caught:
+        planned(*rows, prompt="x", creativity=0.01)
+    found = [str(problem).partition("shop.jsonl:")[2] for problem in caught.value.problems]
+    assert [text.partition(" of ")[0] for text in found] == [
+        "2: the run's creativity 0.01 is below the last noise level",
+        "6: the run's creativity 0.01 is below the last noise level",
+        "7: creativity 0.02 is below the last noise level",
+    ]
+    assert [text.endswith(" (and for 1 more)") for text in found] == [True, False, False]
 
 
 def test_fingerprints_have_them_only_where_they_are_set(settings, model):
@@ -77,3 +84,23 @@ def test_fingerprints_have_them_only_where_they_are_set(settings, model):
     given = fingerprint(prompt="a circle", creativity=0.0)
     assert {name: given[name] for name in given.keys() - unset.keys()} == {"prompt": "a circle", "creativity": 0.0}
     assert fingerprint(prompt="") == unset, "the same pictures"
+
+
+@pytest.mark.parametrize(
+    ("column", "given", "meant"),
+    [
+        *(
+            ("sampler", "Euler a", "euler_ancestral"),
+            ("sampler", "DPM++ 2M", "dpmpp_2m"),
+            ("sampler", "UniPC", "unipc"),
+        ),
+        *(("sampler", "DDIM", None), ("schedule", "Karras", "karras"), ("schedule", "normal", None)),
+    ],
+)
+def test_names_of_other_tools_are_told_with_the_nearest_of_ours(planned, column, given, meant):
+    with pytest.raises(UserError) as caught:
+        planned({"prompt": "x", column: given})
+    [problem] = caught.value.problems
+    hint = f"; did you mean {meant}? use one of " if meant else ": use one of "
+    assert problem.message.startswith(f"{column} {given!r} is unknown{hint}")
+    assert problem.message.endswith(f", or keep the column aside with --map {column}=source_{column}")

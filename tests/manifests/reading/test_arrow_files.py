@@ -6,6 +6,7 @@ from contextlib import suppress
 import datasets
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 from manifest_making import encoded
 from PIL import Image
@@ -102,7 +103,14 @@ class TestSavedDatasets:
                 '{"_indices_data_files": [{"filename": "i.arrow"}]}',
                 r"flatten_indices\(\)\.save_to_disk",
             ),
+            (
+                "state.json",
+                '{"_data_files": [{"filename": "../m.arrow"}]}',
+                "names '../m.arrow', which is not beside it",
+            ),
+            ("state.json", '{"_data_files": [{"filename": 7}]}', "names 7, which is not beside it"),
             ("dataset_dict.json", '{"splits": []}', "dataset_dict.json: names no splits"),
+            ("dataset_dict.json", '{"splits": ["../saved"]}', "names '../saved', which is not beside it"),
         ],
     )
     def test_damaged_descriptions(self, tmp_path, name, text, said):
@@ -157,6 +165,13 @@ class TestFiles:
             write_stream(tmp_path / f"{number}.arrow", pa.table({"prompt": [f"{number}"]}))
         write_stream(tmp_path / "cache-1.arrow", pa.table({"prompt": ["no"]}))
         assert [row.prompt for row in read_manifest(tmp_path).iter_rows()] == ["0", "1"]
+
+    def test_partitions(self, tmp_path):
+        table = pa.table({"prompt": ["a", "b"], "year": [2024, 2025], "n": [1, 2]})
+        schema = pa.schema([("year", pa.int64())])
+        ds.write_dataset(table, tmp_path, format="ipc", partitioning=ds.partitioning(schema, flavor="hive"))
+        passed = read_manifest(tmp_path).passthrough.to_pylist()
+        assert passed == [{"n": 1, "year": 2024}, {"n": 2, "year": 2025}]
 
 
 class TestDamage:

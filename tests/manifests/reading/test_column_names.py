@@ -7,7 +7,8 @@ import pytest
 from manifest_making import encoded
 
 from wanbatch.manifests.columns import GIVEN, LATER, WRITTEN
-from wanbatch.manifests.reading.column_names import map_problem, meant_column, nearest_name, suspects
+from wanbatch.manifests.reading.column_map import map_problem, nearest_name
+from wanbatch.manifests.reading.column_names import meant_column, suspects
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.sources.loader import SourceLoader
 
@@ -121,7 +122,8 @@ def test_where_some_rows_have_the_proper_column_the_values_are_to_be_put_there(j
         ("strength", [True, False], False),
         ("strength", [{"a": 1}, {"a": 2}], False),
         ("text", [1, 2], False),
-        ("text", [["a"], ["b"]], False),
+        ("text", [["a"], ["b"]], True),
+        ("strength", [[1.0], [2.0]], False),
         ("Seed", [-1, -1], True),
         ("Seed", ["x", "y"], True),
         ("seeds", ["x", "y"], False),
@@ -157,6 +159,13 @@ def test_rows_that_ask_for_nothing_but_have_a_caption_are_told_of_it(jsonl, prob
         "shop.jsonl:1: asks for nothing: give a prompt, image, images or blend_group",
         "shop.jsonl:2: asks for nothing: give a prompt, image, images or blend_group",
     ]
+
+
+def test_the_cause_is_told_also_where_there_are_too_many_problems_to_read_on(jsonl, parquet, problems):
+    for path in (jsonl(*[{"text": "x"}] * 10_001), parquet({"text": ["x"] * 10_001})):
+        found = problems(path)
+        assert found[0].endswith("column 'text' is not used; did you mean prompt? Take it with --map text=prompt")
+        assert len(found) == 10_002
 
 
 def test_a_column_is_read_as_another_one_with_all_its_rules(jsonl, parquet, problems):
@@ -255,6 +264,26 @@ def test_a_row_without_a_number_of_its_own_gives_no_id(jsonl):
 def test_reserved_columns_of_other_names(jsonl):
     found = said(jsonl({"prompt": "a", "lora": "ink"}))
     assert found == {"lora": "column 'lora' is not used; did you mean loras? (this version has no adapters yet)"}
+
+
+def test_of_two_columns_for_one_the_first_is_offered(jsonl, problems):
+    row = {"image": "a.png", "batch_size": 2, "n_iter": 3}
+    first, second = read_manifest(jsonl(row)).unused_columns
+    assert (first.can_be_mapped, second.can_be_mapped) == (True, False)
+    assert second.message == (
+        "column 'n_iter' is not used; did you mean num_images? (or 'batch_size' is what is meant: take one of them)"
+    )
+    assert len(problems(jsonl(row), strict=True)) == 2
+    taken = read_manifest(jsonl(row), strict=True, renames={"n_iter": "num_images", "batch_size": "source_batch"})
+    assert taken.row(0).num_images == 3
+
+
+def test_several_captions_a_row_cannot_be_a_prompt(jsonl):
+    [column] = read_manifest(jsonl({"image": "a.png", "caption": ["a", "b"]})).unused_columns
+    assert column.message == (
+        "column 'caption' is not used; did you mean prompt? (its values are lists: give one prompt a row, with a row "
+        "for each)"
+    )
 
 
 def test_nearest_names():

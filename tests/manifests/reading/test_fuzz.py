@@ -107,7 +107,10 @@ def test_every_type_in_every_parquet_column(tmp_path):
 
 
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("kind", "megabytes"), [("lines", 200), ("parquet", 5500), ("images", 200)])
+@pytest.mark.parametrize(
+    ("kind", "megabytes"),
+    [("lines", 200), ("packed", 200), ("csv", 200), ("parquet", 5500), ("arrow", 5500), ("images", 200)],
+)
 def test_damaged_files(tmp_path, kind, megabytes, count):
     """A damaged Parquet page may claim 2 GiB, which pyarrow takes before it looks; the others stay small."""
     command = [sys.executable, Path(__file__).parents[2] / "support" / "fuzz_run.py", kind, str(count), tmp_path]

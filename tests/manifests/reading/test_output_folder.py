@@ -14,7 +14,8 @@ from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading import manifest as reading
-from wanbatch.manifests.reading.output_folder import source_name
+from wanbatch.manifests.reading.kind import ManifestPath
+from wanbatch.manifests.reading.output_folder import OutputFolderRows, source_name
 from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.sources.loader import SourceLoader
 
@@ -89,6 +90,14 @@ def test_a_folder_without_images_and_one_without_its_record(tmp_path):
 def test_a_part_of_an_output_folder_is_refused_with_the_whole(first, inside):
     with pytest.raises(UserError, match=rf"is inside an output folder of wanbatch: give the whole folder, {first}$"):
         read_manifest(first / inside)
+
+
+@pytest.mark.parametrize("url", ["s3://data", "s3://data/part-00000.parquet", "hf://datasets/owner/data", "/data"])
+def test_stores_and_repositories_that_are_called_data_are_looked_at_as_such(url):
+    asked = []
+    path = ManifestPath(url, url, not url.endswith(".parquet"), lambda folder: asked.append(folder))
+    assert OutputFolderRows().find(path) is None
+    assert asked in ([url], ["/", url], [])
 
 
 def test_an_image_that_was_replaced_since_is_not_taken_for_the_old_one(first):

@@ -167,6 +167,30 @@ class TestPartitions:
         manifest = read_manifest(tmp_path / "hive")
         assert manifest.passthrough.to_pydict() == {"n": [1, 2]}
 
+    @pytest.mark.parametrize("ending", ["csv", "jsonl"])
+    def test_in_folders_of_text_files(self, tmp_path, ending):
+        for number, (kind, steps) in enumerate((("x", 4), ("__HIVE_DEFAULT_PARTITION__", 8))):
+            folder = tmp_path / f"hive/kind={kind}/year={2024 + number}/steps={steps}"
+            folder.mkdir(parents=True)
+            frame = pd.DataFrame({"id": [f"r{number}"], "prompt": ["a"], "n": [number]})
+            if ending == "csv":
+                frame.to_csv(folder / "part.csv", index=False)
+            else:
+                frame.to_json(folder / "part.jsonl", orient="records", lines=True)
+        manifest = read_manifest(tmp_path / "hive")
+        assert {row.id: row.steps for row in manifest.iter_rows()} == {"r0": 4, "r1": 8}
+        passed = dict(zip(ids(manifest), manifest.passthrough.to_pylist(), strict=True))
+        assert passed == {"r0": {"n": 0, "kind": "x", "year": 2024}, "r1": {"n": 1, "kind": None, "year": 2025}}
+
+    @pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+    def test_a_list_that_is_no_json_in_a_folder_of_text_files(self, tmp_path, name):
+        (tmp_path / "keywords=a").mkdir()
+        (tmp_path / "keywords=a" / name).write_text("prompt\na\n" if name == "m.csv" else '{"prompt": "a"}\n')
+        with pytest.raises(
+            UserError, match=r"keywords=a/m\.\w+(:2)?: keywords is 'a': in a cell write a list as JSON"
+        ):
+            read_manifest(tmp_path)
+
     def test_a_bad_value_is_named_with_its_file(self, frame, tmp_path, problems):
         frame.assign(steps=0).drop(columns="seed")[:1].to_parquet(
             tmp_path / "hive", partition_cols=["steps"], index=False

@@ -94,6 +94,16 @@ def test_a_caption_that_cannot_be_read_is_no_absent_caption(photos):
         read_manifest(folder)
 
 
+def test_a_caption_that_is_a_link_out_of_the_folder_is_not_read_into_the_dataset(photos, problems, tmp_path):
+    (tmp_path / "secret").write_text("a secret")
+    folder = photos(**{"a.png": None})
+    os.symlink(tmp_path / "secret", folder / "a.txt")
+    [found] = problems(folder)
+    assert "photos/a.png: its caption a.txt is a link out of the folder: set --source-fence" in found
+    assert "secret" not in found
+    assert rows(folder, source_fence=tmp_path) == {"a": ("a.png", "a secret")}
+
+
 def test_columns_of_a_folder_of_pictures_can_be_read_as_others(photos):
     folder = photos(**{"a.png": None, "b.png": None, "b.txt": "two"})
     manifest = read_manifest(folder, renames={"prompt": "negative_prompt", "file_name": "source_file"})

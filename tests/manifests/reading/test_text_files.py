@@ -139,6 +139,7 @@ class TestEncodings:
     def test_half_a_surrogate_pair(self, jsonl, problems):
         (found,) = problems(jsonl({"prompt": "a"}, '{"prompt": "cut \\ud83d"}'))
         assert found.startswith("shop.jsonl:2: prompt is 'cut \\ud83d': must be Unicode text")
+        assert found.endswith("it holds half of a character, as text does that was cut inside an emoji")
 
 
 class TestOneValue:
@@ -231,9 +232,9 @@ def test_common_mistakes_are_named(jsonl, problems, line, said):
         ({"seed": 2**64 - 1}, "the nearest is 9223372036854775807"),
         (
             {"width": 1920, "height": 1080},
-            "height is 1080: must be a multiple of 16 from 16 to 4096; the nearest are ",
+            "height is 1080: must be a multiple of 16 from 16 to 4096; every model takes 1056 and 1088",
         ),
-        ({"width": 8192, "height": 64}, "must be a multiple of 16 from 16 to 4096; the nearest is 4096"),
+        ({"width": 8192, "height": 64}, "must be a multiple of 16 from 16 to 4096; every model takes 4096"),
         ({"steps": 4.5}, "the nearest are 4 and 5"),
         ({"creativity": 1.5, "image": "a.png"}, "the nearest is 1"),
         ({"creativity_steps": "Respaced"}, "must be keep or respace; did you mean respace?"),

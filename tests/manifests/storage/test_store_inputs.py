@@ -6,10 +6,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from manifest_making import encoded
+from manifest_making import encoded, unit_of
+from output_folders import publish
 from store_folders import put
 
 from wanbatch.errors import RowError, UserError
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
@@ -55,6 +59,17 @@ class TestInputs:
             assert loader.load(manifest.row(0).sources[0]).pixels.shape == (32, 32, 3)
         (found,) = problems(jsonl({"image": f"{bucket}/deep/a.png"}))
         assert "set --source-root to the folder in the store" in found
+
+    def test_an_output_folder_as_far_as_it_is_committed(self, bucket):
+        with OutputFolder.open(f"{bucket}/first", {}) as folder:
+            folder.set_plan({"rows": 3})
+            publish(folder, 0, ["a", "b"])
+            write_attempt(folder.url, attempt="late", **unit_of(1, ["c"]))
+            manifest = read_manifest(f"{bucket}/first", committed_rows=committed_rows)
+        assert [(row.id, row.sources[0].path) for row in manifest.iter_rows()] == [("a", "a.png"), ("b", "b.png")]
+        assert "holds 2 of 3 images so far" in manifest.warnings[0]
+        with SourceLoader(manifest.source_root) as loader:
+            assert loader.size(manifest.row(1).sources[0]) == (32, 32)
 
     def test_a_folder_of_pictures_without_the_output_folders_in_it(self, bucket):
         for name in ("a.png", "cats/b.png", "out/data/c.png", ".d.png", "_old/e.png"):

@@ -41,18 +41,24 @@ def _split(value: object) -> object:
 
 def _pairs(value: object) -> object:
     """The texts of flags, or the one of a variable, as the pairs of a mapping: `caption=prompt,text=source_text`."""
-    if isinstance(value, str):
-        value = [pair.strip() for pair in value.split(",") if pair.strip()]
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, str | list | tuple):
         return value
+    if isinstance(value, str) and not value.strip(" ,"):
+        return {}
     pairs: dict[str, str] = {}
-    for pair in value:
-        column, equals, target = str(pair).rpartition("=")
+    for pair in (one for text in ([value] if isinstance(value, str) else value) for one in _parted(str(text))):
+        column, equals, target = pair.rpartition("=")
         if not (equals and column and target):
             raise ValueError(f"{pair!r} must be COLUMN=COLUMN, like caption=prompt")
         if pairs.setdefault(column, target) != target:
             raise ValueError(f"{column!r} is mapped to both {pairs[column]!r} and {target!r}: keep one")
     return pairs
+
+
+def _parted(text: str) -> list[str]:
+    """The pairs of a text; one with a comma in the name of its column is a single one."""
+    parts = [part.strip() for part in text.strip(" ,").split(",")]
+    return parts if all("=" in part for part in parts) else [text.strip()]
 
 
 def _possible(pairs: dict[str, str]) -> dict[str, str]:

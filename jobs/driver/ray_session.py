@@ -144,8 +144,8 @@ def local_ray() -> Iterator[None]:
         except Exception as error:  # of many kinds: no memory, no port, no process, no time
             ray.shutdown()
             raise MachineryError(
-                f"Ray did not start: {error}; run the same command again, and if that does not help, "
-                "`wanbatch doctor`, which looks at this machine"
+                f"Ray did not start: {str(error).rstrip('.')}; run the same command again, and if that does not "
+                "help, `wanbatch doctor`, which looks at this machine"
             ) from error
         try:
             yield
@@ -182,6 +182,7 @@ def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
         The variables that change; None: it is not set.
     """
     changed: dict[str, str | None] = {
+        "RAY_USE_TLS": None,  # of a cluster, whose certificates a Ray of one machine has no use for
         "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a job on a cluster, whose packages are not here
         "RAY_USAGE_STATS_ENABLED": given.get("RAY_USAGE_STATS_ENABLED", "0"),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": given.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),

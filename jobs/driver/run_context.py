@@ -74,7 +74,8 @@ class RunContext:
             UserError: The folder has other columns than the manifest, and values of one or the other would be lost.
         """
         there = folder.later_columns()
-        plan = self.plan.with_later(ALWAYS) if there is None else self.plan.for_folder(there, _kept(folder, again))
+        made = folder.committed().made
+        plan = self.plan.with_later(ALWAYS) if there is None else self.plan.for_folder(there, made, again)
         schema = folder.common_columns(plan.added_columns)
         return replace(self, plan=plan.with_columns(schema)), schema
 
@@ -139,10 +140,6 @@ def _pattern_warning(out: str | Path) -> Iterator[str]:
             f"{out}: has {' and '.join(found)} in its path, which datasets, polars and duckdb take for patterns, so "
             "that they will not find the dataset there: choose a path without, or move the folder afterwards"
         )
-
-
-def _kept(folder: OutputFolder, again: set[str]) -> set[str]:
-    return set(folder.committed().made) - again
 
 
 def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_run: bool = False) -> RunContext:

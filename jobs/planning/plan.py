@@ -74,13 +74,20 @@ class Plan:
         there = [name for name in LATER if name in self.images.column_names and name not in ALWAYS]
         return self.with_later([name for name in there if self.images[name].null_count < len(self)])
 
-    def for_folder(self, there: Collection[str], made: Collection[str]) -> Plan:
+    def for_folder(self, there: Collection[str], made: Collection[str], again: Collection[str] = ()) -> Plan:
         """The same plan for a folder whose data parts have these columns of `columns.LATER`.
 
         A column of `columns.RARE` that it lacks is added only if an image has a value that is not made yet: what is
         made was made without.
+
+        Args:
+            there: the columns that the folder has.
+            made: ids of its images.
+            again: of these, those that are made again.
         """
-        unmade = np.array([name not in made for name in self.ids()])
+        if not {*RARE} & {*self.later}:
+            return self.with_later(there)
+        unmade = np.array([name not in made or name in again for name in self.ids()])
         needless = {
             name
             for name in self.later

@@ -225,7 +225,8 @@ class OutputFolder:
                 changed += len(names)
             self._publisher.expect_columns(schema)
         if changed:
-            _log.warning("%s: %d parts were given the columns that the manifest has now", self.url, changed)
+            were = "1 part was" if changed == 1 else f"{changed} parts were"
+            _log.warning("%s: %s given the columns that the manifest has now", self.url, were)
             self.append_internal_file(LOG, log_line("columns_changed", parts=changed))
 
     def committed(self) -> Committed:

@@ -132,8 +132,11 @@ def _read_line(
         return
     row = checker.renamed({**fixed, **values} if fixed else values)
     known = {name: value for name, value in row.items() if name in KNOWN and value is not None}
+    unknown = {name: value for name, value in row.items() if name not in KNOWN}
     if checker.add(known, file, number):
-        others.add({name: value for name, value in row.items() if name not in KNOWN}, file, number)
+        others.add(unknown, file, number)
+    else:
+        others.look_at_names(unknown, file, number)
 
 
 def _parse(shown: str, raw: bytes) -> dict[str, Any] | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import posixpath
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +120,8 @@ def _captions(found: ManifestFiles, checker: RowChecker) -> Iterator[bytes | Non
 def _content(path: str | None) -> bytes | None:
     if path is None:
         return None
+    if not is_url(path) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
     with open_file(path) as file:
         return file.read(MAX_CAPTION)
 

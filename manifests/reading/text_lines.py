@@ -18,6 +18,9 @@ MAX_LINE = 8 << 20
 MAX_SKIPPED = 1 << 30
 """Of one line beyond `MAX_LINE`: a few bytes of a compressed file may stand for a line without an end."""
 
+MAX_UNPACKED = 8 << 30
+"""Of a compressed file, unpacked: as much as fits into the memory of a machine that reads it."""
+
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 """What a compressed file's name ends in, after the ending of its kind."""
 
@@ -103,8 +106,14 @@ def whole_text(path: str, most: int) -> str | None:
 
 
 def _limited(path: str, file: BinaryIO) -> Iterator[bytes]:
+    packed, size = compression_of(path) is not None, 0
     with _unpacking(path):
         while raw := file.readline(MAX_LINE + 1):
+            size += len(raw)
+            if packed and size > MAX_UNPACKED:
+                raise UserError(
+                    f"{path}: holds more than {MAX_UNPACKED} bytes when it is unpacked: split the manifest"
+                )
             yield raw
             whole, skipped = raw.endswith(b"\n") or len(raw) <= MAX_LINE, 0
             while not whole:

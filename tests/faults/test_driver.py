@@ -130,11 +130,13 @@ def test_a_ray_that_is_killed_under_the_driver(start_command, tmp_path, name):
 
 
 def test_a_ray_that_does_not_start(start_command, tmp_path):
-    """For want of a place where its sockets could be."""
-    process = start_command([{"id": "a", "prompt": "x"}], RAY_TMPDIR=str(tmp_path / ("x" * 100)))
+    """For a setting of its own that it refuses. The message goes on to what looks at the machine."""
+    process = start_command([{"id": "a", "prompt": "x"}], RAY_OVERRIDE_RESOURCES='{"CPU": -1}')
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    assert len([line for line in err.splitlines() if line.startswith("wanbatch: Ray did not start")]) == 1
+    [told] = [line for line in err.splitlines() if line.startswith("wanbatch: Ray did not start")]
+    assert "Resource quantities must be nonnegative" in told
+    assert "`wanbatch doctor`" in told
     assert "Traceback" not in out + err
 
 

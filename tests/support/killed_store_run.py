@@ -48,7 +48,8 @@ class Dying:
         return getattr(self._system, name)
 
 
-def dying_work(out: str, at: int) -> None:
+def killed_before(at: int) -> None:
+    """Let this process be killed before its Nth request that writes."""
     real = object_store.file_system
     dying: list[Dying] = []
 
@@ -58,6 +59,10 @@ def dying_work(out: str, at: int) -> None:
         return dying[0]
 
     object_store.file_system = file_system
+
+
+def dying_work(out: str, at: int) -> None:
+    killed_before(at)
     work(out, "first")
 
 

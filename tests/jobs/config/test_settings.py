@@ -107,6 +107,11 @@ def test_pairs_of_columns_are_flags_or_text_or_a_table(toml, monkeypatch):
     assert read_settings().map == {"caption": "source_caption", "cfg": "guidance"}
     chosen = read_settings(map=("text=prompt", "a=b=steps"))
     assert chosen.map == {"text": "prompt", "a=b": "steps"}, "a flag stands for all pairs of the variable"
+    monkeypatch.setenv("WANBATCH_MAP", " ")
+    assert read_settings().map == {}, "an empty variable stands for no pairs"
+    assert read_settings(map=("text=prompt, cfg=guidance", "a,b=steps")).map == {
+        **{"text": "prompt", "cfg": "guidance", "a,b": "steps"}
+    }
     assert recorded_settings(json.loads(chosen.model_dump_json()), "run.json").map == chosen.map
 
 

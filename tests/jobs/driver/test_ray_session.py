@@ -64,6 +64,7 @@ def test_a_run_under_uv_with_a_long_tmpdir_and_all_else_that_misleads_ray(tmp_pa
     misleading |= {
         "RAY_RUNTIME_ENV_HOOK": "nowhere.hook",
         "RAY_AUTH_MODE": "token",
+        "RAY_USE_TLS": "1",
         "RAY_AUTH_TOKEN_PATH": "/nowhere",
     }
     misleading |= {"RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"working_dir": "gcs://_ray_pkg_x.zip"}}'}

@@ -90,6 +90,7 @@ def test_folders_that_were_begun_without_the_column(planned):
     plan = planned({"id": "a", "prompt": LONG}, {"id": "b", "prompt": "x"})
     assert plan.for_folder((), {"a"}).later == ()
     assert plan.for_folder((), {"b"}).later == ("prompt_tokens_cut",)
+    assert plan.for_folder((), {"a", "b"}, again={"a"}).later == ("prompt_tokens_cut",)
     assert plan.for_folder(RARE, {"a", "b"}).later == RARE
 
 

@@ -1,5 +1,6 @@
 """Folders whose manifest has grown: the parts get columns that hold the values of both, or nothing is changed."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -12,14 +13,16 @@ import pytest
 from manifest_making import unit_of
 from output_folders import publish
 
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.dataset import part_schemas
 from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.repair import repair
 from wanbatch.manifests.dataset.schema_changes import cast, common_schema
 from wanbatch.manifests.records import DATA_SCHEMA, huggingface_features
+from wanbatch.manifests.storage.local import LocalBackend
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
@@ -236,6 +239,28 @@ def test_a_damaged_part_is_named_with_the_remedy(old):
     part.write_bytes(raw)
     with pytest.raises(UserError, match=rf"part-00001.parquet: cannot be read .*: run `wanbatch repair {old}` and"):
         grow(old, NEW, ["e"])
+
+
+def test_a_disk_that_fails_in_between_and_a_repair(old, monkeypatch):
+    """One part has the new columns, and the other the old ones: the same command goes on."""
+    monkeypatch.setattr(part_schemas, "TOGETHER", 1)
+    replace = LocalBackend.replace
+
+    def failing(self, source, target):
+        if target.endswith("00001.parquet"):
+            raise OSError(errno.EIO, "Input/output error", target)
+        replace(self, source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalBackend, "replace", failing)
+        with pytest.raises(MachineryError, match="Input/output error"):
+            grow(old, NEW, ["e"])
+    assert len({str(pq.read_schema(part)) for part in (old / "data").iterdir()}) == 2
+    assert repair(old).whole
+    grow(old, NEW, ["e"])
+    assert len({str(pq.read_schema(part)) for part in (old / "data").iterdir()}) == 1
+    assert sorted(pq.read_table(old / "data")["id"].to_pylist()) == ["a", "b", "c", "d", "e"]
+    assert not (old / part_schemas.CHANGING).exists()
 
 
 def test_an_attempt_with_the_columns_of_before_is_not_published(old):

@@ -94,6 +94,13 @@ def test_a_caption_that_cannot_be_read_is_no_absent_caption(photos):
         read_manifest(folder)
 
 
+def test_a_caption_that_is_a_pipe_is_not_waited_for(photos):
+    folder = photos(**{"a.png": None})
+    os.mkfifo(folder / "a.txt")
+    with pytest.raises(UserError, match=r"photos/a\.txt: cannot be read \(it is not a regular file"):
+        read_manifest(folder)
+
+
 def test_a_caption_that_is_a_link_out_of_the_folder_is_not_read_into_the_dataset(photos, problems, tmp_path):
     (tmp_path / "secret").write_text("a secret")
     folder = photos(**{"a.png": None})

@@ -85,6 +85,13 @@ class TestCompressed:
         assert path.stat().st_size < 1 << 20
         assert "has a line of more than" in refused(path)
 
+    def test_good_lines_without_an_end_are_given_up_too(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(text_lines, "MAX_UNPACKED", 1 << 20)
+        (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "a"}\n' * 100_000))
+        assert "holds more than 1048576 bytes when it is unpacked: split the manifest" in refused(
+            tmp_path / "m.jsonl.gz"
+        )
+
     def test_under_another_name(self, tmp_path):
         for name, data in (("a.jsonl", gzip.compress(LINES.encode())), ("b.jsonl", zstd(LINES.encode()))):
             (tmp_path / name).write_bytes(data)

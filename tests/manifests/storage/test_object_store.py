@@ -117,3 +117,15 @@ class TestOutput:
             assert found["tmp"] == []
             assert run["final"] == clean["final"]
             assert run["counts"] == {"done": 3, "quarantined": 2, "pending": 0}
+
+    @pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.slow)])
+    def test_killed_while_columns_change(self, bucket, step):
+        command = [sys.executable, SUPPORT / "killed_store_columns.py", bucket, str(step)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        runs = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(runs) * step >= 20
+        for killed, found, schemas, left, marked in runs:
+            assert killed == found == ["a", "b", "c"], "no image is gone or there twice at any moment"
+            assert schemas == ["score double, note string, tag string"]
+            assert (left, marked) == ([], False)

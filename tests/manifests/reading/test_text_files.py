@@ -262,6 +262,12 @@ def test_a_number_as_text_is_one_when_the_message_is_followed(jsonl, problems, r
 
 
 class TestOtherFiles:
+    def test_a_misspelt_name_comes_with_the_right_one(self, tmp_path):
+        (tmp_path / "shop-2.jsonl").write_text(LINES)
+        assert refused(tmp_path / "shop2.jsonl").endswith("there is no such manifest: did you mean shop-2.jsonl?")
+        assert refused(tmp_path / "rows.csv").endswith("there is no such manifest: check the path")
+        assert refused(tmp_path / "none/rows.csv").endswith("there is no such manifest: check the path")
+
     def test_a_text_file_of_prompts(self, tmp_path):
         (tmp_path / "prompts.txt").write_text("\ufeffa star\n\n größer \n", encoding="utf-8")
         message = refused(tmp_path / "prompts.txt")
@@ -301,6 +307,14 @@ class TestFolders:
             f"{tmp_path}/b.jsonl:3",
         ]
         assert f"(from {tmp_path}/a.jsonl:1)" in caught.value.problems[0].message
+
+    def test_a_file_that_is_only_read_by_itself_is_named(self, tmp_path):
+        (tmp_path / "README.md").write_text("x")
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub/rows.json").write_text(LINES)
+        message = refused(tmp_path)
+        assert message.endswith(f"; if sub/rows.json has the rows, give {tmp_path}/sub/rows.json")
+        assert rows_of(message.split()[-1]) == right()
 
     def test_files_of_another_kind_are_named(self, tmp_path):
         pd.DataFrame(ROWS).to_parquet(tmp_path / "m.parquet")

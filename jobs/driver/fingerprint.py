@@ -9,7 +9,8 @@ from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.plan import default_of
 from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS, SET_LATER
-from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
+from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, SOURCE_DECODING
+from wanbatch.manifests.sources.decoding import decoding_versions
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
 from wanbatch.pipeline.sampling.step_cache import parse
 
@@ -50,6 +51,7 @@ def fingerprint_of(
         "format": settings.format,
         "quality": settings.quality,
         **({"threads": settings.threads} if chosen.device == "cpu" else {}),
+        SOURCE_DECODING: decoding_versions(),
         ENVIRONMENT: {"torch": hardware.torch, "device_name": hardware.device_name(chosen.device)},
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -177,7 +177,8 @@ class Intake:
     def _count(self, done: UnitFinished) -> None:
         made, failed, report = done.made, done.failed, done.report
         self._deadlines.learn(done.unit, made, report.busy_seconds, report.slots)
-        self._counters.unit_published(len(made), len(failed), report.model_seconds)
+        self._counters.unit_published(len(made), len(failed), report.model_seconds, report.source_notes)
+        notes = {name: asdict(noted) for name, noted in report.source_notes.items()}
         self._log.write(
             "unit",
             unit=done.unit.number,
@@ -189,6 +190,7 @@ class Intake:
             busy_seconds=round(report.busy_seconds, 4),
             model_seconds=round(report.model_seconds, 4),
             source_retries=report.source_retries,
+            **({"source_notes": notes} if notes else {}),
         )
         self._log_quarantined(done.unit, failed)
 

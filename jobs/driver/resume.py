@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.fingerprint import model_location
-from wanbatch.jobs.planning.plan import Plan
+from wanbatch.jobs.planning.plan import Plan, has_sources
+from wanbatch.jobs.reporting.run_log import RunLog
+from wanbatch.manifests.dataset.fingerprint import decoding_changes
 from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings
 from wanbatch.manifests.dataset.status import recorded_fingerprint
 from wanbatch.pipeline.loading.registry import ModelInfo
+
+_log = logging.getLogger(__name__)
 
 
 def folder_of_run(
@@ -100,6 +107,28 @@ def changed_rows(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
             "them new ids, or make them again with --rerun-changed"
         )
     return changed
+
+
+def warn_of_other_decoding(folder: OutputFolder, plan: Plan, fingerprint: Mapping[str, Any], log: RunLog) -> None:
+    """Tell the user, and the log, if a folder has images whose sources were decoded otherwise than they are now.
+
+    Args:
+        folder: open.
+        plan: of what is in the folder and of what will be made.
+        fingerprint: of this run.
+        log: the folder's.
+    """
+    if not folder.committed().made or not pc.any(has_sources(plan.manifest.rows)).as_py():
+        return
+    if changed := decoding_changes(recorded_fingerprint(folder.url) or {}, fingerprint):
+        log.write("sources_decoded_otherwise", changes=changed)
+        _log.warning(
+            "%s: what was made so far had its sources decoded by another version (%s), so the same file may give "
+            "other pixels now, above all one with a colour profile: choose another output folder if all images must "
+            "come from the same decoding",
+            folder.url,
+            "; ".join(changed),
+        )
 
 
 def settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:

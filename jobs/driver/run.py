@@ -22,7 +22,7 @@ from wanbatch.jobs.driver.fingerprint import DEFAULTS
 from wanbatch.jobs.driver.generation import RunControls, make_images
 from wanbatch.jobs.driver.interruption import stop_on_signals
 from wanbatch.jobs.driver.ray_session import ensure_ray_can_start
-from wanbatch.jobs.driver.resume import rows_made_again
+from wanbatch.jobs.driver.resume import rows_made_again, warn_of_other_decoding
 from wanbatch.jobs.driver.run_context import RunContext, prepare_run
 from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.stopwatch import Stopwatch
@@ -127,6 +127,8 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         log.write("warning", message=message)
     if milliseconds := context.batch_size.milliseconds:
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
+    if counters.pending:
+        warn_of_other_decoding(folder, context.plan, context.fingerprint, log)
     controls.stopwatch.lap("prepare")
     busy = make_images(context, folder.url, dispatcher, controls) if counters.pending else None
     folder.settle_card()
@@ -151,6 +153,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         first_unit=first_unit,
         dropped=dispatcher.dropped,
         drained=dispatcher.drained,
+        source_notes=counters.source_notes,
         warnings=context.warnings,
     )
 

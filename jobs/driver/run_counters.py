@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from wanbatch.manifests.sources.notes import NotedImages, added
+
+_NO_NOTES: Mapping[str, NotedImages] = MappingProxyType({})
 
 
 class RunCounters:
@@ -24,6 +29,7 @@ class RunCounters:
         self._made_before, self._quarantined_before = made_before, quarantined_before
         self._made_now = self._quarantined_now = 0
         self._model_seconds = self._warm_up_seconds = 0.0
+        self._source_notes: dict[str, NotedImages] = {}
         self._ready_since: dict[int, float] = {}
 
     @property
@@ -68,8 +74,20 @@ class RunCounters:
         self._ready_since.setdefault(slot, self._clock())
         self._warm_up_seconds = max(self._warm_up_seconds, warm_up_seconds)
 
-    def unit_published(self, made: int, quarantined: int, model_seconds: float = 0.0) -> None:
+    @property
+    def source_notes(self) -> dict[str, NotedImages]:
+        """What the user should know of the sources of images of this run, by the names of `notes.WORDS`."""
+        return dict(self._source_notes)
+
+    def unit_published(
+        self,
+        made: int,
+        quarantined: int,
+        model_seconds: float = 0.0,
+        source_notes: Mapping[str, NotedImages] = _NO_NOTES,
+    ) -> None:
         """Count the images of a unit whose commit is written."""
+        self._source_notes = added(self._source_notes, source_notes)
         self._made_now += made
         self._quarantined_now += quarantined
         self._model_seconds += model_seconds

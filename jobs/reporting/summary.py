@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from wanbatch.manifests.sources.notes import NotedImages
 
 MAX_FAILURES, CIRCUIT_BREAKER = "max_failures", "circuit_breaker"
 """What may stop a run besides the user: the settings' names."""
@@ -32,6 +35,8 @@ class Summary:
         first_unit: the units of this run are numbered from it.
         dropped: images that were made and not committed when the run was stopped; they are made again.
         drained: images that were committed after it was asked to stop.
+        source_notes: what the user should know of the sources of images that this run made: the name of each note
+            (`notes.WORDS`) -> how many images it concerns, and a source that it is about.
         warnings: what of the manifest is not read or not used, a sentence each.
     """
 
@@ -49,6 +54,7 @@ class Summary:
     first_unit: int = 0
     dropped: int = 0
     drained: int = 0
+    source_notes: Mapping[str, NotedImages] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from wanbatch.jobs.reporting.summary import CIRCUIT_BREAKER, MAX_FAILURES, Summary
 from wanbatch.manifests.dataset.part_files import open_parts
+from wanbatch.manifests.sources.notes import WORDS
 
 STOPPED = {MAX_FAILURES: "stopped, too many failed: ", CIRCUIT_BREAKER: "stopped, images fail alike: "}
 STAGES = ("load", "text", "encode", "denoise", "decode", "image", "write")
@@ -24,6 +25,9 @@ def summary_text(summary: Summary) -> str:
         busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"
         lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s{busy}")
         lines.append(f"  stages    {_stage_text(stage_seconds(summary.out, summary.first_unit))}")
+    for name, noted in summary.source_notes.items():
+        count = f"{noted.images} pictures" if noted.images != 1 else "1 picture"
+        lines.append(f"  sources   {count} made from a source {WORDS[name]}; {_one_line(noted.example)} for one")
     if summary.quarantined:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
         lines += [f"            {line}" for line in _failure_lines(summary.out, summary.quarantined)]

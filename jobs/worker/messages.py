@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from wanbatch.jobs.planning.units import Image
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.part_files import Attempt
+from wanbatch.manifests.sources.notes import NotedImages
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 
@@ -76,6 +77,7 @@ class UnitReport:
         model_seconds: the part of these in which it had the model.
         slots: rows denoised together when it was made.
         source_retries: how often requests for its sources were made again, after a busy server or a lost connection.
+        source_notes: what the user should know of the sources of its images, by the names of `notes.WORDS`.
         host: name of the machine that wrote it.
         causes: error class -> what the first row that failed so says.
     """
@@ -85,6 +87,7 @@ class UnitReport:
     model_seconds: float
     slots: int
     source_retries: int = 0
+    source_notes: Mapping[str, NotedImages] = field(default_factory=dict)
     host: str = ""
     causes: Mapping[str, str] = field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -28,18 +28,33 @@ def warm_up_request(image: Image) -> Request:
     return request_for(image, tuple(SourceImage("grey", grey, source.weight) for source in image.sources))
 
 
+@dataclass(frozen=True, slots=True)
+class FittedSource:
+    """A source at the size of an image.
+
+    Attributes:
+        picture: what the model gets.
+        sha256: of the source's file.
+        notes: what the user should know of the source, of `notes.WORDS`.
+    """
+
+    picture: SourceImage
+    sha256: str
+    notes: frozenset[str]
+
+
 class FittedSources:
     """The sources of one task's images, each distinct one read and fitted once."""
 
     def __init__(self, loader: SourceLoader, model: ModelInfo):
         self._loader, self._model = loader, model
-        self._known: dict[tuple, tuple[SourceImage, str]] = {}
+        self._known: dict[tuple, FittedSource] = {}
 
-    def of(self, image: Image) -> list[tuple[SourceImage, str]]:
-        """The sources of an image at its size, each with the SHA-256 of its file. Raises RowError."""
+    def of(self, image: Image) -> list[FittedSource]:
+        """The sources of an image at its size. Raises RowError."""
         return [self._fitted(image, index) for index in range(len(image.sources))]
 
-    def _fitted(self, image: Image, index: int) -> tuple[SourceImage, str]:
+    def _fitted(self, image: Image, index: int) -> FittedSource:
         source = image.sources[index]
         area = image.source_area if index == 0 else None
         key = (source.key, image.width, image.height, area)
@@ -50,6 +65,7 @@ class FittedSources:
                 message = f"{source.name} has another shape than when the run was planned: retry the row"
                 raise RowError("source", "changed_image", message)
             pixels = fit(loaded.pixels, image.width, image.height)
-            self._known[key] = SourceImage(f"{loaded.sha256}-{image.width}x{image.height}", pixels), loaded.sha256
-        picture, digest = self._known[key]
-        return replace(picture, weight=source.weight), digest
+            picture = SourceImage(f"{loaded.sha256}-{image.width}x{image.height}", pixels)
+            self._known[key] = FittedSource(picture, loaded.sha256, loaded.notes)
+        known = self._known[key]
+        return replace(known, picture=replace(known.picture, weight=source.weight))

@@ -7,7 +7,7 @@ encoded beside them, as soon as the model hands them over.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from wanbatch.manifests import records
 from wanbatch.manifests.columns import RARE, RESOLVED
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
+from wanbatch.manifests.sources.notes import NotedImages, added
 from wanbatch.pipeline.core.requests import Failed, Result, SourceImage
 from wanbatch.pipeline.sampling.schedules import KEEP
 
@@ -71,6 +72,7 @@ class UnitTask:
         self._load_seconds: dict[str, float] = {}
         self._timings: dict[str, records.Timing] = {}
         self._encoded: dict[str, Future[Encoded]] = {}
+        self._notes: dict[str, dict[str, str]] = {}  # id -> note -> a source that it is about
         self._failures: list[records.Failure] = []
         self._busy_seconds = self._model_seconds = 0.0  # without what the stages waited for each other
         self._slots = self._source_retries = 0
@@ -78,11 +80,11 @@ class UnitTask:
     def load_sources(self) -> None:
         """Read each distinct source once, fitted to the size it is used at."""
         begin, retried = perf_counter(), self.context.sources.retried
-        fitted = FittedSources(self.context.sources, self.context.setup.model)
+        sources = FittedSources(self.context.sources, self.context.setup.model)
         for image in self.task.images:
             if self._stops():
                 break
-            self._load(image, fitted)
+            self._load(image, sources)
         self._source_retries = self.context.sources.retried - retried
         self._busy_seconds += perf_counter() - begin
 
@@ -124,9 +126,18 @@ class UnitTask:
             model_seconds=self._model_seconds,
             slots=self._slots,
             source_retries=self._source_retries,
+            source_notes=self._source_notes(encoded),
             host=self.context.host,
             causes=causes,
         )
+
+    def _source_notes(self, made: Collection[str]) -> dict[str, NotedImages]:
+        """What the user should know of the sources of images that were made. made: their ids."""
+        notes: dict[str, NotedImages] = {}
+        for name, found in self._notes.items():
+            if name in made:
+                notes = added(notes, {note: NotedImages(1, source) for note, source in found.items()})
+        return notes
 
     def _write_attempt(self, encoded: Mapping[str, Encoded]) -> Attempt:
         made = [index for index, image in enumerate(self.task.images) if image.id in encoded]
@@ -145,19 +156,22 @@ class UnitTask:
             {image.id: image.digest for image in self.task.images if image.id in ended},
         )
 
-    def _load(self, image: Image, fitted: FittedSources) -> None:
+    def _load(self, image: Image, sources: FittedSources) -> None:
         begin = perf_counter()
         try:
-            loaded = fitted.of(image)
+            loaded = sources.of(image)
         except RowError as error:
             self._fail(image, error)
             return
         self._load_seconds[image.id] = perf_counter() - begin
-        self._sources[image.id] = tuple(picture for picture, _ in loaded)
+        self._sources[image.id] = tuple(fitted.picture for fitted in loaded)
         self._used[image.id] = tuple(
-            records.UsedSource(source.path, source.weight, digest)
-            for source, (_, digest) in zip(image.sources, loaded, strict=True)
+            records.UsedSource(source.path, source.weight, fitted.sha256)
+            for source, fitted in zip(image.sources, loaded, strict=True)
         )
+        self._notes[image.id] = {
+            note: source.name for source, fitted in zip(image.sources, loaded, strict=True) for note in fitted.notes
+        }
 
     def _take(self, image: Image, result: Result) -> None:
         """Note how a picture was made, and hand its pixels to an encoder."""

@@ -2,7 +2,7 @@
 
 It is a mapping of JSON values, nested at will. What is under `ENVIRONMENT` (the version of torch, the kind of device,
 how each stage is computed) may be unknown at first: an entry that a folder does not have is added to it, and compared
-from then on.
+from then on. What is under `SOURCE_DECODING` may change, and whoever goes on with the folder is told.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 ENVIRONMENT = "environment"
+SOURCE_DECODING = "source_decoding"
+"""How source images are decoded, and by what."""
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
@@ -26,10 +28,22 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
 def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What differs between a folder's fingerprint and the current one, a sentence each. Both are JSON values."""
     before, now = dict(recorded), dict(current)
+    for fingerprint in (before, now):
+        fingerprint.pop(SOURCE_DECODING, None)
     old, new = before.pop(ENVIRONMENT, {}), now.pop(ENVIRONMENT, {})
     known = old.keys() & new.keys()
     environment = differences({key: old[key] for key in known}, {key: new[key] for key in known}, ENVIRONMENT)
     return [*differences(before, now), *environment]
+
+
+def decoding_changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """How source images were decoded when the folder was begun, where that is not how it is done now.
+
+    A folder that does not say it was begun by a version before it was noted: by release 0.1.0, or like it.
+    """
+    old, new = recorded.get(SOURCE_DECODING, {"version": 1}), current.get(SOURCE_DECODING, {})
+    known = old.keys() & new.keys()
+    return list(differences({key: old[key] for key in known}, {key: new[key] for key in known}))
 
 
 def completed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from wanbatch.manifests.reading.text_lines import MAX_LINE, not_utf8, numbered_l
 from wanbatch.manifests.reading.text_values import BadTextError, known_value
 from wanbatch.manifests.reading.unified import unified
 from wanbatch.manifests.reading.validation import RESERVED, Positions, RowChecker, reserved_name
+from wanbatch.manifests.sources.formats import PICTURE_SUFFIXES
 
 SUFFIXES = with_compressions((".csv", ".tsv"))
 SEPARATORS = (",", ";", "\t", "|")
@@ -188,4 +189,4 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
 def _is_value(cell: str) -> bool:
     """Whether a cell of the first line is rather a value than the name of a column."""
     number = cell.replace(".", "", 1).replace("-", "", 1).isdigit()
-    return number or len(cell.split()) > 3 or cell.lower().endswith((".png", ".jpg", ".jpeg", ".webp"))
+    return number or len(cell.split()) > 3 or cell.lower().endswith(PICTURE_SUFFIXES)

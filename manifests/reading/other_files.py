@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from wanbatch.manifests.reading.text_lines import with_compressions
+from wanbatch.manifests.sources.formats import PICTURE_SUFFIXES
 
 _LINES = "import json; [print(json.dumps({'prompt': t.strip()})) for t in open(0, encoding='utf-8-sig') if t.strip()]"
 
@@ -18,12 +19,7 @@ _REMEDIES: Mapping[tuple[str, ...], str] = {
     (".bz2", ".xz"): "is compressed in a way that is not read: unpack it, or compress it with gzip or zstd",
     (".pkl", ".pickle", ".pt", ".npy", ".npz"): "may run code when it is read: write the rows as Parquet or JSONL",
     (".yaml", ".yml", ".toml", ".xml"): "is not read: write the rows as JSONL, CSV or Parquet",
-    (
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".webp",
-    ): 'is a picture: give its folder, or write a manifest with a row like {"image": "NAME"}',
+    PICTURE_SUFFIXES: 'is a picture: give its folder, or write a manifest with a row like {"image": "NAME"}',
 }
 
 DATA = with_compressions((".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq"))

@@ -19,10 +19,8 @@ from wanbatch.manifests.column_types import ID_PATTERN
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
 from wanbatch.manifests.reading.row_model import KNOWN
 from wanbatch.manifests.reading.validation import Positions, RowChecker
+from wanbatch.manifests.sources.formats import PICTURE_SUFFIXES
 from wanbatch.manifests.storage.urls import is_url, open_file
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""Of pictures that are decoded as sources."""
 
 CAPTION = ".txt"
 MAX_CAPTION = 1 << 20
@@ -36,7 +34,7 @@ _LONGEST = 128
 class Pictures:
     """A folder of pictures with its sub-folders, in the order of their names."""
 
-    takes = f"a folder of pictures ({', '.join(SUFFIXES)})"
+    takes = f"a folder of pictures ({', '.join(PICTURE_SUFFIXES)})"
     positions: Positions = "file"
 
     def find(self, path: ManifestPath) -> ManifestFiles | None:
@@ -82,7 +80,7 @@ class Pictures:
 
 def is_picture(name: str) -> bool:
     """Whether a file is a picture, by its name."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def picture_ids(names: Sequence[str]) -> dict[str, str]:
@@ -134,7 +132,7 @@ def _not_read(others: Sequence[str]) -> str:
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
     more = f", {len(kinds) - 6} other kinds" if len(kinds) > 6 else ""
     count = "1 file is" if len(others) == 1 else f"{len(others)} files are"
-    return f"{count} not read, neither pictures ({', '.join(SUFFIXES)}) nor captions of these: {told}{more}"
+    return f"{count} not read, neither pictures ({', '.join(PICTURE_SUFFIXES)}) nor captions of these: {told}{more}"
 
 
 def _stem(name: str) -> str:

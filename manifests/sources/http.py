@@ -93,6 +93,17 @@ class Fetcher:
         """
         return self._follow(url, RangeRequest(first, validator))
 
+    def fetch_end(self, url: str, last: int) -> Beginning:
+        """The last bytes of a file, by a range request; of a server without ranges the whole file.
+
+        Args:
+            url: the address.
+            last: how many bytes, 1 or more.
+        Raises:
+            SourceError: as `fetch` does.
+        """
+        return self._follow(url, RangeRequest(last=last))
+
     def _follow(self, url: str, wanted: RangeRequest) -> Beginning:
         """What is at an address, or where its redirects lead."""
         deadline = time.monotonic() + self.total_seconds
@@ -172,11 +183,11 @@ class Fetcher:
             return location
         if response.status == _NOT_MODIFIED and wanted.validator is not None:
             return Beginning(None, False, wanted.validator)
-        if response.status == _RANGE_NOT_SATISFIABLE and wanted.first is not None:  # an empty file has no first byte
+        if response.status == _RANGE_NOT_SATISFIABLE and wanted.partial:  # an empty file has no first byte
             return Beginning(b"", True, validator_of(response))
         if response.status in (404, 410):
             raise SourceError("missing_image", f"does not exist (status {response.status})")
-        if response.status != 200 and (response.status != 206 or wanted.first is None):
+        if response.status != 200 and (response.status != 206 or not wanted.partial):
             message = f"could not be fetched (status {response.status})"
             if self._retries.is_retry("GET", response.status):
                 raise _TransientError(message, response)
@@ -184,10 +195,10 @@ class Fetcher:
         encoding = response.headers.get("Content-Encoding", "identity").strip()
         if encoding.lower() != "identity":
             raise SourceError("bad_image", f"cannot be used: the server sent Content-Encoding: {one_line(encoding)}")
-        return self._body(response, wanted.first)
+        return self._body(response, wanted)
 
-    def _body(self, response: HTTPResponse, first: int | None) -> Beginning:
-        size = file_size(response)
+    def _body(self, response: HTTPResponse, wanted: RangeRequest) -> Beginning:
+        size, first = file_size(response, wanted), wanted.first
         if size is not None and size > self.max_bytes:
             raise SourceError("too_large", f"has {size} bytes; at most {self.max_bytes} are read")
         body = bytearray()

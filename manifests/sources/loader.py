@@ -1,7 +1,7 @@
 """Source images, loaded safely: path, address or embedded bytes in, RGB pixels out.
 
 Paths are confined to one folder, which may be in an object store. Web addresses are refused unless asked for
-(`http.py`). Sizes are checked before anything is decoded, and only PNG, JPEG and WEBP are ever handed to a
+(`http.py`). Sizes are checked before anything is decoded, and only the formats of `formats.py` are ever handed to a
 decoder.
 """
 
@@ -27,8 +27,10 @@ from wanbatch.manifests.sources.decoding import decode, read_header, upright_siz
 from wanbatch.manifests.sources.embedded import EmbeddedImages
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.finder import SourceFinder, is_absent
+from wanbatch.manifests.sources.formats import format_of, says_size_at_its_beginning
 from wanbatch.manifests.sources.http import Fetcher
 from wanbatch.manifests.sources.path_policy import PathPolicy
+from wanbatch.manifests.sources.png_file import pixels_begin, without_pixels
 from wanbatch.manifests.sources.size_cache import SourceSize
 from wanbatch.manifests.sources.store_retries import StoreFailure, StoreRetries, store_failures
 from wanbatch.manifests.sources.web_address import is_web_address
@@ -36,6 +38,9 @@ from wanbatch.manifests.storage.urls import file_version, is_url, open_file
 
 HEADER_BYTES = 64 << 10
 """What is read at a time of an image's header, from an object store and from the web."""
+
+LOCAL_BUFFER = 512
+"""The same of a local file: of a PNG, the few bytes at the beginning of each chunk are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +50,12 @@ class LoadedImage:
     Attributes:
         pixels: uint8 [height, width, 3], RGB, contiguous.
         sha256: of the encoded bytes, hex.
+        notes: what the user should know of it, of `notes.WORDS`.
     """
 
     pixels: np.ndarray
     sha256: str
+    notes: frozenset[str] = frozenset()
 
 
 class SourceLoader:
@@ -103,7 +110,7 @@ class SourceLoader:
         self._embedded.close()
 
     def load(self, source: Source) -> LoadedImage:
-        """Read and decode one source: upright, on white where it was transparent, 8 bits a channel.
+        """Read and decode one source: upright, in sRGB, on white where it was transparent, 8 bits a channel.
 
         Raises:
             RowError: of stage `source` and kind `missing_image`, `forbidden_source`, `too_large`,
@@ -114,8 +121,9 @@ class SourceLoader:
         with _row_errors(source):
             data = self._store_retries.call(source.name, lambda: self._read(source))
             self._check_size(len(data))
-            pixels = decode(read_header(io.BytesIO(data), self.max_pixels))
-        return LoadedImage(pixels, hashlib.sha256(data).hexdigest())
+            opened = read_header(io.BytesIO(data), self.max_pixels)
+            pixels = decode(opened)
+        return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), frozenset(opened.notes))
 
     def size(self, source: Source) -> tuple[int, int]:
         """(width, height) of the upright image. Reads little more of a file than its header. Raises like `load`."""
@@ -155,7 +163,12 @@ class SourceLoader:
         if known is not None and version is not None and known.version == version:
             return known
         with self._open(source) as file:
-            return SourceSize(*upright_size(read_header(file, self.max_pixels)), version)
+            return SourceSize(*self._upright_size(file), version)
+
+    def _upright_size(self, file: BinaryIO) -> tuple[int, int]:
+        if self._policy.in_store and not isinstance(file, io.BytesIO):
+            file = self._enough_of_stored(file)
+        return upright_size(read_header(file, self.max_pixels, with_pixels=False))
 
     def _measure_on_the_web(self, url: str, known: SourceSize | None) -> SourceSize:
         """By the first bytes, where they are enough; else by the whole file."""
@@ -164,12 +177,37 @@ class SourceLoader:
             assert known is not None
             return known
         try:
-            size = upright_size(read_header(io.BytesIO(found.data), self.max_pixels))
+            data = found.data if found.whole else self._enough_of(url, found.data, found.validator)
+            size = None if data is None else self._upright_size(io.BytesIO(data))
         except SourceError as error:
             if found.whole or error.kind != "bad_image":
                 raise
-            size = upright_size(read_header(io.BytesIO(self._fetcher.fetch(url)), self.max_pixels))
-        return SourceSize(*size, found.validator)
+            size = None
+        return SourceSize(*(size or self._upright_size(io.BytesIO(self._fetcher.fetch(url)))), found.validator)
+
+    def _enough_of(self, url: str, start: bytes, validator: str | None) -> bytes | None:
+        """As much of a file on the web as its size needs, besides its beginning; None: all of it."""
+        if says_size_at_its_beginning(start):
+            return start
+        if format_of(start) != "PNG" or pixels_begin(start) is None:
+            return None
+        end = self._fetcher.fetch_end(url, HEADER_BYTES)
+        if end.data is None or end.validator != validator:
+            return None
+        return end.data if end.whole else without_pixels(start, end.data)
+
+    def _enough_of_stored(self, file: BinaryIO) -> BinaryIO:
+        """As much of a file of a store as its size needs, read by few requests, not by many small ones."""
+        start = file.read(HEADER_BYTES)
+        if says_size_at_its_beginning(start):
+            return file
+        size = file.seek(0, os.SEEK_END)
+        if format_of(start) == "PNG" and size > 2 * HEADER_BYTES:
+            file.seek(size - HEADER_BYTES)
+            if (data := without_pixels(start, file.read(HEADER_BYTES))) is not None:
+                return io.BytesIO(data)
+        file.seek(0)
+        return io.BytesIO(file.read(self.max_bytes + 1))
 
     def _version(self, source: Source) -> str | None:
         """Of a source's file; of an embedded image's manifest it is asked for once."""
@@ -223,7 +261,7 @@ class SourceLoader:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise SourceError("bad_image", "is not a regular file")
-        return open(descriptor, "rb")
+        return open(descriptor, "rb", buffering=LOCAL_BUFFER)
 
     def _checked(self, file: BinaryIO) -> BinaryIO:
         self._check_size(file.seek(0, os.SEEK_END))

@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 
 _SCHEMA = pa.schema(
     [("key", pa.string()), ("version", pa.string()), ("width", pa.int32()), ("height", pa.int32())],
-    metadata={"wanbatch": "source sizes 1"},
+    metadata={"wanbatch": "source sizes 2"},
 )
+_EARLIER = {b"wanbatch": b"source sizes 1"}
+"""Of versions that did not see all ways to say how an image is turned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,15 @@ class SizeCache:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SizeCache:
-        """What `to_bytes` gave. Raises ValueError if it is damaged or of another version of wanbatch."""
+        """What `to_bytes` gave; nothing of what releases up to 0.1.0 gave, which is measured again.
+
+        Raises ValueError if it is damaged or of a later version of wanbatch.
+        """
         try:
             table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
             table.validate(full=True)
+            if table.schema.metadata == _EARLIER:
+                return cls()
         except (OSError, pa.ArrowException) as error:
             raise ValueError(str(error).partition("\n")[0]) from error
         if not table.schema.equals(_SCHEMA, check_metadata=True) or any(c.null_count for c in table.columns):

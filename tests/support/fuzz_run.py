@@ -18,10 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
+import pillow_jxl  # noqa: F401  teaches Pillow the format
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from icc_profiles import cmyk_profile, rgb_profile
 from manifest_making import encoded
 from PIL import Image
 
@@ -60,7 +63,16 @@ TOKENS = [
     b"\n",
 ]
 TOKENS += [b"../", b"//", b"file://", b"PAR1", b"IHDR", b"\xff\xff\xff\x7f", b"\x80\x80\x80\x80\x08"]
-TOKENS += [b"9" * 30]
+TOKENS += [
+    b"9" * 30,
+    b"\xff\xff",
+    b"\x00\x00",
+    b"\x00\x01\x01\x12",
+    b"\x12\x01\x03\x00",
+    b"ftyp",
+    b"acsp",
+    b"\x21\xf9",
+]
 
 changes = st.lists(
     st.tuples(
@@ -138,17 +150,31 @@ def good_arrows() -> list[bytes]:
 
 
 def good_images() -> list[bytes]:
+    """Two of most formats, with what files may have besides their pixels: turned, with a profile, several frames."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 16, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
+    profile = rgb_profile()
+    several = {"save_all": True, "append_images": [noise.rotate(180), noise.rotate(90, expand=True)]}
+    pillow_heif.register_heif_opener()
+    kinds: list[tuple[str, str, dict]] = [
+        ("PNG", "RGB", {"exif": exif, "icc_profile": profile}),
+        ("PNG", "P", several),
+        ("JPEG", "RGB", {"exif": exif, "icc_profile": profile}),
+        ("JPEG", "CMYK", {"icc_profile": cmyk_profile()}),
+        ("WEBP", "RGB", {"exif": exif, "icc_profile": profile}),
+        ("GIF", "RGB", several),
+        ("BMP", "P", {}),
+        ("TIFF", "RGB", {"exif": exif, "icc_profile": profile, **several}),
+        ("TIFF", "LAB", {"compression": "tiff_lzw"}),
+        ("TIFF", "F", {"compression": "tiff_adobe_deflate"}),
+        ("AVIF", "RGB", {"exif": exif, "icc_profile": profile}),
+        ("HEIF", "RGB", {"icc_profile": profile}),
+        ("JXL", "RGB", {"effort": 1, "use_container": True}),
+    ]
     files = []
-    for kind, options in (
-        ("PNG", {"exif": exif}),
-        ("JPEG", {"exif": exif}),
-        ("WEBP", {"exif": exif}),
-        ("PNG", {"mode": "P"}),
-    ):
-        picture = noise.convert(options.pop("mode", "RGB"))
+    for kind, mode, options in kinds:
+        picture = Image.new("LAB", noise.size, (90, 140, 120)) if mode == "LAB" else noise.convert(mode)
         buffer = io.BytesIO()
         picture.save(buffer, kind, **options)
         files.append(buffer.getvalue())
@@ -175,6 +201,13 @@ def read_and_load(path: Path) -> None:
                     loader.load(source)
 
 
+def measure_and_load(path: Path) -> None:
+    """An image. One that is decoded has the size that was measured, if there was one: else its row would fail."""
+    with SourceLoader(path.parent) as loader:
+        pixels = loader.load(Source(path.name)).pixels
+        assert loader.size(Source(path.name)) == pixels.shape[1::-1]
+
+
 def main(kind: str, count: int, folder: Path) -> None:
     name, make = KINDS[kind]
     good, path = make(), folder / name
@@ -186,8 +219,7 @@ def main(kind: str, count: int, folder: Path) -> None:
         found["cases"] += 1
         try:
             if kind == "images":
-                with SourceLoader(folder) as loader:
-                    loader.load(Source(path.name))
+                measure_and_load(path)
             else:
                 read_and_load(path)
             found["read"] += 1
@@ -198,7 +230,7 @@ def main(kind: str, count: int, folder: Path) -> None:
     for data in good:
         path.write_bytes(data)  # imports what is imported late
         with suppress(UserError, RowError):
-            read_and_load(path) if kind != "images" else SourceLoader(folder).load(Source(path.name))
+            read_and_load(path) if kind != "images" else measure_and_load(path)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     before = peak()
     rules = settings(

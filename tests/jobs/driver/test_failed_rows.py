@@ -31,7 +31,7 @@ def test_failures_say_what_happened(faulty):
     failures = rows_by_id(faulty.out, "failures")
     assert failures["absent"]["message"] == f"nowhere.png does not exist in {faulty.manifest.parent}"
     assert "truncated.png cannot be decoded" in failures["cut"]["message"]
-    assert failures["html"]["message"] == "page.png is not a PNG, JPEG or WEBP image"
+    assert failures["html"]["message"].startswith("page.png is an HTML page, not an image")
     assert "ValueError: no picture of raise-1" in failures["raise-1"]["message"]
     assert "NaN or infinity" in failures["endless"]["message"]
     assert {row["attempts"] for row in failures.values()} == {1}

@@ -54,7 +54,7 @@ def test_the_same_command_has_nothing_to_do(run_here, released):
     assert {path: path.read_bytes() for path in released.glob("dataset/*/*.parquet")} == before
 
 
-def test_a_grown_manifest_adds_to_it(run_here, released):
+def test_a_grown_manifest_adds_to_it(run_here, released, caplog):
     shop = {"shop": "south", "price": 4}
     added = [
         {"id": "new-1", "prompt": "a blue star", "steps": 2, **shop},
@@ -64,6 +64,8 @@ def test_a_grown_manifest_adds_to_it(run_here, released):
         file.writelines(json.dumps(row) + "\n" for row in added)
     ran = run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
     assert (ran.summary.made, ran.summary.made_now, ran.summary.quarantined) == (18, 2, 1)
+    assert "had its sources decoded by another version (version was 1, now 2)" in caplog.text
+    assert '"event": "sources_decoded_otherwise"' in (released / "dataset" / "_wanbatch" / "log.jsonl").read_text()
     found = rows(released / "dataset")
     assert found.keys() >= {"heart", "group", "new-1", "new-2"}
     assert not any(row.keys() & {*LATER} for row in found.values()), "it was begun without these columns"

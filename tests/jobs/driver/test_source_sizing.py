@@ -27,7 +27,9 @@ def opened(monkeypatch) -> list[str]:
     """The names of the files whose headers were read in this process."""
     found: list[str] = []
     real = loading.read_header
-    monkeypatch.setattr(loading, "read_header", lambda file, most: found.append(_name(file)) or real(file, most))
+    monkeypatch.setattr(
+        loading, "read_header", lambda file, *given, **more: found.append(_name(file)) or real(file, *given, **more)
+    )
     return found
 
 

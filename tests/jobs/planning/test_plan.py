@@ -340,6 +340,7 @@ def test_plan_tells_which_sources_cannot_be_read_and_what_passes_through(manifes
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "columns passed through unchanged: label, promt" in lines
     assert "warning 2 sources cannot be read; their rows will fail:" in lines
-    assert lines[-2:] == ["bad.png is not a PNG, JPEG or WEBP image", f"none.png does not exist in {tmp_path}"]
+    assert lines[-2].startswith("bad.png is an HTML page, not an image")
+    assert lines[-1] == f"none.png does not exist in {tmp_path}"
     found = json.loads(plan_command(manifest(*rows), "--json", "--model", model_folder, cwd=tmp_path).stdout)
     assert set(found["unreadable_sources"]) == {"bad.png", "none.png"}

@@ -140,7 +140,7 @@ def test_nothing_else_is_on_the_terminal(terminal):
     assert rest == []
 
 
-def test_summary_of_the_real_command(terminal):
+def test_summary_of_the_real_command(terminal, sources):
     code, told, _, out = terminal
     assert code == 3
     lines = told.splitlines()
@@ -155,7 +155,7 @@ def test_summary_of_the_real_command(terminal):
         assert re.search(rf"{stage} [\d.]+ s \(\d+%\)", stages)
     assert [line.split() for line in lines[4:]] == [
         ["failed", "1", "missing_image"],
-        ["bad:", "source:", "nowhere.png", "does", "not", "exist"],
+        ["bad:", "source:", "nowhere.png", "does", "not", "exist", "in", str(sources)],
         ["wanbatch", "retry", "out", "makes", "them", "again", "once", "the", "cause", "is", "mended"],
     ]
     assert sorted(rows_by_id(out)) == [f"r{number}" for number in range(6)]

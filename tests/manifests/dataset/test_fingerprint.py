@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.dataset.fingerprint import changes, completed
+from wanbatch.manifests.dataset.fingerprint import changes, completed, decoding_changes
 from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings
 from wanbatch.manifests.dataset.status import status
 
@@ -21,6 +21,18 @@ def test_an_environment_is_compared_where_both_know_it():
     assert changes({"environment": {"torch": "1"}}, {"environment": {"torch": "2"}}) == [
         'environment.torch was "1", now "2"'
     ]
+
+
+def test_how_sources_are_decoded_may_change_and_is_told():
+    now = {"a": 1, "source_decoding": {"version": 2, "pillow": "13"}}
+    for recorded, told in (
+        ({"a": 1}, ["version was 1, now 2"]),  # release 0.1.0 noted nothing
+        ({"a": 1, "source_decoding": {"version": 2, "pillow": "12"}}, ['pillow was "12", now "13"']),
+        (now, []),
+    ):
+        assert changes(recorded, now) == []
+        assert decoding_changes(recorded, now) == told
+        assert completed(recorded, now) == recorded, "what was noted first stays, so that it is told each time"
 
 
 def test_what_was_recorded_first_stays():

@@ -11,6 +11,7 @@ from manifest_making import encoded
 from wanbatch.errors import ManifestError, UserError
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.reading.pictures import picture_ids
+from wanbatch.manifests.sources.formats import PICTURE_SUFFIXES
 from wanbatch.manifests.sources.loader import SourceLoader
 
 
@@ -54,13 +55,13 @@ def test_hidden_files_and_output_folders_are_left_out_and_others_are_counted(pho
     folder = photos(
         **kept,
         **{".thumbs/a.png": None, "_old/a.png": None, ".a.png": None, "out/first/data/a.png": None},
-        **{"out/first/_wanbatch/run.json": "{}", "x.gif": "x", "y.gif": "y", "README": "z", "lost.txt": "no picture"},
+        **{"out/first/_wanbatch/run.json": "{}", "x.psd": "x", "y.psd": "y", "README": "z", "lost.txt": "no picture"},
     )
     manifest = read_manifest(folder)
     assert manifest.passthrough["file_name"].to_pylist() == list(kept)
     assert manifest.warnings == (
-        f"{folder}: 4 files are not read, neither pictures (.png, .jpg, .jpeg, .webp) nor captions of these: 2 .gif, "
-        "1 without ending, 1 .txt",
+        f"{folder}: 4 files are not read, neither pictures ({', '.join(PICTURE_SUFFIXES)}) nor captions of these: "
+        "2 .psd, 1 without ending, 1 .txt",
     )
 
 

@@ -165,17 +165,17 @@ class TestBadFiles:
         ("data", "kind", "said"),
         [
             (b"", "bad_image", "is empty"),
-            (b"<!doctype html><html><body>404</body></html>", "bad_image", "is not a PNG, JPEG or WEBP image"),
-            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "bad_image", "is not a PNG, JPEG or WEBP"),
-            (b"GIF89a" + b"\0" * 50, "bad_image", "is not a PNG, JPEG or WEBP"),
-            (saved(Image.new("RGB", (9, 9)), "BMP"), "bad_image", "is not a PNG, JPEG or WEBP"),
-            (saved(Image.new("RGB", (9, 9)), "TIFF"), "bad_image", "is not a PNG, JPEG or WEBP"),
+            (b"<!doctype html><html><body>404</body></html>", "bad_image", "is an HTML page, not an image"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "bad_image", "is a PostScript file, which is not"),
+            (b"nothing", "bad_image", "is not a PNG, JPEG, WEBP, GIF, BMP, TIFF or AVIF image"),
+            (b"GIF89a" + b"\0" * 50, "bad_image", "is a GIF image that is damaged"),
+            (b"II*\0" + b"\0" * 50, "bad_image", "is a TIFF image that is damaged"),
             (png_header(32, 32), "bad_image", "cannot be decoded"),
             (png_header(10_000, 10_000), "too_large", "is 10000x10000; at most 64000000 pixels"),
             (png_header(14_500, 14_000), "too_large", "too many pixels"),
             (png_header(2**31 - 1, 2**31 - 1), "too_large", "too many pixels"),
         ],
-        ids=["empty", "html", "eps", "gif", "bmp", "tiff", "short", "100MP", "200MP", "huge"],
+        ids=["empty", "html", "eps", "text", "gif", "tiff", "short", "100MP", "200MP", "huge"],
     )
     @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
     def test_what_is_no_image_we_take(self, loader, root, data, kind, said):

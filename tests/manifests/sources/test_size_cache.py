@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from manifest_making import encoded
 
@@ -50,13 +52,23 @@ def test_a_file_of_other_columns_is_refused():
         SizeCache.from_bytes(other)
 
 
+def test_sizes_of_release_0_1_0_are_measured_again():
+    """It did not see all ways to say how an image is turned."""
+    cache = SizeCache().with_sizes({"/a.png": SourceSize(8, 4, "1 bytes of 1")})
+    table = pq.read_table(io.BytesIO(cache.to_bytes()))
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"wanbatch": "source sizes 1"}), buffer)
+    assert len(SizeCache.from_bytes(buffer.getvalue())) == 0
+    assert len(SizeCache.from_bytes(cache.to_bytes())) == 1
+
+
 def test_a_local_file_is_read_again_only_if_it_changed(tmp_path, monkeypatch):
     """Without the cache each file is opened at each start of a run."""
     path = tmp_path / "a.png"
     path.write_bytes(encoded(8, 4))
     read = []
     real = loading.read_header
-    monkeypatch.setattr(loading, "read_header", lambda *given: read.append(1) or real(*given))
+    monkeypatch.setattr(loading, "read_header", lambda *given, **more: read.append(1) or real(*given, **more))
     with SourceLoader(tmp_path) as loader:
         known = loader.measure(Source("a.png"))
         assert loader.measure(Source("a.png"), known) is known

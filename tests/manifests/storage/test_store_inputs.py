@@ -3,11 +3,14 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from manifest_making import encoded, unit_of
 from output_folders import publish
+from PIL import Image
+from png_making import chunk, saved, with_chunk
 from store_folders import put
 
 from wanbatch.errors import RowError, UserError
@@ -110,3 +113,25 @@ class TestInputs:
                     loader.load(Source(path))
                 assert caught.value.kind == kind
                 assert not any(line.startswith("GET") and "a.png" in line for line in server.log)
+
+    @pytest.mark.parametrize("note", [b"", b"note\0" + b"x" * 100_000], ids=["at the end", "before a long text"])
+    def test_a_large_png_is_measured_by_few_requests_wherever_it_says_how_it_is_turned(self, bucket, server, note):
+        noise = np.random.default_rng(1).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+        turned = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0")
+        data = with_chunk(
+            saved(Image.fromarray(noise), "PNG"), turned + (chunk(b"tEXt", note) if note else b""), late=True
+        )
+        put(f"{bucket}/a.png", data)
+        server.log.clear()
+        with SourceLoader(bucket) as loader:
+            assert loader.size(Source("a.png")) == (300, 400)
+            assert sum(line.startswith("GET") and "a.png" in line for line in server.log) <= 3
+            assert loader.load(Source("a.png")).pixels.shape == (400, 300, 3)
+
+    def test_other_spellings_are_found(self, bucket):
+        put(f"{bucket}/images/cats/caf\u00e9.png", encoded(8, 4))
+        with SourceLoader(f"{bucket}/images", fence=bucket) as loader:
+            for path in ("cats\\caf\u00e9.png", "cats/cafe\u0301.png", "../images/cats/caf\u00e9.png"):
+                assert loader.size(Source(path)) == (8, 4)
+            with pytest.raises(RowError, match=f"does not exist in {bucket}/images"):
+                loader.size(Source("cats\\none.png"))

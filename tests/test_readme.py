@@ -86,14 +86,14 @@ def test_the_output_tree_is_what_comes_out(workplace):
 
 def test_the_pictures_show_what_the_quickstart_asked_for(workplace):
     asked = {
-        "heart": ("heart", "red", "left", "blue", "striped"),
-        "moon": ("moon", "white", "top", "black", "plain"),
-        "star": ("star", "yellow", "center", "purple", "dotted"),
-        "diamond-wide": ("diamond", "green", "right", "pink", "checkered"),
-        "circles-0": ("circle", "orange", "bottom", "white", "checkered"),
-        "sweep-0.0": ("heart", "red", "center", "blue", "striped"),  # the source itself
-        "sweep-1.0": ("star", "yellow", "center", "purple", "plain"),  # the prompt alone
-        "few-steps": ("square", "blue", "center", "orange", "checkered"),
+        "owl": ("owl", "none", "center", "night", "plain"),
+        "penguin": ("penguin", "none", "left", "snow", "plain"),
+        "apple-and-dog": ("apple", "dog", "side by side", "blue", "striped"),
+        "row-wide": ("lemon", "frog", "row", "pink", "dotted"),
+        "sailboats-0": ("sailboat", "none", "bottom", "beach", "plain"),
+        "sweep-0.0": ("dog", "none", "center", "blue", "striped"),  # the source itself
+        "sweep-1.0": ("cat", "none", "center", "blue", "striped"),  # the prompt alone
+        "few-steps": ("butterfly", "none", "center", "purple", "plain"),
     }
     table = pq.read_table(workplace / "out/quickstart/data")
     images = {row["id"]: row["image"]["bytes"] for row in table.select(["id", "image"]).to_pylist()}
@@ -102,7 +102,7 @@ def test_the_pictures_show_what_the_quickstart_asked_for(workplace):
     for name, attributes in asked.items():
         pixels = np.asarray(Image.open(io.BytesIO(images[name])).convert("RGB"))
         seen = world.describe(judge.read(to_model(pixels)))[0]
-        assert tuple(seen[f] for f in ("shape", "colour", "place", "background", "texture")) == attributes, name
+        assert tuple(seen[f] for f in ("first", "second", "layout", "background", "texture")) == attributes, name
 
 
 def test_the_python_example_prints_a_picture_and_its_prompt(workplace):
@@ -115,7 +115,7 @@ def test_the_python_example_prints_a_picture_and_its_prompt(workplace):
         check=True,
     )
     assert "PIL" in done.stdout
-    assert "a big red heart" in done.stdout
+    assert "a large owl" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["cpu-tiny", "h200-bench-exact"])

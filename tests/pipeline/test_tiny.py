@@ -22,7 +22,7 @@ from wanbatch.pipeline.training.toy.scores import write_prompts
 INFO = registry.find("tiny")
 PLAIN = replace(
     picture_requests.PLAIN,
-    prompt="a large red heart in the center on a striped blue background",
+    prompt="a large owl in the center on a striped blue background",
     negative_prompt=INFO.negative_prompt,
     width=INFO.width,
     height=INFO.height,
@@ -57,7 +57,7 @@ def render(attributes: torch.Tensor) -> np.ndarray:
 def test_the_files_are_small_and_safe():
     folder = Path(INFO.folder)
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 25e6
+    assert sum(path.stat().st_size for path in files) <= 32e6
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md"}
 
 
@@ -80,10 +80,10 @@ def test_pictures_show_what_their_prompts_ask_for(tiny):
 
 
 def test_unknown_words_and_odd_prompts_do_no_harm(tiny):
-    odd = ["", "???", "ein rotes Herz 🙂", "a LARGE Red HEART, center, on a striped BLUE background", "x" * 4000]
+    odd = ["", "???", "ein roter Apfel 🙂", "a LARGE Owl, CENTER, on a striped BLUE background", "x" * 4000]
     pictures = make(tiny, [replace(PLAIN, id=str(i), prompt=prompt) for i, prompt in enumerate(odd)])
     names = world.describe(Judge.load().read(stacked(pictures[3:4])))[0]
-    assert (names["shape"], names["colour"], names["background"]) == ("heart", "red", "blue")
+    assert (names["first"], names["layout"], names["background"]) == ("owl", "center", "blue")
 
 
 @pytest.mark.parametrize(("width", "height", "guidance"), [(128, 128, 3.0), (160, 128, 3.0), (128, 128, 1.0)])

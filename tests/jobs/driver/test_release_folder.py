@@ -58,7 +58,7 @@ def test_a_grown_manifest_adds_to_it(run_here, released, caplog):
     shop = {"shop": "south", "price": 4}
     added = [
         {"id": "new-1", "prompt": "a blue star", "steps": 2, **shop},
-        {"id": "new-2", "prompt": "a heart", "image": "images/star.png", "creativity": 0.6, "steps": 4, **shop},
+        {"id": "new-2", "prompt": "a heart", "image": "images/dog.png", "creativity": 0.6, "steps": 4, **shop},
     ]
     with (released / "manifest.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in added)
@@ -67,7 +67,7 @@ def test_a_grown_manifest_adds_to_it(run_here, released, caplog):
     assert "had its sources decoded by another version (version was 1, now 2)" in caplog.text
     assert '"event": "sources_decoded_otherwise"' in (released / "dataset" / "_wanbatch" / "log.jsonl").read_text()
     found = rows(released / "dataset")
-    assert found.keys() >= {"heart", "group", "new-1", "new-2"}
+    assert found.keys() >= {"owl", "group", "new-1", "new-2"}
     assert not any(row.keys() & {*LATER} for row in found.values()), "it was begun without these columns"
     loaded = load_dataset(str(released / "dataset"), split="train", cache_dir=str(released / "cache"))
     assert len(loaded) == 18
@@ -108,8 +108,10 @@ def test_workers_that_compute_a_stage_in_another_way_make_nothing(run_here, rele
 
 def test_a_changed_row_is_found_by_the_digest_of_the_release(run_here, released):
     manifest = released / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace("a big red heart", "a big green heart"))
-    with pytest.raises(UserError, match="1 rows changed since they were made, 'heart'"):
+    manifest.write_text(
+        manifest.read_text().replace("a large owl in the center under", "a small owl in the center under")
+    )
+    with pytest.raises(UserError, match="1 rows changed since they were made, 'owl'"):
         run_here(manifest, released / "dataset", Settings(model="tiny"))
 
 

@@ -12,7 +12,9 @@ from transformers import UMT5Config, UMT5EncoderModel
 from wanbatch.pipeline.evaluation import judge
 from wanbatch.pipeline.evaluation.attributes import FIELDS, NAMES
 from wanbatch.pipeline.training.loop import Average, Budget
-from wanbatch.pipeline.training.toy import captions, denoiser, scores, tiny, world
+from wanbatch.pipeline.training.toy import captions, denoiser, scores, strictness, tiny, world
+from wanbatch.pipeline.training.toy.artwork import sprites
+from wanbatch.pipeline.training.toy.tokenizer import build_tokenizer
 
 SHIPPED = judge.FOLDER.parent
 
@@ -26,22 +28,46 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return captions.build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-def attributes(count, seed=0):
-    return world.sample(count, torch.Generator().manual_seed(seed))
+def attributes(count, seed=0, style=0):
+    return world.sample(count, torch.Generator().manual_seed(seed), style=style)
 
 
 class TestWorld:
-    def test_samples_every_name_and_no_shape_on_its_own_colour(self):
-        rows = attributes(4000)
+    def test_samples_every_name_and_no_noun_twice_in_a_picture(self):
+        rows = attributes(6000, style=-1)
         for column, field in enumerate(FIELDS):
-            assert set(rows[:, column].tolist()) == set(range(len(NAMES[field])))
-        assert (rows[:, 1] != rows[:, 4]).all()
+            never = {NAMES[field].index("large")} if field == "second_size" else set()  # there is no room for it
+            assert set(rows[:, column].tolist()) == set(range(len(NAMES[field]))) - never
+        several = rows[rows[:, 1] != NAMES["second"].index("none")]
+        assert (several[:, 0] != several[:, 1]).all()
+        assert (several[:, 1] != several[:, 2]).all()
+        assert (several[:, 0] != several[:, 2]).all()
         assert 0.03 < world.held_out(rows).float().mean() < 0.07
 
-    @pytest.mark.parametrize("size", [(64, 96), (128, 128)])
+    def test_only_as_many_objects_as_the_layout_has(self):
+        for names in world.describe(attributes(500)):
+            count = {"side by side": 2, "stacked": 2, "row": 3}.get(names["layout"], 1)
+            assert [names[field] != "none" for field in ("first", "second", "third")] == [n < count for n in range(3)]
+            assert (names["second_size"] == "none") == (count == 1)
+
+    @pytest.mark.parametrize(("layout", "axis"), [("side by side", 1), ("stacked", 0)])
+    def test_the_first_object_is_left_or_above(self, layout, axis):
+        """On a plain white ground the bat-black hat and the yellow star are told apart by their brightness."""
+        names = {"layout": layout, "size": "small", "second_size": "small", "background": "white"}
+        pictures = [
+            world.render(
+                world.attributes_of(first=one, second=other, **names), generator=torch.Generator().manual_seed(1)
+            )
+            for one, other in (("hat", "star"), ("star", "hat"))
+        ]
+        for picture, hat_first in zip(pictures, (True, False), strict=True):
+            dark = (picture[0].mean(0) < -0.5).nonzero()[:, axis].float().mean()
+            assert (dark < 64) == hat_first
+
+    @pytest.mark.parametrize("size", [(128, 160), (128, 128)])
     def test_pictures_are_in_range_and_follow_from_the_seed(self, size):
         rows = attributes(24)
         first, second = (world.render(rows, *size, generator=torch.Generator().manual_seed(5)) for _ in range(2))
@@ -51,8 +77,10 @@ class TestWorld:
         assert torch.equal(first, second)
 
     def test_describe_names_what_was_sampled(self):
-        row = world.describe(torch.tensor([[4, 0, 2, 1, 4, 1]]))[0]
-        assert list(row.values()) == ["heart", "red", "large", "left", "blue", "striped"]
+        names = {"first": "owl", "second": "dog", "layout": "stacked", "size": "small", "second_size": "medium"}
+        row = world.describe(world.attributes_of(**names, background="snow"))[0]
+        assert row == names | {"third": "none", "background": "snow", "texture": "plain", "style": "emoji"}
+        assert world.describe(torch.full((1, 9), -1))[0]["first"] == "unreadable"
 
 
 class TestCaptions:
@@ -63,15 +91,41 @@ class TestCaptions:
         assert all(tokenizer.unk_token_id not in ids for ids in tokenizer(texts).input_ids)
 
     def test_upper_case_is_folded(self, tokenizer):
-        assert tokenizer("A Big RED Heart").input_ids == tokenizer("a big red heart").input_ids
+        assert tokenizer("A Big RED Apple").input_ids == tokenizer("a big red apple").input_ids
 
     def test_unknown_words_are_unknown_and_the_rest_is_kept(self, tokenizer):
-        words = tokenizer.tokenize("a fluffy red heart ☃")
-        assert {"▁red", "▁heart", "▁a"} < set(words)
+        words = tokenizer.tokenize("a fluffy red apple ☃")
+        assert {"▁red", "▁apple", "▁a"} < set(words)
         assert tokenizer.unk_token_id in tokenizer("fluffy").input_ids
 
     def test_nothing_is_the_end_mark(self, tokenizer):
         assert tokenizer("").input_ids == [tokenizer.eos_token_id]
+
+
+class TestArtwork:
+    @pytest.mark.parametrize("side", world.OBJECT_SIZES)
+    def test_every_noun_has_a_sprite_of_its_own_in_every_style(self, side):
+        drawn = sprites(side)
+        assert drawn.shape == (2, len(NAMES["first"]), 4, side, side)
+        assert (drawn[:, :, 3].mean((2, 3)) > 0.05).all()
+        clear = drawn[:, :, 3:] == 0
+        assert (drawn[:, :, :3] * clear).max() < 0.05, "colours are multiplied by alpha, but for the filter's ringing"
+        flat = drawn.flatten(0, 1).flatten(1)
+        assert len(torch.unique(flat, dim=0)) == len(flat)
+
+
+class TestStrictness:
+    def test_the_highest_certainty_that_real_pictures_allow(self):
+        sure = torch.tensor([0.9999] * 97 + [0.96] * 2 + [0.6])
+        assert strictness.choose([sure], [sure]) == 0.95, "of 100 renders one may be lost"
+        assert strictness.choose([sure, torch.zeros(10)], [sure]) == 0.0, "of every size"
+        assert strictness.share_read(sure, 0.97) == pytest.approx(0.97)
+
+    def test_a_misread_object_is_never_sure(self):
+        rows, reader = attributes(16, seed=6), judge.Judge.load()
+        images = scores.renders(rows, 128, 128, seed=6)
+        assert (strictness.smallest_certainty(reader, images, rows) > 0.9).all()
+        assert (strictness.smallest_certainty(reader, images, rows.roll(1, 0)) == 0).all()
 
 
 class TestLoop:
@@ -107,17 +161,16 @@ def test_text_states_equal_those_with_the_library_s_own_mask():
 class TestSmoke:
     def test_leaves_a_folder_that_diffusers_loads_and_runs(self, trained):
         pipeline = WanPipeline.from_pretrained(trained, dtype=torch.float32, use_safetensors=True)
-        assert pipeline.config.expand_timesteps
         assert pipeline.transformer_2 is None
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(3)
-        prompts = ["a red heart", "A fluffy star"]
+        prompts = ["a red apple", "A fluffy owl"]
         video = pipeline(
-            prompts, height=64, width=96, num_frames=1, num_inference_steps=2, guidance_scale=2.0,
+            prompts, height=128, width=160, num_frames=1, num_inference_steps=2, guidance_scale=2.0,
             generator=generator, output_type="pt",
         ).frames  # fmt: skip
         studio = scores.Studio(trained, torch.device("cpu"))
-        made = studio.generate(prompts, 64, 96, steps=2, guidance=2.0, seed=3)
+        made = studio.generate(prompts, 128, 160, steps=2, guidance=2.0, seed=3)
         torch.testing.assert_close((made + 1) / 2, video[:, 0], atol=1e-4, rtol=0)
 
     def test_weights_are_bf16_safetensors(self, trained):
@@ -130,10 +183,19 @@ class TestSmoke:
         assert "never trained on" in card
         assert json.loads((trained / "wanbatch.json").read_text())["guidance"] == tiny.Recipe().guidance
 
-    def test_resume_adds_to_what_is_there(self, trained):
-        before = json.loads((trained / "training.json").read_text())["vae"]["steps"]
-        tiny.main(["--out", str(trained), "--smoke", "--device", "cpu", "--stages", "vae", "--resume"])
-        assert json.loads((trained / "training.json").read_text())["vae"]["steps"] == before * 2
+    def test_the_same_command_goes_on_where_it_ended(self, tmp_path, capsys):
+        command = ["--out", str(tmp_path), "--smoke", "--device", "cpu", "--stages", "vae"]
+        tiny.main([*command, "--stop-after", "0"])
+        assert "give the same command again" in capsys.readouterr().out
+        stopped = json.loads((tmp_path / "training.json").read_text())["vae"]
+        assert (stopped["steps"], stopped["progress"] < 1) == (0, True)
+        tiny.main(command)
+        assert json.loads((tmp_path / "training.json").read_text())["vae"]["steps"] == 3
+        kept = torch.load(tmp_path / "vae-state.pt", weights_only=True)
+        assert kept["step"] == 3
+        capsys.readouterr()
+        tiny.main(command)
+        assert capsys.readouterr().out == "", "the stage is at its end"
 
     @pytest.mark.parametrize("option", [["--stages", "paint"], ["--minutes", "paint=3"]])
     def test_unknown_stages_are_refused(self, tmp_path, option, capsys):
@@ -146,14 +208,30 @@ class TestSmoke:
 class TestShipped:
     """The weights in the package."""
 
-    def test_fit_in_25_megabytes(self):
-        assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) <= 25_000_000
+    def test_fit_in_32_megabytes(self):
+        assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) <= 32_000_000
 
     @pytest.mark.parametrize("size", [(128, 128), (128, 160)])
     def test_judge_reads_real_renders(self, size):
         rows = attributes(128, seed=1)
         score = judge.Judge.load().score(scores.renders(rows, *size, seed=1), rows)
-        assert score["all"] >= 0.99
+        assert score["all"] >= 0.98
+
+    def test_judge_reads_the_other_style(self):
+        rows = attributes(128, seed=1, style=1)
+        score = judge.Judge.load().score(scores.renders(rows, 128, 128, seed=1), rows)
+        assert score["style"] == 1
+        assert score["all"] >= 0.93
+
+    def test_judge_is_not_fooled_by_mush(self):
+        rows, reader = attributes(128, seed=4), judge.Judge.load()
+        real = scores.renders(rows, 128, 128, seed=4)
+        shares = [reader.score(worsen(real), rows)["all"] for worsen in
+                  (scores.WORSENED["blurred by 1 pixel"], scores.WORSENED["blurred by 2 pixels"],
+                   scores.WORSENED["blurred by 3 pixels"])]  # fmt: skip
+        assert shares == sorted(shares, reverse=True)
+        assert shares[1] < 0.5
+        assert shares[2] < 0.25
 
     def test_distance_tells_ghosts_and_a_lack_of_variety(self):
         reader, rows = judge.Judge.load(), attributes(192, seed=2)

@@ -48,6 +48,11 @@ class Measured:
     lpips: np.ndarray | None = None
     right: np.ndarray | None = None
 
+    @property
+    def all_right(self) -> np.ndarray | None:
+        """Whether all attributes of a picture are right, fp64 [N]."""
+        return None if self.right is None else np.min(self.right, axis=1).astype(np.float64)
+
     def score(self) -> Score:
         """The means."""
         return Score(
@@ -57,13 +62,12 @@ class Measured:
             ssim=_mean(self.ssim),
             lpips=_mean(self.lpips),
             judge=_mean(self.right),
-            judge_all=_mean(None if self.right is None else self.right.all(1)),
+            judge_all=_mean(self.all_right),
         )
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % confidence intervals of the means: the percentiles of 2000 bootstrap samples of the pictures."""
-        judge_all = None if self.right is None else self.right.all(1)
-        values = {"psnr": self.psnr, "ssim": self.ssim, "lpips": self.lpips, "judge_all": judge_all}
+        values = {"psnr": self.psnr, "ssim": self.ssim, "lpips": self.lpips, "judge_all": self.all_right}
         chosen = np.random.default_rng(0).integers(len(self.psnr), size=(2000, len(self.psnr)))
         found = {}
         for name, given in values.items():

@@ -79,7 +79,8 @@ class Meter:
             if self.judge is not None:
                 wanted = self.judge.read(theirs).cpu().numpy() if truth is None else [truth[name] for name in batch]
                 found["right"] += list(self.judge.read(ours).cpu().numpy() == np.asarray(wanted))
-        return Measured(**{name: np.array(values) if values else None for name, values in found.items()})
+        others = {name: np.array(found[name]) if found[name] else None for name in ("ssim", "lpips", "right")}
+        return Measured(np.array(found["psnr"]), **others)
 
     def _stack(self, pictures: Pictures, names: Sequence[str]) -> Tensor:
         """Pictures of one size, float32 [B, 3, height, width] in [-1, 1]."""

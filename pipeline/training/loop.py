@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -45,6 +46,10 @@ class Budget:
     def progress(self) -> float:
         """0 at the start, 1 when either limit is reached."""
         return min(1.0, max(self.elapsed / self.seconds, self.step / self.steps))
+
+    def spent(self) -> dict[str, float]:
+        """What was done, for the record of a training: steps, seconds, and the part of the whole."""
+        return {"steps": self.step, "seconds": round(self.elapsed, 1), "progress": self.progress}
 
     def __iter__(self):
         """Yields step numbers until the budget is spent, or this run has to end."""
@@ -127,6 +132,22 @@ class Optimizer:
         self.adam.step()
 
 
+class RecentLosses:
+    """The losses of the last thousand steps, every fiftieth of them, left on the device."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Tensor] = deque(maxlen=20)
+
+    def note(self, number: int, loss: Tensor) -> None:
+        """The loss of a step."""
+        if number % 50 == 0:
+            self._kept.append(loss.clone())
+
+    def mean(self) -> float:
+        """Their mean."""
+        return torch.stack(list(self._kept)).mean().item()
+
+
 class Checkpoints:
     """Keeps what a training needs to be gone on with: weights, their average, the optimizer's moments, the clock.
 
@@ -166,8 +187,13 @@ class Checkpoints:
         if self._file is None:
             return
         self._last = self._budget.elapsed
-        state = {"live": self._average.live, "kept": self._average.kept, "moments": self._optimizer.moments()}
-        state |= {"step": self._budget.step, "elapsed": self._last}
+        state = {
+            "live": self._average.live,
+            "kept": self._average.kept,
+            "moments": self._optimizer.moments(),
+            "step": self._budget.step,
+            "elapsed": self._last,
+        }
         unfinished = self._file.with_suffix(".new")
         torch.save(state, unfinished)
         unfinished.replace(self._file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from wanbatch.pipeline.evaluation.metrics import psnr_of_error
 from wanbatch.pipeline.models.vae import FrameVAE
-from wanbatch.pipeline.training.loop import Average, Budget, Checkpoints, Optimizer
+from wanbatch.pipeline.training.loop import Average, Budget, Checkpoints, Optimizer, RecentLosses
 from wanbatch.pipeline.training.toy.pictures import Bank, draw_pictures
 
 
 def train(
     vae: FrameVAE,
-    banks: Sequence[Bank],
+    bank: Bank,
     budget: Budget,
     *,
     batch: int,
@@ -26,15 +26,13 @@ def train(
     report: Callable[[str], None] = print,
     state: Path | None = None,
 ) -> dict[str, float]:
-    """Train an autoencoder in place; in the end it holds the averaged weights.
-
-    On a GPU: bf16 autocast, channels last, compiled.
+    """Train an autoencoder in place, on a GPU in bf16 and compiled; in the end it holds the averaged weights.
 
     Args:
         vae: What is trained.
-        banks: Pictures of each size, on the training device; the first takes three steps of four.
+        bank: Pictures, on the training device.
         budget: How long.
-        batch: Pictures in a step of the first bank; others have about as many pixels.
+        batch: Pictures in a step.
         rate: The highest learning rate.
         divergence: Weight of the KL divergence to a standard normal, mean over latent values.
         report: Called with a line of text now and then.
@@ -43,37 +41,29 @@ def train(
     Returns:
         What the training did.
     """
-    device = banks[0][0].device
+    device = bank[0].device
     vae.to(device).train()
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Optimizer(vae.parameters(), device)
     average = Average(vae.parameters(), 0.999)
-    pixels = banks[0][0][0].numel()
-    steps = [
-        _learner(vae, bank, max(1, batch * pixels // bank[0][0].numel()), optimizer, divergence) for bank in banks
-    ]
-    for learn in steps:
-        learn()  # compiles; the rate is still zero
+    learn = _learner(vae, bank, batch, optimizer, divergence)
+    learn()  # compiles; the rate is still zero
     budget.restart()
     checkpoints = Checkpoints(state, optimizer, average, budget)
     checkpoints.go_on()
-    errors: list[Tensor] = []
+    errors = RecentLosses()
     for step in budget:
         optimizer.set_rate(budget.rate(rate))
-        other = 1 + step // 4 % (len(steps) - 1) if step % 4 == 3 and len(steps) > 1 else 0
-        error = steps[other]()
+        error = learn()
         average.restart() if step < 500 else average.update()
-        if other == 0 and step % 50 == 0:
-            errors.append(error)
+        errors.note(step, error)
         if step % 1000 == 0:
-            mean = torch.stack(errors).mean().item()
-            report(f"vae: step {step}, {budget.elapsed:.0f} s, PSNR {psnr_of_error(mean, 2):.2f} dB")
-            errors.clear()
+            report(f"vae: step {step}, {budget.elapsed:.0f} s, PSNR {psnr_of_error(errors.mean(), 2):.2f} dB")
         checkpoints.save_if_due()
     checkpoints.save()
     average.adopt()
     vae.eval()
-    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch, "progress": budget.progress}
+    return budget.spent() | {"batch": batch}
 
 
 def _learner(vae: FrameVAE, bank: Bank, batch: int, optimizer: Optimizer, divergence: float) -> Callable[[], Tensor]:

@@ -9,7 +9,7 @@ _FIELDS = ("all", "objects", *FIELDS[3:], "distance")
 
 def write(defaults: dict, recipe: dict, record: dict) -> str:
     """The card as Markdown. defaults: `wanbatch.json`. recipe, record: what was set and what came of it."""
-    score = record["score"]
+    score, certainty = record["score"], record["strictness"]["certainty"]
     return f"""---
 license: apache-2.0
 library_name: diffusers
@@ -21,7 +21,30 @@ The classes and file layout of Wan2.2 TI2V-5B with few numbers in them, trained 
 world, so that everything wanbatch does with the large model can be run, tested and measured in seconds on a laptop.
 It knows one to three everyday objects on a coloured, patterned or scenic background, and nothing else.
 
-## What it understands
+{_description(defaults)}
+## Settings
+{_settings(defaults, recipe)}
+
+## How it was trained
+On random renders of that world (`world.py`), with captions written for them (`captions.py`); no other data. The
+judge has to give every object a probability of {certainty:g} (`strictness.py`). One combination
+of attributes in twenty was kept from the transformer's training. Seed {recipe["seed"]}.
+
+| stage | steps | batch | seconds | device | torch |
+|---|---|---|---|---|---|
+{_stages(record)}
+
+    python -m wanbatch.pipeline.training.toy.tiny --out DIR
+
+## How it scores
+{_intro(score, defaults)}
+
+{_scores(score, defaults)}
+"""
+
+
+def _description(defaults: dict) -> str:
+    return f"""## What it understands
 - objects: {", ".join(NOUNS)}
 - where: one object at the {", ".join(ALONE)}; two side by side or over one another; three in a row
 - sizes: {", ".join(SIZES)}
@@ -42,25 +65,6 @@ training did, `wanbatch.json` the settings that wanbatch takes by default.
 The objects are Noto Emoji by Google (Apache-2.0). The autoencoder and the judge also know Fluent Emoji, flat, by
 Microsoft (MIT), the style that adapters can be trained for; the transformer was never shown it. The files come from
 the npm packages that `training/toy/fetch_artwork.py` pins.
-
-## Settings
-{_settings(defaults, recipe)}
-
-## How it was trained
-On random renders of that world (`world.py`), with captions written for them (`captions.py`); no other data. The
-judge has to give every object a probability of {record["strictness"]["certainty"]:g} (`strictness.py`). One
-combination of attributes in twenty was kept from the transformer's training. Seed {recipe["seed"]}.
-
-| stage | steps | batch | seconds | device | torch |
-|---|---|---|---|---|---|
-{_stages(record)}
-
-    python -m wanbatch.pipeline.training.toy.tiny --out DIR
-
-## How it scores
-{_intro(score, defaults)}
-
-{_scores(score, defaults)}
 """
 
 

@@ -7,7 +7,6 @@ Diffusion 3 (Esser et al. 2024, arXiv:2403.03206).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
-from wanbatch.pipeline.training.loop import Average, Budget, Captured, Checkpoints, Optimizer
+from wanbatch.pipeline.training.loop import Average, Budget, Captured, Checkpoints, Optimizer, RecentLosses
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +76,14 @@ def train(
     Returns:
         What the training did.
     """
-    device = banks[0].latents.device
-    learner = _Learner(transformer, encoder, device, shift, empty)
+    learner = _Learner(transformer, encoder, banks[0].latents.device, shift, empty)
     checkpoints = Checkpoints(state, learner.optimizer, learner.average, budget)
     checkpoints.go_on()
-    places = banks[0].latents[0].numel()
-    steps = [
-        Captured(
-            learner.step_on(bank, max(1, batch * places // bank.latents[0].numel())), device, learner.optimizer.clear
-        )
-        for bank in banks
-    ]
+    steps = learner.captured_steps(banks, batch)
     budget.restart()
     choice = torch.Generator().manual_seed(budget.step)
     shares = torch.tensor([bank.share for bank in banks])
-    losses = _RecentLosses()
+    losses = RecentLosses()
     for number in budget:
         learner.optimizer.set_rate(budget.rate(rate))
         loss = steps[int(torch.multinomial(shares, 1, generator=choice))]()
@@ -103,21 +95,7 @@ def train(
         checkpoints.save_if_due()
     checkpoints.save()
     learner.finish()
-    return {"steps": budget.step, "seconds": round(budget.elapsed, 1), "batch": batch, "progress": budget.progress}
-
-
-class _RecentLosses:
-    """The losses of the last thousand steps, every fiftieth of them, left on the device."""
-
-    def __init__(self) -> None:
-        self._kept: deque[Tensor] = deque(maxlen=20)
-
-    def note(self, number: int, loss: Tensor) -> None:
-        if number % 50 == 0:
-            self._kept.append(loss.clone())
-
-    def mean(self) -> float:
-        return torch.stack(list(self._kept)).mean().item()
+    return budget.spent() | {"batch": batch}
 
 
 class _Learner:
@@ -160,6 +138,12 @@ class _Learner:
             return loss.detach()
 
         return step
+
+    def captured_steps(self, banks: list[Bank], batch: int) -> list[Captured]:
+        """A step on each bank, with `batch` pictures of the first and about as many latents of the others."""
+        values = banks[0].latents[0].numel() * batch
+        steps = [self.step_on(bank, max(1, values // bank.latents[0].numel())) for bank in banks]
+        return [Captured(step, self._device, self.optimizer.clear) for step in steps]
 
     def finish(self) -> None:
         """Leave the averaged weights in the models, and these ready for use."""

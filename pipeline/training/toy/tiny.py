@@ -35,7 +35,6 @@ from wanbatch.pipeline.training.toy import autoencoder, captions, card, denoiser
 from wanbatch.pipeline.training.toy.tokenizer import build_tokenizer
 
 ANY_STYLE = -1
-VAE_SIZES = ((128, 128),)
 STAGES = ("judge", "vae", "latents", "dit", "strictness", "score")
 
 
@@ -132,10 +131,9 @@ class Training:
             latents_std=[1.0] * self.recipe.vae["z_dim"],
         )  # fmt: skip
         frame = FrameVAE.from_video(video)
-        count = self.recipe.vae_pictures
-        banks = [self._pictures(count if i == 0 else count // 8, size, 100 + i) for i, size in enumerate(VAE_SIZES)]
+        bank = self._pictures(self.recipe.vae_pictures, self.recipe.sizes[0], 100)
         result = autoencoder.train(
-            frame, banks, self._budget("vae"), batch=self.recipe.vae_batch, state=self.out / "vae-state.pt"
+            frame, bank, self._budget("vae"), batch=self.recipe.vae_batch, state=self.out / "vae-state.pt"
         )
         frame.store(video)
         _save(video, self.out / "vae")
@@ -163,7 +161,9 @@ class Training:
         tokenizer = build_tokenizer(self.out / "tokenizer")
         vae = AutoencoderKLWan.from_pretrained(self.out / "vae")
         channels = vae.config.z_dim
-        transformer = WanTransformer3DModel(**self.recipe.transformer, in_channels=channels, out_channels=channels)
+        transformer: Any = WanTransformer3DModel(
+            **self.recipe.transformer, in_channels=channels, out_channels=channels
+        )
         vocabulary = -(-len(tokenizer) // 16) * 16
         encoder = UMT5EncoderModel(UMT5Config(**self.recipe.encoder, vocab_size=vocabulary))
         scheduler: Any = UniPCMultistepScheduler(

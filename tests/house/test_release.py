@@ -22,7 +22,7 @@ import wanbatch
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("manifests", "pipeline", "engines", "jobs")
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "src", *FOLDERS)
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "src", *FOLDERS)
 UNWANTED = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
@@ -42,6 +42,7 @@ def needed() -> set[str]:
     for folder in FOLDERS:
         files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")]
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline/tiny").rglob("*") if path.is_file()]
+    files.append("wanbatch/pipeline/training/toy/artwork.webp")
     return {name for name in files if "__pycache__" not in name}
 
 

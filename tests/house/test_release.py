@@ -84,6 +84,7 @@ def test_the_source_archive_holds_the_four_folders_as_real_files(archives):
 def test_the_wheel_holds_every_module_the_small_model_and_nothing_else(unpacked):
     held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     assert "wanbatch/py.typed" in held
+    assert f"wanbatch-{wanbatch.__version__}.dist-info/licenses/NOTICE" in held
     assert "wanbatch/pipeline/tiny/transformer/diffusion_pytorch_model.safetensors" in held
     assert {name for name in held if not name.startswith(f"wanbatch-{wanbatch.__version__}.dist-info/")} == needed()
 

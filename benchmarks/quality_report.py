@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from quality_grid import BASE_STEPS, REFERENCE_STEPS
+from quality_grid import BASE_STEPS, REFERENCE_STEPS, TASKS, TEXT
 
 _BASE = f"unipc, {BASE_STEPS} steps"
 _KINDS = {
@@ -21,6 +21,9 @@ TIMES = {
 }
 
 
+METRICS = ("psnr", "worst_psnr", "ssim", "lpips", "judge", "judge_all")
+
+
 def times_of(found: dict[str, Any]) -> tuple[str, dict[str, float]]:
     """The best of `TIMES` that all scored configurations have, and its values. Cores say nothing of a GPU."""
     rows = {name: row for name, row in found["results"].items() if "score" in row}
@@ -30,67 +33,104 @@ def times_of(found: dict[str, Any]) -> tuple[str, dict[str, float]]:
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """Markdown, the fewest blocks first."""
-    results, (_, times) = found["results"], times_of(found)
+    """Markdown, task by task, the fewest blocks first; numbers in brackets are 95 % intervals.
+
+    Times are left out where they were only taken in the pass that scores, in which nothing is done twice.
+    """
+    results, (kind, times) = found["results"], times_of(found)
     if _BASE not in times:
         return []
-    base = results[_BASE]
-    names = [name for name in ("psnr", "worst_psnr", "ssim", "lpips", "judge", "judge_all")
-             if base["score"][name] is not None]  # fmt: skip
-    lines = ["| | blocks | s | core s | faster | " + " | ".join(names) + " |", "|---" * (5 + len(names)) + "|"]
-    for name in sorted(times, key=lambda name: results[name]["blocks"]):
+    metrics = [name for name in METRICS if results[_BASE]["score"][name] is not None]
+    timed = kind != "pass_seconds"
+    heads = ["", "task", "blocks", *(["s", "core s", "faster"] if timed else []), *metrics, "distance"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name in sorted(times, key=lambda name: (TASKS.index(_task(results[name])), results[name]["blocks"])):
         row = results[name]
-        cells = [f"{row['score'][metric]:.4g}" for metric in names]
-        blocks = f"{row['blocks'] / base['blocks']:.3f}"
-        seconds = f"{row.get('seconds', row['pass_seconds']):.3f}"
-        cores = f"{row['core_seconds']:.3f}" if "core_seconds" in row else ""
-        faster = f"{times[_BASE] / times[name]:.2f}"
-        lines.append(f"| {name} | {blocks} | {seconds} | {cores} | {faster} | " + " | ".join(cells) + " |")
+        cells = [name.removesuffix(f", {_task(row)}"), _task(row), f"{row['blocks'] / results[_BASE]['blocks']:.3f}"]
+        if timed:
+            cells += [f"{row['seconds']:.3f}" if "seconds" in row else ""]
+            cells += [f"{row['core_seconds']:.3f}" if "core_seconds" in row else ""]
+            cells += [f"{times[_BASE] / times[name]:.2f}"]
+        cells += [_value(row, metric) for metric in metrics]
+        cells += [f"{row['distance']:.0f}" if "distance" in row else ""]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
+def _value(row: dict[str, Any], metric: str) -> str:
+    """A mean, with its interval where that is known and the metric is PSNR or all that the judge reads."""
+    digits = {"psnr": 1, "worst_psnr": 1, "lpips": 4, "ssim": 4}.get(metric, 3)
+    text = f"{row['score'][metric]:.{digits}f}"
+    if metric not in ("psnr", "judge_all") or metric not in row.get("intervals", {}):
+        return text
+    low, high = row["intervals"][metric]
+    return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _task(row: dict[str, Any]) -> str:
+    return row.get("task", TEXT)
+
+
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Quality over the blocks that ran and over time, each with the line of those that nothing beats."""
+    """Quality of text to image over the cost, with the line of those that nothing beats.
+
+    Left is PSNR over the blocks that ran. Right is PSNR over time, or where times say little, because they are of one
+    pass, what the judge reads over the blocks.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import NullLocator
 
     kind, times = times_of(found)
-    rows = {name: found["results"][name] for name in times}
+    rows = {name: found["results"][name] for name in times if _task(found["results"][name]) == TEXT}
     blocks = {name: row["blocks"] / rows[_BASE]["blocks"] for name, row in rows.items()}
     psnr = {name: row["score"]["psnr"] for name, row in rows.items()}
-    figure, both = pyplot.subplots(1, 2, figsize=(15, 8), layout="constrained", sharey=True)
-    labels = (f"blocks that ran, of those of {BASE_STEPS} steps", f"{TIMES[kind]} ({found['hardware']})")
-    for axes, cost, label in zip(both, (blocks, times), labels, strict=True):
-        for kind, (colour, marker) in _KINDS.items():
-            names = [name for name, row in rows.items() if _kind(row) == kind]
-            if names:
-                axes.scatter([cost[name] for name in names], [psnr[name] for name in names],
-                             c=colour, marker=marker, s=48, label=kind, zorder=3)  # fmt: skip
-        best: list[str] = []
-        for name in sorted(rows, key=lambda name: (cost[name], -psnr[name])):
-            if not best or psnr[name] > psnr[best[-1]]:
-                best.append(name)
-        axes.plot([cost[name] for name in best], [psnr[name] for name in best], c="0.7", lw=1, zorder=1)
-        axes.axhline(30, c="0.6", lw=1, ls="--")
-        axes.set(xscale="log", xlabel=label)
-        ticks = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 1.5, 2, 3, 5, 7)]
-        ticks = [tick for tick in ticks if min(cost.values()) * 0.9 < tick < max(cost.values()) * 1.1]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.grid(alpha=0.3)
-    both[0].set(ylabel=f"PSNR in dB against {REFERENCE_STEPS} steps")
+    read = {name: row["score"]["judge_all"] for name, row in rows.items()}
+    of_blocks = f"blocks that ran, of those of {BASE_STEPS} steps"
+    in_decibels = f"PSNR in dB against {REFERENCE_STEPS} steps"
+    second = (times, psnr, f"{TIMES[kind]} ({found['hardware']})", in_decibels)
+    if kind == "pass_seconds" and None not in read.values():
+        second = (blocks, read, of_blocks, "part of the pictures that the judge reads right in everything")
+    figure, both = pyplot.subplots(1, 2, figsize=(15, 8), layout="constrained")
+    panels = list(zip(both, ((blocks, psnr, of_blocks, in_decibels), second), strict=True))
+    for axes, (cost, quality, label, side) in panels:
+        _scatter(axes, rows, cost, quality)
+        axes.set(xlabel=label, ylabel=side)
+        if quality is psnr:
+            axes.axhline(30, c="0.6", lw=1, ls="--")
     both[1].legend(loc="lower right")
     figure.suptitle(f"{found['model']}, {found['prompts']} pictures from the same noise")
     figure.canvas.draw()  # the layout must be known before there can be room for labels
     figure.set_layout_engine("none")
-    for axes, cost in zip(both, (blocks, times), strict=True):
-        _label(axes, {name: (cost[name], psnr[name]) for name in sorted(rows, key=lambda name: _rank(rows[name]))})
+    order = sorted(rows, key=lambda name: _rank(rows[name]))
+    for axes, (cost, quality, *_) in panels:
+        _label(axes, {name: (cost[name], quality[name]) for name in order})
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     click.echo(f"drawn on {path}")
+
+
+def _scatter(axes: Any, rows: dict[str, Any], cost: dict[str, float], quality: dict[str, float]) -> None:
+    """Points by kind, and the line of those that nothing beats, over the logarithm of the cost."""
+    from matplotlib.ticker import NullLocator
+
+    for kind, (colour, marker) in _KINDS.items():
+        names = [name for name, row in rows.items() if _kind(row) == kind]
+        if names:
+            axes.scatter([cost[name] for name in names], [quality[name] for name in names],
+                         c=colour, marker=marker, s=48, label=kind, zorder=3)  # fmt: skip
+    best: list[str] = []
+    for name in sorted(rows, key=lambda name: (cost[name], -quality[name])):
+        if not best or quality[name] > quality[best[-1]]:
+            best.append(name)
+    axes.plot([cost[name] for name in best], [quality[name] for name in best], c="0.7", lw=1, zorder=1)
+    axes.set(xscale="log")
+    ticks = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 1.5, 2, 3, 5, 7)]
+    ticks = [tick for tick in ticks if min(cost.values()) * 0.9 < tick < max(cost.values()) * 1.1]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
 
 
 def _label(axes: Any, points: dict[str, tuple[float, float]]) -> None:

@@ -42,3 +42,13 @@ def test_a_script_that_takes_longer_is_whole(script, monkeypatch):
     names = runpy.run_path(str(FOLDER / script), run_name="benchmark")
     with pytest.raises(SystemExit, match="0"):
         names["main"]()
+
+
+def test_the_page_on_quality_has_the_table_of_its_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    table = runpy.run_path(str(FOLDER / "quality_report.py"))["table"]
+    page = (FOLDER.parent / "docs" / "quality.md").read_text(encoding="utf-8")
+    lines = page.split("<!-- table -->\n")[1].split("<!-- end -->")[0].splitlines()
+    found = json.loads((FOLDER / "results" / "quality-tiny-h200.json").read_text(encoding="utf-8"))
+    assert len(found["results"]) == len(lines) - 2  # the head and the line below it
+    assert lines == table(found)

@@ -11,7 +11,8 @@ from typing import Any
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
 
-# Found by `wanbatch tune examples/quickstart.jsonl --slots 8`, whose files are benchmarks/results/tune-tiny-*.toml:
+# Found on the earlier small model, and not tuned again for today's, by `wanbatch tune examples/quickstart.jsonl
+# --slots 8`, whose files are benchmarks/results/tune-tiny-*.toml:
 # `balanced` with `--budget "psnr>=40"`, `fast` with `--budget "psnr>=35"`. On 256 captions: docs/quality.md.
 _TINY: dict[str, dict[str, Any]] = {
     "balanced": {"sampler": "deis", "steps": 14, "step_cache": "adaptive:threshold=0.0566"},

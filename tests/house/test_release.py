@@ -22,7 +22,7 @@ import wanbatch
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("manifests", "pipeline", "engines", "jobs")
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "src", *FOLDERS)
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "src", *FOLDERS)
 UNWANTED = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
@@ -42,6 +42,7 @@ def needed() -> set[str]:
     for folder in FOLDERS:
         files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")]
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline/tiny").rglob("*") if path.is_file()]
+    files.append("wanbatch/pipeline/training/toy/artwork.webp")
     return {name for name in files if "__pycache__" not in name}
 
 
@@ -83,6 +84,7 @@ def test_the_source_archive_holds_the_four_folders_as_real_files(archives):
 def test_the_wheel_holds_every_module_the_small_model_and_nothing_else(unpacked):
     held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     assert "wanbatch/py.typed" in held
+    assert f"wanbatch-{wanbatch.__version__}.dist-info/licenses/NOTICE" in held
     assert "wanbatch/pipeline/tiny/transformer/diffusion_pytorch_model.safetensors" in held
     assert {name for name in held if not name.startswith(f"wanbatch-{wanbatch.__version__}.dist-info/")} == needed()
 

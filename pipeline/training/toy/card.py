@@ -91,7 +91,7 @@ def _stages(record: dict) -> str:
 def _intro(score: dict, defaults: dict) -> str:
     return (
         f"The part of {score['pictures']} pictures in which the judge (trained on real renders alone) reads the "
-        f"attribute that was asked for, each prompt naming all six. Where nothing else is said: "
+        f"attribute that was asked for, each prompt naming all. Where nothing else is said: "
         f"{defaults['width']}x{defaults['height']}, {defaults['steps']} steps, guidance {defaults['guidance']:g}. "
         "The last column is the Fréchet distance, on the judge's features, to real renders of the same attributes: "
         "it tells pictures apart where the judge reads them all right."

@@ -56,8 +56,10 @@ def fetch_icons(package: str, version: str, sha256: str) -> dict[str, Any]:
 
 def draw_icon(icons: dict[str, Any], name: str, side: int) -> Image.Image:
     """One icon, RGBA, `side` pixels wide and high."""
-    import resvg_py
-
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise UserError("drawing icons needs resvg: pip install 'wanbatch[artwork]'") from error
     icon = icons["icons"][name]
     width, height = (icon.get(key, icons.get(key, 16)) for key in ("width", "height"))
     svg = (

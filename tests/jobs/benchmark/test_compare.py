@@ -26,7 +26,7 @@ SMALL = {
         "num_layers": 2,
     },
     "vae": {"base_dim": 8, "decoder_base_dim": 8},
-    "text": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": 200},
+    "text": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": 288},
 }
 
 

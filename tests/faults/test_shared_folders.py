@@ -28,6 +28,7 @@ def ray_elsewhere(tmp_path) -> Iterator[Callable[[Path], str]]:
     As on another host, by a mount that only they see.
     """
     started: list[subprocess.Popen] = []
+    home = {"HOME": str(tmp_path)}  # without a token that an earlier Ray left in the user's
 
     def start(hidden: Path, *inside: str) -> str:
         hidden.mkdir(exist_ok=True)
@@ -41,7 +42,7 @@ def ray_elsewhere(tmp_path) -> Iterator[Callable[[Path], str]]:
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
         log = (tmp_path / "ray.log").open("w")
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment() | home, start_new_session=True
         )
         started.append(process)
         wait_until(lambda: process.poll() is not None or "Ray runtime started" in _text(tmp_path), what="Ray")
@@ -77,7 +78,7 @@ def test_a_host_that_does_not_share_the_output_folder(start_command, ray_elsewhe
     """Found when a worker starts. Before, five attempts nobody saw made each row's quarantine, as `worker_died`."""
     out = tmp_path / "out"
     address = ray_elsewhere(out, *inside)
-    process = start_command(ROWS, WANBATCH_TEST_RAY=address)
+    process = start_command(ROWS, WANBATCH_TEST_RAY=address, HOME=str(tmp_path))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
     message = err.splitlines()[-1]
@@ -97,7 +98,7 @@ def test_a_host_that_does_not_see_the_sources(start_command, ray_elsewhere, tmp_
     picture(tmp_path / "sources" / "a.png", 32, 32)
     rows = [{"id": "a", "image": "sources/a.png"}, {"id": "b", "prompt": "x"}]
     address = ray_elsewhere(tmp_path / "sources")
-    process = start_command(rows, WANBATCH_TEST_RAY=address)
+    process = start_command(rows, WANBATCH_TEST_RAY=address, HOME=str(tmp_path))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
     for part in (socket.gethostname(), str(tmp_path / "sources" / "a.png"), "share the folder of the sources"):

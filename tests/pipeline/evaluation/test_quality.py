@@ -129,6 +129,8 @@ def alexnet() -> nn.Module:
 
 def test_lpips_is_that_of_torchmetrics(pictures, torch_home, monkeypatch):
     """With one random backbone; torchmetrics takes it from a stand-in for torchvision."""
+    from torchmetrics.functional.image import lpips as theirs  # before there seems to be a torchvision
+
     file = lpips.weights_file()
     assert file.is_relative_to(torch_home)
     file.parent.mkdir(parents=True)
@@ -139,8 +141,6 @@ def test_lpips_is_that_of_torchmetrics(pictures, torch_home, monkeypatch):
         alexnet=lambda weights: alexnet(), AlexNet_Weights=types.SimpleNamespace(DEFAULT="random")
     )
     monkeypatch.setitem(sys.modules, "torchvision", vision)
-    from torchmetrics.functional.image import lpips as theirs
-
     monkeypatch.setattr(theirs, "_TORCHVISION_AVAILABLE", True)
     bad = noisy(pictures, 20)
     ours = Meter(["lpips"])

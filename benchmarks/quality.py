@@ -36,7 +36,7 @@ import click
 import numpy as np
 import torch
 from model_requests import request_of
-from quality_grid import REFERENCE_STEPS, TEXT, Configuration, grid
+from quality_grid import BLEND, GUIDANCES, IMAGE, REFERENCE_STEPS, TEXT, Configuration, grid
 from quality_report import draw, table
 
 from wanbatch import __version__
@@ -48,7 +48,7 @@ from wanbatch.pipeline.core.conditioning import to_pixels
 from wanbatch.pipeline.core.requests import Request, SourceImage
 from wanbatch.pipeline.evaluation import lpips
 from wanbatch.pipeline.evaluation.judge import Judge, distance
-from wanbatch.pipeline.evaluation.quality import Meter
+from wanbatch.pipeline.evaluation.quality import Meter, stacked
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
 from wanbatch.pipeline.training.toy import world
@@ -163,7 +163,8 @@ def main(
         if one.task in requests and any(fnmatch.fnmatchcase(str(one), pattern) for pattern in only)
     ]
     bench = Bench(info, requests, device, slots)
-    meter = Meter(_metrics(truth), device)
+    metrics = ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if lpips.at_hand() else [])]
+    meter = Meter(metrics, device)
     real = None if truth is None or meter.judge is None else _real_features(meter.judge, truth, info, device)
     done = True
     for task in dict.fromkeys(one.task for one in chosen):
@@ -178,10 +179,6 @@ def main(
         raise click.ClickException("time is up: the same command goes on")
 
 
-def _metrics(truth: dict | None) -> list[str]:
-    return ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if lpips.at_hand() else [])]
-
-
 def score(
     board: Board, bench: Bench, meter: Meter, chosen: Sequence[Configuration], references: dict, truth: dict | None,
     real: torch.Tensor | None, ends: float,
@@ -192,7 +189,7 @@ def score(
     """
     for one in chosen:
         row = board.row(one)
-        if "score" in row and all(row["score"][name] is not None for name in _metrics(truth)):
+        if "score" in row and all(row["score"][name] is not None for name in meter.metrics):
             continue
         if time.monotonic() > ends:
             return False
@@ -209,7 +206,7 @@ def score(
             "intervals": {name: [round(end, 5) for end in ends_] for name, ends_ in measured.intervals().items()},
         }
         if real is not None and meter.judge is not None:
-            features = meter.judge.features(_as_images(made.pictures, bench.device))
+            features = meter.judge.features(stacked(list(made.pictures.values()), bench.device))
             row["distance"] = round(distance(features, real), 2)
         board.save()
         click.echo(f"{one}: {row['score']}, {made.blocks:.1f} blocks, {made.seconds:.3f} s")
@@ -255,16 +252,16 @@ def _texts(path: Path, count: int) -> tuple[list[str], None]:
 def _requests(info: ModelInfo, texts: Sequence[str], pictured: bool) -> dict[str, list[Request]]:
     """The same captions for each task. pictured: whether there are sources for them, renders of the small world."""
     plain = [request_of(info, id=f"{index:05}", prompt=text, seed=1000 + index) for index, text in enumerate(texts)]
-    tasks = {TEXT: plain} | {f"guidance {value}": [replace(one, guidance=float(value)) for one in plain]
-                             for value in (1, 4)}  # fmt: skip
+    tasks = {TEXT: plain}
+    tasks |= {name: [replace(one, guidance=value) for one in plain] for name, value in GUIDANCES.items()}
     if pictured:
         attributes = world.sample(2 * len(texts), torch.Generator().manual_seed(99))
         sources = [SourceImage(str(index), to_pixels(picture)) for index, picture in enumerate(
             renders(attributes, info.height, info.width, seed=99))]  # fmt: skip
-        tasks["image to image"] = [
+        tasks[IMAGE] = [
             replace(one, sources=(sources[2 * index],), creativity=CREATIVITY) for index, one in enumerate(plain)
         ]
-        tasks["blend"] = [
+        tasks[BLEND] = [
             replace(one, sources=tuple(sources[2 * index : 2 * index + 2]), creativity=CREATIVITY)
             for index, one in enumerate(plain)
         ]
@@ -274,11 +271,6 @@ def _requests(info: ModelInfo, texts: Sequence[str], pictured: bool) -> dict[str
 def _real_features(judge: Judge, truth: dict[str, list[int]], info: ModelInfo, device: str) -> torch.Tensor:
     attributes = torch.tensor(list(truth.values()))
     return judge.features(renders(attributes, info.height, info.width, seed=98).to(device))
-
-
-def _as_images(pictures: dict[str, np.ndarray], device: str) -> torch.Tensor:
-    stacked = torch.from_numpy(np.stack(list(pictures.values())))
-    return stacked.to(device).movedim(-1, 1).float() / 127.5 - 1
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

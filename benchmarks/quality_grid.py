@@ -10,8 +10,9 @@ from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 REFERENCE_STEPS = 100
-TEXT = "text to image"
-TASKS = (TEXT, "guidance 1", "guidance 4", "image to image", "blend")
+TEXT, IMAGE, BLEND = "text to image", "image to image", "blend"
+GUIDANCES = {"guidance 1": 1.0, "guidance 4": 4.0}
+TASKS = (TEXT, *GUIDANCES, IMAGE, BLEND)
 """What is asked for: a text at the model's guidance or another, a text with a source, with two blended sources."""
 
 BASE_STEPS = 50  # what speed-ups are told against, and what caches are tried on

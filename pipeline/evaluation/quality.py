@@ -39,7 +39,7 @@ class Meter:
         unknown = sorted(set(metrics) - set(HIGHER_IS_BETTER))
         if unknown:
             raise UserError(f"unknown metric {unknown[0]!r}; known: {', '.join(HIGHER_IS_BETTER)}")
-        self.device = device
+        self.metrics, self.device = tuple(metrics), device
         self.ssim = _ssim() if "ssim" in metrics else None
         self.lpips = LPIPS.load(device) if "lpips" in metrics else None
         self.judge = Judge.load(device=device) if "judge" in metrics else None
@@ -71,7 +71,7 @@ class Meter:
         found: dict[str, list] = {"psnr": [], "ssim": [], "lpips": [], "right": []}
         for batch in _batches(made):
             found["psnr"] += [psnr_of(made[name], references[name]) for name in batch]
-            ours, theirs = self._stack(made, batch), self._stack(references, batch)
+            ours, theirs = (stacked([kept[name] for name in batch], self.device) for kept in (made, references))
             if self.ssim is not None:
                 found["ssim"] += _list(self.ssim(ours / 2 + 0.5, theirs / 2 + 0.5, data_range=1.0, reduction="none"))
             if self.lpips is not None:
@@ -82,10 +82,10 @@ class Meter:
         others = {name: np.array(found[name]) if found[name] else None for name in ("ssim", "lpips", "right")}
         return Measured(np.array(found["psnr"]), **others)
 
-    def _stack(self, pictures: Pictures, names: Sequence[str]) -> Tensor:
-        """Pictures of one size, float32 [B, 3, height, width] in [-1, 1]."""
-        stacked = torch.from_numpy(np.stack([pictures[name] for name in names]))
-        return stacked.to(self.device).movedim(-1, 1).float() / 127.5 - 1
+
+def stacked(pictures: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
+    """Pictures of one size, uint8 [height, width, 3], as float32 [B, 3, height, width] in [-1, 1]."""
+    return torch.from_numpy(np.stack(pictures)).to(device).movedim(-1, 1).float() / 127.5 - 1
 
 
 def _batches(pictures: Pictures) -> list[list[str]]:

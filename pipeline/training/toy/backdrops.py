@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from wanbatch.pipeline.evaluation.attributes import COLOURS, SCENES
+
+RGB = tuple[int, int, int]
 
 # sRGB: a background's colour, and its pattern's tone.
 _SOFT = ((226, 100, 94), (250, 176, 104), (250, 228, 130), (146, 208, 148), (128, 184, 240), (172, 140, 222),
@@ -45,14 +49,11 @@ def _textures(background: Tensor, texture: Tensor, x: Tensor, y: Tensor, jitter:
     palette = torch.tensor([_SOFT, _TONE], device=x.device) / 255
     soft, tone = (palette[row][background][:, :, None, None] for row in (0, 1))
     moves = ((jitter[:, :2] + 1) * 2).floor().clamp(max=3) * 8  # patterns begin at multiples of 8 pixels
-    pattern = torch.stack([_pattern(int(kind), x + dx, y + dy) for kind, (dx, dy) in zip(
-        texture.tolist(), moves.tolist(), strict=True)]) if len(texture) <= 64 else _patterns(
-        texture, x, y, moves)  # fmt: skip
-    return (soft + (tone - soft) * pattern[:, None]) * (1.03 - 0.08 * y / y.shape[0])
+    return (soft + (tone - soft) * _patterns(texture, x, y, moves)[:, None]) * (1.03 - 0.08 * y / y.shape[0])
 
 
 def _patterns(texture: Tensor, x: Tensor, y: Tensor, moves: Tensor) -> Tensor:
-    """The same for many pictures: every pattern at every beginning is drawn once."""
+    """The pattern of each picture, `[B, H, W]`; every pattern at every beginning is drawn once."""
     starts = [(8.0 * i, 8.0 * j) for i in range(4) for j in range(4)]
     drawn = torch.stack([torch.stack([_pattern(kind, x + dx, y + dy) for dx, dy in starts]) for kind in range(4)])
     return drawn[texture, (moves[:, 0] / 8 * 4 + moves[:, 1] / 8).long()]
@@ -86,7 +87,7 @@ def _rgb(*values: int) -> Tensor:
     return torch.tensor(values)[:, None, None] / 255
 
 
-def _gradient(share: Tensor, first: tuple[int, int, int], second: tuple[int, int, int]) -> Tensor:
+def _gradient(share: Tensor, first: RGB, second: RGB) -> Tensor:
     """`[..., H, W]` in [0, 1] to colours `[..., 3, H, W]` between two."""
     return _mix(share.clamp(0, 1), *(_rgb(*colour).to(share.device) for colour in (first, second)))
 
@@ -97,17 +98,61 @@ def _hills(x: Tensor, y: Tensor, level: Tensor, swing: float, length: float, pha
     return (y - line + 0.5).clamp(0, 1)
 
 
-def _sky(y: Tensor, top: tuple[int, int, int], bottom: tuple[int, int, int]) -> Tensor:
+def _sky(y: Tensor, top: RGB, bottom: RGB) -> Tensor:
     return _gradient((y / (0.7 * y.shape[0]))[None, None], top, bottom)
 
 
-def _meadow(x: Tensor, y: Tensor, jitter: Tensor) -> Tensor:
-    level = 0.60 + 0.06 * jitter[:, :1]
-    share = (y / y.shape[0])[None, None]
-    far = _gradient(share, (150, 214, 120), (120, 196, 96))
-    near = _gradient(share, (128, 200, 88), (78, 164, 62))
-    picture = _mix(_hills(x, y, level - 0.08, 5, 19, jitter[:, 1:2]), _sky(y, (126, 196, 246), (214, 238, 252)), far)
-    return _mix(_hills(x, y, level, 4, 27, jitter[:, 2:3]), picture, near)
+@dataclass(frozen=True, slots=True)
+class _Ridges:
+    """A landscape of a sky and two ridges.
+
+    Attributes:
+        sky, far, near: the colours of each, from top to bottom.
+        lift: how much higher the far ridge is, a share of the height.
+        swings: pixels of the far and the near ridge's waves.
+        lengths: pixels, for a phase of 1, of the same.
+    """
+
+    sky: tuple[RGB, RGB]
+    far: tuple[RGB, RGB]
+    near: tuple[RGB, RGB]
+    lift: float
+    swings: tuple[float, float]
+    lengths: tuple[float, float]
+
+    def __call__(self, x: Tensor, y: Tensor, jitter: Tensor) -> Tensor:
+        level = 0.60 + 0.06 * jitter[:, :1]
+        share = (y / y.shape[0])[None, None]
+        far, near = (_gradient(share, *colours) for colours in (self.far, self.near))
+        behind = _hills(x, y, level - self.lift, self.swings[0], self.lengths[0], jitter[:, 1:2])
+        before = _hills(x, y, level, self.swings[1], self.lengths[1], jitter[:, 2:3])
+        return _mix(before, _mix(behind, _sky(y, *self.sky), far), near)
+
+
+_MEADOW = _Ridges(
+    sky=((126, 196, 246), (214, 238, 252)),
+    far=((150, 214, 120), (120, 196, 96)),
+    near=((128, 200, 88), (78, 164, 62)),
+    lift=0.08,
+    swings=(5, 4),
+    lengths=(19, 27),
+)
+_SNOW = _Ridges(
+    sky=((150, 178, 214), (206, 222, 240)),
+    far=((206, 222, 240), (214, 228, 244)),
+    near=((250, 252, 255), (228, 238, 250)),
+    lift=0.10,
+    swings=(6, 4),
+    lengths=(17, 29),
+)
+_DESERT = _Ridges(
+    sky=((250, 176, 110), (254, 226, 170)),
+    far=((236, 170, 96), (226, 152, 80)),
+    near=((224, 146, 70), (196, 112, 52)),
+    lift=0.09,
+    swings=(7, 6),
+    lengths=(23, 31),
+)
 
 
 def _beach(x: Tensor, y: Tensor, jitter: Tensor) -> Tensor:
@@ -119,24 +164,6 @@ def _beach(x: Tensor, y: Tensor, jitter: Tensor) -> Tensor:
     picture = _mix(_hills(x, y, flat + 0.42, 0, 1, flat), _sky(y, (134, 206, 250), (232, 246, 252)), sea)
     foam = _mix(_hills(x, y, level - 0.03, 2.5, 11, jitter[:, 1:2]), picture, _rgb(250, 252, 252).to(x.device))
     return _mix(_hills(x, y, level, 2.5, 11, jitter[:, 1:2]), foam, sand)
-
-
-def _snow(x: Tensor, y: Tensor, jitter: Tensor) -> Tensor:
-    level = 0.60 + 0.06 * jitter[:, :1]
-    share = (y / y.shape[0])[None, None]
-    far = _gradient(share, (206, 222, 240), (214, 228, 244))
-    near = _gradient(share, (250, 252, 255), (228, 238, 250))
-    picture = _mix(_hills(x, y, level - 0.10, 6, 17, jitter[:, 1:2]), _sky(y, (150, 178, 214), (206, 222, 240)), far)
-    return _mix(_hills(x, y, level, 4, 29, jitter[:, 2:3]), picture, near)
-
-
-def _desert(x: Tensor, y: Tensor, jitter: Tensor) -> Tensor:
-    level = 0.60 + 0.06 * jitter[:, :1]
-    share = (y / y.shape[0])[None, None]
-    far = _gradient(share, (236, 170, 96), (226, 152, 80))
-    near = _gradient(share, (224, 146, 70), (196, 112, 52))
-    picture = _mix(_hills(x, y, level - 0.09, 7, 23, jitter[:, 1:2]), _sky(y, (250, 176, 110), (254, 226, 170)), far)
-    return _mix(_hills(x, y, level, 6, 31, jitter[:, 2:3]), picture, near)
 
 
 def _night(x: Tensor, y: Tensor, jitter: Tensor) -> Tensor:
@@ -155,4 +182,5 @@ def _night(x: Tensor, y: Tensor, jitter: Tensor) -> Tensor:
     return _mix(_hills(x, y, level, 4, 23, jitter[:, 3:4]), sky, _gradient(share, (24, 26, 54), (18, 20, 44)))
 
 
-_SCENES = dict(zip(SCENES, (_meadow, _beach, _snow, _desert, _night), strict=True))
+_DRAWINGS: tuple[Callable[[Tensor, Tensor, Tensor], Tensor], ...] = (_MEADOW, _beach, _SNOW, _DESERT, _night)
+_SCENES = dict(zip(SCENES, _DRAWINGS, strict=True))

@@ -75,14 +75,13 @@ def write_with_columns(
 
 def require_castable(backend: StorageBackend, name: str, columns: Sequence[str], schema: pa.Schema) -> None:
     """Raises ColumnsDifferError unless these columns of a part can be cast to a schema without loss."""
-    wanted = pa.schema([schema.field(column) for column in columns])
     with _readable(backend, name):
         for group in row_groups(backend, name, columns):
             for column in columns:
                 try:
-                    cast(group.select([column]), pa.schema([wanted.field(column)]))
+                    cast(group.select([column]), pa.schema([schema.field(column)]))
                 except pa.ArrowException as error:
-                    kinds = f"{group.schema.field(column).type}, now {wanted.field(column).type}"
+                    kinds = f"{group.schema.field(column).type}, now {schema.field(column).type}"
                     raise ColumnsDifferError(
                         f"{column} was {kinds}, which not all values have room in ({error})"
                     ) from error

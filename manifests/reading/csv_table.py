@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -72,7 +73,8 @@ class _Reader:
         self._constants = dict(constants)
         self._fixed: list[str] = []  # the cells of these columns, which stand after the file's own
         self.names: list[str | None] = []
-        self._others: list[tuple[int, str]] = []  # passthrough columns: position and name
+        self._known: list[tuple[int, str]] = []  # columns that wanbatch knows: position and name
+        self._others: list[tuple[int, str]] = []  # passthrough columns, likewise
         self._rows: list[list[str]] = []
         self._chunks: list[pa.RecordBatch] = []
 
@@ -85,7 +87,7 @@ class _Reader:
         if not header.strip():
             return self._table()
         spaced = all(cell[:1] == " " for cell in header.split(separator)[1:])
-        records = csv.reader(_chain(header, lines), delimiter=separator, strict=True, skipinitialspace=spaced)
+        records = csv.reader(chain((header,), lines), delimiter=separator, strict=True, skipinitialspace=spaced)
         for number, cells in self._records(records, first):
             if not self.names:
                 self._begin([cell.strip() for cell in cells], number)
@@ -128,7 +130,9 @@ class _Reader:
                 self._checker.problems.add(self._index, number, said)
             elif name in RESERVED:
                 self._checker.problems.add(self._index, number, reserved_name(name))
-        self._others = [(at, name) for at, name in enumerate(self.names) if name and name not in KNOWN]
+        for at, name in enumerate(self.names):
+            if name:
+                (self._known if name in KNOWN else self._others).append((at, name))
 
     def _add(self, cells: list[str], number: int, separator: str) -> None:
         """Check one row."""
@@ -141,15 +145,14 @@ class _Reader:
             return
         cells = [*cells, *self._fixed]
         known, bad = {}, False
-        for name, cell in zip(self.names, cells, strict=True):
-            if name in KNOWN:
-                try:
-                    value = known_value(name, cell)
-                except BadTextError as error:
-                    problems.add(self._index, number, str(error))
-                    bad = True
-                else:
-                    known.update({} if value is None else {name: value})
+        for at, name in self._known:
+            try:
+                value = known_value(name, cells[at])
+            except BadTextError as error:
+                problems.add(self._index, number, str(error))
+                bad = True
+            else:
+                known.update({} if value is None else {name: value})
         if bad:
             self._checker.skip()
         elif self._checker.add(known, self._index, number):
@@ -179,11 +182,6 @@ def separator_of(header: str) -> str:
         return len(KNOWN.intersection(cells)), len(cells)
 
     return max(SEPARATORS, key=found)
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _is_value(cell: str) -> bool:

@@ -6,6 +6,7 @@ import posixpath
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.reading.csv_table import Csv
@@ -43,12 +44,8 @@ class ImageFolder:
         tables = [found.relative(index) for index in range(len(found.files))]
         checker.image_folders = [posixpath.dirname(name) for name in tables]
         passthrough, digest = READERS[posixpath.basename(tables[0])].read(found, checker)
-        named = {
-            posixpath.normpath(source["path"])
-            for sources in checker.lines()["sources"].to_pylist()
-            for source in sources or ()
-            if source["path"]
-        }
+        paths = pc.struct_field(pc.list_flatten(checker.lines()["sources"]), "path")
+        named = {posixpath.normpath(path) for path in paths.to_pylist() if path}
         if left := [name for name in found.beside if name not in named]:
             there = "1 picture is" if len(left) == 1 else f"{len(left)} pictures are"
             checker.problems.warn(0, f"{there} in no row and left out, {left[0]!r} for one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from wanbatch.manifests.columns import GIVEN
 _SINGLE = {n for n, given in GIVEN.items() if given.kind.type is not None and not pa.types.is_list(given.kind.type)}
 """Columns that never hold a list in a row."""
 
+_BLANKS = re.compile(r"\s*")
 _ROWS = {
     "array": "json.load(open(0, encoding='utf-8-sig'))",
     "wrapped": "json.load(open(0, encoding='utf-8-sig'))[{key}]",
@@ -114,7 +116,7 @@ def _are_objects(text: str) -> bool:
         while at < len(text):
             value, end = decoder.raw_decode(text, at)
             lines += text.count("\n", at, end)
-            at = end + len(text[end:]) - len(text[end:].lstrip())
+            at = _BLANKS.match(text, end).end()  # type: ignore[union-attr]
             if not isinstance(value, dict):
                 return False
     except (ValueError, RecursionError):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 from pyarrow import types as kinds
 
 from wanbatch.manifests.reading.validation import Problems
-from wanbatch.manifests.records import huggingface_features
+from wanbatch.manifests.records import feature_metadata, huggingface_features
 
 
 def unified(tables: Sequence[pa.Table], problems: Problems) -> pa.Table:
@@ -28,10 +28,11 @@ def unified(tables: Sequence[pa.Table], problems: Problems) -> pa.Table:
 
 def _schema(tables: Sequence[pa.Table], problems: Problems) -> pa.Schema:
     fields: dict[str, pa.Field] = {}
+    holders = Counter(name for table in tables for name in table.schema.names)
     for index, table in enumerate(tables):
         for field in table.schema:
             known = fields.setdefault(field.name, field)
-            anywhere = all(field.name in other.schema.names for other in tables)
+            anywhere = holders[field.name] == len(tables)
             try:
                 kept = known.with_type(common_type(known.type, field.type))
                 fields[field.name] = kept.with_nullable(known.nullable or field.nullable or not anywhere)
@@ -90,10 +91,10 @@ def _exactly(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     return cast
 
 
-def _features(tables: Sequence[pa.Table], fields: dict[str, pa.Field]) -> dict[bytes, bytes] | None:
+def _features(tables: Sequence[pa.Table], fields: dict[str, pa.Field]) -> dict[str, str] | None:
     """The Hugging Face features that the tables note of their columns, for those whose type stays."""
     features = dict(_kept_features(tables, fields))
-    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()} if features else None
+    return feature_metadata(features) if features else None
 
 
 def _kept_features(tables: Sequence[pa.Table], fields: dict[str, pa.Field]) -> Iterator[tuple[str, dict]]:

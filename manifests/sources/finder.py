@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from wanbatch.manifests.sources.errors import SourceError
-from wanbatch.manifests.sources.path_policy import PathPolicy, with_slashes
+from wanbatch.manifests.sources.path_policy import PathPolicy, is_below, with_slashes
 
 FOLDERS_KEPT = 256
 NAMES_LISTED = 100_000
@@ -69,7 +69,7 @@ class SourceFinder:
     def _walk(self, path: str) -> tuple[str, list[str]]:
         """The part of a path that exists, whatever its Unicode form, and the names that are left of it."""
         location = self._policy.location(path)
-        here = next((f for f in (self._policy.fence, self._policy.real_fence) if _is_below(location, f)), None)
+        here = next((f for f in (self._policy.fence, self._policy.real_fence) if is_below(location, f)), None)
         if here is None:
             return location, [location]
         left = location[len(here) :].strip("/").split("/")
@@ -92,7 +92,7 @@ class SourceFinder:
         return self._listings[folder]
 
     def _list(self, folder: str) -> tuple[str, ...]:
-        if not _is_below(os.path.realpath(folder), self._policy.real_fence):
+        if not is_below(os.path.realpath(folder), self._policy.real_fence):
             return ()
         names = []
         try:
@@ -134,13 +134,9 @@ class SourceFinder:
         """The current folder, or the one above the root, if the path is that of a file below it."""
         for folder in (os.getcwd(), posixpath.dirname(self._policy.root)):
             there = os.path.normpath(f"{folder}/{path}")
-            if folder != self._policy.root and _is_below(there, folder) and os.path.isfile(there):
+            if folder != self._policy.root and is_below(there, folder) and os.path.isfile(there):
                 return folder
         return None
-
-
-def _is_below(location: str, folder: str) -> bool:
-    return location == folder or location.startswith(os.path.join(folder, ""))
 
 
 def _composed(name: str) -> str:

@@ -95,9 +95,10 @@ def says_size_at_its_beginning(start: bytes) -> bool:
     Not of a PNG that is no square, which may say how to turn it behind its pixels, nor of a TIFF, whose tags may be
     anywhere; Pillow reads AVIF and WEBP as a whole.
     """
-    if format_of(start) == "PNG" and start[16:20] == start[20:24]:
+    name = format_of(start)
+    if name == "PNG" and start[16:20] == start[20:24]:
         return True
-    return format_of(start) not in ("PNG", "TIFF", "AVIF", "WEBP", *OPTIONAL)
+    return name not in ("PNG", "TIFF", "AVIF", "WEBP", *OPTIONAL)
 
 
 def why_not_read(start: bytes) -> str:

@@ -85,7 +85,7 @@ class PathPolicy:
 
     def is_inside(self, location: str) -> bool:
         """Whether a location is the fence or below it, by its text."""
-        return any(location == fence or location.startswith(os.path.join(fence, "")) for fence in self._fences)
+        return any(is_below(location, fence) for fence in self._fences)
 
     def fence_around(self, location: str) -> str:
         """The smallest folder that holds both the root and a location; the location's own if only `/` holds both."""
@@ -152,3 +152,8 @@ def spellings(path: str) -> tuple[str, ...]:
         return with_slashes(path)
     forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
     return tuple(dict.fromkeys(text for form in forms for text in with_slashes(form)))
+
+
+def is_below(location: str, folder: str) -> bool:
+    """Whether a location is a folder or below it, by its text."""
+    return location == folder or location.startswith(os.path.join(folder, ""))

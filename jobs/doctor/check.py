@@ -55,6 +55,12 @@ def fault(message: str, remedy: str) -> Finding:
     return Finding("fault", message, remedy)
 
 
+def fault_of(error: str) -> Finding:
+    """Say what one of wanbatch's own errors tells: its remedy is what follows the last colon."""
+    message, _, remedy = error.rpartition(": ")
+    return fault(message, remedy) if message else fault(error, "mend what it names")
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One check.

@@ -9,7 +9,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, warning
+from wanbatch.jobs.doctor.check import Finding, Question, fault, fault_of, ok, readable, warning
 from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, SHARED_MEMORY, shared_memory_error
 
 LEAST_MEMORY, GOOD_MEMORY = 1 << 30, 3 << 30  # for Ray, the driver and one worker with the small model
@@ -157,8 +157,7 @@ def judge_limits(facts: LimitFacts) -> Finding:
     if facts.files is not None and facts.files < FEW_FILES:
         return warning(f"{facts.files} files may be open at most, which many workers exceed", "ulimit -n 4096")
     if facts.threads_error:
-        message, _, remedy = facts.threads_error.rpartition(": ")
-        return fault(message, remedy)
+        return fault_of(facts.threads_error)
     files = "any number of" if facts.files is None else facts.files
     threads = "any number of" if facts.threads is None else facts.threads
     return ok(f"{files} open files, {threads} more threads")

@@ -6,7 +6,8 @@ import os
 import time
 from dataclasses import dataclass
 
-from wanbatch.jobs.doctor.check import Finding, Question, fault, ok, readable, warning
+from wanbatch.jobs.doctor.check import Finding, Question, fault_of, ok, readable, warning
+from wanbatch.jobs.driver.ray_folder import named
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -49,12 +50,11 @@ def look_at_temp(question: Question) -> TempFacts:
 def judge_temp(facts: TempFacts) -> Finding:
     """Say where Ray's files will be."""
     if facts.error:
-        message, _, remedy = facts.error.rpartition(": ")
-        return fault(message, remedy)
+        return fault_of(facts.error)
     if not facts.fault:
         return ok(f"{facts.used}, {readable(facts.free)} free")
     return warning(
-        f"{facts.variable}={facts.wanted} {facts.fault}; Ray's files are in {facts.used} during a run",
+        f"{named(facts.wanted, facts.variable)} {facts.fault}; Ray's files are in {facts.used} during a run",
         f"export {facts.variable or 'TMPDIR'}={facts.used}, or nothing",
     )
 
@@ -115,8 +115,7 @@ def start_ray(question: Question) -> RayFacts:
 def judge_ray(facts: RayFacts) -> Finding:
     """Say whether Ray works, and what it does not follow."""
     if facts.error:
-        message, _, remedy = facts.error.rpartition(": ")
-        return fault(message or facts.error, remedy if message else "mend what it names")
+        return fault_of(facts.error)
     told = f"Ray {facts.version} starts in {facts.seconds:.0f} s and listens on {facts.address} alone"
     if facts.ray_address:
         return warning(

@@ -64,12 +64,11 @@ def look_at_packages(question: Question) -> PackageFacts:
     except metadata.PackageNotFoundError:
         return PackageFacts(__version__, [], {})
     required = [Requirement(text) for text in found.requires or ()]
-    applies = {
-        extra: [one for one in required if one.marker and one.marker.evaluate({"extra": extra})]
-        for extra in ("", *(found.metadata.get_all("Provides-Extra") or ()))
-    }
     always = [one for one in required if one.marker is None or one.marker.evaluate({"extra": ""})]
-    extras = {extra: all(package(one).fits for one in needed) for extra, needed in applies.items() if extra}
+    extras = {
+        extra: all(package(one).fits for one in required if one.marker and one.marker.evaluate({"extra": extra}))
+        for extra in found.metadata.get_all("Provides-Extra") or ()
+    }
     return PackageFacts(__version__, [package(one) for one in always], extras)
 
 

@@ -105,12 +105,17 @@ def choose(wanted: FolderFacts, variable: str, others: Sequence[FolderFacts]) ->
     for folder in (wanted, *others):
         if not folder.fault:
             return folder
-    told = [f"{variable}={wanted.path} {wanted.fault}" if variable else f"{wanted.path} {wanted.fault}"]
+    told = [f"{named(wanted.path, variable)} {wanted.fault}"]
     told += [f"{other.path} {other.fault}" for other in others if other.path != wanted.path]
     raise UserError(
         f"no folder for Ray's files: {'; '.join(told)}: set {VARIABLE} to a folder on a local disk with a path of at "
         f"most {LONGEST_FOLDER - len('/ray')} bytes and {FREE_BYTES >> 20} MB free"
     )
+
+
+def named(path: str, variable: str) -> str:
+    """A folder as messages name it. variable: that it comes from; empty: none."""
+    return f"{variable}={path}" if variable else path
 
 
 def find_folder() -> tuple[FolderFacts, bool]:
@@ -167,7 +172,7 @@ def session_folder() -> Iterator[str | None]:
     folder = tempfile.mkdtemp(prefix=OWN_PREFIX, dir=found.path)
     _log.warning(
         "%s %s: Ray's files are in %s meanwhile",
-        f"{variable}={path}" if variable else path,
+        named(path, variable),
         look_at(path, own=False).fault,
         folder,
     )

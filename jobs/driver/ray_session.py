@@ -144,7 +144,7 @@ def local_ray() -> Iterator[None]:
         except Exception as error:  # of many kinds: no memory, no port, no process, no time
             ray.shutdown()
             raise MachineryError(
-                f"Ray did not start: {str(error).rstrip('.')}; run the same command again, and if that does not "
+                f"Ray did not start: {str(error).rstrip('.')}: run the same command again, and if that does not "
                 "help, `wanbatch doctor`, which looks at this machine"
             ) from error
         try:

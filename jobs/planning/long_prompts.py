@@ -35,8 +35,9 @@ def with_long_prompts(plan: Plan, model: ModelInfo) -> Plan:
     for column, cut in CUT.items():
         used = images[column] if column == "prompt" else pc.if_else(guided, images[column], None)
         distinct = used.combine_chunks().dictionary_encode()
-        longer = counter.longer_than_read(distinct.dictionary.to_pylist())
-        of_distinct = pa.array([longer.get(prompt) for prompt in distinct.dictionary.to_pylist()], pa.int32())
+        prompts = distinct.dictionary.to_pylist()
+        longer = counter.longer_than_read(prompts)
+        of_distinct = pa.array([longer.get(prompt) for prompt in prompts], pa.int32())
         tokens = of_distinct.take(distinct.indices)
         warnings += _warnings(plan, column, tokens, model.name, counter.can_count)
         if counter.can_count:

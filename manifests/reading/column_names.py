@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from wanbatch.manifests.column_types import IMAGES
 from wanbatch.manifests.columns import GIVEN, LATER, WRITTEN
@@ -105,6 +104,8 @@ def unused_columns(rows: pa.Table, passthrough: pa.Table) -> tuple[UnusedColumn,
         rows: what the manifest asks (`ROWS_SCHEMA`).
         passthrough: the other columns of the same rows.
     """
+    import pyarrow.compute as pc  # slow to import, and every command reads this module
+
     found = []
     rivals: dict[str, str] = {}
     for name in passthrough.column_names:
@@ -173,6 +174,8 @@ def aliases_table() -> str:
 
 def _given(rows: pa.Table, column: str) -> pa.ChunkedArray:
     """Whether each row gives a column that the manifest may give."""
+    import pyarrow.compute as pc
+
     if GIVEN[column].role == "source":
         return pc.greater(pc.fill_null(pc.list_value_length(rows["sources"]), 0), 0)
     if column == "id":

@@ -130,9 +130,9 @@ class _Reader:
                 self._checker.problems.add(self._index, number, said)
             elif name in RESERVED:
                 self._checker.problems.add(self._index, number, reserved_name(name))
-        for at, name in enumerate(self.names):
-            if name:
-                (self._known if name in KNOWN else self._others).append((at, name))
+        named = [(at, name) for at, name in enumerate(self.names) if name]
+        self._known = [(at, name) for at, name in named if name in KNOWN]
+        self._others = [(at, name) for at, name in named if name not in KNOWN]
 
     def _add(self, cells: list[str], number: int, separator: str) -> None:
         """Check one row."""

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from wanbatch.manifests.column_types import NAME
 from wanbatch.manifests.columns import GIVEN
@@ -42,11 +42,18 @@ def _of_number(column: str, value: float, kind: str, context: Mapping[str, Any])
         return f"the nearest is {context.get('ge', context.get('le')):g}"
     if kind == "less_than" and isinstance(value, int):
         return f"the nearest is {context['lt'] - 1}"
-    step = context.get("multiple_of", 1 if kind in ("int_type", "int_from_float") else None)
-    if step is None:
+    if kind not in ("int_type", "int_from_float"):
         return None
-    below = math.floor(value / step) * step
-    return f"the nearest are {below} and {below + step}"
+    least, most = _bounds(column)
+    near = sorted({min(max(number, least), most) for number in (math.floor(value), math.ceil(value))})
+    return f"the nearest {'are' if len(near) > 1 else 'is'} {' and '.join(map(str, near))}"
+
+
+def _bounds(column: str) -> tuple[float, float]:
+    """The smallest and the largest number that a column takes."""
+    rules = [rule for part in get_args(GIVEN[column].kind.check) for rule in getattr(part, "metadata", ())]
+    least = next((rule.ge for rule in rules if hasattr(rule, "ge")), -math.inf)
+    return least, next((rule.le for rule in rules if hasattr(rule, "le")), math.inf)
 
 
 def _of_text(column: str, value: str, kind: str) -> str | None:

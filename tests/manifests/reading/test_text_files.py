@@ -243,6 +243,8 @@ def test_common_mistakes_are_named(jsonl, problems, line, said):
         ),
         ({"width": 8192, "height": 64}, "must be a multiple of 16 from 16 to 4096; every model takes 4096"),
         ({"steps": 4.5}, "the nearest are 4 and 5"),
+        ({"steps": 0.5}, "the nearest is 1"),  # 0 is not allowed
+        ({"steps": 1000.5}, "the nearest is 1000"),
         ({"creativity": 1.5, "image": "a.png"}, "the nearest is 1"),
         ({"creativity_steps": "Respaced"}, "must be keep or respace; did you mean respace?"),
         ({"id": "a", "prompt": ["a star", "a moon"]}, "for several write a row each"),

@@ -3,7 +3,7 @@
     python benchmarks/image_encoding.py benchmarks/results/NAME.json [--threads 2] [--repeats 3]
 
 Pictures are synthetic: smooth shading, edges, texture and sensor-like noise in the proportions of a photograph
-(1280x704), and flat shapes like those of the small model (128x128).
+(1280x704), and flat shapes (128x128).
 """
 
 from __future__ import annotations

@@ -107,6 +107,7 @@ class Training:
         torch.manual_seed(self.recipe.seed + STAGES.index(stage))
         start = time.monotonic()
         result = getattr(self, f"_{stage}")()
+        self.record["recipe"] = asdict(self.recipe)
         self.record[stage] = result | {"torch": torch.__version__, "device": _device_name(self.device)}
         self.record_file.write_text(json.dumps(self.record, indent=1) + "\n")
         print(f"{stage}: {time.monotonic() - start:.0f} s in all; {json.dumps(result)[:2000]}", flush=True)

@@ -94,7 +94,7 @@ def _data_files(path: ManifestPath, below: str) -> list[str]:
     """The files of one split, in their order. below: its folder, with a slash at its end, or nothing."""
     state = _json(path, f"{below}state.json")
     if state.get("_indices_data_files"):
-        remedy = "save it again with dataset.flatten_indices().save_to_disk(...)"
+        remedy = "with the version of datasets that wrote it, save dataset.flatten_indices() again"
         raise UserError(f"{path.given}/{below}: is a selection of rows that are stored elsewhere: {remedy}")
     try:
         names = [entry["filename"] for entry in state["_data_files"]]

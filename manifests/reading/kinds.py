@@ -38,7 +38,7 @@ KINDS: tuple[ManifestKind, ...] = (
 )
 """In the order in which they are asked: the first that takes a path reads it."""
 
-ALONE = with_compressions((".json", ".txt"))
+ALONE = (*with_compressions((".json",)), ".txt")
 """Endings of files that may hold rows but are not read as parts of a folder, since most of them do not."""
 
 

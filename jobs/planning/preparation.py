@@ -43,6 +43,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         strict=settings.strict,
         prompt_of_run=settings.prompt is not None,
         committed_rows=committed_rows,
+        split=settings.split,
     )
     if weights:
         model = find(settings.model, settings.revision)

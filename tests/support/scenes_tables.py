@@ -221,3 +221,18 @@ def output_folders(at: At) -> Iterator[str]:
     said = at.refused("plan", "out/data")
     yield said
     at.works("plan", re.search(r"give the whole folder, (\S+)", said)[1])  # type: ignore[index]
+
+
+@scene
+def splits(at: At) -> Iterator[str]:
+    for split in ("train", "test"):
+        parquet(f"shop/data/{split}-00000-of-00001.parquet", TWO)
+    said = at.works("plan", "shop")
+    yield said
+    assert at.planned("shop", "--split", "test")["rows"] == 2
+    said = at.refused("plan", "shop", "--split", "tset")
+    yield said
+    at.works("plan", "shop", "--split", re.search(r"did you mean (\w+)\?", said)[1])  # type: ignore[index]
+    parquet("m.parquet", TWO)
+    yield at.refused("plan", "m.parquet", "--split", "test")
+    at.works("plan", "m.parquet")

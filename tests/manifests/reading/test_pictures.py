@@ -150,7 +150,8 @@ class TestImageFolder:
             *(("test/1.png", "a star"), ("test/2.png", "a heart"), ("train/1.png", "a star")),
             ("train/2.png", "a heart"),
         ]
-        assert manifest.passthrough.to_pydict() == {"score": [0.5, None, 0.5, None]}
+        splits = ["test", "test", "train", "train"]
+        assert manifest.passthrough.to_pydict() == {"score": [0.5, None, 0.5, None], "split": splits}
         assert manifest.warnings == ()
         with SourceLoader(manifest.source_root) as loader:
             assert {loader.size(row.sources[0]) for row in manifest.iter_rows()} == {(32, 32)}

@@ -47,6 +47,7 @@ NO_REMEDIES: Table = {
 NOT_YET: dict[str, str] = {
     "jobs/": "",
     "manifests/dataset/": "",
+    "manifests/sharing/": "",
     "manifests/sources/": "",
     "manifests/storage/": "",
     "pipeline/": "",

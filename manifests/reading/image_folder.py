@@ -48,7 +48,7 @@ class ImageFolder:
         paths = pc.struct_field(pc.list_flatten(checker.lines()["sources"]), "path")
         named = {posixpath.normpath(path) for path in paths.to_pylist() if path}
         folders = tuple(f"{folder}/" if folder else "" for folder in checker.image_folders)
-        if left := [name for name in found.beside if name not in named and name.startswith(folders)]:
+        if left := [name for name in found.beside if name and name not in named and name.startswith(folders)]:
             there = "1 picture is" if len(left) == 1 else f"{len(left)} pictures are"
             checker.problems.warn(0, f"{there} in no row and left out, {left[0]!r} for one")
         return passthrough, digest

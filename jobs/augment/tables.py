@@ -195,15 +195,20 @@ def _boxes(given: Any, label: str | None, names: _Names, location: str) -> list[
         boxes = given.get("bbox")
         labels = given.get("categories") or given.get("category") or given.get("label")
     try:
-        corners = [tuple(map(float, box)) for box in boxes]
+        corners = [_corner(box) for box in boxes]
         its = [label or "" for _ in corners] if labels is None else [str(one) for one in labels]
-        return [FoundBox(name, *box, fractions=False) for name, box in zip(its, corners, strict=True)]  # type: ignore[arg-type]
+        return [FoundBox(name, *corner, False) for name, corner in zip(its, corners, strict=True)]
     except (TypeError, ValueError) as error:
         told = json.dumps(given, default=str)[:80]
         raise UserError(
             f"{location}: boxes are {told}: must be a list of [left, top, width, height] in pixels, or bbox and "
             "categories as an imagefolder has them"
         ) from error
+
+
+def _corner(box: Any) -> tuple[float, float, float, float]:
+    left, top, width, height = map(float, box)
+    return left, top, width, height
 
 
 def _folders_of_classes(path: str, paths: Sequence[str | None]) -> dict[str | None, list[str]]:

@@ -26,6 +26,7 @@ FOLDERS = {  # left, top, width, height
     "pipeline": (800, 146, 420, 510),
 }
 WINGS = {  # the middle of each box
+    "manifests.sharing": (230, 150),
     "manifests.reading": (95, 190),
     "manifests.dataset": (230, 242),
     "manifests.sources": (95, 330),

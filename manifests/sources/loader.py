@@ -128,6 +128,13 @@ class SourceLoader:
             pixels = decode(opened)
         return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), frozenset(opened.notes), term_in_file(data))
 
+    def encoded(self, source: Source) -> bytes:
+        """The bytes of one source as they are; nothing is decoded. Raises like `load`."""
+        with _row_errors(source):
+            data = self._store_retries.call(source.name, lambda: self._read(source))
+            self._check_size(len(data))
+        return data
+
     def size(self, source: Source) -> tuple[int, int]:
         """(width, height) of the upright image. Reads little more of a file than its header. Raises like `load`."""
         measured = self.measure(source)

@@ -21,6 +21,7 @@ from wanbatch.errors import RowError
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.backends import VAE
+from wanbatch.pipeline.core.creativity_map import region_of, with_kept_pixels
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.samples import Denoised, Sample
@@ -162,6 +163,7 @@ class Wan:
         """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""
         begin = synchronized_time(self.device)
         short: dict[str, Any] = {"steps": 2, "creativity": 1.0, "schedule": "linear", "sigmas": None}
+        short |= {"creativity_map": None}  # it needs no code of its own
         for example in examples:
             for _ in self.generate([replace(example, **short, shift=example.shift or 1.0)]):
                 pass
@@ -231,14 +233,21 @@ class Wan:
             chosen = [latents[source.key] for source in request.sources]
             mixed = conditioning.blend(chosen, [source.weight for source in request.sources])
         prompt = embeddings[request.prompt]
+        region, creativity = None, request.creativity
+        if request.creativity_map is not None:
+            if mixed is None:
+                raise ValueError("a creativity map needs a source")
+            region, highest = region_of(request.creativity_map.values, self.stride, mixed, noise)
+            if highest != np.float32(creativity):  # the place that may change most is smaller than one of the latent
+                creativity = highest
         return Sample(
             id=request.id,
-            start=conditioning.start(noise, mixed, request.creativity),
+            start=conditioning.start(noise, mixed, creativity),
             solution=solve(
                 request.sampler,
                 request.steps,
                 request.shift,
-                request.creativity,
+                creativity,
                 request.schedule,
                 request.sigmas,
                 request.creativity_steps,
@@ -248,6 +257,7 @@ class Wan:
             negative=embeddings.get(request.negative_prompt, prompt),
             seed=request.seed,
             guidance_2=request.guidance_2,
+            region=region,
         )
 
     def _finish(self, request: Request, denoised: Denoised, text: float, encode: float) -> Result | Failed:
@@ -256,6 +266,8 @@ class Wan:
             pixels = self.decode_latent(denoised.latent)
         except RowError as error:
             return Failed(request, error)
+        if request.creativity_map is not None and request.creativity_map.keep_pixels:
+            pixels = with_kept_pixels(pixels, request.sources, request.creativity_map)
         seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
         return Result(request, pixels, seconds, denoised.work, self._peak_memory())
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.pipeline.batching.cuda_graphs import CudaGraphs, worth_capturing
+from wanbatch.pipeline.batching.regions import StepLevels
 from wanbatch.pipeline.batching.slots import Row, SlotTable
 from wanbatch.pipeline.batching.solver_step import advance
 from wanbatch.pipeline.core import conditioning
@@ -54,7 +55,8 @@ class Batch:
         active = self._slots.assign(rows)
         sigma, timestep, guidance, correct, predict = self._factors(active, kind.expert)
         velocity, measured = self._velocity(kind, active, timestep, guidance[:, None, None, None])
-        state = advance(self._slots.state, velocity, sigma, correct, predict, self._noise(active))
+        regions = None if self._slots.regions is None else (self._slots.regions, self._step_levels(active))
+        state = advance(self._slots.state, velocity, sigma, correct, predict, self._noise(active), regions)
         self._slots.update(state, active)
         for slot, row in active.items():
             sequences = range(slot, self._slots.sequences, self._slot_count)
@@ -148,6 +150,15 @@ class Batch:
             )
         sigma, guidance, correct, predict = to_device(table, self._device).split([1, 1, TERMS, TERMS], dim=1)
         return sigma[:, 0], timestep, guidance[:, 0], correct, predict
+
+    def _step_levels(self, active: Active) -> StepLevels:
+        """The noise levels of this step; 1 for slots that take no part."""
+        table = np.ones((4, self._slot_count), dtype=np.float32)
+        for slot, row in active.items():
+            solution, step = row.sample.solution, row.plan.step
+            before, now, after = solution.sigmas[max(0, step - 1)], solution.sigmas[step], solution.sigmas[step + 1]
+            table[:, slot] = before, now, solution.reached[step], after
+        return StepLevels(*to_device(table, self._device))
 
     def _noise(self, active: Active) -> Tensor | None:
         """What this step adds to the samples, [slots, channels, height, width]; None: no row's solver adds noise."""

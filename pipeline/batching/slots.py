@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wanbatch.pipeline.batching.regions import Regions
 from wanbatch.pipeline.batching.residuals import ResidualCache
 from wanbatch.pipeline.core.backends import AnyDenoisingModel, TextContext
 from wanbatch.pipeline.core.device import to_device
@@ -46,6 +47,7 @@ class SlotTable:
         state: Float32 [slots, STATES, channels, height, width], what the solver carries.
         residuals: What the cached blocks added, of each sequence.
         differences: What guidance is made of, of each slot.
+        regions: Where each row starts later than at its first noise level; None if no row of the class does.
         rows: The row in each slot that has one.
         guided: Whether there are sequences without the prompt.
         sequences: How many sequences an evaluation has at most.
@@ -53,9 +55,11 @@ class SlotTable:
     """
 
     def __init__(self, experts: Sequence[AnyDenoisingModel], cache: StepCache, slots: int, first: Sample):
-        height, width, self.guided, self._text_length = first.size_class
+        height, width, self.guided, self._text_length, mapped = first.size_class
         self._experts, self._slots, self._device = experts, slots, first.start.device
         self.state = torch.zeros((slots, STATES, *first.start.shape), device=self._device)
+        shape = (slots, *first.start.shape) if mapped else None
+        self.regions = None if shape is None else Regions.empty(shape, self._device)
         self._contexts: list[TextContext | None] = [None] * len(experts)
         self.sequences = slots * (2 if self.guided else 1)
         rows, columns = experts[0].patch
@@ -129,6 +133,8 @@ class SlotTable:
     def _values(self, slot: int) -> list[Tensor]:
         """The same, without the text."""
         values = [self.state[slot], *self.differences.views(slot)]
+        if self.regions is not None:
+            values += self.regions.views(slot)
         for sequence in range(slot, self.sequences, self._slots):
             values += self.residuals.views(sequence)
         return values
@@ -140,6 +146,8 @@ class SlotTable:
             for value in self._values(slot):
                 value.zero_()  # what is left of the last row may be infinite, which no weight of zero would remove
             self.state[slot, 0] = sample.start
+            if self.regions is not None and sample.region is not None:
+                self.regions.enter(slot, sample.region)
             texts[slot] = sample.prompt
             if self.guided:
                 texts[self._slots + slot] = sample.negative

@@ -27,6 +27,20 @@ class SourceImage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CreativityMap:
+    """How much each place of a picture may change.
+
+    Attributes:
+        values: float32 [height, width] in [0, 1]: the noise level at which denoising starts there; 0 keeps the source.
+        keep_pixels: Whether the source's own pixels come back where the value is 0, with a soft edge of a few pixels
+            outside.
+    """
+
+    values: np.ndarray
+    keep_pixels: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One picture to make.
 
@@ -35,7 +49,7 @@ class Request:
         prompt: What it should show.
         negative_prompt: What guidance leads away from.
         sources: Pictures to start from, blended; empty to start from noise.
-        creativity: The noise level at the start, from 0 to 1.
+        creativity: The noise level at the start, from 0 to 1; with a map its largest value.
         seed: Of the noise.
         width: In pixels.
         height: In pixels.
@@ -48,6 +62,7 @@ class Request:
         guidance_2: The second expert's guidance scale, at low noise levels; None for `guidance`. What runs the prompt
             alone is decided by `guidance`.
         creativity_steps: `keep` (as None) or `respace`; see `sampling.schedules.levels`.
+        creativity_map: Where the picture may change less; None: alike everywhere. It needs a source.
     """
 
     id: str
@@ -66,6 +81,7 @@ class Request:
     sigmas: tuple[float, ...] | None = None
     guidance_2: float | None = None
     creativity_steps: str | None = None
+    creativity_map: CreativityMap | None = None
 
 
 @dataclass(frozen=True, slots=True)

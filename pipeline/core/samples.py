@@ -16,6 +16,22 @@ TEXT_LENGTHS = (30, 62, 126, 254, TEXT_TOKENS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """What a row needs beside its start, if not all of its places start at the first noise level.
+
+    Attributes:
+        latent: Of the sources, float32 [channels, height, width], normalised.
+        noise: Of the row's start, as `latent`.
+        levels: Float32 [height, width], the noise level at which each place starts; infinite for those that start with
+            the row.
+    """
+
+    latent: Tensor
+    noise: Tensor
+    levels: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """One row to denoise.
 
@@ -28,6 +44,7 @@ class Sample:
         negative: As `prompt`, of the negative prompt.
         seed: Of the noise that a stochastic solver adds.
         guidance_2: Guidance scale of the second expert; None for `guidance`.
+        region: Where the row starts later; None: all places start with it.
     """
 
     id: str
@@ -38,6 +55,7 @@ class Sample:
     negative: Tensor
     seed: int
     guidance_2: float | None = None
+    region: Region | None = None
 
     def guidance_of(self, expert: int) -> float:
         """The guidance scale of an expert, 0 or 1."""
@@ -49,11 +67,14 @@ class Sample:
         return self.guidance > 1
 
     @property
-    def size_class(self) -> tuple[int, int, bool, int]:
-        """(height, width, guided, text length): what rows that share slots have in common. Of this row alone."""
+    def size_class(self) -> tuple[int, int, bool, int, bool]:
+        """What rows that share slots have in common: (height, width, guided, text length, whether it has a region).
+
+        Of this row alone.
+        """
         tokens = max(len(self.prompt), len(self.negative) if self.guided else 0)
         length = next(length for length in TEXT_LENGTHS if length >= tokens)
-        return (*self.start.shape[1:], self.guided, length)
+        return (*self.start.shape[1:], self.guided, length, self.region is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -43,6 +43,8 @@ class Solution:
     predict: [steps, TERMS], factors of (corrected sample, x0 now, x0 before, ..., sample before) in the next
         sample.
     noise: [steps], factor of fresh noise in the next sample; all 0 for a deterministic solver.
+    reached: [steps], the noise level of the corrected sample: that of the evaluation, or, where a second evaluation
+        ends a step of the schedule, the level that the step ends at.
     """
 
     sigmas: np.ndarray
@@ -50,6 +52,7 @@ class Solution:
     correct: np.ndarray
     predict: np.ndarray
     noise: np.ndarray
+    reached: np.ndarray
 
     @property
     def steps(self) -> int:
@@ -213,19 +216,22 @@ def _two_stages(sigmas: np.ndarray, second: Callable[[float, float], tuple[float
         takes x0 at once.
     """
     sigmas = _rounded(sigmas)
-    looks, correct, predict = [], [], []
+    looks, reached, correct, predict = [], [], [], []
     for now, after in pairwise(sigmas):
         twice = after > sigmas[-1]
         middle, weight = second(now, after) if twice else (after, 0.0)
         looks.append(now)
+        reached.append(now)
         correct.append(_row(1))
         predict.append(_row(middle / now, 1 - middle / now))
         if twice:
             looks.append(middle)
+            reached.append(after)
             correct.append(_row(0, after / now, weight, 1 - after / now - weight))
             predict.append(_row(1))
     tables = [np.array(rows).reshape(len(looks), TERMS) for rows in (correct, predict)]
-    return _solution(np.array([*looks, sigmas[-1]]), np.array(looks) * TRAIN_TIMESTEPS, *tables)
+    levels = np.array([*looks, sigmas[-1]])
+    return _solution(levels, np.array(looks) * TRAIN_TIMESTEPS, *tables, reached=np.array(reached))
 
 
 # ---- predictor and corrector ----------------------------------------------------------------------------------
@@ -310,5 +316,13 @@ def _solution(
     correct: np.ndarray,
     predict: np.ndarray,
     noise: np.ndarray | None = None,
+    reached: np.ndarray | None = None,
 ) -> Solution:
-    return Solution(sigmas, timesteps, correct, predict, np.zeros(len(timesteps)) if noise is None else noise)
+    return Solution(
+        sigmas,
+        timesteps,
+        correct,
+        predict,
+        np.zeros(len(timesteps)) if noise is None else noise,
+        sigmas[:-1] if reached is None else reached,
+    )

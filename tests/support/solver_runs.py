@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wanbatch.pipeline.batching.regions import Regions, StepLevels
 from wanbatch.pipeline.batching.solver_step import advance
 from wanbatch.pipeline.sampling.solvers import STATES, Solution
 
@@ -22,12 +23,14 @@ def trajectory(
     velocity: Velocity,
     noise: Callable[[int], Tensor] | None = None,
     times: str = "timesteps",
+    regions: Regions | None = None,
 ) -> list[Tensor]:
     """The samples after each evaluation, [rows, channels, height, width], of rows that step together.
 
     start: [rows, channels, height, width]; its dtype is that of the whole computation. A row that is done stays.
     noise: step -> what a stochastic row's noise factor multiplies, [rows, channels, height, width].
     times: what the velocity is given: `timesteps` or `sigmas`.
+    regions: where places start later than their row.
     """
     state = torch.zeros(len(start), STATES, *start.shape[1:], dtype=start.dtype)
     state[:, 0] = start
@@ -42,7 +45,8 @@ def trajectory(
         if noise is not None and factor.any():
             fresh = noise(step) * factor[:, None, None, None]
             added = torch.where(factor[:, None, None, None] > 0, fresh, -0.0)
-        state = advance(state, v, sigma, correct, predict, added)
+        within = None if regions is None else (regions, _levels(solutions, step, start.dtype))
+        state = advance(state, v, sigma, correct, predict, added, within)
         found.append(state[:, 0])
     return found
 
@@ -54,6 +58,16 @@ def _columns(solution: Solution, step: int, times: str) -> tuple:
         return tuple(named)
     stay = np.eye(len(solution.predict[0]))[0]
     return np.float64(0), np.float64(0), np.float64(0), stay, stay
+
+
+def _levels(solutions: Sequence[Solution], step: int, dtype: torch.dtype) -> StepLevels:
+    """The noise levels of one step; 0 for rows that are done."""
+    table = np.zeros((4, len(solutions)))
+    for row, solution in enumerate(solutions):
+        if step < solution.steps:
+            before, now, after = (solution.sigmas[max(0, step + to)] for to in (-1, 0, 1))
+            table[:, row] = before, now, solution.reached[step], after
+    return StepLevels(*torch.from_numpy(table).to(dtype))
 
 
 @dataclass(frozen=True)

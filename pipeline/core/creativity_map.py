@@ -1,0 +1,71 @@
+"""Creativity maps at the size of latents, and the source's own pixels where nothing may change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wanbatch.pipeline.core.requests import CreativityMap, SourceImage
+from wanbatch.pipeline.core.samples import Region
+
+EDGE = 4  # pixels over which kept pixels pass into made ones, outside of what is kept
+
+
+def latent_levels(values: np.ndarray, stride: int) -> np.ndarray:
+    """The noise level at which each place of a latent starts: the least of its pixels, so that nothing changes more
+    than it may.
+
+    Args:
+        values: float32 [height, width], multiples of `stride`.
+        stride: Pixels of a place, across and down.
+
+    Returns:
+        float32 [height / stride, width / stride].
+    """
+    height, width = values.shape
+    return values.reshape(height // stride, stride, width // stride, stride).min(axis=(1, 3)).astype(np.float32)
+
+
+def region_of(values: np.ndarray, stride: int, latent: Tensor, noise: Tensor) -> tuple[Region, float]:
+    """What the denoiser needs of a map, and the noise level at which the row starts.
+
+    Args:
+        values: As of `latent_levels`.
+        stride: As there.
+        latent: Of the sources, float32 [channels, height / stride, width / stride].
+        noise: As `latent`.
+    """
+    levels = latent_levels(values, stride)
+    highest = levels.max()
+    starting = np.where(levels == highest, np.float32(np.inf), levels)
+    return Region(latent, noise, torch.from_numpy(starting).to(latent.device)), float(highest)
+
+
+def with_kept_pixels(pixels: np.ndarray, sources: Sequence[SourceImage], creativity: CreativityMap) -> np.ndarray:
+    """A picture with the source's own pixels where the map is 0, passing into the picture's over `EDGE` pixels.
+
+    Args:
+        pixels: uint8 [height, width, 3], as they were made.
+        sources: Of the picture; of several their weighted mean is kept.
+        creativity: The map.
+    """
+    weights = np.array([source.weight for source in sources])
+    blend = sum(source.pixels * (weight / weights.sum()) for source, weight in zip(sources, weights, strict=True))
+    share = _share_kept(creativity.values == 0)[..., None]
+    return np.rint(share * blend + (1 - share) * pixels).astype(np.uint8)
+
+
+def _share_kept(kept: np.ndarray) -> np.ndarray:
+    """float64 [height, width]: 1 in what is kept, falling to 0 over `EDGE` pixels outside."""
+    share, grown = kept.astype(np.float64), kept
+    for distance in range(1, EDGE + 1):
+        padded = np.pad(grown, 1)
+        grown = padded[1:-1, 1:-1].copy()
+        for rows in range(3):
+            for columns in range(3):
+                grown |= padded[rows : rows + kept.shape[0], columns : columns + kept.shape[1]]
+        share = np.maximum(share, grown * (1 - distance / (EDGE + 1)))
+    return share

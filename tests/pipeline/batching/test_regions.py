@@ -1,0 +1,169 @@
+"""Places that start at noise levels of their own: against rows that start there, where no place sees another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from picture_requests import PLAIN, make, picture, source
+from solver_runs import Gaussian, trajectory
+
+from wanbatch.pipeline.batching.regions import Regions
+from wanbatch.pipeline.core.creativity_map import EDGE, latent_levels, region_of, with_kept_pixels
+from wanbatch.pipeline.core.requests import CreativityMap, SourceImage
+from wanbatch.pipeline.sampling.schedules import levels
+from wanbatch.pipeline.sampling.solvers import SOLVERS, TWO_STAGES, solve
+
+STEPS, SHIFT, TOP = 12, 3.0, 0.9
+SHAPE = (2, 4, 6)  # of a latent
+UNIPC = {"unipc", "unipc3"}
+STOCHASTIC = {"lcm", "euler_ancestral"}
+
+
+@pytest.fixture(scope="module")
+def latent() -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def noise() -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def mixed(latent: torch.Tensor, noise: torch.Tensor, level: float) -> torch.Tensor:
+    return (1 - level) * latent + level * noise
+
+
+def ends(sampler: str, latent: torch.Tensor, noise: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+    """The last sample of a row that starts at `TOP`, whose places start at their own levels."""
+    region, highest = region_of(places, 1, latent, noise)
+    assert highest == np.float32(TOP)
+    regions = Regions(latent[None], noise[None], region.levels[None, None].double())
+    solution, data = solve(sampler, STEPS, SHIFT, TOP), Gaussian(0.3, 0.5)
+    start = mixed(latent, noise, TOP)[None]
+    fresh = torch.Generator().manual_seed(5)
+    drawn = [torch.randn((1, *SHAPE), generator=fresh, dtype=torch.float64) for _ in range(solution.steps)]
+    return trajectory([solution], start, data.velocity, drawn.__getitem__, "sigmas", regions)[-1][0]
+
+
+def alone(sampler: str, latent: torch.Tensor, noise: torch.Tensor, level: float) -> torch.Tensor:
+    """The last sample of a row of its own that starts at a level."""
+    solution = solve(sampler, STEPS, SHIFT, level)
+    return trajectory([solution], mixed(latent, noise, level)[None], Gaussian(0.3, 0.5).velocity, None, "sigmas")[-1][0]
+
+
+def halves(low: float) -> np.ndarray:
+    places = np.full(SHAPE[1:], TOP, np.float32)
+    places[:, :3] = low
+    return places
+
+
+@pytest.mark.parametrize("sampler", sorted(SOLVERS.keys() - STOCHASTIC))
+def test_two_values_are_both_rows(sampler, latent, noise):
+    """At a level of the schedule. UniPC of order 2 and 3 corrects with a step more than a row of its own."""
+    level = float(np.float32(levels(STEPS, SHIFT, TOP)[5]))
+    made = ends(sampler, latent, noise, halves(level))
+    whole, late = alone(sampler, latent, noise, TOP), alone(sampler, latent, noise, level)
+    assert torch.equal(made[..., 3:], whole[..., 3:])
+    spread = float((whole - late)[..., :3].abs().max())
+    assert spread > 0.1, "where a place starts matters"
+    bound = 0.03 * spread if sampler in UNIPC else 1e-6
+    assert float((made - late)[..., :3].abs().max()) < bound
+
+
+@pytest.mark.parametrize("sampler", sorted(SOLVERS.keys() - STOCHASTIC - TWO_STAGES))
+def test_between_two_levels_a_place_starts_from_its_own(sampler, latent, noise):
+    """Against the row of its own that starts there: nearer than those that start at the levels around it."""
+    upper, lower = levels(STEPS, SHIFT, TOP)[5:7]
+    between = float(np.float32((upper + lower) / 2))
+    made = ends(sampler, latent, noise, halves(between))[..., :3]
+    exact, above, below = (alone(sampler, latent, noise, level)[..., :3] for level in (between, upper, lower))
+    error = float((made - exact).abs().mean())
+    assert error < 0.25 * min(float((made - other).abs().mean()) for other in (above, below))
+
+
+@pytest.mark.parametrize("sampler", SOLVERS)
+def test_what_never_starts_is_the_source(sampler, latent, noise):
+    made = ends(sampler, latent, noise, halves(0.0))
+    assert torch.equal(made[..., :3], latent[..., :3])
+    assert not torch.isclose(made[..., 3:], latent[..., 3:]).all()
+
+
+@pytest.mark.parametrize("sampler", SOLVERS)
+def test_one_value_is_plain_creativity_bit_for_bit(wan, sampler):
+    plain = replace(PLAIN, sources=(source(1),), creativity=0.7, sampler=sampler)
+    same = replace(plain, id="b", creativity_map=CreativityMap(np.full((64, 64), 0.7, np.float32)))
+    pixels = make(wan, plain, same)
+    assert np.array_equal(pixels["a"], pixels["b"])
+
+
+def test_rows_with_maps_are_the_same_in_company_and_alone(wan):
+    values = np.linspace(0, 0.8, 64 * 64, dtype=np.float32).reshape(64, 64)
+    rows = [
+        replace(PLAIN, id=str(number), sources=(source(number),), seed=number, sampler=sampler, creativity=0.8,
+                steps=4 + number, creativity_map=CreativityMap(shown))
+        for number, (sampler, shown) in enumerate(
+            [("unipc", values), ("euler", values.T), ("heun", values[::-1]), ("res_2s", values), ("deis", values.T),
+             ("lcm", values)])
+    ]  # fmt: skip
+    together = make(wan, *rows, replace(PLAIN, id="plain", sources=(source(1),), creativity=0.8))
+    assert all(np.array_equal(make(wan, row)[row.id], together[row.id]) for row in rows)
+
+
+def test_the_latent_stays_where_the_map_is_zero(wan):
+    """The picture's left half may not change, and its right half may."""
+    values = np.zeros((64, 64), np.float32)
+    values[:, 32:] = 1.0
+    request = replace(PLAIN, sources=(source(3),), creativity=1.0, creativity_map=CreativityMap(values))
+    embeddings, _ = wan.encode_prompts([request])
+    latents, _ = wan.encode_sources([request])
+    (done,) = wan.denoiser.run([wan.sample(request, embeddings, latents)])
+    columns = 32 // wan.stride
+    assert torch.equal(done.latent[..., :columns], latents["3"][..., :columns])
+    assert float((done.latent - latents["3"])[..., columns:].abs().mean()) > 0.1
+
+
+def test_kept_pixels_are_the_sources(wan):
+    values = np.full((64, 64), 0.9, np.float32)
+    values[16:40, 8:30] = 0
+    row = replace(PLAIN, sources=(source(3),), creativity=0.9)
+    made = make(wan, replace(row, creativity_map=CreativityMap(values)))["a"]
+    kept = make(wan, replace(row, creativity_map=CreativityMap(values, keep_pixels=True)))["a"]
+    inside = values == 0
+    assert np.array_equal(kept[inside], picture(3)[inside])
+    assert not np.array_equal(made[inside], picture(3)[inside]), "the VAE alone does not bring them back"
+    far = np.ones_like(inside)
+    far[16 - EDGE : 40 + EDGE, 8 - EDGE : 30 + EDGE] = False
+    assert np.array_equal(kept[far], made[far])
+
+
+def test_the_edge_of_kept_pixels_falls_evenly():
+    values = np.ones((1 + 2 * EDGE, 16), np.float32)
+    values[:, :4] = 0
+    black, white = (np.full((*values.shape, 3), value, np.uint8) for value in (0, 255))
+    made = with_kept_pixels(black, [SourceImage("white", white)], CreativityMap(values, True))
+    assert made[4, :, 0].tolist() == [255] * 4 + [204, 153, 102, 51] + [0] * 8
+
+
+def test_kept_pixels_of_a_blend_are_its_mean():
+    values = np.zeros((4, 4), np.float32)
+    dark, light = (np.full((4, 4, 3), value, np.uint8) for value in (40, 100))
+    sources = [SourceImage("dark", dark, 2.0), SourceImage("light", light, 1.0)]
+    assert (with_kept_pixels(light, sources, CreativityMap(values, True)) == 60).all()
+
+
+def test_a_place_of_the_latent_may_change_as_its_least_pixel():
+    values = np.full((8, 8), 0.5, np.float32)
+    values[3, 3], values[4:, :4] = 0.1, 0.9
+    assert latent_levels(values, 4).tolist() == [[np.float32(0.1), 0.5], [np.float32(0.9), 0.5]]
+
+
+def test_a_changing_part_smaller_than_a_place_lowers_the_start(wan):
+    values = np.full((64, 64), 0.5, np.float32)
+    values[0, 0] = 0.9
+    row = replace(PLAIN, sources=(source(1),), creativity=0.9, creativity_map=CreativityMap(values))
+    plain = replace(PLAIN, id="b", sources=(source(1),), creativity=0.5)
+    pixels = make(wan, row, plain)
+    assert np.array_equal(pixels["a"], pixels["b"])

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanbatch.jobs.cli.options import default_output, json_option, run_arguments, settings_options
-from wanbatch.jobs.config.settings import read_settings
+from wanbatch.jobs.config.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from wanbatch.jobs.cluster.prepare import Prepared
     from wanbatch.jobs.cluster.submit import Submitted
 
 INTERRUPTED = 130
@@ -26,6 +27,7 @@ address_option = click.option(
 @run_arguments
 @address_option
 @click.option("--detach", is_flag=True, help="do not wait: print the job's id and end")
+@click.option("--upload", metavar="URL", help="put manifest and sources into this folder of a store first")
 @click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="environment variable of the job; may be repeated")
 @click.option(
     "--python", default="python", show_default=True, help="the interpreter, as the cluster's shell finds it"
@@ -41,6 +43,7 @@ def submit(
     new_run: bool,
     address: str | None,
     detach: bool,
+    upload: str | None,
     env: tuple[str, ...],
     python: str,
     as_json: bool,
@@ -65,6 +68,8 @@ def submit(
     prepared = prepare_submission(manifest, out or default_output(manifest), settings, flags, env)
     for note in prepared.notes:
         _note(note)
+    if upload is not None:
+        prepared = _uploaded(prepared, tuple(flags), settings, upload)
     jobs = ClusterJobs(address)
     try:
         done = submit_job(prepared.submission, jobs, python, detach, note=_note)
@@ -72,6 +77,16 @@ def submit(
         _note(f"not followed any more; the job goes on: `wanbatch jobs list --address {jobs.address}`")
         ctx.exit(INTERRUPTED)
     _finish(ctx, prepared.submission.out, done, as_json)
+
+
+def _uploaded(prepared: Prepared, flags: tuple[str, ...], settings: Settings, target: str) -> Prepared:
+    """Put what only this machine has into a store."""
+    from wanbatch.jobs.cluster.upload import upload_inputs
+
+    done = upload_inputs(prepared, flags, settings, target)
+    missing = f", {done.missing} sources are not here" if done.missing else ""
+    _note(f"{done.files} files uploaded, {done.known} were there{missing}: {done.prepared.submission.manifest}")
+    return done.prepared
 
 
 def _finish(ctx: click.Context, out: str, done: Submitted, as_json: bool) -> None:

@@ -113,6 +113,13 @@ class LoraValue(Strict):
     weight: Annotated[float, Field(ge=-100, le=100)] = 1.0
 
 
+class BoxValue(Strict):
+    """A box of a row's source and the creativity in it."""
+
+    box: Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=4, max_length=4)]
+    creativity: Annotated[float, Field(ge=0, le=1)]
+
+
 class LostDigits(float):
     """A whole number out of a float type that cannot tell it from its neighbours."""
 
@@ -185,6 +192,16 @@ WEIGHTS = Kind(
 CREATIVITY = Kind(
     Annotated[float, Field(ge=0, le=1)], "a number from 0 (keep the source) to 1 (the prompt alone)", pa.float64()
 )
+BOXES = Kind(
+    Annotated[list[BoxValue], Field(min_length=1, max_length=1000)],
+    "a list of 1 to 1000 {box, creativity}",
+    pa.list_(pa.struct([("box", pa.list_(pa.float64())), ("creativity", pa.float64())])),
+    {
+        "box": "[x, y, width, height], four numbers from 0: pixels of the source, or shares of it if none is above 1",
+        "creativity": CREATIVITY.rule,
+    },
+)
+FLAG = Kind(bool, "true or false", pa.bool_())
 SEED = Kind(Annotated[_INTEGER, Field(ge=0, lt=2**63)], "an integer from 0 to 2**63 - 1", pa.int64())
 SIZE = Kind(
     Annotated[_INTEGER, Field(ge=16, le=4096, multiple_of=16)], "a multiple of 16 from 16 to 4096", pa.int32()

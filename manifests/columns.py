@@ -12,10 +12,12 @@ import pyarrow as pa
 from wanbatch.manifests.column_types import (
     ADAPTER,
     ADAPTERS,
+    BOXES,
     COUNT,
     CREATIVITY,
     CREATIVITY_STEPS,
     FIRST_VERSION,
+    FLAG,
     GUIDANCE,
     IMAGES,
     LABEL,
@@ -131,6 +133,32 @@ COLUMNS: tuple[Column, ...] = (
         pa.string(),
         pixels=True,
         since=2,
+    ),
+    Column(
+        "creativity_boxes",
+        "boxes of the first source in which another creativity holds than `creativity`, which holds everywhere else; "
+        "where boxes overlap the last one counts",
+        Given(BOXES, "none"),
+        pa.list_(pa.struct([("box", pa.list_(pa.float64())), ("creativity", pa.float64())])),
+        pixels=True,
+        since=5,
+    ),
+    Column(
+        "creativity_map",
+        "a picture in grey that says how much each place may change, 0 (black) to 1 (white), instead of `creativity`; "
+        "it has the shape of the first source",
+        Given(PATH, "none"),
+        pa.string(),
+        pixels=True,
+        since=5,
+    ),
+    Column(
+        "keep_pixels",
+        "whether the source's own pixels come back where the creativity of a box or a map is 0",
+        Given(FLAG, "false"),
+        pa.bool_(),
+        pixels=True,
+        since=5,
     ),
     Column(
         "seed",

@@ -18,6 +18,7 @@ from wanbatch.pipeline.sampling.solvers import evaluations_of_steps
 
 CREATIVITY_WITH_SOURCE = 0.6
 REPLACED = ("steps", "shift", "schedule")  # by explicit sigmas
+MAPS = ("creativity_boxes", "creativity_map")  # what gives places a creativity of their own
 
 
 def schedule_columns(rows: pa.Table, model: ModelInfo, settings: Settings) -> dict[str, pa.ChunkedArray]:
@@ -40,11 +41,26 @@ def schedule_columns(rows: pa.Table, model: ModelInfo, settings: Settings) -> di
 
 
 def resolved_schedules(rows: pa.Table, model: ModelInfo, settings: Settings) -> dict[str, pa.ChunkedArray]:
-    """Creativity, creativity_steps, steps, shift, schedule and sigmas of each row."""
+    """Creativity, creativity_boxes, creativity_steps, steps, shift, schedule and sigmas of each row."""
     columns = schedule_columns(rows, model, settings)
     columns["creativity_steps"] = creativity_steps_column(rows, columns["sigmas"], settings)
     columns["creativity"] = creativity_column(rows, has_sources(rows), pa.table(columns), settings.creativity)
+    columns["creativity_boxes"] = rows["creativity_boxes"]
     return columns
+
+
+def starting_levels(resolved: pa.Table) -> np.ndarray:
+    """The noise level that each row starts at, float64: the highest of its creativity and those of its boxes.
+
+    With a map it is at most that; what the map holds is seen only when it is read.
+
+    resolved: with creativity and creativity_boxes.
+    """
+    starts, boxes = resolved["creativity"].to_numpy(), resolved["creativity_boxes"].combine_chunks()
+    if boxes.null_count < len(boxes):
+        starts = starts.copy()
+        np.maximum.at(starts, boxes.value_parent_indices().to_numpy(), boxes.flatten().field("creativity").to_numpy())
+    return starts
 
 
 def has_sources(rows: pa.Table) -> pa.ChunkedArray:
@@ -72,9 +88,9 @@ def creativity_steps_column(rows: pa.Table, sigmas: pa.ChunkedArray, settings: S
 def evaluation_counts(images: pa.Table) -> np.ndarray:
     """How often the model is evaluated for each image, guidance and step cache aside; int64.
 
-    images: with sampler, creativity, creativity_steps and the columns of `schedule_columns`.
+    images: with sampler and the columns of `resolved_schedules`.
     """
-    creativity = images["creativity"].to_numpy()
+    creativity = starting_levels(images)
     respaced = pc.is_valid(images["creativity_steps"]).to_numpy()
     counts = np.zeros(len(images), dtype=np.int64)
     kinds = _codes([*(images[name] for name in REPLACED), images["sigmas"]])
@@ -110,7 +126,7 @@ def _codes(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
 def creativity_column(
     rows: pa.Table, sourced: pa.ChunkedArray, schedule: pa.Table, of_run: float | None
 ) -> pa.ChunkedArray:
-    """Each row's own creativity. Without one: 1, or with a source the run's.
+    """Each row's own creativity. Without one: 1, also with a map, or with a source the run's.
 
     Where the run has none it is 0.6, or what the row's schedule ends at if that is more.
 
@@ -121,16 +137,16 @@ def creativity_column(
         with_source = np.maximum(CREATIVITY_WITH_SOURCE, lowest)
     else:
         with_source = np.full(len(rows), of_run)
-    return pc.coalesce(rows["creativity"], pa.array(np.where(sourced.to_numpy(), with_source, 1.0)))
+    one_number = pc.and_(sourced, pc.is_null(rows["creativity_map"])).to_numpy()
+    return pc.coalesce(rows["creativity"], pa.array(np.where(one_number, with_source, 1.0)))
 
 
 def too_low(resolved: pa.Table) -> Iterator[tuple[int, str]]:
     """Rows that would start below the last level of their own schedule, by their indices, and what to do.
 
-    resolved: one row for each of the manifest's, with creativity, creativity_steps and the columns of
-        `schedule_columns`.
+    resolved: one row for each of the manifest's, with the columns of `resolved_schedules`.
     """
-    creativity = resolved["creativity"].to_numpy()
+    creativity = starting_levels(resolved)
     lowest = _lowest(resolved, (creativity > 0) & (creativity < 1))
     for index in np.flatnonzero((creativity > 0) & (creativity < lowest)).tolist():
         ((steps, shift, schedule, sigmas),) = schedules_of(resolved.slice(index, 1))
@@ -148,7 +164,7 @@ def no_room(resolved: pa.Table) -> Iterator[tuple[int, str]]:
 
     resolved: as for `too_low`.
     """
-    creativity = resolved["creativity"].to_numpy()
+    creativity = starting_levels(resolved)
     known = pc.is_in(resolved["schedule"], pa.array([*SCHEDULES])).to_numpy()
     respaced = pc.is_valid(resolved["creativity_steps"]).to_numpy() & known & (creativity > 0) & (creativity < 1)
     indices = np.flatnonzero(respaced)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
+from wanbatch.jobs.planning.noise_schedule import MAPS, REPLACED, evaluation_counts, has_sources, resolved_schedules
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.manifests.columns import ALWAYS, LATER, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
@@ -127,14 +127,16 @@ class Plan:
     def units(self, rows: int, skip: Collection[str] = ()) -> list[np.ndarray]:
         """Indices of the images that are still to be made, at most `rows` a unit.
 
-        Images of one unit share size and guidance; inside such a class, images with the same source or prompt
+        Images of one unit share size, guidance, and whether they have a creativity map; inside such a class, images with the same source or prompt
         stand together. Units are ordered by their first image.
         """
         images = self.images
         pending = np.array([index for index, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
         shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
         guided = images["guidance"].to_numpy()[pending] > 1
-        _, classes = np.unique(np.stack([*shape, guided]), axis=1, return_inverse=True)
+        mapped = [pc.is_valid(images[name]).to_numpy()[pending] for name in MAPS]
+        classes = np.stack([*shape, guided, np.logical_or(*mapped)])
+        _, classes = np.unique(classes, axis=1, return_inverse=True)
         classes = classes.reshape(-1)
         order = np.lexsort((pending, self._companions()[pending], classes))
         starts = np.flatnonzero(np.diff(classes[order], prepend=-1))

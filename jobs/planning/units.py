@@ -42,6 +42,11 @@ class Image(_Resolved):
     prompt_tokens_cut: int | None = None
     negative_prompt_tokens_cut: int | None = None
 
+    @property
+    def starting_level(self) -> float:
+        """The noise level that it starts at; with a map at most that. See `noise_schedule.starting_levels`."""
+        return max([self.creativity, *(box["creativity"] for box in self.creativity_boxes or ())])
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.noise_schedule import MAPS, starting_levels
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.source_sizes import loading_from
 from wanbatch.jobs.planning.units import Image
@@ -92,11 +93,12 @@ def possible_candidates(plan: Plan) -> Callable[[Candidate], bool]:
     """
     steps = plan.manifest.rows["steps"].take(plan.images["row"]).to_pylist()
     own = plan.manifest.rows["schedule"].take(plan.images["row"]).to_pylist()
-    columns = [plan.images[name].to_pylist() for name in ("sigmas", "shift", "creativity", "creativity_steps")]
-    starts: dict[tuple[str | None, float], float] = {}  # the lowest creativity by schedule and shift
-    for given, schedule, sigmas, shift, creativity, respaced in zip(steps, own, *columns, strict=True):
-        if given is None and sigmas is None and 0 < creativity < 1 and not respaced:
-            starts[schedule, shift] = min(creativity, starts.get((schedule, shift), 1.0))
+    columns = [plan.images[name].to_pylist() for name in ("sigmas", "shift", "creativity_steps")]
+    begins = starting_levels(plan.images).tolist()
+    starts: dict[tuple[str | None, float], float] = {}  # the lowest by schedule and shift
+    for given, schedule, sigmas, shift, respaced, level in zip(steps, own, *columns, begins, strict=True):
+        if given is None and sigmas is None and 0 < level < 1 and not respaced:
+            starts[schedule, shift] = min(level, starts.get((schedule, shift), 1.0))
 
     def is_possible(candidate: Candidate) -> bool:
         return all(
@@ -108,12 +110,12 @@ def possible_candidates(plan: Plan) -> Callable[[Candidate], bool]:
 
 
 def _affected(plan: Plan) -> np.ndarray:
-    """Return the indices of the images that take steps and whose row says nothing of what is tuned."""
+    """Return the indices of the images that take steps, without a map, whose row says nothing of what is tuned."""
     rows = plan.manifest.rows
     free = np.ones(len(rows), dtype=bool)
-    for name in ROW_SETTINGS:
+    for name in (*ROW_SETTINGS, *MAPS):
         free &= pc.is_null(rows[name]).to_numpy()
-    moving = plan.images["creativity"].to_numpy() > 0
+    moving = starting_levels(plan.images) > 0
     return np.flatnonzero(free[plan.images["row"].to_numpy()] & moving)
 
 

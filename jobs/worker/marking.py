@@ -25,7 +25,7 @@ def mark_of(image: Image, sources: Sequence[str | None], setup: WorkerSetup) -> 
         sources: what each of its sources says of its own origin, of `digital_source`.
         setup: of the worker that makes it.
     """
-    term = term_of(image.creativity, sources)
+    term = term_of(image.starting_level, sources)
     if not setup.embed_settings:
         return OriginMark(term, TOOL)
     model = setup.model

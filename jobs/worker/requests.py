@@ -10,16 +10,19 @@ from wanbatch.errors import RowError
 from wanbatch.jobs.planning.units import Image
 from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.sources.loader import SourceLoader
-from wanbatch.pipeline.core.requests import Request, SourceImage, fit
+from wanbatch.pipeline.core.requests import CreativityMap, Request, SourceImage, fit
 from wanbatch.pipeline.loading.registry import ModelInfo
 
-ASKED = tuple(field.name for field in fields(Request) if field.name in RESOLVED)
+ASKED = tuple(field.name for field in fields(Request) if field.name in RESOLVED and field.name != "creativity_map")
 """Settings of an image that the model is asked with."""
 
 
-def request_for(image: Image, sources: tuple[SourceImage, ...]) -> Request:
-    """What a planned image asks of the model, with its sources at its size."""
-    return Request(id=image.id, sources=sources, **{name: getattr(image, name) for name in ASKED})
+def request_for(
+    image: Image, sources: tuple[SourceImage, ...], creativity_map: CreativityMap | None = None
+) -> Request:
+    """What a planned image asks of the model, with its sources and its creativity map at its size."""
+    asked = {name: getattr(image, name) for name in ASKED} | {"creativity": image.starting_level}
+    return Request(id=image.id, sources=sources, **asked, creativity_map=creativity_map)
 
 
 def warm_up_request(image: Image) -> Request:
@@ -37,12 +40,14 @@ class FittedSource:
         sha256: of the source's file.
         notes: what the user should know of the source, of `notes.WORDS`.
         term: how its file says that it came to be, of `digital_source`.
+        size: width and height of the source itself.
     """
 
     picture: SourceImage
     sha256: str
     notes: frozenset[str]
     term: str | None
+    size: tuple[int, int]
 
 
 class FittedSources:
@@ -68,6 +73,6 @@ class FittedSources:
                 raise RowError("source", "changed_image", message)
             pixels = fit(loaded.pixels, image.width, image.height)
             picture = SourceImage(f"{loaded.sha256}-{image.width}x{image.height}", pixels)
-            self._known[key] = FittedSource(picture, loaded.sha256, loaded.notes, loaded.term)
+            self._known[key] = FittedSource(picture, loaded.sha256, loaded.notes, loaded.term, (width, height))
         known = self._known[key]
         return replace(known, picture=replace(known.picture, weight=source.weight))

@@ -19,6 +19,7 @@ from wanbatch import __version__
 from wanbatch.errors import RowError
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.jobs.worker.context import WorkerContext
+from wanbatch.jobs.worker.creativity_maps import creativity_map
 from wanbatch.jobs.worker.marking import mark_of
 from wanbatch.jobs.worker.messages import UnitReport
 from wanbatch.jobs.worker.recovery import generate_or_fail
@@ -31,7 +32,7 @@ from wanbatch.manifests.dataset.origin_marks import OriginMark
 from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
 from wanbatch.manifests.digital_source import SYNTHETIC
 from wanbatch.manifests.sources.notes import NotedImages, added
-from wanbatch.pipeline.core.requests import Failed, Result, SourceImage
+from wanbatch.pipeline.core.requests import CreativityMap, Failed, Result, SourceImage
 from wanbatch.pipeline.sampling.schedules import KEEP
 
 
@@ -73,6 +74,7 @@ class UnitTask:
         self._on_progress, self._stops = on_progress, stops
         self._started = datetime.now(UTC)
         self._sources: dict[str, tuple[SourceImage, ...]] = {}
+        self._maps: dict[str, CreativityMap | None] = {}
         self._used: dict[str, tuple[records.UsedSource, ...]] = {}
         self._marks: dict[str, OriginMark] = {}
         self._load_seconds: dict[str, float] = {}
@@ -103,7 +105,8 @@ class UnitTask:
         self._on_progress(self.task.unit, 0)
         begin = perf_counter()
         images = {image.id: image for image in self.task.images if image.id in self._sources}
-        requests = [] if self._stops() else [request_for(image, self._sources[image.id]) for image in images.values()]
+        requests = [request_for(image, self._sources[name], self._maps[name]) for name, image in images.items()]
+        requests = [] if self._stops() else requests
         pipeline = self.context.pipeline
         for outcome in generate_or_fail(pipeline, self.context.setup.device, requests):
             image = images[outcome.request.id]
@@ -116,6 +119,7 @@ class UnitTask:
                 break
         self._slots = pipeline.slots
         self._sources.clear()
+        self._maps.clear()
         self._model_seconds = perf_counter() - begin
         self._busy_seconds += self._model_seconds
 
@@ -166,11 +170,13 @@ class UnitTask:
         begin = perf_counter()
         try:
             loaded = sources.of(image)
+            shown = creativity_map(image, loaded[0].size, self.context.sources) if loaded else None
         except RowError as error:
             self._fail(image, error)
             return
         self._load_seconds[image.id] = perf_counter() - begin
         self._sources[image.id] = tuple(fitted.picture for fitted in loaded)
+        self._maps[image.id] = shown
         self._used[image.id] = tuple(
             records.UsedSource(source.path, source.weight, fitted.sha256)
             for source, fitted in zip(image.sources, loaded, strict=True)

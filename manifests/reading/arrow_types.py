@@ -99,6 +99,8 @@ def _holds(kind: pa.DataType, wanted: pa.DataType) -> bool:
         return is_list(kind) and _holds(kind.value_type, wanted.value_type)
     if kinds.is_struct(wanted):
         return _fields_are(kind, wanted)
+    if kinds.is_boolean(wanted):
+        return kinds.is_boolean(kind)
     return _is_number(kind)
 
 
@@ -111,6 +113,8 @@ def _type_words(wanted: pa.DataType, several: bool = False) -> str:
         fields = (wanted.field(i) for i in range(wanted.num_fields))
         named = " and ".join(f"{f.name} ({_type_words(f.type).removeprefix('a ')})" for f in fields)
         return f"structs with {named} alone"
+    if kinds.is_boolean(wanted):
+        return "booleans" if several else "true or false"
     return "numbers" if several else "a number"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError, create_model
 
-from wanbatch.manifests.column_types import NAME, ImageValue, LoraValue, Strict
+from wanbatch.manifests.column_types import NAME, BoxValue, ImageValue, LoraValue, Strict
 from wanbatch.manifests.columns import GIVEN
 from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.nearest import nearest, shorten
@@ -74,7 +74,28 @@ def _contradictions(row: ManifestRow, prompt_of_run: bool) -> Iterator[str]:
                 yield f"has both sigmas and {name}: sigmas say every noise level; drop one of the two"
     if row.blend_weights is not None and len(row.blend_weights) != len(sources):
         yield f"has {len(row.blend_weights)} blend_weights for {len(sources)} images: give one weight for each image"
+    yield from _map_contradictions(row)
     yield from _blend_group_contradictions(row)
+
+
+def _map_contradictions(row: ManifestRow) -> Iterator[str]:
+    given = [name for name in ("creativity_boxes", "creativity_map") if getattr(row, name) is not None]
+    if not given:
+        if row.keep_pixels:
+            yield "has keep_pixels but neither creativity_boxes nor creativity_map: give one of them, or drop it"
+        return
+    if not row.source_images and row.blend_group is None:
+        yield f"has {given[0]} but there is no source image: give an image, or drop {given[0]}"
+    if len(given) == 2:
+        yield "has both creativity_boxes and creativity_map: draw the boxes into the map, or drop one of the two"
+    if row.creativity_map is not None and row.creativity is not None:
+        yield "has both creativity_map and creativity: the map says it for every place; drop creativity"
+    for index, one in enumerate(row.creativity_boxes or ()):
+        x, y, width, height = one.box
+        if not (width > 0 and height > 0):
+            yield f"creativity_boxes[{index}].box is {one.box}: its width and height must be above 0"
+        elif max(one.box) <= 1 and (x + width > 1 + 1e-9 or y + height > 1 + 1e-9):
+            yield f"creativity_boxes[{index}].box is {one.box}: as shares of the source it reaches over the edge; cut it"
 
 
 def _blend_group_contradictions(row: ManifestRow) -> Iterator[str]:
@@ -99,7 +120,7 @@ def _words(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)[1:]
     columns = [part for part in where if isinstance(part, str)]
     if error["type"] == "extra_forbidden":
-        known = LoraValue if columns[0] == "loras" else ImageValue
+        known = {"loras": LoraValue, "creativity_boxes": BoxValue}.get(columns[0], ImageValue)
         return f"{field} is unknown; known are {', '.join(known.model_fields)}"
     if error["type"] == "missing":
         return f"{field} is missing: must be {RULES['.'.join(columns)]}"

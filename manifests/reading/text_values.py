@@ -20,6 +20,13 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _WRITTEN = re.compile(r"-?(0|[1-9]\d*)((\.\d*[1-9]|\.0)([eE][+-]?\d+)?|[eE][+-]\d+)?")
 
 
+_LISTS = {
+    **dict.fromkeys(("keywords", "image", "images"), '["a", "b"]'),
+    "creativity_boxes": '[{"box": [0.2, 0.2, 0.5, 0.5], "creativity": 0}]',
+}
+"""How a list of a column looks as JSON, where it is no list of numbers."""
+
+
 class BadTextError(ValueError):
     """A text that cannot be the value of its column. The message says what to write instead."""
 
@@ -45,6 +52,8 @@ def known_value(name: str, text: str) -> Any:
         return text
     if kinds.is_list(wanted):
         return _from_json(name, text)
+    if kinds.is_boolean(wanted):
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
     return _number(text)
 
 
@@ -69,7 +78,7 @@ def _from_json(name: str, text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         start = text if len(text) <= 40 else f"{text[:37]}..."
-        like = '["a", "b"]' if name in ("keywords", "image", "images") else "[1, 0.5]"
+        like = _LISTS.get(name, "[1, 0.5]")
         raise BadTextError(f"{name} is {start!r}: in a cell write a list as JSON, like {like}") from error
 
 

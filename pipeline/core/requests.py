@@ -121,6 +121,14 @@ class Failed:
     error: RowError
 
 
+def fitted_part(columns: int, rows: int, width: int, height: int) -> tuple[float, float, float, float]:
+    """The part of an image that `fit` keeps: left, top, right and bottom, in its own pixels."""
+    scale = max(width / columns, height / rows)
+    across, down = width / scale, height / scale
+    left, top = (columns - across) / 2, (rows - down) / 2
+    return left, top, left + across, top + down
+
+
 def fit(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """Scale an image to cover a size and cut what is over, the same on both sides.
 
@@ -135,9 +143,5 @@ def fit(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     rows, columns = pixels.shape[:2]
     if (columns, rows) == (width, height):
         return pixels
-    scale = max(width / columns, height / rows)
-    across, down = width / scale, height / scale
-    left, top = (columns - across) / 2, (rows - down) / 2
-    image = Image.fromarray(pixels)
-    box = (left, top, left + across, top + down)
-    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=box))
+    box = fitted_part(columns, rows, width, height)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box=box))

@@ -21,6 +21,7 @@ from wanbatch.jobs.cli.options import AS_JSON
 from wanbatch.jobs.cli.plan_command import plan
 from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
 from wanbatch.jobs.cli.run_commands import retry, run
+from wanbatch.jobs.cli.schedule_commands import schedule
 from wanbatch.jobs.cli.tune_command import tune
 
 INTERRUPTED = 130
@@ -52,7 +53,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[run, retry, plan, status, report, repair, tune, bench, doctor, completion],
+    commands=[run, retry, plan, status, report, repair, tune, bench, doctor, completion, schedule],
 )
 @click.version_option(__version__)
 def main() -> None:

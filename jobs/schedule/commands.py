@@ -20,14 +20,17 @@ def tick_commands(schedule: Schedule, wanbatch: Sequence[str] = THIS_WANBATCH) -
         schedule: whose tick it is.
         wanbatch: the words that start wanbatch.
     """
-    commands = []
-    if schedule.is_recipe:
-        commands.append([*wanbatch, "augment", schedule.source, "--out", schedule.manifest])
-    verb = ["run"] if schedule.address is None else ["submit"]
-    where = [] if schedule.address is None else ["--address", schedule.address]
     again = ["--rerun-changed"] if schedule.rerun_changed else []
-    commands.append([*wanbatch, *verb, schedule.manifest, "--out", schedule.output, *where, *again, *schedule.flags])
-    return commands
+    if schedule.is_recipe and schedule.address is None:
+        words = ["augment", schedule.source, "--run", "--manifest", schedule.manifest, "--out", schedule.output]
+        return [[*wanbatch, *words, *schedule.flags]]
+    if schedule.address is None:
+        return [[*wanbatch, "run", schedule.manifest, "--out", schedule.output, *again, *schedule.flags]]
+    words = ["submit", schedule.manifest, "--out", schedule.output, "--address", schedule.address, *again]
+    submit = [*wanbatch, *words, *schedule.flags]
+    if not schedule.is_recipe:
+        return [submit]
+    return [[*wanbatch, "augment", schedule.source, "--out", schedule.manifest], submit]
 
 
 def tick_environment(schedule: Schedule, time: datetime) -> dict[str, str]:

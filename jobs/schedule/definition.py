@@ -39,6 +39,9 @@ KEYS = {
 }
 REQUIRED = ("cron", "timezone", "output")
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,50}[A-Za-z0-9])?")
+DECIDED_BY_RECIPES = ("prompt", "creativity", "seed")
+"""Settings that `wanbatch augment` does not take."""
+
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEADLINE = "12h"
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=366)
@@ -176,6 +179,8 @@ def _schedule(name: str, table: Mapping[str, Any], folder: Path) -> Schedule:
     is_recipe = "recipe" in table
     address = _text(table, "address") if "address" in table else None
     given = table.get("settings", {})
+    if is_recipe and isinstance(given, dict) and (decided := [name for name in DECIDED_BY_RECIPES if name in given]):
+        raise UserError(f"settings: {decided[0]} is what a recipe decides: set it there")
     if not isinstance(given, dict):
         raise UserError("settings must be a table, like [schedule.nightly.settings]")
     return Schedule(

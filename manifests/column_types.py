@@ -1,4 +1,4 @@
-"""What the table in `columns.py` is made of: columns, and the kinds of values that rows give."""
+"""What the table in `column_table.py` is made of: columns, and the kinds of values that rows give."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The records: what a manifest asks (`Row`), and what a run writes (`Record`, `Timing`, `Failure`).
 
-What manifests and data parts have in common comes from the table in `columns.py`; the schemas of timings and
+What manifests and data parts have in common comes from the table in `column_table.py`; the schemas of timings and
 failures come from their dataclasses here. This file reads and writes nothing.
 """
 

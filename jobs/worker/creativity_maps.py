@@ -54,7 +54,9 @@ def _in_pixels(box: list[float], size: tuple[int, int], index: int) -> tuple[flo
     if max(box) <= 1:
         return x * size[0], y * size[1], width * size[0], height * size[1]
     if x + width > size[0] + 0.5 or y + height > size[1] + 0.5:
-        message = f"creativity_boxes[{index}].box {box} reaches over the edge of its source of {size[0]}x{size[1]} pixels"
+        message = (
+            f"creativity_boxes[{index}].box {box} reaches over the edge of its source of {size[0]}x{size[1]} pixels"
+        )
         raise RowError("source", "bad_box", f"{message}: cut it")
     return x, y, width, height
 

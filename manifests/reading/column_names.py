@@ -1,7 +1,7 @@
 """Columns of a manifest that seem to mean one that wanbatch knows. Pure.
 
 A column that wanbatch does not know passes through, so one that is misspelt, or that another tool calls otherwise,
-would be ignored without a word. The names of other tools stand beside each column in `columns.py`.
+would be ignored without a word. The names of other tools stand beside each column in `column_table.py`.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _map_contradictions(row: ManifestRow) -> Iterator[str]:
         if not (width > 0 and height > 0):
             yield f"creativity_boxes[{index}].box is {one.box}: its width and height must be above 0"
         elif max(one.box) <= 1 and (x + width > 1 + 1e-9 or y + height > 1 + 1e-9):
-            yield f"creativity_boxes[{index}].box is {one.box}: as shares of the source it reaches over the edge; cut it"
+            yield f"creativity_boxes[{index}].box is {one.box}: shares of the source that reach over its edge; cut it"
 
 
 def _blend_group_contradictions(row: ManifestRow) -> Iterator[str]:
@@ -120,8 +120,8 @@ def _words(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)[1:]
     columns = [part for part in where if isinstance(part, str)]
     if error["type"] == "extra_forbidden":
-        known = {"loras": LoraValue, "creativity_boxes": BoxValue}.get(columns[0], ImageValue)
-        return f"{field} is unknown; known are {', '.join(known.model_fields)}"
+        parts: dict[str, type[Strict]] = {"loras": LoraValue, "creativity_boxes": BoxValue}
+        return f"{field} is unknown; known are {', '.join(parts.get(columns[0], ImageValue).model_fields)}"
     if error["type"] == "missing":
         return f"{field} is missing: must be {RULES['.'.join(columns)]}"
     if error["type"] == "lost_digits":

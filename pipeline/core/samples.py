@@ -22,8 +22,8 @@ class Region:
     Attributes:
         latent: Of the sources, float32 [channels, height, width], normalised.
         noise: Of the row's start, as `latent`.
-        levels: Float32 [height, width], the noise level at which each place starts; infinite for those that start with
-            the row.
+        levels: Float32 [height, width], the noise level at which each place starts; infinite for those that start
+            with the row.
     """
 
     latent: Tensor

@@ -229,9 +229,10 @@ def _two_stages(sigmas: np.ndarray, second: Callable[[float, float], tuple[float
             reached.append(after)
             correct.append(_row(0, after / now, weight, 1 - after / now - weight))
             predict.append(_row(1))
-    tables = [np.array(rows).reshape(len(looks), TERMS) for rows in (correct, predict)]
+    corrections, predictions = (np.array(rows).reshape(len(looks), TERMS) for rows in (correct, predict))
     levels = np.array([*looks, sigmas[-1]])
-    return _solution(levels, np.array(looks) * TRAIN_TIMESTEPS, *tables, reached=np.array(reached))
+    times = np.array(looks) * TRAIN_TIMESTEPS
+    return _solution(levels, times, corrections, predictions, reached=np.array(reached))
 
 
 # ---- predictor and corrector ----------------------------------------------------------------------------------
@@ -316,6 +317,7 @@ def _solution(
     correct: np.ndarray,
     predict: np.ndarray,
     noise: np.ndarray | None = None,
+    *,
     reached: np.ndarray | None = None,
 ) -> Solution:
     return Solution(

@@ -51,7 +51,9 @@ def ends(sampler: str, latent: torch.Tensor, noise: torch.Tensor, places: np.nda
 def alone(sampler: str, latent: torch.Tensor, noise: torch.Tensor, level: float) -> torch.Tensor:
     """The last sample of a row of its own that starts at a level."""
     solution = solve(sampler, STEPS, SHIFT, level)
-    return trajectory([solution], mixed(latent, noise, level)[None], Gaussian(0.3, 0.5).velocity, None, "sigmas")[-1][0]
+    return trajectory([solution], mixed(latent, noise, level)[None], Gaussian(0.3, 0.5).velocity, None, "sigmas")[-1][
+        0
+    ]
 
 
 def halves(low: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`wanbatch status`, `wanbatch report` and `wanbatch repair`: what an output folder holds and whether it is whole."""
+"""`wanbatch status` and `wanbatch repair`: what an output folder holds and whether it is whole."""
 
 from __future__ import annotations
 
@@ -49,26 +49,6 @@ def _lines(out: str | Path, found: dict[str, Any]) -> Iterator[str]:
     if (rate := found["pictures_per_second"]) is not None:
         left = f", {found['seconds_left']:.0f} s left" if found["seconds_left"] is not None else ""
         yield f"  speed     {rate:.2f} pictures/s{left}"
-
-
-@click.command()
-@folder_argument
-@click.option("--sheet", type=click.Path(path_type=Path), help="PNG to write; default: OUT/contact-sheet.png")
-@click.option("--columns", default=4, show_default=True, type=click.IntRange(1, 50), help="pictures side by side")
-@click.option("--limit", default=64, show_default=True, type=click.IntRange(1, 10_000), help="pictures at most")
-@click.option("--keyword", default="", help="only pictures with this one among their keywords; default: all")
-def report(out: str | Path, sheet: Path | None, columns: int, limit: int, keyword: str) -> None:
-    """Draw the pictures of the output folder OUT on a contact sheet; that of a URL is written to this folder.
-
-    \b
-    Example:
-      wanbatch report out/quickstart --sheet sheet.png
-    """
-    from wanbatch.jobs.reporting.contact_sheet import contact_sheet
-
-    target = sheet or (out / "contact-sheet.png" if isinstance(out, Path) else Path("contact-sheet.png"))
-    count = contact_sheet(out, target, columns=columns, limit=limit, keyword=keyword)
-    click.echo(f"{count} pictures on {target}")
 
 
 @click.command()

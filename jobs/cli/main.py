@@ -16,10 +16,11 @@ from wanbatch.errors import ManifestError, WanbatchError
 from wanbatch.jobs.cli.bench_command import bench
 from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
-from wanbatch.jobs.cli.folder_commands import repair, report, status
+from wanbatch.jobs.cli.folder_commands import repair, status
 from wanbatch.jobs.cli.options import AS_JSON
 from wanbatch.jobs.cli.plan_command import plan
 from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
+from wanbatch.jobs.cli.report_command import report
 from wanbatch.jobs.cli.run_commands import retry, run
 from wanbatch.jobs.cli.tune_command import tune
 

@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import numpy as np
+import pyarrow as pa
 from PIL import Image
+
+from wanbatch.jobs.config.hardware import cpu_name
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -57,10 +63,14 @@ def main(images: int, unit_rows: int, side: int, folder: Path | None, target: Pa
         out = (folder or Path(scratch)) / "out"
         if not out.exists():
             fill(out, images, unit_rows, side)
-        begin = time.monotonic()
+        begin, load = time.monotonic(), round(os.getloadavg()[0], 1)
         subprocess.run([sys.executable, "-m", "wanbatch.jobs.cli", "report", str(out)], check=True)
         seconds, used = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
         found = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": f"python benchmarks/report.py --images {images} --unit-rows {unit_rows} --side {side}",
+            "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "load_before": load},
+            "versions": {"python": platform.python_version(), "pyarrow": pa.__version__},
             "images": images,
             "unit_rows": unit_rows,
             "picture_bytes": sum(path.stat().st_size for path in (out / "data").iterdir()) // images,

@@ -12,7 +12,7 @@ from wanbatch.jobs.cli.options import folder_argument
 @click.command()
 @folder_argument
 @click.option("--to", type=click.Path(path_type=Path), help="page to write; default: OUT/report.html")
-@click.option("--pages", is_flag=True, help="write pages with all pictures and all failures, too, in OUT/report-pages")
+@click.option("--pages", is_flag=True, help="write pages with all pictures and failures, too, in OUT/report-pages")
 @click.option("--class-column", help="column with the class of a picture; default: class, label, category, ...")
 @click.option("--sheet", type=click.Path(path_type=Path), help="draw a contact sheet, a PNG, instead of the page")
 @click.option("--columns", default=4, show_default=True, type=click.IntRange(1, 50), help="of the contact sheet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from wanbatch.manifests.dataset.folder import OutputFolder
-from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
+from wanbatch.manifests.dataset.status import INTERNAL
 from wanbatch.manifests.records import Backends, Failure, Record, Timing, UsedSource, data_table
 from wanbatch.manifests.storage.backend import open_backend
-from wanbatch.manifests.dataset.status import INTERNAL
 
 BEGIN = datetime(2026, 5, 1, 8, 0, tzinfo=UTC)
 CLASSES = ("cat", "owl", "rocket")
@@ -56,7 +56,7 @@ def record_of(number: int, image: bytes, sources: Sequence[UsedSource], **change
     values: dict[str, Any] = {
         "id": f"row-{number:06d}",
         "image": image,
-        "prompt": f"a <large> {CLASSES[number % len(CLASSES)]} & its \"friends\"",
+        "prompt": f'a <large> {CLASSES[number % len(CLASSES)]} & its "friends"',
         "sources": used,
         "creativity": creativity,
         "seed": number,
@@ -109,8 +109,7 @@ def fill_folder(
     sources: Sequence[UsedSource] = (),
     source_root: str | Path = ".",
     ended: str | None = "finished",
-    image_of: Any = drawing,
-    drop: Sequence[str] = (),
+    image_of: Callable[[int], bytes] = drawing,
     **changes: Any,
 ) -> None:
     """Fill an output folder.
@@ -123,46 +122,39 @@ def fill_folder(
         source_root: where those are.
         ended: the last event of the log; None: the run was killed.
         image_of: gives the file of the image of a number.
-        drop: columns that no image has.
         changes: values that every image has.
     """
-    log = [event("started", 0, pid=1, rows=units * rows + left, pending=units * rows + left)]
+    planned = units * rows + left
+    log = [event("started", 0, pid=1, rows=planned, pending=planned)]
     log.append(event("warning", 0, message="rows.jsonl: column 'sedd' passes through: did you mean seed?"))
     with OutputFolder.open(out, FINGERPRINT, {"wanbatch": "0.1.0"}) as folder:
         root = str(source_root)
         settings = {"source_root": root, "source_fence": root, "steps": 8}
-        plan = {"rows": units * rows + left, "manifest": f"{root}/rows.jsonl", "digest": "d", "settings": settings}
-        folder.set_plan(plan)
+        folder.set_plan({"rows": planned, "manifest": f"{root}/rows.jsonl", "digest": "d", "settings": settings})
         together = []
         for unit in range(units):
             numbers = list(range(unit * rows, (unit + 1) * rows))
             bad = numbers[rows - failed :] if unit == 0 and failed else []
             made = [number for number in numbers if number not in bad]
-            records = [record_of(number, image_of(number), sources, **changes) for number in made]
-            table = pa.table({"class": pa.array([CLASSES[number % len(CLASSES)] for number in made], pa.string())})
-            data = data_table(records, table.drop_columns([name for name in drop if name in table.column_names]))
-            timings = [timing_of(number, unit, rows, f"worker-{unit % 2}") for number in made]
-            failures = [failure_of(number, unit) for number in bad]
-            together.append(write_attempt(folder.url, unit, "try", data, timings, failures))
+            images = [record_of(number, image_of(number), sources, **changes) for number in made]
+            together.append(_attempt(folder.url, unit, rows, images, bad))
             if len(together) == 64 or unit == units - 1:
                 folder.publish_many(together, verify_checksums=False)
                 together = []
-            log.append(
-                event(
-                    "unit",
-                    unit * 60 + 30,
-                    unit=unit,
-                    worker=f"worker-{unit % 2}",
-                    made=len(made),
-                    failed=len(bad),
-                    slots=rows,
-                    busy_seconds=20.0,
-                    model_seconds=15.0,
-                )
-            )
+            counts = {"made": len(made), "failed": len(bad), "slots": rows}
+            seconds = {"busy_seconds": 20.0, "model_seconds": 15.0}
+            log.append(event("unit", unit * 60 + 30, unit=unit, worker=f"worker-{unit % 2}", **counts, **seconds))
         if ended:
             log.append(event(ended, units * 60, made=units * rows - failed, pending=left, drained=0))
     open_backend(out).write_atomic(f"{INTERNAL}/log.jsonl", b"".join(log))
+
+
+def _attempt(url: str, unit: int, slots: int, images: Sequence[Record], bad: Sequence[int]) -> Attempt:
+    made = [image.manifest_row for image in images]
+    classes = pa.table({"class": pa.array([CLASSES[number % len(CLASSES)] for number in made], pa.string())})
+    timings = [timing_of(number, unit, slots, f"worker-{unit % 2}") for number in made]
+    data = data_table(images, classes) if images else None
+    return write_attempt(url, unit, "try", data, timings, [failure_of(number, unit) for number in bad])
 
 
 def write_checks(out: Path, names: Sequence[str]) -> None:
@@ -180,5 +172,3 @@ def write_checks(out: Path, names: Sequence[str]) -> None:
     )
     (out / "checks").mkdir()
     pq.write_table(table, out / "checks" / "part-00000.parquet")
-
-

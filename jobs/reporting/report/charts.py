@@ -42,9 +42,9 @@ def curve(values: Sequence[float], starts: Sequence[float] = (), stepped: bool =
     points: list[tuple[float, float]] = []
     for index, value in enumerate(values):
         height = HEIGHT - value / top * (HEIGHT - 4)
-        points += [(index * step, height), ((index + 1) * step, height)] if stepped else [
-            ((index + 0.5) * step, height)
-        ]
+        points += (
+            [(index * step, height), ((index + 1) * step, height)] if stepped else [((index + 0.5) * step, height)]
+        )
     line = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     area = f"{line} L{points[-1][0]:.1f} {HEIGHT} L{points[0][0]:.1f} {HEIGHT} Z"
     return Curve(line, area, top, [round(start * WIDTH, 1) for start in starts[1:]])

@@ -46,7 +46,9 @@ class Measure:
     def as_json(self) -> dict[str, Any]:
         """Its attributes as JSON values."""
         return {
-            **{name: getattr(self, name) for name in ("name", "images", "rejected", "order", "least", "mean", "most")},
+            **{
+                name: getattr(self, name) for name in ("name", "images", "rejected", "order", "least", "mean", "most")
+            },
             "worst": [{"id": name, "value": value} for name, value in self.worst],
         }
 
@@ -69,6 +71,11 @@ class Checks:
     def reasons(self) -> dict[str, int]:
         """Check -> how many images it rejected, the most common first."""
         return dict(Counter(reason for of in self.rejected.values() for reason in of).most_common())
+
+    def as_json(self) -> dict[str, Any]:
+        """What `report.json` says of them."""
+        measures = [measure.as_json() for measure in self.measures]
+        return {"rejected": self.reasons, "measures": measures, "problem": self.problem}
 
 
 def read_checks(out: str | Path, made: frozenset[str]) -> Checks:
@@ -122,7 +129,9 @@ def _measure(table: pa.Table, column: str, rejected: dict[str, tuple[str, ...]])
     finite = np.isfinite(values)
     bad = np.array([column in rejected.get(name, ()) for name in names], dtype=bool)
     order, worst = _worst_first(values, bad, pa.types.is_boolean(kind))
-    figures = [round(float(of(values[finite])), 6) for of in (np.min, np.mean, np.max)] if finite.any() else [None] * 3
+    figures = (
+        [round(float(of(values[finite])), 6) for of in (np.min, np.mean, np.max)] if finite.any() else [None] * 3
+    )
     chosen = tuple((names[index], float(values[index])) for index in worst[:WORST] if finite[index])
     return Measure(column, len(names), int(bad.sum()), order, chosen, *figures)
 

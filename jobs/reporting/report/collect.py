@@ -52,12 +52,13 @@ class ReportData:
     failures: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
-def collect(out: str | Path, class_column: str | None = None) -> ReportData:
+def collect(out: str | Path, class_column: str | None = None, over: bool = False) -> ReportData:
     """Read an output folder, without its lock, so also while a run goes on.
 
     Args:
         out: the folder, or its URL.
         class_column: the column that has the class of an image; None: the first of `groups.CLASS_COLUMNS`.
+        over: the run is over, although its process still holds the folder.
 
     Raises:
         UserError: It is no output folder, or a part of it is lost.
@@ -67,30 +68,22 @@ def collect(out: str | Path, class_column: str | None = None) -> ReportData:
     events = parsed_events(read_internal_file(out, LOG))
     sessions = sessions_of(events)
     parts = CommittedParts.open(out)
+    folder = parts.backend.root
     keys, column = _keys(parts, class_column)
     checks = read_checks(out, frozenset(keys["id"].to_pylist()))
     failed = parts.table("failures", FAILURE_COLUMNS)
     failures = [] if failed is None else failed.sort_by("manifest_row").to_pylist()
     data = {
         "format": FORMAT,
+        "name": folder.rstrip("/").rpartition("/")[2] or folder,
         "wanbatch": __version__,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "folder": str(out),
-        "state": _state(found, sessions),
-        "counts": {
-            "rows": found["rows"],
-            "made": found["done"],
-            "failed": found["quarantined"],
-            "left": found["pending"],
-            "rejected_by_checks": len(checks.rejected),
-        },
-        "failures": failure_classes(failures, str(out)),
+        "folder": folder,
+        "state": _state(found, sessions, over),
+        "counts": _counts(found, checks),
+        "failures": failure_classes(failures, folder),
         **_grouped(keys, column, checks),
-        "checks": {
-            "rejected": checks.reasons,
-            "measures": [measure.as_json() for measure in checks.measures],
-            "problem": checks.problem,
-        },
+        "checks": checks.as_json(),
         **_work(parts, sessions, events),
         "warnings": _warnings(events),
         "model": {name: found["fingerprint"].get(name) for name in ("model", "revision")},
@@ -126,9 +119,14 @@ def _keys(parts: CommittedParts, wanted: str | None) -> tuple[pa.Table, str | No
     return others.append_column("class", pa.array(classes, pa.string())), column
 
 
-def _state(found: Mapping[str, Any], sessions: Sequence[Session]) -> str:
+def _counts(found: Mapping[str, Any], checks: Checks) -> dict[str, Any]:
+    names = {"rows": "rows", "made": "done", "failed": "quarantined", "left": "pending"}
+    return {**{name: found[key] for name, key in names.items()}, "rejected_by_checks": len(checks.rejected)}
+
+
+def _state(found: Mapping[str, Any], sessions: Sequence[Session], over: bool) -> str:
     """`running`, `finished`, `interrupted`, `stopped`, or `ended without a word`, as a killed run does."""
-    if found["holder"]:
+    if found["holder"] and not over:
         return "running"
     if sessions and sessions[-1].ended:
         return sessions[-1].ended

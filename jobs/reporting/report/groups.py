@@ -87,13 +87,11 @@ def classes_before_and_after(
     for name, used, bad in zip(classes, sources, rejected, strict=True):
         before.setdefault(name, set()).update(used)
         made[name] += 1
-        refused[name] += bad
+        refused[name] += int(bad)
     found = []
     for name, count in sorted(made.items(), key=lambda item: (-item[1], item[0]))[:most]:
-        own, bad = len(before[name]), refused[name]
-        found.append(
-            {"class": name, "sources": own, "made": count, "rejected": bad, "after": own + count - bad}
-        )
+        own, out = len(before[name]), refused[name]
+        found.append({"class": name, "sources": own, "made": count, "rejected": out, "after": own + count - out})
     return found
 
 

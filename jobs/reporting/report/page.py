@@ -77,16 +77,20 @@ def _render(
     report: ReportData, shown: Sequence[Card], judged: Sequence[tuple[Measure, list]], pages: str | None
 ) -> str:
     arrangements = [name for name in ("class", "creativity", "style") if any(name in card.kinds for card in shown)]
-    return environment().get_template("report.html").render(
-        data=report.data,
-        cards=_arranged(shown, arrangements[0] if arrangements else None),
-        arrangements=arrangements,
-        judged=judged,
-        stages=_stages(report.data["stage_seconds"]),
-        speed=_speed(report),
-        classes=report.data["classes"][:CLASSES_SHOWN],
-        most_of_a_class=max((row["after"] for row in report.data["classes"]), default=1),
-        pages=pages,
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            data=report.data,
+            cards=_arranged(shown, arrangements[0] if arrangements else None),
+            arrangements=arrangements,
+            judged=judged,
+            stages=_stages(report.data["stage_seconds"]),
+            speed=_speed(report),
+            classes=report.data["classes"][:CLASSES_SHOWN],
+            most_of_a_class=max((row["after"] for row in report.data["classes"]), default=1),
+            pages=pages,
+        )
     )
 
 

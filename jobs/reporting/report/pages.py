@@ -52,15 +52,19 @@ def all_pages(report: ReportData, sources: SourceThumbnails, back: str) -> Itera
 def _page(
     report: ReportData, title: str, names: Sequence[str], index: int, back: str, cards=(), failures=()
 ) -> tuple[Path, bytes]:
-    html = environment().get_template("images.html").render(
-        folder=report.data["folder"],
-        title=title,
-        back=back,
-        before=names[index - 1] if index else None,
-        after=names[index + 1] if index + 1 < len(names) else None,
-        first=names[0],
-        last=names[-1],
-        cards=cards,
-        failures=failures,
+    html = (
+        environment()
+        .get_template("images.html")
+        .render(
+            folder=report.data["folder"],
+            title=title,
+            back=back,
+            before=names[index - 1] if index else None,
+            after=names[index + 1] if index + 1 < len(names) else None,
+            first=names[0],
+            last=names[-1],
+            cards=cards,
+            failures=failures,
+        )
     )
     return Path(FOLDER) / names[index], html.encode()

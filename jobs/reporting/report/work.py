@@ -46,10 +46,9 @@ def device_use(timings: pa.Table, run_begins: Sequence[datetime]) -> list[dict[s
         of["busy_hours"] += busy / 3600
     for (device, _, _), (begin, end) in spans.items():
         found[device]["hours"] += (end - begin) / 3600
-    return [
-        {**of, "workers": len(of["workers"]), "hours": round(of["hours"], 5), "busy_hours": round(of["busy_hours"], 5)}
-        for of in found.values()
-    ]
+    for of in found.values():
+        of.update(workers=len(of["workers"]), hours=round(of["hours"], 5), busy_hours=round(of["busy_hours"], 5))
+    return list(found.values())
 
 
 def slot_use(timings: pa.Table) -> float | None:

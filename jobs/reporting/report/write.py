@@ -58,9 +58,7 @@ def data_file(report: ReportData) -> bytes:
     return json.dumps(report.data, indent=1, ensure_ascii=False, default=str).encode(errors="replace") + b"\n"
 
 
-def write_report(
-    out: str | Path, target: Path, class_column: str | None = None, with_pages: bool = False
-) -> Written:
+def write_report(out: str | Path, target: Path, class_column: str | None = None, with_pages: bool = False) -> Written:
     """Write the report of a folder as a file, and `.json` beside it.
 
     Args:

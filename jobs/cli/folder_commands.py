@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,14 +19,43 @@ if TYPE_CHECKING:
 
 @click.command()
 @folder_argument
+@click.option("--watch", is_flag=True, help="show it anew until the run ends, with its last pictures where possible")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.2, 3600),
+    help="seconds between two looks, with --watch [default: 2]",
+)
 @json_option
-def status(out: str | Path, as_json: bool) -> None:
+def status(out: str | Path, watch: bool, interval: float | None, as_json: bool) -> None:
     """Say how far the output folder OUT is; also while a run goes on.
 
     \b
     Example:
       wanbatch status out/quickstart
+      wanbatch status out/quickstart --watch
     """
+    if watch:
+        _watch(out, interval or 2.0, as_json)
+        return
+    if interval is not None:
+        raise click.UsageError("--interval is of --watch: give both")
+    click.echo(_told(out, as_json))
+
+
+def _watch(out: str | Path, interval: float, as_json: bool) -> None:
+    """Show the folder until its run ends: on a terminal in place, elsewhere a text, or a line of JSON, each time."""
+    from wanbatch.jobs.reporting.terminal_view import picture_drawing, show
+    from wanbatch.jobs.reporting.watch import looks
+
+    if as_json or not sys.stdout.isatty():
+        for _ in looks(out, interval):
+            click.echo(_told(out, as_json))
+        return
+    draw = picture_drawing()
+    show(looks(out, interval, with_pictures=draw is not None), out, draw)
+
+
+def _told(out: str | Path, as_json: bool) -> str:
     from wanbatch.jobs.reporting.run_log import speed
     from wanbatch.manifests.dataset.status import status as read_status
 
@@ -35,7 +65,7 @@ def status(out: str | Path, as_json: bool) -> None:
     found["seconds_left"] = (
         found["pending"] / rate if rate and found["holder"] and found["pending"] is not None else None
     )
-    click.echo(json.dumps(found) if as_json else "\n".join(_lines(out, found)))
+    return json.dumps(found) if as_json else "\n".join(_lines(out, found))
 
 
 def _lines(out: str | Path, found: dict[str, Any]) -> Iterator[str]:

@@ -143,7 +143,7 @@ def fill_folder(
                 together = []
             counts = {"made": len(made), "failed": len(bad), "slots": rows}
             seconds = {"busy_seconds": 20.0, "model_seconds": 15.0}
-            log.append(event("unit", unit * 60 + 30, unit=unit, worker=f"worker-{unit % 2}", **counts, **seconds))
+            log.append(event("unit", unit * 60 + 30, unit=unit, worker=unit % 2, **counts, **seconds))
         if ended:
             log.append(event(ended, units * 60, made=units * rows - failed, pending=left, drained=0))
     open_backend(out).write_atomic(f"{INTERNAL}/log.jsonl", b"".join(log))

@@ -112,12 +112,12 @@ def timeline_of(events: Iterable[Event], bins: int = BINS) -> Timeline | None:
 
 
 def _binned(
-    spans: Sequence[tuple[float, float, int, str]], starts: list[float], seconds: float, bins: int
+    spans: Sequence[tuple[float, float, int, object]], starts: list[float], seconds: float, bins: int
 ) -> Timeline:
     """A unit's images are spread over the time in which it was in hand."""
     width = seconds / bins
     images = np.zeros(bins)
-    workers: list[set[str]] = [set() for _ in range(bins)]
+    workers: list[set[object]] = [set() for _ in range(bins)]
     for begin, end, count, worker in spans:
         first, last = (int(np.clip(at / width, 0, bins - 1)) for at in (begin, end - 1e-9))
         last = max(first, last)

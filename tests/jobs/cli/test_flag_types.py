@@ -28,7 +28,7 @@ TEXTS = {
     "threads": "4", "format": "webp", "quality": "90", "unit_timeout": "1e3", "max_failures": "5%", "unit_rows": "8",
     "creativity_steps": "respace", "prompt": "a heart, big", "creativity": "0.4", "map": "caption=prompt",
     "strict": "true",
-    "circuit_breaker": "off", "drain_seconds": "2.5",
+    "circuit_breaker": "off", "report": "off", "drain_seconds": "2.5",
 }  # fmt: skip
 
 

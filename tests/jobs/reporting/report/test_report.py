@@ -269,8 +269,8 @@ def test_the_examples_of_the_page_about_reports(filled, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "quickstart").symlink_to(filled)
     text = (DOCS / "reports.md").read_text(encoding="utf-8")
-    block = text.split("```sh\n")[1].split("```")[0]
-    for line in block.splitlines():
+    blocks = [block.split("```")[0] for block in text.split("```sh\n")[1:]]
+    for line in "".join(blocks).splitlines():
         command = shlex.split(line, comments=True)
         result = CliRunner().invoke(main, command[1:])
         assert (command[0], result.exit_code) == ("wanbatch", 0), result.output
@@ -305,15 +305,17 @@ def test_from_a_store(tmp_path, monkeypatch):
         for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
             monkeypatch.setenv(name, value)
         fsspec_io.forget_file_systems()
-        fsspec_io.file_system("s3://shop").mkdir("shop")
-        fill_folder("s3://shop/out", 2, 4, 1)
+        fsspec_io.file_system("s3://reports").mkdir("reports")
+        fill_folder("s3://reports/out", 2, 4, 1)
         monkeypatch.chdir(tmp_path)
-        result = CliRunner().invoke(main, ["report", "s3://shop/out"])
+        result = CliRunner().invoke(main, ["report", "s3://reports/out"])
         assert result.exit_code == 0, result.output
         assert len(Read((tmp_path / "report.html").read_text()).all("figure")) == 7
-        found = report_after_run("s3://shop/out", None)  # type: ignore[arg-type]
-        assert found == "s3://shop/out/report.html"
-        assert fsspec_io.file_system("s3://shop").cat_file("shop/out/report.html").startswith(b"<!doctype html>")
+        found = report_after_run("s3://reports/out", None)  # type: ignore[arg-type]
+        assert found == "s3://reports/out/report.html"
+        assert (
+            fsspec_io.file_system("s3://reports").cat_file("reports/out/report.html").startswith(b"<!doctype html>")
+        )
     fsspec_io.forget_file_systems()
 
 

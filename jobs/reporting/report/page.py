@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from wanbatch.jobs.reporting.report import charts
 from wanbatch.jobs.reporting.report.cards import Card, chosen_for_gallery, indices_of, read_cards
@@ -132,10 +132,11 @@ def _speed(report: ReportData) -> dict[str, Any] | None:
 
 
 @cache
-def environment() -> Environment:
-    """Jinja with autoescape, over the templates of this package."""
+def environment(package: str = __package__ or "") -> Environment:
+    """Jinja with autoescape, over the templates of a package, and of this one for what it lacks."""
+    own = __package__ or ""
     found = Environment(
-        loader=PackageLoader(__package__ or "", "templates"),
+        loader=ChoiceLoader([PackageLoader(name, "templates") for name in dict.fromkeys((package, own))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -74,15 +74,16 @@ def write_report(out: str | Path, target: Path, class_column: str | None = None,
     there = page_names(report) if with_pages else []
     pages = []
     for path, data in all_pages(report, SourceThumbnails(report.plan), f"../{quote(target.name)}") if there else ():
-        _write(target.parent / path, data)
+        write_file(target.parent / path, data)
         pages.append(str(target.parent / path))
     files, shown = report_files(report, pages=f"{FOLDER}/{there[0]}" if there else None)
-    _write(target, files[PAGE])
-    _write(target.with_suffix(".json"), files[DATA])
+    write_file(target, files[PAGE])
+    write_file(target.with_suffix(".json"), files[DATA])
     return Written(str(target), len(files[PAGE]), shown, len(report.keys), tuple(pages))
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole; its folder is made. Raises UserError, naming it, if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)

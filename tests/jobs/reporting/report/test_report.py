@@ -268,13 +268,21 @@ def test_the_examples_of_the_page_about_reports(filled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "quickstart").symlink_to(filled)
+    (tmp_path / "out" / "fast").symlink_to(filled)
     text = (DOCS / "reports.md").read_text(encoding="utf-8")
     blocks = [block.split("```")[0] for block in text.split("```sh\n")[1:]]
     for line in "".join(blocks).splitlines():
         command = shlex.split(line, comments=True)
         result = CliRunner().invoke(main, command[1:])
         assert (command[0], result.exit_code) == ("wanbatch", 0), result.output
-    for name in ("report/index.html", "report/index.json", "sheet.png", "out/quickstart/report-pages"):
+    for name in (
+        "report/index.html",
+        "report/index.json",
+        "sheet.png",
+        "out/quickstart/report-pages",
+        "compare.json",
+        "ssim.html",
+    ):
         assert (tmp_path / name).exists()
 
 

@@ -34,10 +34,12 @@ class CommittedParts:
 
     Attributes:
         names: kind -> names of its parts, relative to the folder, in their order.
+        finished: ids that are made or have failed.
     """
 
     backend: StorageBackend
     names: Mapping[str, tuple[str, ...]]
+    finished: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, path: str | Path) -> CommittedParts:
@@ -52,7 +54,8 @@ class CommittedParts:
         """
         backend = open_backend(path)
         try:
-            parts = read_commit_log(backend).parts
+            log = read_commit_log(backend)
+            parts = log.parts
             for kind in {part_of(name)[0] for name in parts}:
                 own = {name: part for name, part in parts.items() if part_of(name)[0] == kind}
                 ensure_parts_intact(backend, own, backend.sizes(kind))
@@ -60,7 +63,20 @@ class CommittedParts:
             raise machinery_error(str(path), error, reading=True) from error
         ordered = sorted(parts, key=part_of)
         kinds = ("data", "timings", "failures")
-        return cls(backend, {kind: tuple(n for n in ordered if part_of(n)[0] == kind) for kind in kinds})
+        finished = frozenset(log.committed.made).union(log.committed.failed)
+        return cls(backend, {kind: tuple(n for n in ordered if part_of(n)[0] == kind) for kind in kinds}, finished)
+
+    def bytes_of(self, kind: str) -> int:
+        """The bytes of all parts of a kind.
+
+        Raises:
+            MachineryError: They cannot be listed.
+        """
+        try:
+            sizes = self.backend.sizes(kind)
+        except OSError as error:
+            raise machinery_error(self.backend.location(kind), error, reading=True) from error
+        return sum(sizes.get(name, 0) for name in self.names[kind])
 
     def schema(self, kind: str) -> pa.Schema | None:
         """The columns of the last part of a kind; None if there is none."""

@@ -269,6 +269,7 @@ def test_the_examples_of_the_page_about_reports(filled, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "quickstart").symlink_to(filled)
     (tmp_path / "out" / "fast").symlink_to(filled)
+    (tmp_path / "examples").symlink_to(DOCS.parent / "examples")
     text = (DOCS / "reports.md").read_text(encoding="utf-8")
     blocks = [block.split("```")[0] for block in text.split("```sh\n")[1:]]
     for line in "".join(blocks).splitlines():

@@ -13,6 +13,7 @@ from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option, manifest_argument, settings_options
 from wanbatch.jobs.config.settings import read_settings
 from wanbatch.jobs.reporting.report.charts import duration, size
+from wanbatch.manifests.sources.notes import WORDS
 
 if TYPE_CHECKING:
     from wanbatch.jobs.planning.estimates import Estimate
@@ -119,6 +120,9 @@ def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) ->
     for shape, count in described["sizes"].items():
         yield f"  {shape:<9} {_count(count, 'images')}"
     yield f"  sources   {_count(described['with_sources'], 'images')} start from one or more"
+    for name, noted in described["source_notes"].items():
+        first = " ".join(noted["example"].split())
+        yield f"  note      {_count(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"
     if names := described["passthrough"]:
         yield f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}"
 

@@ -303,9 +303,6 @@ def sampling(cards: Sequence[str | None]) -> Iterator[Samples]:
         thread.join()
 
 
-# ---- the model -----------------------------------------------------------------------------------------------
-
-
 def write_random_folder(folder: Path) -> Path:
     """A model folder with the configurations of the full-size model and empty files instead of its weights."""
     import torch

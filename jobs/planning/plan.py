@@ -127,8 +127,8 @@ class Plan:
     def units(self, rows: int, skip: Collection[str] = ()) -> list[np.ndarray]:
         """Indices of the images that are still to be made, at most `rows` a unit.
 
-        Images of one unit share size, guidance, and whether they have a creativity map; inside such a class, images with the same source or prompt
-        stand together. Units are ordered by their first image.
+        Images of one unit share size, guidance, and whether they have a creativity map; inside such a class, images
+        with the same source or prompt stand together. Units are ordered by their first image.
         """
         images = self.images
         pending = np.array([index for index, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)

@@ -2,9 +2,9 @@
 
 The idea is that of differential diffusion (Levin and Fried 2023, arXiv:2306.00950): a place whose level is not
 reached yet is set, after each step, to what it would be if the row started at the new level. Where two levels of the
-schedule enclose a place's own one, the step between them starts from the place's own start: with `x0` predicted at the
-higher level, `x' = (s' / c) x_c + (1 - s' / c) x0`, which is every solver's first step (`exponential.first_order`). So
-no level is rounded, and a place takes up smoothly what it is allowed to change.
+schedule enclose a place's own one, the step between them starts from the place's own start: with `x0` predicted at
+the higher level, `x' = (s' / c) x_c + (1 - s' / c) x0`, which is every solver's first step
+(`exponential.first_order`). So no level is rounded, and a place takes up smoothly what it is allowed to change.
 
 A place that has just started has no history: its earlier predictions are set to the present one, so that multistep
 solvers take their first step of order one there. UniPC's corrector is of its usual order in the second step, where a

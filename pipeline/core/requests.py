@@ -31,7 +31,8 @@ class CreativityMap:
     """How much each place of a picture may change.
 
     Attributes:
-        values: float32 [height, width] in [0, 1]: the noise level at which denoising starts there; 0 keeps the source.
+        values: float32 [height, width] in [0, 1]: the noise level at which denoising starts there; 0 keeps the
+            source.
         keep_pixels: Whether the source's own pixels come back where the value is 0, with a soft edge of a few
             pixels outside.
     """

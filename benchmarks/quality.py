@@ -213,7 +213,7 @@ def score(
         if real is not None and meter.judge is not None:
             features = meter.judge.features(stacked(list(made.pictures.values()), bench.device))
             row["distance"] = round(distance(features, real), 2)
-            if len(features) >= 4 * features.shape[1]:
+            if len(features) >= 2 * features.shape[1]:
                 row["intervals"]["distance"] = [round(end, 2) for end in distance_interval(features, real)]
         board.save()
         click.echo(f"{one}: {row['score']}, {made.blocks:.1f} blocks, {made.seconds:.3f} s")

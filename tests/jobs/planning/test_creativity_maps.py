@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -127,3 +129,15 @@ def test_boxes_come_from_parquet_and_csv_too(settings, tmp_path):
     assert len({plan.images["digest"][0].as_py() for plan in plans}) == 1
     assert plans[0].images["creativity_boxes"][0].as_py() == [{"box": [0.25, 0.25, 0.5, 0.5], "creativity": 0.0}]
     assert np.array_equal(plans[1].images["keep_pixels"].to_pylist(), [True])
+
+
+def test_the_rows_of_the_page_are_planned(settings, tmp_path):
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "creativity.md").read_text(encoding="utf-8")
+    rows = [row for block in page.split("```json\n")[1:] for row in block.split("```")[0].splitlines()]
+    assert [json.loads(row)["id"] for row in rows] == ["snow", "cat", "masked"]
+    (tmp_path / "images").mkdir()
+    shutil.copy(root / "examples" / "images" / "dog.png", tmp_path / "images")
+    picture(tmp_path / "images" / "mask.png", 32, 32)
+    (tmp_path / "m.jsonl").write_text("\n".join(rows))
+    assert len(prepare(tmp_path / "m.jsonl", settings(steps=20))[0]) == 3

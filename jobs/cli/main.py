@@ -22,6 +22,7 @@ from wanbatch.jobs.cli.options import AS_JSON
 from wanbatch.jobs.cli.origin_command import origin
 from wanbatch.jobs.cli.plan_command import plan
 from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
+from wanbatch.jobs.cli.push_command import push
 from wanbatch.jobs.cli.run_commands import retry, run
 from wanbatch.jobs.cli.tune_command import tune
 
@@ -54,7 +55,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[run, retry, plan, status, report, repair, origin, export, tune, bench, doctor, completion],
+    commands=[run, retry, plan, status, report, repair, origin, export, push, tune, bench, doctor, completion],
 )
 @click.version_option(__version__)
 def main() -> None:

@@ -92,5 +92,7 @@ def _rejected(folder: str) -> dict[str, int] | None:
                     for rejected in parquet.read([REJECTED])[REJECTED].to_pylist():
                         counts.update(rejected or ())
     except (OSError, pa.ArrowException) as error:
-        raise MachineryError(f"{folder}: its checks cannot be read ({error}): run `wanbatch check` again") from error
+        raise MachineryError(
+            f"{folder}: its checks cannot be read ({error}): move the folder {CHECKS} away to publish without them"
+        ) from error
     return dict(sorted(counts.items())) if names else None

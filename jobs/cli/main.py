@@ -25,6 +25,7 @@ from wanbatch.jobs.cli.origin_command import origin
 from wanbatch.jobs.cli.plan_command import plan
 from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
 from wanbatch.jobs.cli.run_commands import retry, run
+from wanbatch.jobs.cli.schedule_commands import schedule
 from wanbatch.jobs.cli.submit_command import submit
 from wanbatch.jobs.cli.tune_command import tune
 
@@ -63,6 +64,7 @@ class Commands(click.Group):
         submit,
         jobs,
         augment,
+        schedule,
         plan,
         status,
         report,

@@ -41,6 +41,7 @@ WINGS = {  # the middle of each box
     "jobs.doctor": (485, 214),
     "jobs.augment": (625, 214),
     "jobs.cluster": (485, 262),
+    "jobs.schedule": (625, 262),
     "jobs.driver": (555, 316),
     "jobs.reporting": (485, 392),
     "jobs.worker": (625, 392),

@@ -85,25 +85,32 @@ def submit(
     if upload is not None:
         prepared = _uploaded(prepared, tuple(flags), settings, upload)
     if emit is not None:
-        for path in (prepared.submission.manifest, prepared.submission.out):
-            if not is_url(path):
-                _note(f"{path}: every node must see it under this name")
         click.echo(_emitted(emit, prepared.submission, image, nodes, gpus_per_node), nl=False)
         return
+    done = _submitted(ctx, prepared.submission, address, python, detach)
+    _finish(ctx, prepared.submission.out, done, as_json)
+
+
+def _submitted(
+    ctx: click.Context, submission: Submission, address: str | None, python: str, detach: bool
+) -> Submitted:
+    """Have a cluster do what is asked. Ctrl-C ends the command, and not the job."""
     from wanbatch.jobs.cluster.job_client import ClusterJobs
     from wanbatch.jobs.cluster.submit import submit as submit_job
 
     jobs = ClusterJobs(address)
     try:
-        done = submit_job(prepared.submission, jobs, python, detach, note=_note)
+        return submit_job(submission, jobs, python, detach, note=_note)
     except KeyboardInterrupt:
         _note(f"not followed any more; the job goes on: `wanbatch jobs list --address {jobs.address}`")
         ctx.exit(INTERRUPTED)
-    _finish(ctx, prepared.submission.out, done, as_json)
 
 
 def _emitted(kind: str, submission: Submission, image: str, nodes: int, gpus_per_node: int) -> str:
     """Return what a scheduler takes."""
+    for path in (submission.manifest, submission.out):
+        if not is_url(path):
+            _note(f"{path}: every node must see it under this name")
     if kind == "slurm":
         from wanbatch.jobs.cluster.slurm import slurm_script
 

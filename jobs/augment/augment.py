@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     require_form(target)
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
-    path = dataset_path(recipe.dataset, folder)
-    images = dataset_path(recipe.images, folder) if recipe.images is not None else None
-    reading = Reading(recipe.columns, settings.map, settings.source_root, settings.source_fence, settings.allow_http)
-    found = find_dataset(path, images, reading, recipe.dataset)
+    path, found, reading = _find(recipe, folder, settings)
     wanted, others = _of_splits(found, recipe)
     _check_names(found, recipe)
     wanted = _of_classes(found, wanted, recipe)
@@ -134,6 +131,39 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     return Augmentation(
         recipe, path, drawn.children, earlier, counts, tuple(leaks), (*warnings, *drawn.warnings), loaded
     )
+
+
+def _find(recipe: Recipe, folder: Path, settings: Settings) -> tuple[str, FoundDataset, Reading]:
+    """The path of a recipe's dataset, what is in it, and how it is read. folder: of the recipe."""
+    path = dataset_path(recipe.dataset, folder)
+    images = dataset_path(recipe.images, folder) if recipe.images is not None else None
+    where = (settings.source_root, settings.source_fence, settings.allow_http)
+    reading = Reading(recipe.columns, settings.map, *where)
+    return path, find_dataset(path, images, reading, recipe.dataset), reading
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The pictures of a recipe's dataset: those that are augmented, with where they are, and those held out."""
+
+    recipe: Recipe
+    augmented: Loaded
+    held_out: tuple[Original, ...]
+
+
+def read_reference(recipe_path: Path, settings: Settings) -> Reference:
+    """Read the dataset of a recipe, for those who look at what was made of it.
+
+    Raises:
+        UserError, MachineryError: as `plan_augmentation` does.
+    """
+    recipe = read_recipe(recipe_path)
+    folder = recipe_path.absolute().parent
+    _, found, reading = _find(recipe, folder, settings)
+    wanted, others = _of_splits(found, recipe)
+    augmented = load_originals(found, _of_classes(found, wanted, recipe), reading, look=False)
+    held_out, _ = _held_out(found, others, recipe, folder, reading)
+    return Reference(recipe, augmented, tuple(held_out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +293,6 @@ def _held_out(
 
 def _renamed(picture: Found, given: str) -> Found:
     """A picture of another dataset as one of a split that is called like that."""
-    from dataclasses import replace
-
     return replace(picture, split=given if picture.split is None else f"{given} ({picture.split})")
 
 

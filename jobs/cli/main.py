@@ -15,6 +15,7 @@ from wanbatch import __version__
 from wanbatch.errors import ManifestError, WanbatchError
 from wanbatch.jobs.cli.augment_command import augment
 from wanbatch.jobs.cli.bench_command import bench
+from wanbatch.jobs.cli.check_command import check
 from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
 from wanbatch.jobs.cli.export_command import export
@@ -55,7 +56,22 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[run, retry, augment, plan, status, report, repair, origin, export, tune, bench, doctor, completion],
+    commands=[
+        run,
+        retry,
+        augment,
+        check,
+        plan,
+        status,
+        report,
+        repair,
+        origin,
+        export,
+        tune,
+        bench,
+        doctor,
+        completion,
+    ],
 )
 @click.version_option(__version__)
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/augmentation.py WORK [--shots 5,25] [--test 60]
 
-Draws a dataset of the small world (single objects of ten nouns, everything else at random) into WORK/shots-N, writes a
+Draws a dataset of the small world (single objects of ten nouns, all else at random) into WORK/shots-N, writes a
 recipe beside it, makes its pictures with `wanbatch augment --run`, checks them with `wanbatch check`, and measures
 them with `wanbatch augment --measure`, whose results go to benchmarks/results. The same command goes on where it
 stopped.

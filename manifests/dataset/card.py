@@ -113,7 +113,7 @@ def refresh_card(backend: StorageBackend, committed: Committed) -> None:
     except FileNotFoundError:
         return
     card = DatasetCard(text)
-    card.data.configs = _configs(committed.content_digest, _checks_digest(backend))
+    card.data["configs"] = _configs(committed.content_digest, _checks_digest(backend))
     card.text = _MADE.sub(str(len(committed.made)), card.text)
     backend.ensure_writer()
     backend.write_atomic(NAME, str(card).encode())

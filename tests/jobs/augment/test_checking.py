@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from augment_making import folder_by_class
+from augment_making import folder_by_class, made_from, output_folder, png
 from command_line import invoke, refused
 from datasets import load_dataset
 from job_making import write_jsonl
-from manifest_making import encoded, record, timing
+from manifest_making import encoded
 from PIL import Image, ImageFilter
 
-from wanbatch.jobs.config.settings import Settings
-from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
-from wanbatch.manifests.dataset.part_files import write_attempt
-from wanbatch.manifests.records import UsedSource, data_table
 
 SIZE = 64
-
-
-def png(pixels: np.ndarray) -> bytes:
-    Path("one.png").unlink(missing_ok=True)
-    Image.fromarray(pixels).save("one.png")
-    return Path("one.png").read_bytes()
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -42,13 +30,6 @@ def changed(path: Path, seed: int) -> np.ndarray:
     """A source with some noise, as a picture of low creativity is."""
     noise = np.random.default_rng(seed).normal(0, 12, (SIZE, SIZE, 3))
     return (pixels_of(path) + noise).clip(0, 255).astype(np.uint8)
-
-
-def records_of(pictures: list[tuple[str, Path, bytes]], source_path=str):
-    for number, (name, source, image) in enumerate(pictures):
-        used = UsedSource(source_path(source), 1.0, hashlib.sha256(source.read_bytes()).hexdigest())
-        made = replace(record(name, number, image), width=SIZE, height=SIZE, sources=(used,), creativity=0.3)
-        yield replace(made, sha256=hashlib.sha256(image).hexdigest())
 
 
 @pytest.fixture
@@ -77,19 +58,12 @@ def out(tmp_path) -> Path:
         for name, source, _ in pictures
     ]
     manifest = write_jsonl(tmp_path / "rows.jsonl", rows)
-    where = tmp_path / "out"
-    made = list(records_of(pictures, lambda path: str(path.relative_to(tmp_path))))
-    with OutputFolder.open(where, {"model": "tiny"}, {}) as folder:
-        settings = Settings().model_dump(mode="json")
-        folder.keep_card(CardContent("tiny", None, {}, pa.schema([("label", pa.string())])))
-        folder.set_plan({"rows": len(rows), "manifest": str(manifest), "digest": "", "settings": settings})
-        for unit, start, stop in ((0, 0, 12), (3, 12, len(made))):
-            its = made[start:stop]
-            labels = pa.table({"label": [row["label"] for row in rows[start:stop]]})
-            timings = [timing(one.id, unit) for one in its]
-            folder.publish(write_attempt(where, unit, "a", data_table(its, labels), timings, []))
-        folder.settle_card()
-    return where
+    made = [
+        made_from(name, number, source, image, SIZE, str(source.relative_to(tmp_path)))
+        for number, (name, source, image) in enumerate(pictures)
+    ]
+    labels = pa.table({"label": [row["label"] for row in rows]})
+    return output_folder(tmp_path / "out", manifest, made, labels, (0, 12))
 
 
 EXPECTED = {

@@ -6,6 +6,7 @@ A flag wins over a variable, a variable over the file, the file over the default
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from pydantic_settings import (
 )
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.field_help import RULE, accepted, choices
+from wanbatch.jobs.config.field_help import METAVAR, RULE, accepted, choices
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.reading.column_map import map_problem
@@ -32,6 +33,7 @@ from wanbatch.suggestions import did_you_mean, nearest_sides
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
 AUTO = "auto"
+ADDRESS = r"^(auto|(ray://)?[^\s/:]+:\d{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:\d{1,5})$"
 
 
 def _split(value: object) -> object:
@@ -67,6 +69,23 @@ def _possible(pairs: dict[str, str]) -> dict[str, str]:
     return pairs
 
 
+def _labels(value: object) -> object:
+    """The texts of flags, or the one of a variable, as labels of nodes: `market-type=spot,zone=in(a,b)`."""
+    if not isinstance(value, str | list | tuple):
+        return value
+    labels: dict[str, str] = {}
+    texts = re.split(r",(?![^(]*\))", value) if isinstance(value, str) else value
+    for pair in (str(text).strip() for text in texts if str(text).strip()):
+        key, equals, wanted = pair.partition("=")
+        if not (equals and key.strip() and wanted.strip()):
+            raise ValueError(f"{pair!r} must be KEY=VALUE, like market-type=spot")
+        if labels.setdefault(key.strip(), wanted.strip()) != wanted.strip():
+            raise ValueError(
+                f"label {key.strip()!r} is asked to be both {labels[key.strip()]!r} and {wanted.strip()!r}"
+            )
+    return labels
+
+
 def _field_of(name: str) -> tuple[Any, Any]:
     """The settings field of a column that the run may set: its annotation and its default."""
     given = GIVEN[name]
@@ -90,7 +109,7 @@ class Settings(_ColumnDefaults):
         env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True, protected_namespaces=()
     )
 
-    model: str = Field(TINY, description="`tiny`, a folder in diffusers layout, or a hub id")
+    model: str = Field(TINY, description="`tiny`, a folder in diffusers layout, also in an object store, or a hub id")
     revision: str | None = Field(None, description="revision of a hub model (a commit, tag or branch)")
     seed: int = Field(0, ge=0, lt=2**63, description="seeds of rows without one are derived from it")
     step_cache: str = Field(
@@ -131,8 +150,36 @@ class Settings(_ColumnDefaults):
         "auto", description="auto: parts of the model take turns on a GPU without room for all of them"
     )
     text_cache: Path | None = Field(None, description="folder that keeps text embeddings between runs; default: none")
-    workers: int | None = Field(
-        None, ge=1, le=1024, description="worker processes; default: one for each GPU, or one on a CPU"
+    workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] | None = Field(
+        None,
+        description="worker processes; auto, the default: one for each GPU, also of nodes that join later; on CPUs "
+        "one for each host",
+    )
+    address: str | None = Field(
+        None,
+        pattern=ADDRESS,
+        description="Ray cluster to run on; auto: RAY_ADDRESS, or the cluster that this host is part of; default: a "
+        "Ray of the run's own on this machine",
+        json_schema_extra={RULE: "auto, HOST:PORT or ray://HOST:PORT"},
+    )
+    start_deadline: float = Field(
+        1800.0, gt=0, description="on a cluster, seconds to wait for the first worker to find a place"
+    )
+    label_selector: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(
+        {},
+        description="on a cluster, a label that nodes with workers must have, like market-type=spot; may be repeated",
+        json_schema_extra={RULE: "labels, like market-type=spot", METAVAR: "KEY=VALUE"},
+    )
+    accelerator_type: str | None = Field(
+        None, description="on a cluster, the kind of GPU that workers get, as Ray calls it, like H100"
+    )
+    mixed_devices: bool = Field(
+        False, description="make pictures on several kinds of devices, whose last bits differ; the folder records it"
+    )
+    model_cache: Path | None = Field(
+        None,
+        description="on a cluster, folder on each node that keeps a copy of the model; default: a folder is used "
+        "as it is, and a model in a store is copied to the user's cache folder",
     )
     slots: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         4, description="rows denoised together, part of what fixes the pixels; auto: measured once for a folder"

@@ -21,7 +21,16 @@ _GONE = (
 
 
 class WorkerGone(Exception):
-    """The process of a worker is gone, or its node."""
+    """The process of a worker is gone, or its node.
+
+    Attributes:
+        preempted: Ray says that its node was taken away on purpose.
+        unclear: the connection to it broke, and why is not known yet.
+    """
+
+    def __init__(self, message: str, preempted: bool = False, unclear: bool = False):
+        super().__init__(message)
+        self.preempted, self.unclear = preempted, unclear
 
 
 def result_of(ref: ray.ObjectRef) -> Any:
@@ -36,7 +45,8 @@ def result_of(ref: ray.ObjectRef) -> Any:
     try:
         return ray.get(ref)
     except _GONE as error:
-        raise WorkerGone(_first_line(error)) from error
+        unclear = isinstance(error, exceptions.ActorUnavailableError)
+        raise WorkerGone(_first_line(error), bool(getattr(error, "preempted", False)), unclear) from error
     except exceptions.RayTaskError as error:
         if isinstance(error.cause, WanbatchError):
             raise error.cause from None

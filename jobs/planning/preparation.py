@@ -10,13 +10,14 @@ import numpy as np
 from wanbatch.jobs.config.settings import Settings, image_format
 from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
+from wanbatch.jobs.planning.model_copies import find_model
 from wanbatch.jobs.planning.plan import Plan, make_plan
 from wanbatch.jobs.planning.prompt_syntax import with_syntax_warnings
 from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, unreadable_sources
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.sources.size_cache import SizeCache
-from wanbatch.pipeline.loading.registry import ModelInfo, find
+from wanbatch.pipeline.loading.registry import ModelInfo
 
 
 def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = True) -> tuple[Plan, ModelInfo]:
@@ -31,7 +32,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         UserError: With everything that is wrong.
     """
     image_format(settings)
-    model = find(settings.model, settings.revision, weights=False)
+    model = find_model(settings.model, settings.revision, weights=False, cache=settings.model_cache)
     check_settings(settings, model)
     manifest = read_manifest(
         manifest_path,
@@ -45,7 +46,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         committed_rows=committed_rows,
     )
     if weights:
-        model = find(settings.model, settings.revision)
+        model = find_model(settings.model, settings.revision, cache=settings.model_cache)
     plan = with_syntax_warnings(make_plan(manifest, model, settings))
     return with_long_prompts(plan, model), model
 

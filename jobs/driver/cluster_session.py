@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +28,7 @@ CLIENT = "ray://"
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 CONNECT_SECONDS = 10.0
 SAY_SECONDS = 10.0  # before a wait for the first node is told of
+REFUSED = ("unauthenticated", "auth token", "authentication", "invalidauthtoken")
 TOKENS = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -73,15 +77,35 @@ def connected(address: str) -> Iterator[None]:
     if address != AUTO:
         _ensure_answers(address)
     try:
-        with kept_signal_handlers(), without_uploads():
+        with kept_signal_handlers(), without_uploads(), _kept_stderr() as told:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds
         ray.shutdown()
-        raise connection_error(address, error) from error
+        raise connection_error(address, error, told()) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _kept_stderr() -> Iterator[Callable[[], str]]:
+    """Keep what is written to the standard error stream meanwhile, also by Ray's own code in C++.
+
+    Ray tells why it is refused there alone, 20 times. Yields what gives the text, also afterwards.
+    """
+    sys.stderr.flush()
+    text = ""
+    with tempfile.TemporaryFile() as kept:
+        before = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield lambda: text
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            kept.seek(0)
+            text = kept.read().decode(errors="replace")
 
 
 def _ensure_answers(address: str) -> None:
@@ -96,17 +120,19 @@ def _ensure_answers(address: str) -> None:
         ) from error
 
 
-def connection_error(address: str, error: Exception) -> UserError | MachineryError:
+def connection_error(address: str, error: Exception, told: str = "") -> UserError | MachineryError:
     """What kept this process from a cluster, as a message with a remedy.
 
     Args:
         address: that was given.
         error: what Ray raised.
+        told: what it printed before.
     """
     text = " ".join(str(error).split())
-    if type(error).__name__ == "AuthenticationError" or "nauthenticated" in text or "auth token" in text.lower():
+    if type(error).__name__ == "AuthenticationError" or any(word in f"{text} {told}".lower() for word in REFUSED):
+        sent = token_sent(os.environ)
         return UserError(
-            f"the Ray cluster at {address} refuses this process for its token ({text[:160].rstrip('. ')}): a cluster "
+            f"the Ray cluster at {address} does not take this process, which sends {sent}: a cluster "
             f"with tokens needs RAY_AUTH_MODE=token and its own token in {TOKENS}; one without tokens refuses any, "
             "also a stale file of an earlier cluster: remove it, or set RAY_AUTH_MODE=disabled"
         )
@@ -114,6 +140,11 @@ def connection_error(address: str, error: Exception) -> UserError | MachineryErr
         return UserError(f"the Ray cluster at {address} has another version than this process: {text[:300]}")
     if "grpc" in text and isinstance(error, ImportError):
         return UserError(f"{address}: Ray's client needs a package that is missing: pip install 'ray[client]'")
+    if "failed to connect to ray cluster" in text.lower() or "client connection timeout" in text.lower():
+        return MachineryError(
+            f"what listens at {address} does not answer as a Ray cluster of this version does: check the port (6379 "
+            "for HOST:PORT, 10001 for ray://), Ray's versions, and for ray:// the token (RAY_AUTH_TOKEN)"
+        )
     if isinstance(error, ConnectionError) and address == AUTO:
         return UserError(
             "--address auto: no Ray runs on this machine and RAY_ADDRESS is not set: start one (`ray start --head`), "
@@ -125,6 +156,21 @@ def connection_error(address: str, error: Exception) -> UserError | MachineryErr
             "on one of its nodes, use ray://HOST:10001 or `wanbatch submit`"
         )
     return MachineryError(f"the Ray cluster at {address} cannot be used: {text[:300]}; run the same command again")
+
+
+def token_sent(environment: Mapping[str, str]) -> str:
+    """Which token a process shows to a Ray cluster, in words, and never the token itself.
+
+    Args:
+        environment: of the process.
+    """
+    mode = environment.get("RAY_AUTH_MODE", "")
+    if mode not in ("", "token"):
+        return f"no token (RAY_AUTH_MODE is {mode})"
+    if environment.get("RAY_AUTH_TOKEN"):
+        return "the token of RAY_AUTH_TOKEN"
+    path = environment.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    return f"the token of the file {path}" if os.path.exists(path) else f"no token ({path} is not there)"
 
 
 def nodes() -> list[Node]:

@@ -46,7 +46,7 @@ def result_of(ref: ray.ObjectRef) -> Any:
         return ray.get(ref)
     except _GONE as error:
         unclear = isinstance(error, exceptions.ActorUnavailableError)
-        raise WorkerGone(_first_line(error), bool(getattr(error, "preempted", False)), unclear) from error
+        raise WorkerGone(_why_gone(error), bool(getattr(error, "preempted", False)), unclear) from error
     except exceptions.RayTaskError as error:
         if isinstance(error.cause, WanbatchError):
             raise error.cause from None
@@ -68,6 +68,13 @@ def ray_failures_raised() -> Iterator[None]:
 
 def _ray_failed(error: exceptions.RayError) -> MachineryError:
     return MachineryError(f"Ray failed: {_first_line(error)}; run the same command again")
+
+
+def _why_gone(error: Exception) -> str:
+    """What Ray says of a worker that is gone, without the fields that only Ray's own people need."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    told = [line.strip() for line in lines[1:] if not line.startswith((" ", "\t"))]
+    return " ".join(told)[:400] or _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -119,11 +119,8 @@ def copied(folder: Path, cache: Path, digest: str) -> Path:
         OSError: The disk has no room, or one of the folders cannot be used.
     """
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return _once(
-        cache / f"{folder.name}-{digest[:16]}",
-        size,
-        lambda target: shutil.copytree(folder, target, dirs_exist_ok=True),
-    )
+    target = cache / f"{folder.name}-{digest[:16]}"
+    return _once(target, size, lambda begun: shutil.copytree(folder, begun, dirs_exist_ok=True))
 
 
 def _once(target: Path, size: int, fill: Callable[[Path], object]) -> Path:
@@ -144,8 +141,8 @@ def _once(target: Path, size: int, fill: Callable[[Path], object]) -> Path:
         free = shutil.disk_usage(cache).free
         if free < size + FREE_BYTES:
             raise OSError(
-                f"{cache} has {free >> 20} MB free, and the model needs {size >> 20} MB: give --model-cache a folder on "
-                "a larger disk"
+                f"{cache} has {free >> 20} MB free, and the model needs {size >> 20} MB: give --model-cache a "
+                "folder on a larger disk"
             )
         begun = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=cache))
         try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fault_making import require_whole
-from job_making import environment, log_events, table, write_jsonl
+from job_making import commits, environment, log_events, rows_by_id, table, wait_until, write_jsonl
+from ray_nodes import RayNodes, ray_nodes
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -29,18 +32,61 @@ def printed(done: subprocess.CompletedProcess) -> dict:
     return json.loads(line)
 
 
-@pytest.mark.slow
-def test_a_node_that_is_lost_and_another_that_joins(tmp_path):
-    """Fault 12, by `ray.cluster_utils.Cluster`: the processes of a node are killed under its workers."""
-    names = [f"slow-{index}" for index in range(24)]
-    manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": name, "prompt": "x"} for name in names])
-    done = python("cluster_run.py", manifest, tmp_path / "out")
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = printed(done)
-    assert (found["code"], found["made"]) == (0, 24)
-    assert found["workers_killed"] >= 1
-    assert len(log_events(tmp_path / "out", "unit_lost")) >= found["workers_killed"]
-    require_whole(tmp_path / "out", set(names))
+@pytest.fixture
+def command_on(start_command) -> Callable[..., subprocess.Popen]:
+    """Starts the command on a cluster, in a session of its own."""
+
+    def start(nodes: RayNodes, rows: list[dict], *options: object) -> subprocess.Popen:
+        return start_command(rows, "--address", nodes.address, "--threads", 1, *options, **nodes.variables)
+
+    return start
+
+
+def ready(out: Path) -> int:
+    """How many workers became ready, in all runs of the folder."""
+    return len(log_events(out, "worker_ready")) if (out / "_wanbatch" / "log.jsonl").exists() else 0
+
+
+def ended(process: subprocess.Popen) -> str:
+    """What a command that ends well prints to its error stream."""
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return err
+
+
+def test_nodes_that_leave_and_join_and_a_driver_that_is_killed(command_on, tmp_path):
+    """Fault 12, on a real cluster with tokens: rows wait for files, so that it is certain who has what when."""
+    names = [f"wait-{index}" for index in range(8)]
+    files = {name: tmp_path / name for name in names}
+    rows = [{"id": name, "prompt": str(files[name])} for name in names]
+    out = tmp_path / "out"
+    with ray_nodes(tmp_path) as nodes:
+        nodes.add("first")
+        files["wait-0"].touch()
+        driver = command_on(nodes, rows)
+        wait_until(lambda: commits(out), what="the first commit")
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait(20)
+
+        again, before = command_on(nodes, rows), ready(out)
+        nodes.add("second")  # joins while the run goes on
+        wait_until(lambda: ready(out) == before + 2, what="a worker on both nodes")
+        nodes.kill("second")
+        wait_until(lambda: log_events(out, "node_lost"), what="the node's loss")
+        nodes.add("third")
+        wait_until(lambda: ready(out) == before + 3, what="a worker on the third node")
+        for path in files.values():
+            path.touch()
+        told = ended(again)
+    require_whole(out, set(names))
+    lost = log_events(out, "unit_lost")
+    assert lost
+    assert all(event["with_node"] for event in lost), "no row is charged with it"
+    assert {row["attempt"] for row in rows_by_id(out, "timings").values()} == {1}
+    counts = [(event["wanted"], event["placed"]) for event in log_events(out, "workers")]
+    assert (2, 2) in counts
+    assert (2, 1) in counts, "the lost node"
+    assert "wanted 1 worker, have 0, waiting for 1 more" in told
 
 
 @pytest.mark.slow

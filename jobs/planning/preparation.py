@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wanbatch.jobs.config.settings import Settings, image_format
+from wanbatch.jobs.config.settings import Settings, image_format, signing_files
 from wanbatch.jobs.planning.checks import check_rows, check_settings
+from wanbatch.jobs.planning.embedded_texts import warnings_of_cut_texts
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
 from wanbatch.jobs.planning.model_copies import find_model
 from wanbatch.jobs.planning.plan import Plan, make_plan
@@ -32,6 +33,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         UserError: With everything that is wrong.
     """
     image_format(settings)
+    signing_files(settings)
     model = find_model(settings.model, settings.revision, weights=False, cache=settings.model_cache)
     check_settings(settings, model)
     manifest = read_manifest(
@@ -48,6 +50,8 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     if weights:
         model = find_model(settings.model, settings.revision, cache=settings.model_cache)
     plan = with_syntax_warnings(make_plan(manifest, model, settings))
+    if settings.embed_settings:
+        plan = replace(plan, warnings=(*plan.warnings, *warnings_of_cut_texts(plan)))
     return with_long_prompts(plan, model), model
 
 

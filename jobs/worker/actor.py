@@ -34,6 +34,7 @@ from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.machine import usable_cores
 from wanbatch.manifests import records
+from wanbatch.manifests.dataset.content_credentials import Signer
 from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -108,6 +109,7 @@ class Worker:
         mark = leave_mark(self._setup.out, host)
         _require_seen(self._setup.seen_source, host)
         self._setup = setup = self._checked(host)
+        signer = None if setup.signing is None else Signer(setup.signing)
         sources = SourceLoader(setup.source_root, allow_http=setup.allow_http, fence=setup.source_fence)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         encoders = ThreadPoolExecutor(encoder_threads(setup.device, usable_cores(), setup.workers_on_host), "encode")
@@ -125,6 +127,7 @@ class Worker:
             backends=records.Backends(**pipeline.backends),
             sources=sources,
             encoders=encoders,
+            signer=signer,
         )
         load_seconds = time.perf_counter() - begin
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0

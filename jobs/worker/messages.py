@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wanbatch.jobs.planning.units import Image
+from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.part_files import Attempt
 from wanbatch.manifests.sources.notes import NotedImages
@@ -32,6 +33,8 @@ class WorkerSetup:
         device_kind: the kind of device that makes the run's pictures; None: any kind does.
         on_cluster: whether workers may be on other hosts than the driver, where the model's files are elsewhere.
         model_cache: folder on each host that keeps a copy of the model; None: it is used where it is.
+        embed_settings: pictures say in their files what they were made with.
+        signing: what pictures are signed with; None: they are not.
     """
 
     model: ModelInfo
@@ -51,6 +54,8 @@ class WorkerSetup:
     device_kind: str | None = None
     on_cluster: bool = False
     model_cache: str | None = None
+    embed_settings: bool = False
+    signing: SigningFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

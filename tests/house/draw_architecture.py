@@ -26,6 +26,7 @@ FOLDERS = {  # left, top, width, height
     "pipeline": (800, 146, 420, 510),
 }
 WINGS = {  # the middle of each box
+    "manifests.sharing": (230, 150),
     "manifests.reading": (95, 190),
     "manifests.dataset": (230, 242),
     "manifests.sources": (95, 330),
@@ -33,6 +34,7 @@ WINGS = {  # the middle of each box
     "manifests.records": (230, 510),
     "manifests.columns": (120, 572),
     "manifests.column_types": (120, 628),
+    "manifests.digital_source": (245, 610),
     "jobs.cli": (555, 128),
     "jobs.tuning": (485, 196),
     "jobs.benchmark": (625, 196),

@@ -6,7 +6,6 @@ A flag wins over a variable, a variable over the file, the file over the default
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,10 +23,10 @@ from pydantic_settings import (
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.field_help import METAVAR, RULE, accepted, choices
+from wanbatch.jobs.config.field_texts import column_pairs, node_labels, possible_pairs, split_list
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
-from wanbatch.manifests.reading.column_map import map_problem
 from wanbatch.pipeline.loading.registry import TINY
 from wanbatch.suggestions import did_you_mean, nearest_sides
 
@@ -37,62 +36,12 @@ AUTO = "auto"
 ADDRESS = r"^(auto|(ray://)?[^\s/:]+:\d{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:\d{1,5})$"
 
 
-def _split(value: object) -> object:
-    """The text of a flag or a variable as a list."""
-    return [item.strip() for item in value.strip(" []").split(",")] if isinstance(value, str) else value
-
-
-def _pairs(value: object) -> object:
-    """The texts of flags, or the one of a variable, as the pairs of a mapping: `caption=prompt,text=source_text`."""
-    if not isinstance(value, str | list | tuple):
-        return value
-    if isinstance(value, str) and not value.strip(" ,"):
-        return {}
-    pairs: dict[str, str] = {}
-    for pair in (one for text in ([value] if isinstance(value, str) else value) for one in _parted(str(text))):
-        column, equals, target = pair.rpartition("=")
-        if not (equals and column and target):
-            raise ValueError(f"{pair!r} must be COLUMN=COLUMN, like caption=prompt")
-        if pairs.setdefault(column, target) != target:
-            raise ValueError(f"{column!r} is mapped to both {pairs[column]!r} and {target!r}: keep one")
-    return pairs
-
-
-def _parted(text: str) -> list[str]:
-    """The pairs of a text; one with a comma in the name of its column is a single one."""
-    parts = [part.strip() for part in text.strip(" ,").split(",")]
-    return parts if all("=" in part for part in parts) else [text.strip()]
-
-
-def _possible(pairs: dict[str, str]) -> dict[str, str]:
-    if problem := map_problem(pairs):
-        raise ValueError(problem)
-    return pairs
-
-
-def _labels(value: object) -> object:
-    """The texts of flags, or the one of a variable, as labels of nodes: `market-type=spot,zone=in(a,b)`."""
-    if not isinstance(value, str | list | tuple):
-        return value
-    labels: dict[str, str] = {}
-    texts = re.split(r",(?![^(]*\))", value) if isinstance(value, str) else value
-    for pair in (str(text).strip() for text in texts if str(text).strip()):
-        key, equals, wanted = pair.partition("=")
-        if not (equals and key.strip() and wanted.strip()):
-            raise ValueError(f"{pair!r} must be KEY=VALUE, like market-type=spot")
-        if labels.setdefault(key.strip(), wanted.strip()) != wanted.strip():
-            raise ValueError(
-                f"label {key.strip()!r} is asked to be both {labels[key.strip()]!r} and {wanted.strip()!r}"
-            )
-    return labels
-
-
 def _field_of(name: str) -> tuple[Any, Any]:
     """The settings field of a column that the run may set: its annotation and its default."""
     given = GIVEN[name]
     check = given.kind.check
     if pa.types.is_list(given.kind.type):
-        check = Annotated[check, NoDecode, BeforeValidator(_split), AfterValidator(tuple), PlainSerializer(list)]
+        check = Annotated[check, NoDecode, BeforeValidator(split_list), AfterValidator(tuple), PlainSerializer(list)]
     return check | None, Field(None, description=given.run, json_schema_extra={RULE: given.kind.rule})
 
 
@@ -117,7 +66,7 @@ class Settings(_ColumnDefaults):
         "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
     )
 
-    map: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_possible)] = Field(
+    map: Annotated[dict[str, str], NoDecode, BeforeValidator(column_pairs), AfterValidator(possible_pairs)] = Field(
         {},
         description="a column of the manifest that is read as another one, like caption=prompt; may be repeated",
         json_schema_extra={RULE: "pairs of columns, like caption=prompt"},
@@ -166,7 +115,7 @@ class Settings(_ColumnDefaults):
     start_deadline: float = Field(
         1800.0, gt=0, description="on a cluster, seconds to wait for the first worker to find a place"
     )
-    label_selector: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(
+    label_selector: Annotated[dict[str, str], NoDecode, BeforeValidator(node_labels)] = Field(
         {},
         description="on a cluster, a label that nodes with workers must have, like market-type=spot; may be repeated",
         json_schema_extra={RULE: "labels, like market-type=spot", METAVAR: "KEY=VALUE"},

@@ -25,12 +25,14 @@ class RayNodes:
     Attributes:
         address: of its head.
         variables: that a process needs to connect to it.
+        token: that it asks for; empty: none.
     """
 
     def __init__(self, folder: Path, token: str | None):
         self._folder, self._files = folder, Path(tempfile.mkdtemp(prefix="rn-", dir="/tmp"))  # sockets: a short path
         home = folder / "home"
         home.mkdir(exist_ok=True)
+        self.token = token or ""
         tokens = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
         self.variables = {"HOME": str(home), **tokens}
         self._nodes: dict[str, subprocess.Popen] = {}
@@ -72,6 +74,7 @@ class RayNodes:
         common = ["--block", "--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--disable-usage-stats"]
         command = [str(RAY), "start", *common, *words]
         if hidden is not None:
+            hidden.mkdir(exist_ok=True)
             script = f'mount -t tmpfs tmpfs "{hidden}" && exec "$@"'
             command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *command]
         with log.open("w") as out:

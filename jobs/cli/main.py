@@ -13,6 +13,7 @@ import click
 
 from wanbatch import __version__
 from wanbatch.errors import ManifestError, WanbatchError
+from wanbatch.jobs.cli.augment_command import augment
 from wanbatch.jobs.cli.bench_command import bench
 from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
@@ -54,7 +55,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[run, retry, plan, status, report, repair, origin, export, tune, bench, doctor, completion],
+    commands=[run, retry, augment, plan, status, report, repair, origin, export, tune, bench, doctor, completion],
 )
 @click.version_option(__version__)
 def main() -> None:

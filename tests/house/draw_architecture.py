@@ -39,6 +39,7 @@ WINGS = {  # the middle of each box
     "jobs.tuning": (485, 196),
     "jobs.benchmark": (625, 196),
     "jobs.doctor": (485, 250),
+    "jobs.augment": (625, 250),
     "jobs.driver": (555, 304),
     "jobs.reporting": (485, 392),
     "jobs.worker": (625, 392),

@@ -301,7 +301,7 @@ def _instead_of_ray(simulated: SimulatedRay):
         patch.object(cluster_watch, "ray", simulated),
         patch.object(ray_errors, "ray", simulated),
         patch.object(worker_pool, "RayHealth", lambda: health),
-        patch.object(worker_pool, "take_mark", lambda *given: None),
+        patch.object(worker_pool, "take_mark", lambda *given, **more: None),
     ):
         yield
 

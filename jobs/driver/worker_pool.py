@@ -58,7 +58,6 @@ class WorkerPool:
         self._actor_class: Any = ray.remote(max_restarts=0, max_task_retries=0)(worker_class)
         self._ray = RayHealth()
         self._most = count if most is None else most
-        self._report_seconds = max(REPORT_SECONDS, count / MAX_EMPTY_REPORTS)
         self._setup, self._rest = setup, () if load is None else (load,)
         self._slots: dict[int, WorkerSlot] = {}
         self._numbers = itertools.count()
@@ -69,8 +68,8 @@ class WorkerPool:
             self._slots[number] = WorkerSlot(
                 number,
                 partial(self._start_actor, number),
-                self._report_seconds,
-                lambda started: take_mark(self._setup.out, started.mark, started.host),
+                lambda: max(REPORT_SECONDS, self.size / MAX_EMPTY_REPORTS),
+                lambda started: take_mark(self._setup.out, started.mark, started.host, patience=0.0),
                 self._watch.is_alive,
             )
 

@@ -25,6 +25,7 @@ from wanbatch.jobs.driver.ray_errors import WorkerGone, result_of
 from wanbatch.jobs.driver.units_in_hand import UnitsInHand
 from wanbatch.jobs.planning.units import Task, Unit
 from wanbatch.jobs.worker.messages import Started, WorkerStatus
+from wanbatch.manifests.dataset.visibility import PATIENCE_SECONDS
 
 START_SECONDS = 1800.0  # before a worker that still loads counts as failed
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds before a worker is replaced
@@ -48,7 +49,7 @@ class WorkerSlot:
         self,
         number: int,
         start_actor: Callable[[], Any],
-        report_seconds: float,
+        report_seconds: Callable[[], float],
         check: Callable[[Started], None],
         is_alive: Callable[[str], bool] = lambda node: True,
     ):
@@ -57,9 +58,9 @@ class WorkerSlot:
         Args:
             number: the slot's.
             start_actor: starts the process of a `Worker` and returns Ray's handle of it.
-            report_seconds: after which a worker with nothing to report says how far it is.
-            check: looks at what a worker says when it is ready, before it gets a unit; after a NodeError its node
-                gets no worker any more, what else it raises ends the run.
+            report_seconds: gives the seconds after which a worker with nothing to report says how far it is.
+            check: looks at what a worker says when it is ready, before it gets a unit, and again for a while as long
+                as it raises NodeError; then its node gets no worker any more. What else it raises ends the run.
             is_alive: whether a node is, by Ray's id of it.
         """
         self.number = number
@@ -71,6 +72,8 @@ class WorkerSlot:
         self._doubt: ray.ObjectRef | None = None
         self._doubt_since: float | None = None  # monotonic
         self._starting: ray.ObjectRef | None = None
+        self._unchecked: Started | None = None  # what it said when it was ready, as long as that is not checked
+        self._ready_since = 0.0  # monotonic
         self._exchange: ray.ObjectRef | None = None
         self._last_exchange = 0.0  # monotonic: when it was sent or, if it has been, answered
         self._to_send: list[Task] = []  # by the next exchange
@@ -96,7 +99,8 @@ class WorkerSlot:
     @property
     def ready(self) -> bool:
         """Whether the worker has loaded its model, and is not known to be out of reach."""
-        return self.placed and self._starting is None and self._doubt_since is None
+        waits = self._starting is not None or self._unchecked is not None or self._doubt_since is not None
+        return self.placed and not waits
 
     @property
     def trusted(self) -> bool:
@@ -141,7 +145,7 @@ class WorkerSlot:
         """Send what was given; a worker that holds anything is asked what there is to report."""
         if self._units and self._exchange is None and self._doubt_since is None:
             self._exchange = self._actor.exchange.remote(
-                pickle.dumps(self._to_send, protocol=5), self._report_seconds, self._making_seconds
+                pickle.dumps(self._to_send, protocol=5), self._report_seconds(), self._making_seconds
             )
             self._last_exchange = time.monotonic()
             self._to_send.clear()
@@ -174,9 +178,11 @@ class WorkerSlot:
         now = time.monotonic()
         if self._doubt_since is not None:
             return self._ask_again(now)
+        if self._unchecked is not None:
+            return self._check_again(self._unchecked, now)
         if self._starting is not None and now - self._starting_since > START_SECONDS:
             self._start_failed(f"it was not ready after {START_SECONDS:.0f} s")
-        if now - self._last_exchange < self._report_seconds / 2:
+        if now - self._last_exchange < self._report_seconds() / 2:
             return []  # what was finished while this process did other things may be on its way
         if (overdue := self._units.overdue(now)) is None:
             return []
@@ -203,20 +209,33 @@ class WorkerSlot:
 
     def _receive_start(self, call: ray.ObjectRef) -> list[Event]:
         try:
-            started: Started = result_of(call)
-            self._check(started)
+            self._unchecked = result_of(call)
         except WorkerGone as error:
             return self._gone(error)
         except NodeError as error:
-            node = self._node
-            self._vacate(counts=False)
-            return [NodeRefused(self.number, node, error)]
+            return self._refused(error)
         except DeviceError as error:
             self._start_failed(str(error))
             return []
+        self._ready_since = time.monotonic()
+        assert self._unchecked is not None
+        return self._check_again(self._unchecked, self._ready_since)
+
+    def _check_again(self, started: Started, now: float) -> list[Event]:
+        """Check what a worker said; a network disk may take a while to show what it wrote."""
+        try:
+            self._check(started)
+        except NodeError as error:
+            return self._refused(error) if now - self._ready_since > PATIENCE_SECONDS else []
+        self._unchecked = None
         self._failed_starts = 0
         times = started.load_seconds, started.warm_up_seconds
         return [WorkerReady(self.number, *times, started.backends, started.host, started.device)]
+
+    def _refused(self, error: NodeError) -> list[Event]:
+        node = self._node
+        self._vacate(counts=False)
+        return [NodeRefused(self.number, node, error)]
 
     def _gone(self, error: WorkerGone) -> list[Event]:
         """Act on a worker that is gone: with its node, alone, or for a reason that is not known yet."""
@@ -288,7 +307,8 @@ class WorkerSlot:
         self._start_at = time.monotonic() + (pause_after(self._losses_in_a_row) if counts else FIRST_PAUSE)
         self._losses_in_a_row += counts
         self._trusted = False
-        self._actor = self._starting = self._exchange = self._placing = self._doubt = self._doubt_since = None
+        self._actor = self._starting = self._exchange = self._placing = None
+        self._unchecked = self._doubt = self._doubt_since = None
         self._node = self._host = ""
         self._to_send.clear()
         self._units.take_all()

@@ -34,13 +34,18 @@ class ClusterWatch:
 
     def nodes(self, age: float = LOOK_SECONDS) -> list[Node]:
         """The nodes that are alive, as of so many seconds ago at most."""
-        if time.monotonic() - self._looked > age:
+        if not age or time.monotonic() - self._looked > age:
             self._nodes, self._looked = alive_nodes(ray.nodes()), time.monotonic()
         return self._nodes
 
-    def is_alive(self, node: str) -> bool:
-        """Whether a node is alive. node: Ray's id of it; empty: the worker had no place yet."""
-        return not node or any(one.id == node for one in self.nodes(FRESH_SECONDS))
+    def is_alive(self, node: str, age: float) -> bool:
+        """Whether a node is alive.
+
+        Args:
+            node: Ray's id of it; empty: the worker had no place yet.
+            age: as of so many seconds ago at most; 0: as of now.
+        """
+        return not node or any(one.id == node for one in self.nodes(age))
 
     def workers_wanted(self, most: int) -> int:
         """How many workers there can be on the nodes that there are, at least 1. most: never more."""

@@ -19,18 +19,20 @@ _GONE = (
     exceptions.ObjectLostError,
 )
 
+_NODE_DIED = ("its node has died", "node is dead", "node died")
+
 
 class WorkerGone(Exception):
     """The process of a worker is gone, or its node.
 
     Attributes:
-        preempted: Ray says that its node was taken away on purpose.
+        with_node: Ray says that its node died, or was taken away on purpose.
         unclear: the connection to it broke, and why is not known yet.
     """
 
-    def __init__(self, message: str, preempted: bool = False, unclear: bool = False):
+    def __init__(self, message: str, with_node: bool = False, unclear: bool = False):
         super().__init__(message)
-        self.preempted, self.unclear = preempted, unclear
+        self.with_node, self.unclear = with_node, unclear
 
 
 def result_of(ref: ray.ObjectRef) -> Any:
@@ -46,7 +48,8 @@ def result_of(ref: ray.ObjectRef) -> Any:
         return ray.get(ref)
     except _GONE as error:
         unclear = isinstance(error, exceptions.ActorUnavailableError)
-        raise WorkerGone(_why_gone(error), bool(getattr(error, "preempted", False)), unclear) from error
+        with_node = getattr(error, "preempted", False) or any(words in str(error) for words in _NODE_DIED)
+        raise WorkerGone(_why_gone(error), bool(with_node), unclear) from error
     except exceptions.RayTaskError as error:
         if isinstance(error.cause, WanbatchError):
             raise error.cause from None

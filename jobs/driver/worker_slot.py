@@ -29,6 +29,7 @@ from wanbatch.manifests.dataset.visibility import PATIENCE_SECONDS
 
 START_SECONDS = 1800.0  # before a worker that still loads counts as failed
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds before a worker is replaced
+FRESH_SECONDS = 0.5  # how old it may be what is known of nodes while a worker cannot be reached
 DOUBT_SECONDS, DOUBT_PAUSE = 60.0, 1.0  # until a worker that cannot be reached is given up, with its node
 
 
@@ -51,7 +52,7 @@ class WorkerSlot:
         start_actor: Callable[[], Any],
         report_seconds: Callable[[], float],
         check: Callable[[Started], None],
-        is_alive: Callable[[str], bool] = lambda node: True,
+        is_alive: Callable[[str, float], bool] = lambda node, age: True,
     ):
         """Start the slot's first worker.
 
@@ -61,7 +62,7 @@ class WorkerSlot:
             report_seconds: gives the seconds after which a worker with nothing to report says how far it is.
             check: looks at what a worker says when it is ready, before it gets a unit, and again for a while as long
                 as it raises NodeError; then its node gets no worker any more. What else it raises ends the run.
-            is_alive: whether a node is, by Ray's id of it.
+            is_alive: whether a node is, by Ray's id of it, as of so many seconds ago at most.
         """
         self.number = number
         self._start_actor, self._report_seconds, self._check = start_actor, report_seconds, check
@@ -239,15 +240,16 @@ class WorkerSlot:
 
     def _gone(self, error: WorkerGone) -> list[Event]:
         """Act on a worker that is gone: with its node, alone, or for a reason that is not known yet."""
-        if error.unclear and self._is_alive(self._node):
+        alive = not error.with_node and self._is_alive(self._node, 0.0)
+        if error.unclear and alive:
             self._doubt_since = self._doubt_since or time.monotonic()
             return []
-        return self._lose_worker(str(error), error.preempted or error.unclear or not self._is_alive(self._node))
+        return self._lose_worker(str(error), with_node=not alive)
 
     def _ask_again(self, now: float) -> list[Event]:
         """Ask a worker that could not be reached whether it is there, again after a pause."""
         assert self._doubt_since is not None
-        if now - self._doubt_since > DOUBT_SECONDS or not self._is_alive(self._node):
+        if now - self._doubt_since > DOUBT_SECONDS or not self._is_alive(self._node, FRESH_SECONDS):
             return self._lose_worker("its node cannot be reached", with_node=True)
         if self._doubt is None and now - self._last_exchange > DOUBT_PAUSE:
             self._doubt = self._actor.__ray_ready__.remote()

@@ -115,6 +115,16 @@ def test_a_preempted_node_that_ray_still_shows(slot, fake):
     assert [type(event) for event in slot.receive()] == [NodeLost, UnitLost]
 
 
+def test_a_node_that_died_this_moment(slot, fake):
+    """What was known of the nodes a moment ago plays no part."""
+    fake.answers.append(unavailable())
+    assert slot.receive() == []
+    del fake.there["one"]
+    slot._doubt = object()
+    fake.answers.append(ActorDiedError())
+    assert [type(event) for event in slot.receive()] == [NodeLost, UnitLost]
+
+
 def test_a_worker_that_dies_on_a_node_that_lives(slot, fake):
     fake.answers.append(ActorDiedError())
     [unit] = slot.receive()

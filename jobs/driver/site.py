@@ -96,6 +96,8 @@ def the_cluster(settings: Settings, out: str | Path) -> Site:
                 ", ".join(others),
             )
     placement = placement_of(settings, device, accelerator, on_cluster=True)
+    largest = max((node.cpus for node in there), default=0)
+    placement = replace(placement, cpus=max(1, min(placement.cpus, largest)))  # or no node could ever have one
     hardware = hardware_there(settings, placement)
     workers = _wanted(settings) or max(1, placement.workers_in(nodes()))
     hardware = replace(hardware, gpus=workers if device == "cuda" else 0)

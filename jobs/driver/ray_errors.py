@@ -54,7 +54,7 @@ def result_of(ref: ray.ObjectRef) -> Any:
         if isinstance(error.cause, WanbatchError):
             raise error.cause from None
         raise
-    except exceptions.RayError as error:
+    except (exceptions.RayError, ConnectionError) as error:  # the other one: of Ray's client
         raise _ray_failed(error) from error
 
 
@@ -65,11 +65,11 @@ def ray_failures_raised() -> Iterator[None]:
         yield
     except exceptions.RayTaskError:  # a bug in a worker
         raise
-    except exceptions.RayError as error:
+    except (exceptions.RayError, ConnectionError) as error:  # the other one: of Ray's client
         raise _ray_failed(error) from error
 
 
-def _ray_failed(error: exceptions.RayError) -> MachineryError:
+def _ray_failed(error: Exception) -> MachineryError:
     return MachineryError(f"Ray failed: {_first_line(error)}; run the same command again")
 
 

@@ -112,6 +112,25 @@ def test_nodes_that_leave_and_join_and_a_driver_that_is_killed(nodes, command_on
 
 
 @pytest.mark.slow
+def test_the_command_on_a_machine_outside_the_cluster(nodes, command_on, tmp_path):
+    """Through Ray's client; its process is killed, and the same command goes on."""
+    pytest.importorskip("grpc")
+    names = [f"wait-{index}" for index in range(4)]
+    rows = [{"id": name, "prompt": str(tmp_path / name)} for name in names]
+    nodes.add("only")
+    (tmp_path / "wait-0").touch()
+    driver = command_on(nodes, rows, "--address", nodes.client_address)
+    wait_until(lambda: commits(tmp_path / "out"), what="the first commit")
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait(20)
+    for name in names:
+        (tmp_path / name).touch()
+    ended(command_on(nodes, rows, "--address", nodes.client_address))
+    nodes.kill("only")
+    require_whole(tmp_path / "out", set(names))
+
+
+@pytest.mark.slow
 def test_a_token_that_the_cluster_does_not_take(nodes, command_on, tmp_path):
     """Also a stale one in the home folder. Neither is shown."""
     stale = tmp_path / "home" / ".ray" / "auth_token"

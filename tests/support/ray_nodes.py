@@ -24,6 +24,7 @@ class RayNodes:
 
     Attributes:
         address: of its head.
+        client_address: the same, for Ray's client.
         variables: that a process needs to connect to it.
         token: that it asks for; empty: none.
     """
@@ -36,11 +37,10 @@ class RayNodes:
         tokens = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
         self.variables = {"HOME": str(home), **tokens}
         self._nodes: dict[str, subprocess.Popen] = {}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        port = self.address.rpartition(":")[2]
+        port, client = _free_port(), _free_port()
+        self.address, self.client_address = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
         head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._files}"]
+        head += [f"--ray-client-server-port={client}"]
         self._start("head", [*head, "--num-cpus=0"])
 
     def add(self, name: str, hidden: Path | None = None) -> None:
@@ -91,6 +91,12 @@ class RayNodes:
         )
         if process.poll() is not None:
             raise OSError(f"node {name} did not start: {log.read_text()[-500:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @contextmanager

@@ -27,11 +27,10 @@ TEXTS = {
     "compile_cache": "a/code", "offload": "never", "text_cache": "texts", "workers": "3", "slots": "auto",
     "threads": "4", "format": "webp", "quality": "90", "unit_timeout": "1e3", "max_failures": "5%", "unit_rows": "8",
     "creativity_steps": "respace", "prompt": "a heart, big", "creativity": "0.4", "map": "caption=prompt",
-    "strict": "true", "split": "train",
-    "circuit_breaker": "off", "drain_seconds": "2.5",
+    "strict": "true", "split": "train", "embed_settings": "true", "c2pa_cert": "a/cert.pem", "c2pa_key": "a/key.pem",
+    "circuit_breaker": "off", "report": "off", "drain_seconds": "2.5",
     "address": "ray://head:10001", "start_deadline": "60", "label_selector": "market-type=spot",
     "accelerator_type": "H100", "mixed_devices": "true", "model_cache": "a/models",
-    "embed_settings": "true", "c2pa_cert": "a/cert.pem", "c2pa_key": "a/key.pem",
 }  # fmt: skip
 
 

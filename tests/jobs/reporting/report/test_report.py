@@ -142,12 +142,16 @@ def test_pictures_stand_beside_their_sources_with_settings_in_text(written):
 def test_checks_show_the_worst_first(written):
     shown, data = written
     measures = {measure["name"]: measure for measure in data["checks"]["measures"]}
-    assert set(measures) == {"sharpness", "flat"}
+    assert set(measures) == {"sharpness", "source_distance", "strange", "near_duplicate"}
+    assert data["checks"]["rejected"] == {"blurred": 2}
+    assert measures["sharpness"]["rejected"] == 2
+    assert measures["source_distance"]["order"] == "farthest from the middle first"
+    assert measures["strange"]["order"] == "lowest first"
     sharpness = measures["sharpness"]
     assert sharpness["order"] == "rejected ones first, then lowest first"
     assert [one["value"] for one in sharpness["worst"]] == sorted(one["value"] for one in sharpness["worst"])
     assert sharpness["worst"][0]["id"] == "row-000023"
-    assert "rejected: sharpness" in shown.words
+    assert "rejected: blurred" in shown.words
 
 
 def test_the_page_needs_nothing_else(written):
@@ -337,6 +341,12 @@ def test_a_report_that_fails_is_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(after_run, "report_files", broken)
     assert report_after_run(tmp_path / "out", None) is None  # type: ignore[arg-type]
     assert "its report was not written (no such luck); `wanbatch report` tries again" in caplog.text
+
+
+def test_a_large_run_that_is_interrupted_ends_without_one():
+    assert after_run.is_worth_waiting(interrupted=True, images=10_000)
+    assert not after_run.is_worth_waiting(interrupted=True, images=10_001)
+    assert after_run.is_worth_waiting(interrupted=False, images=10_000_000)
 
 
 def test_a_page_that_cannot_be_written_names_the_file(filled, tmp_path):

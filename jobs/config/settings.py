@@ -181,6 +181,9 @@ class Settings(_ColumnDefaults):
     drain_seconds: float = Field(
         20.0, ge=0, description="at Ctrl-C or SIGTERM, seconds for workers to finish what they hold"
     )
+    report: Literal["on", "off"] = Field(
+        "on", description="write report.html and report.json into the output folder when the run ends"
+    )
     unit_rows: int = Field(16, ge=1, le=4096, description="rows handed out, written and resumed together, at most")
 
     @classmethod

@@ -55,10 +55,24 @@ def cron_job(
         )
     volume, path = _claim(claim)
     _check_paths(schedule, path)
-    name = _name(schedule)
     container: dict[str, Any] = {"name": "wanbatch", "image": image, "command": commands[0]}
     if gpus:
         container["resources"] = {"limits": {"nvidia.com/gpu": str(gpus)}}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": _name(schedule), "labels": {"app.kubernetes.io/name": "wanbatch"}},
+        "spec": {
+            "schedule": _cron(schedule),
+            "timeZone": schedule.zone.key,
+            "concurrencyPolicy": "Forbid",
+            "startingDeadlineSeconds": _deadline(schedule),
+            "jobTemplate": {"spec": _job(_pod(container, volume, path))},
+        },
+    }
+
+
+def _pod(container: dict[str, Any], volume: str, path: str) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -67,18 +81,7 @@ def cron_job(
     if volume:
         container["volumeMounts"] = [{"name": "data", "mountPath": path}]
         pod["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": volume}}]
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "CronJob",
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "wanbatch"}},
-        "spec": {
-            "schedule": _cron(schedule),
-            "timeZone": schedule.zone.key,
-            "concurrencyPolicy": "Forbid",
-            "startingDeadlineSeconds": _deadline(schedule),
-            "jobTemplate": {"spec": _job(pod)},
-        },
-    }
+    return pod
 
 
 def _flags(name: str, value: Any, own: set[str]) -> list[str]:
@@ -108,8 +111,8 @@ def _cron(schedule: Schedule) -> str:
     fields = cron_fields(schedule.cron)
     if not fields.is_plain or (fields.both and not (fields.every_day or fields.every_weekday)):
         raise UserError(
-            f"schedule {schedule.name}: cron {schedule.cron!r}: a CronJob knows neither L nor #, and no day that must "
-            "be both one of the month and a weekday: run it with `wanbatch schedule run`"
+            f"schedule {schedule.name}: cron {schedule.cron!r}: a CronJob knows neither L nor #, and no day that "
+            "must be both one of the month and a weekday: run it with `wanbatch schedule run`"
         )
     return " ".join(
         (

@@ -133,14 +133,14 @@ def write_card(root: str | Path, content: CardContent, counts: Mapping[str, Any]
     backend = open_backend(root)
     title = _storable(backend.root.rpartition("/")[2])
     lines = [
-        f"# {_inline(title)}",
+        f"# {inline(title)}",
         "",
         _summary(content, counts),
         "",
         _LOADING,
         "## Settings",
         "",
-        *_table("setting", "value", [(name, _code(value)) for name, value in content.settings.items()]),
+        *_table("setting", "value", [(name, code(value)) for name, value in content.settings.items()]),
         "",
         "## Columns",
         "",
@@ -176,12 +176,12 @@ def _content(digest: str) -> str:
 
 
 def _summary(content: CardContent, counts: Mapping[str, Any]) -> str:
-    at_revision = f" at revision {_code(content.revision)}" if content.revision else ""
-    lines = [f"{counts['done']} images, made from a manifest by wanbatch with {_code(content.model)}{at_revision}."]
+    at_revision = f" at revision {code(content.revision)}" if content.revision else ""
+    lines = [f"{counts['done']} images, made from a manifest by wanbatch with {code(content.model)}{at_revision}."]
     if counts["quarantined"]:
-        classes = ", ".join(f"{count} {_inline(name)}" for name, count in counts["failures"].items())
+        classes = ", ".join(f"{count} {inline(name)}" for name, count in counts["failures"].items())
         lines.append(f"{counts['quarantined']} rows could not be made ({classes}).")
-    lines += [f"{_inline(note)}." for note in content.notes]
+    lines += [f"{inline(note)}." for note in content.notes]
     return "\n".join(lines)
 
 
@@ -197,18 +197,18 @@ def _own_rows(later: Collection[str]) -> list[tuple[str, str]]:
 def _passthrough_rows(passthrough: pa.Schema | None) -> list[tuple[str, str]]:
     if passthrough is None:
         return []
-    return [(field.name, f"from the manifest ({_code(field.type)})") for field in passthrough]
+    return [(field.name, f"from the manifest ({code(field.type)})") for field in passthrough]
 
 
 def _table(left: str, right: str, rows: list[tuple[str, str]]) -> list[str]:
-    return [f"| {left} | {right} |", "|---|---|", *(f"| {_code(name)} | {text} |" for name, text in rows)]
+    return [f"| {left} | {right} |", "|---|---|", *(f"| {code(name)} | {text} |" for name, text in rows)]
 
 
-def _code(value: object) -> str:
-    text = _inline("" if value is None else str(value)).replace("`", "'")
+def code(value: object) -> str:
+    text = inline("" if value is None else str(value)).replace("`", "'")
     return f"`{text}`" if text else ""
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Text that cannot break a table or a heading."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

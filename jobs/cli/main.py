@@ -15,6 +15,7 @@ from wanbatch import __version__
 from wanbatch.errors import ManifestError, WanbatchError
 from wanbatch.jobs.cli.augment_command import augment
 from wanbatch.jobs.cli.bench_command import bench
+from wanbatch.jobs.cli.check_command import check
 from wanbatch.jobs.cli.compare_command import compare
 from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
@@ -25,6 +26,7 @@ from wanbatch.jobs.cli.options import AS_JSON
 from wanbatch.jobs.cli.origin_command import origin
 from wanbatch.jobs.cli.plan_command import plan
 from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
+from wanbatch.jobs.cli.push_command import push
 from wanbatch.jobs.cli.report_command import report
 from wanbatch.jobs.cli.run_commands import retry, run
 from wanbatch.jobs.cli.schedule_commands import schedule
@@ -63,6 +65,14 @@ class Commands(click.Group):
     commands=[
         run,
         retry,
+        augment,
+        check,
+        plan,
+        status,
+        report,
+        repair,
+        origin,
+        export,
         submit,
         jobs,
         augment,
@@ -74,6 +84,7 @@ class Commands(click.Group):
         repair,
         origin,
         export,
+        push,
         tune,
         bench,
         doctor,

@@ -46,6 +46,7 @@ def needed() -> set[str]:
     files.append("wanbatch/jobs/planning/device_speeds.json")
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "jobs").glob("**/templates/*")]
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "jobs/augment/recipes").glob("*.toml")]
+    files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "jobs/cluster/deploy").iterdir()]
     return {name for name in files if "__pycache__" not in name}
 
 

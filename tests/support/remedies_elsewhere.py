@@ -9,6 +9,7 @@ Table = dict[str, dict[str, str]]
 
 TEXTS = "tests/manifests/reading/test_text_files.py"
 
+MAPS = "tests/jobs/worker/test_creativity_maps.py"
 STORES = "tests/manifests/storage/test_failing_stores.py"
 RETRIES = "tests/manifests/storage/test_store_retries.py"
 HUB = "tests/manifests/storage/test_hub.py"
@@ -46,6 +47,11 @@ ELSEWHERE: Table = {
         "such addresses": f"{STORES}::test_other_schemes",
         "is not a usable address": f"{STORES}::test_addresses_that_are_none",
     },
+    "jobs/worker/creativity_maps.py": {
+        "give a map of the same shape": f"{MAPS}::test_a_map_of_another_shape_fails_its_row",
+        "cut it": f"{MAPS}::test_a_box_over_the_edge_fails_its_row",
+        "reaches over the edge": f"{MAPS}::test_a_box_over_the_edge_fails_its_row",
+    },
     "manifests/reading/json_mistakes.py": {
         'python3 -c "': f"{TEXTS}::test_it_comes_with_a_command_that_makes_rows_of_it",
         "jq -c .": f"{TEXTS}::test_several_objects_on_several_lines",
@@ -81,7 +87,7 @@ NO_REMEDIES: Table = {
         "(keep the source)": "a rule of a column",
         "keep or respace": "a rule of a column",
     },
-    "manifests/columns.py": {
+    "manifests/column_table.py": {
         "share in the blend": "what a column means",
         "a row that starts below 1": "what a column means",
         "the run's setting": "a default of a column",

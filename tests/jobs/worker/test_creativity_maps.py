@@ -68,6 +68,7 @@ def test_a_box_over_the_edge_fails_its_row(mapped):
     ) as told:
         mapped(boxes(([0, 0, 4, 4], 0.0), ([60, 0, 8, 4], 0.0)))
     assert (told.value.stage, told.value.kind) == ("source", "bad_box")
+    assert mapped(boxes(([0, 0, 4, 4], 0.0), ([60, 0, 4, 4], 0.0)))[0] is not None
 
 
 def test_a_map_is_cut_as_its_source_is(mapped, tmp_path):
@@ -91,6 +92,8 @@ def test_a_map_of_another_shape_fails_its_row(mapped, tmp_path):
     Image.new("L", (32, 32)).save(tmp_path / "map.png")
     with pytest.raises(RowError, match="the map has 32x32 pixels and its source 64x32: give a map of the same shape"):
         mapped({"creativity_map": "map.png"})
+    Image.new("L", (128, 64)).save(tmp_path / "map.png")
+    assert (mapped({"creativity_map": "map.png"})[0].values == 0).all()
 
 
 def test_a_map_that_is_not_there_fails_its_row(mapped):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from wanbatch.jobs.augment.tables import Reading
 from wanbatch.jobs.augment.templates import check_template
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.columns import GIVEN, WRITTEN
+from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.suggestions import did_you_mean
 
@@ -100,10 +101,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     require_form(target)
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
-    path = dataset_path(recipe.dataset, folder)
-    images = dataset_path(recipe.images, folder) if recipe.images is not None else None
-    reading = Reading(recipe.columns, settings.map, settings.source_root, settings.source_fence, settings.allow_http)
-    found = find_dataset(path, images, reading, recipe.dataset)
+    path, found, reading = _find(recipe, folder, settings)
     wanted, others = _of_splits(found, recipe)
     _check_names(found, recipe)
     wanted = _of_classes(found, wanted, recipe)
@@ -136,6 +134,45 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     )
 
 
+def _find(recipe: Recipe, folder: Path, settings: Settings) -> tuple[str, FoundDataset, Reading]:
+    """The path of a recipe's dataset, what is in it, and how it is read. folder: of the recipe."""
+    path = dataset_path(recipe.dataset, folder)
+    images = dataset_path(recipe.images, folder) if recipe.images is not None else None
+    where = (settings.source_root, settings.source_fence, settings.allow_http)
+    reading = Reading(recipe.columns, settings.map, *where)
+    return path, find_dataset(path, images, reading, recipe.dataset), reading
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The pictures of a recipe's dataset: those that are augmented, with where they are, and those held out."""
+
+    recipe: Recipe
+    augmented: Loaded
+    held_out: tuple[Original, ...]
+    held_out_sources: dict[str, Source]
+
+
+def read_reference(recipe_path: Path, settings: Settings, everything_looked_at: bool = False) -> Reference:
+    """Read the dataset of a recipe, for those who look at what was made of it.
+
+    Args:
+        recipe_path: of the TOML file.
+        settings: how the dataset is read.
+        everything_looked_at: find out what the pictures that are augmented look like, too.
+    Raises:
+        UserError, MachineryError: as `plan_augmentation` does.
+    """
+    recipe = read_recipe(recipe_path)
+    folder = recipe_path.absolute().parent
+    _, found, reading = _find(recipe, folder, settings)
+    wanted, others = _of_splits(found, recipe)
+    augmented = load_originals(found, _of_classes(found, wanted, recipe), reading, everything_looked_at)
+    own = load_originals(found, others, reading, look=True)
+    elsewhere, _ = _of_other_datasets(recipe, folder, reading)
+    return Reference(recipe, augmented, (*own.originals, *elsewhere), own.sources)
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """A manifest that was written. fence: the folder that holds it and all its sources, absolute."""
@@ -161,13 +198,25 @@ def write_augmentation(planned: Augmentation, target: Path) -> Written:
     """
     if not planned.children and not planned.earlier:
         raise UserError(f"{planned.dataset}: gives no rows: every class has enough pictures for fill already")
+    return write_rows(planned, target, planned.children, planned.earlier)
+
+
+def write_rows(planned: Augmentation, target: Path, children: Sequence[Child], earlier: Rows = ()) -> Written:
+    """Write a manifest of some rows. Raises UserError if it cannot be written.
+
+    Args:
+        planned: that they are of.
+        target: the manifest, ending in `.jsonl` or `.parquet`.
+        children: rows that are new.
+        earlier: rows that it had before.
+    """
     loaded = planned.loaded
     with SourceLoader(loaded.root, allow_http=True, fence=loaded.fence) as loader:
         paths = SourcePaths(target, lambda original: loader.encoded(loaded.sources[original.sha256]))
-        new = [manifest_row(child, planned.recipe, paths.of) for child in planned.children]
-    for row in planned.earlier:
+        new = [manifest_row(child, planned.recipe, paths.of) for child in children]
+    for row in earlier:
         paths.include(row.get("images") or [row["image"]])
-    rows = sorted([*planned.earlier, *new], key=_order)
+    rows = sorted([*earlier, *new], key=_order)
     write_manifest(target, rows)
     return Written(target, paths.fence, rows)
 
@@ -251,7 +300,14 @@ def _held_out(
 ) -> tuple[list[Original], tuple[str, ...]]:
     """All pictures that none may be a copy of: those of other splits, and those of other datasets."""
     loaded = load_originals(found, others, reading, look=True)
-    held_out, warnings = list(loaded.originals), loaded.warnings
+    elsewhere, warnings = _of_other_datasets(recipe, folder, reading)
+    return [*loaded.originals, *elsewhere], (*loaded.warnings, *warnings)
+
+
+def _of_other_datasets(recipe: Recipe, folder: Path, reading: Reading) -> tuple[list[Original], tuple[str, ...]]:
+    """The pictures of the datasets that a recipe names as `held_out`, and what was left out of them."""
+    held_out: list[Original] = []
+    warnings: tuple[str, ...] = ()
     for given in recipe.held_out:
         plain = Reading(type(recipe.columns)(), {}, allow_http=reading.allow_http)
         other = find_dataset(dataset_path(given, folder), None, plain, given)
@@ -263,8 +319,6 @@ def _held_out(
 
 def _renamed(picture: Found, given: str) -> Found:
     """A picture of another dataset as one of a split that is called like that."""
-    from dataclasses import replace
-
     return replace(picture, split=given if picture.split is None else f"{given} ({picture.split})")
 
 

@@ -15,6 +15,7 @@ from wanbatch import __version__
 from wanbatch.errors import ManifestError, WanbatchError
 from wanbatch.jobs.cli.augment_command import augment
 from wanbatch.jobs.cli.bench_command import bench
+from wanbatch.jobs.cli.check_command import check
 from wanbatch.jobs.cli.compare_command import compare
 from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
@@ -64,6 +65,14 @@ class Commands(click.Group):
     commands=[
         run,
         retry,
+        augment,
+        check,
+        plan,
+        status,
+        report,
+        repair,
+        origin,
+        export,
         submit,
         jobs,
         augment,

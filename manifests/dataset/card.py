@@ -22,6 +22,7 @@ import pyarrow as pa
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from wanbatch.manifests.columns import LATER, MEANINGS, WRITTEN
+from wanbatch.manifests.dataset.checks import FOLDER, checks_note
 from wanbatch.manifests.dataset.committed import Committed
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.status import counts_of
@@ -112,8 +113,7 @@ def refresh_card(backend: StorageBackend, committed: Committed) -> None:
     except FileNotFoundError:
         return
     card = DatasetCard(text)
-    for config in card.data.get("configs") or ():
-        config["description"] = _content(committed.content_digest)
+    card.data["configs"] = _configs(committed.content_digest, _checks_digest(backend))
     card.text = _MADE.sub(str(len(committed.made)), card.text)
     backend.ensure_writer()
     backend.write_atomic(NAME, str(card).encode())
@@ -148,7 +148,9 @@ def write_card(root: str | Path, content: CardContent, counts: Mapping[str, Any]
         "",
     ]
     body = _storable("\n".join(lines))
-    card = DatasetCard(f"---\n{_front_matter(title, digest).to_yaml()}\n---\n\n{body}")  # raises if it is not YAML
+    card = DatasetCard(
+        f"---\n{_front_matter(title, digest, _checks_digest(backend)).to_yaml()}\n---\n\n{body}"
+    )  # raises if it is not YAML
     text = str(card)
     _write(backend, text)
     return text
@@ -161,14 +163,35 @@ def _write(backend: StorageBackend, text: str) -> None:
         raise machinery_error(backend.root, error) from error
 
 
-def _front_matter(title: str, digest: str) -> DatasetCardData:
+def _front_matter(title: str, digest: str, checks: str | None) -> DatasetCardData:
     """What `load_dataset` and the Hub read: where the images are, and what the dataset is called.
 
     Of what `load_dataset` hashes, the description is what may say anything and leaves names and versions alone.
     """
-    files = [{"split": "train", "path": "data/*.parquet"}]
-    config = {"config_name": "default", "data_files": files, "description": _content(digest)}
-    return DatasetCardData(pretty_name=title, tags=["synthetic", "wanbatch"], configs=[config])
+    return DatasetCardData(pretty_name=title, tags=["synthetic", "wanbatch"], configs=_configs(digest, checks))
+
+
+def _configs(digest: str, checks: str | None) -> list[dict[str, Any]]:
+    """The pictures, and what was found of them. checks: the digest of that; None: they were not checked."""
+    told = [("default", "data", _content(digest))]
+    if checks is not None:
+        told.append((FOLDER, FOLDER, f"{FOLDER} {checks}"))
+    return [
+        {
+            "config_name": name,
+            "data_files": [{"split": "train", "path": f"{folder}/*.parquet"}],
+            "description": description,
+        }
+        for name, folder, description in told
+    ]
+
+
+def _checks_digest(backend: StorageBackend) -> str | None:
+    try:
+        note = checks_note(backend)
+    except OSError as error:
+        raise machinery_error(backend.root, error, reading=True) from error
+    return None if note is None else note["digest"]
 
 
 def _content(digest: str) -> str:

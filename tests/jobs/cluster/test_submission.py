@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 
 import pytest
@@ -50,6 +51,8 @@ def test_the_jobs_command_gives_the_settings_that_were_chosen_here(monkeypatch):
 
 
 def test_variables_of_this_machine_become_flags_and_defaults_none(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("WANBATCH_")]:
+        monkeypatch.delenv(name)
     assert flags_of(read_settings()) == ()
     monkeypatch.setenv("WANBATCH_STEPS", "9")
     assert flags_of(read_settings()) == ("--steps", "9")

@@ -27,11 +27,8 @@ from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.device_check import check_card, check_kind, cpu_kind, this_card
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
-<<<<<<< HEAD
 from wanbatch.jobs.worker.metrics import WorkerMetrics
-=======
 from wanbatch.jobs.worker.model_files import local_model
->>>>>>> main
 from wanbatch.jobs.worker.recovery import PipelineFailure, halve_slots
 from wanbatch.jobs.worker.requests import warm_up_request
 from wanbatch.jobs.worker.stage_threads import StagePipeline

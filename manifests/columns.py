@@ -292,6 +292,14 @@ COLUMNS: tuple[Column, ...] = (
         "slightly other ones",
         written=pa.string(),
     ),
+    Column(
+        "is_synthetic",
+        "whether a generative model has part in the picture; false only where one source was kept (creativity 0) "
+        "that does not say that it is synthetic itself",
+        written=pa.bool_(),
+        since=4,
+    ),
+    Column("wanbatch_version", "the version of wanbatch that made the picture", written=pa.string(), since=4),
     Column("manifest_row", "the row of the manifest, from 0", written=pa.int64()),
 )
 

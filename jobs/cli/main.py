@@ -18,6 +18,7 @@ from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
 from wanbatch.jobs.cli.folder_commands import repair, report, status
 from wanbatch.jobs.cli.options import AS_JSON
+from wanbatch.jobs.cli.origin_command import origin
 from wanbatch.jobs.cli.plan_command import plan
 from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
 from wanbatch.jobs.cli.run_commands import retry, run
@@ -52,7 +53,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[run, retry, plan, status, report, repair, tune, bench, doctor, completion],
+    commands=[run, retry, plan, status, report, repair, origin, tune, bench, doctor, completion],
 )
 @click.version_option(__version__)
 def main() -> None:

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.field_help import RULE, accepted, choices
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
+from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.reading.column_map import map_problem
 from wanbatch.pipeline.loading.registry import TINY
@@ -144,6 +145,13 @@ class Settings(_ColumnDefaults):
         "png", description="file format of the images; png and webp lose nothing"
     )
     quality: int | None = Field(None, ge=1, le=100, description="quality of jpeg (default: 95); makes webp lossy")
+    embed_settings: bool = Field(
+        False, description="put prompt and settings into the picture files, where everyone who gets one can read them"
+    )
+    c2pa_cert: Path | None = Field(
+        None, description="PEM file of a certificate and its chain: pictures are signed (C2PA; needs wanbatch[c2pa])"
+    )
+    c2pa_key: Path | None = Field(None, description="PEM file of the certificate's private key; only workers read it")
     unit_timeout: float | None = Field(
         None, gt=0, description="seconds before a worker counts as hung; default: measured"
     )
@@ -186,6 +194,22 @@ def image_format(settings: Settings) -> ImageFormat:
         return ImageFormat(settings.format, settings.quality)
     except ValueError as error:
         raise UserError(f"setting quality: {error}") from error
+
+
+def signing_files(settings: Settings) -> SigningFiles | None:
+    """What pictures are signed with, as absolute paths; None: they are not.
+
+    Raises:
+        UserError: Something needed for it is missing. The key is not read.
+    """
+    if settings.c2pa_cert is None and settings.c2pa_key is None:
+        return None
+    if settings.c2pa_cert is None or settings.c2pa_key is None:
+        there, missing = ("key", "cert") if settings.c2pa_cert is None else ("cert", "key")
+        raise UserError(f"setting c2pa_{there}: needs c2pa_{missing}, too: give --c2pa-{missing} a PEM file")
+    files = SigningFiles(*(os.path.abspath(path.expanduser()) for path in (settings.c2pa_cert, settings.c2pa_key)))
+    files.require_usable()
+    return files
 
 
 def read_settings(**given: Any) -> Settings:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
 from wanbatch.jobs.config.presets import with_preset
-from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format
+from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format, signing_files
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
 from wanbatch.jobs.driver.dispatcher import DispatchOptions
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
@@ -120,6 +120,8 @@ class RunContext:
             out=out,
             source_root=str(self.plan.manifest.source_root),
             source_fence=str(self.plan.manifest.source_fence),
+            embed_settings=settings.embed_settings,
+            signing=signing_files(settings),
             allow_http=settings.allow_http,
             device=execution.device,
             dtype=execution.dtype,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wanbatch.jobs.config.settings import Settings, image_format
+from wanbatch.jobs.config.settings import Settings, image_format, signing_files
 from wanbatch.jobs.planning.checks import check_rows, check_settings
+from wanbatch.jobs.planning.embedded_texts import warnings_of_cut_texts
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
 from wanbatch.jobs.planning.plan import Plan, make_plan
 from wanbatch.jobs.planning.prompt_syntax import with_syntax_warnings
@@ -31,6 +32,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         UserError: With everything that is wrong.
     """
     image_format(settings)
+    signing_files(settings)
     model = find(settings.model, settings.revision, weights=False)
     check_settings(settings, model)
     manifest = read_manifest(
@@ -47,6 +49,8 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     if weights:
         model = find(settings.model, settings.revision)
     plan = with_syntax_warnings(make_plan(manifest, model, settings))
+    if settings.embed_settings:
+        plan = replace(plan, warnings=(*plan.warnings, *warnings_of_cut_texts(plan)))
     return with_long_prompts(plan, model), model
 
 

@@ -31,6 +31,7 @@ from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.machine import usable_cores
 from wanbatch.manifests import records
+from wanbatch.manifests.dataset.content_credentials import Signer
 from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -104,6 +105,7 @@ class Worker:
         setup, host, begin = self._setup, socket.gethostname(), time.perf_counter()
         mark = leave_mark(setup.out, host)
         _require_seen(setup.seen_source, host)
+        signer = None if setup.signing is None else Signer(setup.signing)
         sources = SourceLoader(setup.source_root, allow_http=setup.allow_http, fence=setup.source_fence)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         encoders = ThreadPoolExecutor(encoder_threads(setup.device, usable_cores(), setup.workers_on_host), "encode")
@@ -119,6 +121,7 @@ class Worker:
             backends=records.Backends(**pipeline.backends),
             sources=sources,
             encoders=encoders,
+            signer=signer,
         )
         load_seconds = time.perf_counter() - begin
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0

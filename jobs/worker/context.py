@@ -9,6 +9,7 @@ from typing import Protocol
 
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.manifests import records
+from wanbatch.manifests.dataset.content_credentials import Signer
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -51,6 +52,7 @@ class WorkerContext:
         backends: how the pipeline computes each stage.
         sources: loads source images.
         encoders: threads that encode pictures as files.
+        signer: signs them; None: nothing does.
     """
 
     setup: WorkerSetup
@@ -61,3 +63,4 @@ class WorkerContext:
     backends: records.Backends
     sources: SourceLoader
     encoders: ThreadPoolExecutor
+    signer: Signer | None = None

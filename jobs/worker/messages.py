@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wanbatch.jobs.planning.units import Image
+from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.part_files import Attempt
 from wanbatch.manifests.sources.notes import NotedImages
@@ -29,6 +30,8 @@ class WorkerSetup:
         seen_source: path of a source file that the driver sees, so that a worker on another host must see it, too;
             None if the run has none.
         workers_on_host: how many workers share the cores of one host, at most.
+        embed_settings: pictures say in their files what they were made with.
+        signing: what pictures are signed with; None: they are not.
     """
 
     model: ModelInfo
@@ -45,6 +48,8 @@ class WorkerSetup:
     seen_source: str | None = None
     workers_on_host: int = 1
     source_fence: str | None = None
+    embed_settings: bool = False
+    signing: SigningFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

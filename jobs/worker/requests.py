@@ -36,11 +36,13 @@ class FittedSource:
         picture: what the model gets.
         sha256: of the source's file.
         notes: what the user should know of the source, of `notes.WORDS`.
+        term: how its file says that it came to be, of `digital_source`.
     """
 
     picture: SourceImage
     sha256: str
     notes: frozenset[str]
+    term: str | None
 
 
 class FittedSources:
@@ -66,6 +68,6 @@ class FittedSources:
                 raise RowError("source", "changed_image", message)
             pixels = fit(loaded.pixels, image.width, image.height)
             picture = SourceImage(f"{loaded.sha256}-{image.width}x{image.height}", pixels)
-            self._known[key] = FittedSource(picture, loaded.sha256, loaded.notes)
+            self._known[key] = FittedSource(picture, loaded.sha256, loaded.notes, loaded.term)
         known = self._known[key]
         return replace(known, picture=replace(known.picture, weight=source.weight))

@@ -15,16 +15,21 @@ from time import perf_counter
 
 import numpy as np
 
+from wanbatch import __version__
 from wanbatch.errors import RowError
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.jobs.worker.context import WorkerContext
+from wanbatch.jobs.worker.marking import mark_of
 from wanbatch.jobs.worker.messages import UnitReport
 from wanbatch.jobs.worker.recovery import generate_or_fail
 from wanbatch.jobs.worker.requests import FittedSources, request_for
 from wanbatch.manifests import records
 from wanbatch.manifests.columns import RARE, RESOLVED
+from wanbatch.manifests.dataset.content_credentials import Signer
 from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.manifests.dataset.origin_marks import OriginMark
 from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
+from wanbatch.manifests.digital_source import SYNTHETIC
 from wanbatch.manifests.sources.notes import NotedImages, added
 from wanbatch.pipeline.core.requests import Failed, Result, SourceImage
 from wanbatch.pipeline.sampling.schedules import KEEP
@@ -69,6 +74,7 @@ class UnitTask:
         self._started = datetime.now(UTC)
         self._sources: dict[str, tuple[SourceImage, ...]] = {}
         self._used: dict[str, tuple[records.UsedSource, ...]] = {}
+        self._marks: dict[str, OriginMark] = {}
         self._load_seconds: dict[str, float] = {}
         self._timings: dict[str, records.Timing] = {}
         self._encoded: dict[str, Future[Encoded]] = {}
@@ -169,6 +175,7 @@ class UnitTask:
             records.UsedSource(source.path, source.weight, fitted.sha256)
             for source, fitted in zip(image.sources, loaded, strict=True)
         )
+        self._marks[image.id] = mark_of(image, [fitted.term for fitted in loaded], self.context.setup)
         self._notes[image.id] = {
             note: source.name for source, fitted in zip(image.sources, loaded, strict=True) for note in fitted.notes
         }
@@ -176,7 +183,10 @@ class UnitTask:
     def _take(self, image: Image, result: Result) -> None:
         """Note how a picture was made, and hand its pixels to an encoder."""
         context = self.context
-        self._encoded[image.id] = context.encoders.submit(encode, result.pixels, context.setup.format)
+        mark = self._marks[image.id]
+        self._encoded[image.id] = context.encoders.submit(
+            encode, result.pixels, context.setup.format, mark, context.signer
+        )
         self._timings[image.id] = records.Timing(
             id=image.id,
             unit=self.task.unit,
@@ -214,6 +224,8 @@ class UnitTask:
             model=setup.model.name,
             revision=setup.model.revision,
             sha256=encoded.sha256,
+            is_synthetic=self._marks[image.id].term in SYNTHETIC,
+            wanbatch_version=__version__,
             manifest_row=image.manifest_row,
             suffix=setup.format.suffix,
         )
@@ -233,9 +245,20 @@ class UnitTask:
         )
 
 
-def encode(pixels: np.ndarray, format: ImageFormat) -> Encoded:
-    """Encode pixels, uint8 [height, width, 3], as a file, with the hash of the pixels."""
+def encode(
+    pixels: np.ndarray, format: ImageFormat, mark: OriginMark | None = None, signer: Signer | None = None
+) -> Encoded:
+    """Encode pixels as a file, with the hash of the pixels.
+
+    Args:
+        pixels: uint8 [height, width, 3], RGB.
+        format: of the file.
+        mark: what the file says of its origin.
+        signer: signs what it says; needs a mark.
+    """
     begin = perf_counter()
-    image = format.encode(pixels)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    image = format.encode(pixels, mark.metadata(digest) if mark else None)
+    if signer is not None and mark is not None:
+        image = signer.sign(image, format.name, mark)
     return Encoded(image, digest, perf_counter() - begin)

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.errors import RowError
+from wanbatch.manifests.digital_source import term_in_file
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.decoding import decode, read_header, upright_size
 from wanbatch.manifests.sources.embedded import EmbeddedImages
@@ -51,11 +52,13 @@ class LoadedImage:
         pixels: uint8 [height, width, 3], RGB, contiguous.
         sha256: of the encoded bytes, hex.
         notes: what the user should know of it, of `notes.WORDS`.
+        term: how the file says that it came to be, of `digital_source`; None: it does not say.
     """
 
     pixels: np.ndarray
     sha256: str
     notes: frozenset[str] = frozenset()
+    term: str | None = None
 
 
 class SourceLoader:
@@ -123,7 +126,7 @@ class SourceLoader:
             self._check_size(len(data))
             opened = read_header(io.BytesIO(data), self.max_pixels)
             pixels = decode(opened)
-        return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), frozenset(opened.notes))
+        return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), frozenset(opened.notes), term_in_file(data))
 
     def size(self, source: Source) -> tuple[int, int]:
         """(width, height) of the upright image. Reads little more of a file than its header. Raises like `load`."""

@@ -33,6 +33,7 @@ WINGS = {  # the middle of each box
     "manifests.records": (230, 510),
     "manifests.columns": (120, 572),
     "manifests.column_types": (120, 628),
+    "manifests.digital_source": (245, 610),
     "jobs.cli": (555, 128),
     "jobs.tuning": (485, 196),
     "jobs.benchmark": (625, 196),

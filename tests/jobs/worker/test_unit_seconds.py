@@ -19,7 +19,7 @@ from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.manifests import records
-from wanbatch.manifests.dataset.image_formats import ImageFormat
+from wanbatch.manifests.dataset.image_formats import ImageFormat, Metadata
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import LoadedImage, SourceLoader
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
@@ -54,9 +54,9 @@ class TimedPipeline(FakePipeline):
 
 
 class TimedFormat(ImageFormat):
-    def encode(self, pixels: np.ndarray) -> bytes:
+    def encode(self, pixels: np.ndarray, metadata: Metadata | None = None) -> bytes:
         CLOCK.work(ENCODE)
-        return super().encode(pixels)
+        return super().encode(pixels, metadata)
 
 
 class TimedLoader(SourceLoader):

@@ -1,7 +1,9 @@
 """What messages tell users to do is done, and works.
 
 Each case is a mistake, the message that it gets, and what the message offers, as rows and flags; values that a
-message suggests are taken out of it. Flags that are named anywhere in messages must exist.
+message suggests are taken out of it. Scenes do the same for what takes more than rows and flags. Flags that are named
+anywhere in messages must exist. The last test looks for every remedy in the code: each is met by a case or a scene,
+or `remedies_elsewhere.py` says where it is followed or why it cannot be.
 """
 
 from __future__ import annotations
@@ -14,19 +16,34 @@ from pathlib import Path
 
 import click
 import pytest
+import scenes_tables  # noqa: F401  scenes are taken when their files are imported
+import scenes_text  # noqa: F401
 from command_line import GOOD, invoke
 from job_making import picture, write_jsonl
-from remedy_cases import CASES, below, from_line, linked
+from remedies_elsewhere import ELSEWHERE, NO_REMEDIES, NOT_HERE, NOT_YET
+from remedy_cases import CASES, Case, below, from_line, linked
+from remedy_scenes import SCENES, At
+from remedy_texts import RemedyText, remedy_texts
 
 from wanbatch.jobs.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 
+TABLES = {"ELSEWHERE": ELSEWHERE, "NOT_HERE": NOT_HERE, "NO_REMEDIES": NO_REMEDIES}
+
+SAID: dict[str, str] = {}
+"""What each case and scene that was followed in this process said."""
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """The current folder, with two pictures."""
-    here = tmp_path / "here"
+    return current_folder(tmp_path, monkeypatch)
+
+
+def current_folder(around: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new folder, which becomes the current one, with two pictures."""
+    here = around / "here"
     here.mkdir()
     monkeypatch.chdir(here)
     picture(here / "a.png", 32, 32, seed=1)
@@ -36,7 +53,16 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_message_offers_works(folder, name):
-    case = CASES[name]
+    SAID[name] = follow(CASES[name], folder)
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_what_a_message_offers_in_a_scene_works(folder, monkeypatch, name):
+    SAID[name] = "\n".join(SCENES[name](At(folder, monkeypatch)))
+
+
+def follow(case: Case, folder: Path) -> str:
+    """Make a mistake and do what the message offers; returns the message."""
     case.setup(folder)
     write_jsonl(Path("m.jsonl"), case.rows)
     refused = invoke("plan", "m.jsonl", *case.flags)
@@ -49,6 +75,7 @@ def test_what_a_message_offers_works(folder, name):
         done = invoke("plan", "m.jsonl", *flags)
         assert done.exit_code == 0, done.output
         assert "cannot be read" not in done.output
+    return refused.stderr
 
 
 def test_a_source_in_another_folder_is_found_by_what_the_plan_says(folder):
@@ -129,7 +156,7 @@ def test_flags_in_messages_exist():
             if "training" in path.parts:
                 continue  # scripts of their own
             for text in texts(path):
-                for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", text):
+                for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])", text):
                     named.setdefault(flag, set()).add(str(path.relative_to(ROOT)))
     assert {"--source-root", "--rerun-changed", "--allow-http", "--new-run"} <= named.keys(), "messages name these"
     unknown = {flag: sorted(files) for flag, files in named.items() if flag not in known}
@@ -145,3 +172,83 @@ def test_commands_in_messages_exist():
         for command in re.findall(r"`wanbatch ([a-z]+)", text)
     }
     assert {"doctor", "tune"} <= named <= main.commands.keys()
+
+
+# ---- the inventory of remedies
+
+WHAT_TO_DO = """These texts tell users what to do, and no test does it. For each, write a scene (in a file
+tests/support/scenes_*.py) that makes the mistake, yields the message and does what it offers; or name the
+test that does so in tests/support/remedies_elsewhere.py, or the reason there why none can:
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory) -> list[str]:
+    """What all cases and scenes say; those that no test of this process has followed are followed now."""
+    for name, play in {**CASES, **SCENES}.items():
+        if name not in SAID:
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                here = current_folder(tmp_path_factory.mktemp("scene"), monkeypatch)
+                done = follow(play, here) if isinstance(play, Case) else "\n".join(play(At(here, monkeypatch)))
+            SAID[name] = done
+    return list(SAID.values())
+
+
+def entry(table: dict[str, dict[str, str]], remedy: RemedyText) -> str | None:
+    """What a table says of a text; None: nothing."""
+    return next((said for part, said in table.get(remedy.file, {}).items() if part in remedy.text), None)
+
+
+def test_every_remedy_in_the_code_is_followed(said):
+    unknown = []
+    for remedy in remedy_texts(ROOT):
+        followed = any(remedy.pattern.search(text) for text in said)
+        listed = [name for name, table in TABLES.items() if entry(table, remedy) is not None]
+        later = remedy.file.startswith(tuple(NOT_YET))
+        if not (followed or listed or later):
+            unknown.append(str(remedy))
+    assert not unknown, WHAT_TO_DO + "\n".join(unknown)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_no_entry_too_many(said, name):
+    """An entry is of one text or more, and NOT_HERE has none of a text that is followed."""
+    remedies = remedy_texts(ROOT)
+    for file, parts in TABLES[name].items():
+        for part in parts:
+            meant = [remedy for remedy in remedies if remedy.file == file and part in remedy.text]
+            assert meant, f"{file}: no remedy has {part!r}: correct the entry in {name}, or remove it"
+            if name == "NOT_HERE":
+                followed = all(any(remedy.pattern.search(text) for text in said) for remedy in meant)
+                assert not followed, f"{file}: {part!r} is followed: remove its entry in {name}"
+
+
+def test_tests_that_follow_remedies_exist_and_know_the_message():
+    """They have three words in a row of the message, at least."""
+    remedies = remedy_texts(ROOT)
+    for file, parts in ELSEWHERE.items():
+        for part, test in parts.items():
+            path, _, name = test.partition("::")
+            source = (ROOT / path).read_text("utf-8")
+            names = {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+            assert name in names, f"{file}: {part!r} is followed by {test}, which is not there"
+            said = " ".join(re.findall(r"\w+", source))
+            for remedy in remedies:
+                if remedy.file == file and part in remedy.text:
+                    known = [words for words in three_words(remedy.text) if words in said]
+                    assert known, f"{test} is to follow {remedy}, and has no three words of it"
+
+
+def three_words(text: str) -> Iterator[str]:
+    """Each three words that follow each other in a text, values left out."""
+    for part in text.split("{}"):
+        words = re.findall(r"\w+", part)
+        yield from (" ".join(words[at : at + 3]) for at in range(max(1, len(words) - 2)) if words)
+
+
+def test_what_is_not_followed_yet_is_there(said):
+    remedies = remedy_texts(ROOT)
+    for beginning in NOT_YET:
+        left = [remedy for remedy in remedies if remedy.file.startswith(beginning)]
+        open_ = [remedy for remedy in left if not any(remedy.pattern.search(text) for text in said)]
+        assert open_, f"all remedies of {beginning} are followed: take it out of NOT_YET"

@@ -13,9 +13,11 @@ import click
 
 from wanbatch import __version__
 from wanbatch.errors import ManifestError, WanbatchError
+from wanbatch.jobs.cli.augment_command import augment
 from wanbatch.jobs.cli.bench_command import bench
 from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
+from wanbatch.jobs.cli.export_command import export
 from wanbatch.jobs.cli.folder_commands import repair, report, status
 from wanbatch.jobs.cli.options import AS_JSON
 from wanbatch.jobs.cli.origin_command import origin
@@ -53,7 +55,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[run, retry, plan, status, report, repair, origin, tune, bench, doctor, completion],
+    commands=[run, retry, augment, plan, status, report, repair, origin, export, tune, bench, doctor, completion],
 )
 @click.version_option(__version__)
 def main() -> None:

@@ -11,6 +11,7 @@ import click
 
 from wanbatch.jobs.cli.options import json_option, manifest_argument, settings_options
 from wanbatch.jobs.config.settings import read_settings
+from wanbatch.manifests.sources.notes import WORDS
 
 if TYPE_CHECKING:
     from wanbatch.manifests.reading.column_names import UnusedColumn
@@ -53,6 +54,9 @@ def _lines(
     for size, count in described["sizes"].items():
         yield f"  {size:<9} {_count(count, 'images')}"
     yield f"  sources   {_count(described['with_sources'], 'images')} start from one or more"
+    for name, noted in described["source_notes"].items():
+        first = " ".join(noted["example"].split())
+        yield f"  note      {_count(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"
     if names := described["passthrough"]:
         yield f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}"
     for message in described["warnings"]:

@@ -53,7 +53,7 @@ def run(
     from wanbatch.jobs.driver.run import run as run_manifest
 
     target = out or Path("out") / Path(manifest).stem
-    _finish(ctx, run_manifest(manifest, target, settings, rerun_changed=rerun_changed, new_run=new_run), as_json)
+    finish(ctx, run_manifest(manifest, target, settings, rerun_changed=rerun_changed, new_run=new_run), as_json)
 
 
 @click.command()
@@ -72,11 +72,11 @@ def retry(ctx: click.Context, out: str | Path, classes: tuple[str, ...], as_json
     """
     from wanbatch.jobs.driver.run import retry as retry_failures
 
-    _finish(ctx, retry_failures(out, classes), as_json)
+    finish(ctx, retry_failures(out, classes), as_json)
 
 
-def _finish(ctx: click.Context, summary: Summary, as_json: bool) -> None:
-    """Print how a run ended and exit with its code."""
+def finish(ctx: click.Context, summary: Summary, as_json: bool) -> None:
+    """Print how a run ended, and exit with its code."""
     from wanbatch.jobs.reporting.text_summary import summary_text
 
     fields = {**asdict(summary), "pending": summary.pending}

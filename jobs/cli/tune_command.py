@@ -16,7 +16,7 @@ from wanbatch.jobs.tuning.goals import BUDGET_FORMS, parse_goal
 # Settings that play a part in tuning: what decides the pictures, where they are made, and what a source may be.
 SETTINGS = (
     *("model", "revision", "seed", "width", "height", "guidance", "guidance_2", "shift", "negative_prompt"),
-    *("prompt", "creativity", "map", "strict", "source_root", "source_fence", "allow_http"),
+    *("prompt", "creativity", "map", "strict", "split", "source_root", "source_fence", "allow_http"),
     *("device", "preset", "precision", "compile", "compile_cache", "offload"),
     *("text_cache", "slots", "threads"),
 )

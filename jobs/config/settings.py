@@ -106,6 +106,9 @@ class Settings(_ColumnDefaults):
     strict: bool = Field(
         False, description="refuse columns that seem to mean another one, instead of warning of them"
     )
+    split: str | None = Field(
+        None, description="the split to read of a folder that has several, like train; default: all of them"
+    )
     source_root: str | None = Field(
         None, description="folder, or its URL, that relative paths of sources start from; default: the manifest's"
     )

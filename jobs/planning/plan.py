@@ -25,6 +25,7 @@ from wanbatch.manifests.columns import ALWAYS, LATER, RARE, RESOLVED, RUN_SETTIN
 from wanbatch.manifests.dataset.schema_changes import cast
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
+from wanbatch.manifests.sources.notes import noted_sources
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import KEEP
 
@@ -45,6 +46,8 @@ class Plan:
         later: which columns of `columns.LATER` the dataset has: those that a row or the run uses, and what
             `with_later` added for its folder.
         warnings: what of the manifest has no effect, besides what the manifest itself warns of; a sentence each.
+        source_notes: sources that were looked at -> what the user should know of them (`notes.WORDS`), as far as
+            their headers tell. Those without a note are not there.
     """
 
     manifest: Manifest
@@ -53,6 +56,7 @@ class Plan:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     later: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    source_notes: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def all_warnings(self) -> tuple[str, ...]:
@@ -212,6 +216,10 @@ class Plan:
             "evaluations_of_an_image": {"least": int(counts.min()), "most": int(counts.max())},
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "unreadable_sources": dict(self.unreadable),
+            "source_notes": {
+                name: {"sources": count, "example": first}
+                for name, (count, first) in noted_sources(self.source_notes).items()
+            },
             "passthrough": self.manifest.passthrough.column_names,
             "warnings": [*self.manifest.warnings, *self.warnings],
             "unused_columns": [column.as_json() for column in self.manifest.unused_columns],

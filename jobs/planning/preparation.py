@@ -13,7 +13,7 @@ from wanbatch.jobs.planning.embedded_texts import warnings_of_cut_texts
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
 from wanbatch.jobs.planning.plan import Plan, make_plan
 from wanbatch.jobs.planning.prompt_syntax import with_syntax_warnings
-from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, unreadable_sources
+from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, with_every_source
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.sources.size_cache import SizeCache
@@ -45,6 +45,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         strict=settings.strict,
         prompt_of_run=settings.prompt is not None,
         committed_rows=committed_rows,
+        split=settings.split,
     )
     if weights:
         model = find(settings.model, settings.revision)
@@ -72,5 +73,4 @@ def prepare(
     plan, model = read_plan(manifest_path, settings, weights)
     measuring = Measuring(loading_from(plan, settings.allow_http))
     plan, cache = size_rows(plan, model, np.arange(len(plan.manifest)), SizeCache(), measuring)
-    unreadable = unreadable_sources(plan, cache, measuring) if every_source else {}
-    return replace(plan, unreadable={**plan.unreadable, **unreadable}), model
+    return with_every_source(plan, cache, measuring) if every_source else plan, model

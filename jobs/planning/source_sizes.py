@@ -6,7 +6,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from urllib.parse import urlsplit
 
@@ -96,11 +96,12 @@ def size_rows(
         for index, size in found.items()
         if isinstance(size, SourceSize) and size is not known[index]
     }
+    plan = replace(plan, source_notes={**plan.source_notes, **_notes(sources, found)})
     return plan.with_sizes(model, rows[looked_at], sizes, unreadable), cache.with_sizes(changed) if changed else cache
 
 
-def unreadable_sources(plan: Plan, cache: SizeCache, measuring: Measuring) -> dict[str, str]:
-    """Why sources cannot be read, by name, of all but those on the web and those that a plan knows to be unreadable.
+def with_every_source(plan: Plan, cache: SizeCache, measuring: Measuring) -> Plan:
+    """The plan that knows of all sources but those on the web which cannot be read, and what to note of the others.
 
     Args:
         plan: of the manifest that names them.
@@ -120,7 +121,14 @@ def unreadable_sources(plan: Plan, cache: SizeCache, measuring: Measuring) -> di
     with measuring.make_loader() as loader:
         known = cache.find([loader.cache_key(source) for source in sources])
     found = measure(sources, known, measuring)
-    return {sources[index].name: str(error) for index, error in found.items() if isinstance(error, RowError)}
+    errors = {sources[index].name: str(error) for index, error in found.items() if isinstance(error, RowError)}
+    notes = {**plan.source_notes, **_notes(sources, found)}
+    return replace(plan, unreadable={**plan.unreadable, **errors}, source_notes=notes)
+
+
+def _notes(sources: Sequence[Source], found: Mapping[int, SourceSize | RowError]) -> dict[str, frozenset[str]]:
+    """The notes of the sources that have any, by their names."""
+    return {sources[i].name: its.notes for i, its in found.items() if isinstance(its, SourceSize) and its.notes}
 
 
 def measure(

@@ -241,7 +241,8 @@ def repair_command(backend: StorageBackend) -> str:
 
 
 def _repair(backend: StorageBackend) -> str:
-    return f"run `{repair_command(backend)}` and then the same command again, which makes the rows again that it held"
+    command = repair_command(backend)
+    return f"run `{command}` and then the command of its run again, which makes the rows again that it held"
 
 
 def _damaged(backend: StorageBackend, name: str, what: object) -> DamagedError:

@@ -96,8 +96,8 @@ def _readable(backend: StorageBackend, name: str) -> Iterator[None]:
         if is_of_the_disk(error):
             raise
         raise UserError(
-            f"{backend.location(name)}: cannot be read ({error}): run `{repair_command(backend)}` and then the same "
-            "command again, which makes the rows again that it held"
+            f"{backend.location(name)}: cannot be read ({error}): run `{repair_command(backend)}` and then the "
+            "command of its run again, which makes the rows again that it held"
         ) from error
 
 

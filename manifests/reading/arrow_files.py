@@ -20,7 +20,9 @@ from wanbatch.manifests.reading.arrow_values import IMAGES, image_flags, image_p
 from wanbatch.manifests.reading.damage import readable
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
 from wanbatch.manifests.reading.nearest import shorten
-from wanbatch.manifests.reading.partitions import partitions_of, with_inferred_types
+from wanbatch.manifests.reading.other_files import warning
+from wanbatch.manifests.reading.partitions import with_inferred_types
+from wanbatch.manifests.reading.splits import SPLIT, constants_by_name
 from wanbatch.manifests.reading.unified import unified
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 from wanbatch.manifests.storage.arrow_ipc import SUFFIXES, ArrowFile
@@ -28,8 +30,6 @@ from wanbatch.manifests.storage.parquet_limits import MAX_ROWS, Budget
 from wanbatch.manifests.storage.urls import open_file
 
 BATCH = 4096
-SPLIT = "split"
-"""The column that says from which split of several a row is."""
 
 
 class ArrowFiles:
@@ -46,7 +46,8 @@ class ArrowFiles:
         names = [name for name in names if not name.rpartition("/")[2].startswith("cache-")]
         if not names:
             return None
-        return replace(path.folder_of(names), constants=tuple(map(partitions_of, names)))
+        warnings = warning(str(path.given), path.names, names)
+        return replace(path.folder_of(names, warnings), constants=constants_by_name(names))
 
     def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """See `ManifestKind.read`. The digest is of all but the bytes of images, of which only the size counts."""
@@ -94,7 +95,7 @@ def _data_files(path: ManifestPath, below: str) -> list[str]:
     """The files of one split, in their order. below: its folder, with a slash at its end, or nothing."""
     state = _json(path, f"{below}state.json")
     if state.get("_indices_data_files"):
-        remedy = "save it again with dataset.flatten_indices().save_to_disk(...)"
+        remedy = "with the version of datasets that wrote it, save dataset.flatten_indices() again"
         raise UserError(f"{path.given}/{below}: is a selection of rows that are stored elsewhere: {remedy}")
     try:
         names = [entry["filename"] for entry in state["_data_files"]]

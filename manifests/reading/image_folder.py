@@ -14,6 +14,7 @@ from wanbatch.manifests.reading.jsonl import JsonLines
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestKind, ManifestPath
 from wanbatch.manifests.reading.other_files import warning
 from wanbatch.manifests.reading.pictures import is_picture
+from wanbatch.manifests.reading.splits import constants_by_name
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 
 READERS: dict[str, ManifestKind] = {"metadata.jsonl": JsonLines(), "metadata.csv": Csv()}
@@ -37,7 +38,7 @@ class ImageFolder:
         if len({posixpath.basename(name) for name in names}) > 1:
             raise UserError(f"{path.given}: has {' and '.join(sorted(names)[:4])}: keep one kind of table")
         found = path.folder_of(names, warning(str(path.given), path.names, names))
-        return replace(found, renames={FILE_NAME: "image"}, beside=pictures)
+        return replace(found, renames={FILE_NAME: "image"}, beside=pictures, constants=constants_by_name(names))
 
     def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """See `ManifestKind.read`. Pictures that no row names are warned of."""
@@ -46,7 +47,8 @@ class ImageFolder:
         passthrough, digest = READERS[posixpath.basename(tables[0])].read(found, checker)
         paths = pc.struct_field(pc.list_flatten(checker.lines()["sources"]), "path")
         named = {posixpath.normpath(path) for path in paths.to_pylist() if path}
-        if left := [name for name in found.beside if name not in named]:
+        folders = tuple(f"{folder}/" if folder else "" for folder in checker.image_folders)
+        if left := [name for name in found.beside if name and name not in named and name.startswith(folders)]:
             there = "1 picture is" if len(left) == 1 else f"{len(left)} pictures are"
             checker.problems.warn(0, f"{there} in no row and left out, {left[0]!r} for one")
         return passthrough, digest

@@ -12,7 +12,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from wanbatch.manifests.reading.other_files import warning
-from wanbatch.manifests.reading.partitions import partitions_of
+from wanbatch.manifests.reading.splits import constants_by_name
 from wanbatch.manifests.reading.validation import Positions, RowChecker
 from wanbatch.manifests.storage.urls import files_below
 
@@ -82,7 +82,7 @@ class ManifestPath:
     def alone_or_all(self, suffixes: tuple[str, ...], in_folders: tuple[str, ...] = ()) -> ManifestFiles | None:
         """A file with one of some endings, or all such files of a folder, in the order of their names; None: neither.
 
-        Sub-folders may be partitions, as in `kind=cup/part-0.csv`.
+        Sub-folders may be partitions, as in `kind=cup/part-0.csv`, or splits, as in `train/part-0.csv`.
 
         Args:
             suffixes: the endings, in lower case.
@@ -94,7 +94,7 @@ class ManifestPath:
         if not names:
             return None
         found = self.folder_of(names, warning(str(self.given), self.names, names))
-        return replace(found, constants=tuple(map(partitions_of, names)))
+        return replace(found, constants=constants_by_name(names))
 
     def ends_in(self, suffixes: tuple[str, ...]) -> bool:
         """Whether it is a file with one of some endings, in either case."""

@@ -110,6 +110,7 @@ def read_manifest(
     strict: bool = False,
     prompt_of_run: bool = False,
     committed_rows: CommittedRowsOf = no_output_folder,
+    split: str | None = None,
 ) -> Manifest:
     """Read and check a manifest.
 
@@ -123,6 +124,7 @@ def read_manifest(
         strict: passthrough columns that seem to mean another one are problems.
         prompt_of_run: the run has a prompt for rows that give none.
         committed_rows: says what an output folder of wanbatch holds; without it none is read.
+        split: the one to read of a folder that has several; None: all.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -130,7 +132,7 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        named = (renames or {}, strict, prompt_of_run, committed_rows)
+        named = (renames or {}, strict, prompt_of_run, committed_rows, split)
         return _read(path, _Rules(source_root, source_fence, allow_http, check, *named))
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
@@ -151,10 +153,11 @@ class _Rules:
     strict: bool
     prompt_of_run: bool
     committed_rows: CommittedRowsOf
+    split: str | None
 
 
 def _read(path: str | Path, rules: _Rules) -> Manifest:
-    kind, found = find_manifest(path, rules.committed_rows)
+    kind, found = find_manifest(path, rules.committed_rows, rules.split)
     root = absolute(rules.source_root if rules.source_root is not None else found.folder)
     policy = PathPolicy(root, rules.allow_http, rules.source_fence)
     _require_folder(root, "--source-root")

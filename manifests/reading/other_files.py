@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -52,5 +53,10 @@ def remedy(shown: str) -> str | None:
     for suffixes, said in _REMEDIES.items():
         if name.lower().endswith(suffixes):
             new = shown[: -len(name)] + name.rpartition(".")[0] + ".jsonl"
-            return said.replace("PATH", shlex.quote(shown)).replace("NEW", shlex.quote(new)).replace("NAME", name)
+            return _filled(said, PATH=shlex.quote(shown), NEW=shlex.quote(new), NAME=name)
     return None
+
+
+def _filled(said: str, **values: str) -> str:
+    """A sentence with values in the place of words in capitals."""
+    return re.sub(rf"\b({'|'.join(values)})\b", lambda found: values[found[1]], said)

@@ -31,10 +31,11 @@ _MAGIC = {
 }
 _NOT_TEXT = {
     b"PK\x03\x04": "a zip file, as Excel workbooks are: unpack it, or save it as CSV or Parquet",
-    b"BZh": "bzip2 data: unpack it with bunzip2",
-    b"\xfd7zXZ\0": "xz data: unpack it with unxz",
+    b"BZh": "bzip2 data",
+    b"\xfd7zXZ\0": "xz data",
     b"ARROW1": "an Arrow file: name it so that it ends in .arrow",
 }
+_UNPACK = {b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz"}
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -150,7 +151,9 @@ def _check_start(shown: str, start: bytes, packed: str | None) -> None:
             raise UserError(f"{shown}: is {what}: rename it, mv {shlex.quote(shown)} {shlex.quote(right)}")
     for magic, what in _NOT_TEXT.items():
         if start.startswith(magic):
-            raise UserError(f"{shown}: is {what}")
+            unpack = _UNPACK.get(magic)
+            remedy = f": unpack it, {unpack} < {shlex.quote(shown)} > {_beside(shown, 'unpacked')}" if unpack else ""
+            raise UserError(f"{shown}: is {what}{remedy}")
     if packed and start:
         remedy = f"rename it, mv {shlex.quote(shown)} {shlex.quote(shown[: shown.rindex('.')])}"
         raise UserError(f"{shown}: is not {packed} data, though its name says so: {remedy}")
@@ -176,5 +179,10 @@ def _utf16(raw: bytes) -> str | None:
 
 
 def _recoding(shown: str, encoding: str) -> str:
+    return f"iconv -f {encoding} -t utf-8 {shlex.quote(shown)} > {_beside(shown, 'utf8')}"
+
+
+def _beside(shown: str, added: str) -> str:
+    """A name for another form of a file, beside it, as a shell takes it."""
     stem, _, ending = shown.rpartition(".")
-    return f"iconv -f {encoding} -t utf-8 {shlex.quote(shown)} > {shlex.quote(f'{stem}-utf8.{ending}')}"
+    return shlex.quote(f"{stem}-{added}.{ending}")

@@ -56,6 +56,21 @@ def lab_to_srgb(image: Image.Image) -> Image.Image:
     return cast(Image.Image, ImageCms.applyTransform(image, _lab_transform()))
 
 
+def effect_of(mode: str, profile: bytes) -> bool | None:
+    """What `to_srgb` does with an image, told without its pixels.
+
+    Args:
+        mode: of the image: L, RGB or CMYK.
+        profile: ICC.
+    Returns:
+        True if colours are converted, False if the profile is sRGB; None if it cannot be used.
+    """
+    own = _mode_of(profile) if len(profile) <= MAX_PROFILE else None
+    if own is None or (own != mode and (own, mode) != ("RGB", "L")):
+        return None
+    return own == "L" or _transform(profile, own) is not None
+
+
 @lru_cache(maxsize=4)
 def _mode_of(profile: bytes) -> str | None:
     """The mode of images that a profile is for; None if it cannot be used at all."""

@@ -20,7 +20,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from wanbatch.manifests.sources.colour import lab_to_srgb, to_srgb
+from wanbatch.manifests.sources.colour import effect_of, lab_to_srgb, to_srgb
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.formats import (
     OPTIONAL,
@@ -121,6 +121,29 @@ def upright_size(opened: OpenedImage) -> tuple[int, int]:
     if opened.tag(_ORIENTATION) is not None:
         return width, height  # Pillow has turned the size of a TIFF by its tag already
     return (height, width) if _orientation(opened) >= 5 else (width, height)
+
+
+def header_notes(opened: OpenedImage, look_for_frames: bool) -> frozenset[str]:
+    """What is worth a note of an image, as far as its header tells: all but values that are clipped.
+
+    Args:
+        opened: after `upright_size`, which looks at its metadata.
+        look_for_frames: read a GIF as far as its second frame, too.
+    """
+    notes, image = set(opened.notes), opened.image
+    try:
+        known = image.format not in _STILL and (image.format != "GIF" or look_for_frames)
+        if opened.png.animated or (known and getattr(image, "is_animated", False)):
+            notes.add(FIRST_FRAME)
+    except Exception:  # noqa: BLE001  any type, as for images; whether the image can be used is said when it is decoded
+        return frozenset(notes)
+    if (profile := image.info.get("icc_profile")) and image.mode != "LAB":
+        grey = image.mode in ("F", "LA", "La") or image.mode.startswith("I")
+        grey |= image.mode in ("1", "L") and "transparency" not in image.info
+        converts = effect_of("L" if grey else "CMYK" if image.mode == "CMYK" else "RGB", profile)
+        if converts is not False:
+            notes.add(CONVERTED if converts else PROFILE_UNUSED)
+    return frozenset(notes)
 
 
 def decode(opened: OpenedImage) -> np.ndarray:

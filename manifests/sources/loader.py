@@ -24,7 +24,7 @@ import pyarrow as pa
 from wanbatch.errors import RowError
 from wanbatch.manifests.digital_source import term_in_file
 from wanbatch.manifests.records import Source
-from wanbatch.manifests.sources.decoding import decode, read_header, upright_size
+from wanbatch.manifests.sources.decoding import decode, header_notes, read_header, upright_size
 from wanbatch.manifests.sources.embedded import EmbeddedImages
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.finder import SourceFinder, is_absent
@@ -128,6 +128,13 @@ class SourceLoader:
             pixels = decode(opened)
         return LoadedImage(pixels, hashlib.sha256(data).hexdigest(), frozenset(opened.notes), term_in_file(data))
 
+    def encoded(self, source: Source) -> bytes:
+        """The bytes of one source as they are; nothing is decoded. Raises like `load`."""
+        with _row_errors(source):
+            data = self._store_retries.call(source.name, lambda: self._read(source))
+            self._check_size(len(data))
+        return data
+
     def size(self, source: Source) -> tuple[int, int]:
         """(width, height) of the upright image. Reads little more of a file than its header. Raises like `load`."""
         measured = self.measure(source)
@@ -166,12 +173,15 @@ class SourceLoader:
         if known is not None and version is not None and known.version == version:
             return known
         with self._open(source) as file:
-            return SourceSize(*self._upright_size(file), version)
+            return self._look_at(file, version)
 
-    def _upright_size(self, file: BinaryIO) -> tuple[int, int]:
-        if self._policy.in_store and not isinstance(file, io.BytesIO):
+    def _look_at(self, file: BinaryIO, version: str | None) -> SourceSize:
+        remote = self._policy.in_store and not isinstance(file, io.BytesIO)
+        if remote:
             file = self._enough_of_stored(file)
-        return upright_size(read_header(file, self.max_pixels, with_pixels=False))
+        opened = read_header(file, self.max_pixels, with_pixels=False)
+        width, height = upright_size(opened)
+        return SourceSize(width, height, version, header_notes(opened, look_for_frames=not remote))
 
     def _measure_on_the_web(self, url: str, known: SourceSize | None) -> SourceSize:
         """By the first bytes, where they are enough; else by the whole file."""
@@ -181,12 +191,12 @@ class SourceLoader:
             return known
         try:
             data = found.data if found.whole else self._enough_of(url, found.data, found.validator)
-            size = None if data is None else self._upright_size(io.BytesIO(data))
+            size = None if data is None else self._look_at(io.BytesIO(data), found.validator)
         except SourceError as error:
             if found.whole or error.kind != "bad_image":
                 raise
             size = None
-        return SourceSize(*(size or self._upright_size(io.BytesIO(self._fetcher.fetch(url)))), found.validator)
+        return size or self._look_at(io.BytesIO(self._fetcher.fetch(url)), found.validator)
 
     def _enough_of(self, url: str, start: bytes, validator: str | None) -> bytes | None:
         """As much of a file on the web as its size needs, besides its beginning; None: all of it."""

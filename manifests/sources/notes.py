@@ -34,6 +34,20 @@ class NotedImages:
     example: str
 
 
+def noted_sources(notes: Mapping[str, frozenset[str]]) -> dict[str, tuple[int, str]]:
+    """How many sources each note concerns, and the first of them.
+
+    Args:
+        notes: of each source, by its name.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for source, its in notes.items():
+        for name in its:
+            count, first = found.get(name, (0, source))
+            found[name] = count + 1, first
+    return {name: found[name] for name in WORDS if name in found}
+
+
 def added(notes: Mapping[str, NotedImages], more: Mapping[str, NotedImages]) -> dict[str, NotedImages]:
     """The sum of notes, by name; the first example of each stays."""
     total = dict(notes)

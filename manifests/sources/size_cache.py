@@ -29,11 +29,13 @@ class SourceSize:
     Attributes:
         width, height: pixels of the upright image.
         version: what tells this content of the source from later ones; None: nothing does.
+        notes: what the user should know of it, of `notes.WORDS`, as far as its header tells; a cache keeps none.
     """
 
     width: int
     height: int
     version: str | None
+    notes: frozenset[str] = frozenset()
 
 
 class SizeCache:

@@ -26,6 +26,7 @@ FOLDERS = {  # left, top, width, height
     "pipeline": (800, 146, 420, 510),
 }
 WINGS = {  # the middle of each box
+    "manifests.sharing": (230, 150),
     "manifests.reading": (95, 190),
     "manifests.dataset": (230, 242),
     "manifests.sources": (95, 330),
@@ -38,6 +39,7 @@ WINGS = {  # the middle of each box
     "jobs.tuning": (485, 196),
     "jobs.benchmark": (625, 196),
     "jobs.doctor": (485, 250),
+    "jobs.augment": (625, 250),
     "jobs.driver": (555, 304),
     "jobs.reporting": (485, 392),
     "jobs.worker": (625, 392),

@@ -43,6 +43,7 @@ def needed() -> set[str]:
         files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")]
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline/tiny").rglob("*") if path.is_file()]
     files.append("wanbatch/pipeline/training/toy/artwork.webp")
+    files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "jobs/augment/recipes").glob("*.toml")]
     return {name for name in files if "__pycache__" not in name}
 
 

@@ -21,6 +21,9 @@ from wanbatch.manifests.digital_source import GENERATED
 from wanbatch.manifests.records import Record, data_table
 
 MARK = OriginMark(GENERATED, "wanbatch 0.1.0")
+ODD_IDS = ["cat", "Cat", "a.b", "a_b", "..hidden", "__dunder", "-dash", "con", "x" * 128, "caf.e" + "y" * 120]
+"""Ids that a manifest may have and file names may not, or not together on every system."""
+
 FINGERPRINT = {"model": "tiny", "revision": None, "seed": 0}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +18,7 @@ from job_making import picture
 
 from wanbatch.jobs.config.settings import read_settings
 from wanbatch.pipeline.sampling.schedules import levels
+from wanbatch.pipeline.training.toy.captions import vocabulary
 
 PAGE = (Path(__file__).parents[3] / "docs" / "manifests.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -32,7 +33,9 @@ def blocks() -> list[tuple[str, str, str]]:
 def shop_on_the_hub(folder, tmp_path, monkeypatch):
     """A server in place of the Hub, with the dataset that the page names."""
     (tmp_path / "shop/data").mkdir(parents=True)
-    shutil.copy(folder / "shop.parquet", tmp_path / "shop/data")
+    rows = pq.read_table(folder / "shop.parquet")
+    for number, split in enumerate(("train", "test")):
+        pq.write_table(rows.slice(number, 1), tmp_path / f"shop/data/{split}-00000-of-00001.parquet")
     with hub("your-name/shop", tmp_path / "shop") as server:
         use_hub(server, monkeypatch)
         yield server
@@ -69,9 +72,24 @@ def test_every_command_works_and_leaves_no_column_unused(folder, shop_on_the_hub
         assert result.exit_code == 0, f"{line}: {result.output}"
         assert "without being used" not in result.stdout, f"{line}: {result.output}"
     first, second = (pq.read_table(f"out/{name}/data").to_pylist() for name in ("photos", "second"))
-    assert {row["id"]: row["prompt"] for row in first} == {"one": "a red heart", "cats-tom": "a blue star"}
-    assert {row["id"]: row["source_prompt"] for row in second} == {"one": "a red heart", "cats-tom": "a blue star"}
-    assert {row["prompt"] for row in second} == {"a large yellow star"}
+    caption = (folder / "photos/cats/tom.txt").read_text().strip()
+    asked = {"one": "a large rabbit in a meadow", "cats-tom": caption}
+    assert {row["id"]: row["prompt"] for row in first} == asked
+    assert {row["id"]: row["source_prompt"] for row in second} == asked
+    assert {row["prompt"] for row in second} == {"a large tiger in a meadow"}
+
+
+def test_its_prompts_speak_of_what_the_small_model_was_trained_on(folder):
+    prompts = re.findall(r'(?:--prompt |"(?:prompt|positive|text)": )"([^"]+)"', PAGE)
+    for name in ("shop.csv", "log.csv", "edits.csv"):
+        rows = csv.DictReader((folder / name).read_text().splitlines())
+        prompts += [row.get("prompt") or row["edit_prompt"] for row in rows]
+    prompts.append((folder / "photos/cats/tom.txt").read_text())
+    assert len(prompts) > 12
+    known = set(vocabulary())
+    for prompt in prompts:
+        unknown = set(re.findall(r"[a-z]+", prompt)) - known
+        assert not unknown, prompt
 
 
 def test_without_the_flags_each_table_of_another_tool_is_warned_of_or_refused(folder, monkeypatch):

@@ -101,7 +101,7 @@ class TestSavedDatasets:
             (
                 "state.json",
                 '{"_indices_data_files": [{"filename": "i.arrow"}]}',
-                r"flatten_indices\(\)\.save_to_disk",
+                r"save dataset\.flatten_indices\(\) again",
             ),
             (
                 "state.json",

@@ -150,8 +150,10 @@ class TestImageFolder:
             *(("test/1.png", "a star"), ("test/2.png", "a heart"), ("train/1.png", "a star")),
             ("train/2.png", "a heart"),
         ]
-        assert manifest.passthrough.to_pydict() == {"score": [0.5, None, 0.5, None]}
-        assert manifest.warnings == ()
+        splits = ["test", "test", "train", "train"]
+        assert manifest.passthrough.to_pydict() == {"score": [0.5, None, 0.5, None], "split": splits}
+        (warning,) = manifest.warnings
+        assert "has the splits test (1 file) and train (1 file)" in warning
         with SourceLoader(manifest.source_root) as loader:
             assert {loader.size(row.sources[0]) for row in manifest.iter_rows()} == {(32, 32)}
 

@@ -1,0 +1,1 @@
+"""Growing a dataset: recipes that become manifests, checks of what was made, and whether it pays."""

@@ -1,0 +1,317 @@
+"""`wanbatch augment`: from a recipe and the dataset that it names to a manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.augment.dataset import Loaded, dataset_path, find_dataset, load_originals
+from wanbatch.jobs.augment.drawing import Child, draw, pools_of
+from wanbatch.jobs.augment.earlier import (
+    Rows,
+    earlier_rows,
+    key_of,
+    of_this_dataset,
+    pool_of,
+    require_none_held_out,
+    taken_by,
+    warnings_about,
+)
+from wanbatch.jobs.augment.found import TRAIN, Found, FoundDataset
+from wanbatch.jobs.augment.leakage import Leak, groups_in_several_splits, leaks_between, require_no_leak
+from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, write_manifest
+from wanbatch.jobs.augment.originals import Original
+from wanbatch.jobs.augment.recipe import Recipe
+from wanbatch.jobs.augment.recipe_file import read_recipe
+from wanbatch.jobs.augment.rows import OWN, manifest_row
+from wanbatch.jobs.augment.tables import Reading
+from wanbatch.jobs.augment.templates import check_template
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.manifests.columns import GIVEN, WRITTEN
+from wanbatch.manifests.sources.loader import SourceLoader
+from wanbatch.suggestions import did_you_mean
+
+NAMED = 3
+"""Pictures that a message names; of the others it says how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCount:
+    """How many originals a class has in a split, and how many rows are made of them."""
+
+    split: str | None
+    label: str | None
+    originals: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What a recipe makes of its dataset.
+
+    Attributes:
+        recipe: as it was read.
+        dataset: path of the dataset, absolute, or its URL.
+        children: the rows that are new.
+        earlier: the rows that the manifest had before, which stay.
+        counts: by split and class.
+        leaks: pictures that look like one of another split.
+        warnings: what was left out or could not be done, a sentence each.
+        loaded: the pictures that are augmented.
+    """
+
+    recipe: Recipe
+    dataset: str
+    children: tuple[Child, ...]
+    earlier: Rows
+    counts: tuple[ClassCount, ...]
+    leaks: tuple[Leak, ...]
+    warnings: tuple[str, ...]
+    loaded: Loaded
+
+    def as_json(self) -> dict[str, Any]:
+        """What a script may want to read."""
+        return {
+            "dataset": self.dataset,
+            "rows": len(self.earlier) + len(self.children),
+            "new_rows": len(self.children),
+            "recipe_digest": self.recipe.digest,
+            "classes": [asdict(count) for count in self.counts],
+            "near_copies": [str(leak) for leak in self.leaks],
+            "warnings": list(self.warnings),
+        }
+
+
+def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Augmentation:
+    """Read a recipe and its dataset, and draw the rows. Nothing is written or started.
+
+    Args:
+        recipe_path: of the TOML file.
+        target: the manifest; rows that it has of the same recipe stay.
+        settings: `map`, `source_root`, `source_fence` and `allow_http` say how the dataset is read.
+    Raises:
+        UserError: Something in the recipe or the dataset is wrong.
+        MachineryError: A store does not answer.
+    """
+    require_form(target)
+    recipe = read_recipe(recipe_path)
+    folder = recipe_path.absolute().parent
+    path = dataset_path(recipe.dataset, folder)
+    images = dataset_path(recipe.images, folder) if recipe.images is not None else None
+    reading = Reading(recipe.columns, settings.map, settings.source_root, settings.source_fence, settings.allow_http)
+    found = find_dataset(path, images, reading, recipe.dataset)
+    wanted, others = _of_splits(found, recipe)
+    _check_names(found, recipe)
+    wanted = _of_classes(found, wanted, recipe)
+    look = recipe.near_copies != "keep" and bool(others or recipe.held_out)
+    loaded = load_originals(found, wanted, reading, look)
+    held_out, more = _held_out(found, others, recipe, folder, reading) if look else ([], ())
+    leaks = leaks_between(loaded.originals, held_out)
+    _require_no_shared_group(loaded.originals, others)
+    kept = _without_leaks(loaded.originals, leaks, recipe)
+    digests = [original.sha256 for original in (*loaded.originals, *held_out)]
+    earlier = of_this_dataset(earlier_rows(target, recipe.digest), digests)
+    require_none_held_out(target, earlier, leaks, held_out)
+    taken = taken_by(earlier)
+    drawn = draw(kept, recipe, taken)
+    require_no_leak(drawn.children, recipe.split)
+    made = Counter((child.first.split, child.first.label) for child in drawn.children)
+    counts = tuple(
+        ClassCount(*pool, len(its), len(taken.get(pool, ())) + made[pool]) for pool, its in pools_of(kept).items()
+    )
+    warnings = (
+        *warnings_about(earlier, digests),
+        *found.warnings,
+        *loaded.warnings,
+        *more,
+        *_of_leaks(leaks),
+        *_of_splitless(found, recipe),
+    )
+    return Augmentation(
+        recipe, path, drawn.children, earlier, counts, tuple(leaks), (*warnings, *drawn.warnings), loaded
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A manifest that was written. fence: the folder that holds it and all its sources, absolute."""
+
+    manifest: Path
+    fence: str
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def needs_fence(self) -> bool:
+        """Whether a run must be told that sources may be outside the manifest's own folder."""
+        return self.fence != str(self.manifest.absolute().parent)
+
+
+def write_augmentation(planned: Augmentation, target: Path) -> Written:
+    """Write the manifest of what was planned, with the rows that it had before.
+
+    Args:
+        planned: what is made.
+        target: the manifest, as it was planned for.
+    Raises:
+        UserError: It cannot be written, or has no rows.
+    """
+    if not planned.children and not planned.earlier:
+        raise UserError(f"{planned.dataset}: gives no rows: every class has enough pictures for fill already")
+    loaded = planned.loaded
+    with SourceLoader(loaded.root, allow_http=True, fence=loaded.fence) as loader:
+        paths = SourcePaths(target, lambda original: loader.encoded(loaded.sources[original.sha256]))
+        new = [manifest_row(child, planned.recipe, paths.of) for child in planned.children]
+    for row in planned.earlier:
+        paths.include(row.get("images") or [row["image"]])
+    rows = sorted([*planned.earlier, *new], key=_order)
+    write_manifest(target, rows)
+    return Written(target, paths.fence, rows)
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    split, label = pool_of(row)
+    return split or "", label or "", *key_of(row)
+
+
+def _of_splits(found: FoundDataset, recipe: Recipe) -> tuple[list[Found], list[Found]]:
+    """The pictures of the splits that are augmented, and all others. Raises UserError if the recipe must say more."""
+    there = list(dict.fromkeys(picture.split for picture in found.pictures))
+    names = [name for name in there if name is not None]
+    if recipe.split is None:
+        if names:
+            likely = next((name for name in names if name.lower() in TRAIN), names[0])
+            raise UserError(
+                f"{recipe.dataset}: has splits {', '.join(names)}: say which one is augmented, like "
+                f'split = "{likely}"; the others are held out'
+            )
+        return list(found.pictures), []
+    for name in recipe.split:
+        if name not in names:
+            said = f"there are: {', '.join(names)}{did_you_mean(name, names)}" if names else "it has no splits"
+            raise UserError(f"{recipe.dataset}: has no split {name!r}; {said}")
+    chosen = set(recipe.split)
+    wanted = [picture for picture in found.pictures if picture.split in chosen]
+    return wanted, [picture for picture in found.pictures if picture.split not in chosen]
+
+
+def _check_names(found: FoundDataset, recipe: Recipe) -> None:
+    """Check every name in the recipe that means a column, before pictures are loaded. Raises UserError."""
+    there = found.column_names
+    for text in recipe.template:
+        check_template(text.text, [*there, *recipe.choices], recipe.dataset)
+    for name in recipe.choices:
+        if name in there:
+            raise UserError(f"choices names {name!r}, which is a column of {recipe.dataset} already: rename it")
+    columns = [("keep", name) for name in recipe.keep]
+    columns += [("hard", recipe.hard.column)] if recipe.hard else []
+    for key, name in columns:
+        if name not in there:
+            raise UserError(
+                f"{key} names {name!r}, which is no column of {recipe.dataset}; there are: "
+                f"{', '.join(there) or 'none'}{did_you_mean(name, there)}"
+            )
+    for name in recipe.keep:
+        if name in OWN or name in GIVEN or name in WRITTEN:
+            raise UserError(f"keep names {name!r}, which rows have of their own: rename the column in the dataset")
+
+
+def _of_classes(found: FoundDataset, wanted: Sequence[Found], recipe: Recipe) -> list[Found]:
+    """The pictures of the classes that are augmented. Raises UserError for a class without pictures."""
+    counts = Counter(picture.label for picture in wanted)
+    labels = [label for label in counts if label is not None]
+    for label in recipe.classes or ():
+        if not counts[label]:
+            there = ", ".join(sorted(labels)) or "none"
+            raise UserError(
+                f"{recipe.dataset}: class {label!r} has no pictures{_in_split(recipe)}; there are: {there}"
+                f"{did_you_mean(label, labels)}"
+            )
+    if recipe.classes is not None:
+        return [picture for picture in wanted if picture.label in recipe.classes]
+    for split in [None, *(recipe.split or ())]:
+        for label in found.classes.get(split, ()):
+            if not counts[label]:
+                raise UserError(
+                    f"{recipe.dataset}: class {label!r} has no pictures{_in_split(recipe)}: add some, or name the "
+                    f"classes that are augmented, like classes = {sorted(labels)[:NAMED]}"
+                )
+    return list(wanted)
+
+
+def _in_split(recipe: Recipe) -> str:
+    return f" in split {' or '.join(recipe.split)}" if recipe.split else ""
+
+
+def _held_out(
+    found: FoundDataset, others: Sequence[Found], recipe: Recipe, folder: Path, reading: Reading
+) -> tuple[list[Original], tuple[str, ...]]:
+    """All pictures that none may be a copy of: those of other splits, and those of other datasets."""
+    loaded = load_originals(found, others, reading, look=True)
+    held_out, warnings = list(loaded.originals), loaded.warnings
+    for given in recipe.held_out:
+        plain = Reading(type(recipe.columns)(), {}, allow_http=reading.allow_http)
+        other = find_dataset(dataset_path(given, folder), None, plain, given)
+        more = load_originals(other, [_renamed(one, given) for one in other.pictures], plain, look=True)
+        held_out += more.originals
+        warnings += more.warnings
+    return held_out, warnings
+
+
+def _renamed(picture: Found, given: str) -> Found:
+    """A picture of another dataset as one of a split that is called like that."""
+    from dataclasses import replace
+
+    return replace(picture, split=given if picture.split is None else f"{given} ({picture.split})")
+
+
+def _require_no_shared_group(originals: Sequence[Original], others: Sequence[Found]) -> None:
+    """Raises UserError if a group has pictures in several splits."""
+    groups = {original.group for original in originals}
+    for other in others:
+        if other.group is not None and other.group in groups:
+            raise UserError(f"group {other.group!r} is in split {other.split} and in an augmented one: {_APART}")
+    for group, splits in groups_in_several_splits(originals):
+        raise UserError(f"group {group!r} is in splits {' and '.join(splits)}: {_APART}")
+
+
+_APART = "split the dataset so that each group is in one split"
+
+
+def _without_leaks(originals: Collection[Original], leaks: Sequence[Leak], recipe: Recipe) -> list[Original]:
+    """The originals that rows are made of. Raises UserError if the recipe wants no near-copies, and there are."""
+    if leaks and recipe.near_copies == "refuse":
+        raise UserError(
+            f'{_leaks_in_words(leaks)}: take them out of one of the splits, or write near_copies = "drop"'
+        )
+    if recipe.near_copies == "keep":
+        return list(originals)
+    leaking = {id(leak.original) for leak in leaks}
+    kept = [original for original in originals if id(original) not in leaking]
+    if not kept and originals:
+        raise UserError(
+            f"{recipe.dataset}: no picture is left, since all are near-copies of held-out ones "
+            f'({_leaks_in_words(leaks)}): write near_copies = "keep" if they are not'
+        )
+    return kept
+
+
+def _of_leaks(leaks: Sequence[Leak]) -> list[str]:
+    return [f"not augmented, as it is held out too: {_leaks_in_words(leaks)}"] if leaks else []
+
+
+def _leaks_in_words(leaks: Sequence[Leak]) -> str:
+    told = ", ".join(str(leak) for leak in leaks[:NAMED])
+    return told + (f", and {len(leaks) - NAMED} more" if len(leaks) > NAMED else "")
+
+
+def _of_splitless(found: FoundDataset, recipe: Recipe) -> list[str]:
+    if recipe.split is None and not recipe.held_out:
+        return [
+            f'{recipe.dataset} has no splits: keep test pictures apart, and name them with held_out = "FOLDER" so '
+            "that copies are found"
+        ]
+    return []

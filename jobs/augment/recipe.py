@@ -1,0 +1,185 @@
+"""Recipes: what a TOML file says about how a dataset grows. Pure; nothing of the dataset is looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from wanbatch.jobs.augment.checks_settings import Checks
+
+MOST_OF_A_SOURCE = 1000
+"""Rows of one source at most, whatever a recipe asks."""
+
+
+class Part(BaseModel):
+    """Base of all parts of a recipe: no unknown keys, no conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True)
+
+
+def _weighted(value: object) -> object:
+    """One text, or a list of texts and tables, as a list of tables."""
+    items = value if isinstance(value, list) else [value]
+    return [{"text": item} if isinstance(item, str) else item for item in items]
+
+
+class Text(Part):
+    """One of several texts, and how often it is drawn in proportion to the others."""
+
+    text: Annotated[str, Field(min_length=1, max_length=32_768)]
+    weight: Annotated[float, Field(gt=0, le=1e9)] = 1.0
+
+
+Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda value: tuple(_weighted(value))), Field(min_length=1)]
+Strength = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Range(Part):
+    """A range that numbers are drawn from."""
+
+    first: Strength = Field(alias="from")
+    last: Strength = Field(alias="to")
+
+    @model_validator(mode="after")
+    def _upwards(self) -> Range:
+        if self.first > self.last:
+            raise ValueError(
+                f"goes from {self.first:g} down to {self.last:g}: "
+                f"write {{ from = {self.last:g}, to = {self.first:g} }}"
+            )
+        return self
+
+
+def _strengths(value: object) -> object:
+    return value if isinstance(value, dict) else tuple(value) if isinstance(value, list) else (value,)
+
+
+Strengths = Annotated[Annotated[tuple[Strength, ...], Field(min_length=1)] | Range, BeforeValidator(_strengths)]
+
+
+class Columns(Part):
+    """What the dataset calls its columns; None: by their usual names."""
+
+    image: Name | None = None
+    id: Name | None = None
+    label: Name | None = None
+    split: Name | None = None
+    group: Name | None = None
+    boxes: Name | None = None
+    mask: Name | None = None
+
+
+class Blend(Part):
+    """Rows that start from several pictures of a class.
+
+    Attributes:
+        share: of the rows, how many are blends.
+        parents: how many pictures a blend is of; one of these numbers is drawn.
+        weights: `drawn`, or `equal`.
+        creativity: of blends, if they have another one than other rows.
+    """
+
+    share: Share = 0.25
+    parents: Annotated[
+        tuple[Annotated[int, Field(ge=2, le=8)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else (value,)),
+        Field(min_length=1),
+    ] = (2,)
+    weights: Literal["drawn", "equal"] = "drawn"
+    creativity: Strengths | None = None
+
+
+class Hard(Part):
+    """Only the hardest pictures of each class are augmented.
+
+    Attributes:
+        column: of the dataset, with a number for each picture.
+        share: of the pictures of each class.
+        hardest: whether a high score is hard, as of a loss, or a low one, as of a confidence.
+    """
+
+    column: Name
+    share: Share = 0.35
+    hardest: Literal["high", "low"] = "high"
+
+
+def _names(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+Names = Annotated[tuple[Name, ...], BeforeValidator(_names)]
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [name for index, name in enumerate(names) if name in names[:index]]:
+        raise ValueError(f"names {twice[0]!r} twice: name it once")
+    return names
+
+
+class Recipe(Part):
+    """How a dataset grows. `docs/augmentation.md` tells what each key means.
+
+    Attributes:
+        base: a shipped recipe whose keys hold where this one gives none.
+        dataset: path of the dataset, from the recipe's folder, or URL.
+        images: the folder that paths in the dataset start from, if not its own.
+        split: the part or parts of the dataset that are augmented.
+        held_out: other datasets that no picture may be a near-copy of.
+        near_copies: what becomes of pictures that look like one of another split.
+        annotations_below: the creativity below which boxes and masks are copied.
+        settings: columns that all rows get, such as `steps`.
+    """
+
+    base: Name | None = None
+    dataset: Name
+    images: Name | None = None
+    split: Annotated[Names, Field(min_length=1), AfterValidator(_distinct)] | None = None
+    classes: Annotated[Names, Field(min_length=1), AfterValidator(_distinct)] | None = None
+    held_out: Names = ()
+    near_copies: Literal["drop", "refuse", "keep"] = "drop"
+    template: Texts
+    creativity: Strengths
+    variants: Annotated[int, Field(ge=1, le=MOST_OF_A_SOURCE)] | None = None
+    fill: Annotated[int, Field(ge=1)] | Literal["largest"] | None = None
+    per_source: Annotated[int, Field(ge=1, le=MOST_OF_A_SOURCE)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    keep: Annotated[Names, AfterValidator(_distinct)] = ()
+    columns: Columns = Columns()
+    synonyms: dict[str, Texts] = {}
+    choices: dict[str, Texts] = {}
+    blend: Blend | None = None
+    hard: Hard | None = None
+    annotations_below: Annotated[float, Field(ge=0, le=1)] = 0.4
+    settings: dict[str, Any] = {}
+    checks: Checks = Checks()
+
+    @model_validator(mode="after")
+    def _one_way_to_count(self) -> Recipe:
+        if self.fill is not None and self.variants is not None:
+            raise ValueError("has both fill and variants: fill says how many rows there are; drop one of the two")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """What tells this recipe from others, wherever its dataset is: SHA-256, hex."""
+        places = {"base", "dataset", "images", "held_out", "checks"}
+        told = self.model_dump(mode="json", exclude=places, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that come with the package."""
+    folder = resources.files("wanbatch.jobs.augment") / "recipes"
+    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def shipped_text(name: str) -> str:
+    """The text of a recipe that comes with the package."""
+    return (resources.files("wanbatch.jobs.augment") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")

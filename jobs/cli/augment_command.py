@@ -1,0 +1,117 @@
+"""`wanbatch augment`: growing a dataset by a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wanbatch.jobs.cli.flag_types import PathOrUrl
+from wanbatch.jobs.cli.options import json_option, settings_options
+from wanbatch.jobs.config.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from wanbatch.jobs.augment.augment import Augmentation, Written
+
+DECIDED = ("prompt", "creativity", "seed")
+"""Settings that the rows of a recipe decide."""
+
+CLASSES_SHOWN = 12
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--out", "-o", type=PathOrUrl(), help="manifest to write, or with --run the output folder")
+@click.option("--run", "make", is_flag=True, help="make the pictures, too")
+@click.option(
+    "--manifest", type=click.Path(path_type=Path), help="with --run, manifest to write; default: beside OUT"
+)
+@json_option
+@settings_options(*(name for name in Settings.model_fields if name not in DECIDED))
+@click.pass_context
+def augment(
+    ctx: click.Context,
+    recipe: Path,
+    out: str | Path | None,
+    make: bool,
+    manifest: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Write the manifest that RECIPE makes of a dataset, and with --run make its pictures.
+
+    RECIPE is a TOML file that names a dataset and says how its classes grow. The same recipe and dataset give the
+    same manifest; the same command on a grown dataset adds rows and leaves those that there are.
+
+    \b
+    Example:
+      wanbatch augment recipe.toml --out manifest.jsonl
+      wanbatch augment recipe.toml --run --out out/grown
+    """
+    settings = read_settings(**given)
+    from wanbatch.jobs.augment import augment as augmenting
+
+    target = _manifest(recipe, out, make, manifest)
+    planned = augmenting.plan_augmentation(recipe, target, settings)
+    written = augmenting.write_augmentation(planned, target)
+    if not as_json:
+        click.echo("\n".join(_lines(planned, written)), err=make)
+    if make:
+        from wanbatch.jobs.augment.making import make_pictures
+        from wanbatch.jobs.cli.run_commands import finish
+
+        finish(ctx, make_pictures(written, _output(recipe, out), settings), as_json)
+    elif as_json:
+        click.echo(json.dumps({"manifest": str(target), "source_fence": written.fence, **planned.as_json()}))
+    else:
+        click.echo(f"  next      {_next(written)}")
+
+
+def _manifest(recipe: Path, out: str | Path | None, make: bool, manifest: Path | None) -> Path:
+    """The manifest to write."""
+    from wanbatch.errors import UserError
+    from wanbatch.manifests.storage.urls import is_url
+
+    if not make:
+        if manifest is not None:
+            raise UserError("--manifest is for --run: name the manifest with --out")
+        if is_url(out or ""):
+            raise UserError(f"{out}: a manifest is written to the disk: give --out a file")
+        return Path(out) if out is not None else Path(f"{recipe.stem}.jsonl")
+    if manifest is not None:
+        return manifest
+    where = _output(recipe, out)
+    name = str(where).rstrip("/").rpartition("/")[2]
+    return Path(f"{name}.jsonl") if is_url(where) else Path(where).with_name(f"{name}.jsonl")
+
+
+def _output(recipe: Path, out: str | Path | None) -> str | Path:
+    return out if out is not None else Path("out") / recipe.stem
+
+
+def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
+    count, parents = len(written.rows), len({parent["sha256"] for row in written.rows for parent in row["parents"]})
+    new = f", {len(planned.children)} of them new" if planned.earlier else ""
+    of_split = f" of split {' and '.join(planned.recipe.split)}" if planned.recipe.split else ""
+    rows, pictures = _count(count, "rows"), _count(parents, "pictures")
+    yield f"{written.manifest}: {rows} from {pictures}{of_split} ({planned.dataset}){new}"
+    for each in planned.counts[:CLASSES_SHOWN]:
+        name = " ".join(str(part) for part in (each.split, each.label) if part is not None) or "all"
+        total = each.originals + each.rows
+        yield f"  {name:<16} {each.originals} + {each.rows} rows = {total}"
+    if len(planned.counts) > CLASSES_SHOWN:
+        yield f"  and {len(planned.counts) - CLASSES_SHOWN} more classes (--json names them all)"
+    for message in planned.warnings:
+        yield f"  warning   {message}"
+
+
+def _next(written: Written) -> str:
+    fence = f" --source-fence {written.fence}" if written.needs_fence else ""
+    return f"wanbatch run {written.manifest}{fence} --out out/{written.manifest.stem}"
+
+
+def _count(number: int, things: str) -> str:
+    return f"{number} {things if number != 1 else things.removesuffix('s')}"

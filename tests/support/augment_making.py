@@ -1,0 +1,64 @@
+"""Makes datasets and recipes for the tests of `wanbatch.jobs.augment`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from job_making import picture
+from PIL import Image
+
+from wanbatch.jobs.augment.near_copies import Fingerprint, fingerprint_of
+from wanbatch.jobs.augment.originals import Original
+from wanbatch.jobs.augment.recipe import Recipe
+
+RECIPE = """dataset = "set"              # set/train/disc/*.png, set/test/box/*.png, ...
+split = "train"
+template = "a {label}"
+creativity = [0.3, 0.6]
+fill = 12                    # rows so that every class has 12 with its originals
+"""
+"""The smallest recipe of the documents."""
+
+
+def folder_by_class(folder: Path, counts: Mapping[str, int], first_seed: int = 0, size: int = 64) -> Path:
+    """Pictures in `folder`, all different. counts: path of a class below it -> how many."""
+    seed = first_seed
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            picture(folder / name / f"{index}.png", size, size, seed=seed)
+            seed += 1
+    return folder
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    """A recipe that names a dataset which nobody reads."""
+    return Recipe.model_validate(
+        {"dataset": "set", "split": "train", "template": "a {label}", "creativity": [0.3, 0.6], **changes}
+    )
+
+
+def original(
+    number: int, label: str | None = "disc", split: str | None = "train", columns: Mapping[str, Any] | None = None
+) -> Original:
+    """An original that is nowhere. number: another one for each."""
+    sha256 = hashlib.sha256(str(number).encode()).hexdigest()
+    values = {"label": label, **(columns or {})} if label is not None else dict(columns or {})
+    name = f"{split}/{label}/{number}.png"
+    print_ = Fingerprint(int(sha256[:16], 16), bytes.fromhex(sha256) * 6)
+    return Original(str(number), str(number), sha256, label, split, 64, 64, name, values, fingerprint=print_)
+
+
+def rows_of(manifest: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL manifest."""
+    return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+
+
+def look_of(path: Path) -> Fingerprint:
+    """The fingerprint of a picture's file."""
+    return fingerprint_of(np.asarray(Image.open(path).convert("RGB")))

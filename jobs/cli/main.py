@@ -19,11 +19,13 @@ from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
 from wanbatch.jobs.cli.export_command import export
 from wanbatch.jobs.cli.folder_commands import repair, report, status
+from wanbatch.jobs.cli.jobs_command import jobs
 from wanbatch.jobs.cli.options import AS_JSON
 from wanbatch.jobs.cli.origin_command import origin
 from wanbatch.jobs.cli.plan_command import plan
 from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
 from wanbatch.jobs.cli.run_commands import retry, run
+from wanbatch.jobs.cli.submit_command import submit
 from wanbatch.jobs.cli.tune_command import tune
 
 INTERRUPTED = 130
@@ -55,7 +57,23 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[run, retry, augment, plan, status, report, repair, origin, export, tune, bench, doctor, completion],
+    commands=[
+        run,
+        retry,
+        submit,
+        jobs,
+        augment,
+        plan,
+        status,
+        report,
+        repair,
+        origin,
+        export,
+        tune,
+        bench,
+        doctor,
+        completion,
+    ],
 )
 @click.version_option(__version__)
 def main() -> None:

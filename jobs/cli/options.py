@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_origin
 
 import click
@@ -27,14 +28,37 @@ folder_argument = click.argument("out", type=PathOrUrl("dir"))
 json_option = click.option("--json", "as_json", is_flag=True, callback=_remember, help="print JSON")
 
 
-def settings_options(*names: str) -> Callable[[Callable], Callable]:
+def run_arguments(command: Callable) -> Callable:
+    """Add what a run is given besides settings: the manifest, the output folder, what is done about earlier runs."""
+    for add in reversed(
+        (
+            manifest_argument,
+            click.option(
+                "--out", "-o", type=PathOrUrl("dir"), help="output folder or its URL; default: out/NAME-OF-MANIFEST"
+            ),
+            click.option("--rerun-changed", is_flag=True, help="make rows again that changed since they were made"),
+            click.option(
+                "--new-run", is_flag=True, help="use OUT-2, OUT-3, ... if a run with other settings filled OUT"
+            ),
+        )
+    ):
+        command = add(command)
+    return command
+
+
+def default_output(manifest: str | Path) -> Path:
+    """Where a manifest's images go if no one says."""
+    return Path("out") / Path(manifest).stem
+
+
+def settings_options(*names: str, without: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
     """Return a decorator that adds the flags of some fields of `Settings`; of all of them without names.
 
     A flag that is not given is passed on as None.
     """
 
     def decorate(command: Callable) -> Callable:
-        for name in reversed(names or tuple(Settings.model_fields)):
+        for name in reversed([name for name in names or tuple(Settings.model_fields) if name not in without]):
             command = _option(name, Settings.model_fields[name])(command)
         return command
 

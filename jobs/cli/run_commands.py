@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wanbatch.jobs.cli.flag_types import PathOrUrl
-from wanbatch.jobs.cli.options import folder_argument, json_option, manifest_argument, settings_options
+from wanbatch.jobs.cli.options import (
+    default_output,
+    folder_argument,
+    json_option,
+    run_arguments,
+    settings_options,
+)
 from wanbatch.jobs.config.settings import read_settings
 
 if TYPE_CHECKING:
@@ -18,10 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@manifest_argument
-@click.option("--out", "-o", type=PathOrUrl("dir"), help="output folder or its URL; default: out/NAME-OF-MANIFEST")
-@click.option("--rerun-changed", is_flag=True, help="make rows again that changed since they were made")
-@click.option("--new-run", is_flag=True, help="use OUT-2, OUT-3, ... if a run with other settings filled OUT")
+@run_arguments
 @json_option
 @settings_options()
 @click.pass_context
@@ -52,7 +54,7 @@ def run(
     settings = read_settings(**given)
     from wanbatch.jobs.driver.run import run as run_manifest
 
-    target = out or Path("out") / Path(manifest).stem
+    target = out or default_output(manifest)
     finish(ctx, run_manifest(manifest, target, settings, rerun_changed=rerun_changed, new_run=new_run), as_json)
 
 

@@ -34,8 +34,8 @@ def test_an_import_is_an_arrow_dashed_where_longer_ways_lead_there():
 
 
 def test_a_wing_without_a_place_is_named():
-    with pytest.raises(ValueError, match=r"jobs\.cluster: give it a place in WINGS"):
-        drawing(nx.DiGraph([("jobs.cluster", "jobs.driver")]))
+    with pytest.raises(ValueError, match=r"jobs\.elsewhere: give it a place in WINGS"):
+        drawing(nx.DiGraph([("jobs.elsewhere", "jobs.driver")]))
 
 
 def test_boxes_stand_inside_their_folders_and_apart():

@@ -1,0 +1,116 @@
+"""`wanbatch submit`: a run as a job on a Ray cluster, or as a script for a scheduler."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wanbatch.jobs.cli.options import default_output, json_option, run_arguments, settings_options
+from wanbatch.jobs.config.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from wanbatch.jobs.cluster.prepare import Prepared
+    from wanbatch.jobs.cluster.submit import Submitted
+
+INTERRUPTED = 130
+
+address_option = click.option(
+    "--address",
+    help="of the cluster's dashboard, http://HOST:8265; default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, this machine",
+)
+
+
+@click.command()
+@run_arguments
+@address_option
+@click.option("--detach", is_flag=True, help="do not wait: print the job's id and end")
+@click.option("--upload", metavar="URL", help="put manifest and sources into this folder of a store first")
+@click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="environment variable of the job; may be repeated")
+@click.option(
+    "--python", default="python", show_default=True, help="the interpreter, as the cluster's shell finds it"
+)
+@json_option
+@settings_options(without=("address",))
+@click.pass_context
+def submit(
+    ctx: click.Context,
+    manifest: str | Path,
+    out: str | Path | None,
+    rerun_changed: bool,
+    new_run: bool,
+    address: str | None,
+    detach: bool,
+    upload: str | None,
+    env: tuple[str, ...],
+    python: str,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Have a Ray cluster make the images of MANIFEST, and follow it to its end.
+
+    MANIFEST, sources and output folder are URLs of an object store, or paths that every node of the cluster sees.
+    All other flags are those of `wanbatch run`, and so are the exit codes. The same command again attaches to the job
+    while it runs, says how it ended, or goes on where it stopped. Ctrl-C ends following; the job goes on.
+
+    \b
+    Example:
+      wanbatch submit s3://shop/rows.parquet --out s3://shop/pictures --address http://ray-head:8265
+    """
+    settings = read_settings(**given)
+    from wanbatch.jobs.cluster.job_client import ClusterJobs
+    from wanbatch.jobs.cluster.prepare import prepare_submission
+    from wanbatch.jobs.cluster.submit import submit as submit_job
+
+    flags = [flag for flag, is_set in (("--rerun-changed", rerun_changed), ("--new-run", new_run)) if is_set]
+    prepared = prepare_submission(manifest, out or default_output(manifest), settings, flags, env)
+    for note in prepared.notes:
+        _note(note)
+    if upload is not None:
+        prepared = _uploaded(prepared, tuple(flags), settings, upload)
+    jobs = ClusterJobs(address)
+    try:
+        done = submit_job(prepared.submission, jobs, python, detach, note=_note)
+    except KeyboardInterrupt:
+        _note(f"not followed any more; the job goes on: `wanbatch jobs list --address {jobs.address}`")
+        ctx.exit(INTERRUPTED)
+    _finish(ctx, prepared.submission.out, done, as_json)
+
+
+def _uploaded(prepared: Prepared, flags: tuple[str, ...], settings: Settings, target: str) -> Prepared:
+    """Put what only this machine has into a store."""
+    from wanbatch.jobs.cluster.upload import upload_inputs
+
+    done = upload_inputs(prepared, flags, settings, target)
+    missing = f", {done.missing} sources are not here" if done.missing else ""
+    _note(f"{done.files} files uploaded, {done.known} were there{missing}: {done.prepared.submission.manifest}")
+    return done.prepared
+
+
+def _finish(ctx: click.Context, out: str, done: Submitted, as_json: bool) -> None:
+    """Print how a job ended and exit with the code of its run."""
+    end = done.end
+    fields: dict[str, Any] = {"job": done.id, "attached": done.attached, "out": out}
+    if end is not None:
+        counts = end.counts or {}
+        fields |= {"status": end.state.status, "exit_code": end.exit_code, "message": end.explanation}
+        fields |= {name: counts.get(name) for name in ("rows", "done", "quarantined", "pending", "failures")}
+    if as_json:
+        click.echo(json.dumps(fields))
+    elif end is None:
+        click.echo(done.id)
+    else:
+        click.echo(f"job {done.id} {end.state.status.lower()}, exit code {end.exit_code}")
+        if end.counts is not None:
+            made, rows, failed = (fields[name] for name in ("done", "rows", "quarantined"))
+            click.echo(f"  pictures  {made} of {'?' if rows is None else rows} made, {failed} failed")
+        click.echo(f"  output    {out}")
+        if end.explanation and end.exit_code not in (0, 3):
+            click.echo(f"wanbatch: {end.explanation}", err=True)
+    ctx.exit(0 if end is None else end.exit_code)
+
+
+def _note(text: str) -> None:
+    click.echo(f"wanbatch: {text}", err=True)

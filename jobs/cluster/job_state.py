@@ -1,0 +1,69 @@
+"""What a cluster says of a job, and which exit code that means. No Ray."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SUCCEEDED, FAILED, STOPPED = "SUCCEEDED", "FAILED", "STOPPED"
+ENDED = (SUCCEEDED, FAILED, STOPPED)
+MACHINERY, INTERRUPTED, QUARANTINED = 75, 130, 3
+NO_COMMAND = (126, 127)
+_EXIT_CODE = re.compile(r"exit code (-?\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """How a job is.
+
+    Attributes:
+        id: its submission id.
+        status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        message: Ray's words about it.
+        exit_code: of its run, once it has ended; see `exit_code_of`.
+        metadata: what was noted when it was submitted.
+        started: seconds since 1970.
+        ended: likewise; None while it goes on.
+    """
+
+    id: str
+    status: str
+    message: str = ""
+    exit_code: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    started: float | None = None
+    ended: float | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status in ENDED
+
+    @property
+    def is_final(self) -> bool:
+        """Whether running the same command again would do nothing: all rows are made, or the rest quarantined."""
+        return self.has_ended and self.exit_code in (0, QUARANTINED)
+
+
+def exit_code_of(status: str, driver: int | None, message: str | None) -> int | None:
+    """The exit code of a job's run; None while it goes on.
+
+    Args:
+        status: of the job.
+        driver: the exit code of its process, as Ray has it.
+        message: Ray's words about it, which have the code in versions that have no field for it.
+
+    Returns:
+        The process's own. A process that was killed, or that never began, is the machinery's failure; one that the
+        user stopped was interrupted.
+    """
+    if status not in ENDED:
+        return None
+    if status == SUCCEEDED:
+        return 0
+    if status == STOPPED:
+        return INTERRUPTED
+    if driver is None and (found := _EXIT_CODE.search(message or "")) is not None:
+        driver = int(found[1])
+    return MACHINERY if driver is None or driver <= 0 or (driver >= 128 and driver != INTERRUPTED) else driver

@@ -1,0 +1,158 @@
+"""`--upload`: manifest and sources are put into a store, so that a cluster sees what only this machine has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from wanbatch.errors import MachineryError, UserError
+from wanbatch.jobs.cluster.prepare import Prepared
+from wanbatch.jobs.cluster.submission import flags_of, needed_paths
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.manifests.reading.manifest import Manifest
+from wanbatch.manifests.sources.errors import SourceError
+from wanbatch.manifests.sources.finder import SourceFinder
+from wanbatch.manifests.sources.path_policy import PathPolicy
+from wanbatch.manifests.storage.backend import open_backend
+from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
+from wanbatch.manifests.storage.urls import INTERNAL, absolute, files_below, is_hub, is_url, plain_url
+
+INDEX = "uploaded.json"
+"""In the uploaded folder: name -> SHA-256 of what is there, so that nothing is sent twice."""
+THREADS = 8
+ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What was put into a store.
+
+    Attributes:
+        prepared: the submission, with addresses in the store in place of paths of this machine.
+        files: how many files were sent.
+        known: how many were there already.
+        missing: how many sources there are none of here; their rows will fail as they would here.
+    """
+
+    prepared: Prepared
+    files: int
+    known: int
+    missing: int
+
+
+def upload_inputs(prepared: Prepared, flags: tuple[str, ...], settings: Settings, target: str) -> Uploaded:
+    """Put manifest and sources into a folder of a store that is named by what the manifest holds.
+
+    Args:
+        prepared: the submission, whose manifest is on this machine.
+        flags: further ones of `wanbatch run`.
+        settings: of the submission.
+        target: URL of a folder.
+
+    Raises:
+        UserError: The manifest is not on this machine, or names sources that have no place in such a folder.
+        MachineryError: The store refuses.
+    """
+    manifest = prepared.manifest
+    if not is_url(target) or is_hub(target):
+        raise UserError(f"--upload {target}: must be a folder in an object store, like s3://bucket/folder")
+    if manifest is None or is_url(manifest.path):
+        raise UserError(f"--upload: {prepared.submission.manifest} is not a manifest of this machine: leave it out")
+    base = f"{plain_url(target)}/{manifest.digest[:16]}"
+    address, files = _manifest_files(manifest)
+    missing = 0
+    if settings.source_root is not None or not os.path.isdir(manifest.path):
+        sources, missing = _source_files(manifest, settings)
+        files |= {f"sources/{name}": path for name, path in sources.items()}
+        settings = settings.model_copy(update={"source_root": f"{base}/sources", "source_fence": None})
+    sent = _send(files, base)
+    submission = replace(
+        prepared.submission,
+        manifest=f"{base}/{address}",
+        flags=(*flags_of(settings), *flags),
+        seen_folders=needed_paths(settings),
+    )
+    return Uploaded(replace(prepared, submission=submission), sent, len(files) - sent, missing)
+
+
+def _manifest_files(manifest: Manifest) -> tuple[str, dict[str, str]]:
+    """The manifest's name in the uploaded folder, and its files: name there -> path here."""
+    path = absolute(manifest.path)
+    name = f"manifest/{posixpath.basename(path)}"
+    if not os.path.isdir(path):
+        return name, {name: path}
+    if os.path.isdir(f"{path}/{INTERNAL}"):
+        raise UserError(f"--upload: {path} is an output folder of wanbatch: copy it to the store as a whole instead")
+    return name, {f"{name}/{below}": f"{path}/{below}" for below in files_below(path)}
+
+
+def _source_files(manifest: Manifest, settings: Settings) -> tuple[dict[str, str], int]:
+    """The sources: path as the manifest has it -> path here; and how many there are none of."""
+    if is_url(manifest.source_root):
+        raise UserError(
+            f"--upload: the sources are in {manifest.source_root} already: leave --source-root as a folder"
+        )
+    finder = SourceFinder(PathPolicy(manifest.source_root, settings.allow_http, manifest.source_fence))
+    found: dict[str, str] = {}
+    missing = 0
+    for path in dict.fromkeys(_paths(manifest)):
+        name = posixpath.normpath(path)
+        if name.startswith(("/", "../")):
+            raise UserError(
+                f"--upload: the source {path} is not below {manifest.source_root}: give paths relative to the "
+                "folder of --source-root"
+            )
+        try:
+            found[name] = finder.first(path, _file)
+        except SourceError:
+            missing += 1
+    return found, missing
+
+
+def _paths(manifest: Manifest) -> Iterator[str]:
+    """The paths of sources that are files."""
+    for start in range(0, len(manifest), ROWS_AT_ONCE):
+        rows = pa.array(range(start, min(len(manifest), start + ROWS_AT_ONCE)))
+        for sources in manifest.sources(rows):
+            for source in sources:
+                if not source.embedded and source.path is not None and "://" not in source.path:
+                    yield source.path
+
+
+def _file(location: str) -> str:
+    os.stat(location)
+    return location
+
+
+def _send(files: Mapping[str, str], base: str) -> int:
+    """Send what is not there yet. Returns how many files that were."""
+    backend = open_backend(base)
+    try:
+        known = json.loads(backend.read(INDEX)) if backend.exists(INDEX) else {}
+        digests = {name: _sha256(path) for name, path in files.items()}
+        wanted = [name for name, digest in digests.items() if known.get(name) != digest]
+        with ThreadPoolExecutor(THREADS, "upload") as pool:
+            list(pool.map(lambda name: _put(files[name], f"{base}/{name}"), wanted))
+        if wanted:
+            backend.write_atomic(INDEX, json.dumps(known | digests).encode())
+    except OSError as error:
+        raise MachineryError(f"{base}: cannot be uploaded to ({error.strerror or error})") from error
+    return len(wanted)
+
+
+def _put(path: str, url: str) -> None:
+    with os_errors(url):
+        file_system(url).put_file(path, url)
+
+
+def _sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,119 @@
+"""What is asked of a cluster: flags that give the same settings there, ids, variables, the job's command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+from click.testing import CliRunner
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.cluster.submission import (
+    Submission,
+    flags_of,
+    needed_paths,
+    variables_of,
+)
+from wanbatch.jobs.config.settings import Settings, read_settings
+
+CHOSEN = {
+    "steps": 7,
+    "prompt": 'a cup\'s "handle",\n$HOME; rm -rf /',
+    "sigmas": (0.9, 0.5, 0.25),
+    "keywords": ("one", "two"),
+    "map": {"caption": "prompt", "label": "keywords"},
+    "allow_http": True,
+    "slots": "auto",
+    "max_failures": "5%",
+    "seed": 2**62 + 1,
+    "guidance": 3.5,
+    "drain_seconds": 1.5,
+}
+
+
+def settings_at_the_other_end(submission: Submission, monkeypatch) -> Settings:
+    """The settings that `wanbatch run` makes of a job's command, as its shell splits it."""
+    received: list[Settings] = []
+    monkeypatch.setattr("wanbatch.jobs.driver.run.run", lambda *given, **more: received.append(given[2]))
+    words = shlex.split(submission.entrypoint("python", {}))
+    CliRunner().invoke(main, words[words.index("run") :])
+    [settings] = received
+    return settings
+
+
+def test_the_jobs_command_gives_the_settings_that_were_chosen_here(monkeypatch):
+    chosen = read_settings(**CHOSEN)
+    submission = Submission("s3://b/m.jsonl", "s3://b/out", flags_of(chosen))
+    assert settings_at_the_other_end(submission, monkeypatch) == chosen
+
+
+def test_variables_of_this_machine_become_flags_and_defaults_none(monkeypatch):
+    assert flags_of(read_settings()) == ()
+    monkeypatch.setenv("WANBATCH_STEPS", "9")
+    assert flags_of(read_settings()) == ("--steps", "9")
+
+
+def test_paths_of_this_machine_are_absolute_in_the_job(tmp_path):
+    (tmp_path / "model").mkdir()
+    chosen = Settings(model="model", source_root="pictures", compile_cache="cache", source_fence="s3://b/x")
+    flags = dict(zip(flags_of(chosen)[::2], flags_of(chosen)[1::2], strict=True))
+    assert flags["--model"] == str(tmp_path / "model")
+    assert flags["--source-root"] == str(tmp_path / "pictures")
+    assert flags["--compile-cache"] == str(tmp_path / "cache")
+    assert flags["--source-fence"] == "s3://b/x"
+    assert needed_paths(chosen) == (str(tmp_path / "pictures"), str(tmp_path / "model"))
+
+
+def test_the_same_question_has_the_same_id_and_another_one_another():
+    one = Submission("s3://b/m.jsonl", "s3://b/out", ("--steps", "4"), content="1")
+    ids = [
+        one.id(1),
+        one.id(2),
+        Submission("s3://b/m.jsonl", "s3://b/out", ("--steps", "5"), content="1").id(1),
+        Submission("s3://b/m.jsonl", "s3://b/out", ("--steps", "4"), content="2").id(1),
+        Submission("s3://b/m.jsonl", "s3://b/other", ("--steps", "4"), content="1").id(1),
+    ]
+    assert len(set(ids)) == 5
+    same = Submission("s3://b/m.jsonl", "s3://b/out", ("--steps", "4"), content="1", variables={"A": "1"})
+    assert same.id(1) == one.id(1)
+
+
+def test_a_job_gets_this_package_and_variables_and_no_folder_of_the_user(tmp_path):
+    submission = Submission("s3://b/m", "s3://b/out", variables={"AWS_ENDPOINT_URL": "http://s3"}, drain_seconds=20.5)
+    environment = submission.runtime_env(tmp_path / "wanbatch")
+    assert environment.keys() == {"py_modules", "env_vars"}
+    assert environment["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "36", "AWS_ENDPOINT_URL": "http://s3"}
+    words = shlex.split(submission.entrypoint("python3", {"contents": {}}))
+    assert words[:5] == [
+        "exec",
+        "python3",
+        "-m",
+        "wanbatch.jobs.cluster.job_entrypoint",
+        json.dumps({"contents": {}}),
+    ]
+
+
+def test_variables_are_sent_by_name_or_with_a_value_and_secrets_are_warned_of():
+    variables, warnings = variables_of(["A=1=2", "HOST_B"], {"HOST_B": "b", "OTHER": "o"})
+    assert (variables, warnings) == ({"A": "1=2", "HOST_B": "b"}, [])
+    _, warnings = variables_of(["AWS_SECRET_ACCESS_KEY"], {"AWS_SECRET_ACCESS_KEY": "hush"})
+    assert len(warnings) == 1
+    assert "AWS_SECRET_ACCESS_KEY" in warnings[0]
+    assert "hush" not in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("RAY_AUTH_TOKEN", "never sent"),
+        ("RAY_AUTH_TOKEN=abc", "never sent"),
+        ("WANBATCH_STEPS=3", "give --steps instead"),
+        ("NOT_SET", "export it"),
+        ("9X=1", "must be NAME=VALUE"),
+    ],
+)
+def test_variables_that_cannot_be_sent_are_refused(text, says):
+    with pytest.raises(UserError, match=says):
+        variables_of([text], {"RAY_AUTH_TOKEN": "abc"})

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import click
 import pytest
-import scenes_tables  # noqa: F401  scenes are taken when their files are imported
+import scenes_folders  # noqa: F401  scenes are taken when their files are imported
+import scenes_sources  # noqa: F401
+import scenes_tables  # noqa: F401
 import scenes_text  # noqa: F401
 from command_line import GOOD, invoke
 from job_making import picture, write_jsonl

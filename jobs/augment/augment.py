@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,18 @@ from wanbatch.jobs.augment.earlier import (
     taken_by,
     warnings_about,
 )
-from wanbatch.jobs.augment.found import TRAIN, Found, FoundDataset
+from wanbatch.jobs.augment.found import Found, FoundDataset
 from wanbatch.jobs.augment.leakage import Leak, groups_in_several_splits, leaks_between, require_no_leak
 from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, write_manifest
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
 from wanbatch.jobs.augment.recipe_file import read_recipe
-from wanbatch.jobs.augment.rows import OWN, manifest_row
+from wanbatch.jobs.augment.rows import manifest_row
+from wanbatch.jobs.augment.selection import check_names, of_classes, of_splits
 from wanbatch.jobs.augment.tables import Reading
-from wanbatch.jobs.augment.templates import check_template
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.manifests.columns import GIVEN, WRITTEN
+from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
-from wanbatch.suggestions import did_you_mean
 
 NAMED = 3
 """Pictures that a message names; of the others it says how many there are."""
@@ -100,13 +99,10 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     require_form(target)
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
-    path = dataset_path(recipe.dataset, folder)
-    images = dataset_path(recipe.images, folder) if recipe.images is not None else None
-    reading = Reading(recipe.columns, settings.map, settings.source_root, settings.source_fence, settings.allow_http)
-    found = find_dataset(path, images, reading, recipe.dataset)
-    wanted, others = _of_splits(found, recipe)
-    _check_names(found, recipe)
-    wanted = _of_classes(found, wanted, recipe)
+    path, found, reading = _find(recipe, folder, settings)
+    wanted, others = of_splits(found, recipe)
+    check_names(found, recipe)
+    wanted = of_classes(found, wanted, recipe)
     look = recipe.near_copies != "keep" and bool(others or recipe.held_out)
     loaded = load_originals(found, wanted, reading, look)
     held_out, more = _held_out(found, others, recipe, folder, reading) if look else ([], ())
@@ -136,6 +132,45 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     )
 
 
+def _find(recipe: Recipe, folder: Path, settings: Settings) -> tuple[str, FoundDataset, Reading]:
+    """The path of a recipe's dataset, what is in it, and how it is read. folder: of the recipe."""
+    path = dataset_path(recipe.dataset, folder)
+    images = dataset_path(recipe.images, folder) if recipe.images is not None else None
+    where = (settings.source_root, settings.source_fence, settings.allow_http)
+    reading = Reading(recipe.columns, settings.map, *where)
+    return path, find_dataset(path, images, reading, recipe.dataset), reading
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The pictures of a recipe's dataset: those that are augmented, with where they are, and those held out."""
+
+    recipe: Recipe
+    augmented: Loaded
+    held_out: tuple[Original, ...]
+    held_out_sources: dict[str, Source]
+
+
+def read_reference(recipe_path: Path, settings: Settings, everything_looked_at: bool = False) -> Reference:
+    """Read the dataset of a recipe, for those who look at what was made of it.
+
+    Args:
+        recipe_path: of the TOML file.
+        settings: how the dataset is read.
+        everything_looked_at: find out what the pictures that are augmented look like, too.
+    Raises:
+        UserError, MachineryError: as `plan_augmentation` does.
+    """
+    recipe = read_recipe(recipe_path)
+    folder = recipe_path.absolute().parent
+    _, found, reading = _find(recipe, folder, settings)
+    wanted, others = of_splits(found, recipe)
+    augmented = load_originals(found, of_classes(found, wanted, recipe), reading, everything_looked_at)
+    own = load_originals(found, others, reading, look=True)
+    elsewhere, _ = _of_other_datasets(recipe, folder, reading)
+    return Reference(recipe, augmented, (*own.originals, *elsewhere), own.sources)
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """A manifest that was written. fence: the folder that holds it and all its sources, absolute."""
@@ -161,13 +196,25 @@ def write_augmentation(planned: Augmentation, target: Path) -> Written:
     """
     if not planned.children and not planned.earlier:
         raise UserError(f"{planned.dataset}: gives no rows: every class has enough pictures for fill already")
+    return write_rows(planned, target, planned.children, planned.earlier)
+
+
+def write_rows(planned: Augmentation, target: Path, children: Sequence[Child], earlier: Rows = ()) -> Written:
+    """Write a manifest of some rows. Raises UserError if it cannot be written.
+
+    Args:
+        planned: that they are of.
+        target: the manifest, ending in `.jsonl` or `.parquet`.
+        children: rows that are new.
+        earlier: rows that it had before.
+    """
     loaded = planned.loaded
     with SourceLoader(loaded.root, allow_http=True, fence=loaded.fence) as loader:
         paths = SourcePaths(target, lambda original: loader.encoded(loaded.sources[original.sha256]))
-        new = [manifest_row(child, planned.recipe, paths.of) for child in planned.children]
-    for row in planned.earlier:
+        new = [manifest_row(child, planned.recipe, paths.of) for child in children]
+    for row in earlier:
         paths.include(row.get("images") or [row["image"]])
-    rows = sorted([*planned.earlier, *new], key=_order)
+    rows = sorted([*earlier, *new], key=_order)
     write_manifest(target, rows)
     return Written(target, paths.fence, rows)
 
@@ -177,81 +224,19 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return split or "", label or "", *key_of(row)
 
 
-def _of_splits(found: FoundDataset, recipe: Recipe) -> tuple[list[Found], list[Found]]:
-    """The pictures of the splits that are augmented, and all others. Raises UserError if the recipe must say more."""
-    there = list(dict.fromkeys(picture.split for picture in found.pictures))
-    names = [name for name in there if name is not None]
-    if recipe.split is None:
-        if names:
-            likely = next((name for name in names if name.lower() in TRAIN), names[0])
-            raise UserError(
-                f"{recipe.dataset}: has splits {', '.join(names)}: say which one is augmented, like "
-                f'split = "{likely}"; the others are held out'
-            )
-        return list(found.pictures), []
-    for name in recipe.split:
-        if name not in names:
-            said = f"there are: {', '.join(names)}{did_you_mean(name, names)}" if names else "it has no splits"
-            raise UserError(f"{recipe.dataset}: has no split {name!r}; {said}")
-    chosen = set(recipe.split)
-    wanted = [picture for picture in found.pictures if picture.split in chosen]
-    return wanted, [picture for picture in found.pictures if picture.split not in chosen]
-
-
-def _check_names(found: FoundDataset, recipe: Recipe) -> None:
-    """Check every name in the recipe that means a column, before pictures are loaded. Raises UserError."""
-    there = found.column_names
-    for text in recipe.template:
-        check_template(text.text, [*there, *recipe.choices], recipe.dataset)
-    for name in recipe.choices:
-        if name in there:
-            raise UserError(f"choices names {name!r}, which is a column of {recipe.dataset} already: rename it")
-    columns = [("keep", name) for name in recipe.keep]
-    columns += [("hard", recipe.hard.column)] if recipe.hard else []
-    for key, name in columns:
-        if name not in there:
-            raise UserError(
-                f"{key} names {name!r}, which is no column of {recipe.dataset}; there are: "
-                f"{', '.join(there) or 'none'}{did_you_mean(name, there)}"
-            )
-    for name in recipe.keep:
-        if name in OWN or name in GIVEN or name in WRITTEN:
-            raise UserError(f"keep names {name!r}, which rows have of their own: rename the column in the dataset")
-
-
-def _of_classes(found: FoundDataset, wanted: Sequence[Found], recipe: Recipe) -> list[Found]:
-    """The pictures of the classes that are augmented. Raises UserError for a class without pictures."""
-    counts = Counter(picture.label for picture in wanted)
-    labels = [label for label in counts if label is not None]
-    for label in recipe.classes or ():
-        if not counts[label]:
-            there = ", ".join(sorted(labels)) or "none"
-            raise UserError(
-                f"{recipe.dataset}: class {label!r} has no pictures{_in_split(recipe)}; there are: {there}"
-                f"{did_you_mean(label, labels)}"
-            )
-    if recipe.classes is not None:
-        return [picture for picture in wanted if picture.label in recipe.classes]
-    for split in [None, *(recipe.split or ())]:
-        for label in found.classes.get(split, ()):
-            if not counts[label]:
-                raise UserError(
-                    f"{recipe.dataset}: class {label!r} has no pictures{_in_split(recipe)}: add some, or name the "
-                    f"classes that are augmented, like classes = {sorted(labels)[:NAMED]}"
-                )
-    return list(wanted)
-
-
-def _in_split(recipe: Recipe) -> str:
-    return f" in split {' or '.join(recipe.split)}" if recipe.split else ""
-
-
 def _held_out(
     found: FoundDataset, others: Sequence[Found], recipe: Recipe, folder: Path, reading: Reading
 ) -> tuple[list[Original], tuple[str, ...]]:
     """All pictures that none may be a copy of: those of other splits, and those of other datasets."""
     loaded = load_originals(found, others, reading, look=True)
-    held_out, warnings = list(loaded.originals), loaded.warnings
+    elsewhere, warnings = _of_other_datasets(recipe, folder, reading)
+    return [*loaded.originals, *elsewhere], (*loaded.warnings, *warnings)
+
+
+def _of_other_datasets(recipe: Recipe, folder: Path, reading: Reading) -> tuple[list[Original], tuple[str, ...]]:
+    """The pictures of the datasets that a recipe names as `held_out`, and what was left out of them."""
+    held_out: list[Original] = []
+    warnings: tuple[str, ...] = ()
     for given in recipe.held_out:
         plain = Reading(type(recipe.columns)(), {}, allow_http=reading.allow_http)
         other = find_dataset(dataset_path(given, folder), None, plain, given)
@@ -263,8 +248,6 @@ def _held_out(
 
 def _renamed(picture: Found, given: str) -> Found:
     """A picture of another dataset as one of a split that is called like that."""
-    from dataclasses import replace
-
     return replace(picture, split=given if picture.split is None else f"{given} ({picture.split})")
 
 

@@ -50,7 +50,7 @@ class Checks(BaseModel):
     black: Annotated[float, Field(ge=0, le=255)] = 4.0
     flat: Annotated[float, Field(ge=0, le=255)] = 2.0
     blur: Annotated[float, Field(ge=0, le=1)] = 0.1
-    duplicates: Literal["none", "exact", "near"] = "near"
+    duplicates: Literal["none", "exact", "near"] = "exact"
     bands: Annotated[tuple[Band, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = ()
     tolerance: Annotated[float, Field(gt=0)] = 5.0
     top_k: Annotated[int, Field(ge=1)] = 1

@@ -29,6 +29,12 @@ CLASSES_SHOWN = 12
 @click.option(
     "--manifest", type=click.Path(path_type=Path), help="with --run, manifest to write; default: beside OUT"
 )
+@click.option(
+    "--preview", type=click.IntRange(1, 200), help="make so many rows and draw them on NAME.preview.png only"
+)
+@click.option("--measure", type=PathOrUrl("dir"), help="whether the pictures in this output folder help a classifier")
+@click.option("--epochs", type=click.IntRange(1, 10_000), default=30, show_default=True, help="of --measure")
+@click.option("--result", type=click.Path(path_type=Path), help="JSON file of --measure; default: NAME.measured.json")
 @json_option
 @settings_options(*(name for name in Settings.model_fields if name not in DECIDED))
 @click.pass_context
@@ -38,6 +44,10 @@ def augment(
     out: str | Path | None,
     make: bool,
     manifest: Path | None,
+    preview: int | None,
+    measure: str | Path | None,
+    epochs: int,
+    result: Path | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -49,13 +59,21 @@ def augment(
     \b
     Example:
       wanbatch augment recipe.toml --out manifest.jsonl
+      wanbatch augment recipe.toml --preview 12
       wanbatch augment recipe.toml --run --out out/grown
+      wanbatch augment recipe.toml --measure out/grown
     """
     settings = read_settings(**given)
+    if measure is not None:
+        _measure(recipe, measure, epochs, result or Path(f"{recipe.stem}.measured.json"), settings, as_json)
+        return
     from wanbatch.jobs.augment import augment as augmenting
 
     target = _manifest(recipe, out, make, manifest)
     planned = augmenting.plan_augmentation(recipe, target, settings)
+    if preview is not None:
+        _preview(planned, preview, target, settings)
+        return
     written = augmenting.write_augmentation(planned, target)
     if not as_json:
         click.echo("\n".join(_lines(planned, written)), err=make)
@@ -68,6 +86,28 @@ def augment(
         click.echo(json.dumps({"manifest": str(target), "source_fence": written.fence, **planned.as_json()}))
     else:
         click.echo(f"  next      {_next(written)}")
+
+
+def _preview(planned: Augmentation, count: int, target: Path, settings: Settings) -> None:
+    from wanbatch.jobs.augment.preview import preview
+
+    sheet = target.with_name(f"{target.stem}.preview.png")
+    shown = preview(planned, count, target, sheet, settings)
+    click.echo(f"{_count(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written")
+
+
+def _measure(recipe: Path, out: str | Path, epochs: int, result: Path, settings: Settings, as_json: bool) -> None:
+    """Train, and say whether it pays."""
+    from wanbatch.jobs.augment.measuring import Effort, measure_gain, write_result
+    from wanbatch.jobs.augment.statistics import table
+
+    effort = Effort(epochs, device="cuda" if settings.device == "cuda" else "cpu")
+    measured = measure_gain(recipe, out, settings, effort, lambda said: click.echo(f"  {said}", err=True))
+    write_result(result, measured, {"recipe": str(recipe), "out": str(out), "epochs": epochs, "seeds": effort.seeds})
+    if as_json:
+        click.echo(json.dumps(measured.as_json()))
+        return
+    click.echo("\n".join([measured.verdict(), *table(measured), f"  written   {result}"]))
 
 
 def _manifest(recipe: Path, out: str | Path | None, make: bool, manifest: Path | None) -> Path:

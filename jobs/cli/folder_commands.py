@@ -1,8 +1,9 @@
-"""`wanbatch status`, `wanbatch report` and `wanbatch repair`: what an output folder holds and whether it is whole."""
+"""`wanbatch status` and `wanbatch repair`: what an output folder holds and whether it is whole."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,14 +19,43 @@ if TYPE_CHECKING:
 
 @click.command()
 @folder_argument
+@click.option("--watch", is_flag=True, help="show it anew until the run ends, with its last pictures where possible")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.2, 3600),
+    help="seconds between two looks, with --watch [default: 2]",
+)
 @json_option
-def status(out: str | Path, as_json: bool) -> None:
+def status(out: str | Path, watch: bool, interval: float | None, as_json: bool) -> None:
     """Say how far the output folder OUT is; also while a run goes on.
 
     \b
     Example:
       wanbatch status out/quickstart
+      wanbatch status out/quickstart --watch
     """
+    if watch:
+        _watch(out, interval or 2.0, as_json)
+        return
+    if interval is not None:
+        raise click.UsageError("--interval is of --watch: give both")
+    click.echo(_told(out, as_json))
+
+
+def _watch(out: str | Path, interval: float, as_json: bool) -> None:
+    """Show the folder until its run ends: on a terminal in place, elsewhere a text, or a line of JSON, each time."""
+    from wanbatch.jobs.reporting.terminal_view import picture_drawing, show
+    from wanbatch.jobs.reporting.watch import looks
+
+    if as_json or not sys.stdout.isatty():
+        for _ in looks(out, interval):
+            click.echo(_told(out, as_json))
+        return
+    draw = picture_drawing()
+    show(looks(out, interval, with_pictures=draw is not None), out, draw)
+
+
+def _told(out: str | Path, as_json: bool) -> str:
     from wanbatch.jobs.reporting.run_log import speed
     from wanbatch.manifests.dataset.status import status as read_status
 
@@ -35,7 +65,7 @@ def status(out: str | Path, as_json: bool) -> None:
     found["seconds_left"] = (
         found["pending"] / rate if rate and found["holder"] and found["pending"] is not None else None
     )
-    click.echo(json.dumps(found) if as_json else "\n".join(_lines(out, found)))
+    return json.dumps(found) if as_json else "\n".join(_lines(out, found))
 
 
 def _lines(out: str | Path, found: dict[str, Any]) -> Iterator[str]:
@@ -49,26 +79,6 @@ def _lines(out: str | Path, found: dict[str, Any]) -> Iterator[str]:
     if (rate := found["pictures_per_second"]) is not None:
         left = f", {found['seconds_left']:.0f} s left" if found["seconds_left"] is not None else ""
         yield f"  speed     {rate:.2f} pictures/s{left}"
-
-
-@click.command()
-@folder_argument
-@click.option("--sheet", type=click.Path(path_type=Path), help="PNG to write; default: OUT/contact-sheet.png")
-@click.option("--columns", default=4, show_default=True, type=click.IntRange(1, 50), help="pictures side by side")
-@click.option("--limit", default=64, show_default=True, type=click.IntRange(1, 10_000), help="pictures at most")
-@click.option("--keyword", default="", help="only pictures with this one among their keywords; default: all")
-def report(out: str | Path, sheet: Path | None, columns: int, limit: int, keyword: str) -> None:
-    """Draw the pictures of the output folder OUT on a contact sheet; that of a URL is written to this folder.
-
-    \b
-    Example:
-      wanbatch report out/quickstart --sheet sheet.png
-    """
-    from wanbatch.jobs.reporting.contact_sheet import contact_sheet
-
-    target = sheet or (out / "contact-sheet.png" if isinstance(out, Path) else Path("contact-sheet.png"))
-    count = contact_sheet(out, target, columns=columns, limit=limit, keyword=keyword)
-    click.echo(f"{count} pictures on {target}")
 
 
 @click.command()

@@ -15,16 +15,21 @@ from wanbatch import __version__
 from wanbatch.errors import ManifestError, WanbatchError
 from wanbatch.jobs.cli.augment_command import augment
 from wanbatch.jobs.cli.bench_command import bench
+from wanbatch.jobs.cli.check_command import check
+from wanbatch.jobs.cli.compare_command import compare
 from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
 from wanbatch.jobs.cli.export_command import export
-from wanbatch.jobs.cli.folder_commands import repair, report, status
+from wanbatch.jobs.cli.folder_commands import repair, status
 from wanbatch.jobs.cli.jobs_command import jobs
 from wanbatch.jobs.cli.options import AS_JSON
 from wanbatch.jobs.cli.origin_command import origin
 from wanbatch.jobs.cli.plan_command import plan
 from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
+from wanbatch.jobs.cli.push_command import push
+from wanbatch.jobs.cli.report_command import report
 from wanbatch.jobs.cli.run_commands import retry, run
+from wanbatch.jobs.cli.schedule_commands import schedule
 from wanbatch.jobs.cli.submit_command import submit
 from wanbatch.jobs.cli.tune_command import tune
 
@@ -60,15 +65,26 @@ class Commands(click.Group):
     commands=[
         run,
         retry,
-        submit,
-        jobs,
         augment,
+        check,
         plan,
         status,
         report,
         repair,
         origin,
         export,
+        submit,
+        jobs,
+        augment,
+        schedule,
+        plan,
+        status,
+        report,
+        compare,
+        repair,
+        origin,
+        export,
+        push,
         tune,
         bench,
         doctor,

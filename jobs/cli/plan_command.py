@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option, manifest_argument, settings_options
 from wanbatch.jobs.config.settings import read_settings
+from wanbatch.jobs.reporting.report.charts import duration, size
 from wanbatch.manifests.sources.notes import WORDS
 
 if TYPE_CHECKING:
+    from wanbatch.jobs.planning.estimates import Estimate
     from wanbatch.manifests.reading.column_names import UnusedColumn
     from wanbatch.pipeline.loading.registry import ModelInfo
 
@@ -22,43 +25,81 @@ NAMES_SHOWN = 10
 
 @click.command()
 @manifest_argument
+@click.option("--out", "-o", type=PathOrUrl("dir"), help="output folder of the run; default: out/NAME-OF-MANIFEST")
+@click.option(
+    "--like", type=PathOrUrl("dir"), help="estimate time and disk as an earlier run in this folder took them"
+)
+@click.option("--gpu", type=click.Choice(["h100", "h200"]), help="estimate the time of the 5B model by benchmarks")
 @json_option
 @settings_options()
-def plan(manifest: str | Path, as_json: bool, **given: Any) -> None:
-    """Check MANIFEST and say what a run would do. Loads no model and writes nothing.
+def plan(
+    manifest: str | Path,
+    out: str | Path | None,
+    like: str | Path | None,
+    gpu: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Check MANIFEST and say what a run would do, and what it would take. Loads no model and writes nothing.
+
+    Time and disk are estimated from what the output folder has already, or as --like or --gpu say.
 
     \b
     Example:
       wanbatch plan shop.parquet --model tiny
+      wanbatch plan shop.parquet --like out/quickstart
     """
+    if like is not None and gpu is not None:
+        raise click.UsageError("--like and --gpu are two ways to estimate the time: give one of them")
+    from wanbatch.jobs.config.hardware import PRESETS
     from wanbatch.jobs.config.presets import with_preset
+    from wanbatch.jobs.driver.fingerprint import model_location
+    from wanbatch.jobs.planning.first_rows import first_rows, table_lines
+    from wanbatch.jobs.planning.forecast import forecast
     from wanbatch.jobs.planning.preparation import prepare
 
     settings = with_preset(read_settings(**given))
     planned, model = prepare(manifest, settings, weights=False, every_source=True)
     described = planned.describe(settings.unit_rows)
+    folder = out or Path("out") / Path(manifest).stem
+    precision = PRESETS[settings.preset][True]["precision"] if settings.precision == "auto" else settings.precision
+    foreseen = forecast(planned, settings, model_location(model), folder, like, gpu, precision)
+    shown = first_rows(planned)
     if as_json:
-        click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described}))
-    else:
-        click.echo("\n".join(_lines(manifest, model, described, planned.manifest.unused_columns)))
+        more = {"estimate": foreseen.as_json(), "first_rows": shown}
+        click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described, **more}))
+        return
+    lines = [*_lines(manifest, model, described), *_estimate_lines(foreseen, settings.workers)]
+    lines += [
+        f"  {'first' if len(shown) < len(planned) else 'all'} rows",
+        *(f"    {row}" for row in table_lines(shown)),
+    ]
+    lines += _warning_lines(described, planned.manifest.unused_columns)
+    click.echo("\n".join(lines))
 
 
-def _lines(
-    manifest: str | Path, model: ModelInfo, described: dict[str, Any], unused: Sequence[UnusedColumn]
-) -> Iterator[str]:
-    counts = (_count(described[name], name) for name in ("rows", "images", "units"))
-    yield "{}: {}, {} in {}".format(manifest, *counts)
-    least, most = (described["evaluations_of_an_image"][name] for name in ("least", "most"))
-    each = f"{least} an image" if least == most else f"{least} to {most} an image"
-    yield f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all, {each}"
-    for size, count in described["sizes"].items():
-        yield f"  {size:<9} {_count(count, 'images')}"
-    yield f"  sources   {_count(described['with_sources'], 'images')} start from one or more"
-    for name, noted in described["source_notes"].items():
-        first = " ".join(noted["example"].split())
-        yield f"  note      {_count(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"
-    if names := described["passthrough"]:
-        yield f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}"
+def _estimate_lines(foreseen: Estimate, workers: int | None) -> Iterator[str]:
+    """What is left to make and what it takes."""
+    done = f"{_count(foreseen.images, 'images')} left, {foreseen.evaluations} evaluations"
+    yield f"  estimate  {done}"
+    seconds, rates = foreseen.seconds, foreseen.rates
+    if seconds is None or rates is None:
+        yield "            time: not known; --like OUT takes it from an earlier run, --gpu h100 from benchmarks"
+    elif foreseen.images:
+        what = "GPU hours" if rates.is_gpu else "hours of a worker"
+        least, middle, most = (duration(value) for value in (seconds.least, seconds.middle, seconds.most))
+        yield f"            {seconds.middle / 3600:.3g} {what}: {middle} ({least} to {most}), loading the model aside"
+        if workers:
+            yield f"            {duration(seconds.middle / workers)} with {_count(workers, 'workers')}, if none waits"
+        yield f"            on {rates.device}, by {rates.origin}"
+    least, middle, most = (size(getattr(foreseen.bytes, name)) for name in ("least", "middle", "most"))
+    yield f"            {middle} on the disk ({least} to {most})"
+    for note in foreseen.notes:
+        yield f"            {note}"
+
+
+def _warning_lines(described: dict[str, Any], unused: Sequence[UnusedColumn]) -> Iterator[str]:
+    """Warnings of all kinds."""
     for message in described["warnings"]:
         yield f"  warning   {message}"
     yield from _unused_lines(unused)
@@ -68,6 +109,22 @@ def _lines(
             yield f"            {message}"
         if _more(unreadable):
             yield f"            {_more(unreadable).lstrip(', ')} (--json names them all)"
+
+
+def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) -> Iterator[str]:
+    counts = (_count(described[name], name) for name in ("rows", "images", "units"))
+    yield "{}: {}, {} in {}".format(manifest, *counts)
+    least, most = (described["evaluations_of_an_image"][name] for name in ("least", "most"))
+    each = f"{least} an image" if least == most else f"{least} to {most} an image"
+    yield f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all, {each}"
+    for shape, count in described["sizes"].items():
+        yield f"  {shape:<9} {_count(count, 'images')}"
+    yield f"  sources   {_count(described['with_sources'], 'images')} start from one or more"
+    for name, noted in described["source_notes"].items():
+        first = " ".join(noted["example"].split())
+        yield f"  note      {_count(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"
+    if names := described["passthrough"]:
+        yield f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}"
 
 
 def _unused_lines(unused: Sequence[UnusedColumn]) -> Iterator[str]:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wanbatch import __version__
 from wanbatch.jobs.cli.options import default_output, json_option, run_arguments, settings_options
 from wanbatch.jobs.config.settings import Settings, read_settings
+from wanbatch.manifests.storage.urls import is_url
 
 if TYPE_CHECKING:
     from wanbatch.jobs.cluster.prepare import Prepared
+    from wanbatch.jobs.cluster.submission import Submission
     from wanbatch.jobs.cluster.submit import Submitted
 
 INTERRUPTED = 130
+IMAGE = f"wanbatch:{__version__}"
 
 address_option = click.option(
     "--address",
@@ -32,6 +36,14 @@ address_option = click.option(
 @click.option(
     "--python", default="python", show_default=True, help="the interpreter, as the cluster's shell finds it"
 )
+@click.option(
+    "--emit", type=click.Choice(["rayjob", "slurm"]), help="print what a scheduler takes, and submit nothing"
+)
+@click.option("--image", default=IMAGE, show_default=True, help="of --emit rayjob: container image with wanbatch")
+@click.option("--nodes", default=1, show_default=True, type=click.IntRange(1, 10_000), help="of --emit: machines")
+@click.option(
+    "--gpus-per-node", default=1, show_default=True, type=click.IntRange(0, 64), help="of --emit: GPUs of each"
+)
 @json_option
 @settings_options(without=("address",))
 @click.pass_context
@@ -46,6 +58,10 @@ def submit(
     upload: str | None,
     env: tuple[str, ...],
     python: str,
+    emit: str | None,
+    image: str,
+    nodes: int,
+    gpus_per_node: int,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -60,9 +76,7 @@ def submit(
       wanbatch submit s3://shop/rows.parquet --out s3://shop/pictures --address http://ray-head:8265
     """
     settings = read_settings(**given)
-    from wanbatch.jobs.cluster.job_client import ClusterJobs
     from wanbatch.jobs.cluster.prepare import prepare_submission
-    from wanbatch.jobs.cluster.submit import submit as submit_job
 
     flags = [flag for flag, is_set in (("--rerun-changed", rerun_changed), ("--new-run", new_run)) if is_set]
     prepared = prepare_submission(manifest, out or default_output(manifest), settings, flags, env)
@@ -70,13 +84,42 @@ def submit(
         _note(note)
     if upload is not None:
         prepared = _uploaded(prepared, tuple(flags), settings, upload)
+    if emit is not None:
+        click.echo(_emitted(emit, prepared.submission, image, nodes, gpus_per_node), nl=False)
+        return
+    done = _submitted(ctx, prepared.submission, address, python, detach)
+    _finish(ctx, prepared.submission.out, done, as_json)
+
+
+def _submitted(
+    ctx: click.Context, submission: Submission, address: str | None, python: str, detach: bool
+) -> Submitted:
+    """Have a cluster do what is asked. Ctrl-C ends the command, and not the job."""
+    from wanbatch.jobs.cluster.job_client import ClusterJobs
+    from wanbatch.jobs.cluster.submit import submit as submit_job
+
     jobs = ClusterJobs(address)
     try:
-        done = submit_job(prepared.submission, jobs, python, detach, note=_note)
+        return submit_job(submission, jobs, python, detach, note=_note)
     except KeyboardInterrupt:
         _note(f"not followed any more; the job goes on: `wanbatch jobs list --address {jobs.address}`")
         ctx.exit(INTERRUPTED)
-    _finish(ctx, prepared.submission.out, done, as_json)
+
+
+def _emitted(kind: str, submission: Submission, image: str, nodes: int, gpus_per_node: int) -> str:
+    """Return what a scheduler takes."""
+    for path in (submission.manifest, submission.out):
+        if not is_url(path):
+            _note(f"{path}: every node must see it under this name")
+    if kind == "slurm":
+        from wanbatch.jobs.cluster.slurm import slurm_script
+
+        return slurm_script(submission, nodes, gpus_per_node)
+    from importlib.metadata import version
+
+    from wanbatch.jobs.cluster.rayjob import rayjob_yaml
+
+    return rayjob_yaml(submission, image, version("ray"), nodes, gpus_per_node)
 
 
 def _uploaded(prepared: Prepared, flags: tuple[str, ...], settings: Settings, target: str) -> Prepared:

@@ -73,6 +73,16 @@ class Submission:
         """`wanbatch run` with its arguments."""
         return ("run", self.manifest, "--out", self.out, *self.flags)
 
+    @property
+    def on_this_cluster(self) -> tuple[str, ...]:
+        """The flag by which a run uses the cluster that it is started on."""
+        return ("--address", "auto") if "address" in Settings.model_fields else ()
+
+    @property
+    def stop_seconds(self) -> int:
+        """How long the run has to end after it was asked to stop."""
+        return math.ceil(self.drain_seconds) + STOP_MARGIN_SECONDS
+
     def entrypoint(self, python: str, expected: Mapping[str, Any]) -> str:
         """The shell command of the job.
 
@@ -80,13 +90,12 @@ class Submission:
             python: the interpreter, as the cluster's shell finds it.
             expected: what `job_entrypoint.py` checks before it begins.
         """
-        words = (python, "-m", ENTRYPOINT, json.dumps(expected, sort_keys=True), *self.command)
+        words = (python, "-m", ENTRYPOINT, json.dumps(expected, sort_keys=True), *self.command, *self.on_this_cluster)
         return f"exec {shlex.join(words)}"
 
     def runtime_env(self, package: Path) -> dict[str, Any]:
         """The job's environment: this package and variables, never the working directory."""
-        stop = math.ceil(self.drain_seconds) + STOP_MARGIN_SECONDS
-        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(stop), **self.variables}
+        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(self.stop_seconds), **self.variables}
         return {"py_modules": [str(package)], "env_vars": variables}
 
     @property

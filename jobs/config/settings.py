@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.field_help import RULE, accepted, choices
+from wanbatch.jobs.config.schedule_names import SCHEDULE_TABLES, SCHEDULED_RUN, SCHEDULED_TIME
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -79,6 +80,17 @@ def _field_of(name: str) -> tuple[Any, Any]:
 
 _fields: dict[str, Any] = {name: _field_of(name) for name in RUN_SETTINGS}
 _ColumnDefaults: Any = create_model("_ColumnDefaults", __base__=BaseSettings, **_fields)
+
+
+class _FileSource(TomlConfigSettingsSource):
+    """The settings of the file, without its schedules."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in super()._read_file(file_path).items()
+            if name not in SCHEDULE_TABLES or not isinstance(value, dict)
+        }
 
 
 class Settings(_ColumnDefaults):
@@ -169,6 +181,9 @@ class Settings(_ColumnDefaults):
     drain_seconds: float = Field(
         20.0, ge=0, description="at Ctrl-C or SIGTERM, seconds for workers to finish what they hold"
     )
+    report: Literal["on", "off"] = Field(
+        "on", description="write report.html and report.json into the output folder when the run ends"
+    )
     unit_rows: int = Field(16, ge=1, le=4096, description="rows handed out, written and resumed together, at most")
 
     @classmethod
@@ -180,7 +195,7 @@ class Settings(_ColumnDefaults):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _FileSource(settings_cls)
 
 
 def failures_allowed(settings: Settings, images: int) -> int | None:
@@ -221,7 +236,11 @@ def read_settings(**given: Any) -> Settings:
     Raises UserError that names the field, and for an unknown one the known ones.
     """
     unknown = [
-        n for n in os.environ if n.startswith(PREFIX) and n[len(PREFIX) :].lower() not in Settings.model_fields
+        n
+        for n in os.environ
+        if n.startswith(PREFIX)
+        and n[len(PREFIX) :].lower() not in Settings.model_fields
+        and n not in (SCHEDULED_TIME, SCHEDULED_RUN)
     ]
     if unknown:
         known = _known(PREFIX, str.upper)
@@ -237,7 +256,7 @@ def read_settings(**given: Any) -> Settings:
         raise UserError(f"{FILE}: {error}") from error
 
 
-class _RecordedSettings(Settings):
+class GivenSettings(Settings):
     """Settings of exactly the values that are given; variables and the file play no part."""
 
     model_config = SettingsConfigDict(toml_file=None)
@@ -264,7 +283,7 @@ def recorded_settings(values: Mapping[str, Any], where: str) -> Settings:
         UserError: if this version does not take them.
     """
     try:
-        return _RecordedSettings(**values)
+        return GivenSettings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

@@ -103,8 +103,8 @@ def changed_rows(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
     changed = {name for name, digest in digests if made.get(name) not in (None, digest)}
     if changed and not allowed:
         raise UserError(
-            f"{plan.manifest.path}: {len(changed)} rows changed since they were made, {min(changed)!r} for one: give "
-            "them new ids, or make them again with --rerun-changed"
+            f"{plan.manifest.path}: {len(changed)} rows changed since they were made, {min(changed)!r} for one: "
+            "leave them as they were and add rows with new ids, or make them again with --rerun-changed"
         )
     return changed
 

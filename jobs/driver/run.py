@@ -28,6 +28,7 @@ from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.stopwatch import Stopwatch
 from wanbatch.jobs.planning.long_prompts import notes_on_long_prompts
 from wanbatch.jobs.reporting.progress import Progress, progress_for
+from wanbatch.jobs.reporting.report.after_run import report_after_run
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.jobs.worker.context import LoadPipeline
@@ -137,6 +138,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     ended = "interrupted" if interrupted else "stopped" if stopped_by else "finished"
     why = {"by": stopped_by, "cause": dispatcher.stop_cause} if stopped_by else {}
     log.write(ended, made=counters.made, pending=counters.pending, drained=dispatcher.drained, **why)
+    report = report_after_run(context.out, context.plan.manifest) if context.settings.report == "on" else None
     warm_up = {"warm_up": round(counters.warm_up_seconds, 3)} if counters.warm_up_seconds else {}
     return Summary(
         out=str(context.out),
@@ -155,6 +157,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         drained=dispatcher.drained,
         source_notes=counters.source_notes,
         warnings=context.warnings,
+        report=report,
     )
 
 

@@ -40,9 +40,20 @@ def workload_of(plan: Plan) -> Workload:
     images = plan.images
     width, height, guidance = (images[name].to_numpy().astype(np.float64) for name in ("width", "height", "guidance"))
     pixels = width * height
-    evaluated = images["evaluations"].to_numpy() * np.where(guidance > 1, 2.0, 1.0)
     sources, from_web = (counts[images["row"].to_numpy()] for counts in _sources(plan.manifest.rows["sources"]))
-    return Workload(pixels * (1 + pixels / ATTENTION_PIXELS) * evaluated, pixels * (1 + sources), from_web)
+    denoising = denoising_work(pixels, images["evaluations"].to_numpy(), guidance)
+    return Workload(denoising, pixels * (1 + sources), from_web)
+
+
+def denoising_work(pixels: np.ndarray, evaluations: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+    """The denoising work of images, float64 [images], as `Workload` counts it.
+
+    Args:
+        pixels: of each image.
+        evaluations: by its solver.
+        guidance: its scale; above 1 each evaluation counts twice.
+    """
+    return pixels * (1 + pixels / ATTENTION_PIXELS) * evaluations * np.where(guidance > 1, 2.0, 1.0)
 
 
 def _sources(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -38,6 +38,7 @@ class Summary:
         source_notes: what the user should know of the sources of images that this run made: the name of each note
             (`notes.WORDS`) -> how many images it concerns, and a source that it is about.
         warnings: what of the manifest is not read or not used, a sentence each.
+        report: path or URL of the report; None if there is none.
     """
 
     out: str
@@ -56,6 +57,7 @@ class Summary:
     drained: int = 0
     source_notes: Mapping[str, NotedImages] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    report: str | None = None
 
     @property
     def pending(self) -> int:

@@ -20,6 +20,8 @@ def summary_text(summary: Summary) -> str:
     """Say in a few lines how a run ended, where the output is, where the time went, and what failed."""
     seconds = summary.seconds
     lines = [_headline(summary), f"  output    {summary.out}"]
+    if summary.report is not None:
+        lines.append(f"  report    {summary.report}")
     if summary.made_now:
         rate = summary.made_now / seconds["make"]
         busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"

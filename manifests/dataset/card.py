@@ -22,6 +22,7 @@ import pyarrow as pa
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from wanbatch.manifests.columns import LATER, MEANINGS, WRITTEN
+from wanbatch.manifests.dataset.checks import FOLDER, checks_note
 from wanbatch.manifests.dataset.committed import Committed
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.status import counts_of
@@ -112,8 +113,7 @@ def refresh_card(backend: StorageBackend, committed: Committed) -> None:
     except FileNotFoundError:
         return
     card = DatasetCard(text)
-    for config in card.data.get("configs") or ():
-        config["description"] = _content(committed.content_digest)
+    card.data["configs"] = _configs(committed.content_digest, _checks_digest(backend))
     card.text = _MADE.sub(str(len(committed.made)), card.text)
     backend.ensure_writer()
     backend.write_atomic(NAME, str(card).encode())
@@ -133,14 +133,14 @@ def write_card(root: str | Path, content: CardContent, counts: Mapping[str, Any]
     backend = open_backend(root)
     title = _storable(backend.root.rpartition("/")[2])
     lines = [
-        f"# {_inline(title)}",
+        f"# {inline(title)}",
         "",
         _summary(content, counts),
         "",
         _LOADING,
         "## Settings",
         "",
-        *_table("setting", "value", [(name, _code(value)) for name, value in content.settings.items()]),
+        *_table("setting", "value", [(name, code(value)) for name, value in content.settings.items()]),
         "",
         "## Columns",
         "",
@@ -148,7 +148,9 @@ def write_card(root: str | Path, content: CardContent, counts: Mapping[str, Any]
         "",
     ]
     body = _storable("\n".join(lines))
-    card = DatasetCard(f"---\n{_front_matter(title, digest).to_yaml()}\n---\n\n{body}")  # raises if it is not YAML
+    card = DatasetCard(
+        f"---\n{_front_matter(title, digest, _checks_digest(backend)).to_yaml()}\n---\n\n{body}"
+    )  # raises if it is not YAML
     text = str(card)
     _write(backend, text)
     return text
@@ -161,14 +163,35 @@ def _write(backend: StorageBackend, text: str) -> None:
         raise machinery_error(backend.root, error) from error
 
 
-def _front_matter(title: str, digest: str) -> DatasetCardData:
+def _front_matter(title: str, digest: str, checks: str | None) -> DatasetCardData:
     """What `load_dataset` and the Hub read: where the images are, and what the dataset is called.
 
     Of what `load_dataset` hashes, the description is what may say anything and leaves names and versions alone.
     """
-    files = [{"split": "train", "path": "data/*.parquet"}]
-    config = {"config_name": "default", "data_files": files, "description": _content(digest)}
-    return DatasetCardData(pretty_name=title, tags=["synthetic", "wanbatch"], configs=[config])
+    return DatasetCardData(pretty_name=title, tags=["synthetic", "wanbatch"], configs=_configs(digest, checks))
+
+
+def _configs(digest: str, checks: str | None) -> list[dict[str, Any]]:
+    """The pictures, and what was found of them. checks: the digest of that; None: they were not checked."""
+    told = [("default", "data", _content(digest))]
+    if checks is not None:
+        told.append((FOLDER, FOLDER, f"{FOLDER} {checks}"))
+    return [
+        {
+            "config_name": name,
+            "data_files": [{"split": "train", "path": f"{folder}/*.parquet"}],
+            "description": description,
+        }
+        for name, folder, description in told
+    ]
+
+
+def _checks_digest(backend: StorageBackend) -> str | None:
+    try:
+        note = checks_note(backend)
+    except OSError as error:
+        raise machinery_error(backend.root, error, reading=True) from error
+    return None if note is None else note["digest"]
 
 
 def _content(digest: str) -> str:
@@ -176,12 +199,12 @@ def _content(digest: str) -> str:
 
 
 def _summary(content: CardContent, counts: Mapping[str, Any]) -> str:
-    at_revision = f" at revision {_code(content.revision)}" if content.revision else ""
-    lines = [f"{counts['done']} images, made from a manifest by wanbatch with {_code(content.model)}{at_revision}."]
+    at_revision = f" at revision {code(content.revision)}" if content.revision else ""
+    lines = [f"{counts['done']} images, made from a manifest by wanbatch with {code(content.model)}{at_revision}."]
     if counts["quarantined"]:
-        classes = ", ".join(f"{count} {_inline(name)}" for name, count in counts["failures"].items())
+        classes = ", ".join(f"{count} {inline(name)}" for name, count in counts["failures"].items())
         lines.append(f"{counts['quarantined']} rows could not be made ({classes}).")
-    lines += [f"{_inline(note)}." for note in content.notes]
+    lines += [f"{inline(note)}." for note in content.notes]
     return "\n".join(lines)
 
 
@@ -197,18 +220,18 @@ def _own_rows(later: Collection[str]) -> list[tuple[str, str]]:
 def _passthrough_rows(passthrough: pa.Schema | None) -> list[tuple[str, str]]:
     if passthrough is None:
         return []
-    return [(field.name, f"from the manifest ({_code(field.type)})") for field in passthrough]
+    return [(field.name, f"from the manifest ({code(field.type)})") for field in passthrough]
 
 
 def _table(left: str, right: str, rows: list[tuple[str, str]]) -> list[str]:
-    return [f"| {left} | {right} |", "|---|---|", *(f"| {_code(name)} | {text} |" for name, text in rows)]
+    return [f"| {left} | {right} |", "|---|---|", *(f"| {code(name)} | {text} |" for name, text in rows)]
 
 
-def _code(value: object) -> str:
-    text = _inline("" if value is None else str(value)).replace("`", "'")
+def code(value: object) -> str:
+    text = inline("" if value is None else str(value)).replace("`", "'")
     return f"`{text}`" if text else ""
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Text that cannot break a table or a heading."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

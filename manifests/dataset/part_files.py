@@ -165,8 +165,8 @@ class _HashingFile(io.BufferedWriter):
 
 def write_part(backend: StorageBackend, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
     """Write a new file, durably; nothing is left if anything goes wrong. Returns its SHA-256, hex."""
-    leaves = _leaves(schema)
-    compressed = [leaf for leaf in leaves if leaf != "image.bytes"]
+    every = leaves(schema)
+    compressed = [leaf for leaf in every if leaf != "image.bytes"]
     with named(backend.location(name)), backend.new_file(name) as path:
         file = _HashingFile(path)
         try:
@@ -174,7 +174,7 @@ def write_part(backend: StorageBackend, name: str, schema: pa.Schema, tables: It
                 with pq.ParquetWriter(
                     file,
                     schema,
-                    compression={leaf: "ZSTD" if leaf in compressed else "NONE" for leaf in leaves},
+                    compression={leaf: "ZSTD" if leaf in compressed else "NONE" for leaf in every},
                     use_dictionary=compressed,
                     write_statistics=compressed,
                     write_page_checksum=True,
@@ -189,7 +189,7 @@ def write_part(backend: StorageBackend, name: str, schema: pa.Schema, tables: It
     return file.digest.hexdigest()
 
 
-def _leaves(schema: pa.Schema) -> list[str]:
+def leaves(schema: pa.Schema) -> list[str]:
     """The Parquet paths of a schema's leaf columns."""
     buffer = io.BytesIO()
     pq.write_table(schema.empty_table(), buffer)

@@ -95,8 +95,9 @@ def _readable(backend: StorageBackend, name: str) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         if is_of_the_disk(error):
             raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"{backend.location(name)}: cannot be read ({error}): run `{repair_command(backend)}` and then the "
+            f"{backend.location(name)}: cannot be read ({reason}): run `{repair_command(backend)}` and then the "
             "command of its run again, which makes the rows again that it held"
         ) from error
 

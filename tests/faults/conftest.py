@@ -35,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_settings(monkeypatch, tmp_path) -> None:
     for name in [name for name in os.environ if name.startswith("WANBATCH_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("WANBATCH_REPORT", "off")
     monkeypatch.chdir(tmp_path)
 
 

@@ -43,7 +43,10 @@ def needed() -> set[str]:
         files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")]
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline/tiny").rglob("*") if path.is_file()]
     files.append("wanbatch/pipeline/training/toy/artwork.webp")
+    files.append("wanbatch/jobs/planning/device_speeds.json")
+    files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "jobs").glob("**/templates/*")]
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "jobs/augment/recipes").glob("*.toml")]
+    files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "jobs/cluster/deploy").iterdir()]
     return {name for name in files if "__pycache__" not in name}
 
 

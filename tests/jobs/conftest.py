@@ -35,6 +35,7 @@ def _environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANBATCH_")]:
             patch.delenv(name)
+        patch.setenv("WANBATCH_REPORT", "off")  # for the sake of time; those of reports ask for it
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(SUPPORT), prepend=os.pathsep)
         yield

@@ -14,6 +14,7 @@ LIGHT = [
     "wanbatch.jobs.planning.preparation",
     "wanbatch.jobs.reporting.contact_sheet",
     "wanbatch.jobs.reporting.progress",
+    "wanbatch.jobs.reporting.report.after_run",
     "wanbatch.jobs.reporting.run_log",
     "wanbatch.jobs.reporting.text_summary",
     "wanbatch.jobs.worker.actor",

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from job_making import picture
+from manifest_making import record, timing
 from PIL import Image
 
 from wanbatch.jobs.augment.near_copies import Fingerprint, fingerprint_of
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.manifests.dataset.card import CardContent
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.records import Record, UsedSource, data_table
 
 RECIPE = """dataset = "set"              # set/train/disc/*.png, set/test/box/*.png, ...
 split = "train"
@@ -62,3 +72,43 @@ def rows_of(manifest: Path) -> list[dict[str, Any]]:
 def look_of(path: Path) -> Fingerprint:
     """The fingerprint of a picture's file."""
     return fingerprint_of(np.asarray(Image.open(path).convert("RGB")))
+
+
+def output_folder(
+    where: Path, manifest: Path, records: Sequence[Record], columns: pa.Table, cuts: Sequence[int]
+) -> Path:
+    """An output folder as a run leaves it, without a run.
+
+    Args:
+        where: of the folder.
+        manifest: that it notes.
+        records: its pictures.
+        columns: their passthrough columns, one row a picture.
+        cuts: where its parts begin; part n holds unit 3n.
+    """
+    with OutputFolder.open(where, {"model": "tiny"}, {}) as folder:
+        folder.keep_card(CardContent("tiny", None, {}, columns.schema))
+        settings = Settings().model_dump(mode="json")
+        folder.set_plan({"rows": len(records), "manifest": str(manifest), "digest": "", "settings": settings})
+        for number, (start, stop) in enumerate(pairwise([*cuts, len(records)])):
+            its = records[start:stop]
+            table = data_table(its, columns.slice(start, stop - start))
+            folder.publish(
+                write_attempt(where, 3 * number, "a", table, [timing(one.id, 3 * number) for one in its], [])
+            )
+        folder.settle_card()
+    return where
+
+
+def made_from(name: str, number: int, source: Path, image: bytes, size: int, shown: str) -> Record:
+    """A picture that was made from one source. shown: the source's path as the manifest has it."""
+    used = UsedSource(shown, 1.0, hashlib.sha256(source.read_bytes()).hexdigest())
+    made = replace(record(name, number, image), width=size, height=size, sources=(used,), creativity=0.3)
+    return replace(made, sha256=hashlib.sha256(image).hexdigest())
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A picture as a file. pixels: uint8 [rows, columns, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -31,8 +31,12 @@ class HubServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, name: str, folders: list[Path]):
-        super().__init__(("127.0.0.1", 0), _Handler)
+    private = False
+
+    def __init__(
+        self, name: str, folders: list[Path], handler: type[http.server.BaseHTTPRequestHandler] | None = None
+    ):
+        super().__init__(("127.0.0.1", 0), handler or HubHandler)
         self.name, self.commits = name, dict(zip(COMMITS, folders, strict=False))
         self.seen: list[tuple[str, str]] = []
         self.failing = False
@@ -48,7 +52,9 @@ class HubServer(http.server.ThreadingHTTPServer):
         return names.get(revision)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class HubHandler(http.server.BaseHTTPRequestHandler):
+    """Answers for a `HubServer`."""
+
     server: HubServer
     protocol_version = "HTTP/1.1"
 
@@ -66,7 +72,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer()
 
     def do_POST(self) -> None:
-        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+        self._answer(self._body())
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _answer(self, body: bytes = b"") -> None:
         path = urlparse(self.path).path
@@ -90,7 +106,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if commit is None:
             self._missing("RevisionNotFound")
         elif what == "revision":
-            self._give_json({"id": self.server.name, "sha": commit, "siblings": []})
+            self._give_json({"id": self.server.name, "sha": commit, "siblings": [], "private": self.server.private})
         elif what == "tree":
             self._give_json(list(self._tree(self.server.commits[commit], unquote(below))))
         else:
@@ -104,8 +120,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if path.is_dir():
                 yield {"type": "directory", "path": name, "oid": "0" * 40}
             else:
-                oid = hashlib.sha1(path.read_bytes()).hexdigest()
-                yield {"type": "file", "path": name, "size": path.stat().st_size, "oid": oid}
+                data = path.read_bytes()
+                oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+                lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+                large = {"lfs": lfs} if name.endswith(".parquet") else {}
+                yield {"type": "file", "path": name, "size": len(data), "oid": oid, **large}
 
     def _file(self, revision: str, name: str) -> None:
         commit = self.server.commit(revision)
@@ -114,10 +133,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._missing("EntryNotFound")
             return
         data, status = path.read_bytes(), 200
+        tag = hashlib.sha1(data).hexdigest()
         if given := self.headers["Range"]:
             start, end = (int(number) for number in given.removeprefix("bytes=").split("-"))
             data, status = data[start : end + 1], 206
-        self._give(status, data, {"ETag": "0", "X-Repo-Commit": str(commit)})
+        self._give(status, data, {"ETag": f'"{tag}"', "X-Repo-Commit": str(commit)})
 
     def _missing(self, code: str) -> None:
         self._give(404, b"{}", {"X-Error-Code": code})

@@ -44,9 +44,9 @@ def picture(path: Path, width: int, height: int, seed: int = 0, orientation: int
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment without `WANBATCH_*`, offline, with changes."""
+    """This process's environment without `WANBATCH_*`, offline, without reports, with changes."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANBATCH_")}
-    return {**kept, "HF_HUB_OFFLINE": "1", **changes}
+    return {**kept, "HF_HUB_OFFLINE": "1", "WANBATCH_REPORT": "off", **changes}
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ def test_status_of_something_else(tmp_path, arguments):
 def test_report_of_something_else(tmp_path, name):
     (tmp_path / "folder").mkdir()
     [message] = refused(invoke("report", name))
+    assert message.startswith(f"{name}: is not an output folder of wanbatch")
+    [message] = refused(invoke("report", name, "--sheet", "sheet.png"))
     assert message.startswith(f"{name}: has no pictures")
 
 

@@ -27,8 +27,8 @@ TEXTS = {
     "compile_cache": "a/code", "offload": "never", "text_cache": "texts", "workers": "3", "slots": "auto",
     "threads": "4", "format": "webp", "quality": "90", "unit_timeout": "1e3", "max_failures": "5%", "unit_rows": "8",
     "creativity_steps": "respace", "prompt": "a heart, big", "creativity": "0.4", "map": "caption=prompt",
-    "strict": "true", "split": "train",
-    "circuit_breaker": "off", "drain_seconds": "2.5",
+    "strict": "true", "split": "train", "embed_settings": "true", "c2pa_cert": "a/cert.pem", "c2pa_key": "a/key.pem",
+    "circuit_breaker": "off", "report": "off", "drain_seconds": "2.5",
 }  # fmt: skip
 
 

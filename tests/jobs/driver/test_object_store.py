@@ -92,6 +92,11 @@ def test_status_and_report_read_it_there(ran, store, tmp_path):
     assert found["pictures_per_second"] > 0
     ended = command("report", "s3://shop/out", cwd=tmp_path)
     assert ended.code == 0, ended.err
+    shown = (tmp_path / "report.html").read_text()
+    assert shown.count("<figure") == 3
+    assert 'alt="source square.png"' in shown, "sources are read from the store, too"
+    ended = command("report", "s3://shop/out", "--sheet", "contact-sheet.png", cwd=tmp_path)
+    assert ended.code == 0, ended.err
     assert (tmp_path / "contact-sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -1,5 +1,6 @@
 """`datasets` keeps what it loaded: with one cache for all, each folder gives its own rows, and those of now."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def load(tmp_path):
         return cached["id"][:]
 
     return ids
+
+
+def test_what_the_card_shows_loads_the_images(out, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    card = (fill(out, ["a"], ["b"]) / "README.md").read_text()
+    code = re.search(r"```python\n(from datasets import load_dataset\n.*?)```", card, re.DOTALL)[1]
+    shown: dict = {}
+    exec(code.replace("path/to/this/folder", str(out)), shown)
+    assert shown["images"]["id"][:] == ["a", "b"]
 
 
 def test_two_projects_with_an_out_each(tmp_path, load):

@@ -62,7 +62,8 @@ def test_the_remedy_of_the_message_costs_the_lost_part_and_no_more(filled):
     (filled / "data/part-00003.parquet").unlink()
     with pytest.raises(UserError) as caught:
         OutputFolder.open(filled, {})
-    command = re.search(r"`wanbatch (repair .*?)`", str(caught.value))[1].split()
+    said = r"is gone: restore it, or run `wanbatch (repair .*?)` and then the command of its run again"
+    command = re.search(said, str(caught.value))[1].split()
     result = CliRunner().invoke(main, [*command, "--json"])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)

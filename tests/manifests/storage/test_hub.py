@@ -1,6 +1,9 @@
 """Datasets on the Hugging Face Hub as manifests, through the Hub's own client and a server on this machine."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,6 +46,11 @@ def server(tmp_path, monkeypatch):
         use_hub(server, monkeypatch)
         yield server
     fsspec_io.forget_file_systems()
+
+
+def environment(server) -> dict[str, str]:
+    """Of a command that asks a server in place of the Hub."""
+    return {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
 
 
 def reds(manifest) -> list[int]:
@@ -98,6 +106,7 @@ def test_an_output_folder_that_was_uploaded(server, tmp_path):
 def test_there_is_no_such_thing(server, url):
     with pytest.raises(UserError, match="there is no such repository or revision: write it like hf://datasets/OWNER"):
         read_manifest(url)
+    assert len(read_manifest("hf://datasets/owner/name@main/data")) == 2
 
 
 def test_there_is_no_such_file(server):
@@ -127,13 +136,21 @@ def test_a_hub_that_fails_later_is_no_damaged_file(server, monkeypatch, name):
         read_manifest(f"{URL}{name}")
 
 
-def test_offline_it_says_what_to_do(server, monkeypatch):
+def test_offline_it_says_what_to_do(server, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
         UserError, match="unset HF_HUB_OFFLINE, or fetch it before with `hf download --repo-type dataset"
     ):
         read_manifest(URL)
     assert server.seen == []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert len(read_manifest(URL)) == 2
+    fetched = ["hf", "download", "--repo-type", "dataset", "owner/name", "--local-dir", str(tmp_path / "copy")]
+    subprocess.run(
+        [Path(sys.executable).parent / fetched[0], *fetched[1:]], check=True, timeout=100, env=environment(server)
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert len(read_manifest(tmp_path / "copy")) == 2
 
 
 def test_it_is_no_output_folder():

@@ -1,0 +1,97 @@
+"""`wanbatch augment --preview`: a few rows of a recipe, made and laid side by side with their sources."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+from PIL import Image, ImageDraw, ImageFont
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.augment.augment import Augmentation, write_rows
+from wanbatch.jobs.augment.drawing import Child
+from wanbatch.jobs.augment.draws import uniform
+from wanbatch.jobs.augment.making import make_pictures
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.manifests.sources.loader import SourceLoader
+
+CELL, GAP, LINES, LINE = 160, 10, 3, 15  # pixels; lines of a caption
+ACROSS = 3
+
+
+def chosen(children: Sequence[Child], count: int) -> list[Child]:
+    """A few rows, as many of each class as can be, the same ones each time."""
+    pools: defaultdict[tuple[str, str], list[Child]] = defaultdict(list)
+    for child in sorted(children, key=lambda one: uniform(["preview", one.id])):
+        pools[child.first.split or "", child.first.label or ""].append(child)
+    turns = chain.from_iterable(zip_longest(*(pools[pool] for pool in sorted(pools))))
+    return [child for child in turns if child is not None][:count]
+
+
+def preview(planned: Augmentation, count: int, target: Path, sheet: Path, settings: Settings) -> int:
+    """Make a few rows and draw a sheet of them; nothing but the sheet is kept.
+
+    Args:
+        planned: the recipe's rows.
+        count: how many of them.
+        target: the manifest that they are of; what is made stands beside it meanwhile.
+        sheet: the PNG to write.
+        settings: of the run.
+    Returns:
+        How many pictures it shows.
+    Raises:
+        UserError: There are no rows, or the sheet cannot be written.
+        WanbatchError: whatever `run` raises.
+    """
+    rows = chosen(planned.children, count)
+    if not rows:
+        raise UserError(f"{planned.dataset}: there is no new row to show")
+    with tempfile.TemporaryDirectory(prefix=f"{target.stem}-preview-", dir=target.absolute().parent) as folder:
+        written = write_rows(planned, Path(folder) / "rows.jsonl", rows)
+        make_pictures(written, Path(folder) / "out", settings)
+        table = ds.dataset(Path(folder) / "out/data", format="parquet").to_table(columns=["id", "image"])
+        made = {row["id"]: row["image"]["bytes"] for row in table.to_pylist()}
+        drawn = _draw(planned, [child for child in rows if child.id in made], made)
+    try:
+        drawn.save(sheet, "PNG")
+    except OSError as error:
+        raise UserError(f"{sheet}: cannot be written ({error.strerror or error}): choose another file") from error
+    return len(made)
+
+
+def _draw(planned: Augmentation, rows: Sequence[Child], made: dict[str, bytes]) -> Image.Image:
+    """Each row as its source, what became of it, and a caption."""
+    font = ImageFont.load_default(size=12)
+    width, height = 2 * CELL + 3 * GAP, CELL + LINES * LINE + 2 * GAP
+    sheet = Image.new("RGB", (ACROSS * width, -(-len(rows) // ACROSS) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    loaded = planned.loaded
+    with SourceLoader(loaded.root, allow_http=True, fence=loaded.fence) as loader:
+        for index, child in enumerate(rows):
+            left, top = index % ACROSS * width + GAP, index // ACROSS * height + GAP
+            source = loader.load(loaded.sources[child.first.sha256]).pixels
+            pair = (Image.fromarray(np.ascontiguousarray(source)), Image.open(io.BytesIO(made[child.id])))
+            for number, picture in enumerate(pair):
+                picture.thumbnail((CELL, CELL))
+                sheet.paste(picture, (left + number * (CELL + GAP), top))
+            for line, text in enumerate(_caption(child)):
+                draw.text((left, top + CELL + 2 + line * LINE), _cut(text, font), fill="black", font=font)
+    return sheet
+
+
+def _caption(child: Child) -> list[str]:
+    others = f" + {len(child.parents) - 1} more" if len(child.parents) > 1 else ""
+    return [child.id, f"{child.first.name}{others}, creativity {child.creativity:g}", child.prompt]
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """As much of a text as there is room for."""
+    while font.getlength(text) > 2 * CELL + GAP:
+        text = text[:-2].rstrip("…") + "…"
+    return text

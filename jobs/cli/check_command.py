@@ -1,0 +1,70 @@
+"""`wanbatch check`: what the pictures of an output folder are like, and which of them to leave out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wanbatch.jobs.cli.options import folder_argument, json_option
+
+if TYPE_CHECKING:
+    from wanbatch.jobs.augment.checking import CheckReport
+
+CLASSES_SHOWN = 12
+
+
+@click.command()
+@folder_argument
+@click.option("--recipe", type=click.Path(path_type=Path), help="recipe whose [checks] and held-out pictures count")
+@click.option(
+    "--duplicates",
+    type=click.Choice(["none", "exact", "near"]),
+    help="which duplicates are rejected [default: exact]",
+)
+@click.option("--tolerance", type=click.FloatRange(0, min_open=True), help="deviations of a learnt band [default: 5]")
+@json_option
+def check(
+    out: str | Path, recipe: Path | None, duplicates: str | None, tolerance: float | None, as_json: bool
+) -> None:
+    """Measure the pictures of the output folder OUT, and say which are rejected and why.
+
+    Nothing is deleted: OUT/checks has a row for each picture, with a column for each measure and the names of the
+    checks that reject it in rejected_by.
+
+    \b
+    Example:
+      wanbatch check out/grown --recipe recipe.toml
+    """
+    from wanbatch.jobs.augment.augment import read_reference
+    from wanbatch.jobs.augment.checking import check_folder, with_flags
+    from wanbatch.jobs.augment.checks_settings import Checks
+    from wanbatch.jobs.config.settings import read_settings
+
+    reference = None if recipe is None else read_reference(recipe, read_settings())
+    checks = Checks() if reference is None else reference.recipe.checks
+    held_out = [] if reference is None else [one.fingerprint for one in reference.held_out if one.fingerprint]
+    report = check_folder(out, with_flags(checks, duplicates=duplicates, tolerance=tolerance), held_out)
+    click.echo(json.dumps({"out": str(out), **report.as_json()}) if as_json else "\n".join(lines_of(report)))
+
+
+def lines_of(report: CheckReport) -> Iterator[str]:
+    """What a person is told of checks."""
+    from wanbatch.jobs.augment.verdicts import REASONS, by_class, by_reason
+
+    count = len(report.pictures)
+    yield f"{report.out}: {count - report.rejected} of {count} pictures pass, {report.rejected} are rejected"
+    for reason, number in by_reason(report.pictures).items():
+        yield f"  {reason:<16} {number}: {REASONS[reason]}"
+    classes = by_class(report.pictures)
+    for each in classes[:CLASSES_SHOWN] if len(classes) > 1 else ():
+        yield f"  class {each.label or 'none':<10} {each.made - each.rejected} of {each.made} pass"
+    if len(classes) > CLASSES_SHOWN:
+        yield f"  and {len(classes) - CLASSES_SHOWN} more classes (--json names them all)"
+    for name, value in report.folder.items():
+        yield f"  {name:<16} {value:.4f}"
+    for message in report.warnings:
+        yield f"  warning   {message}"

@@ -1,0 +1,63 @@
+"""`wanbatch submit --emit slurm`: a batch script that runs a manifest on Ray on the nodes of an allocation."""
+
+from __future__ import annotations
+
+import shlex
+
+from wanbatch import __version__
+from wanbatch.jobs.cluster.submission import Submission
+
+PORTS = "$((20000 + SLURM_JOB_ID % 10000))"
+"""Of Ray's head: another one for each job, since several may be on one node."""
+
+_SCRIPT = """#!/bin/bash
+# Written by `wanbatch submit --emit slurm`, wanbatch {version}. Send it with `sbatch FILE`; the same again goes on
+# with what is left. Partition, account and time limit are your site's: add them here or give them to sbatch.
+#SBATCH --job-name={name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+{gpus}#SBATCH --exclusive
+#SBATCH --no-kill
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+
+# The environment that has wanbatch, on every node: `module load ...`, or `source /shared/venv/bin/activate`.
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address="$head:{port}"
+
+# Whoever shares the network of the nodes cannot use this job's Ray without its token.
+RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
+RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
+export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT
+{variables}
+# The command runs on the first node as soon as Ray is there; nodes that come later get workers, too.
+{quoted}srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 \\
+  ray symmetric-run --address "$address" --min-nodes 1 -- \\
+  {command}
+"""
+_QUOTED = "# shellcheck disable=SC2016  # texts of the command are no expressions\n"
+
+
+def slurm_script(submission: Submission, nodes: int, gpus_per_node: int) -> str:
+    """Return the batch script.
+
+    Args:
+        submission: what is asked.
+        nodes: of the allocation.
+        gpus_per_node: 0: it is run on CPUs.
+    """
+    variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in submission.variables.items())
+    return _SCRIPT.format(
+        version=__version__,
+        name=f"wanbatch-{submission.digest}",
+        nodes=nodes,
+        gpus=f"#SBATCH --gpus-per-node={gpus_per_node}\n" if gpus_per_node else "",
+        port=PORTS,
+        variables=variables,
+        quoted=_QUOTED,
+        command=shlex.join(("wanbatch", *submission.command, *submission.on_this_cluster)),
+    )

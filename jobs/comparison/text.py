@@ -1,0 +1,36 @@
+"""A comparison in a few lines of text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def lines_of(data: Mapping[str, Any], page: str) -> Iterator[str]:
+    """Say what was found.
+
+    Args:
+        data: of a `Comparison`.
+        page: where it is drawn.
+    """
+    yield f"{data['folders'][0]} and {data['folders'][1]}:"
+    yield f"  ids       {data['pairs']} in both, {data['same_pixels']} of them with the same pixels"
+    for side, word in zip(data["only_in"], ("first", "second"), strict=True):
+        if side["images"]:
+            more = ", ..." if side["images"] > 3 else ""
+            yield f"  warning   {side['images']} only in the {word}: {', '.join(side['ids'][:3])}{more}"
+    for one in data["requests_differ"]:
+        first = one["changes"][0]
+        change = "" if one["column"] == "sources" else f": {first['from'][:60]} -> {first['to'][:60]}"
+        yield f"  differs   {one['column']} of {one['images']} ids{change}{' and others' if one['kinds'] > 1 else ''}"
+    if data["not_comparable"]:
+        problem = next(row["problem"] for row in data["rows"] if "problem" in row)
+        yield f"  warning   {data['not_comparable']} pairs cannot be compared; of one: {problem}"
+    if data["measured"] < data["pairs"]:
+        yield f"  measured  {data['measured']} pairs, evenly spread"
+    for name, of in data["metrics"].items():
+        yield (
+            f"  {name:<9} mean {of['mean']:.4g}, median {of['median']:.4g}, "
+            f"from {of['least']:.4g} to {of['most']:.4g}"
+        )
+    yield f"  page      {page}"

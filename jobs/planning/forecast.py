@@ -1,0 +1,63 @@
+"""What a planned run will take, by the best that is known: its own folder, another one, or the benchmark table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.estimates import Estimate, estimate
+from wanbatch.jobs.planning.plan import Plan
+from wanbatch.jobs.planning.rates import Rates, benchmark_table, rates_of_folder, rates_of_gpu
+from wanbatch.manifests.dataset.committed_parts import CommittedParts
+from wanbatch.manifests.dataset.status import recorded_fingerprint
+
+
+def forecast(
+    plan: Plan,
+    settings: Settings,
+    model: str,
+    out: str | Path,
+    like: str | Path | None = None,
+    gpu: str | None = None,
+    precision: str = "bf16",
+) -> Estimate:
+    """Estimate what a run takes.
+
+    Args:
+        plan: what it makes.
+        settings: with the preset applied.
+        model: as a fingerprint names it.
+        out: its output folder; it need not exist.
+        like: a folder whose timing records are taken; None: those of `out`.
+        gpu: a key of the benchmark table, instead; None: none.
+        precision: of the run on that GPU.
+
+    Raises:
+        UserError: `like` has no timing records or is of another model; the table has no such precision.
+        MachineryError: A folder cannot be read.
+    """
+    done: frozenset[str] = frozenset()
+    rates: Rates | None = None
+    notes: tuple[str, ...] = ()
+    if (recorded := recorded_fingerprint(out)) is not None:
+        done = CommittedParts.open(out).finished
+        if recorded.get("model") != model:
+            notes = (f"{out} was filled by the model {recorded.get('model')}: a run there would be refused",)
+        elif like is None and gpu is None:
+            rates = rates_of_folder(out, model)
+    if like is not None and (rates := rates_of_folder(like, model)) is None:
+        raise UserError(f"{like}: has no timing records: name the output folder of an earlier run")
+    if gpu is not None:
+        rates = rates_of_gpu(gpu, _timed(precision))
+    found = estimate(plan, rates, settings.step_cache, settings.format, done)
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _timed(precision: str) -> str:
+    """A precision that the table has. Raises UserError if it was not timed."""
+    known = sorted({name for gpu in benchmark_table()["gpus"].values() for name in gpu["denoising"]})
+    if precision not in known:
+        raise UserError(f"setting precision: {precision} was not timed on these GPUs; with --gpu: {', '.join(known)}")
+    return precision

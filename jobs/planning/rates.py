@@ -1,0 +1,205 @@
+"""How long images take on a device and how large they get, as earlier runs recorded it or a benchmark measured it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.planning.workload import denoising_work
+from wanbatch.manifests.dataset.committed_parts import CommittedParts
+from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
+from wanbatch.manifests.dataset.status import recorded_fingerprint
+
+TABLE = "device_speeds.json"
+FEW_UNITS = 5
+MODEL_STAGES = ("text", "encode", "denoise", "decode")
+"""Stages that need the device; the others run beside them."""
+
+_DATA = ("id", "width", "height", "guidance", "sources")
+_TIMINGS = (
+    *("id", "unit", "attempt", "worker", "device", "started"),
+    *(f"{stage}_seconds" for stage in MODEL_STAGES),
+    *("steps_full", "steps_cached", "blocks_full", "blocks_cached"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What images cost on one kind of device. Work and pixels are those of `workload.Workload`.
+
+    Attributes:
+        device: the kind of device.
+        denoising: seconds for a unit of denoising work of which all blocks run.
+        coding: seconds for a pixel that the autoencoder encodes or decodes.
+        image: seconds for each image besides.
+        held: how long workers held their device for each second of the model's stages.
+        low, high: what the least and the most of a range are, as shares of the middle.
+        origin: where this comes from, in words.
+        blocks_run: the share of the blocks that the step cache let run.
+        step_cache: which that was.
+        bytes_of_a_pixel: of image files; None if not known.
+        format: of these files.
+        images: how many were timed.
+        notes: what is to be known of it, a sentence each.
+    """
+
+    device: str
+    denoising: float
+    coding: float
+    image: float
+    held: float
+    low: float
+    high: float
+    origin: str
+    blocks_run: float = 1.0
+    step_cache: str = "none"
+    bytes_of_a_pixel: float | None = None
+    format: str = "png"
+    images: int = 0
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return not self.device.startswith("cpu")
+
+
+def rates_of_folder(out: str | Path, model: str) -> Rates | None:
+    """What the timing records of a folder say; None if it has none.
+
+    Args:
+        out: the folder, or its URL; it need not exist.
+        model: which model the planned run uses, as its fingerprint names it.
+
+    Raises:
+        UserError: Another model made the folder, or it is damaged. MachineryError: It cannot be read.
+    """
+    fingerprint = recorded_fingerprint(out)
+    if fingerprint is None:
+        return None
+    if fingerprint.get("model") != model:
+        raise UserError(
+            f"{out}: was made by the model {fingerprint.get('model')}, which says nothing about {model}: name a "
+            "folder that this model made"
+        )
+    parts = CommittedParts.open(out)
+    data, timings = parts.table("data", _DATA), parts.table("timings", _TIMINGS)
+    if data is None or timings is None or not len(timings):
+        return None
+    return rates_of_records(data, timings, fingerprint, parts.bytes_of("data"), str(out))
+
+
+def rates_of_records(
+    data: pa.Table, timings: pa.Table, fingerprint: Mapping[str, Any], data_bytes: int, name: str
+) -> Rates:
+    """What timing records say of the device that they are of.
+
+    Args:
+        data: of the images.
+        timings: of the same images, in any order.
+        fingerprint: of the runs that made them.
+        data_bytes: that the data parts take.
+        name: the folder that these are from.
+    """
+    rows = {name: index for index, name in enumerate(data["id"].to_pylist())}
+    of_image = data.take(pa.array([rows[name] for name in timings["id"].to_pylist()], pa.int64()))
+    work, share, pixels = _work_of(of_image, timings)
+    seconds = {stage: timings[f"{stage}_seconds"].to_numpy() for stage in MODEL_STAGES}
+    denoising = _ratio(seconds["denoise"].sum(), (work * share).sum())
+    coding = _ratio((seconds["encode"] + seconds["decode"]).sum(), pixels.sum())
+    image = float(seconds["text"].mean())
+    spent = np.sum(list(seconds.values()), axis=0)
+    unit = np.unique(timings["unit"].to_numpy(), return_inverse=True)[1]
+    expected = work * share * denoising + pixels * coding + image
+    low, high = _range(np.bincount(unit, spent) / np.maximum(np.bincount(unit, expected), 1e-12))
+    environment = fingerprint.get(ENVIRONMENT, {})
+    own = data["width"].to_numpy().astype(np.float64) * data["height"].to_numpy()
+    return Rates(
+        device=str(environment.get("device_name") or timings["device"][0].as_py()),
+        denoising=denoising,
+        coding=coding,
+        image=image,
+        held=max(1.0, _held_seconds(timings, unit, spent) / max(1e-12, float(spent.sum()))),
+        low=low,
+        high=high,
+        origin=f"{len(timings)} images of {name}",
+        blocks_run=_ratio((work * share).sum(), work.sum()) or 1.0,
+        step_cache=str(fingerprint.get("step_cache", "none")),
+        bytes_of_a_pixel=_ratio(data_bytes, own.sum()),
+        format=str(fingerprint.get("format", "png")),
+        images=len(timings),
+    )
+
+
+def _work_of(data: pa.Table, timings: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Denoising work, the share of its blocks that ran, and pixels coded, of each image."""
+    width, height, guidance = (data[name].to_numpy().astype(np.float64) for name in ("width", "height", "guidance"))
+    steps = timings["steps_full"].to_numpy() + timings["steps_cached"].to_numpy()
+    ran, left = (timings[name].to_numpy().astype(np.float64) for name in ("blocks_full", "blocks_cached"))
+    share = np.divide(ran, ran + left, out=np.ones_like(ran), where=ran + left > 0)
+    sources = np.array([len(used or ()) for used in data["sources"].to_pylist()])
+    return denoising_work(width * height, steps, guidance), share, width * height * (1 + sources)
+
+
+def _held_seconds(timings: pa.Table, unit: np.ndarray, spent: np.ndarray) -> float:
+    """From the begin of each worker's first unit to the end of its last one, less the pauses between runs.
+
+    A unit begins when its sources are read, which is while the one before is in the model.
+    """
+    started = np.array([value.timestamp() for value in timings["started"].to_pylist()])
+    worker = np.unique(timings["worker"].to_pylist(), return_inverse=True)[1]
+    held = 0.0
+    for one in np.unique(worker):
+        mine = worker == one
+        units = np.unique(unit[mine])
+        begins = np.array([started[mine & (unit == number)].min() for number in units])
+        takes = np.array([spent[mine & (unit == number)].sum() for number in units])
+        order = np.argsort(begins)
+        steps = np.diff(begins[order], append=begins[order][-1] + takes[order][-1])
+        held += float(np.minimum(steps, 3 * takes[order] + 5).sum())
+    return held
+
+
+def _ratio(above: float, below: float) -> float:
+    return float(above) / float(below) if below > 0 else 0.0
+
+
+def _range(ratios: np.ndarray) -> tuple[float, float]:
+    """What the least and the most may be, by how far units were from what is expected of them."""
+    least, most = np.percentile(ratios, (10, 90))
+    narrow = (0.9, 1.15) if len(ratios) >= FEW_UNITS else (0.75, 1.35)
+    return float(min(least, narrow[0])), float(max(most, narrow[1]))
+
+
+def benchmark_table() -> dict[str, Any]:
+    """The committed table of what was measured on GPUs: `device_speeds.json` beside this file."""
+    return json.loads(resources.files(__package__ or "").joinpath(TABLE).read_text(encoding="utf-8"))
+
+
+def rates_of_gpu(name: str, precision: str) -> Rates:
+    """What the benchmark table says of a GPU and the 5B model.
+
+    Args:
+        name: a key of its `gpus`.
+        precision: `bf16` or `fp8`.
+    """
+    found = benchmark_table()["gpus"][name]
+    return Rates(
+        device=found["device"],
+        denoising=found["denoising"][precision],
+        coding=found["coding"],
+        image=found["image"],
+        held=found["held"],
+        low=found["low"],
+        high=found["high"],
+        origin=f"the benchmarks of TI2V-5B with random weights on an NVIDIA H200 ({', '.join(found['results'])})",
+        notes=tuple(found["notes"]),
+    )

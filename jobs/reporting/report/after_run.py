@@ -1,0 +1,35 @@
+"""The report that a run leaves in its output folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from wanbatch.jobs.reporting.report.collect import collect
+from wanbatch.jobs.reporting.report.write import PAGE, report_files
+from wanbatch.manifests.reading.manifest import Manifest
+from wanbatch.manifests.storage.backend import open_backend
+
+_log = logging.getLogger(__name__)
+
+
+def report_after_run(out: str | Path, manifest: Manifest) -> str | None:
+    """Write the report of a folder whose run has just ended. What goes wrong is a warning, and never fails the run.
+
+    Args:
+        out: the folder, or its URL; complete but for the report.
+        manifest: of the run.
+
+    Returns:
+        Path or URL of the page; None if it could not be written.
+    """
+    try:
+        files, _ = report_files(collect(out, over=True), lambda: manifest)
+        backend = open_backend(out)
+        for name, data in files.items():
+            backend.write_atomic(name, data)
+    except Exception as error:  # noqa: BLE001  the dataset is whole; nothing about a report may say otherwise
+        what = " ".join(str(error).split()) or type(error).__name__
+        _log.warning("%s: its report was not written (%s); `wanbatch report` tries again", out, what)
+        return None
+    return f"{str(out).rstrip('/')}/{PAGE}"

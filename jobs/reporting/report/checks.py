@@ -1,0 +1,148 @@
+"""What `wanbatch check` found in a folder: each measure, and the images that are worst by it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wanbatch.manifests.columns import WRITTEN
+from wanbatch.manifests.storage.backend import open_backend
+
+CHECKS = "checks"
+REJECTED_BY = "rejected_by"
+WORST = 12
+"""Images that are shown of each measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One measure of all images.
+
+    Attributes:
+        name: of its column.
+        images: how many have a value.
+        rejected: how many the check of this name rejected.
+        order: which images come first: `rejected first`, `highest first`, `lowest first`.
+        worst: their ids, the worst first, with their values.
+        least, mean, most: of the values; of yes and no, as 1 and 0.
+    """
+
+    name: str
+    images: int
+    rejected: int
+    order: str
+    worst: tuple[tuple[str, float], ...]
+    least: float | None = None
+    mean: float | None = None
+    most: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Its attributes as JSON values."""
+        return {
+            **{
+                name: getattr(self, name) for name in ("name", "images", "rejected", "order", "least", "mean", "most")
+            },
+            "worst": [{"id": name, "value": value} for name, value in self.worst],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What the checks of a folder say.
+
+    Attributes:
+        measures: one for each column.
+        rejected: id -> what rejected it.
+        problem: why they could not be read, a sentence; None if they could, or there are none.
+    """
+
+    measures: tuple[Measure, ...] = ()
+    rejected: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Check -> how many images it rejected, the most common first."""
+        return dict(Counter(reason for of in self.rejected.values() for reason in of).most_common())
+
+    def as_json(self) -> dict[str, Any]:
+        """What `report.json` says of them."""
+        measures = [measure.as_json() for measure in self.measures]
+        return {"rejected": self.reasons, "measures": measures, "problem": self.problem}
+
+
+def read_checks(out: str | Path, made: frozenset[str]) -> Checks:
+    """Read the checks of a folder; none if nothing was checked.
+
+    Args:
+        out: the folder, or its URL.
+        made: ids of the images in it; what is said of others is out of date.
+    """
+    backend = open_backend(out)
+    try:
+        names = sorted(name for name in backend.sizes(CHECKS) if name.endswith(".parquet"))
+        tables = []
+        for name in names:
+            with backend.open(name) as file:
+                tables.append(pq.read_table(file))
+    except (OSError, pa.ArrowException) as error:
+        return Checks(problem=f"{backend.location(CHECKS)}: cannot be read ({error}): run `wanbatch check` again")
+    tables = [table for table in tables if "id" in table.column_names]
+    if not tables:
+        return Checks()
+    rejected: dict[str, tuple[str, ...]] = {}
+    measures: dict[str, Measure] = {}
+    for table in tables:
+        table = table.filter(pc.is_in(table["id"], pa.array(sorted(made), pa.string())))
+        for name, reasons in _rejections(table).items():
+            rejected[name] = (*rejected.get(name, ()), *reasons)
+    for table in tables:
+        table = table.filter(pc.is_in(table["id"], pa.array(sorted(made), pa.string())))
+        for column in table.column_names:
+            if column not in WRITTEN and column != REJECTED_BY and (found := _measure(table, column, rejected)):
+                measures[column] = found
+    return Checks(tuple(measures.values()), rejected)
+
+
+def _rejections(table: pa.Table) -> dict[str, tuple[str, ...]]:
+    if REJECTED_BY not in table.column_names:
+        return {}
+    pairs = zip(table["id"].to_pylist(), table[REJECTED_BY].to_pylist(), strict=True)
+    return {name: tuple(reasons) for name, reasons in pairs if reasons}
+
+
+def _measure(table: pa.Table, column: str, rejected: dict[str, tuple[str, ...]]) -> Measure | None:
+    """The measure that a column holds; None if it holds neither numbers nor yes and no."""
+    kind = table.schema.field(column).type
+    if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return None
+    there = table.filter(pc.is_valid(table[column]))
+    values = np.asarray(there[column].to_pylist(), dtype=np.float64)
+    names = there["id"].to_pylist()
+    finite = np.isfinite(values)
+    bad = np.array([column in rejected.get(name, ()) for name in names], dtype=bool)
+    order, worst = _worst_first(values, bad, pa.types.is_boolean(kind))
+    figures = (
+        [round(float(of(values[finite])), 6) for of in (np.min, np.mean, np.max)] if finite.any() else [None] * 3
+    )
+    chosen = tuple((names[index], float(values[index])) for index in worst[:WORST] if finite[index])
+    return Measure(column, len(names), int(bad.sum()), order, chosen, *figures)
+
+
+def _worst_first(values: np.ndarray, bad: np.ndarray, yes_or_no: bool) -> tuple[str, np.ndarray]:
+    """Rejected images first. Which end is the bad one, they say, too; without any the low values come first."""
+    if bad.any() and not bad.all():
+        high = float(np.nanmedian(values[bad])) >= float(np.nanmedian(values[~bad]))
+    else:
+        high = yes_or_no and bool(bad.any())
+    signed = np.nan_to_num(-values if high else values, nan=np.inf)
+    order = np.lexsort((signed, ~bad))
+    words = "highest first" if high else "lowest first"
+    return (f"rejected ones first, then {words}" if bad.any() else words), order

@@ -1,0 +1,64 @@
+"""Failed images by error class and message, with the command that makes them again. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+MESSAGES, IDS = 20, 10
+"""Of a class at most so many messages are shown, and of a message so many ids."""
+
+_PARTS_THAT_DIFFER = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")
+
+
+def failure_classes(failures: Sequence[Mapping[str, Any]], out: str) -> list[dict[str, Any]]:
+    """Failed images by error class, the most common first; in each, alike messages together.
+
+    Messages are alike if they are the same but for the row's own id and sources, numbers and quoted values.
+
+    Args:
+        failures: rows of `failures/`.
+        out: the output folder, as it is typed.
+    """
+    classes: dict[str, list[Mapping[str, Any]]] = {}
+    for failure in failures:
+        classes.setdefault(failure["error_class"], []).append(failure)
+    return [
+        {
+            "class": name,
+            "images": len(of),
+            "retry": f"wanbatch retry {shlex.quote(out)} --class {shlex.quote(name)}",
+            "messages": _messages(of),
+        }
+        for name, of in sorted(classes.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+
+
+def _messages(failures: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    alike: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for failure in failures:
+        alike.setdefault((failure["stage"], _shape(failure["message"])), []).append(failure)
+    ordered = sorted(alike.items(), key=lambda item: -len(item[1]))
+    found = [
+        {
+            "stage": stage,
+            "message": of[0]["message"],
+            "images": len(of),
+            "ids": [failure["id"] for failure in of[:IDS]],
+        }
+        for (stage, _), of in ordered[:MESSAGES]
+    ]
+    if rest := ordered[MESSAGES:]:
+        count = sum(len(of) for _, of in rest)
+        found.append({"stage": "", "message": f"{len(rest)} other messages", "images": count, "ids": []})
+    return found
+
+
+def _shape(message: str) -> str:
+    """A message without what names the row: its first word, if that is a file or address, numbers, quoted values."""
+    first, space, rest = message.partition(" ")
+    if space and re.search(r"[./\d]", first):
+        message = rest
+    return _PARTS_THAT_DIFFER.sub("*", message)

@@ -1,0 +1,143 @@
+"""When the runs of a folder worked, how fast and with how many workers, by the events of its log. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+ENDS = ("finished", "interrupted", "stopped")
+BINS = 120
+"""Points of a curve over time."""
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of the folder.
+
+    Attributes:
+        begin, end: from its start to its last event.
+        made, failed: images that it committed.
+        ended: `finished`, `interrupted` or `stopped`; None: it goes on, or it ended without saying so.
+        cause: why it was stopped, in words; None if it was not.
+    """
+
+    begin: datetime
+    end: datetime
+    made: int
+    failed: int
+    ended: str | None
+    cause: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """From its begin to its end."""
+        return (self.end - self.begin).total_seconds()
+
+    def as_json(self) -> dict[str, Any]:
+        """Its attributes as JSON values."""
+        times = {"begin": self.begin.isoformat(), "end": self.end.isoformat(), "seconds": round(self.seconds, 3)}
+        return {**asdict(self), **times}
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Speed and workers over the time in which runs of the folder worked, one run after the other.
+
+    Attributes:
+        bin_seconds: the length of one point.
+        images_per_second: images that came to their end in it.
+        workers: how many workers had a unit in hand in it.
+        run_starts: seconds at which a run begins.
+    """
+
+    bin_seconds: float
+    images_per_second: list[float]
+    workers: list[int]
+    run_starts: list[float] = field(default_factory=list)
+
+
+def parsed_events(log: bytes | None) -> list[Event]:
+    """The events of a log; lines that a kill has cut off are left out."""
+    found = []
+    for line in (log or b"").splitlines():
+        try:
+            event = json.loads(line)
+            event["time"] = datetime.fromisoformat(event["time"])
+            found.append(event)
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found
+
+
+def sessions_of(events: Iterable[Event]) -> list[Session]:
+    """The runs of a folder, in their order."""
+    found: list[Session] = []
+    for run in _runs(events):
+        units = [event for event in run if event["event"] == "unit"]
+        end = next((event for event in run if event["event"] in ENDS), None)
+        found.append(
+            Session(
+                begin=run[0]["time"],
+                end=run[-1]["time"],
+                made=sum(event["made"] for event in units),
+                failed=sum(event["failed"] for event in units),
+                ended=None if end is None else end["event"],
+                cause=None if end is None else end.get("cause") or end.get("by"),
+            )
+        )
+    return found
+
+
+def timeline_of(events: Iterable[Event], bins: int = BINS) -> Timeline | None:
+    """Speed and workers over time; None if no unit was finished."""
+    offset, starts, spans = 0.0, [], []
+    for run in _runs(events):
+        units = [event for event in run if event["event"] == "unit"]
+        if not units:
+            continue
+        begin = min(event["time"] - timedelta(seconds=event["busy_seconds"]) for event in units)
+        starts.append(offset)
+        for event in units:
+            end = offset + (event["time"] - begin).total_seconds()
+            spans.append((end - event["busy_seconds"], end, event["made"] + event["failed"], event["worker"]))
+        offset = max(span[1] for span in spans)
+    return _binned(spans, starts, offset, bins) if spans and offset > 0 else None
+
+
+def _binned(
+    spans: Sequence[tuple[float, float, int, object]], starts: list[float], seconds: float, bins: int
+) -> Timeline:
+    """A unit's images are spread over the time in which it was in hand."""
+    width = seconds / bins
+    images = np.zeros(bins)
+    workers: list[set[object]] = [set() for _ in range(bins)]
+    for begin, end, count, worker in spans:
+        first, last = (int(np.clip(at / width, 0, bins - 1)) for at in (begin, end - 1e-9))
+        last = max(first, last)
+        images[first : last + 1] += count / (last - first + 1)
+        for index in range(first, last + 1):
+            workers[index].add(worker)
+    return Timeline(
+        round(width, 4), [round(float(count / width), 5) for count in images], [len(of) for of in workers], starts
+    )
+
+
+def _runs(events: Iterable[Event]) -> Iterable[list[Event]]:
+    """The events of each run; those before the first start are nobody's."""
+    run: list[Event] = []
+    for event in events:
+        if event["event"] == "started":
+            if run:
+                yield run
+            run = [event]
+        elif run:
+            run.append(event)
+    if run:
+        yield run

@@ -1,0 +1,105 @@
+"""Where the time of a folder's images went, and what was used: stages, devices, slots, caches. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wanbatch.manifests.records import TIMING_SCHEMA
+
+STAGES = tuple(name.removesuffix("_seconds") for name in TIMING_SCHEMA.names if name.endswith("_seconds"))
+BACKENDS = tuple(field.name for field in TIMING_SCHEMA.field("backends").type)
+COLUMNS = tuple(name for name in TIMING_SCHEMA.names if name != "id")
+"""Columns of `timings/` that are read."""
+
+
+def stage_seconds(timings: pa.Table) -> dict[str, float]:
+    """Seconds of each stage, summed over all images."""
+    return {stage: round(pc.sum(timings[f"{stage}_seconds"]).as_py() or 0.0, 3) for stage in STAGES}
+
+
+def device_use(timings: pa.Table, run_begins: Sequence[datetime]) -> list[dict[str, Any]]:
+    """For each kind of device: its workers, and the hours that they held it and were busy, all runs together.
+
+    A worker holds its device from the begin of its first unit of a run to the end of its last one.
+
+    Args:
+        timings: of all images.
+        run_begins: when the runs of the folder began.
+    """
+    begins = np.array([begin.timestamp() for begin in run_begins])
+    units = _units(timings)
+    run = np.searchsorted(begins, units["started"] + 1e-3)
+    found: dict[str, dict[str, Any]] = {}
+    spans: dict[tuple[str, str, int], list[float]] = {}
+    for index in range(len(run)):
+        device, began, busy = (units[name][index] for name in ("device", "started", "seconds"))
+        span = spans.setdefault((device, units["worker"][index], int(run[index])), [began, began])
+        span[0], span[1] = min(span[0], began), max(span[1], began + busy)
+        of = found.setdefault(device, {"device": device, "workers": set(), "hours": 0.0, "busy_hours": 0.0})
+        of["workers"].add(units["worker"][index])
+        of["busy_hours"] += busy / 3600
+    for (device, _, _), (begin, end) in spans.items():
+        found[device]["hours"] += (end - begin) / 3600
+    for of in found.values():
+        of.update(workers=len(of["workers"]), hours=round(of["hours"], 5), busy_hours=round(of["busy_hours"], 5))
+    return list(found.values())
+
+
+def slot_use(timings: pa.Table) -> float | None:
+    """The share of the slots' evaluations that were of a row; the rest waited for the last rows of a unit.
+
+    Counted, not timed: a unit of rows with e evaluations in s slots takes at least max(sum(e) / s, max(e)) turns.
+    """
+    evaluations = (timings["steps_full"].to_numpy() + timings["steps_cached"].to_numpy()).astype(np.float64)
+    if not evaluations.sum():
+        return None
+    _, unit = np.unique(timings["unit"].to_numpy(), return_inverse=True)
+    slots = np.zeros(unit.max() + 1)
+    slots[unit] = timings["batch_size"].to_numpy()
+    total, most = np.bincount(unit, evaluations), np.zeros(len(slots))
+    np.maximum.at(most, unit, evaluations)
+    turns = np.maximum(np.ceil(total / slots), most)
+    return round(float(total.sum() / (turns * slots).sum()), 4)
+
+
+def cache_use(timings: pa.Table) -> dict[str, Any]:
+    """Evaluations and blocks that ran and that the step cache stood in for, and the share that it saved."""
+    names = ("steps_full", "steps_cached", "blocks_full", "blocks_cached")
+    counts = {name: pc.sum(timings[name]).as_py() or 0 for name in names}
+    blocks = counts["blocks_full"] + counts["blocks_cached"]
+    return {**counts, "blocks_saved": round(counts["blocks_cached"] / blocks, 4) if blocks else 0.0}
+
+
+def backend_use(timings: pa.Table) -> dict[str, dict[str, int]]:
+    """Stage -> implementation -> how many images it ran for; `not run` where the stage had nothing to do."""
+    backends = timings["backends"].combine_chunks()
+    found = {}
+    for stage in BACKENDS:
+        counts = pc.value_counts(pc.fill_null(pc.struct_field(backends, stage), "not run"))
+        found[stage] = {value["values"]: value["counts"] for value in counts.to_pylist()}
+    return found
+
+
+def _units(timings: pa.Table) -> dict[str, Any]:
+    """Of each attempt at a unit that counts: its begin, its worker and device, and the seconds of its images."""
+    table = timings.append_column("seconds", pa.array(_seconds(timings)))
+    keys = ["unit", "attempt", "worker", "device"]
+    grouped = table.group_by(keys).aggregate([("started", "min"), ("seconds", "sum")])
+    started = pc.cast(grouped["started_min"], pa.int64()).to_numpy() / 1e6
+    named = {name: grouped[name].to_pylist() for name in ("worker", "device")}
+    return {**named, "started": started, "seconds": grouped["seconds_sum"].to_numpy()}
+
+
+def _seconds(timings: pa.Table) -> np.ndarray:
+    return np.sum([pc.fill_null(timings[f"{stage}_seconds"], 0.0).to_numpy() for stage in STAGES], axis=0)
+
+
+def peak_memory(timings: pa.Table) -> int | None:
+    """The most device memory that a worker had in use, in bytes; None where it was not measured."""
+    return pc.max(timings["peak_memory_bytes"]).as_py()

@@ -1,0 +1,41 @@
+"""The commands that a tick runs: a recipe's manifest is made, then its rows, here or on a cluster. Pure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+
+from wanbatch.jobs.config.schedule_names import SCHEDULED_RUN, SCHEDULED_TIME
+from wanbatch.jobs.schedule.definition import Schedule
+from wanbatch.jobs.schedule.ledger import stamp
+
+THIS_WANBATCH = (sys.executable, "-m", "wanbatch.jobs.cli")
+
+
+def tick_commands(schedule: Schedule, wanbatch: Sequence[str] = THIS_WANBATCH) -> list[list[str]]:
+    """What a tick of a schedule runs, one after the other.
+
+    Args:
+        schedule: whose tick it is.
+        wanbatch: the words that start wanbatch.
+    """
+    again = ["--rerun-changed"] if schedule.rerun_changed else []
+    if schedule.is_recipe and schedule.address is None:
+        words = ["augment", schedule.source, "--run", "--manifest", schedule.manifest, "--out", schedule.output]
+        return [[*wanbatch, *words, *schedule.flags]]
+    if schedule.address is None:
+        return [[*wanbatch, "run", schedule.manifest, "--out", schedule.output, *again, *schedule.flags]]
+    words = ["submit", schedule.manifest, "--out", schedule.output, "--address", schedule.address, *again]
+    submit = [*wanbatch, *words, *schedule.flags]
+    if not schedule.is_recipe:
+        return [submit]
+    return [[*wanbatch, "augment", schedule.source, "--out", schedule.manifest], submit]
+
+
+def tick_environment(schedule: Schedule, time: datetime) -> dict[str, str]:
+    """The variables that a tick's commands see besides those of the service."""
+    return {
+        SCHEDULED_TIME: time.astimezone(schedule.zone).isoformat(),
+        SCHEDULED_RUN: f"{schedule.name}-{stamp(time)}",
+    }

@@ -1,0 +1,166 @@
+"""The processes of ticks: starting them, so that they outlive the service, and finding them again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from wanbatch.errors import MachineryError
+from wanbatch.jobs.schedule.commands import THIS_WANBATCH, tick_commands, tick_environment
+from wanbatch.jobs.schedule.decisions import Outcome
+from wanbatch.jobs.schedule.definition import Schedule
+from wanbatch.jobs.schedule.ledger import Tick, stamp
+from wanbatch.jobs.schedule.tick_process import Description, arguments, write_holders
+from wanbatch.manifests.storage.atomic_files import make_folder, remove
+
+LOGS, LOG_BYTES = 100, 1 << 30
+"""Of each schedule the logs of so many ticks are kept, and no more bytes than that; the oldest go first."""
+
+_log = logging.getLogger(__name__)
+
+
+class ProcessLauncher:
+    """Starts ticks as processes. For each there are three files in a folder of its schedule: its log, its lock, which
+    is held while one of its processes lives, and its result."""
+
+    def __init__(self, state: Path, folder: Path, wanbatch: Sequence[str] = THIS_WANBATCH):
+        """state: the folder of the ledger. folder: where commands are run. wanbatch: the words that start it."""
+        self._state, self._folder, self._wanbatch = state.absolute(), folder.absolute(), wanbatch
+        self._reserved: dict[tuple[str, datetime], int] = {}
+        self._started: dict[tuple[str, datetime], subprocess.Popen] = {}
+
+    def log_of(self, tick: Tick) -> Path:
+        """The file with the output of a tick's commands."""
+        return self._file(tick, ".log")
+
+    def reserve(self, tick: Tick) -> bool:
+        """Take the lock of a tick; False: one of its processes still lives."""
+        path = self._file(tick, ".lock")
+        try:
+            make_folder(path.parent)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _failed(path, error) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(self._file(tick, ".result.json"))
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        except OSError as error:
+            os.close(lock)
+            raise _failed(path, error) from error
+        self._reserved[tick.schedule, tick.time] = lock
+        return True
+
+    def release(self, tick: Tick) -> None:
+        """Give up the lock of a tick."""
+        os.close(self._reserved.pop((tick.schedule, tick.time)))
+
+    def start(self, tick: Tick, schedule: Schedule) -> None:
+        """Start the process of a tick that was reserved; it takes the lock over."""
+        lock = self._reserved[tick.schedule, tick.time]
+        description = Description(
+            commands=tick_commands(schedule, self._wanbatch),
+            folder=str(self._folder),
+            environment=tick_environment(schedule, tick.time),
+            log=str(self.log_of(tick)),
+            result=str(self._file(tick, ".result.json")),
+            lock=lock,
+            title=f"{tick.run_id}, attempt {tick.attempts}",
+        )
+        try:
+            process = subprocess.Popen(
+                arguments(description), stdin=subprocess.DEVNULL, pass_fds=[lock], start_new_session=True
+            )
+            write_holders(lock, process.pid)
+            self._started[tick.schedule, tick.time] = process
+        except OSError as error:  # no memory, too many processes: the tick counts as gone, and is started again
+            _log.warning("%s could not be started (%s)", tick.run_id, error.strerror)
+        finally:
+            self.release(tick)
+
+    def look(self, tick: Tick) -> Outcome | Literal["running", "gone"]:
+        """What became of a tick: its lock says whether a process lives, its result how it ended."""
+        if (process := self._started.get((tick.schedule, tick.time))) is not None and process.poll() is not None:
+            del self._started[tick.schedule, tick.time]
+        if self._is_locked(tick):
+            return "running"
+        try:
+            found = json.loads(self._file(tick, ".result.json").read_bytes())
+        except FileNotFoundError:
+            return "gone"
+        except (OSError, ValueError) as error:
+            raise MachineryError(f"{self._file(tick, '.result.json')}: cannot be read ({error})") from error
+        return Outcome(found["exit_code"], found["stopped"], datetime.fromisoformat(found["ended"]))
+
+    def stop(self, tick: Tick) -> None:
+        """Send SIGTERM to the process of a tick; where that one is gone, to its command."""
+        for process in self._holders(tick):
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGTERM)
+                return
+
+    def forget(self, tick: Tick, schedule: Schedule | None) -> None:
+        """Remove lock and result of a tick that is over, and the oldest logs of its schedule."""
+        try:
+            for ending in (".result.json", ".lock"):
+                remove(self._file(tick, ending))
+            self._drop_logs(tick.schedule)
+        except OSError as error:
+            _log.warning("%s: old files could not be removed (%s)", error.filename, error.strerror)
+
+    def _drop_logs(self, name: str) -> None:
+        left = LOG_BYTES
+        for index, log in enumerate(sorted((self._state / name).glob("*.log"), reverse=True)):
+            left -= log.stat().st_size
+            if index and (index >= LOGS or left < 0) and not log.with_suffix(".lock").exists():
+                remove(log)
+
+    def _is_locked(self, tick: Tick) -> bool:
+        path = self._file(tick, ".lock")
+        try:
+            lock = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _failed(path, error) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            raise _failed(path, error) from error
+        finally:
+            os.close(lock)
+        return False
+
+    def _holders(self, tick: Tick) -> Iterator[psutil.Process]:
+        """The living processes of a tick: the one that runs its commands, then the command."""
+        try:
+            holders: list[dict[str, Any]] = json.loads(self._file(tick, ".lock").read_bytes() or b"[]")
+        except (OSError, ValueError):
+            return
+        for holder in holders:
+            with suppress(psutil.Error):
+                process = psutil.Process(holder["pid"])
+                if process.create_time() == holder["started"] and process.status() != psutil.STATUS_ZOMBIE:
+                    yield process
+
+    def _file(self, tick: Tick, ending: str) -> Path:
+        return self._state / tick.schedule / f"{stamp(tick.time)}{ending}"
+
+
+def _failed(path: Path, error: OSError) -> MachineryError:
+    return MachineryError(f"{path}: cannot be used ({error.strerror}): free the disk or mend it")

@@ -1,0 +1,65 @@
+"""`checks/`: what was found of each picture, one part beside each part of `data/`. Pictures are not written again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wanbatch.manifests.dataset.commit_log import to_json
+from wanbatch.manifests.dataset.committed import part_of
+from wanbatch.manifests.dataset.part_files import is_part
+from wanbatch.manifests.storage.backend import StorageBackend
+from wanbatch.manifests.storage.urls import INTERNAL
+
+FOLDER = "checks"
+NOTE = f"{INTERNAL}/checks.json"
+
+
+def checks_name(data_part: str) -> str:
+    """Where the checks of a part's pictures are. data_part: like `data/part-00000.parquet`."""
+    return f"{FOLDER}/part-{part_of(data_part)[1]:05d}.parquet"
+
+
+def write_checks(backend: StorageBackend, tables: Mapping[str, pa.Table], note: Mapping[str, Any]) -> None:
+    """Write the checks of a folder, each part whole or not at all, and remove those whose pictures are gone.
+
+    Args:
+        backend: of the folder, which this process holds.
+        tables: of each part of `data/`, by its name, what was found of its pictures.
+        note: what is noted of the checks as a whole, as JSON has it.
+    Raises:
+        OSError: the disk or the store refuses.
+    """
+    backend.make_folders([FOLDER])
+    digest = hashlib.sha256()
+    kept = set()
+    for part, table in sorted(tables.items()):
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        data = buffer.getvalue()
+        digest.update(data)
+        backend.ensure_writer()
+        backend.write_atomic(checks_name(part), data)
+        kept.add(checks_name(part))
+    for name in backend.sizes(FOLDER):
+        if is_part(name) and name not in kept:
+            backend.remove(name)
+    backend.write_atomic(NOTE, to_json({"digest": digest.hexdigest(), **note}, indent=1))
+
+
+def checks_note(backend: StorageBackend) -> dict[str, Any] | None:
+    """What was noted of the checks of a folder, with the `digest` of what they found; None if it has none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(backend.read(NOTE))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,155 @@
+"""`wanbatch check` on folders with known defects: what it writes, what it says, and that no picture changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from augment_making import folder_by_class, made_from, output_folder, png
+from command_line import invoke, refused
+from datasets import load_dataset
+from job_making import write_jsonl
+from manifest_making import encoded
+from PIL import Image, ImageFilter
+
+from wanbatch.manifests.dataset.folder import OutputFolder
+
+SIZE = 64
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def changed(path: Path, seed: int) -> np.ndarray:
+    """A source with some noise, as a picture of low creativity is."""
+    noise = np.random.default_rng(seed).normal(0, 12, (SIZE, SIZE, 3))
+    return (pixels_of(path) + noise).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    """An output folder of twelve good pictures and one of each defect, over two parts."""
+    sources = sorted(folder_by_class(tmp_path / "set", {"train/disc": 6, "train/box": 6}).rglob("*.png"))
+    for number, path in enumerate(sources):
+        Image.fromarray(changed(path, 100 + number)).save(path)
+    folder_by_class(tmp_path / "set", {"test/disc": 1, "test/box": 1}, first_seed=90)
+    held_out = tmp_path / "set/test/disc/0.png"
+    blurred = Image.fromarray(changed(sources[4], 4)).filter(ImageFilter.GaussianBlur(4))
+    pictures = [(f"good-{n}", source, png(changed(source, n))) for n, source in enumerate(sources)]
+    pictures += [
+        ("broken", sources[0], encoded()[:40]),
+        ("small", sources[1], png(changed(sources[1], 30)[:32])),
+        ("black", sources[2], png(np.zeros((SIZE, SIZE, 3), np.uint8))),
+        ("flat", sources[3], png(np.full((SIZE, SIZE, 3), 90, np.uint8))),
+        ("blurred", sources[4], png(np.asarray(blurred))),
+        ("twin", sources[0], pictures[0][2]),
+        ("as-it-was", sources[5], sources[5].read_bytes()),
+        ("away", sources[6], png(np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8))),
+        ("leak", sources[7], png(changed(held_out, 50))),
+    ]
+    rows = [
+        {"id": name, "prompt": "a", "image": str(source.relative_to(tmp_path)), "label": source.parent.name}
+        for name, source, _ in pictures
+    ]
+    manifest = write_jsonl(tmp_path / "rows.jsonl", rows)
+    made = [
+        made_from(name, number, source, image, SIZE, str(source.relative_to(tmp_path)))
+        for number, (name, source, image) in enumerate(pictures)
+    ]
+    labels = pa.table({"label": [row["label"] for row in rows]})
+    return output_folder(tmp_path / "out", manifest, made, labels, (0, 12))
+
+
+EXPECTED = {
+    "broken": ["undecodable"],
+    "small": ["wrong_size", "too_far"],
+    "black": ["black", "too_far"],
+    "flat": ["flat", "too_far"],
+    "blurred": ["blurred", "too_far"],
+    "twin": ["exact_duplicate"],
+    "as-it-was": ["too_near"],
+    "away": ["too_far"],
+    "leak": ["too_far", "held_out_copy"],
+}
+RECIPE = 'dataset = "set"\nsplit = "train"\ntemplate = "a"\ncreativity = 0.3\n[checks]\ntolerance = 3.0\n'
+
+
+def found(out: Path) -> dict[str, dict]:
+    tables = [pq.read_table(path) for path in sorted((out / "checks").glob("*.parquet"))]
+    return {row["id"]: row for row in pa.concat_tables(tables).to_pylist()}
+
+
+def test_every_defect_is_a_column_and_a_count_and_no_picture_changes(out):
+    Path("recipe.toml").write_text(RECIPE)
+    before = {path.name: path.read_bytes() for path in (out / "data").iterdir()}
+    done = invoke("check", out, "--recipe", "recipe.toml", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    rows = found(out)
+    assert {name: row["rejected_by"] for name, row in rows.items() if row["rejected_by"]} == EXPECTED
+    assert (told["pictures"], told["rejected"], told["warnings"]) == (21, 9, [])
+    assert told["rejected_by"]["too_far"] == 6
+    assert {path.name: path.read_bytes() for path in (out / "data").iterdir()} == before
+    assert sorted(path.name for path in (out / "checks").iterdir()) == ["part-00000.parquet", "part-00003.parquet"]
+    for part in ("part-00000.parquet", "part-00003.parquet"):
+        keys = [pq.read_table(out / kind / part, columns=["id", "sha256"]) for kind in ("data", "checks")]
+        assert keys[0].equals(keys[1])
+    assert rows["good-0"]["source_distance"] < rows["away"]["source_distance"]
+    note = json.loads((out / "_wanbatch/checks.json").read_text())
+    assert note["rejected"] == 9
+    assert note["bands"][0]["creativity"] == [0.3, 0.3999]
+
+
+def test_the_card_has_a_config_for_the_checks_and_keeps_it(out):
+    assert invoke("check", out).exit_code == 0
+    checks = load_dataset(str(out), "checks", split="train", cache_dir="cache")
+    pictures = load_dataset(str(out), split="train", cache_dir="cache")
+    assert checks["id"] == pictures["id"]
+    assert "rejected_by" in checks.column_names
+    assert "image" in pictures.column_names
+
+
+def test_the_same_checks_again_write_the_same_bytes_and_parts_that_are_gone_leave(out):
+    invoke("check", out)
+    first = {path.name: path.read_bytes() for path in (out / "checks").iterdir()}
+    (out / "checks/part-00007.parquet").write_bytes(b"of a part that was replaced")
+    invoke("check", out)
+    assert {path.name: path.read_bytes() for path in (out / "checks").iterdir()} == first
+
+
+def test_sources_that_are_gone_or_changed_are_said_and_the_rest_is_checked(out, tmp_path):
+    (tmp_path / "set/train/disc/0.png").unlink()
+    shutil.copy(tmp_path / "set/train/box/1.png", tmp_path / "set/train/box/2.png")
+    done = invoke("check", out, "--json")
+    (warning,) = json.loads(done.stdout)["warnings"]
+    assert warning.startswith(
+        "4 pictures are not compared with their sources, 'good-2' for one: its source has changed"
+    )
+    assert found(out)["good-2"]["source_distance"] is None
+    assert found(out)["good-3"]["source_distance"] is not None
+    Path("rows.jsonl").unlink()
+    (warning,) = json.loads(invoke("check", out, "--json").stdout)["warnings"]
+    assert "for one: the manifest cannot be read (" in warning
+
+
+def test_what_a_person_reads(out):
+    Path("recipe.toml").write_text(RECIPE)
+    text = invoke("check", out, "--recipe", "recipe.toml", "--duplicates", "none").stdout.splitlines()
+    assert text[0] == f"{out}: 13 of 21 pictures pass, 8 are rejected"
+    assert text[1] == "  too_far          6: they are farther from their source than others of their creativity"
+    assert any(line.startswith("  class box") for line in text)
+
+
+def test_what_is_no_output_folder_or_held_by_a_run_is_refused(out, tmp_path):
+    (line,) = refused(invoke("check", tmp_path / "set"))
+    assert line.endswith("/set: has no pictures to check: give an output folder")
+    with OutputFolder.open(out, {"model": "tiny"}, {}):
+        held = invoke("check", out)
+    assert held.exit_code == 4
+    assert "checks" not in [path.name for path in out.iterdir()]

@@ -1,0 +1,46 @@
+"""Previews: a few rows of every class, beside their sources, and nothing else is left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from augment_making import RECIPE, folder_by_class, original, png, recipe_of
+from PIL import Image
+
+from wanbatch.jobs.augment import preview as previewing
+from wanbatch.jobs.augment.augment import plan_augmentation
+from wanbatch.jobs.augment.drawing import draw
+from wanbatch.jobs.config.settings import Settings
+
+
+def test_rows_of_every_class_are_shown():
+    pool = [original(number, label) for number, label in enumerate(["disc"] * 20 + ["box"] * 3 + ["ring"])]
+    children = draw(pool, recipe_of(variants=1)).children
+    shown = previewing.chosen(children, 9)
+    assert Counter(child.first.label for child in shown) == {"box": 4, "disc": 3, "ring": 2}
+    assert previewing.chosen(tuple(reversed(children)), 9) == shown
+
+
+def test_the_sheet_has_source_and_picture_side_by_side_and_nothing_else_is_kept(tmp_path, monkeypatch):
+    folder_by_class(tmp_path / "set", {"train/disc": 3, "train/box": 2})
+    Path("recipe.toml").write_text(RECIPE)
+
+    def made_red(written, out, settings):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        red = png(np.full((64, 64, 3), (255, 0, 0), np.uint8))
+        (out / "data").mkdir(parents=True)
+        rows = [{"id": row["id"], "image": {"bytes": red, "path": "x.png"}} for row in written.rows]
+        pq.write_table(pa.Table.from_pylist(rows), out / "data/part-00000.parquet")
+
+    monkeypatch.setattr(previewing, "make_pictures", made_red)
+    planned = plan_augmentation(Path("recipe.toml"), tmp_path / "recipe.jsonl", Settings())
+    assert previewing.preview(planned, 5, tmp_path / "recipe.jsonl", tmp_path / "sheet.png", Settings()) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.toml", "set", "sheet.png"]
+    sheet = np.asarray(Image.open("sheet.png"))
+    red = (sheet == (255, 0, 0)).all(axis=2)
+    assert red.sum() == 5 * 64 * 64
+    assert not red[:, : previewing.CELL].any()  # the source is at the left

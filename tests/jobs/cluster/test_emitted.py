@@ -1,0 +1,143 @@
+"""What schedulers are given: a RayJob that has only fields that KubeRay knows, a batch script that a shell takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner
+from job_making import write_jsonl
+
+from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.cluster.rayjob import rayjob, rayjob_yaml
+from wanbatch.jobs.cluster.slurm import slurm_script
+from wanbatch.jobs.cluster.submission import Submission
+
+ROOT = Path(__file__).parents[3]
+SCHEMA = json.loads((ROOT / "tests/data/kuberay/rayjob-v1.schema.json").read_text())
+DEPLOY = ROOT / "jobs/cluster/deploy"
+HARD = 'it\'s a "cup"; $(reboot) `x` && {a}\nnext'
+SUBMISSION = Submission(
+    "s3://b/m.jsonl", "s3://b/out", ("--prompt", HARD, "--steps", "4"), variables={"AWS_REGION": "eu west"}
+)
+
+
+@pytest.fixture
+def stubs(tmp_path) -> Path:
+    """A folder of commands that stand for those of a Slurm node, for PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    write_command(folder / "scontrol", '[ "$1 $2 $3" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"')
+    write_command(folder / "srun", 'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"')
+    write_command(
+        folder / "ray", 'echo "$1 $2 $3 $4 $5 $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} $AWS_REGION"\nshift 6\n"$@"'
+    )
+    write_command(folder / "wanbatch", 'printf "%s\\0" "$@" > "$SEEN"\nexit 6')
+    write_command(folder / "python", f'exec {shlex.quote(sys.executable)} "$@"')
+    return folder
+
+
+def write_command(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_a_rayjob_has_only_fields_that_kuberay_knows():
+    text = rayjob_yaml(SUBMISSION, "registry/wanbatch:1", "2.60.0", nodes=4, gpus_per_node=1)
+    content = yaml.safe_load(text)
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(content, SCHEMA)
+    assert content == rayjob(SUBMISSION, "registry/wanbatch:1", "2.60.0", 4, 1)
+    assert "&id" not in text
+    cluster = content["spec"]["rayClusterSpec"]
+    [head] = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    [workers] = cluster["workerGroupSpecs"]
+    [worker] = workers["template"]["spec"]["containers"]
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (4, 1, 4)
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "nvidia.com/gpu" not in head["resources"]["limits"]
+    assert worker["env"] == [{"name": "AWS_REGION", "value": "eu west"}]
+
+
+def test_the_schema_refuses_what_kuberay_does_not_know():
+    content = rayjob(SUBMISSION, "i", "2.60.0", 1, 0)
+    content["spec"]["entryPoint"] = content["spec"].pop("entrypoint")
+    with pytest.raises(jsonschema.ValidationError, match="entryPoint"):
+        jsonschema.validate(content, SCHEMA)
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 0), (6, 6), (75, 75)])
+def test_quarantined_rows_are_no_failure_that_kuberay_would_repeat(stubs, tmp_path, code, ends):
+    write_command(stubs / "wanbatch", f'printf "%s\\0" "$@" > "$SEEN"\nexit {code}')
+    entrypoint = rayjob(SUBMISSION, "i", "2.60.0", 1, 0)["spec"]["entrypoint"]
+    done = subprocess.run(entrypoint, shell=True, env=node_environment(stubs, tmp_path))
+    assert done.returncode == ends
+    assert seen_command(tmp_path) == [*SUBMISSION.command, *SUBMISSION.on_this_cluster]
+
+
+def test_a_batch_script_is_one_that_shells_and_their_checker_take(tmp_path):
+    script = tmp_path / "job.sh"
+    script.write_text(slurm_script(SUBMISSION, nodes=4, gpus_per_node=8))
+    subprocess.run(["bash", "-n", script], check=True)
+    checker = Path(sys.executable).parent / "shellcheck"
+    found = subprocess.run([checker, script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    head = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
+    assert {"#SBATCH --nodes=4", "#SBATCH --gpus-per-node=8", "#SBATCH --ntasks-per-node=1"} <= set(head)
+    assert "gpus-per-node" not in slurm_script(SUBMISSION, nodes=1, gpus_per_node=0)
+
+
+def test_a_batch_script_runs_the_command_on_ray_and_ends_with_its_code(stubs, tmp_path):
+    script = slurm_script(SUBMISSION, nodes=2, gpus_per_node=8)
+    environment = node_environment(stubs, tmp_path)
+    environment |= {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "10001", "SLURM_JOB_NUM_NODES": "2"}
+    done = subprocess.run(["bash"], input=script, text=True, env=environment, capture_output=True)
+    assert done.returncode == 6, done.stderr
+    assert done.stdout == "symmetric-run --address n1:20001 --min-nodes 1 token 64 eu west\n"
+    assert seen_command(tmp_path) == [*SUBMISSION.command, *SUBMISSION.on_this_cluster]
+
+
+def test_the_dockerfile_has_nothing_that_its_linter_warns_of():
+    found = subprocess.run(
+        [Path(sys.executable).parent / "hadolint", DEPLOY / "Dockerfile"], capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_the_dockerfile_copies_what_there_is_and_all_that_the_package_is_made_of():
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    copied = {
+        name for line in lines if line.startswith("COPY ") and "--from" not in line for name in line.split()[1:-1]
+    }
+    assert all((ROOT / name).exists() for name in copied)
+    linked = {path.name for path in (ROOT / "src/wanbatch").iterdir() if path.is_symlink()}
+    assert {*linked, "src", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "NOTICE"} == copied
+    kept = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {line[1:] for line in kept if line.startswith("!")} == copied
+
+
+def test_the_command_prints_what_schedulers_take_and_reaches_for_no_cluster(tmp_path):
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"prompt": "a cup"}])
+    words = ["submit", str(manifest), "--out", "s3://b/out", "--steps", "4", "--nodes", "3"]
+    done = CliRunner().invoke(main, [*words, "--emit", "rayjob", "--image", "i:1"])
+    assert (done.exit_code, "every node must see it" in done.stderr) == (0, True)
+    jsonschema.validate(yaml.safe_load(done.stdout), SCHEMA)
+    done = CliRunner().invoke(main, [*words, "--emit", "slurm"])
+    assert done.exit_code == 0
+    assert "#SBATCH --nodes=3" in done.stdout
+
+
+def node_environment(stubs: Path, tmp_path: Path) -> dict[str, str]:
+    return {"PATH": f"{stubs}:{os.defpath}", "SEEN": str(tmp_path / "seen")}
+
+
+def seen_command(tmp_path: Path) -> list[str]:
+    """The arguments that the stub of `wanbatch` was called with."""
+    return (tmp_path / "seen").read_text().split("\0")[:-1]

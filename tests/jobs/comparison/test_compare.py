@@ -1,0 +1,135 @@
+"""`wanbatch compare`: ids, requests and pictures of two folders. No Ray; torch only where SSIM is asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from report_folders import drawing, fill_folder
+
+from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.comparison.compare import compare
+from wanbatch.jobs.comparison.matching import chosen, distribution
+from wanbatch.jobs.comparison.page import _names, comparison_page, difference
+from wanbatch.manifests.dataset.committed_parts import CommittedParts
+
+
+def other(number: int) -> bytes:
+    """Every second picture is another one."""
+    return drawing(number if number % 2 else number + 100)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """One folder with 22 of 24 rows; another with 16 of its rows, another sampler, and other pictures."""
+    folder = tmp_path_factory.mktemp("compared")
+    fill_folder(folder / "one", 3, 8, 2)
+    fill_folder(folder / "two", 2, 8, 0, sampler="deis", image_of=other)
+    return folder / "one", folder / "two"
+
+
+def test_it_says_what_is_in_one_alone_and_what_was_asked_otherwise(folders):
+    data = compare(*folders, ["psnr"]).data
+    assert (data["pairs"], data["same_pixels"], data["failed"]) == (14, 7, [2, 0])
+    assert data["only_in"][0] == {"images": 8, "ids": [f"row-{number:06d}" for number in range(16, 24)]}
+    assert data["only_in"][1] == {"images": 2, "ids": ["row-000006", "row-000007"]}
+    [differs] = data["requests_differ"]
+    assert (differs["column"], differs["images"]) == ("sampler", 14)
+    assert differs["changes"] == [{"from": "unipc", "to": "deis", "images": 14}]
+
+
+def test_numbers_are_those_of_the_pictures(folders):
+    found = compare(*folders, ["psnr"])
+    ones, others = (side.pictures(range(2)) for side in found.sides)
+    rows = {row["id"]: row for row in found.data["rows"]}
+    error = np.square(ones["row-000000"].astype(float) - others["row-000000"]).mean()
+    assert rows["row-000000"]["psnr"] == pytest.approx(10 * np.log10(255**2 / error))
+    assert rows["row-000001"]["psnr"] == 100
+    assert rows["row-000001"]["same_pixels"]
+    values = [row["psnr"] for row in rows.values()]
+    assert found.data["metrics"]["psnr"]["mean"] == pytest.approx(np.mean(values), abs=1e-4)
+    assert sum(bin["images"] for bin in found.data["metrics"]["psnr"]["distribution"]) == 14
+    assert sum(group["images"] for group in found.data["by_creativity"]) == 14
+
+
+def test_equal_pictures_are_not_read(folders, monkeypatch):
+    def unread(*_: object) -> None:
+        raise AssertionError("a picture was read")
+
+    monkeypatch.setattr(CommittedParts, "rows", unread)
+    data = compare(folders[0], folders[0], ["psnr", "ssim", "lpips"]).data
+    assert {name: one["mean"] for name, one in data["metrics"].items()} == {"psnr": 100, "ssim": 1, "lpips": 0}
+    assert data["same_pixels"] == data["pairs"] == 22
+    assert data["requests_differ"] == data["settings_differ"] == []
+
+
+def test_the_page_and_the_file_of_the_command(folders, tmp_path):
+    target = tmp_path / "pages" / "c.html"
+    result = CliRunner().invoke(main, ["compare", *map(str, folders), "--metric", "ssim", "--to", str(target)])
+    assert result.exit_code == 0, result.output
+    assert "14 in both, 7 of them with the same pixels" in result.stdout
+    assert "8 only in the first: row-000016" in result.stdout
+    assert "sampler of 14 ids: unipc -> deis" in result.stdout
+    html = target.read_text()
+    ids = re.findall(r'<figure class="card" title="(row-\d+)">', html)
+    rows = {row["id"]: row for row in json.loads(target.with_suffix(".json").read_text())["rows"]}
+    assert sorted(ids) == sorted(name for name, row in rows.items() if not row["same_pixels"])
+    assert [rows[name]["ssim"] for name in ids] == sorted(rows[name]["ssim"] for name in ids), "the worst first"
+    assert html.count("data:image/webp") == 3 * len(ids)
+    assert "http" not in re.sub(r"http-equiv", "", html)
+
+
+def test_a_sample_says_that_it_is_one(folders, tmp_path):
+    result = CliRunner().invoke(
+        main, ["compare", *map(str, folders), "--limit", "5", "--to", str(tmp_path / "c.html"), "--json"]
+    )
+    data = json.loads(result.stdout)
+    assert (data["pairs"], data["measured"], len(data["rows"])) == (14, 5, 5)
+    assert chosen([], 3) == []
+
+
+def test_pictures_of_other_sizes_are_named(folders, tmp_path):
+    fill_folder(tmp_path / "large", 1, 4, 0, image_of=lambda number: drawing(number + 50, 96), width=96, height=96)
+    found = compare(folders[0], tmp_path / "large", ["psnr"])
+    assert found.data["not_comparable"] == 4
+    assert found.data["rows"][0]["problem"] == "the sizes differ: 64x64 and 96x96"
+    assert {one["column"] for one in found.data["requests_differ"]} == {"width", "height"}
+    assert "no pair could be measured" in comparison_page(found, "psnr")
+
+
+def test_folders_without_a_common_id_are_refused(folders, tmp_path):
+    fill_folder(tmp_path / "empty", 1, 2, 2)
+    for out in (tmp_path / "empty", tmp_path / "nowhere"):
+        result = CliRunner().invoke(main, ["compare", str(folders[0]), str(out)])
+        assert (result.exit_code, str(out) in result.stderr) == (2, True)
+
+
+def test_folders_are_called_by_the_ends_of_their_paths_that_differ():
+    assert _names(["/a/one/out", "/a/two/out"]) == ["one/out", "two/out"]
+
+
+def test_differences_are_amplified_around_grey():
+    first, second = np.full((1, 1, 3), 100, np.uint8), np.full((1, 1, 3), 90, np.uint8)
+    assert difference(first, first).tolist() == [[[128] * 3]]
+    assert difference(first, second).tolist() == [[[88] * 3]]
+    assert difference(np.zeros_like(first), np.full_like(first, 255)).max() == 255
+
+
+def test_a_distribution_counts_all():
+    assert distribution([]) == []
+    assert sum(bin["images"] for bin in distribution([1.0, 1.0, 5.0], 4)) == 3
+
+
+def test_psnr_alone_needs_no_torch(folders, tmp_path):
+    code = (
+        "import sys; from wanbatch.jobs.comparison.compare import compare; "
+        f"compare({str(folders[0])!r}, {str(folders[1])!r}, ['psnr']); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

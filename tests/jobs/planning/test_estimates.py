@@ -1,0 +1,186 @@
+"""What `plan` says a run will take: by its own folder, another one, the benchmark table; and its first rows."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from job_making import write_jsonl
+from report_folders import BEGIN, fill_folder, record_of, timing_of
+
+from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.estimates import estimate
+from wanbatch.jobs.planning.first_rows import first_rows, table_lines
+from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.rates import TABLE, Rates, rates_of_gpu, rates_of_records
+from wanbatch.manifests.records import data_table, timing_table
+
+ROOT = Path(__file__).parents[3]
+RUNS = json.loads((ROOT / "benchmarks/results/h200-runs.json").read_text(encoding="utf-8"))["runs"]
+
+
+def planned(folder: Path, *rows: dict, **settings):
+    return prepare(write_jsonl(folder / "rows.jsonl", rows), Settings(**settings), weights=False)[0]
+
+
+def records(count: int, seconds_of_an_evaluation: float, **changes):
+    """Images of 64x64 and timings, each a unit by itself, whose denoising takes so long an evaluation."""
+    images = [record_of(number, b"x", (), **changes) for number in range(count)]
+    timings = []
+    for number in range(count):
+        steps = 4 + number % 5
+        cost = {"denoise_seconds": steps * seconds_of_an_evaluation, "decode_seconds": 0.2, "text_seconds": 0.01}
+        blocks = {"steps_full": steps, "steps_cached": 0, "blocks_full": steps * 10, "blocks_cached": 0}
+        old = timing_of(number, number, 4)
+        values = {name: getattr(old, name) for name in old.__dataclass_fields__} | cost | blocks
+        timings.append(type(old)(**values | {"started": BEGIN + timedelta(seconds=number)}))
+    return data_table(images), timing_table(timings)
+
+
+def test_what_was_timed_is_what_is_expected(tmp_path):
+    """Rows like the recorded ones take what those took, for each creativity, size and number of steps."""
+    data, timings = records(40, 0.05)
+    rates = rates_of_records(data, timings, {"step_cache": "none", "format": "png"}, 40 * 8000, "out")
+    plan = planned(tmp_path, {"prompt": "a", "steps": 10, "guidance": 3}, width=64, height=64)
+    found = estimate(plan, rates, "none", "png")
+    assert found.seconds is not None
+    busy = 10 * 0.05 + 0.2 + 0.01
+    assert found.seconds.middle == pytest.approx(busy * rates.held, rel=0.02)
+    assert found.seconds.least < found.seconds.middle < found.seconds.most
+    assert found.bytes.middle == pytest.approx(8000)
+    assert (found.images, found.evaluations) == (1, 10)
+
+
+def test_guidance_and_size_count(tmp_path):
+    data, timings = records(40, 0.05)
+    rates = rates_of_records(data, timings, {}, 1, "out")
+
+    def seconds(**changes) -> float:
+        found = estimate(planned(tmp_path, {"prompt": "a", "steps": 10, **changes}), rates, "none", "png")
+        assert found.seconds is not None
+        return found.seconds.middle
+
+    base = seconds(width=64, height=64, guidance=3)
+    assert seconds(width=64, height=64, guidance=1) == pytest.approx(
+        (base / rates.held - 0.25) * rates.held, rel=0.02
+    )
+    assert seconds(width=128, height=128, guidance=3) > 3.9 * base - 0.1
+
+
+def test_a_step_cache_is_counted_as_it_was_recorded(tmp_path):
+    data, timings = records(40, 0.05)
+    index = timings.schema.get_field_index("blocks_cached")
+    half = timings.set_column(index, timings.schema.field(index), timings["blocks_full"].cast(pa.int32()))
+    cached = rates_of_records(data, half, {"step_cache": "taylor:interval=2"}, 1, "out")
+    assert cached.blocks_run == 0.5
+    plan = planned(tmp_path, {"prompt": "a", "steps": 10}, width=64, height=64)
+    same, without, unknown = (estimate(plan, cached, name, "png") for name in ("taylor:interval=2", "none", "x"))
+    assert same.seconds is not None
+    assert without.seconds is not None
+    assert unknown.seconds is not None
+    assert without.seconds.middle > 1.5 * same.seconds.middle
+    assert unknown.seconds.middle == without.seconds.middle
+    assert unknown.notes == ("what the step cache x saves is not known before and not taken off",)
+
+
+def test_time_that_workers_wait_counts_and_pauses_between_runs_do_not():
+    data, timings = records(30, 0.05)
+    steady = rates_of_records(data, timings, {}, 1, "out")
+    started = timings["started"].to_pylist()
+    late = [value + timedelta(hours=9) if index >= 15 else value for index, value in enumerate(started)]
+    place = timings.schema.get_field_index("started")
+    paused = timings.set_column(place, timings.schema.field(place), pa.array(late, timings.schema.field(place).type))
+    assert rates_of_records(data, paused, {}, 1, "out").held < steady.held + 0.5
+    assert steady.held == pytest.approx(30 / np.sum([(4 + n % 5) * 0.05 + 0.21 for n in range(30)]), rel=0.1)
+
+
+def test_a_few_units_say_less_than_many():
+    few, many = (rates_of_records(*records(count, 0.05), {}, 1, "out") for count in (3, 40))
+    assert few.high - few.low > many.high - many.low
+
+
+@pytest.mark.parametrize("run", RUNS[:2], ids=lambda run: run["name"])
+def test_the_benchmark_table_foretells_whole_runs_on_a_gpu(run, tmp_path):
+    """Within 25 % of runs that were measured, from parts that were timed by themselves."""
+    fp8 = "--precision fp8" in run["command"]
+    rows = run["summary"]["made_now"]
+    row = {"prompt": "a", "width": 1280, "height": 704, **({"steps": 4, "guidance": 1} if fp8 else {})}
+    plan = planned(tmp_path, {"steps": 50, "guidance": 5, "num_images": 1} | row)
+    rates = rates_of_gpu("h200", "fp8" if fp8 else "bf16")
+    found = estimate(plan, rates, "none", "png").seconds
+    assert found is not None
+    measured = run["summary"]["seconds"]["make"]
+    assert found.middle * rows == pytest.approx(measured, rel=0.25)
+    assert found.least * rows <= measured <= found.most * rows
+
+
+def test_the_table_is_derived_from_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    derived = runpy.run_path(str(ROOT / "benchmarks" / "device_speeds.py"))["derived"]()
+    assert json.loads((ROOT / "jobs/planning" / TABLE).read_text(encoding="utf-8")) == derived
+
+
+def plan_command(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, ["plan", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_by_an_earlier_run(tmp_path):
+    """The model of the folder is tiny, as is the plan's."""
+    rows = [{"id": f"row-{number:06d}", "prompt": "a", "sede": 1} for number in range(24)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    fill_folder(tmp_path / "earlier", 2, 8, 2)
+    code, out, err = plan_command("rows.jsonl", "--like", tmp_path / "earlier")
+    assert code == 0, err
+    assert "estimate  24 images left" in out
+    assert "hours of a worker: " in out
+    assert f"by 14 images of {tmp_path / 'earlier'}" in out
+    assert out.index("warning   1 column passes") > out.index("first rows")
+    code, out, _ = plan_command("rows.jsonl", "--out", "earlier", "--json")
+    found = json.loads(out)
+    assert found["estimate"]["images"] == 24 - 16, "what is made or failed is not counted"
+    assert found["estimate"]["from"] == "14 images of earlier"
+    assert [row["id"] for row in found["first_rows"]] == [f"row-{number:06d}" for number in range(10)]
+
+
+def test_the_command_by_the_table_marks_it(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}])
+    code, out, _ = plan_command("rows.jsonl", "--gpu", "h100")
+    assert code == 0
+    assert "GPU hours" in out
+    assert "no H100 was measured" in out
+    assert "of the 5B model" in out
+    code, _, err = plan_command("rows.jsonl", "--gpu", "h100", "--precision", "fp32")
+    assert (code, "with --gpu: bf16, fp8" in err) == (2, True)
+    code, out, _ = plan_command("rows.jsonl")
+    assert "time: not known; --like OUT" in out
+
+
+def test_folders_that_say_nothing_are_refused(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}])
+    fill_folder(tmp_path / "failed", 1, 2, 2)
+    for like in ("nowhere", "failed"):
+        code, _, err = plan_command("rows.jsonl", "--like", like)
+        assert (code, f"{like}: has no timing records" in err) == (2, True)
+    code, _, err = plan_command("rows.jsonl", "--like", "failed", "--gpu", "h100")
+    assert (code, "give one of them" in err) == (2, True)
+
+
+def test_the_table_of_rows_is_aligned_and_leaves_out_empty_columns(tmp_path):
+    plan = planned(tmp_path, {"prompt": "word " * 40, "seed": 5}, {"prompt": "b", "seed": 2**62})
+    head, first, second = table_lines(first_rows(plan))
+    assert "sources" not in head
+    assert head.index("prompt") == first.index("word") == second.index("b", 40)
+    assert len(first) < 180
+
+
+def test_rates_of_a_device_are_said_to_be_of_a_gpu_or_not():
+    assert Rates("NVIDIA H200", 1, 1, 1, 1, 1, 1, "x").is_gpu
+    assert not Rates("cpu AVX512", 1, 1, 1, 1, 1, 1, "x").is_gpu

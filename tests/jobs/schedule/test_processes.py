@@ -1,0 +1,157 @@
+"""Real processes: the service is killed or stopped while a run goes on, its run too, and nothing is made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from job_making import wait_until
+
+from wanbatch.jobs.schedule.launcher import ProcessLauncher
+from wanbatch.jobs.schedule.ledger import Ledger, Tick
+
+SERVICE = Path(__file__).parents[2] / "support" / "schedule_service.py"
+SETTINGS = """
+[schedule.nightly]
+cron = "0 2 * * *"
+timezone = "UTC"
+manifest = "shop.jsonl"
+output = "out"
+"""
+
+
+class Place:
+    """A folder with a schedule that is due some seconds after the first service begins."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.services: list[subprocess.Popen] = []
+        (folder / "wanbatch.toml").write_text(SETTINGS)
+
+    def service(self) -> subprocess.Popen:
+        command = [sys.executable, str(SERVICE), str(self.folder)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self.services.append(process)
+        return process
+
+    def calls(self, what: str) -> list[dict]:
+        path = self.folder / "calls.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [call for call in map(json.loads, lines) if call["what"] == what]
+
+    def row(self) -> Tick | None:
+        ledger = Ledger(self.folder / "state", read_only=True)
+        try:
+            rows = ledger.latest(count=10)
+        finally:
+            ledger.close()
+        assert len(rows) <= 1
+        return rows[0] if rows else None
+
+    def wait_for(self, state: str) -> Tick:
+        return wait_until(lambda: (row := self.row()) is not None and row.state == state and row, what=state)
+
+    def let_it_end(self, code: int = 0) -> None:
+        (self.folder / "go").write_text(str(code))
+
+    def processes(self) -> list[psutil.Process]:
+        """The processes of the tick: the one that runs its commands, and the command."""
+        return list(ProcessLauncher(self.folder / "state", self.folder)._holders(self.row()))
+
+
+@pytest.fixture
+def place(tmp_path) -> Iterator[Place]:
+    found = Place(tmp_path)
+    yield found
+    found.let_it_end()
+    for service in found.services:
+        service.kill()
+        service.communicate(timeout=30)
+    for call in found.calls("started"):
+        if psutil.pid_exists(call["pid"]):
+            os.kill(call["pid"], signal.SIGKILL)
+
+
+def started(place: Place) -> subprocess.Popen:
+    service = place.service()
+    wait_until(lambda: place.calls("started"), what="the run")
+    wait_until(lambda: len(place.processes()) == 2, what="both processes")
+    return service
+
+
+def test_a_killed_service_whose_run_goes_on(place):
+    service = started(place)
+    service.kill()
+    again = place.service()
+    other = place.service()
+    wait_until(lambda: again.poll() is not None or other.poll() is not None, what="the second copy to refuse")
+    place.let_it_end()
+    row = place.wait_for("ran")
+    assert (row.attempts, row.exit_code, row.reason) == (1, 0, "")
+    [call] = place.calls("ended")
+    assert call["arguments"] == ["run", str(place.folder / "shop.jsonl"), "--out", str(place.folder / "out"),
+                                 "--rerun-changed"]  # fmt: skip
+    assert call["WANBATCH_SCHEDULED_TIME"] == "2026-05-01T02:00:00+00:00"
+    assert call["WANBATCH_SCHEDULED_RUN"] == "nightly-20260501T020000Z"
+    losers = [one for one in (again, other) if one.poll() is not None]
+    assert [one.returncode for one in losers] == [4]
+    assert "another `wanbatch schedule run`" in losers[0].stderr.read()
+
+
+@pytest.mark.parametrize("killed", ["both", "the one that runs the command"])
+def test_a_killed_service_whose_run_is_killed_too(place, killed):
+    service = started(place)
+    service.kill()
+    parent, command = place.processes()
+    parent.kill()
+    if killed == "both":
+        command.kill()
+        command.wait(timeout=30)
+    place.service()
+    if killed != "both":
+        time.sleep(0.5)
+        assert place.row().state == "running", "the command still holds the lock"
+    place.let_it_end()
+    row = place.wait_for("ran")
+    assert (row.attempts, row.exit_code, row.reason) == (2, 0, "resumed: 2 attempts")
+    assert len(place.calls("started")) == 2
+    assert len(place.calls("ended")) == (1 if killed == "both" else 2)
+
+
+def test_a_service_that_is_told_to_stop_and_goes_on_later(place):
+    service = started(place)
+    service.send_signal(signal.SIGTERM)
+    told = service.communicate(timeout=60)[1]
+    assert service.returncode == 0
+    assert "stopping: nightly-20260501T020000Z may end what they hold" in told
+    assert len(place.calls("drained")) == 1
+    row = place.row()
+    assert (row.state, row.exit_code, row.reason) == ("interrupted", 130, "stopped with the service")
+    place.let_it_end(3)
+    place.service()
+    row = place.wait_for("ran")
+    assert (row.attempts, row.exit_code) == (2, 3)
+    log = (place.folder / "state/nightly/20260501T020000Z.log").read_text()
+    assert log.count("hello from the run") == 2
+    assert "attempt 1: " in log
+    assert "attempt 2: " in log
+    assert "ended with exit code 130" in log
+    assert sorted(path.name for path in (place.folder / "state/nightly").iterdir()) == ["20260501T020000Z.log"]
+
+
+def test_the_machinery_fails_and_is_tried_again(place):
+    place.let_it_end(75)
+    place.service()
+    wait_until(lambda: len(place.calls("ended")) == 2, what="a second attempt")
+    place.let_it_end(0)
+    row = place.wait_for("ran")
+    assert row.attempts >= 3
+    assert row.attempts == len(place.calls("ended"))

@@ -14,6 +14,18 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 SMALL = {
+    "cluster_scale.py": [
+        "--workers",
+        "8",
+        "--nodes",
+        "4",
+        "--units",
+        "40",
+        "--unit-seconds",
+        "0.1",
+        "--lost-nodes",
+        "1",
+    ],
     "commits.py": ["--units", "4", "--group", "2", "--resume-commits", "3"],
     "driver.py dispatch": ["--units", "6", "--workers", "2"],
     "driver.py resume": ["--rows", "40", "--left", "8"],

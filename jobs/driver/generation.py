@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from wanbatch.jobs.driver.dispatcher import POLL_SECONDS, Dispatcher
 from wanbatch.jobs.driver.interruption import StopRequest
+from wanbatch.jobs.driver.progress_metrics import ProgressMetrics
 from wanbatch.jobs.driver.ray_session import local_ray, workers_on_a_host
 from wanbatch.jobs.driver.run_context import RunContext
 from wanbatch.jobs.driver.stopwatch import Stopwatch
@@ -50,16 +51,18 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
     plan, stop, stopwatch = context.plan, controls.stop, controls.stopwatch
     examples = plan.examples(dispatcher.waiting_images) if context.execution.compile else ()
     workers = min(context.workers, len(dispatcher.waiting_units))
-    progress = controls.progress(len(plan), len(plan) - dispatcher.counters.pending)
+    shown = controls.progress(len(plan), len(plan) - dispatcher.counters.pending)
+    progress = ProgressMetrics(shown, len(plan), out)
     try:
         progress.stage("starting")
         with local_ray():
             on_host = workers_on_a_host(workers, context.execution.device)
             setup = context.worker_setup(out, examples, dispatcher.waiting_images, on_host)
-            pool = WorkerPool(setup, workers, controls.load)
+            units = len(dispatcher.waiting_units)
+            pool = WorkerPool(setup, workers, controls.load, placement=context.placement, most=units)
             try:
                 while not (pool.any_ready or stop()):
-                    dispatcher.take(pool.poll(POLL_SECONDS))
+                    dispatcher.take(pool.poll(POLL_SECONDS), progress)
                 stopwatch.lap("start")
                 progress.stage(MAKING)
                 dispatcher.loop(pool, progress, stop)

@@ -13,8 +13,7 @@ neither the start nor the end of a run plays a part. whole_pictures_per_second: 
 they were made, the end included, where some workers have nothing left to do. efficiency: the first figure by that of
 one GPU times the number of GPUs; with `--every-card` one GPU is the mean of all cards, each measured alone, since
 cards of one kind differ by several per cent. busy: the share of its time in which a worker had pictures in the model;
-utilization: what nvidia-smi says of its card meanwhile. seconds_to_first_picture: from the command to the first
-commit.
+utilization: what nvidia-smi says of its card meanwhile. seconds_to_first_picture: from the command to its commit.
 """
 
 from __future__ import annotations

@@ -21,20 +21,18 @@ from wanbatch.jobs.augment.earlier import (
     taken_by,
     warnings_about,
 )
-from wanbatch.jobs.augment.found import TRAIN, Found, FoundDataset
+from wanbatch.jobs.augment.found import Found, FoundDataset
 from wanbatch.jobs.augment.leakage import Leak, groups_in_several_splits, leaks_between, require_no_leak
 from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, write_manifest
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
 from wanbatch.jobs.augment.recipe_file import read_recipe
-from wanbatch.jobs.augment.rows import OWN, manifest_row
+from wanbatch.jobs.augment.rows import manifest_row
+from wanbatch.jobs.augment.selection import check_names, of_classes, of_splits
 from wanbatch.jobs.augment.tables import Reading
-from wanbatch.jobs.augment.templates import check_template
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.manifests.columns import GIVEN, WRITTEN
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
-from wanbatch.suggestions import did_you_mean
 
 NAMED = 3
 """Pictures that a message names; of the others it says how many there are."""
@@ -102,9 +100,9 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
     path, found, reading = _find(recipe, folder, settings)
-    wanted, others = _of_splits(found, recipe)
-    _check_names(found, recipe)
-    wanted = _of_classes(found, wanted, recipe)
+    wanted, others = of_splits(found, recipe)
+    check_names(found, recipe)
+    wanted = of_classes(found, wanted, recipe)
     look = recipe.near_copies != "keep" and bool(others or recipe.held_out)
     loaded = load_originals(found, wanted, reading, look)
     held_out, more = _held_out(found, others, recipe, folder, reading) if look else ([], ())
@@ -166,8 +164,8 @@ def read_reference(recipe_path: Path, settings: Settings, everything_looked_at: 
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
     _, found, reading = _find(recipe, folder, settings)
-    wanted, others = _of_splits(found, recipe)
-    augmented = load_originals(found, _of_classes(found, wanted, recipe), reading, everything_looked_at)
+    wanted, others = of_splits(found, recipe)
+    augmented = load_originals(found, of_classes(found, wanted, recipe), reading, everything_looked_at)
     own = load_originals(found, others, reading, look=True)
     elsewhere, _ = _of_other_datasets(recipe, folder, reading)
     return Reference(recipe, augmented, (*own.originals, *elsewhere), own.sources)
@@ -224,75 +222,6 @@ def write_rows(planned: Augmentation, target: Path, children: Sequence[Child], e
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     split, label = pool_of(row)
     return split or "", label or "", *key_of(row)
-
-
-def _of_splits(found: FoundDataset, recipe: Recipe) -> tuple[list[Found], list[Found]]:
-    """The pictures of the splits that are augmented, and all others. Raises UserError if the recipe must say more."""
-    there = list(dict.fromkeys(picture.split for picture in found.pictures))
-    names = [name for name in there if name is not None]
-    if recipe.split is None:
-        if names:
-            likely = next((name for name in names if name.lower() in TRAIN), names[0])
-            raise UserError(
-                f"{recipe.dataset}: has splits {', '.join(names)}: say which one is augmented, like "
-                f'split = "{likely}"; the others are held out'
-            )
-        return list(found.pictures), []
-    for name in recipe.split:
-        if name not in names:
-            said = f"there are: {', '.join(names)}{did_you_mean(name, names)}" if names else "it has no splits"
-            raise UserError(f"{recipe.dataset}: has no split {name!r}; {said}")
-    chosen = set(recipe.split)
-    wanted = [picture for picture in found.pictures if picture.split in chosen]
-    return wanted, [picture for picture in found.pictures if picture.split not in chosen]
-
-
-def _check_names(found: FoundDataset, recipe: Recipe) -> None:
-    """Check every name in the recipe that means a column, before pictures are loaded. Raises UserError."""
-    there = found.column_names
-    for text in recipe.template:
-        check_template(text.text, [*there, *recipe.choices], recipe.dataset)
-    for name in recipe.choices:
-        if name in there:
-            raise UserError(f"choices names {name!r}, which is a column of {recipe.dataset} already: rename it")
-    columns = [("keep", name) for name in recipe.keep]
-    columns += [("hard", recipe.hard.column)] if recipe.hard else []
-    for key, name in columns:
-        if name not in there:
-            raise UserError(
-                f"{key} names {name!r}, which is no column of {recipe.dataset}; there are: "
-                f"{', '.join(there) or 'none'}{did_you_mean(name, there)}"
-            )
-    for name in recipe.keep:
-        if name in OWN or name in GIVEN or name in WRITTEN:
-            raise UserError(f"keep names {name!r}, which rows have of their own: rename the column in the dataset")
-
-
-def _of_classes(found: FoundDataset, wanted: Sequence[Found], recipe: Recipe) -> list[Found]:
-    """The pictures of the classes that are augmented. Raises UserError for a class without pictures."""
-    counts = Counter(picture.label for picture in wanted)
-    labels = [label for label in counts if label is not None]
-    for label in recipe.classes or ():
-        if not counts[label]:
-            there = ", ".join(sorted(labels)) or "none"
-            raise UserError(
-                f"{recipe.dataset}: class {label!r} has no pictures{_in_split(recipe)}; there are: {there}"
-                f"{did_you_mean(label, labels)}"
-            )
-    if recipe.classes is not None:
-        return [picture for picture in wanted if picture.label in recipe.classes]
-    for split in [None, *(recipe.split or ())]:
-        for label in found.classes.get(split, ()):
-            if not counts[label]:
-                raise UserError(
-                    f"{recipe.dataset}: class {label!r} has no pictures{_in_split(recipe)}: add some, or name the "
-                    f"classes that are augmented, like classes = {sorted(labels)[:NAMED]}"
-                )
-    return list(wanted)
-
-
-def _in_split(recipe: Recipe) -> str:
-    return f" in split {' or '.join(recipe.split)}" if recipe.split else ""
 
 
 def _held_out(

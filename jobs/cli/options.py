@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from pydantic.fields import FieldInfo
 
 from wanbatch.jobs.cli.flag_types import FieldType, PathOrUrl, flag_type, matching
-from wanbatch.jobs.config.field_help import accepted
+from wanbatch.jobs.config.field_help import METAVAR, accepted
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.sampling.step_cache import NONE, SKIPS
 
@@ -70,15 +70,17 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
     if field.annotation is bool:
         return click.option(flag, name, is_flag=True, flag_value=True, default=None, help=field.description)
     if get_origin(field.annotation) is dict:
+        more = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        metavar = str(more.get(METAVAR, "COLUMN=COLUMN"))
         return click.option(
-            flag, name, multiple=True, metavar="COLUMN=COLUMN", callback=_none_if_empty, help=field.description
+            flag, name, multiple=True, metavar=metavar, callback=_none_if_empty, help=field.description
         )
     kind = flag_type(name, field)
     explained = isinstance(kind, FieldType) and kind.explained
     words = f"{field.description} ({accepted(field)})" if explained else str(field.description)
     words += "" if field.default is None else f" [default: {field.default}]"
-    more: dict[str, Any] = {"shell_complete": _complete_step_cache} if name == "step_cache" else {}
-    return click.option(flag, name, type=kind, default=None, help=words, **more)
+    completion: dict[str, Any] = {"shell_complete": _complete_step_cache} if name == "step_cache" else {}
+    return click.option(flag, name, type=kind, default=None, help=words, **completion)
 
 
 def _none_if_empty(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -69,7 +69,10 @@ def plan(
         more = {"estimate": foreseen.as_json(), "first_rows": shown}
         click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described, **more}))
         return
-    lines = [*_lines(manifest, model, described), *_estimate_lines(foreseen, settings.workers)]
+    lines = [
+        *_lines(manifest, model, described),
+        *_estimate_lines(foreseen, settings.workers if isinstance(settings.workers, int) else None),
+    ]
     lines += [
         f"  {'first' if len(shown) < len(planned) else 'all'} rows",
         *(f"    {row}" for row in table_lines(shown)),

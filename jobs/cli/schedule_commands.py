@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -180,3 +180,46 @@ def history(name: str | None, file: Path, state: Path | None, limit: int, as_jso
         rows = [tick_values(row, named.get(row.schedule)) for row in ledger.latest(name, limit)]
     lines = list(history_lines(named, rows)) or ["no tick yet"]
     click.echo(json.dumps(rows) if as_json else "\n".join(lines))
+
+
+@schedule.command()
+@click.argument("name", required=False)
+@_options
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(("cron", "systemd", "kubernetes")),
+    required=True,
+    help="for which scheduler",
+)
+@click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), help="folder to write files to, not the terminal"
+)
+@click.option("--image", help="kubernetes: image of the container, with wanbatch in it")
+@click.option("--claim", metavar="NAME:PATH", help="kubernetes: a volume claim, and where local paths are on it")
+@click.option("--gpus", default=0, type=click.IntRange(0, 64), help="kubernetes: GPUs of the container")
+def export(name: str | None, file: Path, state: Path | None, kind: str, to: Path | None, **cluster: Any) -> None:
+    """Print the schedule NAME, or all of them, for a scheduler that you have: a crontab, systemd units or CronJobs.
+
+    Crontabs and units run `wanbatch schedule tick`, which keeps the ledger; CronJobs run `wanbatch run` or `submit`.
+
+    \b
+    Example:
+      wanbatch schedule export nightly --format systemd --to units
+      wanbatch schedule export --format kubernetes --image registry/wanbatch:1 --claim shop-data:/srv/shop
+    """
+    schedules, folder = _read(file, state)
+    from wanbatch.jobs.schedule.definition import chosen
+    from wanbatch.jobs.schedule.export import exported, write_files
+
+    wanted = schedules if name is None else [chosen(schedules, name)]
+    files, warnings = exported(kind, wanted, file.absolute(), folder.absolute(), **cluster)
+    for warning in warnings:
+        click.echo(f"wanbatch: warning: {warning}", err=True)
+    if to is None:
+        click.echo(
+            "\n".join(f"# {title}\n{text}" if len(files) > 1 else text for title, text in files.items()), nl=False
+        )
+        return
+    for path in write_files(to, files):
+        click.echo(str(path))

@@ -15,6 +15,8 @@ _KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path",
 
 RULE = "rule"
 """Key of a field's `json_schema_extra` that says in words what it accepts, where the annotation does not."""
+METAVAR = "metavar"
+"""Key of a field's `json_schema_extra` that says how `--help` shows what its flag takes."""
 
 
 def accepted(field: FieldInfo) -> str:

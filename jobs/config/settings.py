@@ -22,51 +22,19 @@ from pydantic_settings import (
 )
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.field_help import RULE, accepted, choices
+from wanbatch.jobs.config.field_help import METAVAR, RULE, accepted, choices
+from wanbatch.jobs.config.field_texts import column_pairs, node_labels, possible_pairs, split_list
 from wanbatch.jobs.config.schedule_names import SCHEDULE_TABLES, SCHEDULED_RUN, SCHEDULED_TIME
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
-from wanbatch.manifests.reading.column_map import map_problem
 from wanbatch.pipeline.loading.registry import TINY
 from wanbatch.suggestions import did_you_mean, nearest_sides
 
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
 AUTO = "auto"
-
-
-def _split(value: object) -> object:
-    """The text of a flag or a variable as a list."""
-    return [item.strip() for item in value.strip(" []").split(",")] if isinstance(value, str) else value
-
-
-def _pairs(value: object) -> object:
-    """The texts of flags, or the one of a variable, as the pairs of a mapping: `caption=prompt,text=source_text`."""
-    if not isinstance(value, str | list | tuple):
-        return value
-    if isinstance(value, str) and not value.strip(" ,"):
-        return {}
-    pairs: dict[str, str] = {}
-    for pair in (one for text in ([value] if isinstance(value, str) else value) for one in _parted(str(text))):
-        column, equals, target = pair.rpartition("=")
-        if not (equals and column and target):
-            raise ValueError(f"{pair!r} must be COLUMN=COLUMN, like caption=prompt")
-        if pairs.setdefault(column, target) != target:
-            raise ValueError(f"{column!r} is mapped to both {pairs[column]!r} and {target!r}: keep one")
-    return pairs
-
-
-def _parted(text: str) -> list[str]:
-    """The pairs of a text; one with a comma in the name of its column is a single one."""
-    parts = [part.strip() for part in text.strip(" ,").split(",")]
-    return parts if all("=" in part for part in parts) else [text.strip()]
-
-
-def _possible(pairs: dict[str, str]) -> dict[str, str]:
-    if problem := map_problem(pairs):
-        raise ValueError(problem)
-    return pairs
+ADDRESS = r"^(auto|(ray://)?[^\s/:]+:\d{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:\d{1,5})$"
 
 
 def _field_of(name: str) -> tuple[Any, Any]:
@@ -74,7 +42,7 @@ def _field_of(name: str) -> tuple[Any, Any]:
     given = GIVEN[name]
     check = given.kind.check
     if pa.types.is_list(given.kind.type):
-        check = Annotated[check, NoDecode, BeforeValidator(_split), AfterValidator(tuple), PlainSerializer(list)]
+        check = Annotated[check, NoDecode, BeforeValidator(split_list), AfterValidator(tuple), PlainSerializer(list)]
     return check | None, Field(None, description=given.run, json_schema_extra={RULE: given.kind.rule})
 
 
@@ -103,14 +71,14 @@ class Settings(_ColumnDefaults):
         env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True, protected_namespaces=()
     )
 
-    model: str = Field(TINY, description="`tiny`, a folder in diffusers layout, or a hub id")
+    model: str = Field(TINY, description="`tiny`, a folder in diffusers layout, also in an object store, or a hub id")
     revision: str | None = Field(None, description="revision of a hub model (a commit, tag or branch)")
     seed: int = Field(0, ge=0, lt=2**63, description="seeds of rows without one are derived from it")
     step_cache: str = Field(
         "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
     )
 
-    map: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_possible)] = Field(
+    map: Annotated[dict[str, str], NoDecode, BeforeValidator(column_pairs), AfterValidator(possible_pairs)] = Field(
         {},
         description="a column of the manifest that is read as another one, like caption=prompt; may be repeated",
         json_schema_extra={RULE: "pairs of columns, like caption=prompt"},
@@ -147,8 +115,36 @@ class Settings(_ColumnDefaults):
         "auto", description="auto: parts of the model take turns on a GPU without room for all of them"
     )
     text_cache: Path | None = Field(None, description="folder that keeps text embeddings between runs; default: none")
-    workers: int | None = Field(
-        None, ge=1, le=1024, description="worker processes; default: one for each GPU, or one on a CPU"
+    workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] | None = Field(
+        None,
+        description="worker processes; auto, the default: one for each GPU, also of nodes that join later; on CPUs "
+        "one for each host",
+    )
+    address: str | None = Field(
+        None,
+        pattern=ADDRESS,
+        description="Ray cluster to run on; auto: RAY_ADDRESS, or the cluster that this host is part of; default: a "
+        "Ray of the run's own on this machine",
+        json_schema_extra={RULE: "auto, HOST:PORT or ray://HOST:PORT"},
+    )
+    start_deadline: float = Field(
+        1800.0, gt=0, description="on a cluster, seconds to wait for the first worker to find a place"
+    )
+    label_selector: Annotated[dict[str, str], NoDecode, BeforeValidator(node_labels)] = Field(
+        {},
+        description="on a cluster, a label that nodes with workers must have, like market-type=spot; may be repeated",
+        json_schema_extra={RULE: "labels, like market-type=spot", METAVAR: "KEY=VALUE"},
+    )
+    accelerator_type: str | None = Field(
+        None, description="on a cluster, the kind of GPU that workers get, as Ray calls it, like H100"
+    )
+    mixed_devices: bool = Field(
+        False, description="make pictures on several kinds of devices, whose last bits differ; the folder records it"
+    )
+    model_cache: Path | None = Field(
+        None,
+        description="on a cluster, folder on each node that keeps a copy of the model; default: a folder is used "
+        "as it is, and a model in a store is copied to the user's cache folder",
     )
     slots: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         4, description="rows denoised together, part of what fixes the pixels; auto: measured once for a folder"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -42,8 +43,17 @@ class BatchSize:
     milliseconds: dict[int, float] = field(default_factory=dict)
 
 
+Measure = Callable[[ModelInfo, tuple[int, int, bool], ExecutionConfig, Runtime], dict[int, float]]
+"""What `measure_here` is, perhaps elsewhere."""
+
+
 def batch_size_for(
-    settings: Settings, recorded: int | None, plan: Plan, model: ModelInfo, execution: ExecutionConfig
+    settings: Settings,
+    recorded: int | None,
+    plan: Plan,
+    model: ModelInfo,
+    execution: ExecutionConfig,
+    measure: Measure | None = None,
 ) -> BatchSize:
     """The batch size of a run.
 
@@ -53,6 +63,7 @@ def batch_size_for(
         plan: what is to be made; the most common kind of image is measured.
         model: which model it is.
         execution: device, precision and compilation.
+        measure: measures where the run's workers will be; None: in another process of this machine.
 
     Raises:
         UserError: Not even one row fits into the GPU's memory.
@@ -63,7 +74,9 @@ def batch_size_for(
         return BatchSize(recorded)
     measuring = Measuring(loading_from(plan, settings.allow_http))
     plan, _ = size_rows(plan, model, _sample(len(plan.manifest)), SizeCache(), measuring)
-    seconds = measure_in_subprocess(model, most_common_kind(plan), execution, execution.runtime(settings))
+    seconds = (measure or measure_in_subprocess)(
+        model, most_common_kind(plan), execution, execution.runtime(settings)
+    )
     from wanbatch.pipeline.batching.calibration import best_slots
 
     if not seconds:

@@ -7,6 +7,7 @@ what is held back, is `intake.py`'s to decide.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -16,7 +17,15 @@ import numpy as np
 
 from wanbatch.jobs.driver.circuit_breaker import CircuitBreaker
 from wanbatch.jobs.driver.deadlines import Deadlines
-from wanbatch.jobs.driver.events import Event, UnitFinished, UnitLost, WorkerReady
+from wanbatch.jobs.driver.events import (
+    Event,
+    NodeLost,
+    NodeRefused,
+    UnitFinished,
+    UnitLost,
+    WorkerReady,
+    WorkersChanged,
+)
 from wanbatch.jobs.driver.fingerprint import backends_in_environment
 from wanbatch.jobs.driver.intake import DamagedAttempt, Intake
 from wanbatch.jobs.driver.retry_policy import UnitQueue
@@ -30,6 +39,8 @@ from wanbatch.jobs.reporting.progress import Progress
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.reporting.summary import CIRCUIT_BREAKER, MAX_FAILURES
 from wanbatch.manifests.dataset.folder import OutputFolder
+
+_log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 WRITING_SHARE, WRITING_SECONDS = 0.3, 10.0  # of a drain, whichever is less, are kept for writing what was made
@@ -149,7 +160,7 @@ class Dispatcher:
             events = pool.poll(POLL_SECONDS)
             self._fill(pool)  # so that workers go on while this process verifies and commits
             pool.send()
-            self.take(events)
+            self.take(events, progress)
             self._queue.raise_if_too_many_losses(pool.size)
             progress.update(counters.made + pool.images_in_hand, counters.quarantined)
         if stopped() and pool.busy:
@@ -159,11 +170,10 @@ class Dispatcher:
         self._dropped = pool.images_in_hand
         progress.update(counters.made, counters.quarantined)
 
-    def take(self, events: Sequence[Event]) -> None:
-        """Act on what has happened."""
+    def take(self, events: Sequence[Event], progress: Progress | None = None) -> None:
+        """Act on what has happened. progress: told of how many workers there are."""
         for event in events:
-            if isinstance(event, WorkerReady):
-                self._count_start(event)
+            self._note(event, progress)
         finished = [event for event in events if isinstance(event, UnitFinished)]
         for done in finished:
             self._queue.finished(done.unit, len(done.made))
@@ -173,6 +183,20 @@ class Dispatcher:
         for event in events:
             if isinstance(event, UnitLost):
                 self._take_back(event)
+
+    def _note(self, event: Event, progress: Progress | None) -> None:
+        """Log what became of workers and nodes."""
+        if isinstance(event, WorkerReady):
+            self._count_start(event)
+        elif isinstance(event, NodeLost):
+            self._log.write("node_lost", worker=event.worker, host=event.host, node=event.node, cause=event.cause)
+        elif isinstance(event, NodeRefused):
+            self._log.write("node_refused", worker=event.worker, node=event.node, cause=str(event.error))
+            _log.warning("a node gets no workers of this run: %s", event.error)
+        elif isinstance(event, WorkersChanged):
+            self._log.write("workers", wanted=event.wanted, placed=event.placed)
+            if progress is not None:
+                progress.workers(event.wanted, event.placed)
 
     def _drain(self, pool: WorkerPool, progress: Progress) -> None:
         """Let workers finish what they hold, or cut it off in time to write what is made of it."""
@@ -212,6 +236,8 @@ class Dispatcher:
         self._log.write(
             "worker_ready",
             worker=ready.worker,
+            host=ready.host,
+            device=ready.device,
             load_seconds=round(ready.load_seconds, 3),
             warm_up_seconds=round(ready.warm_up_seconds, 3),
         )
@@ -225,8 +251,8 @@ class Dispatcher:
 
     def _take_back(self, lost: UnitLost) -> None:
         if lost.blamed:
-            self._log.write(
-                "unit_lost", unit=lost.unit.number, worker=lost.worker, rows=lost.unit.size, cause=lost.cause
-            )
+            with_node = {"with_node": True} if lost.with_node else {}
+            fields = {"worker": lost.worker, "rows": lost.unit.size, "cause": lost.cause, **with_node}
+            self._log.write("unit_lost", unit=lost.unit.number, **fields)
         if (deadly := self._queue.take_back(lost)) is not None:
             self._intake.quarantine(deadly, lost.cause, f"{self._options.run_token}-driver")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wanbatch.errors import NodeError
 from wanbatch.jobs.planning.units import Unit
 from wanbatch.jobs.worker.messages import UnitReport
 
@@ -36,12 +37,14 @@ class UnitLost:
         worker: the number of the slot whose worker held it.
         cause: why the worker was given up, one line.
         blamed: the worker was lost on this unit, as far as can be known; not on another one that it held, too.
+        with_node: the worker was lost because its node was, or cannot be reached: no row did that.
     """
 
     unit: Unit
     worker: int
     cause: str
     blamed: bool
+    with_node: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,56 @@ class WorkerReady:
     Attributes:
         worker: the number of its slot.
         backends: how it computes each stage.
+        host: name of its machine.
+        device: name of its device.
     """
 
     worker: int
     load_seconds: float
     warm_up_seconds: float
     backends: Mapping[str, str]
+    host: str = ""
+    device: str = ""
 
 
-Event = UnitFinished | UnitLost | WorkerReady
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """A node with a worker on it that is gone, was taken away, or cannot be reached.
+
+    Attributes:
+        worker: the number of the worker's slot.
+        host: name of the machine.
+        node: Ray's id of it.
+        cause: what is known of it, one line.
+    """
+
+    worker: int
+    host: str
+    node: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRefused:
+    """A node that cannot have workers of this run.
+
+    Attributes:
+        worker: the number of the slot whose worker was there.
+        node: Ray's id of it.
+        error: why, with the name of the host and what to do.
+    """
+
+    worker: int
+    node: str
+    error: NodeError
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersChanged:
+    """How many workers have a place has changed. wanted: how many there are to be; placed: have one."""
+
+    wanted: int
+    placed: int
+
+
+Event = UnitFinished | UnitLost | WorkerReady | NodeLost | NodeRefused | WorkersChanged

@@ -9,8 +9,9 @@ from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.plan import default_of
 from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS, SET_LATER
-from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, SOURCE_DECODING
+from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, MIXED_DEVICES, SOURCE_DECODING
 from wanbatch.manifests.sources.decoding import decoding_versions
+from wanbatch.manifests.storage.urls import is_url
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
 from wanbatch.pipeline.sampling.step_cache import parse
 
@@ -51,6 +52,7 @@ def fingerprint_of(
         "format": settings.format,
         "quality": settings.quality,
         **({"threads": settings.threads} if chosen.device == "cpu" else {}),
+        **({MIXED_DEVICES: True} if settings.mixed_devices else {}),
         SOURCE_DECODING: decoding_versions(),
         ENVIRONMENT: {"torch": hardware.torch, "device_name": hardware.device_name(chosen.device)},
     }
@@ -65,5 +67,6 @@ def backends_in_environment(backends: Mapping[str, str | None]) -> dict[str, Any
 
 
 def model_location(model: ModelInfo) -> str:
-    """`tiny` and hub ids as they are, a folder with its whole path."""
-    return model.name if model.name == TINY or model.revision is not None else model.folder
+    """`tiny`, hub ids and URLs as they are, a folder with its whole path."""
+    named = model.name == TINY or model.revision is not None or is_url(model.name)
+    return model.name if named else model.folder

@@ -56,10 +56,11 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
         with local_ray():
             on_host = workers_on_a_host(workers, context.execution.device)
             setup = context.worker_setup(out, examples, dispatcher.waiting_images, on_host)
-            pool = WorkerPool(setup, workers, controls.load)
+            units = len(dispatcher.waiting_units)
+            pool = WorkerPool(setup, workers, controls.load, placement=context.placement, most=units)
             try:
                 while not (pool.any_ready or stop()):
-                    dispatcher.take(pool.poll(POLL_SECONDS))
+                    dispatcher.take(pool.poll(POLL_SECONDS), progress)
                 stopwatch.lap("start")
                 progress.stage(MAKING)
                 dispatcher.loop(pool, progress, stop)

@@ -12,7 +12,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import ray
@@ -127,7 +127,11 @@ def local_ray() -> Iterator[None]:
         yield
         return
     if address := os.environ.get(ADDRESS_VARIABLE):
-        _log.warning("%s=%s is not used: the run has a Ray of its own on this machine", ADDRESS_VARIABLE, address)
+        _log.warning(
+            "%s=%s is not used: the run has a Ray of its own on this machine; --address auto takes that one",
+            ADDRESS_VARIABLE,
+            address,
+        )
     with session_folder() as folder, _environment(local_variables(os.environ)):
         try:
             with kept_signal_handlers(), _for_this_machine():  # Ray puts its own handlers in place
@@ -223,15 +227,22 @@ def _reread_token() -> None:
         raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
-@contextmanager
-def _for_this_machine() -> Iterator[None]:
+def _for_this_machine() -> AbstractContextManager[None]:
     """Have Ray listen on the loopback address alone, and use this process's interpreter and modules for its workers.
 
-    Ray reads both from variables when it is imported, which may have been long ago. Without the first, its ports are
-    open to the network, and a laptop that changes networks loses its Ray. Under `uv run` Ray would upload the
-    current folder, pictures and all, and have uv make the workers' environment anew.
+    Without the first, its ports are open to the network, and a laptop that changes networks loses its Ray.
     """
-    changed: dict[str, Any] = {"ENABLE_RAY_CLUSTER": False, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": False}
+    return _constants(ENABLE_RAY_CLUSTER=False, RAY_ENABLE_UV_RUN_RUNTIME_ENV=False)
+
+
+def without_uploads() -> AbstractContextManager[None]:
+    """Keep Ray from sending the current folder to its workers, pictures and all, as it does under `uv run`."""
+    return _constants(RAY_ENABLE_UV_RUN_RUNTIME_ENV=False)
+
+
+@contextmanager
+def _constants(**changed: Any) -> Iterator[None]:
+    """Change constants of Ray meanwhile, which it reads from variables when it is imported, perhaps long ago."""
     constants: Any = ray._private.ray_constants
     before = {name: getattr(constants, name) for name in changed if hasattr(constants, name)}
     for name in before:

@@ -13,6 +13,9 @@ its device broke. One loss does not tell which. So rows are judged like this:
   splits a unit into halves; `MAX_DEATHS_OF_ROW` quarantine a row. If each attempt at an innocent row is hit by
   chance with probability p, it is quarantined with probability p ** MAX_DEATHS_OF_ROW.
 
+- A node that is lost, drained or out of reach is no row's fault: what its workers held waits again as it was, before
+  all else. Only a unit that a worker was on at `MAX_NODES_LOST` such losses is judged like any other from then on.
+
 A row costs at most 1 + ceil(log2(rows of a unit)) + MAX_DEATHS_OF_ROW workers. Only if nothing was ever made and
 nothing else waits are isolated units given to workers without trust. docs/faults.md has the numbers.
 """
@@ -34,6 +37,7 @@ LOSSES_BEFORE_PROBES = 8  # in a row, before probes are made though something wa
 MAX_LOSSES_IN_A_ROW = 32  # before the machinery is to blame; or, if there are many workers:
 MAX_LOSSES_IN_A_ROW_PER_WORKER = 4
 MAX_DAMAGED_ATTEMPTS = 4  # of a unit, before the disk is to blame
+MAX_NODES_LOST = 8  # with a unit in the model there, before it might be the unit
 
 
 class UnitQueue:
@@ -113,10 +117,15 @@ class UnitQueue:
         Returns:
             The unit if it is a single row that is to be quarantined; it is not queued again then. Otherwise None.
         """
+        unit = lost.unit
+        if lost.with_node and unit.nodes_lost < MAX_NODES_LOST:
+            if not unit.probe:
+                again = replace(unit, nodes_lost=unit.nodes_lost + lost.blamed)
+                (self._isolated if unit.isolated else self._waiting).appendleft(again)
+            return None
         if lost.blamed:
             self._losses_in_a_row += 1
             self._last_cause = lost.cause
-        unit = lost.unit
         if unit.probe:
             return None
         unit = replace(

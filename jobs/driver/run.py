@@ -11,12 +11,14 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from wanbatch import __version__
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings, recorded_settings
+from wanbatch.jobs.driver.cluster_session import cluster_address
 from wanbatch.jobs.driver.dispatcher import Dispatcher
 from wanbatch.jobs.driver.fingerprint import DEFAULTS
 from wanbatch.jobs.driver.generation import RunControls, make_images
@@ -24,11 +26,12 @@ from wanbatch.jobs.driver.interruption import stop_on_signals
 from wanbatch.jobs.driver.ray_session import ensure_ray_can_start
 from wanbatch.jobs.driver.resume import rows_made_again, warn_of_other_decoding
 from wanbatch.jobs.driver.run_context import RunContext, prepare_run
+from wanbatch.jobs.driver.site import site_finder
 from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.stopwatch import Stopwatch
 from wanbatch.jobs.planning.long_prompts import notes_on_long_prompts
 from wanbatch.jobs.reporting.progress import Progress, progress_for
-from wanbatch.jobs.reporting.report.after_run import report_after_run
+from wanbatch.jobs.reporting.report.after_run import is_worth_waiting, report_after_run
 from wanbatch.jobs.reporting.run_log import RunLog
 from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.jobs.worker.context import LoadPipeline
@@ -73,14 +76,15 @@ def run(
         MachineryError: Workers, disk or cluster failed; what is done is kept.
     """
     stopwatch = Stopwatch()
-    ensure_ray_can_start()
-    context = prepare_run(manifest_path, out, settings, new_run)
-    for message in context.warnings:
-        _log.warning("%s", message)
-    with (
-        stop_on_signals(stop) as stop_request,
-        OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}) as folder,
-    ):
+    address = cluster_address(settings.address, os.environ)
+    if address is None:
+        ensure_ray_can_start()
+    with ExitStack() as stack:
+        context = prepare_run(manifest_path, out, settings, new_run, site_finder(address, stack))
+        for message in context.warnings:
+            _log.warning("%s", message)
+        stop_request = stack.enter_context(stop_on_signals(stop))
+        folder = stack.enter_context(OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}))
         again = rows_made_again(folder, context.plan, retry, rerun_changed)
         context, schema = context.going_on_with(folder, again)
         folder.change_columns(schema)
@@ -138,7 +142,8 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     ended = "interrupted" if interrupted else "stopped" if stopped_by else "finished"
     why = {"by": stopped_by, "cause": dispatcher.stop_cause} if stopped_by else {}
     log.write(ended, made=counters.made, pending=counters.pending, drained=dispatcher.drained, **why)
-    report = report_after_run(context.out, context.plan.manifest) if context.settings.report == "on" else None
+    wanted = context.settings.report == "on" and is_worth_waiting(interrupted, counters.made)
+    report = report_after_run(context.out, context.plan.manifest) if wanted else None
     warm_up = {"warm_up": round(counters.warm_up_seconds, 3)} if counters.warm_up_seconds else {}
     return Summary(
         out=str(context.out),

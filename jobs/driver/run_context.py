@@ -12,19 +12,22 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.hardware import ExecutionConfig, detect_hardware, resolve_execution
+from wanbatch.jobs.config.hardware import ExecutionConfig, resolve_execution
 from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format, signing_files
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
+from wanbatch.jobs.driver.cluster_nodes import Placement
 from wanbatch.jobs.driver.dispatcher import DispatchOptions
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.driver.resume import folder_of_run, settings_for_later
 from wanbatch.jobs.driver.seen_source import seen_source
+from wanbatch.jobs.driver.site import FindSite, this_machine
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.preparation import read_plan
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.manifests.columns import ALWAYS
+from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.storage.urls import absolute
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -42,7 +45,8 @@ class RunContext:
         model: which model makes them.
         execution: device, precision and compilation.
         batch_size: how many rows are denoised together.
-        workers: how many there are at most.
+        workers: how many there are at most; on a cluster that grows, at the start.
+        placement: where they may be.
         fingerprint: what must stay the same for the output folder to be gone on with.
     """
 
@@ -54,6 +58,7 @@ class RunContext:
     execution: ExecutionConfig
     batch_size: BatchSize
     workers: int
+    placement: Placement
     fingerprint: dict[str, Any]
 
     @property
@@ -132,6 +137,9 @@ class RunContext:
             examples=examples,
             seen_source=seen_source(self.plan, pending),
             workers_on_host=workers_on_host,
+            device_kind=None if settings.mixed_devices else self.fingerprint[ENVIRONMENT]["device_name"],
+            on_cluster=self.placement.on_cluster,
+            model_cache=None if settings.model_cache is None else str(settings.model_cache),
         )
 
 
@@ -144,7 +152,13 @@ def _pattern_warning(out: str | Path) -> Iterator[str]:
         )
 
 
-def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_run: bool = False) -> RunContext:
+def prepare_run(
+    manifest: str | Path,
+    out: str | Path,
+    settings: Settings,
+    new_run: bool = False,
+    find_site: FindSite = this_machine,
+) -> RunContext:
     """Read and check everything that a run needs to know before it writes or starts anything.
 
     Args:
@@ -152,6 +166,7 @@ def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_r
         out: the output folder as the user gave it, whose earlier runs decide the batch size if it is `auto`.
         settings: as the user gave them.
         new_run: if a run with other settings filled the folder, use `OUT-2`, `OUT-3`, ...
+        find_site: finds where the workers will be, once manifest and model are known to be right.
 
     Raises:
         UserError: Manifest, model or settings are not right.
@@ -161,12 +176,12 @@ def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_r
         raise UserError(f"{out}: is the manifest and cannot be the output folder, too: give --out another one")
     settings = with_preset(settings)
     plan, model = read_plan(manifest, settings)
-    machine = detect_hardware()
-    execution = resolve_execution(settings, machine)
-    fingerprint = partial(fingerprint_of, settings, model, execution, hardware=machine)
+    site = find_site(settings, out)
+    execution = resolve_execution(settings, site.hardware)
+    fingerprint = partial(fingerprint_of, settings, model, execution, hardware=site.hardware)
     slots = None if settings.slots == AUTO else int(settings.slots)
     out, recorded = folder_of_run(out, slots, fingerprint, new_run)
-    batch_size = batch_size_for(settings, recorded, plan, model, execution)
+    batch_size = batch_size_for(settings, recorded, plan, model, execution, site.measure)
     return RunContext(
         manifest=absolute(manifest),
         out=out,
@@ -175,6 +190,7 @@ def prepare_run(manifest: str | Path, out: str | Path, settings: Settings, new_r
         model=model,
         execution=execution,
         batch_size=batch_size,
-        workers=settings.workers or max(1, machine.gpus if execution.device == "cuda" else 1),
+        workers=site.workers,
+        placement=site.placement,
         fingerprint=fingerprint(batch_size.slots),
     )

@@ -5,6 +5,7 @@ What happens to the units that a lost worker held is `dispatcher.py`'s to decide
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,9 @@ from typing import Any
 import ray
 
 from wanbatch.errors import MachineryError
-from wanbatch.jobs.driver.events import Event
+from wanbatch.jobs.driver.cluster_nodes import Placement
+from wanbatch.jobs.driver.cluster_watch import ClusterWatch
+from wanbatch.jobs.driver.events import Event, NodeRefused
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
 from wanbatch.jobs.driver.ray_health import RayHealth
 from wanbatch.jobs.driver.worker_slot import WorkerSlot
@@ -37,6 +40,8 @@ class WorkerPool:
         count: int,
         load: LoadPipeline | None = None,
         worker_class: Callable[..., object] = Worker,
+        placement: Placement | None = None,
+        most: int | None = None,
     ):
         """Start the workers.
 
@@ -45,22 +50,33 @@ class WorkerPool:
             count: how many.
             load: what they build their pipeline with, instead of `Wan.load`; for tests of faults.
             worker_class: what runs in their processes; for measuring the driver alone.
+            placement: where they may be; None: on one host.
+            most: how many there are at most where the cluster grows; None: `count`.
         """
-        options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 1 if setup.device == "cuda" else 0}
-        options |= {"max_restarts": 0, "max_task_retries": 0}
-        actor_class: Any = ray.remote(**options)(worker_class)
+        self._placement = placement or Placement(device=setup.device)
+        self._watch = ClusterWatch(self._placement)
+        self._actor_class: Any = ray.remote(max_restarts=0, max_task_retries=0)(worker_class)
         self._ray = RayHealth()
-        report_seconds = max(REPORT_SECONDS, count / MAX_EMPTY_REPORTS)
-        rest = () if load is None else (load,)
-        self._slots = [
-            WorkerSlot(
+        self._most = count if most is None else most
+        self._setup, self._rest = setup, () if load is None else (load,)
+        self._slots: dict[int, WorkerSlot] = {}
+        self._numbers = itertools.count()
+        self._add(count)
+
+    def _add(self, count: int) -> None:
+        for number in itertools.islice(self._numbers, count):
+            self._slots[number] = WorkerSlot(
                 number,
-                partial(actor_class.remote, setup, f"worker-{number}", *rest),
-                report_seconds,
-                lambda started: take_mark(setup.out, started.mark, started.host),
+                partial(self._start_actor, number),
+                lambda: max(REPORT_SECONDS, self.size / MAX_EMPTY_REPORTS),
+                lambda started: take_mark(self._setup.out, started.mark, started.host, patience=0.0),
+                self._watch.is_alive,
             )
-            for number in range(count)
-        ]
+
+    def _start_actor(self, number: int) -> Any:
+        """Start a worker's process. Ray waits until there is a place for it."""
+        placed = self._actor_class.options(**self._placement.actor_options(self._watch.refused))
+        return placed.remote(self._setup, f"worker-{number}", *self._rest)
 
     @property
     def size(self) -> int:
@@ -68,27 +84,32 @@ class WorkerPool:
         return len(self._slots)
 
     @property
+    def placed(self) -> int:
+        """How many workers have a place; they may still load their model."""
+        return sum(slot.placed for slot in self._slots.values())
+
+    @property
     def busy(self) -> bool:
         """Whether any worker holds a unit."""
-        return any(slot.busy for slot in self._slots)
+        return any(slot.busy for slot in self._slots.values())
 
     @property
     def any_ready(self) -> bool:
         """Whether any worker has loaded its model."""
-        return any(slot.ready for slot in self._slots)
+        return any(slot.ready for slot in self._slots.values())
 
     @property
     def images_in_hand(self) -> int:
         """How many images are made of units that are still in the workers' hands, as of a moment ago."""
-        return sum(slot.images_made for slot in self._slots)
+        return sum(slot.images_made for slot in self._slots.values())
 
     def idle(self) -> list[tuple[int, bool]]:
         """The slots whose workers hold no unit: (number, whether the worker's process has made an image)."""
-        return [(slot.number, slot.trusted) for slot in self._slots if slot.ready and not slot.busy]
+        return [(slot.number, slot.trusted) for slot in self._slots.values() if slot.ready and not slot.busy]
 
     def with_room(self) -> list[int]:
         """The slots whose workers are at work and may get another unit: trusted ones, not on an isolated unit."""
-        return [slot.number for slot in self._slots if slot.has_room]
+        return [slot.number for slot in self._slots.values() if slot.has_room]
 
     def give(self, number: int, unit: Unit, task: Task, deadline: float) -> None:
         """Hand a unit to the worker in a slot; it goes out with `send`.
@@ -103,13 +124,13 @@ class WorkerPool:
 
     def stop_making_after(self, seconds: float) -> None:
         """Have workers make images of what they hold for so long, and then write what they have of it."""
-        for slot in self._slots:
+        for slot in self._slots.values():
             slot.stop_making_after(seconds)
 
     def send(self) -> None:
         """Send what was given, and ask each worker that holds anything what there is to report."""
         with ray_failures_raised():
-            for slot in self._slots:
+            for slot in self._slots.values():
                 slot.send()
 
     def poll(self, timeout: float) -> list[Event]:
@@ -122,32 +143,51 @@ class WorkerPool:
         """
         with ray_failures_raised():
             self._ray.ensure_alive()
-            for slot in self._slots:
+            self._follow_cluster()
+            for slot in self._slots.values():
                 slot.start_if_due()
             self.send()
             events: list[Event] = []
             for slot in self._wait(timeout):
                 events += slot.receive()
-            for slot in self._slots:
+            for slot in self._slots.values():
                 events += slot.check_time()
+            for refused in [event for event in events if isinstance(event, NodeRefused)]:
+                self._watch.refuse(refused, self.placed)
+            self._watch.ensure_any_placed(self.placed, self.size)
         self._raise_if_none_starts()
-        return events
+        changed = self._watch.changed(self.size, self.placed)
+        return [changed, *events] if changed else events
+
+    def _follow_cluster(self) -> None:
+        """Have as many workers as the cluster has places, if that is wanted."""
+        if not self._placement.grows:
+            return
+        wanted = self._watch.workers_wanted(self._most)
+        if wanted > self.size:
+            self._add(wanted - self.size)
+        without = [slot for slot in self._slots.values() if not slot.placed]
+        for slot in without[: max(0, self.size - wanted)]:
+            slot.close()
+            del self._slots[slot.number]
 
     def close(self) -> None:
         """End the workers, whatever they do."""
-        for slot in self._slots:
+        for slot in self._slots.values():
             slot.close()
 
     def _raise_if_none_starts(self) -> None:
-        if all(slot.failed_starts >= MAX_FAILED_STARTS for slot in self._slots):
-            why = self._slots[-1].start_failure
+        """Those that have found no place yet do not count."""
+        tried = [slot for slot in self._slots.values() if slot.placed or slot.failed_starts]
+        if tried and all(slot.failed_starts >= MAX_FAILED_STARTS for slot in tried):
+            why = tried[-1].start_failure
             raise MachineryError(
                 f"every worker died while it loaded the model, perhaps because memory ran out: {why}"
             )
 
     def _wait(self, timeout: float) -> list[WorkerSlot]:
         """The slots whose workers have answered."""
-        asked = {call: slot for slot in self._slots if (call := slot.pending_call) is not None}
+        asked = {call: slot for slot in self._slots.values() if (call := slot.pending_call) is not None}
         if not asked:
             time.sleep(min(timeout, 0.1))
             return []

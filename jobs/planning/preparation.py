@@ -11,13 +11,14 @@ from wanbatch.jobs.config.settings import Settings, image_format, signing_files
 from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.embedded_texts import warnings_of_cut_texts
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
+from wanbatch.jobs.planning.model_copies import find_model
 from wanbatch.jobs.planning.plan import Plan, make_plan
 from wanbatch.jobs.planning.prompt_syntax import with_syntax_warnings
 from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, with_every_source
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.sources.size_cache import SizeCache
-from wanbatch.pipeline.loading.registry import ModelInfo, find
+from wanbatch.pipeline.loading.registry import ModelInfo
 
 
 def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = True) -> tuple[Plan, ModelInfo]:
@@ -33,7 +34,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     """
     image_format(settings)
     signing_files(settings)
-    model = find(settings.model, settings.revision, weights=False)
+    model = find_model(settings.model, settings.revision, weights=False, cache=settings.model_cache)
     check_settings(settings, model)
     manifest = read_manifest(
         manifest_path,
@@ -48,7 +49,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         split=settings.split,
     )
     if weights:
-        model = find(settings.model, settings.revision)
+        model = find_model(settings.model, settings.revision, cache=settings.model_cache)
     plan = with_syntax_warnings(make_plan(manifest, model, settings))
     if settings.embed_settings:
         plan = replace(plan, warnings=(*plan.warnings, *warnings_of_cut_texts(plan)))

@@ -74,6 +74,7 @@ class Unit:
         probe: its image is made already and is made again only to see whether a worker works; the result is thrown
             away.
         damaged: how many attempts at it were written and not whole when they were read.
+        nodes_lost: how often a node was lost while a worker there was on it.
     """
 
     number: int
@@ -83,6 +84,7 @@ class Unit:
     isolated: bool = False
     probe: bool = False
     damaged: int = 0
+    nodes_lost: int = 0
 
     @property
     def size(self) -> int:

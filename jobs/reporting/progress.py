@@ -23,8 +23,17 @@ class Progress(Protocol):
     def update(self, made: int, failed: int) -> None:
         """Show how many images are made and have failed, in this and earlier runs of the folder."""
 
+    def workers(self, wanted: int, placed: int) -> None:
+        """Show how many workers there are to be, and how many have a place, on a cluster."""
+
     def close(self) -> None:
         """End it; nothing is shown after that."""
+
+
+def workers_text(wanted: int, placed: int) -> str:
+    """Like `wanted 16 workers, have 8, waiting for 8 more`."""
+    waiting = f", waiting for {wanted - placed} more" if wanted > placed else ""
+    return f"wanted {wanted} worker{'s' if wanted != 1 else ''}, have {placed}{waiting}"
 
 
 def progress_for(total: int, before: int, stream: IO[str] = sys.stderr) -> Progress:
@@ -44,6 +53,7 @@ class Bar:
     FORMAT = "{desc} |{bar:24}| {n_fmt}/{total_fmt} pictures{postfix} · {rate_noinv_fmt} · {remaining} left"
 
     def __init__(self, total: int, before: int, stream: IO[str]):
+        self._stage = "starting"
         self._bar = tqdm(
             total=total,
             initial=before,
@@ -56,9 +66,14 @@ class Bar:
         )
 
     def stage(self, text: str) -> None:
+        self._stage = text
         self._bar.set_description_str(text)
         if text == MAKING:
             self._bar.start_t = self._bar.last_print_t = time.time()
+
+    def workers(self, wanted: int, placed: int) -> None:
+        short = f" ({workers_text(wanted, placed)})" if placed < wanted else ""
+        self._bar.set_description_str(f"{self._stage}{short}")
 
     def update(self, made: int, failed: int) -> None:
         self._bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
@@ -83,6 +98,10 @@ class JsonLines:
         self._print({"event": "stage", "stage": text})
         if text == MAKING:
             self._begin = self._counted = self._clock()
+
+    def workers(self, wanted: int, placed: int) -> None:
+        counts = {"wanted": wanted, "placed": placed, "waiting": wanted - placed}
+        self._print({"event": "workers", **counts, "message": workers_text(wanted, placed)})
 
     def update(self, made: int, failed: int) -> None:
         self._counts, self._counted = (made, failed), self._clock()

@@ -17,14 +17,17 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
 
-from wanbatch.errors import DeviceError, MachineryError, UserError
+from wanbatch.errors import DeviceError, NodeError, UserError
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
+from wanbatch.jobs.worker.device_check import check_card, check_kind, cpu_kind, this_card
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
+from wanbatch.jobs.worker.model_files import local_model
 from wanbatch.jobs.worker.recovery import PipelineFailure, halve_slots
 from wanbatch.jobs.worker.requests import warm_up_request
 from wanbatch.jobs.worker.stage_threads import StagePipeline
@@ -102,9 +105,10 @@ class Worker:
         self._in_model = unit, images
 
     def _start(self) -> Started:
-        setup, host, begin = self._setup, socket.gethostname(), time.perf_counter()
-        mark = leave_mark(setup.out, host)
-        _require_seen(setup.seen_source, host)
+        host, begin = socket.gethostname(), time.perf_counter()
+        mark = leave_mark(self._setup.out, host)
+        _require_seen(self._setup.seen_source, host)
+        self._setup = setup = self._checked(host)
         signer = None if setup.signing is None else Signer(setup.signing)
         sources = SourceLoader(setup.source_root, allow_http=setup.allow_http, fence=setup.source_fence)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
@@ -112,6 +116,8 @@ class Worker:
         pipeline = self._load(setup.model, setup.device, setup.dtype, setup.slots)
         if setup.threads and "torch" in sys.modules:  # what `load` builds may do without
             sys.modules["torch"].set_num_threads(setup.threads)
+        if setup.device == "cpu" and (kind := cpu_kind()) is not None:
+            check_kind(kind, setup, host)
         self._context = WorkerContext(
             setup=setup,
             name=self._name,
@@ -125,16 +131,25 @@ class Worker:
         )
         load_seconds = time.perf_counter() - begin
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
-        return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark)
+        return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark, self._context.device)
+
+    def _checked(self, host: str) -> WorkerSetup:
+        """The setup with the model's files on this host, if its device can run the model."""
+        setup = self._setup
+        if setup.on_cluster:
+            setup = replace(setup, model=local_model(setup.model, setup.model_cache, host))
+        if setup.device == "cuda":
+            check_card(this_card(), setup, host)
+        return setup
 
 
 def _require_seen(source: str | None, host: str) -> None:
-    """Raises MachineryError if a source file that the driver sees is not seen here."""
+    """Raises NodeError if a source file that the driver sees is not seen here."""
     try:
         if source is not None:
             os.stat(source)
     except OSError as error:
-        raise MachineryError(
+        raise NodeError(
             f"host {host}: cannot see the source image {source} ({error.strerror or error}), which the host of this "
             "command sees: share the folder of the sources with every host that has workers, or put them into an "
             "object store (s3://...)"

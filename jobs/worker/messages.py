@@ -30,6 +30,9 @@ class WorkerSetup:
         seen_source: path of a source file that the driver sees, so that a worker on another host must see it, too;
             None if the run has none.
         workers_on_host: how many workers share the cores of one host, at most.
+        device_kind: the kind of device that makes the run's pictures; None: any kind does.
+        on_cluster: whether workers may be on other hosts than the driver, where the model's files are elsewhere.
+        model_cache: folder on each host that keeps a copy of the model; None: it is used where it is.
         embed_settings: pictures say in their files what they were made with.
         signing: what pictures are signed with; None: they are not.
     """
@@ -48,6 +51,9 @@ class WorkerSetup:
     seen_source: str | None = None
     workers_on_host: int = 1
     source_fence: str | None = None
+    device_kind: str | None = None
+    on_cluster: bool = False
+    model_cache: str | None = None
     embed_settings: bool = False
     signing: SigningFiles | None = None
 
@@ -62,6 +68,7 @@ class Started:
         backends: how it computes each stage.
         host: name of its machine.
         mark: what it left in the output folder (`manifests/dataset/visibility.py`), for the driver to find.
+        device: name of its device, as timings have it.
     """
 
     load_seconds: float
@@ -69,6 +76,7 @@ class Started:
     backends: Mapping[str, str]
     host: str
     mark: str
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 It is a mapping of JSON values, nested at will. What is under `ENVIRONMENT` (the version of torch, the kind of device,
 how each stage is computed) may be unknown at first: an entry that a folder does not have is added to it, and compared
-from then on. What is under `SOURCE_DECODING` may change, and whoever goes on with the folder is told.
+from then on. What is under `SOURCE_DECODING` may change, and whoever goes on with the folder is told. With
+`MIXED_DEVICES` any kind of device may fill the folder, from then on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from typing import Any
 ENVIRONMENT = "environment"
 SOURCE_DECODING = "source_decoding"
 """How source images are decoded, and by what."""
+MIXED_DEVICES = "mixed_devices"
+"""Set: pictures come from several kinds of devices."""
+_OF_DEVICE = ("device_name", "backends")
+"""Entries of `ENVIRONMENT` that another kind of device changes."""
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
@@ -32,6 +37,9 @@ def changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str
         fingerprint.pop(SOURCE_DECODING, None)
     old, new = before.pop(ENVIRONMENT, {}), now.pop(ENVIRONMENT, {})
     known = old.keys() & new.keys()
+    if now.get(MIXED_DEVICES):
+        before[MIXED_DEVICES] = True
+        known -= set(_OF_DEVICE)
     environment = differences({key: old[key] for key in known}, {key: new[key] for key in known}, ENVIRONMENT)
     return [*differences(before, now), *environment]
 
@@ -47,9 +55,10 @@ def decoding_changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) ->
 
 
 def completed(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
-    """A folder's fingerprint with what it did not know of its environment."""
+    """A folder's fingerprint with what it did not know of its environment, and whether devices are mixed from now."""
     environment = {**current.get(ENVIRONMENT, {}), **recorded.get(ENVIRONMENT, {})}
-    return {**recorded, **({ENVIRONMENT: environment} if environment else {})}
+    mixed = {MIXED_DEVICES: True} if current.get(MIXED_DEVICES) else {}
+    return {**recorded, **mixed, **({ENVIRONMENT: environment} if environment else {})}
 
 
 def _json_or_unset(value: Any) -> str:

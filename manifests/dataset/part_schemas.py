@@ -22,6 +22,7 @@ from wanbatch.manifests.dataset.schema_changes import (
     columns_to_check,
     common_schema,
     require_none_gone,
+    require_own,
 )
 from wanbatch.manifests.storage.backend import StorageBackend
 
@@ -65,6 +66,7 @@ class PartSchemas:
         common = self.common
         assert common is not None
         try:
+            require_own(common)
             require_none_gone(common, added)
             schema = common_schema(common, added)
             for name, old in self._not_of(schema):

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 import pyarrow as pa
 import pyarrow.types as types
 
-from wanbatch.manifests.columns import LATER
+from wanbatch.manifests.columns import ALWAYS, COLUMNS, LATER
 from wanbatch.manifests.records import DATA_SCHEMA, data_schema, feature_metadata, huggingface_features
 
 
@@ -51,6 +51,18 @@ def require_none_gone(old: pa.Schema, new: pa.Schema) -> None:
         sentences.append(f"{name} is gone" + (f" (was it renamed to {near[0]}?)" if near else ""))
     if sentences:
         raise ColumnsDifferError("; ".join(sentences))
+
+
+def require_own(schema: pa.Schema) -> None:
+    """Raises ColumnsDifferError if a column that wanbatch writes is one of the manifest in these data parts.
+
+    It is, if it is there without any that came with it: the folder was begun before wanbatch wrote it.
+    """
+    since = {column.name: column.since for column in COLUMNS if column.name in ALWAYS}
+    for name in ALWAYS:
+        together = [other for other in ALWAYS if since[other] == since[name]]
+        if len(together) > 1 and [other for other in together if other in schema.names] == [name]:
+            raise ColumnsDifferError(f"{name} came with the manifest, and wanbatch writes a column of that name now")
 
 
 def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:

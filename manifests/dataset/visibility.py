@@ -9,7 +9,7 @@ import secrets
 import time
 from pathlib import Path
 
-from wanbatch.errors import MachineryError
+from wanbatch.errors import MachineryError, NodeError
 from wanbatch.manifests.dataset.part_files import TMP
 from wanbatch.manifests.storage.backend import open_backend
 
@@ -29,14 +29,14 @@ def leave_mark(root: str | Path, host: str) -> str:
         The mark: the name and the content of the file.
 
     Raises:
-        MachineryError: The folder is not there, or cannot be written to.
+        NodeError: The folder is not there, or cannot be written to.
     """
     mark = f"mark-{secrets.token_hex(8)}"
     backend = open_backend(root)
     try:
         backend.write_exclusive(f"{TMP}/{mark}", mark.encode())
     except OSError as error:
-        raise MachineryError(
+        raise NodeError(
             f"host {host}: cannot write to the output folder {backend.root} ({error.strerror or error}): {REMEDY}"
         ) from error
     return mark
@@ -52,7 +52,8 @@ def take_mark(root: str | Path, mark: str, host: str, patience: float | None = N
         patience: seconds to wait for it to be seen; default: `PATIENCE_SECONDS`.
 
     Raises:
-        MachineryError: It is not seen here, so the other process has another folder of this name.
+        NodeError: It is not seen here, so the other process has another folder of this name.
+        MachineryError: It is damaged, or cannot be removed.
     """
     backend, name = open_backend(root), f"{TMP}/{mark}"
     end = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
@@ -63,7 +64,7 @@ def take_mark(root: str | Path, mark: str, host: str, patience: float | None = N
             break
         except OSError as error:
             if time.monotonic() >= end:
-                raise MachineryError(
+                raise NodeError(
                     f"host {host}: what its worker writes to the output folder {backend.root} is not seen by this "
                     f"process ({error.strerror or error}): {REMEDY}"
                 ) from error

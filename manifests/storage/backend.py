@@ -131,7 +131,7 @@ def open_backend(root: str | Path, reading: bool = False) -> StorageBackend:
     """
     if not reading and is_url(root) and is_hub(str(root)):
         raise UserError(
-            f"{root}: the Hugging Face Hub is only read: give --out a folder or a store, and upload it afterwards "
-            "with `hf upload OWNER/NAME FOLDER --repo-type dataset`"
+            f"{root}: the Hugging Face Hub is only read: give --out a folder or a store, and publish it afterwards "
+            "with `wanbatch push OUT hf://OWNER/NAME --license LICENCE`"
         )
     return ObjectStoreBackend(str(root)) if is_url(root) else LocalBackend(local_path(root))

@@ -6,7 +6,8 @@
     ├── RowError                 one row cannot be made: it is quarantined and the run goes on
     ├── FolderHeldError (4)      another run writes to the output folder
     └── MachineryError (75)      what runs the rows broke (workers, disk): run the same command again
-        └── DeviceError          a worker's device is in a bad state: the worker is replaced
+        ├── DeviceError          a worker's device is in a bad state: the worker is replaced
+        └── NodeError            a host cannot have workers of this run: others may
 
 Anything else that reaches the top is a bug (exit code 1).
 """
@@ -84,3 +85,7 @@ class MachineryError(WanbatchError):
 
 class DeviceError(MachineryError):
     """The device of a worker is in a bad state that only a new process can leave."""
+
+
+class NodeError(MachineryError):
+    """A host cannot have workers of this run: its device or its folders are not what the run needs."""

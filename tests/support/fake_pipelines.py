@@ -77,7 +77,7 @@ def go_wrong(request: Request) -> None:
         wait_for(Path(request.prompt))
 
 
-def wait_for(path: Path, seconds: float = 120) -> None:
+def wait_for(path: Path, seconds: float = 280) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > end:

@@ -160,13 +160,15 @@ def _attempt(url: str, unit: int, slots: int, images: Sequence[Record], bad: Seq
 def write_checks(out: Path, names: Sequence[str]) -> None:
     """Checks of some images, as `wanbatch check` writes them: the last two are too blurred."""
     sharp = np.linspace(9, 1, len(names))
-    reasons = [["sharpness"] if index >= len(names) - 2 else [] for index in range(len(names))]
+    reasons = [["blurred"] if index >= len(names) - 2 else [] for index in range(len(names))]
     table = pa.table(
         {
             "id": list(names),
             "manifest_row": pa.array(range(len(names)), pa.int64()),
             "sharpness": sharp,
-            "flat": [False] * len(names),
+            "source_distance": [abs(index - 7) / 100 + 0.1 for index in range(len(names))],
+            "strange": [5.0] * len(names),
+            "near_duplicate": [False] * len(names),
             "rejected_by": pa.array(reasons, pa.list_(pa.string())),
         }
     )

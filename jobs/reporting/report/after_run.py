@@ -13,6 +13,20 @@ from wanbatch.manifests.storage.backend import open_backend
 _log = logging.getLogger(__name__)
 
 
+MOST_WHEN_INTERRUPTED = 10_000
+"""Images; the report of more takes longer than somebody who interrupts a run wants to wait."""
+
+
+def is_worth_waiting(interrupted: bool, images: int) -> bool:
+    """Whether a run leaves a report.
+
+    Args:
+        interrupted: it was asked to stop, so it is to end soon.
+        images: that its folder has.
+    """
+    return not interrupted or images <= MOST_WHEN_INTERRUPTED
+
+
 def report_after_run(out: str | Path, manifest: Manifest) -> str | None:
     """Write the report of a folder whose run has just ended. What goes wrong is a warning, and never fails the run.
 

@@ -20,6 +20,24 @@ REJECTED_BY = "rejected_by"
 WORST = 12
 """Images that are shown of each measure."""
 
+LOW, HIGH, APART = "lowest first", "highest first", "farthest from the middle first"
+KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
+    "decodes": (("undecodable",), LOW),
+    "size_matches": (("wrong_size",), LOW),
+    "brightness": (("black",), LOW),
+    "contrast": (("flat",), LOW),
+    "sharpness": (("blurred",), LOW),
+    "exact_duplicate": (("exact_duplicate",), HIGH),
+    "near_duplicate": (("near_duplicate",), HIGH),
+    "source_distance": (("too_near", "too_far"), APART),
+    "too_near": (("too_near",), HIGH),
+    "too_far": (("too_far",), HIGH),
+    "near_held_out": (("held_out_copy",), HIGH),
+    "label_rank": (("wrong_class",), HIGH),
+    "label_confidence": (("wrong_class",), LOW),
+}
+"""Measures of `wanbatch check`: what of `rejected_by` is about them, and which of their values come first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -28,8 +46,8 @@ class Measure:
     Attributes:
         name: of its column.
         images: how many have a value.
-        rejected: how many the check of this name rejected.
-        order: which images come first: `rejected first`, `highest first`, `lowest first`.
+        rejected: how many were rejected for it.
+        order: which images come first, in words.
         worst: their ids, the worst first, with their values.
         least, mean, most: of the values; of yes and no, as 1 and 0.
     """
@@ -127,22 +145,27 @@ def _measure(table: pa.Table, column: str, rejected: dict[str, tuple[str, ...]])
     values = np.asarray(there[column].to_pylist(), dtype=np.float64)
     names = there["id"].to_pylist()
     finite = np.isfinite(values)
-    bad = np.array([column in rejected.get(name, ()) for name in names], dtype=bool)
-    order, worst = _worst_first(values, bad, pa.types.is_boolean(kind))
+    reasons, known = KNOWN.get(column, ((column,), ""))
+    bad = np.array([bool({column, *reasons} & {*rejected.get(name, ())}) for name in names], dtype=bool)
+    order = known or _inferred_order(values, bad, pa.types.is_boolean(kind))
+    worst = _worst_first(values, bad, order)
     figures = (
         [round(float(of(values[finite])), 6) for of in (np.min, np.mean, np.max)] if finite.any() else [None] * 3
     )
     chosen = tuple((names[index], float(values[index])) for index in worst[:WORST] if finite[index])
-    return Measure(column, len(names), int(bad.sum()), order, chosen, *figures)
+    said = f"rejected ones first, then {order}" if bad.any() else order
+    return Measure(column, len(names), int(bad.sum()), said, chosen, *figures)
 
 
-def _worst_first(values: np.ndarray, bad: np.ndarray, yes_or_no: bool) -> tuple[str, np.ndarray]:
-    """Rejected images first. Which end is the bad one, they say, too; without any the low values come first."""
+def _inferred_order(values: np.ndarray, bad: np.ndarray, yes_or_no: bool) -> str:
+    """Which end of a measure is the bad one, by what was rejected; without any the low values come first."""
     if bad.any() and not bad.all():
-        high = float(np.nanmedian(values[bad])) >= float(np.nanmedian(values[~bad]))
-    else:
-        high = yes_or_no and bool(bad.any())
-    signed = np.nan_to_num(-values if high else values, nan=np.inf)
-    order = np.lexsort((signed, ~bad))
-    words = "highest first" if high else "lowest first"
-    return (f"rejected ones first, then {words}" if bad.any() else words), order
+        return HIGH if float(np.nanmedian(values[bad])) >= float(np.nanmedian(values[~bad])) else LOW
+    return HIGH if yes_or_no and bad.any() else LOW
+
+
+def _worst_first(values: np.ndarray, bad: np.ndarray, order: str) -> np.ndarray:
+    """Indices: rejected images first, then by an order."""
+    middle = float(np.nanmedian(values)) if np.isfinite(values).any() else 0.0
+    signed = {LOW: values, HIGH: -values, APART: -np.abs(values - middle)}[order]
+    return np.lexsort((np.nan_to_num(signed, nan=np.inf), ~bad))

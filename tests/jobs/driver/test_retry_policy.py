@@ -145,3 +145,34 @@ def test_a_probe_that_cannot_be_made_any_more_is_not_asked_for_again():
     assert probe.probe
     queue.finished(probe, 0)
     assert not queue.for_idle(trusted=False).probe
+
+
+def test_a_node_that_is_lost_is_no_strike():
+    """What its workers held waits as it was, before all else; neither the unit nor the run is nearer to its limit."""
+    queue = UnitQueue(units(1, 1, 1), 0, None)
+    for _ in range(retry_policy.MAX_NODES_LOST):
+        first = queue.for_idle(trusted=False)
+        assert (first.number, first.attempt, first.isolated, first.deaths_alone) == (0, 1, False, 0)
+        assert queue.take_back(UnitLost(first, 0, "node lost", blamed=True, with_node=True)) is None
+        queue.raise_if_too_many_losses(workers=1)
+    first = queue.for_idle(trusted=False)
+    assert queue.take_back(UnitLost(first, 0, "node lost", blamed=True, with_node=True)) is None
+    assert queue.for_idle(trusted=True).isolated, "from then on it may be the row that takes nodes with it"
+
+
+def test_units_behind_one_that_lost_its_node_may_lose_any_number():
+    queue = UnitQueue(units(1, 1), 0, None)
+    for _ in range(50):
+        unit = queue.for_idle(trusted=False)
+        queue.take_back(UnitLost(unit, 0, "node lost", blamed=False, with_node=True))
+    assert not queue.for_idle(trusted=False).isolated
+
+
+def test_an_isolated_unit_keeps_its_deaths_where_a_node_is_lost():
+    queue = UnitQueue(units(1), 0, 5)
+    lose(queue, queue.for_idle(trusted=True))
+    lose(queue, queue.for_idle(trusted=True))
+    unit = queue.for_idle(trusted=True)
+    queue.take_back(UnitLost(unit, 0, "node lost", blamed=True, with_node=True))
+    again = queue.for_idle(trusted=True)
+    assert (again.isolated, again.deaths_alone, again.attempt) == (True, 1, 3)

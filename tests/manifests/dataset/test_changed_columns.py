@@ -31,6 +31,27 @@ def whole(**columns: pa.DataType) -> pa.Schema:
     return pa.schema([*DATA_SCHEMA, *columns.items()])
 
 
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.string()])
+def test_a_column_of_the_manifest_is_not_taken_for_one_that_a_run_writes_since(out, kind):
+    """A folder that was begun before `is_synthetic` was a column of runs, with one of that name in its manifest."""
+    own = pa.table({"is_synthetic": pa.nulls(1, kind)})
+    with OutputFolder.open(out, {"model": "tiny"}) as folder:
+        publish(folder, 0, ["a"], passthrough=own)
+    with OutputFolder.open(out, {"model": "tiny"}) as folder:
+        with pytest.raises(UserError, match=r"is_synthetic came with the manifest, .* choose another output folder"):
+            folder.common_columns(pa.schema([("is_synthetic", pa.bool_()), ("source_is_synthetic", kind)]))
+        with pytest.raises(UserError, match="is_synthetic came with the manifest"):
+            folder.common_columns(own.schema)
+
+
+def test_a_folder_that_a_run_began_with_its_columns_goes_on(out):
+    written = pa.table({"evaluations": pa.array([1], pa.int32()), "is_synthetic": [True], "wanbatch_version": ["1"]})
+    with OutputFolder.open(out, {"model": "tiny"}) as folder:
+        publish(folder, 0, ["a"], passthrough=written)
+    with OutputFolder.open(out, {"model": "tiny"}) as folder:
+        assert set(written.column_names) <= set(folder.common_columns(written.schema).names)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "common"),
     [

@@ -35,6 +35,18 @@ def test_how_sources_are_decoded_may_change_and_is_told():
         assert completed(recorded, now) == recorded, "what was noted first stays, so that it is told each time"
 
 
+def test_devices_may_be_mixed_from_some_run_on():
+    one = {"a": 1, "environment": {"torch": "1", "device_name": "x", "backends": {"text": "b"}}}
+    other = {"a": 1, "environment": {"torch": "1", "device_name": "y", "backends": {"text": "c"}}}
+    mixed = {**other, "mixed_devices": True}
+    assert len(changes(one, other)) == 2
+    assert changes(one, mixed) == []
+    assert completed(one, mixed) == {**one, "mixed_devices": True}
+    assert changes({**one, "mixed_devices": True}, one) == ["mixed_devices was true, now not set"]
+    newer = {**mixed, "environment": {**mixed["environment"], "torch": "2"}}
+    assert changes(one, newer) == ['environment.torch was "1", now "2"'], "all else must stay the same"
+
+
 def test_what_was_recorded_first_stays():
     assert completed({"a": 1, "environment": {"x": 1}}, {"a": 2, "environment": {"x": 2, "y": 3}}) == {
         "a": 1,

@@ -1,0 +1,310 @@
+"""The driver with a thousand workers on a hundred nodes that are not there: how fast it is, and what breaks first.
+
+    python benchmarks/cluster_scale.py [--workers N] [--nodes N] [--units N] [--unit-seconds S] [--lost-nodes N]
+                                       [--folder PATH] [--out FILE.json]
+
+The real loop (`Dispatcher`, `WorkerPool` with its slots and its watch of the nodes, `OutputFolder`) on a Ray that is
+simulated in this process: actors that take `--unit-seconds` for a unit, and hand back attempts that were written
+before (one 32x32 picture each). Nodes join one after the other, a tenth of them at the start; in the middle some are
+lost with all workers on them and others join. Ray's own part of the driver's work is not in it: `driver.py` has it.
+
+driver_milliseconds_a_unit: the processor time of this process without what the simulation took. seconds_over_ideal:
+how long it took, by units * unit-seconds / workers, with all workers from the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from driver import _attempt
+from ray.exceptions import ActorDiedError
+
+from wanbatch.jobs.config.hardware import cpu_name
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver import cluster_watch, ray_errors, worker_pool, worker_slot
+from wanbatch.jobs.driver.cluster_nodes import Placement
+from wanbatch.jobs.driver.dispatcher import Dispatcher, DispatchOptions
+from wanbatch.jobs.driver.worker_pool import WorkerPool
+from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.reporting.progress import JsonLines
+from wanbatch.jobs.reporting.run_log import RunLog
+from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
+from wanbatch.manifests.dataset.folder import OutputFolder
+
+JOIN_SECONDS = 0.2  # between two nodes
+
+
+@dataclass(eq=False)
+class Ref:
+    """What a call will return: `at` a monotonic time; computed then. None: it is not known when."""
+
+    at: float | None
+    value: Callable[[], Any]
+
+
+@dataclass(eq=False)
+class Actor:
+    """A worker's process: waits for a place, then makes unit after unit."""
+
+    node: str = ""
+    dead: bool = False
+    free_at: float = 0.0
+    units: deque[tuple[float, int]] = field(default_factory=deque)
+    waiting: list[Ref] = field(default_factory=list)
+
+
+class SimulatedRay:
+    """As much of the module `ray` as the driver uses, with actors that are not there.
+
+    Attributes:
+        seconds: of the processor that the simulation itself took.
+    """
+
+    def __init__(self, nodes: int, places: int, unit_seconds: float, attempts: dict[int, Any]):
+        self._places = {f"{number:056x}": places for number in range(nodes)}
+        self._unit_seconds, self._attempts = unit_seconds, attempts
+        self._coming = deque(self._places)
+        self._begin, self._used = time.monotonic(), dict.fromkeys(self._places, 0)
+        self._alive: list[str] = []
+        self._pending: deque[Actor] = deque()
+        self._actors: list[Actor] = []
+        self.seconds = 0.0
+        for _ in range(max(1, nodes // 10)):
+            self._alive.append(self._coming.popleft())
+
+    # what the driver calls
+
+    def nodes(self) -> list[dict[str, Any]]:
+        with self._counted():
+            places = {node: {"CPU": float(self._places[node])} for node in self._alive}
+            return [{"Alive": True, "NodeID": node, "NodeName": node, "Resources": r} for node, r in places.items()]
+
+    def remote(self, **options: Any) -> Callable[[type], Any]:
+        return lambda worker: SimpleNamespace(options=lambda **chosen: SimpleNamespace(remote=self._start))
+
+    def kill(self, actor: Any) -> None:
+        with self._counted():
+            one = actor.state
+            if not one.dead and one.node:
+                self._used[one.node] -= 1
+            one.dead = True
+
+    def get(self, ref: Ref) -> Any:
+        with self._counted():
+            return ref.value()
+
+    def wait(self, refs: Sequence[Ref], num_returns: int, timeout: float, fetch_local: bool) -> tuple[list, list]:
+        """Wait until one of them is there, as `ray.wait` does with `num_returns=1`; or say which are."""
+        with self._counted():
+            self._join()
+            times = [(ref.at, ref) for ref in refs if ref.at is not None]
+            now = time.monotonic()
+            there = [ref for at, ref in times if at <= now]
+            if there or timeout == 0:
+                return there[:num_returns], []
+            soon = min((at for at, _ in times), default=now + timeout)
+        time.sleep(max(0.0, min(soon - now, timeout, JOIN_SECONDS)))
+        return self.wait(refs, num_returns, max(0.0, timeout - (time.monotonic() - now)), fetch_local)
+
+    # what happens to nodes
+
+    def lose(self, count: int) -> None:
+        """Take nodes away, with what is on them."""
+        with self._counted():
+            gone, self._alive = set(self._alive[:count]), self._alive[count:]
+            for actor in self._actors:
+                if actor.node in gone and not actor.dead:
+                    actor.dead = True
+                    for ref in actor.waiting:
+                        ref.at, ref.value = time.monotonic(), self._died
+                    actor.waiting.clear()
+            for node in gone:  # as many others come
+                other = f"f{node[1:]}"
+                self._places[other], self._used[other] = self._places[node], 0
+                self._coming.append(other)
+
+    def _died(self) -> Any:
+        raise ActorDiedError()
+
+    def _join(self) -> None:
+        joined = max(1, len(self._places) // 10) + int((time.monotonic() - self._begin) / JOIN_SECONDS)
+        while self._coming and len(self._alive) < joined:
+            self._alive.append(self._coming.popleft())
+        free = deque(node for node in self._alive for _ in range(self._places[node] - self._used[node]))
+        while free and self._pending:
+            actor = self._pending.popleft()
+            if not actor.dead:
+                actor.node = free.popleft()
+                self._used[actor.node] += 1
+                for ref in actor.waiting:
+                    ref.at = time.monotonic()
+                actor.waiting.clear()
+
+    # actors
+
+    def _start(self, setup: WorkerSetup, name: str) -> Any:
+        with self._counted():
+            state = Actor()
+            self._actors.append(state)
+            self._pending.append(state)
+            call: dict[str, Any] = {
+                "__ray_call__": lambda place: self._when_placed(state, lambda: (state.node, state.node[-4:])),
+                "ready": lambda: Ref(time.monotonic(), lambda: Started(0.0, 0.0, {}, state.node[-4:], "")),
+                "exchange": lambda *given: self._exchange(state, *given),
+            }
+            remotes = {name: SimpleNamespace(remote=function) for name, function in call.items()}
+            return SimpleNamespace(state=state, **remotes)
+
+    def _when_placed(self, actor: Actor, value: Callable[[], Any]) -> Ref:
+        ref = Ref(None, value)
+        actor.waiting.append(ref)
+        return ref
+
+    def _exchange(self, actor: Actor, tasks: bytes, seconds: float, making: float | None) -> Ref:
+        with self._counted():
+            now = time.monotonic()
+            for task in pickle.loads(tasks):
+                actor.free_at = max(now, actor.free_at) + self._unit_seconds
+                actor.units.append((actor.free_at, task.unit))
+            ref = Ref(min(now + seconds, actor.units[0][0]) if actor.units else now + seconds, lambda: None)
+            ref.value = lambda: self._status(actor, ref)
+            if actor.dead:
+                ref.at, ref.value = now, self._died
+            actor.waiting = [ref]
+            return ref
+
+    def _status(self, actor: Actor, ref: Ref) -> bytes:
+        now, reports = time.monotonic(), []
+        actor.waiting.clear()
+        while actor.units and actor.units[0][0] <= now:
+            _, unit = actor.units.popleft()
+            reports.append(UnitReport(self._attempts[unit], self._unit_seconds, self._unit_seconds, 4))
+        return pickle.dumps(WorkerStatus(reports, 0, (-1, 0)), protocol=5)
+
+    @contextmanager
+    def _counted(self):
+        begin = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds += time.process_time() - begin
+
+
+def main() -> None:
+    options = _options()
+    folder = Path(tempfile.mkdtemp(dir=options.folder))
+    try:
+        measured = measure(folder, options)
+    finally:
+        shutil.rmtree(folder)
+    result = {
+        "what": "the driver with simulated workers on simulated nodes",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "load_before": options.load},
+        "versions": {"python": platform.python_version(), "pyarrow": version("pyarrow")},
+        **measured,
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    if options.out:
+        options.out.write_text(text)
+    print(text, end="")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--nodes", type=int, default=100)
+    parser.add_argument("--units", type=int, default=12_000)
+    parser.add_argument("--unit-seconds", type=float, default=4.0)
+    parser.add_argument("--lost-nodes", type=int, default=10, help="in the middle")
+    parser.add_argument("--folder", default=tempfile.gettempdir(), help="where manifest and folder are made")
+    parser.add_argument("--out", type=Path, help="write the result here too")
+    options = parser.parse_args()
+    options.load = round(os.getloadavg()[0], 1)
+    return options
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    manifest = folder / "m.jsonl"
+    manifest.write_text("".join(json.dumps({"prompt": f"picture {n}"}) + "\n" for n in range(options.units)))
+    settings = Settings(width=32, height=32)
+    plan, model = prepare(manifest, settings)
+    with OutputFolder.open(folder / "out", {}) as out:
+        dispatch = DispatchOptions("run", unit_rows=1, slots=settings.slots)  # one worker: units as they are
+        dispatcher = Dispatcher(plan, out, RunLog(out), dispatch)
+        attempts = {
+            unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.indices))
+            for unit in dispatcher.waiting_units
+        }
+        simulated = SimulatedRay(options.nodes, options.workers // options.nodes, options.unit_seconds, attempts)
+        setup = WorkerSetup(model, str(folder / "out"), str(folder), False, "cpu", "float32", 4, 1)
+        with _instead_of_ray(simulated):
+            pool = WorkerPool(setup, options.workers, placement=Placement(on_cluster=True), most=options.workers)
+            lost: list[float] = []
+
+            def half_way() -> bool:
+                if not lost and dispatcher.counters.made * 2 >= options.units:
+                    lost.append(time.monotonic())
+                    simulated.lose(options.lost_nodes)
+                return False
+
+            wall, own = time.perf_counter(), time.process_time()
+            dispatcher.loop(pool, JsonLines(len(plan), 0, StringIO()), half_way)
+            wall, own = time.perf_counter() - wall, time.process_time() - own - simulated.seconds
+            pool.close()
+        assert len(out.committed().made) == options.units, "every row once"
+        assert not out.committed().failed
+        events = [json.loads(line) for line in (folder / "out/_wanbatch/log.jsonl").read_text().splitlines()]
+    ideal = options.units * options.unit_seconds / options.workers
+    peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+    return {
+        **{name: getattr(options, name) for name in ("workers", "nodes", "units", "unit_seconds", "lost_nodes")},
+        "nodes_lost_with_workers": len({event["node"] for event in events if event["event"] == "node_lost"}),
+        "units_lost_with_nodes": sum(event["event"] == "unit_lost" for event in events),
+        "seconds": round(wall, 2),
+        "ideal_seconds": round(ideal, 2),
+        "seconds_over_ideal": round(wall / ideal, 3),
+        "units_per_second": round(options.units / wall, 1),
+        "driver_milliseconds_a_unit": round(1000 * own / options.units, 3),
+        "units_per_second_of_driver_cpu": round(options.units / own, 1),
+        "driver_share_of_a_core": round(own / wall, 3),
+        "peak_megabytes": int(peak) // 1024,
+    }
+
+
+@contextmanager
+def _instead_of_ray(simulated: SimulatedRay):
+    health = SimpleNamespace(ensure_alive=lambda: None)
+    with (
+        patch.object(worker_pool, "ray", simulated),
+        patch.object(worker_slot, "ray", simulated),
+        patch.object(cluster_watch, "ray", simulated),
+        patch.object(ray_errors, "ray", simulated),
+        patch.object(worker_pool, "RayHealth", lambda: health),
+        patch.object(worker_pool, "take_mark", lambda *given, **more: None),
+    ):
+        yield
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Which pictures of a dataset a recipe is about: its splits and classes; and the columns that it names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.augment.found import TRAIN, Found, FoundDataset
+from wanbatch.jobs.augment.recipe import Recipe
+from wanbatch.jobs.augment.rows import OWN
+from wanbatch.jobs.augment.templates import check_template
+from wanbatch.manifests.columns import GIVEN, WRITTEN
+from wanbatch.suggestions import did_you_mean
+
+NAMED = 3
+"""Names that a message suggests."""
+
+
+def of_splits(found: FoundDataset, recipe: Recipe) -> tuple[list[Found], list[Found]]:
+    """The pictures of the splits that are augmented, and all others. Raises UserError if the recipe must say more."""
+    there = list(dict.fromkeys(picture.split for picture in found.pictures))
+    names = [name for name in there if name is not None]
+    if recipe.split is None:
+        if names:
+            likely = next((name for name in names if name.lower() in TRAIN), names[0])
+            raise UserError(
+                f"{recipe.dataset}: has splits {', '.join(names)}: say which one is augmented, like "
+                f'split = "{likely}"; the others are held out'
+            )
+        return list(found.pictures), []
+    for name in recipe.split:
+        if name not in names:
+            said = f"there are: {', '.join(names)}{did_you_mean(name, names)}" if names else "it has no splits"
+            raise UserError(f"{recipe.dataset}: has no split {name!r}; {said}")
+    chosen = set(recipe.split)
+    wanted = [picture for picture in found.pictures if picture.split in chosen]
+    return wanted, [picture for picture in found.pictures if picture.split not in chosen]
+
+
+def check_names(found: FoundDataset, recipe: Recipe) -> None:
+    """Check every name in the recipe that means a column, before pictures are loaded. Raises UserError."""
+    there = found.column_names
+    for text in recipe.template:
+        check_template(text.text, [*there, *recipe.choices], recipe.dataset)
+    for name in recipe.choices:
+        if name in there:
+            raise UserError(f"choices names {name!r}, which is a column of {recipe.dataset} already: rename it")
+    columns = [("keep", name) for name in recipe.keep]
+    columns += [("hard", recipe.hard.column)] if recipe.hard else []
+    for key, name in columns:
+        if name not in there:
+            raise UserError(
+                f"{key} names {name!r}, which is no column of {recipe.dataset}; there are: "
+                f"{', '.join(there) or 'none'}{did_you_mean(name, there)}"
+            )
+    for name in recipe.keep:
+        if name in OWN or name in GIVEN or name in WRITTEN:
+            raise UserError(f"keep names {name!r}, which rows have of their own: rename the column in the dataset")
+
+
+def of_classes(found: FoundDataset, wanted: Sequence[Found], recipe: Recipe) -> list[Found]:
+    """The pictures of the classes that are augmented. Raises UserError for a class without pictures."""
+    counts = Counter(picture.label for picture in wanted)
+    labels = [label for label in counts if label is not None]
+    for label in recipe.classes or ():
+        if not counts[label]:
+            there = ", ".join(sorted(labels)) or "none"
+            raise UserError(
+                f"{recipe.dataset}: class {label!r} has no pictures{_in_split(recipe)}; there are: {there}"
+                f"{did_you_mean(label, labels)}"
+            )
+    if recipe.classes is not None:
+        return [picture for picture in wanted if picture.label in recipe.classes]
+    for split in [None, *(recipe.split or ())]:
+        for label in found.classes.get(split, ()):
+            if not counts[label]:
+                raise UserError(
+                    f"{recipe.dataset}: class {label!r} has no pictures{_in_split(recipe)}: add some, or name the "
+                    f"classes that are augmented, like classes = {sorted(labels)[:NAMED]}"
+                )
+    return list(wanted)
+
+
+def _in_split(recipe: Recipe) -> str:
+    return f" in split {' or '.join(recipe.split)}" if recipe.split else ""

@@ -1,0 +1,75 @@
+"""Whether a GPU can run a model: its kind, its architecture, FP8, its memory. No GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wanbatch.errors import NodeError
+from wanbatch.jobs.worker.device_check import GIB, Card, check_card, check_kind, needed_bytes, runs_on, weights_in
+from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading.runtime import Runtime
+
+H100 = Card("NVIDIA H100 80GB HBM3", 80 * GIB, "sm_90", ("sm_80", "sm_90", "compute_90"), True)
+
+
+@pytest.fixture(scope="module")
+def setup() -> WorkerSetup:
+    return WorkerSetup(registry.find(), "out", "sources", False, "cuda", "bfloat16", slots=4, threads=0)
+
+
+def test_a_card_that_can(setup):
+    check_card(H100, setup, "h")
+    check_card(H100, replace(setup, device_kind=H100.name, runtime=Runtime(fp8=True)), "h")
+
+
+@pytest.mark.parametrize(
+    ("card", "changed", "told"),
+    [
+        (
+            replace(H100, memory=1 << 20),
+            {},
+            r"^host h: its NVIDIA H100 .* has 0\.0 GiB of memory, and the model needs",
+        ),
+        (replace(H100, architecture="sm_61"), {}, r"is sm_61, for which this build of PyTorch has no code"),
+        (replace(H100, has_fp8=False), {"runtime": Runtime(fp8=True)}, r"has no FP8: use --precision bf16"),
+        (H100, {"device_kind": "NVIDIA A100"}, r"has NVIDIA H100 .* on NVIDIA A100; .*--mixed-devices$"),
+    ],
+)
+def test_a_card_that_cannot(setup, card, changed, told):
+    with pytest.raises(NodeError, match=told):
+        check_card(card, replace(setup, **changed), "h")
+
+
+def test_any_kind_where_devices_are_mixed(setup):
+    check_kind("cpu AVX2", replace(setup, device_kind=None), "h")
+    check_kind("cpu AVX2", replace(setup, device_kind="cpu AVX2"), "h")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "supported", "expected"),
+    [
+        ("sm_86", ("sm_80",), True),  # the same major version
+        ("sm_90", ("sm_80", "sm_86"), False),
+        ("sm_100", ("sm_90", "compute_90"), True),  # compiled when it is loaded
+        ("sm_75", ("sm_80", "compute_90"), False),
+        ("sm_90", ("sm_90a",), True),
+        ("sm_90", (), True),  # a build that does not say
+    ],
+)
+def test_code_for_some_architectures_runs_on_others(architecture, supported, expected):
+    assert runs_on(architecture, supported) is expected
+
+
+def test_the_memory_that_a_model_needs(setup):
+    folder = Path(setup.model.folder)
+    parts = {path.parent.name: weights_in(path) for path in folder.glob("*/*.safetensors")}
+    del parts["judge"]
+    text = parts.pop("text_encoder")
+    assert needed_bytes(folder, "bfloat16", offload=False, fp8=False) == 2 * (text + sum(parts.values()))
+    assert needed_bytes(folder, "float32", offload=True, fp8=False) == 4 * max(text, sum(parts.values()))
+    transformer = parts.pop("transformer")
+    assert needed_bytes(folder, "bfloat16", False, fp8=True) == transformer + 2 * (text + sum(parts.values()))

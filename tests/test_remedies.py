@@ -138,7 +138,7 @@ OTHER_PROGRAMS = {  # program -> flags of it that messages show
         *("--job-name", "--nodes", "--ntasks-per-node", "--exclusive", "--no-kill", "--requeue", "--open-mode"),
         *("--output", "--kill-on-bad-exit", "--gpus-per-node"),
     },
-    "ray symmetric-run": {"--address", "--min-nodes"},
+    "ray start, ray symmetric-run": {"--address", "--head", "--min-nodes"},
 }
 
 

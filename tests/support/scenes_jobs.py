@@ -51,7 +51,7 @@ def settings_that_contradict_each_other(at: At) -> Iterator[str]:
 @scene
 def a_size_of_another_model(at: At) -> Iterator[str]:
     model = replace(find(TINY, None), multiple=32)
-    at.monkeypatch.setattr("wanbatch.jobs.planning.preparation.find", lambda *given, **more: model)
+    at.monkeypatch.setattr("wanbatch.jobs.planning.model_copies.find", lambda *given, **more: model)
     at.rows({**GOOD, "width": 48, "height": 64})
     said = at.refused("plan", "m.jsonl")
     yield said

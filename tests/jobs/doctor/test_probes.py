@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -93,6 +94,13 @@ def test_a_locale_and_its_remedy():
     assert ascii_only.remedy == "export PYTHONUTF8=1 (or LC_ALL=C.UTF-8)"
     for way in ("export PYTHONUTF8=1", "export LC_ALL=C.UTF-8"):
         assert found("locale", before=way, **posix).level == "ok"
+
+
+def test_a_machine_without_time_zones(tmp_path):
+    assert found("zones").level == "ok"
+    if importlib.util.find_spec("tzdata") is None:
+        none = found("zones", PYTHONTZPATH=str(tmp_path))
+        assert (none.level, none.remedy) == ("warning", "pip install tzdata")
 
 
 def test_settings_that_cannot_be_read(tmp_path):

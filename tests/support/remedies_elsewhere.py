@@ -130,6 +130,7 @@ NOT_HERE: Table = {
         "give the container": CONTAINER,
         "end other programs": CONTAINER,
         "mount -o remount": CONTAINER,
+        "pip install tzdata": FETCHED,
     },
     "jobs/doctor/model_checks.py": {"hf download": FETCHED},
     "jobs/doctor/output_checks.py": {
@@ -193,6 +194,7 @@ NOT_HERE: Table = {
 """Not to be followed in a test, with the reason."""
 
 NO_REMEDIES: Table = {
+    "jobs/doctor/machine_checks.py": {"refuses every timezone": "what is wrong"},
     "jobs/tuning/settings_file.py": {"Written by": "the first line of a file"},
     "manifests/column_types.py": {
         "(keep the source)": "a rule of a column",

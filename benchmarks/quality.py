@@ -14,9 +14,9 @@ median, are those that the processor's cores spent on a picture, which that hard
 
 `differences` compare two configurations picture by picture (`quality_grid.pairs`).
 
-References and what was measured of each picture are kept in `--work`; results are written after every configuration and after every round, and the same
-command goes on where it stopped. `--minutes` stops by itself. What a step cache leaves out is also counted in
-blocks: on a machine that does other things, too, trust these.
+References and what was measured of each picture are kept in `--work`; results are written after every configuration
+and after every round, and the same command goes on where it stopped. `--minutes` stops by itself. What a step cache
+leaves out is also counted in blocks: on a machine that does other things, too, trust these.
 """
 
 from __future__ import annotations

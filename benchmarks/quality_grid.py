@@ -79,9 +79,8 @@ def pairs(model: ModelInfo) -> Iterator[tuple[Configuration, Configuration]]:
     third, two_thirds = (f"deepcache:interval=2,blocks={round(model.layers * part)}" for part in (1 / 3, 2 / 3))
     for task in TASKS:
         for steps in (8, 10, 12, 16, BASE_STEPS) if task == TEXT else (12,):
-            first, second = (
-                Configuration(Candidate("unipc", steps, cache), task=task) for cache in (third, two_thirds)
-            )
+            candidates = (Candidate("unipc", steps, cache) for cache in (third, two_thirds))
+            first, second = (Configuration(candidate, task=task) for candidate in candidates)
             yield first, second
     ours = {steps: Configuration(Candidate("unipc", steps, "taylor:interval=2")) for steps in (12, 16, 20, 24)}
     plain = {steps: Configuration(Candidate("unipc", steps)) for steps in (6, 8, 12, 20, BASE_STEPS)}

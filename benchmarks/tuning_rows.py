@@ -3,8 +3,8 @@
     python benchmarks/tuning_rows.py FOLDER [--rows 96]
     wanbatch tune FOLDER/manifest.jsonl --budget "psnr>=40" --sample 96 --preset exact --precision fp32
 
-Writes FOLDER/manifest.jsonl and the pictures that it names. Of each four rows two are text alone, one has a source and
-one two sources, at creativity 0.5, 0.65, 0.8 in turn.
+Writes FOLDER/manifest.jsonl and the pictures that it names. Of each four rows two are text alone, one has a source
+and one two sources, at creativity 0.5, 0.65, 0.8 in turn.
 """
 
 from __future__ import annotations

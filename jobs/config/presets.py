@@ -11,9 +11,9 @@ from typing import Any
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
 
-# Found by `wanbatch tune` on 96 rows of the small world (benchmarks/tuning_rows.py) on an H200, in fp32; its files are
-# benchmarks/results/tune-tiny-*.toml: `balanced` with `--budget "psnr>=40"`, `fast` with `--budget "psnr>=35" --budget
-# judge`. On other captions: docs/quality.md.
+# Found by `wanbatch tune` on 96 rows of the small world (benchmarks/tuning_rows.py) on an H200, in fp32; its files
+# are benchmarks/results/tune-tiny-*.toml: `balanced` with `--budget "psnr>=40"`, `fast` with `--budget "psnr>=35"
+# --budget judge`. On other captions: docs/quality.md.
 _TINY: dict[str, dict[str, Any]] = {
     "balanced": {"sampler": "dpmpp_2m", "steps": 28, "step_cache": "taylor:interval=2"},
     "fast": {"sampler": "unipc1", "steps": 18, "step_cache": "taylor:interval=2"},

@@ -24,13 +24,16 @@ import scenes_text  # noqa: F401
 from command_line import GOOD, invoke
 from job_making import picture, write_jsonl
 from remedies_elsewhere import ELSEWHERE, NO_REMEDIES, NOT_HERE, NOT_YET
-from remedy_cases import CASES, Case, below, from_line, linked
+from remedy_cases import CASES as PLAIN_CASES
+from remedy_cases import Case, below, from_line, linked
+from remedy_map_cases import MAP_CASES
 from remedy_scenes import SCENES, At
 from remedy_texts import RemedyText, remedy_texts
 
 from wanbatch.jobs.cli.main import main
 
 ROOT = Path(__file__).parent.parent
+CASES = {**PLAIN_CASES, **MAP_CASES}
 
 TABLES = {"ELSEWHERE": ELSEWHERE, "NOT_HERE": NOT_HERE, "NO_REMEDIES": NO_REMEDIES}
 

@@ -106,8 +106,6 @@ ELSEWHERE: Table = {
     },
     "jobs/worker/creativity_maps.py": {
         "give a map of the same shape": f"{MAPS}::test_a_map_of_another_shape_fails_its_row",
-        "cut it": f"{MAPS}::test_a_box_over_the_edge_fails_its_row",
-        "reaches over the edge": f"{MAPS}::test_a_box_over_the_edge_fails_its_row",
     },
     "manifests/reading/json_mistakes.py": {
         'python3 -c "': f"{TEXTS}::test_it_comes_with_a_command_that_makes_rows_of_it",

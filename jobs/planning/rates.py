@@ -17,18 +17,15 @@ from wanbatch.jobs.planning.workload import denoising_work
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.manifests.dataset.status import recorded_fingerprint
+from wanbatch.manifests.dataset.unit_times import COLUMNS, DEVICE_STAGES, unit_times
 
 TABLE = "device_speeds.json"
 FEW_UNITS = 5
-MODEL_STAGES = ("text", "encode", "denoise", "decode")
-"""Stages that need the device; the others run beside them."""
+PAUSE = 60.0
+"""Seconds; a worker that has nothing for longer is not waiting, but its run has ended."""
 
 _DATA = ("id", "width", "height", "guidance", "sources")
-_TIMINGS = (
-    *("id", "unit", "attempt", "worker", "device", "started"),
-    *(f"{stage}_seconds" for stage in MODEL_STAGES),
-    *("steps_full", "steps_cached", "blocks_full", "blocks_cached"),
-)
+_TIMINGS = ("id", *COLUMNS, "steps_full", "steps_cached", "blocks_full", "blocks_cached")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,7 @@ def rates_of_records(
     rows = {name: index for index, name in enumerate(data["id"].to_pylist())}
     of_image = data.take(pa.array([rows[name] for name in timings["id"].to_pylist()], pa.int64()))
     work, share, pixels = _work_of(of_image, timings)
-    seconds = {stage: timings[f"{stage}_seconds"].to_numpy() for stage in MODEL_STAGES}
+    seconds = {stage: timings[f"{stage}_seconds"].to_numpy() for stage in DEVICE_STAGES}
     denoising = _ratio(seconds["denoise"].sum(), (work * share).sum())
     coding = _ratio((seconds["encode"] + seconds["decode"]).sum(), pixels.sum())
     image = float(seconds["text"].mean())
@@ -127,7 +124,7 @@ def rates_of_records(
         denoising=denoising,
         coding=coding,
         image=image,
-        held=max(1.0, _held_seconds(timings, unit, spent) / max(1e-12, float(spent.sum()))),
+        held=max(1.0, _held_seconds(timings) / max(1e-12, float(spent.sum()))),
         low=low,
         high=high,
         origin=f"{len(timings)} images of {name}",
@@ -149,22 +146,14 @@ def _work_of(data: pa.Table, timings: pa.Table) -> tuple[np.ndarray, np.ndarray,
     return denoising_work(width * height, steps, guidance), share, width * height * (1 + sources)
 
 
-def _held_seconds(timings: pa.Table, unit: np.ndarray, spent: np.ndarray) -> float:
-    """From the begin of each worker's first unit to the end of its last one, less the pauses between runs.
-
-    A unit begins when its sources are read, which is while the one before is in the model.
-    """
-    started = np.array([value.timestamp() for value in timings["started"].to_pylist()])
-    worker = np.unique(timings["worker"].to_pylist(), return_inverse=True)[1]
-    held = 0.0
-    for one in np.unique(worker):
-        mine = worker == one
-        units = np.unique(unit[mine])
-        begins = np.array([started[mine & (unit == number)].min() for number in units])
-        takes = np.array([spent[mine & (unit == number)].sum() for number in units])
-        order = np.argsort(begins)
-        steps = np.diff(begins[order], append=begins[order][-1] + takes[order][-1])
-        held += float(np.minimum(steps, 3 * takes[order] + 5).sum())
+def _held_seconds(timings: pa.Table) -> float:
+    """From the begin of each worker's first unit to the end of its last one, less the pauses between runs."""
+    held, before = 0.0, None
+    for unit in unit_times(timings):
+        held += unit.busy
+        if before is not None and before.worker == unit.worker and unit.begin - before.end <= PAUSE:
+            held += unit.begin - before.end
+        before = unit
     return held
 
 

@@ -76,6 +76,7 @@ def connected(address: str) -> Iterator[None]:
         return
     if address != AUTO:
         _ensure_answers(address)
+    told: Callable[[], str] = str  # nothing
     try:
         with kept_signal_handlers(), without_uploads(), _kept_stderr() as told:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
@@ -90,6 +91,13 @@ def test_a_locale_and_its_remedy():
     ascii_only = found("locale", **posix)
     assert ascii_only.level == "warning"
     assert found("locale", before=ascii_only.remedy.partition(" (")[0], **posix).level == "ok"
+
+
+def test_a_machine_without_time_zones(tmp_path):
+    assert found("zones").level == "ok"
+    if importlib.util.find_spec("tzdata") is None:
+        none = found("zones", PYTHONTZPATH=str(tmp_path))
+        assert (none.level, none.remedy) == ("warning", "pip install tzdata")
 
 
 def test_settings_that_cannot_be_read(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.planning.workload import denoising_work
+from wanbatch.jobs.planning.workload import denoising_work, empty_slots_factor
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.manifests.dataset.status import recorded_fingerprint
@@ -24,8 +24,9 @@ FEW_UNITS = 5
 PAUSE = 60.0
 """Seconds; a worker that has nothing for longer is not waiting, but its run has ended."""
 
-_DATA = ("id", "width", "height", "guidance", "sources")
-_TIMINGS = ("id", *COLUMNS, "steps_full", "steps_cached", "blocks_full", "blocks_cached")
+DATA_COLUMNS = ("id", "width", "height", "guidance", "sources")
+TIMING_COLUMNS = ("id", "batch_size", *COLUMNS, "steps_full", "steps_cached", "blocks_full", "blocks_cached")
+"""What is read of the two kinds of parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Rates:
 
     Attributes:
         device: the kind of device.
-        denoising: seconds for a unit of denoising work of which all blocks run.
+        denoising: seconds for a unit of denoising work of which all blocks run, empty slots counted as work.
         coding: seconds for a pixel that the autoencoder encodes or decodes.
         image: seconds for each image besides.
         held: how long workers held their device for each second of the model's stages.
@@ -45,6 +46,7 @@ class Rates:
         bytes_of_a_pixel: of image files; None if not known.
         format: of these files.
         images: how many were timed.
+        slots: rows denoised together; None: not of one run.
         notes: what is to be known of it, a sentence each.
     """
 
@@ -61,6 +63,7 @@ class Rates:
     bytes_of_a_pixel: float | None = None
     format: str = "png"
     images: int = 0
+    slots: int | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     @property
@@ -88,7 +91,7 @@ def rates_of_folder(out: str | Path, model: str) -> Rates | None:
             "folder that this model made"
         )
     parts = CommittedParts.open(out)
-    data, timings = parts.table("data", _DATA), parts.table("timings", _TIMINGS)
+    data, timings = parts.table("data", DATA_COLUMNS), parts.table("timings", TIMING_COLUMNS)
     if data is None or timings is None or not len(timings):
         return None
     return rates_of_records(data, timings, fingerprint, parts.bytes_of("data"), str(out))
@@ -109,12 +112,14 @@ def rates_of_records(
     rows = {name: index for index, name in enumerate(data["id"].to_pylist())}
     of_image = data.take(pa.array([rows[name] for name in timings["id"].to_pylist()], pa.int64()))
     work, share, pixels = _work_of(of_image, timings)
+    unit = np.unique(timings["unit"].to_numpy(), return_inverse=True)[1]
+    steps = (timings["steps_full"].to_numpy() + timings["steps_cached"].to_numpy()).astype(np.float64)
+    work = work * empty_slots_factor(steps, unit, timings["batch_size"].to_numpy())
     seconds = {stage: timings[f"{stage}_seconds"].to_numpy() for stage in DEVICE_STAGES}
     denoising = _ratio(seconds["denoise"].sum(), (work * share).sum())
     coding = _ratio((seconds["encode"] + seconds["decode"]).sum(), pixels.sum())
     image = float(seconds["text"].mean())
     spent = np.sum(list(seconds.values()), axis=0)
-    unit = np.unique(timings["unit"].to_numpy(), return_inverse=True)[1]
     expected = work * share * denoising + pixels * coding + image
     low, high = _range(np.bincount(unit, spent) / np.maximum(np.bincount(unit, expected), 1e-12))
     environment = fingerprint.get(ENVIRONMENT, {})
@@ -133,6 +138,7 @@ def rates_of_records(
         bytes_of_a_pixel=_ratio(data_bytes, own.sum()),
         format=str(fingerprint.get("format", "png")),
         images=len(timings),
+        slots=int(timings["batch_size"][0].as_py()),
     )
 
 

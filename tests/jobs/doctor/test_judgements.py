@@ -134,7 +134,12 @@ def test_all_is_well(facts, message):
             "HF_HUB_OFFLINE=0 hf download owner/wan --revision 1a2b3c4d5e6f7a8b",
         ),
         (replace(OUT, step="locking it", error="No locks available"), "fault", "locking it fails: No locks", "mount"),
-        (replace(OUT, free=None, step="opening it", error="AccessDenied"), "fault", "AccessDenied", "credentials"),
+        (
+            replace(OUT, out="s3://b", free=None, step="opening it", error="AccessDenied"),
+            "fault",
+            "AccessDenied",
+            "credentials",
+        ),
         (replace(OUT, step="opening it", error="ftp: no", user_error=True), "fault", "ftp: no", "another --out"),
         (replace(OUT, foreign=True), "fault", "/data/out holds files that are not of a dataset", "an empty folder"),
         (replace(OUT, left="/data/.x"), "warning", "/data/.x could not be removed", "/data/.x"),

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from wanbatch.jobs.planning.workload import denoising_work
@@ -64,8 +65,8 @@ def _held(runs: dict[str, Any]) -> float:
     return round(float(np.mean(ratios)), 4)
 
 
+@click.command(help=__doc__)
 def main() -> None:
-    """Write the table."""
     TABLE.write_text(json.dumps(derived(), indent=1) + "\n", encoding="utf-8")
 
 

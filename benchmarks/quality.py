@@ -12,9 +12,11 @@ median, are those that the processor's cores spent on a picture, which that hard
 
 `pass_seconds` are those of the scoring pass, over all pictures, one configuration after the other.
 
-References are kept in `--work`; results are written after every configuration and after every round, and the same
-command goes on where it stopped. `--minutes` stops by itself. What a step cache leaves out is also counted in
-blocks: on a machine that does other things, too, trust these.
+`differences` compare two configurations picture by picture (`quality_grid.pairs`).
+
+References and what was measured of each picture are kept in `--work`; results are written after every configuration
+and after every round, and the same command goes on where it stopped. `--minutes` stops by itself. What a step cache
+leaves out is also counted in blocks: on a machine that does other things, too, trust these.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ import click
 import numpy as np
 import torch
 from model_requests import request_of
-from quality_grid import BLEND, GUIDANCES, IMAGE, REFERENCE_STEPS, TEXT, Configuration, grid
+from quality_grid import BLEND, GUIDANCES, IMAGE, REFERENCE_STEPS, TEXT, Configuration, grid, pairs
 from quality_report import draw, table
 
 from wanbatch import __version__
@@ -47,7 +49,8 @@ from wanbatch.jobs.tuning.trials import CandidateRunner
 from wanbatch.pipeline.core.conditioning import to_pixels
 from wanbatch.pipeline.core.requests import Request, SourceImage
 from wanbatch.pipeline.evaluation import lpips
-from wanbatch.pipeline.evaluation.judge import Judge, distance
+from wanbatch.pipeline.evaluation.judge import Judge, distance, distance_interval
+from wanbatch.pipeline.evaluation.metrics import Measured
 from wanbatch.pipeline.evaluation.quality import Meter, stacked
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
@@ -71,7 +74,7 @@ class Board:
             for name in ("model_digest", "captions_digest", "prompts", "hardware", "settings"):
                 if before[name] != conditions[name]:
                     raise click.ClickException(f"{path} has another {name}: choose another --out")
-            self.found["results"] = before["results"]
+            self.found |= {name: before[name] for name in ("results", "differences") if name in before}
 
     def row(self, configuration: Configuration) -> dict[str, Any]:
         return self.found["results"].setdefault(str(configuration), {})
@@ -162,15 +165,16 @@ def main(
         for one in dict.fromkeys(grid(info))
         if one.task in requests and any(fnmatch.fnmatchcase(str(one), pattern) for pattern in only)
     ]
-    bench = Bench(info, requests, device, slots)
+    bench, work = Bench(info, requests, device, slots), work / key[:16]
     metrics = ["ssim", *(["judge"] if truth is not None else []), *(["lpips"] if lpips.at_hand() else [])]
     meter = Meter(metrics, device)
     real = None if truth is None or meter.judge is None else _real_features(meter.judge, truth, info, device)
     done = True
     for task in dict.fromkeys(one.task for one in chosen):
-        references = bench.references(task, work / key[:16], ends) if done else None
+        references = bench.references(task, work, ends) if done else None
         its = [one for one in chosen if one.task == task]
-        done = references is not None and score(board, bench, meter, its, references, truth, real, ends)
+        done = references is not None and score(board, bench, meter, its, references, truth, real, work, ends)
+    compare(board, info, work)
     done = done and clock(board, bench, chosen, rounds, ends)
     click.echo("\n".join(table(board.found)))
     if plot is not None:
@@ -181,7 +185,7 @@ def main(
 
 def score(
     board: Board, bench: Bench, meter: Meter, chosen: Sequence[Configuration], references: dict, truth: dict | None,
-    real: torch.Tensor | None, ends: float,
+    real: torch.Tensor | None, work: Path, ends: float,
 ) -> bool:  # fmt: skip
     """Make and score what has no score yet, or lacks a metric; whether all is done.
 
@@ -195,6 +199,7 @@ def score(
             return False
         made = bench.maker(one.precision, bench.requests[one.task]).make(one.candidate)
         measured = meter.measure(made.pictures, references, truth)
+        keep(measured, work, one)
         row |= {
             **asdict(one.candidate),
             "precision": one.precision,
@@ -208,9 +213,35 @@ def score(
         if real is not None and meter.judge is not None:
             features = meter.judge.features(stacked(list(made.pictures.values()), bench.device))
             row["distance"] = round(distance(features, real), 2)
+            if len(features) >= 2 * features.shape[1]:
+                row["intervals"]["distance"] = [round(end, 2) for end in distance_interval(features, real)]
         board.save()
         click.echo(f"{one}: {row['score']}, {made.blocks:.1f} blocks, {made.seconds:.3f} s")
     return True
+
+
+def keep(measured: Measured, work: Path, one: Configuration) -> None:
+    """Write what was measured of each picture."""
+    file = _file_of(work, one)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, **{name: value for name, value in asdict(measured).items() if value is not None})
+
+
+def compare(board: Board, info: ModelInfo, work: Path) -> None:
+    """Note the differences of the pairs of which every picture's measures are kept."""
+    found: dict[str, Any] = board.found.setdefault("differences", {})
+    for first, second in pairs(info):
+        if not all(_file_of(work, one).exists() for one in (first, second)):
+            continue
+        ours, theirs = (Measured(**np.load(_file_of(work, one))) for one in (first, second))
+        found[f"{first} against {second}"] = {
+            name: [round(value, 5) for value in values] for name, values in ours.differences(theirs).items()
+        }
+    board.save()
+
+
+def _file_of(work: Path, one: Configuration) -> Path:
+    return work / "measured" / f"{str(one).replace(' ', '-')}.npz"
 
 
 def clock(board: Board, bench: Bench, chosen: Sequence[Configuration], rounds: int, ends: float) -> bool:

@@ -72,3 +72,26 @@ def _of_other_tasks(third: int, two_thirds: int) -> Iterator[Configuration]:
             yield Configuration(Candidate("unipc", 12, cache), task=task)
         yield Configuration(Candidate("unipc", 20, "taylor:interval=2"), task=task)
         yield Configuration(Candidate("euler", 8), task=task)
+
+
+def pairs(model: ModelInfo) -> Iterator[tuple[Configuration, Configuration]]:
+    """What is compared picture by picture: the first is thought to be the better one, or the cheaper one."""
+    third, two_thirds = (f"deepcache:interval=2,blocks={round(model.layers * part)}" for part in (1 / 3, 2 / 3))
+    for task in TASKS:
+        for steps in (8, 10, 12, 16, BASE_STEPS) if task == TEXT else (12,):
+            candidates = (Candidate("unipc", steps, cache) for cache in (third, two_thirds))
+            first, second = (Configuration(candidate, task=task) for candidate in candidates)
+            yield first, second
+    ours = {steps: Configuration(Candidate("unipc", steps, "taylor:interval=2")) for steps in (12, 16, 20, 24)}
+    plain = {steps: Configuration(Candidate("unipc", steps)) for steps in (6, 8, 12, 20, BASE_STEPS)}
+    for steps, others in {16: (8, 10, 12), 20: (12, 16), 24: (16,)}.items():
+        for other in others:
+            for cache in (third, two_thirds):
+                yield ours[steps], Configuration(Candidate("unipc", other, cache))
+    yield from ((ours[16], plain[8]), (ours[20], plain[12]), (ours[12], plain[6]))
+    for steps in (8, 12, BASE_STEPS):
+        yield Configuration(Candidate("unipc", steps), "fp8"), plain[steps]
+    yield Configuration(Candidate("unipc", 12), "bf16"), plain[12]
+    for task in TASKS:
+        first, second = (Configuration(Candidate(sampler, 8), task=task) for sampler in ("euler", "unipc"))
+        yield first, second

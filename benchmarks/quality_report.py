@@ -52,7 +52,7 @@ def table(found: dict[str, Any]) -> list[str]:
             cells += [f"{row['core_seconds']:.3f}" if "core_seconds" in row else ""]
             cells += [f"{times[_BASE] / times[name]:.2f}"]
         cells += [_value(row, metric) for metric in metrics]
-        cells += [f"{row['distance']:.0f}" if "distance" in row else ""]
+        cells += [_distance(row)]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -65,6 +65,32 @@ def _value(row: dict[str, Any], metric: str) -> str:
         return text
     low, high = row["intervals"][metric]
     return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _distance(row: dict[str, Any]) -> str:
+    if "distance" not in row:
+        return ""
+    ends = row["intervals"].get("distance")
+    return f"{row['distance']:.0f}" + (f" [{ends[0]:.0f}, {ends[1]:.0f}]" if ends else "")
+
+
+def differences(found: dict[str, Any]) -> list[str]:
+    """Markdown of what was compared picture by picture; blocks are those of the first over those of the second."""
+    lines = ["| | against | blocks | PSNR | LPIPS | all right (judge) |", "|---" * 6 + "|"]
+    for name, values in found["differences"].items():
+        first, second = name.split(" against ")
+        blocks = found["results"][first]["blocks"] / found["results"][second]["blocks"]
+        digits = {"psnr": 2, "lpips": 4, "judge_all": 3}
+        cells = [_signed(values[metric], places) if metric in values else "" for metric, places in digits.items()]
+        lines.append("| " + " | ".join([first, second, f"{blocks:.2f}", *cells]) + " |")
+    return lines
+
+
+def _signed(values: list[float], digits: int) -> str:
+    """A difference with its interval, in bold if that does not hold zero."""
+    mean, low, high = values
+    text = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def _task(row: dict[str, Any]) -> str:

@@ -58,9 +58,12 @@ def test_a_script_that_takes_longer_is_whole(script, monkeypatch):
 
 def test_the_page_on_quality_has_the_table_of_its_results(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    table = runpy.run_path(str(FOLDER / "quality_report.py"))["table"]
+    report = runpy.run_path(str(FOLDER / "quality_report.py"))
     page = (FOLDER.parent / "docs" / "quality.md").read_text(encoding="utf-8")
-    lines = page.split("<!-- table -->\n")[1].split("<!-- end -->")[0].splitlines()
+    lines, compared = (page.split(f"<!-- {name} -->\n")[1].split("<!-- end -->")[0].splitlines()
+                       for name in ("table", "differences"))  # fmt: skip
     found = json.loads((FOLDER / "results" / "quality-tiny-h200.json").read_text(encoding="utf-8"))
     assert len(found["results"]) == len(lines) - 2  # the head and the line below it
-    assert lines == table(found)
+    assert lines == report["table"](found)
+    assert len(found["differences"]) > 20
+    assert compared == report["differences"](found)

@@ -92,6 +92,8 @@ def test_the_pictures_show_what_the_quickstart_asked_for(workplace):
         "row-wide": ("lemon", "frog", "row", "pink", "dotted"),
         "sailboats-0": ("sailboat", "none", "bottom", "beach", "plain"),
         "sweep-0.0": ("dog", "none", "center", "blue", "striped"),  # the source itself
+        "sweep-0.1": ("dog", "none", "center", "blue", "striped"),
+        "sweep-0.2": ("cat", "none", "center", "blue", "striped"),
         "sweep-1.0": ("cat", "none", "center", "blue", "striped"),  # the prompt alone
         "few-steps": ("butterfly", "none", "center", "purple", "plain"),
     }
@@ -103,6 +105,11 @@ def test_the_pictures_show_what_the_quickstart_asked_for(workplace):
         pixels = np.asarray(Image.open(io.BytesIO(images[name])).convert("RGB"))
         seen = world.describe(judge.read(to_model(pixels)))[0]
         assert tuple(seen[f] for f in ("first", "second", "layout", "background", "texture")) == attributes, name
+    sweep = [np.asarray(Image.open(io.BytesIO(images[f"sweep-{at}"]))).astype(float) for at in (0.0, 0.1, 0.2, 1.0)]
+    away = [float(np.sqrt(np.mean((picture - sweep[0]) ** 2))) for picture in sweep]
+    assert away == sorted(away)
+    assert away[1] < 0.6 * away[3], "there is a passage between the source and the prompt"
+    assert away[2] > 1.2 * away[1]
 
 
 def test_the_python_example_prints_a_picture_and_its_prompt(workplace):

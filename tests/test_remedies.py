@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 import pytest
 import scenes_folders  # noqa: F401  scenes are taken when their files are imported
+import scenes_jobs  # noqa: F401
 import scenes_sources  # noqa: F401
 import scenes_tables  # noqa: F401
 import scenes_text  # noqa: F401
@@ -133,6 +134,11 @@ OTHER_PROGRAMS = {  # program -> flags of it that messages show
     "pip install": {"--no-deps", "--force-reinstall"},
     "hf download, hf upload": {"--revision", "--repo-type", "--local-dir"},
     "nvidia-smi": {"--query-gpu"},
+    "sbatch, srun": {
+        *("--job-name", "--nodes", "--ntasks-per-node", "--exclusive", "--no-kill", "--requeue", "--open-mode"),
+        *("--output", "--kill-on-bad-exit", "--gpus-per-node"),
+    },
+    "ray start, ray symmetric-run": {"--address", "--head", "--min-nodes"},
 }
 
 
@@ -206,7 +212,7 @@ def test_every_remedy_in_the_code_is_followed(said):
     for remedy in remedy_texts(ROOT):
         followed = any(remedy.pattern.search(text) for text in said)
         listed = [name for name, table in TABLES.items() if entry(table, remedy) is not None]
-        later = remedy.file.startswith(tuple(NOT_YET))
+        later = remedy.file.startswith(NOT_YET)
         if not (followed or listed or later):
             unknown.append(str(remedy))
     assert not unknown, WHAT_TO_DO + "\n".join(unknown)
@@ -220,7 +226,7 @@ def test_a_table_has_no_entry_too_many(said, name):
         for part in parts:
             meant = [remedy for remedy in remedies if remedy.file == file and part in remedy.text]
             assert meant, f"{file}: no remedy has {part!r}: correct the entry in {name}, or remove it"
-            if name == "NOT_HERE":
+            if name == "NOT_HERE" and len(re.findall(r"\w+", part)) > 3:
                 followed = all(any(remedy.pattern.search(text) for text in said) for remedy in meant)
                 assert not followed, f"{file}: {part!r} is followed: remove its entry in {name}"
 

@@ -156,7 +156,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _requests(info: ModelInfo, settings: BenchSettings) -> list[Request]:
-    things = ("red heart", "blue star", "green circle", "yellow moon", "white cross", "pink square")
+    things = ("red heart", "yellow star", "green tree", "dog", "castle", "sailboat")
     return [
         Request(
             id=str(index),

@@ -12,7 +12,7 @@ import click
 from wanbatch.jobs.cli.options import folder_argument, json_option
 
 if TYPE_CHECKING:
-    from wanbatch.jobs.augment.checking import CheckReport
+    from wanbatch.jobs.augment.checking import CheckReport, Reader
 
 CLASSES_SHOWN = 12
 
@@ -26,9 +26,21 @@ CLASSES_SHOWN = 12
     help="which duplicates are rejected [default: exact]",
 )
 @click.option("--tolerance", type=click.FloatRange(0, min_open=True), help="deviations of a learnt band [default: 5]")
+@click.option("--classifier", type=click.Path(path_type=Path), help="ONNX file or folder of transformers")
+@click.option("--classes", help="names of its outputs in their order, like a,b,c; default: as it says, else sorted")
+@click.option(
+    "--top-k", type=click.IntRange(1), help="of its likeliest classes, how many may hold the own [default: 1]"
+)
 @json_option
 def check(
-    out: str | Path, recipe: Path | None, duplicates: str | None, tolerance: float | None, as_json: bool
+    out: str | Path,
+    recipe: Path | None,
+    duplicates: str | None,
+    tolerance: float | None,
+    classifier: Path | None,
+    classes: str | None,
+    top_k: int | None,
+    as_json: bool,
 ) -> None:
     """Measure the pictures of the output folder OUT, and say which are rejected and why.
 
@@ -47,8 +59,23 @@ def check(
     reference = None if recipe is None else read_reference(recipe, read_settings())
     checks = Checks() if reference is None else reference.recipe.checks
     held_out = [] if reference is None else [one.fingerprint for one in reference.held_out if one.fingerprint]
-    report = check_folder(out, with_flags(checks, duplicates=duplicates, tolerance=tolerance), held_out)
+    said = with_flags(checks, duplicates=duplicates, tolerance=tolerance, top_k=top_k)
+    report = check_folder(out, said, held_out, _readers(classifier, classes))
     click.echo(json.dumps({"out": str(out), **report.as_json()}) if as_json else "\n".join(lines_of(report)))
+
+
+def _readers(classifier: Path | None, classes: str | None) -> list[Reader]:
+    """The user's own models."""
+    from wanbatch.errors import UserError
+
+    if classifier is None:
+        if classes is not None:
+            raise UserError("--classes names the outputs of a --classifier: give that, too")
+        return []
+    from wanbatch.jobs.augment.user_models import ClassifierReader, open_classifier
+
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    return [ClassifierReader(open_classifier(classifier), names)]
 
 
 def lines_of(report: CheckReport) -> Iterator[str]:

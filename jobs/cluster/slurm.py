@@ -25,8 +25,8 @@ set -euo pipefail
 
 # The environment that has wanbatch, on every node: `module load ...`, or `source /shared/venv/bin/activate`.
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address="$head:{port}"
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+address="${{hosts%%$'\\n'*}}:{port}"
 
 # Whoever shares the network of the nodes cannot use this job's Ray without its token.
 RAY_AUTH_MODE=token

@@ -113,7 +113,7 @@ def flags_of(settings: Settings) -> tuple[str, ...]:
     words: list[str] = []
     for name, model_field in Settings.model_fields.items():
         value = getattr(settings, name)
-        if name in OF_THE_CLUSTER or value == model_field.default or value is None:
+        if name in OF_THE_CLUSTER or value == model_field.get_default(call_default_factory=True) or value is None:
             continue
         flag = f"--{name.replace('_', '-')}"
         if value is True:

@@ -11,12 +11,12 @@ from typing import Any
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
 
-# Found on the earlier small model, and not tuned again for today's, by `wanbatch tune examples/quickstart.jsonl
-# --slots 8`, whose files are benchmarks/results/tune-tiny-*.toml:
-# `balanced` with `--budget "psnr>=40"`, `fast` with `--budget "psnr>=35"`. On 256 captions: docs/quality.md.
+# Found by `wanbatch tune` on 96 rows of the small world (benchmarks/tuning_rows.py) on an H200, in fp32; its files
+# are benchmarks/results/tune-tiny-*.toml: `balanced` with `--budget "psnr>=40"`, `fast` with `--budget "psnr>=35"
+# --budget judge`. On other captions: docs/quality.md.
 _TINY: dict[str, dict[str, Any]] = {
-    "balanced": {"sampler": "deis", "steps": 14, "step_cache": "adaptive:threshold=0.0566"},
-    "fast": {"sampler": "deis", "steps": 12, "step_cache": "taylor:interval=2"},
+    "balanced": {"sampler": "dpmpp_2m", "steps": 28, "step_cache": "taylor:interval=2"},
+    "fast": {"sampler": "unipc1", "steps": 18, "step_cache": "taylor:interval=2"},
 }
 # From the literature (docs/step-caches.md), which reports 1.5 to 2.8 times at 50 steps. Quality not measured here.
 _TI2V_5B: dict[str, dict[str, Any]] = {

@@ -194,6 +194,39 @@ def judge_locale(facts: LocaleFacts) -> Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class ZoneFacts:
+    """The time zones that this machine knows, which schedules need.
+
+    Attributes:
+        known: how many.
+        error: why one of them cannot be read; empty: it can.
+    """
+
+    known: int
+    error: str
+
+
+def look_at_zones(question: Question) -> ZoneFacts:
+    """Count the time zones, and read one that changes its clocks."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+    known = len(available_timezones())
+    try:
+        ZoneInfo.no_cache("Europe/Berlin")
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        return ZoneFacts(known, str(error))
+    return ZoneFacts(known, "")
+
+
+def judge_zones(facts: ZoneFacts) -> Finding:
+    """Say whether schedules can have time zones."""
+    if facts.known and not facts.error:
+        return ok(f"{facts.known} time zones")
+    why = f"time zones cannot be read ({facts.error})" if facts.known else "this machine has no time zone data"
+    return warning(f"{why}: `wanbatch schedule` refuses every timezone", "pip install tzdata")
+
+
+@dataclass(frozen=True, slots=True)
 class SettingsFacts:
     """Where a run's settings come from, besides flags.
 

@@ -141,7 +141,7 @@ def judge_output(facts: OutputFacts) -> Finding:
         told = f"{facts.where}: {facts.step} fails: {facts.error}"
         if facts.user_error:
             return fault(facts.error, "give another --out")
-        if facts.free is None:
+        if "://" in facts.out:
             return fault(told, "check the address, its credentials and their rights: read, write, list and delete")
         return fault(told, "mend its permissions, mount or disk, or give another --out")
     if facts.foreign:

@@ -13,6 +13,7 @@ CHECKS = (
     Check("machine", machine.MachineFacts, machine.look_at_machine, machine.judge_machine),
     Check("limits", machine.LimitFacts, machine.look_at_limits, machine.judge_limits),
     Check("locale", machine.LocaleFacts, machine.look_at_locale, machine.judge_locale),
+    Check("zones", machine.ZoneFacts, machine.look_at_zones, machine.judge_zones),
     Check("packages", software.PackageFacts, software.look_at_packages, software.judge_packages),
     Check("settings", machine.SettingsFacts, machine.look_at_settings, machine.judge_settings),
     Check("gpu", software.GpuFacts, software.look_at_gpus, software.judge_gpus, seconds=120,

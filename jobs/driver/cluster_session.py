@@ -76,6 +76,7 @@ def connected(address: str) -> Iterator[None]:
         return
     if address != AUTO:
         _ensure_answers(address)
+    told: Callable[[], str] = str  # nothing
     try:
         with kept_signal_handlers(), without_uploads(), _kept_stderr() as told:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -213,7 +214,7 @@ def run_on_a_node(call: Callable[[], T], placement: Placement, seconds: float) -
     except WorkerGone as error:
         raise MachineryError(f"a node was lost at the start: {error}; run the same command again") from error
     except Exception as error:
-        if (missing := _missing_package(error)) is not None:
+        if (missing := missing_package(error)) is not None:
             raise missing from error
         raise
     if version != __version__:
@@ -230,7 +231,8 @@ def _with_version(call: Callable[[], T]) -> tuple[str, T]:
     return __version__, call()
 
 
-def _missing_package(error: Exception) -> UserError | None:
+def missing_package(error: Exception) -> UserError | None:
+    """The package that the cluster's nodes lack, as a message; None: the error is another one."""
     text = str(error)
     if "No module named" not in text:
         return None

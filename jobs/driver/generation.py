@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from wanbatch.jobs.driver.dispatcher import POLL_SECONDS, Dispatcher
 from wanbatch.jobs.driver.interruption import StopRequest
+from wanbatch.jobs.driver.progress_metrics import ProgressMetrics
 from wanbatch.jobs.driver.ray_session import local_ray, workers_on_a_host
 from wanbatch.jobs.driver.run_context import RunContext
 from wanbatch.jobs.driver.stopwatch import Stopwatch
@@ -50,7 +51,8 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
     plan, stop, stopwatch = context.plan, controls.stop, controls.stopwatch
     examples = plan.examples(dispatcher.waiting_images) if context.execution.compile else ()
     workers = min(context.workers, len(dispatcher.waiting_units))
-    progress = controls.progress(len(plan), len(plan) - dispatcher.counters.pending)
+    shown = controls.progress(len(plan), len(plan) - dispatcher.counters.pending)
+    progress = ProgressMetrics(shown, len(plan), out)
     try:
         progress.stage("starting")
         with local_ray():

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.rates import Rates
-from wanbatch.jobs.planning.workload import workload_of
+from wanbatch.jobs.planning.unit_sizes import rows_of_a_unit, shortened_at_the_end
+from wanbatch.jobs.planning.workload import empty_slots_factor, workload_of
 
 BYTES_OF_A_PIXEL = {"png": (0.3, 1.5, 2.4), "webp": (0.2, 1.1, 1.8), "jpeg": (0.15, 0.45, 0.9)}
 """Least, usual and most, without records of an earlier run: flat drawings, photographs, fine noise."""
+
+USUAL_SLOTS = 8
+"""Rows denoised together on a GPU, where a run is to measure it."""
 
 RECORDED = (0.7, 1.4)
 """The same as shares of what an earlier run's images had."""
@@ -66,16 +71,16 @@ class Estimate:
         return {**found, "notes": list(self.notes)}
 
 
-def estimate(plan: Plan, rates: Rates | None, step_cache: str, format: str, done: Collection[str] = ()) -> Estimate:
+def estimate(plan: Plan, rates: Rates | None, settings: Settings, done: Collection[str] = ()) -> Estimate:
     """Estimate what a plan takes.
 
     Args:
         plan: what is made, with the sizes of its images.
         rates: what images cost; None: not known.
-        step_cache: of the run.
-        format: of its image files.
+        settings: of the run, with the preset applied.
         done: ids that are made already, or have failed.
     """
+    format = settings.format
     left = np.array([name not in done for name in plan.ids()], dtype=bool)
     images = plan.images
     pixels = (images["width"].to_numpy().astype(np.float64) * images["height"].to_numpy())[left].sum()
@@ -83,12 +88,28 @@ def estimate(plan: Plan, rates: Rates | None, step_cache: str, format: str, done
     seconds, notes = None, list(rates.notes if rates else ())
     if rates is not None:
         work = workload_of(plan)
-        share, said = _blocks_run(rates, step_cache)
+        share, said = _blocks_run(rates, settings.step_cache)
         notes += said
-        busy = work.denoising[left].sum() * share * rates.denoising + work.coding[left].sum() * rates.coding
+        denoising = work.denoising * _empty_slots(plan, rates, settings, left, done)
+        busy = denoising[left].sum() * share * rates.denoising + work.coding[left].sum() * rates.coding
         held = float(busy + left.sum() * rates.image) * rates.held
         seconds = Range(held * rates.low, held, held * rates.high)
     return Estimate(int(left.sum()), evaluations, seconds, _bytes(float(pixels), rates, format), rates, tuple(notes))
+
+
+def _empty_slots(plan: Plan, rates: Rates, settings: Settings, left: np.ndarray, done: Collection[str]) -> np.ndarray:
+    """How many times the denoising of each image counts, for the slots that the units of the run leave empty."""
+    slots: int = (rates.slots or USUAL_SLOTS) if settings.slots == AUTO else int(settings.slots)
+    workers = settings.workers if isinstance(settings.workers, int) else 1
+    rows = rows_of_a_unit(int(left.sum()), workers, slots, settings.unit_rows)
+    units = shortened_at_the_end(plan.units(rows, done), workers, slots)
+    factor = np.ones(len(plan))
+    if units:
+        images = np.concatenate(units)
+        number = np.repeat(np.arange(len(units)), [len(unit) for unit in units])
+        evaluations = plan.images["evaluations"].to_numpy().astype(np.float64)[images]
+        factor[images] = empty_slots_factor(evaluations, number, slots)
+    return factor
 
 
 def _blocks_run(rates: Rates, step_cache: str) -> tuple[float, list[str]]:

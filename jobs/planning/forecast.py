@@ -51,7 +51,7 @@ def forecast(
         raise UserError(f"{like}: has no timing records: name the output folder of an earlier run")
     if gpu is not None:
         rates = rates_of_gpu(gpu, _timed(precision))
-    found = estimate(plan, rates, settings.step_cache, settings.format, done)
+    found = estimate(plan, rates, settings, done)
     return replace(found, notes=(*found.notes, *notes))
 
 

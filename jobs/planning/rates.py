@@ -13,22 +13,20 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.planning.workload import denoising_work
+from wanbatch.jobs.planning.workload import denoising_work, empty_slots_factor
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.manifests.dataset.status import recorded_fingerprint
+from wanbatch.manifests.dataset.unit_times import COLUMNS, DEVICE_STAGES, unit_times
 
 TABLE = "device_speeds.json"
 FEW_UNITS = 5
-MODEL_STAGES = ("text", "encode", "denoise", "decode")
-"""Stages that need the device; the others run beside them."""
+PAUSE = 60.0
+"""Seconds; a worker that has nothing for longer is not waiting, but its run has ended."""
 
-_DATA = ("id", "width", "height", "guidance", "sources")
-_TIMINGS = (
-    *("id", "unit", "attempt", "worker", "device", "started"),
-    *(f"{stage}_seconds" for stage in MODEL_STAGES),
-    *("steps_full", "steps_cached", "blocks_full", "blocks_cached"),
-)
+DATA_COLUMNS = ("id", "width", "height", "guidance", "sources")
+TIMING_COLUMNS = ("id", "batch_size", *COLUMNS, "steps_full", "steps_cached", "blocks_full", "blocks_cached")
+"""What is read of the two kinds of parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class Rates:
 
     Attributes:
         device: the kind of device.
-        denoising: seconds for a unit of denoising work of which all blocks run.
+        denoising: seconds for a unit of denoising work of which all blocks run, empty slots counted as work.
         coding: seconds for a pixel that the autoencoder encodes or decodes.
         image: seconds for each image besides.
         held: how long workers held their device for each second of the model's stages.
@@ -48,6 +46,7 @@ class Rates:
         bytes_of_a_pixel: of image files; None if not known.
         format: of these files.
         images: how many were timed.
+        slots: rows denoised together; None: not of one run.
         notes: what is to be known of it, a sentence each.
     """
 
@@ -64,6 +63,7 @@ class Rates:
     bytes_of_a_pixel: float | None = None
     format: str = "png"
     images: int = 0
+    slots: int | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     @property
@@ -91,7 +91,7 @@ def rates_of_folder(out: str | Path, model: str) -> Rates | None:
             "folder that this model made"
         )
     parts = CommittedParts.open(out)
-    data, timings = parts.table("data", _DATA), parts.table("timings", _TIMINGS)
+    data, timings = parts.table("data", DATA_COLUMNS), parts.table("timings", TIMING_COLUMNS)
     if data is None or timings is None or not len(timings):
         return None
     return rates_of_records(data, timings, fingerprint, parts.bytes_of("data"), str(out))
@@ -112,12 +112,14 @@ def rates_of_records(
     rows = {name: index for index, name in enumerate(data["id"].to_pylist())}
     of_image = data.take(pa.array([rows[name] for name in timings["id"].to_pylist()], pa.int64()))
     work, share, pixels = _work_of(of_image, timings)
-    seconds = {stage: timings[f"{stage}_seconds"].to_numpy() for stage in MODEL_STAGES}
+    unit = np.unique(timings["unit"].to_numpy(), return_inverse=True)[1]
+    steps = (timings["steps_full"].to_numpy() + timings["steps_cached"].to_numpy()).astype(np.float64)
+    work = work * empty_slots_factor(steps, unit, timings["batch_size"].to_numpy())
+    seconds = {stage: timings[f"{stage}_seconds"].to_numpy() for stage in DEVICE_STAGES}
     denoising = _ratio(seconds["denoise"].sum(), (work * share).sum())
     coding = _ratio((seconds["encode"] + seconds["decode"]).sum(), pixels.sum())
     image = float(seconds["text"].mean())
     spent = np.sum(list(seconds.values()), axis=0)
-    unit = np.unique(timings["unit"].to_numpy(), return_inverse=True)[1]
     expected = work * share * denoising + pixels * coding + image
     low, high = _range(np.bincount(unit, spent) / np.maximum(np.bincount(unit, expected), 1e-12))
     environment = fingerprint.get(ENVIRONMENT, {})
@@ -127,7 +129,7 @@ def rates_of_records(
         denoising=denoising,
         coding=coding,
         image=image,
-        held=max(1.0, _held_seconds(timings, unit, spent) / max(1e-12, float(spent.sum()))),
+        held=max(1.0, _held_seconds(timings) / max(1e-12, float(spent.sum()))),
         low=low,
         high=high,
         origin=f"{len(timings)} images of {name}",
@@ -136,6 +138,7 @@ def rates_of_records(
         bytes_of_a_pixel=_ratio(data_bytes, own.sum()),
         format=str(fingerprint.get("format", "png")),
         images=len(timings),
+        slots=int(timings["batch_size"][0].as_py()),
     )
 
 
@@ -149,22 +152,14 @@ def _work_of(data: pa.Table, timings: pa.Table) -> tuple[np.ndarray, np.ndarray,
     return denoising_work(width * height, steps, guidance), share, width * height * (1 + sources)
 
 
-def _held_seconds(timings: pa.Table, unit: np.ndarray, spent: np.ndarray) -> float:
-    """From the begin of each worker's first unit to the end of its last one, less the pauses between runs.
-
-    A unit begins when its sources are read, which is while the one before is in the model.
-    """
-    started = np.array([value.timestamp() for value in timings["started"].to_pylist()])
-    worker = np.unique(timings["worker"].to_pylist(), return_inverse=True)[1]
-    held = 0.0
-    for one in np.unique(worker):
-        mine = worker == one
-        units = np.unique(unit[mine])
-        begins = np.array([started[mine & (unit == number)].min() for number in units])
-        takes = np.array([spent[mine & (unit == number)].sum() for number in units])
-        order = np.argsort(begins)
-        steps = np.diff(begins[order], append=begins[order][-1] + takes[order][-1])
-        held += float(np.minimum(steps, 3 * takes[order] + 5).sum())
+def _held_seconds(timings: pa.Table) -> float:
+    """From the begin of each worker's first unit to the end of its last one, less the pauses between runs."""
+    held, before = 0.0, None
+    for unit in unit_times(timings):
+        held += unit.busy
+        if before is not None and before.worker == unit.worker and unit.begin - before.end <= PAUSE:
+            held += unit.begin - before.end
+        before = unit
     return held
 
 

@@ -33,7 +33,7 @@ KEYS = {
     "overlap": "what becomes of a tick while an earlier one still runs: `skip` (default) or `queue`",
     "catch_up": "of the ticks that were missed, run the `latest` (default) or `none`",
     "deadline": "how long after its time a tick may be started, or started again, like `90m`; default: `12h`",
-    "rerun_changed": "make rows again that changed since they were made; default: true",
+    "rerun_changed": "make rows of a manifest again that changed since they were made; default: true",
     "address": "a Ray cluster to which a tick submits a job; default: run on this machine",
     "settings": "a table of settings of the run, as in `wanbatch.toml` itself",
 }

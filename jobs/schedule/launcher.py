@@ -27,6 +27,8 @@ from wanbatch.manifests.storage.atomic_files import make_folder, remove
 LOGS, LOG_BYTES = 100, 1 << 30
 """Of each schedule the logs of so many ticks are kept, and no more bytes than that; the oldest go first."""
 
+ENDING_SECONDS = 5.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -93,10 +95,11 @@ class ProcessLauncher:
 
     def look(self, tick: Tick) -> Outcome | Literal["running", "gone"]:
         """What became of a tick: its lock says whether a process lives, its result how it ended."""
-        if (process := self._started.get((tick.schedule, tick.time))) is not None and process.poll() is not None:
-            del self._started[tick.schedule, tick.time]
         if self._is_locked(tick):
             return "running"
+        if (process := self._started.pop((tick.schedule, tick.time), None)) is not None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ENDING_SECONDS)  # it is over, since nobody holds its lock; or it could not take it over
         try:
             found = json.loads(self._file(tick, ".result.json").read_bytes())
         except FileNotFoundError:

@@ -15,6 +15,7 @@ import tomlkit
 from tomlkit.exceptions import ParseError
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.config.schedule_names import SCHEDULE_TABLES
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.result import TuningResult
@@ -55,19 +56,23 @@ def updated_text(text: str, fields: Mapping[str, Any], comments: list[str]) -> s
 
     Args:
         text: The old file; empty if there is none.
-        fields: All settings that the file has to hold; others are removed from it.
+        fields: All settings that the file has to hold; others are removed from it. Its schedules stay, as
+            `[schedules.NAME]`.
         comments: The lines of the evidence.
 
     Raises:
         tomlkit.exceptions.ParseError: The old file is not TOML.
     """
     document = tomlkit.parse(_without_evidence(text))
+    schedules = {name: document.pop(name) for name in SCHEDULE_TABLES if isinstance(document.get(name), dict)}
     for name in [name for name in document if name not in fields]:
         del document[name]
     for name, value in fields.items():
         plain = _plain(value)
         if document.get(name) != plain:
             document[name] = plain
+    if schedules:  # under the name that leaves `schedule` to the setting
+        document[SCHEDULE_TABLES[1]] = {name: one for tables in schedules.values() for name, one in tables.items()}
     return "\n".join([*comments, "", document.as_string()])
 
 

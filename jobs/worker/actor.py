@@ -27,6 +27,7 @@ from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.device_check import check_card, check_kind, cpu_kind, this_card
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
+from wanbatch.jobs.worker.metrics import WorkerMetrics
 from wanbatch.jobs.worker.model_files import local_model
 from wanbatch.jobs.worker.recovery import PipelineFailure, halve_slots
 from wanbatch.jobs.worker.requests import warm_up_request
@@ -60,8 +61,10 @@ class Worker:
         self._in_model = (-1, 0)
         self._stop_at = math.inf  # monotonic: when the last image may be made
         self._stages: StagePipeline[Task, UnitTask, UnitReport] = StagePipeline(
-            self._prepare, lambda unit: unit.generate(), lambda unit: unit.write()
+            self._prepare, self._generate, self._write
         )
+        self._metrics: WorkerMetrics  # from `ready` on
+        self._size_in_model = 0  # of the unit that has the model
 
     def ready(self) -> Started:
         """Load the model and warm it up. Not in `__init__`, so that its errors keep their type.
@@ -91,12 +94,24 @@ class Worker:
         for task in pickle.loads(tasks):
             self._stages.submit(task)
         status = self._stages.wait_for_status(seconds)
+        slots = self._context.pipeline.slots
+        self._metrics.slots(max(0, min(slots, self._size_in_model - self._in_model[1])), slots)
         return pickle.dumps(WorkerStatus(status.finished, status.generated, self._in_model), protocol=5)
 
     def _prepare(self, task: Task) -> UnitTask:
         unit = UnitTask(self._context, task, self._note_progress, self._stops)
         unit.load_sources()
         return unit
+
+    def _generate(self, unit: UnitTask) -> None:
+        self._size_in_model = len(unit.task.images)
+        unit.generate()
+        self._size_in_model = 0
+
+    def _write(self, unit: UnitTask) -> UnitReport:
+        report = unit.write()
+        self._metrics.unit_finished(unit.stage_seconds(), report.model_seconds)
+        return report
 
     def _stops(self) -> bool:
         return time.monotonic() >= self._stop_at
@@ -129,6 +144,7 @@ class Worker:
             encoders=encoders,
             signer=signer,
         )
+        self._metrics = WorkerMetrics(host, self._context.device, self._name)
         load_seconds = time.perf_counter() - begin
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
         return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark, self._context.device)

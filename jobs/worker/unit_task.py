@@ -17,6 +17,7 @@ import numpy as np
 
 from wanbatch import __version__
 from wanbatch.errors import RowError
+from wanbatch.jobs.config.metrics import STAGES
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.marking import mark_of
@@ -136,6 +137,17 @@ class UnitTask:
             host=self.context.host,
             causes=causes,
         )
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds of its images in each of `config.metrics.STAGES`, once it is written."""
+        timed = self._timings.values()
+        seconds = {
+            "load": sum(self._load_seconds.values()),
+            "image": sum(future.result().seconds for future in self._encoded.values()),
+        }
+        return {
+            stage: seconds.get(stage) or sum(getattr(one, f"{stage}_seconds") for one in timed) for stage in STAGES
+        }
 
     def _source_notes(self, made: Collection[str]) -> dict[str, NotedImages]:
         """What the user should know of the sources of images that were made. made: their ids."""

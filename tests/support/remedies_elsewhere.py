@@ -13,10 +13,53 @@ STORES = "tests/manifests/storage/test_failing_stores.py"
 RETRIES = "tests/manifests/storage/test_store_retries.py"
 HUB = "tests/manifests/storage/test_hub.py"
 DATASET = "tests/manifests/dataset"
+PROBES = "tests/jobs/doctor/test_probes.py"
+JUDGED = "tests/jobs/doctor/test_judgements.py::test_all_is_well"
+QUALITY = "tests/pipeline/evaluation/test_quality.py"
+CAUSES = "tests/faults/test_common_causes.py"
+SESSION = "tests/jobs/driver/test_ray_session.py"
 REPAIR = f"{DATASET}/test_repair.py"
 LOST = f"{REPAIR}::test_the_remedy_of_the_message_costs_the_lost_part_and_no_more"
 
 ELSEWHERE: Table = {
+    "jobs/cli/tune_command.py": {"--force": "tests/jobs/tuning/test_tune.py::test_the_command"},
+    "jobs/doctor/machine_checks.py": {
+        "docker run --shm-size": f"{PROBES}::test_little_shared_memory",
+        "export PYTHONUTF8": f"{PROBES}::test_a_locale_and_its_remedy",
+        "mend it there": f"{PROBES}::test_settings_that_cannot_be_read",
+    },
+    "jobs/doctor/model_checks.py": {
+        "give another --model": f"{PROBES}::test_a_model_folder_without_weights",
+        "export {}": f"{PROBES}::test_a_home_that_cannot_be_written_to",
+    },
+    "jobs/doctor/output_checks.py": {
+        "mend its permissions": f"{PROBES}::test_disks_that_cannot_be_written_to",
+        "a new or an empty folder": f"{PROBES}::test_an_empty_folder_and_one_with_files_of_others",
+        "wait for it, stop it": f"{PROBES}::test_a_folder_that_another_run_fills",
+        "remove files there": f"{PROBES}::test_disks_that_cannot_be_written_to",
+        "give another --out": f"{PROBES}::test_what_can_be_no_output_folder",
+    },
+    "jobs/doctor/ray_checks.py": {
+        "or nothing": f"{PROBES}::test_a_long_tmpdir_and_its_remedy",
+        "unset RAY_ADDRESS": JUDGED,
+    },
+    "jobs/driver/circuit_breaker.py": {
+        "images failed alike": f"{CAUSES}::test_a_bug_that_fails_every_row_quarantines_nobody",
+    },
+    "jobs/driver/ray_folder.py": {
+        "no folder for Ray": "tests/jobs/driver/test_ray_folder.py::test_the_remedy_of_the_message_works",
+    },
+    "jobs/driver/ray_session.py": {
+        "cannot reach each other": f"{SESSION}::test_without_a_loopback_address",
+        "export PYTHONUTF8": f"{SESSION}::test_a_folder_outside_ascii_in_an_ascii_locale",
+        "start from another folder": f"{SESSION}::test_names_that_ray_cannot_take",
+    },
+    "jobs/reporting/text_summary.py": {
+        "run the same command again": "tests/jobs/driver/test_killed_command.py::test_a_signal_to_the_command",
+    },
+    "jobs/tuning/tune.py": {
+        "use another budget": "tests/jobs/tuning/test_tune.py::test_the_judge_is_for_the_small_model",
+    },
     "manifests/dataset/card.py": {
         "load_dataset": f"{DATASET}/test_dataset_cache.py::test_what_the_card_shows_loads_the_images"
     },
@@ -42,6 +85,20 @@ ELSEWHERE: Table = {
     "manifests/storage/lease.py": {
         "ignores conditional writes": f"{STORES}::test_a_store_without_conditional_writes_is_refused",
     },
+    "pipeline/evaluation/lpips.py": {
+        "does not hold": f"{QUALITY}::test_a_weight_file_of_something_else_is_one_clear_error",
+    },
+    "pipeline/loading/runtime.py": {
+        "set HOME": "tests/jobs/config/test_hardware.py::test_a_user_without_a_home_and_the_remedies",
+    },
+    "pipeline/loading/scheduler.py": {
+        "the nearest": "tests/pipeline/loading/test_scheduler.py"
+        "::test_what_is_not_reproduced_is_named_with_file_field_value_and_flag",
+    },
+    "pipeline/loading/token_counter.py": {
+        "restore the model": "tests/pipeline/loading/test_token_counter.py"
+        "::test_a_model_without_a_tokenizer_file_and_one_with_a_damaged_one",
+    },
     "manifests/storage/urls.py": {
         "such addresses": f"{STORES}::test_other_schemes",
         "is not a usable address": f"{STORES}::test_addresses_that_are_none",
@@ -59,7 +116,67 @@ ELSEWHERE: Table = {
 }
 """Followed by another test, which goes on to do what the message says: its file and name."""
 
+NO_GPU = "there is no GPU here whose driver, memory or torch could be wrong"
+CONTAINER = "it is done to the container or the machine from outside"
+HANG = "what hangs, and why, is not known to the check"
+FETCHED = "it needs the network"
+
 NOT_HERE: Table = {
+    "jobs/doctor/check.py": {
+        "run `wanbatch doctor` again": HANG,
+        "mend what it names": "it names something else each time",
+    },
+    "jobs/doctor/machine_checks.py": {
+        "give the container": CONTAINER,
+        "end other programs": CONTAINER,
+        "mount -o remount": CONTAINER,
+        "pip install tzdata": FETCHED,
+    },
+    "jobs/doctor/model_checks.py": {"hf download": FETCHED},
+    "jobs/doctor/output_checks.py": {
+        "remove it: {}": "the folder in question cannot be removed here either",
+        "check the address": "which of the rights is missing, a store does not say",
+    },
+    "jobs/doctor/registry.py": {
+        "a driver or GPU hangs": HANG,
+        "TMPDIR may be on a disk": HANG,
+        "let no firewall": HANG,
+        "the home folder may be": HANG,
+        "the hub or the model": HANG,
+        "the disk or the store": HANG,
+    },
+    "jobs/doctor/software_checks.py": {
+        "pip install the folder": FETCHED,
+        "pip install {}": FETCHED,
+        "pip install --force-reinstall torch": FETCHED,
+        "update the driver": NO_GPU,
+        "install a torch": NO_GPU,
+        "with --compile never": NO_GPU,
+        "end what else uses": NO_GPU,
+        "unset CUDA_VISIBLE_DEVICES": NO_GPU,
+        "a machine with a GPU": NO_GPU,
+        "pip install triton": NO_GPU,
+    },
+    "jobs/driver/batch_size.py": {"choose a smaller size": NO_GPU},
+    "jobs/driver/ray_errors.py": {"Ray failed": "why Ray failed is not known; tests/faults/ kill it in many ways"},
+    "jobs/driver/ray_health.py": {"Ray is gone": "why Ray failed is not known; tests/faults/ kill it in many ways"},
+    "jobs/driver/ray_session.py": {
+        "raise its limit": CONTAINER,
+        "Ray did not start": "why Ray failed is not known; the doctor's checks have remedies of their own",
+    },
+    "jobs/driver/retry_policy.py": {"check the disk": "the disk, or a second host, is at fault"},
+    "jobs/tuning/trials.py": {"memory ran out": NO_GPU},
+    "jobs/worker/actor.py": {
+        "with --compile never": NO_GPU,
+        "share the folder of the sources": "there is one host",
+    },
+    "jobs/worker/requests.py": {"retry the row": "the source changes between two looks of one run"},
+    "pipeline/evaluation/lpips.py": {"install wanbatch[tune]": FETCHED, "could not be fetched": FETCHED},
+    "pipeline/evaluation/quality.py": {"install wanbatch[tune]": FETCHED},
+    "pipeline/loading/offload.py": {"no room for the part": NO_GPU},
+    "pipeline/loading/registry.py": {"could not be fetched": FETCHED, "is not in the cache": FETCHED},
+    "pipeline/models/dit.py": {"is not supported": "there is no model of this kind here"},
+    "pipeline/models/fp8.py": {"--precision bf16": NO_GPU, "precision fp8": NO_GPU},
     "manifests/reading/arrow_files.py": {
         "flatten_indices": "today's datasets writes no such folder, and reads another thing in it",
     },
@@ -77,6 +194,8 @@ NOT_HERE: Table = {
 """Not to be followed in a test, with the reason."""
 
 NO_REMEDIES: Table = {
+    "jobs/doctor/machine_checks.py": {"refuses every timezone": "what is wrong"},
+    "jobs/tuning/settings_file.py": {"Written by": "the first line of a file"},
     "manifests/column_types.py": {
         "(keep the source)": "a rule of a column",
         "keep or respace": "a rule of a column",
@@ -90,11 +209,27 @@ NO_REMEDIES: Table = {
 }
 """Texts that only look like remedies, with what they are."""
 
-NOT_YET: dict[str, str] = {
-    "jobs/": "",
-    "manifests/dataset/content_credentials.py": "",
-    "manifests/dataset/mark_reading.py": "",
-    "manifests/sharing/": "",
-    "pipeline/": "",
-}
+NOT_YET = (
+    "jobs/augment/",
+    "jobs/cli/augment_command.py",
+    "jobs/cli/check_command.py",
+    "jobs/cli/folder_commands.py",
+    "jobs/cli/jobs_command.py",
+    "jobs/cli/plan_command.py",
+    "jobs/cli/report_command.py",
+    "jobs/cli/submit_command.py",
+    "jobs/cluster/",
+    "jobs/config/",
+    "jobs/driver/",
+    "jobs/planning/forecast.py",
+    "jobs/planning/model_copies.py",
+    "jobs/planning/rates.py",
+    "jobs/reporting/report/",
+    "jobs/schedule/",
+    "jobs/worker/device_check.py",
+    "jobs/worker/model_files.py",
+    "manifests/dataset/content_credentials.py",
+    "manifests/dataset/mark_reading.py",
+    "manifests/sharing/",
+)
 """Folders and files whose remedies are not followed yet."""

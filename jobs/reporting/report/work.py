@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wanbatch.manifests.dataset.unit_times import unit_times
 from wanbatch.manifests.records import TIMING_SCHEMA
 
 STAGES = tuple(name.removesuffix("_seconds") for name in TIMING_SCHEMA.names if name.endswith("_seconds"))
@@ -32,23 +33,23 @@ def device_use(timings: pa.Table, run_begins: Sequence[datetime]) -> list[dict[s
         timings: of all images.
         run_begins: when the runs of the folder began.
     """
+    units = unit_times(timings)
     begins = np.array([begin.timestamp() for begin in run_begins])
-    units = _units(timings)
-    run = np.searchsorted(begins, units["started"] + 1e-3)
-    found: dict[str, dict[str, Any]] = {}
-    spans: dict[tuple[str, str, int], list[float]] = {}
-    for index in range(len(run)):
-        device, began, busy = (units[name][index] for name in ("device", "started", "seconds"))
-        span = spans.setdefault((device, units["worker"][index], int(run[index])), [began, began])
-        span[0], span[1] = min(span[0], began), max(span[1], began + busy)
-        of = found.setdefault(device, {"device": device, "workers": set(), "hours": 0.0, "busy_hours": 0.0})
-        of["workers"].add(units["worker"][index])
-        of["busy_hours"] += busy / 3600
-    for (device, _, _), (begin, end) in spans.items():
-        found[device]["hours"] += (end - begin) / 3600
-    for of in found.values():
-        of.update(workers=len(of["workers"]), hours=round(of["hours"], 5), busy_hours=round(of["busy_hours"], 5))
-    return list(found.values())
+    runs = np.searchsorted(begins, [unit.began + 1e-3 for unit in units]).tolist()
+    spans: dict[tuple[str, str, int], tuple[float, float]] = {}
+    busy: dict[str, float] = {}
+    for unit, run in zip(units, runs, strict=True):
+        key = (unit.device, unit.worker, run)
+        begin, end = spans.get(key, (unit.begin, unit.end))
+        spans[key] = (min(begin, unit.begin), max(end, unit.end))
+        busy[unit.device] = busy.get(unit.device, 0.0) + unit.busy
+    found = []
+    for device, seconds in busy.items():
+        held = [end - begin for (of, _, _), (begin, end) in spans.items() if of == device]
+        workers = len({worker for of, worker, _ in spans if of == device})
+        hours = {"hours": round(sum(held) / 3600, 5), "busy_hours": round(seconds / 3600, 5)}
+        found.append({"device": device, "workers": workers, **hours})
+    return found
 
 
 def slot_use(timings: pa.Table) -> float | None:
@@ -84,20 +85,6 @@ def backend_use(timings: pa.Table) -> dict[str, dict[str, int]]:
         counts = pc.value_counts(pc.fill_null(pc.struct_field(backends, stage), "not run"))
         found[stage] = {value["values"]: value["counts"] for value in counts.to_pylist()}
     return found
-
-
-def _units(timings: pa.Table) -> dict[str, Any]:
-    """Of each attempt at a unit that counts: its begin, its worker and device, and the seconds of its images."""
-    table = timings.append_column("seconds", pa.array(_seconds(timings)))
-    keys = ["unit", "attempt", "worker", "device"]
-    grouped = table.group_by(keys).aggregate([("started", "min"), ("seconds", "sum")])
-    started = pc.cast(grouped["started_min"], pa.int64()).to_numpy() / 1e6
-    named = {name: grouped[name].to_pylist() for name in ("worker", "device")}
-    return {**named, "started": started, "seconds": grouped["seconds_sum"].to_numpy()}
-
-
-def _seconds(timings: pa.Table) -> np.ndarray:
-    return np.sum([pc.fill_null(timings[f"{stage}_seconds"], 0.0).to_numpy() for stage in STAGES], axis=0)
 
 
 def peak_memory(timings: pa.Table) -> int | None:

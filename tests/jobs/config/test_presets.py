@@ -25,10 +25,7 @@ BIG = replace(TINY, name="some/finetune", layers=30, multiple=32, steps=50)
 
 @pytest.mark.parametrize("model", [TINY, BIG], ids=["tiny", "5B"])
 def test_every_preset_is_one_that_the_model_can_be_run_with(model, tmp_path):
-    """As settings, and for rows with every creativity down to 0.25; each is cheaper than the one before.
-
-    An adaptive cache has no interval; it is taken to leave out nothing.
-    """
+    """As settings, and for rows with every creativity down to 0.25; each is cheaper than the one before."""
     rows = [{"prompt": "x"}, {"image": "x.png"}, {"image": "x.png", "creativity": 0.25}]
     manifest = read_manifest(write_jsonl(tmp_path / "shop.jsonl", rows))
     cost = []
@@ -40,7 +37,7 @@ def test_every_preset_is_one_that_the_model_can_be_run_with(model, tmp_path):
         assert not list(check_rows(manifest.rows, model, settings))
         plan = make_plan(manifest, model, settings)
         kept = parse(chosen.get("step_cache", "none"), model.layers)
-        blocks = 1 / getattr(kept.skip, "interval", 1)
+        blocks = 1 / getattr(kept.skip, "interval", 1)  # `none` has no interval
         cost.append(plan.images["steps"][0].as_py() * blocks)
     assert cost[0] > cost[1] > cost[2]
 

@@ -14,6 +14,7 @@ from wanbatch.jobs.doctor.machine_checks import (
     MachineFacts,
     SettingsFacts,
     SharedMemoryFacts,
+    ZoneFacts,
 )
 from wanbatch.jobs.doctor.model_checks import CacheFacts, ModelFacts
 from wanbatch.jobs.doctor.output_checks import OutputFacts
@@ -45,6 +46,7 @@ PACKAGES = PackageFacts("0.1.0", [Package("ray>=2.40", "2.60.0", True)], {"s3": 
         (SharedMemoryFacts(None), "no /dev/shm here"),
         (SharedMemoryFacts(GB), "1.0 GB free in /dev/shm"),
         (LocaleFacts("utf-8", "UTF-8"), "UTF-8"),
+        (ZoneFacts(598, ""), "598 time zones"),
         (SettingsFacts([], ""), "defaults"),
         (SettingsFacts(["model", "steps"], ""), "wanbatch.toml and variables set model, steps"),
         (PACKAGES, "wanbatch 0.1.0 with its 1 packages; extras: s3"),
@@ -82,6 +84,8 @@ def test_all_is_well(facts, message):
         (replace(LIMITS, file_size=1 << 20), "fault", "files may have 1 MB at most", "ulimit -f unlimited"),
         (SharedMemoryFacts(16 << 20), "warning", "16 MB free in /dev/shm, 128 MB are wanted", "--shm-size=256m"),
         (SharedMemoryFacts(GB, "Read-only file system"), "warning", "(Read-only file system)", "remount,rw /dev/shm"),
+        (ZoneFacts(0, "No time zone found"), "warning", "this machine has no time zone data", "pip install tzdata"),
+        (ZoneFacts(9, "damaged"), "warning", "time zones cannot be read (damaged)", "pip install tzdata"),
         (LocaleFacts("ascii", "ANSI_X3.4-1968"), "warning", "names of files are ascii", "PYTHONUTF8=1"),
         (SettingsFacts([], "wanbatch.toml: unknown field 'stepps'"), "fault", "'stepps'", "mend it"),
         (replace(PACKAGES, packages=[]), "warning", "without being installed", "pip install"),
@@ -130,7 +134,12 @@ def test_all_is_well(facts, message):
             "HF_HUB_OFFLINE=0 hf download owner/wan --revision 1a2b3c4d5e6f7a8b",
         ),
         (replace(OUT, step="locking it", error="No locks available"), "fault", "locking it fails: No locks", "mount"),
-        (replace(OUT, free=None, step="opening it", error="AccessDenied"), "fault", "AccessDenied", "credentials"),
+        (
+            replace(OUT, out="s3://b", free=None, step="opening it", error="AccessDenied"),
+            "fault",
+            "AccessDenied",
+            "credentials",
+        ),
         (replace(OUT, step="opening it", error="ftp: no", user_error=True), "fault", "ftp: no", "another --out"),
         (replace(OUT, foreign=True), "fault", "/data/out holds files that are not of a dataset", "an empty folder"),
         (replace(OUT, left="/data/.x"), "warning", "/data/.x could not be removed", "/data/.x"),

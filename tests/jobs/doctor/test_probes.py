@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -89,7 +91,16 @@ def test_a_locale_and_its_remedy():
     posix = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ascii_only = found("locale", **posix)
     assert ascii_only.level == "warning"
-    assert found("locale", before=ascii_only.remedy.partition(" (")[0], **posix).level == "ok"
+    assert ascii_only.remedy == "export PYTHONUTF8=1 (or LC_ALL=C.UTF-8)"
+    for way in ("export PYTHONUTF8=1", "export LC_ALL=C.UTF-8"):
+        assert found("locale", before=way, **posix).level == "ok"
+
+
+def test_a_machine_without_time_zones(tmp_path):
+    assert found("zones").level == "ok"
+    if importlib.util.find_spec("tzdata") is None:
+        none = found("zones", PYTHONTZPATH=str(tmp_path))
+        assert (none.level, none.remedy) == ("warning", "pip install tzdata")
 
 
 def test_settings_that_cannot_be_read(tmp_path):
@@ -97,6 +108,9 @@ def test_settings_that_cannot_be_read(tmp_path):
     wrong = found("settings", cwd=tmp_path)
     assert wrong.level == "fault"
     assert wrong.message.startswith("wanbatch.toml: unknown field 'stepps'; known: ")
+    assert wrong.remedy == "mend it there, or remove it"
+    (tmp_path / "wanbatch.toml").unlink()
+    assert found("settings", cwd=tmp_path).level == "ok"
     (tmp_path / "wanbatch.toml").write_text("steps = 4\n")
     good = found("settings", cwd=tmp_path)
     assert (good.level, good.message) == ("ok", "wanbatch.toml and variables set steps")
@@ -111,19 +125,26 @@ def test_a_long_tmpdir_and_its_remedy(tmp_path):
     warned = found("temp", TMPDIR=str(long))
     assert warned.level == "warning"
     assert "is too long for the paths of Ray's sockets" in warned.message
+    assert warned.remedy.endswith(", or nothing")
     assert found("temp", before=warned.remedy.partition(",")[0], TMPDIR=str(long)).level == "ok"
 
 
 def test_little_shared_memory():
     """In a mount namespace of its own."""
-    code = 'mount -t tmpfs -o size=16m none /dev/shm && exec "$@"'
-    command = ["unshare", "-m", "bash", "-c", code, "bash", sys.executable, "-c", RUN, "shm"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    if done.returncode != 0 and ("unshare" in done.stderr or "mount" in done.stderr):
-        pytest.skip(f"no mounts of one's own here: {done.stderr.strip()}")
-    finding = Finding(**json.loads(done.stdout))
+
+    def with_size(size: str) -> Finding:
+        code = f'mount -t tmpfs -o size={size} none /dev/shm && exec "$@"'
+        command = ["unshare", "-m", "bash", "-c", code, "bash", sys.executable, "-c", RUN, "shm"]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+        if done.returncode != 0 and ("unshare" in done.stderr or "mount" in done.stderr):
+            pytest.skip(f"no mounts of one's own here: {done.stderr.strip()}")
+        return Finding(**json.loads(done.stdout))
+
+    finding = with_size("16m")
     assert finding.level == "warning"
     assert "16 MB free in /dev/shm" in finding.message
+    size = re.search(r"docker run --shm-size=(\w+), or remove what fills it", finding.remedy)[1]
+    assert with_size(size).level == "ok"
 
 
 def test_a_home_that_cannot_be_written_to(tmp_path):
@@ -152,6 +173,10 @@ def test_an_empty_folder_and_one_with_files_of_others(tmp_path):
     foreign = output(tmp_path)
     assert foreign.level == "fault"
     assert "holds files that are not of a dataset" in foreign.message
+    assert foreign.remedy == "give a new or an empty folder as --out"
+    (tmp_path / "empty").mkdir()
+    assert output(tmp_path / "empty").level == output(tmp_path / "new").level == "ok"
+    (tmp_path / "empty").rmdir()
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -178,6 +203,8 @@ def test_a_folder_that_another_run_fills(tmp_path):
     held = output(tmp_path / "out")
     assert held.level == "warning"
     assert f"a run (pid {os.getpid()} on " in held.message
+    assert held.remedy == "wait for it, stop it, or give another --out"
+    assert output(tmp_path / "other").level == "ok"
     backend.release()
     assert output(tmp_path / "out").level == "ok"
 
@@ -187,9 +214,12 @@ def test_disks_that_cannot_be_written_to(small_disk, tmp_path):
     wrong = output(disk / "out")
     assert wrong.level == "fault"
     assert "making folders fails: Read-only file system" in wrong.message
+    assert wrong.remedy == "mend its permissions, mount or disk, or give another --out"
+    assert output(tmp_path / "other").level == "ok"
     subprocess.run(["mount", "-o", "remount,rw,size=8m", disk], check=True)
     full = output(disk / "out")
     assert (full.level, full.message) == ("fault", f"{disk}: 8 MB free")
+    assert full.remedy == "remove files there, or give another --out"
     subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
     assert output(disk / "out").level == "warning"
     assert list(disk.iterdir()) == []
@@ -202,6 +232,8 @@ def test_what_can_be_no_output_folder(tmp_path, monkeypatch, out):
     wrong = output(out)
     assert wrong.level == "fault"
     assert out.partition("/")[0] in wrong.message
+    assert wrong.remedy.endswith("give another --out")
+    assert output(tmp_path / "other").level == "ok"
 
 
 # ---- models
@@ -213,6 +245,10 @@ def test_a_model_folder_without_weights(model_folder, tmp_path):
     wrong = run(NAMED["model"], Question(model=str(tmp_path / "model"))).finding
     assert wrong.level == "fault"
     assert "no .safetensors file" in wrong.message
+    assert wrong.remedy == "give another --model, or mend what it names"
+    for file in model_folder.rglob("*.safetensors"):
+        shutil.copy(file, tmp_path / "model" / file.relative_to(model_folder))
+    assert run(NAMED["model"], Question(model=str(tmp_path / "model"))).finding.level == "ok"
 
 
 @pytest.fixture

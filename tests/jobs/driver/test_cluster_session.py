@@ -9,7 +9,13 @@ import pytest
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.config.settings import Settings, read_settings
-from wanbatch.jobs.driver.cluster_session import cluster_address, connected, connection_error
+from wanbatch.jobs.driver.cluster_session import (
+    cluster_address,
+    connected,
+    connection_error,
+    missing_package,
+    token_sent,
+)
 
 JOB = {"RAY_ADDRESS": "10.0.0.1:6379"} | {
     "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {}, "metadata": {"job_submission_id": "x"}})
@@ -88,3 +94,23 @@ def test_why_a_cluster_cannot_be_used(error, kind, told):
     assert type(made) is kind
     with pytest.raises(kind, match=told):
         raise made
+
+
+def test_which_token_is_sent_is_told_and_not_the_token(tmp_path):
+    secret = tmp_path / "token"
+    secret.write_text("s3cret")
+    for environment, told in (
+        ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "s3cret"}, "no token (RAY_AUTH_MODE is disabled)"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "s3cret"}, "the token of RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_TOKEN_PATH": str(secret)}, f"the token of the file {secret}"),
+        ({"RAY_AUTH_TOKEN_PATH": f"{secret}-2"}, f"no token ({secret}-2 is not there)"),
+    ):
+        assert token_sent(environment) == told
+
+
+def test_a_cluster_without_wanbatch():
+    error = missing_package(RuntimeError("ray::x() ... ModuleNotFoundError: No module named 'wanbatch'"))
+    assert str(error).startswith(
+        "the cluster's nodes lack the package wanbatch: install wanbatch on all of them, or use"
+    )
+    assert missing_package(RuntimeError("another thing")) is None

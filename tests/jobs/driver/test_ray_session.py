@@ -104,8 +104,9 @@ def test_names_that_ray_cannot_take():
     ensure_unicode(["/data/été", "/data/a"])
     with pytest.raises(UserError, match=r"/data/été: .*: export PYTHONUTF8=1$"):
         ensure_unicode(["/data/été".encode().decode("ascii", "surrogateescape")])
-    with pytest.raises(UserError, match=r"start from another folder$"):
+    with pytest.raises(UserError, match=r"rename it, or start from another folder$"):
         ensure_unicode([os.fsdecode(b"/data/caf\xe9")])
+    ensure_unicode(["/data/café"])
 
 
 def test_a_folder_outside_ascii_in_an_ascii_locale(tmp_path):
@@ -163,5 +164,9 @@ def test_without_a_loopback_address(tmp_path):
     if "unshare" in done.stderr:
         pytest.skip(f"no network of one's own here: {done.stderr.strip()}")
     assert done.returncode == 2
-    assert "`ip link set lo up`" in done.stderr
+    assert "bring the loopback interface up (`ip link set lo up`)" in done.stderr
     assert not (tmp_path / "out").exists()
+    check = "from wanbatch.jobs.driver.ray_session import ensure_loopback; ensure_loopback()"
+    code = f"ip link set lo up && exec {sys.executable} -c '{check}'"
+    done = subprocess.run(["unshare", "-n", "bash", "-c", code], env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") or "ip: command not found" in done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 from job_making import write_jsonl
@@ -16,13 +17,16 @@ from report_folders import BEGIN, fill_folder, record_of, timing_of
 
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning import rates
 from wanbatch.jobs.planning.estimates import estimate
 from wanbatch.jobs.planning.first_rows import first_rows, table_lines
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.planning.rates import TABLE, Rates, rates_of_gpu, rates_of_records
+from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.records import data_table, timing_table
 
 ROOT = Path(__file__).parents[3]
+CACHES = ("taylor:interval=2", "none", "adaptive:threshold=0.1")
 RUNS = json.loads((ROOT / "benchmarks/results/h200-runs.json").read_text(encoding="utf-8"))["runs"]
 
 
@@ -47,12 +51,12 @@ def records(count: int, seconds_of_an_evaluation: float, **changes):
 def test_what_was_timed_is_what_is_expected(tmp_path):
     """Rows like the recorded ones take what those took, for each creativity, size and number of steps."""
     data, timings = records(40, 0.05)
-    rates = rates_of_records(data, timings, {"step_cache": "none", "format": "png"}, 40 * 8000, "out")
+    timed = rates_of_records(data, timings, {"step_cache": "none", "format": "png"}, 40 * 8000, "out")
     plan = planned(tmp_path, {"prompt": "a", "steps": 10, "guidance": 3}, width=64, height=64)
-    found = estimate(plan, rates, "none", "png")
+    found = estimate(plan, timed, Settings())
     assert found.seconds is not None
     busy = 10 * 0.05 + 0.2 + 0.01
-    assert found.seconds.middle == pytest.approx(busy * rates.held, rel=0.02)
+    assert found.seconds.middle == pytest.approx(busy * timed.held, rel=0.02)
     assert found.seconds.least < found.seconds.middle < found.seconds.most
     assert found.bytes.middle == pytest.approx(8000)
     assert (found.images, found.evaluations) == (1, 10)
@@ -60,16 +64,16 @@ def test_what_was_timed_is_what_is_expected(tmp_path):
 
 def test_guidance_and_size_count(tmp_path):
     data, timings = records(40, 0.05)
-    rates = rates_of_records(data, timings, {}, 1, "out")
+    timed = rates_of_records(data, timings, {}, 1, "out")
 
     def seconds(**changes) -> float:
-        found = estimate(planned(tmp_path, {"prompt": "a", "steps": 10, **changes}), rates, "none", "png")
+        found = estimate(planned(tmp_path, {"prompt": "a", "steps": 10, **changes}), timed, Settings())
         assert found.seconds is not None
         return found.seconds.middle
 
     base = seconds(width=64, height=64, guidance=3)
     assert seconds(width=64, height=64, guidance=1) == pytest.approx(
-        (base / rates.held - 0.25) * rates.held, rel=0.02
+        (base / timed.held - 0.25) * timed.held, rel=0.02
     )
     assert seconds(width=128, height=128, guidance=3) > 3.9 * base - 0.1
 
@@ -81,13 +85,13 @@ def test_a_step_cache_is_counted_as_it_was_recorded(tmp_path):
     cached = rates_of_records(data, half, {"step_cache": "taylor:interval=2"}, 1, "out")
     assert cached.blocks_run == 0.5
     plan = planned(tmp_path, {"prompt": "a", "steps": 10}, width=64, height=64)
-    same, without, unknown = (estimate(plan, cached, name, "png") for name in ("taylor:interval=2", "none", "x"))
+    same, without, unknown = (estimate(plan, cached, Settings(step_cache=name)) for name in CACHES)
     assert same.seconds is not None
     assert without.seconds is not None
     assert unknown.seconds is not None
     assert without.seconds.middle > 1.5 * same.seconds.middle
     assert unknown.seconds.middle == without.seconds.middle
-    assert unknown.notes == ("what the step cache x saves is not known before and not taken off",)
+    assert unknown.notes == (f"what the step cache {CACHES[2]} saves is not known before and not taken off",)
 
 
 def test_time_that_workers_wait_counts_and_pauses_between_runs_do_not():
@@ -111,14 +115,42 @@ def test_the_benchmark_table_foretells_whole_runs_on_a_gpu(run, tmp_path):
     """Within 25 % of runs that were measured, from parts that were timed by themselves."""
     fp8 = "--precision fp8" in run["command"]
     rows = run["summary"]["made_now"]
-    row = {"prompt": "a", "width": 1280, "height": 704, **({"steps": 4, "guidance": 1} if fp8 else {})}
-    plan = planned(tmp_path, {"steps": 50, "guidance": 5, "num_images": 1} | row)
-    rates = rates_of_gpu("h200", "fp8" if fp8 else "bf16")
-    found = estimate(plan, rates, "none", "png").seconds
+    row = {"prompt": "a", "width": 1280, "height": 704, "steps": 50, "guidance": 5}
+    row |= {"steps": 4, "guidance": 1} if fp8 else {}
+    plan = planned(tmp_path, *[row] * rows)
+    timed = rates_of_gpu("h200", "fp8" if fp8 else "bf16")
+    found = estimate(plan, timed, Settings(slots=8)).seconds
     assert found is not None
     measured = run["summary"]["seconds"]["make"]
-    assert found.middle * rows == pytest.approx(measured, rel=0.25)
-    assert found.least * rows <= measured <= found.most * rows
+    assert found.middle == pytest.approx(measured, rel=0.25)
+    assert found.least <= measured <= found.most
+
+
+@pytest.mark.parametrize("known", [[0, 2], [1]])
+def test_some_units_of_a_real_run_foretell_the_others(known):
+    """Of the small model on a machine of its own: units of other sizes, guidance and fill."""
+    parts = CommittedParts.open(ROOT / "tests/data/release-0.1.0/dataset")
+    data, timings = parts.table("data", rates.DATA_COLUMNS), parts.table("timings", rates.TIMING_COLUMNS)
+    assert data is not None
+    assert timings is not None
+    chosen = pc.is_in(timings["unit"], pa.array(known, pa.int64()))
+    found = rates_of_records(data, timings.filter(chosen), {}, 1, "out")
+    others = rates_of_records(data, timings.filter(pc.invert(chosen)), {}, 1, "out")
+    per_work = [one.denoising for one in (found, others)]
+    assert per_work[0] == pytest.approx(per_work[1], rel=0.25)
+
+
+def test_slots_that_stay_empty_are_paid_for(tmp_path):
+    """One image takes the time of a whole batch; eight take that of two."""
+    data, timings = records(40, 0.05)
+    timed = rates_of_records(data, timings, {}, 1, "out")
+    row = {"prompt": "a", "steps": 10, "width": 64, "height": 64, "guidance": 3}
+    one, eight = (estimate(planned(tmp_path, *[row] * count), timed, Settings()).seconds for count in (1, 8))
+    assert one is not None
+    assert eight is not None
+    denoising, rest = 10 * 0.05, 0.2 + 0.01
+    assert one.middle / timed.held == pytest.approx(denoising + rest, rel=0.03)
+    assert eight.middle / timed.held == pytest.approx(2 * denoising + 8 * rest, rel=0.03)
 
 
 def test_the_table_is_derived_from_the_results(monkeypatch):

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.settings import read_settings
 from wanbatch.jobs.schedule.commands import tick_commands, tick_environment
 from wanbatch.jobs.schedule.definition import missing_sources, read_schedules
@@ -67,6 +68,29 @@ def test_what_the_commands_see_of_the_time(tmp_path):
         "WANBATCH_SCHEDULED_TIME": "2026-07-02T02:30:00+02:00",
         "WANBATCH_SCHEDULED_RUN": "nightly-20260702T003000Z",
     }
+
+
+@pytest.mark.parametrize("address", [None, "http://head:8265"])
+@pytest.mark.parametrize("kind", ["manifest", "recipe"])
+def test_the_commands_are_understood(tmp_path, kind, address):
+    """Each is one that the command line takes, with all its flags."""
+    fields = {"recipe": '"cups.toml"'} if kind == "recipe" else {}
+    if address:
+        fields["address"] = f'"{address}"'
+    text = table("nightly", *(["manifest"] if kind == "recipe" else []), **fields)
+    [one] = read_schedules(written(tmp_path, text + "[schedule.nightly.settings]\nsteps = 3\nstrict = true\n"))
+    commands = tick_commands(one, ("wanbatch",))
+    assert [words[1] for words in commands] == {
+        ("manifest", False): ["run"],
+        ("recipe", False): ["augment"],
+        ("manifest", True): ["submit"],
+        ("recipe", True): ["augment", "submit"],
+    }[kind, bool(address)]
+    for _, *words in commands:
+        name, command, rest = main.resolve_command(main.make_context("wanbatch", ["plan"]), words)
+        parsed = command.make_context(name, rest).params
+        assert str(parsed["out"]) in (one.output, one.manifest)
+    assert (parsed["steps"], parsed["strict"]) == (3, True)
 
 
 def _day(*date: int):

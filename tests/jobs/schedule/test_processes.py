@@ -139,6 +139,7 @@ def test_a_service_that_is_told_to_stop_and_goes_on_later(place):
     place.service()
     row = place.wait_for("ran")
     assert (row.attempts, row.exit_code) == (2, 3)
+    wait_until(lambda: not psutil.Process(place.services[-1].pid).children(), 20, what="no process that is left over")
     log = (place.folder / "state/nightly/20260501T020000Z.log").read_text()
     assert log.count("hello from the run") == 2
     assert "attempt 1: " in log

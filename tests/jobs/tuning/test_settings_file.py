@@ -145,3 +145,16 @@ def test_a_file_that_cannot_be_updated_is_left_alone(tmp_path, text):
     with pytest.raises(UserError, match=r"wanbatch\.toml: "):
         update_settings_file(path, TUNED, evidence())
     assert path.is_dir() if text is None else path.read_text() == text
+
+
+@pytest.mark.parametrize("key", ["schedule", "schedules"])
+def test_schedules_of_the_file_stay(key):
+    """They get the name that leaves `schedule` to the setting, which tuning writes."""
+    nightly = 'cron = "30 2 * * *"  # every night\ntimezone = "UTC"\nmanifest = "shop.jsonl"\noutput = "out"\n'
+    text = f"steps = 4\n\n[{key}.nightly]\n{nightly}\n[{key}.nightly.settings]\nwidth = 64\n"
+    written = updated_text(text, TUNED, ["# why"])
+    found = tomllib.loads(written)
+    assert found.pop("schedules") == tomllib.loads(text)[key]
+    assert found == TUNED
+    assert "# every night" in written
+    assert tomllib.loads(updated_text(written, TUNED, [])) == tomllib.loads(written)

@@ -164,8 +164,12 @@ def test_a_weight_file_of_something_else_is_one_clear_error(torch_home):
     file = lpips.weights_file()
     file.parent.mkdir(parents=True)
     torch.save({"features.0.weight": torch.zeros(3)}, file)
-    with pytest.raises(UserError, match="does not hold AlexNet's weights"):
+    with pytest.raises(UserError, match="does not hold AlexNet's weights: put the file of") as caught:
         Meter(["lpips"])
+    assert str(file) in str(caught.value)
+    network = alexnet()
+    torch.save({f"features.{key}": value for key, value in network.features.state_dict().items()}, file)
+    Meter(["lpips"])
 
 
 @pytest.fixture

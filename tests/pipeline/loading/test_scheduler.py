@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from diffusers import (
@@ -16,6 +17,8 @@ from diffusers import (
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.scheduler import read_scheduler
+from wanbatch.pipeline.sampling.schedules import SCHEDULES
+from wanbatch.pipeline.sampling.solvers import SOLVERS
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 UNIPC = {"_class_name": "UniPCMultistepScheduler", **FLOW}
@@ -111,8 +114,11 @@ def test_what_another_scheduler_left_in_the_file_plays_no_part_as_in_diffusers(t
 def test_what_is_not_reproduced_is_named_with_file_field_value_and_flag(tmp_path, config, what, decides):
     """Before, each of these was read as if the field were not there, and made other pictures without a word."""
     first = read_scheduler(saved(tmp_path, config)).unreproduced[0]
-    with pytest.raises(UserError, match=rf"scheduler_config.json: .*{what}.*{decides}"):
+    with pytest.raises(UserError, match=rf"scheduler_config.json: .*{what}.* reproduces: give .*{decides}") as caught:
         raise UserError(first.message)
+    flags = re.search(r"schedule of wanbatch reproduces: give (.*?), the nearest", str(caught.value))[1].split()
+    known = {"--sampler": SOLVERS, "--schedule": SCHEDULES}
+    assert all(name in known[flag] for flag, name in zip(flags[::2], flags[1::2], strict=True))
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ def test_a_model_without_a_tokenizer_file_and_one_with_a_damaged_one(tiny, tmp_p
     (tmp_path / "tokenizer/tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read \(.+\): restore the model's files"):
         TokenCounter(str(tmp_path))
+    shutil.copy(f"{tiny}/tokenizer/tokenizer.json", tmp_path / "tokenizer")
+    assert TokenCounter(str(tmp_path)).can_count
 
 
 def test_counting_imports_neither_torch_nor_transformers(tiny):

@@ -64,7 +64,7 @@ class ClusterJobs:
             ClusterUnreachableError: It does not answer.
         """
         _quiet()
-        self.address = dashboard_address(address, os.environ)
+        self.address: str = dashboard_address(address, os.environ)
         headers = _headers(os.environ)
         with self._failures(), _without(ADDRESS_VARIABLES):
             self._client = _connected(self.address, headers)

@@ -8,12 +8,12 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from wanbatch.errors import MachineryError, UserError, WanbatchError
-from wanbatch.jobs.cluster.job_client import ClusterJobs, JobExistsError
+from wanbatch.jobs.cluster.job_client import JobExistsError
 from wanbatch.jobs.cluster.job_entrypoint import content_of
-from wanbatch.jobs.cluster.job_follow import FolderWatch, JobEnd, follow
+from wanbatch.jobs.cluster.job_follow import FolderWatch, JobEnd, Jobs, follow
 from wanbatch.jobs.cluster.job_state import JobState
 from wanbatch.jobs.cluster.package import shipped_package
 from wanbatch.jobs.cluster.submission import Submission
@@ -25,7 +25,19 @@ from wanbatch.manifests.storage.backend import open_backend
 from wanbatch.manifests.storage.urls import is_url
 
 MAX_ATTEMPTS = 1000
+NEW_RUN = "--new-run"
 _log = logging.getLogger(__name__)
+
+
+class JobsOfCluster(Jobs, Protocol):
+    """Starts jobs, too; `job_client.ClusterJobs` does."""
+
+    @property
+    def address(self) -> str: ...
+
+    def submit(
+        self, submission_id: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class Submitted:
 
 def submit(
     submission: Submission,
-    jobs: ClusterJobs,
+    jobs: JobsOfCluster,
     python: str = "python",
     detach: bool = False,
     progress: Callable[[int, int], Progress] = progress_for,
@@ -61,8 +73,9 @@ def submit(
     """
     seen = output_is_seen(submission.out)
     attempt, last = latest_attempt(submission, jobs)
-    watch = FolderWatch(submission.out if seen else None)
-    if last is not None and (not last.has_ended or (last.is_final and not _is_unfinished(submission.out, seen))):
+    watched = seen and NEW_RUN not in submission.flags
+    watch = FolderWatch(submission.out if watched else None)
+    if last is not None and (not last.has_ended or (last.is_final and not _is_unfinished(submission.out, watched))):
         name, attached = last.id, True
         note(f"job {name} {'is there already: attached to it' if not last.has_ended else 'has ended before'}")
     else:
@@ -72,12 +85,14 @@ def submit(
         note(f"job {name} {'is there already: attached to it' if attached else f'is submitted to {jobs.address}'}")
     if not seen:
         note(f"{submission.out}: is not seen from this machine, so that only the job's status is followed")
+    elif not watched:
+        note(f"{NEW_RUN}: the run may use another folder than {submission.out}: only the job's status is followed")
     if detach:
         return Submitted(name, attached)
     return Submitted(name, attached, follow(jobs, name, watch, progress, note))
 
 
-def latest_attempt(submission: Submission, jobs: Any) -> tuple[int, JobState | None]:
+def latest_attempt(submission: Submission, jobs: Jobs) -> tuple[int, JobState | None]:
     """The number of the last attempt that the cluster knows, and how it is; 0 and None if there is none."""
     found: JobState | None = None
     for attempt in range(1, MAX_ATTEMPTS):
@@ -126,7 +141,7 @@ def expected_of(submission: Submission, seen: bool) -> dict[str, Any]:
     return expected
 
 
-def _start(submission: Submission, jobs: ClusterJobs, attempt: int, python: str, seen: bool) -> tuple[str, bool]:
+def _start(submission: Submission, jobs: JobsOfCluster, attempt: int, python: str, seen: bool) -> tuple[str, bool]:
     """Start an attempt, unless another process did at this moment: the id, and whether that was so."""
     package = shipped_package()
     name = submission.id(attempt)

@@ -29,22 +29,28 @@ def earlier_rows(manifest: Path, recipe_digest: str) -> Rows:
     Raises:
         UserError: There is a file of this name that no recipe wrote, or it cannot be read.
     """
+    if not manifest.exists():
+        return []
+    rows = read_rows(manifest, "is there already, and no recipe wrote it: give another name with --out, or remove it")
+    return rows if {row["recipe_digest"] for row in rows} == {recipe_digest} else []
+
+
+def read_rows(manifest: Path, otherwise: str) -> Rows:
+    """The rows of a manifest that a recipe wrote. Raises UserError if none did, or it cannot be read.
+
+    otherwise: what to say of a manifest that no recipe wrote.
+    """
     try:
         data = manifest.read_bytes()
-    except FileNotFoundError:
-        return []
     except OSError as error:
         raise UserError(f"{manifest}: cannot be read ({error.strerror or error})") from error
     try:
         rows = _parquet(data) if manifest.suffix.lower() == ".parquet" else _jsonl(data)
-        digests = {row["recipe_digest"] for row in rows}
         for row in rows:
-            pool_of(row), key_of(row)
+            pool_of(row), key_of(row), row["recipe_digest"], row["seed"] + row["regeneration"]
     except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        raise UserError(
-            f"{manifest}: is there already, and no recipe wrote it: give another name with --out, or remove it"
-        ) from error
-    return rows if digests == {recipe_digest} else []
+        raise UserError(f"{manifest}: {otherwise}") from error
+    return rows
 
 
 def _jsonl(data: bytes) -> Rows:

@@ -19,6 +19,9 @@ NEAR_BITS = 10
 NEAR_COLOURS = 6.0
 """The mean difference of their colours at most, of 255."""
 
+LARGEST_NEAR = 24
+"""The largest difference of their colours, of 255: a small object of another kind changes few of them, but much."""
+
 SAME_COLOURS = 8
 """The largest difference of colours, of 255, with which the hash plays no part."""
 
@@ -67,5 +70,6 @@ class NearCopies:
         likely = np.flatnonzero(np.abs(self._means - mean).max(axis=1) <= max(SAME_COLOURS, 3 * NEAR_COLOURS))
         apart = np.abs(self._colours[likely] - own)
         bits = np.bitwise_count(self._hashes[likely] ^ np.uint64(picture.hash))
-        alike = (bits <= NEAR_BITS) & (apart.mean(axis=1) <= NEAR_COLOURS)
-        return iter(likely[alike | (apart.max(axis=1, initial=0) <= SAME_COLOURS)].tolist())
+        most = apart.max(axis=1, initial=0)
+        alike = (bits <= NEAR_BITS) & (apart.mean(axis=1) <= NEAR_COLOURS) & (most <= LARGEST_NEAR)
+        return iter(likely[alike | (most <= SAME_COLOURS)].tolist())

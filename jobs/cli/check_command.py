@@ -31,6 +31,9 @@ CLASSES_SHOWN = 12
 @click.option(
     "--top-k", type=click.IntRange(1), help="of its likeliest classes, how many may hold the own [default: 1]"
 )
+@click.option(
+    "--regenerate", type=click.IntRange(0, 100), default=0, help="make rejected pictures again so many times"
+)
 @json_option
 def check(
     out: str | Path,
@@ -40,10 +43,12 @@ def check(
     classifier: Path | None,
     classes: str | None,
     top_k: int | None,
+    regenerate: int,
     as_json: bool,
 ) -> None:
     """Measure the pictures of the output folder OUT, and say which are rejected and why.
 
+    With --regenerate, those that a recipe asked for are made again from other seeds, beside the rejected ones.
     Nothing is deleted: OUT/checks has a row for each picture, with a column for each measure and the names of the
     checks that reject it in rejected_by.
 
@@ -60,7 +65,16 @@ def check(
     checks = Checks() if reference is None else reference.recipe.checks
     held_out = [] if reference is None else [one.fingerprint for one in reference.held_out if one.fingerprint]
     said = with_flags(checks, duplicates=duplicates, tolerance=tolerance, top_k=top_k)
-    report = check_folder(out, said, held_out, _readers(classifier, classes))
+
+    def check_all() -> CheckReport:
+        return check_folder(out, said, held_out, _readers(classifier, classes))
+
+    report = check_all()
+    if regenerate:
+        from wanbatch.jobs.augment.regeneration import regenerate as make_again
+        from wanbatch.jobs.augment.regeneration import run_again
+
+        report = make_again(out, report, regenerate, check_all, run_again)
     click.echo(json.dumps({"out": str(out), **report.as_json()}) if as_json else "\n".join(lines_of(report)))
 
 

@@ -83,9 +83,15 @@ class ProcessLauncher:
             title=f"{tick.run_id}, attempt {tick.attempts}",
         )
         try:
-            process = subprocess.Popen(
-                arguments(description), stdin=subprocess.DEVNULL, pass_fds=[lock], start_new_session=True
-            )
+            with open(self.log_of(tick), "ab") as log:  # not the service's own output, which ends with the service
+                process = subprocess.Popen(
+                    arguments(description),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[lock],
+                    start_new_session=True,
+                )
             write_holders(lock, process.pid)
             self._started[tick.schedule, tick.time] = process
         except OSError as error:  # no memory, too many processes: the tick counts as gone, and is started again

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 WINGS = ("manifests", "jobs", "pipeline")
@@ -41,16 +42,17 @@ class RemedyText:
     line: int
     text: str
 
-    @property
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """What a message with this text in it matches; words in capitals are values, too."""
         parts = re.split(r"\{\}|\b(?:PATH|NEW|NAME)\b", self.text.strip())
-        return re.compile(".*?".join(map(re.escape, parts)))
+        return re.compile(".*?".join(map(re.escape, filter(None, parts))))
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.text!r}"
 
 
+@cache
 def remedy_texts(root: Path) -> list[RemedyText]:
     """Every text with a remedy in the code below a folder, those of docstrings and of the help of flags left out."""
     found = []

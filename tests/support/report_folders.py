@@ -169,8 +169,11 @@ def write_checks(out: Path, names: Sequence[str]) -> None:
             "source_distance": [abs(index - 7) / 100 + 0.1 for index in range(len(names))],
             "strange": [5.0] * len(names),
             "near_duplicate": [False] * len(names),
+            "label_rank": pa.nulls(len(names), pa.int32()),
             "rejected_by": pa.array(reasons, pa.list_(pa.string())),
         }
     )
     (out / "checks").mkdir()
-    pq.write_table(table, out / "checks" / "part-00000.parquet")
+    half = len(names) // 2  # as there is one part beside each of `data/`
+    pq.write_table(table.slice(0, half), out / "checks" / "part-00000.parquet")
+    pq.write_table(table.slice(half), out / "checks" / "part-00001.parquet")

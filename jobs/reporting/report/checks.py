@@ -112,21 +112,19 @@ def read_checks(out: str | Path, made: frozenset[str]) -> Checks:
                 tables.append(pq.read_table(file))
     except (OSError, pa.ArrowException) as error:
         return Checks(problem=f"{backend.location(CHECKS)}: cannot be read ({error}): run `wanbatch check` again")
-    tables = [table for table in tables if "id" in table.column_names]
+    tables = [table.replace_schema_metadata(None) for table in tables if "id" in table.column_names]
     if not tables:
         return Checks()
-    rejected: dict[str, tuple[str, ...]] = {}
-    measures: dict[str, Measure] = {}
-    for table in tables:
-        table = table.filter(pc.is_in(table["id"], pa.array(sorted(made), pa.string())))
-        for name, reasons in _rejections(table).items():
-            rejected[name] = (*rejected.get(name, ()), *reasons)
-    for table in tables:
-        table = table.filter(pc.is_in(table["id"], pa.array(sorted(made), pa.string())))
-        for column in table.column_names:
-            if column not in WRITTEN and column != REJECTED_BY and (found := _measure(table, column, rejected)):
-                measures[column] = found
-    return Checks(tuple(measures.values()), rejected)
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        problem = f"{backend.location(CHECKS)}: has parts that differ ({error}): run `wanbatch check` again"
+        return Checks(problem=problem)
+    table = table.filter(pc.is_in(table["id"], pa.array(sorted(made), pa.string())))
+    rejected = _rejections(table)
+    columns = [name for name in table.column_names if name not in WRITTEN and name != REJECTED_BY]
+    measures = (_measure(table, column, rejected) for column in columns)
+    return Checks(tuple(measure for measure in measures if measure is not None), rejected)
 
 
 def _rejections(table: pa.Table) -> dict[str, tuple[str, ...]]:
@@ -145,6 +143,8 @@ def _measure(table: pa.Table, column: str, rejected: dict[str, tuple[str, ...]])
     values = np.asarray(there[column].to_pylist(), dtype=np.float64)
     names = there["id"].to_pylist()
     finite = np.isfinite(values)
+    if not len(there):
+        return None
     reasons, known = KNOWN.get(column, ((column,), ""))
     bad = np.array([bool({column, *reasons} & {*rejected.get(name, ())}) for name in names], dtype=bool)
     order = known or _inferred_order(values, bad, pa.types.is_boolean(kind))
@@ -152,6 +152,8 @@ def _measure(table: pa.Table, column: str, rejected: dict[str, tuple[str, ...]])
     figures = (
         [round(float(of(values[finite])), 6) for of in (np.min, np.mean, np.max)] if finite.any() else [None] * 3
     )
+    if pa.types.is_boolean(kind):  # of yes and no there is nothing to see but what was rejected
+        worst = worst[: bad.sum()]
     chosen = tuple((names[index], float(values[index])) for index in worst[:WORST] if finite[index])
     said = f"rejected ones first, then {order}" if bad.any() else order
     return Measure(column, len(names), int(bad.sum()), said, chosen, *figures)

@@ -88,6 +88,16 @@ def test_near_copies_and_copies_across_splits_are_found_among_a_thousand():
     assert leaks_between([original(0), near(original(0), "train")], []) == []
 
 
+def test_a_small_object_of_another_kind_on_the_same_ground_is_no_copy():
+    one = original(0)
+    assert one.fingerprint is not None
+    changed = bytearray(one.fingerprint.colours)
+    for index in range(12):  # four of 64 fields
+        changed[index] = (changed[index] + 60) % 256
+    other = replace(near(one, "val"), fingerprint=Fingerprint(one.fingerprint.hash, bytes(changed)))
+    assert leaks_between([one], [other]) == []
+
+
 def test_the_same_colours_with_another_hash_are_a_copy():
     smooth = original(0)  # of which a hash says little
     assert len(leaks_between([smooth], [near(smooth, "val", bits=30)])) == 1

@@ -158,7 +158,7 @@ def test_every_minute_with_a_kill_in_the_middle(folder, model_folder):
     first = start("schedule", "run", cwd=folder)
     wait_until(lambda: list((folder / "out").glob("data/part-*")), 200, what="a picture")
     first.kill()
-    first.communicate()
+    first.communicate(timeout=30)  # its run does not keep its output open
     second = start("schedule", "run", cwd=folder)
     wait_until(lambda: [state for state in states() if state[0] == "ran"], 280, what="a tick that ran")
     assert states()[0] == ("ran", 1)

@@ -113,7 +113,7 @@ def test_settings_that_cannot_be_read(tmp_path):
     assert found("settings", cwd=tmp_path).level == "ok"
     (tmp_path / "wanbatch.toml").write_text("steps = 4\n")
     good = found("settings", cwd=tmp_path)
-    assert (good.level, good.message) == ("ok", "wanbatch.toml and variables set steps")
+    assert (good.level, good.message) == ("ok", "wanbatch.toml and variables set report, steps")
 
 
 # ---- folders of Ray and of caches

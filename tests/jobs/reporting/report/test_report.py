@@ -91,7 +91,8 @@ def test_checks_show_the_worst_first(written):
     measures = {measure["name"]: measure for measure in data["checks"]["measures"]}
     assert set(measures) == {"sharpness", "source_distance", "strange", "near_duplicate"}
     assert data["checks"]["rejected"] == {"blurred": 2}
-    assert measures["sharpness"]["rejected"] == 2
+    assert (measures["sharpness"]["rejected"], measures["sharpness"]["images"]) == (2, 22)
+    assert measures["near_duplicate"]["worst"] == []
     assert measures["source_distance"]["order"] == "farthest from the middle first"
     assert measures["strange"]["order"] == "lowest first"
     sharpness = measures["sharpness"]

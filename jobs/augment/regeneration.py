@@ -1,0 +1,87 @@
+"""`wanbatch check --regenerate`: rejected pictures are made once more from another seed, beside the rejected ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.augment.checking import CheckReport
+from wanbatch.jobs.augment.draws import integer
+from wanbatch.jobs.augment.earlier import read_rows
+from wanbatch.jobs.augment.manifest_file import write_manifest
+from wanbatch.jobs.config.settings import Settings, recorded_settings
+from wanbatch.jobs.reporting.summary import Summary
+from wanbatch.manifests.dataset.status import RUN, status
+
+Run = Callable[[Path, str | Path, Settings], Summary]
+
+
+def regenerate(
+    out: str | Path, report: CheckReport, times: int, check: Callable[[], CheckReport], run: Run
+) -> CheckReport:
+    """Make rejected pictures again, until none is rejected or each was made again so many times.
+
+    Rows are added to the manifest that filled the folder, with a seed of their own and `regeneration` counting up;
+    what was rejected stays, and so does its row.
+
+    Args:
+        out: the output folder.
+        report: what the checks found.
+        times: how often a picture is made again at most.
+        check: checks the folder once more.
+        run: runs a manifest into a folder.
+    Returns:
+        What the last checks found.
+    Raises:
+        UserError: No recipe wrote the folder's manifest, or it cannot be written.
+    """
+    plan = status(out)["plan"]
+    manifest, settings = Path(plan["manifest"]), recorded_settings(plan["settings"], RUN)
+    for _ in range(times):
+        rows = read_rows(manifest, "was written by no recipe, so its rows are not made again: leave out --regenerate")
+        new = rows_again(rows, {one.id for one in report.pictures if one.rejected_by}, times)
+        if not new:
+            break
+        write_manifest(manifest, [*rows, *new])
+        run(manifest, out, settings)
+        report = check()
+    return report
+
+
+def rows_again(rows: Sequence[Mapping[str, Any]], rejected: set[str], times: int) -> list[dict[str, Any]]:
+    """The rows that replace rejected ones, each but those that were replaced already or so many times.
+
+    Args:
+        rows: of the manifest.
+        rejected: ids of pictures that were made and rejected.
+        times: how often a picture is made again at most.
+    """
+    there = {row["id"] for row in rows}
+    new = []
+    for row in rows:
+        count = row["regeneration"] + 1
+        name = name_again(row["id"], count)
+        if row["id"] in rejected and count <= times and name not in there:
+            seed = integer([row["seed"], "regeneration", count], 2**63)
+            new.append({**row, "id": name, "seed": seed, "regeneration": count})
+    return new
+
+
+def name_again(name: str, count: int) -> str:
+    """The id of a picture that is made again: `disc-0a1b2c-3` is `disc-0a1b2c.r1-3`, and that `disc-0a1b2c.r2-3`."""
+    head, _, number = name.rpartition("-")
+    if count > 1:
+        head = head.removesuffix(f".r{count - 1}")
+    return f"{head}.r{count}-{number}"
+
+
+def run_again(manifest: Path, out: str | Path, settings: Settings) -> Summary:
+    """Run a manifest into a folder. Raises UserError if its run was interrupted or stopped."""
+    from wanbatch.jobs.driver.run import run
+
+    summary = run(manifest, out, settings)
+    if summary.pending:
+        raise UserError(f"{out}: {summary.pending} pictures are not made yet: run wanbatch check {out} once more")
+    return summary

@@ -83,7 +83,7 @@ class TuningResult:
         if sample.unaffected:
             lines.append(
                 f"{sample.unaffected} images keep their rows' own steps, sampler, schedule or sigmas, or have "
-                "creativity 0, and were not measured; only a step cache applies to them too"
+                "creativity 0 or a map, and were not measured; only a step cache applies to them too"
             )
         if sample.unreadable:
             lines.append(f"{sample.unreadable} images were skipped: their sources cannot be read")

@@ -27,6 +27,7 @@ LOOPBACK_IP = "127.0.0.1"
 LOOPBACK = ("localhost", LOOPBACK_IP, "::1")
 CONNECT_SECONDS = 10.0
 ADDRESS_VARIABLE = "RAY_ADDRESS"
+WORKER_NICENESS = "5"  # of the workers of a Ray of one's own: what the user does in the meantime comes first
 
 LEAST_THREADS, GOOD_THREADS = 150, 250  # of Ray's processes, a worker and the driver: 209 on 2 cores
 WHOSE_LIMIT = {
@@ -188,6 +189,8 @@ def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
     changed: dict[str, str | None] = {
         "RAY_USE_TLS": None,  # of a cluster, whose certificates a Ray of one machine has no use for
         "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a job on a cluster, whose packages are not here
+        # Ray's own niceness, 15, leaves a worker a thirtieth of a core that another program wants.
+        "RAY_worker_niceness": given.get("RAY_worker_niceness", WORKER_NICENESS),
         "RAY_USAGE_STATS_ENABLED": given.get("RAY_USAGE_STATS_ENABLED", "0"),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": given.get("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
         # Otherwise Ray writes a token to the home folder, which may not be writable, for all to read.

@@ -12,7 +12,7 @@ import pytest
 from job_making import WANBATCH, environment, rows_by_id, write_jsonl
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.driver.ray_session import ensure_threads, ensure_unicode, local_variables
+from wanbatch.jobs.driver.ray_session import WORKER_NICENESS, ensure_threads, ensure_unicode, local_variables
 
 UV = Path(sys.executable).parent / "uv"
 DEAD = "http://127.0.0.1:9"
@@ -98,6 +98,8 @@ def test_what_the_user_gave_is_kept():
     assert changed["no_proxy"] == "example.org,127.0.0.1,localhost,::1"
     assert changed["NO_PROXY"] == "localhost,127.0.0.1,::1"
     assert (changed["RAY_AUTH_TOKEN"], changed["RAY_USAGE_STATS_ENABLED"]) == ("mine", "1")
+    assert changed["RAY_worker_niceness"] == WORKER_NICENESS
+    assert local_variables({"RAY_worker_niceness": "0"})["RAY_worker_niceness"] == "0"
 
 
 def test_names_that_ray_cannot_take():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from wanbatch.jobs.cluster.job_state import JobState, exit_code_of
 from wanbatch.jobs.cluster.submission import ID_PREFIX
 
 OLDEST_RAY = "2.40"
+AGENT_SECONDS, AGENT_PAUSE_SECONDS = 60.0, 1.0  # for the first node of a cluster to take jobs
 CONNECT_SECONDS, READ_SECONDS, UPLOAD_SECONDS = 10.0, 60.0, 600.0
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -74,20 +76,25 @@ class ClusterJobs:
     def submit(
         self, submission_id: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]
     ) -> None:
-        """Start a job with few resources of its own.
+        """Start a job with few resources of its own. A cluster that has just started is given time to take one.
 
         Raises:
             JobExistsError: There is one of this id.
         """
+        ends = time.monotonic() + AGENT_SECONDS
         with self._failures():
-            try:
-                self._client.submit_job(
-                    entrypoint=entrypoint, submission_id=submission_id, runtime_env=runtime_env, metadata=metadata
-                )
-            except (ValueError, RuntimeError) as error:
-                if "already exists" in str(error):
-                    raise JobExistsError(submission_id) from error
-                raise
+            while True:
+                try:
+                    self._client.submit_job(
+                        entrypoint=entrypoint, submission_id=submission_id, runtime_env=runtime_env, metadata=metadata
+                    )
+                    return
+                except (ValueError, RuntimeError) as error:
+                    if "already exists" in str(error):
+                        raise JobExistsError(submission_id) from error
+                    if "No available agent" not in str(error) or time.monotonic() > ends:
+                        raise
+                time.sleep(AGENT_PAUSE_SECONDS)
 
     def state(self, submission_id: str) -> JobState | None:
         """How a job is; None if the cluster knows of none."""

@@ -40,10 +40,10 @@ def ray_elsewhere(tmp_path) -> Iterator[Callable[[Path], str]]:
         ray += " --object-store-memory=100000000 --disable-usage-stats --node-ip-address=127.0.0.1"
         script = f"mount -t tmpfs tmpfs '{hidden}' && {make} && exec {ray}"
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
-        log = (tmp_path / "ray.log").open("w")
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment() | home, start_new_session=True
-        )
+        with (tmp_path / "ray.log").open("w") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment() | home, start_new_session=True
+            )
         started.append(process)
         wait_until(lambda: process.poll() is not None or "Ray runtime started" in _text(tmp_path), what="Ray")
         if process.poll() is not None:

@@ -56,6 +56,8 @@ def running_cluster(token: str | None, folder: Path, cpus: int = 2, **variables:
         "--ray-client-server-port",
         str(_free_port()),
     ]
+    for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port"):
+        words += [f"--{name}", str(_free_port())]  # the usual ones may be another Ray's
     words += ["--disable-usage-stats"]
     log = (folder / "cluster.log").open("wb")
     process = subprocess.Popen(

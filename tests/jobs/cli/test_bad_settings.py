@@ -24,7 +24,7 @@ LEVELS = "must be a list of noise levels in (0, 1], each at least 0.00001 below 
         ("--guidance", "-1", "must be a finite number, 0 or more"),
         ("--shift", "0", "must be a number from 0.01 to 100"),
         ("--seed", "-1", "must be a whole number from 0 below 9223372036854775808"),
-        ("--workers", "0", "must be a whole number from 1 to 1024"),
+        ("--workers", "0", "must be a whole number from 1 to 4096, or auto"),
         ("--slots", "0", "must be a whole number from 1 to 64, or auto"),
         ("--slots", "most", "must be a whole number from 1 to 64, or auto"),
         ("--unit-rows", "0", "must be a whole number from 1 to 4096"),

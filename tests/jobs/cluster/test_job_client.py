@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.jobs.cluster import job_client
 from wanbatch.jobs.cluster.job_client import ClusterJobs, ClusterUnreachableError, dashboard_address
 
 Answer = tuple[int, str]
@@ -131,3 +132,22 @@ def test_headers_are_sent_along(serve, monkeypatch):
     monkeypatch.setenv("RAY_JOB_HEADERS", "open")
     with pytest.raises(UserError, match="RAY_JOB_HEADERS"):
         ClusterJobs("http://127.0.0.1:9")
+
+
+def test_a_cluster_that_has_just_started_is_asked_again(serve, monkeypatch):
+    """Its dashboard answers before a node takes jobs."""
+    jobs, asked = ClusterJobs(serve(version("2.60.0"))), []
+
+    def submit_job(**given) -> None:
+        asked.append(given["submission_id"])
+        if len(asked) < 3:
+            raise RuntimeError("Request failed with status code 500: No available agent to submit job")
+
+    monkeypatch.setattr(jobs._client, "submit_job", submit_job)
+    monkeypatch.setattr(job_client, "AGENT_PAUSE_SECONDS", 0.01)
+    jobs.submit("wanbatch-1", "true", {}, {})
+    assert asked == ["wanbatch-1"] * 3
+    asked.clear()
+    monkeypatch.setattr(job_client, "AGENT_SECONDS", 0.0)
+    with pytest.raises(ClusterUnreachableError, match="No available agent"):
+        jobs.submit("wanbatch-1", "true", {}, {})

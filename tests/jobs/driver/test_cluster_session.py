@@ -6,6 +6,7 @@ import json
 import socket
 
 import pytest
+import ray
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.config.settings import Settings, read_settings
@@ -71,7 +72,8 @@ def test_workers_may_be_auto_and_old_folders_say_none():
     assert Settings(workers=None).workers is None
 
 
-def test_a_cluster_that_does_not_answer_is_told_of_at_once():
+def test_a_cluster_that_does_not_answer_is_told_of_at_once(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests of this process may have a Ray
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

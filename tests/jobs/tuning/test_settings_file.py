@@ -50,6 +50,7 @@ def evidence(manifest: str = "shop.jsonl") -> list[str]:
 def test_what_was_given_is_kept_and_what_is_tuned_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "wanbatch.toml").write_text("steps = 4\nseed = 7\nallow_http = true\nsigmas = [1, 0.5]\n")
     monkeypatch.setenv("WANBATCH_GUIDANCE", "2.5")
+    monkeypatch.delenv("WANBATCH_REPORT")
     fields = file_fields(read_settings(negative_prompt="blurred", sampler="euler"), CHOSEN)
     given = {"seed": 7, "guidance": 2.5, "negative_prompt": "blurred", "allow_http": True}
     assert fields == {**given, **TUNED}

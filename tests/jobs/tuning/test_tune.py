@@ -137,7 +137,7 @@ def test_the_command(rows, model_folder, tmp_path):
     text = toml.read_text()
     written = tomllib.loads(text)
     assert written == {
-        "model": str(model_folder), "width": 32, "height": 32, "threads": 1,
+        "model": str(model_folder), "width": 32, "height": 32, "threads": 1, "report": "off",
         **{name: chosen[name] for name in ("steps", "sampler", "schedule", "step_cache")},
     }  # fmt: skip
     assert found["manifest_digest"][:16] in text

@@ -39,6 +39,9 @@ RARE = tuple(column.name for column in COLUMNS if column.rare)
 ALWAYS = tuple(name for name in LATER if name not in GIVEN and name not in RARE)
 """Of these, those that a run writes whatever it is asked; only folders that were begun before they came lack them."""
 
+MAPS = ("creativity_boxes", "creativity_map")
+"""Columns that give places of a picture a creativity of their own."""
+
 MEANINGS = {column.name: column.meaning for column in COLUMNS}
 
 

@@ -20,7 +20,7 @@ from wanbatch.jobs.augment.near_copies import Fingerprint, NearCopies, fingerpri
 from wanbatch.jobs.augment.verdicts import COLUMNS, Checked, by_class, by_reason, columns_of, judge, learnt_bands
 from wanbatch.jobs.config.settings import recorded_settings
 from wanbatch.manifests.dataset.card import refresh_card
-from wanbatch.manifests.dataset.checks import write_checks
+from wanbatch.manifests.dataset.checks import REJECTED_BY, write_checks
 from wanbatch.manifests.dataset.commit_log import read_commit_log
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.status import RUN, committed_rows, status
@@ -147,8 +147,8 @@ def _check(
 
 def checks_table(pictures: Sequence[Checked]) -> pa.Table:
     """What was found of pictures, as `checks/` has it: `COLUMNS`, then `rejected_by`."""
-    schema = pa.schema([*((name, _TYPES[kind]) for name, kind in COLUMNS.items()), ("rejected_by", _TEXTS)])
-    rows = [{**columns_of(one), "rejected_by": one.rejected_by} for one in pictures]
+    schema = pa.schema([*((name, _TYPES[kind]) for name, kind in COLUMNS.items()), (REJECTED_BY, _TEXTS)])
+    rows = [{**columns_of(one), REJECTED_BY: one.rejected_by} for one in pictures]
     return pa.Table.from_pylist(rows, schema=schema)
 
 

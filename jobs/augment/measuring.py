@@ -21,7 +21,7 @@ from wanbatch.jobs.augment.leakage import leaks_between
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.statistics import ARMS, Measured, plot, table
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.manifests.dataset.checks import checks_name
+from wanbatch.manifests.dataset.checks import REJECTED_BY, checks_name
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.storage.atomic_files import make_folder, write_atomic
@@ -130,8 +130,8 @@ def _made(out: str | Path, classes: Sequence[str], digests: set[str]) -> tuple[E
         if not backend.exists(checks_name(part)):
             raise UserError(f"{out}: is not checked yet: wanbatch check {out} says which pictures are filtered out")
         with backend.open(checks_name(part)) as file:
-            checks = pq.ParquetFile(file).read(columns=["id", "rejected_by"]).to_pylist()
-        rejected = {one["id"] for one in checks if one["rejected_by"]}
+            checks = pq.ParquetFile(file).read(columns=["id", REJECTED_BY]).to_pylist()
+        rejected = {one["id"] for one in checks if one[REJECTED_BY]}
         for row in rows:
             if row["label"] not in classes or row["source_sha256"] not in digests:
                 continue

@@ -18,7 +18,6 @@ from wanbatch.pipeline.sampling.solvers import evaluations_of_steps
 
 CREATIVITY_WITH_SOURCE = 0.6
 REPLACED = ("steps", "shift", "schedule")  # by explicit sigmas
-MAPS = ("creativity_boxes", "creativity_map")  # what gives places a creativity of their own
 
 
 def schedule_columns(rows: pa.Table, model: ModelInfo, settings: Settings) -> dict[str, pa.ChunkedArray]:

@@ -10,11 +10,12 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import MAPS, starting_levels
+from wanbatch.jobs.planning.noise_schedule import starting_levels
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.source_sizes import loading_from
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.tuning.candidates import Candidate
+from wanbatch.manifests.columns import MAPS
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import Request, SourceImage, fit
 from wanbatch.pipeline.sampling.schedules import levels, lowest_level

@@ -106,8 +106,8 @@ class UnitTask:
         self._on_progress(self.task.unit, 0)
         begin = perf_counter()
         images = {image.id: image for image in self.task.images if image.id in self._sources}
-        requests = [request_for(image, self._sources[name], self._maps[name]) for name, image in images.items()]
-        requests = [] if self._stops() else requests
+        asked = {} if self._stops() else images
+        requests = [request_for(image, self._sources[name], self._maps[name]) for name, image in asked.items()]
         pipeline = self.context.pipeline
         for outcome in generate_or_fail(pipeline, self.context.setup.device, requests):
             image = images[outcome.request.id]

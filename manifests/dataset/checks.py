@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,8 @@ from wanbatch.manifests.storage.backend import StorageBackend
 from wanbatch.manifests.storage.urls import INTERNAL
 
 FOLDER = "checks"
+REJECTED_BY = "rejected_by"
+"""The column with the names of the checks that reject a picture."""
 NOTE = f"{INTERNAL}/checks.json"
 
 
@@ -51,6 +53,22 @@ def write_checks(backend: StorageBackend, tables: Mapping[str, pa.Table], note: 
         if is_part(name) and name not in kept:
             backend.remove(name)
     backend.write_atomic(NOTE, to_json({"digest": digest.hexdigest(), **note}, indent=1))
+
+
+def checks_tables(backend: StorageBackend, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Read what was found of a folder's pictures, part by part; nothing if nothing was checked.
+
+    Args:
+        backend: of the folder.
+        columns: of these those that a part has; None: all.
+    Raises:
+        OSError, ArrowException: a part cannot be read.
+    """
+    for name in sorted(name for name in backend.sizes(FOLDER) if name.endswith(".parquet")):
+        with backend.open(name) as file:
+            parquet = pq.ParquetFile(file)
+            there = parquet.schema_arrow.names
+            yield parquet.read(None if columns is None else [column for column in columns if column in there])
 
 
 def checks_note(backend: StorageBackend) -> dict[str, Any] | None:

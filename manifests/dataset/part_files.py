@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -165,8 +166,6 @@ class _HashingFile(io.BufferedWriter):
 
 def write_part(backend: StorageBackend, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> str:
     """Write a new file, durably; nothing is left if anything goes wrong. Returns its SHA-256, hex."""
-    every = leaves(schema)
-    compressed = [leaf for leaf in every if leaf != "image.bytes"]
     with named(backend.location(name)), backend.new_file(name) as path:
         file = _HashingFile(path)
         try:
@@ -174,9 +173,7 @@ def write_part(backend: StorageBackend, name: str, schema: pa.Schema, tables: It
                 with pq.ParquetWriter(
                     file,
                     schema,
-                    compression={leaf: "ZSTD" if leaf in compressed else "NONE" for leaf in every},
-                    use_dictionary=compressed,
-                    write_statistics=compressed,
+                    **column_options(schema),
                     write_page_checksum=True,
                 ) as writer:
                     for table in tables:
@@ -187,6 +184,17 @@ def write_part(backend: StorageBackend, name: str, schema: pa.Schema, tables: It
             path.unlink(missing_ok=True)
             raise
     return file.digest.hexdigest()
+
+
+def column_options(schema: pa.Schema) -> dict[str, Any]:
+    """How the columns of a data file are compressed, for `ParquetWriter`: all but the pictures, which are already."""
+    every = leaves(schema)
+    compressed = [leaf for leaf in every if leaf != "image.bytes"]
+    return {
+        "compression": {leaf: "ZSTD" if leaf in compressed else "NONE" for leaf in every},
+        "use_dictionary": compressed,
+        "write_statistics": compressed,
+    }
 
 
 def leaves(schema: pa.Schema) -> list[str]:

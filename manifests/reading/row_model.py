@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from wanbatch.manifests.column_types import NAME, BoxValue, ImageValue, LoraValue, Strict
-from wanbatch.manifests.columns import GIVEN
+from wanbatch.manifests.columns import GIVEN, MAPS
 from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.nearest import nearest, shorten
 
@@ -79,7 +79,7 @@ def _contradictions(row: ManifestRow, prompt_of_run: bool) -> Iterator[str]:
 
 
 def _map_contradictions(row: ManifestRow) -> Iterator[str]:
-    given = [name for name in ("creativity_boxes", "creativity_map") if getattr(row, name) is not None]
+    given = [name for name in MAPS if getattr(row, name) is not None]
     if not given:
         if row.keep_pixels:
             yield (

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wanbatch.errors import MachineryError
+from wanbatch.manifests.dataset.checks import FOLDER, REJECTED_BY, checks_tables
 from wanbatch.manifests.dataset.part_files import read_schema, row_groups
 from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.sharing.contents import Contents
 from wanbatch.manifests.storage.backend import open_backend
-
-CHECKS = "checks"
-REJECTED = "rejected_by"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +81,12 @@ def _rejected(folder: str) -> dict[str, int] | None:
     backend = open_backend(folder, reading=True)
     counts: Counter[str] = Counter()
     try:
-        names = [name for name in backend.sizes(CHECKS) if name.endswith(".parquet")]
-        for name in names:
-            with backend.open(name) as file:
-                parquet = pq.ParquetFile(file)
-                if REJECTED in parquet.schema_arrow.names:
-                    for rejected in parquet.read([REJECTED])[REJECTED].to_pylist():
-                        counts.update(rejected or ())
+        tables = list(checks_tables(backend, [REJECTED_BY]))
     except (OSError, pa.ArrowException) as error:
         raise MachineryError(
-            f"{folder}: its checks cannot be read ({error}): move the folder {CHECKS} away to publish without them"
+            f"{folder}: its checks cannot be read ({error}): move the folder {FOLDER} away to publish without them"
         ) from error
-    return dict(sorted(counts.items())) if names else None
+    for table in tables:
+        for rejected in table[REJECTED_BY].to_pylist() if table.num_columns else ():
+            counts.update(rejected or ())
+    return dict(sorted(counts.items())) if tables else None

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wanbatch.manifests.dataset.part_files import leaves
+from wanbatch.manifests.dataset.part_files import column_options
 from wanbatch.manifests.sharing.contents import Contents
 from wanbatch.manifests.sharing.pictures import groups
 
@@ -100,14 +100,10 @@ def _written(tables: list[pa.Table], number: int, folder: Path) -> Shard:
     name = shard_name(number)
     path = folder / Path(name).name
     schema = tables[0].schema
-    every = leaves(schema)
-    compressed = [leaf for leaf in every if leaf != "image.bytes"]
     with pq.ParquetWriter(
         path,
         schema,
-        compression={leaf: "ZSTD" if leaf in compressed else "NONE" for leaf in every},
-        use_dictionary=compressed,
-        write_statistics=compressed,
+        **column_options(schema),
         write_page_index=True,
         use_content_defined_chunking=True,
     ) as writer:

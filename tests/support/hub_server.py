@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
+from http_serving import served
 from huggingface_hub import constants
 
 from wanbatch.manifests.storage import fsspec_io
@@ -165,12 +165,5 @@ def use_hub(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def hub(name: str, *folders: Path) -> Iterator[HubServer]:
     """Serve a dataset. folders: the files of its commits, the oldest first."""
-    server = HubServer(name, list(folders))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(HubServer(name, list(folders))) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
+from http_serving import served
 from hub_server import HubHandler, HubServer
 
 TOKEN = "hf_SecretTokenOfTheTests"
@@ -175,12 +175,5 @@ class _WritingHandler(HubHandler):
 @contextmanager
 def writable_hub(name: str, folder: Path) -> Iterator[WritableHub]:
     """Serve a Hub that takes pushes to a dataset. folder: where it keeps what it has."""
-    server = WritableHub(name, folder)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(WritableHub(name, folder)) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

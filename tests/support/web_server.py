@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 import http.server
 import ssl
-import threading
 from contextlib import contextmanager, suppress
 
 import pytest
+from http_serving import served
 from manifest_making import encoded
 from urllib3 import Retry
 
@@ -49,15 +49,9 @@ def serving(context: ssl.SSLContext | None = None):
     server.seen, server.answers = [], {"/a.png": lambda h: h.give(200, encoded())}
     if context:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
     server.url = f"http{'s' if context else ''}://127.0.0.1:{server.server_port}"
-    try:
+    with served(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def refused(fetcher: Fetcher, url: str) -> SourceError:

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from wanbatch.manifests.columns import WRITTEN
+from wanbatch.manifests.dataset.checks import FOLDER, REJECTED_BY, checks_tables
 from wanbatch.manifests.storage.backend import open_backend
 
-CHECKS = "checks"
-REJECTED_BY = "rejected_by"
 WORST = 12
 """Images that are shown of each measure."""
 
@@ -105,20 +103,16 @@ def read_checks(out: str | Path, made: frozenset[str]) -> Checks:
     """
     backend = open_backend(out)
     try:
-        names = sorted(name for name in backend.sizes(CHECKS) if name.endswith(".parquet"))
-        tables = []
-        for name in names:
-            with backend.open(name) as file:
-                tables.append(pq.read_table(file))
+        tables = list(checks_tables(backend))
     except (OSError, pa.ArrowException) as error:
-        return Checks(problem=f"{backend.location(CHECKS)}: cannot be read ({error}): run `wanbatch check` again")
+        return Checks(problem=f"{backend.location(FOLDER)}: cannot be read ({error}): run `wanbatch check` again")
     tables = [table.replace_schema_metadata(None) for table in tables if "id" in table.column_names]
     if not tables:
         return Checks()
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
-        problem = f"{backend.location(CHECKS)}: has parts that differ ({error}): run `wanbatch check` again"
+        problem = f"{backend.location(FOLDER)}: has parts that differ ({error}): run `wanbatch check` again"
         return Checks(problem=problem)
     table = table.filter(pc.is_in(table["id"], pa.array(sorted(made), pa.string())))
     rejected = _rejections(table)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from wanbatch.engines.labels import DECODER, ENCODER, TEXT, TRANSFORMER, label_of
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.text_context import CrossAttentionContext
 from wanbatch.pipeline.models.vae import FrameVAE
 
-TEXT, TRANSFORMER, SECOND_TRANSFORMER, ENCODER, DECODER = "text", "dit", "dit_2", "vae-encode", "vae-decode"
 PADDING_KEYS = 2  # that stand for the padding of a text, see `FrameTransformer`
 SHORTEST_TEXT = 16
 EXAMPLE_LENGTH = 48
@@ -93,12 +93,6 @@ class Graph:
             numbers = torch.arange(size, device=example.device) % example.shape[index]
             example = example.index_select(index, numbers)
         return example.contiguous() if wanted else example
-
-
-def label_of(component: str, width: int, height: int, rows: int) -> str:
-    """A graph in words, such as `dit 128x128, 8 rows`."""
-    size = f" {width}x{height}" if width else ""
-    return f"{component}{size}" + (f", {rows} rows" if component.startswith(TRANSFORMER) else "")
 
 
 class DenoisingStep(nn.Module):

@@ -77,7 +77,7 @@ def load(path: Path, weights: nn.Module) -> Engine:
     return load_onto(path, tensors_of(weights))
 
 
-def load_onto(path: Path, tensors: Mapping[str, Tensor]) -> Engine:
+def load_onto(path: str | Path, tensors: Mapping[str, Tensor]) -> Engine:
     """As `load`, with the weights by name."""
     os.environ[CHECK_INPUTS] = "1"
     with _quietly():
@@ -97,7 +97,7 @@ def load_onto(path: Path, tensors: Mapping[str, Tensor]) -> Engine:
     return run
 
 
-def constant_shapes(graph: Graph) -> dict[str, tuple[list[int], str]]:
+def tensor_shapes(graph: Graph) -> dict[str, tuple[list[int], str]]:
     """Size and dtype of every tensor that an engine of a graph may need beside its inputs, by name."""
     return {
         name: (list(one.shape), str(one.dtype).removeprefix("torch."))

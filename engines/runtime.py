@@ -1,14 +1,13 @@
 """Engines in the place of a loaded model's parts, each for the sizes that it was built for.
 
-Each stands behind the protocol of `pipeline.core.backends` that the part stands behind, on the same stream and without
-copies. What no engine was built for goes to the part itself.
+Each fulfils the protocol of `pipeline.core.backends` that the part fulfils, on the same stream and without copies. What no engine was built for goes to the part itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -109,8 +108,7 @@ class LoadedParts:
     """The parts of a loaded model that engines run on.
 
     Attributes:
-        text: The text encoder that runs now; `None` where engines of it are not to be used.
-        text_module: The module whose weights an engine of it takes.
+        text: The text encoder, as transformers runs it where there are engines of it.
         transformers: One, or two experts.
         vae: What runs both directions now.
         vae_module: The module whose weights engines of it take.
@@ -121,7 +119,6 @@ class LoadedParts:
     """
 
     text: TextModel
-    text_module: torch.nn.Module
     transformers: Sequence[FrameTransformer]
     vae: VAE
     vae_module: FrameVAE
@@ -186,7 +183,7 @@ def put_engines(parts: LoadedParts, store: Store, engines: Sequence[StoredEngine
         key, path = one.key, store.path_of(one)
         latent = (parts.channels, key.height // parts.stride, key.width // parts.stride)
         if key.component == TEXT:
-            text = EngineTextModel(parts.text, aot.load(path, parts.text_module), key.rows)
+            text = EngineTextModel(parts.text, aot.load(path, cast(torch.nn.Module, parts.text)), key.rows)
             size = (0, 0, 0)
         elif key.component in TRANSFORMERS:
             index = int(key.component == SECOND_TRANSFORMER)

@@ -34,6 +34,7 @@ class EngineNeeds:
         architecture: Of the device, see `architecture_of`.
         transformer: Whether an engine can take the transformer's place: not with FP8, nor with a step cache that
             needs what the blocks add.
+        text: Whether one can take the text encoder's: not on a GPU, where our own kernels run it.
     """
 
     weights: str
@@ -42,6 +43,7 @@ class EngineNeeds:
     torch: str
     architecture: str
     transformer: bool = True
+    text: bool = True
 
     def __str__(self) -> str:
         return f"this model in {self.dtype} on {self.architecture} with torch {self.torch}"
@@ -88,7 +90,17 @@ def fits(engine: StoredEngine, needs: EngineNeeds) -> bool:
     )
     if key.component in TRANSFORMERS:
         return same and needs.transformer and key.rows in (needs.slots, 2 * needs.slots)
-    return same
+    return same and (needs.text or key.component != TEXT)
+
+
+def takes_transformer(fp8: bool, partial: bool) -> bool:
+    """Whether an engine can take the transformer's place.
+
+    Args:
+        fp8: Whether the transformer runs in FP8.
+        partial: Whether a step cache leaves out blocks, for which an engine would have to give their residual.
+    """
+    return not fp8 and not partial
 
 
 def digests(engines: Sequence[StoredEngine]) -> dict[str, str]:

@@ -7,7 +7,7 @@ are separate and timed one by one. Reading source files and writing pictures is 
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from wanbatch.errors import RowError
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
-from wanbatch.pipeline.core.backends import VAE
+from wanbatch.pipeline.core.backends import VAE, AnyDenoisingModel, TextModel
 from wanbatch.pipeline.core.creativity_map import region_of, with_kept_pixels
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
@@ -43,6 +43,9 @@ from wanbatch.pipeline.text.embedding_cache import TextCache
 from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder
 
 MARGIN_BYTES = max(WORKING_BYTES.values())  # besides the weights
+
+ReplacedStages = Callable[[int, int, int], Mapping[str, str]]
+"""What runs in place of the model's own parts: a picture's width and height, rows of its batch -> stage -> name."""
 
 
 class Wan:
@@ -67,10 +70,12 @@ class Wan:
         self.device, self.runtime, self.slots = device, runtime, slots
         parts = (modules.transformer, modules.low_noise_transformer)
         self.experts = [single_frame_transformer(part, runtime, device) for part in parts if part is not None]
+        self.evaluated: list[AnyDenoisingModel] = list(self.experts)
         self.boundary, self.dtype = modules.boundary, self.experts[0].dtype
         text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device)
-        frame_vae = single_frame_vae(modules.vae, device)
+        self.frame_vae = frame_vae = single_frame_vae(modules.vae, device)
         self.vae: VAE = compiled_vae(frame_vae) if runtime.compile else frame_vae
+        self._replaced_stages: ReplacedStages = lambda width, height, rows: {}
         self.stride = modules.vae.config.scale_factor_spatial
         self.channels = modules.transformer.config.in_channels
         self.offloader: Offloader | None = None
@@ -129,7 +134,7 @@ class Wan:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
         self.slots = slots
         kept = 0 if self.offloaded else KEPT_CLASSES
-        self.denoiser = Denoiser(self.experts, slots, self.boundary, self.step_cache, kept)
+        self.denoiser = Denoiser(self.evaluated, slots, self.boundary, self.step_cache, kept)
 
     def use_step_cache(self, text: str) -> None:
         """Skip these steps and blocks from now on.
@@ -158,6 +163,28 @@ class Wan:
             "denoise": f"{blocks}-{layers}",
             "decode": f"{how}-{dtype}",
         }
+
+    def replace_parts(
+        self, text: TextModel, transformers: Sequence[AnyDenoisingModel], vae: VAE, stages: ReplacedStages
+    ) -> None:
+        """Run other parts in place of the model's own from now on. The model's weights must not move any more.
+
+        Args:
+            text: The text encoder.
+            transformers: One, or two experts.
+            vae: The autoencoder.
+            stages: What is recorded of pictures that they make.
+        """
+        if self.offloader is not None:
+            raise ValueError("the parts of a model that takes turns on a device cannot be replaced")
+        self.text.model, self.vae, self._replaced_stages = text, vae, stages
+        self.evaluated = list(transformers)
+        self.use_slots(self.slots)
+
+    def backends_of(self, request: Request) -> dict[str, str]:
+        """What runs each stage of a picture."""
+        rows = self.slots * (2 if request.guidance > 1 else 1)
+        return {**self.backends, **self._replaced_stages(request.width, request.height, rows)}
 
     def warm_up(self, examples: Sequence[Request]) -> float:
         """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""
@@ -269,7 +296,8 @@ class Wan:
         if request.creativity_map is not None and request.creativity_map.keep_pixels:
             pixels = with_kept_pixels(pixels, request.sources, request.creativity_map)
         seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
-        return Result(request, pixels, seconds, denoised.work, self._peak_memory())
+        backends = self.backends_of(request)
+        return Result(request, pixels, seconds, denoised.work, self._peak_memory(), backends)
 
     def _ensure_on_device(self, group: str) -> None:
         """Have a group of the model's modules on the device, see `offload.py`."""

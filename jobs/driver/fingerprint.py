@@ -22,7 +22,12 @@ DEFAULTS = tuple(column.name for column in COLUMNS if column.pixels and column.n
 
 
 def fingerprint_of(
-    settings: Settings, model: ModelInfo, chosen: ExecutionConfig, slots: int, hardware: Hardware
+    settings: Settings,
+    model: ModelInfo,
+    chosen: ExecutionConfig,
+    slots: int,
+    hardware: Hardware,
+    engines: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Whatever decides pixels and is known before workers start, as JSON values.
 
@@ -35,6 +40,7 @@ def fingerprint_of(
         chosen: device, precision and compilation, as resolved.
         slots: rows denoised together.
         hardware: what the model runs on.
+        engines: digests of those that run parts of the model, by part.
     """
     resolved = {name: default_of(name, model, settings) for name in DEFAULTS}
     unset = {name for name in (*LATER, *SET_LATER) if resolved.get(name) in (None, "")}
@@ -52,6 +58,7 @@ def fingerprint_of(
         "format": settings.format,
         "quality": settings.quality,
         **({"threads": settings.threads} if chosen.device == "cpu" else {}),
+        **({"engines": dict(engines)} if engines else {}),
         **({MIXED_DEVICES: True} if settings.mixed_devices else {}),
         SOURCE_DECODING: decoding_versions(),
         ENVIRONMENT: {"torch": hardware.torch, "device_name": hardware.device_name(chosen.device)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +106,7 @@ class Result:
         seconds: The picture's own share of the time.
         work: Evaluations of the model, and of its blocks.
         peak_memory_bytes: Of the device since the model was loaded, or of this process on a CPU.
+        backends: What ran each stage, by name; None: what the pipeline says of itself.
     """
 
     request: Request
@@ -112,6 +114,7 @@ class Result:
     seconds: Seconds
     work: EvaluationCounts
     peak_memory_bytes: int
+    backends: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -153,7 +153,8 @@ class Bench:
         eager = self._milliseconds(graph.module, inputs)
         engine = _noted(partial(self._engine, graph, inputs))
         frame = single_frame_transformer(self.modules.transformer, Runtime(), self.device)
-        step = graphs.DenoisingStep(frame, *graph.inputs["latents"].shape[2:], self.device)
+        height, width = graph.inputs["latents"].shape[2:]
+        step = graphs.DenoisingStep(frame, height, width, self.device)
         return {
             "rows": graph.rows,
             "today": {"how": "kernels" if frame.fused else "eager", "ms": self._milliseconds(step, inputs)},

@@ -199,7 +199,7 @@ def step_graph(
     }
     length = OpenDimension(LENGTH, SHORTEST_TEXT, TEXT_TOKENS + PADDING_KEYS)
     opened = {"keys": {3: length}, "values": {3: length}, "bias": {3: length}}
-    step = DenoisingStep(transformer, *latents.shape[2:], device)
+    step = DenoisingStep(transformer, height // stride, width // stride, device)
     return Graph(component, step, inputs, "velocity", width, height, rows, opened)
 
 

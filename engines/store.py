@@ -203,10 +203,10 @@ class Store:
             path = self.folder / name
             try:
                 found = os.lstat(path)
-                if (problem := _not_private(found)) is not None:
-                    return _remedy(f"{name}: {problem}")
                 if not stat.S_ISREG(found.st_mode):
                     return _remedy(f"{name} is not a file")
+                if (problem := _not_private(found)) is not None:
+                    return _remedy(f"{name}: {problem}")
                 if found.st_size != size:
                     return _remedy(
                         f"{name} has {found.st_size} bytes instead of {size}: it is cut off or was replaced"

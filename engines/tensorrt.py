@@ -212,7 +212,7 @@ def _has_gpu() -> bool:
 def quiet_logger(trt: Any) -> Any:
     """Keeps the last error, and prints nothing."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = ""
@@ -227,7 +227,7 @@ def quiet_logger(trt: Any) -> Any:
 def _monitor(trt: Any, report: Report) -> Any:
     """Passes on how far each phase of a build is."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}

@@ -26,6 +26,7 @@ from wanbatch.manifests.column_types import (
     SHIFT,
     SIGMAS,
     SIZE,
+    SOFTNESS,
     TEXT,
     WEIGHT,
     WEIGHTS,
@@ -157,6 +158,15 @@ COLUMNS: tuple[Column, ...] = (
         pa.bool_(),
         pixels=True,
         since=5,
+    ),
+    Column(
+        "map_softness",
+        "by how many noise levels above its own creativity a place of a box or a map begins to follow what is around "
+        "it, against visible edges; a creativity of 0 stays as it is",
+        Given(SOFTNESS, "0"),
+        pa.float64(),
+        pixels=True,
+        since=6,
     ),
     Column(
         "seed",

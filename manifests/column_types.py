@@ -201,6 +201,7 @@ BOXES = Kind(
         "creativity": CREATIVITY.rule,
     },
 )
+SOFTNESS = Kind(Annotated[float, Field(ge=0, le=1)], "a number from 0 (a place starts at once) to 1", pa.float64())
 FLAG = Kind(bool, "true or false", pa.bool_())
 SEED = Kind(Annotated[_INTEGER, Field(ge=0, lt=2**63)], "an integer from 0 to 2**63 - 1", pa.int64())
 SIZE = Kind(

@@ -119,6 +119,7 @@ class Objects(Part):
         inside: creativity of what is kept.
         margin: pixels of the source around what is kept that are kept with it.
         feather: pixels of the source over which `inside` passes into `around` after the margin.
+        softness: the rows' `map_softness`.
         keep_pixels: whether the source's own pixels come back where `inside` is 0; None: with masks they do.
     """
 
@@ -127,6 +128,7 @@ class Objects(Part):
     inside: Annotated[float, Field(ge=0, le=1)] = 0.0
     margin: Annotated[int, Field(ge=0, le=4096)] = 0
     feather: Annotated[int, Field(ge=0, le=4096)] = 0
+    softness: Annotated[float, Field(ge=0, le=1)] = 0.0
     keep_pixels: bool | None = None
 
     @model_validator(mode="after")

@@ -48,6 +48,7 @@ _RULES = {
     "inside": "a number from 0 to 1",
     "margin": "a whole number of pixels from 0 to 4096",
     "feather": "a whole number of pixels from 0 to 4096",
+    "softness": "a number from 0 to 1",
     "keep_pixels": "true or false",
     "objects": 'a table, like [objects] with keep = "boxes" below it',
     "near_copies": "drop, refuse or keep",
@@ -175,7 +176,7 @@ def _check_settings(path: Path, recipe: Recipe) -> None:
         if name in DECIDED:
             said = "the recipe decides it for each row" if name != "num_images" else "write variants = N"
             raise UserError(f"{path}: unknown key {name!r} in [settings]: {said}")
-        if name in (*MAPS, "keep_pixels"):
+        if name in (*MAPS, "keep_pixels", "map_softness"):
             raise UserError(
                 f"{path}: {name} in [settings] would be the same for all pictures: write [objects] for it"
             )

@@ -74,8 +74,12 @@ def _creativity(child: Child, recipe: Recipe, map_of: Callable[[Child], str]) ->
     told: dict[str, Any] = {"creativity_map": map_of(child)} if boxes is None else {"creativity": child.creativity}
     if boxes:
         told["creativity_boxes"] = boxes
-    if objects.pixels_kept and (boxes is None or boxes):
+    if boxes is not None and not boxes:
+        return told
+    if objects.pixels_kept:
         told["keep_pixels"] = True
+    if objects.softness:
+        told["map_softness"] = objects.softness
     return told
 
 

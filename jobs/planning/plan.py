@@ -18,7 +18,13 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
+from wanbatch.jobs.planning.noise_schedule import (
+    REPLACED,
+    evaluation_counts,
+    has_sources,
+    resolved_schedules,
+    starting_levels,
+)
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.manifests.columns import ALWAYS, LATER, MAPS, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
@@ -269,6 +275,7 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
+    images = images.append_column("starting_level", pa.array(starting_levels(images), pa.float64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
     images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
     for name in RARE:

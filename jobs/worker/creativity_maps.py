@@ -33,7 +33,7 @@ def creativity_map(image: Image, size: tuple[int, int], loader: SourceLoader) ->
         values = _of_picture(image, size, loader)
     else:
         return None
-    return CreativityMap(values, bool(image.keep_pixels))
+    return CreativityMap(values, bool(image.keep_pixels), image.map_softness or 0.0)
 
 
 def _of_boxes(image: Image, size: tuple[int, int]) -> np.ndarray:

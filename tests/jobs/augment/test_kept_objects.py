@@ -75,8 +75,9 @@ def test_boxes_are_kept_with_their_margin_and_stay_true():
     assert "keep_pixels" not in row
     assert row["annotations"] == "copied"  # although the creativity around is above annotations_below
     assert [box["box"] for box in row["boxes"]] == [[8, 16, 32, 24], [60, 0, 4, 4]]
-    (row,) = augmented('keep = "boxes"\naround = 0.7\ninside = 0.5')
+    (row,) = augmented('keep = "boxes"\naround = 0.7\ninside = 0.5\nsoftness = 0.1')
     assert row["annotations"] == "flagged"
+    assert row["map_softness"] == 0.1
 
 
 def test_a_picture_without_objects_is_varied_as_a_whole_and_said_so():

@@ -105,4 +105,4 @@ def test_a_map_that_is_not_there_fails_its_row(mapped):
 def test_the_model_is_asked_to_start_at_the_highest(mapped):
     made, image = mapped(boxes(([0, 0, 8, 8], 0.8)))
     assert request_for(image, (), made).creativity == 0.8
-    assert request_for(replace(image, creativity=0.9), (), made).creativity == 0.9
+    assert request_for(replace(image, starting_level=0.9), (), made).creativity == 0.9

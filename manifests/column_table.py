@@ -17,6 +17,7 @@ from wanbatch.manifests.column_types import (
     CREATIVITY_STEPS,
     FLAG,
     GUIDANCE,
+    IMAGE,
     IMAGES,
     LABEL,
     LABELS,
@@ -146,7 +147,7 @@ COLUMNS: tuple[Column, ...] = (
         "creativity_map",
         "a picture in grey that says how much each place may change, from 0 (black) to 1 (white), instead of "
         "`creativity`; it has the shape of the first source",
-        Given(PATH, "none"),
+        Given(IMAGE, "none"),
         pa.string(),
         pixels=True,
         since=5,

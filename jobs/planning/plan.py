@@ -174,7 +174,8 @@ class Plan:
         chosen = self.images.take(pa.array(indices, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
         sources = self.manifest.sources(rows)
-        images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
+        maps = self.manifest.map_sources(rows)
+        images = [_image(*both, values) for *both, values in zip(sources, maps, chosen.to_pylist(), strict=True)]
         tasks, first = [], 0
         for unit, attempt, attempt_token, its in wanted:
             passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
@@ -330,9 +331,9 @@ def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Seque
     ]
 
 
-def _image(sources: tuple[Source, ...], values: dict[str, Any]) -> Image:
+def _image(sources: tuple[Source, ...], map_source: Source | None, values: dict[str, Any]) -> Image:
     sigmas = values.pop("sigmas")
-    return Image(sources=sources, sigmas=None if sigmas is None else tuple(sigmas), **values)
+    return Image(sources=sources, map_source=map_source, sigmas=None if sigmas is None else tuple(sigmas), **values)
 
 
 def _first(*values):

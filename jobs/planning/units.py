@@ -25,6 +25,7 @@ class Image(_Resolved):
     Attributes:
         row: index among the manifest's rows, blend groups merged.
         source_area: pixels that its size was fitted to by its first source; None if its row gives the size.
+        map_source: where the picture of its `creativity_map` is; None: it has none.
         starting_level: the noise level that it starts at; with a map at most that.
         evaluations: how often the model is evaluated for it, guidance and step cache aside.
         digest: of everything that was decided; another one if the row changed.
@@ -43,6 +44,7 @@ class Image(_Resolved):
     digest: str
     prompt_tokens_cut: int | None = None
     negative_prompt_tokens_cut: int | None = None
+    map_source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class MapFiles:
                 f"{original.mask}: the mask has {found} pixels and its picture {original.width}x{original.height}: "
                 "give a mask of the same size"
             )
-        return pixels.any(axis=2)
+        return np.asarray(pixels.any(axis=2))
 
 
 def _png(values: np.ndarray) -> bytes:

@@ -175,7 +175,9 @@ class Plan:
         rows = chosen["row"].combine_chunks()
         sources = self.manifest.sources(rows)
         maps = self.manifest.map_sources(rows)
-        images = [_image(*both, values) for *both, values in zip(sources, maps, chosen.to_pylist(), strict=True)]
+        images = [
+            _image(its, shown, values) for its, shown, values in zip(sources, maps, chosen.to_pylist(), strict=True)
+        ]
         tasks, first = [], 0
         for unit, attempt, attempt_token, its in wanted:
             passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,10 @@ import torch
 from torch import Tensor
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
 from wanbatch.pipeline.training.few_step.losses import (
-    Network,
-    Networks,
     Prompts,
     consistency_loss,
     fake_loss,
@@ -30,84 +26,15 @@ from wanbatch.pipeline.training.few_step.losses import (
     wide,
 )
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
+from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, PromptBank, adapted_networks
 from wanbatch.pipeline.training.loop import Budget, Captured
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.resumable import Learner, TrainingState
 
-STUDENT, FAKE = "student", "fake"
 CONSISTENCY, MATCHING = "consistency", "matching"
 ADAPTER_FILE, STATE_FILE, SETTINGS_FILE, LOG_FILE = "few-step.safetensors", "state.pt", "settings.json", "log.jsonl"
 WARM_UP = 50  # steps in which a learning rate rises
 SMALLEST_RATE = 0.1  # of the highest
-
-
-@dataclass(frozen=True, slots=True)
-class PromptBank:
-    """Prompts, and what the teacher made of the first of them, on the training device.
-
-    Attributes:
-        prompts: Of all rows.
-        negative: One row, as long as the others.
-        latents: `[M, z, h, w]`, normalised, of the first M prompts.
-    """
-
-    prompts: Prompts
-    negative: Prompts
-    latents: Tensor
-
-    def at(self, rows: Tensor) -> Prompts:
-        """Some prompts."""
-        return Prompts(self.prompts.embeds[rows].float(), self.prompts.lengths[rows])
-
-    def negatives(self, count: int) -> Prompts:
-        """The negative prompt so many times."""
-        return Prompts(self.negative.embeds.float().expand(count, -1, -1), self.negative.lengths.expand(count))
-
-
-def adapted_networks(dit: FrameTransformer, adapters: LowRankAdapters, bank: PromptBank) -> Networks:
-    """The networks of a distillation, which are one transformer; on a GPU in bf16 where autocast says so."""
-
-    def network(name: str | None) -> Network:
-        def velocity(noisy: Tensor, level: Tensor, prompts: Prompts) -> Tensor:
-            device = noisy.device.type
-            # A cache of cast weights would outlive the captured step that filled it.
-            with (
-                adapters.active(name),
-                torch.autocast(device, torch.bfloat16, enabled=device == "cuda", cache_enabled=False),
-            ):
-                context = dit.context(prompts.embeds, prompts.lengths, TEXT_TOKENS)
-                return dit(noisy, level * 1000, context).float()
-
-        return velocity
-
-    return Networks(network(None), network(STUDENT), network(FAKE), bank.negatives)
-
-
-@torch.no_grad()
-def teacher_latents(
-    networks: Networks, bank: PromptBank, count: int, shape: tuple[int, ...], settings: FewStepSettings
-) -> Tensor:
-    """What the teacher makes of the first `count` prompts, by Euler's method with guidance.
-
-    Args:
-        networks: Of which the teacher is asked.
-        bank: Its latents are not looked at.
-        count: How many.
-        shape: Of one latent.
-        settings: Guidance, shift and number of steps.
-    """
-    device = bank.prompts.lengths.device
-    path = torch.tensor(schedule_levels(settings.teacher_steps, settings.shift), device=device).float().tolist()
-    made = []
-    for rows in torch.arange(count, device=device).split(settings.batch):
-        prompts, noisy = bank.at(rows), torch.randn(len(rows), *shape, device=device)
-        both = prompts.joined(bank.negatives(len(rows)))
-        for level, lower in pairwise(path):
-            levels = torch.full((2 * len(rows),), level, device=device)
-            positive, negative = networks.teacher(noisy.repeat(2, 1, 1, 1), levels, both).chunk(2)
-            noisy = noisy + (lower - level) * (negative + settings.guidance * (positive - negative))
-        made.append(noisy)
-    return torch.cat(made)
 
 
 @dataclass(slots=True)

@@ -26,14 +26,11 @@ import torch
 from wanbatch.pipeline.training.few_step.distillation import (
     ADAPTER_FILE,
     SETTINGS_FILE,
-    STUDENT,
     Distillation,
-    PromptBank,
-    adapted_networks,
-    teacher_latents,
 )
 from wanbatch.pipeline.training.few_step.losses import Prompts
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
+from wanbatch.pipeline.training.few_step.teacher import STUDENT, PromptBank, adapted_networks, teacher_latents
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.low_rank import IMAGE_LAYERS, LowRankAdapters, read_state
 from wanbatch.pipeline.training.toy import captions, world

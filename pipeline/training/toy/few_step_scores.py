@@ -16,8 +16,8 @@ from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.evaluation.judge import distance
 from wanbatch.pipeline.sampling.schedules import RESPACE
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
-from wanbatch.pipeline.training.few_step.distillation import STUDENT
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
+from wanbatch.pipeline.training.few_step.teacher import STUDENT
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.toy import world
 from wanbatch.pipeline.training.toy.denoiser import embed

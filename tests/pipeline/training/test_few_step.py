@@ -13,9 +13,10 @@ from wanbatch.errors import UserError
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.training.few_step import losses
-from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE, STUDENT, Distillation, PromptBank
+from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE, Distillation
 from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
+from wanbatch.pipeline.training.few_step.teacher import STUDENT, PromptBank
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.low_rank import IMAGE_LAYERS, LowRankAdapters, read_state
 

@@ -1,4 +1,4 @@
-"""The networks of a distillation, which are one transformer with adapters; its prompts; the latents of its teacher."""
+"""The networks of a distillation (one transformer with adapters), its prompts, and its teacher's latents."""
 
 from __future__ import annotations
 

@@ -165,9 +165,9 @@ def token_sent(environment: Mapping[str, str]) -> str:
     Args:
         environment: of the process.
     """
-    mode = environment.get("RAY_AUTH_MODE", "")
-    if mode not in ("", "token"):
-        return f"no token (RAY_AUTH_MODE is {mode})"
+    mode = environment.get("RAY_AUTH_MODE")  # if it is set at all, only `token` has Ray send one
+    if mode is not None and mode.lower() != "token":
+        return f"no token (RAY_AUTH_MODE is {mode or 'empty'})"
     if environment.get("RAY_AUTH_TOKEN"):
         return "the token of RAY_AUTH_TOKEN"
     path = environment.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from augment_making import RECIPE, folder_by_class, original, png, recipe_of
+from augment_making import RECIPE, folder_by_class, made_red, original, recipe_of
 from PIL import Image
 
 from wanbatch.jobs.augment import preview as previewing
@@ -26,16 +26,6 @@ def test_rows_of_every_class_are_shown():
 def test_the_sheet_has_source_and_picture_side_by_side_and_nothing_else_is_kept(tmp_path, monkeypatch):
     folder_by_class(tmp_path / "set", {"train/disc": 3, "train/box": 2})
     Path("recipe.toml").write_text(RECIPE)
-
-    def made_red(written, out, settings):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        red = png(np.full((64, 64, 3), (255, 0, 0), np.uint8))
-        (out / "data").mkdir(parents=True)
-        rows = [{"id": row["id"], "image": {"bytes": red, "path": "x.png"}} for row in written.rows]
-        pq.write_table(pa.Table.from_pylist(rows), out / "data/part-00000.parquet")
-
     monkeypatch.setattr(previewing, "make_pictures", made_red)
     planned = plan_augmentation(Path("recipe.toml"), tmp_path / "recipe.jsonl", Settings())
     assert previewing.preview(planned, 5, tmp_path / "recipe.jsonl", tmp_path / "sheet.png", Settings()) == 5

@@ -103,6 +103,7 @@ def test_which_token_is_sent_is_told_and_not_the_token(tmp_path):
     secret.write_text("s3cret")
     for environment, told in (
         ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "s3cret"}, "no token (RAY_AUTH_MODE is disabled)"),
+        ({"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": "s3cret"}, "no token (RAY_AUTH_MODE is empty)"),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "s3cret"}, "the token of RAY_AUTH_TOKEN"),
         ({"RAY_AUTH_TOKEN_PATH": str(secret)}, f"the token of the file {secret}"),
         ({"RAY_AUTH_TOKEN_PATH": f"{secret}-2"}, f"no token ({secret}-2 is not there)"),

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import click
 import pytest
-import scenes_folders  # noqa: F401  scenes are taken when their files are imported
+import scenes_cluster  # noqa: F401  scenes are taken when their files are imported
+import scenes_folders  # noqa: F401
 import scenes_jobs  # noqa: F401
 import scenes_recipes  # noqa: F401
 import scenes_schedule  # noqa: F401
+import scenes_sharing  # noqa: F401
 import scenes_sources  # noqa: F401
 import scenes_tables  # noqa: F401
 import scenes_text  # noqa: F401

@@ -133,9 +133,8 @@ def connection_error(address: str, error: Exception, told: str = "") -> UserErro
     if type(error).__name__ == "AuthenticationError" or any(word in f"{text} {told}".lower() for word in REFUSED):
         sent = token_sent(os.environ)
         return UserError(
-            f"the Ray cluster at {address} does not take this process, which sends {sent}: a cluster "
-            f"with tokens needs RAY_AUTH_MODE=token and its own token in {TOKENS}; one without tokens refuses any, "
-            "also a stale file of an earlier cluster: remove it, or set RAY_AUTH_MODE=disabled"
+            f"the Ray cluster at {address} does not take this process, which sends {sent}: set RAY_AUTH_MODE=token, "
+            f"and put the cluster's own token into {TOKENS}"
         )
     if "version mismatch" in text.lower():
         return UserError(f"the Ray cluster at {address} has another version than this process: {text[:300]}")
@@ -165,9 +164,9 @@ def token_sent(environment: Mapping[str, str]) -> str:
     Args:
         environment: of the process.
     """
-    mode = environment.get("RAY_AUTH_MODE")  # if it is set at all, only `token` has Ray send one
-    if mode is not None and mode.lower() != "token":
-        return f"no token (RAY_AUTH_MODE is {mode or 'empty'})"
+    mode = environment.get("RAY_AUTH_MODE", "")  # Ray sends a token, whatever is there, in this mode alone
+    if mode.lower() != "token":
+        return f"no token (RAY_AUTH_MODE is {mode or 'not set'})"
     if environment.get("RAY_AUTH_TOKEN"):
         return "the token of RAY_AUTH_TOKEN"
     path = environment.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")

@@ -132,35 +132,42 @@ def test_the_command_on_a_machine_outside_the_cluster(nodes, command_on, tmp_pat
 
 @pytest.mark.slow
 def test_a_token_that_the_cluster_does_not_take(nodes, command_on, tmp_path):
-    """Also a stale one in the home folder, and none. Neither is shown."""
+    """Also a stale one in the home folder, and one that is not sent. None is shown, and the cluster's own works."""
     stale = tmp_path / "home" / ".ray" / "auth_token"
     stale.parent.mkdir(parents=True)
     stale.write_text("5" * 64)
-    home = {"HOME": str(tmp_path / "home"), "RAY_AUTH_MODE": None, "RAY_AUTH_TOKEN": None}
+    rows = [{"id": "a", "prompt": "x"}]
+    home = {"HOME": str(tmp_path / "home"), "RAY_AUTH_TOKEN": None}
     for changes, sent in (
         ({"RAY_AUTH_TOKEN": "4" * 64}, "the token of RAY_AUTH_TOKEN"),
         (home, f"the token of the file {stale}"),
-        ({**home, "RAY_AUTH_MODE": ""}, "no token (RAY_AUTH_MODE is empty)"),
+        ({**home, "RAY_AUTH_MODE": None}, "no token (RAY_AUTH_MODE is not set)"),
     ):
-        told = ended(command_on(nodes, [{"id": "a", "prompt": "x"}], **changes), code=2)
+        told = ended(command_on(nodes, rows, **changes), code=2)
         assert len(told.splitlines()) == 1
-        for part in ("does not take this process", sent, "RAY_AUTH_MODE=token", "remove it"):
+        for part in ("does not take this process", sent, "set RAY_AUTH_MODE=token"):
             assert part in told
         assert "4444" not in told
         assert "5555" not in told
+    nodes.add("only")
+    stale.write_text(nodes.token)
+    ended(command_on(nodes, rows, **home))
+    nodes.kill("only")
+    require_whole(tmp_path / "out", {"a"})
 
 
 @pytest.mark.slow
-def test_a_stale_token_and_a_cluster_without_tokens(command_on, tmp_path):
+def test_a_cluster_without_tokens_takes_a_process_that_sends_one(command_on, tmp_path):
+    """A stale one of an earlier cluster, whether it is to be sent or not."""
     stale = tmp_path / "home" / ".ray" / "auth_token"
     stale.parent.mkdir(parents=True)
     stale.write_text("5" * 64)
     with ray_nodes(tmp_path, token=False) as open_nodes:
         open_nodes.add("only")
-        refused = command_on(open_nodes, [{"id": "a", "prompt": "x"}], HOME=str(tmp_path / "home"), RAY_AUTH_MODE=None)
-        assert "a stale file" in ended(refused, code=2)
-        ended(command_on(open_nodes, [{"id": "a", "prompt": "x"}], HOME=str(tmp_path / "home")))
-    require_whole(tmp_path / "out", {"a"})
+        for mode, names in ((None, ["a"]), ("token", ["a", "b"])):
+            rows = [{"id": name, "prompt": "x"} for name in names]
+            ended(command_on(open_nodes, rows, RAY_AUTH_MODE=mode))
+    require_whole(tmp_path / "out", {"a", "b"})
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Remedies for submissions to a Ray cluster, without one: a stand-in for its dashboard, a store, and what a job does."""
+"""Remedies for submissions to a Ray cluster, with a stand-in for its dashboard, a store, and what a job does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RAY_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_JOB_HEADERS", "RA
 
 
 class Dashboard(HTTPServer):
-    """Answers as the dashboard of a cluster without jobs. token: that it wants; page: what it says in place of all."""
+    """Answers as the dashboard of a cluster without jobs. token: that it wants; page: its answer to everything."""
 
     def __init__(self, token: str = "", page: str = ""):
         super().__init__(("127.0.0.1", 0), _Answers)
@@ -198,7 +198,7 @@ def packages_for_clusters(at: At) -> Iterator[str]:
 
 
 class Jobs:
-    """The jobs of a cluster as one state, or an error. states: the first for the first question, the last for ever."""
+    """The jobs of a cluster. states: what it answers, one after the other; the last for ever; an error is raised."""
 
     def __init__(self, *states: JobState | MachineryError | None):
         self._states = list(states)

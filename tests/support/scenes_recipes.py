@@ -117,13 +117,17 @@ def columns_and_classes_of_recipes(at: At) -> Iterator[str]:
             GOOD + 'choices = { label = ["x"] }\n': [GOOD + 'choices = { kind = ["x"] }\n'],
             table + 'keep = ["label"]\n': [table + 'keep = ["own"]\n'],
             GOOD.replace("a {label}", "a {label"): [GOOD],
-            GOOD.replace("a {label}", "x" * 33_000 + " {label}"): [GOOD],
         },
     )
+    own = table.replace("{label}", "{own}")
+    at.write("recipe.toml", own)
+    at.rows(rows[0], {**rows[1], "own": "x" * 33_000}, name="set/rows.jsonl")
+    yield at.refused("augment", "recipe.toml")
+    at.rows(*rows, name="set/rows.jsonl")
+    recipe(at, own)
+    (at.folder / "recipe.jsonl").unlink()
     rows[1].pop("own")
     at.rows(*rows, name="set/rows.jsonl")
-    text = table.replace("{label}", "{own}")
-    at.write("recipe.toml", text)
     told = at.refused("augment", "recipe.toml")
     yield told
     with_default = re.search(r"or write (\{.*\})", told)[1].replace('"', "'")  # type: ignore[index]

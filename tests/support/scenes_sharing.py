@@ -19,7 +19,7 @@ from signing_certificates import write_certificate
 
 from wanbatch.manifests.dataset.content_credentials import Signer, SigningFiles
 from wanbatch.manifests.sharing import push as pushing
-from wanbatch.manifests.sharing.export import RECORD, export
+from wanbatch.manifests.sharing.export import RECORD
 from wanbatch.manifests.sharing.facts import facts_of
 from wanbatch.manifests.sharing.hub_card import Licences
 from wanbatch.manifests.sharing.hub_errors import hub_errors

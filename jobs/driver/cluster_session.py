@@ -197,7 +197,7 @@ def run_on_a_node(call: Callable[[], T], placement: Placement, seconds: float) -
     """
     options = placement.actor_options()
     with ray_failures_raised():
-        remote: Any = ray.remote(max_retries=2, **options)(_with_version)
+        remote: Any = ray.remote(max_retries=2, **options)(_with_facts)
         answer = remote.remote(call)
     begin = told = time.monotonic()
     while not ray.wait([answer], timeout=1.0)[0]:
@@ -209,7 +209,7 @@ def run_on_a_node(call: Callable[[], T], placement: Placement, seconds: float) -
             told = now
             _log.warning("waiting for %s: the cluster has %s", placement.described(), what_there_is(nodes()))
     try:
-        version, found = result_of(answer)
+        version, wants_token, found = result_of(answer)
     except WorkerGone as error:
         raise MachineryError(f"a node was lost at the start: {error}; run the same command again") from error
     except Exception as error:
@@ -221,13 +221,39 @@ def run_on_a_node(call: Callable[[], T], placement: Placement, seconds: float) -
             f"the cluster's nodes have wanbatch {version}, and this process {__version__}: install the same version "
             "on all, or use `wanbatch submit`, which brings its own"
         )
+    if needless := needless_token(wants_token, asks_for_tokens() and not ray.util.client.ray.is_connected()):
+        raise needless
     return found
 
 
-def _with_version(call: Callable[[], T]) -> tuple[str, T]:
+def _with_facts(call: Callable[[], T]) -> tuple[str, bool, T]:
     from wanbatch import __version__
 
-    return __version__, call()
+    return __version__, asks_for_tokens(), call()
+
+
+def asks_for_tokens() -> bool:
+    """Whether Ray in this process asks others for a token; earlier versions have none."""
+    try:
+        from ray._raylet import AuthenticationMode, get_authentication_mode
+    except ImportError:
+        return False
+    return get_authentication_mode() == AuthenticationMode.TOKEN
+
+
+def needless_token(of_cluster: bool, here: bool) -> UserError | None:
+    """What to say if this process asks a cluster without tokens for one: none of its actors would start.
+
+    Args:
+        of_cluster: whether the cluster has tokens.
+        here: whether this process asks for one.
+    """
+    if of_cluster or not here:
+        return None
+    return UserError(
+        "the cluster has no tokens, and this process asks for one, so that no worker could start: set "
+        "RAY_AUTH_MODE=disabled"
+    )
 
 
 def missing_package(error: Exception) -> UserError | None:

@@ -157,16 +157,18 @@ def test_a_token_that_the_cluster_does_not_take(nodes, command_on, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_without_tokens_takes_a_process_that_sends_one(command_on, tmp_path):
-    """A stale one of an earlier cluster, whether it is to be sent or not."""
+def test_a_token_for_a_cluster_without_tokens(command_on, tmp_path):
+    """A stale one of an earlier cluster does no harm if it is not sent; else the message says what to do."""
     stale = tmp_path / "home" / ".ray" / "auth_token"
     stale.parent.mkdir(parents=True)
     stale.write_text("5" * 64)
+    rows = [{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}]
     with ray_nodes(tmp_path, token=False) as open_nodes:
         open_nodes.add("only")
-        for mode, names in ((None, ["a"]), ("token", ["a", "b"])):
-            rows = [{"id": name, "prompt": "x"} for name in names]
-            ended(command_on(open_nodes, rows, RAY_AUTH_MODE=mode))
+        ended(command_on(open_nodes, rows[:1], RAY_AUTH_MODE=None))
+        told = ended(command_on(open_nodes, rows, RAY_AUTH_MODE="token"), code=2)
+        assert "the cluster has no tokens, and this process asks for one" in told
+        ended(command_on(open_nodes, rows, RAY_AUTH_MODE="disabled"))
     require_whole(tmp_path / "out", {"a", "b"})
 
 

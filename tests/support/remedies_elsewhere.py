@@ -66,6 +66,7 @@ ELSEWHERE: Table = {
         "unset RAY_ADDRESS": JUDGED,
     },
     "jobs/driver/cluster_session.py": {
+        "the cluster has no tokens": f"{NODES}::test_a_token_for_a_cluster_without_tokens",
         "does not take this process": f"{NODES}::test_a_token_that_the_cluster_does_not_take",
         "no worker found a place": f"{NODES}::test_nodes_that_leave_and_join_and_a_driver_that_is_killed",
     },

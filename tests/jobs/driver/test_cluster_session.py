@@ -15,6 +15,7 @@ from wanbatch.jobs.driver.cluster_session import (
     connected,
     connection_error,
     missing_package,
+    needless_token,
     token_sent,
 )
 
@@ -110,6 +111,12 @@ def test_which_token_is_sent_is_told_and_not_the_token(tmp_path):
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{secret}-2"}, f"no token ({secret}-2 is not there)"),
     ):
         assert token_sent(environment) == told
+
+
+@pytest.mark.parametrize(("of_cluster", "here", "refused"), [(False, True, True), (True, True, False), (False,) * 3])
+def test_a_token_that_the_cluster_does_not_have(of_cluster, here, refused):
+    """Remedy and all: tests/faults/test_nodes.py."""
+    assert (needless_token(of_cluster, here) is not None) is refused
 
 
 def test_a_cluster_without_wanbatch():

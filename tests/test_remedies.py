@@ -16,8 +16,9 @@ from pathlib import Path
 
 import click
 import pytest
-import scenes_after_runs  # noqa: F401  scenes are taken when their files are imported
-import scenes_cluster  # noqa: F401  scenes are taken when their files are imported
+import scenes_adapters  # noqa: F401  scenes are taken when their files are imported
+import scenes_after_runs  # noqa: F401
+import scenes_cluster  # noqa: F401
 import scenes_folders  # noqa: F401
 import scenes_jobs  # noqa: F401
 import scenes_recipes  # noqa: F401

@@ -234,11 +234,10 @@ def _with_facts(call: Callable[[], T]) -> tuple[str, bool, T]:
 
 def asks_for_tokens() -> bool:
     """Whether Ray in this process asks others for a token; earlier versions have none."""
-    try:
-        from ray._raylet import AuthenticationMode, get_authentication_mode
-    except ImportError:
+    raylet: Any = ray._raylet
+    if not hasattr(raylet, "get_authentication_mode"):
         return False
-    return get_authentication_mode() == AuthenticationMode.TOKEN
+    return raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN
 
 
 def needless_token(of_cluster: bool, here: bool) -> UserError | None:

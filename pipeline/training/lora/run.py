@@ -85,30 +85,40 @@ def train_lora(
     adapters = LowRankAdapters(model.dit, layers)
     loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say)
     shown = tuple(prompts) or tuple(dict.fromkeys(_captions(held) + _captions(training)))[:SAMPLED]
-    size = bucket(1, 1, model.info.multiple, area)
+    samples = _Samples(model, adapters, about.name, bucket(1, 1, model.info.multiple, area), settings.sample_steps)
     (out / "samples").mkdir(exist_ok=True)
-
-    def compared(prompts: Sequence[str]) -> Comparison:
-        return compare(model, adapters, about.name, prompts, size, settings.sample_steps)
-
-    def sample(made: int) -> None:
-        _write_sheet(out / "samples" / f"step-{made:06d}.png", model, [compared(shown)])
-
-    loop.run(sample, listener.stepped)
+    loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
     file = out / f"{about.name}.safetensors"
     shift = model.info.shift if settings.shift is None else settings.shift
-    adapters.save(about.name, file, card.header(about, settings, size, shift, settings.steps))
-    other = compared(list(unrelated))
-    _write_sheet(out / "samples" / "end.png", model, [compared(shown), other])
+    adapters.save(about.name, file, card.header(about, settings, samples.size, shift, settings.steps))
+    _, other = samples.write(out / "samples/end.png", shown, unrelated)
     measured = measure(model, adapters, about.name, (held, len(held)) if len(held) else (training, 0), other, file)
-    (out / MEASURES_FILE).write_text(json.dumps(measured.as_dict(), indent=1) + "\n")
-    (out / PLOT_FILE).write_text(loss_plot(loop.losses, f"{about.name}: loss of each step"))
-    (out / CARD_FILE).write_text(card.write(about, settings, measured, loop.budget.elapsed))
+    _describe(out, about, settings, measured, loop)
     return file, measured
 
 
-def _write_sheet(path: Path, model: TrainingModel, comparisons: Sequence[Comparison]) -> None:
-    sheet(model, comparisons).save(path)
+def _describe(out: Path, about: card.About, settings: LoraSettings, measured: Measures, loop: LoraTraining) -> None:
+    """Write numbers, losses and card."""
+    (out / MEASURES_FILE).write_text(json.dumps(measured.as_dict(), indent=1) + "\n")
+    (out / PLOT_FILE).write_text(loss_plot(loop.losses, f"{about.name}: loss of each step"))
+    (out / CARD_FILE).write_text(card.write(about, settings, measured, loop.budget.elapsed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Makes pictures without and with an adapter, always of the same noise; see `measures.compare`."""
+
+    model: TrainingModel
+    adapters: LowRankAdapters
+    name: str
+    size: tuple[int, int]
+    steps: int
+
+    def write(self, path: Path, *prompts: Sequence[str]) -> list[Comparison]:
+        """Write a sheet with the pictures of each set of prompts, and return these."""
+        made = [compare(self.model, self.adapters, self.name, each, self.size, self.steps) for each in prompts]
+        sheet(self.model, made).save(path)
+        return made
 
 
 def _captions(examples: Examples) -> list[str]:

@@ -86,7 +86,6 @@ def train_lora(
     loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say)
     shown = tuple(prompts) or tuple(dict.fromkeys(_captions(held) + _captions(training)))[:SAMPLED]
     samples = _Samples(model, adapters, about.name, bucket(1, 1, model.info.multiple, area), settings.sample_steps)
-    (out / "samples").mkdir(exist_ok=True)
     loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
     file = out / f"{about.name}.safetensors"
     shift = model.info.shift if settings.shift is None else settings.shift
@@ -116,6 +115,7 @@ class _Samples:
 
     def write(self, path: Path, *prompts: Sequence[str]) -> list[Comparison]:
         """Write a sheet with the pictures of each set of prompts, and return these."""
+        path.parent.mkdir(exist_ok=True)
         made = [compare(self.model, self.adapters, self.name, each, self.size, self.steps) for each in prompts]
         sheet(self.model, made).save(path)
         return made

@@ -60,7 +60,7 @@ class LoraTraining:
         if settings.checkpointing:
             model.checkpoint_blocks()
 
-    def run(self, sample: Callable[[int], None], told: Callable[[int, float], None]) -> None:
+    def run(self, sample: Callable[[int], object], told: Callable[[int, float], None]) -> None:
         """Train to the last step; a folder with a state is gone on with. In the end the weights are the average.
 
         Args:
@@ -83,7 +83,7 @@ class LoraTraining:
         if self.settings.average > 0:
             self.learner.average.adopt()
 
-    def _keep_if_due(self, made: int, sample: Callable[[int], None]) -> None:
+    def _keep_if_due(self, made: int, sample: Callable[[int], object]) -> None:
         settings = self.settings
         if made % settings.save_every == 0 or made == settings.steps:
             self._save(made)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -191,7 +189,7 @@ def graph_of(
 
 def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest) -> tuple[int, str]:
     """Build one engine in a folder inside the store, verify it and take it in. Returns its bytes and its errors."""
-    folder = Path(tempfile.mkdtemp(prefix=".building-", dir=store.folder))
+    folder = store.new_build()
     begin = time.perf_counter()
     try:
         notes: dict[str, Any] = {}

@@ -155,7 +155,7 @@ def text_graph(model: nn.Module, rows: int, device: torch.device) -> Graph:
         device: Of the example.
     """
     shape = rows or EXAMPLE_PROMPTS, EXAMPLE_LENGTH
-    tokens = torch.arange(1, shape[0] * shape[1] + 1, device=device).view(shape) % 251 + 2
+    tokens = torch.arange(1, shape[0] * shape[1] + 1, device=device).view(shape) % 61 + 2
     mask = torch.ones_like(tokens)
     mask[:, EXAMPLE_LENGTH * 3 // 4 :] = 0
     opened = {1: OpenDimension(LENGTH, SHORTEST_TEXT, TEXT_TOKENS)}

@@ -70,8 +70,9 @@ def select(store: Store, needs: EngineNeeds) -> list[StoredEngine]:
     chosen = []
     for one in store.engines():
         if isinstance(one, BadEngine):
-            raise UserError(f"{store.folder / one.name}: {one.reason}")
-        if fits(one, needs):
+            if not one.stray:
+                raise UserError(f"{store.folder / one.name}: {one.reason}")
+        elif fits(one, needs):
             if (problem := store.problem_of(one)) is not None:
                 raise UserError(f"{store.folder / one.key.name}: {problem}")
             chosen.append(one)

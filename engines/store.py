@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +22,8 @@ from wanbatch.errors import MachineryError, UserError
 
 FORMAT = 1
 MANIFEST_SUFFIX = ".json"
+BUILDING = ".building-"  # how the names of folders begin in which engines are built
+ABANDONED_SECONDS = 24 * 3600
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 AOT = "aot"
@@ -101,10 +105,12 @@ class BadEngine:
     Attributes:
         name: Of its files, without their suffixes.
         reason: Why, with the remedy.
+        stray: Whether it is a file that no manifest names, which nothing ever loads.
     """
 
     name: str
     reason: str
+    stray: bool = False
 
 
 class Store:
@@ -172,8 +178,25 @@ class Store:
         found = [self._read(name) for name in manifests]
         named = {*manifests, *(file for one in found if isinstance(one, StoredEngine) for file in one.files)}
         bad = {one.name for one in found if isinstance(one, BadEngine)}
-        strays = [name for name in names if name not in named and not any(name.startswith(f"{one}.") for one in bad)]
-        return [*found, *(BadEngine(name, _remedy("no manifest names it")) for name in strays)]
+        others = (name for name in names if name not in named and not name.startswith(BUILDING))
+        strays = [name for name in others if not any(name.startswith(f"{one}.") for one in bad)]
+        return [*found, *(BadEngine(name, _remedy("no manifest names it"), stray=True) for name in strays)]
+
+    def new_build(self) -> Path:
+        """A folder inside the store for the files of one engine that is being built.
+
+        Raises:
+            MachineryError: The disk refuses.
+        """
+        try:
+            return Path(tempfile.mkdtemp(prefix=BUILDING, dir=self.folder))
+        except OSError as error:
+            raise MachineryError(f"{self.folder}: nothing can be built there ({error.strerror})") from error
+
+    def abandoned_builds(self) -> list[Path]:
+        """Folders of builds that did not end, a day old at least."""
+        found = (self.folder / name for name in os.listdir(self.folder) if name.startswith(BUILDING))
+        return [path for path in found if time.time() - path.stat().st_mtime > ABANDONED_SECONDS]
 
     def find(self, key: EngineKey) -> StoredEngine | BadEngine | None:
         """The engine of a key; None: there is none.

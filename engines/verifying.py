@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
@@ -77,6 +78,9 @@ def prune_store(store: Store, models: Collection[str] | None) -> list[tuple[str,
         if why is not None:
             store.remove(one)
             removed.append((one.name if isinstance(one, BadEngine) else one.key.name, why))
+    for folder in store.abandoned_builds():
+        shutil.rmtree(folder, ignore_errors=True)
+        removed.append((folder.name, "is of a build that did not end"))
     return removed
 
 

@@ -19,6 +19,7 @@ from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import GivenSettings
 from wanbatch.jobs.driver.engine_choice import choose_engines
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
+from wanbatch.jobs.driver.run_context import prepare_run
 from wanbatch.jobs.worker.engines import engines_here
 from wanbatch.jobs.worker.messages import EngineChoice, WorkerSetup
 from wanbatch.pipeline.generate import Wan
@@ -115,6 +116,25 @@ def test_the_fingerprint_has_the_engines_of_a_run_that_uses_some(model, tmp_path
     assert fingerprint_of(settings, model, ON_CPU, 2, HERE, other.digests) == without
     assert "has no engine for this model in bfloat16" in other.warnings[0]
     assert "vae-decode 64x64 in float32" in other.warnings[0]
+
+
+def test_a_run_tells_its_workers_and_its_user(model, tmp_path, monkeypatch):
+    store, _ = stand_in_store(tmp_path / "store", request_for(model, "vae"), monkeypatch)
+    (tmp_path / "rows.jsonl").write_text('{"id": "a", "prompt": "p"}\n{"id": "b", "prompt": "p", "width": 96}\n')
+
+    def prepared(**given):
+        settings = GivenSettings(model=model.name, device="cpu", slots=2, **given)
+        return prepare_run(tmp_path / "rows.jsonl", tmp_path / "out", settings)
+
+    context = prepared(engines=store.folder)
+    setup = context.worker_setup(str(tmp_path / "out"), (), np.array([], dtype=np.int64), 1)
+    assert setup.engines == EngineChoice(str(store.folder), context.fingerprint["engines"], False)
+    assert any("has no engines for pictures of 96x64: these are made without" in one for one in context.warnings)
+    assert context.plan_note()["settings"]["engines"] == str(store.folder)
+    assert "engines" not in prepared().fingerprint
+    assert prepared().worker_setup("out", (), np.array([], dtype=np.int64), 1).engines is None
+    with pytest.raises(UserError, match="require_engines: .* has no engines for pictures of 96x64: build them"):
+        prepared(engines=store.folder, require_engines=True)
 
 
 def test_engines_that_are_required_and_missing_are_an_error(model, tmp_path, monkeypatch):

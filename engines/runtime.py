@@ -188,7 +188,7 @@ def put_engines(parts: LoadedParts, store: Store, engines: Sequence[StoredEngine
             size = (0, 0, 0)
         elif key.component in TRANSFORMERS:
             index = int(key.component == SECOND_TRANSFORMER)
-            step = graphs.DenoisingStep(parts.transformers[index], *latent[1:], parts.device)
+            step = graphs.DenoisingStep(parts.transformers[index], latent[1], latent[2], parts.device)
             experts[index][key.rows, *latent] = aot.load(path, step)
             size = (key.width, key.height, key.rows)
         else:

@@ -34,7 +34,7 @@ class EngineNeeds:
         architecture: Of the device, see `architecture_of`.
         transformer: Whether an engine can take the transformer's place: not with FP8, nor with a step cache that
             needs what the blocks add.
-        text: Whether one can take the text encoder's: not on a GPU, where our own kernels run it.
+        text: Whether one can take the text encoder's, see `takes_text`.
     """
 
     weights: str
@@ -102,6 +102,16 @@ def takes_transformer(fp8: bool, partial: bool) -> bool:
         partial: Whether a step cache leaves out blocks, for which an engine would have to give their residual.
     """
     return not fp8 and not partial
+
+
+def takes_text(device: str, cached: bool) -> bool:
+    """Whether an engine can take the text encoder's place.
+
+    Args:
+        device: `cuda` or `cpu`. On a GPU our own kernels run it.
+        cached: Whether embeddings are kept on disk, among those that the encoder itself made.
+    """
+    return device == "cpu" and not cached
 
 
 def digests(engines: Sequence[StoredEngine]) -> dict[str, str]:

@@ -84,7 +84,7 @@ def choose_engines(
         torch=hardware.torch,
         architecture=selection.architecture_of(execution.device, hardware.capability, hardware.cpu),
         transformer=selection.takes_transformer(fp8, partial),
-        text=execution.device == "cpu",
+        text=selection.takes_text(execution.device, settings.text_cache is not None),
     )
     found = selection.select(store, needs)
     digests = selection.digests(found)

@@ -261,14 +261,15 @@ def _check_shapes(contents: Contents, header: Header, layers: WanLayers, name: s
         if wanted is None or math.prod(found) != math.prod(wanted) or found[0] != wanted[0]:
             raise UserError(
                 _other_model(contents, header, layers, name, model)
-                or f"{name}: changes {target} as one of {_sides(found)}, and in {model} it {_is(wanted)}: it was made "
-                "for another model"
+                or f"{name}: changes {target} as one of {_sides(found)}, and in {model} it {_is(wanted)}: it was "
+                "made for another model"
             )
     for target, (key, _) in contents.additions.items():
         wanted, found = layers.shapes.get(target), header.shapes[key]
         if wanted is None or math.prod(found) != math.prod(wanted):
             raise UserError(
-                f"{name}: {key} has {_sides(found)}, and {target} of {model} {_is(wanted)}: it was made for another model"
+                f"{name}: {key} has {_sides(found)}, and {target} of {model} {_is(wanted)}: it was made for "
+                "another model"
             )
 
 

@@ -95,7 +95,7 @@ def measured(
 ) -> list[dict[str, Any]]:
     """What each size takes in one precision."""
     plain, merged = (built(config, device, precision, tensors) for tensors in (None, adapters["adapter-0"]))
-    store = AdapterStore({name: (tensors,) for name, tensors in adapters.items()}, device, plain.dtype)
+    store = AdapterStore({name: ((tensors,), 1.0) for name, tensors in adapters.items()}, device, plain.dtype)
     found = []
     for size in given.sizes:
         shape = SIZES[size] if device.type == "cuda" else (8, 8)

@@ -82,11 +82,10 @@ class Contents:
     @property
     def only_merged(self) -> str | None:
         """Why the adapter can only be merged into the model for a whole run; None: rows may use it, too."""
-        kinds = sorted({change.kind for change in self.layers.values()} - {LOW_RANK})
-        if kinds:
-            return f"it is a {kinds[0]}, whose change of a weight has full rank"
         if others := [name for name in (*self.layers, *self.additions) if not _in_stacks(name)]:
             return f"it changes {others[0]}, and rows can change the weights of the blocks' linear layers only"
+        if kinds := sorted({change.kind for change in self.layers.values()} - {LOW_RANK}):
+            return f"it is a {kinds[0]}, whose change of a weight has full rank"
         return None
 
     def coverage(self) -> str:

@@ -43,7 +43,8 @@ class AdapterStore:
     """Adapters by name, for the rows of a worker.
 
     Args:
-        adapters: Name -> what each transformer gets; only low-rank pairs are used, see `Contents.only_merged`.
+        adapters: Name -> what each transformer gets, and the weight that a row's own is multiplied with; only
+            low-rank pairs are used, see `Contents.only_merged`.
         device: Where rows need them.
         dtype: Of the model.
         device_bytes: What may stay on the device between rows, least recently used out first.
@@ -51,7 +52,7 @@ class AdapterStore:
 
     def __init__(
         self,
-        adapters: Mapping[str, Sequence[AdapterTensors]],
+        adapters: Mapping[str, tuple[Sequence[AdapterTensors], float]],
         device: torch.device,
         dtype: torch.dtype,
         device_bytes: int = DEVICE_BYTES,
@@ -59,7 +60,8 @@ class AdapterStore:
         self._device, self._device_bytes = device, device_bytes
         self._host: dict[tuple[str, int], dict[str, tuple[Tensor, Tensor]]] = {}
         self._ranks: dict[str, int] = {}
-        for name, experts in adapters.items():
+        self._weights = {name: weight for name, (_, weight) in adapters.items()}
+        for name, (experts, _) in adapters.items():
             for index, tensors in enumerate(experts):
                 self._host[name, index] = {
                     layer: (_pinned(pair.down.to(dtype), device), _pinned((pair.scale * pair.up.float()), device))
@@ -76,7 +78,7 @@ class AdapterStore:
         if not wanted:
             return None
         rank = stack_rank(sum(self._ranks[name] for name, _ in wanted))
-        return AppliedAdapters(tuple(wanted), rank, self)
+        return AppliedAdapters(tuple((name, self._weights[name] * own) for name, own in wanted), rank, self)
 
     @property
     def resident(self) -> list[tuple[str, int]]:

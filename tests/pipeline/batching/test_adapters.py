@@ -46,7 +46,7 @@ def adapters() -> dict[str, AdapterTensors]:
 
 @pytest.fixture(scope="module")
 def store(adapters) -> AdapterStore:
-    return AdapterStore({name: (tensors, tensors) for name, tensors in adapters.items()}, CPU, torch.float32)
+    return AdapterStore({name: ((tensors, tensors), 1.0) for name, tensors in adapters.items()}, CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +101,11 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
 
 
-@pytest.mark.parametrize("text", ["none", "taylor:interval=2", "none+gate:mode=skip,below=0.7"])
+@pytest.mark.parametrize("text", ["none", "taylor:interval=2+gate:interval=2"])
 def test_a_row_does_not_depend_on_neighbours_order_or_slot(expert, store, text):
     rows = mixed_rows(store)
     alone = {row.id: denoise(expert, [row], text)[row.id].latent for row in rows}
-    for shuffle in range(3):
+    for shuffle in range(2):
         order = np.random.default_rng(shuffle).permutation(len(rows))
         together = denoise(expert, [rows[index] for index in order], text)
         assert all(torch.equal(together[row.id].latent, alone[row.id]) for row in rows)
@@ -146,7 +146,7 @@ def test_one_text_with_two_adapters_has_two_sets_of_keys(expert, adapters, store
 
 def test_two_experts_have_each_their_own_part(expert, adapters):
     second = {"crayon": adapter("crayon", seed=50)}
-    store = AdapterStore({"crayon": (adapters["crayon"], second["crayon"])}, CPU, torch.float32)
+    store = AdapterStore({"crayon": ((adapters["crayon"], second["crayon"]), 1.0)}, CPU, torch.float32)
     row = sample(1, store.applied([("crayon", 1.0)]), steps=8)
     other = FrameTransformer(random_transformer(5)).fuse()
     found = denoise([expert, other], [row], boundary=0.7)[row.id].latent
@@ -157,7 +157,7 @@ def test_two_experts_have_each_their_own_part(expert, adapters):
 
 def test_in_bf16_rows_with_adapters_are_about_as_near_to_float32_as_merged_ones(adapters):
     row = sample(1)
-    store = AdapterStore({"neon": (adapters["neon"],)}, CPU, torch.bfloat16)
+    store = AdapterStore({"neon": ((adapters["neon"],), 1.0)}, CPU, torch.bfloat16)
     one_step = replace(row, solution=solve("euler", 1, 1.0, 1.0))
 
     def latent(model, adapters=None):

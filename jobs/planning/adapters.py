@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,9 @@ from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.pipeline.adapters.files import AdapterFile, ModelLayers, read_adapter
-from wanbatch.pipeline.adapters.location import locate
-from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.adapters.location import SUFFIX, locate
+from wanbatch.pipeline.loading.registry import ADAPTERS_FOLDER, ModelInfo
 from wanbatch.suggestions import did_you_mean
-
-COLUMNS = ("style", "loras")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +59,39 @@ class NamedAdapter:
 Adapters = Mapping[str, NamedAdapter]
 
 
-def check_merged(settings: Settings) -> None:
+def known_adapters(settings: Settings, model: ModelInfo) -> dict[str, str]:
+    """Where adapters are, by name: those that come with the model, in its folder `adapters`, and registered ones.
+
+    A registered one takes the place of one that comes with the model.
+    """
+    shipped = sorted((Path(model.folder) / ADAPTERS_FOLDER).glob(f"*{SUFFIX}"))
+    return {path.stem: str(path) for path in shipped} | settings.lora
+
+
+def check_merged(settings: Settings, model: ModelInfo) -> None:
     """Check the names of merged adapters.
 
     Raises:
-        UserError: One is not registered, or named twice.
+        UserError: One is not known, or named twice.
     """
+    known = known_adapters(settings, model) if settings.merge else {}
     for name in settings.merge or ():
-        if name not in settings.lora:
-            raise UserError(f"setting merge: {_unknown(name, settings.lora)}")
+        if name not in known:
+            raise UserError(f"setting merge: {_unknown(name, known)}")
         if (settings.merge or ()).count(name) > 1:
             raise UserError(f"setting merge: names adapter {name!r} twice: drop one")
 
 
-def unknown_names(rows: pa.Table, settings: Settings) -> Iterator[tuple[int, str]]:
-    """Rows that name an adapter that is not registered, or one twice, by their indices, and what to say of it.
+def unknown_names(rows: pa.Table, settings: Settings, model: ModelInfo) -> Iterator[tuple[int, str]]:
+    """Rows that name an adapter that is not known, or one twice, by their indices, and what to say of it.
 
     rows: of `manifests.columns.ROWS_SCHEMA`.
     """
+    known = known_adapters(settings, model)
     for index, names in _named(rows):
         for column, name in dict.fromkeys(names):
-            if name not in settings.lora:
-                yield index, f"{column}: {_unknown(name, settings.lora)}{if_own(column)}"
+            if name not in known:
+                yield index, f"{column}: {_unknown(name, known)}{if_own(column)}"
         called = [name for _, name in names]
         for name in dict.fromkeys(name for name in called if called.count(name) > 1):
             yield index, f"names adapter {name!r} twice: give it once, with the weights added up"
@@ -108,13 +118,14 @@ def find_adapters(manifest: Manifest, settings: Settings, model: ModelInfo) -> A
                     "model for all rows (--merge), so that it would be applied twice: drop one of the two"
                 )
             used[name] = None
-    wanted = [*merged, *(name for name in settings.lora if name in used)]
+    known = known_adapters(settings, model)
+    wanted = [*merged, *(name for name in known if name in used)]
     if not wanted:
         return {}
     layers = ModelLayers.of_folder(model.folder, model.name, model.two_experts)
     found = {}
     for name in wanted:
-        found[name] = find_adapter(name, settings.lora[name], layers, name in merged)
+        found[name] = find_adapter(name, known[name], layers, name in merged)
         if (why := found[name].file.only_merged) is not None and name in used:
             raise UserError(
                 f"adapter {name!r} cannot be used by single rows: {why}; use it for a whole run with --merge {name}, "
@@ -169,4 +180,4 @@ def _unknown(name: str, known: Mapping[str, str]) -> str:
     register = f"register it with --lora {name}=PATH, or in [adapters] of wanbatch.toml"
     if not known:
         return f"adapter {name!r} is unknown, as none is registered: {register}"
-    return f"adapter {name!r} is unknown; registered are {', '.join(known)}{did_you_mean(name, known)}: or {register}"
+    return f"adapter {name!r} is unknown; known are {', '.join(known)}{did_you_mean(name, known)}: or {register}"

@@ -32,7 +32,7 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
             and for a scheduler of the model that is not reproduced, if the settings do not stand for it.
     """
     parse(settings.step_cache, model.layers)
-    check_merged(settings)
+    check_merged(settings, model)
     for name, known in KNOWN.items():
         if (given := getattr(settings, name)) not in (None, *known):
             raise UserError(f"setting {name}: {given!r} is unknown: {_of(given, known)}")
@@ -62,7 +62,7 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     for name, given in GIVEN.items():
         for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
             yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
-    yield from unknown_names(rows, settings)
+    yield from unknown_names(rows, settings, model)
     for name in SIDES:
         sides = pc.fill_null(rows[name], 0).to_numpy()
         for index in np.flatnonzero(sides % model.multiple).tolist():

@@ -186,5 +186,5 @@ class SlotTable:
         lengths = np.ones(self._texts_at_once, dtype=np.int64)
         for number, text in enumerate(group):
             padded[number, : len(text.embedding)], lengths[number] = text.embedding, len(text.embedding)
-        adapters = self._adapters[index].of_texts(group) if self._adapters else None
-        return self._experts[index].context(padded, to_device(lengths, self._device), TEXT_TOKENS, adapters)
+        adapters = (self._adapters[index].of_texts(group),) if self._adapters else ()
+        return self._experts[index].context(padded, to_device(lengths, self._device), TEXT_TOKENS, *adapters)

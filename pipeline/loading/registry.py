@@ -21,6 +21,7 @@ from wanbatch.suggestions import did_you_mean
 TINY = "tiny"
 LONGEST_SIDE = 4096  # pixels; what a manifest may ask for, too
 DEFAULTS_FILE = "wanbatch.json"
+ADAPTERS_FOLDER = "adapters"  # with the adapters that come with a model
 WHOLE_DIGEST_BYTES = 64 << 20  # larger weight files are identified by their size and samples
 
 # What Wan's authors use (Wan2.2, `wan/configs/wan_ti2v_5B.py` and `shared_config.py`). A model folder may say
@@ -221,6 +222,8 @@ def _digest(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         if path.suffix not in {".json", ".safetensors"} or not path.is_file():
             continue
+        if path.relative_to(folder).parts[0] == ADAPTERS_FOLDER:
+            continue  # what uses one records its own digest
         size = path.stat().st_size
         total.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
         with path.open("rb") as file:

@@ -18,7 +18,7 @@ from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.pipeline.adapters.files import AdapterFile, ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.location import SUFFIX, locate
-from wanbatch.pipeline.loading.registry import ADAPTERS_FOLDER, ModelInfo
+from wanbatch.pipeline.loading.registry import ADAPTERS, ModelInfo
 from wanbatch.suggestions import did_you_mean
 
 
@@ -64,7 +64,7 @@ def known_adapters(settings: Settings, model: ModelInfo) -> dict[str, str]:
 
     A registered one takes the place of one that comes with the model.
     """
-    shipped = sorted((Path(model.folder) / ADAPTERS_FOLDER).glob(f"*{SUFFIX}"))
+    shipped = sorted((Path(model.folder) / ADAPTERS).glob(f"*{SUFFIX}"))
     return {path.stem: str(path) for path in shipped} | settings.lora
 
 

@@ -20,7 +20,13 @@ import pyarrow.compute as pc
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.adapters import Adapters, has_adapters, identities
-from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
+from wanbatch.jobs.planning.noise_schedule import (
+    REPLACED,
+    evaluation_counts,
+    has_sources,
+    resolved_schedules,
+    starting_levels,
+)
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.manifests.columns import ALWAYS, LATER, MAPS, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
@@ -153,11 +159,8 @@ class Plan:
         """The first of each of the most common kinds by size, guidance, sources and adapters, at some indices."""
         images = self.images
         having = has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
-        kinds = [images[name].to_numpy() for name in ("width", "height")] + [
-            images["guidance"].to_numpy() > 1,
-            having,
-            has_adapters(images),
-        ]
+        kinds = [images[name].to_numpy() for name in ("width", "height")]
+        kinds += [images["guidance"].to_numpy() > 1, having, has_adapters(images)]
         table = np.stack(kinds)[:, indices]
         _, first, counts = np.unique(table, axis=1, return_index=True, return_counts=True)
         chosen = first[np.argsort(-counts, kind="stable")][:limit]
@@ -173,7 +176,10 @@ class Plan:
         chosen = self.images.take(pa.array(indices, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
         sources = self.manifest.sources(rows)
-        images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
+        maps = self.manifest.map_sources(rows)
+        images = [
+            _image(its, shown, values) for its, shown, values in zip(sources, maps, chosen.to_pylist(), strict=True)
+        ]
         tasks, first = [], 0
         for unit, attempt, attempt_token, its in wanted:
             passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
@@ -277,6 +283,7 @@ def make_plan(
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
+    images = images.append_column("starting_level", pa.array(starting_levels(images), pa.float64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
     digests = row_digests(manifest.rows, images, identities(images, adapters) if adapters else ())
     images = images.append_column("digest", pa.array(digests, pa.string()))
@@ -332,9 +339,9 @@ def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Seque
     ]
 
 
-def _image(sources: tuple[Source, ...], values: dict[str, Any]) -> Image:
+def _image(sources: tuple[Source, ...], map_source: Source | None, values: dict[str, Any]) -> Image:
     sigmas = values.pop("sigmas")
-    return Image(sources=sources, sigmas=None if sigmas is None else tuple(sigmas), **values)
+    return Image(sources=sources, map_source=map_source, sigmas=None if sigmas is None else tuple(sigmas), **values)
 
 
 def _first(*values):

@@ -98,7 +98,8 @@ def _kohya(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:
             f"adapter {path}: changes {next(iter(tensors.deltas))} as a whole, for which kohya's scripts have no "
             "name: convert it to comfyui"
         )
-    own, written = _own_names(layers), {}
+    own = _own_names(layers)
+    written: dict[str, Tensor] = {}
     for name, pair in tensors.pairs.items():
         stem = f"lora_unet_{own[name].replace('.', '_')}"
         written |= {f"{stem}.lora_down.weight": pair.down, f"{stem}.lora_up.weight": pair.up}

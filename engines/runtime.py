@@ -56,7 +56,7 @@ class EngineTextModel:
 
 
 class EngineTransformer:
-    """A transformer of which engines make whole evaluations; those with a residual are its own.
+    """A transformer of which engines make whole evaluations; those with a residual or adapters are its own.
 
     Args:
         transformer: What it stands in for.
@@ -72,7 +72,7 @@ class EngineTransformer:
     def __call__(self, latents: Tensor, timestep: Tensor, context: CrossAttentionContext) -> Tensor:
         """The velocity, see `DenoisingModel`."""
         engine = self._engines.get(tuple(latents.shape))
-        if engine is None:
+        if engine is None or context.adapters is not None:
             return self._transformer(latents, timestep, context)
         keys, values, bias = (one.contiguous() for one in (context.keys, context.values, context.bias))
         return engine(latents.contiguous(), timestep, keys, values, bias)

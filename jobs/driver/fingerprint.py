@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.plan import default_of
 from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS, SET_LATER
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, MIXED_DEVICES, SOURCE_DECODING
@@ -28,6 +29,7 @@ def fingerprint_of(
     slots: int,
     hardware: Hardware,
     engines: Mapping[str, str] | None = None,
+    adapters: Iterable[NamedAdapter] = (),
 ) -> dict[str, Any]:
     """Whatever decides pixels and is known before workers start, as JSON values.
 
@@ -41,7 +43,9 @@ def fingerprint_of(
         slots: rows denoised together.
         hardware: what the model runs on.
         engines: digests of those that run parts of the model, by part.
+        adapters: of the run. Those that are merged are part of it; those of rows are part of the rows' digests.
     """
+    merged = [{"name": one.name, "digest": one.file.digest, "weight": one.weight} for one in adapters if one.merged]
     resolved = {name: default_of(name, model, settings) for name in DEFAULTS}
     unset = {name for name in (*LATER, *SET_LATER) if resolved.get(name) in (None, "")}
     return {
@@ -60,6 +64,7 @@ def fingerprint_of(
         **({"threads": settings.threads} if chosen.device == "cpu" else {}),
         **({"engines": dict(engines)} if engines else {}),
         **({MIXED_DEVICES: True} if settings.mixed_devices else {}),
+        **({"merged_adapters": merged} if merged else {}),
         SOURCE_DECODING: decoding_versions(),
         ENVIRONMENT: {"torch": hardware.torch, "device_name": hardware.device_name(chosen.device)},
     }

@@ -143,6 +143,7 @@ class RunContext:
             on_cluster=self.placement.on_cluster,
             model_cache=None if settings.model_cache is None else str(settings.model_cache),
             engines=self.engines.choice,
+            adapters=tuple(self.plan.adapters.values()),
         )
 
 
@@ -186,7 +187,8 @@ def prepare_run(
         return choose_engines(settings, model, execution, slots, site.hardware)
 
     def fingerprint(slots: int) -> dict[str, Any]:
-        return fingerprint_of(settings, model, execution, slots, site.hardware, engines(slots).digests)
+        adapters = plan.adapters.values()
+        return fingerprint_of(settings, model, execution, slots, site.hardware, engines(slots).digests, adapters)
 
     slots = None if settings.slots == AUTO else int(settings.slots)
     out, recorded = folder_of_run(out, slots, fingerprint, new_run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.units import Image
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -52,6 +53,7 @@ class WorkerSetup:
         embed_settings: pictures say in their files what they were made with.
         signing: what pictures are signed with; None: they are not.
         engines: of a store that run parts of the model; None: none do.
+        adapters: those that images name, and those that are merged into the model, in this order.
     """
 
     model: ModelInfo
@@ -74,6 +76,7 @@ class WorkerSetup:
     embed_settings: bool = False
     signing: SigningFiles | None = None
     engines: EngineChoice | None = None
+    adapters: tuple[NamedAdapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

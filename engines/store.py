@@ -92,11 +92,6 @@ class StoredEngine:
         text = "".join(f"{name} {digest}\n" for name, (digest, _) in sorted(self.files.items()))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    @property
-    def main_file(self) -> str:
-        """The name of the file that is loaded; others lie beside it."""
-        return min(self.files, key=len)
-
 
 @dataclass(frozen=True, slots=True)
 class BadEngine:
@@ -243,8 +238,8 @@ class Store:
         return None
 
     def path_of(self, engine: StoredEngine) -> Path:
-        """The file of an engine that is loaded."""
-        return self.folder / engine.main_file
+        """The file of an engine that is loaded; others lie beside it."""
+        return self.folder / min(engine.files, key=len)
 
     def add(
         self, key: EngineKey, built: Sequence[Path], inputs: Mapping[str, Any], notes: Mapping[str, Any]

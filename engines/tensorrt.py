@@ -106,14 +106,7 @@ def build(
     trt = library(backend)
     logger = quiet_logger(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx)):
-        found = [parser.get_error(index) for index in range(parser.num_errors)]
-        shown = "; ".join(
-            f"{one.node_name() or 'the graph'} ({one.node_operator()}): {one.desc()}" for one in found[:4]
-        )
-        raise UserError(f"{graph.label}: {backend} does not take its graph: {shown or logger.last}")
+    network, parser = _parsed(trt, builder, logger, onnx, f"{graph.label}: {backend}")
     config = builder.create_builder_config()
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
@@ -128,6 +121,7 @@ def build(
     if report is not None:
         config.progress_monitor = _monitor(trt, report)
     data = builder.build_serialized_network(network, config)
+    del parser
     if data is None:
         raise UserError(f"{graph.label}: {backend} cannot build it: {logger.last or 'it gives no reason'}")
     plan.write_bytes(bytes(data))
@@ -136,6 +130,17 @@ def build(
         "profile": {name: [list(shape) for shape in profile.get_shape(name)] for name in graph.open},
         "architectures": [str(config.get_compute_capability(i)).rpartition(".")[2] for i in range(count)],
     }
+
+
+def _parsed(trt: Any, builder: Any, logger: Any, onnx: Path, what: str) -> tuple[Any, Any]:
+    """The network of an ONNX file, and what keeps its weights. Raises UserError that names what is not supported, node by node."""
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse_from_file(str(onnx)):
+        return network, parser
+    found = [parser.get_error(index) for index in range(parser.num_errors)]
+    shown = [f"{one.node_name() or 'the graph'} ({one.node_operator()}): {one.desc()}" for one in found[:4]]
+    raise UserError(f"{what} does not take its graph: {'; '.join(shown) or logger.last}")
 
 
 def is_damaged(plan: Path, backend: str = RTX) -> bool:

@@ -29,7 +29,7 @@ from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.adapter_files import require_same_files
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.device_check import check_card, check_kind, cpu_kind, this_card
-from wanbatch.jobs.worker.engines import engines_here
+from wanbatch.jobs.worker.engine_use import engines_here
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
 from wanbatch.jobs.worker.metrics import WorkerMetrics
 from wanbatch.jobs.worker.model_files import local_model

@@ -20,7 +20,7 @@ from wanbatch.jobs.config.settings import GivenSettings
 from wanbatch.jobs.driver.engine_choice import choose_engines
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.driver.run_context import prepare_run
-from wanbatch.jobs.worker.engines import engines_here
+from wanbatch.jobs.worker.engine_use import engines_here
 from wanbatch.jobs.worker.messages import EngineChoice, WorkerSetup
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry

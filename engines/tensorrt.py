@@ -110,11 +110,8 @@ def build(
     config = builder.create_builder_config()
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    count = 0 if tuple(architectures) == (NATIVE,) else len(architectures)
-    if count:
-        config.num_compute_capabilities = count
-        for index, one in enumerate(architectures):
-            config.set_compute_capability(getattr(trt.ComputeCapability, _member(one)), index)
+    named = [] if tuple(architectures) == (NATIVE,) else list(architectures)
+    _set_architectures(trt, config, named)
     profile = _profile(builder, graph)
     if graph.open:
         config.add_optimization_profile(profile)
@@ -128,12 +125,19 @@ def build(
     return {
         "tensors": _tensors_of(network),
         "profile": {name: [list(shape) for shape in profile.get_shape(name)] for name in graph.open},
-        "architectures": [str(config.get_compute_capability(i)).rpartition(".")[2] for i in range(count)],
+        "architectures": [str(config.get_compute_capability(i)).rpartition(".")[2] for i in range(len(named))],
     }
 
 
+def _set_architectures(trt: Any, config: Any, architectures: Sequence[str]) -> None:
+    if architectures:
+        config.num_compute_capabilities = len(architectures)
+    for index, one in enumerate(architectures):
+        config.set_compute_capability(getattr(trt.ComputeCapability, _member(one)), index)
+
+
 def _parsed(trt: Any, builder: Any, logger: Any, onnx: Path, what: str) -> tuple[Any, Any]:
-    """The network of an ONNX file, and what keeps its weights. Raises UserError that names what is not supported, node by node."""
+    """The network of an ONNX file, and what keeps its weights. Raises UserError that names unsupported nodes."""
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(onnx)):

@@ -120,7 +120,9 @@ def test_the_fingerprint_has_the_engines_of_a_run_that_uses_some(model, tmp_path
 
 def test_a_run_tells_its_workers_and_its_user(model, tmp_path, monkeypatch):
     store, _ = stand_in_store(tmp_path / "store", request_for(model, "vae"), monkeypatch)
-    (tmp_path / "rows.jsonl").write_text('{"id": "a", "prompt": "p"}\n{"id": "b", "prompt": "p", "width": 96}\n')
+    (tmp_path / "rows.jsonl").write_text(
+        '{"id": "a", "prompt": "p"}\n{"id": "b", "prompt": "p", "width": 96, "height": 64}\n'
+    )
 
     def prepared(**given):
         settings = GivenSettings(model=model.name, device="cpu", slots=2, **given)

@@ -97,8 +97,7 @@ def build(
         report: Told of the progress.
 
     Returns:
-        What the library says of the network that it built: type and sizes of each input and output, the least, the
-        usual and the largest sizes of open ones, and the architectures.
+        What the library says of it: type and sizes of inputs and outputs, profiles of open ones, architectures.
 
     Raises:
         UserError: An operator is not supported, or the build fails.

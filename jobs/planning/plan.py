@@ -20,6 +20,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
 from wanbatch.jobs.planning.row_digests import row_digests
+from wanbatch.jobs.planning.sounds import sound_warnings, with_sounds
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.manifests.columns import ALWAYS, LATER, MAPS, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.dataset.schema_changes import cast
@@ -28,6 +29,7 @@ from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.notes import noted_sources
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import KEEP
+from wanbatch.pipeline.sound.config import SoundConfig
 
 OWN_WAY = {"width", "height", "creativity", "creativity_steps", "guidance_2", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
@@ -48,6 +50,7 @@ class Plan:
         warnings: what of the manifest has no effect, besides what the manifest itself warns of; a sentence each.
         source_notes: sources that were looked at -> what the user should know of them (`notes.WORDS`), as far as
             their headers tell. Those without a note are not there.
+        hearing: how sounds of rows are heard; None: no row has one.
     """
 
     manifest: Manifest
@@ -57,6 +60,7 @@ class Plan:
     later: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     source_notes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    hearing: SoundConfig | None = None
 
     @property
     def all_warnings(self) -> tuple[str, ...]:
@@ -167,8 +171,8 @@ class Plan:
         indices = np.concatenate([one[-1] for one in wanted])
         chosen = self.images.take(pa.array(indices, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
-        sources = self.manifest.sources(rows)
-        images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
+        of_rows = zip(self.manifest.sources(rows), self.manifest.sounds(rows), chosen.to_pylist(), strict=True)
+        images = [_image(sources, sound, values) for sources, sound, values in of_rows]
         tasks, first = [], 0
         for unit, attempt, attempt_token, its in wanted:
             passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
@@ -238,10 +242,10 @@ class Plan:
         return shared.dictionary_encode().indices.to_numpy()[self.images["row"].to_numpy()]
 
 
-def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
+def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, hearing: SoundConfig | None = None) -> Plan:
     """Resolve every default but the sizes that follow sources (`Plan.with_sizes`).
 
-    Rows and settings were checked (`checks.py`).
+    Rows and settings were checked (`checks.py`). hearing: how sounds are heard.
     """
     rows = manifest.rows
     width, height = _first(settings.width, model.width), _first(settings.height, model.height)
@@ -270,10 +274,14 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
-    images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
+    digests = row_digests(manifest.rows, images, "" if hearing is None else hearing.digest)
+    images = images.append_column("digest", pa.array(digests, pa.string()))
     for name in RARE:
         images = images.append_column(name, pa.nulls(len(images), WRITTEN[name]))
-    return Plan(manifest, images, sourced.to_numpy()).with_used_later()
+    images = with_sounds(images, rows, hearing, settings.keep_audio)
+    hearing = hearing if rows["audio"].null_count < len(rows) else None
+    warnings = sound_warnings(rows, settings)
+    return Plan(manifest, images, sourced.to_numpy(), warnings=warnings, hearing=hearing).with_used_later()
 
 
 def default_of(name: str, model: ModelInfo, settings: Settings) -> Any:
@@ -323,9 +331,11 @@ def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Seque
     ]
 
 
-def _image(sources: tuple[Source, ...], values: dict[str, Any]) -> Image:
+def _image(sources: tuple[Source, ...], audio: Source | None, values: dict[str, Any]) -> Image:
     sigmas = values.pop("sigmas")
-    return Image(sources=sources, sigmas=None if sigmas is None else tuple(sigmas), **values)
+    keeps = values.pop("audio", None) is not None
+    sigmas = None if sigmas is None else tuple(sigmas)
+    return Image(sources=sources, audio=audio, keeps_audio=keeps, sigmas=sigmas, **values)
 
 
 def _first(*values):

@@ -12,6 +12,7 @@ from wanbatch.manifests.dataset.part_files import Attempt
 from wanbatch.manifests.sources.notes import NotedImages
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.sound.config import SoundConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class WorkerSetup:
         model_cache: folder on each host that keeps a copy of the model; None: it is used where it is.
         embed_settings: pictures say in their files what they were made with.
         signing: what pictures are signed with; None: they are not.
+        hearing: how sounds are heard; None: no row has one.
     """
 
     model: ModelInfo
@@ -56,6 +58,7 @@ class WorkerSetup:
     model_cache: str | None = None
     embed_settings: bool = False
     signing: SigningFiles | None = None
+    hearing: SoundConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ ROWS_SCHEMA = pa.schema(
         ("file", pa.int32()),  # index into the manifest's files
         ("position", pa.int64()),  # line from 1 (JSONL) or row from 0 (Parquet), in its file
         ("sources", pa.list_(SOURCE_TYPE)),
+        ("audio", SOURCE_TYPE),
         *((name, GIVEN[name].kind.type) for name in SETTINGS),
     ]
 )
@@ -76,7 +77,8 @@ def row_values(
     """
     name = row.blend_group or row.id or f"{number:08d}"
     given = (_plain(getattr(row, column)) for column in (*SETTINGS, *GROUP_COLUMNS))
-    return name, number, file, position, _sources(row, file, position, stored_name), *given
+    sources = _sources(row, file, position, stored_name)
+    return name, number, file, position, sources, _audio(row, file, position, stored_name), *given
 
 
 def _plain(value: Any) -> Any:
@@ -100,6 +102,14 @@ def _sources(row: ManifestRow, file: int, position: int, stored_name: Callable[[
     ]
 
 
+def _audio(row: ManifestRow, file: int, position: int, stored_name: Callable[[str], str]) -> tuple | None:
+    if row.audio is None:
+        return None
+    if row.audio.bytes is None:
+        return row.audio.path, 1.0, None, None, None, None
+    return row.audio.path, 1.0, file, position, stored_name("audio"), 0
+
+
 def row_of(values: Mapping[str, Any], files: Sequence[str], location: str) -> Row:
     """One row of `ROWS_SCHEMA`, as plain Python values, as a `Row`."""
     settings = {name: _frozen(values[name]) for name in SETTINGS}
@@ -110,6 +120,7 @@ def row_of(values: Mapping[str, Any], files: Sequence[str], location: str) -> Ro
         number=values["number"],
         location=location,
         sources=tuple(source_of(source, files) for source in values["sources"] or ()),
+        audio=None if values["audio"] is None else source_of(values["audio"], files),
         **settings,
     )
 

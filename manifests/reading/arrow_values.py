@@ -23,7 +23,9 @@ B = TypeVar("B")
 Flags = bool | list[bool]
 """Whether the images of one row have bytes: the same for all, or for each."""
 
-IMAGES = tuple(name for name, given in GIVEN.items() if given.kind is column_types.IMAGES)
+IMAGES = tuple(name for name, given in GIVEN.items() if given.kind in (column_types.IMAGES, column_types.SOUND))
+"""Columns whose values may have bytes: images, and sounds, which are read as one image is."""
+
 STRUCTS = (*IMAGES, *(name for name, given in GIVEN.items() if given.kind.parts and name not in IMAGES))
 
 

@@ -79,7 +79,7 @@ def _merge(members: list[Member], broken: bool, report: Report, location: Callab
         message = f"blend group {name!r} has only this row: it needs two or more; for one image drop blend_group"
         report(first["file"], first["position"], message)
     merged = {**first, "sources": list(_weighted(members))}
-    for setting in SETTINGS:
+    for setting in (*SETTINGS, "audio"):
         merged[setting], clash = _agreed(members, setting)
         if clash:
             one, other = clash

@@ -162,8 +162,12 @@ class RowChecker:
                 yield "image '' is empty: leave it out if there is none"
             elif problem := self._rules.problem(image.path):
                 yield f"image {shorten(image.path)} {problem}"
-        if line.audio is not None and (problem := self._rules.problem(line.audio)):
-            yield f"audio {shorten(line.audio)} {problem}"
+        if line.audio is None or line.audio.bytes is not None:
+            return
+        if not line.audio.path:
+            yield "audio is empty: give a path, or leave it out if there is none"
+        elif problem := self._rules.problem(line.audio.path):
+            yield f"audio {shorten(line.audio.path)} {problem}"
 
 
 def reserved_name(name: str) -> str:

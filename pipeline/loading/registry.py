@@ -131,7 +131,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
     defaults = _defaults(folder, form)
     if weights:
         if commit is not None:
-            folder, _ = _from_hub(model, commit, weights=True)
+            folder, _ = from_hub(model, commit, weights=True)
         _check_weights(folder, form)
     return ModelInfo(
         name=model,
@@ -161,14 +161,14 @@ def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
             f"no model folder {model}; give `tiny`, a folder in diffusers layout, or a hub id `owner/name`"
             f"{did_you_mean(model, [TINY])}"
         )
-    return _from_hub(model, revision, weights=False)
+    return from_hub(model, revision, weights=False)
 
 
-def _from_hub(model: str, revision: str | None, weights: bool) -> tuple[Path, str]:
-    """The snapshot folder of a hub model, and the commit it is of."""
+def from_hub(model: str, revision: str | None, weights: bool, more: tuple[str, ...] = ()) -> tuple[Path, str]:
+    """The snapshot folder of a hub model, and the commit it is of. more: patterns of files that are needed, too."""
     from huggingface_hub import constants, errors, snapshot_download
 
-    wanted = ["*.json", "tokenizer/*"] + (["*.safetensors"] if weights else [])
+    wanted = ["*.json", "tokenizer/*", *more] + (["*.safetensors"] if weights else [])
     no_commit = getattr(errors, "RevisionResolutionError", errors.HfHubHTTPError)  # since huggingface_hub 2
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
@@ -216,10 +216,13 @@ def _defaults(folder: Path, form: ModelForm) -> dict[str, Any]:
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 over the configuration and weight files; of a large weight file over its size, both ends and middle."""
+    """SHA-256 over the configuration and weight files; of a large weight file over its size, both ends and middle.
+
+    Adapters in `sound/` are not part of it: rows that use one have it in their digests.
+    """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix not in {".json", ".safetensors"} or not path.is_file():
+        if path.suffix not in {".json", ".safetensors"} or not path.is_file() or folder / "sound" in path.parents:
             continue
         size = path.stat().st_size
         total.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from wanbatch.errors import RowError, UserError
+from wanbatch.errors import NodeError, RowError
+from wanbatch.pipeline.sound.adapter import SoundAdapter
 from wanbatch.pipeline.sound.config import OWN_ADAPTER, SoundConfig
 from wanbatch.pipeline.sound.phrases import Tag, heard_tags, joined_prompt
 from wanbatch.pipeline.sound.taggers import SoundTagger, load_tagger
@@ -74,6 +75,18 @@ class TaggerHearing:
         return Heard(joined_prompt(prompt, tags, config.template), tuple(tags))
 
 
+class AdapterHearing:
+    """Gives the model an adapter's tokens, times the weight: a token of zeros is the same as none."""
+
+    def __init__(self, adapter: SoundAdapter):
+        self._adapter = adapter
+        self.rate = adapter.encoder.rate
+
+    def hear(self, samples: np.ndarray, weight: float, prompt: str) -> Heard:
+        """See `Hearing.hear`."""
+        return Heard(prompt, tokens=self._adapter.hear(samples) * np.float32(weight))
+
+
 def load_hearing(config: SoundConfig, model_folder: str | Path) -> Hearing:
     """Load what hears.
 
@@ -86,4 +99,7 @@ def load_hearing(config: SoundConfig, model_folder: str | Path) -> Hearing:
     """
     if config.kind != "adapter":
         return TaggerHearing(load_tagger(config), config)
-    raise UserError(f"{Path(model_folder) / OWN_ADAPTER}: adapters come next")
+    path = Path(model_folder) / OWN_ADAPTER if config.own else Path(config.location)
+    if not path.is_file():
+        raise NodeError(f"{path}: the sound adapter is not there on this host: share its folder with every host")
+    return AdapterHearing(SoundAdapter.load(path))

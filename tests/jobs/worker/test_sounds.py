@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -133,3 +136,17 @@ def test_settings_of_sounds_without_effect_are_told(tmp_path, heard, settings):
     )
     with pytest.raises(UserError, match="setting sound_top: is of taggers alone: give --sound tagger"):
         prepare(manifest, settings(sound_top=2))
+
+
+def test_the_rows_and_the_table_of_the_page_are_taken(tmp_path, heard):
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "sound.md").read_text(encoding="utf-8")
+    rows = [row for block in page.split("```json\n")[1:] for row in block.split("```")[0].splitlines()]
+    assert [json.loads(row)["id"] for row in rows] == ["garden", "alone", "changed"]
+    (tmp_path / "images").mkdir()
+    shutil.copy(root / "examples" / "images" / "dog.png", tmp_path / "images")
+    (tmp_path / "m.jsonl").write_text("\n".join(rows))
+    table = page.split("```toml\n")[1].split("```")[0]
+    assert tomllib.loads(table)["Speech"] == ""
+    (tmp_path / "phrases.toml").write_text(table)
+    assert len(prepare(tmp_path / "m.jsonl", heard(sound_phrases=tmp_path / "phrases.toml"))[0]) == 3

@@ -1,4 +1,4 @@
-"""CLAP and AST with random weights, in the layout of transformers: they load, score windows alone, and say why not."""
+"""CLAP and AST with random weights, in the layout of transformers: they load, score windows alone, say why not."""
 
 from __future__ import annotations
 

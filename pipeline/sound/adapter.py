@@ -44,6 +44,9 @@ class LogMelEncoder(nn.Module):
         dim: Width of a frame.
     """
 
+    filters: Tensor
+    hann: Tensor
+
     def __init__(
         self,
         rate: int = 16_000,

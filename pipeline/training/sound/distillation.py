@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wanbatch.pipeline.models.text_context import CrossAttentionContext
 from wanbatch.pipeline.sound.adapter import SoundAdapter
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.sound.teacher import LEVELS, Lessons, Teacher
@@ -68,28 +69,14 @@ def distill(
     """
     parameters = [one for one in adapter.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    if state.exists():
-        kept = torch.load(state, map_location=teacher.device, weights_only=True)
-        adapter.load_state_dict(kept["adapter"])
-        optimizer.load_state_dict(kept["optimizer"])
-        budget.go_on(kept["step"], kept["seconds"])
+    _go_on(state, adapter, optimizer, budget, teacher.device)
     variance = _variance(teacher, lessons)
-    shown, saved, losses = time.monotonic(), time.monotonic(), {"loss": 0.0}
+    shown = saved = time.monotonic()
+    losses: dict[str, float] = {}
     for step in budget:
         for group in optimizer.param_groups:
             group["lr"] = budget.rate(plan.rate)
-        late = budget.progress > 1 - plan.velocity_share
-        sounds, captions = draw(plan.velocity_batch if late else plan.batch)
-        frames = adapter.encoder(sounds)
-        context = teacher.of_sounds(adapter.resampler(frames))
-        loss = _velocity_loss(teacher, lessons, context, captions) if late else None
-        if loss is None:
-            loss = _answer_loss(teacher, lessons, context, captions, variance)
-        losses["velocity" if late else "answers"] = float(loss.detach())
-        if reading is not None:
-            read = reading(frames, captions)
-            losses["reading"] = float(read.detach())
-            loss = loss + 0.2 * read
+        loss, losses = _loss(adapter, teacher, lessons, draw, budget, plan, variance, reading)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -102,6 +89,44 @@ def distill(
             _keep(state, adapter, optimizer, budget)
     _keep(state, adapter, optimizer, budget)
     return {**budget.spent(), **losses}
+
+
+def _loss(
+    adapter: SoundAdapter,
+    teacher: Teacher,
+    lessons: Lessons,
+    draw: Draw,
+    budget: Budget,
+    plan: Plan,
+    variance: Tensor,
+    reading: Reading | None,
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one step, and what it is made of."""
+    late = budget.progress > 1 - plan.velocity_share
+    sounds, captions = draw(plan.velocity_batch if late else plan.batch)
+    frames = adapter.encoder(sounds)
+    context = teacher.of_sounds(adapter.resampler(frames))
+    if late:
+        loss = _velocity_loss(teacher, lessons, context, captions)
+    else:
+        loss = _answer_loss(teacher, lessons, context, captions, variance)
+    parts = {"velocity" if late else "answers": float(loss.detach())}
+    if reading is not None:
+        read = reading(frames, captions)
+        parts["reading"] = float(read.detach())
+        loss = loss + 0.2 * read
+    return loss, parts
+
+
+def _go_on(
+    state: Path, adapter: SoundAdapter, optimizer: torch.optim.Optimizer, budget: Budget, device: torch.device
+) -> None:
+    """Go on where an earlier call ended, if there was one."""
+    if state.exists():
+        kept = torch.load(state, map_location=device, weights_only=True)
+        adapter.load_state_dict(kept["adapter"])
+        optimizer.load_state_dict(kept["optimizer"])
+        budget.go_on(kept["step"], kept["seconds"])
 
 
 def _keep(state: Path, adapter: SoundAdapter, optimizer: torch.optim.Optimizer, budget: Budget) -> None:
@@ -131,14 +156,16 @@ def _variance(teacher: Teacher, lessons: Lessons) -> Tensor:
     return answers.var(dim=0, correction=0).mean((1, 2))[:, None, None].clamp_min(1e-8)
 
 
-def _answer_loss(teacher: Teacher, lessons: Lessons, context, captions: Tensor, variance: Tensor) -> Tensor:
+def _answer_loss(
+    teacher: Teacher, lessons: Lessons, context: CrossAttentionContext, captions: Tensor, variance: Tensor
+) -> Tensor:
     queries = lessons.queries[captions, _levels(len(captions), captions.device)].float()
     with torch.no_grad():
         wanted = teacher.answers(teacher.of_captions(captions.tolist()), queries)
     return ((teacher.answers(context, queries) - wanted).square() / variance).mean()
 
 
-def _velocity_loss(teacher: Teacher, lessons: Lessons, context, captions: Tensor) -> Tensor:
+def _velocity_loss(teacher: Teacher, lessons: Lessons, context: CrossAttentionContext, captions: Tensor) -> Tensor:
     levels = _levels(len(captions), captions.device)
     latents = lessons.latents[captions, levels].float()
     wanted = lessons.velocities[captions, levels].float()

@@ -32,7 +32,6 @@ from wanbatch.pipeline.training.toy.scores import Studio
 
 TINY = Path(__file__).resolve().parents[2] / "tiny"
 STEPS, GUIDANCE, SIZE = 20, 2.0, 128
-BANK = 16  # sounds of each combination that are drawn from, on a CPU; on a GPU each is made anew
 
 
 class Readout(nn.Module):
@@ -40,18 +39,17 @@ class Readout(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.hidden = nn.Linear(2 * dim, 2 * dim)
+        self.hidden = nn.Linear(4 * dim, 2 * dim)
         self.heads = nn.ModuleList(nn.Linear(2 * dim, len(names)) for names in sounds.NAMES.values())
 
     def forward(self, frames: Tensor, indices: Tensor) -> Tensor:
         """The cross-entropy of all four."""
-        halves = frames.unflatten(1, (2, -1)).mean(2).flatten(1)
-        hidden = F.gelu(self.hidden(halves))
+        quarters = frames.unflatten(1, (4, -1)).mean(2).flatten(1)
+        hidden = F.gelu(self.hidden(quarters))
         loss = frames.new_zeros(())
-        for head in self.heads:
-            count = head.out_features
-            loss = loss + F.cross_entropy(head(hidden), indices % count)
-            indices = indices // count
+        for head, names in zip(self.heads, sounds.NAMES.values(), strict=True):
+            loss = loss + F.cross_entropy(head(hidden), indices % len(names))
+            indices = indices // len(names)
         return loss / len(self.heads)
 
 

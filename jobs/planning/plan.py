@@ -5,7 +5,6 @@ Pure: no I/O, no clock. The plan is kept as Arrow columns; a `Task` for a worker
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,15 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
+from wanbatch.jobs.planning.noise_schedule import (
+    REPLACED,
+    evaluation_counts,
+    has_sources,
+    resolved_schedules,
+    starting_levels,
+)
 from wanbatch.jobs.planning.row_digests import row_digests
+from wanbatch.jobs.planning.seeds import seeds_of
 from wanbatch.jobs.planning.sounds import sound_warnings, with_sounds
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.manifests.columns import ALWAYS, LATER, MAPS, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
@@ -171,8 +177,14 @@ class Plan:
         indices = np.concatenate([one[-1] for one in wanted])
         chosen = self.images.take(pa.array(indices, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
-        of_rows = zip(self.manifest.sources(rows), self.manifest.sounds(rows), chosen.to_pylist(), strict=True)
-        images = [_image(sources, sound, values) for sources, sound, values in of_rows]
+        of_rows = zip(
+            self.manifest.sources(rows),
+            self.manifest.map_sources(rows),
+            self.manifest.sounds(rows),
+            chosen.to_pylist(),
+            strict=True,
+        )
+        images = [_image(*of_row) for of_row in of_rows]
         tasks, first = [], 0
         for unit, attempt, attempt_token, its in wanted:
             passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
@@ -268,11 +280,12 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings, hearing:
     images = pa.table(columns).take(pa.array(row))
     ids = _ids(images["id"].to_pylist(), variant, counts[row])
     own_seeds = rows["seed"].take(pa.array(row)).to_pylist()
-    seeds = _seeds(settings.seed, images["id"].to_pylist(), variant, own_seeds)
+    seeds = seeds_of(settings.seed, images["id"].to_pylist(), variant, own_seeds)
     images = images.set_column(images.schema.get_field_index("id"), "id", pa.array(ids, pa.string()))
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
+    images = images.append_column("starting_level", pa.array(starting_levels(images), pa.float64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
     digests = row_digests(manifest.rows, images, "" if hearing is None else hearing.digest)
     images = images.append_column("digest", pa.array(digests, pa.string()))
@@ -306,12 +319,6 @@ def _second_guidance(rows: pa.Table, model: ModelInfo, settings: Settings) -> pa
     return pc.coalesce(given, pc.if_else(pc.is_valid(rows["guidance"]), of_guided, of_others))
 
 
-def derived_seed(seed: int, row_id: str, variant: int) -> int:
-    """The seed of a row that gives none: 63 bits of BLAKE2b over the run's seed, the row's id and the variant."""
-    text = f"{seed}\0{row_id}\0{variant}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
-
-
 def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:
     return pc.and_(has_sources(rows), pc.is_null(rows["width"]))
 
@@ -323,19 +330,13 @@ def _ids(row_ids: Sequence[str], variants: np.ndarray, counts: np.ndarray) -> li
     ]
 
 
-def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Sequence[int | None]) -> list[int]:
-    """The seed of each image: the row's own plus the variant, or derived."""
-    return [
-        derived_seed(seed, row_id, variant) if own is None else (own + variant) % 2**63
-        for row_id, variant, own in zip(row_ids, variants.tolist(), given, strict=True)
-    ]
-
-
-def _image(sources: tuple[Source, ...], audio: Source | None, values: dict[str, Any]) -> Image:
+def _image(
+    sources: tuple[Source, ...], map_source: Source | None, audio: Source | None, values: dict[str, Any]
+) -> Image:
     sigmas = values.pop("sigmas")
     keeps = values.pop("audio", None) is not None
     sigmas = None if sigmas is None else tuple(sigmas)
-    return Image(sources=sources, audio=audio, keeps_audio=keeps, sigmas=sigmas, **values)
+    return Image(sources=sources, map_source=map_source, audio=audio, keeps_audio=keeps, sigmas=sigmas, **values)
 
 
 def _first(*values):

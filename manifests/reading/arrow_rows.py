@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
+from wanbatch.manifests.column_types import ImageValue
 from wanbatch.manifests.columns import GIVEN, SETTINGS
 from wanbatch.manifests.reading.row_model import ManifestRow
 from wanbatch.manifests.records import Lora, Row, Source
@@ -23,6 +24,9 @@ SOURCE_TYPE = pa.struct(
     ]
 )
 
+EMBEDDED_NAME = "(embedded)"
+"""What an embedded creativity map is called that has no path."""
+
 ROWS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -31,6 +35,7 @@ ROWS_SCHEMA = pa.schema(
         ("position", pa.int64()),  # line from 1 (JSONL) or row from 0 (Parquet), in its file
         ("sources", pa.list_(SOURCE_TYPE)),
         ("audio", SOURCE_TYPE),
+        ("map_source", SOURCE_TYPE),  # of a creativity map that is embedded; else its path says where it is
         *((name, GIVEN[name].kind.type) for name in SETTINGS),
     ]
 )
@@ -78,11 +83,14 @@ def row_values(
     name = row.blend_group or row.id or f"{number:08d}"
     given = (_plain(getattr(row, column)) for column in (*SETTINGS, *GROUP_COLUMNS))
     sources = _sources(row, file, position, stored_name)
-    return name, number, file, position, sources, _audio(row, file, position, stored_name), *given
+    heard, shown = (of(row, file, position, stored_name) for of in (_audio, _map_source))
+    return name, number, file, position, sources, heard, shown, *given
 
 
 def _plain(value: Any) -> Any:
-    """What Arrow can store: models as dictionaries, also inside a list."""
+    """What Arrow can store: models as dictionaries, also inside a list; of one image its path."""
+    if isinstance(value, ImageValue):
+        return value.path or EMBEDDED_NAME
     if isinstance(value, list) and value and isinstance(value[0], BaseModel):
         return [item.model_dump() for item in value] or None
     return value
@@ -108,6 +116,12 @@ def _audio(row: ManifestRow, file: int, position: int, stored_name: Callable[[st
     if row.audio.bytes is None:
         return row.audio.path, 1.0, None, None, None, None
     return row.audio.path, 1.0, file, position, stored_name("audio"), 0
+
+
+def _map_source(row: ManifestRow, file: int, position: int, stored_name: Callable[[str], str]) -> tuple | None:
+    if row.creativity_map is None or row.creativity_map.bytes is None:
+        return None
+    return row.creativity_map.path, 1.0, file, position, stored_name("creativity_map"), 0
 
 
 def row_of(values: Mapping[str, Any], files: Sequence[str], location: str) -> Row:

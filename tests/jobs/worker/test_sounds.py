@@ -110,7 +110,7 @@ def test_digests_of_rows_without_a_sound_do_not_depend_on_how_sounds_are_heard(t
     ("row", "message"),
     [
         ({"audio": "../a.wav"}, "audio '../a.wav'"),
-        ({"audio": ""}, "audio is empty"),
+        ({"audio": ""}, "audio '' is empty"),
         ({"audio": ["a.wav"]}, "must be a path, or a struct"),
         ({"audio": "a.wav", "audio_weight": 2}, "must be a number from 0"),
         ({"audio_weight": 0.5}, "has audio_weight but no audio"),

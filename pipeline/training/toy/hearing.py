@@ -32,6 +32,8 @@ from wanbatch.pipeline.training.toy.scores import Studio
 
 TINY = Path(__file__).resolve().parents[2] / "tiny"
 STEPS, GUIDANCE, SIZE = 20, 2.0, 128
+GPU_PLAN = Plan(batch=512, velocity_batch=256)
+CPU_PLAN = Plan(batch=64, velocity_batch=16, velocity_share=0.3)
 
 
 class Readout(nn.Module):
@@ -213,7 +215,7 @@ def _train(studio: Studio, teacher: Teacher, given: argparse.Namespace, device: 
     readout = Readout(adapter.encoder.dim).to(device)
     adapter.encoder.readout = readout  # trained, kept in the state, and left out of the file
     gpu = device.type == "cuda"
-    plan = Plan(batch=512, velocity_batch=256) if gpu else Plan(batch=64, velocity_batch=16, velocity_share=0.3)
+    plan = GPU_PLAN if gpu else CPU_PLAN
     budget = Budget(given.minutes, given.max_steps, given.stop_after)
     state = given.out / "state.pt"
     seed = 1000 + (state.stat().st_mtime_ns % 1_000_000 if state.exists() else 0)

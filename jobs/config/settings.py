@@ -22,9 +22,11 @@ from pydantic_settings import (
 )
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.config.adapter_texts import checked_adapters, named_adapters, of_table
 from wanbatch.jobs.config.field_help import METAVAR, RULE, accepted, choices
 from wanbatch.jobs.config.field_texts import column_pairs, node_labels, possible_pairs, split_list
 from wanbatch.jobs.config.schedule_names import SCHEDULE_TABLES, SCHEDULED_RUN, SCHEDULED_TIME
+from wanbatch.jobs.config.sound_settings import SoundSettings
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -34,6 +36,8 @@ from wanbatch.suggestions import did_you_mean, nearest_sides
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
 AUTO = "auto"
+ADAPTERS = "adapters"
+"""The table of the file that is the field `lora`."""
 ADDRESS = r"^(auto|(ray://)?[^\s/:]+:\d{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:\d{1,5})$"
 
 
@@ -47,18 +51,21 @@ def _field_of(name: str) -> tuple[Any, Any]:
 
 
 _fields: dict[str, Any] = {name: _field_of(name) for name in RUN_SETTINGS}
-_ColumnDefaults: Any = create_model("_ColumnDefaults", __base__=BaseSettings, **_fields)
+_ColumnDefaults: Any = create_model("_ColumnDefaults", __base__=SoundSettings, **_fields)
 
 
 class _FileSource(TomlConfigSettingsSource):
-    """The settings of the file, without its schedules."""
+    """The settings of the file, without its schedules, and with its adapters as the field `lora`."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
-        return {
+        values = {
             name: value
             for name, value in super()._read_file(file_path).items()
             if name not in SCHEDULE_TABLES or not isinstance(value, dict)
         }
+        if isinstance(values.get(ADAPTERS), dict):
+            values["lora"] = of_table(values.pop(ADAPTERS))
+        return values
 
 
 class Settings(_ColumnDefaults):
@@ -78,24 +85,22 @@ class Settings(_ColumnDefaults):
         "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
     )
 
-    sound: str | None = Field(
+    lora: Annotated[dict[str, str], NoDecode, BeforeValidator(named_adapters), AfterValidator(checked_adapters)] = (
+        Field(
+            {},
+            description="an adapter that rows may name, and its weight, like crayon=crayon.safetensors:0.8; may be "
+            "repeated",
+            json_schema_extra={RULE: "adapters, like crayon=crayon.safetensors:0.8", METAVAR: "NAME=PATH[:WEIGHT]"},
+        )
+    )
+    merge: (
+        Annotated[list[str], NoDecode, BeforeValidator(split_list), AfterValidator(tuple), PlainSerializer(list)]
+        | None
+    ) = Field(
         None,
-        description="how `audio` is heard: `tagger`, or the file of an adapter; default: the model's own adapter, if "
-        "it has one",
+        description="adapters that all rows get, merged into the model's weights, like few-step,ink",
+        json_schema_extra={RULE: "names of adapters, like few-step,ink"},
     )
-    sound_model: str | None = Field(
-        None,
-        description="the tagger: a folder or hub id of CLAP or AST, or birdnet; default: laion/clap-htsat-unfused",
-    )
-    sound_phrases: Path | None = Field(
-        None, description='TOML file of what a tagger\'s labels put into the prompt, like "Bird" = "a bird"'
-    )
-    sound_threshold: float | None = Field(
-        None, ge=0, le=1, description="the least score of a tag that counts; default: 0.3"
-    )
-    sound_top: int | None = Field(None, ge=1, le=20, description="the most tags of a sound that count; default: 3")
-    sound_template: str | None = Field(None, description="how tags join the prompt; default: {prompt}, {sounds}")
-    keep_audio: bool = Field(False, description="write the sounds of rows into the dataset, as the column audio")
 
     map: Annotated[dict[str, str], NoDecode, BeforeValidator(column_pairs), AfterValidator(possible_pairs)] = Field(
         {},
@@ -261,6 +266,11 @@ def read_settings(**given: Any) -> Settings:
         known = _known(PREFIX, str.upper)
         near = did_you_mean(sorted(unknown)[0], known)
         raise UserError(f"variable {sorted(unknown)[0]} sets nothing; known: {', '.join(known)}{near}")
+    try:
+        if given.get("lora") is not None:
+            given["lora"] = named_adapters(given["lora"])  # so that those of the file are there, too
+    except ValueError as error:
+        raise UserError(f"setting lora: --lora: {error}") from error
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

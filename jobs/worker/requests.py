@@ -35,7 +35,16 @@ def request_for(
     asked = {name: getattr(image, name) for name in ASKED} | {"creativity": image.starting_level}
     if sound.prompt is not None:
         asked["prompt"] = sound.prompt
-    return Request(id=image.id, sources=sources, **asked, creativity_map=creativity_map, sound_tokens=sound.tokens)
+    adapters = [(image.style, 1.0)] if image.style is not None else []
+    adapters += [(one["name"], one["weight"]) for one in image.loras or ()]
+    return Request(
+        id=image.id,
+        sources=sources,
+        **asked,
+        creativity_map=creativity_map,
+        adapters=tuple(adapters),
+        sound_tokens=sound.tokens,
+    )
 
 
 def warm_up_request(image: Image) -> Request:

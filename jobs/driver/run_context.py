@@ -143,6 +143,7 @@ class RunContext:
             on_cluster=self.placement.on_cluster,
             model_cache=None if settings.model_cache is None else str(settings.model_cache),
             engines=self.engines.choice,
+            hearing=self.plan.hearing,
             adapters=tuple(self.plan.adapters.values()),
         )
 

@@ -13,6 +13,7 @@ from wanbatch.manifests.dataset.part_files import Attempt
 from wanbatch.manifests.sources.notes import NotedImages
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.sound.config import SoundConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class WorkerSetup:
         signing: what pictures are signed with; None: they are not.
         engines: of a store that run parts of the model; None: none do.
         adapters: those that images name, and those that are merged into the model, in this order.
+        hearing: how sounds are heard; None: no row has one.
     """
 
     model: ModelInfo
@@ -77,6 +79,7 @@ class WorkerSetup:
     signing: SigningFiles | None = None
     engines: EngineChoice | None = None
     adapters: tuple[NamedAdapter, ...] = ()
+    hearing: SoundConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

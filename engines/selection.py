@@ -32,8 +32,7 @@ class EngineNeeds:
         slots: Rows denoised together.
         torch: Version of PyTorch.
         architecture: Of the device, see `architecture_of`.
-        transformer: Whether an engine can take the transformer's place: not with FP8, nor with a step cache that
-            needs what the blocks add.
+        transformer: Whether an engine can take the transformer's place, see `takes_transformer`.
         text: Whether one can take the text encoder's, see `takes_text`.
     """
 
@@ -94,14 +93,15 @@ def fits(engine: StoredEngine, needs: EngineNeeds) -> bool:
     return same and (needs.text or key.component != TEXT)
 
 
-def takes_transformer(fp8: bool, partial: bool) -> bool:
+def takes_transformer(fp8: bool, partial: bool, merged: bool = False) -> bool:
     """Whether an engine can take the transformer's place.
 
     Args:
         fp8: Whether the transformer runs in FP8.
         partial: Whether a step cache leaves out blocks, for which an engine would have to give their residual.
+        merged: Whether adapters have changed its weights, of which the compiler may have taken some for constants.
     """
-    return not fp8 and not partial
+    return not (fp8 or partial or merged)
 
 
 def takes_text(device: str, cached: bool) -> bool:

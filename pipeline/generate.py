@@ -182,12 +182,7 @@ class Wan:
     def replace_parts(
         self, text: TextModel, transformers: Sequence[AnyDenoisingModel], vae: VAE, stages: ReplacedStages
     ) -> None:
-        """Run other parts in place of the model's own from now on. The model's weights must not move any more.
-
-        Args:
-            transformers: One, or two experts.
-            stages: What is recorded of pictures that they make.
-        """
+        """Run other parts in place of the model's own from now on. The model's weights must not move any more."""
         if self.offloader is not None:
             raise ValueError("the parts of a model that takes turns on a device cannot be replaced")
         self.text.model, self.vae, self._replaced_stages = text, vae, stages

@@ -54,7 +54,12 @@ class ChosenEngines:
 
 
 def choose_engines(
-    settings: Settings, model: ModelInfo, execution: ExecutionConfig, slots: int, hardware: Hardware
+    settings: Settings,
+    model: ModelInfo,
+    execution: ExecutionConfig,
+    slots: int,
+    hardware: Hardware,
+    merged: bool = False,
 ) -> ChosenEngines:
     """The engines of a run's store that fit its model, precision, slots and kind of device.
 
@@ -64,6 +69,7 @@ def choose_engines(
         execution: device, precision and compilation.
         slots: rows denoised together.
         hardware: that a worker has.
+        merged: whether adapters are merged into the model.
 
     Raises:
         UserError: There is no store, an engine in it is damaged or was changed, or there is none that fits and one is
@@ -83,7 +89,7 @@ def choose_engines(
         slots=slots,
         torch=hardware.torch,
         architecture=selection.architecture_of(execution.device, hardware.capability, hardware.cpu),
-        transformer=selection.takes_transformer(fp8, partial),
+        transformer=selection.takes_transformer(fp8, partial, merged),
         text=selection.takes_text(execution.device, settings.text_cache is not None),
     )
     found = selection.select(store, needs)
@@ -99,7 +105,7 @@ def choose_engines(
             )
         warnings.append(f"{what}, so none is used; it has: {selection.there_instead(store)}")
     elif not needs.transformer:
-        why = "FP8" if fp8 else f"the step cache {settings.step_cache}"
+        why = "FP8" if fp8 else "merged adapters" if merged else f"the step cache {settings.step_cache}"
         warnings.append(f"with {why} the transformer runs as it is, since no engine of it can do that")
     return ChosenEngines(choice, digests, frozenset(selection.sizes_of(found)), tuple(warnings))
 

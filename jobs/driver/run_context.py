@@ -185,7 +185,8 @@ def prepare_run(
     execution = resolve_execution(settings, site.hardware)
 
     def engines(slots: int) -> ChosenEngines:
-        return choose_engines(settings, model, execution, slots, site.hardware)
+        merged = any(one.merged for one in plan.adapters.values())
+        return choose_engines(settings, model, execution, slots, site.hardware, merged)
 
     def fingerprint(slots: int) -> dict[str, Any]:
         adapters = plan.adapters.values()

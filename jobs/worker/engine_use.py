@@ -109,6 +109,10 @@ def needs_here(setup: WorkerSetup) -> EngineNeeds:
         slots=setup.slots,
         torch=str(torch.__version__),
         architecture=selection.architecture_of(setup.device, capability, torch.backends.cpu.get_cpu_capability()),
-        transformer=selection.takes_transformer(runtime.fp8, parse(runtime.step_cache, setup.model.layers).partial),
+        transformer=selection.takes_transformer(
+            runtime.fp8,
+            parse(runtime.step_cache, setup.model.layers).partial,
+            any(one.merged for one in setup.adapters),
+        ),
         text=selection.takes_text(setup.device, runtime.text_cache is not None),
     )

@@ -29,7 +29,7 @@ class Rows(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(8, 8)
-        self.register_buffer("scale", torch.full((8,), 2.0), persistent=False)
+        self.register_buffer("scale", torch.linspace(1.0, 2.0, 8), persistent=False)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return torch.softmax(self.linear(values) * self.scale, dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wanbatch.engines import selection
@@ -11,6 +11,7 @@ from wanbatch.engines.store import Store
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.worker.messages import EngineChoice
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -59,7 +60,7 @@ def choose_engines(
     execution: ExecutionConfig,
     slots: int,
     hardware: Hardware,
-    merged: bool = False,
+    adapters: Iterable[NamedAdapter] = (),
 ) -> ChosenEngines:
     """The engines of a run's store that fit its model, precision, slots and kind of device.
 
@@ -69,7 +70,7 @@ def choose_engines(
         execution: device, precision and compilation.
         slots: rows denoised together.
         hardware: that a worker has.
-        merged: whether adapters are merged into the model.
+        adapters: of the run.
 
     Raises:
         UserError: There is no store, an engine in it is damaged or was changed, or there is none that fits and one is
@@ -81,33 +82,46 @@ def choose_engines(
             raise UserError("setting require_engines: needs engines, too: give --engines a store")
         return ChosenEngines()
     store = Store.open(selection.local_store(str(settings.engines)))
-    partial = parse(settings.step_cache, model.layers).partial
-    fp8 = execution.precision == "fp8"
-    needs = EngineNeeds(
+    needs = _needs(settings, model, execution, slots, hardware, adapters)
+    found = selection.select(store, needs)
+    digests = selection.digests(found)
+    choice = EngineChoice(str(store.folder), None if settings.mixed_devices else digests, settings.require_engines)
+    if found:
+        why = f"precision {execution.precision}, step cache {settings.step_cache} or merged adapters"
+        warnings = () if needs.transformer else (f"the transformer runs without an engine, because of {why}",)
+        return ChosenEngines(choice, digests, frozenset(selection.sizes_of(found)), warnings)
+    what = f"{store.folder} has no engine for {needs} and {slots} slots"
+    there = selection.there_instead(store)
+    if settings.require_engines and not settings.mixed_devices:
+        raise UserError(
+            f"setting require_engines: {what}; it has: {there}. Build one with `wanbatch engines build`, or leave it "
+            "out"
+        )
+    return ChosenEngines(choice, warnings=(f"{what}, so none is used; it has: {there}",))
+
+
+def _needs(
+    settings: Settings,
+    model: ModelInfo,
+    execution: ExecutionConfig,
+    slots: int,
+    hardware: Hardware,
+    adapters: Iterable[NamedAdapter],
+) -> EngineNeeds:
+    """What engines must be for, to be of use to a run."""
+    return EngineNeeds(
         weights=model.digest,
         dtype=execution.dtype,
         slots=slots,
         torch=hardware.torch,
         architecture=selection.architecture_of(execution.device, hardware.capability, hardware.cpu),
-        transformer=selection.takes_transformer(fp8, partial, merged),
+        transformer=selection.takes_transformer(
+            execution.precision == "fp8",
+            parse(settings.step_cache, model.layers).partial,
+            any(one.merged for one in adapters),
+        ),
         text=selection.takes_text(execution.device, settings.text_cache is not None),
     )
-    found = selection.select(store, needs)
-    digests = selection.digests(found)
-    choice = EngineChoice(str(store.folder), None if settings.mixed_devices else digests, settings.require_engines)
-    warnings = []
-    if not found:
-        what = f"{store.folder} has no engine for {needs} and {slots} slots"
-        if settings.require_engines and not settings.mixed_devices:
-            raise UserError(
-                f"setting require_engines: {what}; it has: {selection.there_instead(store)}. Build one with "
-                "`wanbatch engines build`, or leave it out"
-            )
-        warnings.append(f"{what}, so none is used; it has: {selection.there_instead(store)}")
-    elif not needs.transformer:
-        why = "FP8" if fp8 else "merged adapters" if merged else f"the step cache {settings.step_cache}"
-        warnings.append(f"with {why} the transformer runs as it is, since no engine of it can do that")
-    return ChosenEngines(choice, digests, frozenset(selection.sizes_of(found)), tuple(warnings))
 
 
 def _sizes_in(plan: Plan) -> set[tuple[int, int]]:

@@ -185,8 +185,7 @@ def prepare_run(
     execution = resolve_execution(settings, site.hardware)
 
     def engines(slots: int) -> ChosenEngines:
-        merged = any(one.merged for one in plan.adapters.values())
-        return choose_engines(settings, model, execution, slots, site.hardware, merged)
+        return choose_engines(settings, model, execution, slots, site.hardware, plan.adapters.values())
 
     def fingerprint(slots: int) -> dict[str, Any]:
         adapters = plan.adapters.values()

@@ -123,7 +123,7 @@ def _lessons(wan: Wan, captions: Sequence[str], height: int, width: int) -> tupl
     """The model as a teacher, and what it was heard to make of the captions."""
     states = wan.text.encode([*captions, ""])
     embeddings = [states[caption].clone() for caption in captions]
-    teacher = Teacher(wan.experts[0], embeddings, states[""].clone())  # type: ignore[arg-type]
+    teacher = Teacher(wan.experts[0], embeddings, states[""].clone())
     shape = (wan.channels, height // wan.stride, width // wan.stride)
     generator = torch.Generator().manual_seed(7)
     groups = [range(first, min(first + AT_ONCE, len(captions))) for first in range(0, len(captions), AT_ONCE)]

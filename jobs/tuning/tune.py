@@ -91,8 +91,6 @@ def tune(
     neutral = {name: Settings.model_fields[name].default for name in REPLACED}
     plan, model = prepare(manifest, settings.model_copy(update=neutral), every_source=True)
     _tell_warnings(plan, on_progress)
-    if plan.hearing is not None:
-        on_progress("warning: rows have sounds, which play no part in what is measured here")
     meter = Meter(_metrics(goal, model), execution.device)
     sample = draw_sample(plan, options.sample_size, settings)
     on_progress(f"loading {model.name}")
@@ -129,6 +127,8 @@ def _tell_warnings(plan: Plan, on_progress: OnProgress) -> None:
         on_progress(f"warning: {message}")
     for message in plan.unreadable.values():
         on_progress(f"warning: {message}")
+    if plan.hearing is not None:
+        on_progress("warning: rows have sounds, which play no part in what is measured")
 
 
 class _Measurement:

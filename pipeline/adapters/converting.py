@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -43,9 +45,11 @@ def convert(adapter: AdapterFile, model: ModelLayers, layout: str, out: Path) ->
             {name: one.contiguous() for name, one in written.items()}, draft, {"format": "pt", **kept, **header}
         )
         draft.replace(out)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}): choose another path") from error
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            draft.unlink()
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{out}: cannot be written ({why}): choose another path") from error
 
 
 def _diffusers(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:

@@ -40,7 +40,7 @@ def asked(tmp_path_factory) -> Path:
 def quiet(asked, tmp_path_factory) -> dict[str, str]:
     """The pixels of each row in a run on this machine that nothing disturbs."""
     folder = tmp_path_factory.mktemp("quiet")
-    done = command("run", asked, "--out", folder / "out", *FLAGS, cwd=folder, timeout=280)
+    done = command("run", asked, "--out", folder / "out", *FLAGS, cwd=folder, timeout=600)
     assert done.code == 0, done.err
     return {name: row["sha256"] for name, row in rows_by_id(folder / "out").items()}
 
@@ -61,23 +61,30 @@ def submitted(nodes: RayNodes, folder: Path, *words: object) -> subprocess.Popen
 def disturbed(
     nodes: RayNodes, start: Callable[[], subprocess.Popen], made: Callable[[], int], hidden: Path | None = None
 ) -> None:
-    """Kill the second node in the middle, add another, kill the driver; and give the same command again."""
+    """Kill the second node in the middle, then the driver; add another node, and give the same command again."""
     nodes.add("first", hidden)
     nodes.add("second", hidden)
     first = start()
-    wait_until(lambda: made() >= 2, 240, "two commits")
+    wait_for(first, lambda: made() >= 2, "two commits")
     nodes.kill("second")
-    nodes.add("third", hidden)
     before = made()
-    wait_until(lambda: made() > before, 240, "a commit after the loss")
+    wait_for(first, lambda: made() > before, "a commit after the loss")
     (driver,) = [one for one in nodes.processes("head", DRIVER) if "sh" not in one.name()]
     driver.send_signal(signal.SIGKILL)
-    _, told = first.communicate(timeout=240)
+    _, told = first.communicate(timeout=600)
     assert first.returncode == 75, told
     assert made() < COUNT, "it was killed in the middle"
+    nodes.add("third", hidden)
     again = start()
-    _, told = again.communicate(timeout=280)
+    _, told = again.communicate(timeout=600)
     assert again.returncode == 0, told
+
+
+def wait_for(command: subprocess.Popen, holds: Callable[[], bool], what: str) -> None:
+    """Wait until something holds; a command that ends before says why."""
+    wait_until(lambda: holds() or command.poll() is not None, 600, what)
+    if not holds():
+        raise AssertionError(f"{what}: {command.communicate()[1]}")
 
 
 def require_once(out: Path, quiet: dict[str, str]) -> None:
@@ -89,7 +96,7 @@ def require_once(out: Path, quiet: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 def test_every_row_once_and_pixels_as_in_a_quiet_run(asked, quiet, tmp_path):
     out = tmp_path / "out"
     with ray_nodes(tmp_path, dashboard=True) as nodes:
@@ -100,16 +107,16 @@ def test_every_row_once_and_pixels_as_in_a_quiet_run(asked, quiet, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 def test_a_head_that_is_started_anew(asked, quiet, tmp_path):
     """It knows no job any more; the same command goes on with what is left."""
     out = tmp_path / "out"
     with ray_nodes(tmp_path, dashboard=True) as nodes:
         nodes.add("first")
         first = submitted(nodes, tmp_path, asked, "--out", out)
-        wait_until(lambda: len(commits(out)) >= 2, 240, "two commits")
+        wait_for(first, lambda: len(commits(out)) >= 2, "two commits")
         nodes.restart_head()
-        _, told = first.communicate(timeout=240)
+        _, told = first.communicate(timeout=600)
         assert first.returncode == 75, told
         assert "does not know job" in told
         assert "give the same command again" in told
@@ -117,7 +124,7 @@ def test_a_head_that_is_started_anew(asked, quiet, tmp_path):
         nodes.kill("first")
         nodes.add("second")
         again = submitted(nodes, tmp_path, asked, "--out", out)
-        _, told = again.communicate(timeout=280)
+        _, told = again.communicate(timeout=600)
         assert again.returncode == 0, told
     require_once(out, quiet)
 
@@ -135,7 +142,7 @@ def store(monkeypatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 def test_the_same_on_a_store_without_any_shared_folder(asked, quiet, store, tmp_path):
     """For the nodes the folder of the manifest is empty; `--upload` brings manifest and source to the store."""
     system, hidden = fsspec_io.file_system(store), asked.parent

@@ -75,6 +75,14 @@ def adapters_that_rows_name(at: At) -> Iterator[str]:
     at.write("wanbatch.toml", '[adapters]\nink = "good.safetensors"\n')
     at.works("plan", "m.jsonl")
     (at.folder / "wanbatch.toml").unlink()
+    yield at.refused("plan", "m.jsonl", "--lora", "good.safetensors")
+    at.rows({"prompt": "x"})
+    told = at.works("plan", "m.jsonl", *lora)
+    yield told
+    assert "no effect" in told
+    assert "no effect" not in at.works("plan", "m.jsonl", *lora, "--merge", "ink")
+    at.rows(row)
+    assert "no effect" not in at.works("plan", "m.jsonl", *lora)
     at.rows({**row, "style": known})
     at.works("plan", "m.jsonl")
     at.rows({**row, "loras": [{"name": "ink", "weight": 0.5}]})
@@ -99,6 +107,10 @@ def adapters_that_change_a_layer_as_a_whole(at: At) -> Iterator[str]:
     for layout in ("diffusers", "kohya"):
         yield at.refused("adapters", "convert", "whole.safetensors", f"{layout}.safetensors", "--to", layout)
     at.works("adapters", "convert", "whole.safetensors", "comfyui.safetensors", "--to", "comfyui")
+    for out in ("comfyui.safetensors", "a.png/other.safetensors"):
+        yield at.refused("adapters", "convert", "whole.safetensors", out, "--to", "comfyui")
+    at.works("adapters", "convert", "whole.safetensors", "other.safetensors", "--to", "comfyui")
+    yield at.works("adapters", "show", "whole.safetensors")
     at.rows({"prompt": "x"})
     at.works("plan", "m.jsonl", "--lora", "ink=whole.safetensors", "--merge", "ink")
 

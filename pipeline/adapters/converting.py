@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -46,10 +46,9 @@ def convert(adapter: AdapterFile, model: ModelLayers, layout: str, out: Path) ->
         )
         draft.replace(out)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            draft.unlink()
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{out}: cannot be written ({why}): choose another path") from error
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise UserError(f"{out}: cannot be written ({error}): choose another path") from error
 
 
 def _diffusers(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:

@@ -181,7 +181,6 @@ FETCHED = "it needs the network"
 ONE_HOST = "there is one host"
 
 NOT_HERE: Table = {
-    "pipeline/adapters/location.py": {"is not in the cache": FETCHED, "could not be fetched": FETCHED},
     "engines/onnx_export.py": {
         "export it again": "why an export is broken is not known",
         "install wanbatch[onnx-export]": FETCHED,

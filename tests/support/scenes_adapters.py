@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import huggingface_hub
 import torch
 from adapter_making import random_pairs, save_adapter
+from command_line import GOOD
 from remedy_scenes import At, raised, scene
 from safetensors.torch import load_file, save_file
 
-from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.adapters import find_adapter
 from wanbatch.jobs.worker.adapter_files import require_same_files
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.header import digest_of
-from wanbatch.pipeline.adapters.location import locate
 from wanbatch.pipeline.loading.registry import find
-
-
-def good_adapter(at: At, name: str = "good", **more: Any) -> tuple[Path, dict[str, Any]]:
-    """An adapter of the small model in a file of this name, and the model's configuration."""
-    config = json.loads((Path(find().folder) / "transformer/config.json").read_text())
-    return save_adapter(at.folder / f"{name}.safetensors", config, random_pairs(config), "ai-toolkit", **more), config
 
 
 @scene
 def adapters_that_cannot_be_used(at: At) -> Iterator[str]:
     folder = Path(find().folder)
-    good, config = good_adapter(at)
+    config = json.loads((folder / "transformer/config.json").read_text())
     layers = ModelLayers.of_config(config, "tiny")
+    good = save_adapter(at.folder / "good.safetensors", config, random_pairs(config), "ai-toolkit")
     tensors = load_file(good)
     at.write("a.pt", pickle.dumps({}))
     at.write("half.safetensors", good.read_bytes()[:200])
@@ -61,93 +54,96 @@ def adapters_that_cannot_be_used(at: At) -> Iterator[str]:
     at.works("plan", "m.jsonl", "--model", "model")
 
 
+def _layers() -> tuple[dict, ModelLayers]:
+    folder = Path(find().folder)
+    config = json.loads((folder / "transformer/config.json").read_text())
+    return config, ModelLayers.of_config(config, "tiny")
+
+
 @scene
-def adapters_that_rows_name(at: At) -> Iterator[str]:
-    good_adapter(at)
-    row = {"prompt": "x", "style": "ink"}
-    lora = ("--lora", "ink=good.safetensors")
-    at.rows(row)
-    told = at.refused("plan", "m.jsonl")
-    yield told
-    known, flag, mapped = re.search(r"known are ([\w-]+).*(--lora \S+)=PATH.*--map (\S+)", told).groups()  # type: ignore
-    at.works("plan", "m.jsonl", *f"{flag}=good.safetensors".split())
-    at.works("plan", "m.jsonl", "--map", mapped)
-    at.write("wanbatch.toml", '[adapters]\nink = "good.safetensors"\n')
+def adapters_of_rows_and_of_runs(at: At) -> Iterator[str]:
+    config, _ = _layers()
+    for seed, name in enumerate(("ink", "neon")):
+        save_adapter(at.folder / f"{name}.safetensors", config, random_pairs(config, 2, seed))
+    save_file({"diffusion_model.blocks.0.norm3.diff": torch.ones(256)}, at.folder / "norms.safetensors")
+    ink, norms = ("--lora", "ink=ink.safetensors"), ("--lora", "norms=norms.safetensors")
+    styled, twice = {**GOOD, "style": "ink"}, [{"name": "ink", "weight": 0.5}, {"name": "ink", "weight": 0.25}]
+
+    at.rows(styled)
+    yield at.refused("plan", "m.jsonl")
+    assert "--lora" not in at.works("plan", "m.jsonl", *ink)
+    at.write("wanbatch.toml", '[adapters]\nink = "ink.safetensors"\n')
     at.works("plan", "m.jsonl")
     (at.folder / "wanbatch.toml").unlink()
-    yield at.refused("plan", "m.jsonl", "--lora", "good.safetensors")
-    at.rows({"prompt": "x"})
-    told = at.works("plan", "m.jsonl", *lora)
-    yield told
-    assert "no effect" in told
-    assert "no effect" not in at.works("plan", "m.jsonl", *lora, "--merge", "ink")
-    at.rows(row)
-    assert "no effect" not in at.works("plan", "m.jsonl", *lora)
-    at.rows({**row, "style": known})
-    at.works("plan", "m.jsonl")
-    at.rows({**row, "loras": [{"name": "ink", "weight": 0.5}]})
-    yield at.refused("plan", "m.jsonl", *lora)
-    at.rows({"prompt": "x", "loras": [{"name": "ink", "weight": 1.5}]})
-    at.works("plan", "m.jsonl", *lora)
-    yield at.refused("plan", "m.jsonl", *lora, "--merge", "ink")
-    at.rows({"prompt": "x"})
-    at.works("plan", "m.jsonl", *lora, "--merge", "ink")
-    yield at.refused("plan", "m.jsonl", *lora, "--merge", "ink,ink")
-    yield at.refused("plan", "m.jsonl", *lora, "--lora", "ink=other.safetensors")
-    at.works("plan", "m.jsonl", *lora, "--lora", "pen=good.safetensors", "--merge", "ink")
-
-
-@scene
-def adapters_that_change_a_layer_as_a_whole(at: At) -> Iterator[str]:
-    _, config = good_adapter(at)
-    width = ModelLayers.of_config(config, "tiny").layers.width
-    save_file({"diffusion_model.blocks.0.self_attn.q.diff": torch.zeros(width, width)}, "whole.safetensors")
-    at.rows({"prompt": "x", "style": "ink"})
-    yield at.refused("plan", "m.jsonl", "--lora", "ink=whole.safetensors")
-    for layout in ("diffusers", "kohya"):
-        yield at.refused("adapters", "convert", "whole.safetensors", f"{layout}.safetensors", "--to", layout)
-    at.works("adapters", "convert", "whole.safetensors", "comfyui.safetensors", "--to", "comfyui")
-    for out in ("comfyui.safetensors", "a.png/other.safetensors"):
-        yield at.refused("adapters", "convert", "whole.safetensors", out, "--to", "comfyui")
-    at.works("adapters", "convert", "whole.safetensors", "other.safetensors", "--to", "comfyui")
-    yield at.works("adapters", "show", "whole.safetensors")
-    at.rows({"prompt": "x"})
-    at.works("plan", "m.jsonl", "--lora", "ink=whole.safetensors", "--merge", "ink")
+    yield at.refused("plan", "m.jsonl", *ink, "--merge", "ink")
+    at.works("plan", "m.jsonl", *ink)
+    yield at.refused("plan", "m.jsonl", "--lora", "ink=ink.safetensors", "--lora", "ink=neon.safetensors")
+    at.works("plan", "m.jsonl", "--lora", "ink=ink.safetensors", "--lora", "neon=neon.safetensors")
+    yield at.refused("plan", "m.jsonl", "--lora", "ink")
+    at.rows({**GOOD, "loras": twice})
+    yield at.refused("plan", "m.jsonl", *ink)
+    at.rows({**GOOD, "loras": [{"name": "ink", "weight": 0.75}]})
+    at.works("plan", "m.jsonl", *ink)
+    at.rows({**GOOD, "style": "norms"})
+    yield at.refused("plan", "m.jsonl", *norms)
+    at.rows(GOOD)
+    at.works("plan", "m.jsonl", *norms, "--merge", "norms")
+    yield at.refused("plan", "m.jsonl", *ink, "--merge", "ink,ink")
+    at.works("plan", "m.jsonl", *ink, "--merge", "ink")
+    yield at.works("plan", "m.jsonl", *ink)
+    assert "no effect" not in at.works("plan", "m.jsonl", *ink, "--merge", "ink")
+    yield at.works("adapters", "show", "norms.safetensors")
+    shutil.copytree(find().folder, "model", ignore=shutil.ignore_patterns("adapters"))
+    yield at.works("adapters", "list", "--model", "model")
+    assert "ink: 80 of 80 layers" in at.works("adapters", "list", "--model", "model", *ink)
 
 
 @scene
 def places_of_adapters(at: At) -> Iterator[str]:
-    good, _ = good_adapter(at)
-    (at.folder / "two").mkdir()
-    for name in ("a", "b"):
-        shutil.copy(good, f"two/{name}.safetensors")
-    for wrong in ("https://example.com/a.safetensors", "./none.safetensors", "two"):
-        yield (told := raised(lambda wrong=wrong: locate(wrong)))
-    locate(re.search(r"like (\S+)", told)[1])  # type: ignore[index]
-    yield raised(lambda: locate(str(good), "main"))
-    locate(str(good))
-    (at.folder / "two/b.safetensors").unlink()
-    locate("two")
-    shutil.copytree(Path(find().folder), "model", ignore=shutil.ignore_patterns("adapters"))
-    yield at.works("adapters", "list", "--model", "model")
-    assert "no adapters" not in at.works("adapters", "list", "--model", "model", "--lora", "ink=good.safetensors")
-    at.rows({"prompt": "x", "style": "ink"})
-    yield at.refused("plan", "m.jsonl", "--model", "model")
-    at.works("plan", "m.jsonl", "--model", "model", "--lora", "ink=good.safetensors")
+    config, layers = _layers()
+    for seed, name in enumerate(("ink", "neon")):
+        save_adapter(at.folder / f"files/{name}.safetensors", config, random_pairs(config, 2, seed))
+
+    def show(where: str) -> str:
+        return at.refused("adapters", "show", where)
+
+    yield show("files")
+    at.works("adapters", "show", "files/ink.safetensors")
+    yield show("nowhere.safetensors")
+    yield show("https://example.org/ink.safetensors")
+    shutil.copytree("files", "one", ignore=shutil.ignore_patterns("neon*"))
+    at.works("adapters", "show", "one")
+    yield show("one@v2")
+    for offline in (True, False):
+        at.monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        for name in ("snapshot_download", "HfApi"):
+            at.monkeypatch.setattr(huggingface_hub, name, _no_answer)
+        yield show("owner/ink")
+    at.works("adapters", "show", "one/ink.safetensors")
+
+    adapter = find_adapter("ink", "one/ink.safetensors", layers)
+    require_same_files([adapter], "host-1")
+    shutil.copy("files/neon.safetensors", "one/ink.safetensors")
+    yield raised(lambda: require_same_files([adapter], "host-1"))
+    require_same_files([find_adapter("ink", "one/ink.safetensors", layers)], "host-1")
+    Path("one/ink.safetensors").unlink()
+    yield raised(lambda: require_same_files([adapter], "host-1"))
+
+
+def _no_answer(*_: object, **__: object) -> None:
+    raise OSError("no answer")
 
 
 @scene
-def adapters_of_other_hosts(at: At) -> Iterator[str]:
-    good, _ = good_adapter(at)
-    at.rows({"prompt": "x", "style": "ink"})
-
-    def planned():
-        return tuple(prepare("m.jsonl", Settings(lora={"ink": str(good)}))[0].adapters.values())
-
-    before, kept = planned(), good.read_bytes()
-    good.unlink()
-    yield raised(lambda: require_same_files(before, "node7"))
-    good.write_bytes(kept)  # as in a folder that is shared
-    require_same_files(before, "node7")
-    good_adapter(at, alpha=torch.zeros(1))
-    yield raised(lambda: require_same_files(before, "node7"))
+def adapters_in_other_layouts(at: At) -> Iterator[str]:
+    config, _ = _layers()
+    save_adapter(at.folder / "ink.safetensors", config, random_pairs(config, 2))
+    save_file({"diffusion_model.blocks.0.norm3.diff": torch.ones(256)}, at.folder / "norms.safetensors")
+    at.write("there.safetensors", "")
+    command = ("adapters", "convert")
+    yield at.refused(*command, "ink.safetensors", "there.safetensors", "--to", "kohya")
+    at.works(*command, "ink.safetensors", "new.safetensors", "--to", "kohya")
+    yield at.refused(*command, "ink.safetensors", "none/new.safetensors", "--to", "kohya")
+    for layout in ("diffusers", "kohya"):
+        yield at.refused(*command, "norms.safetensors", "norms-2.safetensors", "--to", layout)
+    at.works(*command, "norms.safetensors", "norms-2.safetensors", "--to", "comfyui")

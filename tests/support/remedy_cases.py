@@ -177,12 +177,12 @@ CASES = {
         [row(GOOD), lambda match: ([{**GOOD, "guidance_2": 3}], ["--map", match[1]])],
     ),
     "reserved column": Case(
-        [{**GOOD, "style": "ink"}], (), r"style: this version has no .*: remove the column", [row(GOOD)]
+        [{**GOOD, "audio": "a.wav"}], (), r"audio: this version has no .*: remove the column", [row(GOOD)]
     ),
     "nothing asked": Case(
         [{"note": "x"}],
         (),
-        r"asks for nothing: give a prompt, image, images or blend_group",
+        r"asks for nothing: give a prompt, image, images, audio or blend_group",
         [row({"prompt": "x"}), row(A), row(TWO), row({**A, "blend_group": "g"}, {**B, "blend_group": "g"})],
     ),
     # ---- rows together

@@ -156,8 +156,8 @@ def test_rows_that_ask_for_nothing_but_have_a_caption_are_told_of_it(jsonl, prob
     assert found == [
         "shop.jsonl: column 'file_name' is not used; did you mean image? Take it with --map file_name=image",
         "shop.jsonl: column 'text' is not used; did you mean prompt? Take it with --map text=prompt",
-        "shop.jsonl:1: asks for nothing: give a prompt, image, images or blend_group",
-        "shop.jsonl:2: asks for nothing: give a prompt, image, images or blend_group",
+        "shop.jsonl:1: asks for nothing: give a prompt, image, images, audio or blend_group",
+        "shop.jsonl:2: asks for nothing: give a prompt, image, images, audio or blend_group",
     ]
 
 
@@ -262,8 +262,10 @@ def test_a_row_without_a_number_of_its_own_gives_no_id(jsonl):
 
 
 def test_reserved_columns_of_other_names(jsonl):
-    found = said(jsonl({"prompt": "a", "lora": "ink"}))
-    assert found == {"lora": "column 'lora' is not used; did you mean loras? (this version has no adapters yet)"}
+    found = said(jsonl({"prompt": "a", "audioo": "a.wav"}))
+    assert found == {
+        "audioo": "column 'audioo' is not used; did you mean audio? (this version has no sound conditioning yet)"
+    }
 
 
 def test_of_two_columns_for_one_the_first_is_offered(jsonl, problems):

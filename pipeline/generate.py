@@ -7,7 +7,7 @@ are separate and timed one by one. Reading source files and writing pictures is 
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,16 +169,44 @@ class Wan:
                 pass
         return synchronized_time(self.device) - begin
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
-        """Make pictures; each is handed over as soon as it is done, in no particular order."""
+    @property
+    def streams(self) -> bool:
+        """Whether `generate` takes further requests while it is at work; not if parts of the model take turns."""
+        return not self.offloaded
+
+    def generate(
+        self, requests: Sequence[Request], more: Callable[[], Sequence[Request]] | None = None
+    ) -> Iterator[Result | Failed]:
+        """Make pictures; each is handed over as soon as it is done, in no particular order.
+
+        Args:
+            requests: For the pictures.
+            more: Asked for further requests whenever rows leave and none of these can take their slots; empty: there
+                are none now. For models that `streams`. None: there are none.
+        """
+        entered: dict[Sample, tuple[Request, float, float]] = {}
+
+        def further() -> Iterator[Sample] | None:
+            assert more is not None
+            coming = more()
+            return self._enter(coming, entered) if coming else None
+
+        samples = list(self._enter(requests, entered))
+        for denoised in self.denoiser.run(samples, None if more is None else further):
+            request, text_seconds, encode_seconds = entered.pop(denoised.sample)
+            yield self._finish(request, denoised, text_seconds, encode_seconds if request.sources else 0.0)
+
+    def _enter(
+        self, requests: Sequence[Request], entered: dict[Sample, tuple[Request, float, float]]
+    ) -> Iterator[Sample]:
+        """Encode what requests need and make them rows, which are noted with their request and its seconds."""
         embeddings, text_seconds = self.encode_prompts(requests)
         self._ensure_on_device("picture")
         latents, encode_seconds = self.encode_sources(requests)
-        waiting = {request.id: request for request in requests}
-        samples = [self.sample(request, embeddings, latents) for request in requests]
-        for denoised in self.denoiser.run(samples):
-            request = waiting.pop(denoised.sample.id)
-            yield self._finish(request, denoised, text_seconds, encode_seconds if request.sources else 0.0)
+        for request in requests:
+            sample = self.sample(request, embeddings, latents)
+            entered[sample] = request, text_seconds, encode_seconds
+            yield sample
 
     def encode_prompts(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], float]:
         """Embeddings of all prompts that play a part, and the seconds that they cost each request."""
@@ -269,7 +297,7 @@ class Wan:
         if request.creativity_map is not None and request.creativity_map.keep_pixels:
             pixels = with_kept_pixels(pixels, request.sources, request.creativity_map)
         seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
-        return Result(request, pixels, seconds, denoised.work, self._peak_memory())
+        return Result(request, pixels, seconds, denoised.work, self._peak_memory(), denoised.slot_steps)
 
     def _ensure_on_device(self, group: str) -> None:
         """Have a group of the model's modules on the device, see `offload.py`."""

@@ -29,6 +29,12 @@ from wanbatch.manifests.sources.notes import noted_sources
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import KEEP
 
+WINDOW_IMAGES = 4096
+"""Images of the manifest, for each worker, that units are cut of together."""
+
+SHORT_TEXT = 64
+"""Bytes of text that count as equally short."""
+
 OWN_WAY = {"width", "height", "creativity", "creativity_steps", "guidance_2", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
 
@@ -124,26 +130,35 @@ class Plan:
     def ids(self) -> list[str]:
         return self.images["id"].to_pylist()
 
-    def units(self, rows: int, skip: Collection[str] = ()) -> list[np.ndarray]:
+    def units(self, rows: int, skip: Collection[str] = (), workers: int = 1) -> list[np.ndarray]:
         """Indices of the images that are still to be made, at most `rows` a unit.
 
         Images of one unit share size, guidance, and whether they have a creativity map; inside such a class, images
-        with the same source or prompt stand together. Units are ordered by their first image.
+        of similarly long prompts, and then those with the same source or prompt, stand together. Units of one class
+        follow one another, so that the images of one take the slots that the last ones of another leave; all of this
+        for some thousand images of the manifest at a time, so that the dataset grows in about its order.
+
+        Args:
+            rows: of a unit, at most.
+            skip: ids of images that are not to be made.
+            workers: how many take units at the same time.
         """
         images = self.images
         pending = np.array([index for index, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
         shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
         guided = images["guidance"].to_numpy()[pending] > 1
         mapped = [pc.is_valid(images[name]).to_numpy()[pending] for name in MAPS]
-        classes = np.stack([*shape, guided, np.logical_or(*mapped)])
-        _, classes = np.unique(classes, axis=1, return_inverse=True)
-        classes = classes.reshape(-1)
-        order = np.lexsort((pending, self._companions()[pending], classes))
+        window = np.arange(len(pending)) // (WINDOW_IMAGES * workers)
+        classes = np.stack([window, *shape, guided, np.logical_or(*mapped)])
+        _, first, classes = np.unique(classes, axis=1, return_index=True, return_inverse=True)
+        classes = np.argsort(np.argsort(first))[classes.reshape(-1)]  # numbered by their first image
+        companions = self._companions()[pending]
+        order = np.lexsort((pending, companions, self._prompt_lengths(pending, companions), classes))
         starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
         units = []
         for group in np.split(pending[order], starts[1:]) if len(order) else []:
             units += [group[first : first + rows] for first in range(0, len(group), rows)]
-        return sorted(units, key=lambda unit: int(unit.min()))
+        return units
 
     def examples(self, indices: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
         """The first image of each of the most common kinds by size, guidance and sources, at some indices."""
@@ -227,6 +242,22 @@ class Plan:
             "unused_columns": [column.as_json() for column in self.manifest.unused_columns],
             "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
+
+    def _prompt_lengths(self, indices: np.ndarray, companions: np.ndarray) -> np.ndarray:
+        """How long the texts of some images are, in steps of a fifth; images of one source have that of the first.
+
+        Texts of similar length have about as many tokens, which decides whose rows can share slots.
+        """
+        prompt, negative = (
+            pc.fill_null(pc.binary_length(self.images[name]), 0).to_numpy()[indices]
+            for name in ("prompt", "negative_prompt")
+        )
+        guided = self.images["guidance"].to_numpy()[indices] > 1
+        longest = np.maximum(prompt, np.where(guided, negative, 0))
+        _, first, number = np.unique(companions, return_index=True, return_inverse=True)
+        steps = np.round(4 * np.log2(np.maximum(longest, SHORT_TEXT) / SHORT_TEXT)).astype(np.int64)
+        with_source = has_sources(self.manifest.rows).to_numpy()[self.images["row"].to_numpy()[indices]]
+        return np.where(with_source, steps[first][number.reshape(-1)], steps)
 
     def _companions(self) -> np.ndarray:
         """A number for each image, equal for those that share their first source or, without one, their prompt."""

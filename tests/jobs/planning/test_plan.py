@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -231,11 +230,30 @@ def test_units_leave_out_what_is_done(planned):
     assert plan.units(3, skip=set(plan.ids())) == []
 
 
-def test_units_are_the_same_each_time_and_in_the_order_of_the_manifest(planned):
+def test_units_are_the_same_each_time_and_those_of_a_class_follow_one_another(planned):
     rows = [{"id": f"r{i}", "prompt": f"p{i % 3}", "guidance": 1.0 + i % 2} for i in range(40)]
     first, second = (planned(*rows).units(4) for _ in range(2))
     assert [unit.tolist() for unit in first] == [unit.tolist() for unit in second]
-    assert all(one.min() < other.min() for one, other in pairwise(first))
+    guided = [bool(unit[0] % 2) for unit in first]
+    assert guided == [False] * 5 + [True] * 5
+
+
+def test_prompts_of_similar_length_stand_together(planned, monkeypatch):
+    lengths = [100, 400, 1600]
+    plan = planned(*({"id": f"r{i}", "prompt": "x" * (lengths[i % 3] + i % 4)} for i in range(48)))
+    assert [{int(place) % 3 for place in unit} for unit in plan.units(8)] == [{0}, {0}, {1}, {1}, {2}, {2}]
+    monkeypatch.setattr("wanbatch.jobs.planning.plan.WINDOW_IMAGES", 12)
+    units = plan.units(8, workers=2)
+    assert [sorted({int(place) // 24 for place in unit}) for unit in units] == [[0]] * 3 + [[1]] * 3
+    assert [{int(place) % 3 for place in unit} for unit in units] == [{0}, {1}, {2}] * 2
+
+
+def test_a_negative_prompt_counts_where_guidance_uses_it(planned):
+    long = {"negative_prompt": "y" * 900}
+    rows = [{"id": f"r{i}", "prompt": "x", "guidance": 4.0, **(long if i % 2 else {})} for i in range(8)]
+    rows += [{**row, "id": f"plain-{row['id']}", "guidance": 1.0} for row in rows]
+    units = [sorted(unit.tolist()) for unit in planned(*rows).units(4)]
+    assert units == [[0, 2, 4, 6], [1, 3, 5, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
 
 
 def test_a_task_carries_rows_sources_and_passthrough(planned, tmp_path):

@@ -20,20 +20,15 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
 from wanbatch.jobs.planning.row_digests import row_digests
+from wanbatch.jobs.planning.unit_sizes import cut_units
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import ALWAYS, LATER, MAPS, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
+from wanbatch.manifests.columns import ALWAYS, LATER, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.dataset.schema_changes import cast
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.notes import noted_sources
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import KEEP
-
-WINDOW_IMAGES = 4096
-"""Images of the manifest, for each worker, that units are cut of together."""
-
-SHORT_TEXT = 64
-"""Bytes of text that count as equally short."""
 
 OWN_WAY = {"width", "height", "creativity", "creativity_steps", "guidance_2", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
@@ -143,22 +138,8 @@ class Plan:
             skip: ids of images that are not to be made.
             workers: how many take units at the same time.
         """
-        images = self.images
         pending = np.array([index for index, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
-        shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
-        guided = images["guidance"].to_numpy()[pending] > 1
-        mapped = [pc.is_valid(images[name]).to_numpy()[pending] for name in MAPS]
-        window = np.arange(len(pending)) // (WINDOW_IMAGES * workers)
-        classes = np.stack([window, *shape, guided, np.logical_or(*mapped)])
-        _, first, classes = np.unique(classes, axis=1, return_index=True, return_inverse=True)
-        classes = np.argsort(np.argsort(first))[classes.reshape(-1)]  # numbered by their first image
-        companions = self._companions()[pending]
-        order = np.lexsort((pending, companions, self._prompt_lengths(pending, companions), classes))
-        starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
-        units = []
-        for group in np.split(pending[order], starts[1:]) if len(order) else []:
-            units += [group[first : first + rows] for first in range(0, len(group), rows)]
-        return units
+        return cut_units(self.images, self.manifest.rows, pending, rows, workers)
 
     def examples(self, indices: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
         """The first image of each of the most common kinds by size, guidance and sources, at some indices."""
@@ -242,31 +223,6 @@ class Plan:
             "unused_columns": [column.as_json() for column in self.manifest.unused_columns],
             "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
-
-    def _prompt_lengths(self, indices: np.ndarray, companions: np.ndarray) -> np.ndarray:
-        """How long the texts of some images are, in steps of a fifth; images of one source have that of the first.
-
-        Texts of similar length have about as many tokens, which decides whose rows can share slots.
-        """
-        prompt, negative = (
-            pc.fill_null(pc.binary_length(self.images[name]), 0).to_numpy()[indices]
-            for name in ("prompt", "negative_prompt")
-        )
-        guided = self.images["guidance"].to_numpy()[indices] > 1
-        longest = np.maximum(prompt, np.where(guided, negative, 0))
-        _, first, number = np.unique(companions, return_index=True, return_inverse=True)
-        steps = np.round(4 * np.log2(np.maximum(longest, SHORT_TEXT) / SHORT_TEXT)).astype(np.int64)
-        with_source = has_sources(self.manifest.rows).to_numpy()[self.images["row"].to_numpy()[indices]]
-        return np.where(with_source, steps[first][number.reshape(-1)], steps)
-
-    def _companions(self) -> np.ndarray:
-        """A number for each image, equal for those that share their first source or, without one, their prompt."""
-        sources = self.manifest.rows["sources"].combine_chunks()
-        having = pc.greater(pc.fill_null(pc.list_value_length(sources), 0), 0)
-        first = pc.if_else(having, sources.offsets[:-1], pa.scalar(None, pa.int32()))
-        path = sources.values.field("path").take(first)
-        shared = pc.coalesce(path, self.manifest.rows["prompt"].combine_chunks(), pa.scalar(""))
-        return shared.dictionary_encode().indices.to_numpy()[self.images["row"].to_numpy()]
 
 
 def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:

@@ -72,15 +72,9 @@ def generate_or_fail(
     asked = list(requests)
     if not asked:
         return
-
-    def further() -> Sequence[Request]:
-        coming = more() if more is not None else ()
-        asked.extend(coming)
-        return coming
-
     done, failure = set(), None
     try:
-        made = pipeline.generate(requests) if more is None else pipeline.generate(requests, further)
+        made = pipeline.generate(requests) if more is None else pipeline.generate(requests, _noted(more, asked))
         for outcome in made:
             done.add(outcome.request.id)
             yield outcome
@@ -99,6 +93,17 @@ def generate_or_fail(
         middle = max(1, len(left) // 2)
         yield from generate_or_fail(pipeline, device, left[:middle])
         yield from generate_or_fail(pipeline, device, left[middle:])
+
+
+def _noted(more: Callable[[], Sequence[Request]], asked: list[Request]) -> Callable[[], Sequence[Request]]:
+    """The same, but what it gives is added to a list."""
+
+    def further() -> Sequence[Request]:
+        coming = more()
+        asked.extend(coming)
+        return coming
+
+    return further
 
 
 def halve_slots(pipeline: ImagePipeline, device: str) -> bool:

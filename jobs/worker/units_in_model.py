@@ -15,8 +15,7 @@ def generate_units(
 ) -> None:
     """Make the images of a unit, and of those that follow, until none is in the model or the run stops.
 
-    The images of the next unit take the slots that the last ones of a unit leave. What each unit had of the model's
-    time is the sum of the times from one outcome to the next of those that are its own.
+    What a unit has of the model's time is the time from one outcome to the next, for each outcome of its own.
 
     Args:
         first: the unit that gets the model.
@@ -44,17 +43,15 @@ def generate_units(
         left(unit)
 
     def more() -> Sequence[Request]:
-        while not first.stops and (unit := follow()) is not None:
-            if requests := enter(unit):
-                return requests
-        return ()
+        requests: list[Request] = []
+        while not requests and not first.stops and (unit := follow()) is not None:
+            requests = enter(unit)
+        return requests
 
     last = perf_counter()
     for outcome in generate_or_fail(pipeline, device, enter(first), more if pipeline.streams else None):
-        now = perf_counter()
-        unit = unit_of.pop(outcome.request.id)
-        unit.take(outcome, now - last)
-        last = now
+        unit, before, last = unit_of.pop(outcome.request.id), last, perf_counter()
+        unit.take(outcome, last - before)
         if unit.all_taken:
             leave(unit)
         if first.stops:

@@ -21,7 +21,8 @@ MAX_WRITING = 2  # units that are being written before another is sent; with mor
 @dataclass(slots=True, eq=False)
 class _Held:
     unit: Unit
-    deadline: float  # seconds from when it gets the model until it is back
+    deadline: float  # seconds from when it gets the model until it is back, with what other units take meanwhile
+    unit_seconds: float  # the same for the unit alone
     model_since: float | None = None  # monotonic: when it got the model
 
 
@@ -73,12 +74,16 @@ class UnitsInHand:
 
     def add(self, unit: Unit, deadline: float, now: float) -> None:
         """Add a unit. deadline: seconds that it may take from when it gets the model."""
-        self._held.append(_Held(unit, deadline))
+        self._held.append(_Held(unit, deadline, deadline))
         self._start_clock(now)
 
     def update(self, status: WorkerStatus, now: float) -> list[tuple[Unit, UnitReport]]:
         """Take over what the worker reports. Returns the units that came back, and the reports of them."""
+        entered = max(1, self._entered - len(status.reports))
         finished = [(self._held.popleft().unit, report) for report in status.reports]
+        for index in range(entered, min(status.entered, len(self._held))):
+            for earlier in range(status.generated, index):
+                self._held[earlier].deadline += self._held[index].unit_seconds
         self._generated, self._entered, self._in_model = status.generated, status.entered, status.in_model
         self._start_clock(now)
         return finished

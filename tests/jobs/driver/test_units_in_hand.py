@@ -61,6 +61,24 @@ def test_the_clock_of_a_unit_starts_with_the_model():
     assert held.overdue(now=18.5) == (second, 10.0)
 
 
+def test_what_enters_the_model_beside_a_unit_may_take_its_time_too():
+    first, second, third = (unit(number) for number in range(3))
+    held = UnitsInHand()
+    for one in (first, second, third):
+        held.add(one, 10.0, now=0.0)
+    held.update(WorkerStatus([], 0, (0, 1), 1), now=1.0)
+    held.update(WorkerStatus([], 0, (0, 1), 2), now=2.0)
+    held.update(WorkerStatus([], 0, (0, 1), 2), now=3.0)
+    assert held.overdue(now=20.0) is None
+    assert held.overdue(now=20.5) == (first, 20.0)
+    held.update(WorkerStatus([], 1, (1, 1), 3), now=18.0)  # written soon: what it was allowed stays
+    assert held.overdue(now=20.0) is None
+    assert held.overdue(now=20.5) == (first, 20.0)
+    held.update(WorkerStatus([UnitReport(None, 0.0, 0.0, 1)], 0, (1, 1), 2), now=19.0)
+    assert held.overdue(now=38.0) is None
+    assert held.overdue(now=38.5) == (second, 20.0)
+
+
 def test_a_unit_that_is_being_written_still_has_its_deadline():
     first, second = unit(0), unit(1)
     held = holding(first, second, generated=1)

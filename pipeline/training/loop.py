@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,11 @@ class Optimizer:
         """What `load` takes up again."""
         return self.adam.state_dict()["state"]
 
+    def moments_in_place(self) -> list[Tensor]:
+        """The tensors that hold the moments and the number of steps, once there was one; in a fixed order."""
+        state = self.adam.state
+        return [state[p][name] for p in self.parameters for name in ("step", "exp_avg", "exp_avg_sq")]
+
     def load(self, moments: dict) -> None:
         """Go on with an earlier optimizer's moments."""
         self.adam.load_state_dict(self.adam.state_dict() | {"state": moments})
@@ -205,9 +211,16 @@ class Captured:
     A small model's step is some thousand kernels of a few microseconds: launched one by one they wait for the CPU.
     `step` must return a tensor that it makes and read its inputs from tensors that stay where they are. The
     warm-up calls are real steps.
+
+    Args:
+        step: What is called.
+        device: Where it works.
+        clear: Drops gradients before the recording.
+        pool: Of a graph whose memory this one may use, too; the two must then be replayed in turn, and a result be
+            read before the next call.
     """
 
-    def __init__(self, step: Callable[[], Tensor], device: torch.device, clear: Callable[[], None]):
+    def __init__(self, step: Callable[[], Tensor], device: torch.device, clear: Callable[[], None], pool: Any = None):
         self.step, self.graph = step, None
         if device.type != "cuda":
             return
@@ -219,7 +232,7 @@ class Captured:
         torch.cuda.current_stream().wait_stream(stream)
         clear()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, pool=pool):
             self.result = step()
 
     def __call__(self) -> Tensor:

@@ -52,6 +52,7 @@ WINGS = {  # the middle of each box
     "pipeline.training": (1140, 204),
     "pipeline.generate": (880, 204),
     "pipeline.evaluation": (1030, 286),
+    "pipeline.adapters": (870, 286),
     "pipeline.loading": (870, 366),
     "pipeline.batching": (1000, 408),
     "pipeline.text": (1140, 366),

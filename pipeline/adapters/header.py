@@ -1,0 +1,132 @@
+"""The header of an adapter file: names, shapes and metadata, without the tensors. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from wanbatch.errors import UserError
+
+PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+MOST_HEADER_BYTES = 100 << 20  # what safetensors itself takes
+_SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i"}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an adapter file says of itself.
+
+    Attributes:
+        path: Of the file.
+        shapes: Of each tensor.
+        metadata: Strings of the header.
+        scalars: Values of the tensors with one element.
+    """
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+    scalars: Mapping[str, float]
+
+    def adapter_config(self, expert: int | None = None) -> dict[str, Any]:
+        """The configuration that diffusers keeps in the header, or PEFT in a file beside the adapter; else empty.
+
+        Args:
+            expert: Which transformer's, if the adapter is for two.
+        """
+        if (text := self.metadata.get("lora_adapter_metadata")) is not None:
+            whose = "transformer_2." if expert == 1 else "transformer."
+            given = _json_object(text).items()
+            return {
+                name.removeprefix(whose): value for name, value in given if name.startswith(whose) or "." not in name
+            }
+        beside = self.path.with_name("adapter_config.json")
+        try:
+            return _json_object(beside.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{beside}: cannot be read ({error}): the scale of {self.path.name} is in it") from error
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of an adapter file.
+
+    Args:
+        path: A `.safetensors` file.
+
+    Raises:
+        UserError: If it cannot be read, or is in a format that can run code when it is loaded.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(8)
+    except OSError as error:
+        raise UserError(f"adapter {path}: cannot be read ({error.strerror or error}): check the path") from error
+    if path.suffix.lower() in PICKLES or _begins_like_pickle(begin):
+        raise UserError(
+            f"adapter {path}: is a pickle, which can run any code when it is loaded, so it is never opened: take the "
+            ".safetensors file of the adapter, or have its author convert it"
+        )
+    try:
+        with safe_open(path, framework="np"):  # checks all of the header
+            pass
+        entries, start = _entries(path)
+    except (SafetensorError, OSError, ValueError, struct.error) as error:
+        raise UserError(f"adapter {path}: is not a whole safetensors file ({error}): fetch it again") from error
+    metadata = entries.pop("__metadata__", {})
+    shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    return Header(path, shapes, metadata, _scalars(path, entries, start))
+
+
+def _begins_like_pickle(begin: bytes) -> bool:
+    """Whether these are the first bytes of a pickle or of a ZIP file with one, as torch writes it."""
+    length = int.from_bytes(begin, "little")  # of the header, if it is a safetensors file
+    return begin[:4] == b"PK\x03\x04" or (begin[:1] == b"\x80" and (len(begin) < 8 or length > MOST_HEADER_BYTES))
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"adapter {path}: cannot be read ({error.strerror or error}): check the path") from error
+
+
+def _entries(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON of the header, and where the tensors begin."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > MOST_HEADER_BYTES:
+            raise ValueError("its header is too long")
+        return json.loads(file.read(length)), 8 + length
+
+
+def _scalars(path: Path, entries: Mapping[str, Any], start: int) -> dict[str, float]:
+    values: dict[str, float] = {}
+    with path.open("rb") as file:
+        for name, entry in entries.items():
+            if any(side != 1 for side in entry["shape"]):
+                continue
+            file.seek(start + entry["data_offsets"][0])
+            if entry["dtype"] == "BF16":
+                (values[name],) = struct.unpack("<f", b"\0\0" + file.read(2))
+            elif (form := _SCALARS.get(entry["dtype"])) is not None:
+                (values[name],) = struct.unpack(form, file.read(struct.calcsize(form)))
+    return values
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,31 @@
+"""Merging adapters into a transformer's weights: what a whole run uses costs nothing in its steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from wanbatch.pipeline.adapters.tensors import AdapterTensors
+
+
+@torch.no_grad()
+def merge(transformer: Any, tensors: AdapterTensors, weight: float = 1.0) -> None:
+    """Add an adapter to the weights of a transformer, in place; computed in float32 and rounded once.
+
+    Args:
+        transformer: A diffusers `WanTransformer3DModel`, as it was loaded: its layers neither fused nor in FP8.
+        tensors: Of the adapter, read for a model of this form.
+        weight: How strongly it is added; a negative one takes it away.
+    """
+    for name, pair in tensors.pairs.items():
+        parameter = transformer.get_parameter(f"{name}.weight")
+        up, down = pair.up.to(parameter.device).float(), pair.down.to(parameter.device).float()
+        _add(parameter, (weight * pair.scale) * (up @ down))
+    for name, delta in tensors.deltas.items():
+        parameter = transformer.get_parameter(name)
+        _add(parameter, weight * delta.to(parameter.device))
+
+
+def _add(parameter: torch.nn.Parameter, delta: torch.Tensor) -> None:
+    parameter.data.copy_(parameter.data.float() + delta.view_as(parameter))

@@ -1,0 +1,320 @@
+"""A distillation: consistency first, then distribution matching, on one frozen transformer with two adapters."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
+from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
+from wanbatch.pipeline.training.few_step.losses import (
+    Prompts,
+    consistency_loss,
+    fake_loss,
+    matching_loss,
+    roll_out,
+    wide,
+)
+from wanbatch.pipeline.training.few_step.settings import FewStepSettings
+from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, PromptBank, adapted_networks
+from wanbatch.pipeline.training.loop import Budget, Captured
+from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.resumable import Learner, TrainingState
+
+CONSISTENCY, MATCHING = "consistency", "matching"
+ADAPTER_FILE, STATE_FILE, SETTINGS_FILE, LOG_FILE = "few-step.safetensors", "state.pt", "settings.json", "log.jsonl"
+WARM_UP = 50  # steps in which a learning rate rises
+SMALLEST_RATE = 0.1  # of the highest
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a distillation is, beside its tensors; kept with them."""
+
+    phase: str = CONSISTENCY
+    student_updates: int = 0
+    fake_updates: int = 0
+
+
+class Distillation:
+    """The training of one few-step adapter in a folder, from which it is gone on with.
+
+    Args:
+        dit: The teacher; it is frozen, and its layers take up the adapters.
+        adapters: Of `dit`, without any yet.
+        bank: Prompts and latents.
+        settings: All numbers.
+        budget: How long.
+        out: The folder; it exists.
+        report: Called with a line of text now and then.
+    """
+
+    def __init__(
+        self,
+        dit: FrameTransformer,
+        adapters: LowRankAdapters,
+        bank: PromptBank,
+        settings: FewStepSettings,
+        budget: Budget,
+        out: Path,
+        report: Callable[[str], None] = print,
+    ):
+        self.settings, self.bank, self.budget, self.out, self.report = settings, bank, budget, out, report
+        self.adapters, self.device = adapters, bank.latents.device
+        self.networks = adapted_networks(dit, adapters, bank)
+        self.learners = {
+            name: Learner(adapters.add(name, rank, seed=settings.seed + index), self.device, settings.average)
+            for index, (name, rank) in enumerate({STUDENT: settings.rank, FAKE: settings.fake_rank}.items())
+        }
+        self.state = TrainingState(self.learners, budget, self.device)
+        self.place = _Place()
+        self._losses: dict[str, Tensor] = {}
+        self._steps_of_schedule = torch.ones((), device=self.device)
+        self._captured: dict[tuple[str, int], Captured] = {}
+        self._recording = self.device.type == "cuda"
+
+    def run(self, evaluate: Callable[[], dict[str, Any]], minutes_between: float = 1.0) -> dict[str, Any]:
+        """Train until the budget is spent; a folder with a state is gone on with.
+
+        Args:
+            evaluate: Called now and then with the averaged student active; what it returns is logged.
+            minutes_between: Of training, from one call to the next.
+
+        Returns:
+            What was done.
+
+        Raises:
+            UserError: If the loss is not a number any more; the last good state and adapter stay.
+        """
+        self._prepare()
+        last = self.budget.elapsed
+        for number in self.budget:
+            if self.place.phase == CONSISTENCY and self.budget.progress >= self.settings.consistency_share:
+                self._begin_matching()
+            self._step()
+            if number % 50 == 0:
+                self._look()
+            if self.budget.elapsed - last > minutes_between * 60:
+                self._keep(evaluate)
+                last = self.budget.elapsed
+        self._keep(evaluate)
+        return self.budget.spent() | {"phase": self.place.phase, "student_updates": self.place.student_updates}
+
+    @torch.no_grad()
+    def student(self, start: Tensor, path: Tensor, prompts: Prompts) -> Tensor:
+        """What the student makes by Euler's method: latents.
+
+        Args:
+            start: `[B, z, h, w]` at the first level.
+            path: `[steps + 1]`, levels down to 0.
+            prompts: Of the rows.
+        """
+        return roll_out(self.networks.student, start, path[:, None].expand(-1, len(start)), prompts)
+
+    def _prepare(self) -> None:
+        """Record all steps, which changes the weights, and go on from where the training is."""
+        begin = self.state.take({})
+        if self._recording:
+            self._record()
+        self.state.put(begin)
+        file = self.out / STATE_FILE
+        if file.exists():
+            self.place = _Place(**self.state.load(file))
+            self.report(f"going on at step {self.budget.step}, {self.budget.elapsed:.0f} s, {self.place.phase}")
+        self.settings.save(self.out / SETTINGS_FILE)
+        self.budget.restart()
+
+    def _record(self) -> None:
+        """Record every step that there may be; without recordings the training goes on, only slower."""
+        try:
+            self._captured_step(CONSISTENCY)
+            for evaluations in range(1, max(self.settings.step_counts) + 1):
+                self._captured_step(MATCHING, evaluations)
+                self._captured_step(FAKE, evaluations)
+        except RuntimeError as error:
+            self._captured.clear()
+            self._recording = False
+            self.report(f"steps are not recorded as CUDA graphs, which makes them slower: {error}")
+
+    def _captured_step(self, kind: str, evaluations: int = 1) -> Callable[[], Tensor]:
+        key = (kind, evaluations)
+        if key not in self._captured:
+            step = {
+                CONSISTENCY: self._consistency_step,
+                MATCHING: lambda: self._matching_step(evaluations),
+                FAKE: lambda: self._fake_step(evaluations),
+            }[kind]
+            if not self._recording:
+                return step
+            learner = self.learners[FAKE if kind == FAKE else STUDENT]
+            graphs = [captured.graph for captured in self._captured.values() if captured.graph is not None]
+            pool = graphs[0].pool() if graphs else None  # they are replayed in turn, and share their memory
+            self._captured[key] = Captured(step, self.device, learner.optimizer.clear, pool)
+        return self._captured[key]
+
+    def _step(self) -> None:
+        place, settings = self.place, self.settings
+        if place.phase == CONSISTENCY:
+            self._set_rate(
+                STUDENT, settings.consistency_rate, self.budget.step, self.budget.progress / _share(settings)
+            )
+            self._note(CONSISTENCY, self._captured_step(CONSISTENCY)())
+            place.student_updates += 1
+            return
+        progress = (self.budget.progress - settings.consistency_share) / max(1e-6, 1 - settings.consistency_share)
+        self._set_rate(FAKE, settings.fake_rate, place.fake_updates, progress)
+        warm = place.fake_updates >= settings.fake_warm_up
+        for _ in range(settings.fake_steps if warm else 1):
+            self._note(FAKE, self._captured_step(FAKE, self._draw_evaluations())())
+            place.fake_updates += 1
+        if not warm:
+            return
+        self._set_rate(STUDENT, settings.student_rate, place.student_updates, progress)
+        if float(torch.rand(())) < settings.consistency_again:
+            self._note(CONSISTENCY, self._captured_step(CONSISTENCY)())
+        else:
+            self._note(MATCHING, self._captured_step(MATCHING, self._draw_evaluations())())
+        place.student_updates += 1
+
+    def _consistency_step(self) -> Tensor:
+        settings = self.settings
+        rows = torch.randint(len(self.bank.latents), (settings.batch,), device=self.device)
+        loss = consistency_loss(
+            self.networks, self.bank.latents[rows].float(), self.bank.at(rows), steps=settings.consistency_steps,
+            shift=settings.shift, guidance=settings.guidance,
+        )  # fmt: skip
+        self.learners[STUDENT].learn(loss)
+        return loss.detach()
+
+    def _matching_step(self, evaluations: int) -> Tensor:
+        settings = self.settings
+        noisy, u, prompts = self._rolled_out(evaluations)
+        loss = matching_loss(
+            self.networks, noisy, u, prompts, shift=settings.shift, guidance=settings.guidance,
+            strength=settings.guidance_strength,
+        )  # fmt: skip
+        self.learners[STUDENT].learn(loss)
+        return loss.detach()
+
+    def _fake_step(self, evaluations: int) -> Tensor:
+        noisy, u, prompts = self._rolled_out(evaluations)
+        loss = fake_loss(self.networks, noisy, u, prompts, shift=self.settings.shift)
+        self.learners[FAKE].learn(loss)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _rolled_out(self, evaluations: int) -> tuple[Tensor, Tensor, Prompts]:
+        """The student's samples before the last of some evaluations, their levels before the shift, the prompts."""
+        settings, bank, device = self.settings, self.bank, self.device
+        count = settings.batch
+        prompts = bank.at(torch.randint(len(bank.prompts.lengths), (count,), device=device))
+        one, other = bank.latents[torch.randint(len(bank.latents), (2, count), device=device)].float()
+        weight = torch.where(torch.rand(count, device=device) < 0.5, torch.rand(count, device=device), 1.0)
+        source = wide(weight) * one + wide(1 - weight) * other
+        span = 1 - settings.lowest_creativity
+        creativity = settings.lowest_creativity + span * torch.rand(count, device=device)
+        drawn = unshifted(creativity, settings.shift)
+        first = torch.where(torch.rand(count, device=device) < settings.source_share, drawn, 1.0)
+        levels = random_schedule(first, evaluations, self._steps_of_schedule, settings.even_share)
+        highest = wide(shifted(first, settings.shift))
+        start = (1 - highest) * source + highest * torch.randn_like(source)
+        return (
+            roll_out(self.networks.student, start, shifted(levels, settings.shift), prompts),
+            levels[-1],
+            prompts,
+        )
+
+    def _draw_evaluations(self) -> int:
+        """How many steps a rollout's schedule has, which the captured steps read, and at which of them it ends."""
+        counts = self.settings.step_counts
+        steps = counts[int(torch.randint(len(counts), ()))]
+        self._steps_of_schedule.fill_(float(steps))
+        return 1 + int(torch.randint(steps, ()))
+
+    def _begin_matching(self) -> None:
+        """The student goes on from its average, with a new optimizer."""
+        self.learners[STUDENT].average.adopt()
+        self.learners[STUDENT].restart()
+        self.place = _Place(phase=MATCHING)
+        self.report(f"matching begins at step {self.budget.step}, {self.budget.elapsed:.0f} s")
+
+    def _set_rate(self, name: str, peak: float, updates: int, progress: float) -> None:
+        fall = SMALLEST_RATE + (1 - SMALLEST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+        self.learners[name].optimizer.set_rate(peak * min(1.0, (updates + 1) / WARM_UP) * fall)
+
+    def _note(self, kind: str, loss: Tensor) -> None:
+        """Keep a running mean of a loss, left on the device."""
+        before = self._losses.get(kind)
+        self._losses[kind] = loss.clone() if before is None else before.lerp(loss, 0.05)
+
+    def _look(self) -> dict[str, float]:
+        """The losses of late.
+
+        Raises:
+            UserError: If one is not a number.
+        """
+        losses = {kind: float(loss) for kind, loss in self._losses.items()}
+        for kind, loss in losses.items():
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the {kind} loss is {loss} at step {self.budget.step}: the last good state is in {self.out}; "
+                    "go on from it with a lower learning rate"
+                )
+        return losses
+
+    def _keep(self, evaluate: Callable[[], dict[str, Any]]) -> None:
+        """Save state and adapter, and log losses and scores; this is not part of the training's time."""
+        elapsed, begin = self.budget.elapsed, time.monotonic()
+        losses = self._look()
+        self.state.save(self.out / STATE_FILE, asdict(self.place))
+        with self.learners[STUDENT].average.applied():
+            self.save_adapter(self.out / ADAPTER_FILE)
+            scores = evaluate()
+        line = {
+            "step": self.budget.step, "seconds": round(elapsed, 1), **asdict(self.place),
+            "loss": losses, "scores": scores,
+        }  # fmt: skip
+        with (self.out / LOG_FILE).open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        self.report(f"{json.dumps(line)} ({time.monotonic() - begin:.0f} s to look)")
+        self.budget.go_on(self.budget.step, elapsed)
+
+    def save_adapter(self, path: Path) -> None:
+        """Write the student as it is, with all that one has to know to use it in its header."""
+        settings = self.settings
+        steps = settings.main_steps
+        path_of_levels = schedule_levels(steps, settings.shift)
+        header = {
+            "wanbatch.kind": "few-step",
+            "wanbatch.steps": steps,
+            "wanbatch.levels": ",".join(f"{level:.6g}" for level in path_of_levels[:-1]),
+            "wanbatch.sampler": "euler",
+            "wanbatch.schedule": "linear",
+            "wanbatch.shift": settings.shift,
+            "wanbatch.guidance": 1,
+            "wanbatch.teacher_guidance": settings.guidance,
+            "ss_network_module": "networks.lora",
+            "ss_steps": self.budget.step,
+            "ss_seed": settings.seed,
+            "ss_learning_rate": settings.student_rate,
+            "ss_discrete_flow_shift": settings.shift,
+            "ss_output_name": path.stem,
+            "modelspec.sai_model_spec": "1.0.1",
+            "modelspec.title": "few steps without guidance",
+            "modelspec.usage_hint": f"{steps} steps of euler, shift {settings.shift:g}, guidance 1",
+        }
+        self.adapters.save(STUDENT, path, header)
+
+
+def _share(settings: FewStepSettings) -> float:
+    return max(1e-6, settings.consistency_share)

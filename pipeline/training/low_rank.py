@@ -1,0 +1,172 @@
+"""Low-rank adapters (LoRA; Hu et al. 2021, arXiv:2106.09685) on a transformer whose own weights are frozen.
+
+Several adapters can lie on one transformer, of which one or none is active: a distillation has its student, its
+teacher (none) and its fake score on one copy of the weights. They are trained in fp32 whatever the transformer's
+type, and saved under the names that diffusers and ComfyUI read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.models.dit import FrameTransformer
+
+LAYERS = (
+    "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v",
+    "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2",
+)  # fmt: skip
+"""The linear layers of a block that adapters may change, by diffusers' names."""
+
+IMAGE_LAYERS = tuple(layer for layer in LAYERS if layer not in ("attn2.to_k", "attn2.to_v"))
+"""Those that see the picture: the text's keys and values stay those of the model."""
+
+PREFIX = "transformer."
+
+
+class LowRankLinear(nn.Module):
+    """A frozen linear layer, to which the active adapter adds `scale * up(down(x))`."""
+
+    def __init__(self, base: nn.Linear):
+        super().__init__()
+        self.base = base
+        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
+        self.scales: dict[str, float] = {}
+        self.active: str | None = None
+
+    def add(self, name: str, rank: int, alpha: float, generator: torch.Generator) -> None:
+        """Lay one more adapter beside the weights; it changes nothing until it is trained."""
+        outer, inner = self.base.weight.shape
+        bound = 1 / math.sqrt(inner)  # as PEFT begins
+        down = (torch.rand(rank, inner, generator=generator) * 2 - 1) * bound
+        device = self.base.weight.device
+        self.down[name] = nn.Parameter(down.to(device))
+        self.up[name] = nn.Parameter(torch.zeros(outer, rank, device=device))
+        self.scales[name] = alpha / rank
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        plain = self.base(hidden)
+        if self.active is None:
+            return plain
+        down, up = self.down[self.active], self.up[self.active]
+        change = F.linear(F.linear(hidden.to(down.dtype), down), up)
+        return plain + (change * self.scales[self.active]).type_as(plain)
+
+
+class _Joined(nn.Module):
+    """Query, key and value of the self-attention, one beside the other."""
+
+    def __init__(self, parts: Sequence[nn.Module]):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.cat([part(hidden) for part in self.parts], dim=-1)
+
+
+class LowRankAdapters:
+    """The adapters of one `FrameTransformer`, which is frozen; it must not be fused.
+
+    Args:
+        dit: The transformer. Its layers are replaced in place.
+        layers: Which of `LAYERS` adapters change.
+    """
+
+    def __init__(self, dit: FrameTransformer, layers: Sequence[str] = LAYERS):
+        dit.requires_grad_(False)
+        self.layers: dict[str, LowRankLinear] = {}
+        self.ranks: dict[str, int] = {}
+        self.alphas: dict[str, float] = {}
+        for index, block in enumerate(dit.blocks):
+            for layer in layers:
+                replaced = LowRankLinear(block.get_submodule(layer))
+                block.set_submodule(layer, replaced)
+                self.layers[f"blocks.{index}.{layer}"] = replaced
+            attention = block.attn1
+            block.qkv = _Joined((attention.to_q, attention.to_k, attention.to_v))
+
+    def add(self, name: str, rank: int, alpha: float | None = None, seed: int = 0) -> list[nn.Parameter]:
+        """Add an adapter and return its parameters.
+
+        Args:
+            name: Of the adapter.
+            rank: Of every layer's change.
+            alpha: The change is scaled by alpha / rank; None: not scaled.
+            seed: Of the random half of the adapter; the other half begins at zero.
+        """
+        self.ranks[name], self.alphas[name] = rank, float(rank if alpha is None else alpha)
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.layers.values():
+            layer.add(name, rank, self.alphas[name], generator)
+        return self.parameters(name)
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """The adapter's parameters in a fixed order: of each layer the matrix down and the matrix up."""
+        return [matrix for layer in self.layers.values() for matrix in (layer.down[name], layer.up[name])]
+
+    @contextlib.contextmanager
+    def active(self, name: str | None) -> Iterator[None]:
+        """Within, an adapter is active; None: the transformer is as it was."""
+        before = next(iter(self.layers.values())).active
+        self._activate(name)
+        try:
+            yield
+        finally:
+            self._activate(before)
+
+    def _activate(self, name: str | None) -> None:
+        for layer in self.layers.values():
+            layer.active = name
+
+    def state(self, name: str, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+        """An adapter's matrices under diffusers' names, on the CPU."""
+        found = {}
+        for path, layer in self.layers.items():
+            found[f"{PREFIX}{path}.lora_A.weight"] = layer.down[name].detach().to("cpu", dtype).contiguous()
+            found[f"{PREFIX}{path}.lora_B.weight"] = layer.up[name].detach().to("cpu", dtype).contiguous()
+        return found
+
+    @torch.no_grad()
+    def load(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Take up matrices that `state` gave.
+
+        Raises:
+            UserError: If they are not those of this adapter.
+        """
+        wanted = set(self.state(name))
+        if wanted != set(state):
+            other = sorted(wanted ^ set(state))
+            raise UserError(f"the adapter has other layers than the training: {other[0]} and {len(other) - 1} more")
+        for path, layer in self.layers.items():
+            layer.down[name].copy_(state[f"{PREFIX}{path}.lora_A.weight"])
+            layer.up[name].copy_(state[f"{PREFIX}{path}.lora_B.weight"])
+
+    def save(self, name: str, path: Path, header: Mapping[str, Any], dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write an adapter as safetensors, whole or not at all.
+
+        Args:
+            name: Of the adapter.
+            path: Of the file.
+            header: What else its header says; values are written as text. Rank and alpha are added.
+            dtype: Of the matrices.
+        """
+        said = {"ss_network_dim": self.ranks[name], "ss_network_alpha": self.alphas[name]} | dict(header)
+        unfinished = path.with_suffix(".new")
+        save_file(self.state(name, dtype), unfinished, {key: str(value) for key, value in said.items()})
+        unfinished.replace(path)
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The matrices and the header of an adapter that `LowRankAdapters.save` wrote."""
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

@@ -1,0 +1,211 @@
+"""Distillation to few steps: its losses, where its rollouts go, and that it can be gone on with to the bit."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
+from wanbatch.pipeline.training.few_step import losses
+from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE, Distillation
+from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
+from wanbatch.pipeline.training.few_step.settings import FewStepSettings
+from wanbatch.pipeline.training.few_step.teacher import STUDENT, PromptBank
+from wanbatch.pipeline.training.loop import Budget
+from wanbatch.pipeline.training.low_rank import IMAGE_LAYERS, LowRankAdapters, read_state
+
+SETTINGS = FewStepSettings(
+    rank=2, fake_rank=3, batch=4, consistency_share=0.34, fake_warm_up=1, step_counts=(1, 2, 3), consistency_again=0.5
+)
+
+
+def small_transformer() -> FrameTransformer:
+    torch.manual_seed(5)
+    model = WanTransformer3DModel(
+        patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=12, in_channels=3, out_channels=3, text_dim=8,
+        freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=16,
+    )  # fmt: skip
+    return FrameTransformer(model.eval())
+
+
+def random_bank() -> PromptBank:
+    generator = torch.Generator().manual_seed(6)
+    lengths = torch.tensor([3, 5, 2, 5, 4, 1])
+    embeds = torch.randn(6, 5, 8, generator=generator) * (torch.arange(5) < lengths[:, None])[..., None]
+    negative = losses.Prompts(torch.zeros(1, 5, 8), torch.ones(1, dtype=torch.int64))
+    return PromptBank(losses.Prompts(embeds, lengths), negative, torch.randn(6, 3, 4, 4, generator=generator))
+
+
+def distillation(out, steps: int, stop_at: int | None = None, settings: FewStepSettings = SETTINGS) -> Distillation:
+    dit = small_transformer()
+    adapters = LowRankAdapters(dit, IMAGE_LAYERS)
+    torch.manual_seed(7)
+    budget = Budget(math.inf, steps)
+    if stop_at is not None:
+        budget = _Stopped(math.inf, steps, stop_at)
+    return Distillation(dit, adapters, random_bank(), settings, budget, out, report=lambda text: None)
+
+
+class _Stopped(Budget):
+    """Ends a run early, as a machine that is taken away does."""
+
+    def __init__(self, minutes: float, steps: int, stop_at: int):
+        super().__init__(minutes, steps)
+        self._stop_at = stop_at
+
+    def __iter__(self):
+        for number in super().__iter__():
+            if number >= self._stop_at:
+                return
+            yield number
+
+
+def test_levels_are_those_of_the_schedule_that_the_student_is_for():
+    even = shifted(torch.tensor([1.0, 0.75, 0.5, 0.25]), 3.0)
+    torch.testing.assert_close(even, torch.tensor(schedule_levels(4, 3.0)[:-1]).float(), atol=1e-3, rtol=0)
+    level = torch.tensor([0.1, 0.5, 1.0])
+    torch.testing.assert_close(shifted(unshifted(level, 3.0), 3.0), level)
+
+
+def test_random_levels_fall_and_lie_one_in_each_part():
+    torch.manual_seed(0)
+    drawn = random_schedule(torch.ones(500), 5, torch.tensor(5.0), even_share=0.0)
+    assert drawn.shape == (5, 500)
+    assert (drawn[0] == 1).all()
+    for number in range(1, 5):
+        high = 0.98 - 0.24 * (number - 1)
+        assert ((drawn[number] <= high) & (drawn[number] >= high - 0.24 - 1e-6)).all()
+    lower = random_schedule(torch.full((500,), 0.4), 5, torch.tensor(5.0), even_share=1.0)
+    torch.testing.assert_close(lower[:, 0], 0.4 * torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2]))
+
+
+def constant_picture(value: float) -> losses.Network:
+    """A network that sees the same picture in everything."""
+    return lambda noisy, level, prompts: (noisy - value) / losses.wide(level)
+
+
+def prompts_of(count: int) -> losses.Prompts:
+    return losses.Prompts(torch.zeros(count, 1, 1), torch.ones(count, dtype=torch.int64))
+
+
+def test_matching_moves_pictures_from_what_the_student_makes_to_what_the_teacher_sees():
+    torch.manual_seed(0)
+    weight = torch.tensor(0.0, requires_grad=True)
+    networks = losses.Networks(
+        teacher=constant_picture(1.0),
+        student=lambda noisy, level, prompts: (noisy - weight) / losses.wide(level),
+        fake=constant_picture(-0.5),
+        negative=prompts_of,
+    )
+    noisy = torch.randn(3, 2, 2, 2)
+    loss = losses.matching_loss(
+        networks, noisy, torch.ones(3), prompts_of(3), shift=3.0, guidance=2.0, strength=1.0
+    )  # fmt: skip
+    (gradient,) = torch.autograd.grad(loss, weight)
+    # (fake - teacher) over the distance of 1 between the student's picture and the teacher's; there is no guidance
+    # where both prompts show the same.
+    torch.testing.assert_close(gradient, torch.tensor(-1.5))
+
+
+def test_matching_moves_pictures_away_from_the_negative_prompt():
+    torch.manual_seed(0)
+    weight = torch.tensor(0.0, requires_grad=True)
+
+    def teacher(noisy, level, prompts):
+        return (noisy - losses.wide(prompts.lengths.float())) / losses.wide(level)
+
+    networks = losses.Networks(
+        teacher,
+        lambda noisy, level, prompts: (noisy - weight) / losses.wide(level),
+        constant_picture(1.0),  # as the teacher, so that guidance alone is left
+        lambda count: losses.Prompts(torch.zeros(count, 1, 1), torch.zeros(count, dtype=torch.int64)),
+    )
+    loss = losses.matching_loss(
+        networks, torch.randn(3, 2, 2, 2), torch.ones(3), prompts_of(3), shift=3.0, guidance=4.0, strength=1.0
+    )
+    (gradient,) = torch.autograd.grad(loss, weight)
+    torch.testing.assert_close(gradient, torch.tensor(-3.0))
+
+
+def test_a_consistent_student_has_no_consistency_loss_and_another_has():
+    torch.manual_seed(0)
+    networks = losses.Networks(constant_picture(0.3), constant_picture(0.3), constant_picture(0.0), prompts_of)
+    arguments = {"steps": 8, "shift": 3.0, "guidance": 2.0}
+    latents = torch.randn(4, 2, 2, 2)
+    assert losses.consistency_loss(networks, latents, prompts_of(4), **arguments) < 1e-9
+    other = losses.Networks(networks.teacher, lambda noisy, level, prompts: noisy, networks.fake, prompts_of)
+    assert losses.consistency_loss(other, latents, prompts_of(4), **arguments) > 1e-3
+
+
+def test_the_fake_score_learns_what_the_student_makes():
+    torch.manual_seed(0)
+    networks = losses.Networks(constant_picture(0.0), constant_picture(0.7), constant_picture(0.7), prompts_of)
+    noisy, u = torch.randn(4, 2, 2, 2), torch.full((4,), 0.5)
+    assert losses.fake_loss(networks, noisy, u, prompts_of(4), shift=3.0) < 1e-9
+
+
+def test_an_adapter_changes_nothing_until_it_is_trained_and_only_while_it_is_active():
+    dit = small_transformer()
+    latents, level = torch.randn(2, 3, 4, 4), torch.tensor([700.0, 300.0])
+    context = dit.context(torch.randn(2, 5, 8), torch.tensor([5, 3]), 512)
+    before = dit(latents, level, context)
+    adapters = LowRankAdapters(dit)
+    parameters = adapters.add("one", 2)
+    with adapters.active("one"):
+        torch.testing.assert_close(dit(latents, level, context), before, atol=1e-6, rtol=1e-5)
+    for matrix in parameters[1::2]:
+        torch.nn.init.normal_(matrix, std=0.1)
+    with adapters.active("one"):
+        assert (dit(latents, level, context) - before).abs().max() > 1e-2
+    torch.testing.assert_close(dit(latents, level, context), before, atol=1e-6, rtol=1e-5)
+
+
+def test_a_distillation_is_gone_on_with_to_the_bit(tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    whole.mkdir()
+    halves.mkdir()
+    done = distillation(whole, 9).run(dict)
+    assert done["phase"] == "matching"
+    assert done["student_updates"] > 1
+    for stop_at in (2, 5, None):  # within the first phase, within the second, to the end
+        distillation(halves, 9, stop_at).run(dict)
+    wanted, header = read_state(whole / ADAPTER_FILE)
+    found, _ = read_state(halves / ADAPTER_FILE)
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    assert any(value.abs().max() > 0 for name, value in wanted.items() if "lora_B" in name)
+    assert (header["wanbatch.steps"], header["wanbatch.sampler"], header["wanbatch.guidance"]) == ("4", "euler", "1")
+    assert len(header["wanbatch.levels"].split(",")) == 4
+    assert [json.loads(line)["step"] for line in (halves / LOG_FILE).read_text().splitlines()] == [2, 5, 9]
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_good_state(tmp_path):
+    distillation(tmp_path, 6, 2).run(dict)
+    kept = (tmp_path / ADAPTER_FILE).read_bytes()
+    broken = distillation(tmp_path, 60)
+    broken.bank.latents.fill_(math.nan)
+    with pytest.raises(UserError, match=r"loss is nan at step \d+: the last good state is in .*lower learning rate"):
+        broken.run(dict)
+    assert (tmp_path / ADAPTER_FILE).read_bytes() == kept
+
+
+def test_settings_are_kept_and_unknown_ones_refused(tmp_path):
+    FewStepSettings(rank=5, step_counts=(2, 4)).save(tmp_path / "settings.json")
+    loaded = FewStepSettings.load(tmp_path / "settings.json", batch=8)
+    assert (loaded.rank, loaded.batch, loaded.step_counts) == (5, 8, (2, 4))
+    with pytest.raises(UserError, match="unknown setting 'rnak'; there are average, batch"):
+        FewStepSettings.load(tmp_path / "settings.json", rnak=1)
+
+
+def test_the_student_makes_latents_by_euler(tmp_path):
+    training = distillation(tmp_path, 1)
+    path = torch.tensor(schedule_levels(2, 3.0)).float()
+    start = torch.randn(2, 3, 4, 4)
+    made = training.student(start, path, training.bank.at(torch.tensor([0, 1])))
+    assert made.shape == start.shape
+    assert STUDENT in training.learners

@@ -1,11 +1,16 @@
 """Whether pictures of the small model help a classifier of the small world: 10 classes, 5 and 25 pictures a class.
 
-    python benchmarks/augmentation.py WORK [--shots 5,25] [--test 60]
+    python benchmarks/augmentation.py WORK [--shots 5,25] [--test 60] [--epochs 30] [--steps 12]
+
+It needs Ray, as `wanbatch run` does, so it is for a machine with a whole installation. On two cores this is the small
+version, some 20 minutes in all:
+
+    python benchmarks/augmentation.py WORK --shots 5 --test 30 --steps 8 --epochs 20
 
 Draws a dataset of the small world (single objects of ten nouns, all else at random) into WORK/shots-N, writes a
 recipe beside it, makes its pictures with `wanbatch augment --run`, checks them with `wanbatch check`, and measures
 them with `wanbatch augment --measure`, whose results go to benchmarks/results. The same command goes on where it
-stopped.
+stopped: pictures that are made stay, and a table that is written is not measured again.
 
 The model was trained on pictures of this world, and so knows the ten nouns from far more pictures than the classifier
 sees: what is measured is what a model brings that knows the domain.
@@ -35,7 +40,7 @@ variants = {variants}
 place = [{places}]
 
 [settings]
-steps = 12
+steps = {steps}
 creativity_steps = "respace"
 """
 PLACES = [*(f"on a {colour} background" for colour in COLOURS), "on the beach", "in the snow", "in a meadow"]
@@ -85,8 +90,10 @@ def call(*arguments: object) -> None:
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--shots", default="5,25", show_default=True, help="pictures a class in the train split")
 @click.option("--test", default=60, show_default=True, help="pictures a class in the test split")
+@click.option("--steps", default=12, show_default=True, help="denoising steps of each picture")
+@click.option("--epochs", default=30, show_default=True, help="passes over the pictures in each training")
 @click.option("--only-make", is_flag=True, help="make the pictures and stop")
-def main(work: Path, shots: str, test: int, only_make: bool) -> None:
+def main(work: Path, shots: str, test: int, steps: int, epochs: int, only_make: bool) -> None:
     """Draw, make, check and measure."""
     for count in map(int, shots.split(",")):
         folder = work / f"shots-{count}"
@@ -94,13 +101,13 @@ def main(work: Path, shots: str, test: int, only_make: bool) -> None:
         draw_split(folder / "set/test", test, seed=10_000)
         recipe = folder / "recipe.toml"
         places = ", ".join(f'"{place}"' for place in PLACES)
-        recipe.write_text(RECIPE.format(variants=2 if count < 10 else 1, places=places))
+        recipe.write_text(RECIPE.format(variants=2 if count < 10 else 1, places=places, steps=steps))
         call("augment", recipe, "--run", "--out", folder / "made")
-        if only_make:
+        result = Path(__file__).parent / "results" / f"augmentation-{count}-shots.json"
+        if only_make or result.exists():
             continue
         call("check", folder / "made", "--recipe", recipe)
-        result = Path(__file__).parent / "results" / f"augmentation-{count}-shots.json"
-        call("augment", recipe, "--measure", folder / "made", "--result", result)
+        call("augment", recipe, "--measure", folder / "made", "--result", result, "--epochs", epochs)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from wanbatch.manifests.column_types import (
     CREATIVITY_STEPS,
     FLAG,
     GUIDANCE,
+    IMAGE,
     IMAGES,
     LABEL,
     LABELS,
@@ -26,6 +27,7 @@ from wanbatch.manifests.column_types import (
     SHIFT,
     SIGMAS,
     SIZE,
+    SOFTNESS,
     TEXT,
     WEIGHT,
     WEIGHTS,
@@ -145,7 +147,7 @@ COLUMNS: tuple[Column, ...] = (
         "creativity_map",
         "a picture in grey that says how much each place may change, from 0 (black) to 1 (white), instead of "
         "`creativity`; it has the shape of the first source",
-        Given(PATH, "none"),
+        Given(IMAGE, "none"),
         pa.string(),
         pixels=True,
         since=5,
@@ -157,6 +159,15 @@ COLUMNS: tuple[Column, ...] = (
         pa.bool_(),
         pixels=True,
         since=5,
+    ),
+    Column(
+        "map_softness",
+        "by how many noise levels above its own creativity a place of a box or a map begins to follow what is around "
+        "it, against visible edges; a creativity of 0 stays as it is",
+        Given(SOFTNESS, "0"),
+        pa.float64(),
+        pixels=True,
+        since=6,
     ),
     Column(
         "seed",

@@ -152,6 +152,11 @@ def _image_list(value: object) -> object:
     return [{"path": item} if isinstance(item, str) else item for item in items]
 
 
+def _one_image(value: object) -> object:
+    """A path as a struct."""
+    return {"path": value} if isinstance(value, str) else value
+
+
 def _falling(levels: list[float]) -> list[float]:
     if any(after > before - SMALLEST_FALL for before, after in pairwise([*levels, 0.0])):
         raise ValueError("must fall")
@@ -185,6 +190,13 @@ IMAGES = Kind(
         "bytes": "null here: embedded images need a Parquet manifest; give a path",
     },
 )
+IMAGE = Kind(
+    Annotated[ImageValue, BeforeValidator(_one_image)],
+    "a path, or a struct of bytes and path",
+    pa.string(),  # as rows keep it: its path; where embedded bytes are stands beside it
+    IMAGES.parts,
+)
+IMAGE_KINDS = (IMAGES, IMAGE)
 WEIGHT = Kind(_WEIGHT, "a number above 0 (to leave an image out, drop its row)", pa.float64())
 WEIGHTS = Kind(
     list[_WEIGHT], "a list of numbers above 0 (to leave an image out, drop it from images)", pa.list_(pa.float64())
@@ -201,6 +213,7 @@ BOXES = Kind(
         "creativity": CREATIVITY.rule,
     },
 )
+SOFTNESS = Kind(Annotated[float, Field(ge=0, le=1)], "a number from 0 (a place starts at once) to 1", pa.float64())
 FLAG = Kind(bool, "true or false", pa.bool_())
 SEED = Kind(Annotated[_INTEGER, Field(ge=0, lt=2**63)], "an integer from 0 to 2**63 - 1", pa.int64())
 SIZE = Kind(

@@ -265,7 +265,9 @@ class Wan:
         if request.creativity_map is not None:
             if mixed is None:
                 raise ValueError("a creativity map needs a source")
-            region, highest = region_of(request.creativity_map.values, self.stride, mixed, noise)
+            region, highest = region_of(
+                request.creativity_map.values, self.stride, mixed, noise, request.creativity_map.softness
+            )
             if highest != np.float32(creativity):  # the place that may change most is smaller than one of the latent
                 creativity = highest
         return Sample(

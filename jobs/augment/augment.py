@@ -24,11 +24,12 @@ from wanbatch.jobs.augment.earlier import (
 from wanbatch.jobs.augment.found import Found, FoundDataset
 from wanbatch.jobs.augment.leakage import Leak, groups_in_several_splits, leaks_between, require_no_leak
 from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, write_manifest
+from wanbatch.jobs.augment.map_files import MapFiles
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
 from wanbatch.jobs.augment.recipe_file import read_recipe
 from wanbatch.jobs.augment.rows import manifest_row
-from wanbatch.jobs.augment.selection import check_names, of_classes, of_splits
+from wanbatch.jobs.augment.selection import check_names, check_objects, of_classes, of_splits
 from wanbatch.jobs.augment.tables import Reading
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.records import Source
@@ -103,6 +104,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     wanted, others = of_splits(found, recipe)
     check_names(found, recipe)
     wanted = of_classes(found, wanted, recipe)
+    of_objects = check_objects(wanted, recipe)
     look = recipe.near_copies != "keep" and bool(others or recipe.held_out)
     loaded = load_originals(found, wanted, reading, look)
     held_out, more = _held_out(found, others, recipe, folder, reading) if look else ([], ())
@@ -124,6 +126,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
         *found.warnings,
         *loaded.warnings,
         *more,
+        *of_objects,
         *_of_leaks(leaks),
         *_of_splitless(found, recipe),
     )
@@ -211,7 +214,8 @@ def write_rows(planned: Augmentation, target: Path, children: Sequence[Child], e
     loaded = planned.loaded
     with SourceLoader(loaded.root, allow_http=True, fence=loaded.fence) as loader:
         paths = SourcePaths(target, lambda original: loader.encoded(loaded.sources[original.sha256]))
-        new = [manifest_row(child, planned.recipe, paths.of) for child in children]
+        maps = MapFiles(target, loader, planned.recipe.objects)
+        new = [manifest_row(child, planned.recipe, paths.of, maps.of) for child in children]
     for row in earlier:
         paths.include(row.get("images") or [row["image"]])
     rows = sorted([*earlier, *new], key=_order)

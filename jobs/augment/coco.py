@@ -11,6 +11,7 @@ from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.found import Found, FoundBox, FoundDataset, split_of_folders, split_of_name
+from wanbatch.jobs.augment.outlines import outline_of_coco
 from wanbatch.manifests.records import Source
 
 KEYS = ("images", "annotations", "categories")
@@ -121,7 +122,15 @@ def _boxes_by_image(annotations: Sequence[Any], names: Mapping[Any, str], shown:
                 f"{shown}: annotation {index} has no box of a known category ({error!r}): it needs image_id, "
                 "category_id and bbox = [left, top, width, height]"
             ) from error
-        found.setdefault(one.get("image_id"), []).append(FoundBox(label, left, top, width, height, False))
+        try:
+            outline = outline_of_coco(one.get("segmentation"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{shown}: annotation {index} has a segmentation that is none ({error}): must be a list of polygons "
+                "[x, y, x, y, ...] of three points or more, or run lengths like {size: [height, width], counts: ...}"
+            ) from error
+        box = FoundBox(label, left, top, width, height, False, outline)
+        found.setdefault(one.get("image_id"), []).append(box)
     return found
 
 

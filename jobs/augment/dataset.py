@@ -13,7 +13,7 @@ import numpy as np
 
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.augment.coco import coco_files, read_coco
-from wanbatch.jobs.augment.found import Found, FoundDataset
+from wanbatch.jobs.augment.found import Found, FoundBox, FoundDataset
 from wanbatch.jobs.augment.near_copies import fingerprint_of
 from wanbatch.jobs.augment.originals import Box, Original
 from wanbatch.jobs.augment.tables import Reading, read_table
@@ -128,18 +128,7 @@ def _original(picture: Found, pixels: np.ndarray, sha256: str, location: str | N
     height, width = pixels.shape[:2]
     boxes = None
     if picture.boxes is not None:
-        boxes = tuple(
-            Box(
-                box.label,
-                *(
-                    value / (1 if box.fractions else side)
-                    for value, side in zip(
-                        (box.left, box.top, box.width, box.height), (width, height, width, height), strict=True
-                    )
-                ),
-            )
-            for box in picture.boxes
-        )
+        boxes = tuple(_box(box, width, height) for box in picture.boxes)
     return Original(
         id=picture.id,
         root_id=picture.root_id or picture.id,
@@ -156,6 +145,14 @@ def _original(picture: Found, pixels: np.ndarray, sha256: str, location: str | N
         location=location,
         fingerprint=fingerprint_of(pixels) if look else None,
     )
+
+
+def _box(box: FoundBox, width: int, height: int) -> Box:
+    """A box in fractions of its picture of that size."""
+    if box.fractions:
+        return Box(box.label, box.left, box.top, box.width, box.height, box.outline)
+    outline = box.outline and box.outline.scaled(1 / width, 1 / height)
+    return Box(box.label, box.left / width, box.top / height, box.width / width, box.height / height, outline)
 
 
 def dataset_path(given: str, folder: Path) -> str:

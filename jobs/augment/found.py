@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wanbatch.jobs.augment.outlines import Outline
 from wanbatch.manifests.records import Source
 
 TRAIN = ("train", "training")
@@ -22,7 +23,10 @@ _SPLIT_FILE = re.compile(rf"(?:^|[_.-])({'|'.join(SPLITS)})(?=\d*(?:[_.-]|$))", 
 
 @dataclass(frozen=True, slots=True)
 class FoundBox:
-    """A box as the dataset has it: its upper left corner and its size, in pixels or in fractions of the picture."""
+    """A box as the dataset has it: its upper left corner and its size, in pixels or in fractions of the picture.
+
+    outline: of the object in it, in the same unit; None: the dataset has the box alone.
+    """
 
     label: str
     left: float
@@ -30,6 +34,7 @@ class FoundBox:
     width: float
     height: float
     fractions: bool
+    outline: Outline | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wanbatch.jobs.augment.near_copies import Fingerprint
+from wanbatch.jobs.augment.outlines import Outline
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The place of an object in its picture, in fractions of the picture's width and height from its upper left."""
+    """The place of an object in its picture, in fractions of the picture's width and height from its upper left.
+
+    outline: of the object itself, its polygons in the same fractions; None: the dataset has the box alone.
+    """
 
     label: str
     left: float
     top: float
     width: float
     height: float
+    outline: Outline | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
-"""`wanbatch augment --preview`: a few rows of a recipe, made and laid side by side with their sources."""
+"""`wanbatch augment --preview`: a few rows of a recipe, made and laid side by side with their sources and maps."""
 
 from __future__ import annotations
 
 import io
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -19,6 +20,7 @@ from wanbatch.jobs.augment.drawing import Child
 from wanbatch.jobs.augment.draws import uniform
 from wanbatch.jobs.augment.making import make_pictures
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.manifests.columns import MAPS
 from wanbatch.manifests.sources.loader import SourceLoader
 
 CELL, GAP, LINES, LINE = 160, 10, 3, 15  # pixels; lines of a caption
@@ -57,7 +59,8 @@ def preview(planned: Augmentation, count: int, target: Path, sheet: Path, settin
         make_pictures(written, Path(folder) / "out", settings)
         table = ds.dataset(Path(folder) / "out/data", format="parquet").to_table(columns=["id", "image"])
         made = {row["id"]: row["image"]["bytes"] for row in table.to_pylist()}
-        drawn = _draw(planned, [child for child in rows if child.id in made], made)
+        maps = {row["id"]: (row, Path(folder)) for row in written.rows if _has_map(row)}
+        drawn = _draw(planned, [child for child in rows if child.id in made], made, maps)
     try:
         drawn.save(sheet, "PNG")
     except OSError as error:
@@ -65,10 +68,38 @@ def preview(planned: Augmentation, count: int, target: Path, sheet: Path, settin
     return len(made)
 
 
-def _draw(planned: Augmentation, rows: Sequence[Child], made: dict[str, bytes]) -> Image.Image:
-    """Each row as its source, what became of it, and a caption."""
+def _has_map(row: Mapping[str, Any]) -> bool:
+    return any(name in row for name in MAPS)
+
+
+def map_picture(row: Mapping[str, Any], folder: Path, size: tuple[int, int]) -> Image.Image:
+    """The creativity map of a row as a picture: black keeps, white changes most.
+
+    Args:
+        row: of the manifest, with boxes or a map.
+        folder: of the manifest.
+        size: width and height of its source; its boxes are in shares of it.
+    """
+    if "creativity_map" in row:
+        return Image.open(folder / row["creativity_map"]).convert("L")
+    drawn = Image.new("L", size, round(255 * row["creativity"]))
+    for one in row["creativity_boxes"]:
+        left, top, width, height = one["box"]
+        corners = (left * size[0], top * size[1], (left + width) * size[0] - 1, (top + height) * size[1] - 1)
+        ImageDraw.Draw(drawn).rectangle(corners, fill=round(255 * one["creativity"]))
+    return drawn
+
+
+def _draw(
+    planned: Augmentation,
+    rows: Sequence[Child],
+    made: dict[str, bytes],
+    maps: Mapping[str, tuple[Mapping[str, Any], Path]],
+) -> Image.Image:
+    """Each row as its source, its map if any row has one, what became of it, and a caption."""
     font = ImageFont.load_default(size=12)
-    width, height = 2 * CELL + 3 * GAP, CELL + LINES * LINE + 2 * GAP
+    cells = 3 if maps else 2
+    width, height = cells * CELL + (cells + 1) * GAP, CELL + LINES * LINE + 2 * GAP
     sheet = Image.new("RGB", (ACROSS * width, -(-len(rows) // ACROSS) * height), "white")
     draw = ImageDraw.Draw(sheet)
     loaded = planned.loaded
@@ -76,12 +107,17 @@ def _draw(planned: Augmentation, rows: Sequence[Child], made: dict[str, bytes]) 
         for index, child in enumerate(rows):
             left, top = index % ACROSS * width + GAP, index // ACROSS * height + GAP
             source = loader.load(loaded.sources[child.first.sha256]).pixels
-            pair = (Image.fromarray(np.ascontiguousarray(source)), Image.open(io.BytesIO(made[child.id])))
-            for number, picture in enumerate(pair):
+            shown = {0: Image.fromarray(np.ascontiguousarray(source))}
+            shown[cells - 1] = Image.open(io.BytesIO(made[child.id]))
+            if child.id in maps:
+                shown[1] = map_picture(*maps[child.id], shown[0].size)
+            for number, picture in shown.items():
                 picture.thumbnail((CELL, CELL))
                 sheet.paste(picture, (left + number * (CELL + GAP), top))
             for line, text in enumerate(_caption(child)):
-                draw.text((left, top + CELL + 2 + line * LINE), _cut(text, font), fill="black", font=font)
+                draw.text(
+                    (left, top + CELL + 2 + line * LINE), _cut(text, font, width - 2 * GAP), fill="black", font=font
+                )
     return sheet
 
 
@@ -90,8 +126,8 @@ def _caption(child: Child) -> list[str]:
     return [child.id, f"{child.first.name}{others}, creativity {child.creativity:g}", child.prompt]
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of a text as there is room for."""
-    while font.getlength(text) > 2 * CELL + GAP:
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """As much of a text as there is room for, in pixels."""
+    while font.getlength(text) > width:
         text = text[:-2].rstrip("…") + "…"
     return text

@@ -110,6 +110,42 @@ class Hard(Part):
     hardest: Literal["high", "low"] = "high"
 
 
+class Objects(Part):
+    """What stays of each picture while the rest of it is varied.
+
+    Attributes:
+        keep: `boxes` or `masks`: by which of the dataset's annotations.
+        around: creativity of all that is not kept, in place of the recipe's `creativity`.
+        inside: creativity of what is kept.
+        margin: pixels of the source around what is kept that are kept with it.
+        feather: pixels of the source over which `inside` passes into `around` after the margin.
+        softness: the rows' `map_softness`.
+        keep_pixels: whether the source's own pixels come back where `inside` is 0; None: with masks they do.
+    """
+
+    keep: Literal["boxes", "masks"]
+    around: Strengths | None = None
+    inside: Annotated[float, Field(ge=0, le=1)] = 0.0
+    margin: Annotated[int, Field(ge=0, le=4096)] = 0
+    feather: Annotated[int, Field(ge=0, le=4096)] = 0
+    softness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    keep_pixels: bool | None = None
+
+    @model_validator(mode="after")
+    def _pixels_only_where_nothing_changes(self) -> Objects:
+        if self.keep_pixels and self.inside > 0:
+            raise ValueError(
+                f"has keep_pixels, which puts pixels back where creativity is 0, and inside = {self.inside:g}: "
+                "write inside = 0, or drop keep_pixels"
+            )
+        return self
+
+    @property
+    def pixels_kept(self) -> bool:
+        """Whether rows get `keep_pixels`."""
+        return self.inside == 0 and (self.keep == "masks" if self.keep_pixels is None else self.keep_pixels)
+
+
 def _names(value: object) -> object:
     return tuple(value) if isinstance(value, list) else (value,)
 
@@ -134,6 +170,7 @@ class Recipe(Part):
         held_out: other datasets that no picture may be a near-copy of.
         near_copies: what becomes of pictures that look like one of another split.
         annotations_below: the creativity below which boxes and masks are copied.
+        objects: what stays of each picture, by its boxes or masks.
         settings: columns that all rows get, such as `steps`.
     """
 
@@ -156,9 +193,32 @@ class Recipe(Part):
     choices: dict[str, Texts] = {}
     blend: Blend | None = None
     hard: Hard | None = None
+    objects: Objects | None = None
     annotations_below: Annotated[float, Field(ge=0, le=1)] = 0.4
     settings: dict[str, Any] = {}
     checks: Checks = Checks()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objects_first(cls, values: Any) -> Any:
+        """With `around` in [objects] as the creativity, if it is given."""
+        if isinstance(values, dict) and (kept := values.get("keep")) in ("boxes", "masks"):
+            raise ValueError(
+                f'keep = "{kept}": keep names columns to take along; to keep objects write [objects] and below it '
+                f'keep = "{kept}"'
+            )
+        around = _around(values)
+        if around is None:
+            return values
+        if "creativity" in values:
+            raise ValueError("has both creativity and objects.around: they mean the same; drop one of the two")
+        return {**values, "creativity": around}
+
+    @model_validator(mode="after")
+    def _no_objects_of_blends(self) -> Recipe:
+        if self.objects is not None and self.blend is not None:
+            raise ValueError("has both [objects] and [blend]: a blend has no objects of its own; drop one of the two")
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_count(self) -> Recipe:
@@ -172,6 +232,11 @@ class Recipe(Part):
         places = {"base", "dataset", "images", "held_out", "checks"}
         told = self.model_dump(mode="json", exclude=places, exclude_defaults=True)
         return hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _around(values: Any) -> Any:
+    objects = values.get("objects") if isinstance(values, dict) else None
+    return objects.get("around") if isinstance(objects, dict) else None
 
 
 def shipped() -> list[str]:

@@ -11,15 +11,21 @@ from pydantic import BaseModel, ValidationError
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.checks_settings import Band, Checks
-from wanbatch.jobs.augment.recipe import Blend, Columns, Hard, Range, Recipe, Text, shipped, shipped_text
-from wanbatch.manifests.columns import SETTINGS
+from wanbatch.jobs.augment.recipe import Blend, Columns, Hard, Objects, Range, Recipe, Text, shipped, shipped_text
+from wanbatch.manifests.columns import MAPS, SETTINGS
 from wanbatch.manifests.reading.row_model import parse_row
 from wanbatch.suggestions import did_you_mean
 
 DECIDED = ("prompt", "creativity", "seed", "num_images")
 """Settings of rows that the recipe itself decides."""
 
-_PARTS: dict[str, type[BaseModel]] = {"columns": Columns, "blend": Blend, "hard": Hard, "checks": Checks}
+_PARTS: dict[str, type[BaseModel]] = {
+    "columns": Columns,
+    "blend": Blend,
+    "hard": Hard,
+    "objects": Objects,
+    "checks": Checks,
+}
 _ITEMS: dict[str, type[BaseModel]] = {"template": Text, "synonyms": Text, "choices": Text, "bands": Band}
 _RULES = {
     "split": "the name of a split, or a list of names",
@@ -38,6 +44,13 @@ _RULES = {
     "parents": "a whole number from 2 to 8, or a list of such numbers",
     "weights": "drawn or equal",
     "hardest": "high or low",
+    "around": "a number above 0 and up to 1, a list of such numbers, or a range like { from = 0.5, to = 0.8 }",
+    "inside": "a number from 0 to 1",
+    "margin": "a whole number of pixels from 0 to 4096",
+    "feather": "a whole number of pixels from 0 to 4096",
+    "softness": "a number from 0 to 1",
+    "keep_pixels": "true or false",
+    "objects": 'a table, like [objects] with keep = "boxes" below it',
     "near_copies": "drop, refuse or keep",
     "annotations_below": "a number from 0 to 1",
     "duplicates": "none, exact or near",
@@ -71,9 +84,13 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _under(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a base holds: not its way to count rows where the recipe has one of its own."""
+    """What of a base holds: not its way to count rows, or its creativity, where the recipe has one of its own."""
     counts = ("fill", "variants")
-    return {name: one for name, one in base.items() if name not in counts or not any(c in values for c in counts)}
+    replaced = set(counts) if any(name in values for name in counts) else set()
+    objects = values.get("objects")
+    if isinstance(objects, dict):
+        replaced |= {"blend", *(["creativity"] if "around" in objects else [])}
+    return {name: one for name, one in base.items() if name not in replaced}
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -95,7 +112,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 def _words(error: ValidationError, values: Mapping[str, Any]) -> str:
     """The most telling error as a sentence: which key, and what to do."""
-    errors = error.errors(include_url=False)
+    errors = [one for one in error.errors(include_url=False) if not _is_of_around(one, values)]
     first = next((one for one in errors if one["type"] == "value_error"), None) or next(
         (one for one in errors if one["type"] == "extra_forbidden"), errors[0]
     )
@@ -111,8 +128,15 @@ def _words(error: ValidationError, values: Mapping[str, Any]) -> str:
     if first["type"] == "missing":
         rule = _RULES.get(str(where[-1]))
         return f"has no {name}: give it" + (f" {rule}" if rule else ', like dataset = "pictures"')
+    if where[:2] == ["objects", "keep"]:
+        return f"objects.keep is {_given(values, where)!r}: must be boxes or masks"
     rule = next((_RULES[str(part)] for part in reversed(where) if str(part) in _RULES), "text that is not empty")
     return f"{name} is {_given(values, where)!r}: must be {rule}"
+
+
+def _is_of_around(error: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether an error about `creativity` is one about `objects.around`, which stands for it and has the same."""
+    return error["loc"][:1] == ("creativity",) and error["type"] != "missing" and "creativity" not in values
 
 
 def _keys(error: Mapping[str, Any], values: Any) -> list[object]:
@@ -152,6 +176,10 @@ def _check_settings(path: Path, recipe: Recipe) -> None:
         if name in DECIDED:
             said = "the recipe decides it for each row" if name != "num_images" else "write variants = N"
             raise UserError(f"{path}: unknown key {name!r} in [settings]: {said}")
+        if name in (*MAPS, "keep_pixels", "map_softness"):
+            raise UserError(
+                f"{path}: {name} in [settings] would be the same for all pictures: write [objects] for it"
+            )
         if name not in known:
             words = f"known: {', '.join(known)}{did_you_mean(name, known)}"
             raise UserError(f"{path}: unknown key {name!r} in [settings]; {words}")

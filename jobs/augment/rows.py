@@ -7,6 +7,7 @@ from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.drawing import Child
+from wanbatch.jobs.augment.kept_objects import boxes_of_row, has_objects
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
 
@@ -28,13 +29,16 @@ OWN = (
 """Columns that a recipe writes beside those that wanbatch knows; a dataset's own cannot be kept under these names."""
 
 
-def manifest_row(child: Child, recipe: Recipe, path_of: Callable[[Original], str]) -> dict[str, Any]:
+def manifest_row(
+    child: Child, recipe: Recipe, path_of: Callable[[Original], str], map_of: Callable[[Child], str]
+) -> dict[str, Any]:
     """One row of the manifest.
 
     Args:
         child: what is made.
         recipe: what decided it.
         path_of: the path of an original, as the manifest has it.
+        map_of: the path of a row's creativity map, which is written first.
     Raises:
         UserError: Boxes are to be copied and the size of the picture is not known.
     """
@@ -45,7 +49,7 @@ def manifest_row(child: Child, recipe: Recipe, path_of: Callable[[Original], str
     else:
         row["images"] = [path_of(parent) for parent, _ in child.parents]
         row["blend_weights"] = [share for _, share in child.parents]
-    row |= {"creativity": child.creativity, "seed": child.seed, **recipe.settings}
+    row |= _creativity(child, recipe, map_of) | {"seed": child.seed, **recipe.settings}
     row |= {
         "label": first.label,
         "split": first.split,
@@ -61,6 +65,29 @@ def manifest_row(child: Child, recipe: Recipe, path_of: Callable[[Original], str
     return {name: value for name, value in row.items() if value is not None}
 
 
+def _creativity(child: Child, recipe: Recipe, map_of: Callable[[Child], str]) -> dict[str, Any]:
+    """How much a picture may change: one number, or another one for its objects."""
+    objects = recipe.objects
+    if objects is None or not has_objects(child.first):
+        return {"creativity": child.creativity}
+    boxes = boxes_of_row(child.first, objects)
+    told: dict[str, Any] = {"creativity_map": map_of(child)} if boxes is None else {"creativity": child.creativity}
+    if boxes:
+        told["creativity_boxes"] = boxes
+    if boxes is not None and not boxes:
+        return told
+    if objects.pixels_kept:
+        told["keep_pixels"] = True
+    if objects.softness:
+        told["map_softness"] = objects.softness
+    return told
+
+
+def _creativity_of_objects(child: Child, recipe: Recipe) -> float:
+    kept = recipe.objects is not None and has_objects(child.first)
+    return recipe.objects.inside if kept and recipe.objects is not None else child.creativity
+
+
 def _parent(parent: Original, share: float) -> dict[str, Any]:
     return {"id": parent.id, "sha256": parent.sha256, "split": parent.split, "share": share}
 
@@ -70,7 +97,7 @@ def _annotations(child: Child, recipe: Recipe) -> Mapping[str, Any]:
     first = child.first
     if first.boxes is None and first.mask is None:
         return {}
-    if len(child.parents) > 1 or child.creativity >= recipe.annotations_below:
+    if len(child.parents) > 1 or _creativity_of_objects(child, recipe) >= recipe.annotations_below:
         return {"annotations": FLAGGED}
     copied: dict[str, Any] = {"annotations": COPIED}
     if first.boxes is not None:

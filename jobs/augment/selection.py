@@ -59,6 +59,39 @@ def check_names(found: FoundDataset, recipe: Recipe) -> None:
             raise UserError(f"keep names {name!r}, which rows have of their own: rename the column in the dataset")
 
 
+def check_objects(wanted: Sequence[Found], recipe: Recipe) -> list[str]:
+    """Check that pictures have what a recipe keeps of them. Raises UserError if none has.
+
+    Returns:
+        What to say of pictures and objects that lack it, a sentence each.
+    """
+    objects = recipe.objects
+    if objects is None:
+        return []
+    boxes = [box for picture in wanted for box in picture.boxes or ()]
+    masked = sum(box.outline is not None for box in boxes) + sum(picture.mask is not None for picture in wanted)
+    asked = (
+        f'{recipe.dataset}: has no {objects.keep}{_in_split(recipe)}, and [objects] asks keep = "{objects.keep}": '
+    )
+    if objects.keep == "boxes" and not boxes:
+        raise UserError(
+            f"{asked}name their column with columns = {{ boxes = ... }}, or give a dataset of COCO or YOLO"
+        )
+    if objects.keep == "masks" and not masked:
+        raise UserError(
+            asked
+            + ('write keep = "boxes", which it has' if boxes else "name their column with columns = { mask = ... }")
+            + ", or give a dataset of COCO or YOLO with segments"
+        )
+    said = []
+    if bare := sum(not picture.boxes and picture.mask is None for picture in wanted):
+        said.append(f"{bare} of {len(wanted)} pictures have nothing that is kept, and are varied as a whole")
+    lacking = [box for one in wanted if one.mask is None for box in one.boxes or () if box.outline is None]
+    if objects.keep == "masks" and lacking:
+        said.append(f"{len(lacking)} of {len(boxes)} objects have no mask, and are kept by their boxes")
+    return said
+
+
 def of_classes(found: FoundDataset, wanted: Sequence[Found], recipe: Recipe) -> list[Found]:
     """The pictures of the classes that are augmented. Raises UserError for a class without pictures."""
     counts = Counter(picture.label for picture in wanted)

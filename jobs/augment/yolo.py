@@ -12,6 +12,7 @@ import yaml
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.coco import most_frequent
 from wanbatch.jobs.augment.found import Found, FoundBox, FoundDataset
+from wanbatch.jobs.augment.outlines import polygons_of
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.formats import PICTURE_SUFFIXES
 from wanbatch.manifests.storage.urls import files_below
@@ -64,7 +65,7 @@ def read_yolo(file: str) -> FoundDataset:
     pictures = []
     for split in SPLITS:
         for folder in _folders(told.get(split)):
-            pictures += list(_pictures(root, folder, split, names, file))
+            pictures += list(_pictures(root, folder, split, names, file, segments="kpt_shape" not in told))
     if not pictures:
         raise UserError(f"{file}: names no folder with pictures: give train = a folder below {root}")
     used = {box.label for one in pictures for box in one.boxes or ()}
@@ -83,7 +84,9 @@ def _folders(given: Any) -> list[str]:
     return [] if given is None else [str(one) for one in given] if isinstance(given, list) else [str(given)]
 
 
-def _pictures(root: str, folder: str, split: str, names: Mapping[int, str], file: str) -> Iterator[Found]:
+def _pictures(
+    root: str, folder: str, split: str, names: Mapping[int, str], file: str, segments: bool
+) -> Iterator[Found]:
     where = os.path.normpath(os.path.join(root, folder))
     if not os.path.isdir(where) and folder.startswith("../"):
         where = os.path.normpath(os.path.join(root, folder[3:]))  # as Roboflow writes it
@@ -93,7 +96,7 @@ def _pictures(root: str, folder: str, split: str, names: Mapping[int, str], file
         if not name.lower().endswith(PICTURE_SUFFIXES):
             continue
         path = os.path.relpath(f"{where}/{name}", root)
-        boxes = _boxes(f"{root}/{_labels_path(path)}", names)
+        boxes = _boxes(f"{root}/{_labels_path(path)}", names, segments)
         label = most_frequent([box.label for box in boxes])
         columns = {"label": label, "file_name": path}
         yield Found(Source(path), posixpath.splitext(path)[0], path, label, split, columns, boxes=boxes)
@@ -109,8 +112,11 @@ def _labels_path(path: str) -> str:
     return posixpath.splitext("/".join(folders))[0] + ".txt"
 
 
-def _boxes(path: str, names: Mapping[int, str]) -> list[FoundBox]:
-    """The boxes of a picture; none without a file of labels, as a picture of background has."""
+def _boxes(path: str, names: Mapping[int, str], segments: bool) -> list[FoundBox]:
+    """The boxes of a picture; none without a file of labels, as a picture of background has.
+
+    segments: lines may be polygons; else what follows a box are key points.
+    """
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
@@ -121,11 +127,21 @@ def _boxes(path: str, names: Mapping[int, str]) -> list[FoundBox]:
         if not line.strip():
             continue
         try:
-            index, middle, centre, width, height = line.split()[:5]
-            label, (x, y, w, h) = names[int(index)], map(float, (middle, centre, width, height))
+            index, *numbers = line.split()
+            found.append(_object(names[int(index)], [float(number) for number in numbers], segments))
         except (ValueError, KeyError) as error:
             raise UserError(
                 f"{path}:{number}: is {line.strip()!r}: must be a class number below {len(names)} and four fractions"
+                + (", or those of three points or more" if segments else "")
             ) from error
-        found.append(FoundBox(label, x - w / 2, y - h / 2, w, h, True))
     return found
+
+
+def _object(label: str, numbers: Sequence[float], segments: bool) -> FoundBox:
+    """One line of labels: a box by its middle, perhaps with a confidence or key points, or a polygon."""
+    if segments and len(numbers) > 5:
+        outline = polygons_of([numbers])
+        (left, right), (top, bottom) = ((min(its), max(its)) for its in (numbers[0::2], numbers[1::2]))
+        return FoundBox(label, left, top, right - left, bottom - top, True, outline)
+    x, y, width, height = numbers[:4]
+    return FoundBox(label, x - width / 2, y - height / 2, width, height, True)

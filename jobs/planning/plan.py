@@ -18,7 +18,13 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import REPLACED, evaluation_counts, has_sources, resolved_schedules
+from wanbatch.jobs.planning.noise_schedule import (
+    REPLACED,
+    evaluation_counts,
+    has_sources,
+    resolved_schedules,
+    starting_levels,
+)
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.unit_sizes import cut_units
 from wanbatch.jobs.planning.units import Image, Task
@@ -164,7 +170,10 @@ class Plan:
         chosen = self.images.take(pa.array(indices, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
         sources = self.manifest.sources(rows)
-        images = [_image(s, values) for s, values in zip(sources, chosen.to_pylist(), strict=True)]
+        maps = self.manifest.map_sources(rows)
+        images = [
+            _image(its, shown, values) for its, shown, values in zip(sources, maps, chosen.to_pylist(), strict=True)
+        ]
         tasks, first = [], 0
         for unit, attempt, attempt_token, its in wanted:
             passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
@@ -256,6 +265,7 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
+    images = images.append_column("starting_level", pa.array(starting_levels(images), pa.float64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
     images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
     for name in RARE:
@@ -310,9 +320,9 @@ def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Seque
     ]
 
 
-def _image(sources: tuple[Source, ...], values: dict[str, Any]) -> Image:
+def _image(sources: tuple[Source, ...], map_source: Source | None, values: dict[str, Any]) -> Image:
     sigmas = values.pop("sigmas")
-    return Image(sources=sources, sigmas=None if sigmas is None else tuple(sigmas), **values)
+    return Image(sources=sources, map_source=map_source, sigmas=None if sigmas is None else tuple(sigmas), **values)
 
 
 def _first(*values):

@@ -25,6 +25,8 @@ class Image(_Resolved):
     Attributes:
         row: index among the manifest's rows, blend groups merged.
         source_area: pixels that its size was fitted to by its first source; None if its row gives the size.
+        map_source: where the picture of its `creativity_map` is; None: it has none.
+        starting_level: the noise level that it starts at; with a map at most that.
         evaluations: how often the model is evaluated for it, guidance and step cache aside.
         digest: of everything that was decided; another one if the row changed.
         prompt_tokens_cut: how many tokens of its prompt the model does not read; None: it reads all.
@@ -37,15 +39,12 @@ class Image(_Resolved):
     manifest_row: int
     sources: tuple[Source, ...]
     source_area: int | None
+    starting_level: float
     evaluations: int
     digest: str
     prompt_tokens_cut: int | None = None
     negative_prompt_tokens_cut: int | None = None
-
-    @property
-    def starting_level(self) -> float:
-        """The noise level that it starts at; with a map at most that. See `noise_schedule.starting_levels`."""
-        return max([self.creativity, *(box["creativity"] for box in self.creativity_boxes or ())])
+    map_source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)

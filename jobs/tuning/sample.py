@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.noise_schedule import starting_levels
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.source_sizes import loading_from
 from wanbatch.jobs.planning.units import Image
@@ -95,7 +94,7 @@ def possible_candidates(plan: Plan) -> Callable[[Candidate], bool]:
     steps = plan.manifest.rows["steps"].take(plan.images["row"]).to_pylist()
     own = plan.manifest.rows["schedule"].take(plan.images["row"]).to_pylist()
     columns = [plan.images[name].to_pylist() for name in ("sigmas", "shift", "creativity_steps")]
-    begins = starting_levels(plan.images).tolist()
+    begins = plan.images["starting_level"].to_pylist()
     starts: dict[tuple[str | None, float], float] = {}  # the lowest by schedule and shift
     for given, schedule, sigmas, shift, respaced, level in zip(steps, own, *columns, begins, strict=True):
         if given is None and sigmas is None and 0 < level < 1 and not respaced:
@@ -116,7 +115,7 @@ def _affected(plan: Plan) -> np.ndarray:
     free = np.ones(len(rows), dtype=bool)
     for name in (*ROW_SETTINGS, *MAPS):
         free &= pc.is_null(rows[name]).to_numpy()
-    moving = starting_levels(plan.images) > 0
+    moving = plan.images["starting_level"].to_numpy() > 0
     return np.flatnonzero(free[plan.images["row"].to_numpy()] & moving)
 
 

@@ -16,24 +16,34 @@ from wanbatch.pipeline.core.requests import CreativityMap, fitted_part
 SAME_SHAPE = 0.01  # how much the shapes of a map and its source may differ, of the source's
 
 
-def creativity_map(image: Image, size: tuple[int, int], loader: SourceLoader) -> CreativityMap | None:
-    """The map of an image at its size; None: it has none.
+class CreativityMaps:
+    """The creativity maps of one task's images; each distinct picture is read and fitted once."""
 
-    Args:
-        image: as it was planned.
-        size: width and height of its first source, as that was before it was fitted.
-        loader: reads the map's picture.
+    def __init__(self, loader: SourceLoader):
+        self._loader = loader
+        self._known: dict[tuple, np.ndarray] = {}
 
-    Raises:
-        RowError: A box reaches over the edge of the source, or the map's picture cannot be read or has another shape.
-    """
-    if image.creativity_boxes:
-        values = _of_boxes(image, size)
-    elif image.creativity_map is not None:
-        values = _of_picture(image, size, loader)
-    else:
-        return None
-    return CreativityMap(values, bool(image.keep_pixels))
+    def of(self, image: Image, size: tuple[int, int]) -> CreativityMap | None:
+        """The map of an image at its size; None: it has none.
+
+        Args:
+            image: as it was planned.
+            size: width and height of its first source, as that was before it was fitted.
+
+        Raises:
+            RowError: A box reaches over the edge of the source, or the map's picture cannot be read or has another
+                shape.
+        """
+        if image.creativity_boxes:
+            values = _of_boxes(image, size)
+        elif image.map_source is not None:
+            key = (image.map_source.key, size, image.width, image.height)
+            if key not in self._known:
+                self._known[key] = _of_picture(image, image.map_source, size, self._loader)
+            values = self._known[key]
+        else:
+            return None
+        return CreativityMap(values, bool(image.keep_pixels), image.map_softness or 0.0)
 
 
 def _of_boxes(image: Image, size: tuple[int, int]) -> np.ndarray:
@@ -61,12 +71,12 @@ def _in_pixels(box: list[float], size: tuple[int, int], index: int) -> tuple[flo
     return x, y, width, height
 
 
-def _of_picture(image: Image, size: tuple[int, int], loader: SourceLoader) -> np.ndarray:
+def _of_picture(image: Image, source: Source, size: tuple[int, int], loader: SourceLoader) -> np.ndarray:
     """float32 [height, width]: the mean of the picture's channels, cut as the source is."""
-    pixels = loader.load(Source(image.creativity_map)).pixels
+    pixels = loader.load(source).pixels
     rows, columns = pixels.shape[:2]
     if abs(columns * size[1] - rows * size[0]) > SAME_SHAPE * columns * size[1]:
-        message = f"{image.creativity_map}: the map has {columns}x{rows} pixels and its source {size[0]}x{size[1]}"
+        message = f"{source.name}: the map has {columns}x{rows} pixels and its source {size[0]}x{size[1]}"
         raise RowError("source", "map_shape", f"{message}: give a map of the same shape")
     grey = PillowImage.fromarray(pixels.mean(axis=2, dtype=np.float32) / 255)
     part = fitted_part(columns, rows, image.width, image.height)

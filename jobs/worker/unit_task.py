@@ -20,7 +20,7 @@ from wanbatch.errors import RowError
 from wanbatch.jobs.config.metrics import STAGES
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.jobs.worker.context import WorkerContext
-from wanbatch.jobs.worker.creativity_maps import creativity_map
+from wanbatch.jobs.worker.creativity_maps import CreativityMaps
 from wanbatch.jobs.worker.marking import mark_of
 from wanbatch.jobs.worker.messages import UnitReport
 from wanbatch.jobs.worker.requests import FittedSources, request_for
@@ -91,10 +91,11 @@ class UnitTask:
         """Read each distinct source once, fitted to the size it is used at."""
         begin, retried = perf_counter(), self.context.sources.retried
         sources = FittedSources(self.context.sources, self.context.setup.model)
+        maps = CreativityMaps(self.context.sources)
         for image in self.task.images:
             if self._stops():
                 break
-            self._load(image, sources)
+            self._load(image, sources, maps)
         self._source_retries = self.context.sources.retried - retried
         self._busy_seconds += perf_counter() - begin
 
@@ -194,11 +195,11 @@ class UnitTask:
             {image.id: image.digest for image in self.task.images if image.id in ended},
         )
 
-    def _load(self, image: Image, sources: FittedSources) -> None:
+    def _load(self, image: Image, sources: FittedSources, maps: CreativityMaps) -> None:
         begin = perf_counter()
         try:
             loaded = sources.of(image)
-            shown = creativity_map(image, loaded[0].size, self.context.sources) if loaded else None
+            shown = maps.of(image, loaded[0].size) if loaded else None
         except RowError as error:
             self._fail(image, error)
             return

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
+from wanbatch.manifests.column_types import ImageValue
 from wanbatch.manifests.columns import GIVEN, SETTINGS
 from wanbatch.manifests.reading.row_model import ManifestRow
 from wanbatch.manifests.records import Lora, Row, Source
@@ -23,6 +24,9 @@ SOURCE_TYPE = pa.struct(
     ]
 )
 
+EMBEDDED_NAME = "(embedded)"
+"""What an embedded creativity map is called that has no path."""
+
 ROWS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -30,6 +34,7 @@ ROWS_SCHEMA = pa.schema(
         ("file", pa.int32()),  # index into the manifest's files
         ("position", pa.int64()),  # line from 1 (JSONL) or row from 0 (Parquet), in its file
         ("sources", pa.list_(SOURCE_TYPE)),
+        ("map_source", SOURCE_TYPE),  # of a creativity map that is embedded; else its path says where it is
         *((name, GIVEN[name].kind.type) for name in SETTINGS),
     ]
 )
@@ -76,11 +81,14 @@ def row_values(
     """
     name = row.blend_group or row.id or f"{number:08d}"
     given = (_plain(getattr(row, column)) for column in (*SETTINGS, *GROUP_COLUMNS))
-    return name, number, file, position, _sources(row, file, position, stored_name), *given
+    sources = _sources(row, file, position, stored_name)
+    return name, number, file, position, sources, _map_source(row, file, position, stored_name), *given
 
 
 def _plain(value: Any) -> Any:
-    """What Arrow can store: models as dictionaries, also inside a list."""
+    """What Arrow can store: models as dictionaries, also inside a list; of one image its path."""
+    if isinstance(value, ImageValue):
+        return value.path or EMBEDDED_NAME
     if isinstance(value, list) and value and isinstance(value[0], BaseModel):
         return [item.model_dump() for item in value] or None
     return value
@@ -98,6 +106,12 @@ def _sources(row: ManifestRow, file: int, position: int, stored_name: Callable[[
         else (image.path, weight / total, file, position, column, item)
         for item, (image, weight) in enumerate(zip(row.source_images, weights, strict=True))
     ]
+
+
+def _map_source(row: ManifestRow, file: int, position: int, stored_name: Callable[[str], str]) -> tuple | None:
+    if row.creativity_map is None or row.creativity_map.bytes is None:
+        return None
+    return row.creativity_map.path, 1.0, file, position, stored_name("creativity_map"), 0
 
 
 def row_of(values: Mapping[str, Any], files: Sequence[str], location: str) -> Row:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pyarrow as pa
 from pyarrow import types as kinds
 
-from wanbatch.manifests.column_types import NAME
+from wanbatch.manifests.column_types import IMAGE, NAME
 from wanbatch.manifests.columns import GIVEN
 
 IMAGE_FIELDS = {"bytes": pa.binary(), "path": pa.string()}
@@ -20,9 +20,10 @@ def type_rule(name: str, kind: pa.DataType) -> str | None:
     """What the type of a known column must be, if it is another. kind: without views, see `plain_type`."""
     wanted = GIVEN[name].kind.type
     if wanted is None:
-        kind = kind.value_type if is_list(kind) else kind
-        good = _is_text(kind) or kinds.is_null(kind) or is_binary(kind) or _has_image(kind)
+        good = _is_image(kind.value_type if is_list(kind) else kind)
         return None if good else "paths (text), encoded images (binary), structs of bytes and path, or lists of these"
+    if GIVEN[name].kind is IMAGE:
+        return None if _is_image(kind) else "paths (text), encoded images (binary), or structs of bytes and path"
     if GIVEN[name].kind is NAME and _is_number(kind):
         return None
     return None if _holds(kind, wanted) else _type_words(wanted)
@@ -125,6 +126,10 @@ def _fields_are(kind: pa.DataType, wanted: pa.StructType) -> bool:
     allowed = {wanted.field(i).name: wanted.field(i).type for i in range(wanted.num_fields)}
     fields = [kind.field(i) for i in range(kind.num_fields)]
     return all(f.name in allowed and _holds(f.type, allowed[f.name]) for f in fields)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    return _is_text(kind) or kinds.is_null(kind) or is_binary(kind) or _has_image(kind)
 
 
 def _has_image(kind: pa.DataType) -> bool:

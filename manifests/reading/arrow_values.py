@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as kinds
 
-from wanbatch.manifests import column_types
-from wanbatch.manifests.column_types import LostDigits
+from wanbatch.manifests.column_types import IMAGE_KINDS, LostDigits
 from wanbatch.manifests.columns import GIVEN
 from wanbatch.manifests.reading.arrow_types import EXACT_BELOW, IMAGE_FIELDS, is_binary, is_list
 from wanbatch.manifests.reading.row_model import EMBEDDED, KNOWN
@@ -23,7 +22,7 @@ B = TypeVar("B")
 Flags = bool | list[bool]
 """Whether the images of one row have bytes: the same for all, or for each."""
 
-IMAGES = tuple(name for name, given in GIVEN.items() if given.kind is column_types.IMAGES)
+IMAGES = tuple(name for name, given in GIVEN.items() if given.kind in IMAGE_KINDS)
 STRUCTS = (*IMAGES, *(name for name, given in GIVEN.items() if given.kind.parts and name not in IMAGES))
 
 

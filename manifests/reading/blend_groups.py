@@ -79,6 +79,11 @@ def _merge(members: list[Member], broken: bool, report: Report, location: Callab
         message = f"blend group {name!r} has only this row: it needs two or more; for one image drop blend_group"
         report(first["file"], first["position"], message)
     merged = {**first, "sources": list(_weighted(members))}
+    mapped = [member for member in members if member["map_source"] is not None]
+    merged["map_source"] = mapped[0]["map_source"] if mapped else None
+    if len(mapped) > 1:
+        message = f"blend group {name!r} has an embedded creativity_map in several rows: give it in one of them"
+        report(mapped[1]["file"], mapped[1]["position"], message)
     for setting in SETTINGS:
         merged[setting], clash = _agreed(members, setting)
         if clash:

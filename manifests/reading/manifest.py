@@ -79,6 +79,18 @@ class Manifest:
         found = self.rows["sources"].take(indices).to_pylist()
         return [tuple(source_of(source, self.files) for source in sources or ()) for sources in found]
 
+    def map_sources(self, indices: pa.ChunkedArray | pa.Array) -> list[Source | None]:
+        """Where the creativity maps of the things asked at some indices are; None: they have none."""
+        rows = self.rows.select(["creativity_map", "map_source"]).take(indices).to_pylist()
+        return [
+            source_of(row["map_source"], self.files)
+            if row["map_source"] is not None
+            else None
+            if row["creativity_map"] is None
+            else Source(row["creativity_map"])
+            for row in rows
+        ]
+
     def iter_rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
         """Rows in order, made on the fly."""
         count = (len(self) if stop is None else stop) - start

@@ -81,11 +81,12 @@ def _contradictions(row: ManifestRow, prompt_of_run: bool) -> Iterator[str]:
 def _map_contradictions(row: ManifestRow) -> Iterator[str]:
     given = [name for name in MAPS if getattr(row, name) is not None]
     if not given:
-        if row.keep_pixels:
-            yield (
-                "has keep_pixels but neither creativity_boxes nor creativity_map: give one of them, or drop it"
-                + if_own("keep_pixels")
-            )
+        for name in ("keep_pixels", "map_softness"):
+            if getattr(row, name):
+                yield (
+                    f"has {name} but neither creativity_boxes nor creativity_map: give one of them, or drop it"
+                    + if_own(name)
+                )
         return
     if not row.source_images and row.blend_group is None:
         yield f"has {given[0]} but there is no source image: give an image, or drop {given[0]}"

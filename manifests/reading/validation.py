@@ -153,15 +153,18 @@ class RowChecker:
         return self._builder.table()
 
     def _path_problems(self, line: ManifestRow) -> Iterator[str]:
-        for image in line.source_images:
+        given = [("image", image) for image in line.source_images]
+        if line.creativity_map is not None:
+            given.append(("creativity_map", line.creativity_map))
+        for name, image in given:
             if image.bytes is not None:
                 continue
             if image.path is None:
-                yield "has an image with neither bytes nor path: give one of them"
+                yield f"has {'an image' if name == 'image' else name} with neither bytes nor path: give one of them"
             elif not image.path:
-                yield "image '' is empty: leave it out if there is none"
+                yield f"{name} '' is empty: leave it out if there is none"
             elif problem := self._rules.problem(image.path):
-                yield f"image {shorten(image.path)} {problem}"
+                yield f"{name} {shorten(image.path)} {problem}"
         if line.audio is not None and (problem := self._rules.problem(line.audio)):
             yield f"audio {shorten(line.audio)} {problem}"
 

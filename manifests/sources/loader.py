@@ -87,7 +87,7 @@ class SourceLoader:
         self.max_pixels, self.max_bytes = max_pixels, max_bytes
         self._policy = PathPolicy(root, allow_http, fence)
         self._finder = SourceFinder(self._policy)
-        self._embedded = EmbeddedImages()
+        self._embedded: dict[str, EmbeddedImages] = {}  # by column, so that each is read in its order
         self._store_retries = StoreRetries()
         self._manifest_versions: dict[str, str | None] = {}
         self._fetcher = fetcher or Fetcher(max_bytes)
@@ -110,7 +110,8 @@ class SourceLoader:
 
     def close(self) -> None:
         """Close the manifest file that embedded images were read from."""
-        self._embedded.close()
+        for images in self._embedded.values():
+            images.close()
 
     def load(self, source: Source) -> LoadedImage:
         """Read and decode one source: upright, in sRGB, on white where it was transparent, 8 bits a channel.
@@ -252,11 +253,12 @@ class SourceLoader:
                 yield self._checked(file)
 
     def _embedded_bytes(self, source: Source) -> bytes:
+        images = self._embedded.setdefault(source.column, EmbeddedImages())
         try:
             with _embedded_errors(source):
-                data = self._embedded.read(source)
+                data = images.read(source)
         except StoreFailure:
-            self._embedded.close()  # what was being read cannot be gone on with
+            images.close()  # what was being read cannot be gone on with
             raise
         self._check_size(len(data))
         return data

@@ -9,6 +9,10 @@ the higher level, `x' = (s' / c) x_c + (1 - s' / c) x0`, which is every solver's
 A place that has just started has no history: its earlier predictions are set to the present one, so that multistep
 solvers take their first step of order one there. UniPC's corrector is of its usual order in the second step, where a
 row of its own would have one less.
+
+With a softness a place is released over so many levels above its own: at the level s it is held to the share
+`(s - own level) / softness`, and the rest of it follows the solver, so that it fits what is made around it. A place
+of level 0 is never released. At a softness of 0 all of this is as above, to the last bit.
 """
 
 from __future__ import annotations
@@ -46,25 +50,29 @@ class Regions:
         latents: Of the sources, float32 [slots, channels, height, width].
         noises: Of the rows' starts, as `latents`.
         levels: Float32 [slots, 1, height, width], see `Region`.
+        softness: Float32 [slots, 1, 1, 1].
     """
 
     latents: Tensor
     noises: Tensor
     levels: Tensor
+    softness: Tensor
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], device: torch.device) -> Regions:
         """Room for `[slots, channels, height, width]`."""
         latents, noises = (torch.zeros(shape, device=device) for _ in range(2))
-        return cls(latents, noises, torch.zeros((shape[0], 1, *shape[2:]), device=device))
+        levels, softness = (torch.zeros((shape[0], 1, *size), device=device) for size in (shape[2:], (1, 1)))
+        return cls(latents, noises, levels, softness)
 
     def enter(self, slot: int, region: Region) -> None:
         """Put the region of a row that begins into its slot."""
         self.latents[slot], self.noises[slot], self.levels[slot, 0] = region.latent, region.noise, region.levels
+        self.softness[slot].fill_(region.softness)
 
     def views(self, slot: int) -> list[Tensor]:
         """Views of all that is held of a slot."""
-        return [self.latents[slot], self.noises[slot], self.levels[slot]]
+        return [self.latents[slot], self.noises[slot], self.levels[slot], self.softness[slot]]
 
     def started(
         self, corrected: Tensor, denoised: Tensor, history: Tensor, before: Tensor, at: StepLevels
@@ -82,8 +90,9 @@ class Regions:
             `corrected`, `history` and `before` as if such a place had been on a straight line to `denoised` all
             along that leads through its own start.
         """
-        waiting = (self.levels <= _per_place(at.now))[:, None]
+        waiting = self._share_held(at.now) >= 1
         level = torch.where(self.levels > 0, self.levels, 1.0)  # places that never start are set in `held`
+        level = torch.where(self._soft, _per_place(at.reached).clamp(min=torch.finfo(torch.float32).tiny), level)
         own = (1 - level) * self.latents + level * self.noises
         ratio = _per_place(at.reached) / level
         x0 = denoised[:, 0]
@@ -101,7 +110,20 @@ class Regions:
         """The next samples, [rows, 1, channels, height, width], with the start of their level at places that wait."""
         after = _per_place(at.after)
         own = (1 - after) * self.latents + after * self.noises
-        return torch.where((self.levels <= after)[:, None], own[:, None], following)
+        share = self._share_held(at.after)
+        mean = share * own[:, None] + (1 - share) * following
+        return torch.where(share >= 1, own[:, None], torch.where(share > 0, mean, following))
+
+    @property
+    def _soft(self) -> Tensor:
+        """Which places are released over several levels, [rows, 1, height, width]."""
+        return (self.softness > 0) & (self.levels > 0)
+
+    def _share_held(self, level: Tensor) -> Tensor:
+        """How far each place is held at its own start at a level, [rows, 1, 1, height, width], from 0 to 1."""
+        above = _per_place(level) - self.levels
+        ramp = (above / torch.where(self.softness > 0, self.softness, 1.0)).clamp(0, 1)
+        return torch.where(self._soft, ramp, (above >= 0).to(ramp.dtype))[:, None]
 
 
 def _per_place(levels: Tensor) -> Tensor:

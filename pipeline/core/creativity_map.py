@@ -29,7 +29,9 @@ def latent_levels(values: np.ndarray, stride: int) -> np.ndarray:
     return values.reshape(height // stride, stride, width // stride, stride).min(axis=(1, 3)).astype(np.float32)
 
 
-def region_of(values: np.ndarray, stride: int, latent: Tensor, noise: Tensor) -> tuple[Region, float]:
+def region_of(
+    values: np.ndarray, stride: int, latent: Tensor, noise: Tensor, softness: float = 0.0
+) -> tuple[Region, float]:
     """What the denoiser needs of a map, and the noise level at which the row starts.
 
     Args:
@@ -37,11 +39,12 @@ def region_of(values: np.ndarray, stride: int, latent: Tensor, noise: Tensor) ->
         stride: As there.
         latent: Of the sources, float32 [channels, height / stride, width / stride].
         noise: As `latent`.
+        softness: Of the map.
     """
     levels = latent_levels(values, stride)
     highest = levels.max()
     starting = np.where(levels == highest, np.float32(np.inf), levels)
-    return Region(latent, noise, torch.from_numpy(starting).to(latent.device)), float(highest)
+    return Region(latent, noise, torch.from_numpy(starting).to(latent.device), softness), float(highest)
 
 
 def with_kept_pixels(pixels: np.ndarray, sources: Sequence[SourceImage], creativity: CreativityMap) -> np.ndarray:

@@ -35,10 +35,12 @@ class CreativityMap:
             source.
         keep_pixels: Whether the source's own pixels come back where the value is 0, with a soft edge of a few
             pixels outside.
+        softness: Noise levels above a place's own over which it is released; 0 releases it at its own.
     """
 
     values: np.ndarray
     keep_pixels: bool = False
+    softness: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

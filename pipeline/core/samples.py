@@ -24,11 +24,13 @@ class Region:
         noise: Of the row's start, as `latent`.
         levels: Float32 [height, width], the noise level at which each place starts; infinite for those that start
             with the row.
+        softness: Noise levels above its own over which a place is released.
     """
 
     latent: Tensor
     noise: Tensor
     levels: Tensor
+    softness: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -36,6 +36,12 @@ MAP_CASES: dict[str, Case] = {
             row(A),
         ],
     ),
+    "a softness of nothing": Case(
+        [{**A, "map_softness": 0.2}],
+        (),
+        r"has map_softness but neither creativity_boxes nor creativity_map: give one of them, or drop it",
+        [row({**A, "map_softness": 0.2, "creativity_boxes": BOXES}), row(A)],
+    ),
     "a box without a width": Case(
         [{**A, "creativity_boxes": [{"box": [0, 0, 0, 8], "creativity": 0}]}],
         (),

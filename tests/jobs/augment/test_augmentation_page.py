@@ -56,6 +56,9 @@ def test_the_first_recipe_is_the_smallest_one_and_each_piece_of_a_recipe_is_vali
         Path("piece.toml").write_text(f'dataset = "set"\nsplit = "train"\ncreativity = 0.3\n{own}{text}')
         read_recipe(Path("piece.toml"))
     assert all(f"| `{name}` |" in PAGE for name in shipped())
+    objects = read_recipe(Path("objects.toml")).objects
+    assert objects is not None
+    assert objects.keep == "boxes"
 
 
 def test_commands_that_write_manifests_and_plans_work(folder, monkeypatch):

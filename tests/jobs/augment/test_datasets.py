@@ -159,7 +159,10 @@ def test_yolo_folders_are_read_with_their_boxes(pictures):
     Path("yolo/labels/train/box-0.txt").write_text("7 0.5 0.5 0.25 0.5\n")
     Path("recipe.toml").write_text('dataset = "yolo/data.yaml"\n' + SWEEP)
     (line,) = refused(invoke("augment", "recipe.toml"))
-    assert line.endswith("box-0.txt:1: is '7 0.5 0.5 0.25 0.5': must be a class number below 2 and four fractions")
+    assert line.endswith(
+        "box-0.txt:1: is '7 0.5 0.5 0.25 0.5': must be a class number below 2 and four fractions, or those "
+        "of three points or more"
+    )
 
 
 def test_a_parquet_manifest_has_the_same_rows(pictures):

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 from augment_making import RECIPE, folder_by_class, original, png, recipe_of
 from PIL import Image
 
@@ -23,18 +24,20 @@ def test_rows_of_every_class_are_shown():
     assert previewing.chosen(tuple(reversed(children)), 9) == shown
 
 
+def made_red(written, out, settings):
+    """In place of a run: red pictures."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    red = png(np.full((64, 64, 3), (255, 0, 0), np.uint8))
+    (out / "data").mkdir(parents=True)
+    rows = [{"id": row["id"], "image": {"bytes": red, "path": "x.png"}} for row in written.rows]
+    pq.write_table(pa.Table.from_pylist(rows), out / "data/part-00000.parquet")
+
+
 def test_the_sheet_has_source_and_picture_side_by_side_and_nothing_else_is_kept(tmp_path, monkeypatch):
     folder_by_class(tmp_path / "set", {"train/disc": 3, "train/box": 2})
     Path("recipe.toml").write_text(RECIPE)
-
-    def made_red(written, out, settings):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        red = png(np.full((64, 64, 3), (255, 0, 0), np.uint8))
-        (out / "data").mkdir(parents=True)
-        rows = [{"id": row["id"], "image": {"bytes": red, "path": "x.png"}} for row in written.rows]
-        pq.write_table(pa.Table.from_pylist(rows), out / "data/part-00000.parquet")
 
     monkeypatch.setattr(previewing, "make_pictures", made_red)
     planned = plan_augmentation(Path("recipe.toml"), tmp_path / "recipe.jsonl", Settings())
@@ -44,3 +47,28 @@ def test_the_sheet_has_source_and_picture_side_by_side_and_nothing_else_is_kept(
     red = (sheet == (255, 0, 0)).all(axis=2)
     assert red.sum() == 5 * 64 * 64
     assert not red[:, : previewing.CELL].any()  # the source is at the left
+
+
+@pytest.mark.parametrize("objects", ["", "feather = 2\n"])
+def test_what_is_kept_is_shown_between_source_and_picture(tmp_path, monkeypatch, objects):
+    folder_by_class(tmp_path / "set", {"": 2})
+    names = {0: "disc"}
+    (tmp_path / "set/data.yaml").write_text(f"path: .\ntrain: .\nnames: {names}\n")
+    for number in range(2):
+        (tmp_path / f"set/{number}.txt").write_text("0 0.25 0.5 0.5 1\n" if number else "")  # the left half; nothing
+    Path("recipe.toml").write_text(
+        f'dataset = "set"\nsplit = "train"\ntemplate = "x"\n[objects]\nkeep = "boxes"\naround = 0.8\n{objects}'
+        "[settings]\nwidth = 64\nheight = 64\n"
+    )
+    monkeypatch.setattr(previewing, "make_pictures", made_red)
+    planned = plan_augmentation(Path("recipe.toml"), tmp_path / "recipe.jsonl", Settings())
+    assert previewing.preview(planned, 5, tmp_path / "recipe.jsonl", tmp_path / "sheet.png", Settings()) == 2
+    sheet = np.asarray(Image.open("sheet.png"))
+    cell, gap = previewing.CELL, previewing.GAP
+    red = (sheet == (255, 0, 0)).all(axis=2)
+    assert not red[:, : 2 * cell + 2 * gap].any()  # the picture is at the right
+    width = 3 * cell + 4 * gap
+    maps = [sheet[gap : gap + 64, left + gap + cell + gap :][:, :64, 0] for left in (0, width)]
+    (kept,) = [one for one in maps if (one < 255).any()]  # the other row has no map
+    assert (kept[:, :30] == 0).all()
+    assert (kept[:, 36:] == 204).all()

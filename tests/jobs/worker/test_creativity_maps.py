@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from job_making import picture, write_jsonl
 from PIL import Image
 
-from wanbatch.errors import RowError
+from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.planning.preparation import prepare
-from wanbatch.jobs.worker.creativity_maps import creativity_map
+from wanbatch.jobs.worker.creativity_maps import CreativityMaps
 from wanbatch.jobs.worker.requests import request_for
 from wanbatch.manifests.sources.loader import SourceLoader
 
@@ -25,7 +27,7 @@ def mapped(settings, tmp_path):
         rows = [{"id": "a", "image": "a.png", "width": 32, "height": 32, **row}]
         image = prepare(write_jsonl(tmp_path / "m.jsonl", rows), settings(steps=20))[0].task(0, 1, "", [0]).images[0]
         with SourceLoader(tmp_path) as loader:
-            return creativity_map(image, size, loader), image
+            return CreativityMaps(loader).of(image, size), image
 
     return make
 
@@ -105,4 +107,80 @@ def test_a_map_that_is_not_there_fails_its_row(mapped):
 def test_the_model_is_asked_to_start_at_the_highest(mapped):
     made, image = mapped(boxes(([0, 0, 8, 8], 0.8)))
     assert request_for(image, (), made).creativity == 0.8
-    assert request_for(replace(image, creativity=0.9), (), made).creativity == 0.9
+    assert request_for(replace(image, starting_level=0.9), (), made).creativity == 0.9
+
+
+@pytest.mark.parametrize("form", ["struct", "bytes", "arrow", "no path"])
+def test_a_map_inside_its_manifest_is_the_map_of_a_file_and_read_once_for_all_variants(
+    settings, tmp_path, monkeypatch, form
+):
+    picture(tmp_path / "a.png", 64, 32)
+    files = []
+    for number in range(3):
+        grey = np.tile(np.arange(128, dtype=np.uint8) + 40 * number, (64, 1))
+        Image.fromarray(grey).save(tmp_path / f"map{number}.png")
+        files.append((tmp_path / f"map{number}.png").read_bytes())
+    source = (tmp_path / "a.png").read_bytes()
+    maps = [{"bytes": data, "path": f"map{number}.png"} for number, data in enumerate(files)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    if form == "bytes":
+        maps, kind = files, pa.binary()
+    elif form == "no path":
+        maps = [{**one, "path": None} for one in maps]
+    columns = {
+        "id": ["x", "y", "z"],
+        "image": [{"bytes": source, "path": "a.png"}] * 3,
+        "creativity_map": pa.array(maps, kind),
+        "num_images": [3, 1, 2],
+        "width": [32] * 3,
+        "height": [32] * 3,
+    }
+    manifest = tmp_path / ("m.arrow" if form == "arrow" else "m.parquet")
+    if form == "arrow":
+        with pa.OSFile(str(manifest), "wb") as file, pa.ipc.new_file(file, pa.table(columns).schema) as writer:
+            writer.write_table(pa.table(columns))
+    else:
+        pq.write_table(pa.table(columns), manifest)
+    plan = prepare(manifest, settings(steps=20))[0]
+    images = plan.task(0, 1, "", range(6)).images
+    named = "(embedded)" if form in ("bytes", "no path") else "map0.png"
+    assert {image.creativity_map for image in images[:3]} == {named}
+    by_path = [{"id": one.id, "image": "a.png", "creativity_map": f"map{n}.png", "width": 32, "height": 32}
+               for one, n in zip(images, [0, 0, 0, 1, 2, 2], strict=True)]  # fmt: skip
+    others = (
+        prepare(write_jsonl(tmp_path / "m.jsonl", by_path), settings(steps=20))[0].task(0, 1, "", range(6)).images
+    )
+    read: list[object] = []
+    with SourceLoader(tmp_path) as loader:
+        load = loader.load
+        monkeypatch.setattr(loader, "load", lambda source: read.append(source) or load(source))
+        inside, outside = CreativityMaps(loader), CreativityMaps(loader)
+        for one, other in zip(images, others, strict=True):
+            ours, theirs = (maps.of(image, (64, 32)) for maps, image in ((inside, one), (outside, other)))
+            assert np.array_equal(ours.values, theirs.values)
+    assert len(read) == 6  # three of each
+
+
+def test_what_is_wrong_with_a_map_in_a_manifest_is_told_with_its_row(settings, tmp_path):
+    picture(tmp_path / "a.png", 64, 32)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {"image": ["a.png"], "creativity_map": pa.array([{"bytes": None, "path": None}], kind)}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    (image,) = prepare(tmp_path / "m.parquet", settings(steps=20))[0].task(0, 1, "", [0]).images
+    assert (image.creativity_map, image.map_source, image.creativity) == (None, None, 0.6)  # the row gives none
+    rows = [{"image": "a.png", "creativity_map": "../out.png"}]
+    with pytest.raises(UserError, match=r"m\.jsonl:1: creativity_map '\.\./out\.png' "):
+        prepare(write_jsonl(tmp_path / "m.jsonl", rows), settings())
+    grouped = {
+        "blend_group": ["g", "g"],
+        "image": ["a.png", "a.png"],
+        "creativity_map": pa.array([{"bytes": b"1"}, {"bytes": b"2"}], pa.struct([("bytes", pa.binary())])),
+    }
+    pq.write_table(pa.table(grouped), tmp_path / "g.parquet")
+    with pytest.raises(
+        UserError, match=r"g\.parquet row 1: blend group 'g' has an embedded creativity_map in several"
+    ):
+        prepare(tmp_path / "g.parquet", settings())
+    pq.write_table(pa.table({"image": ["a.png"], "creativity_map": [["a.png"]]}), tmp_path / "l.parquet")
+    with pytest.raises(UserError, match=r"column 'creativity_map' is list.*must be paths \(text\), encoded images"):
+        prepare(tmp_path / "l.parquet", settings())

@@ -36,11 +36,14 @@ def mixed(latent: torch.Tensor, noise: torch.Tensor, level: float) -> torch.Tens
     return (1 - level) * latent + level * noise
 
 
-def ends(sampler: str, latent: torch.Tensor, noise: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+def ends(
+    sampler: str, latent: torch.Tensor, noise: torch.Tensor, places: np.ndarray, softness: float = 0.0
+) -> torch.Tensor:
     """The last sample of a row that starts at `TOP`, whose places start at their own levels."""
     region, highest = region_of(places, 1, latent, noise)
     assert highest == np.float32(TOP)
-    regions = Regions(latent[None], noise[None], region.levels[None, None].double())
+    soft = torch.full((1, 1, 1, 1), softness, dtype=torch.float64)
+    regions = Regions(latent[None], noise[None], region.levels[None, None].double(), soft)
     solution, data = solve(sampler, STEPS, SHIFT, TOP), Gaussian(0.3, 0.5)
     start = mixed(latent, noise, TOP)[None]
     fresh = torch.Generator().manual_seed(5)
@@ -96,16 +99,34 @@ def test_what_never_starts_is_the_source(sampler, latent, noise):
 @pytest.mark.parametrize("sampler", SOLVERS)
 def test_one_value_is_plain_creativity_bit_for_bit(wan, sampler):
     plain = replace(PLAIN, sources=(source(1),), creativity=0.7, sampler=sampler)
-    same = replace(plain, id="b", creativity_map=CreativityMap(np.full((64, 64), 0.7, np.float32)))
-    pixels = make(wan, plain, same)
+    values = np.full((64, 64), 0.7, np.float32)
+    same = replace(plain, id="b", creativity_map=CreativityMap(values))
+    soft = replace(plain, id="c", creativity_map=CreativityMap(values, softness=0.4))
+    pixels = make(wan, plain, same, soft)
     assert np.array_equal(pixels["a"], pixels["b"])
+    assert np.array_equal(pixels["a"], pixels["c"])
+
+
+@pytest.mark.parametrize("sampler", sorted(SOLVERS.keys() - STOCHASTIC))
+def test_a_soft_place_ends_between_one_that_starts_late_and_one_that_starts_with_the_row(sampler, latent, noise):
+    made = {softness: ends(sampler, latent, noise, halves(0.3), softness)[..., :3] for softness in (0.0, 0.2, 0.6)}
+    free = alone(sampler, latent, noise, TOP)[..., :3]
+    distances = [float((one - free).abs().mean()) for one in made.values()]
+    assert distances[0] > distances[1] > distances[2] > 0, distances
+
+
+@pytest.mark.parametrize("sampler", SOLVERS)
+def test_softness_leaves_what_never_starts_and_what_starts_with_the_row(sampler, latent, noise):
+    hard, soft = (ends(sampler, latent, noise, halves(0.0), softness) for softness in (0.0, 0.5))
+    assert torch.equal(hard, soft)
+    assert torch.equal(soft[..., :3], latent[..., :3])
 
 
 def test_rows_with_maps_are_the_same_in_company_and_alone(wan):
     values = np.linspace(0, 0.8, 64 * 64, dtype=np.float32).reshape(64, 64)
     rows = [
         replace(PLAIN, id=str(number), sources=(source(number),), seed=number, sampler=sampler, creativity=0.8,
-                steps=4 + number, creativity_map=CreativityMap(shown))
+                steps=4 + number, creativity_map=CreativityMap(shown, softness=0.3 * (number % 2)))
         for number, (sampler, shown) in enumerate(
             [("unipc", values), ("euler", values.T), ("heun", values[::-1]), ("res_2s", values), ("deis", values.T),
              ("lcm", values)])

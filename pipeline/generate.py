@@ -36,6 +36,7 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_vae,
 )
 from wanbatch.pipeline.loading.weights import DTYPES, Modules, load, weight_bytes
+from wanbatch.pipeline.models import int8
 from wanbatch.pipeline.models.fp8 import check_product
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import parse
@@ -115,6 +116,8 @@ class Wan:
         where = torch.device(device)
         if runtime.fp8:
             check_product(where)
+        if runtime.int8:
+            int8.check_product(where)
         if runtime.compile:
             set_up_compiler(runtime.compile_cache)
         cache = None
@@ -149,7 +152,7 @@ class Wan:
         dtype = str(self.dtype).removeprefix("torch.")
         how = "compiled" if self.runtime.compile else "eager"
         blocks = "kernels" if self.experts[0].fused else how
-        layers = f"{dtype}-fp8" if self.runtime.fp8 else dtype
+        layers = f"{dtype}-fp8" if self.runtime.fp8 else f"{dtype}-int8" if self.runtime.int8 else dtype
         if self.runtime.fp8 and self.device.type != "cuda":
             layers += "-emulated"
         return {

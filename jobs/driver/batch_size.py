@@ -116,6 +116,7 @@ def measure_here(
     from wanbatch.pipeline.loading.random_model import transformer_like
     from wanbatch.pipeline.loading.single_frame import single_frame_transformer
     from wanbatch.pipeline.loading.weights import DTYPES
+    from wanbatch.pipeline.models import int8
     from wanbatch.pipeline.models.fp8 import check_product
 
     folder = Path(model.folder)
@@ -128,6 +129,8 @@ def measure_here(
     device = torch.device(execution.device)
     if runtime.fp8:
         check_product(device)
+    if runtime.int8:
+        int8.check_product(device)
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     transformer = transformer_like(config, device, DTYPES[execution.dtype])

@@ -41,6 +41,8 @@ def single_frame_transformer(model: Any, runtime: Runtime, device: torch.device)
     frame = FrameTransformer(model).fuse()
     if runtime.fp8:
         frame.to_float8(device)
+    if runtime.int8:
+        frame.to_int8(device, runtime.compile)
     if kernels_usable(device):
         frame.use_kernels()
     return frame.compile_blocks() if runtime.compile and not frame.fused else frame

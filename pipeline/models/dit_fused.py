@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from wanbatch.pipeline.models import kernels
 from wanbatch.pipeline.models.dit_block import FrameBlock
+from wanbatch.pipeline.models.fp8 import Float8Linear
+from wanbatch.pipeline.models.int8 import Int8Linear
 from wanbatch.pipeline.models.kernels import Activation, PendingResidual
 from wanbatch.pipeline.models.text_context import CrossAttentionContext
 
@@ -75,7 +77,7 @@ def _block(
     text_bias: Tensor,
 ) -> tuple[Tensor, PendingResidual]:
     """Hidden states without what the block's last product adds, and that. vectors: float32 [batch, 6, dim]."""
-    fp8 = block.qkv is not None
+    fp8 = isinstance(block.qkv, Float8Linear)
     own, text, eps = block.attn1, block.attn2, block.norm1.eps
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = vectors.unbind(1)
     shape = hidden.shape
@@ -126,12 +128,14 @@ def _output(attention: Any, attended: Tensor, fp8: bool) -> Tensor:
 def _product(layer: Any, activation: Activation, dtype: torch.dtype) -> Tensor:
     """A linear layer's output [rows, out]; of a quantised activation if the layer is one in FP8."""
     if activation.scale is None:
-        return F.linear(activation.values, layer.weight, layer.bias)
+        return layer(activation.values)
     return layer.multiply(activation.values, activation.scale, dtype)
 
 
 def _gelu_of_product(layer: Any, rows: Tensor) -> Tensor:
     """GELU (tanh form) of a linear layer; on a GPU in the product's epilogue."""
+    if isinstance(layer, Int8Linear):
+        return F.gelu(layer(rows), approximate="tanh")
     if rows.is_cuda:
         return torch._addmm_activation(layer.bias, rows, layer.weight.t(), use_gelu=True)
     return F.gelu(F.linear(rows, layer.weight, layer.bias), approximate="tanh")

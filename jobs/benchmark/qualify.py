@@ -133,14 +133,7 @@ def qualify(
     one = StageSettings(options.slots, first.height, first.width, options.rounds, compiled=False)
     stages = bench_stages(wan, modules, one)
     data = {
-        "format": 1,
-        "model": info.name,
-        "revision": info.revision,
-        "digest": info.digest,
-        "command": command,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": hardware_of(execution.device),
-        "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
+        **_heading(info, command, execution),
         "settings": {**asdict(options), **asdict(execution), **_settings_of(first)},
         "backends": wan.backends,
         "prompts": [request.prompt for request in requests],
@@ -151,6 +144,20 @@ def qualify(
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
     }
     return Qualification(data, pictures)
+
+
+def _heading(info: ModelInfo, command: str, execution: ExecutionConfig) -> dict[str, Any]:
+    """What was qualified, when and on what."""
+    return {
+        "format": 1,
+        "model": info.name,
+        "revision": info.revision,
+        "digest": info.digest,
+        "command": command,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": hardware_of(execution.device),
+        "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
+    }
 
 
 def _bench_settings(info: ModelInfo, settings: Settings, options: QualifyOptions) -> BenchSettings:

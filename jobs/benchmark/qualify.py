@@ -225,7 +225,7 @@ def _presets(
     wan, modules = loaded
     meter = Meter(("psnr", "lpips") if at_hand() else ("psnr",), wan.device)
     truth = {request.id: picture for request, picture in zip(requests, references, strict=True)}
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for preset in PRESETS:
         of = with_preset(settings.model_copy(update={"preset": preset}))
         execution = resolve_execution(of, hardware)

@@ -42,6 +42,11 @@ class UnitsInHand:
         return bool(self._held)
 
     @property
+    def count(self) -> int:
+        """How many units there are."""
+        return len(self._held)
+
+    @property
     def have_room(self) -> bool:
         """Whether another unit may be added to those that are here, to be made ready while the model has others.
 

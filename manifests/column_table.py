@@ -277,8 +277,8 @@ COLUMNS: tuple[Column, ...] = (
         pa.list_(pa.float64()),
         pixels=True,
     ),
-    Column("style", "an adapter, by its registered name", Given(ADAPTER, "none", reserved="adapters")),
-    Column("loras", "several adapters with their weights", Given(ADAPTERS, "none", reserved="adapters")),
+    Column("style", "an adapter (LoRA), by its name", Given(ADAPTER, "none"), pa.string(), pixels=True, since=6),
+    Column("loras", "several adapters with weights", Given(ADAPTERS, "none"), ADAPTERS.type, pixels=True, since=6),
     Column(
         "num_images",
         "how many images of the row are made; their ids get `-0`, `-1`, …",

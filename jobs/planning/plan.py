@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.adapters import Adapters, has_adapters, identities
 from wanbatch.jobs.planning.noise_schedule import (
     REPLACED,
     evaluation_counts,
@@ -49,6 +51,7 @@ class Plan:
     Attributes:
         unsized: for each of the manifest's rows, whether it takes its size from a source that nobody has looked at
             yet. The size that its images have here is the default.
+        adapters: those that the images name and those that all of them get, by name.
         unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
         later: which columns of `columns.LATER` the dataset has: those that a row or the run uses, and what
             `with_later` added for its folder.
@@ -64,6 +67,7 @@ class Plan:
     later: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     source_notes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    adapters: Adapters = field(default_factory=dict)
 
     @property
     def all_warnings(self) -> tuple[str, ...]:
@@ -134,10 +138,10 @@ class Plan:
     def units(self, rows: int, skip: Collection[str] = (), workers: int = 1) -> list[np.ndarray]:
         """Indices of the images that are still to be made, at most `rows` a unit.
 
-        Images of one unit share size, guidance, and whether they have a creativity map; inside such a class, images
-        of similarly long prompts, and then those with the same source or prompt, stand together. Units of one class
-        follow one another, so that the images of one take the slots that the last ones of another leave; all of this
-        for some thousand images of the manifest at a time, so that the dataset grows in about its order.
+        Images of one unit share size, guidance, and whether they have a creativity map or adapters; inside such a
+        class, images of similarly long prompts, and then those with the same source or prompt, stand together. Units
+        of one class follow one another, so that the images of one take the slots that the last ones of another leave;
+        all of this for some thousand images of the manifest at a time: the dataset grows in about its order.
 
         Args:
             rows: of a unit, at most.
@@ -148,13 +152,11 @@ class Plan:
         return cut_units(self.images, self.manifest.rows, pending, rows, workers)
 
     def examples(self, indices: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
-        """The first image of each of the most common kinds by size, guidance and sources, at some indices."""
+        """The first of each of the most common kinds by size, guidance, sources and adapters, at some indices."""
         images = self.images
         having = has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
-        kinds = [images[name].to_numpy() for name in ("width", "height")] + [
-            images["guidance"].to_numpy() > 1,
-            having,
-        ]
+        kinds = [images[name].to_numpy() for name in ("width", "height")]
+        kinds += [images["guidance"].to_numpy() > 1, having, has_adapters(images)]
         table = np.stack(kinds)[:, indices]
         _, first, counts = np.unique(table, axis=1, return_index=True, return_counts=True)
         chosen = first[np.argsort(-counts, kind="stable")][:limit]
@@ -230,14 +232,17 @@ class Plan:
             "passthrough": self.manifest.passthrough.column_names,
             "warnings": [*self.manifest.warnings, *self.warnings],
             "unused_columns": [column.as_json() for column in self.manifest.unused_columns],
+            "adapters": [adapter.describe() for adapter in self.adapters.values()],
             "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
 
 
-def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
+def make_plan(
+    manifest: Manifest, model: ModelInfo, settings: Settings, adapters: Adapters = MappingProxyType({})
+) -> Plan:
     """Resolve every default but the sizes that follow sources (`Plan.with_sizes`).
 
-    Rows and settings were checked (`checks.py`).
+    Rows and settings were checked (`checks.py`), and the adapters that they name are found (`adapters.py`).
     """
     rows = manifest.rows
     width, height = _first(settings.width, model.width), _first(settings.height, model.height)
@@ -267,10 +272,11 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
     images = images.append_column("starting_level", pa.array(starting_levels(images), pa.float64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
-    images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
+    digests = row_digests(manifest.rows, images, identities(images, adapters) if adapters else ())
+    images = images.append_column("digest", pa.array(digests, pa.string()))
     for name in RARE:
         images = images.append_column(name, pa.nulls(len(images), WRITTEN[name]))
-    return Plan(manifest, images, sourced.to_numpy()).with_used_later()
+    return Plan(manifest, images, sourced.to_numpy(), adapters=adapters).with_used_later()
 
 
 def default_of(name: str, model: ModelInfo, settings: Settings) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wanbatch.jobs.config.settings import Settings, image_format, signing_files
+from wanbatch.jobs.planning.adapters import find_adapters, unused_warning
 from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.embedded_texts import warnings_of_cut_texts
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
@@ -50,7 +51,9 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     )
     if weights:
         model = find_model(settings.model, settings.revision, cache=settings.model_cache)
-    plan = with_syntax_warnings(make_plan(manifest, model, settings))
+    adapters = find_adapters(manifest, settings, model)
+    plan = with_syntax_warnings(make_plan(manifest, model, settings, adapters))
+    plan = replace(plan, warnings=(*plan.warnings, *unused_warning(settings, adapters)))
     if settings.embed_settings:
         plan = replace(plan, warnings=(*plan.warnings, *warnings_of_cut_texts(plan)))
     return with_long_prompts(plan, model), model

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wanbatch.jobs.planning.adapters import has_adapters
 from wanbatch.jobs.planning.noise_schedule import has_sources
 from wanbatch.manifests.columns import MAPS
 
@@ -37,7 +38,7 @@ def cut_units(
     guided = images["guidance"].to_numpy()[pending] > 1
     mapped = [pc.is_valid(images[name]).to_numpy()[pending] for name in MAPS]
     window = np.arange(len(pending)) // (WINDOW_IMAGES * workers)
-    classes = np.stack([window, *shape, guided, np.logical_or(*mapped)])
+    classes = np.stack([window, *shape, guided, np.logical_or(*mapped), has_adapters(images)[pending]])
     _, first, classes = np.unique(classes, axis=1, return_index=True, return_inverse=True)
     classes = np.argsort(np.argsort(first))[classes.reshape(-1)]  # numbered by their first image
     companions = _companions(manifest_rows)[row]

@@ -16,7 +16,7 @@ import pickle
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,9 @@ from functools import partial
 import pyarrow as pa
 
 from wanbatch.errors import DeviceError, NodeError, UserError
+from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.units import Task
+from wanbatch.jobs.worker.adapter_files import require_same_files
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.device_check import check_card, check_kind, cpu_kind, this_card
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
@@ -58,7 +60,7 @@ class Worker:
             load: builds the pipeline, instead of `Wan.load`; for tests of faults.
         """
         self._setup, self._name = setup, name
-        self._load = load or partial(_load_wan, runtime=setup.runtime)
+        self._load = load or partial(_load_wan, runtime=setup.runtime, adapters=setup.adapters)
         self._context: WorkerContext  # from `ready` on
         self._in_model = ModelProgress()
         self._stop_at = math.inf  # monotonic: when the last image may be made
@@ -162,6 +164,7 @@ class Worker:
             setup = replace(setup, model=local_model(setup.model, setup.model_cache, host))
         if setup.device == "cuda":
             check_card(this_card(), setup, host)
+        require_same_files(setup.adapters, host)
         return setup
 
 
@@ -191,10 +194,14 @@ def _warm_up(pipeline: ImagePipeline, setup: WorkerSetup) -> float:
     raise UserError(f"the model cannot be warmed up ({failure.message}); with --compile never it is not compiled")
 
 
-def _load_wan(model: ModelInfo, device: str, dtype: str, slots: int, runtime: Runtime) -> ImagePipeline:
+def _load_wan(
+    model: ModelInfo, device: str, dtype: str, slots: int, runtime: Runtime, adapters: Sequence[NamedAdapter]
+) -> ImagePipeline:
     from wanbatch.pipeline.generate import Wan
 
-    return Wan.load(model, device, dtype, slots, runtime)
+    merged = [(one.file, one.weight) for one in adapters if one.merged]
+    of_rows = {one.name: (one.file, one.weight) for one in adapters if not one.merged}
+    return Wan.load(model, device, dtype, slots, runtime, merged, of_rows)
 
 
 def encoder_threads(device: str, cores: int, workers: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.units import Image
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -35,6 +36,7 @@ class WorkerSetup:
         model_cache: folder on each host that keeps a copy of the model; None: it is used where it is.
         embed_settings: pictures say in their files what they were made with.
         signing: what pictures are signed with; None: they are not.
+        adapters: those that images name, and those that are merged into the model, in this order.
     """
 
     model: ModelInfo
@@ -56,6 +58,7 @@ class WorkerSetup:
     model_cache: str | None = None
     embed_settings: bool = False
     signing: SigningFiles | None = None
+    adapters: tuple[NamedAdapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ def request_for(
 ) -> Request:
     """What a planned image asks of the model, with its sources and its creativity map at its size."""
     asked = {name: getattr(image, name) for name in ASKED} | {"creativity": image.starting_level}
-    return Request(id=image.id, sources=sources, **asked, creativity_map=creativity_map)
+    adapters = [(image.style, 1.0)] if image.style is not None else []
+    adapters += [(one["name"], one["weight"]) for one in image.loras or ()]
+    return Request(id=image.id, sources=sources, **asked, creativity_map=creativity_map, adapters=tuple(adapters))
 
 
 def warm_up_request(image: Image) -> Request:

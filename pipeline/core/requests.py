@@ -66,6 +66,7 @@ class Request:
             alone is decided by `guidance`.
         creativity_steps: `keep` (as None) or `respace`; see `sampling.schedules.levels`.
         creativity_map: Where the picture may change less; None: alike everywhere. It needs a source.
+        adapters: Names and weights of those that change the model for this picture.
     """
 
     id: str
@@ -85,6 +86,7 @@ class Request:
     guidance_2: float | None = None
     creativity_steps: str | None = None
     creativity_map: CreativityMap | None = None
+    adapters: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,14 +35,14 @@ from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_mem
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import (
+    check_precision,
     compiled_vae,
+    layers_name,
     single_frame_text_encoder,
     single_frame_transformer,
     single_frame_vae,
 )
 from wanbatch.pipeline.loading.weights import DTYPES, Modules, load, weight_bytes
-from wanbatch.pipeline.models import int8
-from wanbatch.pipeline.models.fp8 import check_product
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
@@ -126,10 +126,7 @@ class Wan:
             UserError: If the model cannot be loaded or not run in this way.
         """
         where = torch.device(device)
-        if runtime.fp8:
-            check_product(where)
-        if runtime.int8:
-            int8.check_product(where)
+        check_precision(runtime, where)
         if runtime.compile:
             set_up_compiler(runtime.compile_cache)
         cache = None
@@ -169,9 +166,7 @@ class Wan:
         dtype = str(self.dtype).removeprefix("torch.")
         how = "compiled" if self.runtime.compile else "eager"
         blocks = "kernels" if self.experts[0].fused else how
-        layers = f"{dtype}-fp8" if self.runtime.fp8 else f"{dtype}-int8" if self.runtime.int8 else dtype
-        if self.runtime.fp8 and self.device.type != "cuda":
-            layers += "-emulated"
+        layers = dtype + layers_name(self.runtime, self.device)
         return {
             "text": f"{self._text_how}-{dtype}" + ("-offloaded" if self.offloaded else ""),
             "encode": f"{how}-{dtype}",

@@ -22,7 +22,6 @@ from wanbatch.manifests.column_types import (
     LABEL,
     LABELS,
     NAME,
-    PATH,
     SEED,
     SHIFT,
     SIGMAS,
@@ -34,6 +33,7 @@ from wanbatch.manifests.column_types import (
     Column,
     Given,
 )
+from wanbatch.manifests.sound_columns import SOUND_COLUMNS
 
 _MODELS_OWN = "the run's setting, else the model's"
 _OF_ROWS = "default for rows that do not set it"
@@ -295,7 +295,7 @@ COLUMNS: tuple[Column, ...] = (
         pa.list_(pa.string()),
         since=2,
     ),
-    Column("audio", "sound as a condition", Given(PATH, "none", reserved="sound conditioning")),
+    *SOUND_COLUMNS,
     Column(
         "step_cache",
         "which blocks of the model were skipped at which step, and what stood in for them",

@@ -30,6 +30,7 @@ from wanbatch.pipeline.core.creativity_map import region_of, with_kept_pixels
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.samples import Denoised, Sample
+from wanbatch.pipeline.core.sound_tokens import with_sound
 from wanbatch.pipeline.loading.compiler import kernels_usable, set_up_compiler
 from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_memory
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -275,7 +276,9 @@ class Wan:
         if request.sources:
             chosen = [latents[source.key] for source in request.sources]
             mixed = conditioning.blend(chosen, [source.weight for source in request.sources])
-        prompt = embeddings[request.prompt]
+        prompt = own = embeddings[request.prompt]
+        if request.sound_tokens is not None:
+            prompt = with_sound(own, request.sound_tokens)
         region, creativity = None, request.creativity
         if request.creativity_map is not None:
             if mixed is None:
@@ -299,7 +302,7 @@ class Wan:
             ),
             guidance=request.guidance,
             prompt=prompt,
-            negative=embeddings.get(request.negative_prompt, prompt),
+            negative=embeddings.get(request.negative_prompt, own),
             seed=request.seed,
             guidance_2=request.guidance_2,
             region=region,

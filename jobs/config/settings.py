@@ -26,6 +26,7 @@ from wanbatch.jobs.config.adapter_texts import checked_adapters, named_adapters,
 from wanbatch.jobs.config.field_help import METAVAR, RULE, accepted, choices
 from wanbatch.jobs.config.field_texts import column_pairs, node_labels, possible_pairs, split_list
 from wanbatch.jobs.config.schedule_names import SCHEDULE_TABLES, SCHEDULED_RUN, SCHEDULED_TIME
+from wanbatch.jobs.config.sound_settings import SoundSettings
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -50,7 +51,7 @@ def _field_of(name: str) -> tuple[Any, Any]:
 
 
 _fields: dict[str, Any] = {name: _field_of(name) for name in RUN_SETTINGS}
-_ColumnDefaults: Any = create_model("_ColumnDefaults", __base__=BaseSettings, **_fields)
+_ColumnDefaults: Any = create_model("_ColumnDefaults", __base__=SoundSettings, **_fields)
 
 
 class _FileSource(TomlConfigSettingsSource):

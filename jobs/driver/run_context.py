@@ -140,6 +140,7 @@ class RunContext:
             device_kind=None if settings.mixed_devices else self.fingerprint[ENVIRONMENT]["device_name"],
             on_cluster=self.placement.on_cluster,
             model_cache=None if settings.model_cache is None else str(settings.model_cache),
+            hearing=self.plan.hearing,
             adapters=tuple(self.plan.adapters.values()),
         )
 

@@ -5,7 +5,6 @@ Pure: no I/O, no clock. The plan is kept as Arrow columns; a `Task` for a worker
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,8 @@ from wanbatch.jobs.planning.noise_schedule import (
     starting_levels,
 )
 from wanbatch.jobs.planning.row_digests import row_digests
+from wanbatch.jobs.planning.seeds import seeds_of
+from wanbatch.jobs.planning.sounds import with_sounds
 from wanbatch.jobs.planning.unit_sizes import cut_units
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.manifests.columns import ALWAYS, LATER, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
@@ -37,6 +38,7 @@ from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.notes import noted_sources
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import KEEP
+from wanbatch.pipeline.sound.config import SoundConfig
 
 OWN_WAY = {"width", "height", "creativity", "creativity_steps", "guidance_2", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
@@ -58,6 +60,7 @@ class Plan:
         warnings: what of the manifest has no effect, besides what the manifest itself warns of; a sentence each.
         source_notes: sources that were looked at -> what the user should know of them (`notes.WORDS`), as far as
             their headers tell. Those without a note are not there.
+        hearing: how sounds of rows are heard; None: no row has one.
     """
 
     manifest: Manifest
@@ -68,6 +71,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     source_notes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     adapters: Adapters = field(default_factory=dict)
+    hearing: SoundConfig | None = None
 
     @property
     def all_warnings(self) -> tuple[str, ...]:
@@ -171,11 +175,9 @@ class Plan:
         indices = np.concatenate([one[-1] for one in wanted])
         chosen = self.images.take(pa.array(indices, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
-        sources = self.manifest.sources(rows)
-        maps = self.manifest.map_sources(rows)
-        images = [
-            _image(its, shown, values) for its, shown, values in zip(sources, maps, chosen.to_pylist(), strict=True)
-        ]
+        manifest = self.manifest
+        of_rows = (manifest.sources(rows), manifest.map_sources(rows), manifest.sounds(rows), chosen.to_pylist())
+        images = [_image(*of_row) for of_row in zip(*of_rows, strict=True)]
         tasks, first = [], 0
         for unit, attempt, attempt_token, its in wanted:
             passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
@@ -238,11 +240,15 @@ class Plan:
 
 
 def make_plan(
-    manifest: Manifest, model: ModelInfo, settings: Settings, adapters: Adapters = MappingProxyType({})
+    manifest: Manifest,
+    model: ModelInfo,
+    settings: Settings,
+    adapters: Adapters = MappingProxyType({}),
+    hearing: SoundConfig | None = None,
 ) -> Plan:
     """Resolve every default but the sizes that follow sources (`Plan.with_sizes`).
 
-    Rows and settings were checked (`checks.py`), and the adapters that they name are found (`adapters.py`).
+    Rows and settings were checked (`checks.py`), and what they name is found (`adapters.py`, `sounds.py`).
     """
     rows = manifest.rows
     width, height = _first(settings.width, model.width), _first(settings.height, model.height)
@@ -265,18 +271,21 @@ def make_plan(
     images = pa.table(columns).take(pa.array(row))
     ids = _ids(images["id"].to_pylist(), variant, counts[row])
     own_seeds = rows["seed"].take(pa.array(row)).to_pylist()
-    seeds = _seeds(settings.seed, images["id"].to_pylist(), variant, own_seeds)
+    seeds = seeds_of(settings.seed, images["id"].to_pylist(), variant, own_seeds)
     images = images.set_column(images.schema.get_field_index("id"), "id", pa.array(ids, pa.string()))
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
     images = images.append_column("starting_level", pa.array(starting_levels(images), pa.float64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
-    digests = row_digests(manifest.rows, images, identities(images, adapters) if adapters else ())
+    used = identities(images, adapters) if adapters else ()
+    digests = row_digests(manifest.rows, images, used, "" if hearing is None else hearing.digest)
     images = images.append_column("digest", pa.array(digests, pa.string()))
     for name in RARE:
         images = images.append_column(name, pa.nulls(len(images), WRITTEN[name]))
-    return Plan(manifest, images, sourced.to_numpy(), adapters=adapters).with_used_later()
+    images = with_sounds(images, rows, hearing, settings.keep_audio)
+    hearing = hearing if rows["audio"].null_count < len(rows) else None
+    return Plan(manifest, images, sourced.to_numpy(), adapters=adapters, hearing=hearing).with_used_later()
 
 
 def default_of(name: str, model: ModelInfo, settings: Settings) -> Any:
@@ -301,12 +310,6 @@ def _second_guidance(rows: pa.Table, model: ModelInfo, settings: Settings) -> pa
     return pc.coalesce(given, pc.if_else(pc.is_valid(rows["guidance"]), of_guided, of_others))
 
 
-def derived_seed(seed: int, row_id: str, variant: int) -> int:
-    """The seed of a row that gives none: 63 bits of BLAKE2b over the run's seed, the row's id and the variant."""
-    text = f"{seed}\0{row_id}\0{variant}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
-
-
 def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:
     return pc.and_(has_sources(rows), pc.is_null(rows["width"]))
 
@@ -318,17 +321,13 @@ def _ids(row_ids: Sequence[str], variants: np.ndarray, counts: np.ndarray) -> li
     ]
 
 
-def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Sequence[int | None]) -> list[int]:
-    """The seed of each image: the row's own plus the variant, or derived."""
-    return [
-        derived_seed(seed, row_id, variant) if own is None else (own + variant) % 2**63
-        for row_id, variant, own in zip(row_ids, variants.tolist(), given, strict=True)
-    ]
-
-
-def _image(sources: tuple[Source, ...], map_source: Source | None, values: dict[str, Any]) -> Image:
+def _image(
+    sources: tuple[Source, ...], map_source: Source | None, audio: Source | None, values: dict[str, Any]
+) -> Image:
     sigmas = values.pop("sigmas")
-    return Image(sources=sources, map_source=map_source, sigmas=None if sigmas is None else tuple(sigmas), **values)
+    keeps = values.pop("audio", None) is not None
+    sigmas = None if sigmas is None else tuple(sigmas)
+    return Image(sources=sources, map_source=map_source, audio=audio, keeps_audio=keeps, sigmas=sigmas, **values)
 
 
 def _first(*values):

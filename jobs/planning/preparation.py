@@ -15,6 +15,7 @@ from wanbatch.jobs.planning.long_prompts import with_long_prompts
 from wanbatch.jobs.planning.model_copies import find_model
 from wanbatch.jobs.planning.plan import Plan, make_plan
 from wanbatch.jobs.planning.prompt_syntax import with_syntax_warnings
+from wanbatch.jobs.planning.sounds import check_sounds, hearing_of, sound_warnings
 from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, with_every_source
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
@@ -37,11 +38,12 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     signing_files(settings)
     model = find_model(settings.model, settings.revision, weights=False, cache=settings.model_cache)
     check_settings(settings, model)
+    hearing = hearing_of(settings, model)
     manifest = read_manifest(
         manifest_path,
         settings.source_root,
         settings.allow_http,
-        lambda rows: check_rows(rows, model, settings),
+        lambda rows: [*check_rows(rows, model, settings), *check_sounds(rows, hearing, model)],
         settings.source_fence,
         renames=settings.map,
         strict=settings.strict,
@@ -52,8 +54,9 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     if weights:
         model = find_model(settings.model, settings.revision, cache=settings.model_cache)
     adapters = find_adapters(manifest, settings, model)
-    plan = with_syntax_warnings(make_plan(manifest, model, settings, adapters))
-    plan = replace(plan, warnings=(*plan.warnings, *unused_warning(settings, adapters)))
+    plan = with_syntax_warnings(make_plan(manifest, model, settings, adapters, hearing))
+    unused = (*unused_warning(settings, adapters), *sound_warnings(manifest.rows, settings))
+    plan = replace(plan, warnings=(*plan.warnings, *unused))
     if settings.embed_settings:
         plan = replace(plan, warnings=(*plan.warnings, *warnings_of_cut_texts(plan)))
     return with_long_prompts(plan, model), model

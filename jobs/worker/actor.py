@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -44,6 +45,9 @@ from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
+
+if TYPE_CHECKING:
+    from wanbatch.pipeline.sound.hearing import Hearing
 
 MAX_ENCODERS = 8  # threads that encode pictures, of a worker on a GPU
 
@@ -151,11 +155,20 @@ class Worker:
             sources=sources,
             encoders=encoders,
             signer=signer,
+            hearing=self._hearing(),
         )
         self._metrics = WorkerMetrics(host, self._context.device, self._name)
         load_seconds = time.perf_counter() - begin
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
         return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark, self._context.device)
+
+    def _hearing(self) -> Hearing | None:
+        config = self._setup.hearing
+        if config is None:
+            return None
+        from wanbatch.pipeline.sound.hearing import load_hearing
+
+        return load_hearing(config, self._setup.model.folder)
 
     def _checked(self, host: str) -> WorkerSetup:
         """The setup with the model's files on this host, if its device can run the model."""

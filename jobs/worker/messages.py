@@ -13,6 +13,7 @@ from wanbatch.manifests.dataset.part_files import Attempt
 from wanbatch.manifests.sources.notes import NotedImages
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.sound.config import SoundConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class WorkerSetup:
         embed_settings: pictures say in their files what they were made with.
         signing: what pictures are signed with; None: they are not.
         adapters: those that images name, and those that are merged into the model, in this order.
+        hearing: how sounds are heard; None: no row has one.
     """
 
     model: ModelInfo
@@ -59,6 +61,7 @@ class WorkerSetup:
     embed_settings: bool = False
     signing: SigningFiles | None = None
     adapters: tuple[NamedAdapter, ...] = ()
+    hearing: SoundConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

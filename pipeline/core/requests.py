@@ -67,6 +67,7 @@ class Request:
         creativity_steps: `keep` (as None) or `respace`; see `sampling.schedules.levels`.
         creativity_map: Where the picture may change less; None: alike everywhere. It needs a source.
         adapters: Names and weights of those that change the model for this picture.
+        sound_tokens: What an adapter heard, float32 [tokens, text width]; they stand after the prompt's own tokens.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Request:
     creativity_steps: str | None = None
     creativity_map: CreativityMap | None = None
     adapters: tuple[tuple[str, float], ...] = ()
+    sound_tokens: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ JSONL = {
         "shop.jsonl:1: loras: adapter 'ink' is unknown, as none is registered",
         "register it with --lora ink=PATH",
     ),
-    "audio": ([{**GOOD, "audio": "a.wav"}], "shop.jsonl:1: audio: this version has no sound", "remove the column"),
+    "audio": ([{**GOOD, "audio": "../a.wav"}], "shop.jsonl:1: audio '../a.wav' leaves the folder", "--source-fence"),
     "empty": ([], "shop.jsonl: has no rows", "write one row for each image"),
     "blank lines": (["", "  "], "shop.jsonl: has no rows", "write one row for each image"),
 }

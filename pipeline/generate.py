@@ -203,12 +203,10 @@ class Wan:
         entered: dict[Sample, tuple[Request, float, float]] = {}
 
         def further() -> Iterator[Sample] | None:
-            assert more is not None
-            coming = more()
+            coming = () if more is None else more()
             return self._enter(coming, entered) if coming else None
 
-        samples = list(self._enter(requests, entered))
-        for denoised in self.denoiser.run(samples, None if more is None else further):
+        for denoised in self.denoiser.run(list(self._enter(requests, entered)), further):
             request, text_seconds, encode_seconds = entered.pop(denoised.sample)
             yield self._finish(request, denoised, text_seconds, encode_seconds if request.sources else 0.0)
 

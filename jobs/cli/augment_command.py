@@ -71,6 +71,9 @@ def augment(
 
     target = _manifest(recipe, out, make, manifest)
     planned = augmenting.plan_augmentation(recipe, target, settings)
+    if planned.is_full:
+        click.echo(json.dumps({"manifest": None, **planned.as_json()}) if as_json else _full(planned))
+        return
     if preview is not None:
         _preview(planned, preview, target, settings)
         return
@@ -86,6 +89,11 @@ def augment(
         click.echo(json.dumps({"manifest": str(target), "source_fence": written.fence, **planned.as_json()}))
     else:
         click.echo(f"  next      {_next(written)}")
+
+
+def _full(planned: Augmentation) -> str:
+    most = f" (fill = {planned.recipe.fill!r})".replace("'", '"')
+    return f"{planned.dataset}: every class has enough pictures already{most}: there is nothing to make"
 
 
 def _preview(planned: Augmentation, count: int, target: Path, settings: Settings) -> None:

@@ -9,8 +9,8 @@ version, some 20 minutes in all:
 
 Draws a dataset of the small world (single objects of ten nouns, all else at random) into WORK/shots-N, writes a
 recipe beside it, makes its pictures with `wanbatch augment --run`, checks them with `wanbatch check`, and measures
-them with `wanbatch augment --measure`, whose results go to benchmarks/results. The same command goes on where it
-stopped: pictures that are made stay, and a table that is written is not measured again.
+them with `wanbatch augment --measure`, whose results are WORK/augmentation-N-shots.json. The same command goes on
+where it stopped: pictures that are made stay, and a table that is written is not measured again.
 
 The model was trained on pictures of this world, and so knows the ten nouns from far more pictures than the classifier
 sees: what is measured is what a model brings that knows the domain.
@@ -18,13 +18,18 @@ sees: what is measured is what a model brings that knows the domain.
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 import torch
 
+from wanbatch.jobs.config.hardware import cpu_name
 from wanbatch.pipeline.core.conditioning import to_pixels
 from wanbatch.pipeline.evaluation.attributes import ALONE, COLOURS, NAMES, NOUNS, SCENES, SIZES, STYLES, TEXTURES
 from wanbatch.pipeline.training.toy import world
@@ -86,6 +91,16 @@ def call(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "wanbatch.jobs.cli", *map(str, arguments)], check=True)
 
 
+def circumstances(shots: int) -> dict[str, object]:
+    """On what a result was measured, and by which command."""
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    return {
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray")}},
+        "command": f"python benchmarks/augmentation.py WORK --shots {shots}",
+    }
+
+
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--shots", default="5,25", show_default=True, help="pictures a class in the train split")
@@ -103,11 +118,12 @@ def main(work: Path, shots: str, test: int, steps: int, epochs: int, only_make: 
         places = ", ".join(f'"{place}"' for place in PLACES)
         recipe.write_text(RECIPE.format(variants=2 if count < 10 else 1, places=places, steps=steps))
         call("augment", recipe, "--run", "--out", folder / "made")
-        result = Path(__file__).parent / "results" / f"augmentation-{count}-shots.json"
+        result = work / f"augmentation-{count}-shots.json"
         if only_make or result.exists():
             continue
         call("check", folder / "made", "--recipe", recipe)
         call("augment", recipe, "--measure", folder / "made", "--result", result, "--epochs", epochs)
+        result.write_text(json.dumps({**circumstances(count), **json.loads(result.read_text())}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

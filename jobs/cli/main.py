@@ -31,6 +31,7 @@ from wanbatch.jobs.cli.report_command import report
 from wanbatch.jobs.cli.run_commands import retry, run
 from wanbatch.jobs.cli.schedule_commands import schedule
 from wanbatch.jobs.cli.submit_command import submit
+from wanbatch.jobs.cli.train_command import train
 from wanbatch.jobs.cli.tune_command import tune
 
 INTERRUPTED = 130
@@ -86,6 +87,7 @@ class Commands(click.Group):
         export,
         push,
         tune,
+        train,
         bench,
         doctor,
         completion,

@@ -69,7 +69,8 @@ def upload_inputs(prepared: Prepared, flags: tuple[str, ...], settings: Settings
     base = f"{plain_url(target)}/{manifest.digest[:16]}"
     address, files = _manifest_files(manifest)
     missing = 0
-    if settings.source_root is not None or not os.path.isdir(manifest.path):
+    beside = settings.source_root is not None or not os.path.isdir(manifest.path)
+    if beside and not is_url(manifest.source_root):  # sources in a store stay where they are
         sources, missing = _source_files(manifest, settings)
         files |= {f"sources/{name}": path for name, path in sources.items()}
         settings = settings.model_copy(update={"source_root": f"{base}/sources", "source_fence": None})
@@ -96,10 +97,6 @@ def _manifest_files(manifest: Manifest) -> tuple[str, dict[str, str]]:
 
 def _source_files(manifest: Manifest, settings: Settings) -> tuple[dict[str, str], int]:
     """The sources: path as the manifest has it -> path here; and how many there are none of."""
-    if is_url(manifest.source_root):
-        raise UserError(
-            f"--upload: the sources are in {manifest.source_root} already: leave --source-root as a folder"
-        )
     finder = SourceFinder(PathPolicy(manifest.source_root, settings.allow_http, manifest.source_fence))
     found: dict[str, str] = {}
     missing = 0

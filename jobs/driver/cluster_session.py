@@ -133,9 +133,8 @@ def connection_error(address: str, error: Exception, told: str = "") -> UserErro
     if type(error).__name__ == "AuthenticationError" or any(word in f"{text} {told}".lower() for word in REFUSED):
         sent = token_sent(os.environ)
         return UserError(
-            f"the Ray cluster at {address} does not take this process, which sends {sent}: a cluster "
-            f"with tokens needs RAY_AUTH_MODE=token and its own token in {TOKENS}; one without tokens refuses any, "
-            "also a stale file of an earlier cluster: remove it, or set RAY_AUTH_MODE=disabled"
+            f"the Ray cluster at {address} does not take this process, which sends {sent}: set RAY_AUTH_MODE=token, "
+            f"and put the cluster's own token into {TOKENS}"
         )
     if "version mismatch" in text.lower():
         return UserError(f"the Ray cluster at {address} has another version than this process: {text[:300]}")
@@ -165,9 +164,9 @@ def token_sent(environment: Mapping[str, str]) -> str:
     Args:
         environment: of the process.
     """
-    mode = environment.get("RAY_AUTH_MODE", "")
-    if mode not in ("", "token"):
-        return f"no token (RAY_AUTH_MODE is {mode})"
+    mode = environment.get("RAY_AUTH_MODE", "")  # Ray sends a token, whatever is there, in this mode alone
+    if mode.lower() != "token":
+        return f"no token (RAY_AUTH_MODE is {mode or 'not set'})"
     if environment.get("RAY_AUTH_TOKEN"):
         return "the token of RAY_AUTH_TOKEN"
     path = environment.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
@@ -198,7 +197,7 @@ def run_on_a_node(call: Callable[[], T], placement: Placement, seconds: float) -
     """
     options = placement.actor_options()
     with ray_failures_raised():
-        remote: Any = ray.remote(max_retries=2, **options)(_with_version)
+        remote: Any = ray.remote(max_retries=2, **options)(_with_facts)
         answer = remote.remote(call)
     begin = told = time.monotonic()
     while not ray.wait([answer], timeout=1.0)[0]:
@@ -210,7 +209,7 @@ def run_on_a_node(call: Callable[[], T], placement: Placement, seconds: float) -
             told = now
             _log.warning("waiting for %s: the cluster has %s", placement.described(), what_there_is(nodes()))
     try:
-        version, found = result_of(answer)
+        version, wants_token, found = result_of(answer)
     except WorkerGone as error:
         raise MachineryError(f"a node was lost at the start: {error}; run the same command again") from error
     except Exception as error:
@@ -222,13 +221,38 @@ def run_on_a_node(call: Callable[[], T], placement: Placement, seconds: float) -
             f"the cluster's nodes have wanbatch {version}, and this process {__version__}: install the same version "
             "on all, or use `wanbatch submit`, which brings its own"
         )
+    if needless := needless_token(wants_token, asks_for_tokens() and not ray.util.client.ray.is_connected()):
+        raise needless
     return found
 
 
-def _with_version(call: Callable[[], T]) -> tuple[str, T]:
+def _with_facts(call: Callable[[], T]) -> tuple[str, bool, T]:
     from wanbatch import __version__
 
-    return __version__, call()
+    return __version__, asks_for_tokens(), call()
+
+
+def asks_for_tokens() -> bool:
+    """Whether Ray in this process asks others for a token; earlier versions have none."""
+    raylet: Any = ray._raylet
+    if not hasattr(raylet, "get_authentication_mode"):
+        return False
+    return raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN
+
+
+def needless_token(of_cluster: bool, here: bool) -> UserError | None:
+    """What to say if this process asks a cluster without tokens for one: none of its actors would start.
+
+    Args:
+        of_cluster: whether the cluster has tokens.
+        here: whether this process asks for one.
+    """
+    if of_cluster or not here:
+        return None
+    return UserError(
+        "the cluster has no tokens, and this process asks for one, so that no worker could start: set "
+        "RAY_AUTH_MODE=disabled"
+    )
 
 
 def missing_package(error: Exception) -> UserError | None:

@@ -89,8 +89,7 @@ def _weekdays(fields: CronFields) -> Iterator[tuple[str, str]]:
 
 def _impossible(schedule: Schedule, what: str) -> UserError:
     return UserError(
-        f"schedule {schedule.name}: cron {schedule.cron!r}: no timer says {what}: run it with `wanbatch schedule "
-        "run`, or make two schedules of it"
+        f"schedule {schedule.name}: cron {schedule.cron!r}: no timer says {what}: run it with `wanbatch schedule run`"
     )
 
 

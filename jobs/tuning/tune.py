@@ -30,6 +30,7 @@ from wanbatch.jobs.tuning.sample import Sample, draw_sample, possible_candidates
 from wanbatch.jobs.tuning.search import Search, contenders
 from wanbatch.jobs.tuning.settings_file import REPLACED
 from wanbatch.jobs.tuning.trials import CandidateImages, CandidateRunner
+from wanbatch.manifests.sources.notes import WORDS, noted_sources
 from wanbatch.pipeline.evaluation import lpips
 from wanbatch.pipeline.evaluation.metrics import Score
 from wanbatch.pipeline.evaluation.quality import Meter, Pictures
@@ -88,7 +89,7 @@ def tune(
         UserError: Nothing meets the goal, a metric cannot be had, or rows cannot be made.
     """
     neutral = {name: Settings.model_fields[name].default for name in REPLACED}
-    plan, model = prepare(manifest, settings.model_copy(update=neutral))
+    plan, model = prepare(manifest, settings.model_copy(update=neutral), every_source=True)
     _tell_warnings(plan, on_progress)
     meter = Meter(_metrics(goal, model), execution.device)
     sample = draw_sample(plan, options.sample_size, settings)
@@ -119,7 +120,12 @@ def tune(
 
 
 def _tell_warnings(plan: Plan, on_progress: OnProgress) -> None:
+    """What `wanbatch plan` says of columns and sources."""
+    for name, (count, example) in noted_sources(plan.source_notes).items():
+        on_progress(f"note: {count} {'source' if count == 1 else 'sources'} {WORDS[name]}; {example} for one")
     for message in plan.all_warnings:
+        on_progress(f"warning: {message}")
+    for message in plan.unreadable.values():
         on_progress(f"warning: {message}")
 
 

@@ -21,6 +21,7 @@ from wanbatch.suggestions import did_you_mean
 TINY = "tiny"
 LONGEST_SIDE = 4096  # pixels; what a manifest may ask for, too
 DEFAULTS_FILE = "wanbatch.json"
+ADAPTERS = "adapters"  # the folder of a model's folder with the adapters that come with it
 WHOLE_DIGEST_BYTES = 64 << 20  # larger weight files are identified by their size and samples
 
 # What Wan's authors use (Wan2.2, `wan/configs/wan_ti2v_5B.py` and `shared_config.py`). A model folder may say
@@ -216,10 +217,15 @@ def _defaults(folder: Path, form: ModelForm) -> dict[str, Any]:
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 over the configuration and weight files; of a large weight file over its size, both ends and middle."""
+    """SHA-256 over the configuration and weight files; of a large weight file over its size, both ends and middle.
+
+    Adapters that come with a model are no part of it: each has a digest of its own.
+    """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix not in {".json", ".safetensors"} or not path.is_file():
+            continue
+        if path.is_relative_to(folder / ADAPTERS):
             continue
         size = path.stat().st_size
         total.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())

@@ -129,11 +129,12 @@ class LowRankAdapters:
             layer.active = name
 
     def state(self, name: str, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
-        """An adapter's matrices under diffusers' names, on the CPU."""
+        """An adapter's matrices under diffusers' names, on the CPU; the scale is in the upper ones."""
         found = {}
         for path, layer in self.layers.items():
+            up = layer.up[name].detach() * layer.scales[name]
             found[f"{PREFIX}{path}.lora_A.weight"] = layer.down[name].detach().to("cpu", dtype).contiguous()
-            found[f"{PREFIX}{path}.lora_B.weight"] = layer.up[name].detach().to("cpu", dtype).contiguous()
+            found[f"{PREFIX}{path}.lora_B.weight"] = up.to("cpu", dtype).contiguous()
         return found
 
     @torch.no_grad()
@@ -149,7 +150,7 @@ class LowRankAdapters:
             raise UserError(f"the adapter has other layers than the training: {other[0]} and {len(other) - 1} more")
         for path, layer in self.layers.items():
             layer.down[name].copy_(state[f"{PREFIX}{path}.lora_A.weight"])
-            layer.up[name].copy_(state[f"{PREFIX}{path}.lora_B.weight"])
+            layer.up[name].copy_(state[f"{PREFIX}{path}.lora_B.weight"] / layer.scales[name])
 
     def save(self, name: str, path: Path, header: Mapping[str, Any], dtype: torch.dtype = torch.bfloat16) -> None:
         """Write an adapter as safetensors, whole or not at all.
@@ -157,10 +158,11 @@ class LowRankAdapters:
         Args:
             name: Of the adapter.
             path: Of the file.
-            header: What else its header says; values are written as text. Rank and alpha are added.
+            header: What else its header says; values are written as text. The rank is added, and an alpha that is the
+                same: readers that know of none then scale rightly, too.
             dtype: Of the matrices.
         """
-        said = {"ss_network_dim": self.ranks[name], "ss_network_alpha": self.alphas[name]} | dict(header)
+        said = {"ss_network_dim": self.ranks[name], "ss_network_alpha": self.ranks[name]} | dict(header)
         unfinished = path.with_suffix(".new")
         save_file(self.state(name, dtype), unfinished, {key: str(value) for key, value in said.items()})
         unfinished.replace(path)

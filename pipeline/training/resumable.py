@@ -50,6 +50,10 @@ class Learner:
         """One step down a loss."""
         self.optimizer.clear()
         loss.backward()
+        self.apply()
+
+    def apply(self) -> None:
+        """One step along the gradients that there are."""
         self.optimizer.apply()
         self.average.update()
 

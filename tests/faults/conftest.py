@@ -78,7 +78,7 @@ def start_command(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
     """Start `wanbatch run m.jsonl --out out` with a fake pipeline; what still runs at the test's end is killed."""
     started: list[subprocess.Popen] = []
 
-    def start(rows: list[dict], *options: object, pipeline: str = "load", **changes: str) -> subprocess.Popen:
+    def start(rows: list[dict], *options: object, pipeline: str = "load", **changes: str | None) -> subprocess.Popen:
         arguments = [write_jsonl(tmp_path / "m.jsonl", rows), "--out", tmp_path / "out", "--unit-rows", "1"]
         for name, value in SMALL.items():
             arguments += [f"--{name}", value]
@@ -86,7 +86,7 @@ def start_command(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
         process = subprocess.Popen(
             list(map(str, command)),
             cwd=tmp_path,
-            env=environment() | changes,
+            env=environment(**changes),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

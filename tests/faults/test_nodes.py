@@ -47,7 +47,7 @@ def nodes(tmp_path_factory) -> Iterator[RayNodes]:
 def command_on(start_command) -> Callable[..., subprocess.Popen]:
     """Starts the command on a cluster, in a session of its own. changes: of its environment."""
 
-    def start(nodes: RayNodes, rows: list[dict], *options: object, **changes: str) -> subprocess.Popen:
+    def start(nodes: RayNodes, rows: list[dict], *options: object, **changes: str | None) -> subprocess.Popen:
         variables = {**nodes.variables, **changes}
         return start_command(rows, "--address", nodes.address, "--threads", 1, *options, **variables)
 
@@ -132,31 +132,44 @@ def test_the_command_on_a_machine_outside_the_cluster(nodes, command_on, tmp_pat
 
 @pytest.mark.slow
 def test_a_token_that_the_cluster_does_not_take(nodes, command_on, tmp_path):
-    """Also a stale one in the home folder. Neither is shown."""
+    """Also a stale one in the home folder, and one that is not sent. None is shown, and the cluster's own works."""
     stale = tmp_path / "home" / ".ray" / "auth_token"
     stale.parent.mkdir(parents=True)
     stale.write_text("5" * 64)
-    home = {"HOME": str(tmp_path / "home"), "RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}
-    for changes, sent in (({"RAY_AUTH_TOKEN": "4" * 64}, "the token of RAY_AUTH_TOKEN"), (home, f"the file {stale}")):
-        told = ended(command_on(nodes, [{"id": "a", "prompt": "x"}], **changes), code=2)
+    rows = [{"id": "a", "prompt": "x"}]
+    home = {"HOME": str(tmp_path / "home"), "RAY_AUTH_TOKEN": None}
+    for changes, sent in (
+        ({"RAY_AUTH_TOKEN": "4" * 64}, "the token of RAY_AUTH_TOKEN"),
+        (home, f"the token of the file {stale}"),
+        ({**home, "RAY_AUTH_MODE": None}, "no token (RAY_AUTH_MODE is not set)"),
+    ):
+        told = ended(command_on(nodes, rows, **changes), code=2)
         assert len(told.splitlines()) == 1
-        for part in ("does not take this process", sent, "RAY_AUTH_MODE=token", "remove it"):
+        for part in ("does not take this process", sent, "set RAY_AUTH_MODE=token"):
             assert part in told
         assert "4444" not in told
         assert "5555" not in told
+    nodes.add("only")
+    stale.write_text(nodes.token)
+    ended(command_on(nodes, rows, **home))
+    nodes.kill("only")
+    require_whole(tmp_path / "out", {"a"})
 
 
 @pytest.mark.slow
-def test_a_stale_token_and_a_cluster_without_tokens(command_on, tmp_path):
+def test_a_token_for_a_cluster_without_tokens(command_on, tmp_path):
+    """A stale one of an earlier cluster does no harm if it is not sent; else the message says what to do."""
     stale = tmp_path / "home" / ".ray" / "auth_token"
     stale.parent.mkdir(parents=True)
     stale.write_text("5" * 64)
+    rows = [{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}]
     with ray_nodes(tmp_path, token=False) as open_nodes:
         open_nodes.add("only")
-        refused = command_on(open_nodes, [{"id": "a", "prompt": "x"}], HOME=str(tmp_path / "home"), RAY_AUTH_MODE="")
-        assert "a stale file" in ended(refused, code=2)
-        ended(command_on(open_nodes, [{"id": "a", "prompt": "x"}], HOME=str(tmp_path / "home")))
-    require_whole(tmp_path / "out", {"a"})
+        ended(command_on(open_nodes, rows[:1], RAY_AUTH_MODE=None))
+        told = ended(command_on(open_nodes, rows, RAY_AUTH_MODE="token"), code=2)
+        assert "the cluster has no tokens, and this process asks for one" in told
+        ended(command_on(open_nodes, rows, RAY_AUTH_MODE="disabled"))
+    require_whole(tmp_path / "out", {"a", "b"})
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ WINGS = {  # the middle of each box
     "jobs.schedule": (625, 262),
     "jobs.comparison": (485, 316),
     "jobs.driver": (625, 316),
+    "jobs.training": (485, 440),
     "jobs.reporting": (485, 392),
     "jobs.worker": (625, 392),
     "jobs.planning": (555, 490),

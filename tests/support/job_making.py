@@ -43,10 +43,14 @@ def picture(path: Path, width: int, height: int, seed: int = 0, orientation: int
     return path
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """This process's environment without `WANBATCH_*`, offline, without reports, with changes."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANBATCH_")}
-    return {**kept, "HF_HUB_OFFLINE": "1", "WANBATCH_REPORT": "off", **changes}
+def environment(**changes: str | None) -> dict[str, str]:
+    """This process's environment without `WANBATCH_*`, offline, without reports, with changes; None: it is not set.
+
+    Without `RAY_AUTH_MODE` too, which Ray sets in a process that starts one: its children would ask for a token.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANBATCH_", "RAY_AUTH_MODE"))}
+    whole = {**kept, "HF_HUB_OFFLINE": "1", "WANBATCH_REPORT": "off", **changes}
+    return {name: value for name, value in whole.items() if value is not None}
 
 
 @dataclass(frozen=True)

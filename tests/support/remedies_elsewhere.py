@@ -20,9 +20,30 @@ QUALITY = "tests/pipeline/evaluation/test_quality.py"
 CAUSES = "tests/faults/test_common_causes.py"
 SESSION = "tests/jobs/driver/test_ray_session.py"
 REPAIR = f"{DATASET}/test_repair.py"
+CHECKED = "tests/jobs/augment/test_user_models.py"
+CARDS = "tests/jobs/worker/test_device_check.py::test_what_is_offered_for_such_a_card_works"
+MODELS = "tests/jobs/worker/test_model_files.py"
+NODES = "tests/faults/test_nodes.py"
+SITE = "tests/jobs/driver/test_site.py"
 LOST = f"{REPAIR}::test_the_remedy_of_the_message_costs_the_lost_part_and_no_more"
 
 ELSEWHERE: Table = {
+    "jobs/augment/measuring.py": {
+        "has no pictures: make them": "tests/jobs/augment/test_augment_command.py"
+        "::test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones",
+        "name the folder that they were made into": "tests/jobs/augment/test_measuring.py"
+        "::test_pictures_of_others_and_a_result_that_cannot_be_written",
+    },
+    "jobs/augment/user_models.py": {
+        "there is no such classifier": f"{CHECKED}::test_an_onnx_file_flags_the_picture_of_another_class",
+        "is no ONNX file": f"{CHECKED}::test_an_onnx_file_flags_the_picture_of_another_class",
+        "outputs for {} classes": f"{CHECKED}::test_names_are_given_where_the_file_has_none",
+        "is none of the classifier's": f"{CHECKED}::test_names_are_given_where_the_file_has_none",
+    },
+    "jobs/cluster/job_entrypoint.py": {
+        "cannot import what wanbatch needs": "tests/jobs/cluster/test_job_entrypoint.py"
+        "::test_a_python_without_the_packages_is_one_message",
+    },
     "jobs/cli/tune_command.py": {"--force": "tests/jobs/tuning/test_tune.py::test_the_command"},
     "jobs/doctor/machine_checks.py": {
         "docker run --shm-size": f"{PROBES}::test_little_shared_memory",
@@ -44,6 +65,37 @@ ELSEWHERE: Table = {
         "or nothing": f"{PROBES}::test_a_long_tmpdir_and_its_remedy",
         "unset RAY_ADDRESS": JUDGED,
     },
+    "jobs/driver/cluster_session.py": {
+        "the cluster has no tokens": f"{NODES}::test_a_token_for_a_cluster_without_tokens",
+        "does not take this process": f"{NODES}::test_a_token_that_the_cluster_does_not_take",
+        "no worker found a place": f"{NODES}::test_nodes_that_leave_and_join_and_a_driver_that_is_killed",
+    },
+    "jobs/driver/site.py": {
+        "has no effect without a cluster": f"{SITE}::test_flags_that_have_no_effect_are_told",
+        "has GPUs of several kinds": f"{SITE}::test_all_kinds_or_a_chosen_one",
+    },
+    "jobs/planning/model_copies.py": {
+        "there is no model folder at this address": f"{MODELS}::test_a_model_in_a_store",
+        "run the same command again": f"{MODELS}::test_a_store_that_does_not_answer",
+        "give --model-cache a folder": f"{MODELS}::test_a_disk_without_room",
+        "only hub models have revisions": f"{MODELS}::test_a_model_in_a_store",
+    },
+    "jobs/reporting/report/failures.py": {
+        "wanbatch retry": "tests/jobs/driver/test_retry.py::test_retry_of_one_class_leaves_the_others",
+    },
+    "jobs/schedule/decisions.py": {
+        "some rows could not be made": "tests/jobs/driver/test_retry.py::test_retry_of_one_class_leaves_the_others",
+    },
+    "jobs/worker/device_check.py": {
+        "for which this build of PyTorch has no code": CARDS,
+        "has no FP8": CARDS,
+        "GiB of memory": CARDS,
+        "other kinds make other last bits": CARDS,
+    },
+    "jobs/worker/model_files.py": {
+        "is not the one that this command found": f"{MODELS}::test_another_model_under_the_same_name",
+        "there is no model folder": f"{MODELS}::test_a_folder_that_only_the_driver_has",
+    },
     "jobs/driver/circuit_breaker.py": {
         "images failed alike": f"{CAUSES}::test_a_bug_that_fails_every_row_quarantines_nobody",
     },
@@ -51,6 +103,8 @@ ELSEWHERE: Table = {
         "no folder for Ray": "tests/jobs/driver/test_ray_folder.py::test_the_remedy_of_the_message_works",
     },
     "jobs/driver/ray_session.py": {
+        "is not used: the run has a Ray of its own": "tests/jobs/driver/test_cluster_session.py"
+        "::test_the_address_of_the_cluster",
         "cannot reach each other": f"{SESSION}::test_without_a_loopback_address",
         "export PYTHONUTF8": f"{SESSION}::test_a_folder_outside_ascii_in_an_ascii_locale",
         "start from another folder": f"{SESSION}::test_names_that_ray_cannot_take",
@@ -124,8 +178,30 @@ NO_GPU = "there is no GPU here whose driver, memory or torch could be wrong"
 CONTAINER = "it is done to the container or the machine from outside"
 HANG = "what hangs, and why, is not known to the check"
 FETCHED = "it needs the network"
+ONE_HOST = "there is one host"
 
 NOT_HERE: Table = {
+    "manifests/dataset/content_credentials.py": {"pip install 'wanbatch[c2pa]'": FETCHED},
+    "manifests/sharing/writers.py": {"pip install 'wanbatch[lance]'": FETCHED},
+    "jobs/augment/user_models.py": {"pip install 'wanbatch[onnx]'": FETCHED},
+    "jobs/cluster/job_client.py": {"pip install 'wanbatch[cluster]'": FETCHED},
+    "jobs/cluster/job_entrypoint.py": {"wanbatch needs {}: use another image": "there is one Python on this machine"},
+    "jobs/cluster/rayjob.py": {"kubectl create": "there is no Kubernetes on this machine"},
+    "jobs/cluster/slurm.py": {"sbatch FILE": "there is no Slurm on this machine"},
+    "jobs/cluster/submission.py": {"their own credentials where you can": "clouds give roles to their machines"},
+    "jobs/driver/cluster_session.py": {
+        "cannot be used: {}; run the same command again": "why Ray failed is not known",
+        "a node was lost at the start": "why Ray failed is not known",
+        "no Ray cluster answers": "whether the head, the port or a firewall is at fault is not known",
+        "check the port (6379 for HOST:PORT": "whether the port, a version or a token is at fault is not known",
+        "lack the package {}": f"{ONE_HOST}; tests/jobs/cluster/test_submit_on_cluster.py brings its own package",
+        "have wanbatch {}, and this process": f"{ONE_HOST}, and one wanbatch on it",
+        "pip install 'ray[client]'": FETCHED,
+        "--address auto: no Ray runs": "another test may have a Ray on this machine, which is found then",
+        "this machine is no node": ONE_HOST,
+    },
+    "jobs/schedule/service.py": {"cannot be locked": "disks here can lock"},
+    "jobs/schedule/ticks.py": {"pip install tzdata": FETCHED},
     "jobs/doctor/check.py": {
         "run `wanbatch doctor` again": HANG,
         "mend what it names": "it names something else each time",
@@ -198,6 +274,23 @@ NOT_HERE: Table = {
 """Not to be followed in a test, with the reason."""
 
 NO_REMEDIES: Table = {
+    "jobs/augment/measuring.py": {"nothing to test on": "what is wrong"},
+    "jobs/cluster/slurm.py": {"#SBATCH --gpus-per-node": "a line of a script"},
+    "jobs/schedule/decisions.py": {"run late": "what became of a run"},
+    "jobs/schedule/definition.py": {
+        "any manifest that": "what a key means",
+        "a recipe of": "what a key means",
+        "ticks that were missed": "what a key means",
+        "make rows of a manifest again": "what a key means",
+        "to which a tick submits": "what a key means",
+    },
+    "jobs/schedule/export_cron.py": {"fields are read by the clock": "what a file says of itself"},
+    "jobs/schedule/ledger.py": {
+        "CREATE TABLE": "words of SQL",
+        "INSERT OR REPLACE": "words of SQL",
+        "DELETE FROM": "words of SQL",
+    },
+    "manifests/sharing/hub_card.py": {"load_dataset": "an example; tests/manifests/sharing/ follow it"},
     "jobs/doctor/machine_checks.py": {"refuses every timezone": "what is wrong"},
     "jobs/tuning/settings_file.py": {"Written by": "the first line of a file"},
     "manifests/column_types.py": {
@@ -212,28 +305,3 @@ NO_REMEDIES: Table = {
     },
 }
 """Texts that only look like remedies, with what they are."""
-
-NOT_YET = (
-    "jobs/augment/",
-    "jobs/cli/augment_command.py",
-    "jobs/cli/check_command.py",
-    "jobs/cli/folder_commands.py",
-    "jobs/cli/jobs_command.py",
-    "jobs/cli/plan_command.py",
-    "jobs/cli/report_command.py",
-    "jobs/cli/submit_command.py",
-    "jobs/cluster/",
-    "jobs/config/",
-    "jobs/driver/",
-    "jobs/planning/forecast.py",
-    "jobs/planning/model_copies.py",
-    "jobs/planning/rates.py",
-    "jobs/reporting/report/",
-    "jobs/schedule/",
-    "jobs/worker/device_check.py",
-    "jobs/worker/model_files.py",
-    "manifests/dataset/content_credentials.py",
-    "manifests/dataset/mark_reading.py",
-    "manifests/sharing/",
-)
-"""Folders and files whose remedies are not followed yet."""

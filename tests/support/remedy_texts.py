@@ -35,7 +35,7 @@ class RemedyText:
     Attributes:
         file: relative to the repository.
         line: where it begins.
-        text: with `{}` for each value that is put in.
+        text: with `{}` for each value that is put in, or `%s`.
     """
 
     file: str
@@ -45,7 +45,7 @@ class RemedyText:
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """What a message with this text in it matches; words in capitals are values, too."""
-        parts = re.split(r"\{\}|\b(?:PATH|NEW|NAME)\b", self.text.strip())
+        parts = re.split(r"\{\}|%[sd]|\b(?:PATH|NEW|NAME)\b", self.text.strip())
         return re.compile(".*?".join(map(re.escape, filter(None, parts))))
 
     def __str__(self) -> str:

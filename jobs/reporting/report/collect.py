@@ -156,12 +156,13 @@ def _work(parts: CommittedParts, sessions: Sequence[Session], events: Sequence[E
     """Where the time went and what was used."""
     runs = [session.as_json() for session in sessions]
     seconds = sum(session.seconds for session in sessions)
+    making = sum(session.making_seconds for session in sessions)
     made = sum(session.made for session in sessions)
     calibrated = [event for event in events if event["event"] == "calibrated"]
     found: dict[str, Any] = {
         "runs": runs,
         "seconds": round(seconds, 3),
-        "images_per_second": round(made / seconds, 4) if seconds else None,
+        "images_per_second": round(made / making, 4) if making else None,
         "calibration": None if not calibrated else calibrated[-1]["milliseconds_of_a_step_and_row"],
     }
     timings = parts.table("timings", work.COLUMNS)

@@ -24,6 +24,7 @@ class Session:
     Attributes:
         begin, end: from its start to its last event.
         made, failed: images that it committed.
+        making_seconds: from the begin of its first unit to the end of its last one; 0 if it finished none.
         ended: `finished`, `interrupted` or `stopped`; None: it goes on, or it ended without saying so.
         cause: why it was stopped, in words; None if it was not.
     """
@@ -32,6 +33,7 @@ class Session:
     end: datetime
     made: int
     failed: int
+    making_seconds: float
     ended: str | None
     cause: str | None = None
 
@@ -88,6 +90,7 @@ def sessions_of(events: Iterable[Event]) -> list[Session]:
                 end=run[-1]["time"],
                 made=sum(event["made"] for event in units),
                 failed=sum(event["failed"] for event in units),
+                making_seconds=round((units[-1]["time"] - _begin_of(units)).total_seconds(), 3) if units else 0.0,
                 ended=None if end is None else end["event"],
                 cause=None if end is None else end.get("cause") or end.get("by"),
             )
@@ -102,13 +105,18 @@ def timeline_of(events: Iterable[Event], bins: int = BINS) -> Timeline | None:
         units = [event for event in run if event["event"] == "unit"]
         if not units:
             continue
-        begin = min(event["time"] - timedelta(seconds=event["busy_seconds"]) for event in units)
+        begin = _begin_of(units)
         starts.append(offset)
         for event in units:
             end = offset + (event["time"] - begin).total_seconds()
             spans.append((end - event["busy_seconds"], end, event["made"] + event["failed"], event["worker"]))
         offset = max(span[1] for span in spans)
     return _binned(spans, starts, offset, bins) if spans and offset > 0 else None
+
+
+def _begin_of(units: Sequence[Event]) -> datetime:
+    """When the first of some units was taken in hand."""
+    return min(event["time"] - timedelta(seconds=event["busy_seconds"]) for event in units)
 
 
 def _binned(

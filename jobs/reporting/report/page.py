@@ -21,6 +21,8 @@ PICTURE_BYTES = 8_000_000
 """Of the page, what pictures may take."""
 
 GALLERY, CLASSES_SHOWN, TEXT_SHOWN = 240, 200, 20_000
+UNDER_A_HEADING = 3
+"""Cards that a group must have on average to stand under a heading of its own; `arrange.js` keeps to the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,9 @@ def _render(
         .get_template("report.html")
         .render(
             data=report.data,
-            cards=_arranged(shown, arrangements[0] if arrangements else None),
+            cards=arranged(shown, arrangements[0] if arrangements else None),
             arrangements=arrangements,
+            under_a_heading=UNDER_A_HEADING,
             judged=judged,
             stages=_stages(report.data["stage_seconds"]),
             speed=_speed(report),
@@ -94,12 +97,15 @@ def _render(
     )
 
 
-def _arranged(cards: Sequence[Card], by: str | None) -> list[tuple[str | None, list[Card]]]:
-    """Cards under headings, in the order of the manifest."""
+def arranged(cards: Sequence[Card], by: str | None) -> list[tuple[str | None, list[Card]]]:
+    """Cards under headings, in the order of the manifest; small groups follow each other without headings."""
     found: dict[str | None, list[Card]] = {}
     for card in sorted(cards, key=lambda card: card.number):
         found.setdefault(None if by is None else card.kinds.get(by), []).append(card)
-    return sorted(found.items(), key=lambda item: _order(item[0]))
+    groups = sorted(found.items(), key=lambda item: _order(item[0]))
+    if len(cards) < UNDER_A_HEADING * len(groups):
+        return [(None, [card for _, of in groups for card in of])]
+    return groups
 
 
 def _order(name: str | None) -> tuple[int, float, str]:

@@ -61,6 +61,7 @@ def test_sources_outside_the_manifests_folder_are_named_in_the_next_command(pict
 
 
 def test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones(pictures, local_ray, settings, tmp_path):
+    """The command that `--measure` names: wanbatch augment RECIPE --run --out OUT."""
     change("fill = 12 ", "variants = 1 ")
     flags = [
         "--model",

@@ -13,7 +13,8 @@ from command_line import invoke, refused
 from job_making import write_jsonl
 from PIL import Image
 
-from wanbatch.jobs.augment.measuring import Effort, measure_gain
+from wanbatch.errors import UserError
+from wanbatch.jobs.augment.measuring import Effort, measure_gain, write_result
 from wanbatch.jobs.augment.statistics import ARMS
 from wanbatch.jobs.config.settings import Settings
 
@@ -96,3 +97,28 @@ def test_what_cannot_be_measured_is_refused(dataset):
     assert line.endswith("needs a split called test (or val) that nothing is made of; held out are: holdout")
     (line,) = refused(invoke("augment", "recipe.toml", "--measure", dataset / "nothing"))
     assert line.endswith("held out are: holdout")
+
+
+def test_pictures_of_others_and_a_result_that_cannot_be_written(dataset):
+    """What the messages offer works: the folder that has them, and another file."""
+    good = made(dataset, True)
+    invoke("check", good)
+    other = made_of_others(dataset)
+    invoke("check", other)
+    (line,) = refused(invoke("augment", "recipe.toml", "--measure", other))
+    assert line.endswith("has no pictures of this recipe's originals: name the folder that they were made into")
+    Path("file").touch()
+    measured = measure_gain(Path("recipe.toml"), good, Settings(), Effort(1, 1))
+    with pytest.raises(UserError, match=r"file/said\.json: cannot be written \(.*\): choose another file"):
+        write_result(Path("file/said.json"), measured, {})
+    write_result(Path("deeper/said.json"), measured, {})
+    assert json.loads(Path("deeper/said.json").read_text())["verdict"] == measured.verdict()
+
+
+def made_of_others(dataset: Path) -> Path:
+    """A picture whose source is not in the dataset."""
+    Image.fromarray(stripes("along", 9)).save(dataset / "elsewhere.png")
+    one = made_from("x", 0, dataset / "elsewhere.png", png(stripes("along", 9)), SIZE, "elsewhere.png")
+    manifest = write_jsonl(dataset / "others.jsonl", [{"id": "x", "prompt": "a", "image": "elsewhere.png"}])
+    columns = pa.table({"label": ["along"], "source_sha256": [one.sources[0].sha256]})
+    return output_folder(dataset / "others", manifest, [one], columns, (0,))

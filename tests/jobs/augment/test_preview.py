@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from augment_making import RECIPE, folder_by_class, original, png, recipe_of
+from augment_making import RECIPE, folder_by_class, made_red, original, recipe_of
 from PIL import Image
 
 from wanbatch.jobs.augment import preview as previewing
@@ -22,17 +22,6 @@ def test_rows_of_every_class_are_shown():
     shown = previewing.chosen(children, 9)
     assert Counter(child.first.label for child in shown) == {"box": 4, "disc": 3, "ring": 2}
     assert previewing.chosen(tuple(reversed(children)), 9) == shown
-
-
-def made_red(written, out, settings):
-    """In place of a run: red pictures."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    red = png(np.full((64, 64, 3), (255, 0, 0), np.uint8))
-    (out / "data").mkdir(parents=True)
-    rows = [{"id": row["id"], "image": {"bytes": red, "path": "x.png"}} for row in written.rows]
-    pq.write_table(pa.Table.from_pylist(rows), out / "data/part-00000.parquet")
 
 
 def test_the_sheet_has_source_and_picture_side_by_side_and_nothing_else_is_kept(tmp_path, monkeypatch):

@@ -74,3 +74,6 @@ def test_a_python_without_the_packages_is_one_message(tmp_path):
     [line] = done.stderr.splitlines()
     assert line.startswith("wanbatch: the cluster's Python")
     assert "--python" in line
+    code = code.replace("'run'", "'--version'")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, "an interpreter that has them; " + done.stderr

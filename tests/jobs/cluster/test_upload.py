@@ -92,3 +92,10 @@ def test_a_manifest_of_a_store_and_a_target_that_is_none_are_refused(upload, sto
     prepared = prepare_submission(write_jsonl(tmp_path / "m.jsonl", [{"prompt": "x"}]), "s3://b/out", Settings())
     with pytest.raises(UserError, match="must be a folder in an object store"):
         upload_inputs(prepared, (), Settings(), str(tmp_path))
+
+
+def test_sources_that_are_in_a_store_stay_there(upload, store, tmp_path):
+    done = upload(write_jsonl(tmp_path / "m.jsonl", [{"image": "one.png"}]), source_root=f"{store}/pictures")
+    assert (done.files, done.missing) == (1, 0)
+    flags = done.prepared.submission.flags
+    assert flags[flags.index("--source-root") + 1] == f"{store}/pictures"

@@ -15,6 +15,7 @@ from wanbatch.jobs.driver.cluster_session import (
     connected,
     connection_error,
     missing_package,
+    needless_token,
     token_sent,
 )
 
@@ -38,6 +39,7 @@ JOB = {"RAY_ADDRESS": "10.0.0.1:6379"} | {
     ],
 )
 def test_the_address_of_the_cluster(given, environment, expected):
+    """As the warning about RAY_ADDRESS says: --address auto takes that one."""
     assert cluster_address(given, environment) == expected
 
 
@@ -85,7 +87,7 @@ def test_a_cluster_that_does_not_answer_is_told_of_at_once(monkeypatch):
     ("error", "kind", "told"),
     [
         (RuntimeError("Version mismatch: The cluster was started with: Ray: 2.40"), UserError, "another version"),
-        (RuntimeError("Unauthenticated: Invalid or missing auth token"), UserError, "a stale file"),
+        (RuntimeError("Unauthenticated: Invalid or missing auth token"), UserError, "set RAY_AUTH_MODE=token"),
         (ConnectionError("Could not find any running Ray instance"), UserError, "ray start --head"),
         (ImportError("No module named 'grpc'"), UserError, r"pip install 'ray\[client\]'"),
         (TimeoutError("timed out"), MachineryError, "run the same command again"),
@@ -103,11 +105,18 @@ def test_which_token_is_sent_is_told_and_not_the_token(tmp_path):
     secret.write_text("s3cret")
     for environment, told in (
         ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "s3cret"}, "no token (RAY_AUTH_MODE is disabled)"),
+        ({"RAY_AUTH_TOKEN": "s3cret"}, "no token (RAY_AUTH_MODE is not set)"),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "s3cret"}, "the token of RAY_AUTH_TOKEN"),
-        ({"RAY_AUTH_TOKEN_PATH": str(secret)}, f"the token of the file {secret}"),
-        ({"RAY_AUTH_TOKEN_PATH": f"{secret}-2"}, f"no token ({secret}-2 is not there)"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(secret)}, f"the token of the file {secret}"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{secret}-2"}, f"no token ({secret}-2 is not there)"),
     ):
         assert token_sent(environment) == told
+
+
+@pytest.mark.parametrize(("of_cluster", "here", "refused"), [(False, True, True), (True, True, False), (False,) * 3])
+def test_a_token_that_the_cluster_does_not_have(of_cluster, here, refused):
+    """Remedy and all: tests/faults/test_nodes.py."""
+    assert (needless_token(of_cluster, here) is not None) is refused
 
 
 def test_a_cluster_without_wanbatch():

@@ -45,6 +45,7 @@ def test_retry_makes_what_failed_and_leaves_each_row_in_one_place(mended):
 
 
 def test_retry_of_one_class_leaves_the_others(mended):
+    """As it is said of such runs: `wanbatch status` says how many, `wanbatch retry` makes them again."""
     before = rows_by_id(mended, "failures")["damaged"]
     retry(mended, ["missing_image"], quiet)
     assert rows_by_id(mended, "failures") == {"damaged": before}

@@ -73,9 +73,12 @@ def test_gpus_that_are_to_come(look):
     assert (placement.device, placement.accelerator) == ("cuda", "H100")
 
 
-def test_flags_that_have_no_effect_are_told(caplog, tmp_path):
+def test_flags_that_have_no_effect_are_told(look, caplog, tmp_path):
     assert site_finder(None, None) is this_machine
     found = this_machine(Settings(label_selector={"a": "b"}, accelerator_type="H100", device="cpu"), tmp_path)
     assert (found.workers, found.placement.labels) == (1, {})
     for flag in ("--label-selector", "--accelerator-type"):
         assert f"{flag} has no effect without a cluster: --address gives one" in caplog.text
+    caplog.clear()
+    found, _ = look(GPUS, label_selector={"a": "b"}, accelerator_type="H100", address="head:6379")
+    assert (found.placement.labels, found.placement.accelerator, caplog.text) == ({"a": "b"}, "H100", "")

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from wanbatch.errors import NodeError
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver.cluster_nodes import Node
+from wanbatch.jobs.driver.site import placement_of
 from wanbatch.jobs.worker.device_check import GIB, Card, check_card, check_kind, needed_bytes, runs_on, weights_in
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.pipeline.loading import registry
@@ -42,6 +45,19 @@ def test_a_card_that_can(setup):
 def test_a_card_that_cannot(setup, card, changed, told):
     with pytest.raises(NodeError, match=told):
         check_card(card, replace(setup, **changed), "h")
+
+
+def test_what_is_offered_for_such_a_card_works(setup):
+    """A build for it, another precision, mixed devices; and a placement that keeps it out."""
+    full, fp8 = (needed_bytes(Path(setup.model.folder), "bfloat16", False, fp8=fp8) for fp8 in (False, True))
+    check_card(replace(H100, memory=(full + fp8) // 2), replace(setup, runtime=Runtime(fp8=True)), "h")
+    check_card(replace(H100, architecture="sm_61", supported=("sm_61",)), setup, "h")
+    check_card(replace(H100, has_fp8=False), replace(setup, runtime=Runtime(fp8=False)), "h")
+    check_card(replace(H100, name="NVIDIA A100"), replace(setup, device_kind=None), "h")
+    nodes = [Node("a", "one", 1, 8, ("H100",), {"card": "new"}), Node("b", "two", 1, 8, ("P40",), {"card": "old"})]
+    for chosen in (Settings(accelerator_type="H100"), Settings(label_selector={"card": "new"})):
+        placement = placement_of(chosen, "cuda", chosen.accelerator_type, on_cluster=True)
+        assert [placement.workers_on(node) for node in nodes] == [1, 0]
 
 
 def test_any_kind_where_devices_are_mixed(setup):

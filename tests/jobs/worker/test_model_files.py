@@ -55,11 +55,15 @@ def test_a_folder_that_only_the_driver_has(model):
         NodeError, match=r"^host h: there is no model folder /nowhere/model, .* share it with every host"
     ):
         local_model(lost, None, "h")
+    assert local_model(model, None, "h") == model, "a folder that is shared"
 
 
 def test_another_model_under_the_same_name(model):
     with pytest.raises(NodeError, match=r"^host h: the model in .* is not the one"):
         local_model(replace(model, digest="0" * 64), None, "h")
+    shutil.rmtree(model.folder)
+    shutil.copytree(TINY, model.folder)  # copied anew
+    assert local_model(model, None, "h") == model
 
 
 def test_many_workers_copy_once(model, tmp_path, monkeypatch):
@@ -91,12 +95,15 @@ def test_a_copy_that_was_killed_is_made_anew(model, tmp_path):
 
 
 def test_a_disk_without_room(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 5 << 20))
+    usage = shutil.disk_usage
+    full = shutil._ntuple_diskusage(10, 10, 5 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full if path == tmp_path / "cache" else usage(path))
     with pytest.raises(
         NodeError, match=r"^host h: .*cache has 5 MB free, .* give --model-cache a folder on a larger"
     ):
         local_model(model, tmp_path / "cache", "h")
     assert list((tmp_path / "cache").iterdir()) == []
+    assert local_model(model, tmp_path / "larger", "h").digest == model.digest
 
 
 def test_the_hub_is_asked_once_a_host(model, monkeypatch):
@@ -159,6 +166,8 @@ def test_a_model_in_a_store(bucket, store, tmp_path):
     assert [line for line in store.log if line.endswith(".safetensors")] == [], "nothing is fetched twice"
     with pytest.raises(UserError, match=r"there is no model folder at this address: check"):
         find_model("s3://models/none", cache=tmp_path / "cache")
+    with pytest.raises(UserError, match=r"revision main: only hub models have revisions, and .* is none: drop it"):
+        find_model(bucket, "main", cache=tmp_path / "cache")
 
 
 def test_a_store_that_does_not_answer(bucket, store, tmp_path):
@@ -168,3 +177,4 @@ def test_a_store_that_does_not_answer(bucket, store, tmp_path):
             find_model(bucket, cache=tmp_path / "cache")
     finally:
         store.mend()
+    assert find_model(bucket, weights=False, cache=tmp_path / "cache").steps == registry.find().steps

@@ -1,6 +1,7 @@
 "use strict";
 {
   const choice = document.getElementById("arrange"), gallery = document.getElementById("gallery");
+  const fewest = Number(gallery.dataset.underAHeading);
   const order = (a, b) => (Number(a) - Number(b)) || String(a).localeCompare(String(b));
   const arrange = (by) => {
     const groups = new Map();
@@ -9,12 +10,21 @@
       const kind = card.dataset[by] ?? "(none)";
       groups.set(kind, [...(groups.get(kind) ?? []), card]);
     }
-    gallery.replaceChildren(...[...groups.keys()].sort(order).flatMap((kind) => {
-      const heading = document.createElement("h3"), grid = document.createElement("div");
-      heading.textContent = `${by} ${kind}`;
+    const gridOf = (of) => {
+      const grid = document.createElement("div");
       grid.className = "grid";
-      grid.append(...groups.get(kind));
-      return [heading, grid];
+      grid.append(...of);
+      return grid;
+    };
+    const kinds = [...groups.keys()].sort(order);
+    if (cards.length < fewest * kinds.length) {
+      gallery.replaceChildren(gridOf(kinds.flatMap((kind) => groups.get(kind))));
+      return;
+    }
+    gallery.replaceChildren(...kinds.flatMap((kind) => {
+      const heading = document.createElement("h3");
+      heading.textContent = `${by} ${kind}`;
+      return [heading, gridOf(groups.get(kind))];
     }));
   };
   if (choice) {

@@ -6,9 +6,11 @@ import pytest
 from report_folders import event, timing_of
 
 from wanbatch.jobs.reporting.report import charts, work
+from wanbatch.jobs.reporting.report.cards import Card
 from wanbatch.jobs.reporting.report.failures import failure_classes
 from wanbatch.jobs.reporting.report.groups import classes_before_and_after, counted
 from wanbatch.jobs.reporting.report.history import parsed_events, sessions_of, timeline_of
+from wanbatch.jobs.reporting.report.page import arranged
 from wanbatch.jobs.reporting.report.sampling import stratified
 from wanbatch.manifests.records import timing_table
 
@@ -27,7 +29,9 @@ def test_images_of_the_curve_are_those_that_were_made():
     assert max(timeline.workers) == 2
     assert timeline.bin_seconds * 40 == pytest.approx(20 + 15), "the hours between the two runs are left out"
     assert timeline.run_starts == [0, 20]
-    assert [(one.ended, one.made) for one in sessions_of(events)] == [("interrupted", 18), ("finished", 12)]
+    sessions = sessions_of(events)
+    assert [(one.ended, one.made) for one in sessions] == [("interrupted", 18), ("finished", 12)]
+    assert [one.making_seconds for one in sessions] == [20, 15], "without the start of a run and its end"
 
 
 def test_no_log_is_no_curve():
@@ -101,3 +105,20 @@ def test_classes_count_different_sources_once():
 )
 def test_durations(seconds, words):
     assert charts.duration(seconds) == words
+
+
+def card(number: int, creativity: str) -> Card:
+    return Card(f"{number}", None, "", {"creativity": creativity}, (), (), 0, (), number)
+
+
+def test_groups_of_pictures_stand_under_headings_and_single_ones_side_by_side():
+    sweep = [card(number, f"{1 - number / 10:g}") for number in range(5)]
+    [(heading, of)] = arranged(sweep, "creativity")
+    assert heading is None
+    assert [one.kinds["creativity"] for one in of] == ["0.6", "0.7", "0.8", "0.9", "1"], "in the order of groups"
+
+    groups = arranged([card(number, "0.3" if number % 2 else "none") for number in range(6)], "creativity")
+    assert [(heading, [one.number for one in of]) for heading, of in groups] == [
+        ("0.3", [1, 3, 5]),
+        ("none", [0, 2, 4]),
+    ]

@@ -1,0 +1,86 @@
+"""`wanbatch train`: making adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wanbatch.jobs.cli.flag_types import PathOrUrl
+from wanbatch.jobs.cli.options import json_option
+
+
+@click.group()
+def train() -> None:
+    """Train adapters: styles and subjects that rows can then ask for."""
+
+
+@train.command()
+@click.option("--images", required=True, type=PathOrUrl(), help="folder with captions, Parquet, or output folder")
+@click.option("--name", required=True, help="of the adapter, and of its file")
+@click.option("--out", type=click.Path(path_type=Path), help="folder of the training; default: adapters/NAME")
+@click.option("--model", default="tiny", show_default=True, help="tiny, a folder, or a hub id")
+@click.option("--revision", help="of a hub model")
+@click.option("--trigger", help="word that calls for the adapter; {trigger} in --template says where it goes")
+@click.option("--template", default="{caption}", show_default=True, help="what captions are put into")
+@click.option("--caption", help="of pictures that have none")
+@click.option("--steps", type=click.IntRange(1), default=1500, show_default=True)
+@click.option("--rank", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--alpha", type=click.FloatRange(0, min_open=True), help="scale, times the rank; default: the rank")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=1e-4, show_default=True, help="learning rate"
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="pictures in a step")
+@click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="batches in a step")
+@click.option("--resolution", type=click.IntRange(1), help="side of a square of as many pixels; default: the model's")
+@click.option("--shift", type=click.FloatRange(0, min_open=True), help="of the noise levels; default: the model's")
+@click.option("--levels", type=click.Choice(["logit_normal", "uniform"]), default="logit_normal", show_default=True)
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.05, show_default=True,
+              help="part of the captions left empty")  # fmt: skip
+@click.option("--held-out", type=click.FloatRange(0, 0.5), default=0.1, show_default=True,
+              help="part of the pictures kept to measure on")  # fmt: skip
+@click.option("--average", type=click.FloatRange(0, 1, max_open=True), default=0.99, show_default=True,
+              help="decay of the average of the weights that is saved; 0: none")  # fmt: skip
+@click.option("--save-every", type=click.IntRange(1), default=250, show_default=True, help="steps")
+@click.option("--sample-every", type=click.IntRange(0), default=250, show_default=True, help="steps; 0: in the end")
+@click.option("--sample-steps", type=click.IntRange(1), default=20, show_default=True, help="of a sample picture")
+@click.option("--sample-prompt", "prompts", multiple=True, help="of sample pictures; repeatable; default: captions")
+@click.option("--unrelated", multiple=True, help="prompt by which damage is measured; repeatable")
+@click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--license", help="of the adapter, for its card [default: apache-2.0]")
+@click.option("--rights", help="whose the pictures are, for the card")
+@click.option("--author", help="for the card")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="default: a GPU if there is one")
+@json_option
+def lora(images: str | Path, name: str, out: Path | None, as_json: bool, **given: Any) -> None:
+    """Train an adapter (LoRA) on the pictures of IMAGES and their captions.
+
+    Captions are NAME.txt beside NAME.png, the prompts of a metadata.jsonl or of any other manifest, or those of an
+    output folder of wanbatch. The folder of the training holds the adapter, its card with what it brings and what it
+    breaks in numbers, samples, and the state: the same command goes on where it ended.
+
+    \b
+    Example:
+      wanbatch train lora --images drawings/ --name crayon --trigger crayon --template "{trigger} {caption}"
+    """
+    from dataclasses import fields
+
+    from wanbatch.jobs.training.lora import LoraRequest
+    from wanbatch.jobs.training.lora import train as train_adapter
+    from wanbatch.pipeline.training.lora.settings import LoraSettings
+
+    numbers = {field.name: given.pop(field.name) for field in fields(LoraSettings)}
+    request = LoraRequest(images, name, out or Path("adapters") / name, settings=LoraSettings(**numbers), **given)
+    found = train_adapter(request, lambda text: click.echo(text, err=True))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(
+        f"{found['file']}: {found['coverage']}. Loss on {found['held_out_pictures'] or 'its own'} pictures "
+        f"{found['loss_without']:.4f} without it, {found['loss_with']:.4f} with it ({-found['gain']:+.1%}); on the "
+        f"model's own pictures of unrelated prompts {found['damage']:+.1%}. Its card and samples are beside it.\n"
+        f"Use it: wanbatch run MANIFEST --lora {name}={found['file']}"
+    )

@@ -1,0 +1,1 @@
+"""Training of adapters on pictures and captions that manifests, folders and datasets hold."""

@@ -1,0 +1,128 @@
+"""`wanbatch train lora`: from what the user gave to an adapter in a folder."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.training.pictures import PictureSet, find_pictures
+from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.loading.weights import weight_bytes
+from wanbatch.pipeline.training.lora.captions import check_template
+from wanbatch.pipeline.training.lora.card import About
+from wanbatch.pipeline.training.lora.model import TrainingModel
+from wanbatch.pipeline.training.lora.run import UNRELATED, Listener, train_lora
+from wanbatch.pipeline.training.lora.settings import LoraSettings
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SMALL_MODEL = 1 << 30  # bytes of weights; below, a GPU holds them in fp32
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRequest:
+    """What is asked for.
+
+    Attributes:
+        images: A folder, a Parquet file, an output folder of wanbatch, or any other manifest with images.
+        name: Of the adapter.
+        out: Folder of the training.
+        model: See `registry.find`.
+        revision: Of a hub model.
+        settings: Of the training.
+        resolution: Side of a square with as many pixels as a training picture; None: the model's own size.
+        trigger: The word that calls for the adapter.
+        template: What captions are put into.
+        caption: Of pictures that have none.
+        prompts: Of sample pictures; none: some captions.
+        unrelated: Prompts that have nothing to do with the adapter; none: common ones.
+        license: Of the adapter.
+        rights: In the pictures.
+        author: Of the adapter.
+        device: `cpu` or `cuda`; None: a GPU if there is one.
+    """
+
+    images: str | Path
+    name: str
+    out: Path
+    model: str
+    revision: str | None
+    settings: LoraSettings
+    resolution: int | None = None
+    trigger: str | None = None
+    template: str = "{caption}"
+    caption: str | None = None
+    prompts: Sequence[str] = ()
+    unrelated: Sequence[str] = ()
+    license: str | None = None
+    rights: str | None = None
+    author: str | None = None
+    device: str | None = None
+
+
+def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
+    """Check everything that can be wrong, then train; a folder with the same training is gone on with.
+
+    Args:
+        request: What is asked for.
+        say: Takes lines of text.
+
+    Returns:
+        What `--json` prints: the file, the number of pictures, and what was measured.
+
+    Raises:
+        UserError: If something is wrong with what was given.
+    """
+    if not NAME.fullmatch(request.name):
+        raise UserError(f"--name {request.name!r}: an adapter's name has letters, digits, . _ - and no spaces")
+    check_template(request.template, request.trigger)
+    pictures = find_pictures(request.images, request.template, request.trigger, request.caption)
+    for warning in pictures.warnings:
+        say(f"warning: {warning}")
+    info = find(request.model, request.revision)
+    if request.resolution is not None and request.resolution < info.multiple:
+        raise UserError(f"--resolution {request.resolution}: must be at least {info.multiple} for {info.name}")
+    device = _device(request.device)
+    small = device.type == "cpu" or weight_bytes(info) < SMALL_MODEL
+    say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
+    model = TrainingModel.load(info, device, torch.float32 if small else torch.bfloat16)
+    file, measured = _train(request, model, pictures, say)
+    return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
+
+
+def _train(request: LoraRequest, model: TrainingModel, pictures: PictureSet, say: Callable[[str], None]):
+    said = {key: value for key in ("license", "rights", "author") if (value := getattr(request, key)) is not None}
+    about = About(
+        request.name, request.model, str(request.images), len(pictures.found),
+        template=request.template, trigger=request.trigger, **said,
+    )  # fmt: skip
+    with (
+        tqdm(total=len(pictures.found), desc="encoding", unit="picture", file=sys.stderr) as encoding,
+        tqdm(total=request.settings.steps, desc="training", unit="step", file=sys.stderr) as training,
+    ):
+
+        def encoded(number: int) -> None:
+            encoding.update(number - encoding.n)
+
+        def stepped(number: int, loss: float) -> None:
+            training.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            training.update(number - training.n)
+
+        area = None if request.resolution is None else request.resolution**2
+        return train_lora(
+            model, pictures.load(), about, request.settings, request.out, area=area, prompts=request.prompts,
+            unrelated=request.unrelated or UNRELATED, listener=Listener(say, encoded, stepped),
+        )  # fmt: skip
+
+
+def _device(given: str | None) -> torch.device:
+    if given == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no GPU here; `wanbatch doctor` says why")
+    return torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,1 @@
+"""Training of adapters (LoRA) on pictures with captions: a style or a subject."""

@@ -1,0 +1,124 @@
+"""The model card of an adapter, and the header of its file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any
+
+from wanbatch.pipeline.training.lora.measures import Measures
+from wanbatch.pipeline.training.lora.settings import LoraSettings
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the user says of an adapter.
+
+    Attributes:
+        name: Of the adapter, and of its file.
+        base: The model that it was trained on, as the user gave it.
+        images: Where the pictures are.
+        pictures: How many there are.
+        template: What captions were put into.
+        trigger: The word that calls for it; None: it acts on every prompt while it is active.
+        license: Of the adapter.
+        rights: Whose the pictures are and under what terms.
+        author: Who made it.
+    """
+
+    name: str
+    base: str
+    images: str
+    pictures: int
+    template: str = "{caption}"
+    trigger: str | None = None
+    license: str = "apache-2.0"
+    rights: str = "not said: whoever passes the adapter on has to know them"
+    author: str = ""
+
+
+def header(about: About, settings: LoraSettings, size: tuple[int, int], shift: float, steps: int) -> dict[str, Any]:
+    """What the file's header says, by the names of kohya's scripts and of modelspec.
+
+    Args:
+        about: The adapter.
+        settings: Of its training.
+        size: (width, height) of a square picture of the training's area.
+        shift: Of the noise levels.
+        steps: That were made.
+    """
+    said: dict[str, Any] = {
+        "ss_base_model_version": "wan2.2",
+        "ss_sd_model_name": about.base,
+        "ss_network_module": "networks.lora",
+        "ss_output_name": about.name,
+        "ss_learning_rate": settings.rate,
+        "ss_steps": steps,
+        "ss_seed": settings.seed,
+        "ss_num_train_images": about.pictures,
+        "ss_discrete_flow_shift": shift,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "wan2.2/lora",
+        "modelspec.title": about.name,
+        "modelspec.resolution": f"{size[0]}x{size[1]}",
+        "modelspec.date": date.today().isoformat(),
+        "modelspec.author": about.author,
+        "modelspec.license": about.license,
+        "modelspec.usage_hint": f"prompts such as {about.template!r}",
+    }
+    if about.trigger:
+        said["modelspec.trigger_phrase"] = about.trigger
+    return {key: value for key, value in said.items() if value != ""}
+
+
+def write(about: About, settings: LoraSettings, measures: Measures, seconds: float) -> str:
+    """The README.md of an adapter.
+
+    Args:
+        about: The adapter.
+        settings: Of its training.
+        measures: Of what came out.
+        seconds: Of training.
+    """
+    front = {"license": about.license, "base_model": about.base, "library_name": "diffusers"}
+    lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "tags:", "- lora", "- text-to-image"]
+    if about.trigger:
+        lines.append(f"instance_prompt: {about.trigger}")
+    own = measures.held_out_pictures
+    shown = f"{own} pictures that were held out" if own else "the training's own pictures, since none was held out"
+    said = "on every prompt while it is active" if not about.trigger else f"where the prompt has `{about.trigger}`"
+    file = f"{about.name}.safetensors"
+    lines += [
+        "---", "", f"# {about.name}", "",
+        f"An adapter (LoRA, rank {settings.rank}) for `{about.base}`, trained with `wanbatch train lora`. "
+        f"It acts {said}.", "",
+        "## Use", "", "```", f"wanbatch run manifest.jsonl --lora {about.name}={file}", "```", "",
+        f"Prompts were written as `{about.template}`. In diffusers: "
+        f'`pipeline.load_lora_weights(".", weight_name="{file}")`.', "",
+        "## What it brings and what it breaks", "",
+        f"Losses with the same noise and levels, on {shown}:", "", "| | without | with | |", "|---|---|---|---|",
+        f"| its own pictures | {measures.loss_without:.4f} | {measures.loss_with:.4f} | {-measures.gain:+.1%} |",
+        f"| the model's own pictures of unrelated prompts | {measures.unrelated_loss_without:.4f} | "
+        f"{measures.unrelated_loss_with:.4f} | {measures.damage:+.1%} |", "",
+        f"Pictures of unrelated prompts differ from those without it by {measures.unrelated_psnr:.1f} dB (PSNR). "
+        f"The file changes {measures.coverage}. `samples/end.png` has pictures without it and, below, with it: of "
+        "its own prompts, then of unrelated ones.", "",
+        "## Training", "",
+        f"{about.pictures} pictures from `{about.images}`. Rights in them: {about.rights}.", "",
+        "| setting | value |", "|---|---|",
+        *(f"| {key} | {value} |" for key, value in asdict(settings).items()),
+        f"| minutes | {seconds / 60:.1f} |", "", "![losses](loss.svg)", "",
+        "## Known failures", "", _failures(measures), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _failures(measures: Measures) -> str:
+    found = []
+    if measures.gain < 0.02:
+        found.append("- Its pictures are hardly likelier with it than without: it may show no effect.")
+    if measures.damage > 0.25:
+        found.append("- It changes pictures of prompts that have nothing to do with it.")
+    if not measures.held_out_pictures:
+        found.append("- No picture was held out, so the numbers do not tell learning from learning by heart.")
+    return "\n".join(found) or "None were found by these numbers; nothing else was looked for."

@@ -1,0 +1,131 @@
+"""A Wan model as an adapter is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
+from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.weights import load
+from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.models.umt5 import PlainUMT5
+from wanbatch.pipeline.models.vae import FrameVAE
+from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
+from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder
+
+PICTURES_TOGETHER = 32
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingModel:
+    """The parts of a model, on the device of the training.
+
+    Attributes:
+        info: What it is.
+        dit: Its transformer, with separate query, key and value.
+        vae: Turns pictures into latents and back.
+        text: Turns prompts into embeddings.
+        device: Where all of it is.
+    """
+
+    info: ModelInfo
+    dit: FrameTransformer
+    vae: FrameVAE
+    text: TextEncoder
+    device: torch.device
+
+    @classmethod
+    def load(cls, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> TrainingModel:
+        """Load a model.
+
+        Raises:
+            UserError: If it has two transformers, or its files are no model.
+        """
+        if info.two_experts:
+            raise UserError(
+                f"{info.name} has two transformers (A14B), for which adapters are not trained here: take TI2V-5B"
+            )
+        modules = load(info, device, dtype)
+        tokens = GPU_TOKENS if device.type == "cuda" else 0
+        text = TextEncoder(modules.tokenizer, PlainUMT5(modules.text_encoder), tokens, device=device)
+        vae = FrameVAE.from_video(modules.vae).to(device).eval().requires_grad_(False)
+        return cls(info, FrameTransformer(modules.transformer).to(device), vae, text, device)
+
+    def embeddings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Text states `[tokens, text_dim]` of prompts, in the model's type."""
+        return {prompt: states.clone() for prompt, states in self.text.encode(prompts).items()}
+
+    def velocity(self, noisy: Tensor, level: Tensor, embeds: Tensor, lengths: Tensor) -> Tensor:
+        """What the transformer predicts, fp32, with the adapter that is active; on a GPU in bf16.
+
+        Args:
+            noisy: `[B, z, h, w]`.
+            level: `[B]`.
+            embeds: `[B, L, text_dim]`, zero past each row's length.
+            lengths: int64 `[B]`.
+        """
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            context = self.dit.context(embeds, lengths, TEXT_TOKENS)
+            return self.dit(noisy, level * 1000, context).float()
+
+    @torch.no_grad()
+    def latents_of(self, prompts: Sequence[Tensor], negative: Tensor, size: tuple[int, int], steps: int) -> Tensor:
+        """What the model makes of prompts with its own guidance, by Euler's method: latents `[B, z, h, w]`.
+
+        The noise of each picture is drawn on the CPU and depends on its place alone.
+
+        Args:
+            prompts: Text states of each.
+            negative: Text states of the negative prompt.
+            size: (width, height) in pixels.
+            steps: Of the schedule.
+        """
+        made = []
+        path = schedule_levels(steps, self.info.shift).tolist()
+        shape = (len(self.vae.mean), size[1] // self.stride, size[0] // self.stride)
+        for first in range(0, len(prompts), PICTURES_TOGETHER):
+            part = prompts[first : first + PICTURES_TOGETHER]
+            generators = [torch.Generator().manual_seed(1000 + first + place) for place in range(len(part))]
+            noisy = torch.stack([torch.randn(shape, generator=each) for each in generators]).to(self.device)
+            embeds, lengths = padded([*part, *[negative] * len(part)])
+            for level, lower in pairwise(path):
+                levels = torch.full((2 * len(part),), level, device=self.device)
+                positive, free = self.velocity(noisy.repeat(2, 1, 1, 1), levels, embeds, lengths).chunk(2)
+                noisy = noisy + (lower - level) * (free + self.info.guidance * (positive - free))
+            made.append(noisy)
+        return torch.cat(made)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a picture in one step of a latent."""
+        return self.info.multiple // self.dit.patch[0]
+
+    def checkpoint_blocks(self) -> None:
+        """Compute each block again in the backward pass instead of keeping what it made."""
+        for block in self.dit.blocks:
+            block.forward = _Checkpointed(block.forward)
+
+
+class _Checkpointed:
+    """Calls a block's forward; its intermediate results are made again when they are needed."""
+
+    def __init__(self, forward):
+        self._forward = forward
+
+    def __call__(self, *arguments):
+        if not torch.is_grad_enabled():
+            return self._forward(*arguments)
+        return checkpoint(self._forward, *arguments, use_reentrant=False)
+
+
+def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Text states as one batch: `[B, L, text_dim]`, zero past each row's length, and lengths int64 `[B]`."""
+    lengths = torch.tensor([len(each) for each in states], device=states[0].device)
+    return torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True), lengths

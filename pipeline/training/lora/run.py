@@ -1,0 +1,162 @@
+"""The whole of an adapter's training: from pictures to a file, its numbers, its samples and its card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.training.lora import card
+from wanbatch.pipeline.training.lora.buckets import bucket
+from wanbatch.pipeline.training.lora.examples import Examples, Picture, encode_examples
+from wanbatch.pipeline.training.lora.measures import Comparison, Measures, compare, measure, sheet
+from wanbatch.pipeline.training.lora.model import TrainingModel
+from wanbatch.pipeline.training.lora.plot import loss_plot
+from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.training import LoraTraining
+from wanbatch.pipeline.training.low_rank import LAYERS, LowRankAdapters
+
+UNRELATED = (
+    "a dog on the beach", "a red car in the snow", "a house in a meadow", "an apple on a blue background",
+)  # fmt: skip
+"""Prompts by which damage is measured if no others are given."""
+
+TRAINING_FILE, MEASURES_FILE, PLOT_FILE, CARD_FILE = "training.json", "measures.json", "loss.svg", "README.md"
+SAMPLED = 4  # prompts of each kind
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears of a training's progress.
+
+    Attributes:
+        say: Takes a line of text.
+        encoded: Takes how many pictures are encoded.
+        stepped: Takes how many steps are made, and the last one's loss.
+    """
+
+    say: Callable[[str], None] = print
+    encoded: Callable[[int], None] = lambda number: None
+    stepped: Callable[[int, float], None] = lambda number, loss: None
+
+
+def train_lora(
+    model: TrainingModel,
+    pictures: Iterable[Picture],
+    about: card.About,
+    settings: LoraSettings,
+    out: Path,
+    *,
+    area: int | None = None,
+    prompts: Sequence[str] = (),
+    unrelated: Sequence[str] = UNRELATED,
+    layers: Sequence[str] = LAYERS,
+    listener: Listener = Listener(),
+) -> tuple[Path, Measures]:
+    """Train an adapter into a folder, from which the same call goes on if it did not end.
+
+    Args:
+        model: What it is trained on; it is frozen and gets adapters.
+        pictures: Of the training; read one at a time.
+        about: What there is to say of the adapter.
+        settings: Of the training.
+        out: The folder; made if it is not there.
+        area: Of a picture, in pixels; None: the model's own.
+        prompts: Of the sample pictures; none: some captions of the training.
+        unrelated: Prompts that have nothing to do with the adapter.
+        layers: Of a block, that it changes.
+        listener: Hears of the progress.
+
+    Returns:
+        The adapter's file, and what was measured.
+
+    Raises:
+        UserError: If the folder is of another training, or the loss is not a number any more.
+    """
+    area = area or model.info.width * model.info.height
+    out.mkdir(parents=True, exist_ok=True)
+    examples = encode_examples(pictures, model, area, out / "cache", listener.encoded)
+    _ensure_same_training(out, settings, examples, model, about)
+    training, held = examples.split(settings.held_out, settings.seed)
+    adapters = LowRankAdapters(model.dit, layers)
+    loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say)
+    shown = tuple(prompts) or tuple(dict.fromkeys(_captions(held) + _captions(training)))[:SAMPLED]
+    samples = _Samples(model, adapters, about.name, bucket(1, 1, model.info.multiple, area), settings.sample_steps)
+    loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
+    file = out / f"{about.name}.safetensors"
+    shift = model.info.shift if settings.shift is None else settings.shift
+    adapters.save(about.name, file, card.header(about, settings, samples.size, shift, settings.steps))
+    _, other = samples.write(out / "samples/end.png", shown, unrelated)
+    measured = measure(model, adapters, about.name, (held, len(held)) if len(held) else (training, 0), other, file)
+    _describe(out, about, settings, measured, loop)
+    return file, measured
+
+
+def _describe(out: Path, about: card.About, settings: LoraSettings, measured: Measures, loop: LoraTraining) -> None:
+    """Write numbers, losses and card."""
+    (out / MEASURES_FILE).write_text(json.dumps(measured.as_dict(), indent=1) + "\n")
+    (out / PLOT_FILE).write_text(loss_plot(loop.losses, f"{about.name}: loss of each step"))
+    (out / CARD_FILE).write_text(card.write(about, settings, measured, loop.budget.elapsed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Makes pictures without and with an adapter, always of the same noise; see `measures.compare`."""
+
+    model: TrainingModel
+    adapters: LowRankAdapters
+    name: str
+    size: tuple[int, int]
+    steps: int
+
+    def write(self, path: Path, *prompts: Sequence[str]) -> list[Comparison]:
+        """Write a sheet with the pictures of each set of prompts, and return these."""
+        path.parent.mkdir(exist_ok=True)
+        made = [compare(self.model, self.adapters, self.name, each, self.size, self.steps) for each in prompts]
+        sheet(self.model, made).save(path)
+        return made
+
+
+def _captions(examples: Examples) -> list[str]:
+    return [caption for captions in examples.captions for caption in captions]
+
+
+def _ensure_same_training(
+    out: Path, settings: LoraSettings, examples: Examples, model: TrainingModel, about: card.About
+) -> None:
+    """Write what the folder's training is, or compare it with what an earlier run wrote.
+
+    Raises:
+        UserError: If it is another one.
+    """
+    said: dict[str, Any] = asdict(settings) | {
+        "name": about.name,
+        "model": model.info.digest,
+        "pictures": len(examples),
+        "content": _digest(examples),
+    }
+    file = out / TRAINING_FILE
+    if not file.exists():
+        file.write_text(json.dumps(said, indent=1) + "\n")
+        return
+    try:
+        before = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: is damaged ({error}): give another folder with --out") from error
+    for key in said:
+        if said[key] != before.get(key):
+            words = {"content": "other pictures or captions", "model": "another model"}
+            told = words.get(key, f"{key.replace('_', ' ')} {before.get(key)}, not {said[key]}")
+            raise UserError(f"{out}: has a training with {told}: give what it was begun with, or another --out")
+
+
+def _digest(examples: Examples) -> str:
+    total = hashlib.sha256()
+    for latents, captions in zip(examples.latents, examples.captions, strict=True):
+        total.update(latents.numpy().tobytes())
+        total.update("\0".join(captions).encode())
+    return total.hexdigest()[:32]

@@ -1,0 +1,169 @@
+"""The loop that trains an adapter by flow matching, and goes on to the bit where it ended."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.training.few_step.levels import shifted
+from wanbatch.pipeline.training.loop import Budget
+from wanbatch.pipeline.training.lora.examples import Examples
+from wanbatch.pipeline.training.lora.model import TrainingModel, padded
+from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.resumable import Learner, TrainingState
+
+STATE_FILE, LOSSES_FILE = "state.pt", "losses.json"
+FIXED_LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)
+"""Noise levels at which a loss is measured that can be compared with another."""
+
+
+class LoraTraining:
+    """The training of one adapter in a folder.
+
+    Args:
+        model: What it is trained on; frozen.
+        adapters: Of the model's transformer.
+        name: Of the adapter.
+        examples: What it is trained with.
+        settings: All numbers.
+        out: Folder of the state; it exists.
+        report: Called with a line of text now and then.
+    """
+
+    def __init__(
+        self,
+        model: TrainingModel,
+        adapters: LowRankAdapters,
+        name: str,
+        examples: Examples,
+        settings: LoraSettings,
+        out: Path,
+        report: Callable[[str], None] = print,
+    ):
+        self.model, self.adapters, self.name = model, adapters, name
+        self.examples, self.settings, self.out, self.report = examples, settings, out, report
+        parameters = adapters.add(name, settings.rank, settings.alpha, settings.seed)
+        self.learner = Learner(parameters, model.device, settings.average, settings.weight_decay)
+        self.budget = Budget(math.inf, settings.steps)
+        self.losses: list[float] = []
+        self._state = TrainingState({name: self.learner}, self.budget, model.device)
+        self._shift = model.info.shift if settings.shift is None else settings.shift
+        if settings.checkpointing:
+            model.checkpoint_blocks()
+
+    def run(self, sample: Callable[[int], object], told: Callable[[int, float], None]) -> None:
+        """Train to the last step; a folder with a state is gone on with. In the end the weights are the average.
+
+        Args:
+            sample: Called with the number of steps made, the averaged adapter being active.
+            told: Called with the number of steps made and the loss after each.
+
+        Raises:
+            UserError: If the loss is not a number any more; the state of the last good step stays.
+        """
+        torch.manual_seed(self.settings.seed)
+        if (self.out / STATE_FILE).exists():
+            self.losses = list(self._state.load(self.out / STATE_FILE)["losses"])
+            self.report(f"going on at step {self.budget.step} of {self.settings.steps}")
+        self.budget.restart()
+        for number in self.budget:
+            loss = self._step(number)
+            self.losses.append(loss)
+            told(number + 1, loss)
+            self._keep_if_due(number + 1, sample)
+        if self.settings.average > 0:
+            self.learner.average.adopt()
+
+    def _keep_if_due(self, made: int, sample: Callable[[int], object]) -> None:
+        settings = self.settings
+        if made % settings.save_every == 0 or made == settings.steps:
+            self._save(made)
+        if settings.sample_every and (made % settings.sample_every == 0 or made == settings.steps):
+            with self.averaged(), self.adapters.active(self.name):
+                sample(made)
+
+    def averaged(self) -> Any:
+        """Within, the adapter's weights are those that will be saved."""
+        return self.learner.average.applied()
+
+    def _save(self, made: int) -> None:
+        step, self.budget.step = self.budget.step, made
+        self._state.save(self.out / STATE_FILE, {"losses": self.losses})
+        self.budget.step = step
+        (self.out / LOSSES_FILE).write_text(json.dumps([round(loss, 6) for loss in self.losses]) + "\n")
+
+    def _step(self, number: int) -> float:
+        """One step of the optimizer; its mean loss."""
+        settings, total = self.settings, 0.0
+        fall = 0.5 * (1 + math.cos(math.pi * number / settings.steps))
+        self.learner.optimizer.set_rate(settings.rate * min(1.0, (number + 1) / max(1, settings.warm_up)) * fall)
+        self.learner.optimizer.clear()
+        for _ in range(settings.accumulate):
+            with self.adapters.active(self.name):
+                loss = self._loss() / settings.accumulate
+                loss.backward()
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            kept = f"the state after {len(self.losses) // settings.save_every * settings.save_every} steps is kept"
+            raise UserError(
+                f"the loss is {total} at step {number + 1}: {kept} in {self.out}. Lower the rate (--rate, now "
+                f"{settings.rate:g}) and give another --out, or look for pictures that are damaged"
+            )
+        self.learner.apply()
+        return total
+
+    def _loss(self) -> Tensor:
+        settings, device = self.settings, self.model.device
+        counts = torch.tensor([len(captions) for captions in self.examples.captions], dtype=torch.float)
+        place = int(torch.multinomial(counts, 1))
+        rows = torch.randint(int(counts[place]), (settings.batch,)).tolist()
+        latents = self.examples.latents[place][rows].to(device)
+        dropped = (torch.rand(settings.batch) < settings.dropout).tolist()
+        captions = [
+            "" if drop else self.examples.captions[place][row] for row, drop in zip(rows, dropped, strict=True)
+        ]
+        drawn = torch.randn(settings.batch) if settings.levels == "logit_normal" else torch.rand(settings.batch)
+        u = drawn.sigmoid() if settings.levels == "logit_normal" else drawn
+        level, noise = shifted(u, self._shift).to(device), torch.randn(latents.shape).to(device)
+        return flow_loss(self.model, latents, noise, level, self._texts(captions))
+
+    def _texts(self, captions: Sequence[str]) -> list[Tensor]:
+        return [self.examples.texts[caption].to(self.model.device) for caption in captions]
+
+
+def flow_loss(model: TrainingModel, latents: Tensor, noise: Tensor, level: Tensor, texts: Sequence[Tensor]) -> Tensor:
+    """Mean squared error of the velocity that is predicted for noised latents `[B, z, h, w]` at levels `[B]`."""
+    share = level[:, None, None, None]
+    velocity = model.velocity((1 - share) * latents + share * noise, level, *padded(texts))
+    return F.mse_loss(velocity, noise - latents)
+
+
+@torch.no_grad()
+def fixed_loss(model: TrainingModel, examples: Examples, most: int = 32) -> float:
+    """The loss on some examples with noise and levels that are always the same; of what is active.
+
+    Args:
+        model: Of the training.
+        examples: Of which the first of each size are taken.
+        most: How many of each.
+    """
+    losses = []
+    for latents, captions in zip(examples.latents, examples.captions, strict=True):
+        for row in range(min(most, len(latents))):
+            generator = torch.Generator().manual_seed(row)
+            count = len(FIXED_LEVELS)
+            one = latents[row : row + 1].to(model.device).expand(count, -1, -1, -1)
+            noise = torch.randn(one.shape, generator=generator).to(model.device)
+            texts = [examples.texts[captions[row]].to(model.device)] * count
+            level = torch.tensor(FIXED_LEVELS, device=model.device)
+            losses.append(float(flow_loss(model, one, noise, level, texts)))
+    return math.fsum(losses) / max(1, len(losses))

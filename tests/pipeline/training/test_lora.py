@@ -1,0 +1,205 @@
+"""Training of adapters: captions and sizes, a training that goes on to the bit, and what is left in the folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline
+from PIL import Image
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.training.lora.buckets import bucket, fitted
+from wanbatch.pipeline.training.lora.captions import check_template, fill
+from wanbatch.pipeline.training.lora.card import About
+from wanbatch.pipeline.training.lora.examples import Picture
+from wanbatch.pipeline.training.lora.model import TrainingModel
+from wanbatch.pipeline.training.lora.run import Listener, train_lora
+from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.training import LoraTraining
+from wanbatch.pipeline.training.low_rank import read_state
+
+SETTINGS = LoraSettings(
+    rank=2,
+    alpha=1.0,
+    rate=5e-3,
+    steps=6,
+    batch=2,
+    save_every=2,
+    sample_every=0,
+    sample_steps=1,
+    warm_up=1,
+    average=0.5,
+)
+ABOUT = About("plain", "tiny", "a list", 5, template="{trigger} {caption}", trigger="wug", rights="drawn here")
+
+
+def pictures() -> list[Picture]:
+    drawn = np.random.default_rng(3)
+    shapes = [(16, 16)] * 4 + [(16, 32)]
+    return [
+        Picture(drawn.integers(0, 255, (*shape, 3), dtype=np.uint8), f"wug picture {number}")
+        for number, shape in enumerate(shapes)
+    ]
+
+
+@pytest.fixture(scope="module")
+def info():
+    return find()
+
+
+def model_of(info) -> TrainingModel:
+    return TrainingModel.load(info, torch.device("cpu"), torch.float32)
+
+
+def train(info, out, settings=SETTINGS, given=None, model=None):
+    return train_lora(
+        model or model_of(info), given or pictures(), ABOUT, settings, out, area=32 * 32,
+        unrelated=("a dog",), listener=Listener(say=lambda text: None),
+    )  # fmt: skip
+
+
+def stopped_after(monkeypatch, steps: int):
+    """Ends the training as a killed process does: after so many steps nothing is written any more."""
+
+    class Killed(Exception):
+        pass
+
+    whole = LoraTraining._step
+
+    def step(self, number):
+        if number >= steps:
+            raise Killed
+        return whole(self, number)
+
+    monkeypatch.setattr(LoraTraining, "_step", step)
+    return Killed
+
+
+def test_a_training_that_is_killed_goes_on_to_the_bit_and_leaves_all_that_was_promised(info, tmp_path, monkeypatch):
+    file, measured = train(info, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        killed = stopped_after(patched, 3)  # a state was kept after 2
+        with pytest.raises(killed):
+            train(info, tmp_path / "halves")
+    again, _ = train(info, tmp_path / "halves")
+    wanted, header = read_state(file)
+    found, _ = read_state(again)
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    assert json.loads((tmp_path / "halves/losses.json").read_text()) == json.loads(
+        (tmp_path / "whole/losses.json").read_text()
+    )
+    assert header["ss_network_dim"] == "2"
+    assert header["modelspec.trigger_phrase"] == "wug"
+    assert 0 < measured.file_difference < 0.01
+    assert "80 of 80" in measured.coverage, measured.coverage
+    assert measured.held_out_pictures == 1
+    card = (tmp_path / "whole/README.md").read_text()
+    assert "base_model: tiny" in card
+    assert "Rights in them: drawn here" in card
+    assert (tmp_path / "whole/loss.svg").read_text().startswith("<svg")
+    with Image.open(tmp_path / "whole/samples/end.png") as sheet:
+        assert sheet.height == 4 * 36  # two pairs of lines
+
+
+def test_diffusers_reads_the_file_and_gives_the_same_velocity(info, tmp_path):
+    model = model_of(info)
+    file, _ = train(info, tmp_path, replace(SETTINGS, steps=2, save_every=2), model=model)
+    pipeline = WanPipeline.from_pretrained(info.folder, dtype=torch.float32)
+    pipeline.load_lora_weights(str(tmp_path), weight_name=file.name)
+    states = next(iter(model.embeddings(["a dog"]).values()))[None]
+    noisy = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(0))
+    level = torch.tensor([0.6])
+    with torch.no_grad():
+        theirs = pipeline.transformer(
+            noisy[:, :, None], level * 1000, torch.nn.functional.pad(states, (0, 0, 0, 512 - states.shape[1]))
+        ).sample[:, :, 0]  # fmt: skip
+        ours = _velocity(model, noisy, level, states)
+        plain = _velocity(model, noisy, level, states, active=False)
+    assert (ours - plain).norm() > 1e-3 * plain.norm()
+    assert (theirs - ours).norm() < 0.01 * (ours - plain).norm() + 1e-4 * plain.norm()
+
+
+def _velocity(model, noisy, level, states, active: bool = True):
+    layers = [module for module in model.dit.modules() if hasattr(module, "scales")]
+    for layer in layers:
+        layer.active = "read back" if active else None
+    try:
+        return model.velocity(noisy, level, states, torch.tensor([states.shape[1]]))
+    finally:
+        for layer in layers:
+            layer.active = None
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_state(info, tmp_path, monkeypatch):
+    whole = LoraTraining._loss
+
+    def broken(self):
+        return whole(self) * (math.nan if len(self.losses) == 3 else 1.0)
+
+    monkeypatch.setattr(LoraTraining, "_loss", broken)
+    with pytest.raises(UserError, match=r"the loss is nan at step 4: the state after 2 steps is kept in .*--rate"):
+        train(info, tmp_path)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+
+
+def test_a_folder_of_another_training_is_refused(info, tmp_path):
+    model = model_of(info)
+    quick = replace(SETTINGS, steps=1)
+    train(info, tmp_path, quick, model=model)
+    with pytest.raises(UserError, match=r"has a training with rate 0.005, not 0.1: give what it was begun with"):
+        train(info, tmp_path, replace(quick, rate=0.1))
+    with pytest.raises(UserError, match="has a training with other pictures or captions"):
+        train(info, tmp_path, quick, [*pictures()[:4], Picture(np.zeros((16, 32, 3), np.uint8), "wug")])
+
+
+def test_captions_go_into_their_template():
+    assert fill("{caption}, in {trigger} style", "a cat", "wug") == "a cat, in wug style"
+    check_template("{caption}", None)
+    with pytest.raises(UserError, match=r"has no \{caption\}: write where the caption goes"):
+        check_template("in crayon", None)
+    with pytest.raises(UserError, match="there is no trigger word: give --trigger"):
+        check_template("{trigger} {caption}", None)
+    with pytest.raises(UserError, match="the trigger 'wug' is not in the template"):
+        check_template("{caption}", "wug")
+
+
+def test_pictures_are_brought_to_sizes_of_one_area():
+    assert bucket(100, 100, 16, 128 * 128) == (128, 128)
+    assert bucket(4000, 2000, 32, 512 * 512) == (736, 352)
+    assert bucket(1, 500, 16, 64 * 64) == (16, 256)
+    picture = Image.fromarray(np.repeat(np.arange(90, dtype=np.uint8)[None, :, None], 30, 0).repeat(3, 2))
+    cut = fitted(picture, (32, 32))
+    assert cut.size == (32, 32)
+    assert 28 <= cut.getpixel((0, 16))[0] <= 31  # the middle third of the width
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match="unknown noise levels 'cosine'; there are logit_normal, uniform"):
+        LoraSettings(levels="cosine")
+    with pytest.raises(UserError, match="rank is 0: must be at least 1"):
+        LoraSettings(rank=0)
+
+
+def test_checkpointing_changes_memory_and_not_gradients(info):
+    gradients = []
+    for checkpointing in (False, True):
+        model = model_of(info)
+        if checkpointing:
+            model.checkpoint_blocks()
+        noisy = torch.randn(1, 32, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        states = next(iter(model.embeddings(["a dog"]).values()))[None]
+        velocity = model.velocity(noisy, torch.tensor([0.5]), states, torch.tensor([states.shape[1]]))
+        gradients.append(torch.autograd.grad(velocity.square().sum(), noisy)[0])
+    assert torch.equal(*gradients)
+
+
+def test_the_autoencoder_is_the_frozen_one(info):
+    model = model_of(info)
+    assert not any(parameter.requires_grad for parameter in model.vae.parameters())
+    assert AutoencoderKLWan.load_config(f"{info.folder}/vae")["z_dim"] == len(model.vae.mean)

@@ -52,7 +52,7 @@ def precision_and_recall(made: np.ndarray, real: np.ndarray) -> tuple[np.ndarray
 def _within(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     nearest = min(NEIGHBOUR, len(others) - 1)  # the first of all is itself
     radii = _by_parts(others, lambda part: np.partition(_squares(part, others), nearest, axis=1)[:, nearest])
-    return _by_parts(points, lambda part: (_squares(part, others) <= radii).any(axis=1))
+    return _by_parts(points, lambda part: np.asarray((_squares(part, others) <= radii).any(axis=1)))
 
 
 def _squares(one: np.ndarray, other: np.ndarray) -> np.ndarray:

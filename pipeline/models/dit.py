@@ -214,18 +214,25 @@ class FrameTransformer(nn.Module):
         return self._rotary_tables[key]
 
     @cudnn_first
-    def forward(self, latents: Tensor, timestep: Tensor, context: CrossAttentionContext) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        context: CrossAttentionContext,
+        rotary: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """The velocity that the model predicts for a batch of one-frame latents.
 
         Args:
             latents: [batch, channels, height, width], any float dtype.
             timestep: [batch], float: the noise level sigma times 1000.
             context: Of the batch's prompts.
+            rotary: What `rotary` gives for the size, if the caller keeps it; None: it is looked up here.
 
         Returns:
             [batch, out_channels, height, width], in the model's dtype.
         """
-        shared = self._shared(latents, timestep)
+        shared = self._shared(latents, timestep, rotary)
         hidden = self._patchify(latents.to(self.dtype))
         hidden = self._through(hidden, shared, context, range(len(self.blocks)))
         return self._velocity(hidden, shared)
@@ -258,9 +265,10 @@ class FrameTransformer(nn.Module):
         hidden = self._through(hidden, shared, context, range(span.stop, len(self.blocks)))
         return self._velocity(hidden, shared)
 
-    def _shared(self, latents: Tensor, timestep: Tensor) -> _Shared:
+    def _shared(self, latents: Tensor, timestep: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> _Shared:
         height, width = latents.shape[2] // self.patch[0], latents.shape[3] // self.patch[1]
-        return _Shared(height, width, self.rotary(height, width, latents.device), *self.modulation(timestep))
+        tables = rotary or self.rotary(height, width, latents.device)
+        return _Shared(height, width, tables, *self.modulation(timestep))
 
     def _through(self, hidden: Tensor, shared: _Shared, context: CrossAttentionContext, blocks: range) -> Tensor:
         if self._fused is not None:

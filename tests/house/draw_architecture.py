@@ -50,6 +50,7 @@ WINGS = {  # the middle of each box
     "jobs.worker": (625, 392),
     "jobs.planning": (555, 490),
     "jobs.config": (555, 596),
+    "engines.engines": (1010, 98),
     "pipeline.training": (1140, 204),
     "pipeline.generate": (880, 204),
     "pipeline.evaluation": (1030, 286),
@@ -187,8 +188,15 @@ def downward(start: tuple[int, int], end: tuple[int, int]) -> str:
 def wings_of_wanbatch() -> nx.DiGraph:
     """Return the imports between the wings by their short names, without what the picture leaves out."""
     wings = wing_graph(import_graph())
-    short = nx.relabel_nodes(wings, {wing: wing.removeprefix("wanbatch.") for wing in wings})
+    short = nx.relabel_nodes(wings, {wing: short_name(wing) for wing in wings})
+    short.remove_edges_from(list(nx.selfloop_edges(short)))
     return short.subgraph(set(short) - LEFT_OUT).copy()
+
+
+def short_name(wing: str) -> str:
+    """Return a wing's name in the picture. The files of `engines/`, which has no folders, are one box."""
+    name = wing.removeprefix("wanbatch.")
+    return "engines.engines" if name.startswith("engines.") else name
 
 
 def main() -> int:

@@ -1,0 +1,266 @@
+"""Ahead-of-time engines of the full-size model beside what runs today, part by part.
+
+    python benchmarks/engines.py --part vae --part text --part dit --out benchmarks/results/NAME.json
+    python benchmarks/engines.py --part onnx --out benchmarks/results/NAME.json
+
+The first takes some four minutes on an H100 or H200, the second writes some 25 GB below the temporary folder for a
+while. Random weights of Wan2.2 TI2V-5B in bf16, 1280x704 (on a CPU: of a small model of its form in fp32, 64x64).
+`vae`, `text` and `dit` build an AOTInductor package, load it and time it beside what the pipeline runs: for the VAE
+the compiled one, with its seconds from a cold cache and from a warm one, for the others our own kernels. `onnx`
+exports all parts, checks the files and says what that takes. What fails is noted with its message, and the rest goes
+on. The results are written after each part.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from wanbatch.engines import aot, graphs, onnx_export, verify
+from wanbatch.engines.graphs import Graph
+from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.random_model import random_modules
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.single_frame import (
+    compiled_vae,
+    single_frame_text_encoder,
+    single_frame_transformer,
+    single_frame_vae,
+)
+from wanbatch.pipeline.loading.weights import Modules
+from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.models.umt5 import PlainUMT5
+from wanbatch.pipeline.text.encoder import GPU_TOKENS
+
+PARTS = ("vae", "dit", "onnx", "text")  # the last one gives up the modules of the text encoder
+STRIDE = 16
+SLOTS = 4
+TEXT_LENGTH = 64
+ROUNDS = 10
+SMALL: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "num_layers": 2,
+        "num_attention_heads": 2,
+        "attention_head_dim": 32,
+        "ffn_dim": 128,
+        "text_dim": 64,
+    },
+    "vae": {"base_dim": 8, "decoder_base_dim": 8, "num_res_blocks": 1},
+    "text": {"vocab_size": 300, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+}
+
+
+@click.command(help=__doc__)
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="may be repeated; default: all")
+@click.option("--folder", type=click.Path(path_type=Path), help="for what is built; default: a temporary one")
+@click.option("--out", type=click.Path(path_type=Path))
+@torch.no_grad()
+def main(parts: tuple[str, ...], folder: Path | None, out: Path | None) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = device.type == "cuda"
+    own = Path(tempfile.mkdtemp(prefix="engines-", dir=folder))
+    set_up_compiler(str(own / "cache"))
+    dtype = torch.bfloat16 if gpu else torch.float32
+    modules = random_modules(device, dtype, **({} if gpu else SMALL))
+    result: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
+        "versions": {"python": platform.python_version(), **dict(map(_version, ("torch", "diffusers", "onnx")))},
+        "settings": {"dtype": str(dtype), "size": _size(gpu), "slots": SLOTS, "text_length": TEXT_LENGTH},
+    }
+    bench = Bench(modules, device, dtype, own)
+    for name in [name for name in PARTS if name in (parts or PARTS)]:
+        result[name] = _noted(getattr(bench, name))
+        text = json.dumps(result, indent=1) + "\n"
+        click.echo(json.dumps({name: result[name]}, indent=1))
+        if out is not None:
+            out.write_text(text, encoding="utf-8")
+    shutil.rmtree(own)
+
+
+class Bench:
+    """Measures the parts of a model.
+
+    Args:
+        modules: The parts, on the device.
+        device: Where they are.
+        dtype: Of their weights.
+        folder: For what is built.
+    """
+
+    def __init__(self, modules: Modules, device: torch.device, dtype: torch.dtype, folder: Path):
+        self.modules, self.device, self.dtype, self.folder = modules, device, dtype, folder
+        self.size = _size(device.type == "cuda")
+
+    def vae(self) -> dict[str, Any]:
+        """Both directions of the VAE: compiled when they are first called, as today, and ahead of time."""
+        vae = single_frame_vae(self.modules.vae, self.device)
+        found: dict[str, Any] = {}
+        for graph in self._vae_graphs(vae):
+            torch._dynamo.reset()
+            example = next(iter(graph.inputs.values()))
+            direction = graph.component.removeprefix("vae-")
+            cold, run = self._compiled(vae, direction, example)
+            torch._dynamo.reset()
+            warm, run = self._compiled(vae, direction, example)
+            found[direction] = {
+                "today": {
+                    "cold_start_seconds": cold,
+                    "warm_start_seconds": warm,
+                    "ms": self._milliseconds(run, (example,)),
+                },
+                "engine": _noted(partial(self._engine, graph)),
+            }
+        return found
+
+    def text(self) -> dict[str, Any]:
+        """The text encoder: our own kernels and ahead of time."""
+        rows = GPU_TOKENS // TEXT_LENGTH if self.device.type == "cuda" else 1
+        graph = graphs.text_graph(PlainUMT5(self.modules.text_encoder), 0 if rows > 1 else 1, self.device)
+        sizes = {graphs.LENGTH: TEXT_LENGTH, **({graphs.PROMPTS: rows} if rows > 1 else {})}
+        inputs = graph.example_of(**sizes)
+        eager = self._milliseconds(graph.module, inputs)
+        engine = _noted(partial(self._engine, graph, inputs))
+        today, how = single_frame_text_encoder(self.modules.text_encoder, self.device)
+        return {
+            "prompts": rows,
+            "today": {"how": how, "ms": self._milliseconds(today, inputs)},
+            "module_ms": eager,
+            "engine": engine,
+        }
+
+    def dit(self) -> dict[str, Any]:
+        """One guided evaluation of the transformer: our own kernels and ahead of time."""
+        graph = self._step_graph()
+        inputs = graph.example_of(**{graphs.LENGTH: TEXT_LENGTH})
+        eager = self._milliseconds(graph.module, inputs)
+        engine = _noted(partial(self._engine, graph, inputs))
+        frame = single_frame_transformer(self.modules.transformer, Runtime(), self.device)
+        height, width = graph.inputs["latents"].shape[2:]
+        step = graphs.DenoisingStep(frame, height, width, self.device)
+        return {
+            "rows": graph.rows,
+            "today": {"how": "kernels" if frame.fused else "eager", "ms": self._milliseconds(step, inputs)},
+            "module_ms": eager,
+            "engine": engine,
+        }
+
+    def onnx(self) -> dict[str, Any]:
+        """Every part as an ONNX file: seconds, bytes, memory, and whether the checker takes it."""
+        vae = single_frame_vae(self.modules.vae, self.device)
+        rows = 0 if self.device.type == "cuda" else 1
+        makers: dict[str, Callable[[], Graph]] = {
+            "vae-decode": lambda: self._vae_graphs(vae)[1],
+            "vae-encode": lambda: self._vae_graphs(vae)[0],
+            "dit": self._step_graph,
+            "text": lambda: graphs.text_graph(PlainUMT5(self.modules.text_encoder), rows, self.device),
+        }
+        return {name: _noted(partial(self._export, name, make)) for name, make in makers.items()}
+
+    def _export(self, name: str, make: Callable[[], Graph]) -> dict[str, Any]:
+        path = self.folder / f"{name}.onnx"
+        begin = synchronized_time(self.device)
+        onnx_export.export(make(), path)
+        exported = synchronized_time(self.device)
+        files = onnx_export.files_of(path)
+        found = {
+            "export_seconds": round(exported - begin, 1),
+            "bytes": sum(one.stat().st_size for one in files),
+            "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "checker": _noted(partial(_checked, path)),
+        }
+        found["check_seconds"] = round(synchronized_time(self.device) - exported, 1)
+        for one in files:
+            one.unlink()
+        return found
+
+    def _engine(self, graph: Graph, inputs: tuple[Tensor, ...] | None = None) -> dict[str, Any]:
+        path = self.folder / f"{graph.component}.pt2"
+        inputs = inputs or tuple(graph.inputs.values())
+        begin = synchronized_time(self.device)
+        aot.build(graph, path)
+        built = synchronized_time(self.device)
+        engine = aot.load(path, graph.module)
+        loaded = synchronized_time(self.device)
+        engine(*inputs)
+        first = synchronized_time(self.device)
+        wanted, found = graph.module(*inputs).float(), engine(*inputs).float()
+        return {
+            "build_seconds": round(built - begin, 1),
+            "bytes": path.stat().st_size,
+            "load_seconds": round(loaded - built, 3),
+            "first_call_seconds": round(first - loaded, 3),
+            "ms": self._milliseconds(engine, inputs),
+            "relative_error": ((found - wanted).abs().max() / wanted.abs().max()).item(),
+            "all_lengths": str(verify.compare(graph, engine)) if graph.open else None,
+        }
+
+    def _compiled(self, vae: Any, direction: str, example: Tensor) -> tuple[float, Callable[[Tensor], Tensor]]:
+        """Seconds until the first result of a direction of the VAE as it is compiled today, and what runs it."""
+        run = getattr(compiled_vae(vae), direction)
+        begin = synchronized_time(self.device)
+        run(example)
+        return round(synchronized_time(self.device) - begin, 2), run
+
+    def _vae_graphs(self, vae: Any) -> Any:
+        channels = self.modules.transformer.config.in_channels
+        return graphs.vae_graphs(vae, self.size, STRIDE, channels, self.dtype, self.device)
+
+    def _step_graph(self) -> Graph:
+        frame = FrameTransformer(self.modules.transformer).fuse()
+        return graphs.step_graph(frame, self.size, STRIDE, 2 * SLOTS, self.device)
+
+    def _milliseconds(self, run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> float:
+        """Median of some rounds."""
+        times = []
+        for _ in range(2 + ROUNDS):
+            begin = synchronized_time(self.device)
+            run(*inputs)
+            times.append(synchronized_time(self.device) - begin)
+        return round(statistics.median(times[2:]) * 1000, 3)
+
+
+def _noted(measure: Callable[[], Any]) -> Any:
+    """What is measured, or why it is not: what a machine refuses is a result, too."""
+    try:
+        return measure()
+    except Exception as error:  # noqa: BLE001  whatever a compiler may raise
+        cause = error.__cause__ or error
+        return {"failed": f"{error}"[:2000], "cause": f"{type(cause).__name__}: {cause}"[:2000]}
+
+
+def _checked(path: Path) -> str:
+    onnx_export.check(path)
+    return "passed"
+
+
+def _size(gpu: bool) -> tuple[int, int]:
+    return (1280, 704) if gpu else (64, 64)
+
+
+def _version(name: str) -> tuple[str, str | None]:
+    try:
+        return name, version(name)
+    except PackageNotFoundError:
+        return name, None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Graphs as ONNX files, by PyTorch's exporter: named inputs, open lengths of texts, weights beside the file."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wanbatch.engines.graphs import Graph
+from wanbatch.errors import UserError
+
+SUFFIX = ".onnx"
+DATA_SUFFIX = ".data"  # of the weights, beside the graph: a file of protobuf holds 2 GB at most
+OPSET = 20
+"""For TensorRT; from 23 on attention is one operator, which its parser does not take yet."""
+
+
+def export(graph: Graph, path: Path, opset: int = OPSET) -> None:
+    """Write a graph as an ONNX file, with its weights in a file beside it.
+
+    Args:
+        graph: What is written.
+        path: Of the file; the weights are in `PATH.data`.
+        opset: Version of ONNX's operators.
+
+    Raises:
+        UserError: A package is missing, or PyTorch cannot export the graph.
+    """
+    require_exporter()
+    dimensions = {name: torch.export.Dim(name, min=least, max=most) for name, least, most in _open(graph)}
+    shapes = tuple(
+        {index: dimensions[one.name] for index, one in graph.open.get(name, {}).items()} or None
+        for name in graph.inputs
+    )
+    with torch.no_grad(), _quietly():
+        try:
+            program: Any = torch.onnx.export(
+                graph.module,
+                tuple(graph.inputs.values()),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=list(graph.inputs),
+                output_names=[graph.output],
+                dynamic_shapes=shapes,
+            )
+            program.save(str(path), external_data=True)
+        except Exception as error:  # whatever the exporter may raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"{graph.label}: PyTorch cannot export it to ONNX ({reason})") from error
+
+
+def check(path: Path) -> None:
+    """Check a file and its weights by ONNX's own rules.
+
+    Raises:
+        UserError: It is not a valid model.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))  # by its path: a model in memory may be too large
+    except onnx.checker.ValidationError as error:
+        raise UserError(f"{path}: is no valid ONNX model ({str(error).splitlines()[0]}): export it again") from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file of a graph and that of its weights, if it has one."""
+    data = path.with_name(path.name + DATA_SUFFIX)
+    return [path, data] if data.exists() else [path]
+
+
+def require_exporter() -> None:
+    """Raise UserError if a package that exporting needs is missing."""
+    try:
+        import onnx
+        import onnxscript
+    except ImportError as error:
+        raise UserError(f"exporting to ONNX needs the package {error.name}: install wanbatch[onnx-export]") from error
+    del onnx, onnxscript
+
+
+def _open(graph: Graph) -> set[tuple[str, int, int]]:
+    return {(one.name, one.least, one.most) for opened in graph.open.values() for one in opened.values()}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the exporter and its libraries tell their developers."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -22,7 +22,6 @@ from wanbatch.manifests.column_types import (
     LABEL,
     LABELS,
     NAME,
-    PATH,
     SEED,
     SHIFT,
     SIGMAS,
@@ -34,6 +33,7 @@ from wanbatch.manifests.column_types import (
     Column,
     Given,
 )
+from wanbatch.manifests.sound_columns import SOUND_COLUMNS
 
 _MODELS_OWN = "the run's setting, else the model's"
 _OF_ROWS = "default for rows that do not set it"
@@ -277,8 +277,8 @@ COLUMNS: tuple[Column, ...] = (
         pa.list_(pa.float64()),
         pixels=True,
     ),
-    Column("style", "an adapter, by its registered name", Given(ADAPTER, "none", reserved="adapters")),
-    Column("loras", "several adapters with their weights", Given(ADAPTERS, "none", reserved="adapters")),
+    Column("style", "an adapter (LoRA), by its name", Given(ADAPTER, "none"), pa.string(), pixels=True, since=6),
+    Column("loras", "several adapters with weights", Given(ADAPTERS, "none"), ADAPTERS.type, pixels=True, since=6),
     Column(
         "num_images",
         "how many images of the row are made; their ids get `-0`, `-1`, …",
@@ -295,7 +295,7 @@ COLUMNS: tuple[Column, ...] = (
         pa.list_(pa.string()),
         since=2,
     ),
-    Column("audio", "sound as a condition", Given(PATH, "none", reserved="sound conditioning")),
+    *SOUND_COLUMNS,
     Column(
         "step_cache",
         "which blocks of the model were skipped at which step, and what stood in for them",

@@ -17,7 +17,7 @@ FIRST_VERSION = 1
 """The digest version of release 0.1.0. A column of a later version plays no part where no row and no run uses it, and
 a folder that was begun without it goes on without it."""
 
-Role = Literal["id", "source", "group", "setting"]
+Role = Literal["id", "source", "sound", "group", "setting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Kind:
         check: pydantic's annotation of a value that is not null.
         rule: the same in words, as in "must be {rule}".
         type: the Arrow type of a Parquet manifest's column; other types that hold such values are taken, too. None
-            for images, which may be text, structs or lists of these.
+            for images and sounds, which may be text or structs, and images lists of these, too.
         parts: the rules of the fields inside a value, in words.
     """
 
@@ -45,8 +45,8 @@ class Given:
     Attributes:
         kind: what its values must be.
         default: what holds where neither the row nor the run says otherwise, in words.
-        role: `setting` columns are kept as they are, and the members of a blend group must agree on them; `id`,
-            `source` and `group` columns decide a row's name, sources and blend.
+        role: `setting` columns are kept as they are, and the members of a blend group must agree on them, as on
+            `sound` columns; `id`, `source` and `group` columns decide a row's name, sources and blend.
         run: the run may set a default for all rows, by a settings field (and so a flag and a variable) of the same
             name. This text is the field's description.
         run_since: the digest version since which the run may do so; a later default is part of a fingerprint only
@@ -100,7 +100,7 @@ _Mark = Annotated[bytes, Field(max_length=0)]  # named here, as the field below 
 
 
 class ImageValue(Strict):
-    """One source image of a row. `bytes` is only a mark: images inside a manifest are read when they are needed."""
+    """A source image or a sound of a row. `bytes` is only a mark: what is inside a manifest is read when needed."""
 
     path: Annotated[str, Field(max_length=4096, pattern="")] | None = None  # the pattern refuses what is not Unicode
     bytes: _Mark | None = None
@@ -196,7 +196,17 @@ IMAGE = Kind(
     pa.string(),  # as rows keep it: its path; where embedded bytes are stands beside it
     IMAGES.parts,
 )
-IMAGE_KINDS = (IMAGES, IMAGE)
+SOUND = Kind(
+    Annotated[ImageValue, BeforeValidator(_one_image)],
+    "a path, or a struct of bytes and path",
+    None,
+    {
+        "path": "text of at most 4096 characters or null",
+        "bytes": "null here: embedded sounds need a Parquet manifest; give a path",
+    },
+)
+SHARE = Kind(Annotated[float, Field(ge=0, le=1)], "a number from 0 (as without) to 1 (in full)", pa.float64())
+IMAGE_KINDS = (IMAGES, IMAGE, SOUND)
 WEIGHT = Kind(_WEIGHT, "a number above 0 (to leave an image out, drop its row)", pa.float64())
 WEIGHTS = Kind(
     list[_WEIGHT], "a list of numbers above 0 (to leave an image out, drop it from images)", pa.list_(pa.float64())

@@ -36,6 +36,9 @@ LATER = tuple(column.name for column in COLUMNS if column.since > FIRST_VERSION 
 RARE = tuple(column.name for column in COLUMNS if column.rare)
 """Columns of `data/` that are there only if an image has a value."""
 
+FEATURES = {"image": {"_type": "Image"}, "audio": {"_type": "Audio"}}
+"""What the library `datasets` is told of columns of `data/`."""
+
 ALWAYS = tuple(name for name in LATER if name not in GIVEN and name not in RARE)
 """Of these, those that a run writes whatever it is asked; only folders that were begun before they came lack them."""
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_h
 
 import pyarrow as pa
 
-from wanbatch.manifests.columns import LATER, SETTINGS, WRITTEN
+from wanbatch.manifests.columns import FEATURES, LATER, SETTINGS, WRITTEN
 
 Int32 = Annotated[int, pa.int32()]
 Int64 = Annotated[int, pa.int64()]
@@ -23,7 +23,7 @@ Int64 = Annotated[int, pa.int64()]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A reference to one source image; its bytes are read where they are needed, by `SourceLoader`.
+    """A reference to one source image or sound; its bytes are read where they are needed, by `SourceLoader`.
 
     path: the path as the manifest has it. For an embedded image it is only a name, and may be None.
     weight: the share in the blend; the weights of a row add up to 1.
@@ -78,12 +78,14 @@ class Row(_Settings):
     Attributes:
         number: the manifest row from 0, of the first member for a group.
         location: where the user finds it: `shop.jsonl:7` or `shop.parquet row 7`.
+        audio: its sound.
     """
 
     id: str
     number: int
     location: str
     sources: tuple[Source, ...] = ()
+    audio: Source | None = None
 
     def image_ids(self) -> Iterator[str]:
         """The ids of the images asked for: the row's own, or `id-0`, `id-1`, ... for several."""
@@ -209,7 +211,8 @@ def written_schema(later: Collection[str] = ()) -> pa.Schema:
     """
     first = [(name, kind) for name, kind in WRITTEN.items() if name not in LATER]
     added = [(name, WRITTEN[name]) for name in LATER if name in later]
-    return pa.schema(first + added, metadata=feature_metadata({"image": {"_type": "Image"}}))
+    names = [name for name, _ in first + added]
+    return pa.schema(first + added, metadata=feature_metadata({n: FEATURES[n] for n in names if n in FEATURES}))
 
 
 def feature_metadata(features: Mapping[str, Any]) -> dict[str, str]:
@@ -230,7 +233,7 @@ def data_schema(passthrough: pa.Schema | None = None, later: Collection[str] = (
     if passthrough is None:
         return written
     declared = huggingface_features(passthrough)
-    features = {"image": {"_type": "Image"}} | {n: declared[n] for n in passthrough.names if n in declared}
+    features = huggingface_features(written) | {n: declared[n] for n in passthrough.names if n in declared}
     columns = [passthrough.field(i).remove_metadata() for i in range(len(passthrough))]
     return pa.schema([*written, *columns], metadata=feature_metadata(features))
 

@@ -7,9 +7,10 @@ are separate and timed one by one. Reading source files and writing pictures is 
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ import transformers
 from torch import Tensor
 
 from wanbatch.errors import RowError
+from wanbatch.pipeline.adapters.files import AdapterFile
+from wanbatch.pipeline.adapters.merging import merge
+from wanbatch.pipeline.adapters.store import AdapterStore
+from wanbatch.pipeline.adapters.tensors import AdapterTensors, load_tensors
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.backends import VAE
@@ -25,6 +30,7 @@ from wanbatch.pipeline.core.creativity_map import region_of, with_kept_pixels
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.samples import Denoised, Sample
+from wanbatch.pipeline.core.sound_tokens import with_sound
 from wanbatch.pipeline.loading.compiler import kernels_usable, set_up_compiler
 from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_memory
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -54,6 +60,7 @@ class Wan:
         slots: Rows denoised together; part of what fixes the pixels.
         runtime: How it is run.
         text_cache: Embeddings on disk; None to keep none there.
+        adapters: Those that requests may name, each with its tensors for each transformer and its weight.
     """
 
     def __init__(
@@ -63,11 +70,13 @@ class Wan:
         slots: int,
         runtime: Runtime = Runtime(),  # noqa: B008  frozen
         text_cache: TextCache | None = None,
+        adapters: Mapping[str, tuple[Sequence[AdapterTensors], float]] = MappingProxyType({}),
     ):
         self.device, self.runtime, self.slots = device, runtime, slots
         parts = (modules.transformer, modules.low_noise_transformer)
         self.experts = [single_frame_transformer(part, runtime, device) for part in parts if part is not None]
         self.boundary, self.dtype = modules.boundary, self.experts[0].dtype
+        self._adapters = AdapterStore(adapters, device, self.dtype)
         text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device)
         frame_vae = single_frame_vae(modules.vae, device)
         self.vae: VAE = compiled_vae(frame_vae) if runtime.compile else frame_vae
@@ -99,6 +108,8 @@ class Wan:
         dtype: str = "float32",
         slots: int = 4,
         runtime: Runtime = Runtime(),  # noqa: B008  frozen
+        merged: Sequence[tuple[AdapterFile, float]] = (),
+        adapters: Mapping[str, tuple[AdapterFile, float]] = MappingProxyType({}),
     ) -> Wan:
         """Load a model.
 
@@ -108,6 +119,8 @@ class Wan:
             dtype: `float32` or `bfloat16`.
             slots: Rows denoised together.
             runtime: How it is run.
+            merged: Adapters that are merged into the weights, in this order, with their weights.
+            adapters: Those that requests may name, with their weights.
 
         Raises:
             UserError: If the model cannot be loaded or not run in this way.
@@ -123,7 +136,12 @@ class Wan:
         if runtime.offload and device == "cuda" and weight_bytes(info) + MARGIN_BYTES <= free_memory(where):
             runtime = replace(runtime, offload=False)  # all of it fits for certain
         modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype])
-        return cls(modules, where, slots, runtime, cache)
+        for file, weight in merged:
+            parts = (modules.transformer, modules.low_noise_transformer)
+            for transformer, tensors in zip(parts, load_tensors(file), strict=False):
+                merge(transformer, tensors, weight)
+        of_rows = {name: (load_tensors(file), weight) for name, (file, weight) in adapters.items()}
+        return cls(modules, where, slots, runtime, cache, of_rows)
 
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
@@ -232,7 +250,9 @@ class Wan:
         if request.sources:
             chosen = [latents[source.key] for source in request.sources]
             mixed = conditioning.blend(chosen, [source.weight for source in request.sources])
-        prompt = embeddings[request.prompt]
+        prompt = own = embeddings[request.prompt]
+        if request.sound_tokens is not None:
+            prompt = with_sound(own, request.sound_tokens)
         region, creativity = None, request.creativity
         if request.creativity_map is not None:
             if mixed is None:
@@ -256,10 +276,11 @@ class Wan:
             ),
             guidance=request.guidance,
             prompt=prompt,
-            negative=embeddings.get(request.negative_prompt, prompt),
+            negative=embeddings.get(request.negative_prompt, own),
             seed=request.seed,
             guidance_2=request.guidance_2,
             region=region,
+            adapters=self._adapters.applied(request.adapters),
         )
 
     def _finish(self, request: Request, denoised: Denoised, text: float, encode: float) -> Result | Failed:

@@ -13,6 +13,7 @@ import click
 
 from wanbatch import __version__
 from wanbatch.errors import ManifestError, WanbatchError
+from wanbatch.jobs.cli.adapters_command import adapters
 from wanbatch.jobs.cli.augment_command import augment
 from wanbatch.jobs.cli.bench_command import bench
 from wanbatch.jobs.cli.check_command import check
@@ -76,16 +77,10 @@ class Commands(click.Group):
         export,
         submit,
         jobs,
-        augment,
         schedule,
-        plan,
-        status,
-        report,
         compare,
-        repair,
-        origin,
-        export,
         push,
+        adapters,
         tune,
         train,
         bench,

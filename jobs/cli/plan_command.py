@@ -123,6 +123,10 @@ def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) ->
     for shape, count in described["sizes"].items():
         yield f"  {shape:<9} {_count(count, 'images')}"
     yield f"  sources   {_count(described['with_sources'], 'images')} start from one or more"
+    for one in described["adapters"]:
+        how = "merged into the model" if one["merged"] else "for rows that name it"
+        weight = f", weight {one['weight']:g}" if one["weight"] != 1 else ""
+        yield f"  adapter   {one['name']}, {how}: {one['coverage']}{weight}"
     for name, noted in described["source_notes"].items():
         first = " ".join(noted["example"].split())
         yield f"  note      {_count(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"

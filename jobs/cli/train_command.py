@@ -32,6 +32,10 @@ def train() -> None:
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), default=1e-4, show_default=True, help="learning rate"
 )
+@click.option(
+    "--warm-up", type=click.IntRange(0), default=20, show_default=True, help="steps in which the rate rises"
+)
+@click.option("--weight-decay", type=click.FloatRange(0), default=0.01, show_default=True, help="of AdamW")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="pictures in a step")
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="batches in a step")
 @click.option("--resolution", type=click.IntRange(1), help="side of a square of as many pixels; default: the model's")

@@ -22,9 +22,11 @@ from pydantic_settings import (
 )
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.config.adapter_texts import checked_adapters, named_adapters, of_table
 from wanbatch.jobs.config.field_help import METAVAR, RULE, accepted, choices
 from wanbatch.jobs.config.field_texts import column_pairs, node_labels, possible_pairs, split_list
 from wanbatch.jobs.config.schedule_names import SCHEDULE_TABLES, SCHEDULED_RUN, SCHEDULED_TIME
+from wanbatch.jobs.config.sound_settings import SoundSettings
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -34,6 +36,8 @@ from wanbatch.suggestions import did_you_mean, nearest_sides
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
 AUTO = "auto"
+ADAPTERS = "adapters"
+"""The table of the file that is the field `lora`."""
 ADDRESS = r"^(auto|(ray://)?[^\s/:]+:\d{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:\d{1,5})$"
 
 
@@ -47,18 +51,21 @@ def _field_of(name: str) -> tuple[Any, Any]:
 
 
 _fields: dict[str, Any] = {name: _field_of(name) for name in RUN_SETTINGS}
-_ColumnDefaults: Any = create_model("_ColumnDefaults", __base__=BaseSettings, **_fields)
+_ColumnDefaults: Any = create_model("_ColumnDefaults", __base__=SoundSettings, **_fields)
 
 
 class _FileSource(TomlConfigSettingsSource):
-    """The settings of the file, without its schedules."""
+    """The settings of the file, without its schedules, and with its adapters as the field `lora`."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
-        return {
+        values = {
             name: value
             for name, value in super()._read_file(file_path).items()
             if name not in SCHEDULE_TABLES or not isinstance(value, dict)
         }
+        if isinstance(values.get(ADAPTERS), dict):
+            values["lora"] = of_table(values.pop(ADAPTERS))
+        return values
 
 
 class Settings(_ColumnDefaults):
@@ -76,6 +83,23 @@ class Settings(_ColumnDefaults):
     seed: int = Field(0, ge=0, lt=2**63, description="seeds of rows without one are derived from it")
     step_cache: str = Field(
         "none", description="what is skipped at which step: `none`, or a cache such as `taylor:interval=2`"
+    )
+
+    lora: Annotated[dict[str, str], NoDecode, BeforeValidator(named_adapters), AfterValidator(checked_adapters)] = (
+        Field(
+            {},
+            description="an adapter that rows may name, and its weight, like crayon=crayon.safetensors:0.8; may be "
+            "repeated",
+            json_schema_extra={RULE: "adapters, like crayon=crayon.safetensors:0.8", METAVAR: "NAME=PATH[:WEIGHT]"},
+        )
+    )
+    merge: (
+        Annotated[list[str], NoDecode, BeforeValidator(split_list), AfterValidator(tuple), PlainSerializer(list)]
+        | None
+    ) = Field(
+        None,
+        description="adapters that all rows get, merged into the model's weights, like few-step,ink",
+        json_schema_extra={RULE: "names of adapters, like few-step,ink"},
     )
 
     map: Annotated[dict[str, str], NoDecode, BeforeValidator(column_pairs), AfterValidator(possible_pairs)] = Field(
@@ -242,6 +266,11 @@ def read_settings(**given: Any) -> Settings:
         known = _known(PREFIX, str.upper)
         near = did_you_mean(sorted(unknown)[0], known)
         raise UserError(f"variable {sorted(unknown)[0]} sets nothing; known: {', '.join(known)}{near}")
+    try:
+        if given.get("lora") is not None:
+            given["lora"] = named_adapters(given["lora"])  # so that those of the file are there, too
+    except ValueError as error:
+        raise UserError(f"setting lora: --lora: {error}") from error
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.plan import default_of
 from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS, SET_LATER
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, MIXED_DEVICES, SOURCE_DECODING
@@ -22,7 +23,12 @@ DEFAULTS = tuple(column.name for column in COLUMNS if column.pixels and column.n
 
 
 def fingerprint_of(
-    settings: Settings, model: ModelInfo, chosen: ExecutionConfig, slots: int, hardware: Hardware
+    settings: Settings,
+    model: ModelInfo,
+    chosen: ExecutionConfig,
+    slots: int,
+    hardware: Hardware,
+    adapters: Iterable[NamedAdapter] = (),
 ) -> dict[str, Any]:
     """Whatever decides pixels and is known before workers start, as JSON values.
 
@@ -35,7 +41,9 @@ def fingerprint_of(
         chosen: device, precision and compilation, as resolved.
         slots: rows denoised together.
         hardware: what the model runs on.
+        adapters: of the run. Those that are merged are part of it; those of rows are part of the rows' digests.
     """
+    merged = [{"name": one.name, "digest": one.file.digest, "weight": one.weight} for one in adapters if one.merged]
     resolved = {name: default_of(name, model, settings) for name in DEFAULTS}
     unset = {name for name in (*LATER, *SET_LATER) if resolved.get(name) in (None, "")}
     return {
@@ -53,6 +61,7 @@ def fingerprint_of(
         "quality": settings.quality,
         **({"threads": settings.threads} if chosen.device == "cpu" else {}),
         **({MIXED_DEVICES: True} if settings.mixed_devices else {}),
+        **({"merged_adapters": merged} if merged else {}),
         SOURCE_DECODING: decoding_versions(),
         ENVIRONMENT: {"torch": hardware.torch, "device_name": hardware.device_name(chosen.device)},
     }

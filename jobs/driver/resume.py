@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.config.adapter_texts import in_any_folder
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.changed_sources import rows_of_changed_sources
 from wanbatch.jobs.driver.fingerprint import model_location
@@ -140,4 +141,5 @@ def settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict
     paths = {name: os.path.abspath(path.expanduser()) for name, path in given.items() if path is not None}
     folders = {"source_root": plan.manifest.source_root, "source_fence": plan.manifest.source_fence}
     paths |= {"model": model_location(model), **{name: str(folder) for name, folder in folders.items()}}
-    return {**settings.model_dump(mode="json"), **paths}
+    adapters = {name: in_any_folder(text) for name, text in settings.lora.items()}
+    return {**settings.model_dump(mode="json"), **paths, "lora": adapters}

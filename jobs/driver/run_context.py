@@ -140,6 +140,8 @@ class RunContext:
             device_kind=None if settings.mixed_devices else self.fingerprint[ENVIRONMENT]["device_name"],
             on_cluster=self.placement.on_cluster,
             model_cache=None if settings.model_cache is None else str(settings.model_cache),
+            hearing=self.plan.hearing,
+            adapters=tuple(self.plan.adapters.values()),
         )
 
 
@@ -178,7 +180,8 @@ def prepare_run(
     plan, model = read_plan(manifest, settings)
     site = find_site(settings, out)
     execution = resolve_execution(settings, site.hardware)
-    fingerprint = partial(fingerprint_of, settings, model, execution, hardware=site.hardware)
+    adapters = plan.adapters.values()
+    fingerprint = partial(fingerprint_of, settings, model, execution, hardware=site.hardware, adapters=adapters)
     slots = None if settings.slots == AUTO else int(settings.slots)
     out, recorded = folder_of_run(out, slots, fingerprint, new_run)
     batch_size = batch_size_for(settings, recorded, plan, model, execution, site.measure)

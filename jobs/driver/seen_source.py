@@ -25,7 +25,8 @@ def seen_source(plan: Plan, pending: np.ndarray) -> str | None:
     """
     rows = plan.images["row"].take(pa.array(pending[:ROWS_LOOKED_AT], pa.int64()))
     policy = PathPolicy(plan.manifest.source_root, fence=plan.manifest.source_fence)
-    for source in (source for sources in plan.manifest.sources(rows) for source in sources):
+    sounds = [sound for sound in plan.manifest.sounds(rows) if sound is not None]
+    for source in (*(source for sources in plan.manifest.sources(rows) for source in sources), *sounds):
         for path in _local_files(source, policy):
             if os.path.isfile(path):
                 return path

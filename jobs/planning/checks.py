@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.adapters import check_merged, unknown_names
 from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, too_low
 from wanbatch.manifests.columns import GIVEN
 from wanbatch.manifests.reading.column_names import if_own, map_option, own_name
@@ -31,6 +32,7 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
             and for a scheduler of the model that is not reproduced, if the settings do not stand for it.
     """
     parse(settings.step_cache, model.layers)
+    check_merged(settings, model)
     for name, known in KNOWN.items():
         if (given := getattr(settings, name)) not in (None, *known):
             raise UserError(f"setting {name}: {given!r} is unknown: {_of(given, known)}")
@@ -60,6 +62,7 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     for name, given in GIVEN.items():
         for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
             yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
+    yield from unknown_names(rows, settings, model)
     for name in SIDES:
         sides = pc.fill_null(rows[name], 0).to_numpy()
         for index in np.flatnonzero(sides % model.multiple).tolist():

@@ -5,11 +5,11 @@ Pure: no I/O, no clock. The plan is kept as Arrow columns; a `Task` for a worker
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.adapters import Adapters, has_adapters, identities
 from wanbatch.jobs.planning.noise_schedule import (
     REPLACED,
     evaluation_counts,
@@ -26,6 +27,8 @@ from wanbatch.jobs.planning.noise_schedule import (
     starting_levels,
 )
 from wanbatch.jobs.planning.row_digests import row_digests
+from wanbatch.jobs.planning.seeds import seeds_of
+from wanbatch.jobs.planning.sounds import with_sounds
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.manifests.columns import ALWAYS, LATER, MAPS, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.dataset.schema_changes import cast
@@ -34,6 +37,7 @@ from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.notes import noted_sources
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import KEEP
+from wanbatch.pipeline.sound.config import SoundConfig
 
 OWN_WAY = {"width", "height", "creativity", "creativity_steps", "guidance_2", "seed", "sigmas", *REPLACED}
 """Columns whose defaults depend on others; see `make_plan`."""
@@ -48,12 +52,14 @@ class Plan:
     Attributes:
         unsized: for each of the manifest's rows, whether it takes its size from a source that nobody has looked at
             yet. The size that its images have here is the default.
+        adapters: those that the images name and those that all of them get, by name.
         unreadable: sources that could not be read while the plan was made -> why. Their rows will fail.
         later: which columns of `columns.LATER` the dataset has: those that a row or the run uses, and what
             `with_later` added for its folder.
         warnings: what of the manifest has no effect, besides what the manifest itself warns of; a sentence each.
         source_notes: sources that were looked at -> what the user should know of them (`notes.WORDS`), as far as
             their headers tell. Those without a note are not there.
+        hearing: how sounds of rows are heard; None: no row has one.
     """
 
     manifest: Manifest
@@ -63,6 +69,8 @@ class Plan:
     later: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     source_notes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    adapters: Adapters = field(default_factory=dict)
+    hearing: SoundConfig | None = None
 
     @property
     def all_warnings(self) -> tuple[str, ...]:
@@ -133,15 +141,15 @@ class Plan:
     def units(self, rows: int, skip: Collection[str] = ()) -> list[np.ndarray]:
         """Indices of the images that are still to be made, at most `rows` a unit.
 
-        Images of one unit share size, guidance, and whether they have a creativity map; inside such a class, images
-        with the same source or prompt stand together. Units are ordered by their first image.
+        Images of one unit share size, guidance, and whether they have a creativity map or adapters; inside such a
+        class, images with the same source or prompt stand together. Units are ordered by their first image.
         """
         images = self.images
         pending = np.array([index for index, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
         shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
         guided = images["guidance"].to_numpy()[pending] > 1
         mapped = [pc.is_valid(images[name]).to_numpy()[pending] for name in MAPS]
-        classes = np.stack([*shape, guided, np.logical_or(*mapped)])
+        classes = np.stack([*shape, guided, np.logical_or(*mapped), has_adapters(images)[pending]])
         _, classes = np.unique(classes, axis=1, return_inverse=True)
         classes = classes.reshape(-1)
         order = np.lexsort((pending, self._companions()[pending], classes))
@@ -152,13 +160,11 @@ class Plan:
         return sorted(units, key=lambda unit: int(unit.min()))
 
     def examples(self, indices: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
-        """The first image of each of the most common kinds by size, guidance and sources, at some indices."""
+        """The first of each of the most common kinds by size, guidance, sources and adapters, at some indices."""
         images = self.images
         having = has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()]
-        kinds = [images[name].to_numpy() for name in ("width", "height")] + [
-            images["guidance"].to_numpy() > 1,
-            having,
-        ]
+        kinds = [images[name].to_numpy() for name in ("width", "height")]
+        kinds += [images["guidance"].to_numpy() > 1, having, has_adapters(images)]
         table = np.stack(kinds)[:, indices]
         _, first, counts = np.unique(table, axis=1, return_index=True, return_counts=True)
         chosen = first[np.argsort(-counts, kind="stable")][:limit]
@@ -173,11 +179,9 @@ class Plan:
         indices = np.concatenate([one[-1] for one in wanted])
         chosen = self.images.take(pa.array(indices, type=pa.int64()))
         rows = chosen["row"].combine_chunks()
-        sources = self.manifest.sources(rows)
-        maps = self.manifest.map_sources(rows)
-        images = [
-            _image(its, shown, values) for its, shown, values in zip(sources, maps, chosen.to_pylist(), strict=True)
-        ]
+        manifest = self.manifest
+        of_rows = (manifest.sources(rows), manifest.map_sources(rows), manifest.sounds(rows), chosen.to_pylist())
+        images = [_image(*of_row) for of_row in zip(*of_rows, strict=True)]
         tasks, first = [], 0
         for unit, attempt, attempt_token, its in wanted:
             passthrough = self.manifest.passthrough.take(rows.slice(first, len(its)))
@@ -234,6 +238,7 @@ class Plan:
             "passthrough": self.manifest.passthrough.column_names,
             "warnings": [*self.manifest.warnings, *self.warnings],
             "unused_columns": [column.as_json() for column in self.manifest.unused_columns],
+            "adapters": [adapter.describe() for adapter in self.adapters.values()],
             "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
 
@@ -247,10 +252,16 @@ class Plan:
         return shared.dictionary_encode().indices.to_numpy()[self.images["row"].to_numpy()]
 
 
-def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
+def make_plan(
+    manifest: Manifest,
+    model: ModelInfo,
+    settings: Settings,
+    adapters: Adapters = MappingProxyType({}),
+    hearing: SoundConfig | None = None,
+) -> Plan:
     """Resolve every default but the sizes that follow sources (`Plan.with_sizes`).
 
-    Rows and settings were checked (`checks.py`).
+    Rows and settings were checked (`checks.py`), and what they name is found (`adapters.py`, `sounds.py`).
     """
     rows = manifest.rows
     width, height = _first(settings.width, model.width), _first(settings.height, model.height)
@@ -273,17 +284,21 @@ def make_plan(manifest: Manifest, model: ModelInfo, settings: Settings) -> Plan:
     images = pa.table(columns).take(pa.array(row))
     ids = _ids(images["id"].to_pylist(), variant, counts[row])
     own_seeds = rows["seed"].take(pa.array(row)).to_pylist()
-    seeds = _seeds(settings.seed, images["id"].to_pylist(), variant, own_seeds)
+    seeds = seeds_of(settings.seed, images["id"].to_pylist(), variant, own_seeds)
     images = images.set_column(images.schema.get_field_index("id"), "id", pa.array(ids, pa.string()))
     images = images.append_column("row", pa.array(row, pa.int64()))
     images = images.append_column("variant", pa.array(variant, pa.int32()))
     images = images.append_column("seed", pa.array(seeds, pa.int64()))
     images = images.append_column("starting_level", pa.array(starting_levels(images), pa.float64()))
     images = images.append_column("evaluations", pa.array(evaluation_counts(images), pa.int32()))
-    images = images.append_column("digest", pa.array(row_digests(manifest.rows, images), pa.string()))
+    used = identities(images, adapters) if adapters else ()
+    digests = row_digests(manifest.rows, images, used, "" if hearing is None else hearing.digest)
+    images = images.append_column("digest", pa.array(digests, pa.string()))
     for name in RARE:
         images = images.append_column(name, pa.nulls(len(images), WRITTEN[name]))
-    return Plan(manifest, images, sourced.to_numpy()).with_used_later()
+    images = with_sounds(images, rows, hearing, settings.keep_audio)
+    hearing = hearing if rows["audio"].null_count < len(rows) else None
+    return Plan(manifest, images, sourced.to_numpy(), adapters=adapters, hearing=hearing).with_used_later()
 
 
 def default_of(name: str, model: ModelInfo, settings: Settings) -> Any:
@@ -308,12 +323,6 @@ def _second_guidance(rows: pa.Table, model: ModelInfo, settings: Settings) -> pa
     return pc.coalesce(given, pc.if_else(pc.is_valid(rows["guidance"]), of_guided, of_others))
 
 
-def derived_seed(seed: int, row_id: str, variant: int) -> int:
-    """The seed of a row that gives none: 63 bits of BLAKE2b over the run's seed, the row's id and the variant."""
-    text = f"{seed}\0{row_id}\0{variant}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
-
-
 def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:
     return pc.and_(has_sources(rows), pc.is_null(rows["width"]))
 
@@ -325,17 +334,13 @@ def _ids(row_ids: Sequence[str], variants: np.ndarray, counts: np.ndarray) -> li
     ]
 
 
-def _seeds(seed: int, row_ids: Sequence[str], variants: np.ndarray, given: Sequence[int | None]) -> list[int]:
-    """The seed of each image: the row's own plus the variant, or derived."""
-    return [
-        derived_seed(seed, row_id, variant) if own is None else (own + variant) % 2**63
-        for row_id, variant, own in zip(row_ids, variants.tolist(), given, strict=True)
-    ]
-
-
-def _image(sources: tuple[Source, ...], map_source: Source | None, values: dict[str, Any]) -> Image:
+def _image(
+    sources: tuple[Source, ...], map_source: Source | None, audio: Source | None, values: dict[str, Any]
+) -> Image:
     sigmas = values.pop("sigmas")
-    return Image(sources=sources, map_source=map_source, sigmas=None if sigmas is None else tuple(sigmas), **values)
+    keeps = values.pop("audio", None) is not None
+    sigmas = None if sigmas is None else tuple(sigmas)
+    return Image(sources=sources, map_source=map_source, audio=audio, keeps_audio=keeps, sigmas=sigmas, **values)
 
 
 def _first(*values):

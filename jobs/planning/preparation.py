@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from wanbatch.jobs.config.settings import Settings, image_format, signing_files
+from wanbatch.jobs.planning.adapters import find_adapters, unused_warning
 from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.embedded_texts import warnings_of_cut_texts
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
 from wanbatch.jobs.planning.model_copies import find_model
 from wanbatch.jobs.planning.plan import Plan, make_plan
 from wanbatch.jobs.planning.prompt_syntax import with_syntax_warnings
+from wanbatch.jobs.planning.sounds import check_sounds, hearing_of, sound_warnings
 from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows, with_every_source
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
@@ -36,11 +38,12 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     signing_files(settings)
     model = find_model(settings.model, settings.revision, weights=False, cache=settings.model_cache)
     check_settings(settings, model)
+    hearing = hearing_of(settings, model)
     manifest = read_manifest(
         manifest_path,
         settings.source_root,
         settings.allow_http,
-        lambda rows: check_rows(rows, model, settings),
+        lambda rows: [*check_rows(rows, model, settings), *check_sounds(rows, hearing, model)],
         settings.source_fence,
         renames=settings.map,
         strict=settings.strict,
@@ -50,7 +53,10 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     )
     if weights:
         model = find_model(settings.model, settings.revision, cache=settings.model_cache)
-    plan = with_syntax_warnings(make_plan(manifest, model, settings))
+    adapters = find_adapters(manifest, settings, model)
+    plan = with_syntax_warnings(make_plan(manifest, model, settings, adapters, hearing))
+    unused = (*unused_warning(settings, adapters), *sound_warnings(manifest.rows, settings))
+    plan = replace(plan, warnings=(*plan.warnings, *unused))
     if settings.embed_settings:
         plan = replace(plan, warnings=(*plan.warnings, *warnings_of_cut_texts(plan)))
     return with_long_prompts(plan, model), model

@@ -31,6 +31,11 @@ class Image(_Resolved):
         digest: of everything that was decided; another one if the row changed.
         prompt_tokens_cut: how many tokens of its prompt the model does not read; None: it reads all.
         negative_prompt_tokens_cut: the same of its negative prompt.
+        audio: its sound.
+        keeps_audio: whether the sound's file goes to the output.
+        audio_source: a mark if its sound is heard; the worker knows the rest.
+        audio_tags: a mark if a tagger hears it.
+        audio_prompt: as `audio_tags`.
     """
 
     id: str
@@ -45,6 +50,11 @@ class Image(_Resolved):
     prompt_tokens_cut: int | None = None
     negative_prompt_tokens_cut: int | None = None
     map_source: Source | None = None
+    audio: Source | None = None
+    keeps_audio: bool = False
+    audio_source: Any = None
+    audio_tags: Any = None
+    audio_prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
 
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.adapters import has_adapters
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.source_sizes import loading_from
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.tuning.candidates import Candidate
+from wanbatch.jobs.worker.requests import request_for
 from wanbatch.manifests.columns import MAPS
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import Request, SourceImage, fit
@@ -111,11 +113,12 @@ def possible_candidates(plan: Plan) -> Callable[[Candidate], bool]:
 
 
 def _affected(plan: Plan) -> np.ndarray:
-    """Return the indices of the images that take steps, without a map, whose row says nothing of what is tuned."""
+    """Return the indices of images that take steps, with neither map nor adapter, and nothing of what is tuned."""
     rows = plan.manifest.rows
     free = np.ones(len(rows), dtype=bool)
     for name in (*ROW_SETTINGS, *MAPS):
         free &= pc.is_null(rows[name]).to_numpy()
+    free &= ~has_adapters(rows)
     moving = plan.images["starting_level"].to_numpy() > 0
     return np.flatnonzero(free[plan.images["row"].to_numpy()] & moving)
 
@@ -131,5 +134,4 @@ def _request(image: Image, loader: SourceLoader) -> Request:
         loaded = loader.load(source)
         pixels = fit(loaded.pixels, image.width, image.height)
         sources.append(SourceImage(f"{loaded.sha256}-{image.width}x{image.height}", pixels, source.weight))
-    settings = {field.name: getattr(image, field.name) for field in fields(Request) if field.name != "sources"}
-    return Request(sources=tuple(sources), **settings)
+    return request_for(image, tuple(sources))

@@ -94,7 +94,7 @@ def tune(
     meter = Meter(_metrics(goal, model), execution.device)
     sample = draw_sample(plan, options.sample_size, settings)
     on_progress(f"loading {model.name}")
-    runner = CandidateRunner(_load(model, execution, settings), sample.requests)
+    runner = CandidateRunner(_load(model, execution, settings, plan), sample.requests)
     reference = Candidate(model.sampler, options.reference_steps, schedule=model.schedule)
     on_progress(f"references: {len(sample.requests)} of {sample.images} images, {reference}")
     references = _make_references(runner, reference)
@@ -193,11 +193,12 @@ class _Measurement:
         return [replace(one, score=scores[one.candidate], seconds=seconds[one.candidate]) for one in trials]
 
 
-def _load(model: ModelInfo, execution: ExecutionConfig, settings: Settings) -> Wan:
+def _load(model: ModelInfo, execution: ExecutionConfig, settings: Settings, plan: Plan) -> Wan:
     slots = DEFAULT_SLOTS if settings.slots == "auto" else settings.slots
     if execution.device == "cpu":
         torch.set_num_threads(settings.threads)
-    return Wan.load(model, execution.device, execution.dtype, slots, execution.runtime(settings))
+    merged = [(one.file, one.weight) for one in plan.adapters.values() if one.merged]
+    return Wan.load(model, execution.device, execution.dtype, slots, execution.runtime(settings), merged)
 
 
 def _make_references(runner: CandidateRunner, reference: Candidate) -> CandidateImages:

@@ -16,14 +16,18 @@ import pickle
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from wanbatch.errors import DeviceError, NodeError, UserError
+from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.units import Task
+from wanbatch.jobs.worker.adapter_files import require_same_files
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.device_check import check_card, check_kind, cpu_kind, this_card
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
@@ -41,6 +45,9 @@ from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 
+if TYPE_CHECKING:
+    from wanbatch.pipeline.sound.hearing import Hearing
+
 MAX_ENCODERS = 8  # threads that encode pictures, of a worker on a GPU
 
 
@@ -56,7 +63,7 @@ class Worker:
             load: builds the pipeline, instead of `Wan.load`; for tests of faults.
         """
         self._setup, self._name = setup, name
-        self._load = load or partial(_load_wan, runtime=setup.runtime)
+        self._load = load or partial(_load_wan, runtime=setup.runtime, adapters=setup.adapters)
         self._context: WorkerContext  # from `ready` on
         self._in_model = (-1, 0)
         self._stop_at = math.inf  # monotonic: when the last image may be made
@@ -143,11 +150,20 @@ class Worker:
             sources=sources,
             encoders=encoders,
             signer=signer,
+            hearing=self._hearing(),
         )
         self._metrics = WorkerMetrics(host, self._context.device, self._name)
         load_seconds = time.perf_counter() - begin
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
         return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark, self._context.device)
+
+    def _hearing(self) -> Hearing | None:
+        config = self._setup.hearing
+        if config is None:
+            return None
+        from wanbatch.pipeline.sound.hearing import load_hearing
+
+        return load_hearing(config, self._setup.model.folder)
 
     def _checked(self, host: str) -> WorkerSetup:
         """The setup with the model's files on this host, if its device can run the model."""
@@ -156,6 +172,7 @@ class Worker:
             setup = replace(setup, model=local_model(setup.model, setup.model_cache, host))
         if setup.device == "cuda":
             check_card(this_card(), setup, host)
+        require_same_files(setup.adapters, host)
         return setup
 
 
@@ -185,10 +202,14 @@ def _warm_up(pipeline: ImagePipeline, setup: WorkerSetup) -> float:
     raise UserError(f"the model cannot be warmed up ({failure.message}); with --compile never it is not compiled")
 
 
-def _load_wan(model: ModelInfo, device: str, dtype: str, slots: int, runtime: Runtime) -> ImagePipeline:
+def _load_wan(
+    model: ModelInfo, device: str, dtype: str, slots: int, runtime: Runtime, adapters: Sequence[NamedAdapter]
+) -> ImagePipeline:
     from wanbatch.pipeline.generate import Wan
 
-    return Wan.load(model, device, dtype, slots, runtime)
+    merged = [(one.file, one.weight) for one in adapters if one.merged]
+    of_rows = {one.name: (one.file, one.weight) for one in adapters if not one.merged}
+    return Wan.load(model, device, dtype, slots, runtime, merged, of_rows)
 
 
 def encoder_threads(device: str, cores: int, workers: int) -> int:

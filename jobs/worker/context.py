@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.manifests import records
@@ -13,6 +13,9 @@ from wanbatch.manifests.dataset.content_credentials import Signer
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.loading.registry import ModelInfo
+
+if TYPE_CHECKING:
+    from wanbatch.pipeline.sound.hearing import Hearing  # needs torch
 
 
 class ImagePipeline(Protocol):
@@ -53,6 +56,7 @@ class WorkerContext:
         sources: loads source images.
         encoders: threads that encode pictures as files.
         signer: signs them; None: nothing does.
+        hearing: hears sounds; None: no row has one.
     """
 
     setup: WorkerSetup
@@ -64,3 +68,4 @@ class WorkerContext:
     sources: SourceLoader
     encoders: ThreadPoolExecutor
     signer: Signer | None = None
+    hearing: Hearing | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.units import Image
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -12,6 +13,7 @@ from wanbatch.manifests.dataset.part_files import Attempt
 from wanbatch.manifests.sources.notes import NotedImages
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.sound.config import SoundConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class WorkerSetup:
         model_cache: folder on each host that keeps a copy of the model; None: it is used where it is.
         embed_settings: pictures say in their files what they were made with.
         signing: what pictures are signed with; None: they are not.
+        adapters: those that images name, and those that are merged into the model, in this order.
+        hearing: how sounds are heard; None: no row has one.
     """
 
     model: ModelInfo
@@ -56,6 +60,8 @@ class WorkerSetup:
     model_cache: str | None = None
     embed_settings: bool = False
     signing: SigningFiles | None = None
+    adapters: tuple[NamedAdapter, ...] = ()
+    hearing: SoundConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

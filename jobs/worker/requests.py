@@ -8,6 +8,7 @@ import numpy as np
 
 from wanbatch.errors import RowError
 from wanbatch.jobs.planning.units import Image
+from wanbatch.jobs.worker.sounds import NO_SOUND, HeardSound
 from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import CreativityMap, Request, SourceImage, fit
@@ -18,11 +19,32 @@ ASKED = tuple(field.name for field in fields(Request) if field.name in RESOLVED 
 
 
 def request_for(
-    image: Image, sources: tuple[SourceImage, ...], creativity_map: CreativityMap | None = None
+    image: Image,
+    sources: tuple[SourceImage, ...],
+    creativity_map: CreativityMap | None = None,
+    sound: HeardSound = NO_SOUND,
 ) -> Request:
-    """What a planned image asks of the model, with its sources and its creativity map at its size."""
+    """What a planned image asks of the model.
+
+    Args:
+        image: as it was planned.
+        sources: its sources at its size.
+        creativity_map: its map at its size.
+        sound: what was heard in its sound.
+    """
     asked = {name: getattr(image, name) for name in ASKED} | {"creativity": image.starting_level}
-    return Request(id=image.id, sources=sources, **asked, creativity_map=creativity_map)
+    if sound.prompt is not None:
+        asked["prompt"] = sound.prompt
+    adapters = [(image.style, 1.0)] if image.style is not None else []
+    adapters += [(one["name"], one["weight"]) for one in image.loras or ()]
+    return Request(
+        id=image.id,
+        sources=sources,
+        **asked,
+        creativity_map=creativity_map,
+        adapters=tuple(adapters),
+        sound_tokens=sound.tokens,
+    )
 
 
 def warm_up_request(image: Image) -> Request:

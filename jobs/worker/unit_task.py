@@ -25,6 +25,7 @@ from wanbatch.jobs.worker.marking import mark_of
 from wanbatch.jobs.worker.messages import UnitReport
 from wanbatch.jobs.worker.recovery import generate_or_fail
 from wanbatch.jobs.worker.requests import FittedSources, request_for
+from wanbatch.jobs.worker.sounds import HeardSound, HeardSounds
 from wanbatch.manifests import records
 from wanbatch.manifests.columns import RARE, RESOLVED
 from wanbatch.manifests.dataset.content_credentials import Signer
@@ -76,6 +77,7 @@ class UnitTask:
         self._started = datetime.now(UTC)
         self._sources: dict[str, tuple[SourceImage, ...]] = {}
         self._maps: dict[str, CreativityMap | None] = {}
+        self._sounds: dict[str, HeardSound] = {}
         self._used: dict[str, tuple[records.UsedSource, ...]] = {}
         self._marks: dict[str, OriginMark] = {}
         self._load_seconds: dict[str, float] = {}
@@ -91,10 +93,11 @@ class UnitTask:
         begin, retried = perf_counter(), self.context.sources.retried
         sources = FittedSources(self.context.sources, self.context.setup.model)
         maps = CreativityMaps(self.context.sources)
+        sounds = HeardSounds(self.context.sources, self.context.hearing)
         for image in self.task.images:
             if self._stops():
                 break
-            self._load(image, sources, maps)
+            self._load(image, sources, maps, sounds)
         self._source_retries = self.context.sources.retried - retried
         self._busy_seconds += perf_counter() - begin
 
@@ -108,7 +111,10 @@ class UnitTask:
         begin = perf_counter()
         images = {image.id: image for image in self.task.images if image.id in self._sources}
         asked = {} if self._stops() else images
-        requests = [request_for(image, self._sources[name], self._maps[name]) for name, image in asked.items()]
+        requests = [
+            request_for(image, self._sources[name], self._maps[name], self._sounds[name])
+            for name, image in asked.items()
+        ]
         pipeline = self.context.pipeline
         for outcome in generate_or_fail(pipeline, self.context.setup.device, requests):
             image = images[outcome.request.id]
@@ -179,17 +185,18 @@ class UnitTask:
             {image.id: image.digest for image in self.task.images if image.id in ended},
         )
 
-    def _load(self, image: Image, sources: FittedSources, maps: CreativityMaps) -> None:
+    def _load(self, image: Image, sources: FittedSources, maps: CreativityMaps, sounds: HeardSounds) -> None:
         begin = perf_counter()
         try:
             loaded = sources.of(image)
             shown = maps.of(image, loaded[0].size) if loaded else None
+            heard = sounds.of(image)
         except RowError as error:
             self._fail(image, error)
             return
         self._load_seconds[image.id] = perf_counter() - begin
         self._sources[image.id] = tuple(fitted.picture for fitted in loaded)
-        self._maps[image.id] = shown
+        self._maps[image.id], self._sounds[image.id] = shown, heard
         self._used[image.id] = tuple(
             records.UsedSource(source.path, source.weight, fitted.sha256)
             for source, fitted in zip(image.sources, loaded, strict=True)
@@ -238,7 +245,7 @@ class UnitTask:
             **{name: getattr(image, name) for name in RESOLVED if name != "creativity_steps"},
             creativity_steps=image.creativity_steps or KEEP,
             evaluations=image.evaluations,
-            **{name: getattr(image, name) for name in RARE},
+            **{**{name: getattr(image, name) for name in RARE}, **self._sounds[image.id].record},
             step_cache=setup.runtime.step_cache,
             model=setup.model.name,
             revision=setup.model.revision,

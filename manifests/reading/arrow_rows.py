@@ -34,6 +34,7 @@ ROWS_SCHEMA = pa.schema(
         ("file", pa.int32()),  # index into the manifest's files
         ("position", pa.int64()),  # line from 1 (JSONL) or row from 0 (Parquet), in its file
         ("sources", pa.list_(SOURCE_TYPE)),
+        ("audio", SOURCE_TYPE),
         ("map_source", SOURCE_TYPE),  # of a creativity map that is embedded; else its path says where it is
         *((name, GIVEN[name].kind.type) for name in SETTINGS),
     ]
@@ -82,7 +83,8 @@ def row_values(
     name = row.blend_group or row.id or f"{number:08d}"
     given = (_plain(getattr(row, column)) for column in (*SETTINGS, *GROUP_COLUMNS))
     sources = _sources(row, file, position, stored_name)
-    return name, number, file, position, sources, _map_source(row, file, position, stored_name), *given
+    heard, shown = (of(row, file, position, stored_name) for of in (_audio, _map_source))
+    return name, number, file, position, sources, heard, shown, *given
 
 
 def _plain(value: Any) -> Any:
@@ -108,6 +110,14 @@ def _sources(row: ManifestRow, file: int, position: int, stored_name: Callable[[
     ]
 
 
+def _audio(row: ManifestRow, file: int, position: int, stored_name: Callable[[str], str]) -> tuple | None:
+    if row.audio is None:
+        return None
+    if row.audio.bytes is None:
+        return row.audio.path, 1.0, None, None, None, None
+    return row.audio.path, 1.0, file, position, stored_name("audio"), 0
+
+
 def _map_source(row: ManifestRow, file: int, position: int, stored_name: Callable[[str], str]) -> tuple | None:
     if row.creativity_map is None or row.creativity_map.bytes is None:
         return None
@@ -124,6 +134,7 @@ def row_of(values: Mapping[str, Any], files: Sequence[str], location: str) -> Ro
         number=values["number"],
         location=location,
         sources=tuple(source_of(source, files) for source in values["sources"] or ()),
+        audio=None if values["audio"] is None else source_of(values["audio"], files),
         **settings,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pyarrow as pa
 from pyarrow import types as kinds
 
-from wanbatch.manifests.column_types import IMAGE, NAME
+from wanbatch.manifests.column_types import IMAGE, NAME, SOUND
 from wanbatch.manifests.columns import GIVEN
 
 IMAGE_FIELDS = {"bytes": pa.binary(), "path": pa.string()}
@@ -19,6 +19,9 @@ EXACT_BELOW = {pa.float16(): 2**11, pa.float32(): 2**24}
 def type_rule(name: str, kind: pa.DataType) -> str | None:
     """What the type of a known column must be, if it is another. kind: without views, see `plain_type`."""
     wanted = GIVEN[name].kind.type
+    if GIVEN[name].kind is SOUND:
+        good = _is_image(kind)
+        return None if good else "paths (text), sound files (binary) or structs of bytes and path"
     if wanted is None:
         good = _is_image(kind.value_type if is_list(kind) else kind)
         return None if good else "paths (text), encoded images (binary), structs of bytes and path, or lists of these"

@@ -84,7 +84,7 @@ def _merge(members: list[Member], broken: bool, report: Report, location: Callab
     if len(mapped) > 1:
         message = f"blend group {name!r} has an embedded creativity_map in several rows: give it in one of them"
         report(mapped[1]["file"], mapped[1]["position"], message)
-    for setting in SETTINGS:
+    for setting in (*SETTINGS, "audio"):
         merged[setting], clash = _agreed(members, setting)
         if clash:
             one, other = clash

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from wanbatch.manifests.column_types import IMAGES
+from wanbatch.manifests.column_types import IMAGES, SOUND
 from wanbatch.manifests.columns import GIVEN, LATER, WRITTEN
 
 OWN = "source_"
@@ -200,7 +200,7 @@ def _could_be(values: pa.ChunkedArray, column: str) -> bool:
     """Whether values could be meant for a column, by their type; text where a number is due, by its first value."""
     kind, due = values.type, GIVEN[column].kind
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if due is IMAGES:
+    if due in (IMAGES, SOUND):
         return _holds(kind, *_IMAGES)
     if pa.types.is_list(due.type):
         return _holds(kind, *_TEXT, *_LISTS)

@@ -79,6 +79,11 @@ class Manifest:
         found = self.rows["sources"].take(indices).to_pylist()
         return [tuple(source_of(source, self.files) for source in sources or ()) for sources in found]
 
+    def sounds(self, indices: pa.ChunkedArray | pa.Array) -> list[Source | None]:
+        """The sounds of the things asked at some indices."""
+        found = self.rows["audio"].take(indices).to_pylist()
+        return [None if sound is None else source_of(sound, self.files) for sound in found]
+
     def map_sources(self, indices: pa.ChunkedArray | pa.Array) -> list[Source | None]:
         """Where the creativity maps of the things asked at some indices are; None: they have none."""
         rows = self.rows.select(["creativity_map", "map_source"]).take(indices).to_pylist()

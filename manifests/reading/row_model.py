@@ -20,7 +20,7 @@ from wanbatch.manifests.reading.nearest import nearest, shorten
 EMBEDDED = b""
 """Stands for the bytes of an embedded image, which are not read with the manifest."""
 
-NOTHING_ASKED = "asks for nothing: give a prompt, image, images or blend_group"
+NOTHING_ASKED = "asks for nothing: give a prompt, image, images, audio or blend_group"
 
 KNOWN = frozenset(GIVEN)
 RULES = {name: given.kind.rule for name, given in GIVEN.items()} | {
@@ -56,8 +56,10 @@ def parse_row(values: Mapping[str, Any], prompt_of_run: bool = False) -> tuple[M
 def _contradictions(row: ManifestRow, prompt_of_run: bool) -> Iterator[str]:
     """What only shows when several columns are seen together."""
     sources = row.source_images
-    if row.prompt is None and not sources and row.blend_group is None and not prompt_of_run:
+    if not prompt_of_run and not sources and (row.prompt, row.blend_group, row.audio) == (None, None, None):
         yield NOTHING_ASKED
+    if row.audio_weight is not None and row.audio is None and row.blend_group is None:
+        yield "has audio_weight but no audio: give a sound, or drop audio_weight" + if_own("audio_weight")
     if row.image and row.images:
         yield "has both image and images: put all of them into images"
     for name in ("id", "blend_group"):

@@ -154,8 +154,8 @@ class RowChecker:
 
     def _path_problems(self, line: ManifestRow) -> Iterator[str]:
         given = [("image", image) for image in line.source_images]
-        if line.creativity_map is not None:
-            given.append(("creativity_map", line.creativity_map))
+        alone = {"creativity_map": line.creativity_map, "audio": line.audio}
+        given += [(name, value) for name, value in alone.items() if value is not None]
         for name, image in given:
             if image.bytes is not None:
                 continue
@@ -165,8 +165,6 @@ class RowChecker:
                 yield f"{name} '' is empty: leave it out if there is none"
             elif problem := self._rules.problem(image.path):
                 yield f"{name} {shorten(image.path)} {problem}"
-        if line.audio is not None and (problem := self._rules.problem(line.audio)):
-            yield f"audio {shorten(line.audio)} {problem}"
 
 
 def reserved_name(name: str) -> str:

@@ -82,11 +82,10 @@ class Contents:
     @property
     def only_merged(self) -> str | None:
         """Why the adapter can only be merged into the model for a whole run; None: rows may use it, too."""
-        kinds = sorted({change.kind for change in self.layers.values()} - {LOW_RANK})
-        if kinds:
-            return f"it is a {kinds[0]}, whose change of a weight has full rank"
         if others := [name for name in (*self.layers, *self.additions) if not _in_stacks(name)]:
             return f"it changes {others[0]}, and rows can change the weights of the blocks' linear layers only"
+        if kinds := sorted({change.kind for change in self.layers.values()} - {LOW_RANK}):
+            return f"it is a {kinds[0]}, whose change of a weight has full rank"
         return None
 
     def coverage(self) -> str:
@@ -261,14 +260,15 @@ def _check_shapes(contents: Contents, header: Header, layers: WanLayers, name: s
         if wanted is None or math.prod(found) != math.prod(wanted) or found[0] != wanted[0]:
             raise UserError(
                 _other_model(contents, header, layers, name, model)
-                or f"{name}: changes {target} as one of {_sides(found)}, and in {model} it {_is(wanted)}: it was made "
-                "for another model"
+                or f"{name}: changes {target} as one of {_sides(found)}, and in {model} it {_is(wanted)}: it was "
+                "made for another model"
             )
     for target, (key, _) in contents.additions.items():
         wanted, found = layers.shapes.get(target), header.shapes[key]
         if wanted is None or math.prod(found) != math.prod(wanted):
             raise UserError(
-                f"{name}: {key} has {_sides(found)}, and {target} of {model} {_is(wanted)}: it was made for another model"
+                f"{name}: {key} has {_sides(found)}, and {target} of {model} {_is(wanted)}: it was made for "
+                "another model"
             )
 
 

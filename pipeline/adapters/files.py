@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,14 @@ def read_adapter(path: str | Path, model: ModelLayers, low_noise: str | Path | N
             f"adapter {path}: is for a model of two transformers (A14B), and {model.name} has one: take the adapter "
             "for this model"
         )
-    digests = [digest_of(one) for one in headers]
-    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return AdapterFile(str(next(iter(headers))), digest, tuple(parts), _metadata(headers))
+    named = [str(one) for one in headers]
+    return AdapterFile(named[0], digest_of_files(named), tuple(parts), _metadata(headers))
+
+
+def digest_of_files(paths: Sequence[str]) -> str:
+    """SHA-256 of a file; of several, over those of each."""
+    digests = [digest_of(Path(path)) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _files(path: Path, model: ModelLayers, low_noise: Path | None) -> tuple[Path | None, ...]:

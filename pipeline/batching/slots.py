@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wanbatch.pipeline.batching.adapter_table import AdapterTable, PromptOfRow
 from wanbatch.pipeline.batching.regions import Regions
 from wanbatch.pipeline.batching.residuals import ResidualCache
 from wanbatch.pipeline.core.backends import AnyDenoisingModel, TextContext
@@ -55,7 +56,7 @@ class SlotTable:
     """
 
     def __init__(self, experts: Sequence[AnyDenoisingModel], cache: StepCache, slots: int, first: Sample):
-        height, width, self.guided, self._text_length, mapped = first.size_class
+        height, width, self.guided, self._text_length, mapped, rank = first.size_class
         self._experts, self._slots, self._device = experts, slots, first.start.device
         self.state = torch.zeros((slots, STATES, *first.start.shape), device=self._device)
         shape = (slots, *first.start.shape) if mapped else None
@@ -73,6 +74,8 @@ class SlotTable:
         self._parked: dict[Row, list[Tensor]] = {}  # copies of all that the tensors held of each
         # Texts whose keys and values are made together. A GPU takes as long for one as for several.
         self._texts_at_once = slots if self._device.type == "cuda" else 1
+        self._adapters = [AdapterTable(expert, index, slots, self._texts_at_once, rank)
+                          for index, expert in enumerate(experts)] if rank else []  # fmt: skip
 
     def assign(self, rows: Sequence[Row]) -> dict[int, Row]:
         """Bring rows into slots. Those that are there stay; others are parked only if no slot is empty.
@@ -88,6 +91,8 @@ class SlotTable:
         for row, slot in zip(coming, empty + idle, strict=False):
             if slot in self.rows:
                 self._park(slot)
+            for table in self._adapters:
+                table.enter(slot, row.sample)
             self.rows[slot], self._slot_of[row] = row, slot
             if row in self._parked:
                 for view, kept in zip(self._views(slot), self._parked.pop(row), strict=True):
@@ -141,40 +146,45 @@ class SlotTable:
 
     def _enter(self, entering: dict[int, Sample]) -> None:
         """Put samples that begin into their slots."""
-        texts: dict[int, Tensor] = {}
+        texts: dict[int, PromptOfRow] = {}
         for slot, sample in entering.items():
             for value in self._values(slot):
                 value.zero_()  # what is left of the last row may be infinite, which no weight of zero would remove
             self.state[slot, 0] = sample.start
             if self.regions is not None and sample.region is not None:
                 self.regions.enter(slot, sample.region)
-            texts[slot] = sample.prompt
+            texts[slot] = PromptOfRow(sample.prompt, sample.adapters)
             if self.guided:
-                texts[self._slots + slot] = sample.negative
+                texts[self._slots + slot] = PromptOfRow(sample.negative, sample.adapters)
         for index in range(len(self._experts)):
             self._set_texts(index, texts)
 
-    def _set_texts(self, index: int, texts: dict[int, Tensor]) -> None:
-        """Set the texts of sequences in an expert's context; each distinct text is worked out once.
+    def _set_texts(self, index: int, texts: dict[int, PromptOfRow]) -> None:
+        """Set the texts of sequences in an expert's context; each is worked out once for the same adapters.
 
         They are made in groups of one size, whatever the number of texts, because the size decides the last bits.
         """
-        distinct = list({id(text): text for text in texts.values()}.values())
+        distinct = list({text.key: text for text in texts.values()}.values())
         for first in range(0, len(distinct), self._texts_at_once):
             group = distinct[first : first + self._texts_at_once]
             made = self._context(index, group)
             context = self._contexts[index]
             if context is None:
-                context = self._contexts[index] = made.repeated(self.sequences)
-            numbers = {id(text): number for number, text in enumerate(group)}
+                context = made.repeated(self.sequences)
+                if self._adapters:
+                    context = context.with_adapters(self._adapters[index].stacks)
+                self._contexts[index] = context
+            numbers = {text.key: number for number, text in enumerate(group)}
             for sequence, text in texts.items():
-                if (number := numbers.get(id(text))) is not None:
+                if (number := numbers.get(text.key)) is not None:
                     for ours, theirs in zip(context.views(sequence), made.views(number), strict=True):
                         ours.copy_(theirs)
 
-    def _context(self, index: int, group: Sequence[Tensor]) -> TextContext:
-        padded = group[0].new_zeros(self._texts_at_once, self._text_length, group[0].shape[1])
+    def _context(self, index: int, group: Sequence[PromptOfRow]) -> TextContext:
+        first = group[0].embedding
+        padded = first.new_zeros(self._texts_at_once, self._text_length, first.shape[1])
         lengths = np.ones(self._texts_at_once, dtype=np.int64)
         for number, text in enumerate(group):
-            padded[number, : len(text)], lengths[number] = text, len(text)
-        return self._experts[index].context(padded, to_device(lengths, self._device), TEXT_TOKENS)
+            padded[number, : len(text.embedding)], lengths[number] = text.embedding, len(text.embedding)
+        adapters = (self._adapters[index].of_texts(group),) if self._adapters else ()
+        return self._experts[index].context(padded, to_device(lengths, self._device), TEXT_TOKENS, *adapters)

@@ -6,6 +6,7 @@ ahead-of-time engine that does can stand in for any of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -45,7 +46,23 @@ class TextContext(Protocol):
         """A new batch of `count` copies of the first prompt."""
 
     def views(self, index: int) -> list[Tensor]:
-        """Views of all that is held for one prompt of the batch; the same shapes for each prompt."""
+        """Views of all that is held for one prompt of the batch, adapters aside; the same shapes for each prompt."""
+
+    def with_adapters(self, adapters: Any) -> Self:
+        """The same prompts, for rows whose adapters are in some stacks of the model (`AdapterSlots`)."""
+
+
+class AdapterSlots(Protocol):
+    """The adapters of the rows of a batch, slot by slot, in memory of fixed shape that stays where it is."""
+
+    def fill(self, slot: int, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Put an adapter into a slot in place of what was there.
+
+        Args:
+            slot: Which.
+            pairs: Diffusers' name of a linear layer of a block -> down [r, in] and up [out, r], on the model's
+                device; what the layer gives is changed by `up @ down`.
+        """
 
 
 C = TypeVar("C", bound=TextContext)
@@ -81,13 +98,23 @@ class DenoisingModel(Protocol[C]):
     def text_dim(self) -> int:
         """Width of the text embeddings."""
 
-    def context(self, embeds: Tensor, lengths: Tensor, padded_length: int) -> C:
+    def adapter_stacks(self, slots: int, rank: int, text: bool = False) -> AdapterSlots:
+        """Empty stacks for adapters of rows.
+
+        Args:
+            slots: How many rows they hold.
+            rank: Of the adapters of one row together, at most.
+            text: Those that `context` takes; else those of `TextContext.with_adapters`.
+        """
+
+    def context(self, embeds: Tensor, lengths: Tensor, padded_length: int, adapters: Any = None) -> C:
         """What the model makes of a batch of prompts, once for all steps.
 
         Args:
             embeds: [batch, length, text_dim], zero past each prompt's own length.
             lengths: int64 [batch], tokens of each prompt.
             padded_length: Tokens that the model was trained to see of each prompt, padding included.
+            adapters: Stacks with the adapters of the prompts, one a slot; None for none.
         """
 
     def __call__(self, latents: Tensor, timestep: Tensor, context: C) -> Tensor:

@@ -66,6 +66,8 @@ class Request:
             alone is decided by `guidance`.
         creativity_steps: `keep` (as None) or `respace`; see `sampling.schedules.levels`.
         creativity_map: Where the picture may change less; None: alike everywhere. It needs a source.
+        adapters: Names and weights of those that change the model for this picture.
+        sound_tokens: What an adapter heard, float32 [tokens, text width]; they stand after the prompt's own tokens.
     """
 
     id: str
@@ -85,6 +87,8 @@ class Request:
     guidance_2: float | None = None
     creativity_steps: str | None = None
     creativity_map: CreativityMap | None = None
+    adapters: tuple[tuple[str, float], ...] = ()
+    sound_tokens: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

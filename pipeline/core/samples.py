@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -33,6 +35,21 @@ class Region:
     softness: float = 0.0
 
 
+class RowAdapters(Protocol):
+    """The adapters of a row, with their weights."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for rows with the same adapters and weights."""
+
+    @property
+    def rank(self) -> int:
+        """Of the stacks that hold them: that of the adapters together, or more."""
+
+    def pairs(self, expert: int) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """What a transformer gets, on the device, as `AdapterSlots.fill` takes it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """One row to denoise.
@@ -47,6 +64,7 @@ class Sample:
         seed: Of the noise that a stochastic solver adds.
         guidance_2: Guidance scale of the second expert; None for `guidance`.
         region: Where the row starts later; None: all places start with it.
+        adapters: What changes the model for this row; None for nothing.
     """
 
     id: str
@@ -58,6 +76,7 @@ class Sample:
     seed: int
     guidance_2: float | None = None
     region: Region | None = None
+    adapters: RowAdapters | None = None
 
     def guidance_of(self, expert: int) -> float:
         """The guidance scale of an expert, 0 or 1."""
@@ -69,14 +88,16 @@ class Sample:
         return self.guidance > 1
 
     @property
-    def size_class(self) -> tuple[int, int, bool, int, bool]:
-        """What rows that share slots have in common: (height, width, guided, text length, whether it has a region).
+    def size_class(self) -> tuple[int, int, bool, int, bool, int]:
+        """What rows that share slots have in common.
 
-        Of this row alone.
+        Height, width, whether it is guided, text length, whether it has a region, and the rank of the stacks of its
+        adapters, 0 for a row without. Of this row alone.
         """
         tokens = max(len(self.prompt), len(self.negative) if self.guided else 0)
         length = next(length for length in TEXT_LENGTHS if length >= tokens)
-        return (*self.start.shape[1:], self.guided, length, self.region is not None)
+        rank = 0 if self.adapters is None else self.adapters.rank
+        return (*self.start.shape[1:], self.guided, length, self.region is not None, rank)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

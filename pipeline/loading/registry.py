@@ -22,6 +22,7 @@ TINY = "tiny"
 LONGEST_SIDE = 4096  # pixels; what a manifest may ask for, too
 DEFAULTS_FILE = "wanbatch.json"
 ADAPTERS = "adapters"  # the folder of a model's folder with the adapters that come with it
+SOUND = "sound"  # where a model has a sound adapter of its own
 WHOLE_DIGEST_BYTES = 64 << 20  # larger weight files are identified by their size and samples
 
 # What Wan's authors use (Wan2.2, `wan/configs/wan_ti2v_5B.py` and `shared_config.py`). A model folder may say
@@ -132,7 +133,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
     defaults = _defaults(folder, form)
     if weights:
         if commit is not None:
-            folder, _ = _from_hub(model, commit, weights=True)
+            folder, _ = from_hub(model, commit, weights=True)
         _check_weights(folder, form)
     return ModelInfo(
         name=model,
@@ -162,14 +163,14 @@ def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
             f"no model folder {model}; give `tiny`, a folder in diffusers layout, or a hub id `owner/name`"
             f"{did_you_mean(model, [TINY])}"
         )
-    return _from_hub(model, revision, weights=False)
+    return from_hub(model, revision, weights=False)
 
 
-def _from_hub(model: str, revision: str | None, weights: bool) -> tuple[Path, str]:
-    """The snapshot folder of a hub model, and the commit it is of."""
+def from_hub(model: str, revision: str | None, weights: bool, more: tuple[str, ...] = ()) -> tuple[Path, str]:
+    """The snapshot folder of a hub model, and the commit it is of. more: patterns of files that are needed, too."""
     from huggingface_hub import constants, errors, snapshot_download
 
-    wanted = ["*.json", "tokenizer/*"] + (["*.safetensors"] if weights else [])
+    wanted = ["*.json", "tokenizer/*", *more] + (["*.safetensors"] if weights else [])
     no_commit = getattr(errors, "RevisionResolutionError", errors.HfHubHTTPError)  # since huggingface_hub 2
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
@@ -225,7 +226,7 @@ def _digest(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         if path.suffix not in {".json", ".safetensors"} or not path.is_file():
             continue
-        if path.is_relative_to(folder / ADAPTERS):
+        if any(path.is_relative_to(folder / name) for name in (ADAPTERS, SOUND)):
             continue
         size = path.stat().st_size
         total.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.models.adapter_stacks import PRODUCTS, TEXT_PRODUCTS, AdapterStacks
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.fp8 import float8_linear
 from wanbatch.pipeline.models.text_context import CrossAttentionContext, padding_bias
@@ -167,7 +168,25 @@ class FrameTransformer(nn.Module):
             block.compile(fullgraph=True, dynamic=False)
         return self
 
-    def context(self, embeds: Tensor, lengths: Tensor, padded_length: int) -> CrossAttentionContext:
+    def adapter_stacks(self, slots: int, rank: int, text: bool = False) -> AdapterStacks:
+        """Empty stacks for the adapters of the rows of a batch.
+
+        Args:
+            slots: How many rows they hold.
+            rank: Of the adapters of one row together, at most.
+            text: Those that `context` takes, for the texts' keys and values; else those of the evaluations.
+        """
+        inner, device = self.blocks[0].ffn.net[0].proj.weight.shape[0], self.proj_out.weight.device
+        shapes = {"ffn.net.0.proj": (inner, self.dim), "ffn.net.2": (self.dim, inner)}
+        products = TEXT_PRODUCTS if text else PRODUCTS
+        square = (self.dim, self.dim)
+        return AdapterStacks(
+            self.layers, products, lambda name: shapes.get(name, square), slots, rank, self.dtype, device
+        )
+
+    def context(
+        self, embeds: Tensor, lengths: Tensor, padded_length: int, adapters: AdapterStacks | None = None
+    ) -> CrossAttentionContext:
         """The keys and values that a batch of prompts gives every block.
 
         Args:
@@ -175,13 +194,16 @@ class FrameTransformer(nn.Module):
             lengths: [batch], int64, tokens of each prompt; at most `length`.
             padded_length: Tokens that diffusers would pad to; `padded_length - lengths` zero vectors are accounted
                 for.
+            adapters: Of the prompts, one a slot; None for none.
         """
         batch, length, _ = embeds.shape
         embed = self.condition_embedder.text_embedder
         embeds = embeds.to(self.dtype)
         padding = embed(embeds.new_zeros(1, 2, embeds.shape[-1])).expand(batch, -1, -1)
         states = torch.cat([embed(embeds), padding], dim=1)
-        keys, values = zip(*(block.text_keys_values(states) for block in self.blocks), strict=True)
+        stacks = [None] * self.layers if adapters is None else adapters.blocks
+        made = (block.text_keys_values(states, own) for block, own in zip(self.blocks, stacks, strict=True))
+        keys, values = zip(*made, strict=True)
         bias = padding_bias(lengths, length, padded_length, self.dtype)
         return CrossAttentionContext(torch.stack(keys), torch.stack(values), bias)
 
@@ -275,7 +297,8 @@ class FrameTransformer(nn.Module):
             return self._fused.through(self.blocks, blocks, hidden, shared.modulation, shared.rotary, context)
         for index in blocks:
             keys, values = context.keys[index], context.values[index]
-            hidden = self.blocks[index](hidden, shared.modulation, shared.rotary, keys, values, context.bias)
+            own = () if context.adapters is None else (context.adapters.blocks[index],)
+            hidden = self.blocks[index](hidden, shared.modulation, shared.rotary, keys, values, context.bias, *own)
         return hidden
 
     def _velocity(self, hidden: Tensor, shared: _Shared) -> Tensor:

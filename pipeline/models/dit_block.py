@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wanbatch.pipeline.models.adapter_stacks import BlockStacks, with_adapters
+
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
 """(weight [out, in], bias [out] or None) -> the layer that takes a linear layer's place."""
 
@@ -77,11 +79,17 @@ class FrameBlock(nn.Module):
         self._share_fused()
         return self
 
-    def text_keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, [batch, heads, length, head_dim], of projected text states [batch, length, dim]."""
+    def text_keys_values(self, states: Tensor, stacks: BlockStacks | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values, [batch, heads, length, head_dim], of projected text states [batch, length, dim].
+
+        Args:
+            states: Of the texts.
+            stacks: What the texts' adapters add (`adapter_stacks.TEXT_PRODUCTS`); None for nothing.
+        """
         attention = self.attn2
-        keys = attention.norm_k(attention.to_k(states))
-        return self._split(keys).transpose(1, 2), self._split(attention.to_v(states)).transpose(1, 2)
+        keys = attention.norm_k(with_adapters(attention.to_k(states), states, stacks, "text_key"))
+        values = with_adapters(attention.to_v(states), states, stacks, "text_value")
+        return self._split(keys).transpose(1, 2), self._split(values).transpose(1, 2)
 
     def forward(
         self,
@@ -91,6 +99,7 @@ class FrameBlock(nn.Module):
         text_keys: Tensor,
         text_values: Tensor,
         text_bias: Tensor,
+        stacks: BlockStacks | None = None,
     ) -> Tensor:
         """Hidden states after the block.
 
@@ -101,6 +110,7 @@ class FrameBlock(nn.Module):
             text_keys: [batch, heads, length, head_dim].
             text_values: As `text_keys`.
             text_bias: [batch, 1, 1, length], added to the scores of the attention to the text.
+            stacks: What the rows' adapters add (`adapter_stacks.PRODUCTS`); None for nothing.
 
         Returns:
             [batch, tokens, dim].
@@ -110,21 +120,23 @@ class FrameBlock(nn.Module):
         )
 
         normed = (self.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-        hidden = (hidden.float() + self._attend_self(normed, rotary) * gate).type_as(hidden)
+        hidden = (hidden.float() + self._attend_self(normed, rotary, stacks) * gate).type_as(hidden)
 
         normed = self.norm2(hidden.float()).type_as(hidden)
-        hidden = hidden + self._attend_text(normed, text_keys, text_values, text_bias)
+        hidden = hidden + self._attend_text(normed, text_keys, text_values, text_bias, stacks)
 
         normed = (self.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
-        return (hidden.float() + self.ffn(normed).float() * ffn_gate).type_as(hidden)
+        return (hidden.float() + self._feed_forward(normed, stacks).float() * ffn_gate).type_as(hidden)
 
-    def _attend_self(self, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def _attend_self(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], stacks: BlockStacks | None) -> Tensor:
         attention = self.attn1
-        query, key, value = self._query_key_value(hidden).chunk(3, dim=-1)
+        projected = with_adapters(self._query_key_value(hidden), hidden, stacks, "qkv")
+        query, key, value = projected.chunk(3, dim=-1)
         query = _rotate(self._split(attention.norm_q(query)), rotary).transpose(1, 2)
         key = _rotate(self._split(attention.norm_k(key)), rotary).transpose(1, 2)
         attended = F.scaled_dot_product_attention(query, key, self._split(value).transpose(1, 2))
-        return attention.to_out[0](attended.transpose(1, 2).flatten(2))
+        attended = attended.transpose(1, 2).flatten(2)
+        return with_adapters(attention.to_out[0](attended), attended, stacks, "out")
 
     def _query_key_value(self, hidden: Tensor) -> Tensor:
         if self.qkv is not None:
@@ -133,11 +145,22 @@ class FrameBlock(nn.Module):
             return F.linear(hidden, self.qkv_weight, self.qkv_bias)
         return F.linear(hidden, *_concatenated((self.attn1.to_q, self.attn1.to_k, self.attn1.to_v)))
 
-    def _attend_text(self, hidden: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    def _attend_text(
+        self, hidden: Tensor, keys: Tensor, values: Tensor, bias: Tensor, stacks: BlockStacks | None
+    ) -> Tensor:
         attention = self.attn2
-        query = self._split(attention.norm_q(attention.to_q(hidden))).transpose(1, 2)
+        projected = with_adapters(attention.to_q(hidden), hidden, stacks, "text_query")
+        query = self._split(attention.norm_q(projected)).transpose(1, 2)
         attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
-        return attention.to_out[0](attended.transpose(1, 2).flatten(2))
+        attended = attended.transpose(1, 2).flatten(2)
+        return with_adapters(attention.to_out[0](attended), attended, stacks, "text_out")
+
+    def _feed_forward(self, hidden: Tensor, stacks: BlockStacks | None) -> Tensor:
+        if stacks is None:
+            return self.ffn(hidden)
+        first, second = self.ffn.net[0].proj, self.ffn.net[2]
+        inner = F.gelu(with_adapters(first(hidden), hidden, stacks, "inner"), approximate="tanh")
+        return with_adapters(second(inner), inner, stacks, "outer")
 
     def _split(self, states: Tensor) -> Tensor:
         return states.unflatten(2, (self.heads, -1))

@@ -8,13 +8,15 @@ kernel: `through` carries it from block to block. Needs Triton (`compiler.kernel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanbatch.pipeline.models import kernels
+from wanbatch.pipeline.models.adapter_stacks import BlockStacks, add_low_rank
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.kernels import Activation, PendingResidual
 from wanbatch.pipeline.models.text_context import CrossAttentionContext
@@ -53,7 +55,9 @@ def through(
     modulated = tables[:, None] + modulation.float()
     for index, vectors in zip(indices, modulated, strict=True):
         keys, values = context.keys[index], context.values[index]
-        hidden, pending = _block(blocks[index], hidden, pending, vectors, rotary, keys, values, context.bias)
+        stacks = None if context.adapters is None else context.adapters.blocks[index]
+        text = keys, values, context.bias
+        hidden, pending = _block(blocks[index], hidden, pending, vectors, rotary, text, stacks)
     assert pending is not None
     return kernels.add(hidden, pending)
 
@@ -70,41 +74,39 @@ def _block(
     pending: PendingResidual | None,
     vectors: Tensor,
     rotary: tuple[Tensor, Tensor],
-    text_keys: Tensor,
-    text_values: Tensor,
-    text_bias: Tensor,
+    of_text: tuple[Tensor, Tensor, Tensor],
+    stacks: BlockStacks | None,
 ) -> tuple[Tensor, PendingResidual]:
     """Hidden states without what the block's last product adds, and that. vectors: float32 [batch, 6, dim]."""
-    fp8 = block.qkv is not None
+    fp8, keep = block.qkv is not None, stacks is not None
     own, text, eps = block.attn1, block.attn2, block.norm1.eps
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = vectors.unbind(1)
-    shape = hidden.shape
+    dim = hidden.shape[2]
+    product = partial(_product, like=hidden, stacks=stacks)
 
-    hidden, normed = kernels.add_norm(hidden, pending, scale, shift, eps, modulated=True, fp8=fp8)
-    if block.qkv is None:
-        assert block.qkv_weight is not None
-        projected = F.linear(normed.values, block.qkv_weight, block.qkv_bias).view(*shape[:2], -1)
-    else:
-        projected = _product(block.qkv, normed, hidden.dtype).view(*shape[:2], -1)
+    hidden, normed = kernels.add_norm(hidden, pending, scale, shift, eps, modulated=True, fp8=fp8, keep=keep)
+    projected = product(_query_key_value(block), normed, "qkv")
     weights = own.norm_q.weight, own.norm_k.weight
     query, key = kernels.norm_rotate(projected, weights, own.norm_q.eps, rotary, block.heads)
-    value = projected[..., -shape[2] :].unflatten(2, (block.heads, -1))
+    value = projected[..., -dim:].unflatten(2, (block.heads, -1))
     attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    pending = PendingResidual(_output(own, attended.transpose(1, 2).flatten(2), fp8).view(shape), gate)
+    attended = attended.transpose(1, 2).flatten(2)
+    pending = PendingResidual(product(own.to_out[0], _as_input(attended, fp8, keep), "out"), gate)
 
     norm = block.norm2
-    hidden, normed = kernels.add_norm(hidden, pending, norm.weight, norm.bias, norm.eps, fp8=fp8)
-    projected = _product(text.to_q, normed, hidden.dtype).view(shape)
-    attended = _attend_text(text, projected, text_keys, text_values, text_bias)
-    pending = PendingResidual(_output(text, attended, fp8).view(shape))
+    hidden, normed = kernels.add_norm(hidden, pending, norm.weight, norm.bias, norm.eps, fp8=fp8, keep=keep)
+    attended = _attend_text(text, product(text.to_q, normed, "text_query"), *of_text)
+    pending = PendingResidual(product(text.to_out[0], _as_input(attended, fp8, keep), "text_out"))
 
-    hidden, normed = kernels.add_norm(hidden, pending, ffn_scale, ffn_shift, eps, modulated=True, fp8=fp8)
+    hidden, normed = kernels.add_norm(hidden, pending, ffn_scale, ffn_shift, eps, modulated=True, fp8=fp8, keep=keep)
     first, second = block.ffn.net[0].proj, block.ffn.net[2]
     if fp8:
-        inner = kernels.gelu(_product(first, normed, hidden.dtype))
-    else:
+        inner = kernels.gelu(product(first, normed, "inner").flatten(0, 1), keep=keep)
+    elif stacks is None:
         inner = Activation(_gelu_of_product(first, normed.values))
-    return hidden, PendingResidual(_product(second, inner, hidden.dtype).view(shape), ffn_gate)
+    else:
+        inner = Activation(F.gelu(product(first, normed, "inner").flatten(0, 1), approximate="tanh"))
+    return hidden, PendingResidual(product(second, inner, "outer"), ffn_gate)
 
 
 def _attend_text(attention: Any, projected: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
@@ -117,17 +119,49 @@ def _attend_text(attention: Any, projected: Tensor, keys: Tensor, values: Tensor
     return attended.transpose(1, 2).flatten(2)
 
 
-def _output(attention: Any, attended: Tensor, fp8: bool) -> Tensor:
-    """The output projection of what was attended to, [batch, tokens, dim] -> [rows, dim]."""
+def _as_input(attended: Tensor, fp8: bool, keep: bool) -> Activation:
+    """What was attended to, [batch, tokens, dim], as the input of an output projection."""
     rows = attended.flatten(0, 1)
-    return _product(attention.to_out[0], kernels.quantise(rows) if fp8 else Activation(rows), attended.dtype)
+    if not fp8:
+        return Activation(rows)
+    quantised = kernels.quantise(rows)
+    return Activation(quantised.values, quantised.scale, rows) if keep else quantised
 
 
-def _product(layer: Any, activation: Activation, dtype: torch.dtype) -> Tensor:
-    """A linear layer's output [rows, out]; of a quantised activation if the layer is one in FP8."""
+class _Joined(NamedTuple):
+    weight: Tensor
+    bias: Tensor | None
+
+
+def _query_key_value(block: FrameBlock) -> Any:
+    """The layer that gives query, key and value."""
+    if block.qkv is not None:
+        return block.qkv
+    assert block.qkv_weight is not None
+    return _Joined(block.qkv_weight, block.qkv_bias)
+
+
+def _product(layer: Any, activation: Activation, name: str, *, like: Tensor, stacks: BlockStacks | None) -> Tensor:
+    """A linear layer's output, with what the rows' adapters add; quantised inputs are for layers in FP8.
+
+    Args:
+        layer: With weight and bias.
+        activation: Its input, [rows, in].
+        name: Of the product, in `adapter_stacks.PRODUCTS`.
+        like: Hidden states, [batch, tokens, dim].
+        stacks: Of the block; None without adapters.
+
+    Returns:
+        [batch, tokens, out].
+    """
     if activation.scale is None:
-        return F.linear(activation.values, layer.weight, layer.bias)
-    return layer.multiply(activation.values, activation.scale, dtype)
+        out = F.linear(activation.values, layer.weight, layer.bias)
+    else:
+        out = layer.multiply(activation.values, activation.scale, like.dtype)
+    out = out.view(*like.shape[:2], -1)
+    if stacks is None:
+        return out
+    return add_low_rank(out, activation.unquantised.view(*like.shape[:2], -1), stacks[name])
 
 
 def _gelu_of_product(layer: Any, rows: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from wanbatch.pipeline.models.adapter_stacks import AdapterStacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +20,24 @@ class CrossAttentionContext:
         values: As `keys`.
         bias: [batch, 1, 1, length], added to the attention scores: 0 for a token, -inf for an unused position, and
             the logarithm of the number of padding tokens on the last two positions, which stand for the padding.
+        adapters: What the rows' adapters add to the products of the blocks; None for nothing.
     """
 
     keys: Tensor
     values: Tensor
     bias: Tensor
+    adapters: AdapterStacks | None = None
 
     def first(self, count: int) -> CrossAttentionContext:
-        """Views of the first `count` prompts of the batch."""
-        return CrossAttentionContext(self.keys[:, :count], self.values[:, :count], self.bias[:count])
+        """Views of the first `count` prompts of the batch, with all adapters."""
+        return CrossAttentionContext(self.keys[:, :count], self.values[:, :count], self.bias[:count], self.adapters)
+
+    def with_adapters(self, adapters: AdapterStacks) -> CrossAttentionContext:
+        """The same prompts, for rows with these adapters."""
+        return replace(self, adapters=adapters)
 
     def repeated(self, count: int) -> CrossAttentionContext:
-        """A new batch of `count` copies of the first prompt."""
+        """A new batch of `count` copies of the first prompt, without adapters."""
         keys, values = (part[:, :1].repeat(1, count, 1, 1, 1) for part in (self.keys, self.values))
         return CrossAttentionContext(keys, values, self.bias[:1].repeat(count, 1, 1, 1))
 

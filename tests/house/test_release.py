@@ -42,7 +42,7 @@ def needed() -> set[str]:
     for folder in FOLDERS:
         files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob("*.py")]
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "pipeline/tiny").rglob("*") if path.is_file()]
-    files.append("wanbatch/pipeline/training/toy/artwork.webp")
+    files += ["wanbatch/pipeline/training/toy/artwork.webp", "wanbatch/pipeline/sound/phrases.toml"]
     files.append("wanbatch/jobs/planning/device_speeds.json")
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "jobs").glob("**/templates/*")]
     files += [f"wanbatch/{path.relative_to(ROOT)}" for path in (ROOT / "jobs/augment/recipes").glob("*.toml")]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from job_making import commits, pictures, rows_by_id
 
-from wanbatch.jobs.planning.plan import derived_seed
+from wanbatch.jobs.planning.seeds import derived_seed
 
 
 def expected_hashes(*names: str, size: int = 32) -> dict[str, str]:

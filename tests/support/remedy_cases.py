@@ -182,7 +182,7 @@ CASES = {
     "nothing asked": Case(
         [{"note": "x"}],
         (),
-        r"asks for nothing: give a prompt, image, images or blend_group",
+        r"asks for nothing: give a prompt, image, images, audio or blend_group",
         [row({"prompt": "x"}), row(A), row(TWO), row({**A, "blend_group": "g"}, {**B, "blend_group": "g"})],
     ),
     # ---- rows together

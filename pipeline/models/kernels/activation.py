@@ -9,9 +9,9 @@ from torch import Tensor
 from wanbatch.pipeline.models.kernels.common import Activation, new_activation, store_row, warps_for
 
 
-def gelu(states: Tensor) -> Activation:
-    """GELU (tanh form) of [rows, columns], quantised to FP8."""
-    return _quantised(states, with_gelu=True)
+def gelu(states: Tensor, keep: bool = False) -> Activation:
+    """GELU (tanh form) of [rows, columns], quantised to FP8; with `keep` also as it was before it was quantised."""
+    return _quantised(states, with_gelu=True, keep=keep)
 
 
 def quantise(states: Tensor) -> Activation:
@@ -28,15 +28,17 @@ def gated_gelu(states: Tensor) -> Tensor:
     return out
 
 
-def _quantised(states: Tensor, with_gelu: bool) -> Activation:
+def _quantised(states: Tensor, with_gelu: bool, keep: bool = False) -> Activation:
     rows, columns = states.shape
-    result = new_activation(rows, columns, states, fp8=True)
+    result = new_activation(rows, columns, states, fp8=True, keep=keep)
     _quantise[(rows,)](
         states,
         result.values,
         result.scale,
+        result.values if result.kept is None else result.kept,
         columns,
         with_gelu=with_gelu,
+        kept=result.kept is not None,
         block=triton.next_power_of_2(columns),
         num_warps=warps_for(columns),
     )
@@ -50,13 +52,17 @@ def _gelu(x):
 
 
 @triton.jit
-def _quantise(states, out, row_scales, columns, with_gelu: tl.constexpr, block: tl.constexpr):
+def _quantise(
+    states, out, row_scales, copy, columns, with_gelu: tl.constexpr, kept: tl.constexpr, block: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, block)
     mask = offsets < columns
     x = tl.load(states + row * columns + offsets, mask=mask, other=0.0).to(tl.float32)
     if with_gelu:
         x = _gelu(x)
+    if kept:
+        tl.store(copy + row * columns + offsets, x.to(copy.dtype.element_ty), mask=mask)
     store_row(out, row_scales, row, columns, offsets, mask, x, True)
 
 

@@ -36,16 +36,28 @@ class Activation:
     Attributes:
         values: [rows, columns].
         scale: Float32 [rows, 1], what quantised values are to be multiplied by; None if they are not quantised.
+        kept: The values before they were quantised, as `values`, in the dtype of the hidden states; None if they were
+            not kept.
     """
 
     values: Tensor
     scale: Tensor | None = None
+    kept: Tensor | None = None
+
+    @property
+    def unquantised(self) -> Tensor:
+        """The values in the dtype of the hidden states; quantised ones must have been kept."""
+        if self.scale is None:
+            return self.values
+        assert self.kept is not None
+        return self.kept
 
 
-def new_activation(rows: int, columns: int, like: Tensor, fp8: bool) -> Activation:
-    """An activation for a kernel to fill, on the device of `like`, in its dtype or in FP8."""
+def new_activation(rows: int, columns: int, like: Tensor, fp8: bool, keep: bool = False) -> Activation:
+    """An activation for a kernel to fill, like `like` or in FP8; what is quantised can be kept as it was, too."""
     values = like.new_empty(rows, columns, dtype=FORMAT if fp8 else like.dtype)
-    return Activation(values, like.new_empty(rows, 1, dtype=torch.float32) if fp8 else None)
+    kept = like.new_empty(rows, columns) if fp8 and keep else None
+    return Activation(values, like.new_empty(rows, 1, dtype=torch.float32) if fp8 else None, kept)
 
 
 def batch_stride(vector: Tensor) -> int:

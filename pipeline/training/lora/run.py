@@ -138,6 +138,7 @@ def _ensure_same_training(
         "model": model.info.digest,
         "pictures": len(examples),
         "content": _digest(examples),
+        "captions": list(dict.fromkeys(_captions(examples)))[:SAMPLED],
     }
     file = out / TRAINING_FILE
     if not file.exists():
@@ -149,7 +150,8 @@ def _ensure_same_training(
         raise UserError(f"{file}: is damaged ({error}): give another folder with --out") from error
     for key in said:
         if said[key] != before.get(key):
-            words = {"content": "other pictures or captions", "model": "another model"}
+            others = "other pictures or captions"
+            words = {"content": others, "captions": others, "model": "another model"}
             told = words.get(key, f"{key.replace('_', ' ')} {before.get(key)}, not {said[key]}")
             raise UserError(f"{out}: has a training with {told}: give what it was begun with, or another --out")
 

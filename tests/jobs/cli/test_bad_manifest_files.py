@@ -39,7 +39,10 @@ PARQUET = {
         {"image": ["a.png"] * 2, "creativity": [0.9, 0.1], "steps": [2, 2]},
         "shop.parquet row 1: creativity 0.1 is below the last noise level of 2 steps with the linear schedule",
     ),
-    "style": ({"prompt": ["x"], "style": ["ink"]}, "shop.parquet row 0: style: this version has no adapters yet"),
+    "style": (
+        {"prompt": ["x"], "style": ["ink"]},
+        "shop.parquet row 0: style: adapter 'ink' is unknown, as none is registered",
+    ),
     "empty": ({"prompt": pa.array([], pa.string())}, "shop.parquet: has no rows"),
 }
 

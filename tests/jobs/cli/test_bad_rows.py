@@ -97,13 +97,17 @@ JSONL = {
         "shop.jsonl:1: creativity 0.4 is below the last noise level of its sigmas",
         "the lowest that works is 0.7, or 0",
     ),
-    "style": ([{**GOOD, "style": "ink"}], "shop.jsonl:1: style: this version has no adapters", "remove the column"),
+    "style": (
+        [{**GOOD, "style": "ink"}],
+        "shop.jsonl:1: style: adapter 'ink' is unknown, as none is registered",
+        "register it with --lora ink=PATH",
+    ),
     "loras": (
         [{**GOOD, "loras": [{"name": "ink", "weight": 0.5}]}],
-        "shop.jsonl:1: loras: this version has no adapters",
-        "remove the column",
+        "shop.jsonl:1: loras: adapter 'ink' is unknown, as none is registered",
+        "register it with --lora ink=PATH",
     ),
-    "audio": ([{**GOOD, "audio": "a.wav"}], "shop.jsonl:1: audio: this version has no sound", "remove the column"),
+    "audio": ([{**GOOD, "audio": "../a.wav"}], "shop.jsonl:1: audio '../a.wav' leaves the folder", "--source-fence"),
     "empty": ([], "shop.jsonl: has no rows", "write one row for each image"),
     "blank lines": (["", "  "], "shop.jsonl: has no rows", "write one row for each image"),
 }

@@ -20,8 +20,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from job_making import environment, picture, snapshot, write_jsonl
 
-from wanbatch.jobs.planning.plan import derived_seed
 from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.seeds import derived_seed
 
 
 @pytest.fixture

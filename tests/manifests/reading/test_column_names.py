@@ -156,8 +156,8 @@ def test_rows_that_ask_for_nothing_but_have_a_caption_are_told_of_it(jsonl, prob
     assert found == [
         "shop.jsonl: column 'file_name' is not used; did you mean image? Take it with --map file_name=image",
         "shop.jsonl: column 'text' is not used; did you mean prompt? Take it with --map text=prompt",
-        "shop.jsonl:1: asks for nothing: give a prompt, image, images or blend_group",
-        "shop.jsonl:2: asks for nothing: give a prompt, image, images or blend_group",
+        "shop.jsonl:1: asks for nothing: give a prompt, image, images, audio or blend_group",
+        "shop.jsonl:2: asks for nothing: give a prompt, image, images, audio or blend_group",
     ]
 
 

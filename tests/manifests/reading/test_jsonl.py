@@ -41,7 +41,7 @@ def test_every_column_is_read(jsonl):
     assert (first.guidance, first.shift, first.sampler, first.style) == (0.0, 3.5, "euler", "ink")
     assert (first.schedule, first.sigmas, second.schedule, second.sigmas) == ("karras", None, None, (1.0, 0.5))
     assert first.loras == (Lora("ink", -0.5), Lora("oil", 1.0))
-    assert first.audio == "sounds/rain.wav"
+    assert first.audio == Source("sounds/rain.wav")
     assert list(first.image_ids()) == ["first.one-0", "first.one-1", "first.one-2"]
     assert (second.id, second.number, second.location) == ("00000001", 1, f"{manifest.path}:4")
     assert (second.creativity, second.num_images, list(second.image_ids())) == (None, 1, ["00000001"])
@@ -81,7 +81,7 @@ def test_every_column_is_read(jsonl):
         ({"prompt": "\ud800"}, "must be Unicode text"),
         ({"image": "\ud800.png"}, "image.path is '\\ud800.png': must be text"),
         ({**GOOD, "\ud800": 1}, "column '\\ud800' has a name that is not Unicode text"),
-        ({}, "asks for nothing: give a prompt, image, images or blend_group"),
+        ({}, "asks for nothing: give a prompt, image, images, audio or blend_group"),
         ({"images": []}, "asks for nothing"),
         ({"image": "a.png", "images": ["b.png"]}, "has both image and images"),
         ({"images": ["a.png", "b.png"], "blend_weights": [1]}, "has 1 blend_weights for 2 images"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from adapter_making import random_pairs
 from small_models import random_transformer
 
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
@@ -132,11 +133,16 @@ def test_gated_gelu(dtype, columns):
     assert near(kernels.gated_gelu(states), F.gelu(gate, approximate="tanh") * value, dtype)
 
 
-def evaluation(frame: FrameTransformer, dtype: torch.dtype, span: range | None = None):
+def evaluation(frame: FrameTransformer, dtype: torch.dtype, span: range | None = None, rank: int = 0):
     latents, timestep = random(2, 8, 4, 6), torch.tensor([900.0, 250.0], device=DEVICE)
     lengths = torch.tensor([5, 3], device=DEVICE)
     embeds = random(2, 6, 32, dtype=dtype, seed=4) * (torch.arange(6, device=DEVICE) < lengths[:, None])[..., None]
     context = frame.context(embeds, lengths, TEXT_TOKENS)
+    if rank:
+        stacks = frame.adapter_stacks(2, rank)
+        pairs = random_pairs(random_transformer().config, rank, size=0.3)
+        stacks.fill(1, {name: (down.to(DEVICE), up.to(DEVICE)) for name, (down, up) in pairs.items()})
+        context = context.with_adapters(stacks)
     if span is None:
         return frame(latents, timestep, context)
     velocity, residual = frame.forward_recording(latents, timestep, context, span)
@@ -162,6 +168,35 @@ def fused_and_plain(dtype: torch.dtype, fp8: bool = False) -> tuple[FrameTransfo
 def test_blocks_with_kernels_are_the_plain_ones(dtype):
     ours, plain = (evaluation(frame, dtype) for frame in fused_and_plain(dtype))
     assert 0 < relative(ours, plain) < (1e-5 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, bf16])
+def test_blocks_with_kernels_take_adapters_as_the_plain_ones(dtype):
+    """The first slot has none, the second one."""
+    frames = fused_and_plain(dtype)
+    ours, plain = (evaluation(frame, dtype, rank=16) for frame in frames)
+    without = evaluation(frames[1], dtype)
+    bound = 1e-5 if dtype == torch.float32 else 2e-2
+    assert relative(ours, plain) < bound
+    assert relative(ours[0], without[0]) < bound
+    assert relative(ours[1], without[1]) > 0.05
+
+
+@needs_gpu
+def test_fp8_blocks_with_kernels_take_adapters_as_the_plain_ones():
+    (ours, plain), (_, wide) = fused_and_plain(torch.bfloat16, fp8=True), fused_and_plain(torch.bfloat16)
+    ours, plain, wide = (evaluation(frame, torch.bfloat16, rank=16) for frame in (ours, plain, wide))
+    assert relative(ours, plain) < 0.7 * relative(plain, wide)
+
+
+def test_what_is_quantised_can_be_kept_as_it_was():
+    hidden, scales = random(BATCH, TOKENS, DIM), random(DIM, seed=1)
+    _, plain = kernels.add_norm(hidden, None, scales, scales, 1e-6)
+    _, small = kernels.add_norm(hidden, None, scales, scales, 1e-6, fp8=True, keep=True)
+    assert torch.equal(small.unquantised, plain.values)
+    states = hidden.flatten(0, 1)
+    assert near(kernels.gelu(states, keep=True).unquantised, F.gelu(states, approximate="tanh"), torch.float32)
+    assert kernels.gelu(states).kept is None
 
 
 @needs_gpu

@@ -1,0 +1,216 @@
+"""What adapters of rows cost: milliseconds a step with mixed adapters against none, in bf16 and FP8.
+
+    python benchmarks/adapters.py --out benchmarks/results/adapters-h200.json
+
+Random weights of Wan2.2 TI2V-5B (on a CPU: of a model of its form with 6 small blocks), guided, eight slots, each row
+with another adapter of rank 32 on all 300 layers. Each round runs all rows through their schedules without adapters
+and with, so that both see the same machine; figures are medians over the rounds. `merged` has one adapter merged into
+the weights before they are fused and quantised. Then: the time to put an adapter into a slot, whether a row alone has
+the bits that it has among others, and how far an evaluation is from that of the merged weights and both from float32.
+Under 3 minutes on an H200. Needs torch, diffusers and safetensors alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wanbatch.pipeline.adapters.merging import merge
+from wanbatch.pipeline.adapters.store import AdapterStore
+from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
+from wanbatch.pipeline.adapters.wan_layers import wan_layers
+from wanbatch.pipeline.batching.denoiser import Denoiser
+from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.samples import Sample
+from wanbatch.pipeline.loading.random_model import TRANSFORMER, transformer_like
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.sampling.solvers import solve
+
+SMALL: dict[str, Any] = {
+    "num_layers": 6,
+    "num_attention_heads": 4,
+    "attention_head_dim": 32,
+    "ffn_dim": 256,
+    "text_dim": 64,
+}
+SIZES = {"1280x704": (44, 80), "512x512": (32, 32)}  # of latents; the second is small enough for CUDA graphs
+TOKENS = (40, 120)  # of prompts and negative ones
+
+
+def main() -> None:
+    """Measure and write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--precisions", nargs="*", default=["bf16", "fp8"])
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES))
+    given = parser.parse_args()
+    large = torch.cuda.is_available()
+    device = torch.device("cuda" if large else "cpu")
+    config = TRANSFORMER if large else TRANSFORMER | SMALL
+    adapters = {
+        f"adapter-{number}": random_adapter(config, given.rank, number, device) for number in range(given.slots)
+    }
+    found = []
+    for precision in given.precisions:
+        for one in measured(given, precision, config, device, adapters):
+            found.append(one)
+            print(json.dumps(one), flush=True)
+    result = {
+        "what": "milliseconds a guided step of the whole batch, without adapters and with one a row",
+        "command": " ".join(["python", *sys.argv]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": torch.cuda.get_device_name() if large else f"CPU, {torch.get_num_threads()} threads",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers")}},
+        "settings": {name: value for name, value in vars(given).items() if name != "out"},
+        "found": found,
+    }
+    if given.out is not None:
+        given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+@torch.inference_mode()
+def measured(
+    given: argparse.Namespace,
+    precision: str,
+    config: dict[str, Any],
+    device: torch.device,
+    adapters: Mapping[str, AdapterTensors],
+) -> list[dict[str, Any]]:
+    """What each size takes in one precision."""
+    plain, merged = (built(config, device, precision, tensors) for tensors in (None, adapters["adapter-0"]))
+    store = AdapterStore({name: ((tensors,), 1.0) for name, tensors in adapters.items()}, device, plain.dtype)
+    found = []
+    for size in given.sizes:
+        shape = SIZES[size] if device.type == "cuda" else (8, 8)
+        rows = samples(config, device, plain.dtype, given.steps, given.slots, shape)
+        mixed = [replace(row, adapters=store.applied([(f"adapter-{n}", 1.0)])) for n, row in enumerate(rows)]
+        same = [replace(row, adapters=store.applied([("adapter-0", 1.0)])) for row in rows]
+        runs = {
+            "none": (Denoiser([plain], given.slots), rows),
+            "mixed": (Denoiser([plain], given.slots), mixed),
+            "merged": (Denoiser([merged], given.slots), rows),
+        }
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for number in range(given.rounds + 1):
+            for name, (denoiser, its) in runs.items():
+                begin = synchronized_time(device)
+                list(denoiser.run(its))
+                if number:  # the first compiles, records and warms up
+                    times[name].append((synchronized_time(device) - begin) * 1000 / given.steps)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        spread = {name: round(max(values) / min(values), 3) for name, values in times.items()}
+        found.append({
+            "precision": precision, "size": size, "kernels": plain.fused,
+            "ms_a_step": {name: round(value, 3) for name, value in medians.items()}, "spread": spread,
+            "mixed_over_none": round(medians["mixed"] / medians["none"], 4),
+            "merged_over_none": round(medians["merged"] / medians["none"], 4),
+            "fill_ms_a_slot": round(fill_milliseconds(plain, store, given, device), 3),
+            "bits_are_those_of_the_row_alone": bits_alone(plain, given.slots, mixed),
+            "velocity": velocities(plain, merged, config, device, same[0], given.slots, adapters["adapter-0"]),
+        })  # fmt: skip
+    del plain, merged, store
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return found
+
+
+def built(
+    config: dict[str, Any], device: torch.device, precision: str, tensors: AdapterTensors | None
+) -> FrameTransformer:
+    """The random model in a precision, with an adapter merged into it."""
+    model = transformer_like(config, device, torch.bfloat16)
+    if precision == "fp32":
+        model = model.float()  # the same weights
+    if tensors is not None:
+        merge(model, tensors)
+    return single_frame_transformer(model, Runtime(fp8=precision == "fp8"), device)
+
+
+def random_adapter(config: dict[str, Any], rank: int, seed: int, device: torch.device) -> AdapterTensors:
+    """One on all layers of the blocks, whose changes are a tenth as large as the weights."""
+    layers, generator = wan_layers(config), torch.Generator(device).manual_seed(seed)
+    pairs = {}
+    for name in layers.block_layers:
+        out, inputs = layers.shapes[f"{name}.weight"]
+        down = torch.randn(rank, inputs, generator=generator, device=device) * inputs**-0.5
+        up = torch.randn(out, rank, generator=generator, device=device) * 0.1 * rank**-0.5
+        pairs[name] = LowRank(down.bfloat16().cpu(), up.bfloat16().cpu(), 1.0)
+    return AdapterTensors(pairs)
+
+
+def samples(config, device, dtype, steps: int, count: int, size) -> list[Sample]:
+    """Rows that differ in their noise, with one prompt."""
+    torch.manual_seed(0)
+    prompt, negative = (torch.randn(tokens, config["text_dim"], device=device, dtype=dtype) for tokens in TOKENS)
+    solution = solve("unipc", steps, 5.0, 1.0, "linear", None)
+    starts = torch.randn(count, config["in_channels"], *size, device=device)
+    return [Sample(str(number), starts[number], solution, 5.0, prompt, negative, number) for number in range(count)]
+
+
+def fill_milliseconds(plain: FrameTransformer, store: AdapterStore, given, device: torch.device) -> float:
+    """To put an adapter that is on the device into a slot."""
+    stacks, applied = plain.adapter_stacks(given.slots, 32), store.applied([("adapter-0", 1.0)])
+    assert applied is not None
+    times = []
+    for _ in range(4):
+        begin = synchronized_time(device)
+        stacks.fill(0, applied.pairs(0))
+        times.append((synchronized_time(device) - begin) * 1000)
+    return min(times)
+
+
+def bits_alone(plain: FrameTransformer, slots: int, mixed: list[Sample]) -> bool:
+    """Whether two steps of each of three rows give the same bits alone and beside all others."""
+    short = [replace(row, solution=solve("unipc", 2, 5.0, 1.0, "linear", None)) for row in mixed]
+    together = {one.sample.id: one.latent for one in Denoiser([plain], slots).run(short)}
+    for row in (short[0], short[-1], short[len(short) // 2]):
+        (alone,) = Denoiser([plain], slots).run([row])
+        if not torch.equal(alone.latent, together[row.id]):
+            return False
+    return True
+
+
+def velocities(plain, merged, config, device, row: Sample, slots: int, tensors: AdapterTensors) -> dict[str, float]:
+    """Relative distances of one evaluation: with the row's adapter, with merged weights, and both from float32."""
+    one = replace(row, solution=solve("euler", 1, 1.0, 1.0, "linear", None), guidance=1.0)
+    without = replace(one, adapters=None)
+
+    def latent(model: FrameTransformer, sample: Sample) -> torch.Tensor:
+        (done,) = Denoiser([model], slots).run([sample])
+        return (done.latent - sample.start).float()
+
+    with_row, with_merged, base = latent(plain, one), latent(merged, without), latent(plain, without)
+    exact_model = built(config, device, "fp32", tensors)
+    texts = (text.float() for text in (row.prompt, row.negative))
+    exact = latent(exact_model, replace(without, **dict(zip(("prompt", "negative"), texts, strict=True))))
+
+    def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+        return float(f"{float((ours - theirs).norm() / theirs.norm()):.3g}")
+
+    return {
+        "row_from_merged": relative(with_row, with_merged),
+        "row_from_float32": relative(with_row, exact),
+        "merged_from_float32": relative(with_merged, exact),
+        "without_from_merged": relative(base, with_merged),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The adapters of a run: those that its rows name and those that are merged, found before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.config.adapter_texts import registered
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.manifests.reading.column_names import if_own
+from wanbatch.manifests.reading.manifest import Manifest
+from wanbatch.pipeline.adapters.files import AdapterFile, ModelLayers, read_adapter
+from wanbatch.pipeline.adapters.location import SUFFIX, locate
+from wanbatch.pipeline.loading.registry import ADAPTERS, ModelInfo
+from wanbatch.suggestions import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class NamedAdapter:
+    """An adapter of a run.
+
+    Attributes:
+        name: that rows call it by.
+        file: what it is.
+        weight: how strongly it is applied; a row's own weight is multiplied with it.
+        merged: whether all rows get it, in the model's weights.
+    """
+
+    name: str
+    file: AdapterFile
+    weight: float
+    merged: bool
+
+    @property
+    def identity(self) -> tuple[str, float]:
+        """What decides pixels: another file or weight makes other ones."""
+        return self.file.digest, self.weight
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for printing."""
+        return {
+            "name": self.name,
+            "path": self.file.path,
+            "layout": self.file.layout,
+            "coverage": self.file.coverage(),
+            "weight": self.weight,
+            "merged": self.merged,
+            "digest": self.file.digest,
+        }
+
+
+Adapters = Mapping[str, NamedAdapter]
+
+
+def known_adapters(settings: Settings, model: ModelInfo) -> dict[str, str]:
+    """Where adapters are, by name: those that come with the model, in its folder `adapters`, and registered ones.
+
+    A registered one takes the place of one that comes with the model.
+    """
+    shipped = sorted((Path(model.folder) / ADAPTERS).glob(f"*{SUFFIX}"))
+    return {path.stem: str(path) for path in shipped} | settings.lora
+
+
+def check_merged(settings: Settings, model: ModelInfo) -> None:
+    """Check the names of merged adapters.
+
+    Raises:
+        UserError: One is not known, or named twice.
+    """
+    known = known_adapters(settings, model) if settings.merge else {}
+    for name in settings.merge or ():
+        if name not in known:
+            raise UserError(f"setting merge: {_unknown(name, known)}")
+        if (settings.merge or ()).count(name) > 1:
+            raise UserError(f"setting merge: names adapter {name!r} twice: drop one")
+
+
+def unknown_names(rows: pa.Table, settings: Settings, model: ModelInfo) -> Iterator[tuple[int, str]]:
+    """Rows that name an adapter that is not known, or one twice, by their indices, and what to say of it.
+
+    rows: of `manifests.columns.ROWS_SCHEMA`.
+    """
+    known = known_adapters(settings, model)
+    for index, names in _named(rows):
+        for column, name in dict.fromkeys(names):
+            if name not in known:
+                yield index, f"{column}: {_unknown(name, known)}{if_own(column)}"
+        called = [name for _, name in names]
+        for name in dict.fromkeys(name for name in called if called.count(name) > 1):
+            yield index, f"names adapter {name!r} twice: give it once, with the weights added up"
+
+
+def find_adapters(manifest: Manifest, settings: Settings, model: ModelInfo) -> Adapters:
+    """The adapters that rows name or that are merged, by name: the merged ones in their order, then the others.
+
+    Args:
+        manifest: whose rows were checked by `unknown_names`.
+        settings: which adapters are registered, and which are merged.
+        model: what they are for; its configuration is here.
+
+    Raises:
+        UserError: One cannot be had, does not fit the model, or cannot be used as it is.
+    """
+    used: dict[str, None] = {}
+    merged = settings.merge or ()
+    for index, names in _named(manifest.rows):
+        for column, name in names:
+            if name in merged:
+                raise UserError(
+                    f"{manifest.row(index).location}: {column}: names adapter {name!r}, which is merged into the "
+                    "model for all rows (--merge), so that it would be applied twice: drop one of the two"
+                )
+            used[name] = None
+    known = known_adapters(settings, model)
+    wanted = [*merged, *(name for name in known if name in used)]
+    if not wanted:
+        return {}
+    layers = ModelLayers.of_folder(model.folder, model.name, model.two_experts)
+    found = {}
+    for name in wanted:
+        found[name] = find_adapter(name, known[name], layers, name in merged)
+        if (why := found[name].file.only_merged) is not None and name in used:
+            raise UserError(
+                f"adapter {name!r} cannot be used by single rows: {why}; use it for a whole run with --merge {name}, "
+                "and drop it from the rows"
+            )
+    return found
+
+
+def find_adapter(name: str, text: str, layers: ModelLayers, merged: bool = False) -> NamedAdapter:
+    """One registered adapter. text: where it is, as of `adapter_texts.registered`. Raises UserError."""
+    given = registered(text)
+    return NamedAdapter(name, read_adapter(locate(given.path, given.revision), layers), given.weight, merged)
+
+
+def unused_warning(settings: Settings, adapters: Adapters) -> tuple[str, ...]:
+    """A sentence about registered adapters that nothing uses."""
+    unused = [name for name in settings.lora if name not in adapters]
+    if not unused:
+        return ()
+    what = f"adapter {unused[0]!r} has" if len(unused) == 1 else f"the adapters {', '.join(map(repr, unused))} have"
+    return (f"{what} no effect: no row names it in style or loras, and --merge does not",)
+
+
+def identities(images: pa.Table, adapters: Adapters) -> list[tuple[tuple[str, float], ...]]:
+    """What decides the pixels of each image besides the names of its adapters: their files and weights."""
+    return [
+        tuple(adapters[name].identity for _, name in names if name in adapters) for names in _names_of_each(images)
+    ]
+
+
+def has_adapters(images: pa.Table) -> np.ndarray:
+    """Whether each row or image names an adapter; bool."""
+    listed = pc.fill_null(pc.list_value_length(images["loras"]), 0).to_numpy() > 0
+    return pc.is_valid(images["style"]).to_numpy() | listed
+
+
+def _named(rows: pa.Table) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """Rows with adapters, by their indices: the columns and names."""
+    for index in np.flatnonzero(has_adapters(rows)).tolist():
+        (names,) = _names_of_each(rows.slice(index, 1))
+        yield index, names
+
+
+def _names_of_each(rows: pa.Table) -> list[list[tuple[str, str]]]:
+    return [
+        [("style", style)] * (style is not None) + [("loras", one["name"]) for one in loras or ()]
+        for style, loras in zip(rows["style"].to_pylist(), rows["loras"].to_pylist(), strict=True)
+    ]
+
+
+def _unknown(name: str, known: Mapping[str, str]) -> str:
+    register = f"register it with --lora {name}=PATH, or in [adapters] of wanbatch.toml"
+    if not known:
+        return f"adapter {name!r} is unknown, as none is registered: {register}"
+    return f"adapter {name!r} is unknown; known are {', '.join(known)}{did_you_mean(name, known)}: or {register}"

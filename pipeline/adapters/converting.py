@@ -1,0 +1,129 @@
+"""Writing an adapter in another layout: the same numbers under the names that another program reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.files import AdapterFile, ModelLayers
+from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank, load_tensors
+from wanbatch.pipeline.adapters.wan_layers import WanLayers
+
+Written = tuple[dict[str, Tensor], dict[str, str]]
+"""Tensors and strings of the header."""
+
+
+def convert(adapter: AdapterFile, model: ModelLayers, layout: str, out: Path) -> None:
+    """Write an adapter for one transformer in another layout.
+
+    Args:
+        adapter: As `read_adapter` gives it.
+        model: That it was read for.
+        layout: One of `LAYOUTS`.
+        out: The file to write, whole or not at all.
+
+    Raises:
+        UserError: The layout has no names for what the adapter changes, or the file cannot be written.
+    """
+    if model.two_experts:
+        raise UserError(f"adapter {adapter.path}: conversion is for models of one transformer")
+    (tensors,) = load_tensors(adapter)
+    written, header = LAYOUTS[layout](tensors, model.layers, adapter.path)
+    kept = {name: text for name, text in adapter.metadata.items() if name.startswith(("ss_", "modelspec."))}
+    kept.pop("ss_network_alpha", None)  # a scale is said once, in the layout's own way
+    draft = out.with_name(f".{out.name}.new")
+    try:
+        save_file(
+            {name: one.contiguous() for name, one in written.items()}, draft, {"format": "pt", **kept, **header}
+        )
+        draft.replace(out)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}): choose another path") from error
+
+
+def _diffusers(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:
+    if tensors.deltas:
+        raise UserError(
+            f"adapter {path}: changes {next(iter(tensors.deltas))} as a whole, which diffusers does not read: "
+            "convert it to comfyui"
+        )
+    written = {}
+    for name, pair in tensors.pairs.items():
+        written[f"transformer.{name}.lora_A.weight"], written[f"transformer.{name}.lora_B.weight"] = (
+            pair.down,
+            pair.up,
+        )
+    ranks = {name: len(pair.down) for name, pair in tensors.pairs.items()}
+    alphas = {name: pair.scale * len(pair.down) for name, pair in tensors.pairs.items()}
+    first = next(iter(ranks))
+    config = {
+        "r": ranks[first],
+        "lora_alpha": alphas[first],
+        "rank_pattern": {name: rank for name, rank in ranks.items() if rank != ranks[first]},
+        "alpha_pattern": {name: alpha for name, alpha in alphas.items() if alpha != alphas[first]},
+        "target_modules": list(ranks),
+    }
+    return written, {
+        "lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})
+    }
+
+
+def _comfyui(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:
+    own = _own_names(layers)
+    written: dict[str, Tensor] = {}
+    for name, pair in tensors.pairs.items():
+        stem = f"diffusion_model.{own[name]}"
+        written |= {f"{stem}.lora_down.weight": pair.down, f"{stem}.lora_up.weight": pair.up}
+        written |= _alpha(stem, pair)
+    for name, delta in tensors.deltas.items():
+        module, _, what = name.rpartition(".")
+        stem = own.get(module, module)
+        if what == "scale_shift_table":
+            stem, what = module or "head", "modulation"
+        end = {"weight": "diff", "bias": "diff_b", "modulation": "diff_m"}[what]
+        written[f"diffusion_model.{stem}.{end}"] = delta.view(layers.shapes[name])
+    return written, {}
+
+
+def _kohya(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:
+    if tensors.deltas:
+        raise UserError(
+            f"adapter {path}: changes {next(iter(tensors.deltas))} as a whole, for which kohya's scripts have no "
+            "name: convert it to comfyui"
+        )
+    own = _own_names(layers)
+    written: dict[str, Tensor] = {}
+    for name, pair in tensors.pairs.items():
+        stem = f"lora_unet_{own[name].replace('.', '_')}"
+        written |= {f"{stem}.lora_down.weight": pair.down, f"{stem}.lora_up.weight": pair.up}
+        written[f"{stem}.alpha"] = torch.tensor(pair.scale * len(pair.down))
+    return written, {}
+
+
+def _alpha(stem: str, pair: LowRank) -> dict[str, Tensor]:
+    return {} if pair.scale == 1 else {f"{stem}.alpha": torch.tensor(pair.scale * len(pair.down))}
+
+
+def _own_names(layers: WanLayers) -> dict[str, str]:
+    """Diffusers' name of a module -> Wan's own."""
+    named: dict[str, str] = {}
+    for name, target in layers.modules.items():
+        if name == target:
+            named.setdefault(target, target)
+        elif "." in name:
+            named[target] = name
+    return named
+
+
+LAYOUTS: Mapping[str, Callable[[AdapterTensors, WanLayers, str], Written]] = {
+    "diffusers": _diffusers,
+    "comfyui": _comfyui,
+    "kohya": _kohya,
+}

@@ -1,0 +1,66 @@
+"""Which adapters are in which slot of a size class whose rows have some."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from wanbatch.pipeline.core.backends import AdapterSlots, AnyDenoisingModel
+from wanbatch.pipeline.core.samples import RowAdapters, Sample
+
+
+class PromptOfRow(NamedTuple):
+    """A text as a row sees it: its keys and values depend on the row's adapters, too.
+
+    Attributes:
+        embedding: [tokens, dim].
+        adapters: Of the row; None for none.
+    """
+
+    embedding: Tensor
+    adapters: RowAdapters | None
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for what has the same keys and values."""
+        return id(self.embedding), None if self.adapters is None else self.adapters.key
+
+
+class AdapterTable:
+    """The adapters of the rows in the slots, for one transformer.
+
+    Args:
+        expert: The transformer.
+        index: Its number, 0 or 1.
+        slots: How many rows an evaluation takes.
+        texts: How many texts have their keys and values made together.
+        rank: Of the adapters of one row together, at most.
+
+    Attributes:
+        stacks: What evaluations read.
+    """
+
+    def __init__(self, expert: AnyDenoisingModel, index: int, slots: int, texts: int, rank: int):
+        self._index = index
+        self.stacks = expert.adapter_stacks(slots, rank)
+        self._text_stacks = expert.adapter_stacks(texts, rank, text=True)
+        self._held: dict[int, Hashable] = {}
+        self._text_held: dict[int, Hashable] = {}
+
+    def enter(self, slot: int, sample: Sample) -> None:
+        """Have a row's adapters in its slot."""
+        self._fill(self.stacks, self._held, slot, sample.adapters)
+
+    def of_texts(self, texts: Sequence[PromptOfRow]) -> AdapterSlots:
+        """The stacks with the adapters of some texts, in their order; what is in the slots after them is left."""
+        for number, text in enumerate(texts):
+            self._fill(self._text_stacks, self._text_held, number, text.adapters)
+        return self._text_stacks
+
+    def _fill(self, stacks: AdapterSlots, held: dict[int, Hashable], slot: int, adapters: RowAdapters | None) -> None:
+        assert adapters is not None  # or the row would be of another size class
+        if held.get(slot) != adapters.key:
+            stacks.fill(slot, adapters.pairs(self._index))
+            held[slot] = adapters.key

@@ -1,0 +1,122 @@
+"""Adapters of the rows in a batch: low-rank matrices a slot, added to what the linear layers give.
+
+A layer's output for a row is `W x + up (down x)` with the row's own `down` and `up`. These lie slot by slot in stacks
+of fixed shape, padded with zeros to one rank. So the products have one shape whatever the slots hold, and a row's
+result does not depend on the others, to the last bit. Stacks are filled when a row enters a slot, not at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# The products of a block and which of diffusers' modules each stands for.
+PRODUCTS: dict[str, tuple[str, ...]] = {
+    "qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    "out": ("attn1.to_out.0",),
+    "text_query": ("attn2.to_q",),
+    "text_out": ("attn2.to_out.0",),
+    "inner": ("ffn.net.0.proj",),
+    "outer": ("ffn.net.2",),
+}
+TEXT_PRODUCTS: dict[str, tuple[str, ...]] = {"text_key": ("attn2.to_k",), "text_value": ("attn2.to_v",)}
+
+
+class LayerStack(NamedTuple):
+    """What is added to one product, for all slots.
+
+    Attributes:
+        down: [slots, parts * rank, in]; the parts of a product that is several layers at once have one input.
+        ups: For each part [slots, out, rank], with the scale in it.
+    """
+
+    down: Tensor
+    ups: tuple[Tensor, ...]
+
+
+BlockStacks = Mapping[str, LayerStack]
+"""By the names of `PRODUCTS` or `TEXT_PRODUCTS`."""
+
+
+def with_adapters(out: Tensor, states: Tensor, stacks: BlockStacks | None, product: str) -> Tensor:
+    """A product, with what the slots' adapters add to it, in place; as it is without stacks. As `add_low_rank`."""
+    return out if stacks is None else add_low_rank(out, states, stacks[product])
+
+
+def add_low_rank(out: Tensor, states: Tensor, stack: LayerStack) -> Tensor:
+    """Add to a product what the slots' adapters give, in place.
+
+    Args:
+        out: [sequences, tokens, out], of which each slot has one sequence, or two that stand `slots` apart.
+        states: [sequences, tokens, in], what the product was made of.
+        stack: Of the layer.
+
+    Returns:
+        `out`.
+    """
+    slots, parts = len(stack.down), len(stack.ups)
+    for first in range(0, len(states), slots):
+        own = slice(first, first + slots)
+        inner = torch.bmm(states[own], stack.down.transpose(1, 2))
+        for low, part, up in zip(inner.chunk(parts, 2), out[own].chunk(parts, 2), stack.ups, strict=True):
+            part.baddbmm_(low, up.transpose(1, 2))
+    return out
+
+
+class AdapterStacks:
+    """The stacks of all blocks of a transformer.
+
+    Args:
+        layers: How many blocks there are.
+        products: `PRODUCTS` or `TEXT_PRODUCTS`.
+        shape_of: Gives rows and columns of the weight of a module of a block.
+        slots: How many rows they hold.
+        rank: Of each slot.
+        dtype: Of the products.
+        device: Where they are.
+
+    Attributes:
+        blocks: For each block its stacks. Their tensors stay where they are.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        products: Mapping[str, tuple[str, ...]],
+        shape_of: Callable[[str], tuple[int, int]],
+        slots: int,
+        rank: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        self.rank, self._products = rank, products
+        self.blocks: list[dict[str, LayerStack]] = []
+        for _ in range(layers):
+            block = {}
+            for name, modules in products.items():
+                shapes = [shape_of(module) for module in modules]
+                down = torch.zeros(slots, len(modules) * rank, shapes[0][1], dtype=dtype, device=device)
+                ups = tuple(torch.zeros(slots, out, rank, dtype=dtype, device=device) for out, _ in shapes)
+                block[name] = LayerStack(down, ups)
+            self.blocks.append(block)
+
+    def fill(self, slot: int, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Put an adapter into a slot, and zeros where it has nothing.
+
+        Args:
+            slot: Which.
+            pairs: Diffusers' name of a module -> down [r, in] and up [out, r], r at most `rank`, scale included.
+        """
+        for index, block in enumerate(self.blocks):
+            for name, modules in self._products.items():
+                stack = block[name]
+                stack.down[slot].zero_()
+                for part, (module, up) in enumerate(zip(modules, stack.ups, strict=True)):
+                    up[slot].zero_()
+                    if (pair := pairs.get(f"blocks.{index}.{module}")) is not None:
+                        r, first = len(pair[0]), part * self.rank
+                        stack.down[slot, first : first + r].copy_(pair[0])
+                        up[slot, :, :r].copy_(pair[1])

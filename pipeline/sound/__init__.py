@@ -1,0 +1,1 @@
+"""Sounds as a condition: taggers that put what they hear into the prompt, and adapters that give the model tokens."""

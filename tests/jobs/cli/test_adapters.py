@@ -1,0 +1,134 @@
+"""`wanbatch adapters`, and every example of docs/adapters.md."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_making import LAYOUTS, random_pairs, save_adapter
+from command_line import invoke, refused
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from wanbatch.jobs.cli.main import main
+from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
+from wanbatch.pipeline.adapters.tensors import load_tensors
+from wanbatch.pipeline.loading.registry import TINY, find
+
+PAGE = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def config_of(folder) -> dict:
+    return json.loads((Path(folder) / "transformer" / "config.json").read_text())
+
+
+@pytest.fixture
+def config(model_folder) -> dict:
+    return config_of(model_folder)
+
+
+def test_every_example_of_the_page(tmp_path, monkeypatch):
+    config = config_of(find(TINY).folder)
+    for seed, name in enumerate(("crayon", "ink", "few")):
+        save_adapter(tmp_path / f"{name}.safetensors", config, random_pairs(config, 2, seed))
+    commands = []
+    for name, language, text in BLOCK.findall(PAGE):
+        if name:
+            Path(name).write_text(text, encoding="utf-8")
+        elif language == "sh":
+            commands += [shlex.split(line) for line in text.splitlines()]
+    assert len(commands) == 6
+    for command in commands:
+        if command[1] == "run":  # that it is understood; what it does is tested where runs are
+            name, found, rest = main.resolve_command(main.make_context("wanbatch", ["plan"]), command[1:])
+            assert len(found.make_context(name, rest).params["lora"]) == 2
+            continue
+        done = invoke(*command[1:])
+        assert done.exit_code == 0, f"{command}: {done.output}"
+        if "--merge" in command:
+            assert "adapter   few, merged into the model: 80 of 80 layers, rank 2, scale 1.0" in done.output
+            assert "adapter   crayon, for rows that name it: 80 of 80 layers" in done.output
+
+
+def test_list_says_what_is_registered_what_comes_with_the_model_and_what_is_wrong(model_folder, config, tmp_path):
+    path = save_adapter(tmp_path / "ink.safetensors", config, random_pairs(config))
+    shipped = save_adapter(model_folder / "adapters" / "own.safetensors", config, random_pairs(config))
+    try:
+        arguments = ("list", "--model", model_folder, "--lora", f"ink={path}:0.5", "--lora", "no=no.safetensors")
+        said = invoke("adapters", *arguments).output
+        assert "own: 30 of 30 layers, rank 4, scale 1.0\n" in said
+        assert "ink: 30 of 30 layers, rank 4, scale 1.0, weight 0.5\n" in said
+        assert "no: adapter no.safetensors: there is no such file" in said
+        found = json.loads(invoke("adapters", *arguments, "--json").output)["adapters"]
+        assert [one["name"] for one in found] == ["own", "ink", "no"]
+        assert found[0]["path"] == str(shipped)
+        before = find(str(model_folder)).digest
+    finally:
+        shipped.unlink()
+        shipped.parent.rmdir()
+    assert find(str(model_folder)).digest == before  # what comes with a model does not make it another one
+    assert invoke("adapters", "list", "--model", model_folder).output.startswith("no adapters: register one")
+
+
+def test_show_says_what_a_file_holds(model_folder, config, tmp_path):
+    path = save_adapter(tmp_path / "ink.safetensors", config, random_pairs(config), "musubi", ss_steps="100")
+    said = invoke("adapters", "show", path, "--model", model_folder).output
+    assert "layout    kohya (musubi-tuner)\n" in said
+    assert "changes   30 of 30 layers, rank 4, scale 0.5 of" in said
+    assert "header    ss_steps: 100" in said
+    found = json.loads(invoke("adapters", "show", path, "--model", model_folder, "--json").output)
+    assert (found["rows"], found["metadata"]) == (True, {"ss_steps": "100"})
+    (message,) = refused(invoke("adapters", "show", "none.safetensors", "--model", model_folder))
+    assert "there is no such file" in message
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "comfyui", "kohya"])
+@pytest.mark.parametrize("source", ["diffusers-alpha", "musubi", "diffsynth"])
+def test_conversion_keeps_every_number(source, layout, model_folder, config, tmp_path):
+    path = save_adapter(tmp_path / "a.safetensors", config, random_pairs(config), source, ss_output_name="a")
+    out = tmp_path / "b.safetensors"
+    done = invoke("adapters", "convert", path, out, "--to", layout, "--model", model_folder)
+    scale = 0.5 if LAYOUTS[source].alpha else 1.0
+    assert f"30 of 30 layers, rank 4, scale {scale}" in done.output
+    layers = ModelLayers.of_folder(model_folder, "model")
+    (before,), (after,) = (load_tensors(read_adapter(file, layers)) for file in (path, out))
+    for name, pair in before.pairs.items():
+        assert torch.equal(pair.down, after.pairs[name].down)
+        assert torch.equal(pair.up, after.pairs[name].up)
+        assert pair.scale == after.pairs[name].scale
+    with safe_open(out, framework="pt") as file:
+        assert file.metadata()["ss_output_name"] == "a"
+    (message,) = refused(invoke("adapters", "convert", path, out, "--to", layout, "--model", model_folder))
+    assert "is there already" in message
+
+
+def test_differences_are_converted_where_there_is_a_name_for_them(model_folder, config, tmp_path):
+    keys = {
+        "diffusion_model.blocks.0.norm3.diff_b": torch.randn(96),
+        "diffusion_model.blocks.1.diff_m": torch.randn(1, 6, 96),
+        "diffusion_model.head.diff_m": torch.randn(1, 2, 96),
+        "diffusion_model.head.head.diff": torch.randn(32, 96),
+    }
+    save_file(keys, tmp_path / "a.safetensors")
+    arguments = (
+        "adapters",
+        "convert",
+        tmp_path / "a.safetensors",
+        tmp_path / "b.safetensors",
+        "--model",
+        model_folder,
+    )
+    assert invoke(*arguments, "--to", "comfyui").exit_code == 0
+    with safe_open(tmp_path / "b.safetensors", framework="pt") as file:
+        assert {key: file.get_tensor(key).tolist() for key in file.keys()} == {  # noqa: SIM118
+            key: value.tolist() for key, value in keys.items()
+        }
+    (tmp_path / "b.safetensors").unlink()
+    for layout in ("diffusers", "kohya"):
+        (message,) = refused(invoke(*arguments, "--to", layout))
+        assert "convert it to comfyui" in message

@@ -1,0 +1,81 @@
+"""`wanbatch train lora`, as the page on training shows it, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from wanbatch.jobs.cli.main import main
+
+PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+QUICK = ["--steps", "2", "--rank", "2", "--resolution", "32", "--sample-steps", "1", "--unrelated", "a dog", "--json"]
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def write_drawings(folder: Path, captions: bool = True) -> None:
+    folder.mkdir(parents=True)
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        if captions:
+            (folder / f"{number}.txt").write_text(f"a cat number {number}")
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_the_command_of_the_page_makes_an_adapter_with_its_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (command,) = [each for each in commands() if "crayon" in each]
+    write_drawings(tmp_path / "drawings")
+    done = invoke(*command[1:], *QUICK, "--rights", "drawn by a test")
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "adapters" / "crayon"
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["file"] == "adapters/crayon/crayon.safetensors"
+    assert (found["pictures"], found["held_out_pictures"]) == (4, 1)
+    for name in re.findall(r"^\| `([a-z.-]+)`", PAGE, re.MULTILINE):
+        assert (folder / name).exists(), name
+    assert "crayon style, a cat number" in " ".join(json.loads((folder / "training.json").read_text())["captions"])
+    assert "drawn by a test" in (folder / "README.md").read_text()
+    again = invoke(*command[1:], *QUICK, "--rate", "0.1")
+    assert again.exit_code == 2
+    assert "has a training with rate 0.0001, not 0.1" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--name", "two words"], "an adapter's name has letters, digits, . _ - and no spaces"),
+        (["--name", "ink", "--trigger", "ink"], "the trigger 'ink' is not in the template '{caption}'"),
+        (["--name", "ink"], "none of its 4 pictures has a caption: put NAME.txt beside NAME.png"),
+        (["--name", "ink", "--caption", "ink", "--resolution", "8"], "--resolution 8: must be at least 16 for tiny"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_a_model_is_loaded(tmp_path, monkeypatch, more, said):
+    write_drawings(tmp_path / "drawings", captions=False)
+    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.load", lambda *given: pytest.fail("a model is loaded"))
+    done = invoke("train", "lora", "--images", str(tmp_path / "drawings"), *more)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_the_other_commands_of_the_page_are_there():
+    modules = [command[2] for command in commands() if command[:2] == ["python", "-m"]]
+    assert modules == ["wanbatch.pipeline.training.toy.few_step", "wanbatch.pipeline.training.toy.styles"]
+    for command in commands():
+        if command[0] == "wanbatch":
+            assert invoke(*command[1:3], "--help").exit_code == 0

@@ -1,0 +1,75 @@
+"""A worker makes rows with adapters of their own beside plain ones, and with one merged for all of them."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from adapter_making import random_pairs, save_adapter
+from job_making import write_jsonl
+from PIL import Image
+from worker_calls import reports_of
+
+from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.worker.actor import Worker
+from wanbatch.jobs.worker.messages import WorkerSetup
+
+SMALL = {"width": 64, "height": 64, "steps": 3}
+
+
+@pytest.fixture
+def make(model, model_folder, settings, tmp_path):
+    """Makes rows in one worker; returns the pictures and the recorded columns by id."""
+    config = json.loads((model_folder / "transformer" / "config.json").read_text())
+    lora = {}
+    for seed, name in enumerate(("crayon", "ink")):
+        path = save_adapter(tmp_path / f"{name}.safetensors", config, random_pairs(config, 4, seed, size=0.5))
+        lora[name] = f"{path}:0.5"
+
+    def call(*rows: dict, **given):
+        plan, _ = prepare(
+            write_jsonl(tmp_path / "m.jsonl", [SMALL | row for row in rows]), settings(lora=lora, **given)
+        )
+        out = tmp_path / "out"
+        (out / "_wanbatch" / "tmp").mkdir(parents=True, exist_ok=True)
+        adapters = tuple(plan.adapters.values())
+        setup = WorkerSetup(model, str(out), str(tmp_path), False, "cpu", "float32", 2, 0, adapters=adapters)
+        worker = Worker(setup, "worker")
+        worker.ready()
+        task = plan.task(0, 1, f"t{len(list(out.rglob('*.parquet')))}", np.arange(len(plan)))
+        (report,) = reports_of(worker, task)
+        table = pq.read_table(out / "_wanbatch" / "tmp" / report.attempt.names["data"])
+        found = {row["id"]: row for row in table.to_pylist()}
+        return {name: np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for name, row in found.items()}, found
+
+    return call
+
+
+def test_rows_beside_each_other_and_alone(make):
+    rows = [
+        {"id": "plain", "prompt": "a star", "seed": 1},
+        {"id": "crayon", "prompt": "a star", "seed": 1, "style": "crayon"},
+        {"id": "both", "prompt": "a star", "seed": 1, "loras": [{"name": "ink", "weight": 2}, {"name": "crayon"}]},
+        {"id": "half", "prompt": "a star", "seed": 1, "loras": [{"name": "ink", "weight": 0.5}]},
+    ]
+    pictures, found = make(*rows)
+    assert len({picture.tobytes() for picture in pictures.values()}) == 4
+    for row in (rows[0], rows[2]):
+        alone, _ = make(row)
+        assert np.array_equal(alone[row["id"]], pictures[row["id"]])
+    assert [found[row["id"]]["style"] for row in rows] == [None, "crayon", None, None]
+    assert found["both"]["loras"] == [{"name": "ink", "weight": 2.0}, {"name": "crayon", "weight": 1.0}]
+
+
+def test_a_merged_adapter_makes_what_a_row_with_it_gets(make):
+    row = {"id": "a", "prompt": "a star", "seed": 1}
+    pictures, _ = make(row | {"style": "crayon"})
+    merged, found = make(row, merge=["crayon"])
+    plain, _ = make(row)
+    difference = np.abs(merged["a"].astype(int) - pictures["a"])
+    assert difference.max() <= 1
+    assert np.abs(merged["a"].astype(int) - plain["a"]).max() > 10
+    assert "style" not in found["a"]

@@ -177,7 +177,7 @@ CASES = {
         [row(GOOD), lambda match: ([{**GOOD, "guidance_2": 3}], ["--map", match[1]])],
     ),
     "reserved column": Case(
-        [{**GOOD, "style": "ink"}], (), r"style: this version has no .*: remove the column", [row(GOOD)]
+        [{**GOOD, "audio": "a.wav"}], (), r"audio: this version has no .*: remove the column", [row(GOOD)]
     ),
     "nothing asked": Case(
         [{"note": "x"}],

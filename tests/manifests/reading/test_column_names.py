@@ -262,8 +262,10 @@ def test_a_row_without_a_number_of_its_own_gives_no_id(jsonl):
 
 
 def test_reserved_columns_of_other_names(jsonl):
-    found = said(jsonl({"prompt": "a", "lora": "ink"}))
-    assert found == {"lora": "column 'lora' is not used; did you mean loras? (this version has no adapters yet)"}
+    found = said(jsonl({"prompt": "a", "audioo": "a.wav"}))
+    assert found == {
+        "audioo": "column 'audioo' is not used; did you mean audio? (this version has no sound conditioning yet)"
+    }
 
 
 def test_of_two_columns_for_one_the_first_is_offered(jsonl, problems):

@@ -181,6 +181,12 @@ FETCHED = "it needs the network"
 ONE_HOST = "there is one host"
 
 NOT_HERE: Table = {
+    "jobs/planning/checks.py": {"this version has no": "no column is reserved in this version"},
+    "engines/onnx_export.py": {
+        "export it again": "why an export is broken is not known",
+        "install wanbatch[onnx-export]": FETCHED,
+    },
+    "engines/verify.py": {"install wanbatch[onnx]": FETCHED},
     "manifests/dataset/content_credentials.py": {"pip install 'wanbatch[c2pa]'": FETCHED},
     "manifests/sharing/writers.py": {"pip install 'wanbatch[lance]'": FETCHED},
     "jobs/augment/user_models.py": {"pip install 'wanbatch[onnx]'": FETCHED},
@@ -291,6 +297,7 @@ NO_REMEDIES: Table = {
         "DELETE FROM": "words of SQL",
     },
     "manifests/sharing/hub_card.py": {"load_dataset": "an example; tests/manifests/sharing/ follow it"},
+    "jobs/cli/train_command.py": {"Use it: wanbatch run": "what comes next"},
     "jobs/doctor/machine_checks.py": {"refuses every timezone": "what is wrong"},
     "jobs/tuning/settings_file.py": {"Written by": "the first line of a file"},
     "manifests/column_types.py": {

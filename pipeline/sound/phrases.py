@@ -79,7 +79,7 @@ def check_template(template: str) -> None:
 
 
 def phrase_of(label: str, phrases: Mapping[str, str]) -> str:
-    """What stands for a label in the prompt: what the table says of it, of its last word, of all others, or itself."""
+    """What stands for a label in the prompt: what the table says of it, of its last word, or of all, else itself."""
     last = f"{OTHERS} {label.split()[-1]}" if label.split() else OTHERS
     phrase = next((phrases[name] for name in (label, last, OTHERS) if name in phrases), "{label}")
     return phrase.replace("{label}", label.lower())

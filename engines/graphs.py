@@ -221,8 +221,16 @@ def vae_graphs(
     images = torch.rand(1, 3, height, width, generator=generator) * 2 - 1
     latents = torch.randn(1, channels, height // stride, width // stride, generator=generator)
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    images, latents = (one.to(device, dtype).contiguous(memory_format=layout) for one in (images, latents))
+    images, latents = (laid_out(one.to(device, dtype), layout) for one in (images, latents))
     return (
         Graph(ENCODER, Encoding(vae), {"images": images}, "latents", width, height),
         Graph(DECODER, Decoding(vae), {"latents": latents}, "images", width, height),
     )
+
+
+def laid_out(tensor: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """A tensor with exactly the strides of a new one, which engines ask for: itself if it has them, else a copy."""
+    wanted = torch.empty(tensor.shape, device="meta", memory_format=layout).stride()
+    if tensor.stride() == wanted:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout).copy_(tensor)

@@ -1,7 +1,7 @@
 """Engines in the place of a loaded model's parts, each for the sizes that it was built for.
 
-Each fulfils the protocol of `pipeline.core.backends` that the part fulfils, on the same stream and without copies.
-What no engine was built for goes to the part itself.
+Each fulfils the protocol of `pipeline.core.backends` that the part fulfils, on the same stream; inputs are copied
+only if their strides are not those that an engine was built for. What no engine was built for goes to the part itself.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class EngineTransformer:
         engine = self._engines.get(tuple(latents.shape))
         if engine is None or context.adapters is not None:
             return self._transformer(latents, timestep, context)
-        keys, values, bias = (one.contiguous() for one in (context.keys, context.values, context.bias))
-        return engine(latents.contiguous(), timestep, keys, values, bias)
+        given = latents, timestep, context.keys, context.values, context.bias
+        return engine(*map(graphs.laid_out, given))
 
 
 class EngineVAE:
@@ -97,11 +97,17 @@ class EngineVAE:
 
     def encode(self, images: Tensor) -> Tensor:
         """Normalised latents of images, see `VAE`."""
-        return self._encoders.get(tuple(images.shape), self._vae.encode)(images)
+        engine = self._encoders.get(tuple(images.shape))
+        return self._vae.encode(images) if engine is None else engine(graphs.laid_out(images, _layout(images)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of normalised latents, see `VAE`."""
-        return self._decoders.get(tuple(latents.shape), self._vae.decode)(latents)
+        engine = self._decoders.get(tuple(latents.shape))
+        return self._vae.decode(latents) if engine is None else engine(graphs.laid_out(latents, _layout(latents)))
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    return torch.channels_last if tensor.is_cuda else torch.contiguous_format
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class StandIn:
         def run(*inputs: Tensor) -> Tensor:
             for one, (_, dtype) in zip(inputs, wanted, strict=True):
                 assert one.dtype == dtype
-                assert one.is_contiguous()
+                assert one.stride() == torch.empty(one.shape, device="meta").stride()
             self.calls.append(tuple(inputs[0].shape))
             return weights(*inputs) * self.factor
 

@@ -1,7 +1,7 @@
 """Engines in the place of a loaded model's parts, each for the sizes that it was built for.
 
 Each fulfils the protocol of `pipeline.core.backends` that the part fulfils, on the same stream; inputs are copied
-only if their strides are not those that an engine was built for. What no engine was built for goes to the part itself.
+only if their strides are not those that an engine takes. What no engine was built for goes to the part itself.
 """
 
 from __future__ import annotations

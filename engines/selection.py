@@ -93,15 +93,15 @@ def fits(engine: StoredEngine, needs: EngineNeeds) -> bool:
     return same and (needs.text or key.component != TEXT)
 
 
-def takes_transformer(fp8: bool, partial: bool, merged: bool = False) -> bool:
+def takes_transformer(narrow: bool, partial: bool, merged: bool = False) -> bool:
     """Whether an engine can take the transformer's place.
 
     Args:
-        fp8: Whether the transformer runs in FP8.
+        narrow: Whether the transformer runs in FP8 or INT8.
         partial: Whether a step cache leaves out blocks, for which an engine would have to give their residual.
         merged: Whether adapters have changed its weights, of which the compiler may have taken some for constants.
     """
-    return not (fp8 or partial or merged)
+    return not (narrow or partial or merged)
 
 
 def takes_text(device: str, cached: bool) -> bool:

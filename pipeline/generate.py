@@ -6,7 +6,6 @@ are separate and timed one by one. Reading source files and writing pictures is 
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 
 from wanbatch.errors import RowError
@@ -27,11 +25,11 @@ from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.backends import VAE, AnyDenoisingModel, ReplacedStages, TextModel
 from wanbatch.pipeline.core.creativity_map import region_of, with_kept_pixels
-from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.device import peak_memory, synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.samples import Denoised, Sample
 from wanbatch.pipeline.core.sound_tokens import with_sound
-from wanbatch.pipeline.loading.compiler import kernels_usable, set_up_compiler
+from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_memory
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
@@ -43,6 +41,7 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_transformer,
     single_frame_vae,
 )
+from wanbatch.pipeline.loading.text_recipe import text_recipe
 from wanbatch.pipeline.loading.weights import DTYPES, Modules, load, weight_bytes
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import parse
@@ -134,7 +133,7 @@ class Wan:
             set_up_compiler(runtime.compile_cache)
         cache = None
         if runtime.text_cache is not None:
-            cache = TextCache(Path(runtime.text_cache).expanduser(), _text_recipe(info, where, dtype))
+            cache = TextCache(Path(runtime.text_cache).expanduser(), text_recipe(info, where, dtype, GPU_TOKENS))
         if runtime.offload and device == "cuda" and weight_bytes(info) + MARGIN_BYTES <= free_memory(where):
             runtime = replace(runtime, offload=False)  # all of it fits for certain
         modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype])
@@ -181,8 +180,6 @@ class Wan:
         self, text: TextModel, transformers: Sequence[AnyDenoisingModel], vae: VAE, stages: ReplacedStages
     ) -> None:
         """Run other parts in place of the model's own from now on. The model's weights must not move any more."""
-        if self.offloader is not None:
-            raise ValueError("the parts of a model that takes turns on a device cannot be replaced")
         self.text.model, self.vae, self._replaced_stages = text, vae, stages
         self.evaluated = list(transformers)
         self.use_slots(self.slots)
@@ -336,12 +333,8 @@ class Wan:
         if request.creativity_map is not None and request.creativity_map.keep_pixels:
             pixels = with_kept_pixels(pixels, request.sources, request.creativity_map)
         seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
-<<<<<<< HEAD
-        backends = self.backends_of(request)
-        return Result(request, pixels, seconds, denoised.work, self._peak_memory(), backends)
-=======
-        return Result(request, pixels, seconds, denoised.work, self._peak_memory(), denoised.slot_steps)
->>>>>>> main
+        peak, backends = peak_memory(self.device), self.backends_of(request)
+        return Result(request, pixels, seconds, denoised.work, peak, denoised.slot_steps, backends)
 
     def _ensure_on_device(self, group: str) -> None:
         """Have a group of the model's modules on the device, see `offload.py`."""
@@ -357,19 +350,3 @@ class Wan:
     def _channels_last(self, batch: Tensor) -> Tensor:
         """A batch of pictures or latents as the VAE's convolutions want it on this device."""
         return batch.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else batch
-
-    def _peak_memory(self) -> int:
-        """Bytes: of the device since the model was loaded, or of this process on a CPU."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _text_recipe(info: ModelInfo, device: torch.device, dtype: str) -> str:
-    """Everything that decides the bits of a text embedding besides the prompt."""
-    if device.type == "cuda":
-        how = "kernels" if kernels_usable(device) else "eager"
-        kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {GPU_TOKENS} {how}"
-    else:
-        kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
-    return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {transformers.__version__}"

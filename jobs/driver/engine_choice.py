@@ -116,7 +116,7 @@ def _needs(
         torch=hardware.torch,
         architecture=selection.architecture_of(execution.device, hardware.capability, hardware.cpu),
         transformer=selection.takes_transformer(
-            execution.precision == "fp8",
+            execution.precision in ("fp8", "int8"),
             parse(settings.step_cache, model.layers).partial,
             any(one.merged for one in adapters),
         ),

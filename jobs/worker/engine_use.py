@@ -110,7 +110,7 @@ def needs_here(setup: WorkerSetup) -> EngineNeeds:
         torch=str(torch.__version__),
         architecture=selection.architecture_of(setup.device, capability, torch.backends.cpu.get_cpu_capability()),
         transformer=selection.takes_transformer(
-            runtime.fp8,
+            runtime.fp8 or runtime.int8,
             parse(runtime.step_cache, setup.model.layers).partial,
             any(one.merged for one in setup.adapters),
         ),

@@ -112,11 +112,8 @@ class Result:
         seconds: The picture's own share of the time.
         work: Evaluations of the model, and of its blocks.
         peak_memory_bytes: Of the device since the model was loaded, or of this process on a CPU.
-<<<<<<< HEAD
-        backends: What ran each stage, by name; None: what the pipeline says of itself.
-=======
         slot_steps: The picture's share of the slots of its evaluations, empty ones included.
->>>>>>> main
+        backends: What ran each stage, by name; None: what the pipeline says of itself.
     """
 
     request: Request
@@ -124,11 +121,8 @@ class Result:
     seconds: Seconds
     work: EvaluationCounts
     peak_memory_bytes: int
-<<<<<<< HEAD
-    backends: Mapping[str, str] | None = None
-=======
     slot_steps: float = 0.0
->>>>>>> main
+    backends: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -187,10 +187,8 @@ class Wan:
     def backends_of(self, request: Request) -> dict[str, str]:
         """What runs each stage of a picture. Rows with adapters of their own always have the model's transformer."""
         rows = self.slots * (2 if request.guidance > 1 else 1)
-        replaced = dict(self._replaced_stages(request.width, request.height, rows))
-        if request.adapters:
-            replaced.pop("denoise", None)
-        return {**self.backends, **replaced}
+        own = {"denoise": self.backends["denoise"]} if request.adapters else {}
+        return {**self.backends, **self._replaced_stages(request.width, request.height, rows), **own}
 
     def warm_up(self, examples: Sequence[Request]) -> float:
         """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""

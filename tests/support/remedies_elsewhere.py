@@ -182,6 +182,8 @@ ONE_HOST = "there is one host"
 
 NOT_HERE: Table = {
     "jobs/planning/checks.py": {"this version has no": "no column is reserved in this version"},
+    "pipeline/sound/birdnet.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
+    "pipeline/sound/config.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
     "engines/onnx_export.py": {
         "export it again": "why an export is broken is not known",
         "install wanbatch[onnx-export]": FETCHED,

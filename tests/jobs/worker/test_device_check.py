@@ -39,6 +39,11 @@ def test_a_card_that_can(setup):
         ),
         (replace(H100, architecture="sm_61"), {}, r"is sm_61, for which this build of PyTorch has no code"),
         (replace(H100, has_fp8=False), {"runtime": Runtime(fp8=True)}, r"has no FP8: use --precision bf16"),
+        (
+            replace(H100, architecture="sm_70", supported=()),
+            {"runtime": Runtime(int8=True)},
+            r"has no INT8: use --pre",
+        ),
         (H100, {"device_kind": "NVIDIA A100"}, r"has NVIDIA H100 .* on NVIDIA A100; .*--mixed-devices$"),
     ],
 )
@@ -85,7 +90,7 @@ def test_the_memory_that_a_model_needs(setup):
     parts = {path.parent.name: weights_in(path) for path in folder.glob("*/*.safetensors")}
     del parts["judge"]
     text = parts.pop("text_encoder")
-    assert needed_bytes(folder, "bfloat16", offload=False, fp8=False) == 2 * (text + sum(parts.values()))
-    assert needed_bytes(folder, "float32", offload=True, fp8=False) == 4 * max(text, sum(parts.values()))
+    assert needed_bytes(folder, "bfloat16", offload=False, eight_bits=False) == 2 * (text + sum(parts.values()))
+    assert needed_bytes(folder, "float32", offload=True, eight_bits=False) == 4 * max(text, sum(parts.values()))
     transformer = parts.pop("transformer")
-    assert needed_bytes(folder, "bfloat16", False, fp8=True) == transformer + 2 * (text + sum(parts.values()))
+    assert needed_bytes(folder, "bfloat16", False, eight_bits=True) == transformer + 2 * (text + sum(parts.values()))

@@ -21,6 +21,7 @@ CAUSES = "tests/faults/test_common_causes.py"
 SESSION = "tests/jobs/driver/test_ray_session.py"
 REPAIR = f"{DATASET}/test_repair.py"
 CHECKED = "tests/jobs/augment/test_user_models.py"
+LIKE = "tests/jobs/augment/test_embeddings.py"
 CARDS = "tests/jobs/worker/test_device_check.py::test_what_is_offered_for_such_a_card_works"
 MODELS = "tests/jobs/worker/test_model_files.py"
 NODES = "tests/faults/test_nodes.py"
@@ -29,6 +30,14 @@ HEARD = "tests/jobs/cli/test_train_sound.py::test_an_adapter_is_trained_in_both_
 LOST = f"{REPAIR}::test_the_remedy_of_the_message_costs_the_lost_part_and_no_more"
 
 ELSEWHERE: Table = {
+    "jobs/augment/embeddings.py": {
+        "there is no such model": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+        "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",
+        "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+    },
+    "jobs/cli/check_command.py": {
+        "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+    },
     "jobs/augment/measuring.py": {
         "has no pictures: make them": "tests/jobs/augment/test_augment_command.py"
         "::test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones",
@@ -94,6 +103,7 @@ ELSEWHERE: Table = {
     "jobs/worker/device_check.py": {
         "for which this build of PyTorch has no code": CARDS,
         "has no FP8": CARDS,
+        "has no INT8": CARDS,
         "GiB of memory": CARDS,
         "other kinds make other last bits": CARDS,
     },
@@ -188,6 +198,8 @@ ONE_HOST = "there is one host"
 NOT_HERE: Table = {
     "pipeline/sound/birdnet.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
     "pipeline/sound/config.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
+    "jobs/augment/augment.py": {"gives no rows": "which of the three leaves none is not known"},
+    "pipeline/models/int8.py": {"precision int8": NO_GPU},
     "engines/onnx_export.py": {
         "export it again": "why an export is broken is not known",
         "install wanbatch[onnx-export]": FETCHED,
@@ -286,6 +298,8 @@ NOT_HERE: Table = {
 """Not to be followed in a test, with the reason."""
 
 NO_REMEDIES: Table = {
+    "jobs/augment/embeddings.py": {"gives {} numbers": "what is wrong"},
+    "jobs/benchmark/qualification_page.py": {"start: loaded in": "what was measured"},
     "jobs/augment/measuring.py": {"nothing to test on": "what is wrong"},
     "jobs/cluster/slurm.py": {"#SBATCH --gpus-per-node": "a line of a script"},
     "jobs/schedule/decisions.py": {"run late": "what became of a run"},

@@ -152,9 +152,8 @@ class Store:
         """
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=PRIVATE_FOLDER)
-        except FileExistsError:
-            pass
+            if not os.path.lexists(folder):
+                folder.mkdir(mode=PRIVATE_FOLDER)
         except OSError as error:
             raise UserError(f"{folder}: cannot be made ({error.strerror}): give --store another folder") from error
         return cls.open(folder)

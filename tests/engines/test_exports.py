@@ -103,7 +103,7 @@ def test_architectures_that_there_are_no_plans_for():
     tensorrt.require("tensorrt-rtx", ["8.9", "12.0"])
     with pytest.raises(UserError, match=r"--arch 9\.0: .*builds for 7\.5, 8\.0, 8\.6, 8\.9, 12\.0, 12\.1"):
         tensorrt.require("tensorrt-rtx", ["8.9", "9.0"])
-    with pytest.raises(UserError, match="stands alone"):
+    with pytest.raises(UserError, match="native stands alone"):
         tensorrt.require("tensorrt-rtx", ["8.9", "native"])
 
 

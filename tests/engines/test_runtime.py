@@ -136,7 +136,9 @@ def test_a_run_tells_its_workers_and_its_user(model, tmp_path, monkeypatch):
     assert context.plan_note()["settings"]["engines"] == str(store.folder)
     assert "engines" not in prepared().fingerprint
     assert prepared().worker_setup("out", (), np.array([], dtype=np.int64), 1).engines is None
-    with pytest.raises(UserError, match=r"require_engines: .* has no engines for pictures of 96x64: build them"):
+    with pytest.raises(
+        UserError, match=r"setting require_engines: .* has no engines for pictures of 96x64: build them"
+    ):
         prepared(engines=store.folder, require_engines=True)
 
 
@@ -213,7 +215,7 @@ def test_verifying_and_pruning(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"sizes": ()}, "give --size"),
+        ({"sizes": ()}, "for one size each: give --size"),
         ({"sizes": ((60, 64),)}, "multiples of 32"),
         ({"architectures": ("8.9",)}, r"aot builds for the device of this machine alone"),
         ({"device": "cuda", "components": ("text",)}, "our own kernels run the text encoder"),

@@ -192,6 +192,8 @@ def test_a_store_that_is_none(tmp_path):
         Store.open(tmp_path / "file")
     with pytest.raises(UserError, match="is not a folder"):
         Store.create(tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot be made \(.*: give --store another folder"):
+        Store.create(tmp_path / "file" / "store")
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)

@@ -136,9 +136,7 @@ def test_a_run_tells_its_workers_and_its_user(model, tmp_path, monkeypatch):
     assert context.plan_note()["settings"]["engines"] == str(store.folder)
     assert "engines" not in prepared().fingerprint
     assert prepared().worker_setup("out", (), np.array([], dtype=np.int64), 1).engines is None
-    with pytest.raises(
-        UserError, match=r"setting require_engines: .* has no engines for pictures of 96x64: build them"
-    ):
+    with pytest.raises(UserError, match=r"setting require_engines: .* no engines for pictures of 96x64: build them"):
         prepared(engines=store.folder, require_engines=True)
 
 

@@ -61,5 +61,4 @@ NOT_HERE = {
         "TensorRT builds for the GPU": NO_CARD,
         "there is no GPU here": NO_CARD,
     },
-    "engines/verify.py": {"install wanbatch[onnx]": TO_INSTALL},
 }

@@ -54,10 +54,11 @@ def test_a_card_that_cannot(setup, card, changed, told):
 
 def test_what_is_offered_for_such_a_card_works(setup):
     """A build for it, another precision, mixed devices; and a placement that keeps it out."""
-    full, fp8 = (needed_bytes(Path(setup.model.folder), "bfloat16", False, fp8=fp8) for fp8 in (False, True))
+    full, fp8 = (needed_bytes(Path(setup.model.folder), "bfloat16", False, small) for small in (False, True))
     check_card(replace(H100, memory=(full + fp8) // 2), replace(setup, runtime=Runtime(fp8=True)), "h")
     check_card(replace(H100, architecture="sm_61", supported=("sm_61",)), setup, "h")
     check_card(replace(H100, has_fp8=False), replace(setup, runtime=Runtime(fp8=False)), "h")
+    check_card(replace(H100, architecture="sm_70", supported=("sm_70",)), setup, "h")  # without INT8
     check_card(replace(H100, name="NVIDIA A100"), replace(setup, device_kind=None), "h")
     nodes = [Node("a", "one", 1, 8, ("H100",), {"card": "new"}), Node("b", "two", 1, 8, ("P40",), {"card": "old"})]
     for chosen in (Settings(accelerator_type="H100"), Settings(label_selector={"card": "new"})):

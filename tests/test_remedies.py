@@ -25,9 +25,11 @@ import scenes_objects  # noqa: F401
 import scenes_recipes  # noqa: F401
 import scenes_schedule  # noqa: F401
 import scenes_sharing  # noqa: F401
+import scenes_sounds  # noqa: F401
 import scenes_sources  # noqa: F401
 import scenes_tables  # noqa: F401
 import scenes_text  # noqa: F401
+import scenes_training  # noqa: F401
 from command_line import GOOD, invoke
 from job_making import picture, write_jsonl
 from remedies_elsewhere import ELSEWHERE, NO_REMEDIES, NOT_HERE
@@ -35,7 +37,7 @@ from remedy_cases import CASES as PLAIN_CASES
 from remedy_cases import Case, below, from_line, linked
 from remedy_map_cases import MAP_CASES
 from remedy_scenes import SCENES, At
-from remedy_texts import RemedyText, remedy_texts
+from remedy_texts import WINGS, RemedyText, remedy_texts
 
 from wanbatch.jobs.cli.main import main
 
@@ -169,7 +171,7 @@ def flags_of(command: click.Command) -> set[str]:
 def test_flags_in_messages_exist():
     known = flags_of(main).union(*OTHER_PROGRAMS.values())
     named: dict[str, set[str]] = {}
-    for wing in ("manifests", "jobs", "pipeline"):
+    for wing in WINGS:
         for path in (ROOT / wing).rglob("*.py"):
             if "training" in path.parts:
                 continue  # scripts of their own
@@ -184,7 +186,7 @@ def test_flags_in_messages_exist():
 def test_commands_in_messages_exist():
     named = {
         command
-        for wing in ("manifests", "jobs", "pipeline")
+        for wing in WINGS
         for path in (ROOT / wing).rglob("*.py")
         for text in texts(path)
         for command in re.findall(r"`wanbatch ([a-z]+)", text)

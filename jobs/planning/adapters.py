@@ -152,7 +152,7 @@ def unused_warning(settings: Settings, adapters: Adapters) -> tuple[str, ...]:
 def identities(images: pa.Table, adapters: Adapters) -> list[tuple[tuple[str, float], ...]]:
     """What decides the pixels of each image besides the names of its adapters: their files and weights."""
     return [
-        tuple(adapters[name].identity for _, name in names if name in adapters) for names in _names_of_each(images)
+        tuple(adapters[name].identity for _, name in names if name in adapters) for names in names_of_each(images)
     ]
 
 
@@ -165,11 +165,12 @@ def has_adapters(images: pa.Table) -> np.ndarray:
 def _named(rows: pa.Table) -> Iterator[tuple[int, list[tuple[str, str]]]]:
     """Rows with adapters, by their indices: the columns and names."""
     for index in np.flatnonzero(has_adapters(rows)).tolist():
-        (names,) = _names_of_each(rows.slice(index, 1))
+        (names,) = names_of_each(rows.slice(index, 1))
         yield index, names
 
 
-def _names_of_each(rows: pa.Table) -> list[list[tuple[str, str]]]:
+def names_of_each(rows: pa.Table) -> list[list[tuple[str, str]]]:
+    """The adapters that each row or image names, each with the column that names it."""
     return [
         [("style", style)] * (style is not None) + [("loras", one["name"]) for one in loras or ()]
         for style, loras in zip(rows["style"].to_pylist(), rows["loras"].to_pylist(), strict=True)

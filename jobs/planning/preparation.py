@@ -11,6 +11,7 @@ from wanbatch.jobs.config.settings import Settings, image_format, signing_files
 from wanbatch.jobs.planning.adapters import find_adapters, unused_warning
 from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.embedded_texts import warnings_of_cut_texts
+from wanbatch.jobs.planning.few_step import warnings_of_few_steps
 from wanbatch.jobs.planning.long_prompts import with_long_prompts
 from wanbatch.jobs.planning.model_copies import find_model
 from wanbatch.jobs.planning.plan import Plan, make_plan
@@ -56,7 +57,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
     adapters = find_adapters(manifest, settings, model)
     plan = with_syntax_warnings(make_plan(manifest, model, settings, adapters, hearing))
     unused = (*unused_warning(settings, adapters), *sound_warnings(manifest.rows, settings))
-    plan = replace(plan, warnings=(*plan.warnings, *unused))
+    plan = replace(plan, warnings=(*plan.warnings, *unused, *warnings_of_few_steps(plan)))
     if settings.embed_settings:
         plan = replace(plan, warnings=(*plan.warnings, *warnings_of_cut_texts(plan)))
     return with_long_prompts(plan, model), model

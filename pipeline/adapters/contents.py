@@ -72,7 +72,7 @@ class Contents:
     @property
     def covered(self) -> int:
         """How many linear layers of the blocks are changed."""
-        return sum(name.startswith("blocks.") for name in self.layers)
+        return sum(_in_stacks(name) for name in self.layers)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -95,10 +95,10 @@ class Contents:
         words += [f"rank {_range(self.ranks)}"] if self.ranks else []
         words += [f"scale {_range(sorted({change.scale for change in self.layers.values()}))}"] if self.layers else []
         words += kinds
-        if beside := len(self.layers) - self.covered:
+        if beside := sum(not name.startswith("blocks.") for name in self.layers):
             words.append(f"{beside} outside the blocks")
-        if self.additions:
-            words.append(f"{len(self.additions)} biases, norms or modulations")
+        if others := len(self.layers) - self.covered - beside + len(self.additions):
+            words.append(f"{others} biases, norms or modulations")
         return ", ".join(words)
 
 

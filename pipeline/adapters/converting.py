@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -43,9 +45,10 @@ def convert(adapter: AdapterFile, model: ModelLayers, layout: str, out: Path) ->
             {name: one.contiguous() for name, one in written.items()}, draft, {"format": "pt", **kept, **header}
         )
         draft.replace(out)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}): choose another path") from error
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise UserError(f"{out}: cannot be written ({error}): choose another path") from error
 
 
 def _diffusers(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:

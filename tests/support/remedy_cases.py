@@ -176,9 +176,6 @@ CASES = {
         r"guidance_2: .*: remove it; or, .*--map (\S+)",
         [row(GOOD), lambda match: ([{**GOOD, "guidance_2": 3}], ["--map", match[1]])],
     ),
-    "reserved column": Case(
-        [{**GOOD, "style": "ink"}], (), r"style: this version has no .*: remove the column", [row(GOOD)]
-    ),
     "nothing asked": Case(
         [{"note": "x"}],
         (),

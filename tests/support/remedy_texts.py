@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-WINGS = ("manifests", "jobs", "pipeline")
+WINGS = ("manifests", "jobs", "pipeline", "engines")
 NO_MESSAGES = ("pipeline/training/",)
 """Scripts of their own, which are no part of the command."""
 

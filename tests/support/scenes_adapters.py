@@ -8,10 +8,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
+import torch
 from adapter_making import random_pairs, save_adapter
+from command_line import GOOD
 from remedy_scenes import At, raised, scene
 from safetensors.torch import load_file, save_file
 
+from wanbatch.jobs.planning.adapters import find_adapter
+from wanbatch.jobs.worker.adapter_files import require_same_files
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.header import digest_of
 from wanbatch.pipeline.loading.registry import find
@@ -47,3 +52,98 @@ def adapters_that_cannot_be_used(at: At) -> Iterator[str]:
     shutil.move("whole.safetensors", "model/transformer/diffusion_pytorch_model.safetensors")
     at.rows({"prompt": "x"})
     at.works("plan", "m.jsonl", "--model", "model")
+
+
+def _layers() -> tuple[dict, ModelLayers]:
+    folder = Path(find().folder)
+    config = json.loads((folder / "transformer/config.json").read_text())
+    return config, ModelLayers.of_config(config, "tiny")
+
+
+@scene
+def adapters_of_rows_and_of_runs(at: At) -> Iterator[str]:
+    config, _ = _layers()
+    for seed, name in enumerate(("ink", "neon")):
+        save_adapter(at.folder / f"{name}.safetensors", config, random_pairs(config, 2, seed))
+    save_file({"diffusion_model.blocks.0.norm3.diff": torch.ones(256)}, at.folder / "norms.safetensors")
+    ink, norms = ("--lora", "ink=ink.safetensors"), ("--lora", "norms=norms.safetensors")
+    styled, twice = {**GOOD, "style": "ink"}, [{"name": "ink", "weight": 0.5}, {"name": "ink", "weight": 0.25}]
+
+    at.rows(styled)
+    yield at.refused("plan", "m.jsonl")
+    assert "--lora" not in at.works("plan", "m.jsonl", *ink)
+    at.write("wanbatch.toml", '[adapters]\nink = "ink.safetensors"\n')
+    at.works("plan", "m.jsonl")
+    (at.folder / "wanbatch.toml").unlink()
+    yield at.refused("plan", "m.jsonl", *ink, "--merge", "ink")
+    at.works("plan", "m.jsonl", *ink)
+    yield at.refused("plan", "m.jsonl", "--lora", "ink=ink.safetensors", "--lora", "ink=neon.safetensors")
+    at.works("plan", "m.jsonl", "--lora", "ink=ink.safetensors", "--lora", "neon=neon.safetensors")
+    yield at.refused("plan", "m.jsonl", "--lora", "ink")
+    at.rows({**GOOD, "loras": twice})
+    yield at.refused("plan", "m.jsonl", *ink)
+    at.rows({**GOOD, "loras": [{"name": "ink", "weight": 0.75}]})
+    at.works("plan", "m.jsonl", *ink)
+    at.rows({**GOOD, "style": "norms"})
+    yield at.refused("plan", "m.jsonl", *norms)
+    at.rows(GOOD)
+    at.works("plan", "m.jsonl", *norms, "--merge", "norms")
+    yield at.refused("plan", "m.jsonl", *ink, "--merge", "ink,ink")
+    at.works("plan", "m.jsonl", *ink, "--merge", "ink")
+    yield at.works("plan", "m.jsonl", *ink)
+    assert "no effect" not in at.works("plan", "m.jsonl", *ink, "--merge", "ink")
+    yield at.works("adapters", "show", "norms.safetensors")
+    shutil.copytree(find().folder, "model", ignore=shutil.ignore_patterns("adapters"))
+    yield at.works("adapters", "list", "--model", "model")
+    assert "ink: 80 of 80 layers" in at.works("adapters", "list", "--model", "model", *ink)
+
+
+@scene
+def places_of_adapters(at: At) -> Iterator[str]:
+    config, layers = _layers()
+    for seed, name in enumerate(("ink", "neon")):
+        save_adapter(at.folder / f"files/{name}.safetensors", config, random_pairs(config, 2, seed))
+
+    def show(where: str) -> str:
+        return at.refused("adapters", "show", where)
+
+    yield show("files")
+    at.works("adapters", "show", "files/ink.safetensors")
+    yield show("nowhere.safetensors")
+    yield show("https://example.org/ink.safetensors")
+    shutil.copytree("files", "one", ignore=shutil.ignore_patterns("neon*"))
+    at.works("adapters", "show", "one")
+    yield show("one@v2")
+    for offline in (True, False):
+        at.monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        for name in ("snapshot_download", "HfApi"):
+            at.monkeypatch.setattr(huggingface_hub, name, _no_answer)
+        yield show("owner/ink")
+    at.works("adapters", "show", "one/ink.safetensors")
+
+    adapter = find_adapter("ink", "one/ink.safetensors", layers)
+    require_same_files([adapter], "host-1")
+    shutil.copy("files/neon.safetensors", "one/ink.safetensors")
+    yield raised(lambda: require_same_files([adapter], "host-1"))
+    require_same_files([find_adapter("ink", "one/ink.safetensors", layers)], "host-1")
+    Path("one/ink.safetensors").unlink()
+    yield raised(lambda: require_same_files([adapter], "host-1"))
+
+
+def _no_answer(*_: object, **__: object) -> None:
+    raise OSError("no answer")
+
+
+@scene
+def adapters_in_other_layouts(at: At) -> Iterator[str]:
+    config, _ = _layers()
+    save_adapter(at.folder / "ink.safetensors", config, random_pairs(config, 2))
+    save_file({"diffusion_model.blocks.0.norm3.diff": torch.ones(256)}, at.folder / "norms.safetensors")
+    at.write("there.safetensors", "")
+    command = ("adapters", "convert")
+    yield at.refused(*command, "ink.safetensors", "there.safetensors", "--to", "kohya")
+    at.works(*command, "ink.safetensors", "new.safetensors", "--to", "kohya")
+    yield at.refused(*command, "ink.safetensors", "none/new.safetensors", "--to", "kohya")
+    for layout in ("diffusers", "kohya"):
+        yield at.refused(*command, "norms.safetensors", "norms-2.safetensors", "--to", layout)
+    at.works(*command, "norms.safetensors", "norms-2.safetensors", "--to", "comfyui")

@@ -83,6 +83,10 @@ def test_show_says_what_a_file_holds(model_folder, config, tmp_path):
     assert "header    ss_steps: 100" in said
     found = json.loads(invoke("adapters", "show", path, "--model", model_folder, "--json").output)
     assert (found["rows"], found["metadata"]) == (True, {"ss_steps": "100"})
+    save_file({"diffusion_model.blocks.0.norm3.diff": torch.ones(96)}, tmp_path / "norms.safetensors")
+    said = invoke("adapters", "show", tmp_path / "norms.safetensors", "--model", model_folder).output
+    assert "changes   0 of 30 layers, scale 1.0, full difference, 1 biases, norms or modulations" in said
+    assert "rows      only with --merge: it changes blocks.0.norm2" in said
     (message,) = refused(invoke("adapters", "show", "none.safetensors", "--model", model_folder))
     assert "there is no such file" in message
 

@@ -30,6 +30,7 @@ TEXTS = {
     "strict": "true", "split": "train", "embed_settings": "true", "c2pa_cert": "a/cert.pem", "c2pa_key": "a/key.pem",
     "circuit_breaker": "off", "report": "off", "drain_seconds": "2.5",
     "address": "ray://head:10001", "start_deadline": "60", "label_selector": "market-type=spot",
+    "lora": "crayon=crayon.safetensors:0.8", "merge": "crayon, ink",
     "accelerator_type": "H100", "mixed_devices": "true", "model_cache": "a/models",
 }  # fmt: skip
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from wanbatch.jobs.cli.main import main
 
-PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 QUICK = ["--steps", "2", "--rank", "2", "--resolution", "32", "--sample-steps", "1", "--unrelated", "a dog", "--json"]
 
 
@@ -71,6 +72,18 @@ def test_bad_input_is_one_clear_line_before_a_model_is_loaded(tmp_path, monkeypa
     assert done.exit_code == 2
     assert said in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_few_steps_as_the_page_shows_them_are_planned_without_a_warning(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (rows,) = re.findall(r"^```jsonl\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (tmp_path / "rows.jsonl").write_text(rows)
+    (command,) = [each for each in commands() if "few-step" in each and each[0] == "wanbatch"]
+    done = invoke("plan", *command[2:], "--json")
+    assert done.exit_code == 0, done.output
+    planned = json.loads(done.stdout)
+    assert [adapter["coverage"] for adapter in planned["adapters"]] == ["64 of 80 layers, rank 32, scale 1.0"]
+    assert planned["warnings"] == []
 
 
 def test_the_other_commands_of_the_page_are_there():

@@ -131,7 +131,11 @@ def test_differences_of_weights_biases_norms_and_modulations(model, layers, tmp_
     for name, before in model.named_parameters():
         wanted = before + tensors[changed[name]] if name in changed else before
         torch.testing.assert_close(found[name], wanted, msg=name)
-    assert read_adapter(tmp_path / "a.safetensors", layers).only_merged is not None
+    said = read_adapter(tmp_path / "a.safetensors", layers)
+    assert said.coverage() == (
+        "0 of 30 layers, scale 1.0, full difference, 2 outside the blocks, 6 biases, norms or modulations"
+    )
+    assert said.only_merged is not None
 
 
 @pytest.mark.parametrize("prefix", ["lora_unet_", "lycoris_"])

@@ -1,0 +1,80 @@
+"""Remedies for trainings of adapters: their pictures and captions, and what is asked. No model is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_making import picture
+from remedy_scenes import At, raised, scene
+
+from wanbatch.jobs.training import lora
+from wanbatch.jobs.training.pictures import find_pictures
+from wanbatch.pipeline.training.lora.settings import LoraSettings
+
+
+@scene
+def pictures_to_train_on(at: At) -> Iterator[str]:
+    def find(path: str, caption: str | None = None):
+        return find_pictures(path, "{caption}", None, caption)
+
+    for name in ("0", "1"):
+        picture(at.write(f"set/{name}.png", b""), 32, 32)
+    yield raised(lambda: find("set"))
+    assert len(find("set", "a cup").found) == 2
+    at.write("set/0.txt", "a cup")
+    assert len(find("set").found) == 1
+    (at.folder / "set/0.txt").unlink()
+    at.rows(*[{"file_name": f"{name}.png", "prompt": "a cup"} for name in "01"], name="set/metadata.jsonl")
+    assert len(find("set").found) == 2
+    yield raised(lambda: find(str(at.rows({"prompt": "x"}))))
+    at.write("set/1.png", "no picture")
+    yield raised(lambda: list(find("set").load()))
+    picture(at.folder / "set/1.png", 32, 32)
+    assert len(list(find("set").load())) == 2
+    at.write("set/1.png", "no picture")
+    at.rows({"file_name": "0.png", "prompt": "a cup"}, name="set/metadata.jsonl")
+    assert len(list(find("set").load())) == 1
+
+
+class Begun(Exception):
+    """Everything was checked."""
+
+
+@scene
+def trainings_that_are_asked_for(at: At) -> Iterator[str]:
+    picture(at.write("set/0.png", b""), 32, 32)
+
+    def begin(*given: object) -> None:
+        raise Begun
+
+    at.monkeypatch.setattr(lora.TrainingModel, "load", begin)
+
+    def train(name: str = "cup", **more: Any) -> None:
+        chosen = {"caption": "a cup", "device": "cpu", **more}
+        asked = lora.LoraRequest("set", name, Path("out"), "tiny", None, settings=LoraSettings(), **chosen)
+        lora.train(asked, lambda text: None)
+
+    at.monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for mistake in ({"name": "a cup"}, {"resolution": 1}, {"device": "cuda"}):
+        yield raised(lambda mistake=mistake: train(**mistake))
+    for good in ({"name": "a-cup_2.0"}, {"resolution": 64}, {"device": None}):
+        with pytest.raises(Begun):
+            train(**good)
+
+
+@scene
+def adapters_that_were_made_for_few_steps(at: At) -> Iterator[str]:
+    """With the one that comes with the small model."""
+    at.rows({"prompt": "a heart", "style": "few-step"})
+    told = at.works("plan", "m.jsonl", "--steps", "30", "--guidance", "5")
+    yield told
+    flags = re.search(r"was made for .*: give (--.*?), or the same in their rows", told)[1].split()  # type: ignore[index]
+    assert "was made for" not in at.works("plan", "m.jsonl", *flags)
+    named = {name.removeprefix("--"): value for name, value in zip(flags[::2], flags[1::2], strict=True)}
+    steps, guidance = int(named["steps"]), float(named["guidance"])
+    at.rows({"prompt": "a heart", "style": "few-step", **named, "steps": steps, "guidance": guidance})
+    assert "was made for" not in at.works("plan", "m.jsonl")

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from wanbatch.pipeline.adapters.merging import merge
-from wanbatch.pipeline.adapters.store import AdapterStore
+from wanbatch.pipeline.adapters.store import AdapterStore, stack_rank
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
 from wanbatch.pipeline.adapters.wan_layers import wan_layers
 from wanbatch.pipeline.batching.denoiser import Denoiser
@@ -54,7 +54,7 @@ def main() -> None:
     """Measure and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rank", type=int, default=32)
@@ -166,7 +166,7 @@ def samples(config, device, dtype, steps: int, count: int, size) -> list[Sample]
 
 def fill_milliseconds(plain: FrameTransformer, store: AdapterStore, given, device: torch.device) -> float:
     """To put an adapter that is on the device into a slot."""
-    stacks, applied = plain.adapter_stacks(given.slots, 32), store.applied([("adapter-0", 1.0)])
+    stacks, applied = plain.adapter_stacks(given.slots, stack_rank(given.rank)), store.applied([("adapter-0", 1.0)])
     assert applied is not None
     times = []
     for _ in range(4):

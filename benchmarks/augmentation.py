@@ -2,8 +2,8 @@
 
     python benchmarks/augmentation.py WORK [--shots 5,25] [--test 60] [--epochs 30] [--steps 12]
 
-It needs Ray, as `wanbatch run` does, so it is for a machine with a whole installation. On two cores this is the small
-version, some 20 minutes in all:
+It needs Ray, as `wanbatch run` does, so it is for a machine with a whole installation. From the small model's speed
+all of it should take some 20 minutes on two quiet cores, and this small version a few:
 
     python benchmarks/augmentation.py WORK --shots 5 --test 30 --steps 8 --epochs 20
 

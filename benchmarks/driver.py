@@ -112,7 +112,7 @@ class PrewrittenWorker:
 
     def __init__(self, setup: WorkerSetup, name: str):
         self._out, self._file = setup.out, Path(setup.out).parent / "attempts"
-        self._stages = StagePipeline(lambda task: task, lambda task: None, self._report)
+        self._stages = StagePipeline(lambda task: task, lambda task, follow, left: left(task), self._report)
 
     def ready(self) -> Started:
         self._attempts = pickle.loads(self._file.read_bytes())
@@ -123,7 +123,8 @@ class PrewrittenWorker:
         for task in pickle.loads(tasks):
             self._stages.submit(task)
         status = self._stages.wait_for_status(seconds)
-        return pickle.dumps(WorkerStatus(status.finished, status.generated, (-1, 0)), protocol=5)
+        told = WorkerStatus(status.finished, status.generated, (-1, 0), status.entered)
+        return pickle.dumps(told, protocol=5)
 
     def _report(self, task: Task) -> UnitReport:
         return UnitReport(self._attempts[task.unit], 0.01, 0.01, 4)

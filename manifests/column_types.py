@@ -53,7 +53,6 @@ class Given:
             where it is set.
         aliases: what other tools call the column; a column of such a name that passes through is warned of.
         differs: where the values of other tools mean something else, what that is.
-        reserved: what is missing before the column can be used; rows that give it are refused. None: it works.
     """
 
     kind: Kind
@@ -63,7 +62,6 @@ class Given:
     run_since: int = FIRST_VERSION
     aliases: tuple[str, ...] = ()
     differs: str | None = None
-    reserved: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ are separate and timed one by one. Reading source files and writing pictures is 
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -36,13 +36,14 @@ from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_mem
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import (
+    check_precision,
     compiled_vae,
+    layers_name,
     single_frame_text_encoder,
     single_frame_transformer,
     single_frame_vae,
 )
 from wanbatch.pipeline.loading.weights import DTYPES, Modules, load, weight_bytes
-from wanbatch.pipeline.models.fp8 import check_product
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
@@ -126,8 +127,7 @@ class Wan:
             UserError: If the model cannot be loaded or not run in this way.
         """
         where = torch.device(device)
-        if runtime.fp8:
-            check_product(where)
+        check_precision(runtime, where)
         if runtime.compile:
             set_up_compiler(runtime.compile_cache)
         cache = None
@@ -167,9 +167,7 @@ class Wan:
         dtype = str(self.dtype).removeprefix("torch.")
         how = "compiled" if self.runtime.compile else "eager"
         blocks = "kernels" if self.experts[0].fused else how
-        layers = f"{dtype}-fp8" if self.runtime.fp8 else dtype
-        if self.runtime.fp8 and self.device.type != "cuda":
-            layers += "-emulated"
+        layers = dtype + layers_name(self.runtime, self.device)
         return {
             "text": f"{self._text_how}-{dtype}" + ("-offloaded" if self.offloaded else ""),
             "encode": f"{how}-{dtype}",
@@ -187,16 +185,42 @@ class Wan:
                 pass
         return synchronized_time(self.device) - begin
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
-        """Make pictures; each is handed over as soon as it is done, in no particular order."""
+    @property
+    def streams(self) -> bool:
+        """Whether `generate` takes further requests while it is at work; not if parts of the model take turns."""
+        return not self.offloaded
+
+    def generate(
+        self, requests: Sequence[Request], more: Callable[[], Sequence[Request]] | None = None
+    ) -> Iterator[Result | Failed]:
+        """Make pictures; each is handed over as soon as it is done, in no particular order.
+
+        Args:
+            requests: For the pictures.
+            more: Asked for further requests whenever rows leave and none of these can take their slots; empty: there
+                are none now. For models that `streams`. None: there are none.
+        """
+        entered: dict[Sample, tuple[Request, float, float]] = {}
+
+        def further() -> Iterator[Sample] | None:
+            coming = () if more is None else more()
+            return self._enter(coming, entered) if coming else None
+
+        for denoised in self.denoiser.run(list(self._enter(requests, entered)), further):
+            request, text_seconds, encode_seconds = entered.pop(denoised.sample)
+            yield self._finish(request, denoised, text_seconds, encode_seconds if request.sources else 0.0)
+
+    def _enter(
+        self, requests: Sequence[Request], entered: dict[Sample, tuple[Request, float, float]]
+    ) -> Iterator[Sample]:
+        """Encode what requests need and make them rows, which are noted with their request and its seconds."""
         embeddings, text_seconds = self.encode_prompts(requests)
         self._ensure_on_device("picture")
         latents, encode_seconds = self.encode_sources(requests)
-        waiting = {request.id: request for request in requests}
-        samples = [self.sample(request, embeddings, latents) for request in requests]
-        for denoised in self.denoiser.run(samples):
-            request = waiting.pop(denoised.sample.id)
-            yield self._finish(request, denoised, text_seconds, encode_seconds if request.sources else 0.0)
+        for request in requests:
+            sample = self.sample(request, embeddings, latents)
+            entered[sample] = request, text_seconds, encode_seconds
+            yield sample
 
     def encode_prompts(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], float]:
         """Embeddings of all prompts that play a part, and the seconds that they cost each request."""
@@ -292,7 +316,7 @@ class Wan:
         if request.creativity_map is not None and request.creativity_map.keep_pixels:
             pixels = with_kept_pixels(pixels, request.sources, request.creativity_map)
         seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
-        return Result(request, pixels, seconds, denoised.work, self._peak_memory())
+        return Result(request, pixels, seconds, denoised.work, self._peak_memory(), denoised.slot_steps)
 
     def _ensure_on_device(self, group: str) -> None:
         """Have a group of the model's modules on the device, see `offload.py`."""

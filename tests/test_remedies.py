@@ -25,6 +25,7 @@ import scenes_objects  # noqa: F401
 import scenes_recipes  # noqa: F401
 import scenes_schedule  # noqa: F401
 import scenes_sharing  # noqa: F401
+import scenes_sounds  # noqa: F401
 import scenes_sources  # noqa: F401
 import scenes_tables  # noqa: F401
 import scenes_text  # noqa: F401

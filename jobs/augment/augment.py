@@ -73,6 +73,11 @@ class Augmentation:
     warnings: tuple[str, ...]
     loaded: Loaded
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is nothing to make, since every class has as many pictures as it is to be filled to."""
+        return self.recipe.fill is not None and not self.children and not self.earlier
+
     def as_json(self) -> dict[str, Any]:
         """What a script may want to read."""
         return {
@@ -198,7 +203,7 @@ def write_augmentation(planned: Augmentation, target: Path) -> Written:
         UserError: It cannot be written, or has no rows.
     """
     if not planned.children and not planned.earlier:
-        raise UserError(f"{planned.dataset}: gives no rows: every class has enough pictures for fill already")
+        raise UserError(f"{planned.dataset}: gives no rows: check classes, split and [hard]")
     return write_rows(planned, target, planned.children, planned.earlier)
 
 

@@ -14,9 +14,9 @@ MOST_BOXES = 1000
 """Boxes that a row may have; a picture with more objects gets a map."""
 
 
-def has_objects(original: Original) -> bool:
-    """Whether a picture has anything to keep."""
-    return bool(original.boxes) or original.mask is not None
+def has_objects(original: Original, objects: Objects) -> bool:
+    """Whether a picture has anything that is kept."""
+    return bool(original.boxes) or (objects.keep == "masks" and original.mask is not None)
 
 
 def boxes_of_row(original: Original, objects: Objects) -> list[dict[str, Any]] | None:

@@ -68,7 +68,7 @@ def manifest_row(
 def _creativity(child: Child, recipe: Recipe, map_of: Callable[[Child], str]) -> dict[str, Any]:
     """How much a picture may change: one number, or another one for its objects."""
     objects = recipe.objects
-    if objects is None or not has_objects(child.first):
+    if objects is None or not has_objects(child.first, objects):
         return {"creativity": child.creativity}
     boxes = boxes_of_row(child.first, objects)
     told: dict[str, Any] = {"creativity_map": map_of(child)} if boxes is None else {"creativity": child.creativity}
@@ -84,8 +84,9 @@ def _creativity(child: Child, recipe: Recipe, map_of: Callable[[Child], str]) ->
 
 
 def _creativity_of_objects(child: Child, recipe: Recipe) -> float:
-    kept = recipe.objects is not None and has_objects(child.first)
-    return recipe.objects.inside if kept and recipe.objects is not None else child.creativity
+    """The creativity at the objects of a picture."""
+    objects = recipe.objects
+    return objects.inside if objects is not None and has_objects(child.first, objects) else child.creativity
 
 
 def _parent(parent: Original, share: float) -> dict[str, Any]:

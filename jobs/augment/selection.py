@@ -84,7 +84,8 @@ def check_objects(wanted: Sequence[Found], recipe: Recipe) -> list[str]:
             + ", or give a dataset of COCO or YOLO with segments"
         )
     said = []
-    if bare := sum(not picture.boxes and picture.mask is None for picture in wanted):
+    by_mask = objects.keep == "masks"
+    if bare := sum(not (one.boxes or (by_mask and one.mask is not None)) for one in wanted):
         said.append(f"{bare} of {len(wanted)} pictures have nothing that is kept, and are varied as a whole")
     lacking = [box for one in wanted if one.mask is None for box in one.boxes or () if box.outline is None]
     if objects.keep == "masks" and lacking:

@@ -65,6 +65,7 @@ class Checked:
     too_far: bool | None = None
     label_rank: int | None = None
     label_confidence: float | None = None
+    within_originals: bool | None = None
     rejected_by: list[str] = field(default_factory=list)
 
 
@@ -205,6 +206,6 @@ COLUMNS: dict[str, str] = {
     "creativity": "double", "decodes": "bool", "size_matches": "bool", "brightness": "double", "contrast": "double",
     "sharpness": "double", "source_sharpness": "double", "source_distance": "double", "near_held_out": "bool",
     "exact_duplicate": "bool", "near_duplicate": "bool", "too_near": "bool", "too_far": "bool", "label_rank": "int32",
-    "label_confidence": "double",
+    "label_confidence": "double", "within_originals": "bool",
 }  # fmt: skip
 """The columns of the sidecar before `rejected_by`, and their Arrow types."""

@@ -91,7 +91,7 @@ def bench(
         "model": info.name,
         "command": command,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": _hardware(execution.device),
+        "hardware": hardware_of(execution.device),
         "versions": {"wanbatch": __version__, **{name: version(name) for name in PACKAGES}},
         "settings": {**asdict(settings), **asdict(execution)},
         "backends": wan.backends,
@@ -107,7 +107,7 @@ def bench(
 
 
 def _whole_pictures(info: ModelInfo, wan: Wan, modules: Modules, settings: BenchSettings) -> dict[str, Any]:
-    requests = _requests(info, settings)
+    requests = sample_requests(info, settings)
     contenders = _contenders(info, wan, modules, settings)
     pictures = {name: make(requests) for name, make in contenders.items()}  # warm-up, and what is compared below
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -123,7 +123,7 @@ def _whole_pictures(info: ModelInfo, wan: Wan, modules: Modules, settings: Bench
         },
         "spread": {name: round(max(times) / min(times), 3) for name, times in seconds.items()},
         "max_pixel_difference": {
-            name: max(_difference(a, b) for a, b in zip(ours, theirs, strict=True))
+            name: max(largest_difference(a, b) for a, b in zip(ours, theirs, strict=True))
             for name, theirs in pictures.items()
             if name != "wanbatch"
         },
@@ -155,7 +155,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _requests(info: ModelInfo, settings: BenchSettings) -> list[Request]:
+def sample_requests(info: ModelInfo, settings: BenchSettings) -> list[Request]:
+    """Requests for as many pictures as the settings say, from text alone."""
     things = ("red heart", "yellow star", "green tree", "dog", "castle", "sailboat")
     return [
         Request(
@@ -181,25 +182,25 @@ def _requests(info: ModelInfo, settings: BenchSettings) -> list[Request]:
 def _contenders(
     info: ModelInfo, wan: Wan, modules: Modules, settings: BenchSettings
 ) -> dict[str, Callable[[Sequence[Request]], list[np.ndarray]]]:
-    pipeline = _diffusers(info, modules)
+    pipeline = diffusers_pipeline(info, modules)
     contenders = {
-        "wanbatch": lambda requests: _with_wanbatch(wan, requests),
-        "diffusers loop": lambda requests: _with_diffusers(pipeline, requests, 1),
-        "diffusers batched": lambda requests: _with_diffusers(pipeline, requests, settings.batch),
+        "wanbatch": lambda requests: made_by_wanbatch(wan, requests),
+        "diffusers loop": lambda requests: made_by_diffusers(pipeline, requests, 1),
+        "diffusers batched": lambda requests: made_by_diffusers(pipeline, requests, settings.batch),
     }
     if settings.compiled:
-        compiled = _diffusers(info, shared_copies(modules))
+        compiled = diffusers_pipeline(info, shared_copies(modules))
         for transformer in (compiled.transformer, compiled.transformer_2):
             if transformer is not None:
                 transformer.compile_repeated_blocks(fullgraph=True)
         compiled.vae.decoder.compile()
-        contenders["diffusers compiled, batched"] = lambda requests: _with_diffusers(
+        contenders["diffusers compiled, batched"] = lambda requests: made_by_diffusers(
             compiled, requests, settings.batch
         )
     return contenders
 
 
-def _diffusers(info: ModelInfo, modules: Modules) -> Any:
+def diffusers_pipeline(info: ModelInfo, modules: Modules) -> Any:
     """Build diffusers' own pipeline on loaded modules."""
     if info.name == RANDOM:
         pipeline: Any = pipeline_of(modules)
@@ -217,7 +218,8 @@ def _diffusers(info: ModelInfo, modules: Modules) -> Any:
     return pipeline
 
 
-def _with_wanbatch(wan: Wan, requests: Sequence[Request]) -> list[np.ndarray]:
+def made_by_wanbatch(wan: Wan, requests: Sequence[Request]) -> list[np.ndarray]:
+    """Pictures of this runtime, uint8 [height, width, 3], in the order of the requests."""
     wan.text.forget()  # each round encodes the prompts anew, as diffusers does
     pictures: dict[str, np.ndarray] = {}
     for outcome in wan.generate(requests):
@@ -227,7 +229,8 @@ def _with_wanbatch(wan: Wan, requests: Sequence[Request]) -> list[np.ndarray]:
     return [pictures[request.id] for request in requests]
 
 
-def _with_diffusers(pipeline: Any, requests: Sequence[Request], batch: int) -> list[np.ndarray]:
+def made_by_diffusers(pipeline: Any, requests: Sequence[Request], batch: int) -> list[np.ndarray]:
+    """Pictures of diffusers' own pipeline, `batch` prompts in a call."""
     pictures: list[np.ndarray] = []
     for first in range(0, len(requests), batch):
         group = requests[first : first + batch]
@@ -248,11 +251,13 @@ def _with_diffusers(pipeline: Any, requests: Sequence[Request], batch: int) -> l
     return pictures
 
 
-def _difference(ours: np.ndarray, theirs: np.ndarray) -> int:
+def largest_difference(ours: np.ndarray, theirs: np.ndarray) -> int:
+    """The largest difference of any value of two pictures."""
     return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
 
 
-def _hardware(device: str) -> dict[str, Any]:
+def hardware_of(device: str) -> dict[str, Any]:
+    """What the device is, as JSON values."""
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         return {"device": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}

@@ -171,8 +171,8 @@ def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, d
     embeds = torch.randn(rows, length, model.config.text_dim, device=device, dtype=wan.dtype)
     embeds *= (torch.arange(length, device=device) < lengths[:, None])[..., None]
     padded = torch.cat([embeds, embeds.new_zeros(rows, TEXT_TOKENS - length, embeds.shape[2])], dim=1)
-    per_token = timestep[:, None].expand(-1, height * width // 4)
     frame = wan.experts[0]
+    per_token = timestep[:, None].expand(-1, height // frame.patch[0] * (width // frame.patch[1]))
     context = frame.context(embeds, lengths, TEXT_TOKENS)
 
     def diffusers(transformer: Any) -> Callable[[], Tensor]:

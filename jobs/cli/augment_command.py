@@ -71,8 +71,8 @@ def augment(
 
     target = _manifest(recipe, out, make, manifest)
     planned = augmenting.plan_augmentation(recipe, target, settings)
-    if preview is not None:
-        _preview(planned, preview, target, settings)
+    if planned.is_full or preview is not None:
+        click.echo(_full(planned, as_json) if planned.is_full else _preview(planned, preview or 1, target, settings))
         return
     written = augmenting.write_augmentation(planned, target)
     if not as_json:
@@ -88,12 +88,20 @@ def augment(
         click.echo(f"  next      {_next(written)}")
 
 
-def _preview(planned: Augmentation, count: int, target: Path, settings: Settings) -> None:
+def _full(planned: Augmentation, as_json: bool) -> str:
+    """What to say of a recipe whose classes have all that they are to be filled to."""
+    if as_json:
+        return json.dumps({"manifest": None, **planned.as_json()})
+    most = f" (fill = {planned.recipe.fill!r})".replace("'", '"')
+    return f"{planned.dataset}: every class has enough pictures already{most}: there is nothing to make"
+
+
+def _preview(planned: Augmentation, count: int, target: Path, settings: Settings) -> str:
     from wanbatch.jobs.augment.preview import preview
 
     sheet = target.with_name(f"{target.stem}.preview.png")
     shown = preview(planned, count, target, sheet, settings)
-    click.echo(f"{_count(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written")
+    return f"{_count(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written"
 
 
 def _measure(recipe: Path, out: str | Path, epochs: int, result: Path, settings: Settings, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from wanbatch.jobs.cli.options import folder_argument, json_option
 
 if TYPE_CHECKING:
     from wanbatch.jobs.augment.checking import CheckReport, Reader
+    from wanbatch.jobs.augment.embeddings import Embedder
 
 CLASSES_SHOWN = 12
 
@@ -32,6 +33,11 @@ CLASSES_SHOWN = 12
     "--top-k", type=click.IntRange(1), help="of its likeliest classes, how many may hold the own [default: 1]"
 )
 @click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    help="ONNX file or folder of transformers that the pictures are compared with the recipe's originals by",
+)
+@click.option(
     "--regenerate", type=click.IntRange(0, 100), default=0, help="make rejected pictures again so many times"
 )
 @json_option
@@ -43,6 +49,7 @@ def check(
     classifier: Path | None,
     classes: str | None,
     top_k: int | None,
+    embeddings: Path | None,
     regenerate: int,
     as_json: bool,
 ) -> None:
@@ -59,6 +66,7 @@ def check(
     from wanbatch.jobs.augment.augment import read_reference
     from wanbatch.jobs.augment.checking import check_folder, with_flags
     from wanbatch.jobs.augment.checks_settings import Checks
+    from wanbatch.jobs.augment.embeddings import EmbeddingsReader
     from wanbatch.jobs.config.settings import read_settings
 
     reference = None if recipe is None else read_reference(recipe, read_settings())
@@ -66,8 +74,13 @@ def check(
     held_out = [] if reference is None else [one.fingerprint for one in reference.held_out if one.fingerprint]
     said = with_flags(checks, duplicates=duplicates, tolerance=tolerance, top_k=top_k)
 
+    embedder = None if embeddings is None else _embedder(embeddings, recipe)
+
     def check_all() -> CheckReport:
-        return check_folder(out, said, held_out, _readers(classifier, classes))
+        readers = _readers(classifier, classes)
+        if embedder is not None and reference is not None:
+            readers.append(EmbeddingsReader(embedder, reference.augmented))
+        return check_folder(out, said, held_out, readers)
 
     report = check_all()
     if regenerate:
@@ -76,6 +89,15 @@ def check(
 
         report = make_again(out, report, regenerate, check_all, run_again)
     click.echo(json.dumps({"out": str(out), **report.as_json()}) if as_json else "\n".join(lines_of(report)))
+
+
+def _embedder(model: Path, recipe: Path | None) -> Embedder:
+    from wanbatch.errors import UserError
+    from wanbatch.jobs.augment.embeddings import open_embedder
+
+    if recipe is None:
+        raise UserError("--embeddings compares with the pictures that a recipe augments: name it with --recipe")
+    return open_embedder(model)
 
 
 def _readers(classifier: Path | None, classes: str | None) -> list[Reader]:

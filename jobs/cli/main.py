@@ -28,6 +28,7 @@ from wanbatch.jobs.cli.origin_command import origin
 from wanbatch.jobs.cli.plan_command import plan
 from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
 from wanbatch.jobs.cli.push_command import push
+from wanbatch.jobs.cli.qualify_command import qualify
 from wanbatch.jobs.cli.report_command import report
 from wanbatch.jobs.cli.run_commands import retry, run
 from wanbatch.jobs.cli.schedule_commands import schedule
@@ -84,6 +85,7 @@ class Commands(click.Group):
         tune,
         train,
         bench,
+        qualify,
         doctor,
         completion,
     ],

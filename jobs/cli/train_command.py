@@ -88,3 +88,39 @@ def lora(images: str | Path, name: str, out: Path | None, as_json: bool, **given
         f"model's own pictures of unrelated prompts {found['damage']:+.1%}. Its card and samples are beside it.\n"
         f"Use it: wanbatch run MANIFEST --lora {name}={found['file']}"
     )
+
+
+@train.command()
+@click.argument("manifest", type=PathOrUrl())
+@click.option("--out", type=click.Path(path_type=Path), default=Path("adapters/sound.safetensors"), show_default=True,
+              help="file of the adapter; what is needed to go on lies beside it")  # fmt: skip
+@click.option("--model", default="tiny", show_default=True, help="tiny, a folder, or a hub id")
+@click.option("--revision", help="of a hub model")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="in all")
+@click.option("--steps", type=click.IntRange(1), default=100_000, show_default=True, help="at most")
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="sounds in a step")
+@click.option("--tokens", type=click.IntRange(1, 64), default=8, show_default=True, help="of each sound")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="default: a GPU if there is one")
+@json_option
+def sound(manifest: str | Path, as_json: bool, **given: Any) -> None:
+    """Train an adapter that gives the model sounds, from the rows of MANIFEST that have audio and a prompt.
+
+    No pictures are needed: the model's own attention to the prompts is what the adapter learns to bring about. The
+    same command goes on where it ended.
+
+    \b
+    Example:
+      wanbatch train sound birds.jsonl --out birds.safetensors
+    """
+    from wanbatch.jobs.training.sound import SoundRequest
+    from wanbatch.jobs.training.sound import train as train_adapter
+
+    found = train_adapter(SoundRequest(manifest, **given), lambda text: click.echo(text, err=True))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(
+        f"{found['file']}: trained on {found['sounds']} sounds with {found['captions']} captions, {found['steps']} "
+        f"steps.\nUse it: wanbatch run MANIFEST --sound {found['file']}"
+    )

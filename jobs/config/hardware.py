@@ -11,8 +11,9 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.loading.runtime import Runtime, default_compile_cache
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16", "int8": "bfloat16"}
 FP8_CAPABILITY = (8, 9)  # Ada, Hopper, Blackwell
+INT8_CAPABILITY = (7, 5)  # Turing and all later ones
 CPU_INFO = Path("/proc/cpuinfo")
 
 # What a preset chooses where no setting says otherwise, on a GPU that has FP8 and on one that has not.
@@ -57,7 +58,7 @@ class ExecutionConfig:
 
     Attributes:
         device: `cuda` or `cpu`.
-        precision: `fp32`, `bf16` or `fp8`; never `auto`.
+        precision: `fp32`, `bf16`, `fp8` or `int8`; never `auto`.
         compile: Whether the model is compiled.
     """
 
@@ -80,6 +81,7 @@ class ExecutionConfig:
         return Runtime(
             compile=self.compile,
             fp8=self.precision == "fp8",
+            int8=self.precision == "int8",
             compile_cache=_absolute(settings.compile_cache),
             text_cache=_absolute(settings.text_cache),
             offload=self.device == "cuda" and settings.offload == "auto",
@@ -119,6 +121,10 @@ def resolve_execution(settings: Settings, hardware: Hardware) -> ExecutionConfig
         raise UserError(
             f"setting precision: {hardware.name} has no FP8, which Ada, Hopper and Blackwell GPUs have; use "
             "--precision bf16"
+        )
+    if precision == "int8" and device == "cuda" and hardware.capability < INT8_CAPABILITY:
+        raise UserError(
+            f"setting precision: {hardware.name} has no INT8, which GPUs have since Turing; use --precision bf16"
         )
     compiled = device == "cuda" if settings.compile == "auto" else settings.compile == "always"
     if compiled and settings.compile_cache is None:

@@ -126,8 +126,8 @@ class Settings(_ColumnDefaults):
         "exact",
         description="exact: nothing but rounding; balanced, fast: fewer or cheaper steps, FP8 where the GPU has it",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
-        "auto", description="auto: the preset's, on a CPU fp32; fp8: of the large layers, bf16 around them"
+    precision: Literal["auto", "fp32", "bf16", "fp8", "int8"] = Field(
+        "auto", description="auto: the preset's, on a CPU fp32; fp8, int8: of the large layers, bf16 around them"
     )
     compile: Literal["auto", "never", "always"] = Field(
         "auto", description="whether the model is compiled before the first unit; auto: on a GPU"

@@ -114,9 +114,8 @@ def measure_here(
     from wanbatch.pipeline.batching.calibration import measure
     from wanbatch.pipeline.loading.compiler import set_up_compiler
     from wanbatch.pipeline.loading.random_model import transformer_like
-    from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+    from wanbatch.pipeline.loading.single_frame import check_precision, single_frame_transformer
     from wanbatch.pipeline.loading.weights import DTYPES
-    from wanbatch.pipeline.models.fp8 import check_product
 
     folder = Path(model.folder)
     config = json.loads((folder / "transformer" / "config.json").read_text())
@@ -126,8 +125,7 @@ def measure_here(
     width, height, guided = kind
     shape = height // stride, width // stride, guided
     device = torch.device(execution.device)
-    if runtime.fp8:
-        check_product(device)
+    check_precision(runtime, device)
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     transformer = transformer_like(config, device, DTYPES[execution.dtype])

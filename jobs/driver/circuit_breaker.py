@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
-COMMON_CAUSES = ("error", "unreachable", "unreadable_image")
+COMMON_CAUSES = ("error", "unreachable", "unreadable_audio", "unreadable_image")
 """Error classes of exceptions that nobody expected, and of servers, disks and mounts that do not answer."""
 
 FEW = 4

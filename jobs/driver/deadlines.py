@@ -45,7 +45,14 @@ class Deadlines:
         self._slowest = 0.0  # seconds for one pixel of work, of units that were denoised
         self._slowest_coding = 0.0  # the same, of units of which nothing was
 
-    def learn(self, unit: Unit, made: Collection[str], seconds: float, slots: int | None = None) -> None:
+    def learn(
+        self,
+        unit: Unit,
+        made: Collection[str],
+        seconds: float,
+        slots: int | None = None,
+        slot_use: float | None = None,
+    ) -> None:
         """Learn from a unit that came back.
 
         Args:
@@ -53,6 +60,8 @@ class Deadlines:
             made: the ids of its images that were made.
             seconds: that it took, whatever became of the other images.
             slots: rows that were denoised together; default: as many as the run began with.
+            slot_use: the share of the slots that had a row, where it was counted: other slots had rows of other
+                units, whose time is not the unit's. None: the least that the unit can have cost is assumed.
         """
         names = frozenset(made)
         places = [place for place in unit.indices.tolist() if self._ids[place] in names]
@@ -60,7 +69,8 @@ class Deadlines:
             return
         denoising = self._work.denoising[places]
         batch = (slots or self._slots) * denoising.max()
-        rate = seconds / (self._work.coding[places].sum() + max(denoising.sum(), batch))
+        cost = denoising.sum() / slot_use if slot_use else max(denoising.sum(), batch)
+        rate = seconds / (self._work.coding[places].sum() + cost)
         if batch:
             self._slowest = max(self._slowest, rate)
         else:

@@ -176,8 +176,9 @@ class Intake:
 
     def _count(self, done: UnitFinished) -> None:
         made, failed, report = done.made, done.failed, done.report
-        self._deadlines.learn(done.unit, made, report.busy_seconds, report.slots)
+        self._deadlines.learn(done.unit, made, report.busy_seconds, report.slots, report.slot_use)
         self._counters.unit_published(len(made), len(failed), report.model_seconds, report.source_notes)
+        self._counters.slots_used(report.evaluations, report.slot_steps)
         notes = {name: asdict(noted) for name, noted in report.source_notes.items()}
         self._log.write(
             "unit",
@@ -189,6 +190,8 @@ class Intake:
             slots=report.slots,
             busy_seconds=round(report.busy_seconds, 4),
             model_seconds=round(report.model_seconds, 4),
+            evaluations=report.evaluations,
+            slot_steps=round(report.slot_steps, 2),
             source_retries=report.source_retries,
             **({"source_notes": notes} if notes else {}),
         )

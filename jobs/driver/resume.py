@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.adapter_texts import in_any_folder
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver.changed_sources import rows_of_changed_sources
 from wanbatch.jobs.driver.fingerprint import model_location
 from wanbatch.jobs.planning.plan import Plan, has_sources
 from wanbatch.jobs.reporting.run_log import RunLog
@@ -61,14 +62,15 @@ def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | N
         folder: open.
         plan: of the manifest that the folder is filled from.
         retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
-        rerun_changed: rows that changed since they were made are made again.
+        rerun_changed: rows that changed since they were made are made again, and so are those whose pictures did.
 
     Raises:
         UserError: The folder has images that the manifest does not ask for, or images of rows that changed, and
             these are not to be made again.
     """
     require_all_asked(folder, plan)
-    return rows_to_retry(folder, retry) | changed_rows(folder, plan, rerun_changed)
+    again = rows_to_retry(folder, retry) | changed_rows(folder, plan, rerun_changed)
+    return again | rows_of_changed_sources(folder, plan) if rerun_changed else again
 
 
 def require_all_asked(folder: OutputFolder, plan: Plan) -> None:

@@ -157,6 +157,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         stopped_by=stopped_by,
         stop_cause=dispatcher.stop_cause if stopped_by else None,
         model_busy=busy,
+        slot_use=counters.slot_use,
         first_unit=first_unit,
         dropped=dispatcher.dropped,
         drained=dispatcher.drained,

@@ -28,7 +28,8 @@ class RunCounters:
         self._rows, self._clock = rows, clock
         self._made_before, self._quarantined_before = made_before, quarantined_before
         self._made_now = self._quarantined_now = 0
-        self._model_seconds = self._warm_up_seconds = 0.0
+        self._model_seconds = self._warm_up_seconds = self._slot_steps = 0.0
+        self._evaluations = 0
         self._source_notes: dict[str, NotedImages] = {}
         self._ready_since: dict[int, float] = {}
 
@@ -68,6 +69,16 @@ class RunCounters:
         now = self._clock()
         seconds = sum(now - since for since in self._ready_since.values())
         return round(self._model_seconds / seconds, 4) if seconds else None
+
+    @property
+    def slot_use(self) -> float | None:
+        """The share of the slots of all evaluations that had an image; None if nothing was evaluated."""
+        return round(self._evaluations / self._slot_steps, 4) if self._slot_steps else None
+
+    def slots_used(self, evaluations: int, slot_steps: float) -> None:
+        """Count the evaluations of images, and the slots that these took, those without an image included."""
+        self._evaluations += evaluations
+        self._slot_steps += slot_steps
 
     def worker_ready(self, slot: int, warm_up_seconds: float) -> None:
         """Count a worker that is ready to make images."""

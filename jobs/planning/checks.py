@@ -12,7 +12,6 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.adapters import check_merged, unknown_names
 from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, too_low
-from wanbatch.manifests.columns import GIVEN
 from wanbatch.manifests.reading.column_names import if_own, map_option, own_name
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
@@ -59,9 +58,6 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
         unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
         for index in np.flatnonzero(unknown).tolist():
             yield index, _unknown_name(name, rows[name][index].as_py(), known)
-    for name, given in GIVEN.items():
-        for index in np.flatnonzero(pc.is_valid(rows[name])).tolist() if given.reserved else ():
-            yield index, f"{name}: this version has no {given.reserved} yet: remove the column"
     yield from unknown_names(rows, settings, model)
     for name in SIDES:
         sides = pc.fill_null(rows[name], 0).to_numpy()

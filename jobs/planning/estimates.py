@@ -102,7 +102,7 @@ def _empty_slots(plan: Plan, rates: Rates, settings: Settings, left: np.ndarray,
     slots: int = (rates.slots or USUAL_SLOTS) if settings.slots == AUTO else int(settings.slots)
     workers = settings.workers if isinstance(settings.workers, int) else 1
     rows = rows_of_a_unit(int(left.sum()), workers, slots, settings.unit_rows)
-    units = shortened_at_the_end(plan.units(rows, done), workers, slots)
+    units = shortened_at_the_end(plan.units(rows, done, workers), workers, slots)
     factor = np.ones(len(plan))
     if units:
         images = np.concatenate(units)

@@ -29,8 +29,9 @@ from wanbatch.jobs.planning.noise_schedule import (
 from wanbatch.jobs.planning.row_digests import row_digests
 from wanbatch.jobs.planning.seeds import seeds_of
 from wanbatch.jobs.planning.sounds import with_sounds
+from wanbatch.jobs.planning.unit_sizes import cut_units
 from wanbatch.jobs.planning.units import Image, Task
-from wanbatch.manifests.columns import ALWAYS, LATER, MAPS, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
+from wanbatch.manifests.columns import ALWAYS, LATER, RARE, RESOLVED, RUN_SETTINGS, WRITTEN
 from wanbatch.manifests.dataset.schema_changes import cast
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
@@ -138,26 +139,21 @@ class Plan:
     def ids(self) -> list[str]:
         return self.images["id"].to_pylist()
 
-    def units(self, rows: int, skip: Collection[str] = ()) -> list[np.ndarray]:
+    def units(self, rows: int, skip: Collection[str] = (), workers: int = 1) -> list[np.ndarray]:
         """Indices of the images that are still to be made, at most `rows` a unit.
 
         Images of one unit share size, guidance, and whether they have a creativity map or adapters; inside such a
-        class, images with the same source or prompt stand together. Units are ordered by their first image.
+        class, images of similarly long prompts, and then those with the same source or prompt, stand together. Units
+        of one class follow one another, so that the images of one take the slots that the last ones of another leave;
+        all of this for some thousand images of the manifest at a time: the dataset grows in about its order.
+
+        Args:
+            rows: of a unit, at most.
+            skip: ids of images that are not to be made.
+            workers: how many take units at the same time.
         """
-        images = self.images
         pending = np.array([index for index, name in enumerate(self.ids()) if name not in skip], dtype=np.int64)
-        shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
-        guided = images["guidance"].to_numpy()[pending] > 1
-        mapped = [pc.is_valid(images[name]).to_numpy()[pending] for name in MAPS]
-        classes = np.stack([*shape, guided, np.logical_or(*mapped), has_adapters(images)[pending]])
-        _, classes = np.unique(classes, axis=1, return_inverse=True)
-        classes = classes.reshape(-1)
-        order = np.lexsort((pending, self._companions()[pending], classes))
-        starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
-        units = []
-        for group in np.split(pending[order], starts[1:]) if len(order) else []:
-            units += [group[first : first + rows] for first in range(0, len(group), rows)]
-        return sorted(units, key=lambda unit: int(unit.min()))
+        return cut_units(self.images, self.manifest.rows, pending, rows, workers)
 
     def examples(self, indices: Sequence[int] | np.ndarray, limit: int = 4) -> tuple[Image, ...]:
         """The first of each of the most common kinds by size, guidance, sources and adapters, at some indices."""
@@ -241,15 +237,6 @@ class Plan:
             "adapters": [adapter.describe() for adapter in self.adapters.values()],
             "with_sources": int(has_sources(self.manifest.rows).to_numpy()[images["row"].to_numpy()].sum()),
         }
-
-    def _companions(self) -> np.ndarray:
-        """A number for each image, equal for those that share their first source or, without one, their prompt."""
-        sources = self.manifest.rows["sources"].combine_chunks()
-        having = pc.greater(pc.fill_null(pc.list_value_length(sources), 0), 0)
-        first = pc.if_else(having, sources.offsets[:-1], pa.scalar(None, pa.int32()))
-        path = sources.values.field("path").take(first)
-        shared = pc.coalesce(path, self.manifest.rows["prompt"].combine_chunks(), pa.scalar(""))
-        return shared.dictionary_encode().indices.to_numpy()[self.images["row"].to_numpy()]
 
 
 def make_plan(

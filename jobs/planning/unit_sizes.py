@@ -1,13 +1,85 @@
-"""How many images a unit has: few enough that every worker has something to do, also at the end. Pure."""
+"""Which images are a unit, and how many: few enough that every worker has something to do, also at the end. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wanbatch.jobs.planning.adapters import has_adapters
+from wanbatch.jobs.planning.noise_schedule import has_sources
+from wanbatch.manifests.columns import MAPS
 
 UNITS_OF_WORKER = 4
 """So many units a worker are cut of small runs, where its slots can be filled by each."""
+
+WINDOW_IMAGES = 4096
+"""Images of the manifest, for each worker, that units are cut of together."""
+SHORT_TEXT = 64
+"""Bytes of text that count as equally short."""
+
+
+def cut_units(
+    images: pa.Table, manifest_rows: pa.Table, pending: np.ndarray, rows: int, workers: int
+) -> list[np.ndarray]:
+    """Cut images into units; see `Plan.units`.
+
+    Args:
+        images: those of the plan.
+        manifest_rows: what they are of.
+        pending: int64, the indices of the images that are to be made.
+        rows: of a unit, at most.
+        workers: how many take units at the same time.
+    """
+    row = images["row"].to_numpy()[pending]
+    shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
+    guided = images["guidance"].to_numpy()[pending] > 1
+    mapped = [pc.is_valid(images[name]).to_numpy()[pending] for name in MAPS]
+    window = np.arange(len(pending)) // (WINDOW_IMAGES * workers)
+    classes = np.stack([window, *shape, guided, np.logical_or(*mapped), has_adapters(images)[pending]])
+    _, first, classes = np.unique(classes, axis=1, return_index=True, return_inverse=True)
+    classes = np.argsort(np.argsort(first))[classes.reshape(-1)]  # numbered by their first image
+    companions = _companions(manifest_rows)[row]
+    lengths = _shared_by_source(_text_lengths(images, pending, guided), companions, manifest_rows, row)
+    order = np.lexsort((pending, companions, lengths, classes))
+    starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
+    units = []
+    for group in np.split(pending[order], starts[1:]) if len(order) else []:
+        units += [group[first : first + rows] for first in range(0, len(group), rows)]
+    return units
+
+
+def _text_lengths(images: pa.Table, pending: np.ndarray, guided: np.ndarray) -> np.ndarray:
+    """How long the texts of images are, in steps of a fifth.
+
+    Texts of similar length have about as many tokens, which decides whose rows can share slots.
+    """
+    prompt, negative = (
+        pc.fill_null(pc.binary_length(images[name]), 0).to_numpy()[pending] for name in ("prompt", "negative_prompt")
+    )
+    longest = np.maximum(prompt, np.where(guided, negative, 0))
+    return np.round(4 * np.log2(np.maximum(longest, SHORT_TEXT) / SHORT_TEXT)).astype(np.int64)
+
+
+def _shared_by_source(
+    lengths: np.ndarray, companions: np.ndarray, manifest_rows: pa.Table, row: np.ndarray
+) -> np.ndarray:
+    """The same, but images of one source have the length of the first of them, so that they stand together."""
+    _, first, number = np.unique(companions, return_index=True, return_inverse=True)
+    sourced = has_sources(manifest_rows).to_numpy()[row]
+    return np.where(sourced, lengths[first][number.reshape(-1)], lengths)
+
+
+def _companions(manifest_rows: pa.Table) -> np.ndarray:
+    """A number for each row, equal for those that share their first source or, without one, their prompt."""
+    sources = manifest_rows["sources"].combine_chunks()
+    having = pc.greater(pc.fill_null(pc.list_value_length(sources), 0), 0)
+    first = pc.if_else(having, sources.offsets[:-1], pa.scalar(None, pa.int32()))
+    path = sources.values.field("path").take(first)
+    shared = pc.coalesce(path, manifest_rows["prompt"].combine_chunks(), pa.scalar(""))
+    return shared.dictionary_encode().indices.to_numpy()
 
 
 def rows_of_a_unit(pending: int, workers: int, slots: int, most: int) -> int:

@@ -32,6 +32,8 @@ class Summary:
         stop_cause: that common cause, and what to do.
         model_busy: the share of the time that workers were making images in which they had one in the model; None
             if nothing was made.
+        slot_use: the share of the denoiser's slots that had an image in them when the model was evaluated; None if it
+            never was.
         first_unit: the units of this run are numbered from it.
         dropped: images that were made and not committed when the run was stopped; they are made again.
         drained: images that were committed after it was asked to stop.
@@ -52,6 +54,7 @@ class Summary:
     stopped_by: str | None = None
     stop_cause: str | None = None
     model_busy: float | None = None
+    slot_use: float | None = None
     first_unit: int = 0
     dropped: int = 0
     drained: int = 0

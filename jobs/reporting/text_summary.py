@@ -25,7 +25,8 @@ def summary_text(summary: Summary) -> str:
     if summary.made_now:
         rate = summary.made_now / seconds["make"]
         busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"
-        lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s{busy}")
+        filled = "" if summary.slot_use is None else f", its slots filled to {summary.slot_use:.0%}"
+        lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s{busy}{filled}")
         lines.append(f"  stages    {_stage_text(stage_seconds(summary.out, summary.first_unit))}")
     for name, noted in summary.source_notes.items():
         count = f"{noted.images} pictures" if noted.images != 1 else "1 picture"

@@ -16,7 +16,7 @@ from tomlkit.exceptions import ParseError
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.schedule_names import SCHEDULE_TABLES
-from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.config.settings import ADAPTERS, Settings
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.result import TuningResult
 from wanbatch.manifests.storage.atomic_files import write_atomic
@@ -57,7 +57,7 @@ def updated_text(text: str, fields: Mapping[str, Any], comments: list[str]) -> s
     Args:
         text: The old file; empty if there is none.
         fields: All settings that the file has to hold; others are removed from it. Its schedules stay, as
-            `[schedules.NAME]`.
+            `[schedules.NAME]`, and so do its `[adapters]`, in place of the field `lora`.
         comments: The lines of the evidence.
 
     Raises:
@@ -65,12 +65,16 @@ def updated_text(text: str, fields: Mapping[str, Any], comments: list[str]) -> s
     """
     document = tomlkit.parse(_without_evidence(text))
     schedules = {name: document.pop(name) for name in SCHEDULE_TABLES if isinstance(document.get(name), dict)}
-    for name in [name for name in document if name not in fields]:
+    adapters = document.pop(ADAPTERS) if isinstance(document.get(ADAPTERS), dict) else None
+    wanted = {name: value for name, value in fields.items() if adapters is None or name != "lora"}
+    for name in [name for name in document if name not in wanted]:
         del document[name]
-    for name, value in fields.items():
+    for name, value in wanted.items():
         plain = _plain(value)
         if document.get(name) != plain:
             document[name] = plain
+    if adapters is not None:
+        document[ADAPTERS] = adapters
     if schedules:  # under the name that leaves `schedule` to the setting
         document[SCHEDULE_TABLES[1]] = {name: one for tables in schedules.values() for name, one in tables.items()}
     return "\n".join([*comments, "", document.as_string()])

@@ -127,6 +127,8 @@ def _tell_warnings(plan: Plan, on_progress: OnProgress) -> None:
         on_progress(f"warning: {message}")
     for message in plan.unreadable.values():
         on_progress(f"warning: {message}")
+    if plan.hearing is not None:
+        on_progress("warning: rows have sounds, which play no part in what is measured")
 
 
 class _Measurement:

@@ -16,7 +16,7 @@ import pickle
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -37,6 +37,7 @@ from wanbatch.jobs.worker.recovery import PipelineFailure, halve_slots
 from wanbatch.jobs.worker.requests import warm_up_request
 from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.jobs.worker.unit_task import UnitTask
+from wanbatch.jobs.worker.units_in_model import ModelProgress, generate_units
 from wanbatch.machine import usable_cores
 from wanbatch.manifests import records
 from wanbatch.manifests.dataset.content_credentials import Signer
@@ -65,13 +66,12 @@ class Worker:
         self._setup, self._name = setup, name
         self._load = load or partial(_load_wan, runtime=setup.runtime, adapters=setup.adapters)
         self._context: WorkerContext  # from `ready` on
-        self._in_model = (-1, 0)
+        self._in_model = ModelProgress()
         self._stop_at = math.inf  # monotonic: when the last image may be made
         self._stages: StagePipeline[Task, UnitTask, UnitReport] = StagePipeline(
             self._prepare, self._generate, self._write
         )
         self._metrics: WorkerMetrics  # from `ready` on
-        self._size_in_model = 0  # of the unit that has the model
 
     def ready(self) -> Started:
         """Load the model and warm it up. Not in `__init__`, so that its errors keep their type.
@@ -102,18 +102,23 @@ class Worker:
             self._stages.submit(task)
         status = self._stages.wait_for_status(seconds)
         slots = self._context.pipeline.slots
-        self._metrics.slots(max(0, min(slots, self._size_in_model - self._in_model[1])), slots)
-        return pickle.dumps(WorkerStatus(status.finished, status.generated, self._in_model), protocol=5)
+        self._metrics.slots(min(slots, self._in_model.waiting), slots)
+        told = WorkerStatus(status.finished, status.generated, self._in_model.oldest, status.entered)
+        return pickle.dumps(told, protocol=5)
 
     def _prepare(self, task: Task) -> UnitTask:
-        unit = UnitTask(self._context, task, self._note_progress, self._stops)
+        unit = UnitTask(self._context, task, partial(self._note_progress, len(task.images)), self._stops)
         unit.load_sources()
         return unit
 
-    def _generate(self, unit: UnitTask) -> None:
-        self._size_in_model = len(unit.task.images)
-        unit.generate()
-        self._size_in_model = 0
+    def _generate(
+        self, unit: UnitTask, follow: Callable[[], UnitTask | None], left: Callable[[UnitTask], None]
+    ) -> None:
+        def leave(unit: UnitTask) -> None:
+            self._in_model.left(unit.task.unit)
+            left(unit)
+
+        generate_units(unit, follow, leave)
 
     def _write(self, unit: UnitTask) -> UnitReport:
         report = unit.write()
@@ -123,8 +128,8 @@ class Worker:
     def _stops(self) -> bool:
         return time.monotonic() >= self._stop_at
 
-    def _note_progress(self, unit: int, images: int) -> None:
-        self._in_model = unit, images
+    def _note_progress(self, size: int, unit: int, images: int) -> None:
+        self._in_model.note(unit, size, images)
 
     def _start(self) -> Started:
         host, begin = socket.gethostname(), time.perf_counter()

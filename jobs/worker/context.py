@@ -32,8 +32,17 @@ class ImagePipeline(Protocol):
     def use_slots(self, slots: int) -> None:
         """Denoise so many rows together from now on."""
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
-        """Yield one outcome for each request, as soon as it is there."""
+    @property
+    def streams(self) -> bool:
+        """Whether `generate` takes further requests while it is at work."""
+
+    def generate(
+        self, requests: Sequence[Request], more: Callable[[], Sequence[Request]] | None = None
+    ) -> Iterator[Result | Failed]:
+        """Yield one outcome for each request, as soon as it is there.
+
+        A pipeline that streams asks `more` for further ones when it could work on them; empty: there are none now.
+        """
 
     def warm_up(self, examples: Sequence[Request]) -> float:
         """Compile what requests like these need; returns the seconds that it took."""

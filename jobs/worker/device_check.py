@@ -15,6 +15,7 @@ GIB = 1 << 30
 WORKING_BYTES = 3 * GIB  # besides weights; see pipeline/loading/offload.py
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 HEADER_LENGTH_BYTES = 8
+FIRST_INT8 = 75  # Turing: what multiplies in INT8, by the number of its architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,10 @@ def check_card(card: Card, setup: WorkerSetup, host: str) -> None:
         )
     if setup.runtime.fp8 and not card.has_fp8:
         raise NodeError(f"{where} has no FP8: use --precision bf16, or --accelerator-type for cards that have it")
-    needed = needed_bytes(Path(setup.model.folder), setup.dtype, setup.runtime.offload, setup.runtime.fp8)
+    if setup.runtime.int8 and int(card.architecture.removeprefix("sm_")) < FIRST_INT8:
+        raise NodeError(f"{where} has no INT8: use --precision bf16, or --accelerator-type for cards that have it")
+    eight_bits = setup.runtime.fp8 or setup.runtime.int8
+    needed = needed_bytes(Path(setup.model.folder), setup.dtype, setup.runtime.offload, eight_bits)
     if card.memory < needed:
         raise NodeError(
             f"{where} has {card.memory / GIB:.1f} GiB of memory, and the model needs {needed / GIB:.1f} GiB: keep "
@@ -121,19 +125,19 @@ def runs_on(architecture: str, supported: tuple[str, ...]) -> bool:
     return not supported
 
 
-def needed_bytes(folder: Path, dtype: str, offload: bool, fp8: bool) -> int:
+def needed_bytes(folder: Path, dtype: str, offload: bool, eight_bits: bool) -> int:
     """Bytes of memory that a model needs on a GPU, at least.
 
     Args:
         folder: of the model.
         dtype: of its weights there, as torch calls it.
         offload: whether the text encoder and the rest take turns.
-        fp8: whether the transformers' weights are in FP8.
+        eight_bits: whether the transformers' weights are in FP8 or INT8.
     """
     sizes = {}
     for part in ("text_encoder", "transformer", "transformer_2", "vae"):
         weights = sum(weights_in(path) for path in (folder / part).glob("*.safetensors"))
-        each = 1 if fp8 and part.startswith("transformer") else ITEM_BYTES[dtype]
+        each = 1 if eight_bits and part.startswith("transformer") else ITEM_BYTES[dtype]
         sizes[part] = weights * each
     picture = sum(size for part, size in sizes.items() if part != "text_encoder")
     text = sizes["text_encoder"]

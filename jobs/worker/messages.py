@@ -99,6 +99,8 @@ class UnitReport:
         source_notes: what the user should know of the sources of its images, by the names of `notes.WORDS`.
         host: name of the machine that wrote it.
         causes: error class -> what the first row that failed so says.
+        evaluations: of the model for its images, guidance aside.
+        slot_steps: its images' share of the slots of all evaluations, slots without an image included.
     """
 
     attempt: Attempt | None
@@ -109,6 +111,13 @@ class UnitReport:
     source_notes: Mapping[str, NotedImages] = field(default_factory=dict)
     host: str = ""
     causes: Mapping[str, str] = field(default_factory=dict)
+    evaluations: int = 0
+    slot_steps: float = 0.0
+
+    @property
+    def slot_use(self) -> float | None:
+        """The share of the slots of its evaluations that had an image; None if nothing was evaluated."""
+        return self.evaluations / self.slot_steps if self.slot_steps else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +127,12 @@ class WorkerStatus:
     Attributes:
         reports: of tasks that are finished, in the order in which they were handed over.
         generated: how many of the other tasks, the first ones, have left the model and are being written.
-        in_model: the unit that got the model last, and how many of its images are made or have failed;
-            (-1, 0) before the first.
+        in_model: the first unit that is in the model or, if none is, the last one that was, and how many of its
+            images are made or have failed; (-1, 0) before the first.
+        entered: how many of the other tasks, the first ones, have got the model, those that left it included.
     """
 
     reports: list[UnitReport]
     generated: int
     in_model: tuple[int, int]
+    entered: int = 0

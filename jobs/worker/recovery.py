@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from wanbatch.errors import DeviceError, RowError
@@ -45,7 +45,12 @@ class PipelineFailure:
         return "oom" if self.out_of_memory else "error"
 
 
-def generate_or_fail(pipeline: ImagePipeline, device: str, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+def generate_or_fail(
+    pipeline: ImagePipeline,
+    device: str,
+    requests: Sequence[Request],
+    more: Callable[[], Sequence[Request]] | None = None,
+) -> Iterator[Result | Failed]:
     """Generate images; where the pipeline raises an exception, find the rows that it comes from.
 
     Memory that runs out halves the slots of the pipeline, for good. Another exception is traced to its row by
@@ -55,6 +60,8 @@ def generate_or_fail(pipeline: ImagePipeline, device: str, requests: Sequence[Re
         pipeline: what generates.
         device: `cuda` or `cpu`.
         requests: for the images.
+        more: gives further requests, see `ImagePipeline.generate`; not asked again after an exception. None: there
+            are none.
 
     Yields:
         One outcome for each request, in any order.
@@ -62,11 +69,13 @@ def generate_or_fail(pipeline: ImagePipeline, device: str, requests: Sequence[Re
     Raises:
         DeviceError: The device is in a bad state.
     """
-    if not requests:
+    asked = list(requests)
+    if not asked:
         return
     done, failure = set(), None
     try:
-        for outcome in pipeline.generate(requests):
+        made = pipeline.generate(requests) if more is None else pipeline.generate(requests, _noted(more, asked))
+        for outcome in made:
             done.add(outcome.request.id)
             yield outcome
     except Exception as error:  # noqa: BLE001  any failure of one row must not take the others with it
@@ -75,15 +84,26 @@ def generate_or_fail(pipeline: ImagePipeline, device: str, requests: Sequence[Re
         return
     if failure.device_broken:
         raise DeviceError(failure.message)
-    left = [request for request in requests if request.id not in done]
+    left = [request for request in asked if request.id not in done]
     if failure.out_of_memory and halve_slots(pipeline, device):
         yield from generate_or_fail(pipeline, device, left)
-    elif len(requests) == 1:
+    elif len(asked) == 1:
         yield from (Failed(request, RowError("generate", failure.error_class, failure.message)) for request in left)
     else:
         middle = max(1, len(left) // 2)
         yield from generate_or_fail(pipeline, device, left[:middle])
         yield from generate_or_fail(pipeline, device, left[middle:])
+
+
+def _noted(more: Callable[[], Sequence[Request]], asked: list[Request]) -> Callable[[], Sequence[Request]]:
+    """The same, but what it gives is added to a list."""
+
+    def further() -> Sequence[Request]:
+        coming = more()
+        asked.extend(coming)
+        return coming
+
+    return further
 
 
 def halve_slots(pipeline: ImagePipeline, device: str) -> bool:

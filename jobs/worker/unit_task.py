@@ -1,7 +1,7 @@
 """One task in a worker's hands: what is made of it so far and what has failed.
 
-Its three stages may run in three threads, one after the other: `load_sources`, `generate`, `write`. Pictures are
-encoded beside them, as soon as the model hands them over.
+Its three stages may run in three threads, one after the other: `load_sources`; then `enter_model`, `take` for each
+outcome and `leave_model`; then `write`. Pictures are encoded beside them, as soon as the model hands them over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.creativity_maps import CreativityMaps
 from wanbatch.jobs.worker.marking import mark_of
 from wanbatch.jobs.worker.messages import UnitReport
-from wanbatch.jobs.worker.recovery import generate_or_fail
 from wanbatch.jobs.worker.requests import FittedSources, request_for
 from wanbatch.jobs.worker.sounds import HeardSound, HeardSounds
 from wanbatch.manifests import records
@@ -34,7 +33,7 @@ from wanbatch.manifests.dataset.origin_marks import OriginMark
 from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
 from wanbatch.manifests.digital_source import SYNTHETIC
 from wanbatch.manifests.sources.notes import NotedImages, added
-from wanbatch.pipeline.core.requests import CreativityMap, Failed, Result, SourceImage
+from wanbatch.pipeline.core.requests import CreativityMap, Failed, Request, Result, SourceImage
 from wanbatch.pipeline.sampling.schedules import KEEP
 
 
@@ -85,6 +84,8 @@ class UnitTask:
         self._encoded: dict[str, Future[Encoded]] = {}
         self._notes: dict[str, dict[str, str]] = {}  # id -> note -> a source that it is about
         self._failures: list[records.Failure] = []
+        self._in_model: dict[str, Image] = {}
+        self._evaluations, self._slot_steps = 0, 0.0
         self._busy_seconds = self._model_seconds = 0.0  # without what the stages waited for each other
         self._slots = self._source_retries = 0
 
@@ -101,34 +102,47 @@ class UnitTask:
         self._source_retries = self.context.sources.retried - retried
         self._busy_seconds += perf_counter() - begin
 
-    def generate(self) -> None:
-        """Make every image whose sources could be read, until the run stops, and have the pictures encoded.
-
-        Raises:
-            DeviceError: The device is in a bad state.
-        """
+    def enter_model(self) -> list[Request]:
+        """Requests for every image whose sources could be read; none if the run stops."""
         self._on_progress(self.task.unit, 0)
-        begin = perf_counter()
         images = {image.id: image for image in self.task.images if image.id in self._sources}
-        asked = {} if self._stops() else images
-        requests = [
+        self._in_model = {} if self.stops else images
+        return [
             request_for(image, self._sources[name], self._maps[name], self._sounds[name])
-            for name, image in asked.items()
+            for name, image in self._in_model.items()
         ]
-        pipeline = self.context.pipeline
-        for outcome in generate_or_fail(pipeline, self.context.setup.device, requests):
-            image = images[outcome.request.id]
-            if isinstance(outcome, Failed):
-                self._fail(image, outcome.error)
-            else:
-                self._take(image, outcome)
-            self._on_progress(self.task.unit, len(self._timings) + len(self._failures))
-            if self._stops():
-                break
-        self._slots = pipeline.slots
+
+    def take(self, outcome: Result | Failed, seconds: float) -> None:
+        """Take an image that is made, and have it encoded, or one that has failed.
+
+        Args:
+            outcome: of one of the requests.
+            seconds: its part of the time in which the worker had images in the model.
+        """
+        image = self._in_model.pop(outcome.request.id)
+        if isinstance(outcome, Failed):
+            self._fail(image, outcome.error)
+        else:
+            self._keep(image, outcome)
+        self._model_seconds += seconds
+        self._on_progress(self.task.unit, len(self._timings) + len(self._failures))
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether no image of the unit is in the model any more."""
+        return not self._in_model
+
+    @property
+    def stops(self) -> bool:
+        """Whether images that are not made yet are to be left out, since the run stops."""
+        return self._stops()
+
+    def leave_model(self) -> None:
+        """Give up what only the model needs; images that are not taken are left out."""
+        self._slots = self.context.pipeline.slots
+        self._in_model = {}
         self._sources.clear()
         self._maps.clear()
-        self._model_seconds = perf_counter() - begin
         self._busy_seconds += self._model_seconds
 
     def write(self) -> UnitReport:
@@ -147,6 +161,8 @@ class UnitTask:
             source_notes=self._source_notes(encoded),
             host=self.context.host,
             causes=causes,
+            evaluations=self._evaluations,
+            slot_steps=self._slot_steps,
         )
 
     def stage_seconds(self) -> dict[str, float]:
@@ -206,9 +222,11 @@ class UnitTask:
             note: source.name for source, fitted in zip(image.sources, loaded, strict=True) for note in fitted.notes
         }
 
-    def _take(self, image: Image, result: Result) -> None:
+    def _keep(self, image: Image, result: Result) -> None:
         """Note how a picture was made, and hand its pixels to an encoder."""
         context = self.context
+        self._evaluations += result.work.steps_full + result.work.steps_cached
+        self._slot_steps += result.slot_steps
         mark = self._marks[image.id]
         self._encoded[image.id] = context.encoders.submit(
             encode, result.pixels, context.setup.format, mark, context.signer

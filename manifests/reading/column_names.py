@@ -51,7 +51,7 @@ class UnusedColumn:
     @property
     def can_be_mapped(self) -> bool:
         """Whether the manifest could be run with the column read as the one that it seems to mean."""
-        return not (self.mixed or self.rival or self.lists or GIVEN[self.meant].reserved)
+        return not (self.mixed or self.rival or self.lists)
 
     @property
     def option(self) -> str:
@@ -73,8 +73,6 @@ class UnusedColumn:
             return f"its values are lists: give one {self.meant} a row, with a row for each"
         if self.rival:
             return f"or {self.rival!r} is what is meant: take one of them"
-        if missing := GIVEN[self.meant].reserved:
-            return f"this version has no {missing} yet"
         own = same_name(self.column, self.meant) or _one_slip(_snake(self.column), self.meant)
         return None if own else GIVEN[self.meant].differs
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wanbatch.pipeline.adapters.tensors import AdapterTensors
 
-DEVICE_BYTES = 2 << 30  # of adapters that are kept on a GPU besides those in the slots
+DEVICE_BYTES = 2 << 30  # of adapters that are kept on the device besides those in the slots
 SMALLEST_RANK = 16  # of stacks; smaller ones save no time on a GPU
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
@@ -70,7 +70,7 @@ class AdapterStore:
             ranks = [len(pair.down) for tensors in experts for pair in tensors.pairs.values()]
             self._ranks[name] = max(ranks, default=0)
         self._dtype = dtype
-        self._resident: OrderedDict[tuple[str, int], Pairs] = OrderedDict()  # least recently used first
+        self._resident: OrderedDict[tuple[Hashable, int], Pairs] = OrderedDict()  # least recently used first
         self._bytes = 0
 
     def applied(self, wanted: Sequence[tuple[str, float]]) -> AppliedAdapters | None:
@@ -81,39 +81,32 @@ class AdapterStore:
         return AppliedAdapters(tuple((name, self._weights[name] * own) for name, own in wanted), rank, self)
 
     @property
-    def resident(self) -> list[tuple[str, int]]:
-        """Names and transformers of what is on the device, least recently used first."""
+    def resident(self) -> list[tuple[Hashable, int]]:
+        """Adapters of rows, with the transformer, that are on the device, least recently used first."""
         return list(self._resident)
 
     def joined(self, wanted: Hashable, expert: int) -> Pairs:
-        """Pairs of several adapters as one a layer; the weights go into `up`, rounded once."""
-        assert isinstance(wanted, tuple)
-        given = [(self._on_device(name, expert), weight) for name, weight in wanted]
-        layers = dict.fromkeys(layer for pairs, _ in given for layer in pairs)
-        return {
-            layer: self._joined_layer([(pairs[layer], w) for pairs, w in given if layer in pairs]) for layer in layers
-        }
-
-    def _joined_layer(self, parts: Sequence[tuple[tuple[Tensor, Tensor], float]]) -> tuple[Tensor, Tensor]:
-        down = torch.cat([pair[0] for pair, _ in parts])
-        return down, torch.cat([weight * pair[1] for pair, weight in parts], dim=1).to(self._dtype)
-
-    def _on_device(self, name: str, expert: int) -> Pairs:
-        host = self._host[name, expert]
-        if self._device.type == "cpu":
-            return host
-        key = name, expert
+        """Pairs of several adapters as one a layer, on the device; the weights go into `up`, rounded once."""
+        key = wanted, expert
         if key not in self._resident:
-            self._resident[key] = {
-                layer: (down.to(self._device, non_blocking=True), up.to(self._device, non_blocking=True))
-                for layer, (down, up) in host.items()
-            }
-            self._bytes += _bytes(host)
+            self._resident[key] = self._made(wanted, expert)
+            self._bytes += _bytes(self._resident[key])
         self._resident.move_to_end(key)
         while self._bytes > self._device_bytes and len(self._resident) > 1:
-            gone, _ = self._resident.popitem(last=False)
-            self._bytes -= _bytes(self._host[gone])
+            _, gone = self._resident.popitem(last=False)
+            self._bytes -= _bytes(gone)
         return self._resident[key]
+
+    def _made(self, wanted: Hashable, expert: int) -> Pairs:
+        assert isinstance(wanted, tuple)
+        given = [(self._host[name, expert], weight) for name, weight in wanted]
+        pairs = {}
+        for layer in dict.fromkeys(layer for layers, _ in given for layer in layers):
+            parts = [(layers[layer], weight) for layers, weight in given if layer in layers]
+            downs = [down.to(self._device, non_blocking=True) for (down, _), _ in parts]
+            ups = [weight * up.to(self._device, non_blocking=True) for (_, up), weight in parts]
+            pairs[layer] = torch.cat(downs), torch.cat(ups, dim=1).to(self._dtype)
+        return pairs
 
 
 def _pinned(tensor: Tensor, device: torch.device) -> Tensor:

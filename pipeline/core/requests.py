@@ -111,6 +111,7 @@ class Result:
         seconds: The picture's own share of the time.
         work: Evaluations of the model, and of its blocks.
         peak_memory_bytes: Of the device since the model was loaded, or of this process on a CPU.
+        slot_steps: The picture's share of the slots of its evaluations, empty ones included.
     """
 
     request: Request
@@ -118,6 +119,7 @@ class Result:
     seconds: Seconds
     work: EvaluationCounts
     peak_memory_bytes: int
+    slot_steps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -108,10 +108,13 @@ class Denoised:
         sample: What was asked for.
         latent: Float32 [channels, height, width], normalised.
         seconds: The row's share of the time.
+        slot_steps: The row's share of the slots of its evaluations, those without a row included; as many as its
+            evaluations if no slot was ever empty.
         work: Evaluations of the model, and of its blocks.
     """
 
     sample: Sample
     latent: Tensor
     seconds: float
+    slot_steps: float
     work: EvaluationCounts

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wanbatch.pipeline.loading.compiler import kernels_usable
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.models import fp8, int8
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.models.vae import FrameVAE
@@ -27,6 +28,25 @@ class CompiledVAE:
     decode: Callable[[Tensor], Tensor]
 
 
+def check_precision(runtime: Runtime, device: torch.device) -> None:
+    """Try a product of eight bits on a device, if the large layers are to run in such.
+
+    Raises:
+        UserError: If the product fails or is wrong.
+    """
+    if runtime.fp8:
+        fp8.check_product(device)
+    if runtime.int8:
+        int8.check_product(device)
+
+
+def layers_name(runtime: Runtime, device: torch.device) -> str:
+    """What the large layers run in, as the end of a backend's name; empty if it is the dtype of the rest."""
+    if runtime.fp8:
+        return "-fp8" if device.type == "cuda" else "-fp8-emulated"
+    return "-int8" if runtime.int8 else ""
+
+
 def single_frame_transformer(model: Any, runtime: Runtime, device: torch.device) -> FrameTransformer:
     """A transformer as it is run on a device.
 
@@ -41,6 +61,8 @@ def single_frame_transformer(model: Any, runtime: Runtime, device: torch.device)
     frame = FrameTransformer(model).fuse()
     if runtime.fp8:
         frame.to_float8(device)
+    if runtime.int8:
+        frame.to_int8(device, runtime.compile)
     if kernels_usable(device):
         frame.use_kernels()
     return frame.compile_blocks() if runtime.compile and not frame.fused else frame

@@ -110,13 +110,22 @@ class AdapterStacks:
             slot: Which.
             pairs: Diffusers' name of a module -> down [r, in] and up [out, r], r at most `rank`, scale included.
         """
+        places: list[Tensor] = []
+        values: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             for name, modules in self._products.items():
-                stack = block[name]
-                stack.down[slot].zero_()
-                for part, (module, up) in enumerate(zip(modules, stack.ups, strict=True)):
-                    up[slot].zero_()
-                    if (pair := pairs.get(f"blocks.{index}.{module}")) is not None:
-                        r, first = len(pair[0]), part * self.rank
-                        stack.down[slot, first : first + r].copy_(pair[0])
-                        up[slot, :, :r].copy_(pair[1])
+                for part, module in enumerate(modules):
+                    own = (
+                        block[name].down[slot, part * self.rank : (part + 1) * self.rank],
+                        block[name].ups[part][slot],
+                    )
+                    pair = pairs.get(f"blocks.{index}.{module}")
+                    rank = 0 if pair is None else len(pair[0])
+                    if rank < self.rank:
+                        for place in own:
+                            place.zero_()
+                    if pair is not None:
+                        places += [own[0][:rank], own[1][:, :rank]]
+                        values += pair
+        if places:
+            torch._foreach_copy_(places, values)  # a few launches for all layers

@@ -33,6 +33,7 @@ from wanbatch.errors import UserError
 from wanbatch.pipeline.models.adapter_stacks import PRODUCTS, TEXT_PRODUCTS, AdapterStacks
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.fp8 import float8_linear
+from wanbatch.pipeline.models.int8 import int8_linear
 from wanbatch.pipeline.models.text_context import CrossAttentionContext, padding_bias
 
 # On a CPU, equal rows of a matrix product of 5, 6, 7, 9, 10 or 11 rows differ in the last bit by their index.
@@ -148,6 +149,17 @@ class FrameTransformer(nn.Module):
         """
         for block in self.blocks:
             block.replace_linears(functools.partial(float8_linear, device=device))
+        return self
+
+    def to_int8(self, device: torch.device | None = None, compiled: bool = False) -> FrameTransformer:
+        """As `to_float8`, in INT8.
+
+        Args:
+            device: Where the model will run, and weights are rounded. None: where they are.
+            compiled: Whether the passes around the products are compiled on a GPU.
+        """
+        for block in self.blocks:
+            block.replace_linears(functools.partial(int8_linear, device=device, compiled=compiled))
         return self
 
     def use_kernels(self) -> FrameTransformer:

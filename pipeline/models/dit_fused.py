@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from wanbatch.pipeline.models import kernels
 from wanbatch.pipeline.models.adapter_stacks import BlockStacks, add_low_rank
 from wanbatch.pipeline.models.dit_block import FrameBlock
+from wanbatch.pipeline.models.fp8 import Float8Linear
+from wanbatch.pipeline.models.int8 import Int8Linear
 from wanbatch.pipeline.models.kernels import Activation, PendingResidual
 from wanbatch.pipeline.models.text_context import CrossAttentionContext
 
@@ -78,7 +80,7 @@ def _block(
     stacks: BlockStacks | None,
 ) -> tuple[Tensor, PendingResidual]:
     """Hidden states without what the block's last product adds, and that. vectors: float32 [batch, 6, dim]."""
-    fp8, keep = block.qkv is not None, stacks is not None
+    fp8, keep = isinstance(block.qkv, Float8Linear), stacks is not None
     own, text, eps = block.attn1, block.attn2, block.norm1.eps
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = vectors.unbind(1)
     dim = hidden.shape[2]
@@ -155,7 +157,7 @@ def _product(layer: Any, activation: Activation, name: str, *, like: Tensor, sta
         [batch, tokens, out].
     """
     if activation.scale is None:
-        out = F.linear(activation.values, layer.weight, layer.bias)
+        out = _linear(layer, activation.values)
     else:
         out = layer.multiply(activation.values, activation.scale, like.dtype)
     out = out.view(*like.shape[:2], -1)
@@ -164,8 +166,15 @@ def _product(layer: Any, activation: Activation, name: str, *, like: Tensor, sta
     return add_low_rank(out, activation.unquantised.view(*like.shape[:2], -1), stacks[name])
 
 
+def _linear(layer: Any, rows: Tensor) -> Tensor:
+    """A linear layer's output, [rows, out], of inputs that are not quantised yet."""
+    return layer(rows) if isinstance(layer, Int8Linear) else F.linear(rows, layer.weight, layer.bias)
+
+
 def _gelu_of_product(layer: Any, rows: Tensor) -> Tensor:
     """GELU (tanh form) of a linear layer; on a GPU in the product's epilogue."""
+    if isinstance(layer, Int8Linear):
+        return F.gelu(layer(rows), approximate="tanh")
     if rows.is_cuda:
         return torch._addmm_activation(layer.bias, rows, layer.weight.t(), use_gelu=True)
     return F.gelu(F.linear(rows, layer.weight, layer.bias), approximate="tanh")

@@ -79,10 +79,10 @@ def check_template(template: str) -> None:
 
 
 def phrase_of(label: str, phrases: Mapping[str, str]) -> str:
-    """What stands for a label in the prompt: the table's phrase, that of all others, or the label itself."""
-    if label in phrases:
-        return phrases[label]
-    return phrases.get(OTHERS, "{label}").replace("{label}", label.lower())
+    """What stands for a label in the prompt: what the table says of it, of its last word, or of all, else itself."""
+    last = f"{OTHERS} {label.split()[-1]}" if label.split() else OTHERS
+    phrase = next((phrases[name] for name in (label, last, OTHERS) if name in phrases), "{label}")
+    return phrase.replace("{label}", label.lower())
 
 
 def heard_tags(

@@ -129,7 +129,7 @@ def load_tagger(config: SoundConfig) -> SoundTagger:
 
             return BirdNetTagger()
         if config.kind == CLAP:
-            return ClapTagger(config.location, [label for label, _ in config.phrases if label != "*"])
+            return ClapTagger(config.location, [label for label, _ in config.phrases if not label.startswith("*")])
         assert config.kind == AST
         return AstTagger(config.location)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

@@ -210,3 +210,17 @@ def test_stage_seconds_add_up_to_the_time_spent(wan, monkeypatch):
     told = {stage: sum(getattr(outcome.seconds, stage) for outcome in outcomes) for stage in spent}
     assert min(spent.values()) > 0
     assert told == pytest.approx(spent)
+
+
+def test_rows_that_enter_as_others_leave_change_no_bit(wan):
+    """Three units in one stream, with texts, sizes and guidance of several kinds, against a unit at a time."""
+    rows = [replace(row, id=f"{unit}-{row.id}", seed=unit) for unit in range(3) for row in mixed_rows()]
+    units = [rows[first : first + len(rows) // 3] for first in range(0, len(rows), len(rows) // 3)]
+    alone = {name: pixels for unit in units for name, pixels in make(wan, *unit).items()}
+    waiting = list(units[1:])
+    streamed = list(wan.generate(units[0], lambda: waiting.pop(0) if waiting else ()))
+    assert wan.streams
+    assert sorted(outcome.request.id for outcome in streamed) == sorted(alone)
+    assert all(np.array_equal(outcome.pixels, alone[outcome.request.id]) for outcome in streamed)
+    evaluations = sum(outcome.work.steps_full for outcome in streamed)
+    assert sum(outcome.slot_steps for outcome in streamed) >= evaluations

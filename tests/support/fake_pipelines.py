@@ -20,6 +20,7 @@ import numpy as np
 
 from wanbatch.jobs.worker import actor, unit_task
 from wanbatch.jobs.worker.unit_task import UnitTask
+from wanbatch.jobs.worker.units_in_model import generate_units
 from wanbatch.manifests.dataset.part_files import TMP
 from wanbatch.pipeline.core.requests import EvaluationCounts, Failed, Request, Result, Seconds
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -33,6 +34,7 @@ class FakePipeline:
     `slow-`: waits a second. `wait-`: waits until the file that the prompt names is there.
     """
 
+    streams = False
     backends: ClassVar = {"text": "none", "encode": "none", "denoise": "none", "decode": "none"}
 
     def __init__(self, slots: int):
@@ -119,13 +121,13 @@ class OrphaningUnitTask(UnitTask):
     attempt as a worker does, notes the files' names in `done`, and ends.
     """
 
-    def generate(self) -> None:
+    def enter_model(self) -> list[Request]:
         for image in self.task.images:
             folder = Path(image.prompt)
             if image.id.startswith("orphan-") and not (folder / "forked").exists():
                 self._leave_orphan(folder)
                 time.sleep(600)
-        super().generate()
+        return super().enter_model()
 
     def _leave_orphan(self, folder: Path) -> None:
         """Returns in the worker only. The copy has this thread alone, so it does what the others would."""
@@ -142,7 +144,7 @@ class OrphaningUnitTask(UnitTask):
         context = replace(self.context, pipeline=pipeline, encoders=ThreadPoolExecutor(1))
         orphan = UnitTask(context, self.task, lambda unit, images: None)
         orphan.load_sources()
-        orphan.generate()
+        generate_units(orphan, lambda: None)
         names = orphan.write().attempt.names
         (folder / "written").write_text(" ".join(names.values()))
         (folder / "written").rename(folder / "done")

@@ -26,6 +26,8 @@ class Faulty:
     `slow-`: waits a second. `device-`: the device breaks, once (as `killonce-`).
     """
 
+    streams = False
+
     def __init__(self, wan: Wan):
         self.wan = wan
 

@@ -21,13 +21,23 @@ CAUSES = "tests/faults/test_common_causes.py"
 SESSION = "tests/jobs/driver/test_ray_session.py"
 REPAIR = f"{DATASET}/test_repair.py"
 CHECKED = "tests/jobs/augment/test_user_models.py"
+LIKE = "tests/jobs/augment/test_embeddings.py"
 CARDS = "tests/jobs/worker/test_device_check.py::test_what_is_offered_for_such_a_card_works"
 MODELS = "tests/jobs/worker/test_model_files.py"
 NODES = "tests/faults/test_nodes.py"
 SITE = "tests/jobs/driver/test_site.py"
+HEARD = "tests/jobs/cli/test_train_sound.py::test_an_adapter_is_trained_in_both_stages_and_taken_by_a_run"
 LOST = f"{REPAIR}::test_the_remedy_of_the_message_costs_the_lost_part_and_no_more"
 
 ELSEWHERE: Table = {
+    "jobs/augment/embeddings.py": {
+        "there is no such model": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+        "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",
+        "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+    },
+    "jobs/cli/check_command.py": {
+        "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+    },
     "jobs/augment/measuring.py": {
         "has no pictures: make them": "tests/jobs/augment/test_augment_command.py"
         "::test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones",
@@ -86,9 +96,14 @@ ELSEWHERE: Table = {
     "jobs/schedule/decisions.py": {
         "some rows could not be made": "tests/jobs/driver/test_retry.py::test_retry_of_one_class_leaves_the_others",
     },
+    "jobs/training/sound.py": {
+        "must end in .safetensors": HEARD,
+        "no row has a sound": HEARD,
+    },
     "jobs/worker/device_check.py": {
         "for which this build of PyTorch has no code": CARDS,
         "has no FP8": CARDS,
+        "has no INT8": CARDS,
         "GiB of memory": CARDS,
         "other kinds make other last bits": CARDS,
     },
@@ -181,7 +196,10 @@ FETCHED = "it needs the network"
 ONE_HOST = "there is one host"
 
 NOT_HERE: Table = {
-    "jobs/planning/checks.py": {"this version has no": "no column is reserved in this version"},
+    "pipeline/sound/birdnet.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
+    "pipeline/sound/config.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
+    "jobs/augment/augment.py": {"gives no rows": "which of the three leaves none is not known"},
+    "pipeline/models/int8.py": {"precision int8": NO_GPU},
     "engines/onnx_export.py": {
         "export it again": "why an export is broken is not known",
         "install wanbatch[onnx-export]": FETCHED,
@@ -280,6 +298,8 @@ NOT_HERE: Table = {
 """Not to be followed in a test, with the reason."""
 
 NO_REMEDIES: Table = {
+    "jobs/augment/embeddings.py": {"gives {} numbers": "what is wrong"},
+    "jobs/benchmark/qualification_page.py": {"start: loaded in": "what was measured"},
     "jobs/augment/measuring.py": {"nothing to test on": "what is wrong"},
     "jobs/cluster/slurm.py": {"#SBATCH --gpus-per-node": "a line of a script"},
     "jobs/schedule/decisions.py": {"run late": "what became of a run"},

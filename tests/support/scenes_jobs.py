@@ -98,6 +98,9 @@ def hardware_that_is_not_there(at: At) -> Iterator[str]:
     old = Hardware(1, (8, 0), "NVIDIA A100")
     yield raised(lambda: resolve_execution(Settings(precision="fp8"), old))
     assert resolve_execution(Settings(precision="bf16"), old).precision == "bf16"
+    older = Hardware(1, (7, 0), "Tesla V100")
+    yield raised(lambda: resolve_execution(Settings(precision="int8"), older))
+    assert resolve_execution(Settings(precision="bf16"), older).precision == "bf16"
 
 
 @scene

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,17 @@ def trainings_that_are_asked_for(at: At) -> Iterator[str]:
     for good in ({"name": "a-cup_2.0"}, {"resolution": 64}, {"device": None}):
         with pytest.raises(Begun):
             train(**good)
+
+
+@scene
+def adapters_that_were_made_for_few_steps(at: At) -> Iterator[str]:
+    """With the one that comes with the small model."""
+    at.rows({"prompt": "a heart", "style": "few-step"})
+    told = at.works("plan", "m.jsonl", "--steps", "30", "--guidance", "5")
+    yield told
+    flags = re.search(r"was made for .*: give (--.*?), or the same in their rows", told)[1].split()  # type: ignore[index]
+    assert "was made for" not in at.works("plan", "m.jsonl", *flags)
+    named = {name.removeprefix("--"): value for name, value in zip(flags[::2], flags[1::2], strict=True)}
+    steps, guidance = int(named["steps"]), float(named["guidance"])
+    at.rows({"prompt": "a heart", "style": "few-step", **named, "steps": steps, "guidance": guidance})
+    assert "was made for" not in at.works("plan", "m.jsonl")

@@ -41,6 +41,8 @@ class Gate:
 class GatedPipeline:
     """A `Wan` that calls `before` ahead of every unit, `between` after every image, and notes its threads."""
 
+    streams = False
+
     def __init__(self, before: Callable[[], None] = lambda: None, between: Callable[[], None] = lambda: None):
         self._before, self._between = before, between
         self.threads: set[int] = set()

@@ -172,7 +172,7 @@ def _work(parts: CommittedParts, sessions: Sequence[Session], events: Sequence[E
         **found,
         "stage_seconds": work.stage_seconds(timings),
         "devices": work.device_use(timings, [session.begin for session in sessions]),
-        "slot_use": work.slot_use(timings),
+        "slot_use": work.slot_use(timings, events),
         "step_cache": work.cache_use(timings),
         "backends": work.backend_use(timings),
         "peak_memory_bytes": work.peak_memory(timings),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -52,11 +52,21 @@ def device_use(timings: pa.Table, run_begins: Sequence[datetime]) -> list[dict[s
     return found
 
 
-def slot_use(timings: pa.Table) -> float | None:
-    """The share of the slots' evaluations that were of a row; the rest waited for the last rows of a unit.
+def slot_use(timings: pa.Table, events: Sequence[Mapping[str, Any]] = ()) -> float | None:
+    """The share of the slots' evaluations that were of a row; None if nothing was evaluated.
 
-    Counted, not timed: a unit of rows with e evaluations in s slots takes at least max(sum(e) / s, max(e)) turns.
+    Workers count it and say so in the log. For units of earlier versions, of which the log does not say it, the most
+    that it can have been is computed: a unit of rows with e evaluations in s slots, which shared none with another
+    one, takes at least max(sum(e) / s, max(e)) turns.
+
+    Args:
+        timings: of all images.
+        events: of the folder's log.
     """
+    counted = [event for event in events if event.get("slot_steps")]
+    if counted:
+        slot_steps = sum(float(event["slot_steps"]) for event in counted)
+        return round(sum(int(event.get("evaluations", 0)) for event in counted) / slot_steps, 4)
     evaluations = (timings["steps_full"].to_numpy() + timings["steps_cached"].to_numpy()).astype(np.float64)
     if not evaluations.sum():
         return None

@@ -179,7 +179,6 @@ def test_a_picture_that_is_damaged_or_twice_in_its_class_is_left_out_with_a_warn
         ("fill = 12", 'keep = ["colour"] #', "keep names 'colour', which is no column of set; there are: "),
         ("fill = 12", 'hard = { column = "loss" } #', "hard names 'loss', which is no column of set; there are: "),
         ("fill = 12", 'choices = { label = ["x"] } #', "choices names 'label', which is a column of set already"),
-        ("fill = 12", "fill = 1", "gives no rows: every class has enough pictures for fill already"),
         ('"set"', '"sets"', "/sets: there is no such dataset: check the path"),
         ('"set"', '"me/sets"', "or write hf://datasets/me/sets for a dataset on the Hub"),
         ("fill = 12", 'held_out = "nowhere" #', "/nowhere: there is no such dataset"),
@@ -190,6 +189,18 @@ def test_what_does_not_fit_the_dataset_is_refused_in_one_line(pictures, old, new
     (line,) = refused(invoke("augment", "recipe.toml"))
     assert message in line
     assert not Path("recipe.jsonl").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--run", "--out", "out/grown"], ["--preview", "4"]])
+def test_where_every_class_is_full_there_is_nothing_to_do_and_that_is_no_error(pictures, flags):
+    change("fill = 12", "fill = 2")
+    done = invoke("augment", "recipe.toml", *flags)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith("set: every class has enough pictures already (fill = 2): there is nothing to make\n")
+    assert not Path("recipe.jsonl").exists()
+    assert not Path("out").exists()
+    told = json.loads(invoke("augment", "recipe.toml", *flags, "--json").stdout)
+    assert (told["manifest"], told["rows"]) == (None, 0)
 
 
 def test_a_class_without_pictures_is_refused(pictures):

@@ -150,6 +150,17 @@ def test_masks_as_pictures_of_the_dataset():
     assert invoke("augment", "recipe.toml", "--out", "made.jsonl").exit_code == 0
     (row,) = rows_of(Path("made.jsonl"))
     assert np.array_equal(grey(row) == 0, drawn > 0)
+    Path("set/t.jsonl").write_text(
+        "".join(json.dumps({"image": f"{name}.png", "cut": "a-mask.png", **more}) + "\n" for name, more in [
+            ("a", {"boxes": [[10, 10, 20, 20]]}), ("b", {})])
+    )  # fmt: skip
+    picture(Path("set/b.png"), 64, 64, seed=1)
+    text = Path("recipe.toml").read_text()
+    Path("recipe.toml").write_text(f"{text.replace('masks', 'boxes')}{SIZES}")
+    assert invoke("augment", "recipe.toml", "--out", "boxes.jsonl").exit_code == 0
+    told = {row["image"]: (row["annotations"], "creativity_boxes" in row) for row in rows_of(Path("boxes.jsonl"))}
+    assert told == {"set/a.png": ("copied", True), "set/b.png": ("flagged", False)}  # a mask is no box
+    Path("recipe.toml").write_text(text)
     Image.fromarray(drawn[:32]).save("set/a-mask.png")
     (line,) = refused(invoke("augment", "recipe.toml", "--out", "other.jsonl"))
     assert line == "a-mask.png: the mask has 64x32 pixels and its picture 64x64: give a mask of the same size"

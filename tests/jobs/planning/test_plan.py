@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -206,36 +205,6 @@ def test_units(planned, tmp_path, rows, unit_rows):
         assert 1 <= len(unit) <= unit_rows
         assert len({kinds[place] for place in unit}) == 1
     assert len(units) == sum(-(-count // unit_rows) for count in Counter(kinds).values())
-
-
-def test_images_of_one_source_stand_together(planned, tmp_path):
-    for name in "abcd":
-        picture(tmp_path / f"{name}.png", 32, 32)
-    plan = planned(*({"id": f"r{i}", "image": f"{'abcd'[i % 4]}.png"} for i in range(32)))
-    rows = plan.manifest.rows["sources"].to_pylist()
-    for unit in plan.units(8):
-        assert len({rows[place][0]["path"] for place in unit}) == 1
-
-
-def test_images_of_one_prompt_stand_together(planned):
-    plan = planned(*({"id": f"r{i}", "prompt": f"prompt {i % 4}"} for i in range(32)))
-    for unit in plan.units(8):
-        assert len({plan.images["prompt"][int(place)].as_py() for place in unit}) == 1
-
-
-def test_units_leave_out_what_is_done(planned):
-    plan = planned(*({"id": f"r{i}", "prompt": "x"} for i in range(10)))
-    done = {f"r{i}" for i in range(0, 10, 2)}
-    places = np.concatenate(plan.units(3, skip=done)).tolist()
-    assert sorted(plan.ids()[place] for place in places) == ["r1", "r3", "r5", "r7", "r9"]
-    assert plan.units(3, skip=set(plan.ids())) == []
-
-
-def test_units_are_the_same_each_time_and_in_the_order_of_the_manifest(planned):
-    rows = [{"id": f"r{i}", "prompt": f"p{i % 3}", "guidance": 1.0 + i % 2} for i in range(40)]
-    first, second = (planned(*rows).units(4) for _ in range(2))
-    assert [unit.tolist() for unit in first] == [unit.tolist() for unit in second]
-    assert all(one.min() < other.min() for one, other in pairwise(first))
 
 
 def test_a_task_carries_rows_sources_and_passthrough(planned, tmp_path):

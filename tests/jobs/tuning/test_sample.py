@@ -50,6 +50,24 @@ def test_a_manifest_without_rows_to_measure(rows, settings, changed, message):
         draw_sample(plan, 4, settings(seed=1))
 
 
+def test_rows_with_maps_are_left_out_and_counted(rows, settings):
+    boxes = [{"box": [0, 0, 0.5, 0.5], "creativity": 0.2}]
+    mapped = [
+        {"id": "box", "image": "square.png", "prompt": "x", "creativity_boxes": boxes},
+        {"id": "map", "image": "square.png", "prompt": "x", "creativity_map": "square.png"},
+    ]
+    plain = {"id": "plain", "image": "square.png", "prompt": "x", "creativity": 0.9}
+    rows.write_text("".join(json.dumps(row) + "\n" for row in [*mapped, plain]))
+    plan, _ = prepare(rows, settings(steps=8))
+    sample = draw_sample(plan, 4, settings(seed=1, steps=8))
+    assert [request.id for request in sample.requests] == ["plain"]
+    assert sample.unaffected == 2
+    rows.write_text("".join(json.dumps(row) + "\n" for row in mapped))
+    plan, _ = prepare(rows, settings(steps=8))
+    with pytest.raises(UserError, match=r"all 2 images have .* a creativity map or boxes, or creativity 0: there is"):
+        draw_sample(plan, 4, settings(seed=1))
+
+
 def test_the_sample_is_drawn_by_the_seed(rows, settings):
     rows.write_text("".join(json.dumps({"prompt": str(number)}) + "\n" for number in range(200)))
     plan, _ = prepare(rows, settings())

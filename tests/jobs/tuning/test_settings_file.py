@@ -159,3 +159,13 @@ def test_schedules_of_the_file_stay(key):
     assert found == TUNED
     assert "# every night" in written
     assert tomllib.loads(updated_text(written, TUNED, [])) == tomllib.loads(written)
+
+
+def test_adapters_of_the_file_stay_as_they_are():
+    text = 'steps = 3\n\n[adapters]\n# from the shop\nink = "ink.safetensors" # nice\n'
+    new = updated_text(text, {"steps": 12, "sampler": "deis", "lora": {"ink": "ink.safetensors"}}, ["# why"])
+    assert tomllib.loads(new) == {"steps": 12, "sampler": "deis", "adapters": {"ink": "ink.safetensors"}}
+    assert '# from the shop\nink = "ink.safetensors" # nice\n' in new
+    assert tomllib.loads(updated_text("", {"lora": {"ink": "ink.safetensors"}}, [])) == {
+        "lora": {"ink": "ink.safetensors"}
+    }

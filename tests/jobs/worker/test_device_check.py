@@ -39,6 +39,11 @@ def test_a_card_that_can(setup):
         ),
         (replace(H100, architecture="sm_61"), {}, r"is sm_61, for which this build of PyTorch has no code"),
         (replace(H100, has_fp8=False), {"runtime": Runtime(fp8=True)}, r"has no FP8: use --precision bf16"),
+        (
+            replace(H100, architecture="sm_70", supported=()),
+            {"runtime": Runtime(int8=True)},
+            r"has no INT8: use --pre",
+        ),
         (H100, {"device_kind": "NVIDIA A100"}, r"has NVIDIA H100 .* on NVIDIA A100; .*--mixed-devices$"),
     ],
 )
@@ -49,10 +54,11 @@ def test_a_card_that_cannot(setup, card, changed, told):
 
 def test_what_is_offered_for_such_a_card_works(setup):
     """A build for it, another precision, mixed devices; and a placement that keeps it out."""
-    full, fp8 = (needed_bytes(Path(setup.model.folder), "bfloat16", False, fp8=fp8) for fp8 in (False, True))
+    full, fp8 = (needed_bytes(Path(setup.model.folder), "bfloat16", False, small) for small in (False, True))
     check_card(replace(H100, memory=(full + fp8) // 2), replace(setup, runtime=Runtime(fp8=True)), "h")
     check_card(replace(H100, architecture="sm_61", supported=("sm_61",)), setup, "h")
     check_card(replace(H100, has_fp8=False), replace(setup, runtime=Runtime(fp8=False)), "h")
+    check_card(replace(H100, architecture="sm_70", supported=("sm_70",)), setup, "h")  # without INT8
     check_card(replace(H100, name="NVIDIA A100"), replace(setup, device_kind=None), "h")
     nodes = [Node("a", "one", 1, 8, ("H100",), {"card": "new"}), Node("b", "two", 1, 8, ("P40",), {"card": "old"})]
     for chosen in (Settings(accelerator_type="H100"), Settings(label_selector={"card": "new"})):
@@ -85,7 +91,7 @@ def test_the_memory_that_a_model_needs(setup):
     parts = {path.parent.name: weights_in(path) for path in folder.glob("*/*.safetensors")}
     del parts["judge"]
     text = parts.pop("text_encoder")
-    assert needed_bytes(folder, "bfloat16", offload=False, fp8=False) == 2 * (text + sum(parts.values()))
-    assert needed_bytes(folder, "float32", offload=True, fp8=False) == 4 * max(text, sum(parts.values()))
+    assert needed_bytes(folder, "bfloat16", offload=False, eight_bits=False) == 2 * (text + sum(parts.values()))
+    assert needed_bytes(folder, "float32", offload=True, eight_bits=False) == 4 * max(text, sum(parts.values()))
     transformer = parts.pop("transformer")
-    assert needed_bytes(folder, "bfloat16", False, fp8=True) == transformer + 2 * (text + sum(parts.values()))
+    assert needed_bytes(folder, "bfloat16", False, eight_bits=True) == transformer + 2 * (text + sum(parts.values()))

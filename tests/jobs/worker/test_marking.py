@@ -20,6 +20,7 @@ from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.unit_task import UnitTask
+from wanbatch.jobs.worker.units_in_model import generate_units
 from wanbatch.manifests import records
 from wanbatch.manifests.columns import ALWAYS
 from wanbatch.manifests.dataset.content_credentials import Signer, SigningFiles
@@ -66,7 +67,7 @@ def made(settings, tmp_path, model):
             task = replace(plan.task(0, 1, "token", np.arange(len(ROWS))), later=later)
             unit = UnitTask(context, task, lambda unit, images: None)
             unit.load_sources()
-            unit.generate()
+            generate_units(unit, lambda: None)
             written = tmp_path / "_wanbatch" / "tmp" / unit.write().attempt.names["data"]
         rows = {row["id"]: row for row in pq.read_table(written).to_pylist()}
         written.unlink()

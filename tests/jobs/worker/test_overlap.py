@@ -17,7 +17,7 @@ from wanbatch.jobs.driver.retry_policy import MAX_DEATHS_OF_ROW
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.planning.units import Task
-from wanbatch.jobs.worker import unit_task
+from wanbatch.jobs.worker import unit_task, units_in_model
 from wanbatch.jobs.worker.actor import Worker
 from wanbatch.jobs.worker.messages import WorkerSetup, WorkerStatus
 from wanbatch.manifests.sources.loader import SourceLoader
@@ -84,10 +84,10 @@ def test_a_worker_reports_which_unit_has_the_model(start_worker, plan, monkeypat
     assert on_disk.reached.wait(60)
     assert exchange(worker, task(plan, 1), seconds=0.0).reports == []
     assert in_model.reached.wait(60)
-    assert exchange(worker, seconds=0.0) == WorkerStatus([], 1, (1, 0))  # unit 0 is being written
+    assert exchange(worker, seconds=0.0) == WorkerStatus([], 1, (1, 0), 2)  # unit 0 is being written
     in_model.opened.set()
-    assert exchange(worker) == WorkerStatus([], 2, (1, 1))
-    assert exchange(worker, seconds=0.0) == WorkerStatus([], 2, (1, 1))  # nothing new
+    assert exchange(worker) == WorkerStatus([], 2, (1, 1), 2)
+    assert exchange(worker, seconds=0.0) == WorkerStatus([], 2, (1, 1), 2)  # nothing new
     on_disk.opened.set()
     assert len(reports_of(worker, count=2)) == 2
     assert exchange(worker, seconds=0.0) == WorkerStatus([], 0, (1, 1))
@@ -102,7 +102,7 @@ def test_pictures_are_encoded_while_the_model_makes_the_next_one(start_worker, s
     exchange(worker, plan.task(0, 1, "token", np.arange(2)), seconds=0.0)
     assert gate.reached.wait(60)
     assert encoded.wait(60)
-    assert exchange(worker, seconds=0.0) == WorkerStatus([], 0, (0, 1))
+    assert exchange(worker, seconds=0.0) == WorkerStatus([], 0, (0, 1), 1)
     gate.opened.set()
     [report] = reports_of(worker)
     assert report.attempt.made == ("a", "b")
@@ -112,7 +112,8 @@ def test_waiting_for_the_model_is_not_working(start_worker, plan, monkeypatch):
     """By a clock that goes on only while unit 0 has the model and unit 1 waits for it."""
     now, gate, loaded = [0.0], Gate(), [threading.Event() for _ in range(3)]
     note_loaded(monkeypatch, *loaded)
-    monkeypatch.setattr(unit_task, "perf_counter", lambda: now[0])
+    for module in (unit_task, units_in_model):
+        monkeypatch.setattr(module, "perf_counter", lambda: now[0])
     worker = start_worker(GatedPipeline(one_after_the_other(gate, lambda: None, lambda: None)))
     exchange(worker, *(task(plan, unit) for unit in range(3)), seconds=0.0)
     assert gate.reached.wait(60)

@@ -17,6 +17,7 @@ from wanbatch.jobs.reporting.text_summary import summary_text
 from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.unit_task import UnitTask
+from wanbatch.jobs.worker.units_in_model import generate_units
 from wanbatch.manifests import records
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.sources.notes import CONVERTED, FIRST_FRAME, WORDS, NotedImages, added
@@ -45,7 +46,7 @@ def test_a_worker_counts_the_images_that_a_note_concerns(settings, tmp_path, mod
         )
         task = UnitTask(context, plan.task(0, 1, "token", np.arange(4)), lambda unit, images: None)
         task.load_sources()
-        task.generate()
+        generate_units(task, lambda: None)
         report = task.write()
     assert report.source_notes == {
         FIRST_FRAME: NotedImages(2, "moving.gif"),  # the fourth is not made

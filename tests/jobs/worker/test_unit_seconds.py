@@ -14,10 +14,11 @@ from fake_pipelines import FakePipeline
 from job_making import write_jsonl
 
 from wanbatch.jobs.planning.preparation import prepare
-from wanbatch.jobs.worker import unit_task
+from wanbatch.jobs.worker import unit_task, units_in_model
 from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.unit_task import UnitTask
+from wanbatch.jobs.worker.units_in_model import generate_units
 from wanbatch.manifests import records
 from wanbatch.manifests.dataset.image_formats import ImageFormat, Metadata
 from wanbatch.manifests.records import Source
@@ -73,7 +74,8 @@ def task(settings, sources, tmp_path, model, monkeypatch) -> Iterator[UnitTask]:
         {"id": "b", "prompt": "a star", "image": "square.png", "creativity": 0.9},
         {"id": "c", "prompt": "a circle"},
     ]
-    monkeypatch.setattr(unit_task, "perf_counter", CLOCK)
+    for module in (unit_task, units_in_model):
+        monkeypatch.setattr(module, "perf_counter", CLOCK)
     plan, _ = prepare(write_jsonl(sources / "timed.jsonl", rows), settings(steps=8))
     (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
     setup = WorkerSetup(model, str(tmp_path), str(sources), False, "cpu", "float32", 2, 0, format=TimedFormat())
@@ -94,7 +96,7 @@ def task(settings, sources, tmp_path, model, monkeypatch) -> Iterator[UnitTask]:
 def test_the_seconds_of_rows_add_up_to_the_busy_time(task, tmp_path):
     task.load_sources()
     CLOCK.work(1000.0)  # the model is another unit's meanwhile: nobody is busy with this one
-    task.generate()
+    generate_units(task, lambda: None)
     CLOCK.work(1000.0)
     report = task.write()
     rows = pq.read_table(tmp_path / "_wanbatch" / "tmp" / report.attempt.names["timings"]).to_pylist()

@@ -261,13 +261,6 @@ def test_a_row_without_a_number_of_its_own_gives_no_id(jsonl):
     assert said(jsonl({"prompt": "a", "ID": "x", "id": "a"})) == {}
 
 
-def test_reserved_columns_of_other_names(jsonl):
-    found = said(jsonl({"prompt": "a", "audioo": "a.wav"}))
-    assert found == {
-        "audioo": "column 'audioo' is not used; did you mean audio? (this version has no sound conditioning yet)"
-    }
-
-
 def test_of_two_columns_for_one_the_first_is_offered(jsonl, problems):
     row = {"image": "a.png", "batch_size": 2, "n_iter": 3}
     first, second = read_manifest(jsonl(row)).unused_columns

@@ -210,3 +210,18 @@ def test_slots_are_filled_when_another_adapter_comes_and_not_at_every_step(exper
     rows = [replace(row, prompt=rows[0].prompt, negative=rows[0].negative) for row in rows]
     denoise(expert, rows)
     assert len(filled) == SLOTS + 1  # and of the text's keys and values
+
+
+def test_the_device_keeps_what_was_used_last(adapters):
+    """Made anew after it had to go, an adapter is the same."""
+    both = {name: ((adapters[name],), 1.0) for name in ("crayon", "neon", "large")}
+    neon = AdapterStore(both, CPU, torch.float32).joined((("neon", 1.0),), 0)
+    size = sum(down.nbytes + up.nbytes for down, up in neon.values())
+    store = AdapterStore(both, CPU, torch.float32, device_bytes=int(size * 1.5))
+    wanted = {name: store.applied([(name, 1.0)]) for name in both}
+    first = {layer: up.clone() for layer, (_, up) in wanted["neon"].pairs(0).items()}
+    wanted["crayon"].pairs(0)
+    assert [key[0][0] for key, _ in store.resident] == ["neon", "crayon"]
+    wanted["large"].pairs(0)
+    assert [key[0][0] for key, _ in store.resident] == ["crayon", "large"]
+    assert all(torch.equal(up, first[layer]) for layer, (_, up) in wanted["neon"].pairs(0).items())

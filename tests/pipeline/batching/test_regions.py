@@ -13,6 +13,9 @@ from solver_runs import Gaussian, trajectory
 from wanbatch.pipeline.batching.regions import Regions
 from wanbatch.pipeline.core.creativity_map import EDGE, latent_levels, region_of, with_kept_pixels
 from wanbatch.pipeline.core.requests import CreativityMap, SourceImage
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.sampling.schedules import levels
 from wanbatch.pipeline.sampling.solvers import SOLVERS, TWO_STAGES, solve
 
@@ -133,6 +136,30 @@ def test_rows_with_maps_are_the_same_in_company_and_alone(wan):
     ]  # fmt: skip
     together = make(wan, *rows, replace(PLAIN, id="plain", sources=(source(1),), creativity=0.8))
     assert all(np.array_equal(make(wan, row)[row.id], together[row.id]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [Runtime(fp8=True), Runtime(step_cache="taylor:interval=2"), Runtime(step_cache="adaptive:threshold=0.1")],
+    ids=["fp8", "taylor", "adaptive"],
+)
+def test_rows_with_maps_in_fp8_and_with_step_caches_do_not_see_their_neighbours(model_folder, runtime):
+    """One row more than slots, so that rows are parked, too; on a CPU FP8 is emulated."""
+    wan = Wan.load(registry.find(str(model_folder)), slots=2, runtime=runtime)
+    values = np.linspace(0, 0.8, 64 * 64, dtype=np.float32).reshape(64, 64)
+    rows = [
+        replace(PLAIN, id=str(number), sources=(source(number),), seed=number, creativity=0.8, steps=6 + number,
+                creativity_map=CreativityMap(values if number else values.T, softness=0.2 * number))
+        for number in range(3)
+    ]  # fmt: skip
+    together = make(wan, *rows)
+    assert all(np.array_equal(make(wan, row)[row.id], together[row.id]) for row in rows)
+    plain = replace(PLAIN, sources=(source(1),), creativity=0.7)
+    same = replace(plain, id="b", creativity_map=CreativityMap(np.full((64, 64), 0.7, np.float32)))
+    pixels = make(wan, plain, same)
+    assert np.array_equal(pixels["a"], pixels["b"])
+    held = replace(same, creativity_map=CreativityMap(np.where(values > 0.4, values, 0).astype(np.float32)))
+    assert not np.array_equal(make(wan, held)["b"], pixels["a"])
 
 
 def test_the_latent_stays_where_the_map_is_zero(wan):

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 from sound_making import tone
 
-from wanbatch.errors import UserError
+from wanbatch.errors import NodeError, UserError
 from wanbatch.pipeline.core.sound_tokens import with_sound
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.sound.adapter import SoundAdapter, loudest
 from wanbatch.pipeline.sound.config import find_adapter
+from wanbatch.pipeline.sound.hearing import load_hearing
 
 SMALL = {"encoder": {"widths": (8, 16), "mels": 32, "dim": 32}, "resampler": {"dim": 32, "layers": 1}}
 
@@ -100,3 +101,18 @@ def test_tokens_stand_after_the_prompts_and_a_full_prompt_makes_room():
     assert joined.dtype == torch.bfloat16
     assert joined.sum(1).tolist() == [0, 0, 0, 8, 8, 8, 8]
     assert with_sound(torch.zeros(512, 8), tokens).shape == (512, 8)
+
+
+def test_a_run_hears_by_the_file_or_by_the_models_own_and_weighs_the_tokens(adapter, file, tmp_path):
+    sound = tone(1.0)[:, 0]
+    config = find_adapter(str(file), registry.find())
+    full = load_hearing(config, "elsewhere").hear(sound, 1.0, "a hat")
+    half = load_hearing(config, "elsewhere").hear(sound, 0.5, "a hat")
+    assert (full.prompt, full.tags) == ("a hat", None)
+    assert np.array_equal(half.tokens * 2, full.tokens)
+    (tmp_path / "model" / "sound").mkdir(parents=True)
+    shutil.copy(file, tmp_path / "model" / "sound" / "adapter.safetensors")
+    own = replace(config, own=True, location="of another host")
+    assert np.array_equal(load_hearing(own, tmp_path / "model").hear(sound, 1.0, "").tokens, full.tokens)
+    with pytest.raises(NodeError, match="the sound adapter is not there on this host"):
+        load_hearing(replace(config, location="gone.safetensors"), "elsewhere")

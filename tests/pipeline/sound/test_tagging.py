@@ -77,6 +77,8 @@ def test_a_row_of_sound_alone_in_which_nothing_is_heard_fails_with_the_best_gues
 def test_a_label_without_a_phrase_of_its_own_stands_for_itself_or_as_the_table_says():
     assert phrase_of("Alpenhorn", {}) == "alpenhorn"
     assert phrase_of("Common Cuckoo", known_phrases("birdnet")) == "a common cuckoo, a bird"
+    assert phrase_of("Northern Cricket Frog", known_phrases("birdnet")) == "a northern cricket frog, a frog"
+    assert phrase_of("Noise", known_phrases("birdnet")) == ""
     assert phrase_of("Chirp, tweet", known_phrases("audio-spectrogram-transformer")) == "a bird"
 
 

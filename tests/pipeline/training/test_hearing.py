@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from wanbatch.pipeline.sound.adapter import SoundAdapter
@@ -28,6 +29,7 @@ def test_a_pitch_is_heard_at_its_frequency_and_a_rhythm_strikes_as_often():
     assert abs(int(spectrum.argmax()) / 2 - 160 * 2 ** (9 / 12)) < 3
 
 
+@pytest.mark.slow
 def test_training_goes_through_both_stages_goes_on_and_is_judged(tmp_path, monkeypatch):
     monkeypatch.setattr(sounds, "COMBINATIONS", 10)
     monkeypatch.setattr(hearing, "STEPS", 2)

@@ -1,0 +1,153 @@
+"""`wanbatch train sound`: from a manifest of sounds with captions to an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from wanbatch.errors import RowError, UserError
+from wanbatch.manifests.reading.manifest import Manifest, read_manifest
+from wanbatch.manifests.sources.loader import SourceLoader
+from wanbatch.manifests.sources.sounds import load_sound
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.sound.adapter import SoundAdapter, loudest
+from wanbatch.pipeline.training.loop import Budget
+from wanbatch.pipeline.training.sound.distillation import Draw, Plan, distill
+from wanbatch.pipeline.training.sound.teacher import Lessons, Teacher
+
+AT_ONCE = 16  # captions that are recorded together
+SHOWN = 5  # sounds that cannot be used, of which more are only counted
+
+
+@dataclass(frozen=True, slots=True)
+class SoundRequest:
+    """What is asked for.
+
+    Attributes:
+        manifest: Its rows have `audio` and `prompt`.
+        out: The adapter's file.
+        model: See `registry.find`.
+        revision: Of a hub model.
+        minutes: Of training in all.
+        steps: Of training, at most.
+        batch: Sounds a step.
+        tokens: How many the model gets of each sound.
+        device: `cpu` or `cuda`; None: a GPU if there is one.
+        seed: Of everything random.
+    """
+
+    manifest: str | Path
+    out: Path
+    model: str
+    revision: str | None = None
+    minutes: float = 30.0
+    steps: int = 100_000
+    batch: int = 32
+    tokens: int = 8
+    device: str | None = None
+    seed: int = 0
+
+
+def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train an adapter; the same command goes on where an earlier one ended.
+
+    Args:
+        request: What is asked for.
+        say: Takes lines of text.
+
+    Returns:
+        The file, the number of sounds and captions, and the losses.
+
+    Raises:
+        UserError: If something is wrong with what was given.
+    """
+    if request.out.suffix != ".safetensors":
+        raise UserError(f"--out {request.out}: must end in .safetensors: it is the file of the adapter")
+    manifest = read_manifest(request.manifest)
+    info = find(request.model, request.revision)
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no GPU here; `wanbatch doctor` says why")
+    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(request.seed)
+    probe = SoundAdapter.new(8)  # for the rate and the length that its encoder takes
+    sounds, prompts = _pairs(manifest, probe.encoder.rate, probe.encoder.seconds, say)
+    captions = list(dict.fromkeys(prompts))
+    say(f"{len(sounds)} sounds with {len(captions)} captions, {info.name}, {device}, {request.minutes:g} minutes")
+    teacher, lessons = _lessons(Wan.load(info, device, "float32", slots=1), captions, info.height, info.width)
+    width = teacher.empty.shape[1]
+    adapter = SoundAdapter.new(width, request.tokens, scale=teacher.scale).to(device)
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    budget = Budget(request.minutes, request.steps)
+    plan = Plan(batch=request.batch, velocity_batch=min(request.batch, 8))
+    draw = _drawing(sounds, [captions.index(prompt) for prompt in prompts], torch.device(device), request.seed)
+    losses = distill(adapter, teacher, lessons, draw, budget, plan, request.out.with_suffix(".state.pt"))
+    adapter.save(request.out)
+    return {"file": str(request.out), "sounds": len(sounds), "captions": len(captions), **losses}
+
+
+def _pairs(
+    manifest: Manifest, rate: int, seconds: float, say: Callable[[str], None]
+) -> tuple[list[np.ndarray], list[str]]:
+    """The sounds of one length that can be read, and the prompt of each."""
+    sounds, prompts, left_out = [], [], []
+    indices = pa.array(np.arange(len(manifest)), pa.int64())
+    with SourceLoader(manifest.source_root, fence=manifest.source_fence) as loader:
+        for sound, prompt in zip(manifest.sounds(indices), manifest.rows["prompt"].to_pylist(), strict=True):
+            if sound is None or not (prompt or "").strip():
+                continue
+            try:
+                samples = load_sound(loader, sound, rate).samples
+            except RowError as error:
+                left_out.append(error.message)
+                continue
+            sounds.append(loudest(samples, rate, seconds))
+            prompts.append(prompt)
+    for message in left_out[:SHOWN]:
+        say(f"warning: left out: {message}")
+    if len(left_out) > SHOWN:
+        say(f"warning: left out: {len(left_out) - SHOWN} more")
+    if not sounds:
+        raise UserError(f"{manifest.path}: no row has a sound that can be read and a prompt: give both, as examples")
+    return sounds, prompts
+
+
+def _lessons(wan: Wan, captions: Sequence[str], height: int, width: int) -> tuple[Teacher, Lessons]:
+    """The model as a teacher, and what it was heard to make of the captions."""
+    states = wan.text.encode([*captions, ""])
+    embeddings = [states[caption].clone() for caption in captions]
+    teacher = Teacher(wan.experts[0], embeddings, states[""].clone())
+    shape = (wan.channels, height // wan.stride, width // wan.stride)
+    generator = torch.Generator().manual_seed(7)
+    groups = [range(first, min(first + AT_ONCE, len(captions))) for first in range(0, len(captions), AT_ONCE)]
+    made = [teacher.record(list(group), shape, generator) for group in groups]
+    parts = zip(*((one.queries, one.latents, one.velocities) for one in made), strict=True)
+    return teacher, Lessons(*(torch.cat(part) for part in parts))
+
+
+def _drawing(sounds: Sequence[np.ndarray], captions: Sequence[int], device: torch.device, seed: int) -> Draw:
+    """Draws sounds, each shifted in time, quieter or louder, and with noise of 10 to 40 dB below it."""
+    every, belongs = torch.from_numpy(np.stack(sounds)).to(device), torch.tensor(captions, device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        def play(low: float, high: float) -> Tensor:
+            return torch.rand(count, 1, generator=generator, device=device) * (high - low) + low
+
+        chosen = torch.randint(len(every), (count,), generator=generator, device=device)
+        given = every[chosen]
+        shift = (play(0, 1) * given.shape[1] / 8).long()
+        places = (torch.arange(given.shape[1], device=device)[None] - shift) % given.shape[1]
+        given = given.gather(1, places)
+        loud = given.square().mean(1, keepdim=True).sqrt()
+        noise = torch.randn(given.shape, generator=generator, device=device)
+        return (given + noise * loud * 10 ** (-play(10, 40) / 20)) * play(0.3, 1), belongs[chosen]
+
+    return draw

@@ -1,0 +1,85 @@
+"""`wanbatch qualify` on a small model: what it finds, and that it notices what is wrong."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from wanbatch.jobs.benchmark import qualify as qualifying
+from wanbatch.jobs.cli.main import main
+
+SMALL = ("--width", "32", "--height", "32", "--steps", "2", "--prompts", "2", "--reference-steps", "3")
+QUICK = ("--rounds", "1", "--batch", "2", "--device", "cpu")
+
+
+class Pictures(HTMLParser):
+    """Counts the pictures of a page; there is nothing in it that another file has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inline, self.elsewhere = 0, 0
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in ("src", "href") and value and not value.startswith("#"):
+                self.inline += value.startswith("data:image/")
+                self.elsewhere += not value.startswith("data:")
+
+
+@pytest.fixture
+def qualified(model_folder, tmp_path):
+    """Runs the command; returns its exit code, its JSON and the text of its page."""
+
+    def run() -> tuple[int, dict, str]:
+        done = CliRunner().invoke(main, ["qualify", "--model", str(model_folder), "--out", "q", *SMALL, *QUICK])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.output
+        return (
+            done.exit_code,
+            json.loads((tmp_path / "q/qualify.json").read_text()),
+            (tmp_path / "q/qualify.html").read_text(),
+        )
+
+    return run
+
+
+def test_a_model_that_is_run_as_diffusers_runs_it_is_good(qualified):
+    code, data, page = qualified()
+    assert code == 0
+    assert [finding["good"] for finding in data["findings"]] == [True, True, True]
+    assert set(data["presets"]) == {"exact", "balanced", "fast"}
+    assert data["presets"]["exact"]["psnr"] > 5
+    assert set(data["stages"]) == {"denoise", "decode", "encode", "text"}
+    assert data["start"]["load_seconds"] > 0
+    seen = Pictures()
+    seen.feed(page)
+    assert seen.inline == 2 * 6  # ours, diffusers', many steps, three presets
+    assert seen.elsewhere == 0
+
+
+def test_another_picture_than_that_of_diffusers_is_wrong(qualified, monkeypatch):
+    monkeypatch.setattr(qualifying, "bench_stages", lambda *given: {"stages": {}})
+    theirs = qualifying.made_by_diffusers
+    monkeypatch.setattr(qualifying, "made_by_diffusers", lambda *given: [255 - picture for picture in theirs(*given)])
+    code, data, page = qualified()
+    assert code == 2
+    assert {finding["name"]: finding["good"] for finding in data["findings"]}["the pictures of diffusers"] is False
+    assert ">wrong<" in page
+
+
+def test_bits_that_depend_on_neighbours_are_noticed(monkeypatch):
+    calls = iter(range(9))
+    request = qualifying.Request("a", "x", "", (), 1.0, 1, 32, 32, 2, 1.0, None, "euler")
+    picture = np.zeros((4, 4, 3), dtype=np.uint8)
+
+    def drifting(wan, requests):
+        number = next(calls)
+        return [picture + (number > 0 and index == 0) for index, _ in enumerate(requests)]
+
+    monkeypatch.setattr(qualifying, "made_by_wanbatch", drifting)
+    found = qualifying._bits(None, [request, request], drifting(None, [request, request]))
+    assert not found.good
+    assert "1 of 2" in found.said

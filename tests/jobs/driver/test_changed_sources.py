@@ -1,0 +1,77 @@
+"""Rows whose pictures changed under their names are found, and files that did not change are not read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from augment_making import made_from, output_folder, png
+from job_making import picture, write_jsonl
+from manifest_making import NOW
+
+from wanbatch.errors import MachineryError
+from wanbatch.jobs.driver import changed_sources
+from wanbatch.jobs.driver.changed_sources import rows_of_changed_sources
+from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.manifests.dataset.folder import OutputFolder
+
+
+@pytest.fixture
+def look(tmp_path, settings, monkeypatch):
+    """Rows of three pictures that are made; returns which are to be made again, and which files were read."""
+    for number in range(3):
+        picture(tmp_path / f"{number}.png", 32, 32, seed=number)
+        os.utime(tmp_path / f"{number}.png", (0, 0))
+    black = png(np.zeros((32, 32, 3), np.uint8))
+    made = [made_from(str(n), n, tmp_path / f"{n}.png", black, 32, f"{n}.png") for n in range(3)]
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": str(n), "image": f"{n}.png"} for n in range(3)])
+    out = output_folder(tmp_path / "out", manifest, made, pa.table({"label": ["a"] * 3}), (0, 2))
+    read: list[str] = []
+    encoded = changed_sources.SourceLoader.encoded
+    monkeypatch.setattr(
+        changed_sources.SourceLoader, "encoded", lambda self, one: read.append(one.path) or encoded(self, one)
+    )
+
+    def found() -> tuple[set[str], list[str]]:
+        read.clear()
+        plan = prepare(manifest, settings())[0]
+        with OutputFolder.open(out, {"model": "tiny"}, {}) as folder:
+            return rows_of_changed_sources(folder, plan), sorted(read)
+
+    return found
+
+
+def test_only_what_changed_is_made_again_and_only_what_is_newer_is_read(look, tmp_path):
+    assert look() == (set(), [])
+    later = NOW.timestamp() + 10
+    os.utime(tmp_path / "0.png", (later, later))  # as if it had been copied again
+    picture(tmp_path / "1.png", 32, 32, seed=9)
+    os.utime(tmp_path / "1.png", (later, later))
+    assert look() == ({"1"}, ["0.png", "1.png"])
+
+
+def test_a_picture_that_is_gone_leaves_its_row_and_one_that_cannot_be_looked_at_ends_the_run(
+    look, tmp_path, monkeypatch
+):
+    (tmp_path / "0.png").unlink()
+    assert look() == (set(), [])
+    stat = os.stat
+
+    def failing(path, *arguments, **names):
+        if str(path).endswith("2.png"):
+            raise OSError(5, "Input/output error", str(path))
+        return stat(path, *arguments, **names)
+
+    monkeypatch.setattr(changed_sources.os, "stat", failing)
+    with pytest.raises(MachineryError, match=r"2\.png: cannot be looked at \(Input/output error\)"):
+        look()
+
+
+def test_a_folder_that_is_empty_has_none(tmp_path, settings):
+    picture(tmp_path / "a.png", 32, 32)
+    plan = prepare(write_jsonl(tmp_path / "m.jsonl", [{"image": "a.png"}]), settings())[0]
+    with OutputFolder.open(Path("out"), {"model": "tiny"}, {}) as folder:
+        assert rows_of_changed_sources(folder, plan) == set()

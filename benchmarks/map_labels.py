@@ -61,11 +61,16 @@ class Arm:
 
 
 ARMS = (
-    *(Arm(value) for value in (0.6, 0.8, 0.9, 1.0)),
-    *(Arm(1.0, inside) for inside in (0.0, 0.1, 0.3)),
+    Arm(1.0),
+    Arm(1.0, 0.0),
+    Arm(0.8),
+    Arm(1.0, 0.1),
+    Arm(1.0, 0.0, keep_pixels=True),
+    Arm(0.6),
+    Arm(0.9),
+    Arm(1.0, 0.3),
     Arm(0.8, 0.1),
     Arm(1.0, 0.0, margin=4),
-    Arm(1.0, 0.0, keep_pixels=True),
 )
 
 

@@ -155,7 +155,7 @@ def text_graph(model: nn.Module, rows: int, device: torch.device) -> Graph:
         device: Of the example.
     """
     shape = rows or EXAMPLE_PROMPTS, EXAMPLE_LENGTH
-    tokens = torch.arange(1, shape[0] * shape[1] + 1, device=device).view(shape) % 251 + 2
+    tokens = torch.arange(1, shape[0] * shape[1] + 1, device=device).view(shape) % 61 + 2
     mask = torch.ones_like(tokens)
     mask[:, EXAMPLE_LENGTH * 3 // 4 :] = 0
     opened = {1: OpenDimension(LENGTH, SHORTEST_TEXT, TEXT_TOKENS)}
@@ -221,8 +221,16 @@ def vae_graphs(
     images = torch.rand(1, 3, height, width, generator=generator) * 2 - 1
     latents = torch.randn(1, channels, height // stride, width // stride, generator=generator)
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    images, latents = (one.to(device, dtype).contiguous(memory_format=layout) for one in (images, latents))
+    images, latents = (laid_out(one.to(device, dtype), layout) for one in (images, latents))
     return (
         Graph(ENCODER, Encoding(vae), {"images": images}, "latents", width, height),
         Graph(DECODER, Decoding(vae), {"latents": latents}, "images", width, height),
     )
+
+
+def laid_out(tensor: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """A tensor with exactly the strides of a new one, which engines ask for: itself if it has them, else a copy."""
+    wanted = torch.empty(tensor.shape, device="meta", memory_format=layout).stride()
+    if tensor.stride() == wanted:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout).copy_(tensor)

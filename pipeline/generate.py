@@ -6,7 +6,6 @@ are separate and timed one by one. Reading source files and writing pictures is 
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 
 from wanbatch.errors import RowError
@@ -25,13 +23,13 @@ from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, load_tensors
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
-from wanbatch.pipeline.core.backends import VAE
+from wanbatch.pipeline.core.backends import VAE, AnyDenoisingModel, ReplacedStages, TextModel
 from wanbatch.pipeline.core.creativity_map import region_of, with_kept_pixels
-from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.device import peak_memory, synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.samples import Denoised, Sample
 from wanbatch.pipeline.core.sound_tokens import with_sound
-from wanbatch.pipeline.loading.compiler import kernels_usable, set_up_compiler
+from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_memory
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
@@ -43,6 +41,7 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_transformer,
     single_frame_vae,
 )
+from wanbatch.pipeline.loading.text_recipe import text_recipe
 from wanbatch.pipeline.loading.weights import DTYPES, Modules, load, weight_bytes
 from wanbatch.pipeline.sampling.solvers import solve
 from wanbatch.pipeline.sampling.step_cache import parse
@@ -76,11 +75,13 @@ class Wan:
         self.device, self.runtime, self.slots = device, runtime, slots
         parts = (modules.transformer, modules.low_noise_transformer)
         self.experts = [single_frame_transformer(part, runtime, device) for part in parts if part is not None]
+        self.evaluated: list[AnyDenoisingModel] = list(self.experts)
         self.boundary, self.dtype = modules.boundary, self.experts[0].dtype
         self._adapters = AdapterStore(adapters, device, self.dtype)
         text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device)
-        frame_vae = single_frame_vae(modules.vae, device)
+        self.frame_vae = frame_vae = single_frame_vae(modules.vae, device)
         self.vae: VAE = compiled_vae(frame_vae) if runtime.compile else frame_vae
+        self._replaced_stages: ReplacedStages = lambda width, height, rows: {}
         self.stride = modules.vae.config.scale_factor_spatial
         self.channels = modules.transformer.config.in_channels
         self.offloader: Offloader | None = None
@@ -132,7 +133,7 @@ class Wan:
             set_up_compiler(runtime.compile_cache)
         cache = None
         if runtime.text_cache is not None:
-            cache = TextCache(Path(runtime.text_cache).expanduser(), _text_recipe(info, where, dtype))
+            cache = TextCache(Path(runtime.text_cache).expanduser(), text_recipe(info, where, dtype, GPU_TOKENS))
         if runtime.offload and device == "cuda" and weight_bytes(info) + MARGIN_BYTES <= free_memory(where):
             runtime = replace(runtime, offload=False)  # all of it fits for certain
         modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype])
@@ -147,7 +148,7 @@ class Wan:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
         self.slots = slots
         kept = 0 if self.offloaded else KEPT_CLASSES
-        self.denoiser = Denoiser(self.experts, slots, self.boundary, self.step_cache, kept)
+        self.denoiser = Denoiser(self.evaluated, slots, self.boundary, self.step_cache, kept)
 
     def use_step_cache(self, text: str) -> None:
         """Skip these steps and blocks from now on.
@@ -174,6 +175,20 @@ class Wan:
             "denoise": f"{blocks}-{layers}",
             "decode": f"{how}-{dtype}",
         }
+
+    def replace_parts(
+        self, text: TextModel, transformers: Sequence[AnyDenoisingModel], vae: VAE, stages: ReplacedStages
+    ) -> None:
+        """Run other parts in place of the model's own from now on. The model's weights must not move any more."""
+        self.text.model, self.vae, self._replaced_stages = text, vae, stages
+        self.evaluated = list(transformers)
+        self.use_slots(self.slots)
+
+    def backends_of(self, request: Request) -> dict[str, str]:
+        """What runs each stage of a picture. Rows with adapters of their own always have the model's transformer."""
+        rows = self.slots * (2 if request.guidance > 1 else 1)
+        own = {"denoise": self.backends["denoise"]} if request.adapters else {}
+        return {**self.backends, **self._replaced_stages(request.width, request.height, rows), **own}
 
     def warm_up(self, examples: Sequence[Request]) -> float:
         """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""
@@ -316,7 +331,8 @@ class Wan:
         if request.creativity_map is not None and request.creativity_map.keep_pixels:
             pixels = with_kept_pixels(pixels, request.sources, request.creativity_map)
         seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
-        return Result(request, pixels, seconds, denoised.work, self._peak_memory(), denoised.slot_steps)
+        peak, backends = peak_memory(self.device), self.backends_of(request)
+        return Result(request, pixels, seconds, denoised.work, peak, denoised.slot_steps, backends)
 
     def _ensure_on_device(self, group: str) -> None:
         """Have a group of the model's modules on the device, see `offload.py`."""
@@ -332,19 +348,3 @@ class Wan:
     def _channels_last(self, batch: Tensor) -> Tensor:
         """A batch of pictures or latents as the VAE's convolutions want it on this device."""
         return batch.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else batch
-
-    def _peak_memory(self) -> int:
-        """Bytes: of the device since the model was loaded, or of this process on a CPU."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _text_recipe(info: ModelInfo, device: torch.device, dtype: str) -> str:
-    """Everything that decides the bits of a text embedding besides the prompt."""
-    if device.type == "cuda":
-        how = "kernels" if kernels_usable(device) else "eager"
-        kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {GPU_TOKENS} {how}"
-    else:
-        kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
-    return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {transformers.__version__}"

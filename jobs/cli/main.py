@@ -20,6 +20,7 @@ from wanbatch.jobs.cli.check_command import check
 from wanbatch.jobs.cli.compare_command import compare
 from wanbatch.jobs.cli.completion_command import completion
 from wanbatch.jobs.cli.doctor_command import doctor
+from wanbatch.jobs.cli.engines_commands import engines
 from wanbatch.jobs.cli.export_command import export
 from wanbatch.jobs.cli.folder_commands import repair, status
 from wanbatch.jobs.cli.jobs_command import jobs
@@ -84,6 +85,7 @@ class Commands(click.Group):
         adapters,
         tune,
         train,
+        engines,
         bench,
         qualify,
         doctor,

@@ -139,6 +139,8 @@ class Settings(_ColumnDefaults):
         "auto", description="auto: parts of the model take turns on a GPU without room for all of them"
     )
     text_cache: Path | None = Field(None, description="folder that keeps text embeddings between runs; default: none")
+    engines: Path | None = Field(None, description="store of engines to use, see `wanbatch engines`; default: none")
+    require_engines: bool = Field(False, description="stop if the store has no engines for the run")
     workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] | None = Field(
         None,
         description="worker processes; auto, the default: one for each GPU, also of nodes that join later; on CPUs "

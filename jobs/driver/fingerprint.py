@@ -28,6 +28,7 @@ def fingerprint_of(
     chosen: ExecutionConfig,
     slots: int,
     hardware: Hardware,
+    engines: Mapping[str, str] | None = None,
     adapters: Iterable[NamedAdapter] = (),
 ) -> dict[str, Any]:
     """Whatever decides pixels and is known before workers start, as JSON values.
@@ -41,6 +42,7 @@ def fingerprint_of(
         chosen: device, precision and compilation, as resolved.
         slots: rows denoised together.
         hardware: what the model runs on.
+        engines: digests of those that run parts of the model, by part.
         adapters: of the run. Those that are merged are part of it; those of rows are part of the rows' digests.
     """
     merged = [{"name": one.name, "digest": one.file.digest, "weight": one.weight} for one in adapters if one.merged]
@@ -60,6 +62,7 @@ def fingerprint_of(
         "format": settings.format,
         "quality": settings.quality,
         **({"threads": settings.threads} if chosen.device == "cpu" else {}),
+        **({"engines": dict(engines)} if engines else {}),
         **({MIXED_DEVICES: True} if settings.mixed_devices else {}),
         **({"merged_adapters": merged} if merged else {}),
         SOURCE_DECODING: decoding_versions(),

@@ -136,7 +136,7 @@ def warn_of_other_decoding(folder: OutputFolder, plan: Plan, fingerprint: Mappin
 
 def settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:
     """All settings as JSON values, those without a value too, with paths that hold in any current folder."""
-    names = ("compile_cache", "text_cache", "c2pa_cert", "c2pa_key")
+    names = ("compile_cache", "text_cache", "engines", "c2pa_cert", "c2pa_key")
     given = {name: getattr(settings, name) for name in names}
     paths = {name: os.path.abspath(path.expanduser()) for name, path in given.items() if path is not None}
     folders = {"source_root": plan.manifest.source_root, "source_fence": plan.manifest.source_fence}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, imag
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
 from wanbatch.jobs.driver.cluster_nodes import Placement
 from wanbatch.jobs.driver.dispatcher import DispatchOptions
+from wanbatch.jobs.driver.engine_choice import ChosenEngines, choose_engines
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.driver.resume import folder_of_run, settings_for_later
 from wanbatch.jobs.driver.seen_source import seen_source
@@ -48,6 +48,7 @@ class RunContext:
         workers: how many there are at most; on a cluster that grows, at the start.
         placement: where they may be.
         fingerprint: what must stay the same for the output folder to be gone on with.
+        engines: that run parts of the model.
     """
 
     manifest: str
@@ -60,11 +61,12 @@ class RunContext:
     workers: int
     placement: Placement
     fingerprint: dict[str, Any]
+    engines: ChosenEngines
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What of the manifest has no effect, and what others will not find of the output, a sentence each."""
-        return (*self.plan.all_warnings, *_pattern_warning(self.out))
+        return (*self.plan.all_warnings, *_pattern_warning(self.out), *self.engines.warnings)
 
     def going_on_with(self, folder: OutputFolder, again: set[str]) -> tuple[RunContext, pa.Schema]:
         """The same run, with columns that the folder's data parts can have, too; and these parts' schema.
@@ -140,6 +142,7 @@ class RunContext:
             device_kind=None if settings.mixed_devices else self.fingerprint[ENVIRONMENT]["device_name"],
             on_cluster=self.placement.on_cluster,
             model_cache=None if settings.model_cache is None else str(settings.model_cache),
+            engines=self.engines.choice,
             hearing=self.plan.hearing,
             adapters=tuple(self.plan.adapters.values()),
         )
@@ -180,8 +183,14 @@ def prepare_run(
     plan, model = read_plan(manifest, settings)
     site = find_site(settings, out)
     execution = resolve_execution(settings, site.hardware)
-    adapters = plan.adapters.values()
-    fingerprint = partial(fingerprint_of, settings, model, execution, hardware=site.hardware, adapters=adapters)
+
+    def engines(slots: int) -> ChosenEngines:
+        return choose_engines(settings, model, execution, slots, site.hardware, plan.adapters.values())
+
+    def fingerprint(slots: int) -> dict[str, Any]:
+        adapters = plan.adapters.values()
+        return fingerprint_of(settings, model, execution, slots, site.hardware, engines(slots).digests, adapters)
+
     slots = None if settings.slots == AUTO else int(settings.slots)
     out, recorded = folder_of_run(out, slots, fingerprint, new_run)
     batch_size = batch_size_for(settings, recorded, plan, model, execution, site.measure)
@@ -196,4 +205,5 @@ def prepare_run(
         workers=site.workers,
         placement=site.placement,
         fingerprint=fingerprint(batch_size.slots),
+        engines=engines(batch_size.slots).checked_for(plan),
     )

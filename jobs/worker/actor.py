@@ -30,6 +30,7 @@ from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.adapter_files import require_same_files
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.device_check import check_card, check_kind, cpu_kind, this_card
+from wanbatch.jobs.worker.engine_use import engines_here
 from wanbatch.jobs.worker.messages import Started, UnitReport, WorkerSetup, WorkerStatus
 from wanbatch.jobs.worker.metrics import WorkerMetrics
 from wanbatch.jobs.worker.model_files import local_model
@@ -140,11 +141,14 @@ class Worker:
         sources = SourceLoader(setup.source_root, allow_http=setup.allow_http, fence=setup.source_fence)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         encoders = ThreadPoolExecutor(encoder_threads(setup.device, usable_cores(), setup.workers_on_host), "encode")
+        engines = None if setup.engines is None else engines_here(setup, setup.engines, host)
         pipeline = self._load(setup.model, setup.device, setup.dtype, setup.slots)
         if setup.threads and "torch" in sys.modules:  # what `load` builds may do without
             sys.modules["torch"].set_num_threads(setup.threads)
         if setup.device == "cpu" and (kind := cpu_kind()) is not None:
             check_kind(kind, setup, host)
+        if engines is not None:
+            engines.use_in(pipeline)
         self._context = WorkerContext(
             setup=setup,
             name=self._name,

@@ -17,6 +17,22 @@ from wanbatch.pipeline.sound.config import SoundConfig
 
 
 @dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which engines a worker is to use.
+
+    Attributes:
+        store: the folder that they are in, absolute.
+        digests: of those that the driver chose, by the part that each stands for; None: each worker takes those of
+            its own device.
+        required: whether a worker without any is refused.
+    """
+
+    store: str
+    digests: Mapping[str, str] | None
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """What a worker is started with.
 
@@ -37,6 +53,7 @@ class WorkerSetup:
         model_cache: folder on each host that keeps a copy of the model; None: it is used where it is.
         embed_settings: pictures say in their files what they were made with.
         signing: what pictures are signed with; None: they are not.
+        engines: of a store that run parts of the model; None: none do.
         adapters: those that images name, and those that are merged into the model, in this order.
         hearing: how sounds are heard; None: no row has one.
     """
@@ -60,6 +77,7 @@ class WorkerSetup:
     model_cache: str | None = None
     embed_settings: bool = False
     signing: SigningFiles | None = None
+    engines: EngineChoice | None = None
     adapters: tuple[NamedAdapter, ...] = ()
     hearing: SoundConfig | None = None
 

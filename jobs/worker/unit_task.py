@@ -240,7 +240,7 @@ class UnitTask:
             device=context.device,
             batch_size=context.pipeline.slots,
             started=self._started,
-            backends=context.backends,
+            backends=records.Backends(**result.backends) if result.backends else context.backends,
             load_seconds=self._load_seconds[image.id],
             text_seconds=result.seconds.text,
             encode_seconds=result.seconds.encode,

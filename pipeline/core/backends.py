@@ -6,7 +6,7 @@ ahead-of-time engine that does can stand in for any of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -144,3 +144,7 @@ class VAE(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of latents, clamped to [-1, 1]."""
+
+
+ReplacedStages = Callable[[int, int, int], Mapping[str, str]]
+"""What runs in place of a model's own parts: a picture's width and height, rows of its batch -> stage -> name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 
 import numpy as np
@@ -44,3 +45,10 @@ class PendingRead:
         if self._event is not None:
             self._event.synchronize()
         return self._host.numpy()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of a GPU since the process began, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

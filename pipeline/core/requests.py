@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +113,7 @@ class Result:
         work: Evaluations of the model, and of its blocks.
         peak_memory_bytes: Of the device since the model was loaded, or of this process on a CPU.
         slot_steps: The picture's share of the slots of its evaluations, empty ones included.
+        backends: What ran each stage, by name; None: what the pipeline says of itself.
     """
 
     request: Request
@@ -120,6 +122,7 @@ class Result:
     work: EvaluationCounts
     peak_memory_bytes: int
     slot_steps: float = 0.0
+    backends: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,8 @@ Each table is by the file of the text, then by a part of the text that tells it 
 
 from __future__ import annotations
 
+import remedies_engines
+
 Table = dict[str, dict[str, str]]
 
 TEXTS = "tests/manifests/reading/test_text_files.py"
@@ -30,6 +32,7 @@ HEARD = "tests/jobs/cli/test_train_sound.py::test_an_adapter_is_trained_in_both_
 LOST = f"{REPAIR}::test_the_remedy_of_the_message_costs_the_lost_part_and_no_more"
 
 ELSEWHERE: Table = {
+    **remedies_engines.ELSEWHERE,
     "jobs/augment/embeddings.py": {
         "there is no such model": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
         "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",
@@ -196,6 +199,7 @@ FETCHED = "it needs the network"
 ONE_HOST = "there is one host"
 
 NOT_HERE: Table = {
+    **remedies_engines.NOT_HERE,
     "pipeline/sound/birdnet.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
     "pipeline/sound/config.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
     "jobs/augment/augment.py": {"gives no rows": "which of the three leaves none is not known"},

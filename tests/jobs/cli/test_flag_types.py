@@ -32,6 +32,7 @@ TEXTS = {
     "address": "ray://head:10001", "start_deadline": "60", "label_selector": "market-type=spot",
     "lora": "crayon=crayon.safetensors:0.8", "merge": "crayon, ink",
     "accelerator_type": "H100", "mixed_devices": "true", "model_cache": "a/models",
+    "engines": "a/store", "require_engines": "true",
 }  # fmt: skip
 
 

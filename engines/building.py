@@ -1,0 +1,220 @@
+"""Building the engines of a model into a store: which there are to be, and what becomes of each."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from wanbatch.engines import aot, graphs, onnx_export, probe, tensorrt, verify
+from wanbatch.engines.graphs import Graph
+from wanbatch.engines.labels import COMPONENTS, SECOND_TRANSFORMER, TRANSFORMER
+from wanbatch.engines.selection import architecture_of
+from wanbatch.engines.store import AOT, BadEngine, EngineKey, Store
+from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.single_frame import single_frame_vae
+from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
+from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.models.umt5 import PlainUMT5
+
+ONNX, TENSORRT, TENSORRT_RTX = "onnx", "tensorrt", "tensorrt-rtx"
+BACKENDS = (AOT, TENSORRT_RTX, TENSORRT, ONNX)
+NATIVE, ANY = "native", "any"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """Which engines are to be built.
+
+    Attributes:
+        model: Of which model.
+        components: Some of `text`, `dit`, `vae`.
+        sizes: Width and height of pictures, in pixels.
+        slots: Rows that runs will denoise together.
+        backend: One of `BACKENDS`.
+        architectures: Such as `8.9`; `native` for that of this machine.
+        device: `cuda` or `cpu`: where the model is loaded and `aot` engines run.
+        dtype: Of the weights, as torch calls it.
+        workspace: Bytes of working memory that TensorRT may plan with; 0: as much as it likes.
+    """
+
+    model: ModelInfo
+    components: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+    slots: int
+    backend: str
+    architectures: Sequence[str]
+    device: str
+    dtype: str
+    workspace: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of one engine.
+
+    Attributes:
+        label: The part that it stands for.
+        what: `built`, `rebuilt` or `there already`.
+        seconds: That it took.
+        bytes: Of its files.
+        errors: How far it is from its module; empty if it cannot run here.
+        why: What was wrong with an engine that was built again.
+    """
+
+    label: str
+    what: str
+    seconds: float = 0.0
+    bytes: int = 0
+    errors: str = ""
+    why: str = ""
+
+
+def check(request: BuildRequest) -> None:
+    """Check a request before a model is loaded.
+
+    Raises:
+        UserError: It asks for what there cannot be.
+    """
+    multiple = request.model.multiple
+    if set(request.components) - {"text"} and not request.sizes:
+        raise UserError("engines of dit and vae are for one size each: give --size, like --size 1280x704")
+    for width, height in request.sizes:
+        if width % multiple or height % multiple or width <= 0 or height <= 0:
+            raise UserError(f"--size {width}x{height}: sides must be multiples of {multiple} for this model")
+    if request.backend == AOT:
+        if tuple(request.architectures) != (NATIVE,):
+            raise UserError(
+                f"--arch {','.join(request.architectures)}: aot builds for the device of this machine alone: use "
+                "--arch native there, or --backend tensorrt-rtx"
+            )
+        if request.device == "cuda" and "text" in request.components:
+            raise UserError(
+                "--component text: on a GPU our own kernels run the text encoder faster than an aot engine: leave "
+                "it out (--component vae,dit)"
+            )
+    elif request.backend == ONNX:
+        onnx_export.require_exporter()
+    else:
+        tensorrt.require(request.backend, request.architectures)
+
+
+def build(store: Store, request: BuildRequest) -> Iterator[Built]:
+    """Build what a store lacks, one engine after the other; what is damaged is built again.
+
+    Args:
+        store: Where they go.
+        request: Which ones.
+
+    Raises:
+        UserError: One cannot be built, or does not compute what its module does.
+        MachineryError: The disk refuses.
+    """
+    check(request)
+    device = torch.device(request.device)
+    parts: Modules | None = None
+    for component, size, rows in wanted(request):
+        key = key_of(request, component, size, rows)
+        found = store.find(key)
+        if found is not None and not isinstance(found, BadEngine):
+            yield Built(key.label, "there already")
+            continue
+        parts = parts or load(request.model, device, DTYPES[request.dtype])
+        graph = graph_of(parts, component, size, rows, device, DTYPES[request.dtype])
+        begin = time.perf_counter()
+        size_of, errors = _build_one(store, key, graph, request)
+        what, why = ("built", "") if found is None else ("rebuilt", found.reason)
+        yield Built(key.label, what, round(time.perf_counter() - begin, 2), size_of, errors, why)
+
+
+def wanted(request: BuildRequest) -> Iterator[tuple[str, tuple[int, int], int]]:
+    """Component, size and rows of each engine that a request asks for."""
+    for name in request.components:
+        for component in COMPONENTS[name]:
+            if component == SECOND_TRANSFORMER and not request.model.two_experts:
+                continue
+            if component == "text":
+                yield component, (0, 0), 1
+                continue
+            for size in request.sizes:
+                if component in (TRANSFORMER, SECOND_TRANSFORMER):
+                    yield from ((component, size, rows) for rows in (request.slots, 2 * request.slots))
+                else:
+                    yield component, size, 1
+
+
+def key_of(request: BuildRequest, component: str, size: tuple[int, int], rows: int) -> EngineKey:
+    """What an engine of a request is known by in a store."""
+    if request.backend == AOT:
+        capability = torch.cuda.get_device_capability() if request.device == "cuda" else (0, 0)
+        architecture = architecture_of(request.device, capability, torch.backends.cpu.get_cpu_capability())
+        version = f"torch {torch.__version__}"
+    elif request.backend == ONNX:
+        architecture, version = ANY, f"opset {onnx_export.OPSET}"
+    else:
+        architecture, version = ",".join(request.architectures), tensorrt.version(request.backend)
+    return EngineKey(
+        component, request.model.digest, *size, rows, request.dtype, request.backend, version, architecture
+    )
+
+
+def graph_of(
+    parts: Modules, component: str, size: tuple[int, int], rows: int, device: torch.device, dtype: torch.dtype
+) -> Graph:
+    """The graph of one engine.
+
+    Args:
+        parts: Of the model, loaded on the device.
+        component: See `labels.py`.
+        size: Of pictures, in pixels.
+        rows: Of its batch.
+        device: Where the model is.
+        dtype: Of its weights.
+    """
+    stride = parts.vae.config.scale_factor_spatial
+    if component == "text":
+        return graphs.text_graph(PlainUMT5(parts.text_encoder), rows, device)
+    if component in (TRANSFORMER, SECOND_TRANSFORMER):
+        model: Any = parts.transformer if component == TRANSFORMER else parts.low_noise_transformer
+        return graphs.step_graph(FrameTransformer(model).fuse(), size, stride, rows, device, component)
+    vae = single_frame_vae(parts.vae, device)
+    both = graphs.vae_graphs(vae, size, stride, parts.transformer.config.in_channels, dtype, device)
+    return next(graph for graph in both if graph.component == component)
+
+
+def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest) -> tuple[int, str]:
+    """Build one engine in a folder inside the store, verify it and take it in. Returns its bytes and its errors."""
+    folder = store.new_build()
+    begin = time.perf_counter()
+    try:
+        notes: dict[str, Any] = {}
+        errors: verify.Errors | None = None
+        if request.backend == AOT:
+            files = [folder / f"engine{aot.SUFFIX}"]
+            aot.build(graph, files[0])
+            notes["probe"] = probe.description_of(graph)
+            errors = verify.compare(graph, aot.load(files[0], graph.module))
+        else:
+            path = folder / f"engine{onnx_export.SUFFIX}"
+            onnx_export.export(graph, path)
+            files = onnx_export.files_of(path)
+            onnx_export.check(path)
+            if request.dtype == "float32":
+                errors = verify.compare(graph, verify.onnx_engine(path))
+            if request.backend != ONNX:
+                files = [folder / f"engine{tensorrt.SUFFIX}"]
+                notes["plan"] = tensorrt.build(
+                    path, graph, files[0], request.architectures, request.workspace, request.backend
+                )
+        if errors is not None and not errors.passed:
+            raise UserError(f"{key.label}: is not what the module computes, and is not kept: {errors}")
+        notes |= {"seconds": round(time.perf_counter() - begin, 2), "errors": str(errors or "")}
+        engine = store.add(key, files, graph.shapes(), notes)
+        return sum(size for _, size in engine.files.values()), str(errors or "")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,103 @@
+"""Trying engines in a process of their own: what does not run on this machine ends that process, not the worker.
+
+`python -m wanbatch.engines.probe` reads paths and descriptions of engines as JSON from its standard input, and writes
+the index of each one that ran.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from wanbatch.engines import aot
+from wanbatch.engines.graphs import Graph
+from wanbatch.engines.store import Store, StoredEngine
+
+SECONDS = 300
+
+
+def description_of(graph: Graph) -> dict[str, Any]:
+    """What a probe needs to know to run an engine of a graph, as JSON values: inputs, and tensors of the model."""
+    device = next(iter(graph.inputs.values())).device.type
+    examples = [[list(one.shape), list(one.stride()), _name(one.dtype)] for one in graph.inputs.values()]
+    return {"device": device, "examples": examples, "tensors": aot.tensor_shapes(graph)}
+
+
+def failure_of(store: Store, engines: Sequence[StoredEngine], seconds: float = SECONDS) -> str | None:
+    """Run engines in another process, on weights of the right sizes.
+
+    Args:
+        store: Where they are.
+        engines: With a `probe` in their notes, see `description_of`.
+        seconds: How long it may take, at most.
+
+    Returns:
+        What does not run here, and how it ended; None: all of them run.
+    """
+    if not engines:
+        return None
+    asked = [{"path": str(store.path_of(one)), **one.notes["probe"]} for one in engines]
+    command = [sys.executable, "-m", "wanbatch.engines.probe"]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env={**os.environ, aot.CHECK_INPUTS: "1"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"its engines did not run within {seconds:g} s"
+    if done.returncode == 0:
+        return None
+    ran = len(done.stdout.split())
+    which = engines[ran].key.label if ran < len(engines) else "the last one"
+    return f"the engine of {which} does not run: {_end_of(done)}"
+
+
+def _end_of(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"its process ended by {signal.Signals(-done.returncode).name}"
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"its process ended with {done.returncode}"
+
+
+def _run_once(asked: dict[str, Any]) -> None:
+    device = torch.device(asked["device"])
+    tensors = {
+        name: torch.zeros(size, dtype=getattr(torch, dtype), device=device)
+        for name, (size, dtype) in asked["tensors"].items()
+    }
+    inputs = [
+        torch.empty_strided(size, stride, dtype=getattr(torch, dtype), device=device).fill_(1)
+        for size, stride, dtype in asked["examples"]
+    ]
+    with torch.inference_mode():
+        aot.load_onto(asked["path"], tensors)(*inputs)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def main() -> None:
+    """Run each engine that is asked for, in turn."""
+    torch.set_num_threads(1)
+    for index, asked in enumerate(json.load(sys.stdin)):
+        _run_once(asked)
+        print(index, flush=True)
+
+
+if __name__ == "__main__":
+    main()

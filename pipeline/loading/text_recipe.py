@@ -1,0 +1,26 @@
+"""What decides the bits of text embeddings, as the name under which a cache keeps them."""
+
+from __future__ import annotations
+
+import torch
+import transformers
+
+from wanbatch.pipeline.loading.compiler import kernels_usable
+from wanbatch.pipeline.loading.registry import ModelInfo
+
+
+def text_recipe(info: ModelInfo, device: torch.device, dtype: str, batch_tokens: int) -> str:
+    """Everything that decides the bits of a text embedding besides the prompt.
+
+    Args:
+        info: Of the model.
+        device: Where it is encoded.
+        dtype: Of the weights.
+        batch_tokens: In each batch on a GPU.
+    """
+    if device.type == "cuda":
+        how = "kernels" if kernels_usable(device) else "eager"
+        kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {batch_tokens} {how}"
+    else:
+        kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+    return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {transformers.__version__}"

@@ -1,0 +1,125 @@
+"""The small model's parts as ONNX files and as plans of TensorRT for RTX: numerics, and what the libraries say."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+
+import onnx
+import pytest
+import torch
+from small_models import save_random_pipeline
+from torch import nn
+
+from wanbatch.engines import onnx_export, tensorrt, verify
+from wanbatch.engines.building import graph_of
+from wanbatch.engines.graphs import Graph
+from wanbatch.errors import UserError
+from wanbatch.pipeline.loading import registry, weights
+
+PARTS = ("text", "dit", "vae-encode", "vae-decode")
+CPU = torch.device("cpu")
+HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
+needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="tensorrt-rtx is not installed: wanbatch[tensorrt-rtx]")
+
+
+@pytest.fixture(scope="module", params=["random", pytest.param("tiny", marks=pytest.mark.slow)])
+def exported(request, tmp_path_factory):
+    """Each part's graph and its file, made when it is first asked for."""
+    folder, made = tmp_path_factory.mktemp("onnx"), {}
+    name = "tiny" if request.param == "tiny" else str(save_random_pipeline(folder / "model"))
+    modules = weights.load(registry.find(name), CPU, torch.float32)
+
+    def make(name: str):
+        if name not in made:
+            graph = graph_of(modules, name, (64, 32), 2 if name == "dit" else 1, CPU, torch.float32)
+            path = folder / f"{name}.onnx"
+            onnx_export.export(graph, path)
+            made[name] = graph, path
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_onnx_runtime_computes_what_the_module_does(name, exported):
+    graph, path = exported(name)
+    onnx_export.check(path)
+    names = [one.name for one in onnx.load(path, load_external_data=False).graph.input]
+    assert names == list(graph.inputs)
+    assert onnx_export.files_of(path)[1].stat().st_size > 1e4
+    errors = verify.compare(graph, verify.onnx_engine(path), lengths=(16, 130))
+    assert errors.passed
+    assert errors.gate == 1e-3
+
+
+def test_another_module_does_not_pass(exported):
+    graph, path = exported("vae-encode")
+    engine = verify.onnx_engine(path)
+    assert not verify.compare(graph, lambda images: engine(images) * 1.01).passed
+    assert not verify.compare(graph, lambda images: engine(images) * float("nan")).passed
+
+
+@needs_rtx
+@pytest.mark.parametrize("name", PARTS)
+def test_rtx_builds_a_plan_for_two_architectures_without_a_gpu(name, exported, tmp_path):
+    graph, path = exported(name)
+    plan, seen = tmp_path / "part.plan", []
+    said = tensorrt.build(path, graph, plan, ["8.9", "12.0"], report=lambda phase, share: seen.append(share))
+    assert said["architectures"] == ["SM89", "SM120"]
+    assert set(said["tensors"]) == {*graph.inputs, graph.output}
+    for tensor, (shape, dtype) in said["tensors"].items():
+        example = graph.inputs.get(tensor)
+        if example is not None:
+            opened = graph.open.get(tensor, {})
+            assert shape == [-1 if index in opened else size for index, size in enumerate(example.shape)]
+            assert dtype == ("INT64" if name == "text" else "FLOAT")
+    assert set(said["profile"]) == set(graph.open)
+    for tensor, shapes in said["profile"].items():
+        for index, one in graph.open[tensor].items():
+            assert [shape[index] for shape in shapes] == [one.least, tensorrt.USUAL_LENGTH, one.most]
+    assert plan.stat().st_size > 1e4
+    assert max(seen) == 1.0
+    assert not tensorrt.is_damaged(plan)
+    plan.write_bytes(b"x" * 4096)
+    assert tensorrt.is_damaged(plan)
+
+
+class Complex(nn.Module):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.det(values)
+
+
+@needs_rtx
+def test_an_operator_that_is_not_supported_is_named(tmp_path):
+    graph = Graph("vae-decode", Complex(), {"values": torch.eye(4)[None]}, "det")
+    onnx_export.export(graph, tmp_path / "det.onnx")
+    with pytest.raises(UserError, match=r"vae-decode: tensorrt-rtx does not take its graph: .*Det"):
+        tensorrt.build(tmp_path / "det.onnx", graph, tmp_path / "det.plan", ["8.9"])
+
+
+@needs_rtx
+def test_architectures_that_there_are_no_plans_for():
+    tensorrt.require("tensorrt-rtx", ["8.9", "12.0"])
+    with pytest.raises(UserError, match=r"--arch 9\.0: .*builds for 7\.5, 8\.0, 8\.6, 8\.9, 12\.0, 12\.1"):
+        tensorrt.require("tensorrt-rtx", ["8.9", "9.0"])
+    with pytest.raises(UserError, match="native stands alone"):
+        tensorrt.require("tensorrt-rtx", ["8.9", "native"])
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(tensorrt, "MODULES", {name: ("no_such_module",) for name in tensorrt.MODULES})
+    with pytest.raises(UserError, match=r"not installed: install wanbatch\[tensorrt-rtx\]"):
+        tensorrt.require("tensorrt-rtx", ["8.9"])
+    with pytest.raises(UserError, match="install the package tensorrt of NVIDIA"):
+        tensorrt.require("tensorrt", ["native"])
+
+
+def test_a_module_that_cannot_be_exported_is_named(tmp_path):
+    class Branching(nn.Module):
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return values if values.sum() > 0 else -values
+
+    graph = replace(Graph("vae-decode", Branching(), {"values": torch.ones(3)}, "out"), width=64, height=32)
+    with pytest.raises(UserError, match="vae-decode 64x32: PyTorch cannot export it to ONNX"):
+        onnx_export.export(graph, tmp_path / "out.onnx")

@@ -1,0 +1,64 @@
+"""Remedies of engines, for `remedies_elsewhere.py`."""
+
+from __future__ import annotations
+
+RUN = "tests/engines/test_runtime.py"
+STORE = "tests/engines/test_store.py"
+EXPORTS = "tests/engines/test_exports.py"
+COMMAND = "tests/engines/test_command.py::test_what_is_offered_instead_is_taken"
+REFUSED = f"{RUN}::test_what_cannot_be_built_is_refused_before_a_model_is_loaded"
+REQUIRED = f"{RUN}::test_engines_that_are_required_and_missing_are_an_error"
+SIZES = f"{RUN}::test_a_run_tells_its_workers_and_its_user"
+WORKER = f"{RUN}::test_a_worker_takes_what_the_driver_chose_or_refuses"
+NO_STORE = f"{STORE}::test_a_store_that_is_none"
+NO_CARD = "needs a GPU"
+TO_INSTALL = "an index would have to be asked, and the library is large"
+
+ELSEWHERE = {
+    "jobs/cli/engines_commands.py": {
+        "must be some of": COMMAND,
+        "must be one of": COMMAND,
+        "--slots auto": COMMAND,
+        "built in bf16 or fp32": COMMAND,
+    },
+    "jobs/driver/engine_choice.py": {
+        "build them with": SIZES,
+        "it has: {}. Build one": REQUIRED,
+        "{}: {}, or leave it out": SIZES,
+        "needs engines, too": REQUIRED,
+    },
+    "jobs/worker/engine_use.py": {
+        "it finds other engines": WORKER,
+        "no engine for its device": REQUIRED,
+        "build it again on this host": WORKER,
+    },
+    "engines/building.py": {
+        "one size each": REFUSED,
+        "sides must be multiples": REFUSED,
+        "aot builds for": REFUSED,
+        "our own kernels": REFUSED,
+    },
+    "engines/selection.py": {"a store of engines is a folder": f"{STORE}::test_architectures"},
+    "engines/store.py": {
+        "build it again with": f"{RUN}::test_an_engine_that_was_changed_stops_a_run_and_is_built_again",
+        "is not a folder": NO_STORE,
+        "no such store": NO_STORE,
+        "cannot be made": NO_STORE,
+    },
+    "engines/tensorrt.py": {
+        "stands alone": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
+        "builds for {}, and native": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
+    },
+    "engines/verifying.py": {"is of another model": f"{RUN}::test_verifying_and_pruning"},
+}
+
+NOT_HERE = {
+    "jobs/worker/engine_use.py": {"the whole model on the GPU": NO_CARD},
+    "engines/tensorrt.py": {
+        "install wanbatch[": TO_INSTALL,
+        "install the package tensorrt": TO_INSTALL,
+        "its library is not installed": TO_INSTALL,
+        "TensorRT builds for the GPU": NO_CARD,
+        "there is no GPU here": NO_CARD,
+    },
+}

@@ -1,7 +1,8 @@
 """Engines of AOTInductor: PyTorch code compiled ahead of time, for the kind of device that it is built on.
 
 The weights stay outside: an engine runs on those of the loaded model, so that it is small and takes no memory of its
-own; but the compiler writes tensors of a few numbers into the code, so an engine is for one set of weights. It checks the sizes, types and strides of its inputs, which AOTInductor does only if it is told to.
+own; but the compiler writes tensors of a few numbers into the code, so an engine is for one set of weights. It checks
+the sizes, types and strides of its inputs, which AOTInductor does only if it is told to.
 """
 
 from __future__ import annotations

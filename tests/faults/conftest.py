@@ -83,6 +83,8 @@ def start_command(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
         for name, value in SMALL.items():
             arguments += [f"--{name}", value]
         command = [sys.executable, SUPPORT / "wanbatch_with.py", pipeline, "run", *arguments, *options]
+        if ray.is_initialized() and changes.get("WANBATCH_TEST_RAY") == ray.get_runtime_context().gcs_address:
+            changes.setdefault("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE"))  # our own Ray asks for its token
         process = subprocess.Popen(
             list(map(str, command)),
             cwd=tmp_path,

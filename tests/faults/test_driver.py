@@ -140,6 +140,7 @@ def test_a_ray_that_does_not_start(start_command, tmp_path):
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_a_run_outside_the_main_thread(tmp_path):
     """With a Ray of its own, as in a notebook or a server: no signal handlers there, but an event stops it."""
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": f"slow-{index}", "prompt": "x"} for index in range(8)])

@@ -75,7 +75,7 @@ def test_the_judge_reads_renders_and_reconstructions(tiny):
 
 
 def test_pictures_show_what_their_prompts_ask_for(tiny):
-    attributes = world.sample(64, torch.Generator().manual_seed(21))
+    attributes = world.sample(32, torch.Generator().manual_seed(21))
     prompts = write_prompts(attributes, seed=22)
     requests = [replace(PLAIN, id=str(i), seed=i, prompt=prompt) for i, prompt in enumerate(prompts)]
     scores = Judge.load().score(stacked(make(tiny, requests)), attributes)

@@ -61,6 +61,7 @@ def made(dataset: Path, truthful: bool) -> Path:
     return output_folder(dataset / f"made-{truthful}", manifest, records, columns, (0, 30))
 
 
+@pytest.mark.slow
 def test_pictures_that_teach_the_class_help_and_those_of_the_other_class_do_not(dataset):
     good, bad = made(dataset, True), made(dataset, False)
     for out in (good, bad):

@@ -33,6 +33,8 @@ TEXTS = {
     "lora": "crayon=crayon.safetensors:0.8", "merge": "crayon, ink",
     "accelerator_type": "H100", "mixed_devices": "true", "model_cache": "a/models",
     "engines": "a/store", "require_engines": "true",
+    "sound": "tagger", "sound_model": "a/model", "sound_phrases": "a/phrases.toml", "sound_threshold": "0.5",
+    "sound_top": "2", "sound_template": "{prompt}; {sounds}", "keep_audio": "true",
 }  # fmt: skip
 
 

@@ -121,6 +121,7 @@ def test_a_damaged_ledger(folder):
         assert "move it away" in told
 
 
+@pytest.mark.slow
 def test_a_tick_that_makes_pictures_once(folder, model_folder):
     """The whole way with the real run: started by hand, recorded, and not run again."""
     text = ALWAYS + f'[schedule.always.settings]\nmodel = "{model_folder}"\nsteps = 2\nwidth = 64\nheight = 64\n'

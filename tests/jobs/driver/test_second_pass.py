@@ -10,6 +10,7 @@ from job_making import picture, table
 from wanbatch.errors import UserError
 
 
+@pytest.mark.slow
 def test_pictures_then_a_second_pass_and_both_grow(run_here, settings, tmp_path):
     photos, first, second = tmp_path / "photos", tmp_path / "photos" / "made", tmp_path / "second"
     (photos / "cats").mkdir(parents=True)

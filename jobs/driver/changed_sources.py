@@ -37,6 +37,8 @@ def rows_of_changed_sources(folder: OutputFolder, plan: Plan) -> set[str]:
     used = dict(zip(data["id"].to_pylist(), data["sources"].to_pylist(), strict=True))
     begun = dict(zip(timings["id"].to_pylist(), timings["started"].to_pylist(), strict=True))
     wanted = [index for index, name in enumerate(plan.ids()) if used.get(name) and name in begun]
+    if not wanted:
+        return set()
     chosen = plan.images.select(["id", "row"]).take(wanted)
     changed = set()
     root, fence = plan.manifest.source_root, plan.manifest.source_fence

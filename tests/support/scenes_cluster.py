@@ -147,7 +147,7 @@ def what_is_uploaded(at: At) -> Iterator[str]:
         for name, value in {**s3_server.ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
             at.monkeypatch.setenv(name, value)
         forget_file_systems()
-        file_system("s3://shop").mkdir("shop")
+        file_system("s3://shop").makedirs("shop", exist_ok=True)
         upload = ("--upload", "s3://shop/up", *EMIT)
         at.rows({"image": "../a.png"}, name="rows/m.jsonl")
         yield at.refused("submit", "rows/m.jsonl", "--source-fence", ".", *upload)

@@ -86,7 +86,7 @@ def test_another_file_or_weight_changes_the_digests_of_the_rows_that_use_it(plan
 def test_only_merged_adapters_are_part_of_the_fingerprint(planned, files, settings, model):
     def fingerprint(plan, **given):
         execution = ExecutionConfig("cpu", "fp32", False)
-        return fingerprint_of(settings(**given), model, execution, 4, Hardware(), plan.adapters.values())
+        return fingerprint_of(settings(**given), model, execution, 4, Hardware(), adapters=plan.adapters.values())
 
     without = fingerprint(planned(ROWS[0]))
     assert "merged_adapters" not in without

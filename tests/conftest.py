@@ -1,4 +1,4 @@
-"""What must be in the environment before anything is imported.
+"""What must be in the environment before anything is imported, and the order of the tests.
 
 Where there is no GPU, Triton interprets our kernels; it reads this when it is first imported, by torch perhaps. Ray's
 workers are as important as the tests that wait for them, also where other tests keep all cores busy.
@@ -9,6 +9,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file comes first, so that it is not left alone at the end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")

@@ -19,6 +19,7 @@ from wanbatch.engines.graphs import Graph, OpenDimension
 from wanbatch.engines.store import EngineKey, Store
 from wanbatch.errors import UserError
 
+pytestmark = pytest.mark.slow  # a minute of compiling
 KEY = EngineKey("text", "weights", 0, 0, 2, "float32", "aot", "torch", "cpu")
 MOST = 40
 

@@ -24,6 +24,7 @@ def test_auto_or_a_number():
             read_settings(slots=wrong)
 
 
+@pytest.mark.slow
 def test_it_is_measured_once_and_a_resume_takes_the_recorded_number(run_here, settings, tmp_path, monkeypatch):
     measured = []
     times = {1: 0.02, 2: 0.012, 4: 0.0118}

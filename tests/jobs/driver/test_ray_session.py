@@ -49,6 +49,7 @@ def test_sessions_one_after_the_other_listen_on_this_machine_alone(tmp_path):
     assert list(home.rglob("*token*")) == []
 
 
+@pytest.mark.slow
 def test_a_run_under_uv_with_a_long_tmpdir_and_all_else_that_misleads_ray(tmp_path):
     """600 MB of pictures lie beside the manifest, the home is read-only, RAY_ADDRESS and proxies lead nowhere."""
     if not UV.exists():

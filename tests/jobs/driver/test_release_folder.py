@@ -115,6 +115,7 @@ def test_a_changed_row_is_found_by_the_digest_of_the_release(run_here, released)
         run_here(manifest, released / "dataset", Settings(model="tiny"))
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_pixels(run_here, released):
     """Bit for bit on the kind of CPU that the folder was made on; on others within one grey level."""
     ran = run_here(released / "manifest.jsonl", released / "again", Settings(model="tiny"))

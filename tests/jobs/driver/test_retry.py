@@ -142,6 +142,7 @@ def test_the_log_names_quarantined_rows_without_their_prompts(faulty):
     assert "heart" not in (faulty.out / "_wanbatch" / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_source_that_is_gone_later_changes_nothing_of_what_is_made(run_here, settings, tmp_path):
     """Its row took its size from it; the picture stays, and is not told to have changed."""
     picture(tmp_path / "wide.png", 96, 48, seed=1)

@@ -152,6 +152,7 @@ def test_an_error_is_told_when_everything_before_it_is(start_worker, plan, monke
 # ---- in a run
 
 
+@pytest.mark.slow
 def test_a_run_writes_units_while_the_model_makes_the_next(run_here, settings, tmp_path):
     """Writing waits for the next unit to get the model, but for the first unit, which a worker gets alone."""
     rows = [{"id": f"slow-{number}", "prompt": "x", "seed": number} for number in range(5)]

@@ -118,7 +118,7 @@ class TestOutput:
             assert run["final"] == clean["final"]
             assert run["counts"] == {"done": 3, "quarantined": 2, "pending": 0}
 
-    @pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
     def test_killed_while_columns_change(self, bucket, step):
         command = [sys.executable, SUPPORT / "killed_store_columns.py", bucket, str(step)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280)

@@ -51,6 +51,7 @@ def made(wan: Wan, attributes: torch.Tensor, steps: int, guidance: float, sample
     return torch.cat([to_model(pictures[request.id]) for request in requests])
 
 
+@pytest.mark.slow
 def test_two_steps_without_guidance_show_what_is_asked_for_and_without_the_adapter_they_do_not():
     attributes = world.sample(COUNT, torch.Generator().manual_seed(41))
     judge = Judge.load()

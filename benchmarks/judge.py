@@ -51,7 +51,7 @@ def main(count: int, sizes: tuple[str, ...], out: Path) -> None:
         interval = binomtest(right, count).proportion_ci(method="wilson")
         found[size] = {
             "all": round(right / count, 4),
-            "interval": [round(interval.low, 4), round(interval.high, 4)],
+            "interval": [round(float(interval.low), 4), round(float(interval.high), 4)],
         }
         print(size, found[size], flush=True)
     versions = {"python": platform.python_version(), "torch": torch.__version__}

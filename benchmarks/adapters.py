@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from step_times import SMALL, TOKENS
 
 from wanbatch.pipeline.adapters.merging import merge
 from wanbatch.pipeline.adapters.store import AdapterStore, stack_rank
@@ -39,15 +40,7 @@ from wanbatch.pipeline.loading.single_frame import single_frame_transformer
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.solvers import solve
 
-SMALL: dict[str, Any] = {
-    "num_layers": 6,
-    "num_attention_heads": 4,
-    "attention_head_dim": 32,
-    "ffn_dim": 256,
-    "text_dim": 64,
-}
 SIZES = {"1280x704": (44, 80), "512x512": (32, 32)}  # of latents; the second is small enough for CUDA graphs
-TOKENS = (40, 120)  # of prompts and negative ones
 
 
 def main() -> None:

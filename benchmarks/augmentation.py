@@ -19,17 +19,14 @@ sees: what is measured is what a model brings that knows the domain.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 import torch
+from circumstances import circumstances
 
-from wanbatch.jobs.config.hardware import cpu_name
 from wanbatch.pipeline.core.conditioning import to_pixels
 from wanbatch.pipeline.evaluation.attributes import ALONE, COLOURS, NAMES, NOUNS, SCENES, SIZES, STYLES, TEXTURES
 from wanbatch.pipeline.training.toy import world
@@ -91,16 +88,6 @@ def call(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "wanbatch.jobs.cli", *map(str, arguments)], check=True)
 
 
-def circumstances(shots: int) -> dict[str, object]:
-    """On what a result was measured, and by which command."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return {
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray")}},
-        "command": f"python benchmarks/augmentation.py WORK --shots {shots}",
-    }
-
-
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--shots", default="5,25", show_default=True, help="pictures a class in the train split")
@@ -123,7 +110,9 @@ def main(work: Path, shots: str, test: int, steps: int, epochs: int, only_make: 
             continue
         call("check", folder / "made", "--recipe", recipe)
         call("augment", recipe, "--measure", folder / "made", "--result", result, "--epochs", epochs)
-        result.write_text(json.dumps({**circumstances(count), **json.loads(result.read_text())}, indent=1) + "\n")
+        gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+        measured = {**circumstances(("torch", "ray"), gpu=gpu), **json.loads(result.read_text())}
+        result.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,27 +18,23 @@ import argparse
 import json
 import os
 import pickle
-import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from circumstances import circumstances, print_result
 from driver import _attempt
 from ray.exceptions import ActorDiedError
 
-from wanbatch.jobs.config.hardware import cpu_name
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import cluster_watch, ray_errors, worker_pool, worker_slot
 from wanbatch.jobs.driver.cluster_nodes import Placement
@@ -218,16 +214,10 @@ def main() -> None:
         shutil.rmtree(folder)
     result = {
         "what": "the driver with simulated workers on simulated nodes",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "load_before": options.load},
-        "versions": {"python": platform.python_version(), "pyarrow": version("pyarrow")},
+        **circumstances(("pyarrow",), load_before=options.load),
         **measured,
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    print(text, end="")
+    print_result(result, options.out)
 
 
 def _options() -> argparse.Namespace:

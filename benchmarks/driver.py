@@ -33,16 +33,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from io import BytesIO, StringIO
 from pathlib import Path
 
 import ray
+from circumstances import circumstances, print_result
 from PIL import Image
 from small_records import record, timing
 
-from wanbatch.jobs.config.hardware import cpu_name
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.dispatcher import Dispatcher, DispatchOptions
 from wanbatch.jobs.driver.resume import changed_rows
@@ -76,16 +74,10 @@ def main() -> None:
         shutil.rmtree(folder)
     result = {
         "what": {"dispatch": "dispatch and commits of the driver", "resume": "planning and resuming"}[options.what],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "load_before": options.load},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("ray", "pyarrow")}},
+        **circumstances(("ray", "pyarrow"), load_before=options.load),
         **measured,
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    print(text, end="")
+    print_result(result, options.out)
 
 
 def _options() -> argparse.Namespace:

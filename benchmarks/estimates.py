@@ -16,22 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from circumstances import circumstances, print_result
 from PIL import Image
 from scaling import PLACES, RANDOM, SUBJECTS, card_names, load_random, visible_cards, write_random_folder
 
-from wanbatch.jobs.config.hardware import cpu_name
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.fingerprint import model_location
 from wanbatch.jobs.driver.run import run
@@ -60,10 +56,7 @@ def main() -> None:
     seconds = second["make"]
     result = {
         "what": "what plan foresees against the run",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "gpus": card_names(), "load_before": options.load},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray")}},
+        **circumstances(("torch", "ray"), gpus=card_names(), load_before=options.load),
         "model": options.model,
         "first_run": first,
         "second_run": second,
@@ -72,10 +65,7 @@ def main() -> None:
             for name, found in foreseen.items()
         },
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    print(text, end="")
+    print_result(result, options.out)
 
 
 def _options() -> argparse.Namespace:

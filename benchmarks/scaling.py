@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -33,11 +32,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from wanbatch.jobs.config.hardware import cpu_name
+from circumstances import circumstances, print_result
+
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.run import run
 
@@ -68,18 +67,12 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     result = {
         "what": "whole runs on several GPUs of one host",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "gpus": card_names(), "load_before": options.load},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "ray")}},
+        **circumstances(("torch", "ray"), gpus=card_names(), load_before=options.load),
         "model": options.model,
         "scaling": scaling(measured),
         "measured": measured,
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    print(text, end="")
+    print_result(result, options.out)
 
 
 def _options() -> argparse.Namespace:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.hub import fetching
 
 SUFFIX = ".safetensors"
 CONFIG = "adapter_config.json"  # PEFT's, which says how the adapter is scaled
@@ -57,29 +58,17 @@ def _only(files: list[Any], where: str) -> Any:
 
 
 def _from_hub(repo: str, file: str | None, revision: str | None) -> Path:
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    named = f"adapter {repo} (revision {revision or 'main'})"
-    try:
+    with fetching("adapter", repo, revision, "path"):
         if file is None:
             file = str(_only(_files_of(repo, revision), repo))
         folder = snapshot_download(
             repo, revision=revision, allow_patterns=[file, os.path.join(os.path.dirname(file), CONFIG)]
         )
-    except (OSError, errors.HfHubHTTPError, errors.HFValidationError) as error:
-        if constants.HF_HUB_OFFLINE:
-            raise UserError(
-                f"{named} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it: "
-                f"unset HF_HUB_OFFLINE, fetch it before (`hf download {repo}`), or give the path of a local copy"
-            ) from error
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"{named} could not be fetched: {reason}. Check the name and the network, or give the path of a local "
-            "copy"
-        ) from error
     path = Path(folder) / file
     if not path.is_file():
-        raise UserError(f"{named} has no file {file}")
+        raise UserError(f"adapter {repo} (revision {revision or 'main'}) has no file {file}")
     return path
 
 

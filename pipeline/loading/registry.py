@@ -14,6 +14,7 @@ from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.config_files import read_json
+from wanbatch.pipeline.loading.hub import fetching
 from wanbatch.pipeline.loading.model_form import CLASSES, ModelForm, read_form
 from wanbatch.pipeline.loading.scheduler import Unreproduced, read_scheduler
 from wanbatch.suggestions import did_you_mean
@@ -168,24 +169,11 @@ def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
 
 def from_hub(model: str, revision: str | None, weights: bool, more: tuple[str, ...] = ()) -> tuple[Path, str]:
     """The snapshot folder of a hub model, and the commit it is of. more: patterns of files that are needed, too."""
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "tokenizer/*", *more] + (["*.safetensors"] if weights else [])
-    no_commit = getattr(errors, "RevisionResolutionError", errors.HfHubHTTPError)  # since huggingface_hub 2
-    try:
+    with fetching("model", model, revision, "folder"):
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
-    except (OSError, errors.HfHubHTTPError, errors.HFValidationError, no_commit) as error:
-        named = f"model {model} (revision {revision or 'main'})"
-        if constants.HF_HUB_OFFLINE:
-            raise UserError(
-                f"{named} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it: "
-                f"unset HF_HUB_OFFLINE, fetch it before (`hf download {model}`), or give the folder of a local copy"
-            ) from error
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"{named} could not be fetched: {reason}. Check the name and the network, or give the folder of a local "
-            "copy"
-        ) from error
     return folder, folder.name
 
 

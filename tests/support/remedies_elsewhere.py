@@ -282,7 +282,6 @@ NOT_HERE: Table = {
     "pipeline/evaluation/lpips.py": {"install wanbatch[tune]": FETCHED, "could not be fetched": FETCHED},
     "pipeline/evaluation/quality.py": {"install wanbatch[tune]": FETCHED},
     "pipeline/loading/offload.py": {"no room for the part": NO_GPU},
-    "pipeline/loading/registry.py": {"could not be fetched": FETCHED, "is not in the cache": FETCHED},
     "pipeline/models/dit.py": {"is not supported": "there is no model of this kind here"},
     "pipeline/models/fp8.py": {"--precision bf16": NO_GPU, "precision fp8": NO_GPU},
     "manifests/reading/arrow_files.py": {

@@ -20,15 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
 from wanbatch.pipeline.models.dit import FrameTransformer
 
-LAYERS = (
-    "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v",
-    "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2",
-)  # fmt: skip
-"""The linear layers of a block that adapters may change, by diffusers' names."""
-
-IMAGE_LAYERS = tuple(layer for layer in LAYERS if layer not in ("attn2.to_k", "attn2.to_v"))
+IMAGE_LAYERS = tuple(layer for layer in BLOCK_LAYERS if layer not in ("attn2.to_k", "attn2.to_v"))
 """Those that see the picture: the text's keys and values stay those of the model."""
 
 PREFIX = "transformer."
@@ -79,10 +74,10 @@ class LowRankAdapters:
 
     Args:
         dit: The transformer. Its layers are replaced in place.
-        layers: Which of `LAYERS` adapters change.
+        layers: Which of `BLOCK_LAYERS` adapters change.
     """
 
-    def __init__(self, dit: FrameTransformer, layers: Sequence[str] = LAYERS):
+    def __init__(self, dit: FrameTransformer, layers: Sequence[str] = BLOCK_LAYERS):
         dit.requires_grad_(False)
         self.layers: dict[str, LowRankLinear] = {}
         self.ranks: dict[str, int] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
 from wanbatch.pipeline.training.lora import card
 from wanbatch.pipeline.training.lora.buckets import bucket
 from wanbatch.pipeline.training.lora.examples import Examples, Picture, encode_examples
@@ -18,7 +19,7 @@ from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.plot import loss_plot
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 from wanbatch.pipeline.training.lora.training import LoraTraining
-from wanbatch.pipeline.training.low_rank import LAYERS, LowRankAdapters
+from wanbatch.pipeline.training.low_rank import LowRankAdapters
 
 UNRELATED = (
     "a dog on the beach", "a red car in the snow", "a house in a meadow", "an apple on a blue background",
@@ -54,7 +55,7 @@ def train_lora(
     area: int | None = None,
     prompts: Sequence[str] = (),
     unrelated: Sequence[str] = UNRELATED,
-    layers: Sequence[str] = LAYERS,
+    layers: Sequence[str] = BLOCK_LAYERS,
     listener: Listener = Listener(),
 ) -> tuple[Path, Measures]:
     """Train an adapter into a folder, from which the same call goes on if it did not end.

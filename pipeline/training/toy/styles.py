@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
 from wanbatch.pipeline.core.conditioning import to_pixels
 from wanbatch.pipeline.evaluation.attributes import FIELDS, NAMES
 from wanbatch.pipeline.evaluation.judge import Judge, distance
@@ -36,7 +37,7 @@ from wanbatch.pipeline.training.lora.measures import decoded
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
-from wanbatch.pipeline.training.low_rank import LAYERS, LowRankAdapters, read_state
+from wanbatch.pipeline.training.low_rank import LowRankAdapters, read_state
 from wanbatch.pipeline.training.toy import captions, world
 from wanbatch.pipeline.training.toy.scores import write_prompts
 
@@ -179,7 +180,7 @@ def _train(style: str, given: argparse.Namespace) -> None:
     file, measured = train_lora(model, pictures, about, settings, out, listener=Listener(stepped=stepped))
     print(f"{style}: {json.dumps(measured.as_dict())}", flush=True)
     model = TrainingModel.load(find(), device, torch.float32)
-    adapters = LowRankAdapters(model.dit, LAYERS)
+    adapters = LowRankAdapters(model.dit, BLOCK_LAYERS)
     adapters.add(style, settings.rank)
     adapters.load(style, read_state(file)[0])
     found = judged(model, adapters, style, given.judged)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ def prepare_run(
     site = find_site(settings, out)
     execution = resolve_execution(settings, site.hardware)
 
+    @cache  # their files are read whole
     def engines(slots: int) -> ChosenEngines:
         return choose_engines(settings, model, execution, slots, site.hardware, plan.adapters.values())
 

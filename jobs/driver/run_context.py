@@ -171,15 +171,14 @@ def prepare_run(
         manifest: path or URL of the manifest.
         out: the output folder as the user gave it, whose earlier runs decide the batch size if it is `auto`.
         settings: as the user gave them.
-        new_run: if a run with other settings filled the folder, use `OUT-2`, `OUT-3`, ...
+        new_run: whether to use `OUT-2`, `OUT-3`, ... if a run with other settings filled the folder.
         find_site: finds where the workers will be, once manifest and model are known to be right.
 
     Raises:
         UserError: Manifest, model or settings are not right.
         MachineryError: A store does not answer.
     """
-    if absolute(manifest) == absolute(out):
-        raise UserError(f"{out}: is the manifest and cannot be the output folder, too: give --out another one")
+    _check_output_is_another(manifest, out)
     settings = with_preset(settings)
     plan, model = read_plan(manifest, settings)
     site = find_site(settings, out)
@@ -190,8 +189,8 @@ def prepare_run(
         return choose_engines(settings, model, execution, slots, site.hardware, plan.adapters.values())
 
     def fingerprint(slots: int) -> dict[str, Any]:
-        adapters = plan.adapters.values()
-        return fingerprint_of(settings, model, execution, slots, site.hardware, engines(slots).digests, adapters)
+        used = engines(slots).digests
+        return fingerprint_of(settings, model, execution, slots, site.hardware, used, plan.adapters.values())
 
     slots = None if settings.slots == AUTO else int(settings.slots)
     out, recorded = folder_of_run(out, slots, fingerprint, new_run)
@@ -209,3 +208,8 @@ def prepare_run(
         fingerprint=fingerprint(batch_size.slots),
         engines=engines(batch_size.slots).checked_for(plan),
     )
+
+
+def _check_output_is_another(manifest: str | Path, out: str | Path) -> None:
+    if absolute(manifest) == absolute(out):
+        raise UserError(f"{out}: is the manifest and cannot be the output folder, too: give --out another one")

@@ -97,7 +97,6 @@ ELSEWHERE: Table = {
     "jobs/planning/adapter_copies.py": {
         "set XDG_CACHE_HOME to a folder": f"{ADAPTER_COPIES}::test_a_disk_without_room",
         "have revisions: drop": f"{ADAPTER_COPIES}::test_a_store_without_it_and_one_that_does_not_answer",
-        "must be the address of a": f"{ADAPTER_COPIES}::test_a_store_without_it_and_one_that_does_not_answer",
         "check the address": f"{ADAPTER_COPIES}::test_one_on_the_web_that_cannot_be_had",
         "run the same command again": f"{ADAPTER_COPIES}::test_one_on_the_web_that_cannot_be_had",
     },

@@ -15,9 +15,9 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.reporting.report import groups, work
 from wanbatch.jobs.reporting.report.checks import Checks, read_checks
 from wanbatch.jobs.reporting.report.failures import failure_classes
-from wanbatch.jobs.reporting.report.history import Event, Session, Timeline, parsed_events, sessions_of, timeline_of
+from wanbatch.jobs.reporting.report.history import Session, Timeline, sessions_of, timeline_of
 from wanbatch.manifests.dataset.committed_parts import PART, POSITION, CommittedParts
-from wanbatch.manifests.dataset.event_log import LOG
+from wanbatch.manifests.dataset.event_log import LOG, Event, parsed_events
 from wanbatch.manifests.dataset.status import read_internal_file, status
 from wanbatch.manifests.records import huggingface_features
 

@@ -9,9 +9,10 @@ from wanbatch.jobs.reporting.report import charts, work
 from wanbatch.jobs.reporting.report.cards import Card
 from wanbatch.jobs.reporting.report.failures import failure_classes
 from wanbatch.jobs.reporting.report.groups import classes_before_and_after, counted
-from wanbatch.jobs.reporting.report.history import parsed_events, sessions_of, timeline_of
+from wanbatch.jobs.reporting.report.history import sessions_of, timeline_of
 from wanbatch.jobs.reporting.report.page import arranged
 from wanbatch.jobs.reporting.report.sampling import stratified
+from wanbatch.manifests.dataset.event_log import parsed_events
 from wanbatch.manifests.records import timing_table
 
 

@@ -29,10 +29,10 @@ def failure_classes(
     """
     classes: dict[str, list[Mapping[str, Any]]] = {}
     of_images: dict[str, list[str]] = {}
-    for failure, image_class in zip(failures, image_classes or [None] * len(failures), strict=True):
+    for failure in failures:
         classes.setdefault(failure["error_class"], []).append(failure)
-        if image_class is not None:
-            of_images.setdefault(failure["error_class"], []).append(image_class)
+    for failure, image_class in zip(failures, image_classes or (), strict=bool(image_classes)):
+        of_images.setdefault(failure["error_class"], []).append(image_class)
     return [
         {
             "class": name,

@@ -31,6 +31,7 @@ from wanbatch.manifests.sources.formats import (
     why_not_read,
 )
 from wanbatch.manifests.sources.jxl_header import jxl_size
+from wanbatch.manifests.sources.nclx import HEAD_BYTES, is_not_srgb
 from wanbatch.manifests.sources.notes import CLIPPED, CONVERTED, FIRST_FRAME, METADATA_SKIPPED, PROFILE_UNUSED
 from wanbatch.manifests.sources.png_file import PngMetadata, picture_alone
 
@@ -107,6 +108,10 @@ def read_header(file: BinaryIO, max_pixels: int, with_pixels: bool = True) -> Op
         _check_tiff(opened)
     elif name == "JXL" and not opened.image.jpeg:  # type: ignore[attr-defined]
         opened.image.info.pop("exif", None)  # the decoder has turned it, by what the codestream says
+    elif name in ("AVIF", "HEIF") and not opened.image.info.get("icc_profile"):
+        file.seek(0)
+        if is_not_srgb(file.read(HEAD_BYTES)):
+            opened.notes.add(PROFILE_UNUSED)
     opened.image.info.update(png.info)
     if png.skipped:
         opened.notes.add(METADATA_SKIPPED)

@@ -94,3 +94,22 @@ def test_plan_tells_each_note_once_with_the_first_source(tmp_path):
         CONVERTED: {"sources": 2, "example": "p3.png"},
     }
     assert "  note " not in invoke("plan", write_jsonl(tmp_path / "m.jsonl", [{"image": "plain.png"}])).stdout
+
+
+@pytest.mark.parametrize(("form", "options"), [("AVIF", {}), ("HEIF", {"matrix_coefficients": 1})])
+def test_wide_colours_that_are_given_by_numbers_are_told_of(tmp_path, form, options):
+    """A file of Pillow says BT.709 and sRGB's transfer; one that says otherwise in those numbers is not converted."""
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+        options = {"save_nclx_profile": True, "primaries": 1, "transfer_characteristic": 13, **options}
+    held = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(held, form, **options)
+    data, at = held.getvalue(), held.getvalue().index(b"colrnclx") + 8
+    assert data[at : at + 4] == bytes([0, 1, 0, 13])
+    for number, (primaries, transfer) in enumerate(((1, 13), (9, 13), (12, 13), (1, 16))):
+        (tmp_path / "a.img").write_bytes(data[:at] + bytes([0, primaries, 0, transfer]) + data[at + 4 :])
+        expected = frozenset() if number == 0 else {PROFILE_UNUSED}
+        assert notes(tmp_path, "a.img") == (expected, expected)
+    profile = {"icc_profile": rgb_profile()}
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "p.img", form, **options, **profile)
+    assert notes(tmp_path, "p.img") == ({CONVERTED}, {CONVERTED})

@@ -18,16 +18,13 @@ from ray.job_submission import JobSubmissionClient
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.cluster.job_state import JobState, exit_code_of
 from wanbatch.jobs.cluster.submission import ID_PREFIX
+from wanbatch.jobs.driver.cluster_session import TOKEN_HELP, token_sent
 
 OLDEST_RAY = "2.40"
 AGENT_SECONDS, AGENT_PAUSE_SECONDS = 60.0, 1.0  # for the first node of a cluster to take jobs
 CONNECT_SECONDS, READ_SECONDS, UPLOAD_SECONDS = 10.0, 60.0, 600.0
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-TOKEN_HELP = (
-    "export RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN, or the file that holds it in "
-    "RAY_AUTH_TOKEN_PATH"
-)
 
 
 class ClusterUnreachableError(MachineryError):
@@ -128,9 +125,10 @@ class ClusterJobs:
         try:
             yield
         except AuthenticationError as error:
-            given = "Authentication failed" in str(error)
-            what = "does not take the token that is set here" if given else "wants a token"
-            raise UserError(f"{self.address}: the cluster {what}: {TOKEN_HELP}") from error
+            sent = token_sent(os.environ)
+            raise UserError(
+                f"{self.address}: the cluster does not take this process, which sends {sent}: {TOKEN_HELP}"
+            ) from error
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout, ConnectionError) as error:
             raise ClusterUnreachableError(_unreachable(self.address)) from error
         except (requests.exceptions.RequestException, ValueError, KeyError) as error:

@@ -81,7 +81,7 @@ ELSEWHERE: Table = {
     },
     "jobs/driver/cluster_session.py": {
         "the cluster has no tokens": f"{NODES}::test_a_token_for_a_cluster_without_tokens",
-        "does not take this process": f"{NODES}::test_a_token_that_the_cluster_does_not_take",
+        "put the cluster's own token": f"{NODES}::test_a_token_that_the_cluster_does_not_take",
         "no worker found a place": f"{NODES}::test_nodes_that_leave_and_join_and_a_driver_that_is_killed",
     },
     "jobs/driver/site.py": {
@@ -311,7 +311,7 @@ NO_REMEDIES: Table = {
     "jobs/augment/embeddings.py": {"gives {} numbers": "what is wrong"},
     "jobs/benchmark/qualification_page.py": {"start: loaded in": "what was measured"},
     "jobs/augment/measuring.py": {"nothing to test on": "what is wrong"},
-    "jobs/cluster/slurm.py": {"#SBATCH --gpus-per-node": "a line of a script"},
+    "jobs/cluster/slurm.py": {"#SBATCH --gpus-per-node": "a line of a script", "export {}": "a line of a script"},
     "jobs/schedule/decisions.py": {"run late": "what became of a run"},
     "jobs/schedule/definition.py": {
         "any manifest that": "what a key means",

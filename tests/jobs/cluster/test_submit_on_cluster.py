@@ -124,16 +124,22 @@ def test_a_path_that_the_cluster_does_not_see_is_refused_and_submitted_again_und
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"RAY_AUTH_MODE": "disabled"}, "wants a token"),
-        ({"RAY_AUTH_TOKEN": "open" * 12}, "does not take the token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "no token (RAY_AUTH_MODE is disabled)"),
+        ({"RAY_AUTH_TOKEN": "open" * 12}, "the token of RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_TOKEN": ""}, "the token of the file {home}/.ray/auth_token"),
     ],
 )
 @pytest.mark.timeout(300)
-def test_without_the_token_there_is_one_message(wanbatch, changes, says):
+def test_without_the_token_there_is_one_message(wanbatch, folder, changes, says):
+    """Also with a stale one in the home folder."""
+    stale = folder / "laptop/.ray/auth_token"
+    stale.parent.mkdir(exist_ok=True)
+    stale.write_text("5" * 64)
     refused = wanbatch("jobs", "list", **changes)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert says in refused.stderr
+    assert f"does not take this process, which sends {says.format(home=folder / 'laptop')}: " in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
+    assert "5555" not in refused.stderr
 
 
 @pytest.mark.slow

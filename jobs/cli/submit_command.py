@@ -108,7 +108,7 @@ def _submitted(
 
 def _emitted(kind: str, submission: Submission, image: str, nodes: int, gpus_per_node: int) -> str:
     """Return what a scheduler takes."""
-    for path in (submission.manifest, submission.out):
+    for path in (submission.manifest, submission.out, *submission.needed):
         if not is_url(path):
             _note(f"{path}: every node must see it under this name")
     if kind == "slurm":

@@ -217,6 +217,20 @@ def test_where_every_class_is_full_there_is_nothing_to_do_and_that_is_no_error(p
     assert (told["manifest"], told["rows"]) == (None, 0)
 
 
+def test_a_recipe_sees_the_time_that_its_tick_stands_for(pictures):
+    change('"a {label}"', '"a {label}, {scheduled_time[:10]}, {scheduled_run}"')
+    (line,) = refused(invoke("augment", "recipe.toml"))
+    assert "has no 'scheduled_run', which template " in line
+    change('"a {label}"', '"a {label}, {(scheduled_time | default("2026-01-01"))[:10]}"')
+    times = {"WANBATCH_SCHEDULED_TIME": "2026-07-02T02:30:00+02:00", "WANBATCH_SCHEDULED_RUN": "nightly-20260702"}
+    assert invoke("augment", "recipe.toml", env=times).exit_code == 0
+    before = rows_of(Path("recipe.jsonl"))
+    assert {row["prompt"] for row in before} == {"a disc, 2026-07-02", "a box, 2026-07-02"}
+    later = {**times, "WANBATCH_SCHEDULED_TIME": "2026-07-03T02:30:00+02:00"}
+    assert invoke("augment", "recipe.toml", env=later).exit_code == 0
+    assert rows_of(Path("recipe.jsonl")) == before
+
+
 def test_a_cluster_gets_the_rows_and_the_folder_of_their_sources(pictures, tmp_path, monkeypatch):
     asked = []
 

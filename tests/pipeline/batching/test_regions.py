@@ -215,5 +215,13 @@ def test_a_changing_part_smaller_than_a_place_lowers_the_start(wan):
     values[0, 0] = 0.9
     row = replace(PLAIN, sources=(source(1),), creativity=0.9, creativity_map=CreativityMap(values))
     plain = replace(PLAIN, id="b", sources=(source(1),), creativity=0.5)
+    larger = np.full((64, 64), 0.5, np.float32)
+    larger[:16, :16] = 0.9
+    whole = replace(row, id="c", creativity_map=CreativityMap(larger))
     pixels = make(wan, row, plain)
     assert np.array_equal(pixels["a"], pixels["b"])
+    assert {one.request.id: one.start_lowered for one in wan.generate([row, plain, whole])} == {
+        "a": True,
+        "b": False,
+        "c": False,
+    }

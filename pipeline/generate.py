@@ -24,7 +24,7 @@ from wanbatch.pipeline.adapters.tensors import AdapterTensors, load_tensors
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.backends import VAE, AnyDenoisingModel, ReplacedStages, TextModel
-from wanbatch.pipeline.core.creativity_map import latent_levels, region_of, with_kept_pixels
+from wanbatch.pipeline.core.creativity_map import as_mapped, region_of
 from wanbatch.pipeline.core.device import peak_memory, synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.samples import Denoised, Sample
@@ -328,11 +328,7 @@ class Wan:
             pixels = self.decode_latent(denoised.latent)
         except RowError as error:
             return Failed(request, error)
-        shown, lowered = request.creativity_map, False
-        if shown is not None:
-            lowered = bool(latent_levels(shown.values, self.stride).max() < shown.values.max())
-            if shown.keep_pixels:
-                pixels = with_kept_pixels(pixels, request.sources, shown)
+        pixels, lowered = as_mapped(pixels, request, self.stride)
         seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
         peak, backends = peak_memory(self.device), self.backends_of(request)
         return Result(request, pixels, seconds, denoised.work, peak, denoised.slot_steps, backends, lowered)

@@ -221,7 +221,7 @@ def test_a_recipe_sees_the_time_that_its_tick_stands_for(pictures):
     change('"a {label}"', '"a {label}, {scheduled_time[:10]}, {scheduled_run}"')
     (line,) = refused(invoke("augment", "recipe.toml"))
     assert "has no 'scheduled_run', which template " in line
-    change('"a {label}"', '"a {label}, {(scheduled_time | default("2026-01-01"))[:10]}"')
+    change('"a {label}"', "'a {label}, {(scheduled_time | default(\"2026-01-01\"))[:10]}'")
     times = {"WANBATCH_SCHEDULED_TIME": "2026-07-02T02:30:00+02:00", "WANBATCH_SCHEDULED_RUN": "nightly-20260702"}
     assert invoke("augment", "recipe.toml", env=times).exit_code == 0
     before = rows_of(Path("recipe.jsonl"))

@@ -94,8 +94,8 @@ def test_a_picture_without_objects_is_varied_as_a_whole_and_said_so():
 
 def test_objects_that_are_kept_may_change_a_little_unless_their_pixels_come_back():
     coco([TRIANGLE])
-    for keep, inside in (("boxes", 0.1), ('boxes"\nkeep_pixels = true #"', 0.0)):
-        (row,) = augmented(f'keep = "{keep}"\naround = 0.7')
+    for more, inside in (("", 0.1), ("keep_pixels = true", 0.0), ("keep_pixels = false", 0.1)):
+        (row,) = augmented(f'keep = "boxes"\naround = 0.7\n{more}')
         assert row["creativity_boxes"][0]["creativity"] == inside
         assert row.get("keep_pixels", False) is (inside == 0)
     (row,) = augmented('keep = "masks"\naround = 0.7\nkeep_pixels = false')

@@ -241,14 +241,15 @@ def test_a_cluster_gets_the_rows_and_the_folder_of_their_sources(pictures, tmp_p
     monkeypatch.setattr(submitting, "submit", submit)
     monkeypatch.setattr(job_client, "ClusterJobs", lambda address, flag: (address, flag))
     flags = ["--run", "--manifest", "plans/rows.jsonl", "--out", "out/grown", "--submit-to", "http://head:8265"]
-    done = invoke("augment", "recipe.toml", *flags, "--steps", "4")
+    done = invoke("augment", "recipe.toml", *flags, "--steps", "30")
     assert done.exit_code == 3, done.output
     assert "job wanbatch-1 succeeded, exit code 3" in done.stdout
     ((submission, jobs),) = asked
     assert jobs == ("http://head:8265", "--submit-to")
     assert submission.manifest == str(tmp_path / "plans/rows.jsonl")
     assert submission.out == str(tmp_path / "out/grown")
-    assert submission.flags == ("--source-fence", str(tmp_path), "--steps", "4")
+    told = dict(zip(submission.flags[::2], submission.flags[1::2], strict=True))
+    assert (told["--source-fence"], told["--steps"]) == (str(tmp_path), "30")
     assert len(rows_of(tmp_path / "plans/rows.jsonl")) == 19
     assert "--submit-to is for --run" in usage_error(invoke("augment", "recipe.toml", *flags[2:]))
 

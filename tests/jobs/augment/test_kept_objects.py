@@ -99,7 +99,7 @@ def test_objects_that_are_kept_may_change_a_little_unless_their_pixels_come_back
         assert row["creativity_boxes"][0]["creativity"] == inside
         assert row.get("keep_pixels", False) is (inside == 0)
     (row,) = augmented('keep = "masks"\naround = 0.7\nkeep_pixels = false')
-    assert grey(row)[12, 12] == 26
+    assert grey(row)[12, 12] in (25, 26)
     (row,) = augmented('keep = "masks"\naround = 0.7')
     assert (grey(row)[12, 12], row["keep_pixels"]) == (0, True)
 

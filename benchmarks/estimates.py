@@ -7,34 +7,29 @@ without guidance, two sizes, some from source images at several creativities. Th
 the timing records of the first (`--like`), and by the committed table (`--gpu`), if one is named. `ratio` is the time
 in which it was made by the middle of what was foreseen.
 
-`random-5b` is TI2V-5B at its full size with random weights; `tiny` works on a CPU. With `tiny`, `--scale` multiplies
-how many rows there are.
+`random-5b` is TI2V-5B at its full size with random weights; `tiny` works on a CPU, and takes some minutes with
+`--scale 1` on two cores. They say something only on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from circumstances import circumstances, print_result
-from PIL import Image
-from scaling import PLACES, RANDOM, SUBJECTS, card_names, load_random, visible_cards, write_random_folder
+from estimate_rows import mixed, plain, written
+from scaling import RANDOM, card_names, load_random, visible_cards, write_random_folder
 
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.fingerprint import model_location
 from wanbatch.jobs.driver.run import run
 from wanbatch.jobs.planning.forecast import forecast
 from wanbatch.jobs.planning.preparation import prepare
-
-Rows = list[dict[str, Any]]
 
 
 def main() -> None:
@@ -44,13 +39,11 @@ def main() -> None:
     model, load = options.model, None
     if model == RANDOM:
         model, load = str(write_random_folder(folder / "model")), partial(load_random, compiled=bool(cards))
-    small = options.model == "tiny"
-    sizes = [(128, 128), (192, 128)] if small else [(1280, 704), (704, 704)]
     try:
-        first = _made(folder, "first", list(_plain(12 * options.scale, sizes[0])), model, load)
-        rows = list(_mixed(6 * options.scale, sizes, folder))
-        foreseen = _foreseen(folder, rows, model, folder / "first", options.gpu)
-        second = _made(folder, "second", rows, model, load)
+        first = _made(written(folder, "first", plain(options.scale, options.model)), model, load)
+        manifest = written(folder, "second", mixed(options.scale, options.model, folder))
+        foreseen = _foreseen(manifest, model, folder / "first", options.gpu)
+        second = _made(manifest, model, load)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     seconds = second["make"]
@@ -79,55 +72,21 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _made(folder: Path, name: str, rows: Rows, model: str, load: Any) -> dict[str, float]:
-    """Make rows; the seconds of each part of the run."""
-    summary = run(_manifest(folder, name, rows), folder / name, Settings(model=model, workers=1), load=load)
+def _made(manifest: Path, model: str, load: Any) -> dict[str, Any]:
+    """Make the rows of a manifest; the seconds of each part of the run."""
+    summary = run(manifest, manifest.with_suffix(""), Settings(model=model, workers=1), load=load)
     assert summary.exit_code == 0, summary
-    return {"pictures": summary.made_now, **summary.seconds}
+    return {"pictures": summary.made_now, **summary.seconds, "slot_use": summary.slot_use}
 
 
-def _foreseen(folder: Path, rows: Rows, model: str, like: Path, gpu: str | None) -> dict[str, dict[str, Any]]:
-    """What is foreseen of rows, by a run before them and by the table."""
-    settings = Settings(model=model, workers=1)
-    plan, info = prepare(_manifest(folder, "second", rows), settings, weights=False, every_source=True)
-    found = {"like the first run": forecast(plan, settings, model_location(info), folder / "second", like)}
+def _foreseen(manifest: Path, model: str, like: Path, gpu: str | None) -> dict[str, dict[str, Any]]:
+    """What is foreseen of a manifest, by a run before it and by the table."""
+    settings, out = Settings(model=model, workers=1), manifest.with_suffix("")
+    plan, info = prepare(manifest, settings, weights=False, every_source=True)
+    found = {"like the first run": forecast(plan, settings, model_location(info), out, like)}
     if gpu is not None:
-        found[f"table, {gpu}"] = forecast(plan, settings, model_location(info), folder / "second", gpu=gpu)
+        found[f"table, {gpu}"] = forecast(plan, settings, model_location(info), out, gpu=gpu)
     return {name: one.as_json() for name, one in found.items()}
-
-
-def _manifest(folder: Path, name: str, rows: Rows) -> Path:
-    file = folder / f"{name}.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
-def _plain(count: int, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    for number in range(count):
-        yield {"id": f"p{number:04d}", "prompt": _prompt(number), "width": size[0], "height": size[1]}
-
-
-def _mixed(count: int, sizes: list[tuple[int, int]], folder: Path) -> Iterator[dict[str, Any]]:
-    """Rows of four kinds, `count` of each."""
-    pixels = np.random.default_rng(0).integers(0, 256, (count, *sizes[0][::-1], 3), dtype=np.uint8)
-    for number in range(count):
-        width, height = sizes[1]
-        yield {"id": f"few-{number}", "prompt": _prompt(number), "steps": 8, "guidance": 1, "width": sizes[0][0],
-               "height": sizes[0][1]}  # fmt: skip
-        yield {"id": f"small-{number}", "prompt": _prompt(number), "width": width, "height": height}
-        yield {"id": f"thirty-{number}", "prompt": _prompt(number), "steps": 30, "width": width, "height": height}
-        name = f"source-{number}.png"
-        Image.fromarray(pixels[number]).save(folder / name)
-        yield {
-            "id": f"varied-{number}",
-            "prompt": _prompt(number),
-            "image": name,
-            "creativity": 0.3 + number % 3 * 0.3,
-        }
-
-
-def _prompt(number: int) -> str:
-    return f"{SUBJECTS[number % len(SUBJECTS)]} {PLACES[number // len(SUBJECTS) % len(PLACES)]}, number {number}"
 
 
 if __name__ == "__main__":

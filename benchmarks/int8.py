@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.pipeline.core.device import synchronized_time
-from wanbatch.pipeline.core.prompts import TEXT_TOKENS
-from wanbatch.pipeline.core.samples import TEXT_LENGTHS
+from wanbatch.pipeline.core.prompts import TEXT_LENGTHS, TEXT_TOKENS
 from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.random_model import TRANSFORMER, transformer_like
 from wanbatch.pipeline.loading.runtime import Runtime

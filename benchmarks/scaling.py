@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from circumstances import circumstances, print_result
+from estimate_rows import prompt_of
 
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.run import run
@@ -44,8 +45,6 @@ RANDOM = "random-5b"
 SAMPLE_SECONDS = 0.5
 UNGUIDED_STEPS = 8  # and fewer
 SECONDS_A_PICTURE = {True: 1.5, False: 0.07}  # of one H100 or so, guided or not: only decides how many are made
-SUBJECTS = ("a lighthouse", "an old bicycle", "a bowl of lemons", "a red fox", "a steam engine", "a paper lantern")
-PLACES = ("on a cliff above the sea", "in a narrow street after rain", "on a wooden table", "in deep snow at dusk")
 
 
 def main() -> None:
@@ -194,8 +193,8 @@ def _time(event: dict[str, Any]) -> float:
 
 def _rows(count: int) -> Iterator[dict[str, Any]]:
     for number in range(count):
-        subject, place = SUBJECTS[number % len(SUBJECTS)], PLACES[number // len(SUBJECTS) % len(PLACES)]
-        yield {"id": f"p{number:05d}", "prompt": f"{subject} {place}, photograph number {number}, natural light"}
+        prompt = f"{prompt_of(number)}, photograph number {number}, natural light"
+        yield {"id": f"p{number:05d}", "prompt": prompt}
 
 
 def _enough(steps: int, seconds: float) -> int:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.pipeline.core.device import synchronized_time
-from wanbatch.pipeline.core.prompts import TEXT_TOKENS
-from wanbatch.pipeline.core.samples import TEXT_LENGTHS
+from wanbatch.pipeline.core.prompts import TEXT_LENGTHS, TEXT_TOKENS
 from wanbatch.pipeline.evaluation import flops
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.single_frame import single_frame_transformer

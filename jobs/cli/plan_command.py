@@ -54,13 +54,16 @@ def plan(
     from wanbatch.jobs.config.hardware import PRESETS
     from wanbatch.jobs.config.presets import with_preset
     from wanbatch.jobs.driver.fingerprint import model_location
+    from wanbatch.jobs.planning.estimates import supposed
     from wanbatch.jobs.planning.first_rows import first_rows, table_lines
     from wanbatch.jobs.planning.forecast import forecast
     from wanbatch.jobs.planning.preparation import prepare
+    from wanbatch.jobs.planning.run_units import units_of_run
 
     settings = with_preset(read_settings(**given))
     planned, model = prepare(manifest, settings, weights=False, every_source=True)
-    described = planned.describe(settings.unit_rows)
+    units = units_of_run(planned, (), *supposed(settings, None), settings.unit_rows)
+    described = planned.describe(len(units))
     folder = out or Path("out") / Path(manifest).stem
     precision = PRESETS[settings.preset][True]["precision"] if settings.precision == "auto" else settings.precision
     foreseen = forecast(planned, settings, model_location(model), folder, like, gpu, precision)

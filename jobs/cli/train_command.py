@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,81 @@ def sound(manifest: str | Path, as_json: bool, **given: Any) -> None:
         f"{found['file']}: trained on {found['sounds']} sounds with {found['captions']} captions, {found['steps']} "
         f"steps.\nUse it: wanbatch run MANIFEST --sound {found['file']}"
     )
+
+
+@train.command("few-step")
+@click.argument("manifest", type=PathOrUrl())
+@click.option("--name", default="few-step", show_default=True, help="of the adapter, and of its file")
+@click.option("--out", type=click.Path(path_type=Path), help="folder of the training; default: adapters/NAME")
+@click.option("--model", default="tiny", show_default=True, help="tiny, a folder, or a hub id")
+@click.option("--revision", help="of a hub model")
+@click.option("--steps", type=click.IntRange(1), default=2000, show_default=True, help="of training, over all calls")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=math.inf,
+              help="of training, over all calls, if they end before the steps")  # fmt: skip
+@click.option(
+    "--main-steps", type=click.IntRange(1, 16), default=4, show_default=True, help="that a picture will take"
+)
+@click.option("--guidance", type=click.FloatRange(1), help="of the teacher, folded in; default: the model's")
+@click.option("--shift", type=click.FloatRange(0, min_open=True), help="of the noise levels; default: the model's")
+@click.option("--width", type=click.IntRange(1), help="of a picture; default: the model's")
+@click.option("--height", type=click.IntRange(1), help="of a picture; default: the model's")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="pictures in a step")
+@click.option("--rank", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
+@click.option("--seed", type=click.IntRange(0), default=31, show_default=True)
+@click.option("--set", "more", multiple=True, metavar="NAME=VALUE",
+              help="another number of those in the folder's settings.json; repeatable")  # fmt: skip
+@click.option("--sample-prompt", "prompts", multiple=True, help="of sample pictures; repeatable; default: the first")
+@click.option("--license", help="of the adapter, for its card [default: apache-2.0]")
+@click.option("--author", help="for the card")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="default: a GPU if there is one")
+@json_option
+def few_step(manifest: str | Path, name: str, out: Path | None, as_json: bool, more: tuple[str, ...], **given: Any):
+    """Distil a model into an adapter that makes pictures in a few steps without guidance.
+
+    Only the prompts of MANIFEST are used, no pictures: the model itself is the teacher. The folder of the training
+    holds the adapter, its card with what it does in numbers, samples, and the state: the same command goes on where
+    it ended.
+
+    \b
+    Example:
+      wanbatch train few-step prompts.jsonl --name four-steps --steps 3000
+    """
+    from wanbatch.jobs.training.few_step import FewStepRequest
+    from wanbatch.jobs.training.few_step import train as train_adapter
+
+    numbers = {key: given.pop(key) for key in OF_FEW_STEP if given[key] is not None} | _named_values(more)
+    for key in OF_FEW_STEP:
+        given.pop(key, None)
+    request = FewStepRequest(manifest, name, out or Path("adapters") / name, changed=numbers, **given)
+    found = train_adapter(request, lambda text: click.echo(text, err=True))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(
+        f"{found['file']}: {found['coverage']}. Pictures in {found['steps']} steps without guidance are "
+        f"{found['distance_with']:.3f} from the teacher's with it, {found['distance_without']:.3f} without; two of "
+        f"one prompt are {found['diversity_with']:.3f} apart, the teacher's {found['diversity_of_teacher']:.3f}. Its "
+        "card and samples are beside it.\n"
+        f"Use it: wanbatch run MANIFEST --lora {name}={found['file']} --merge {name} --preset fast"
+    )
+
+
+OF_FEW_STEP = ("main_steps", "guidance", "shift", "batch", "rank", "checkpointing", "seed")
+"""Flags that are settings of the distillation."""
+
+
+def _named_values(texts: tuple[str, ...]) -> dict[str, Any]:
+    """The settings of `--set`, whose values are JSON."""
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{text!r} must be NAME=VALUE with a number, true, false or a list of numbers, like "
+                "student_rate=2e-4 or step_counts=[1,2,4]",
+                param_hint="--set",
+            ) from error
+    return found

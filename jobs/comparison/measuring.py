@@ -18,6 +18,9 @@ METRICS = ("psnr", "ssim", "lpips")
 EQUAL = {"psnr": HIGHEST_PSNR, "ssim": 1.0, "lpips": 0.0}
 """What each metric is for equal pictures."""
 
+SMALLEST = {"ssim": 11, "lpips": 32}
+"""Pixels of the shorter side that a metric takes: the window of the one, what is left of a picture in the other."""
+
 TOGETHER = 32
 """Pairs in memory at a time."""
 
@@ -125,6 +128,8 @@ def _measured(
     if one.shape != other.shape:
         sizes = " and ".join(f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (one, other))
         return Measured(pair, problem=f"the sizes differ: {sizes}")
-    if min(one.shape[:2]) < 11 and "ssim" in names:  # the window of SSIM
-        return Measured(pair, problem="it is smaller than the window of SSIM, 11 pixels")
+    for name, smallest in SMALLEST.items():
+        if name in names and min(one.shape[:2]) < smallest:
+            problem = f"it is {one.shape[1]}x{one.shape[0]}, and {name.upper()} takes {smallest} pixels or more"
+            return Measured(pair, problem=problem)
     return Measured(pair, {name: values[0] for name, values in metrics({pair.id: one}, {pair.id: other}).items()})

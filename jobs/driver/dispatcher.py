@@ -32,7 +32,7 @@ from wanbatch.jobs.driver.retry_policy import UnitQueue
 from wanbatch.jobs.driver.run_counters import RunCounters
 from wanbatch.jobs.driver.worker_pool import WorkerPool
 from wanbatch.jobs.planning.plan import Plan
-from wanbatch.jobs.planning.unit_sizes import rows_of_a_unit, shortened_at_the_end
+from wanbatch.jobs.planning.run_units import units_of_run
 from wanbatch.jobs.planning.units import Unit
 from wanbatch.jobs.planning.workload import workload_of
 from wanbatch.jobs.reporting.progress import Progress
@@ -89,9 +89,7 @@ class Dispatcher:
             len(plan), made_before, sum(1 for name in done.failed if name in kept)
         )
         finished = frozenset(done.made).union(done.failed).difference(options.again)
-        rows = rows_of_a_unit(counters.pending, options.workers, options.slots, options.unit_rows)
-        units = plan.units(rows, finished, options.workers)
-        units = shortened_at_the_end(units, options.workers, options.slots)
+        units = units_of_run(plan, finished, options.workers, options.slots, options.unit_rows)
         made_images = (index for index, name in enumerate(ids) if name in done.made and name in kept)
         self._queue = UnitQueue(units, done.next_unit, next(made_images, None))
         self._deadlines = Deadlines(workload_of(plan), ids, options.slots, options.unit_seconds)

@@ -11,10 +11,10 @@ import itertools
 from collections import deque
 from dataclasses import dataclass
 
+from wanbatch.jobs.planning.slot_turns import MAX_IN_MODEL
 from wanbatch.jobs.planning.units import Unit
 from wanbatch.jobs.worker.messages import UnitReport, WorkerStatus
 
-MAX_IN_MODEL = 4  # units of which the model has images: those of long denoising hold nobody up until then
 MAX_WRITING = 2  # units that are being written before another is sent; with more, the disk holds the model back
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,13 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.adapter_texts import registered
+from wanbatch.jobs.config.presets import known_adapters
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.pipeline.adapters.files import AdapterFile, ModelLayers, read_adapter
-from wanbatch.pipeline.adapters.location import SUFFIX, locate
-from wanbatch.pipeline.loading.registry import ADAPTERS, ModelInfo
+from wanbatch.pipeline.adapters.location import locate
+from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.suggestions import did_you_mean
 
 
@@ -57,15 +57,6 @@ class NamedAdapter:
 
 
 Adapters = Mapping[str, NamedAdapter]
-
-
-def known_adapters(settings: Settings, model: ModelInfo) -> dict[str, str]:
-    """Where adapters are, by name: those that come with the model, in its folder `adapters`, and registered ones.
-
-    A registered one takes the place of one that comes with the model.
-    """
-    shipped = sorted((Path(model.folder) / ADAPTERS).glob(f"*{SUFFIX}"))
-    return {path.stem: str(path) for path in shipped} | settings.lora
 
 
 def check_merged(settings: Settings, model: ModelInfo) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.rates import Rates
-from wanbatch.jobs.planning.unit_sizes import rows_of_a_unit, shortened_at_the_end
-from wanbatch.jobs.planning.workload import empty_slots_factor, workload_of
+from wanbatch.jobs.planning.run_units import units_of_run
+from wanbatch.jobs.planning.slot_turns import MAX_IN_MODEL, dealt, slots_computed
+from wanbatch.jobs.planning.unit_sizes import size_classes
+from wanbatch.jobs.planning.workload import Workload, workload_of
 
 BYTES_OF_A_PIXEL = {"png": (0.3, 1.5, 2.4), "webp": (0.2, 1.1, 1.8), "jpeg": (0.15, 0.45, 0.9)}
 """Least, usual and most, without records of an earlier run: flat drawings, photographs, fine noise."""
@@ -71,7 +73,13 @@ class Estimate:
         return {**found, "notes": list(self.notes)}
 
 
-def estimate(plan: Plan, rates: Rates | None, settings: Settings, done: Collection[str] = ()) -> Estimate:
+def estimate(
+    plan: Plan,
+    rates: Rates | None,
+    settings: Settings,
+    done: Collection[str] = (),
+    in_model: int = MAX_IN_MODEL,
+) -> Estimate:
     """Estimate what a plan takes.
 
     Args:
@@ -79,6 +87,7 @@ def estimate(plan: Plan, rates: Rates | None, settings: Settings, done: Collecti
         rates: what images cost; None: not known.
         settings: of the run, with the preset applied.
         done: ids that are made already, or have failed.
+        in_model: units that a worker has open at a time (`slot_turns.ONE_BY_ONE`: as versions until 0.1.0 had).
     """
     format = settings.format
     left = np.array([name not in done for name in plan.ids()], dtype=bool)
@@ -90,25 +99,33 @@ def estimate(plan: Plan, rates: Rates | None, settings: Settings, done: Collecti
         work = workload_of(plan)
         share, said = _blocks_run(rates, settings.step_cache)
         notes += said
-        denoising = work.denoising * _empty_slots(plan, rates, settings, left, done)
+        denoising = work.denoising * _slots_computed(plan, work, rates, settings, done, in_model)
         busy = denoising[left].sum() * share * rates.denoising + work.coding[left].sum() * rates.coding
         held = float(busy + left.sum() * rates.image) * rates.held
         seconds = Range(held * rates.low, held, held * rates.high)
     return Estimate(int(left.sum()), evaluations, seconds, _bytes(float(pixels), rates, format), rates, tuple(notes))
 
 
-def _empty_slots(plan: Plan, rates: Rates, settings: Settings, left: np.ndarray, done: Collection[str]) -> np.ndarray:
-    """How many times the denoising of each image counts, for the slots that the units of the run leave empty."""
-    slots: int = (rates.slots or USUAL_SLOTS) if settings.slots == AUTO else int(settings.slots)
-    workers = settings.workers if isinstance(settings.workers, int) else 1
-    rows = rows_of_a_unit(int(left.sum()), workers, slots, settings.unit_rows)
-    units = shortened_at_the_end(plan.units(rows, done, workers), workers, slots)
+def supposed(settings: Settings, rates: Rates | None) -> tuple[int, int]:
+    """Workers and slots that a run will have, as far as its settings and those of earlier runs tell."""
+    slots = ((rates.slots if rates else None) or USUAL_SLOTS) if settings.slots == AUTO else int(settings.slots)
+    return settings.workers if isinstance(settings.workers, int) else 1, slots
+
+
+def _slots_computed(
+    plan: Plan, work: Workload, rates: Rates, settings: Settings, done: Collection[str], in_model: int
+) -> np.ndarray:
+    """How many slots are computed for each evaluation of an image, with the units that the run will cut."""
+    workers, slots = supposed(settings, rates)
+    units = units_of_run(plan, done, workers, slots, settings.unit_rows)
     factor = np.ones(len(plan))
     if units:
-        images = np.concatenate(units)
-        number = np.repeat(np.arange(len(units)), [len(unit) for unit in units])
-        evaluations = plan.images["evaluations"].to_numpy().astype(np.float64)[images]
-        factor[images] = empty_slots_factor(evaluations, number, slots)
+        images, sizes = np.concatenate(units), [len(unit) for unit in units]
+        worker = np.repeat(dealt((work.denoising[unit].sum() for unit in units), workers), sizes)
+        group = np.unique(np.stack([worker, size_classes(plan.images, images)]), axis=1, return_inverse=True)[1]
+        evaluations = plan.images["evaluations"].to_numpy()[images]
+        number = np.repeat(np.arange(len(units)), sizes)
+        factor[images] = slots_computed(evaluations, group.reshape(-1), number, slots, in_model)
     return factor
 
 

@@ -214,15 +214,15 @@ class Plan:
             images = images.set_column(images.schema.get_field_index(name), name, pa.array(values, pa.int32()))
         return replace(plan, images=images)
 
-    def describe(self, unit_rows: int) -> dict[str, Any]:
-        """What a run would do, as plain values for printing."""
+    def describe(self, units: int) -> dict[str, Any]:
+        """What a run would do, as plain values for printing. units: that it would cut all images into."""
         images = self.images
         shapes = Counter(zip(images["width"].to_pylist(), images["height"].to_pylist(), strict=True))
         counts = images["evaluations"].to_numpy()
         return {
             "rows": self.manifest.manifest_rows,
             "images": len(self),
-            "units": len(self.units(unit_rows)),
+            "units": units,
             "model_evaluations": int(counts.sum(dtype=np.int64)),
             "evaluations_of_an_image": {"least": int(counts.min()), "most": int(counts.max())},
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},

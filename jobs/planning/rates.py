@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.planning.workload import denoising_work, empty_slots_factor
+from wanbatch.jobs.planning.slot_turns import ONE_BY_ONE, slots_computed
+from wanbatch.jobs.planning.workload import denoising_work
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
+from wanbatch.manifests.dataset.event_log import LOG, Event, parsed_events
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
-from wanbatch.manifests.dataset.status import recorded_fingerprint
+from wanbatch.manifests.dataset.status import read_internal_file, recorded_fingerprint
 from wanbatch.manifests.dataset.unit_times import COLUMNS, DEVICE_STAGES, unit_times
 
 TABLE = "device_speeds.json"
@@ -94,11 +96,17 @@ def rates_of_folder(out: str | Path, model: str) -> Rates | None:
     data, timings = parts.table("data", DATA_COLUMNS), parts.table("timings", TIMING_COLUMNS)
     if data is None or timings is None or not len(timings):
         return None
-    return rates_of_records(data, timings, fingerprint, parts.bytes_of("data"), str(out))
+    events = parsed_events(read_internal_file(out, LOG))
+    return rates_of_records(data, timings, fingerprint, parts.bytes_of("data"), str(out), events)
 
 
 def rates_of_records(
-    data: pa.Table, timings: pa.Table, fingerprint: Mapping[str, Any], data_bytes: int, name: str
+    data: pa.Table,
+    timings: pa.Table,
+    fingerprint: Mapping[str, Any],
+    data_bytes: int,
+    name: str,
+    events: Sequence[Event] = (),
 ) -> Rates:
     """What timing records say of the device that they are of.
 
@@ -108,13 +116,13 @@ def rates_of_records(
         fingerprint: of the runs that made them.
         data_bytes: that the data parts take.
         name: the folder that these are from.
+        events: of its log.
     """
     rows = {name: index for index, name in enumerate(data["id"].to_pylist())}
     of_image = data.take(pa.array([rows[name] for name in timings["id"].to_pylist()], pa.int64()))
     work, share, pixels = _work_of(of_image, timings)
     unit = np.unique(timings["unit"].to_numpy(), return_inverse=True)[1]
-    steps = (timings["steps_full"].to_numpy() + timings["steps_cached"].to_numpy()).astype(np.float64)
-    work = work * empty_slots_factor(steps, unit, timings["batch_size"].to_numpy())
+    work = work * _slots_computed(of_image, timings, events)
     seconds = {stage: timings[f"{stage}_seconds"].to_numpy() for stage in DEVICE_STAGES}
     denoising = _ratio(seconds["denoise"].sum(), (work * share).sum())
     coding = _ratio((seconds["encode"] + seconds["decode"]).sum(), pixels.sum())
@@ -150,6 +158,25 @@ def _work_of(data: pa.Table, timings: pa.Table) -> tuple[np.ndarray, np.ndarray,
     share = np.divide(ran, ran + left, out=np.ones_like(ran), where=ran + left > 0)
     sources = np.array([len(used or ()) for used in data["sources"].to_pylist()])
     return denoising_work(width * height, steps, guidance), share, width * height * (1 + sources)
+
+
+def _slots_computed(data: pa.Table, timings: pa.Table, events: Sequence[Event]) -> np.ndarray:
+    """How many slots were computed for each evaluation of an image, float64 [images].
+
+    Workers count it and say so in the log. Units of which it does not, those of earlier versions, shared no slots.
+    """
+    counted = {
+        (event["unit"], event["attempt"]): float(event["slot_steps"]) / event["evaluations"]
+        for event in events
+        if event["event"] == "unit" and event.get("slot_steps") and event.get("evaluations")
+    }
+    unit = timings["unit"].to_numpy()
+    steps = timings["steps_full"].to_numpy() + timings["steps_cached"].to_numpy()
+    kinds = [data["width"].to_numpy(), data["height"].to_numpy(), data["guidance"].to_numpy() > 1]
+    group = np.unique(np.stack([unit, *kinds]), axis=1, return_inverse=True)[1].reshape(-1)
+    supposed = slots_computed(steps, group, unit, int(timings["batch_size"][0].as_py()), ONE_BY_ONE)
+    names = zip(unit.tolist(), timings["attempt"].to_pylist(), strict=True)
+    return np.array([counted.get(name, one) for name, one in zip(names, supposed.tolist(), strict=True)])
 
 
 def _held_seconds(timings: pa.Table) -> float:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from wanbatch.jobs.planning.adapters import has_adapters
 from wanbatch.jobs.planning.noise_schedule import has_sources
 from wanbatch.manifests.columns import MAPS
+from wanbatch.pipeline.core.prompts import TEXT_LENGTHS
 
 UNITS_OF_WORKER = 4
 """So many units a worker are cut of small runs, where its slots can be filled by each."""
@@ -18,7 +19,10 @@ UNITS_OF_WORKER = 4
 WINDOW_IMAGES = 4096
 """Images of the manifest, for each worker, that units are cut of together."""
 SHORT_TEXT = 128
-"""Bytes of text that count as equally short: of English, some 30 tokens, the shortest class of `TEXT_LENGTHS`."""
+"""Bytes of text that count as equally short: of English, some 30 tokens, the shortest of `TEXT_LENGTHS`.
+
+Lengths of texts are compared in steps of a fifth.
+"""
 
 
 def cut_units(
@@ -34,15 +38,13 @@ def cut_units(
         workers: how many take units at the same time.
     """
     row = images["row"].to_numpy()[pending]
-    shape = [images[name].to_numpy()[pending] for name in ("height", "width")]
-    guided = images["guidance"].to_numpy()[pending] > 1
-    mapped = [pc.is_valid(images[name]).to_numpy()[pending] for name in MAPS]
     window = np.arange(len(pending)) // (WINDOW_IMAGES * workers)
-    classes = np.stack([window, *shape, guided, np.logical_or(*mapped), has_adapters(images)[pending]])
-    _, first, classes = np.unique(classes, axis=1, return_index=True, return_inverse=True)
+    kinds = np.stack([window, *_kinds(images, pending)])
+    _, first, classes = np.unique(kinds, axis=1, return_index=True, return_inverse=True)
     classes = np.argsort(np.argsort(first))[classes.reshape(-1)]  # numbered by their first image
     companions = _companions(manifest_rows)[row]
-    lengths = _shared_by_source(_text_lengths(images, pending, guided), companions, manifest_rows, row)
+    steps = np.round(4 * np.log2(np.maximum(_text_bytes(images, pending), SHORT_TEXT) / SHORT_TEXT)).astype(np.int64)
+    lengths = _shared_by_source(steps, companions, manifest_rows, row)
     order = np.lexsort((pending, companions, lengths, classes))
     starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
     units = []
@@ -51,16 +53,34 @@ def cut_units(
     return units
 
 
-def _text_lengths(images: pa.Table, pending: np.ndarray, guided: np.ndarray) -> np.ndarray:
-    """How long the texts of images are, in steps of a fifth.
+def size_classes(images: pa.Table, chosen: np.ndarray) -> np.ndarray:
+    """A number for each image, equal for those that can share slots, as far as the length of a text tells its tokens.
 
-    Texts of similar length have about as many tokens, which decides whose rows can share slots.
+    Args:
+        images: those of a plan.
+        chosen: int64, the indices of the images that are asked for.
     """
+    length = np.searchsorted(TEXT_LENGTHS, _text_bytes(images, chosen) * (TEXT_LENGTHS[0] / SHORT_TEXT))
+    return np.unique(np.stack([*_kinds(images, chosen), length]), axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def _kinds(images: pa.Table, chosen: np.ndarray) -> list[np.ndarray]:
+    """What rows that share slots have in common besides the number of tokens."""
+    mapped = [pc.is_valid(images[name]).to_numpy()[chosen] for name in MAPS]
+    shape = [images[name].to_numpy()[chosen] for name in ("height", "width")]
+    return [*shape, _guided(images, chosen), np.logical_or(*mapped), has_adapters(images)[chosen]]
+
+
+def _guided(images: pa.Table, chosen: np.ndarray) -> np.ndarray:
+    return images["guidance"].to_numpy()[chosen] > 1
+
+
+def _text_bytes(images: pa.Table, chosen: np.ndarray) -> np.ndarray:
+    """Bytes of the longest text of images. Texts of similar length have about as many tokens."""
     prompt, negative = (
-        pc.fill_null(pc.binary_length(images[name]), 0).to_numpy()[pending] for name in ("prompt", "negative_prompt")
+        pc.fill_null(pc.binary_length(images[name]), 0).to_numpy()[chosen] for name in ("prompt", "negative_prompt")
     )
-    longest = np.maximum(prompt, np.where(guided, negative, 0))
-    return np.round(4 * np.log2(np.maximum(longest, SHORT_TEXT) / SHORT_TEXT)).astype(np.int64)
+    return np.maximum(prompt, np.where(_guided(images, chosen), negative, 0))
 
 
 def _shared_by_source(

@@ -56,25 +56,6 @@ def denoising_work(pixels: np.ndarray, evaluations: np.ndarray, guidance: np.nda
     return pixels * (1 + pixels / ATTENTION_PIXELS) * evaluations * np.where(guidance > 1, 2.0, 1.0)
 
 
-def empty_slots_factor(evaluations: np.ndarray, unit: np.ndarray, slots: np.ndarray | int) -> np.ndarray:
-    """How many times each image's evaluations count, for the slots that its unit leaves empty; float64 [images].
-
-    All slots are computed at each turn. A unit of images with e evaluations takes max(sum(e) / slots, max(e)) turns.
-
-    Args:
-        evaluations: of each image.
-        unit: the number of its unit, from 0.
-        slots: rows denoised together, of each image or of all.
-    """
-    count = int(unit.max()) + 1 if len(unit) else 0
-    total = np.bincount(unit, evaluations, minlength=count)
-    most, of_unit = np.zeros(count), np.ones(count)
-    np.maximum.at(most, unit, evaluations)
-    of_unit[unit] = slots
-    turns = np.maximum(np.ceil(total / of_unit), most)
-    return np.divide(turns * of_unit, total, out=np.ones(count), where=total > 0)[unit]
-
-
 def _sources(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """How many sources each row has, and how many of them are on the web; float64 [rows] each."""
     lists = column.combine_chunks()

@@ -13,9 +13,8 @@ from typing import Any
 from PIL import Image
 
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.jobs.reporting.report.history import Event, parsed_events
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
-from wanbatch.manifests.dataset.event_log import LOG
+from wanbatch.manifests.dataset.event_log import LOG, Event, parsed_events
 from wanbatch.manifests.dataset.status import read_internal_file, status
 
 RECENT = timedelta(minutes=5)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.training.asked import check_name, training_device, training_type
 from wanbatch.jobs.training.pictures import PictureSet, find_pictures
 from wanbatch.pipeline.loading.registry import find
-from wanbatch.pipeline.loading.weights import weight_bytes
 from wanbatch.pipeline.training.lora.captions import check_template
 from wanbatch.pipeline.training.lora.card import About
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import UNRELATED, Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SMALL_MODEL = 1 << 30  # bytes of weights; below, a GPU holds them in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +75,7 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     Raises:
         UserError: If something is wrong with what was given.
     """
-    if not NAME.fullmatch(request.name):
-        raise UserError(f"--name {request.name!r}: an adapter's name has letters, digits, . _ - and no spaces")
+    check_name(request.name)
     check_template(request.template, request.trigger)
     pictures = find_pictures(request.images, request.template, request.trigger, request.caption)
     for warning in pictures.warnings:
@@ -89,10 +83,9 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     info = find(request.model, request.revision)
     if request.resolution is not None and request.resolution < info.multiple:
         raise UserError(f"--resolution {request.resolution}: must be at least {info.multiple} for {info.name}")
-    device = _device(request.device)
-    small = device.type == "cpu" or weight_bytes(info) < SMALL_MODEL
+    device = training_device(request.device)
     say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
-    model = TrainingModel.load(info, device, torch.float32 if small else torch.bfloat16)
+    model = TrainingModel.load(info, device, training_type(info, device))
     file, measured = _train(request, model, pictures, say)
     return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
 
@@ -120,9 +113,3 @@ def _train(request: LoraRequest, model: TrainingModel, pictures: PictureSet, say
             model, pictures.load(), about, request.settings, request.out, area=area, prompts=request.prompts,
             unrelated=request.unrelated or UNRELATED, listener=Listener(say, encoded, stepped),
         )  # fmt: skip
-
-
-def _device(given: str | None) -> torch.device:
-    if given == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no GPU here; `wanbatch doctor` says why")
-    return torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.errors import RowError, UserError
+from wanbatch.jobs.training.asked import training_device
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.sources.sounds import load_sound
@@ -73,9 +74,7 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
         raise UserError(f"--out {request.out}: must end in .safetensors: it is the file of the adapter")
     manifest = read_manifest(request.manifest)
     info = find(request.model, request.revision)
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no GPU here; `wanbatch doctor` says why")
-    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device(request.device).type
     torch.manual_seed(request.seed)
     probe = SoundAdapter.new(8)  # for the rate and the length that its encoder takes
     sounds, prompts = _pairs(manifest, probe.encoder.rate, probe.encoder.seconds, say)

@@ -37,7 +37,9 @@ def convert(adapter: AdapterFile, model: ModelLayers, layout: str, out: Path) ->
         raise UserError(f"adapter {adapter.path}: conversion is for models of one transformer")
     (tensors,) = load_tensors(adapter)
     written, header = LAYOUTS[layout](tensors, model.layers, adapter.path)
-    kept = {name: text for name, text in adapter.metadata.items() if name.startswith(("ss_", "modelspec."))}
+    kept = {
+        name: text for name, text in adapter.metadata.items() if name.startswith(("ss_", "modelspec.", "wanbatch."))
+    }
     kept.pop("ss_network_alpha", None)  # a scale is said once, in the layout's own way
     draft = out.with_name(f".{out.name}.new")
     try:

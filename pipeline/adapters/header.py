@@ -40,20 +40,24 @@ class Header:
 
         Args:
             expert: Which transformer's, if the adapter is for two.
+
+        Raises:
+            UserError: If it cannot be read, or is no JSON object.
         """
         if (text := self.metadata.get("lora_adapter_metadata")) is not None:
             whose = "transformer_2." if expert == 1 else "transformer."
-            given = _json_object(text).items()
+            given = _json_object(text, f"adapter {self.path}: lora_adapter_metadata of its header").items()
             return {
                 name.removeprefix(whose): value for name, value in given if name.startswith(whose) or "." not in name
             }
         beside = self.path.with_name("adapter_config.json")
         try:
-            return _json_object(beside.read_text(encoding="utf-8"))
+            text = beside.read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{beside}: cannot be read ({error}): the scale of {self.path.name} is in it") from error
+        return _json_object(text, str(beside))
 
 
 def read_header(path: Path) -> Header:
@@ -124,9 +128,12 @@ def _scalars(path: Path, entries: Mapping[str, Any], start: int) -> dict[str, fl
     return values
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    """What a JSON text says; without it the adapter's scale would be a guess."""
     try:
         found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    except ValueError as error:
+        raise UserError(f"{where}: is not JSON ({error}): the adapter's scale is in it; fetch it again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: is not a JSON object: the adapter's scale is in it; fetch it again")
+    return found

@@ -13,8 +13,7 @@ import torch
 
 from wanbatch.pipeline.core.backends import AnyDenoisingModel
 from wanbatch.pipeline.core.device import synchronized_time
-from wanbatch.pipeline.core.prompts import TEXT_TOKENS
-from wanbatch.pipeline.core.samples import TEXT_LENGTHS
+from wanbatch.pipeline.core.prompts import TEXT_LENGTHS, TEXT_TOKENS
 
 CANDIDATES = (1, 2, 4, 8, 16)
 TOLERANCE = 0.03  # of the best time a row, that a smaller batch may lose

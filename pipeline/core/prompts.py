@@ -10,6 +10,10 @@ import regex
 TEXT_TOKENS = 512
 """Tokens of a prompt that Wan reads, with the one that ends it: it pads shorter prompts to that, and cuts others."""
 
+TEXT_LENGTHS = (30, 62, 126, 254, TEXT_TOKENS)
+"""The lengths that texts are padded to. With the two keys that stand for Wan's own padding, the number of keys is a
+multiple of 32."""
+
 
 def clean(prompt: str) -> str:
     """The text that is tokenized, as diffusers' `prompt_clean` makes it: mended Unicode and HTML, single spaces."""

@@ -8,13 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from wanbatch.pipeline.core.prompts import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_LENGTHS
 from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts
 from wanbatch.pipeline.sampling.solvers import Solution
-
-# The lengths that texts are padded to. With the two keys that stand for Wan's own padding, the number of keys is a
-# multiple of 32.
-TEXT_LENGTHS = (30, 62, 126, 254, TEXT_TOKENS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

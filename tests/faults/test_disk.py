@@ -16,7 +16,7 @@ from job_making import commits, table, wait_until, workers_of
 
 from wanbatch.errors import MachineryError
 
-ROWS = [{"id": "a", "prompt": "x"}, {"id": "wait-b", "prompt": "go"}, {"id": "c", "prompt": "x"}]
+ROWS = [{"id": "a", "prompt": "x"}, {"id": "wait-b", "prompt": "go"}, {"id": "c", "prompt": "z"}]
 MADE = {"a", "wait-b", "c"}
 
 

@@ -97,7 +97,7 @@ def _holder(out) -> int | None:
 )
 def test_killed_inside_a_system_call(start_command, shared_ray, strace, tmp_path, fault):
     """Fault 1, from outside: strace kills the driver as it enters the call."""
-    rows = [{"id": "a", "prompt": "x"}, {"id": "wait-b", "prompt": str(tmp_path / "go")}, {"id": "c", "prompt": "x"}]
+    rows = [{"id": "a", "prompt": "x"}, {"id": "wait-b", "prompt": str(tmp_path / "go")}, {"id": "c", "prompt": "z"}]
     process = start_command(rows, WANBATCH_TEST_RAY=shared_ray)
     wait_until(lambda: commits(tmp_path / "out"), what="the first commit")
     strace(process.pid, fault)

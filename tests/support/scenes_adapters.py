@@ -43,6 +43,11 @@ def adapters_that_cannot_be_used(at: At) -> Iterator[str]:
     shutil.copy(next((folder / "transformer").glob("*.safetensors")), "whole.safetensors")
     for name in ("none.safetensors", "a.pt", *(f"{name}.safetensors" for name in ("half", "part", "wide", "both"))):
         yield raised(lambda name=name: read_adapter(at.folder / name, layers))
+    wrong = {"lora_adapter_metadata": "{'lora_alpha': 8}"}
+    save_file(tensors, at.folder / "mangled.safetensors", metadata=wrong)
+    yield raised(lambda: read_adapter(at.folder / "mangled.safetensors", layers))
+    save_file(tensors, at.folder / "mangled.safetensors", metadata={"lora_adapter_metadata": "[8]"})
+    yield raised(lambda: read_adapter(at.folder / "mangled.safetensors", layers))
     yield raised(lambda: digest_of(at.folder / "none.safetensors"))
     yield raised(lambda: read_adapter(good, layers, good))
     read_adapter(good, layers)

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 from job_making import picture
 from remedy_scenes import At, raised, scene
+from safetensors.torch import save_file
 
-from wanbatch.jobs.training import lora
+from wanbatch.jobs.training import few_step, lora
 from wanbatch.jobs.training.pictures import find_pictures
+from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.low_rank import read_state
+from wanbatch.pipeline.training.same_training import ensure_same_training
 
 
 @scene
@@ -78,3 +82,68 @@ def adapters_that_were_made_for_few_steps(at: At) -> Iterator[str]:
     steps, guidance = int(named["steps"]), float(named["guidance"])
     at.rows({"prompt": "a heart", "style": "few-step", **named, "steps": steps, "guidance": guidance})
     assert "was made for" not in at.works("plan", "m.jsonl")
+
+
+@scene
+def distillations_that_are_asked_for(at: At) -> Iterator[str]:
+    def begin(*given: object) -> None:
+        raise Begun
+
+    at.monkeypatch.setattr(few_step.TrainingModel, "load", begin)
+
+    def train(**more: Any) -> None:
+        chosen = {"device": "cpu", **more}
+        asked = few_step.FewStepRequest("m.jsonl", "four", Path("out"), "tiny", **chosen)
+        few_step.train(asked, said.append)
+
+    said: list[str] = []
+    at.rows({"prompt": "a cup"})
+    yield raised(train)
+    at.rows({"prompt": "a cup"}, {"prompt": "an owl"}, {"prompt": "a cat"})
+    for mistake in ({"width": 100}, {"changed": {"rnak": 2}}, {"changed": {"fake_rank": 0}},
+                    {"changed": {"fake_rank": 1.5}}, {"changed": {"step_counts": 4}},
+                    {"changed": {"checkpointing": 1}}):  # fmt: skip
+        yield raised(lambda mistake=mistake: train(**mistake))
+    for good in ({}, {"width": 96}, {"changed": {"rank": 2}}, {"changed": {"step_counts": [1, 2]}},
+                 {"changed": {"checkpointing": True}}):  # fmt: skip
+        with pytest.raises(Begun):
+            train(**good)
+    with pytest.raises(Begun):
+        train(changed={"prompts": 2})
+    (told,) = [line for line in said if line.startswith("warning")]
+    yield told
+    with pytest.raises(Begun):
+        train(changed={"prompts": int(re.search(r"--set prompts=(\d+)", told)[1])})  # type: ignore[index]
+    assert len([line for line in said if line.startswith("warning")]) == 1
+
+
+@scene
+def folders_of_another_training(at: At) -> Iterator[str]:
+    ensure_same_training(at.folder, {"rank": 2}, {})
+    ensure_same_training(at.folder, {"rank": 2}, {})
+    yield raised(lambda: ensure_same_training(at.folder, {"rank": 3}, {}))
+    at.write("training.json", "{")
+    yield raised(lambda: ensure_same_training(at.folder, {"rank": 2}, {}))
+    at.write("other/x", "")
+    ensure_same_training(at.folder / "other", {"rank": 3}, {})
+
+
+@scene
+def merged_adapters_for_few_steps(at: At) -> Iterator[str]:
+    shipped = Path(find().folder) / "adapters" / "few-step.safetensors"
+    tensors, header = read_state(shipped)
+    save_file(tensors, at.folder / "two.safetensors", header | {"wanbatch.steps": "2"})
+    save_file(tensors, at.folder / "cut.safetensors", header | {"wanbatch.steps": "several"})
+    at.rows({"prompt": "a heart"})
+    fast, two = ("--preset", "fast"), ("--lora", "two=two.safetensors")
+    yield at.refused("plan", "m.jsonl", *fast, *two, "--merge", "two,few-step")
+    at.works("plan", "m.jsonl", *fast, *two, "--merge", "two")
+    yield at.refused("plan", "m.jsonl", *fast, "--lora", "cut=cut.safetensors", "--merge", "cut")
+    at.works("plan", "m.jsonl", *fast, "--lora", f"cut={shipped}", "--merge", "cut")
+    told = at.works("plan", "m.jsonl", "--merge", "few-step", "--steps", "30")
+    yield told
+    assert "was made for" not in at.works("plan", "m.jsonl", "--merge", "few-step", *fast)
+    told = at.works("plan", "m.jsonl", "--merge", "few-step", *fast, "--shift", "5")
+    yield told
+    flags = re.search(r"give (--.*? --schedule linear --shift 3), or", told)[1].split()  # type: ignore[index]
+    assert "was made for" not in at.works("plan", "m.jsonl", "--merge", "few-step", *flags)

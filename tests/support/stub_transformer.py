@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.jobs.driver.units_in_hand import MAX_IN_MODEL
+from wanbatch.jobs.planning.slot_turns import MAX_IN_MODEL
 from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.sampling.solvers import solve
 

@@ -38,7 +38,7 @@ def report_after_run(out: str | Path, manifest: Manifest) -> str | None:
         Path or URL of the page; None if it could not be written.
     """
     try:
-        files, _ = report_files(collect(out, over=True), lambda: manifest)
+        files, _ = report_files(collect(out, over=True, manifest=lambda: manifest), lambda: manifest)
         backend = open_backend(out)
         for name, data in files.items():
             backend.write_atomic(name, data)

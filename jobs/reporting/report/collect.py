@@ -14,12 +14,13 @@ from wanbatch import __version__
 from wanbatch.errors import UserError
 from wanbatch.jobs.reporting.report import groups, work
 from wanbatch.jobs.reporting.report.checks import Checks, read_checks
+from wanbatch.jobs.reporting.report.failed_classes import MOST_ROWS, class_label_names, classes_of_failures
 from wanbatch.jobs.reporting.report.failures import failure_classes
-from wanbatch.jobs.reporting.report.history import Event, Session, Timeline, parsed_events, sessions_of, timeline_of
+from wanbatch.jobs.reporting.report.history import Session, Timeline, sessions_of, timeline_of
+from wanbatch.jobs.reporting.report.sources import FindManifest, manifest_of
 from wanbatch.manifests.dataset.committed_parts import PART, POSITION, CommittedParts
-from wanbatch.manifests.dataset.event_log import LOG
+from wanbatch.manifests.dataset.event_log import LOG, Event, parsed_events
 from wanbatch.manifests.dataset.status import read_internal_file, status
-from wanbatch.manifests.records import huggingface_features
 
 FORMAT = 1
 KEYS = ("id", "manifest_row", "variant", "creativity", "style")
@@ -52,13 +53,16 @@ class ReportData:
     failures: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
-def collect(out: str | Path, class_column: str | None = None, over: bool = False) -> ReportData:
+def collect(
+    out: str | Path, class_column: str | None = None, over: bool = False, manifest: FindManifest | None = None
+) -> ReportData:
     """Read an output folder, without its lock, so also while a run goes on.
 
     Args:
         out: the folder, or its URL.
         class_column: the column that has the class of an image; None: the first of `groups.CLASS_COLUMNS`.
         over: the run is over, although its process still holds the folder.
+        manifest: of the last run, where that is at hand; default: it is read again if failed images have a class.
 
     Raises:
         UserError: It is no output folder, or a part of it is lost.
@@ -73,6 +77,7 @@ def collect(out: str | Path, class_column: str | None = None, over: bool = False
     checks = read_checks(out, frozenset(keys["id"].to_pylist()))
     failed = parts.table("failures", FAILURE_COLUMNS)
     failures = [] if failed is None else failed.sort_by("manifest_row").to_pylist()
+    column, failed_classes = _failed_classes(failures, parts, found["plan"], column or class_column, manifest)
     data = {
         "format": FORMAT,
         "name": folder.rstrip("/").rpartition("/")[2] or folder,
@@ -81,8 +86,8 @@ def collect(out: str | Path, class_column: str | None = None, over: bool = False
         "folder": folder,
         "state": _state(found, sessions, over),
         "counts": _counts(found, checks),
-        "failures": failure_classes(failures, folder),
-        **_grouped(keys, column, checks),
+        "failures": failure_classes(failures, folder, failed_classes),
+        **_grouped(keys, column, checks, failed_classes),
         "checks": checks.as_json(),
         **_work(parts, sessions, events),
         "warnings": _warnings(events),
@@ -110,13 +115,28 @@ def _keys(parts: CommittedParts, wanted: str | None) -> tuple[pa.Table, str | No
     if column not in table.column_names or not groups.is_plain(table.schema.field(column).type):
         there = ", ".join(name for name in schema.names if groups.is_plain(schema.field(name).type))
         raise UserError(f"{parts.backend.root}: has no column {column!r} of text or whole numbers; it has: {there}")
-    feature = huggingface_features(schema).get(column, {})
-    names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
-    classes = groups.class_names(table[column], names)
+    classes = groups.class_names(table[column], class_label_names(schema, column))
     others = table.drop_columns([column])
     if "class" in others.column_names:
         others = others.drop_columns(["class"])
     return others.append_column("class", pa.array(classes, pa.string())), column
+
+
+def _failed_classes(
+    failures: Sequence[Mapping[str, Any]],
+    parts: CommittedParts,
+    plan: Mapping[str, Any],
+    column: str | None,
+    manifest: FindManifest | None,
+) -> tuple[str | None, list[str] | None]:
+    """The column of classes, and the class of each failed image; None: that is not known, or images have none."""
+    if not failures:
+        return column, []
+    unclassed = column is None and bool(parts.names["data"])
+    if unclassed or (plan.get("rows") or 0) > MOST_ROWS:
+        return column, None
+    read = manifest or manifest_of(plan, only_with_images=False)
+    return classes_of_failures(failures, read(), plan.get("digest"), column)
 
 
 def _counts(found: Mapping[str, Any], checks: Checks) -> dict[str, Any]:
@@ -135,14 +155,14 @@ def _state(found: Mapping[str, Any], sessions: Sequence[Session], over: bool) ->
     return "ended without a word" if sessions or found["pending"] else "not begun"
 
 
-def _grouped(keys: pa.Table, column: str | None, checks: Checks) -> dict[str, Any]:
+def _grouped(keys: pa.Table, column: str | None, checks: Checks, failed: Sequence[str] | None) -> dict[str, Any]:
     """Counts by class, creativity and style, and classes before and after."""
     found: dict[str, Any] = {"groups": {}, "class_column": column, "classes": []}
     if column is not None:
-        classes = keys["class"].to_pylist()
+        classes = keys["class"].to_pylist() if "class" in keys.column_names else []
         rejected = [name in checks.rejected for name in keys["id"].to_pylist()]
         sources = groups.source_names(keys)
-        found["classes"] = groups.classes_before_and_after(classes, sources, rejected)
+        found["classes"] = groups.classes_before_and_after(classes, sources, rejected, failed)
     if "creativity" in keys.column_names:
         names = [groups.creativity_name(value) for value in keys["creativity"].to_pylist()]
         found["groups"]["creativity"] = groups.counted(names, MOST_GROUPS)

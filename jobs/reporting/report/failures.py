@@ -7,13 +7,17 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-MESSAGES, IDS = 20, 10
-"""Of a class at most so many messages are shown, and of a message so many ids."""
+from wanbatch.jobs.reporting.report.groups import counted
+
+MESSAGES, IDS, CLASSES = 20, 10, 20
+"""Of a class at most so many messages and classes of images are shown, and of a message so many ids."""
 
 _PARTS_THAT_DIFFER = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")
 
 
-def failure_classes(failures: Sequence[Mapping[str, Any]], out: str) -> list[dict[str, Any]]:
+def failure_classes(
+    failures: Sequence[Mapping[str, Any]], out: str, image_classes: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Failed images by error class, the most common first; in each, alike messages together.
 
     Messages are alike if they are the same but for the row's own id and sources, numbers and quoted values.
@@ -21,16 +25,21 @@ def failure_classes(failures: Sequence[Mapping[str, Any]], out: str) -> list[dic
     Args:
         failures: rows of `failures/`.
         out: the output folder, as it is typed.
+        image_classes: of each of them, what it was to be a picture of; None: not known.
     """
     classes: dict[str, list[Mapping[str, Any]]] = {}
+    of_images: dict[str, list[str]] = {}
     for failure in failures:
         classes.setdefault(failure["error_class"], []).append(failure)
+    for failure, image_class in zip(failures, image_classes or (), strict=bool(image_classes)):
+        of_images.setdefault(failure["error_class"], []).append(image_class)
     return [
         {
             "class": name,
             "images": len(of),
             "retry": f"wanbatch retry {shlex.quote(out)} --class {shlex.quote(name)}",
             "messages": _messages(of),
+            "image_classes": counted(of_images.get(name, ()), CLASSES),
         }
         for name, of in sorted(classes.items(), key=lambda item: (-len(item[1]), item[0]))
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -71,14 +71,19 @@ def counted(values: Collection[str], most: int = MOST_CLASSES) -> list[dict[str,
 
 
 def classes_before_and_after(
-    classes: list[str], sources: list[tuple[str, ...]], rejected: list[bool], most: int = MOST_CLASSES
+    classes: Sequence[str],
+    sources: Sequence[tuple[str, ...]],
+    rejected: Sequence[bool],
+    failed: Sequence[str] | None = None,
+    most: int = MOST_CLASSES,
 ) -> list[dict[str, Any]]:
-    """For each class: the different source pictures, the images made of it, those rejected, and all that count.
+    """For each class: the different source pictures, images made, failed and rejected, and all that count.
 
     Args:
         classes: the class of each image.
         sources: the names or digests of the source pictures of each image.
         rejected: whether a check rejected it.
+        failed: the class of each image that failed; None: not known.
         most: classes at most.
     """
     before: dict[str, set[str]] = {}
@@ -88,10 +93,12 @@ def classes_before_and_after(
         before.setdefault(name, set()).update(used)
         made[name] += 1
         refused[name] += int(bad)
+    lost = Counter(failed or ())
     found = []
-    for name, count in sorted(made.items(), key=lambda item: (-item[1], item[0]))[:most]:
-        own, out = len(before[name]), refused[name]
-        found.append({"class": name, "sources": own, "made": count, "rejected": out, "after": own + count - out})
+    for name in sorted({*made, *lost}, key=lambda name: (-made[name], -lost[name], name))[:most]:
+        own, count, out = len(before.get(name, ())), made[name], refused[name]
+        row = {"class": name, "sources": own, "made": count, "failed": None if failed is None else lost[name]}
+        found.append({**row, "rejected": out, "after": own + count - out})
     return found
 
 

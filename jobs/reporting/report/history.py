@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 
+from wanbatch.manifests.dataset.event_log import Event
+
 ENDS = ("finished", "interrupted", "stopped")
 BINS = 120
 """Points of a curve over time."""
-
-Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +62,6 @@ class Timeline:
     images_per_second: list[float]
     workers: list[int]
     run_starts: list[float] = field(default_factory=list)
-
-
-def parsed_events(log: bytes | None) -> list[Event]:
-    """The events of a log; lines that a kill has cut off are left out."""
-    found = []
-    for line in (log or b"").splitlines():
-        try:
-            event = json.loads(line)
-            event["time"] = datetime.fromisoformat(event["time"])
-            found.append(event)
-        except (ValueError, TypeError, KeyError):
-            continue
-    return found
 
 
 def sessions_of(events: Iterable[Event]) -> list[Session]:

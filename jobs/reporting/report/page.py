@@ -91,7 +91,7 @@ def _render(
             stages=_stages(report.data["stage_seconds"]),
             speed=_speed(report),
             classes=report.data["classes"][:CLASSES_SHOWN],
-            most_of_a_class=max((row["after"] for row in report.data["classes"]), default=1),
+            most_of_a_class=max([1, *(row["after"] for row in report.data["classes"])]),
             pages=pages,
         )
     )

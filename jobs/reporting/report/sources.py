@@ -112,15 +112,17 @@ class SourceThumbnails:
         return sources[index] if index < len(sources) and sources[index].embedded else None
 
 
-def manifest_of(plan: Mapping[str, Any]) -> FindManifest:
-    """A function that reads the manifest of a folder again, if it may have embedded images.
+def manifest_of(plan: Mapping[str, Any], only_with_images: bool = True) -> FindManifest:
+    """A function that reads the manifest of a folder again.
 
-    plan: what the folder's `run.json` records of it.
+    Args:
+        plan: what the folder's `run.json` records of it.
+        only_with_images: do not read it if it can have no embedded images.
     """
 
     def read() -> Manifest | None:
         path, settings = plan.get("manifest"), plan.get("settings", {})
-        if path is None or str(path).endswith(WITHOUT_IMAGES):
+        if path is None or (only_with_images and str(path).endswith(WITHOUT_IMAGES)):
             return None
         try:
             return read_manifest(

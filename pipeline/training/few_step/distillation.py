@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.few_step import FewStepUse
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
@@ -32,7 +34,9 @@ from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.resumable import Learner, TrainingState
 
 CONSISTENCY, MATCHING = "consistency", "matching"
-ADAPTER_FILE, STATE_FILE, SETTINGS_FILE, LOG_FILE = "few-step.safetensors", "state.pt", "settings.json", "log.jsonl"
+NAME = "few-step"
+ADAPTER_FILE, STATE_FILE, SETTINGS_FILE, LOG_FILE = f"{NAME}.safetensors", "state.pt", "settings.json", "log.jsonl"
+RATES = {CONSISTENCY: "consistency_rate", MATCHING: "student_rate", FAKE: "fake_rate"}
 WARM_UP = 50  # steps in which a learning rate rises
 SMALLEST_RATE = 0.1  # of the highest
 
@@ -57,6 +61,7 @@ class Distillation:
         budget: How long.
         out: The folder; it exists.
         report: Called with a line of text now and then.
+        name: Of the adapter, and of its file.
     """
 
     def __init__(
@@ -68,7 +73,9 @@ class Distillation:
         budget: Budget,
         out: Path,
         report: Callable[[str], None] = print,
+        name: str = NAME,
     ):
+        self.name = name
         self.settings, self.bank, self.budget, self.out, self.report = settings, bank, budget, out, report
         self.adapters, self.device = adapters, bank.latents.device
         self.networks = adapted_networks(dit, adapters, bank)
@@ -81,14 +88,21 @@ class Distillation:
         self._losses: dict[str, Tensor] = {}
         self._steps_of_schedule = torch.ones((), device=self.device)
         self._captured: dict[tuple[str, int], Captured] = {}
-        self._recording = self.device.type == "cuda"
+        # A block that is computed again reads the random numbers' state, which a graph cannot record.
+        self._recording = self.device.type == "cuda" and not settings.checkpointing
 
-    def run(self, evaluate: Callable[[], dict[str, Any]], minutes_between: float = 1.0) -> dict[str, Any]:
+    def run(
+        self,
+        evaluate: Callable[[], dict[str, Any]],
+        minutes_between: float = 1.0,
+        told: Callable[[int, str], None] = lambda made, phase: None,
+    ) -> dict[str, Any]:
         """Train until the budget is spent; a folder with a state is gone on with.
 
         Args:
             evaluate: Called now and then with the averaged student active; what it returns is logged.
             minutes_between: Of training, from one call to the next.
+            told: Called with the number of steps made and the phase after each.
 
         Returns:
             What was done.
@@ -102,6 +116,7 @@ class Distillation:
             if self.place.phase == CONSISTENCY and self.budget.progress >= self.settings.consistency_share:
                 self._begin_matching()
             self._step()
+            told(number + 1, self.place.phase)
             if number % 50 == 0:
                 self._look()
             if self.budget.elapsed - last > minutes_between * 60:
@@ -266,9 +281,10 @@ class Distillation:
         losses = {kind: float(loss) for kind, loss in self._losses.items()}
         for kind, loss in losses.items():
             if not math.isfinite(loss):
+                rate = RATES[kind]
                 raise UserError(
                     f"the {kind} loss is {loss} at step {self.budget.step}: the last good state is in {self.out}; "
-                    "go on from it with a lower learning rate"
+                    f"go on from it with a lower learning rate: --set {rate}={getattr(self.settings, rate) / 3:.2g}"
                 )
         return losses
 
@@ -278,7 +294,7 @@ class Distillation:
         losses = self._look()
         self.state.save(self.out / STATE_FILE, asdict(self.place))
         with self.learners[STUDENT].average.applied():
-            self.save_adapter(self.out / ADAPTER_FILE)
+            self.save_adapter(self.file)
             scores = evaluate()
         line = {
             "step": self.budget.step, "seconds": round(elapsed, 1), **asdict(self.place),
@@ -289,19 +305,24 @@ class Distillation:
         self.report(f"{json.dumps(line)} ({time.monotonic() - begin:.0f} s to look)")
         self.budget.go_on(self.budget.step, elapsed)
 
-    def save_adapter(self, path: Path) -> None:
-        """Write the student as it is, with all that one has to know to use it in its header."""
+    @property
+    def file(self) -> Path:
+        """Of the adapter."""
+        return self.out / f"{self.name}.safetensors"
+
+    def save_adapter(self, path: Path, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Write the student as it is, with all that one has to know to use it in its header.
+
+        Args:
+            path: Of the file.
+            more: What else the header says.
+        """
         settings = self.settings
         steps = settings.main_steps
+        use = FewStepUse(steps, "euler", "linear", settings.shift, 1.0)
         path_of_levels = schedule_levels(steps, settings.shift)
-        header = {
-            "wanbatch.kind": "few-step",
-            "wanbatch.steps": steps,
+        header = use.header() | {
             "wanbatch.levels": ",".join(f"{level:.6g}" for level in path_of_levels[:-1]),
-            "wanbatch.sampler": "euler",
-            "wanbatch.schedule": "linear",
-            "wanbatch.shift": settings.shift,
-            "wanbatch.guidance": 1,
             "wanbatch.teacher_guidance": settings.guidance,
             "ss_network_module": "networks.lora",
             "ss_steps": self.budget.step,
@@ -313,7 +334,7 @@ class Distillation:
             "modelspec.title": "few steps without guidance",
             "modelspec.usage_hint": f"{steps} steps of euler, shift {settings.shift:g}, guidance 1",
         }
-        self.adapters.save(STUDENT, path, header)
+        self.adapters.save(STUDENT, path, {**header, **more})
 
 
 def _share(settings: FewStepSettings) -> float:

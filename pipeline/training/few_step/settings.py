@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from wanbatch.errors import UserError
+
+MAY_BE_ZERO = (
+    "seed", "consistency_share", "consistency_again", "even_share", "source_share", "fake_warm_up", "average",
+    "guidance_strength",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class FewStepSettings:
         teacher_latents: How many it makes.
         prompts: How many prompts there are to draw from.
         main_steps: The number of steps that the adapter's header names.
+        checkpointing: Compute blocks again in the backward pass instead of keeping them: less memory, a third slower.
     """
 
     seed: int = 31
@@ -67,6 +75,7 @@ class FewStepSettings:
     teacher_latents: int = 20_000
     prompts: int = 100_000
     main_steps: int = 4
+    checkpointing: bool = False
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""
@@ -81,14 +90,38 @@ class FewStepSettings:
             changed: Settings that are others.
 
         Raises:
-            UserError: For a setting that there is not.
+            UserError: See `of`.
         """
         given = json.loads(path.read_text()) if path.exists() else {}
-        given |= changed
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(given) - known)
+        return cls.of(given | changed)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> FewStepSettings:
+        """Settings of plain values; those that are not given are the default ones.
+
+        Raises:
+            UserError: For a setting that there is not, or a value that is of another kind or not above 0.
+        """
+        defaults = {field.name: field.default for field in fields(cls)}
+        unknown = sorted(set(given) - set(defaults))
         if unknown:
-            raise UserError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
-        if "step_counts" in given:
-            given["step_counts"] = tuple(given["step_counts"])
-        return cls(**given)
+            raise UserError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(defaults))}")
+        return cls(**{name: _checked(name, value, defaults[name]) for name, value in given.items()})
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """A value of the kind of a setting's default."""
+    if isinstance(default, tuple):
+        if isinstance(value, list | tuple) and value and all(type(one) is int and one > 0 for one in value):
+            return tuple(value)
+        raise UserError(f"setting {name} is {value!r}: must be a list of numbers of steps, like {list(default)}")
+    if isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        raise UserError(f"setting {name} is {value!r}: must be true or false")
+    kinds = (int,) if isinstance(default, int) else (int, float)
+    least = 0 if name in MAY_BE_ZERO else None
+    if type(value) in kinds and (value > 0 if least is None else value >= least):
+        return type(default)(value)
+    kind = "a whole number" if isinstance(default, int) else "a number"
+    raise UserError(f"setting {name} is {value!r}: must be {kind} {'above 0' if least is None else 'of at least 0'}")

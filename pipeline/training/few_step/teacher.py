@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 
 STUDENT, FAKE = "student", "fake"
+LATENTS_FILE = "teacher-latents.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +87,28 @@ def teacher_latents(
             noisy = noisy + (lower - level) * (negative + settings.guidance * (positive - negative))
         made.append(noisy)
     return torch.cat(made)
+
+
+def with_latents(
+    dit: FrameTransformer, adapters: LowRankAdapters, bank: PromptBank, settings: FewStepSettings, out: Path
+) -> PromptBank:
+    """A bank with what the teacher makes of its first prompts, which is made once a folder.
+
+    Args:
+        dit: The teacher.
+        adapters: Of the teacher.
+        bank: Its latents have the shape `[0, z, h, w]` of those to make.
+        settings: How many, and how they are made.
+        out: The folder, which keeps them.
+    """
+    file = out / LATENTS_FILE
+    if file.exists():
+        latents = torch.load(file, map_location=bank.latents.device, weights_only=True)
+    else:
+        count = min(settings.teacher_latents, len(bank.prompts.lengths))
+        networks = adapted_networks(dit, adapters, bank)
+        latents = teacher_latents(networks, bank, count, tuple(bank.latents.shape[1:]), settings).half()
+        unfinished = file.with_suffix(".new")
+        torch.save(latents, unfinished)
+        unfinished.replace(file)
+    return PromptBank(bank.prompts, bank.negative, latents.float())

@@ -184,8 +184,12 @@ def decoded(model: TrainingModel, latents: Tensor) -> list[Tensor]:
 
 def sheet(model: TrainingModel, comparisons: Sequence[Comparison]) -> Image.Image:
     """Pictures without an adapter above those with it, a pair of lines for each comparison."""
-    lines = [decoded(model, side) for each in comparisons for side in (each.without, each.with_it)]
-    pictures = [[Image.fromarray(to_pixels(picture)) for picture in line] for line in lines]
+    return sheet_of(model, [side for each in comparisons for side in (each.without, each.with_it)])
+
+
+def sheet_of(model: TrainingModel, lines: Sequence[Tensor]) -> Image.Image:
+    """Lines of pictures, each of latents `[B, z, h, w]`, one below the other."""
+    pictures = [[Image.fromarray(to_pixels(picture)) for picture in decoded(model, line)] for line in lines]
     width, height = pictures[0][0].size
     whole = Image.new("RGB", (max(map(len, pictures)) * (width + 4), len(pictures) * (height + 4)), "white")
     for row, line in enumerate(pictures):

@@ -76,8 +76,18 @@ class TrainingModel:
             return self.dit(noisy, level * 1000, context).float()
 
     @torch.no_grad()
-    def latents_of(self, prompts: Sequence[Tensor], negative: Tensor, size: tuple[int, int], steps: int) -> Tensor:
-        """What the model makes of prompts with its own guidance, by Euler's method: latents `[B, z, h, w]`.
+    def latents_of(
+        self,
+        prompts: Sequence[Tensor],
+        negative: Tensor,
+        size: tuple[int, int],
+        steps: int,
+        *,
+        shift: float | None = None,
+        guidance: float | None = None,
+        seed: int = 1000,
+    ) -> Tensor:
+        """What the model makes of prompts by Euler's method: latents `[B, z, h, w]`.
 
         The noise of each picture is drawn on the CPU and depends on its place alone.
 
@@ -86,19 +96,23 @@ class TrainingModel:
             negative: Text states of the negative prompt.
             size: (width, height) in pixels.
             steps: Of the schedule.
+            shift: Of the noise levels; None: the model's own.
+            guidance: The scale; None: the model's own.
+            seed: Of the first picture's noise; the others' follow.
         """
         made = []
-        path = schedule_levels(steps, self.info.shift).tolist()
+        path = schedule_levels(steps, self.info.shift if shift is None else shift).tolist()
+        scale = self.info.guidance if guidance is None else guidance
         shape = (len(self.vae.mean), size[1] // self.stride, size[0] // self.stride)
         for first in range(0, len(prompts), PICTURES_TOGETHER):
             part = prompts[first : first + PICTURES_TOGETHER]
-            generators = [torch.Generator().manual_seed(1000 + first + place) for place in range(len(part))]
+            generators = [torch.Generator().manual_seed(seed + first + place) for place in range(len(part))]
             noisy = torch.stack([torch.randn(shape, generator=each) for each in generators]).to(self.device)
             embeds, lengths = padded([*part, *[negative] * len(part)])
             for level, lower in pairwise(path):
                 levels = torch.full((2 * len(part),), level, device=self.device)
                 positive, free = self.velocity(noisy.repeat(2, 1, 1, 1), levels, embeds, lengths).chunk(2)
-                noisy = noisy + (lower - level) * (free + self.info.guidance * (positive - free))
+                noisy = noisy + (lower - level) * (free + scale * (positive - free))
             made.append(noisy)
         return torch.cat(made)
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
 from wanbatch.pipeline.training.lora import card
 from wanbatch.pipeline.training.lora.buckets import bucket
@@ -20,13 +19,14 @@ from wanbatch.pipeline.training.lora.plot import loss_plot
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 from wanbatch.pipeline.training.lora.training import LoraTraining
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.same_training import ensure_same_training
 
 UNRELATED = (
     "a dog on the beach", "a red car in the snow", "a house in a meadow", "an apple on a blue background",
 )  # fmt: skip
 """Prompts by which damage is measured if no others are given."""
 
-TRAINING_FILE, MEASURES_FILE, PLOT_FILE, CARD_FILE = "training.json", "measures.json", "loss.svg", "README.md"
+MEASURES_FILE, PLOT_FILE, CARD_FILE = "measures.json", "loss.svg", "README.md"
 SAMPLED = 4  # prompts of each kind
 
 
@@ -129,11 +129,6 @@ def _captions(examples: Examples) -> list[str]:
 def _ensure_same_training(
     out: Path, settings: LoraSettings, examples: Examples, model: TrainingModel, about: card.About
 ) -> None:
-    """Write what the folder's training is, or compare it with what an earlier run wrote.
-
-    Raises:
-        UserError: If it is another one.
-    """
     said: dict[str, Any] = asdict(settings) | {
         "name": about.name,
         "model": model.info.digest,
@@ -141,20 +136,8 @@ def _ensure_same_training(
         "content": _digest(examples),
         "captions": list(dict.fromkeys(_captions(examples)))[:SAMPLED],
     }
-    file = out / TRAINING_FILE
-    if not file.exists():
-        file.write_text(json.dumps(said, indent=1) + "\n")
-        return
-    try:
-        before = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file}: is damaged ({error}): give another folder with --out") from error
-    for key in said:
-        if said[key] != before.get(key):
-            others = "other pictures or captions"
-            words = {"content": others, "captions": others, "model": "another model"}
-            told = words.get(key, f"{key.replace('_', ' ')} {before.get(key)}, not {said[key]}")
-            raise UserError(f"{out}: has a training with {told}: give what it was begun with, or another --out")
+    others = "other pictures or captions"
+    ensure_same_training(out, said, {"content": others, "captions": others, "model": "another model"})
 
 
 def _digest(examples: Examples) -> str:

@@ -30,7 +30,7 @@ from wanbatch.pipeline.training.few_step.distillation import (
 )
 from wanbatch.pipeline.training.few_step.losses import Prompts
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
-from wanbatch.pipeline.training.few_step.teacher import STUDENT, PromptBank, adapted_networks, teacher_latents
+from wanbatch.pipeline.training.few_step.teacher import STUDENT, PromptBank, with_latents
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.low_rank import IMAGE_LAYERS, LowRankAdapters, read_state
 from wanbatch.pipeline.training.toy import captions, world
@@ -41,7 +41,7 @@ from wanbatch.pipeline.training.toy.scores import Studio
 TINY = Path(__file__).resolve().parents[2] / "tiny"
 CAPTION_TOKENS = 40
 LATENT = (8, 8)  # of pictures of 128x128
-SCORES_FILE, LATENTS_FILE = "scores.json", "teacher-latents.pt"
+SCORES_FILE = "scores.json"
 
 
 def write_bank(studio: Studio, settings: FewStepSettings) -> PromptBank:
@@ -71,19 +71,6 @@ def _encode(studio: Studio, texts: list[str]) -> Prompts:
     return Prompts(torch.cat([embed(studio.encoder, *part).to(dtype) for part in parts]), lengths)
 
 
-def _with_latents(studio: Studio, adapters: LowRankAdapters, bank: PromptBank, settings: FewStepSettings, out: Path):
-    """The bank with the teacher's latents, which are made once a folder."""
-    file = out / LATENTS_FILE
-    count = min(settings.teacher_latents, len(bank.prompts.lengths))
-    if file.exists():
-        latents = torch.load(file, map_location=studio.device, weights_only=True)
-    else:
-        networks = adapted_networks(studio.dit, adapters, bank)
-        latents = teacher_latents(networks, bank, count, tuple(bank.latents.shape[1:]), settings)
-        torch.save(latents.half(), file)
-    return PromptBank(bank.prompts, bank.negative, latents.half().float())
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train and evaluate, as the module's docstring says."""
     given = _arguments(arguments)
@@ -101,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     adapters = LowRankAdapters(studio.dit, IMAGE_LAYERS)
     if not given.scores_only:
-        bank = _with_latents(studio, adapters, write_bank(studio, settings), settings, given.out)
+        bank = with_latents(studio.dit, adapters, write_bank(studio, settings), settings, given.out)
         print(f"{time.monotonic() - begin:.0f} s: {len(bank.latents)} latents", flush=True)
         budget = Budget(given.minutes, given.steps, given.stop_after)
         training = Distillation(studio.dit, adapters, bank, settings, budget, given.out, _say)

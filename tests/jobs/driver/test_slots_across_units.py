@@ -6,8 +6,9 @@ import pytest
 from job_making import log_events, pictures, write_jsonl
 from local_pool import run_locally
 
-from wanbatch.jobs.driver.units_in_hand import MAX_IN_MODEL, MAX_WRITING
+from wanbatch.jobs.driver.units_in_hand import MAX_WRITING
 from wanbatch.jobs.planning.preparation import prepare
+from wanbatch.jobs.planning.slot_turns import MAX_IN_MODEL
 from wanbatch.jobs.worker.messages import WorkerSetup
 
 LONG = " ".join(["a big red heart on the left"] * 8)

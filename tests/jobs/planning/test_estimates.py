@@ -22,6 +22,7 @@ from wanbatch.jobs.planning.estimates import estimate
 from wanbatch.jobs.planning.first_rows import first_rows, table_lines
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.planning.rates import TABLE, Rates, rates_of_gpu, rates_of_records
+from wanbatch.jobs.planning.slot_turns import MAX_IN_MODEL, ONE_BY_ONE
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.records import data_table, timing_table
 
@@ -126,6 +127,18 @@ def test_the_benchmark_table_foretells_whole_runs_on_a_gpu(run, tmp_path):
     assert found.least <= measured <= found.most
 
 
+def test_estimates_are_within_a_quarter_of_a_run_on_a_gpu(monkeypatch):
+    """Four kinds of rows in two sizes; the file has what its script derives from the seconds that were measured."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = runpy.run_path(str(ROOT / "benchmarks" / "foresee_again.py"))
+    result = json.loads(script["RESULT"].read_text(encoding="utf-8"))
+    assert result[script["KEY"]] == script["derived"](result)
+    as_made, full = result[script["KEY"]]["ways"].values()
+    for name, found in as_made.items():
+        assert found["ratio"] == pytest.approx(1, abs=0.25)
+        assert full[name]["device_seconds"] < found["device_seconds"]
+
+
 @pytest.mark.parametrize("known", [[0, 2], [1]])
 def test_some_units_of_a_real_run_foretell_the_others(known):
     """Of the small model on a machine of its own: units of other sizes, guidance and fill."""
@@ -151,6 +164,52 @@ def test_slots_that_stay_empty_are_paid_for(tmp_path):
     denoising, rest = 10 * 0.05, 0.2 + 0.01
     assert one.middle / timed.held == pytest.approx(denoising + rest, rel=0.03)
     assert eight.middle / timed.held == pytest.approx(2 * denoising + 8 * rest, rel=0.03)
+
+
+def test_slots_stay_full_across_units(tmp_path):
+    """Forty rows of which a unit has eight, in four slots: the end of a unit leaves none empty."""
+    data, timings = records(40, 0.05)
+    timed = rates_of_records(data, timings, {}, 1, "out")
+    rows = [{"prompt": "a", "steps": 4 + 8 * (n % 2), "width": 64, "height": 64, "guidance": 3} for n in range(40)]
+    plan, settings = planned(tmp_path, *rows), Settings(unit_rows=8)
+    full, drained = (
+        estimate(plan, timed, settings, in_model=number).seconds for number in (MAX_IN_MODEL, ONE_BY_ONE)
+    )
+    assert full is not None
+    assert drained is not None
+    turns, rest = 20 * (4 + 12) / 4, 40 * 0.21
+    assert full.middle / timed.held == pytest.approx(turns * 0.05 + rest, rel=0.1)
+    assert drained.middle > 1.1 * full.middle
+
+
+def test_every_worker_has_slots_of_its_own(tmp_path):
+    """Eight rows are two rounds of four slots for one worker, and as many for each of eight."""
+    data, timings = records(40, 0.05)
+    timed = rates_of_records(data, timings, {}, 1, "out")
+    plan = planned(tmp_path, *[{"prompt": "a", "steps": 10, "width": 64, "height": 64, "guidance": 3}] * 24)
+    one, eight = (estimate(plan, timed, Settings(workers=count, slots=8)).seconds for count in (1, 8))
+    assert one is not None
+    assert eight is not None
+    assert eight.middle == pytest.approx(one.middle), "units are no smaller than the slots"
+    one, seven = (estimate(plan, timed, Settings(workers=count, slots=4)).seconds for count in (1, 7))
+    assert one is not None
+    assert seven is not None
+    assert seven.middle == pytest.approx(one.middle)
+
+
+def test_slots_are_counted_as_workers_counted_them():
+    """Half of the slots that were computed had no row, so a row's evaluation took half of what it seems to."""
+    data, timings = records(40, 0.05)
+    counts = (timings["steps_full"].to_numpy() + timings["steps_cached"].to_numpy()).tolist()
+    events = [
+        {"event": "unit", "unit": number, "attempt": 1, "evaluations": count, "slot_steps": count * 2.0}
+        for number, count in enumerate(counts)
+    ]
+    supposed, counted, partly = (
+        rates_of_records(data, timings, {}, 1, "out", its) for its in ([], events, events[:20])
+    )
+    assert counted.denoising == pytest.approx(2 * supposed.denoising), "four slots were supposed for each row"
+    assert supposed.denoising < partly.denoising < counted.denoising
 
 
 def test_the_table_is_derived_from_the_results(monkeypatch):

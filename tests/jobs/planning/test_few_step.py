@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from wanbatch.jobs.cli.main import main
+from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.training.low_rank import read_state
 
 FEW = ["--steps", "4", "--guidance", "1", "--sampler", "euler"]
 
@@ -29,8 +33,53 @@ def test_merged_with_the_settings_of_the_model(tmp_path):
     assert said == (
         "adapter 'few-step' was made for 4 steps of euler with guidance 1, and 2 of 2 images that use it have "
         "guidance and another sampler and more steps: give --steps 4 --sampler euler --guidance 1, "
-        "or the same in their rows"
+        "or the same in their rows, or --preset fast, which takes them from its file"
     )
+
+
+def test_the_preset_fast_takes_the_settings_of_a_merged_adapter(tmp_path):
+    rows = [{"id": "a", "prompt": "a dog"}, {"id": "b", "prompt": "a cat", "steps": 3}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def planned(*flags: str) -> dict:
+        done = CliRunner().invoke(main, ["plan", str(tmp_path / "rows.jsonl"), "--json", *flags])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    found = planned("--merge", "few-step", "--preset", "fast")
+    assert found["warnings"] == []
+    assert [(row["steps"], row["sampler"], row["guidance"]) for row in found["first_rows"]] == [
+        (4, "euler", 1.0), (3, "euler", 1.0),
+    ]  # fmt: skip
+    assert planned("--merge", "few-step", "--preset", "fast", "--steps", "2")["first_rows"][0]["steps"] == 2
+    plain = planned("--preset", "fast")["first_rows"][0]
+    assert (plain["steps"], plain["sampler"]) == (18, "unipc1")
+
+
+def test_another_shift_is_told_with_the_flags_that_mend_it(tmp_path):
+    rows = [{"id": "a", "prompt": "a dog"}]
+    (said,) = warnings(tmp_path, rows, "--merge", "few-step", *FEW, "--shift", "5")
+    assert "have another shift: give --steps 4 --sampler euler --guidance 1 --schedule linear --shift 3, or" in said
+    assert warnings(tmp_path, rows, "--merge", "few-step", *FEW, "--schedule", "linear", "--shift", "3") == []
+
+
+def test_two_merged_adapters_for_few_steps_that_disagree_are_refused(tmp_path):
+    tensors, header = read_state(Path(find().folder) / "adapters" / "few-step.safetensors")
+    save_file(tensors, tmp_path / "two.safetensors", header | {"wanbatch.steps": "2"})
+    save_file(tensors, tmp_path / "cut.safetensors", {"wanbatch.kind": "few-step"})
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a dog"}\n')
+
+    def refused(*flags: str) -> str:
+        done = CliRunner().invoke(main, ["plan", str(tmp_path / "rows.jsonl"), "--preset", "fast", *flags])
+        assert done.exit_code == 2, done.output
+        return done.stderr
+
+    both = ["--lora", f"two={tmp_path}/two.safetensors", "--merge", "two,few-step"]
+    assert "the merged adapters 'two' and 'few-step' were made for different settings: merge one of them" in refused(
+        *both
+    )
+    cut = ["--lora", f"cut={tmp_path}/cut.safetensors", "--merge", "cut"]
+    assert "its header does not say rightly for what steps" in refused(*cut)
 
 
 def test_only_rows_that_name_it_count(tmp_path):

@@ -23,9 +23,9 @@ from rich.console import Console
 
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.reporting import watch
-from wanbatch.jobs.reporting.report.history import parsed_events
 from wanbatch.jobs.reporting.terminal_view import sheet, view
 from wanbatch.jobs.reporting.watch import Look, look, looks, recent_speed, workers_of
+from wanbatch.manifests.dataset.event_log import parsed_events
 
 
 def at(seconds: float):

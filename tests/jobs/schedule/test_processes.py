@@ -145,7 +145,8 @@ def test_a_service_that_is_told_to_stop_and_goes_on_later(place):
     assert "attempt 1: " in log
     assert "attempt 2: " in log
     assert "ended with exit code 130" in log
-    assert sorted(path.name for path in (place.folder / "state/nightly").iterdir()) == ["20260501T020000Z.log"]
+    left = place.folder / "state/nightly"
+    wait_until(lambda: [path.name for path in left.iterdir()] == ["20260501T020000Z.log"], 20, what="the log alone")
 
 
 def test_the_machinery_fails_and_is_tried_again(place):

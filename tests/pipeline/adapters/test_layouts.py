@@ -283,3 +283,13 @@ def test_a_scale_that_is_no_number_is_refused(model, layers, pairs, tmp_path):
     alpha = {"lora_unet_blocks_0_ffn_0.alpha": torch.tensor(float("nan"))}
     path = save_adapter(tmp_path / "a.safetensors", model.config, pairs, "musubi", **alpha)
     assert "which is no finite number" in refused(path, layers)
+
+
+@pytest.mark.parametrize("text", ["{'lora_alpha': 8}", "[8]"])
+def test_settings_that_are_no_json_object_are_refused_as_the_scale_is_in_them(text, model, layers, pairs, tmp_path):
+    path = save_adapter(tmp_path / "a.safetensors", model.config, pairs, "diffusers", lora_adapter_metadata=text)
+    assert "lora_adapter_metadata of its header: is not" in refused(path, layers)
+    path = save_adapter(tmp_path / "peft" / "adapter_model.safetensors", model.config, pairs, "peft")
+    path.with_name("adapter_config.json").write_text(text)
+    with pytest.raises(UserError, match=r"adapter_config.json: is not .* the adapter's scale is in it"):
+        read_adapter(path, layers)

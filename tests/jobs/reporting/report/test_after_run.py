@@ -23,6 +23,9 @@ def test_a_run_leaves_its_report(run_here, settings, sources, tmp_path):
     assert data["runs"][0]["ended"] == "finished"
     assert data["devices"][0]["hours"] > 0
     assert data["class_column"] == "label"
+    [square] = data["classes"]
+    assert (square["made"], square["failed"]) == (1, 1)
+    assert data["failures"][0]["image_classes"] == [{"value": "square", "images": 1}]
     shown = (tmp_path / "out" / "report.html").read_text()
     assert 'alt="source square.png"' in shown
     off = run_here(manifest, tmp_path / "off", settings())

@@ -9,9 +9,10 @@ from wanbatch.jobs.reporting.report import charts, work
 from wanbatch.jobs.reporting.report.cards import Card
 from wanbatch.jobs.reporting.report.failures import failure_classes
 from wanbatch.jobs.reporting.report.groups import classes_before_and_after, counted
-from wanbatch.jobs.reporting.report.history import parsed_events, sessions_of, timeline_of
+from wanbatch.jobs.reporting.report.history import sessions_of, timeline_of
 from wanbatch.jobs.reporting.report.page import arranged
 from wanbatch.jobs.reporting.report.sampling import stratified
+from wanbatch.manifests.dataset.event_log import parsed_events
 from wanbatch.manifests.records import timing_table
 
 
@@ -93,11 +94,13 @@ def test_counts_beyond_the_limit_are_summed_up():
 
 
 def test_classes_count_different_sources_once():
-    found = classes_before_and_after(["a", "a", "b"], [("x",), ("x", "y"), ()], [False, True, False])
-    assert found == [
-        {"class": "a", "sources": 2, "made": 2, "rejected": 1, "after": 3},
-        {"class": "b", "sources": 0, "made": 1, "rejected": 0, "after": 1},
+    made = ["a", "a", "b"], [("x",), ("x", "y"), ()], [False, True, False]
+    assert classes_before_and_after(*made, failed=["b", "c"]) == [
+        {"class": "a", "sources": 2, "made": 2, "failed": 0, "rejected": 1, "after": 3},
+        {"class": "b", "sources": 0, "made": 1, "failed": 1, "rejected": 0, "after": 1},
+        {"class": "c", "sources": 0, "made": 0, "failed": 1, "rejected": 0, "after": 0},
     ]
+    assert [row["failed"] for row in classes_before_and_after(*made)] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from page_reading import Read
-from report_folders import CLASSES, drawing, fill_folder, source_files
+from report_folders import CLASSES, FINGERPRINT, drawing, fill_folder, source_files
 from s3_server import ENVIRONMENT, running
 
 from wanbatch.jobs.cli.main import main
@@ -22,6 +22,7 @@ from wanbatch.jobs.reporting.report.collect import collect
 from wanbatch.jobs.reporting.report.page import report_page
 from wanbatch.jobs.reporting.report.sources import SourceThumbnails
 from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.records import UsedSource
 from wanbatch.manifests.storage import fsspec_io
 
@@ -164,6 +165,28 @@ def test_a_folder_where_everything_failed(tmp_path):
     fill_folder(tmp_path / "all", 1, 3, 3)
     assert collect(tmp_path / "all").data["counts"]["failed"] == 3
     assert "There are none yet" in _page(tmp_path / "all").words
+
+
+@pytest.mark.parametrize("failed", [2, 4], ids=["some", "all"])
+def test_failed_images_are_counted_by_their_class(failed, tmp_path):
+    """Which the manifest has alone. A class of which everything failed is in the table, too."""
+    manifest = tmp_path / "rows.jsonl"
+    rows = [{"id": f"row-{n:06d}", "prompt": "a", "class": "cat" if n < 2 else "gnu"} for n in range(4)]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fill_folder(tmp_path / "out", 1, 4, failed)
+    with OutputFolder.open(tmp_path / "out", FINGERPRINT) as folder:
+        folder.set_plan({"rows": 4, "manifest": str(manifest), "digest": read_manifest(manifest).digest})
+    data = collect(tmp_path / "out").data
+    assert {row["class"]: row["failed"] for row in data["classes"] if row["failed"]} == (
+        {"gnu": 2} if failed == 2 else {"cat": 2, "gnu": 2}
+    )
+    [failure] = data["failures"]
+    assert sum(one["images"] for one in failure["image_classes"]) == failed
+    assert "By class: " in _page(tmp_path / "out").words
+    manifest.write_text(manifest.read_text() + '{"id": "more", "prompt": "a", "class": "cat"}\n')
+    found = collect(tmp_path / "out").data
+    assert all(row["failed"] is None for row in found["classes"]), "a manifest that was changed says nothing"
+    assert found["failures"][0]["image_classes"] == []
 
 
 def test_lost_and_changed_sources_are_named(tmp_path):

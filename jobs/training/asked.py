@@ -1,0 +1,44 @@
+"""What every training checks of what the user asked for."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.weights import weight_bytes
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SMALL_MODEL = 1 << 30  # bytes of weights; below, a GPU holds them in fp32
+
+
+def check_name(name: str) -> None:
+    """Check the name of an adapter, which is that of its file.
+
+    Raises:
+        UserError: If it cannot be.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name {name!r}: an adapter's name has letters, digits, . _ - and no spaces")
+
+
+def training_device(given: str | None) -> torch.device:
+    """Where a training is done.
+
+    Args:
+        given: `cpu` or `cuda`; None: a GPU if there is one.
+
+    Raises:
+        UserError: If there is no GPU.
+    """
+    if given == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no GPU here; `wanbatch doctor` says why")
+    return torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def training_type(info: ModelInfo, device: torch.device) -> torch.dtype:
+    """The type of a model's frozen weights: fp32 for small ones and on a CPU, else bf16."""
+    small = device.type == "cpu" or weight_bytes(info) < SMALL_MODEL
+    return torch.float32 if small else torch.bfloat16

@@ -1,0 +1,107 @@
+"""The model card of an adapter for few steps, and what else the header of its file says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any
+
+from wanbatch.pipeline.training.few_step.measures import Measures
+from wanbatch.pipeline.training.few_step.settings import FewStepSettings
+
+FALLS_SHORT = 0.9  # of what the model as it was does
+NARROWER = 0.8  # of the teacher's diversity
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the user says of an adapter for few steps.
+
+    Attributes:
+        name: Of the adapter, and of its file.
+        base: The model that it was distilled from, as the user gave it.
+        prompts: Where the prompts are from.
+        count: How many there are.
+        license: Of the adapter.
+        author: Who made it.
+    """
+
+    name: str
+    base: str
+    prompts: str
+    count: int
+    license: str = "apache-2.0"
+    author: str = ""
+
+
+def header(about: About, size: tuple[int, int]) -> dict[str, Any]:
+    """What the header says beside what the adapter was made for.
+
+    Args:
+        about: The adapter.
+        size: (width, height) of a training picture in pixels.
+    """
+    said = {
+        "ss_base_model_version": "wan2.2",
+        "ss_sd_model_name": about.base,
+        "modelspec.architecture": "wan2.2/lora",
+        "modelspec.title": about.name,
+        "modelspec.resolution": f"{size[0]}x{size[1]}",
+        "modelspec.date": date.today().isoformat(),
+        "modelspec.author": about.author,
+        "modelspec.license": about.license,
+    }
+    return {key: value for key, value in said.items() if value != ""}
+
+
+def write(
+    about: About, settings: FewStepSettings, measures: Measures, done: Mapping[str, Any], size: tuple[int, int]
+) -> str:
+    """The README.md of an adapter.
+
+    Args:
+        about: The adapter.
+        settings: Of the distillation.
+        measures: Of what came out.
+        done: What `Distillation.run` returned.
+        size: (width, height) of a training picture in pixels.
+    """
+    file, steps = f"{about.name}.safetensors", settings.main_steps
+    front = {"license": about.license, "base_model": about.base, "library_name": "diffusers"}
+    lines = [
+        "---", *(f"{key}: {value}" for key, value in front.items()), "tags:", "- lora", "- text-to-image", "---", "",
+        f"# {about.name}", "",
+        f"An adapter (LoRA, rank {settings.rank}) for `{about.base}`, with which it makes pictures in {steps} steps "
+        "of `euler` without guidance, distilled with `wanbatch train few-step`.", "",
+        "## Use", "", "```",
+        f"wanbatch run manifest.jsonl --lora {about.name}={file} --merge {about.name} --preset fast",
+        "```", "",
+        f"In other tools: {steps} steps of Euler's method, shift {settings.shift:g}, guidance 1.", "",
+        "## What it does", "",
+        f"{measures.pictures} pictures of the same prompts from the same noise; latents are compared, the norm of "
+        "their difference over that of the teacher's.", "",
+        "| | from the teacher's pictures | between two pictures of one prompt |", "|---|---|---|",
+        f"| the teacher, {settings.teacher_steps} steps, guidance {settings.guidance:g} | 0 | "
+        f"{measures.diversity_of_teacher:.3f} |",
+        f"| as it was, {steps} steps, no guidance | {measures.distance_without:.3f} | |",
+        f"| with the adapter, {steps} steps | {measures.distance_with:.3f} | {measures.diversity_with:.3f} |", "",
+        f"The file changes {measures.coverage}. `samples.png` has the three ways one below the other.", "",
+        "## Training", "",
+        f"{about.count} prompts from `{about.prompts}`, no pictures; {size[0]}x{size[1]} pixels; {done['steps']} "
+        f"steps in {done['seconds'] / 60:.1f} minutes.", "",
+        "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in asdict(settings).items()), "",
+        "## Known failures", "", _failures(measures, str(done["phase"])), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _failures(measures: Measures, phase: str) -> str:
+    found = []
+    if measures.distance_with > FALLS_SHORT * measures.distance_without:
+        found.append("- It is hardly nearer to the teacher than the model as it was: it may need more training.")
+    if measures.diversity_with < NARROWER * measures.diversity_of_teacher:
+        found.append("- Its pictures of one prompt are more alike than the teacher's.")
+    if phase == "consistency":
+        found.append("- Its training ended before the matching of distributions began.")
+    return "\n".join(found) or "None were found by these numbers; nothing else was looked for."

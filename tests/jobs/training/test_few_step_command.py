@@ -1,0 +1,113 @@
+"""`wanbatch train few-step`: what it leaves, how it goes on, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from wanbatch.jobs.cli.main import main
+from wanbatch.pipeline.training.low_rank import read_state
+
+ROOT = Path(__file__).parents[3]
+PAGE = (
+    (ROOT / "docs" / "training.md")
+    .read_text(encoding="utf-8")
+    .split("## Few steps of your model")[1]
+    .split("\n## ")[0]
+)
+SETTINGS = {
+    "teacher_latents": 4, "teacher_steps": 2, "fake_rank": 2, "consistency_share": 0.3, "fake_warm_up": 1,
+    "step_counts": [1, 2], "consistency_rate": 1e-2, "student_rate": 1e-2, "average": 0,
+}  # fmt: skip
+QUICK = ["--rank", "2", "--batch", "2", "--width", "32", "--height", "32", "--device", "cpu", "--json"]
+QUICK += [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+
+
+def page_command() -> list[str]:
+    (line,) = re.findall(r"^wanbatch (train few-step .*)$", PAGE, re.MULTILINE)
+    return shlex.split(line)
+
+
+def write_prompts(folder: Path, *prompts: str) -> None:
+    rows = [json.dumps({"prompt": prompt}) for prompt in prompts or ("a dog", "a red car", "an owl", "a dog")]
+    (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(main, list(arguments))
+
+
+def begun(monkeypatch) -> None:
+    """Fail if a model is loaded."""
+    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.load", lambda *given: pytest.fail("a model is loaded"))
+
+
+def test_the_command_of_the_page_leaves_an_adapter_that_a_run_takes_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_prompts(tmp_path)
+    done = invoke(*page_command(), *QUICK, "--steps", "6", "--license", "mit")
+    assert done.exit_code == 0, done.output
+    folder, found = tmp_path / "adapters" / "four-steps", json.loads(done.stdout.splitlines()[-1])
+    assert found["file"] == "adapters/four-steps/four-steps.safetensors"
+    assert (found["prompts"], found["pictures"], found["steps"]) == (3, 12, 4)
+    assert found["coverage"] == "64 of 80 layers, rank 2, scale 1.0"
+    assert found["distance_with"] != found["distance_without"]
+    for name in re.findall(r"`([a-z.-]+\.(?:json|jsonl|pt|png|md))`", PAGE):
+        assert (folder / name).exists(), name
+    assert json.loads((folder / "measures.json").read_text())["phase"] == "matching"
+
+    use = re.search(r"A run uses it by `(.*?)`", PAGE)
+    planned = invoke("plan", "prompts.jsonl", *shlex.split(use[1]), "--json")
+    assert planned.exit_code == 0, planned.output
+    row = json.loads(planned.stdout)
+    assert row["warnings"] == []
+    assert (row["first_rows"][0]["steps"], row["first_rows"][0]["guidance"]) == (4, 1.0)
+
+    again = invoke(*page_command(), *QUICK, "--steps", "8", "--license", "mit")
+    assert again.exit_code == 0, again.output
+    assert "going on at step 6" in again.stderr
+    assert read_state(folder / "four-steps.safetensors")[1]["ss_steps"] == "8"
+    assert read_state(folder / "four-steps.safetensors")[1]["modelspec.license"] == "mit"
+    other = invoke(*page_command(), *QUICK, "--rank", "3")
+    assert other.exit_code == 2
+    assert "has a training with rank 2, not 3: give what it was begun with, or another --out" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--name", "two words"], "an adapter's name has letters, digits, . _ - and no spaces"),
+        (["--width", "100"], "--width 100: must be a multiple of 16 for tiny: 96 or 112"),
+        (["--set", "rnak=1"], "unknown setting 'rnak'; there are average, batch"),
+        (["--set", "student_rate=0"], "setting student_rate is 0: must be a number above 0"),
+        (["--set", "step_counts=4"], "setting step_counts is 4: must be a list of numbers of steps, like [1, 2, 3"),
+        (["--set", "fake_rank=1.5"], "setting fake_rank is 1.5: must be a whole number above 0"),
+        (["--set", "fake_rank=two"], "'fake_rank=two' must be NAME=VALUE with a number"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_a_model_is_loaded(tmp_path, monkeypatch, more, said):
+    monkeypatch.chdir(tmp_path)
+    begun(monkeypatch)
+    write_prompts(tmp_path)
+    done = invoke("train", "few-step", "prompts.jsonl", *more)
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.output
+
+
+def test_one_prompt_is_too_few_and_more_than_are_used_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun(monkeypatch)
+    write_prompts(tmp_path, "a dog", "a dog")
+    done = invoke("train", "few-step", "prompts.jsonl")
+    assert "prompts.jsonl: has 1 different prompts: give at least 2" in done.stderr
+    write_prompts(tmp_path, "a dog", "an owl", "a cat")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = invoke("train", "few-step", "prompts.jsonl", "--set", "prompts=2", "--device", "cuda")
+    assert "warning: prompts.jsonl: 2 of 3 prompts are used: --set prompts=3 takes all" in done.stderr
+    assert "--device cuda: PyTorch finds no GPU here" in done.stderr

@@ -81,34 +81,47 @@ def augment(
         raise click.UsageError("--embeddings is for --measure: it says what else is measured")
     settings = read_settings(**given)
     if measure is not None:
-        target = result or Path(f"{recipe.stem}.measured.json")
-        _measure(recipe, measure, epochs, target, embeddings, settings, as_json)
+        written = result or Path(f"{recipe.stem}.measured.json")
+        _measure(recipe, measure, epochs, written, embeddings, settings, as_json)
         return
-    from wanbatch.jobs.augment import augment as augmenting
+    from wanbatch.jobs.augment.augment import plan_augmentation
 
     target = _manifest(recipe, out, make, manifest)
-    planned = augmenting.plan_augmentation(recipe, target, settings)
+    planned = plan_augmentation(recipe, target, settings)
     if planned.is_full or preview is not None:
         click.echo(_full(planned, as_json) if planned.is_full else _preview(planned, preview or 1, target, settings))
         return
-    written = augmenting.write_augmentation(planned, target)
+    _write(ctx, planned, target, _output(recipe, out) if make else None, submit_to, settings, as_json)
+
+
+def _write(
+    ctx: click.Context,
+    planned: Augmentation,
+    target: Path,
+    out: str | Path | None,
+    submit_to: str | None,
+    settings: Settings,
+    as_json: bool,
+) -> None:
+    """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
+    from wanbatch.jobs.augment.augment import write_augmentation
+
+    written = write_augmentation(planned, target)
     if not as_json:
-        click.echo("\n".join(_lines(planned, written)), err=make)
-    if submit_to is not None:
+        click.echo("\n".join(_lines(planned, written)), err=out is not None)
+    if out is None:
+        told = {"manifest": str(target), "source_fence": written.fence, **planned.as_json()}
+        click.echo(json.dumps(told) if as_json else f"  next      {_next(written)}")
+    elif submit_to is not None:
         from wanbatch.jobs.augment.making import settings_for
         from wanbatch.jobs.cli.submit_command import submit_manifest
 
-        there = settings_for(written, settings)
-        submit_manifest(ctx, target, _output(recipe, out), there, submit_to, as_json)
-    elif make:
+        submit_manifest(ctx, target, out, settings_for(written, settings), submit_to, as_json)
+    else:
         from wanbatch.jobs.augment.making import make_pictures
         from wanbatch.jobs.cli.run_commands import finish
 
-        finish(ctx, make_pictures(written, _output(recipe, out), settings), as_json)
-    elif as_json:
-        click.echo(json.dumps({"manifest": str(target), "source_fence": written.fence, **planned.as_json()}))
-    else:
-        click.echo(f"  next      {_next(written)}")
+        finish(ctx, make_pictures(written, out, settings), as_json)
 
 
 def _full(planned: Augmentation, as_json: bool) -> str:

@@ -251,7 +251,7 @@ def test_a_cluster_gets_the_rows_and_the_folder_of_their_sources(pictures, tmp_p
     told = dict(zip(submission.flags[::2], submission.flags[1::2], strict=True))
     assert (told["--source-fence"], told["--steps"]) == (str(tmp_path), "30")
     assert len(rows_of(tmp_path / "plans/rows.jsonl")) == 19
-    assert "--submit-to is for --run" in usage_error(invoke("augment", "recipe.toml", *flags[2:]))
+    assert "--submit-to is for --run" in usage_error(invoke("augment", "recipe.toml", *flags[3:]))
 
 
 def test_a_class_without_pictures_is_refused(pictures):

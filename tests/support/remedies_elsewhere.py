@@ -38,6 +38,16 @@ ELSEWHERE: Table = {
         "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",
         "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
     },
+    "jobs/cli/augment_command.py": {
+        "--embeddings is for --measure": "tests/jobs/augment/test_measuring.py"
+        "::test_a_model_of_the_user_is_measured_by_its_embeddings",
+        "--submit-to is for --run": "tests/jobs/augment/test_augment_command.py"
+        "::test_a_cluster_gets_the_rows_and_the_folder_of_their_sources",
+    },
+    "manifests/sources/notes.py": {
+        "holds no whole place": "tests/pipeline/batching/test_regions.py"
+        "::test_a_changing_part_smaller_than_a_place_lowers_the_start",
+    },
     "jobs/cli/check_command.py": {
         "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
     },

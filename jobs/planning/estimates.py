@@ -121,11 +121,13 @@ def _slots_computed(
     factor = np.ones(len(plan))
     if units:
         images, sizes = np.concatenate(units), [len(unit) for unit in units]
-        worker = np.repeat(dealt((work.denoising[unit].sum() for unit in units), workers), sizes)
-        group = np.unique(np.stack([worker, size_classes(plan.images, images)]), axis=1, return_inverse=True)[1]
+        workers_of = dealt((work.denoising[unit].sum() for unit in units), workers)
+        alone = {workers_of.index(worker) for worker in set(workers_of)}
+        kinds = np.stack([np.repeat(workers_of, sizes), size_classes(plan.images, images)])
+        group = np.unique(kinds, axis=1, return_inverse=True)[1]
         evaluations = plan.images["evaluations"].to_numpy()[images]
         number = np.repeat(np.arange(len(units)), sizes)
-        factor[images] = slots_computed(evaluations, group.reshape(-1), number, slots, in_model)
+        factor[images] = slots_computed(evaluations, group.reshape(-1), number, slots, in_model, alone)
     return factor
 
 

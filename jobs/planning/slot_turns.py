@@ -2,13 +2,14 @@
 
 All slots are computed at each turn, whether they have a row or not. Rows of one size class take the slots in their
 order, each for as many turns as it has evaluations; rows of the next unit enter as those of the last one leave, as
-long as few units are open. What is left empty is the end of each size class, and where a long row holds a unit open.
+long as few units are open. A new worker has nothing beside its first unit until that is done. What is left empty is
+the end of that unit and of each size class, and where a long row holds a unit open.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -23,7 +24,12 @@ FOLLOWED = 4096
 
 
 def slots_computed(
-    evaluations: np.ndarray, group: np.ndarray, unit: np.ndarray, slots: int, in_model: int = MAX_IN_MODEL
+    evaluations: np.ndarray,
+    group: np.ndarray,
+    unit: np.ndarray,
+    slots: int,
+    in_model: int = MAX_IN_MODEL,
+    alone: Collection[int] = (),
 ) -> np.ndarray:
     """How many slots are computed for each evaluation of an image; float64 [images], 1 where none is ever empty.
 
@@ -33,6 +39,7 @@ def slots_computed(
         unit: the number of its unit.
         slots: rows denoised together.
         in_model: units that a worker has open at a time.
+        alone: units that the next one does not enter beside, as the first one of each worker.
     """
     factor = np.ones(len(evaluations))
     order = np.argsort(group, kind="stable")
@@ -40,17 +47,20 @@ def slots_computed(
         its = of_group[evaluations[of_group] > 0][:FOLLOWED]
         if len(its):
             rows = zip(evaluations[its].tolist(), unit[its].tolist(), strict=True)
-            factor[of_group] = turns_of(rows, slots, in_model) * slots / evaluations[its].sum()
+            factor[of_group] = turns_of(rows, slots, in_model, alone) * slots / evaluations[its].sum()
     return factor
 
 
-def turns_of(rows: Iterable[tuple[int, int]], slots: int, in_model: int = MAX_IN_MODEL) -> int:
+def turns_of(
+    rows: Iterable[tuple[int, int]], slots: int, in_model: int = MAX_IN_MODEL, alone: Collection[int] = ()
+) -> int:
     """How many turns rows of one size class take.
 
     Args:
         rows: (evaluations, number of its unit) of each, in their order.
         slots: rows denoised together.
         in_model: units that are open at a time.
+        alone: units that the next one does not enter beside.
     """
     free = [0] * slots  # when each slot is free
     ends: list[int] = []  # of the units so far: when all rows of it and of those before it were done
@@ -59,8 +69,8 @@ def turns_of(rows: Iterable[tuple[int, int]], slots: int, in_model: int = MAX_IN
         if unit != current:
             if current != -1:
                 ends.append(end)
+            gate = max(gate, end if current in alone else 0, ends[-in_model] if len(ends) >= in_model else 0)
             current = unit
-            gate = ends[-in_model] if len(ends) >= in_model else 0
         done = max(free[0], gate) + evaluations
         heapq.heapreplace(free, done)
         end = max(end, done)

@@ -26,6 +26,7 @@ CHECKED = "tests/jobs/augment/test_user_models.py"
 LIKE = "tests/jobs/augment/test_embeddings.py"
 CARDS = "tests/jobs/worker/test_device_check.py::test_what_is_offered_for_such_a_card_works"
 MODELS = "tests/jobs/worker/test_model_files.py"
+ADAPTER_COPIES = "tests/jobs/worker/test_adapter_copies.py"
 NODES = "tests/faults/test_nodes.py"
 SITE = "tests/jobs/driver/test_site.py"
 HEARD = "tests/jobs/cli/test_train_sound.py::test_an_adapter_is_trained_in_both_stages_and_taken_by_a_run"
@@ -102,6 +103,12 @@ ELSEWHERE: Table = {
         "run the same command again": f"{MODELS}::test_a_store_that_does_not_answer",
         "give --model-cache a folder": f"{MODELS}::test_a_disk_without_room",
         "only hub models have revisions": f"{MODELS}::test_a_model_in_a_store",
+    },
+    "jobs/planning/adapter_copies.py": {
+        "set XDG_CACHE_HOME to a folder": f"{ADAPTER_COPIES}::test_a_disk_without_room",
+        "have revisions: drop": f"{ADAPTER_COPIES}::test_a_store_without_it_and_one_that_does_not_answer",
+        "check the address": f"{ADAPTER_COPIES}::test_one_on_the_web_that_cannot_be_had",
+        "run the same command again": f"{ADAPTER_COPIES}::test_one_on_the_web_that_cannot_be_had",
     },
     "jobs/reporting/report/failures.py": {
         "wanbatch retry": "tests/jobs/driver/test_retry.py::test_retry_of_one_class_leaves_the_others",

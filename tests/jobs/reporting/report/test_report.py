@@ -182,7 +182,7 @@ def test_failed_images_are_counted_by_their_class(failed, tmp_path):
     )
     [failure] = data["failures"]
     assert sum(one["images"] for one in failure["image_classes"]) == failed
-    assert "By class: " in _page(tmp_path / "out").words
+    assert "By the column class : " in _page(tmp_path / "out").words
     manifest.write_text(manifest.read_text() + '{"id": "more", "prompt": "a", "class": "cat"}\n')
     found = collect(tmp_path / "out").data
     assert all(row["failed"] is None for row in found["classes"]), "a manifest that was changed says nothing"

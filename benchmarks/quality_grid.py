@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wanbatch.jobs.config.presets import recipe
+from wanbatch.jobs.planning.presets import recipe
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.pipeline.loading.registry import ModelInfo
 

@@ -27,6 +27,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 
+pytestmark = pytest.mark.timeout(1800)  # all its commands run before the first test that looks at them
+
 
 def blocks(language: str) -> list[str]:
     every = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
@@ -46,7 +48,7 @@ def workplace(tmp_path_factory) -> Path:
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "HF_HOME": str(folder / "hf")}
     for command in commands():
         if command[0] == "wanbatch" and not any("/" in word and "Wan-AI" in word for word in command):
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return folder
 

@@ -29,8 +29,8 @@ from wanbatch.jobs.benchmark.compare import (
 )
 from wanbatch.jobs.benchmark.stages import StageSettings, bench_stages, shared_copies
 from wanbatch.jobs.config.hardware import PRESETS, ExecutionConfig, Hardware, resolve_execution
-from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.presets import with_preset
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.evaluation.lpips import at_hand

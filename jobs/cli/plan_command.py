@@ -52,12 +52,12 @@ def plan(
     if like is not None and gpu is not None:
         raise click.UsageError("--like and --gpu are two ways to estimate the time: give one of them")
     from wanbatch.jobs.config.hardware import PRESETS
-    from wanbatch.jobs.config.presets import with_preset
     from wanbatch.jobs.driver.fingerprint import model_location
     from wanbatch.jobs.planning.estimates import supposed
     from wanbatch.jobs.planning.first_rows import first_rows, table_lines
     from wanbatch.jobs.planning.forecast import forecast
     from wanbatch.jobs.planning.preparation import prepare
+    from wanbatch.jobs.planning.presets import with_preset
     from wanbatch.jobs.planning.run_units import units_of_run
 
     settings = with_preset(read_settings(**given))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cluster.submission import Submission, flags_of, needed_paths, variables_of
-from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.preparation import read_plan
+from wanbatch.jobs.planning.presets import with_preset
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.storage.urls import absolute, is_url, kind_of

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, resolve_execution
-from wanbatch.jobs.config.presets import with_preset
 from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format, signing_files
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
 from wanbatch.jobs.driver.cluster_nodes import Placement
@@ -25,6 +24,7 @@ from wanbatch.jobs.driver.seen_source import seen_source
 from wanbatch.jobs.driver.site import FindSite, this_machine
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.preparation import read_plan
+from wanbatch.jobs.planning.presets import with_preset
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.manifests.columns import ALWAYS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.adapter_texts import registered
-from wanbatch.jobs.config.presets import known_adapters
+from wanbatch.jobs.config.adapter_texts import Registered, registered
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.adapter_copies import is_fetched, local_adapter
 from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.pipeline.adapters.files import AdapterFile, ModelLayers, read_adapter
-from wanbatch.pipeline.adapters.location import locate
-from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.adapters.location import SUFFIX
+from wanbatch.pipeline.loading.registry import ADAPTERS, ModelInfo
 from wanbatch.suggestions import did_you_mean
 
 
@@ -31,12 +32,14 @@ class NamedAdapter:
         file: what it is.
         weight: how strongly it is applied; a row's own weight is multiplied with it.
         merged: whether all rows get it, in the model's weights.
+        given: what each host fetches it by, if it is on no disk; None: it is where `file` says, on every host.
     """
 
     name: str
     file: AdapterFile
     weight: float
     merged: bool
+    given: Registered | None = None
 
     @property
     def identity(self) -> tuple[str, float]:
@@ -57,6 +60,15 @@ class NamedAdapter:
 
 
 Adapters = Mapping[str, NamedAdapter]
+
+
+def known_adapters(settings: Settings, model: ModelInfo) -> dict[str, str]:
+    """Where adapters are, by name: those that come with the model, in its folder `adapters`, and registered ones.
+
+    A registered one takes the place of one that comes with the model.
+    """
+    shipped = sorted((Path(model.folder) / ADAPTERS).glob(f"*{SUFFIX}"))
+    return {path.stem: str(path) for path in shipped} | settings.lora
 
 
 def check_merged(settings: Settings, model: ModelInfo) -> None:
@@ -128,7 +140,8 @@ def find_adapters(manifest: Manifest, settings: Settings, model: ModelInfo) -> A
 def find_adapter(name: str, text: str, layers: ModelLayers, merged: bool = False) -> NamedAdapter:
     """One registered adapter. text: where it is, as of `adapter_texts.registered`. Raises UserError."""
     given = registered(text)
-    return NamedAdapter(name, read_adapter(locate(given.path, given.revision), layers), given.weight, merged)
+    file = read_adapter(local_adapter(given), layers)
+    return NamedAdapter(name, file, given.weight, merged, given if is_fetched(given) else None)
 
 
 def unused_warning(settings: Settings, adapters: Adapters) -> tuple[str, ...]:

@@ -32,17 +32,39 @@ def with_long_prompts(plan: Plan, model: ModelInfo) -> Plan:
     images, warnings = plan.images, list(plan.warnings)
     counter = TokenCounter(model.folder)
     guided = pc.greater(images["guidance"], 1)
+    beside = _tokens_of_sounds(plan)
     for column, cut in CUT.items():
-        used = images[column] if column == "prompt" else pc.if_else(guided, images[column], None)
-        distinct = used.combine_chunks().dictionary_encode()
-        prompts = distinct.dictionary.to_pylist()
-        longer = counter.longer_than_read(prompts)
-        of_distinct = pa.array([longer.get(prompt) for prompt in prompts], pa.int32())
-        tokens = of_distinct.take(distinct.indices)
-        warnings += _warnings(plan, column, tokens, model.name, counter.can_count)
+        if column == "prompt":
+            read, tokens = TEXT_TOKENS - beside, _tokens_cut(counter, images[column], TEXT_TOKENS)
+            if beside.any():
+                less = _tokens_cut(counter, images[column], int(read.min()))
+                tokens = pc.if_else(pa.array(beside > 0), less, tokens)
+        else:
+            read = np.full(len(images), TEXT_TOKENS)
+            tokens = _tokens_cut(counter, pc.if_else(guided, images[column], None), TEXT_TOKENS)
+        warnings += _warnings(plan, column, tokens, read, model.name, counter.can_count)
         if counter.can_count:
             images = images.set_column(images.schema.get_field_index(cut), cut, tokens)
     return replace(plan, images=images, warnings=tuple(warnings)).with_used_later()
+
+
+def _tokens_cut(counter: TokenCounter, texts: pa.ChunkedArray, read: int) -> pa.Array:
+    """Of each text how many tokens are not read; null where all are. int32."""
+    distinct = texts.combine_chunks().dictionary_encode()
+    prompts = distinct.dictionary.to_pylist()
+    longer = counter.longer_than_read(prompts, read)
+    of_distinct = pa.array([longer.get(prompt) for prompt in prompts], pa.int32())
+    return of_distinct.take(distinct.indices)
+
+
+def _tokens_of_sounds(plan: Plan) -> np.ndarray:
+    """How many places of each image's prompt an adapter's sound takes. int64."""
+    if plan.hearing is None or not plan.hearing.tokens:
+        return np.zeros(len(plan), dtype=np.int64)
+    rows = plan.manifest.rows
+    silent = pc.equal(pc.fill_null(rows["audio_weight"], 1.0), 0.0)
+    heard = pc.and_not(pc.is_valid(rows["audio"]), silent).to_numpy()
+    return np.where(heard[plan.images["row"].to_numpy()], plan.hearing.tokens, 0)
 
 
 def notes_on_long_prompts(plan: Plan) -> tuple[str, ...]:
@@ -56,25 +78,29 @@ def notes_on_long_prompts(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def _warnings(plan: Plan, column: str, tokens: pa.Array, model: str, counted: bool) -> Iterator[str]:
+def _warnings(
+    plan: Plan, column: str, tokens: pa.Array, read: np.ndarray, model: str, counted: bool
+) -> Iterator[str]:
     found = np.flatnonzero(pc.is_valid(tokens))
     rows, first = np.unique(plan.images["row"].to_numpy()[found], return_index=True)
     if not len(rows):
         return
     shown = []
     for row, index in zip(rows[:ROWS_SHOWN].tolist(), found[first].tolist(), strict=False):
-        count = f" ({tokens[index].as_py() + TEXT_TOKENS} tokens)" if counted else ""
+        count = f" ({tokens[index].as_py() + int(read[index])} tokens)" if counted else ""
         shown.append(plan.manifest.row(row).location + count)
     places = ", ".join(shown) + (f" and {len(rows) - len(shown)} more" if len(rows) > len(shown) else "")
     name = column.replace("_", " ")
     which = f"{len(rows)} {name}s are" if len(rows) > 1 else f"1 {name} is"
+    fewest = int(read[found].min())
+    reads = f"reads ({fewest} beside a sound)" if fewest < TEXT_TOKENS else "reads"
     if counted:
         yield (
-            f"{which} longer than the {TEXT_TOKENS} tokens that model {model} reads, and the rest has no effect: "
+            f"{which} longer than the {TEXT_TOKENS} tokens that model {model} {reads}, and the rest has no effect: "
             f"{places}. Shorten what you can; the dataset's column {CUT[column]} says by how much"
         )
     else:
         yield (
-            f"{which} perhaps longer than the {TEXT_TOKENS} tokens that model {model} reads: {places}. The rest "
+            f"{which} perhaps longer than the {TEXT_TOKENS} tokens that model {model} {reads}: {places}. The rest "
             "would have no effect; they were not counted, since the model has no tokenizer/tokenizer.json"
         )

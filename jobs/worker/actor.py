@@ -27,7 +27,7 @@ import pyarrow as pa
 from wanbatch.errors import DeviceError, NodeError, UserError
 from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.units import Task
-from wanbatch.jobs.worker.adapter_files import require_same_files
+from wanbatch.jobs.worker.adapter_files import adapters_here, fetch_adapters
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
 from wanbatch.jobs.worker.device_check import check_card, check_kind, cpu_kind, this_card
 from wanbatch.jobs.worker.engine_use import engines_here
@@ -65,7 +65,7 @@ class Worker:
             load: builds the pipeline, instead of `Wan.load`; for tests of faults.
         """
         self._setup, self._name = setup, name
-        self._load = load or partial(_load_wan, runtime=setup.runtime, adapters=setup.adapters)
+        self._load = load
         self._context: WorkerContext  # from `ready` on
         self._in_model = ModelProgress()
         self._stop_at = math.inf  # monotonic: when the last image may be made
@@ -142,7 +142,8 @@ class Worker:
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         encoders = ThreadPoolExecutor(encoder_threads(setup.device, usable_cores(), setup.workers_on_host), "encode")
         engines = None if setup.engines is None else engines_here(setup, setup.engines, host)
-        pipeline = self._load(setup.model, setup.device, setup.dtype, setup.slots)
+        load = self._load or partial(_load_wan, runtime=setup.runtime, adapters=setup.adapters)
+        pipeline = load(setup.model, setup.device, setup.dtype, setup.slots)
         if setup.threads and "torch" in sys.modules:  # what `load` builds may do without
             sys.modules["torch"].set_num_threads(setup.threads)
         if setup.device == "cpu" and (kind := cpu_kind()) is not None:
@@ -177,12 +178,12 @@ class Worker:
     def _checked(self, host: str) -> WorkerSetup:
         """The setup with the model's files on this host, if its device can run the model."""
         setup = self._setup
+        fetched = fetch_adapters(setup.adapters, host)
         if setup.on_cluster:
             setup = replace(setup, model=local_model(setup.model, setup.model_cache, host))
         if setup.device == "cuda":
             check_card(this_card(), setup, host)
-        require_same_files(setup.adapters, host)
-        return setup
+        return replace(setup, adapters=adapters_here(setup.adapters, fetched, setup.model, host))
 
 
 def _require_seen(source: str | None, host: str) -> None:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from wanbatch.errors import MachineryError, NodeError, UserError
-from wanbatch.jobs.planning.model_copies import copied, find_model, one_at_a_time
+from wanbatch.jobs.planning.host_copies import one_at_a_time
+from wanbatch.jobs.planning.model_copies import copied, find_model
 from wanbatch.manifests.storage.urls import is_url
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
 

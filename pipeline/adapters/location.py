@@ -29,7 +29,10 @@ def locate(path: str, revision: str | None = None) -> Path:
     if local.is_dir():
         return _only(sorted(_without_revision(local, revision).glob(f"*{SUFFIX}")), path).absolute()
     if "://" in path:
-        raise UserError(f"adapter {path}: is an address; download the file and give its path, or give a hub id")
+        raise UserError(
+            f"adapter {path}: such addresses are not supported: give one of https:// or s3://, a hub id, or download "
+            "the file and give its path"
+        )
     parts = path.split("/")
     if local.is_absolute() or path.startswith((".", "~")) or len(parts) < 2:
         raise UserError(
@@ -37,6 +40,11 @@ def locate(path: str, revision: str | None = None) -> Path:
             "`owner/name`"
         )
     return _from_hub("/".join(parts[:2]), "/".join(parts[2:]) or None, revision)
+
+
+def is_on_disk(path: str) -> bool:
+    """Whether a text names a file or a folder of this host."""
+    return Path(path).expanduser().exists()
 
 
 def _without_revision(path: Path, revision: str | None) -> Path:

@@ -34,13 +34,17 @@ class TokenCounter:
         """Whether the model has a tokenizer in the form that can be read here."""
         return self._tokenizer is not None
 
-    def longer_than_read(self, prompts: Iterable[str]) -> dict[str, int]:
+    def longer_than_read(self, prompts: Iterable[str], read: int = TEXT_TOKENS) -> dict[str, int]:
         """Of these prompts, those with more tokens than the model reads; prompt -> how many more.
 
         Only prompts that have as many bytes are tokenized: no token is less than a byte. If the model's tokenizer
         cannot be read, these are given, with 0.
+
+        Args:
+            prompts: As rows have them.
+            read: How many tokens the model reads of each.
         """
-        candidates = [prompt for prompt in prompts if _may_be_longer(prompt)]
+        candidates = [prompt for prompt in prompts if _may_be_longer(prompt, read)]
         if self._tokenizer is None:
             return dict.fromkeys(candidates, 0)
         found: dict[str, int] = {}
@@ -48,7 +52,7 @@ class TokenCounter:
             some = candidates[first : first + TOGETHER]
             encoded = self._tokenizer.encode_batch_fast([clean(prompt) for prompt in some])
             counts = [len(one.ids) for one in encoded]
-            found |= {prompt: n - TEXT_TOKENS for prompt, n in zip(some, counts, strict=True) if n > TEXT_TOKENS}
+            found |= {prompt: n - read for prompt, n in zip(some, counts, strict=True) if n > read}
         return found
 
 
@@ -64,7 +68,7 @@ def _read(path: Path):
     return tokenizer
 
 
-def _may_be_longer(prompt: str) -> bool:
+def _may_be_longer(prompt: str, read: int) -> bool:
     if prompt.isascii():
-        return len(prompt) + _BESIDE_TEXT > TEXT_TOKENS
-    return len(unicodedata.normalize("NFKC", prompt).encode()) + _BESIDE_TEXT > TEXT_TOKENS
+        return len(prompt) + _BESIDE_TEXT > read
+    return len(unicodedata.normalize("NFKC", prompt).encode()) + _BESIDE_TEXT > read

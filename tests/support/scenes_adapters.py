@@ -16,7 +16,7 @@ from remedy_scenes import At, raised, scene
 from safetensors.torch import load_file, save_file
 
 from wanbatch.jobs.planning.adapters import find_adapter
-from wanbatch.jobs.worker.adapter_files import require_same_files
+from wanbatch.jobs.worker.adapter_files import require_same_file
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.header import digest_of
 from wanbatch.pipeline.loading.registry import find
@@ -115,7 +115,7 @@ def places_of_adapters(at: At) -> Iterator[str]:
     yield show("files")
     at.works("adapters", "show", "files/ink.safetensors")
     yield show("nowhere.safetensors")
-    yield show("https://example.org/ink.safetensors")
+    yield show("ftp://example.org/ink.safetensors")
     shutil.copytree("files", "one", ignore=shutil.ignore_patterns("neon*"))
     at.works("adapters", "show", "one")
     yield show("one@v2")
@@ -127,12 +127,12 @@ def places_of_adapters(at: At) -> Iterator[str]:
     at.works("adapters", "show", "one/ink.safetensors")
 
     adapter = find_adapter("ink", "one/ink.safetensors", layers)
-    require_same_files([adapter], "host-1")
+    require_same_file(adapter, "host-1")
     shutil.copy("files/neon.safetensors", "one/ink.safetensors")
-    yield raised(lambda: require_same_files([adapter], "host-1"))
-    require_same_files([find_adapter("ink", "one/ink.safetensors", layers)], "host-1")
+    yield raised(lambda: require_same_file(adapter, "host-1"))
+    require_same_file(find_adapter("ink", "one/ink.safetensors", layers), "host-1")
     Path("one/ink.safetensors").unlink()
-    yield raised(lambda: require_same_files([adapter], "host-1"))
+    yield raised(lambda: require_same_file(adapter, "host-1"))
 
 
 def _no_answer(*_: object, **__: object) -> None:

@@ -17,7 +17,7 @@ from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.planning.adapters import find_adapters
 from wanbatch.jobs.planning.preparation import prepare
-from wanbatch.jobs.worker.adapter_files import require_same_files
+from wanbatch.jobs.worker.adapter_files import adapters_here
 
 ROWS = [
     {"id": "plain", "prompt": "x"},
@@ -140,7 +140,7 @@ def test_adapters_that_cannot_be_used_so(planned, files, rows, given, said):
     ("where", "said"),
     [
         ("nowhere.safetensors", "adapter nowhere.safetensors: there is no such file; give a .safetensors file"),
-        ("https://example.org/a.safetensors", "is an address; download the file and give its path"),
+        ("ftp://example.org/a.safetensors", "such addresses are not supported: give one of https:// or s3://"),
         ("folder", "holds 2 .safetensors files (crayon.safetensors, ink.safetensors): name the one, like"),
         ("owner/name", "is not in the cache"),
     ],
@@ -158,10 +158,14 @@ def test_files_that_are_not_there(planned, files, tmp_path, monkeypatch, where, 
 def test_a_worker_does_not_start_with_another_file(settings, files, model, config, tmp_path, planned):
     plan = planned(*ROWS, lora=files)
     adapters = find_adapters(plan.manifest, settings(lora=files), model).values()
-    require_same_files([*adapters], "host-1")
+
+    def here(adapters) -> None:
+        assert adapters_here([*adapters], {}, model, "host-1") == tuple(adapters)
+
+    here(adapters)
     save_adapter(tmp_path / "ink.safetensors", config, random_pairs(config, 8, 5))
     with pytest.raises(NodeError, match=r"host host-1: adapter 'ink': .* is not the file that this command read"):
-        require_same_files([*adapters], "host-1")
+        here(adapters)
     (tmp_path / "ink.safetensors").unlink()
     with pytest.raises(NodeError, match="cannot be read, which the host of this command reads"):
-        require_same_files([*adapters], "host-1")
+        here(adapters)

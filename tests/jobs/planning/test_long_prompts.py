@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 from job_making import write_jsonl
 
@@ -13,7 +16,11 @@ from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.planning.long_prompts import notes_on_long_prompts
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.manifests.columns import RARE
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.loading.token_counter import TokenCounter
+from wanbatch.pipeline.sound.adapter_file import read_header
+from wanbatch.pipeline.sound.config import OWN_ADAPTER
 
 LONG = ", ".join(f"detail number {number} of a busy street scene" for number in range(60))
 
@@ -73,6 +80,27 @@ def test_many_rows_are_not_all_listed(planned):
     assert "m.jsonl:5 (" in warning
     assert "m.jsonl:6" not in warning
     assert " tokens) and 4 more. " in warning
+
+
+def test_a_sound_takes_places_of_its_prompt(planned, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16000)
+    words, read = LONG.split(), TEXT_TOKENS - read_header(Path(find().folder) / OWN_ADAPTER).tokens
+    counter = TokenCounter(find().folder)
+    fits = next(n for n in range(len(words), 0, -1) if not counter.longer_than_read([" ".join(words[:n])], read))
+    longest, longer = " ".join(words[:fits]), " ".join(words[: fits + 1])
+    plan = planned(
+        {"id": "fits", "prompt": longest, "audio": "a.wav"},
+        {"id": "cut", "prompt": longer, "audio": "a.wav"},
+        {"id": "alone", "prompt": longer},
+        {"id": "unheard", "prompt": longer, "audio": "a.wav", "audio_weight": 0},
+    )
+    found = cut(plan)
+    assert found == {"cut": counter.longer_than_read([longer], read)[longer]}
+    (warning,) = plan.warnings
+    assert warning.startswith(
+        f"1 prompt is longer than the 512 tokens that model tiny reads ({read} beside a sound), and the rest has no "
+        f"effect: m.jsonl:2 ({read + found['cut']} tokens). "
+    )
 
 
 def test_a_model_whose_tokenizer_cannot_be_read(planned, tmp_path):

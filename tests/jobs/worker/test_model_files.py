@@ -15,7 +15,7 @@ from s3_server import ENVIRONMENT, running
 
 from wanbatch.errors import MachineryError, NodeError, UserError
 from wanbatch.jobs.driver.fingerprint import model_location
-from wanbatch.jobs.planning import model_copies
+from wanbatch.jobs.planning import host_copies
 from wanbatch.jobs.planning.model_copies import copied, find_model
 from wanbatch.jobs.worker import model_files
 from wanbatch.jobs.worker.model_files import local_model
@@ -27,7 +27,7 @@ TINY = Path(registry.find().folder)
 
 @pytest.fixture(autouse=True)
 def _own_locks(monkeypatch, tmp_path):
-    monkeypatch.setattr(model_copies.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(host_copies.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(model_files, "stay_offline", lambda: None)
 
 
@@ -81,8 +81,8 @@ def test_a_copy_that_was_killed_is_made_anew(model, tmp_path):
     cache = tmp_path / "cache"
     code = (
         "import os, shutil, sys; from pathlib import Path\n"
-        "from wanbatch.jobs.planning import model_copies\n"
-        "model_copies.tempfile.tempdir = sys.argv[3]\n"
+        "from wanbatch.jobs.planning import host_copies, model_copies\n"
+        "host_copies.tempfile.tempdir = sys.argv[3]\n"
         "shutil.copytree = lambda source, target, **more: (Path(target, 'half').touch(), os._exit(9))\n"
         "model_copies.copied(Path(sys.argv[1]), Path(sys.argv[2]), '0' * 64)\n"
     )

@@ -100,7 +100,10 @@ def test_tokens_stand_after_the_prompts_and_a_full_prompt_makes_room():
     joined = with_sound(torch.zeros(3, 8, dtype=torch.bfloat16), tokens)
     assert joined.dtype == torch.bfloat16
     assert joined.sum(1).tolist() == [0, 0, 0, 8, 8, 8, 8]
-    assert with_sound(torch.zeros(512, 8), tokens).shape == (512, 8)
+    full = with_sound(torch.zeros(512, 8), tokens)
+    assert full.sum(1).tolist() == [0] * 508 + [8] * 4
+    prompt = torch.ones(512, 8)
+    assert torch.equal(with_sound(prompt, tokens * 0), prompt)
 
 
 def test_a_run_hears_by_the_file_or_by_the_models_own_and_weighs_the_tokens(adapter, file, tmp_path):

@@ -1,22 +1,22 @@
 """What the presets choose of steps, sampler and step cache, for the models that they are known for.
 
-Like the precision (`hardware.py`) this holds where no setting says otherwise; a row's own settings win over both.
+Like the precision (`config/hardware.py`) this holds where no setting says otherwise; rows' own settings win over all.
 `exact` chooses nothing: the model's own settings, every block at every step. `fast` takes what a merged adapter for
 few steps was made for, if there is one.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.adapter_texts import registered
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning.adapter_copies import local_adapter
+from wanbatch.jobs.planning.adapters import known_adapters
 from wanbatch.pipeline.adapters.few_step import FewStepUse
 from wanbatch.pipeline.adapters.header import read_header
-from wanbatch.pipeline.adapters.location import SUFFIX, locate
-from wanbatch.pipeline.loading.registry import ADAPTERS, TINY, ModelInfo, find
+from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
 
 # Found by `wanbatch tune` on 96 rows of the small world (benchmarks/tuning_rows.py) on an H200, in fp32; its files
 # are benchmarks/results/tune-tiny-*.toml: `balanced` with `--budget "psnr>=40"`, `fast` with `--budget "psnr>=35"
@@ -59,15 +59,6 @@ def with_preset(settings: Settings) -> Settings:
     return settings.model_copy(update=filled)
 
 
-def known_adapters(settings: Settings, model: ModelInfo) -> dict[str, str]:
-    """Where adapters are, by name: those that come with the model, in its folder `adapters`, and registered ones.
-
-    A registered one takes the place of one that comes with the model.
-    """
-    shipped = sorted((Path(model.folder) / ADAPTERS).glob(f"*{SUFFIX}"))
-    return {path.stem: str(path) for path in shipped} | settings.lora
-
-
 def _of_few_step_adapter(settings: Settings, model: ModelInfo) -> dict[str, Any]:
     """The settings that the merged adapter for few steps was made for; none without one.
 
@@ -77,8 +68,7 @@ def _of_few_step_adapter(settings: Settings, model: ModelInfo) -> dict[str, Any]
     known, found = known_adapters(settings, model), {}
     for name in settings.merge or ():
         if name in known:  # `check_merged` says so of others
-            given = registered(known[name])
-            file = locate(given.path, given.revision)
+            file = local_adapter(registered(known[name]))
             use = FewStepUse.of(file, read_header(file).metadata)
             if use is not None:
                 found[name] = use

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from job_making import write_jsonl
 
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.config import presets
-from wanbatch.jobs.config.presets import recipe, with_preset
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.planning import presets
 from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.plan import make_plan
+from wanbatch.jobs.planning.presets import recipe, with_preset
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.sampling.step_cache import parse

@@ -1,0 +1,89 @@
+"""Copies on this host of what is elsewhere: made once however many processes want one, there whole or not at all.
+
+Processes of one host take turns by a lock on a local disk; whoever comes second finds everything there. Locks on
+network file systems may hang, so none is ever made beside the original. No torch.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+FREE_BYTES = 1 << 30  # that a copy leaves on its disk
+TAGS = ("ETag", "etag", "LastModified", "mtime", "updated")
+"""What stores call the version of a file."""
+
+
+def default_cache(kind: str) -> Path:
+    """`wanbatch/KIND` in the user's cache folder, or in the folder of temporary files if there is no home."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "wanbatch" / kind
+    try:
+        return Path.home() / ".cache" / "wanbatch" / kind
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"wanbatch-{kind}-{_user()}"
+
+
+def tag_of(info: dict[str, Any]) -> str:
+    """What a store tells versions of a file apart by; empty: it says nothing."""
+    return next((str(info[name]) for name in TAGS if info.get(name)), "")
+
+
+def made_once(target: Path, size: int, fill: Callable[[Path], object], remedy: str) -> Path:
+    """Make a folder, unless it is there. What a killed process left half done of it goes.
+
+    Args:
+        target: the folder.
+        size: bytes that will be in it.
+        fill: puts them into an empty folder, which becomes the target when it is done.
+        remedy: what to do if the disk has no room.
+
+    Raises:
+        OSError: The disk has no room, or cannot be used.
+    """
+    with one_at_a_time(str(target)):
+        if target.is_dir():
+            return target
+        cache = target.parent
+        cache.mkdir(parents=True, exist_ok=True)
+        for left in cache.glob(f".{target.name}.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        free = shutil.disk_usage(cache).free
+        if free < size + FREE_BYTES:
+            raise OSError(f"{cache} has {free >> 20} MB free, and {target.name} needs {size >> 20} MB: {remedy}")
+        begun = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=cache))
+        try:
+            fill(begun)
+            os.rename(begun, target)
+        finally:
+            shutil.rmtree(begun, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """Let one process of this host in at a time; the lock of one that dies is free again.
+
+    Args:
+        what: the same text for the same thing.
+    """
+    folder = Path(tempfile.gettempdir()) / f"wanbatch-locks-{_user()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with FileLock(folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.lock"):
+        yield
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as containers have them
+        return str(os.getuid())

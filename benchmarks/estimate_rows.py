@@ -16,7 +16,7 @@ PLACES = ("on a cliff above the sea", "in a narrow street after rain", "on a woo
 SIZES = {"random-5b": ((1280, 704), (704, 704)), "tiny": ((128, 128), (192, 128))}
 """The two sizes of each model's rows."""
 
-STEPS: dict[str, tuple[dict[str, int], int, int]] = {"random-5b": ({}, 8, 30), "tiny": ({"steps": 8}, 2, 5)}
+STEPS: dict[str, tuple[dict[str, int], int, int]] = {"random-5b": ({}, 8, 30), "tiny": ({"steps": 10}, 2, 5)}
 """Of most rows, where they are not the model's own; of rows of few steps; of those of fewer than most."""
 
 

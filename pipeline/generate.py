@@ -24,7 +24,7 @@ from wanbatch.pipeline.adapters.tensors import AdapterTensors, load_tensors
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.backends import VAE, AnyDenoisingModel, ReplacedStages, TextModel
-from wanbatch.pipeline.core.creativity_map import region_of, with_kept_pixels
+from wanbatch.pipeline.core.creativity_map import as_mapped, region_of
 from wanbatch.pipeline.core.device import peak_memory, synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.samples import Denoised, Sample
@@ -328,11 +328,10 @@ class Wan:
             pixels = self.decode_latent(denoised.latent)
         except RowError as error:
             return Failed(request, error)
-        if request.creativity_map is not None and request.creativity_map.keep_pixels:
-            pixels = with_kept_pixels(pixels, request.sources, request.creativity_map)
+        pixels, lowered = as_mapped(pixels, request, self.stride)
         seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
         peak, backends = peak_memory(self.device), self.backends_of(request)
-        return Result(request, pixels, seconds, denoised.work, peak, denoised.slot_steps, backends)
+        return Result(request, pixels, seconds, denoised.work, peak, denoised.slot_steps, backends, lowered)
 
     def _ensure_on_device(self, group: str) -> None:
         """Have a group of the model's modules on the device, see `offload.py`."""

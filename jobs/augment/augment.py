@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +32,7 @@ from wanbatch.jobs.augment.recipe_file import read_recipe
 from wanbatch.jobs.augment.rows import manifest_row
 from wanbatch.jobs.augment.selection import check_names, check_objects, of_classes, of_splits
 from wanbatch.jobs.augment.tables import Reading
+from wanbatch.jobs.config.schedule_names import scheduled_values
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
@@ -120,7 +122,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     earlier = of_this_dataset(earlier_rows(target, recipe.digest), digests)
     require_none_held_out(target, earlier, leaks, held_out)
     taken = taken_by(earlier)
-    drawn = draw(kept, recipe, taken)
+    drawn = draw(kept, recipe, taken, scheduled_values(os.environ))
     require_no_leak(drawn.children, recipe.split)
     made = Counter((child.first.split, child.first.label) for child in drawn.children)
     counts = tuple(

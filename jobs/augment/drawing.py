@@ -68,13 +68,16 @@ def pools_of(originals: Sequence[Original]) -> dict[Pool, list[Original]]:
     return dict(sorted(found.items(), key=lambda item: [name or "" for name in item[0]]))
 
 
-def draw(originals: Sequence[Original], recipe: Recipe, taken: Taken | None = None) -> Drawn:
+def draw(
+    originals: Sequence[Original], recipe: Recipe, taken: Taken | None = None, told: Mapping[str, Any] | None = None
+) -> Drawn:
     """The rows that a recipe makes, without those that there are already.
 
     Args:
         originals: of the splits that are augmented, no two of one class with the same digest.
         recipe: checked; its templates name columns that the originals have.
         taken: rows that there are already; they count for `fill`.
+        told: what templates may name besides columns, which come first.
     Raises:
         UserError: Classes are to be filled and there are none, a score is missing, a prompt cannot be filled in.
     """
@@ -83,7 +86,7 @@ def draw(originals: Sequence[Original], recipe: Recipe, taken: Taken | None = No
     children: list[Child] = []
     warnings: list[str] = []
     for pool, its in pools.items():
-        drawer = _Drawer(its, recipe)
+        drawer = _Drawer(its, recipe, told or {})
         wanted = None
         if recipe.fill is not None:
             if pool[1] is None:
@@ -120,8 +123,8 @@ def _hard(pool: Sequence[Original], recipe: Recipe) -> list[Original]:
 class _Drawer:
     """Draws the rows of one pool."""
 
-    def __init__(self, pool: Sequence[Original], recipe: Recipe):
-        self._recipe = recipe
+    def __init__(self, pool: Sequence[Original], recipe: Recipe, told: Mapping[str, Any]):
+        self._recipe, self._told = recipe, told
         self._by_digest = {one.sha256: one for one in pool}
         self._partners = Partners(list(self._by_digest))
         many = 1 if isinstance(recipe.creativity, Range) else len(recipe.creativity)
@@ -175,7 +178,7 @@ class _Drawer:
     def _prompt(self, base: Original, key: Key) -> str:
         recipe = self._recipe
         text = _drawn(recipe.template, [*key, "template"])
-        values: dict[str, Any] = dict(base.columns)
+        values: dict[str, Any] = {**self._told, **base.columns}
         for name, value in values.items():
             if isinstance(value, str) and value in recipe.synonyms:
                 values[name] = _drawn(recipe.synonyms[value], [*key, "synonym", value])

@@ -78,6 +78,14 @@ def open_embedder(path: Path) -> Embedder:
     return OnnxEmbedder(path)
 
 
+def embedded(model: Embedder, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """What a model says of pictures, float [N, dimensions]. Raises UserError if that is not what it gives."""
+    found = np.asarray(model.embeddings(pictures))
+    if found.ndim != 2 or not np.isfinite(found).all():
+        raise UserError(f"the model of --embeddings gives {found.shape} numbers, or some that are none")
+    return found
+
+
 class EmbeddingsReader(Reader):
     """Compares all pictures of a folder with the originals of a recipe.
 
@@ -115,7 +123,7 @@ class EmbeddingsReader(Reader):
 
     def _look(self) -> None:
         if self._waiting:
-            self._found.append(self._embedded(self._waiting))
+            self._found.append(embedded(self._model, self._waiting))
             self._waiting = []
 
     def _of_originals(self) -> Iterator[np.ndarray]:
@@ -128,16 +136,10 @@ class EmbeddingsReader(Reader):
                 except RowError as error:
                     raise UserError(f"{original.name}: cannot be compared with: {error}") from error
                 if len(batch) == BATCH:
-                    yield self._embedded(batch)
+                    yield embedded(self._model, batch)
                     batch = []
             if batch:
-                yield self._embedded(batch)
-
-    def _embedded(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        found = np.asarray(self._model.embeddings(pictures))
-        if found.ndim != 2 or not np.isfinite(found).all():
-            raise UserError(f"the model of --embeddings gives {found.shape} numbers, or some that are none")
-        return found
+                yield embedded(self._model, batch)
 
     def _together(self, parts: Iterable[np.ndarray]) -> np.ndarray:
         found = list(parts)

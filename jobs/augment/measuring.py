@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from PIL import Image
 from wanbatch import __version__
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.augment import read_reference
-from wanbatch.jobs.augment.classifier import BATCH, SIDE, Examples, train_and_test
+from wanbatch.jobs.augment.classifier import BATCH, Examples, Labelled, Learner
 from wanbatch.jobs.augment.leakage import leaks_between
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.statistics import ARMS, Measured, plot, table
@@ -26,7 +26,6 @@ from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.storage.atomic_files import make_folder, write_atomic
 from wanbatch.manifests.storage.backend import open_backend
-from wanbatch.pipeline.core.requests import fit
 
 TEST = ("test", "testing", "val", "valid", "validation")
 """Splits that are tested on, the first that there is."""
@@ -38,47 +37,91 @@ class Effort:
 
     epochs: int = 30
     seeds: int = 5
-    device: str = "cpu"
+
+
+class Material:
+    """The pictures that is measured with: originals, those that were made of them, and those to test on."""
+
+    def __init__(self, recipe: Path, out: str | Path, settings: Settings):
+        """
+        Args:
+            recipe: whose dataset has the originals and the test pictures.
+            out: the output folder with the pictures that were made.
+            settings: how the dataset is read.
+        Raises:
+            UserError: There is no test split, or there are no classes.
+        """
+        self._reference = reference = read_reference(recipe, settings, everything_looked_at=True)
+        originals, held_out = reference.augmented.originals, reference.held_out
+        split = _test_split(recipe, held_out)
+        self.classes = sorted({one.label for one in originals if one.label is not None})
+        if len(self.classes) < 2:
+            raise UserError(
+                f"{recipe}: measuring needs two classes or more, with pictures in split {reference.recipe.split}"
+            )
+        of_split = [one for one in held_out if one.split == split]
+        copies = {id(leak.original) for leak in leaks_between(of_split, originals)}
+        self._tested = [one for one in of_split if one.label in self.classes and id(one) not in copies]
+        if not self._tested:
+            raise UserError(
+                f"{recipe}: split {split} has no pictures of the classes that are augmented: nothing to test on"
+            )
+        self._real = [one for one in originals if one.label in self.classes]
+        self._out, self._digests = out, {one.sha256 for one in originals}
+
+    def real(self) -> Labelled:
+        """The originals."""
+        return self._loaded(self._real)
+
+    def test(self) -> Labelled:
+        """The pictures to test on."""
+        return self._loaded(self._tested)
+
+    def made(self, passed: list[bool]) -> Labelled:
+        """The pictures that were made. passed: is told of each whether no check rejects it.
+
+        Raises:
+            UserError: The folder has none of this dataset, or is not checked.
+        """
+        rows = _made_rows(self._out)
+        for row, is_rejected in rows:
+            if row["label"] in self.classes and row["source_sha256"] in self._digests:
+                with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+                    pixels = np.asarray(image.convert("RGB"))
+                passed.append(not is_rejected)
+                yield pixels, self.classes.index(row["label"])
+        if not passed:
+            raise UserError(
+                f"{self._out}: has no pictures of this recipe's originals: name the folder that they were made into"
+            )
+
+    def _loaded(self, originals: Sequence[Original]) -> Labelled:
+        reference = self._reference
+        sources = {**reference.held_out_sources, **reference.augmented.sources}
+        with SourceLoader(reference.augmented.root, allow_http=True, fence=reference.augmented.fence) as loader:
+            for one in originals:
+                yield loader.load(sources[one.sha256]).pixels, self.classes.index(str(one.label))
 
 
 def measure_gain(
-    recipe: Path,
-    out: str | Path,
-    settings: Settings,
-    effort: Effort,
-    progress: Callable[[str], None] = lambda said: None,
+    material: Material, learner: Learner, effort: Effort, progress: Callable[[str], None] = lambda said: None
 ) -> Measured:
     """Train classifiers with and without the pictures of a folder, and test them on a split that nothing was made of.
 
     Args:
-        recipe: whose dataset has the originals and the test pictures.
-        out: the output folder with the pictures that were made.
-        settings: how the dataset is read.
+        material: the pictures.
+        learner: what is trained.
         effort: how much is trained.
         progress: is told what goes on.
     Raises:
-        UserError: There is no test split, there are no classes, or the folder is not of this dataset.
+        UserError: The folder is not of this dataset, or a picture cannot be read.
     """
-    reference = read_reference(recipe, settings, everything_looked_at=True)
-    originals, held_out = reference.augmented.originals, reference.held_out
-    split = _test_split(recipe, held_out)
-    classes = sorted({one.label for one in originals if one.label is not None})
-    if len(classes) < 2:
-        raise UserError(
-            f"{recipe}: measuring needs two classes or more, with pictures in split {reference.recipe.split}"
-        )
-    copies = {id(leak.original) for leak in leaks_between([one for one in held_out if one.split == split], originals)}
-    tested = [one for one in held_out if one.split == split and one.label in classes and id(one) not in copies]
-    if not tested:
-        raise UserError(
-            f"{recipe}: split {split} has no pictures of the classes that are augmented: nothing to test on"
-        )
-    with SourceLoader(reference.augmented.root, allow_http=True, fence=reference.augmented.fence) as loader:
-        sources = {**reference.held_out_sources, **reference.augmented.sources}
-        load = _Loading(loader, sources, classes)
-        real, test = load.examples([one for one in originals if one.label in classes]), load.examples(tested)
-    made, passed = _made(out, classes, {one.sha256 for one in originals})
-    return _train(_Sets(real, made, passed, test, tuple(classes)), effort, progress)
+    passed: list[bool] = []
+    made = learner.examples(material.made(passed), trained_on=True)
+    real = learner.examples(material.real(), trained_on=True)
+    test = learner.examples(material.test(), trained_on=False)
+    sets = _Sets(real, made, np.array(passed), test, tuple(material.classes))
+    return _train(sets, learner, effort, progress)
 
 
 def _test_split(recipe: Path, held_out: Sequence[Original]) -> str:
@@ -92,17 +135,6 @@ def _test_split(recipe: Path, held_out: Sequence[Original]) -> str:
     return found
 
 
-class _Loading:
-    """Loads originals as the classifier sees them."""
-
-    def __init__(self, loader: SourceLoader, sources: dict[str, Any], classes: Sequence[str]):
-        self._loader, self._sources, self._classes = loader, sources, list(classes)
-
-    def examples(self, originals: Sequence[Original]) -> Examples:
-        pixels = [fit(self._loader.load(self._sources[one.sha256]).pixels, SIDE, SIDE) for one in originals]
-        return Examples(np.stack(pixels), np.array([self._classes.index(str(one.label)) for one in originals]))
-
-
 @dataclass(frozen=True, slots=True)
 class _Sets:
     """Pictures: originals, made ones, which of these pass the checks, those to test on; and the names of classes."""
@@ -114,13 +146,12 @@ class _Sets:
     classes: tuple[str, ...]
 
 
-def _made(out: str | Path, classes: Sequence[str], digests: set[str]) -> tuple[Examples, np.ndarray]:
-    """The pictures of an output folder, and which of them no check rejects."""
+def _made_rows(out: str | Path) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The rows of an output folder, and whether a check rejects each."""
     held = committed_rows(str(out))
     if held is None or not held.parts:
         raise UserError(f"{out}: has no pictures: make them with wanbatch augment RECIPE --run --out {out}")
     backend = open_backend(out)
-    pixels, labels, passed = [], [], []
     for part in held.parts:
         with backend.open(part) as file:
             data = pq.ParquetFile(file)
@@ -133,20 +164,10 @@ def _made(out: str | Path, classes: Sequence[str], digests: set[str]) -> tuple[E
             checks = pq.ParquetFile(file).read(columns=["id", REJECTED_BY]).to_pylist()
         rejected = {one["id"] for one in checks if one[REJECTED_BY]}
         for row in rows:
-            if row["label"] not in classes or row["source_sha256"] not in digests:
-                continue
-            with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
-                pixels.append(fit(np.asarray(image.convert("RGB")), SIDE, SIDE))
-            labels.append(list(classes).index(row["label"]))
-            passed.append(row["id"] not in rejected)
-    if not labels:
-        raise UserError(
-            f"{out}: has no pictures of this recipe's originals: name the folder that they were made into"
-        )
-    return Examples(np.stack(pixels), np.array(labels)), np.array(passed)
+            yield row, row["id"] in rejected
 
 
-def _train(sets: _Sets, effort: Effort, progress: Callable[[str], None]) -> Measured:
+def _train(sets: _Sets, learner: Learner, effort: Effort, progress: Callable[[str], None]) -> Measured:
     arms = _arms(sets)
     long = -(-len(arms["ours"]) * effort.epochs // BATCH)
     accuracies: dict[str, list[float]] = {arm: [] for arm in ARMS}
@@ -156,7 +177,7 @@ def _train(sets: _Sets, effort: Effort, progress: Callable[[str], None]) -> Meas
         for arm in ARMS:
             steps = -(-len(sets.real) * effort.epochs // BATCH) if arm == "real" else long
             classic = arm in ("classic", "both")
-            found = train_and_test(arms[arm], sets.test, len(sets.classes), steps, seed, classic, effort.device)
+            found = learner.train_and_test(arms[arm], sets.test, len(sets.classes), steps, seed, classic)
             hits = found == sets.test.labels
             accuracies[arm].append(float(hits.mean()))
             right[arm] += np.bincount(sets.test.labels[hits], minlength=len(sets.classes)) / np.maximum(counts, 1)
@@ -171,24 +192,32 @@ def _train(sets: _Sets, effort: Effort, progress: Callable[[str], None]) -> Meas
 
 
 def _arms(sets: _Sets) -> dict[str, Examples]:
-    ours = _together(sets.real, sets.made)
-    kept = Examples(sets.made.pixels[sets.passed], sets.made.labels[sets.passed])
-    filtered = _together(sets.real, kept)
-    real = sets.real
+    real, ours = sets.real, sets.real.with_more(sets.made)
+    filtered = real.with_more(sets.made.where(sets.passed))
     return {"real": real, "repeated": real, "classic": real, "ours": ours, "both": ours, "filtered": filtered}
 
 
-def _together(one: Examples, other: Examples) -> Examples:
-    pixels, labels = np.concatenate([one.pixels, other.pixels]), np.concatenate([one.labels, other.labels])
-    return Examples(pixels, labels)
+def write_result(
+    target: Path, measured: Measured, facts: dict[str, Any], backbone: tuple[Path, Measured] | None = None
+) -> None:
+    """Write what was measured as JSON, and plots beside it as SVG. Raises UserError if it cannot be written.
 
-
-def write_result(target: Path, measured: Measured, facts: dict[str, Any]) -> None:
-    """Write what was measured as JSON, and its plot beside it as SVG. Raises UserError if it cannot be written."""
+    Args:
+        target: the JSON file.
+        measured: by the small network.
+        facts: what else is to stand there.
+        backbone: a model of the user, and what was measured by its embeddings.
+    """
     told = {"wanbatch": __version__, **facts, **measured.as_json(), "table": table(measured)}
+    plots = {target.with_suffix(".svg"): plot(measured)}
+    if backbone is not None:
+        model, by_it = backbone
+        told["embeddings"] = {"model": str(model), **by_it.as_json(), "table": table(by_it)}
+        plots[target.with_suffix(".embeddings.svg")] = plot(by_it)
     try:
         make_folder(target.absolute().parent)
         write_atomic(target.absolute(), (json.dumps(told, indent=1) + "\n").encode())
-        write_atomic(target.absolute().with_suffix(".svg"), plot(measured).encode())
+        for path, drawn in plots.items():
+            write_atomic(path.absolute(), drawn.encode())
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}): choose another file") from error

@@ -110,13 +110,17 @@ class Hard(Part):
     hardest: Literal["high", "low"] = "high"
 
 
+KEPT_AT = 0.1
+"""Creativity of objects that are kept, if a recipe does not say: they stay what they are, and fit what is around."""
+
+
 class Objects(Part):
     """What stays of each picture while the rest of it is varied.
 
     Attributes:
         keep: `boxes` or `masks`: by which of the dataset's annotations.
         around: creativity of all that is not kept, in place of the recipe's `creativity`.
-        inside: creativity of what is kept.
+        inside: creativity of what is kept; None: `KEPT_AT`, or 0 where the source's own pixels come back.
         margin: pixels of the source around what is kept that are kept with it.
         feather: pixels of the source over which `inside` passes into `around` after the margin.
         softness: the rows' `map_softness`.
@@ -125,7 +129,7 @@ class Objects(Part):
 
     keep: Literal["boxes", "masks"]
     around: Strengths | None = None
-    inside: Annotated[float, Field(ge=0, le=1)] = 0.0
+    inside: Annotated[float, Field(ge=0, le=1)] | None = None
     margin: Annotated[int, Field(ge=0, le=4096)] = 0
     feather: Annotated[int, Field(ge=0, le=4096)] = 0
     softness: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -133,7 +137,7 @@ class Objects(Part):
 
     @model_validator(mode="after")
     def _pixels_only_where_nothing_changes(self) -> Objects:
-        if self.keep_pixels and self.inside > 0:
+        if self.keep_pixels and self.inside:
             raise ValueError(
                 f"has keep_pixels, which puts pixels back where creativity is 0, and inside = {self.inside:g}: "
                 "write inside = 0, or drop keep_pixels"
@@ -143,7 +147,12 @@ class Objects(Part):
     @property
     def pixels_kept(self) -> bool:
         """Whether rows get `keep_pixels`."""
-        return self.inside == 0 and (self.keep == "masks" if self.keep_pixels is None else self.keep_pixels)
+        return not self.inside and (self.keep == "masks" if self.keep_pixels is None else self.keep_pixels)
+
+    @property
+    def creativity_inside(self) -> float:
+        """Creativity of what is kept."""
+        return self.inside if self.inside is not None else 0.0 if self.pixels_kept else KEPT_AT
 
 
 def _names(value: object) -> object:

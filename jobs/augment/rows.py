@@ -86,7 +86,9 @@ def _creativity(child: Child, recipe: Recipe, map_of: Callable[[Child], str]) ->
 def _creativity_of_objects(child: Child, recipe: Recipe) -> float:
     """The creativity at the objects of a picture."""
     objects = recipe.objects
-    return objects.inside if objects is not None and has_objects(child.first, objects) else child.creativity
+    if objects is None or not has_objects(child.first, objects):
+        return child.creativity
+    return objects.creativity_inside
 
 
 def _parent(parent: Original, share: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from wanbatch.jobs.augment.found import TRAIN, Found, FoundDataset
 from wanbatch.jobs.augment.recipe import Recipe
 from wanbatch.jobs.augment.rows import OWN
 from wanbatch.jobs.augment.templates import check_template
+from wanbatch.jobs.config.schedule_names import TEMPLATE_NAMES
 from wanbatch.manifests.columns import GIVEN, WRITTEN
 from wanbatch.suggestions import did_you_mean
 
@@ -42,7 +43,7 @@ def check_names(found: FoundDataset, recipe: Recipe) -> None:
     """Check every name in the recipe that means a column, before pictures are loaded. Raises UserError."""
     there = found.column_names
     for text in recipe.template:
-        check_template(text.text, [*there, *recipe.choices], recipe.dataset)
+        check_template(text.text, [*there, *recipe.choices], recipe.dataset, TEMPLATE_NAMES)
     for name in recipe.choices:
         if name in there:
             raise UserError(f"choices names {name!r}, which is a column of {recipe.dataset} already: rename it")

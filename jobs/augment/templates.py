@@ -47,13 +47,14 @@ def _of(text: str) -> _Environment:
     return _ENVIRONMENTS["{{" in text]
 
 
-def check_template(text: str, columns: Collection[str], dataset: str) -> None:
+def check_template(text: str, columns: Collection[str], dataset: str, others: Collection[str] = ()) -> None:
     """Check a template before anything else happens.
 
     Args:
         text: of the template.
         columns: that it may name.
         dataset: what has them, for the message.
+        others: names that it may use, too.
     Raises:
         UserError: It is no template, or it names what is not there.
     """
@@ -64,7 +65,7 @@ def check_template(text: str, columns: Collection[str], dataset: str) -> None:
         braces = ": write { and } around names of columns only" if "{" in text or "}" in text else ""
         raise UserError(f"template {text!r} cannot be read ({error}){braces}") from error
     for name in sorted(meta.find_undeclared_variables(tree)):
-        if name not in columns:
+        if name not in columns and name not in others:
             there = ", ".join(sorted(columns)) or "none"
             raise UserError(
                 f"template {text!r} names {name!r}, which is no column of {dataset}; there are: {there}"

@@ -106,7 +106,8 @@ def learnt_bands(pictures: Sequence[Checked], tolerance: float) -> tuple[Band, .
         middle = median(distances)
         deviation = max(1.4826 * median(abs(each - middle) for each in distances), SMALLEST_DEVIATION)
         least, most = middle - tolerance * deviation, middle + tolerance * deviation
-        creativities = (round(number * BIN, 4), round(min((number + 1) * BIN - 1e-4, 1.0), 4))
+        last = number == round(1 / BIN) - 1
+        creativities = (round(number * BIN, 4), 1.0 if last else round((number + 1) * BIN - 1e-4, 4))
         bands.append(Band(creativity=creativities, distance=(max(0.0, round(least, 4)), min(1.0, round(most, 4)))))
     return tuple(bands)
 

@@ -15,6 +15,7 @@ from wanbatch.jobs.config.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from wanbatch.jobs.augment.augment import Augmentation, Written
+    from wanbatch.jobs.augment.classifier import Learner
 
 DECIDED = ("prompt", "creativity", "seed")
 """Settings that the rows of a recipe decide."""
@@ -27,6 +28,9 @@ CLASSES_SHOWN = 12
 @click.option("--out", "-o", type=PathOrUrl(), help="manifest to write, or with --run the output folder")
 @click.option("--run", "make", is_flag=True, help="make the pictures, too")
 @click.option(
+    "--submit-to", metavar="URL", help="with --run, make them as a job on the Ray cluster with this dashboard"
+)
+@click.option(
     "--manifest", type=click.Path(path_type=Path), help="with --run, manifest to write; default: beside OUT"
 )
 @click.option(
@@ -35,6 +39,11 @@ CLASSES_SHOWN = 12
 @click.option("--measure", type=PathOrUrl("dir"), help="whether the pictures in this output folder help a classifier")
 @click.option("--epochs", type=click.IntRange(1, 10_000), default=30, show_default=True, help="of --measure")
 @click.option("--result", type=click.Path(path_type=Path), help="JSON file of --measure; default: NAME.measured.json")
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    help="with --measure, ONNX file or folder of transformers: also measure a linear layer on its embeddings",
+)
 @json_option
 @settings_options(*(name for name in Settings.model_fields if name not in DECIDED))
 @click.pass_context
@@ -43,11 +52,13 @@ def augment(
     recipe: Path,
     out: str | Path | None,
     make: bool,
+    submit_to: str | None,
     manifest: Path | None,
     preview: int | None,
     measure: str | Path | None,
     epochs: int,
     result: Path | None,
+    embeddings: Path | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -61,31 +72,56 @@ def augment(
       wanbatch augment recipe.toml --out manifest.jsonl
       wanbatch augment recipe.toml --preview 12
       wanbatch augment recipe.toml --run --out out/grown
-      wanbatch augment recipe.toml --measure out/grown
+      wanbatch augment recipe.toml --run --out s3://shop/grown --submit-to http://ray-head:8265
+      wanbatch augment recipe.toml --measure out/grown --embeddings dinov2-small
     """
+    if submit_to is not None and not make:
+        raise click.UsageError("--submit-to is for --run: it says where the pictures are made")
+    if embeddings is not None and measure is None:
+        raise click.UsageError("--embeddings is for --measure: it says what else is measured")
     settings = read_settings(**given)
     if measure is not None:
-        _measure(recipe, measure, epochs, result or Path(f"{recipe.stem}.measured.json"), settings, as_json)
+        written = result or Path(f"{recipe.stem}.measured.json")
+        _measure(recipe, measure, epochs, written, embeddings, settings, as_json)
         return
-    from wanbatch.jobs.augment import augment as augmenting
+    from wanbatch.jobs.augment.augment import plan_augmentation
 
     target = _manifest(recipe, out, make, manifest)
-    planned = augmenting.plan_augmentation(recipe, target, settings)
+    planned = plan_augmentation(recipe, target, settings)
     if planned.is_full or preview is not None:
         click.echo(_full(planned, as_json) if planned.is_full else _preview(planned, preview or 1, target, settings))
         return
-    written = augmenting.write_augmentation(planned, target)
+    _write(ctx, planned, target, _output(recipe, out) if make else None, submit_to, settings, as_json)
+
+
+def _write(
+    ctx: click.Context,
+    planned: Augmentation,
+    target: Path,
+    out: str | Path | None,
+    submit_to: str | None,
+    settings: Settings,
+    as_json: bool,
+) -> None:
+    """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
+    from wanbatch.jobs.augment.augment import write_augmentation
+
+    written = write_augmentation(planned, target)
     if not as_json:
-        click.echo("\n".join(_lines(planned, written)), err=make)
-    if make:
+        click.echo("\n".join(_lines(planned, written)), err=out is not None)
+    if out is None:
+        told = {"manifest": str(target), "source_fence": written.fence, **planned.as_json()}
+        click.echo(json.dumps(told) if as_json else f"  next      {_next(written)}")
+    elif submit_to is not None:
+        from wanbatch.jobs.augment.making import settings_for
+        from wanbatch.jobs.cli.submit_command import submit_manifest
+
+        submit_manifest(ctx, target, out, settings_for(written, settings), submit_to, as_json)
+    else:
         from wanbatch.jobs.augment.making import make_pictures
         from wanbatch.jobs.cli.run_commands import finish
 
-        finish(ctx, make_pictures(written, _output(recipe, out), settings), as_json)
-    elif as_json:
-        click.echo(json.dumps({"manifest": str(target), "source_fence": written.fence, **planned.as_json()}))
-    else:
-        click.echo(f"  next      {_next(written)}")
+        finish(ctx, make_pictures(written, out, settings), as_json)
 
 
 def _full(planned: Augmentation, as_json: bool) -> str:
@@ -104,18 +140,45 @@ def _preview(planned: Augmentation, count: int, target: Path, settings: Settings
     return f"{_count(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written"
 
 
-def _measure(recipe: Path, out: str | Path, epochs: int, result: Path, settings: Settings, as_json: bool) -> None:
+def _measure(
+    recipe: Path,
+    out: str | Path,
+    epochs: int,
+    result: Path,
+    embeddings: Path | None,
+    settings: Settings,
+    as_json: bool,
+) -> None:
     """Train, and say whether it pays."""
-    from wanbatch.jobs.augment.measuring import Effort, measure_gain, write_result
+    from wanbatch.jobs.augment.classifier import SmallNetwork
+    from wanbatch.jobs.augment.measuring import Effort, Material, measure_gain, write_result
     from wanbatch.jobs.augment.statistics import table
 
-    effort = Effort(epochs, device="cuda" if settings.device == "cuda" else "cpu")
-    measured = measure_gain(recipe, out, settings, effort, lambda said: click.echo(f"  {said}", err=True))
-    write_result(result, measured, {"recipe": str(recipe), "out": str(out), "epochs": epochs, "seeds": effort.seeds})
+    model = None if embeddings is None else _backbone(embeddings)
+    effort, material = Effort(epochs), Material(recipe, out, settings)
+    measured = measure_gain(material, SmallNetwork("cuda" if settings.device == "cuda" else "cpu"), effort, _said)
+    by_model = None if model is None else measure_gain(material, model, effort, _said)
+    facts = {"recipe": str(recipe), "out": str(out), "epochs": epochs, "seeds": effort.seeds}
+    write_result(result, measured, facts, None if embeddings is None or by_model is None else (embeddings, by_model))
     if as_json:
-        click.echo(json.dumps(measured.as_json()))
+        told = measured.as_json()
+        click.echo(json.dumps(told if by_model is None else {**told, "embeddings": by_model.as_json()}))
         return
-    click.echo("\n".join([measured.verdict(), *table(measured), f"  written   {result}"]))
+    lines = [measured.verdict(), *table(measured)]
+    if by_model is not None:
+        lines += [f"By embeddings of {embeddings}: {by_model.verdict()}", *table(by_model)]
+    click.echo("\n".join([*lines, f"  written   {result}"]))
+
+
+def _backbone(model: Path) -> Learner:
+    from wanbatch.jobs.augment.backbone import Backbone
+    from wanbatch.jobs.augment.embeddings import open_embedder
+
+    return Backbone(open_embedder(model))
+
+
+def _said(line: str) -> None:
+    click.echo(f"  {line}", err=True)
 
 
 def _manifest(recipe: Path, out: str | Path | None, make: bool, manifest: Path | None) -> Path:

@@ -91,14 +91,41 @@ def submit(
     _finish(ctx, prepared.submission.out, done, as_json)
 
 
+def submit_manifest(
+    ctx: click.Context, manifest: Path, out: str | Path, settings: Settings, address: str, as_json: bool
+) -> None:
+    """Have a cluster make the images of a manifest as `wanbatch submit` does, and exit with the code of its run.
+
+    Args:
+        ctx: of the command.
+        manifest: as every node sees it.
+        out: path or URL of the output folder.
+        settings: of the run.
+        address: of the cluster's dashboard, as `--submit-to` has it.
+        as_json: whether to print the end as JSON.
+    """
+    from wanbatch.jobs.cluster.prepare import prepare_submission
+
+    prepared = prepare_submission(manifest, out, settings)
+    for note in prepared.notes:
+        _note(note)
+    done = _submitted(ctx, prepared.submission, address, flag="--submit-to")
+    _finish(ctx, prepared.submission.out, done, as_json)
+
+
 def _submitted(
-    ctx: click.Context, submission: Submission, address: str | None, python: str, detach: bool
+    ctx: click.Context,
+    submission: Submission,
+    address: str | None,
+    python: str = "python",
+    detach: bool = False,
+    flag: str = "--address",
 ) -> Submitted:
-    """Have a cluster do what is asked. Ctrl-C ends the command, and not the job."""
+    """Have a cluster do what is asked. Ctrl-C ends the command, and not the job. flag: that gives the address."""
     from wanbatch.jobs.cluster.job_client import ClusterJobs
     from wanbatch.jobs.cluster.submit import submit as submit_job
 
-    jobs = ClusterJobs(address)
+    jobs = ClusterJobs(address, flag)
     try:
         return submit_job(submission, jobs, python, detach, note=_note)
     except KeyboardInterrupt:
@@ -108,7 +135,7 @@ def _submitted(
 
 def _emitted(kind: str, submission: Submission, image: str, nodes: int, gpus_per_node: int) -> str:
     """Return what a scheduler takes."""
-    for path in (submission.manifest, submission.out):
+    for path in (submission.manifest, submission.out, *submission.needed):
         if not is_url(path):
             _note(f"{path}: every node must see it under this name")
     if kind == "slurm":

@@ -18,16 +18,13 @@ from ray.job_submission import JobSubmissionClient
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.cluster.job_state import JobState, exit_code_of
 from wanbatch.jobs.cluster.submission import ID_PREFIX
+from wanbatch.jobs.driver.cluster_session import TOKEN_HELP, token_sent
 
 OLDEST_RAY = "2.40"
 AGENT_SECONDS, AGENT_PAUSE_SECONDS = 60.0, 1.0  # for the first node of a cluster to take jobs
 CONNECT_SECONDS, READ_SECONDS, UPLOAD_SECONDS = 10.0, 60.0, 600.0
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-TOKEN_HELP = (
-    "export RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN, or the file that holds it in "
-    "RAY_AUTH_TOKEN_PATH"
-)
 
 
 class ClusterUnreachableError(MachineryError):
@@ -54,19 +51,21 @@ class ClusterJobs:
         ray_version: of the cluster.
     """
 
-    def __init__(self, address: str | None = None):
+    def __init__(self, address: str | None = None, flag: str = "--address"):
         """Connect to a cluster.
 
         Args:
             address: `http://HOST:PORT` of its dashboard; default: `RAY_API_SERVER_ADDRESS`, `RAY_ADDRESS`, or that of
                 a cluster on this machine.
+            flag: that gives the address, for messages.
 
         Raises:
             UserError: It is no such address, the cluster wants a token, or its Ray is too old.
             ClusterUnreachableError: It does not answer.
         """
         _quiet()
-        self.address: str = dashboard_address(address, os.environ)
+        self._flag = flag
+        self.address: str = dashboard_address(address, os.environ, flag)
         headers = _headers(os.environ)
         with self._failures(), _without(ADDRESS_VARIABLES):
             self._client = _connected(self.address, headers)
@@ -128,15 +127,16 @@ class ClusterJobs:
         try:
             yield
         except AuthenticationError as error:
-            given = "Authentication failed" in str(error)
-            what = "does not take the token that is set here" if given else "wants a token"
-            raise UserError(f"{self.address}: the cluster {what}: {TOKEN_HELP}") from error
+            sent = token_sent(os.environ)
+            raise UserError(
+                f"{self.address}: the cluster does not take this process, which sends {sent}: {TOKEN_HELP}"
+            ) from error
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout, ConnectionError) as error:
             raise ClusterUnreachableError(_unreachable(self.address)) from error
         except (requests.exceptions.RequestException, ValueError, KeyError) as error:
             raise UserError(
                 f"{self.address}: what answers there is not the dashboard of a Ray cluster ({_line(error)}): give "
-                "--address http://HOST:8265"
+                f"{self._flag} http://HOST:8265"
             ) from error
         except RuntimeError as error:
             text = _line(error)
@@ -149,22 +149,23 @@ class ClusterJobs:
             raise MachineryError(f"{self.address}: the cluster refused: {text}") from error
 
 
-def dashboard_address(given: str | None, environment: Mapping[str, str]) -> str:
+def dashboard_address(given: str | None, environment: Mapping[str, str], flag: str = "--address") -> str:
     """The URL of a cluster's dashboard.
 
     Args:
         given: by the user; None: the environment says.
         environment: variables.
+        flag: that gives the address, for messages.
 
     Raises:
         UserError: It is the address of something else.
     """
-    sources = [("--address", given), *((name, environment.get(name)) for name in ADDRESS_VARIABLES)]
+    sources = [(flag, given), *((name, environment.get(name)) for name in ADDRESS_VARIABLES)]
     source, address = next(((name, value) for name, value in sources if value), ("", DEFAULT_ADDRESS))
     scheme, separator, rest = address.partition("://")
     if source == "RAY_ADDRESS" and not (separator and scheme in ("http", "https")):
         raise UserError(
-            f"RAY_ADDRESS={address}: is not the address of the dashboard, which takes jobs: give --address "
+            f"RAY_ADDRESS={address}: is not the address of the dashboard, which takes jobs: give {flag} "
             "http://HOST:8265"
         )
     if not separator:

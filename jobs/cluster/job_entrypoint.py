@@ -19,7 +19,9 @@ from typing import Any, NoReturn
 OLDEST_PYTHON = (3, 11)
 PREFIX = "WANBATCH_"
 HEAD_BYTES = 1 << 20
-USAGE, UPLOAD = 2, "--upload s3://BUCKET/FOLDER, which puts manifest and sources there first"
+USAGE = 2
+SHARED = "give a path that every node sees"
+UPLOAD = f"{SHARED}, the URL of it in a store, or --upload s3://BUCKET/FOLDER, which puts manifest and sources there"
 
 
 def content_of(path: str) -> str:
@@ -35,25 +37,24 @@ def content_of(path: str) -> str:
         return hashlib.sha256(file.read(HEAD_BYTES) + str(os.path.getsize(path)).encode()).hexdigest()[:24]
 
 
-def problem_with_paths(contents: Mapping[str, str | None], host: str) -> str | None:
+def problem_with_paths(expected: Mapping[str, Any], host: str) -> str | None:
     """Say which path this host does not see as the submitting machine does; None if it sees them all.
 
     Args:
-        contents: path -> what `content_of` says of it there, or None if it was not seen there either.
+        expected: `contents`: path -> what `content_of` says of it there, or None if it was not seen there either;
+            `remedies`: path -> what to do if it is not seen here, if that is not `UPLOAD`.
         host: the name of this one.
     """
-    for path, content in contents.items():
+    for path, content in expected.get("contents", {}).items():
+        remedy = expected.get("remedies", {}).get(path, UPLOAD)
         try:
             found = content_of(path)
         except OSError as error:
-            return (
-                f"{path}: the cluster does not see it (host {host}: {error.strerror or error}): give a path that "
-                f"every node sees, the URL of it in a store, or {UPLOAD}"
-            )
+            return f"{path}: the cluster does not see it (host {host}: {error.strerror or error}): {remedy}"
         if content is not None and content != found:
             return (
                 f"{path}: host {host} of the cluster has another one of this name than the machine that submitted "
-                f"it: give a path that every node shares, or {UPLOAD}"
+                f"it: {remedy}"
             )
     return None
 
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _run(expected: Mapping[str, Any], arguments: Sequence[str], host: str) -> None:
-    problem = problem_with_paths(expected.get("contents", {}), host) or problem_with_output(expected, host)
+    problem = problem_with_paths(expected, host) or problem_with_output(expected, host)
     if problem is not None:
         refuse(problem)
     for warning in forget_node_settings(os.environ):

@@ -55,7 +55,7 @@ def prepare_submission(
         out=absolute(out),
         flags=(*flags_of(settings), *flags),
         content="" if found is None else found.digest,
-        seen_folders=needed_paths(settings),
+        needed=needed_paths(settings),
         variables=variables,
         drain_seconds=settings.drain_seconds,
     )

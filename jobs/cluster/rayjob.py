@@ -8,13 +8,17 @@ from typing import Any
 import yaml
 
 from wanbatch import __version__
-from wanbatch.jobs.cluster.job_state import QUARANTINED
+from wanbatch.jobs.cluster.job_state import HELD, QUARANTINED
 from wanbatch.jobs.cluster.submission import Submission
 
 API_VERSION = "ray.io/v1"
 SECRET = "wanbatch-secrets"
 """Of the same namespace, with what the pods need to reach the store; it may be absent."""
 RETRIES, KEPT_SECONDS = 3, 600
+HELD_PAUSES = (60, 60, 60, 0)
+"""Seconds after each try that finds the output folder held: in a store, a driver whose machine is gone holds it for
+150 s more, which would use up the retries."""
+
 HEAD = {"cpu": "2", "memory": "8Gi"}
 WORKER = {"cpu": "8", "memory": "64Gi"}
 SHARED_MEMORY = "8Gi"
@@ -91,7 +95,11 @@ def rayjob(submission: Submission, image: str, ray_version: str, nodes: int, gpu
 def _entrypoint(submission: Submission) -> str:
     """The job's command; Kubernetes knows only success and failure, and would start a failed one again."""
     command = shlex.join(("wanbatch", *submission.command, *submission.on_this_cluster))
-    return f'{command} || {{ code=$?; [ "$code" -eq {QUARANTINED} ] || exit "$code"; }}'
+    pauses = " ".join(map(str, HELD_PAUSES))
+    return (
+        f'for pause in {pauses}; do {command}; code=$?; [ "$code" -eq {HELD} ] || break; sleep "$pause"; done; '
+        f'[ "$code" -eq {QUARANTINED} ] || exit "$code"'
+    )
 
 
 def _pod(name: str, image: str, size: dict[str, str], environment: list[dict[str, str]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from wanbatch import __version__
+from wanbatch.jobs.cluster.job_state import MACHINERY
 from wanbatch.jobs.cluster.submission import Submission
 
 PORTS = "$((20000 + SLURM_JOB_ID % 10000))"
@@ -34,10 +35,18 @@ RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
 export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT
 {variables}
-# The command runs on the first node as soon as Ray is there; nodes that come later get workers, too.
+# The command runs on the first node, which is this one, as soon as Ray is there; nodes that come later get workers,
+# too. Where Ray does not start, `ray symmetric-run` ends with 0: the file that the command removes tells.
+waiting=$(mktemp)
 {quoted}srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 \\
   ray symmetric-run --address "$address" --min-nodes 1 -- \\
+  bash -c 'rm -f "$0"; exec "$@"' "$waiting" \\
   {command}
+if [ -e "$waiting" ]; then
+  rm "$waiting"
+  echo "wanbatch: Ray did not start on $(hostname), so that nothing was run: send the job again" >&2
+  exit {machinery}
+fi
 """
 _QUOTED = "# shellcheck disable=SC2016  # texts of the command are no expressions\n"
 
@@ -59,5 +68,6 @@ def slurm_script(submission: Submission, nodes: int, gpus_per_node: int) -> str:
         port=PORTS,
         variables=variables,
         quoted=_QUOTED,
+        machinery=MACHINERY,
         command=shlex.join(("wanbatch", *submission.command, *submission.on_this_cluster)),
     )

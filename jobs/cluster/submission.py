@@ -11,22 +11,38 @@ import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic.fields import FieldInfo
+from typing import Any
 
 from wanbatch import __version__
 from wanbatch.errors import UserError
+from wanbatch.jobs.cluster.job_entrypoint import SHARED, UPLOAD
+from wanbatch.jobs.config.adapter_texts import registered
+from wanbatch.jobs.config.setting_paths import (
+    CACHES,
+    FOLDERS,
+    NAMES_OR_PATHS,
+    in_any_current_folder,
+    path_fields,
+)
 from wanbatch.jobs.config.settings import PREFIX, Settings
-from wanbatch.manifests.storage.urls import absolute, is_url
+from wanbatch.manifests.storage.urls import is_url
 
 ID_PREFIX = "wanbatch"
 ENTRYPOINT = "wanbatch.jobs.cluster.job_entrypoint"
 OF_THE_CLUSTER = ("address",)
 """Settings that say on which Ray a run is; a submitted run is on the one that it was submitted to."""
 
-FOLDERS = ("source_root", "source_fence")
-"""Settings, besides those that are paths by their type, that name a folder or its URL."""
+REMEDIES = {
+    "source_root": UPLOAD,
+    "source_fence": UPLOAD,
+    "model": f"{SHARED}, its URL in a store, or a hub id",
+    "sound_model": f"{SHARED}, or a hub id",
+    "lora": f"{SHARED}, or a hub id",
+}
+"""What to do about a file that a setting names and that the cluster does not see; others: `SHARED`."""
+
+NOT_COMPARED = (*CACHES, "c2pa_key")
+"""Settings that name what a run fills, or what nobody but workers reads."""
 
 STOP_MARGIN_SECONDS = 15
 """What a job that is stopped gets beyond `--drain-seconds`, before Ray kills it."""
@@ -45,7 +61,8 @@ class Submission:
         out: the output folder, likewise.
         flags: of `wanbatch run`, as words.
         content: digest of what the manifest holds; empty if it cannot be read here.
-        seen_folders: absolute paths of folders and files that the cluster must have.
+        needed: absolute paths of folders and files that the cluster must have, and what to do about one that it
+            does not see.
         variables: environment variables of the job.
         drain_seconds: how long the run may go on after it is asked to stop.
     """
@@ -54,7 +71,7 @@ class Submission:
     out: str
     flags: tuple[str, ...] = ()
     content: str = ""
-    seen_folders: tuple[str, ...] = ()
+    needed: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     drain_seconds: float = 20.0
 
@@ -111,6 +128,7 @@ def flags_of(settings: Settings) -> tuple[str, ...]:
         settings: from flags, variables and the file of this machine, which the cluster does not have.
     """
     words: list[str] = []
+    settings = in_any_current_folder(settings)
     for name, model_field in Settings.model_fields.items():
         value = getattr(settings, name)
         if name in OF_THE_CLUSTER or value == model_field.get_default(call_default_factory=True) or value is None:
@@ -122,17 +140,25 @@ def flags_of(settings: Settings) -> tuple[str, ...]:
             for column, target in value.items():
                 words += [flag, f"{column}={target}"]
         else:
-            words += [flag, _text(name, model_field, value)]
+            words += [flag, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
     return tuple(words)
 
 
-def needed_paths(settings: Settings) -> tuple[str, ...]:
-    """Absolute paths of this machine that a run with these settings reads, so that the cluster must have them."""
-    named = [str(getattr(settings, name)) for name in FOLDERS if getattr(settings, name) is not None]
-    paths = [absolute(path) for path in named if not is_url(path)]
-    if os.path.isdir(settings.model):
-        paths.append(os.path.abspath(settings.model))
-    return tuple(dict.fromkeys(paths))
+def needed_paths(settings: Settings) -> dict[str, str]:
+    """Absolute paths of this machine that a run with these settings reads, so that the cluster must have them.
+
+    Returns:
+        What to do, by path, if the cluster does not see it.
+    """
+    given = in_any_current_folder(settings)
+    named = {name: [getattr(given, name)] for name in (*FOLDERS, *NAMES_OR_PATHS, *path_fields())}
+    named["lora"] = [registered(text).path for text in given.lora.values()]
+    found: dict[str, str] = {}
+    for name, values in named.items():
+        for path in (str(value) for value in values if value is not None and name not in NOT_COMPARED):
+            if not is_url(path) and (os.path.isabs(path) or name not in (*NAMES_OR_PATHS, "lora")):
+                found[path] = REMEDIES.get(name, SHARED)
+    return found
 
 
 def variables_of(asked: Collection[str], environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -170,14 +196,3 @@ def variables_of(asked: Collection[str], environment: Mapping[str, str]) -> tupl
         if _SECRET.search(name)
     ]
     return variables, warnings
-
-
-def _text(name: str, model_field: FieldInfo, value: Any) -> str:
-    """A value as the flag takes it."""
-    if isinstance(value, list | tuple):
-        return ",".join(str(item) for item in value)
-    if name in FOLDERS or Path in (model_field.annotation, *get_args(model_field.annotation)):
-        return absolute(value)
-    if name == "model" and os.path.isdir(value):
-        return os.path.abspath(value)
-    return str(value)

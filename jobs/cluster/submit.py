@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from wanbatch.errors import MachineryError, UserError, WanbatchError
 from wanbatch.jobs.cluster.job_client import JobExistsError
-from wanbatch.jobs.cluster.job_entrypoint import content_of
+from wanbatch.jobs.cluster.job_entrypoint import UPLOAD, content_of
 from wanbatch.jobs.cluster.job_follow import FolderWatch, JobEnd, Jobs, follow
 from wanbatch.jobs.cluster.job_state import JobState
 from wanbatch.jobs.cluster.package import shipped_package
@@ -129,8 +129,10 @@ def expected_of(submission: Submission, seen: bool) -> dict[str, Any]:
     Raises:
         MachineryError: The output folder cannot be written to.
     """
-    paths = [path for path in (submission.manifest, *submission.seen_folders) if not is_url(path)]
+    paths = [path for path in (submission.manifest, *submission.needed) if not is_url(path)]
     expected: dict[str, Any] = {"contents": {path: _content(path) for path in paths}}
+    if submission.needed:
+        expected["remedies"] = {path: remedy for path, remedy in submission.needed.items() if remedy != UPLOAD}
     if seen and not is_url(submission.out):
         host = socket.gethostname()
         try:

@@ -79,7 +79,7 @@ def upload_inputs(prepared: Prepared, flags: tuple[str, ...], settings: Settings
         prepared.submission,
         manifest=f"{base}/{address}",
         flags=(*flags_of(settings), *flags),
-        seen_folders=needed_paths(settings),
+        needed=needed_paths(settings),
     )
     return Uploaded(replace(prepared, submission=submission), sent, len(files) - sent, missing)
 

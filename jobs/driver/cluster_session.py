@@ -29,7 +29,10 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 CONNECT_SECONDS = 10.0
 SAY_SECONDS = 10.0  # before a wait for the first node is told of
 REFUSED = ("unauthenticated", "auth token", "authentication", "invalidauthtoken")
-TOKENS = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
+TOKEN_HELP = (
+    "set RAY_AUTH_MODE=token, and put the cluster's own token into RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH "
+    "names, or ~/.ray/auth_token"
+)
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -132,10 +135,7 @@ def connection_error(address: str, error: Exception, told: str = "") -> UserErro
     text = " ".join(str(error).split())
     if type(error).__name__ == "AuthenticationError" or any(word in f"{text} {told}".lower() for word in REFUSED):
         sent = token_sent(os.environ)
-        return UserError(
-            f"the Ray cluster at {address} does not take this process, which sends {sent}: set RAY_AUTH_MODE=token, "
-            f"and put the cluster's own token into {TOKENS}"
-        )
+        return UserError(f"the Ray cluster at {address} does not take this process, which sends {sent}: {TOKEN_HELP}")
     if "version mismatch" in text.lower():
         return UserError(f"the Ray cluster at {address} has another version than this process: {text[:300]}")
     if "grpc" in text and isinstance(error, ImportError):
@@ -250,8 +250,8 @@ def needless_token(of_cluster: bool, here: bool) -> UserError | None:
     if of_cluster or not here:
         return None
     return UserError(
-        "the cluster has no tokens, and this process asks for one, so that no worker could start: set "
-        "RAY_AUTH_MODE=disabled"
+        f"the cluster has no tokens, and this process, which sends {token_sent(os.environ)}, asks for one, so that "
+        "no worker could start: set RAY_AUTH_MODE=disabled"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.adapter_texts import in_any_folder
+from wanbatch.jobs.config.setting_paths import in_any_current_folder
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.changed_sources import rows_of_changed_sources
 from wanbatch.jobs.driver.fingerprint import model_location
@@ -136,10 +135,6 @@ def warn_of_other_decoding(folder: OutputFolder, plan: Plan, fingerprint: Mappin
 
 def settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:
     """All settings as JSON values, those without a value too, with paths that hold in any current folder."""
-    names = ("compile_cache", "text_cache", "engines", "c2pa_cert", "c2pa_key")
-    given = {name: getattr(settings, name) for name in names}
-    paths = {name: os.path.abspath(path.expanduser()) for name, path in given.items() if path is not None}
     folders = {"source_root": plan.manifest.source_root, "source_fence": plan.manifest.source_fence}
-    paths |= {"model": model_location(model), **{name: str(folder) for name, folder in folders.items()}}
-    adapters = {name: in_any_folder(text) for name, text in settings.lora.items()}
-    return {**settings.model_dump(mode="json"), **paths, "lora": adapters}
+    paths = {"model": model_location(model), **{name: str(folder) for name, folder in folders.items()}}
+    return {**in_any_current_folder(settings).model_dump(mode="json"), **paths}

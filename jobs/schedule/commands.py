@@ -1,4 +1,4 @@
-"""The commands that a tick runs: a recipe's manifest is made, then its rows, here or on a cluster. Pure."""
+"""The command that a tick runs: a manifest's rows or a recipe's are made, here or on a cluster. Pure."""
 
 from __future__ import annotations
 
@@ -20,17 +20,15 @@ def tick_commands(schedule: Schedule, wanbatch: Sequence[str] = THIS_WANBATCH) -
         schedule: whose tick it is.
         wanbatch: the words that start wanbatch.
     """
-    again = ["--rerun-changed"] if schedule.rerun_changed else []
-    if schedule.is_recipe and schedule.address is None:
+    if schedule.is_recipe:
         words = ["augment", schedule.source, "--run", "--manifest", schedule.manifest, "--out", schedule.output]
-        return [[*wanbatch, *words, *schedule.flags]]
+        cluster = [] if schedule.address is None else ["--submit-to", schedule.address]
+        return [[*wanbatch, *words, *cluster, *schedule.flags]]
+    again = ["--rerun-changed"] if schedule.rerun_changed else []
     if schedule.address is None:
         return [[*wanbatch, "run", schedule.manifest, "--out", schedule.output, *again, *schedule.flags]]
     words = ["submit", schedule.manifest, "--out", schedule.output, "--address", schedule.address, *again]
-    submit = [*wanbatch, *words, *schedule.flags]
-    if not schedule.is_recipe:
-        return [submit]
-    return [[*wanbatch, "augment", schedule.source, "--out", schedule.manifest], submit]
+    return [[*wanbatch, *words, *schedule.flags]]
 
 
 def tick_environment(schedule: Schedule, time: datetime) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`wanbatch schedule export --format kubernetes`: CronJobs that run or submit manifests. Pure."""
+"""`wanbatch schedule export --format kubernetes`: CronJobs that run or submit manifests and recipes. Pure."""
 
 from __future__ import annotations
 
@@ -47,15 +47,10 @@ def cron_job(
     common = given_settings(dict(settings or {}))
     flags = [flag for name, value in common.items() for flag in _flags(name, value, own)]
     whole = replace(schedule, flags=(*flags, *schedule.flags))
-    commands = tick_commands(whole, ("wanbatch",))
-    if len(commands) > 1:
-        raise UserError(
-            f"schedule {schedule.name}: a CronJob runs one command, a recipe on a cluster needs two: use `wanbatch "
-            "schedule run`, or write the manifest with `wanbatch augment` and schedule that"
-        )
+    (command,) = tick_commands(whole, ("wanbatch",))
     volume, path = _claim(claim)
     _check_paths(schedule, path)
-    container: dict[str, Any] = {"name": "wanbatch", "image": image, "command": commands[0]}
+    container: dict[str, Any] = {"name": "wanbatch", "image": image, "command": command}
     if gpus:
         container["resources"] = {"limits": {"nvidia.com/gpu": str(gpus)}}
     return {

@@ -32,7 +32,7 @@ from wanbatch.manifests.dataset.image_formats import ImageFormat
 from wanbatch.manifests.dataset.origin_marks import OriginMark
 from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
 from wanbatch.manifests.digital_source import SYNTHETIC
-from wanbatch.manifests.sources.notes import NotedImages, added
+from wanbatch.manifests.sources.notes import MAP_PART_SMALL, NotedImages, added
 from wanbatch.pipeline.core.requests import CreativityMap, Failed, Request, Result, SourceImage
 from wanbatch.pipeline.sampling.schedules import KEEP
 
@@ -227,6 +227,8 @@ class UnitTask:
         context = self.context
         self._evaluations += result.work.steps_full + result.work.steps_cached
         self._slot_steps += result.slot_steps
+        if result.start_lowered:
+            self._notes[image.id][MAP_PART_SMALL] = image.sources[0].name
         mark = self._marks[image.id]
         self._encoded[image.id] = context.encoders.submit(
             encode, result.pixels, context.setup.format, mark, context.signer

@@ -10,6 +10,7 @@ CONVERTED = "colours_converted"
 PROFILE_UNUSED = "profile_not_used"
 METADATA_SKIPPED = "metadata_skipped"
 CLIPPED = "values_clipped"
+MAP_PART_SMALL = "map_part_small"
 
 WORDS = {
     FIRST_FRAME: "with several frames or pages, of which the first is used",
@@ -17,6 +18,8 @@ WORDS = {
     PROFILE_UNUSED: "whose colour profile or colour tags cannot be used, so that it is taken for sRGB",
     METADATA_SKIPPED: "with metadata that is damaged or too large, and is left out",
     CLIPPED: "with values outside 0 to 1, which are clipped",
+    MAP_PART_SMALL: "whose part of the highest creativity holds no whole place of the latent (8 to 16 pixels), "
+    "so that it changed less: make it larger",
 }
 """Each note's name, and what is said of such a source."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.core.requests import CreativityMap, SourceImage
+from wanbatch.pipeline.core.requests import CreativityMap, Request, SourceImage
 from wanbatch.pipeline.core.samples import Region
 
 EDGE = 4  # pixels over which kept pixels pass into made ones, outside of what is kept
@@ -45,6 +45,21 @@ def region_of(
     highest = levels.max()
     starting = np.where(levels == highest, np.float32(np.inf), levels)
     return Region(latent, noise, torch.from_numpy(starting).to(latent.device), softness), float(highest)
+
+
+def as_mapped(pixels: np.ndarray, request: Request, stride: int) -> tuple[np.ndarray, bool]:
+    """A picture with its kept pixels, and whether it changed less than its map says.
+
+    Args:
+        pixels: uint8 [height, width, 3], as they were made.
+        request: What was asked for, with or without a map.
+        stride: Pixels of a place of the latent, across and down.
+    """
+    shown = request.creativity_map
+    if shown is None:
+        return pixels, False
+    lowered = bool(latent_levels(shown.values, stride).max() < shown.values.max())
+    return with_kept_pixels(pixels, request.sources, shown) if shown.keep_pixels else pixels, lowered
 
 
 def with_kept_pixels(pixels: np.ndarray, sources: Sequence[SourceImage], creativity: CreativityMap) -> np.ndarray:

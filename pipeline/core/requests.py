@@ -114,6 +114,8 @@ class Result:
         peak_memory_bytes: Of the device since the model was loaded, or of this process on a CPU.
         slot_steps: The picture's share of the slots of its evaluations, empty ones included.
         backends: What ran each stage, by name; None: what the pipeline says of itself.
+        start_lowered: Whether the part of its map that may change most holds no whole place of the latent, so that it
+            changed less.
     """
 
     request: Request
@@ -123,6 +125,7 @@ class Result:
     peak_memory_bytes: int
     slot_steps: float = 0.0
     backends: Mapping[str, str] | None = None
+    start_lowered: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

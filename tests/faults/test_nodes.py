@@ -113,6 +113,32 @@ def test_nodes_that_leave_and_join_and_a_driver_that_is_killed(nodes, command_on
 
 
 @pytest.mark.slow
+def test_a_spot_node_that_is_drained_and_then_taken_away(nodes, command_on, tmp_path):
+    """Ray places nothing more there and calls what dies there preempted; what its worker holds is made elsewhere."""
+    names = [f"wait-{index}" for index in range(4)]
+    rows = [{"id": name, "prompt": str(tmp_path / name)} for name in names]
+    out = tmp_path / "out"
+    nodes.add("spot")
+    (tmp_path / "wait-0").touch()
+    process = command_on(nodes, rows)
+    wait_until(lambda: commits(out), what="the first commit")
+    nodes.drain("spot", seconds=2)
+    nodes.add("stays")
+    wait_until(lambda: ready(out) == 2, what="a worker on the other node")
+    nodes.kill("spot")
+    wait_until(lambda: log_events(out, "node_lost"), what="the node's loss")
+    for name in names:
+        (tmp_path / name).touch()
+    ended(process)
+    nodes.kill("stays")
+    require_whole(out, set(names))
+    lost = log_events(out, "unit_lost")
+    assert lost
+    assert all(event["with_node"] for event in lost), "no row is charged with it"
+    assert ready(out) == 2, "nothing was started on the node that goes"
+
+
+@pytest.mark.slow
 def test_the_command_on_a_machine_outside_the_cluster(nodes, command_on, tmp_path):
     """Through Ray's client; its process is killed, and the same command goes on."""
     pytest.importorskip("grpc")

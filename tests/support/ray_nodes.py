@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import signal
@@ -17,6 +18,20 @@ import psutil
 from job_making import environment, wait_until
 
 RAY = Path(sys.executable).parent / "ray"
+TRIES = 3
+DRAIN = """
+import sys, time
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+address, name, seconds = sys.argv[1:]
+client = GcsClient(address=address)
+nodes = client.get_all_node_info()
+[node] = [node for node, told in nodes.items() if told.labels.get("name") == name and told.state == 0]
+deadline = int(1000 * (time.time() + float(seconds)))
+accepted, why = client.drain_node(node.hex(), DRAIN_NODE_REASON_PREEMPTION, "a spot machine is taken back", deadline)
+sys.exit(0 if accepted else why)
+"""
+"""What `ray drain-node` does, and what a cluster's autoscaler does as a spot machine is taken back."""
 
 
 class RayNodes:
@@ -37,6 +52,10 @@ class RayNodes:
         self.token = token or ""
         tokens = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
         self.variables = {"HOME": str(home), **tokens}
+        self._of_nodes = {
+            "PATH": os.pathsep.join([str(RAY.parent), os.environ.get("PATH", os.defpath)]),  # `python` of jobs
+            "RAY_health_check_period_ms": "1000",  # five failed checks, and a node is dead: the usual period is 3 s
+        }
         self._nodes: dict[str, subprocess.Popen] = {}
         port, client = _free_port(), _free_port()
         self.address, self.client_address = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
@@ -45,22 +64,39 @@ class RayNodes:
         self.dashboard = f"http://127.0.0.1:{web}" if web else ""
         head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={web}"] if web else ["--include-dashboard=false"]
         self._head = [*head, "--num-cpus=0"], hidden
-        self._start("head", *self._head)
+        self._launch("head", *self._head)
+        self._await("head", *self._head)
 
-    def add(self, name: str, hidden: Path | None = None) -> None:
-        """Start a node with room for one worker, labelled `name=NAME`.
+    def add(self, *names: str, hidden: Path | None = None) -> None:
+        """Start nodes with room for one worker each, labelled `name=NAME`, at the same time.
 
         Args:
-            name: another one for each node.
-            hidden: a folder that is empty for its processes, as on another host.
+            names: another one for each node.
+            hidden: a folder that is empty for their processes, as on another host.
         """
-        words = [f"--address={self.address}", "--num-cpus=1", f"--labels=name={name}"]
-        self._start(name, words, hidden)
+        words = {name: [f"--address={self.address}", "--num-cpus=1", f"--labels=name={name}"] for name in names}
+        for name in names:
+            self._launch(name, words[name], hidden)
+        for name in names:
+            self._await(name, words[name], hidden)
+
+    def drain(self, name: str, seconds: float) -> None:
+        """Tell Ray that a node will be taken away.
+
+        Args:
+            name: of the node.
+            seconds: until then.
+        """
+        command = [sys.executable, "-c", DRAIN, self.address, name, str(seconds)]
+        done = subprocess.run(command, env=environment(**self.variables), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
 
     def kill(self, name: str) -> None:
         """Kill every process of a node, as when its machine goes."""
         process = self._nodes.pop(name)
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        family: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):  # it did not start
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.send_signal(signal.SIGKILL)
@@ -70,10 +106,11 @@ class RayNodes:
     def restart_head(self) -> None:
         """Kill the head, and start another one at the same address, which knows nothing of the first."""
         self.kill("head")
-        self._start("head", *self._head)
+        self._launch("head", *self._head)
+        self._await("head", *self._head)
 
     def processes(self, name: str, words: str) -> list[psutil.Process]:
-        """The processes of a node whose command has these words."""
+        """The processes of a node whose command, or what Ray has put in its place, has these words."""
         found = []
         for one in psutil.Process(self._nodes[name].pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -87,8 +124,7 @@ class RayNodes:
             self.kill(name)
         shutil.rmtree(self._files, ignore_errors=True)
 
-    def _start(self, name: str, words: list[str], hidden: Path | None = None) -> None:
-        log = self._folder / f"{name}.log"
+    def _launch(self, name: str, words: list[str], hidden: Path | None = None) -> None:
         common = ["--block", "--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--disable-usage-stats"]
         ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
         common += [f"--{port}={_free_port()}" for port in ports]  # the usual ones may be another node's
@@ -97,20 +133,40 @@ class RayNodes:
             hidden.mkdir(exist_ok=True)
             script = f'mount -t tmpfs tmpfs "{hidden}" && exec "$@"'
             command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *command]
-        with log.open("w") as out:
-            self._nodes[name] = process = subprocess.Popen(
+        with self._log(name).open("w") as out:
+            self._nodes[name] = subprocess.Popen(
                 command,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=environment(**self.variables),
+                env=environment(**self.variables, **self._of_nodes),
                 cwd=self._folder,
                 start_new_session=True,
             )
-        wait_until(
-            lambda: process.poll() is not None or "Ray runtime started" in log.read_text(), 120, f"node {name}"
-        )
-        if process.poll() is not None:
-            raise OSError(f"node {name} did not start: {log.read_text()[-500:]}")
+
+    def _await(self, name: str, words: list[str], hidden: Path | None) -> None:
+        """Wait until a node has started; Ray gives one 30 s, so that on a busy machine it is started again."""
+        for tries in range(TRIES):
+            if tries:
+                self._launch(name, words, hidden)
+            wait_until(
+                lambda: self._has_ended(name) or "Ray runtime started" in self._told(name), 120, f"node {name}"
+            )
+            if not self._has_ended(name):
+                return
+            self.kill(name)
+        raise OSError(f"node {name} did not start: {self._told(name)[-500:]}")
+
+    def _has_ended(self, name: str) -> bool:
+        return self._nodes[name].poll() is not None
+
+    def _is_up(self, name: str) -> bool:
+        return "Ray runtime started" in self._told(name)
+
+    def _told(self, name: str) -> str:
+        return self._log(name).read_text()
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
 
 
 def _free_port() -> int:

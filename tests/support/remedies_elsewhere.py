@@ -5,6 +5,7 @@ Each table is by the file of the text, then by a part of the text that tells it 
 
 from __future__ import annotations
 
+import remedies_augment
 import remedies_engines
 
 Table = dict[str, dict[str, str]]
@@ -22,8 +23,6 @@ QUALITY = "tests/pipeline/evaluation/test_quality.py"
 CAUSES = "tests/faults/test_common_causes.py"
 SESSION = "tests/jobs/driver/test_ray_session.py"
 REPAIR = f"{DATASET}/test_repair.py"
-CHECKED = "tests/jobs/augment/test_user_models.py"
-LIKE = "tests/jobs/augment/test_embeddings.py"
 CARDS = "tests/jobs/worker/test_device_check.py::test_what_is_offered_for_such_a_card_works"
 MODELS = "tests/jobs/worker/test_model_files.py"
 ADAPTER_COPIES = "tests/jobs/worker/test_adapter_copies.py"
@@ -33,27 +32,8 @@ HEARD = "tests/jobs/cli/test_train_sound.py::test_an_adapter_is_trained_in_both_
 LOST = f"{REPAIR}::test_the_remedy_of_the_message_costs_the_lost_part_and_no_more"
 
 ELSEWHERE: Table = {
+    **remedies_augment.ELSEWHERE,
     **remedies_engines.ELSEWHERE,
-    "jobs/augment/embeddings.py": {
-        "there is no such model": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
-        "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",
-        "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
-    },
-    "jobs/cli/check_command.py": {
-        "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
-    },
-    "jobs/augment/measuring.py": {
-        "has no pictures: make them": "tests/jobs/augment/test_augment_command.py"
-        "::test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones",
-        "name the folder that they were made into": "tests/jobs/augment/test_measuring.py"
-        "::test_pictures_of_others_and_a_result_that_cannot_be_written",
-    },
-    "jobs/augment/user_models.py": {
-        "there is no such classifier": f"{CHECKED}::test_an_onnx_file_flags_the_picture_of_another_class",
-        "is no ONNX file": f"{CHECKED}::test_an_onnx_file_flags_the_picture_of_another_class",
-        "outputs for {} classes": f"{CHECKED}::test_names_are_given_where_the_file_has_none",
-        "is none of the classifier's": f"{CHECKED}::test_names_are_given_where_the_file_has_none",
-    },
     "jobs/cluster/job_entrypoint.py": {
         "cannot import what wanbatch needs": "tests/jobs/cluster/test_job_entrypoint.py"
         "::test_a_python_without_the_packages_is_one_message",
@@ -81,7 +61,7 @@ ELSEWHERE: Table = {
     },
     "jobs/driver/cluster_session.py": {
         "the cluster has no tokens": f"{NODES}::test_a_token_for_a_cluster_without_tokens",
-        "does not take this process": f"{NODES}::test_a_token_that_the_cluster_does_not_take",
+        "put the cluster's own token": f"{NODES}::test_a_token_that_the_cluster_does_not_take",
         "no worker found a place": f"{NODES}::test_nodes_that_leave_and_join_and_a_driver_that_is_killed",
     },
     "jobs/driver/site.py": {
@@ -311,7 +291,7 @@ NO_REMEDIES: Table = {
     "jobs/augment/embeddings.py": {"gives {} numbers": "what is wrong"},
     "jobs/benchmark/qualification_page.py": {"start: loaded in": "what was measured"},
     "jobs/augment/measuring.py": {"nothing to test on": "what is wrong"},
-    "jobs/cluster/slurm.py": {"#SBATCH --gpus-per-node": "a line of a script"},
+    "jobs/cluster/slurm.py": {"#SBATCH --gpus-per-node": "a line of a script", "export {}": "a line of a script"},
     "jobs/schedule/decisions.py": {"run late": "what became of a run"},
     "jobs/schedule/definition.py": {
         "any manifest that": "what a key means",

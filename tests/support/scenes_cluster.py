@@ -164,9 +164,9 @@ def what_is_uploaded(at: At) -> Iterator[str]:
 @scene
 def what_a_job_does_not_see(at: At) -> Iterator[str]:
     path = at.write("m.jsonl", '{"prompt": "a"}\n')
-    yield str(problem_with_paths({f"{at.folder}/n.jsonl": None}, "node7"))
-    yield str(problem_with_paths({str(path): "another"}, "node7"))
-    assert problem_with_paths({str(path): content_of(str(path))}, "node7") is None
+    yield str(problem_with_paths({"contents": {f"{at.folder}/n.jsonl": None}}, "node7"))
+    yield str(problem_with_paths({"contents": {str(path): "another"}}, "node7"))
+    assert problem_with_paths({"contents": {str(path): content_of(str(path))}}, "node7") is None
     for name in ("here", "there"):
         (at.folder / name / "_wanbatch/tmp").mkdir(parents=True)
     mark = leave_mark(at.folder / "here", "laptop")

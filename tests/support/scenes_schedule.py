@@ -178,8 +178,6 @@ def names_that_other_schedulers_do_not_take(at: At) -> Iterator[str]:
             yield raised(lambda one=one: cron_job(one, "image"))
         else:
             cron_job(one, "image")
-    recipe = schedule("nightly", is_recipe=True, address="http://head:8265", **address)
-    yield raised(lambda: cron_job(recipe, "image"))
     cron_job(schedule("nightly", address="http://head:8265", **address), "image")
     none = {"image": None, "claim": None, "gpus": 0}
     for kind in ("cron", "systemd"):

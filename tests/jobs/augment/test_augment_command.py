@@ -9,8 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from augment_making import RECIPE, folder_by_class, look_of, rows_of
-from command_line import invoke, refused
+from command_line import invoke, refused, usage_error
 from job_making import picture
+
+from wanbatch.jobs.cluster import job_client
+from wanbatch.jobs.cluster import submit as submitting
+from wanbatch.jobs.cluster.job_follow import JobEnd
+from wanbatch.jobs.cluster.job_state import JobState
+from wanbatch.jobs.cluster.submit import Submitted
 
 COUNTS = {"train/disc": 3, "train/box": 2, "test/disc": 2, "test/box": 2}
 
@@ -191,7 +197,15 @@ def test_what_does_not_fit_the_dataset_is_refused_in_one_line(pictures, old, new
     assert not Path("recipe.jsonl").exists()
 
 
-@pytest.mark.parametrize("flags", [[], ["--run", "--out", "out/grown"], ["--preview", "4"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--run", "--out", "out/grown"],
+        ["--run", "--out", "out/grown", "--manifest", "recipe.jsonl", "--submit-to", "http://127.0.0.1:1"],
+        ["--preview", "4"],
+    ],
+)
 def test_where_every_class_is_full_there_is_nothing_to_do_and_that_is_no_error(pictures, flags):
     change("fill = 12", "fill = 2")
     done = invoke("augment", "recipe.toml", *flags)
@@ -201,6 +215,43 @@ def test_where_every_class_is_full_there_is_nothing_to_do_and_that_is_no_error(p
     assert not Path("out").exists()
     told = json.loads(invoke("augment", "recipe.toml", *flags, "--json").stdout)
     assert (told["manifest"], told["rows"]) == (None, 0)
+
+
+def test_a_recipe_sees_the_time_that_its_tick_stands_for(pictures):
+    change('"a {label}"', '"a {label}, {scheduled_time[:10]}, {scheduled_run}"')
+    (line,) = refused(invoke("augment", "recipe.toml"))
+    assert "has no 'scheduled_run', which template " in line
+    change('"a {label}"', "'a {label}, {(scheduled_time | default(\"2026-01-01\"))[:10]}'")
+    times = {"WANBATCH_SCHEDULED_TIME": "2026-07-02T02:30:00+02:00", "WANBATCH_SCHEDULED_RUN": "nightly-20260702"}
+    assert invoke("augment", "recipe.toml", env=times).exit_code == 0
+    before = rows_of(Path("recipe.jsonl"))
+    assert {row["prompt"] for row in before} == {"a disc, 2026-07-02", "a box, 2026-07-02"}
+    later = {**times, "WANBATCH_SCHEDULED_TIME": "2026-07-03T02:30:00+02:00"}
+    assert invoke("augment", "recipe.toml", env=later).exit_code == 0
+    assert rows_of(Path("recipe.jsonl")) == before
+
+
+def test_a_cluster_gets_the_rows_and_the_folder_of_their_sources(pictures, tmp_path, monkeypatch):
+    asked = []
+
+    def submit(submission, jobs, *_, **__):
+        asked.append((submission, jobs))
+        return Submitted("wanbatch-1", False, JobEnd(JobState("wanbatch-1", "SUCCEEDED", exit_code=3), None))
+
+    monkeypatch.setattr(submitting, "submit", submit)
+    monkeypatch.setattr(job_client, "ClusterJobs", lambda address, flag: (address, flag))
+    flags = ["--run", "--manifest", "plans/rows.jsonl", "--out", "out/grown", "--submit-to", "http://head:8265"]
+    done = invoke("augment", "recipe.toml", *flags, "--steps", "30")
+    assert done.exit_code == 3, done.output
+    assert "job wanbatch-1 succeeded, exit code 3" in done.stdout
+    ((submission, jobs),) = asked
+    assert jobs == ("http://head:8265", "--submit-to")
+    assert submission.manifest == str(tmp_path / "plans/rows.jsonl")
+    assert submission.out == str(tmp_path / "out/grown")
+    told = dict(zip(submission.flags[::2], submission.flags[1::2], strict=True))
+    assert (told["--source-fence"], told["--steps"]) == (str(tmp_path), "30")
+    assert len(rows_of(tmp_path / "plans/rows.jsonl")) == 19
+    assert "--submit-to is for --run" in usage_error(invoke("augment", "recipe.toml", *flags[3:]))
 
 
 def test_a_class_without_pictures_is_refused(pictures):

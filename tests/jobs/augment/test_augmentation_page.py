@@ -20,6 +20,7 @@ from wanbatch.jobs.augment.recipe import shipped
 from wanbatch.jobs.augment.recipe_file import read_recipe
 
 PAGE = (Path(__file__).parents[3] / "docs" / "augmentation.md").read_text(encoding="utf-8")
+CLASSES = [f"digit {digit}" for digit in range(10)]
 BLOCK = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -71,7 +72,7 @@ def test_commands_that_write_manifests_and_plans_work(folder, monkeypatch):
         assert done.exit_code == 0, f"{words}: {done.output}"
         assert "warning" not in done.stdout, done.stdout
     rows = rows_of(Path("digits.jsonl"))
-    assert Counter(row["label"] for row in rows) == {f"digit {digit}": 5 for digit in range(10)}
+    assert Counter(row["label"] for row in rows) == dict.fromkeys(CLASSES, 5)
     assert any("images" in row for row in rows)
 
 
@@ -81,7 +82,10 @@ def test_every_command_of_the_page_works(folder, local_ray, monkeypatch):
     for words in commands():
         done = invoke(*words[1:])
         assert done.exit_code == 0, f"{words}: {done.output}"
-    assert len(pq.read_table("out/digits/data")) == 50
+    made = pq.read_table("out/digits/data").to_pylist()
+    assert Counter(row["label"] for row in made if not row["regeneration"]) == dict.fromkeys(CLASSES, 5)
+    assert len(made) == len({row["id"] for row in made})
     assert (folder / "digits.preview.png").stat().st_size > 1000
     told = json.loads((folder / "digits.measured.json").read_text())
-    assert told["arms"]["ours"]["pictures"] == 100
+    assert told["arms"]["ours"]["pictures"] == 50 + len(made)
+    assert Path("out/digits/report.html").stat().st_size > 10_000

@@ -92,6 +92,18 @@ def test_a_picture_without_objects_is_varied_as_a_whole_and_said_so():
     assert "warning   1 of 3 pictures have nothing that is kept, and are varied as a whole" in made.output
 
 
+def test_objects_that_are_kept_may_change_a_little_unless_their_pixels_come_back():
+    coco([TRIANGLE])
+    for more, inside in (("", 0.1), ("keep_pixels = true", 0.0), ("keep_pixels = false", 0.1)):
+        (row,) = augmented(f'keep = "boxes"\naround = 0.7\n{more}')
+        assert row["creativity_boxes"][0]["creativity"] == inside
+        assert row.get("keep_pixels", False) is (inside == 0)
+    (row,) = augmented('keep = "masks"\naround = 0.7\nkeep_pixels = false')
+    assert grey(row)[12, 12] in (25, 26)
+    (row,) = augmented('keep = "masks"\naround = 0.7')
+    assert (grey(row)[12, 12], row["keep_pixels"]) == (0, True)
+
+
 def test_masks_of_polygons_and_run_lengths_become_maps():
     coco([TRIANGLE])
     (row,) = augmented('keep = "masks"\naround = 0.8')
@@ -103,7 +115,7 @@ def test_masks_of_polygons_and_run_lengths_become_maps():
     assert values[35, 35] == values[8, 8] == values[50, 12] == 204
     assert abs(np.sum(values == 0) - 30 * 30 / 2) < 60
     coco(RUNS, "runs")
-    (row,) = augmented('keep = "masks"\naround = 0.8\nkeep_pixels = false', "runs")
+    (row,) = augmented('keep = "masks"\naround = 0.8\ninside = 0\nkeep_pixels = false', "runs")
     assert "keep_pixels" not in row
     kept = np.zeros((64, 64), bool)
     kept[10:30, 10:12] = True

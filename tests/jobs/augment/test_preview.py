@@ -46,7 +46,8 @@ def test_what_is_kept_is_shown_between_source_and_picture(tmp_path, monkeypatch,
     for number in range(2):
         (tmp_path / f"set/{number}.txt").write_text("0 0.25 0.5 0.5 1\n" if number else "")  # the left half; nothing
     Path("recipe.toml").write_text(
-        f'dataset = "set"\nsplit = "train"\ntemplate = "x"\n[objects]\nkeep = "boxes"\naround = 0.8\n{objects}'
+        'dataset = "set"\nsplit = "train"\ntemplate = "x"\n'
+        f'[objects]\nkeep = "boxes"\naround = 0.8\ninside = 0\n{objects}'
         "[settings]\nwidth = 64\nheight = 64\n"
     )
     monkeypatch.setattr(previewing, "make_pictures", made_red)

@@ -97,3 +97,12 @@ def test_counts_by_class_and_by_reason():
     pictures[3].rejected_by = ["flat"]
     assert [(one.label, one.made, one.rejected) for one in by_class(pictures)] == [("box", 2, 1), ("disc", 2, 1)]
     assert by_reason(pictures) == {"flat": 2, "blurred": 1}
+
+
+def test_a_creativity_of_one_has_a_band():
+    pictures = [checked(number, 1.0, 0.2 + number / 1000) for number in range(9)]
+    pictures.append(checked(9, 1.0, 0.9))
+    (band,) = learnt_bands(pictures, 5.0)
+    assert band.creativity == (0.9, 1.0)
+    judge(pictures, Checks(), [band])
+    assert [one.id for one in pictures if one.rejected_by] == ["row-9"]

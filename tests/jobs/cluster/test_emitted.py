@@ -22,6 +22,7 @@ from wanbatch.jobs.cluster.submission import Submission
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = json.loads((ROOT / "tests/data/kuberay/rayjob-v1.schema.json").read_text())
+KUBERNETES = json.loads((ROOT / "tests/data/cronjob-schema.json").read_text())["$defs"]
 DEPLOY = ROOT / "jobs/cluster/deploy"
 HARD = 'it\'s a "cup"; $(reboot) `x` && {a}\nnext'
 SUBMISSION = Submission(
@@ -40,6 +41,7 @@ def stubs(tmp_path) -> Path:
         folder / "ray", 'echo "$1 $2 $3 $4 $5 $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} $AWS_REGION"\nshift 6\n"$@"'
     )
     write_command(folder / "wanbatch", 'printf "%s\\0" "$@" > "$SEEN"\nexit 6')
+    write_command(folder / "sleep", 'echo "$1" >> "$SEEN.sleeps"')
     write_command(folder / "python", f'exec {shlex.quote(sys.executable)} "$@"')
     return folder
 
@@ -66,6 +68,17 @@ def test_a_rayjob_has_only_fields_that_kuberay_knows():
     assert worker["env"] == [{"name": "AWS_REGION", "value": "eu west"}]
 
 
+def test_the_pods_of_a_rayjob_are_ones_that_kubernetes_knows():
+    cluster = rayjob(SUBMISSION, "i", "2.60.0", 1, 8)["spec"]["rayClusterSpec"]
+    pods = [cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]]
+    schema = {"$ref": "#/$defs/V1PodTemplateSpec", "$defs": KUBERNETES}
+    for pod in pods:
+        jsonschema.validate(pod, schema)
+    pods[0]["spec"]["container"] = pods[0]["spec"]["containers"]
+    with pytest.raises(jsonschema.ValidationError, match="'container' was unexpected"):
+        jsonschema.validate(pods[0], schema)
+
+
 def test_the_schema_refuses_what_kuberay_does_not_know():
     content = rayjob(SUBMISSION, "i", "2.60.0", 1, 0)
     content["spec"]["entryPoint"] = content["spec"].pop("entrypoint")
@@ -80,6 +93,17 @@ def test_quarantined_rows_are_no_failure_that_kuberay_would_repeat(stubs, tmp_pa
     done = subprocess.run(entrypoint, shell=True, env=node_environment(stubs, tmp_path))
     assert done.returncode == ends
     assert seen_command(tmp_path) == [*SUBMISSION.command, *SUBMISSION.on_this_cluster]
+    assert not (tmp_path / "seen.sleeps").exists()
+
+
+@pytest.mark.parametrize(("tries", "ends", "sleeps"), [(2, 0, ["60", "60"]), (9, 4, ["60", "60", "60", "0"])])
+def test_a_folder_that_a_lost_driver_still_holds_uses_up_no_retry_of_kuberay(stubs, tmp_path, tries, ends, sleeps):
+    count = f'echo >> "$SEEN.tries"; [ $(wc -l < "$SEEN.tries") -gt {tries} ] || exit 4'
+    write_command(stubs / "wanbatch", count)
+    entrypoint = rayjob(SUBMISSION, "i", "2.60.0", 1, 0)["spec"]["entrypoint"]
+    done = subprocess.run(entrypoint, shell=True, env=node_environment(stubs, tmp_path))
+    assert done.returncode == ends
+    assert (tmp_path / "seen.sleeps").read_text().split() == sleeps
 
 
 def test_a_batch_script_is_one_that_shells_and_their_checker_take(tmp_path):
@@ -102,6 +126,43 @@ def test_a_batch_script_runs_the_command_on_ray_and_ends_with_its_code(stubs, tm
     assert done.returncode == 6, done.stderr
     assert done.stdout == "symmetric-run --address n1:20001 --min-nodes 1 token 64 eu west\n"
     assert seen_command(tmp_path) == [*SUBMISSION.command, *SUBMISSION.on_this_cluster]
+
+
+def test_a_batch_script_whose_ray_does_not_start_is_no_success(stubs, tmp_path):
+    """`ray symmetric-run` ends with 0 then."""
+    write_command(stubs / "ray", "echo 'Failed to start Ray'")
+    environment = node_environment(stubs, tmp_path) | {"TMPDIR": str(tmp_path)}
+    environment |= {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "10001", "SLURM_JOB_NUM_NODES": "2"}
+    script = slurm_script(SUBMISSION, nodes=2, gpus_per_node=8)
+    done = subprocess.run(["bash"], input=script, text=True, env=environment, capture_output=True)
+    assert done.returncode == 75
+    assert "Ray did not start" in done.stderr
+    assert not (tmp_path / "seen").exists()
+    assert not list(tmp_path.glob("tmp.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network and processes of its own need root")
+@pytest.mark.timeout(300)
+def test_a_batch_script_on_a_real_ray(stubs, tmp_path):
+    """In namespaces of its own, since `ray symmetric-run` stops every Ray of the machine in the end."""
+    for name in ("ray", "wanbatch", "sleep"):
+        (stubs / name).unlink()
+    write_command(stubs / "scontrol", "echo 127.0.0.1")
+    rows = [{"id": "a", "prompt": "a cup"}, {"id": "b", "image": "no.png", "creativity": 0}]
+    manifest, flags = write_jsonl(tmp_path / "m.jsonl", rows), ("--steps", "1", "--width", "32", "--height", "32")
+    script = slurm_script(Submission(str(manifest), str(tmp_path / "out"), flags), nodes=1, gpus_per_node=0)
+    environment = node_environment(stubs, tmp_path)
+    environment["PATH"] = f"{stubs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment |= {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), "HOME": str(tmp_path)}
+    environment |= {"SLURM_JOB_NODELIST": "n1", "SLURM_JOB_ID": "10001", "SLURM_JOB_NUM_NODES": "1"}
+    alone = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--net", "--kill-child", "sh", "-c"]
+    own = 'ip link set lo up && mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && exec bash "$0"'
+    (tmp_path / "job.sh").write_text(script)
+    done = subprocess.run([*alone, own, tmp_path / "job.sh"], text=True, env=environment, capture_output=True)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "1 of 2 pictures made" in done.stdout + done.stderr
+    assert (tmp_path / "out/report.html").exists()
 
 
 def test_the_dockerfile_has_nothing_that_its_linter_warns_of():

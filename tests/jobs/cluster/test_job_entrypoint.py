@@ -15,19 +15,26 @@ from wanbatch.manifests.dataset.visibility import leave_mark
 
 
 def test_a_path_that_is_not_there_is_refused_with_the_remedy(tmp_path):
-    message = problem_with_paths({str(tmp_path / "m.jsonl"): None}, "node7")
+    path = str(tmp_path / "m.jsonl")
+    expected = {"contents": {path: None}}
+    message = problem_with_paths(expected, "node7")
     assert message is not None
-    assert message.startswith(f"{tmp_path / 'm.jsonl'}: the cluster does not see it (host node7: No such file")
+    assert message.startswith(f"{path}: the cluster does not see it (host node7: No such file")
     assert "--upload s3://" in message
+    message = problem_with_paths({**expected, "remedies": {path: "share it"}}, "node7")
+    assert message is not None
+    assert message.endswith("): share it")
 
 
 def test_another_file_of_the_same_name_is_refused(tmp_path):
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"prompt": "a"}\n')
     content = content_of(str(manifest))
-    assert problem_with_paths({str(manifest): content}, "node7") is None
+    assert problem_with_paths({"contents": {str(manifest): content}}, "node7") is None
     manifest.write_text('{"prompt": "b"}\n')
-    assert "has another one of this name" in (problem_with_paths({str(manifest): content}, "node7") or "")
+    assert "has another one of this name" in (
+        problem_with_paths({"contents": {str(manifest): content}}, "node7") or ""
+    )
 
 
 def test_folders_are_told_apart_by_their_names_and_sizes(tmp_path):

@@ -67,7 +67,42 @@ def test_paths_of_this_machine_are_absolute_in_the_job(tmp_path):
     assert flags["--source-root"] == str(tmp_path / "pictures")
     assert flags["--compile-cache"] == str(tmp_path / "cache")
     assert flags["--source-fence"] == "s3://b/x"
-    assert needed_paths(chosen) == (str(tmp_path / "pictures"), str(tmp_path / "model"))
+    needed = needed_paths(chosen)
+    assert needed.keys() == {str(tmp_path / "pictures"), str(tmp_path / "model")}
+    assert "--upload" in needed[str(tmp_path / "pictures")]
+    assert "--upload" not in needed[str(tmp_path / "model")]
+
+
+def test_adapters_sounds_and_certificates_are_files_that_the_cluster_must_have(tmp_path):
+    files = ("ink.safetensors", "ear.safetensors", "phrases.toml", "cert.pem", "key.pem")
+    for name in files:
+        (tmp_path / name).touch()
+    chosen = Settings(
+        lora={"ink": "ink.safetensors:0.5", "far": "owner/name@v1"},
+        sound="ear.safetensors",
+        sound_phrases="phrases.toml",
+        c2pa_cert="cert.pem",
+        c2pa_key="key.pem",
+        engines="/shared/engines",
+        text_cache="~/texts",
+    )
+    words = flags_of(chosen)
+    assert f"ink={tmp_path}/ink.safetensors:0.5" in words
+    assert "far=owner/name@v1" in words
+    assert words[words.index("--sound") + 1] == f"{tmp_path}/ear.safetensors"
+    assert words[words.index("--text-cache") + 1] == "~/texts", "in the home of whoever runs it"
+    needed = needed_paths(chosen)
+    assert needed.keys() == {"/shared/engines", *(f"{tmp_path}/{name}" for name in files[:-1])}
+    assert needed[f"{tmp_path}/ink.safetensors"] == "give a path that every node sees, or a hub id"
+    assert needed_paths(Settings(sound="tagger", model="owner/name")) == {}
+
+
+def test_what_is_written_for_a_scheduler_says_which_files_every_node_must_see(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"prompt": "a cup"}\n')
+    (tmp_path / "ink.safetensors").touch()
+    words = ["submit", str(tmp_path / "m.jsonl"), "--out", "s3://b/out", "--emit", "slurm"]
+    done = CliRunner().invoke(main, [*words, "--lora", "ink=ink.safetensors"])
+    assert f"{tmp_path}/ink.safetensors: every node must see it under this name" in done.stderr
 
 
 def test_the_same_question_has_the_same_id_and_another_one_another():

@@ -9,10 +9,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from augment_making import folder_by_class
 from job_making import commits, rows_by_id, wait_until, write_jsonl
 from ray_cluster import RayCluster, cluster_environment, running_cluster
 
@@ -96,6 +98,35 @@ def test_a_job_that_is_stopped_has_the_time_to_drain(wanbatch, folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_a_tick_of_a_recipe_submits_its_rows_and_a_full_one_nothing(wanbatch, folder, cluster):
+    place = folder / "scheduled"
+    folder_by_class(place / "pictures/train", {"disc": 2, "box": 1}, size=32)
+    (place / "plans").mkdir()
+    settings = "[settings]\nsteps = 1\nwidth = 32\nheight = 32\n"
+    recipe = 'dataset = "../pictures"\nsplit = "train"\ntemplate = "a {label}"\ncreativity = 0.5\n'
+    (place / "plans/recipe.toml").write_text(f"{recipe}fill = 1\n{settings}")
+    (place / "wanbatch.toml").write_text(
+        '[schedule.grow]\ncron = "* * * * *"\ntimezone = "UTC"\nrecipe = "plans/recipe.toml"\noutput = "out"\n'
+        f'address = "{cluster.address}"\n'
+    )
+
+    def tick() -> str:
+        done = wanbatch("schedule", "tick", "grow", "--file", place / "wanbatch.toml", "--json")
+        log = "".join(path.read_text() for path in (place / "schedule-state/grow").glob("*.log"))
+        assert done.returncode == 0, done.stderr + log
+        return log
+
+    assert "there is nothing to make" in tick()
+    assert not (place / "out").exists()
+    (place / "plans/recipe.toml").write_text(f"{recipe}fill = 2\n{settings}")
+    time.sleep(60 - time.time() % 60)  # each minute is a tick once
+    assert "succeeded, exit code 0" in tick()
+    (made,) = rows_by_id(place / "out").values()
+    assert made["label"] == "box"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_repeat_says_how_a_job_ended(wanbatch, folder):
     manifest = write_jsonl(folder / "ended.jsonl", ROWS)
     words = ["submit", manifest, "--out", folder / "ended", "--json"]
@@ -124,16 +155,22 @@ def test_a_path_that_the_cluster_does_not_see_is_refused_and_submitted_again_und
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"RAY_AUTH_MODE": "disabled"}, "wants a token"),
-        ({"RAY_AUTH_TOKEN": "open" * 12}, "does not take the token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "no token (RAY_AUTH_MODE is disabled)"),
+        ({"RAY_AUTH_TOKEN": "open" * 12}, "the token of RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_TOKEN": ""}, "the token of the file {home}/.ray/auth_token"),
     ],
 )
 @pytest.mark.timeout(300)
-def test_without_the_token_there_is_one_message(wanbatch, changes, says):
+def test_without_the_token_there_is_one_message(wanbatch, folder, changes, says):
+    """Also with a stale one in the home folder."""
+    stale = folder / "laptop/.ray/auth_token"
+    stale.parent.mkdir(exist_ok=True)
+    stale.write_text("5" * 64)
     refused = wanbatch("jobs", "list", **changes)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert says in refused.stderr
+    assert f"does not take this process, which sends {says.format(home=folder / 'laptop')}: " in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
+    assert "5555" not in refused.stderr
 
 
 @pytest.mark.slow

@@ -47,18 +47,13 @@ def test_everything_that_can_be_said(tmp_path):
     [one] = read_schedules(written(tmp_path, text))
     assert one.deadline == timedelta(minutes=90)
     manifest = str(tmp_path / "sets/cups-weekly.jsonl")
-    made, submitted = tick_commands(one, ("wanbatch",))
-    assert made == ["wanbatch", "augment", str(tmp_path / "sets/cups.toml"), "--out", manifest]
-    assert submitted[:7] == [
-        "wanbatch",
-        "submit",
-        manifest,
-        "--out",
-        "s3://shop/cups",
-        "--address",
-        "http://head:8265",
+    [submitted] = tick_commands(one, ("wanbatch",))
+    recipe = str(tmp_path / "sets/cups.toml")
+    assert submitted[:9] == [
+        *("wanbatch", "augment", recipe, "--run", "--manifest", manifest, "--out", "s3://shop/cups", "--submit-to")
     ]
-    assert submitted[7:] == ["--steps", "12", "--sigmas", "1.0,0.5", "--map", "caption=prompt", "--strict"]
+    flags = ["--steps", "12", "--sigmas", "1.0,0.5", "--map", "caption=prompt", "--strict"]
+    assert submitted[9:] == ["http://head:8265", *flags]
 
 
 def test_what_the_commands_see_of_the_time(tmp_path):
@@ -84,12 +79,13 @@ def test_the_commands_are_understood(tmp_path, kind, address):
         ("manifest", False): ["run"],
         ("recipe", False): ["augment"],
         ("manifest", True): ["submit"],
-        ("recipe", True): ["augment", "submit"],
+        ("recipe", True): ["augment"],
     }[kind, bool(address)]
     for _, *words in commands:
         name, command, rest = main.resolve_command(main.make_context("wanbatch", ["plan"]), words)
         parsed = command.make_context(name, rest).params
-        assert str(parsed["out"]) in (one.output, one.manifest)
+        assert str(parsed["out"]) == one.output
+        assert address in (None, parsed.get("submit_to"), parsed.get("address"))
     assert (parsed["steps"], parsed["strict"]) == (3, True)
 
 

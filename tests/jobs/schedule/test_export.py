@@ -170,7 +170,6 @@ def test_a_cron_job_on_a_volume():
         ({}, {"claim": "data:/nightl"}, "is not in the container"),
         ({}, {"claim": "data"}, "--claim data: must be NAME:PATH, like shop-data:/srv/shop"),
         ({"name": "n" * 50, "source": "s3://a/b", "output": "s3://a/c"}, {}, "a CronJob's name has at most 52"),
-        ({"is_recipe": True, "address": "http://head:8265"}, {"claim": "d:/"}, "a recipe on a cluster needs two"),
     ],
 )
 def test_what_a_cron_job_cannot_have(fields, options, told):
@@ -183,6 +182,12 @@ def test_on_a_cluster_a_cron_job_submits():
     one = schedule(source="s3://shop/rows.parquet", output="s3://shop/out", address="http://head:8265")
     [container] = cron_job(one, "image:1")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["command"][:2] == ["wanbatch", "submit"]
+    recipe = schedule(is_recipe=True, output="s3://shop/out", address="http://head:8265")
+    [container] = cron_job(recipe, "image:1", claim="d:/")["spec"]["jobTemplate"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["command"][1] == "augment"
+    assert container["command"][-2:] == ["--submit-to", "http://head:8265"]
 
 
 def test_what_is_left_out_is_warned_of(tmp_path):

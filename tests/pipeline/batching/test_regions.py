@@ -211,9 +211,18 @@ def test_a_place_of_the_latent_may_change_as_its_least_pixel():
 
 
 def test_a_changing_part_smaller_than_a_place_lowers_the_start(wan):
+    """If the part of the highest creativity holds no whole place, it says so; made larger, it does as it was told."""
     values = np.full((64, 64), 0.5, np.float32)
     values[0, 0] = 0.9
     row = replace(PLAIN, sources=(source(1),), creativity=0.9, creativity_map=CreativityMap(values))
     plain = replace(PLAIN, id="b", sources=(source(1),), creativity=0.5)
+    larger = np.full((64, 64), 0.5, np.float32)
+    larger[:16, :16] = 0.9
+    whole = replace(row, id="c", creativity_map=CreativityMap(larger))
     pixels = make(wan, row, plain)
     assert np.array_equal(pixels["a"], pixels["b"])
+    assert {one.request.id: one.start_lowered for one in wan.generate([row, plain, whole])} == {
+        "a": True,
+        "b": False,
+        "c": False,
+    }

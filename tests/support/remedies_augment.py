@@ -1,0 +1,39 @@
+"""Remedies of recipes, checks and measuring: the tests that follow them; see `remedies_elsewhere.py`."""
+
+from __future__ import annotations
+
+CHECKED = "tests/jobs/augment/test_user_models.py"
+LIKE = "tests/jobs/augment/test_embeddings.py"
+
+ELSEWHERE: dict[str, dict[str, str]] = {
+    "jobs/augment/embeddings.py": {
+        "there is no such model": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+        "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",
+        "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+    },
+    "jobs/cli/augment_command.py": {
+        "--embeddings is for --measure": "tests/jobs/augment/test_measuring.py"
+        "::test_a_model_of_the_user_is_measured_by_its_embeddings",
+        "--submit-to is for --run": "tests/jobs/augment/test_augment_command.py"
+        "::test_a_cluster_gets_the_rows_and_the_folder_of_their_sources",
+    },
+    "manifests/sources/notes.py": {
+        "holds no whole place": "tests/pipeline/batching/test_regions.py"
+        "::test_a_changing_part_smaller_than_a_place_lowers_the_start",
+    },
+    "jobs/cli/check_command.py": {
+        "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+    },
+    "jobs/augment/measuring.py": {
+        "has no pictures: make them": "tests/jobs/augment/test_augment_command.py"
+        "::test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones",
+        "name the folder that they were made into": "tests/jobs/augment/test_measuring.py"
+        "::test_pictures_of_others_and_a_result_that_cannot_be_written",
+    },
+    "jobs/augment/user_models.py": {
+        "there is no such classifier": f"{CHECKED}::test_an_onnx_file_flags_the_picture_of_another_class",
+        "is no ONNX file": f"{CHECKED}::test_an_onnx_file_flags_the_picture_of_another_class",
+        "outputs for {} classes": f"{CHECKED}::test_names_are_given_where_the_file_has_none",
+        "is none of the classifier's": f"{CHECKED}::test_names_are_given_where_the_file_has_none",
+    },
+}

@@ -35,7 +35,12 @@ SCRIPTS = (path for path in FOLDER.glob("*.py") if "__main__" in path.read_text(
 OTHERS = sorted({path.name for path in SCRIPTS} - TRIED)
 
 
-@pytest.mark.parametrize("script", SMALL)
+LONG = "driver.py dispatch"
+
+
+@pytest.mark.parametrize(
+    "script", [pytest.param(script, marks=[pytest.mark.slow] if script == LONG else []) for script in SMALL]
+)
 def test_a_script_runs(script, tmp_path):
     name, *what = script.split()
     result = tmp_path / "result.json"

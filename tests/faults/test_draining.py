@@ -33,7 +33,13 @@ def drained(told: str) -> int:
     return int(re.search(r"drained +(\d+) pictures", told)[1])
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["SIGTERM to the command", "Ctrl-C to its group"])
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(False, id="SIGTERM to the command"),
+        pytest.param(True, id="Ctrl-C to its group", marks=pytest.mark.slow),
+    ],
+)
 def test_what_workers_hold_is_finished(start_command, shared_ray, tmp_path, group):
     """Before, up to four units of each worker were thrown away, with 30 to 120 seconds to spare."""
     out = tmp_path / "out"

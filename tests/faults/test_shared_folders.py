@@ -92,6 +92,7 @@ def test_a_host_that_does_not_share_the_output_folder(start_command, ray_elsewhe
     require_whole(out, set("abcde"))
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_see_the_sources(start_command, ray_elsewhere, tmp_path):
     """Before, all rows were quarantined as `missing_image`, although the images are there."""
     (tmp_path / "sources").mkdir()

@@ -2,10 +2,12 @@
 
     python schedule_service.py FOLDER
 
-FOLDER has the settings file. The clock says 2026-05-01 01:59:50 UTC when the first service of a folder begins, and
-goes on from there for later ones. Ticks run `scheduled_command.py` in place of wanbatch.
+FOLDER has the settings file. The clock says 2026-05-01 01:59:50 UTC until the first service of a folder waits for the
+first time, however long it took to begin, and goes on from there for later ones. Ticks run
+`scheduled_command.py` in place of wanbatch.
 """
 
+import os
 import sys
 import time
 from contextlib import suppress
@@ -22,21 +24,27 @@ COMMAND = (sys.executable, "-S", str(Path(__file__).with_name("scheduled_command
 
 
 class FastClock(SystemClock):
-    """A clock that runs fast."""
+    """A clock that runs fast, once it runs."""
 
     def __init__(self, folder: Path):
-        began = folder / "began"
-        with suppress(FileExistsError), open(began, "x") as file:
-            file.write(str(time.time()))
-        self._start = float(began.read_text())
+        self._began = folder / "began"
 
     def now(self) -> datetime:
-        return BEGIN + timedelta(seconds=(time.time() - self._start) * SPEED)
+        return BEGIN + timedelta(seconds=self.passed())
 
     def passed(self) -> float:
-        return (time.time() - self._start) * SPEED
+        try:
+            return (time.time() - float(self._began.read_text())) * SPEED
+        except FileNotFoundError:
+            return 0.0
 
     def sleep(self, seconds: float) -> None:
+        if not self._began.exists():
+            draft = self._began.with_name(f"began-{os.getpid()}")
+            draft.write_text(str(time.time()))
+            with suppress(FileExistsError):
+                os.link(draft, self._began)
+            draft.unlink()
         time.sleep(seconds / 20)
 
 

@@ -49,6 +49,7 @@ def test_every_row_is_committed_once_after_deaths(deadly):
     assert not list((deadly.out / "_wanbatch" / "tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_loading_is_a_machinery_error(run_here, settings, manifest, tmp_path):
     with pytest.raises(MachineryError, match="died while it loaded the model"):
         run_here(manifest({"prompt": "x"}), tmp_path / "out", settings(), faulty_models.load_and_die)

@@ -13,7 +13,10 @@ from PIL import Image
 from wanbatch.jobs.reporting.contact_sheet import contact_sheet
 
 
-@pytest.mark.parametrize(("name", "suffix", "kind"), [("webp", ".webp", "WEBP"), ("jpeg", ".jpg", "JPEG")])
+@pytest.mark.parametrize(
+    ("name", "suffix", "kind"),
+    [("webp", ".webp", "WEBP"), pytest.param("jpeg", ".jpg", "JPEG", marks=pytest.mark.slow)],
+)
 def test_pictures_in_other_formats(run_here, settings, mixed, sources, tmp_path, name, suffix, kind):
     """The same pixels are made; the hash is of these, also where the file has lost some."""
     chosen = settings(unit_rows=4, seed=9, format=name)

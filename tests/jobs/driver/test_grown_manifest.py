@@ -62,6 +62,7 @@ def test_a_manifest_of_other_types_is_refused_before_ray_starts(run_here, settin
         run_here(tmp_path / "m.parquet", out, settings())
 
 
+@pytest.mark.slow
 def test_a_folder_whose_path_others_take_for_a_pattern(run_here, settings, tmp_path):
     """It is told, and moving the folder afterwards helps."""
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "prompt": "a star"}])

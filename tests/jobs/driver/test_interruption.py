@@ -63,6 +63,7 @@ class StopAfter(JsonLines):
             self._stop.set()
 
 
+@pytest.mark.slow
 def test_a_run_in_a_thread_is_stopped_and_gone_on_with(local_ray, settings, tmp_path):
     rows = [{"id": f"slow-{number}", "prompt": "x"} for number in range(12)]
     manifest, out = write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out"

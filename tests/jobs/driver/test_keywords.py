@@ -52,6 +52,7 @@ def test_without_keywords_nothing_shows_that_there_is_such_a_column(run_here, se
         contact_sheet(out, tmp_path / "sheet.png", keyword="red")
 
 
+@pytest.mark.slow
 def test_keywords_change_no_digest_and_a_folder_keeps_the_column(run_here, settings, tmp_path):
     rows = [{"id": "a", "prompt": "a heart", "keywords": ["x"]}]
     manifest, out = write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+import pytest
 from job_making import picture, table, write_jsonl
 
 from wanbatch.jobs.driver.run import retry
@@ -30,6 +31,7 @@ def test_a_run_warns_before_it_starts_in_its_log_and_at_its_end(run_here, settin
     assert "caption" not in row
 
 
+@pytest.mark.slow
 def test_retry_and_resume_read_the_columns_as_the_run_did(run_here, settings, tmp_path):
     """The pairs are recorded with the run, and a row's digest is of what it asks, whatever its column is called."""
     manifest, out = write_jsonl(tmp_path / "shop.jsonl", [{**ROW, "image": "late.png"}]), tmp_path / "out"

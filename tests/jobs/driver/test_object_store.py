@@ -107,6 +107,7 @@ def test_the_log_names_prompts_because_it_was_asked_to(ran, store):
     assert [event["event"] for event in events][-1] == "finished"
 
 
+@pytest.mark.slow
 def test_the_same_command_again_and_retry(ran, store, model_folder, sources, tmp_path):
     run = ["run", "s3://shop/in/rows.jsonl", "--out", "s3://shop/out", "--model", model_folder, *OPTIONS]
     before = {name: store.info(name)["size"] for name in store.find("shop/out/data")}

@@ -106,6 +106,7 @@ def test_how_units_are_cut_may_change(copied, mixed, run_here, settings):
     assert (ran.summary.exit_code, ran.summary.made_now) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_grown_manifest_runs_only_what_is_new(copied, mixed, run_here, settings, sources):
     before, hashes = part_files(copied), pictures(copied)
     new = [{"id": "new-1", "prompt": "a star", "note": "n"}, {"id": "new-2", "image": "wide.png", "price": 0.5}]

@@ -92,7 +92,15 @@ def test_a_changed_row_is_made_again_on_request(changed, settings):
     assert (again.made_now, again.exit_code) == (0, 0)
 
 
-@pytest.mark.parametrize(("limit", "stopped"), [("1", True), ("10%", True), ("2", False), ("50%", False)])
+@pytest.mark.parametrize(
+    ("limit", "stopped"),
+    [
+        ("1", True),
+        pytest.param("10%", True, marks=pytest.mark.slow),
+        pytest.param("2", False, marks=pytest.mark.slow),
+        ("50%", False),
+    ],
+)
 def test_too_many_failures_stop_a_run_and_keep_what_is_done(run_here, settings, tmp_path, limit, stopped):
     rows = [{"id": "first", "prompt": "a heart"}]
     rows += [{"id": f"gone-{i}", "image": f"gone-{i}.png", "width": 32, "height": 32} for i in range(2)]
@@ -115,6 +123,7 @@ def test_status_tells_the_speed(mixed):
     assert "pictures/s" in CliRunner().invoke(main, ["status", str(mixed.out)]).stdout
 
 
+@pytest.mark.slow
 def test_new_run_leaves_a_folder_of_other_settings_alone(run_here, settings, tmp_path):
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "prompt": "a red heart"}])
     out = tmp_path / "out"

@@ -121,6 +121,7 @@ def test_a_stopped_start_looks_at_nothing(settings, four, tmp_path, opened):
     assert (opened, plan.unsized.tolist()) == ([], [True] * 4)
 
 
+@pytest.mark.slow
 def test_the_whole_run_goes_on_and_retries(run_here, settings, four, tmp_path, opened):
     """One source is missing at first; then the manifest grows. Sizes are those of the sources each time."""
     (tmp_path / "1.png").rename(tmp_path / "away.png")

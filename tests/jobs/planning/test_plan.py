@@ -275,7 +275,7 @@ def test_plan_as_text(model_folder, manifest, tmp_path):
     assert "estimate 3 images left, 15 evaluations" in lines
 
 
-@pytest.mark.parametrize("kind", ["text", "source"])
+@pytest.mark.parametrize("kind", [pytest.param("text", marks=pytest.mark.slow), "source"])
 def test_100_000_rows_plan_in_20_seconds_and_500_mb(model_folder, tmp_path, kind):
     picture(tmp_path / "a.png", 64, 64)
     with open(tmp_path / "many.jsonl", "w") as file:

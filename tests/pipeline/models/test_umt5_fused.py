@@ -21,7 +21,7 @@ def theirs(**changes) -> UMT5EncoderModel:
     return model
 
 
-@pytest.mark.parametrize("length", [1, 8, 40, 300])
+@pytest.mark.parametrize("length", [1, 8, 40, pytest.param(300, marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_equals_transformers_also_far_beyond_the_largest_distance(length):
     """Lengths 40 and 300: distances are up to 128, from where on all are in one bucket."""

@@ -244,6 +244,7 @@ class TestShipped:
         assert judge.distance(real, ghosts) > 2 * judge.distance(real, other)
         assert judge.distance(real, other[:12].repeat(16, 1)) > 2 * judge.distance(real, other)
 
+    @pytest.mark.slow
     def test_pictures_show_what_prompts_ask_for(self):
         studio, rows = scores.Studio(SHIPPED, torch.device("cpu")), attributes(24, seed=3)
         images = studio.generate(scores.write_prompts(rows, 3), 128, 128, steps=8, guidance=2.0, seed=3)

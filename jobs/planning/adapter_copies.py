@@ -11,10 +11,10 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.config.adapter_texts import Registered
-from wanbatch.jobs.planning.host_copies import default_cache, made_once, tag_of
+from wanbatch.jobs.planning.host_copies import default_cache, made_once
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.http import Fetcher
-from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
+from wanbatch.manifests.storage.fsspec_io import file_system, os_errors, tag_of
 from wanbatch.manifests.storage.urls import is_hub, is_url, plain_url
 from wanbatch.pipeline.adapters.location import CONFIG, SUFFIX, is_on_disk, locate
 
@@ -72,7 +72,7 @@ def _from_store(url: str, name: str) -> Path:
             for one in files:
                 system.get_file(one, str(folder / one.rpartition("/")[2]))
 
-    version = " ".join(f"{one} {info['size']} {tag_of(info)}" for one, info in files.items())
+    version = " ".join(f"{one} {info['size']} {tag_of(info) or ''}" for one, info in files.items())
     return _copy(version, name, sum(info["size"] for info in files.values()), fill)
 
 

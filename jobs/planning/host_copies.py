@@ -14,13 +14,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
 FREE_BYTES = 1 << 30  # that a copy leaves on its disk
-TAGS = ("ETag", "etag", "LastModified", "mtime", "updated")
-"""What stores call the version of a file."""
 
 
 def default_cache(kind: str) -> Path:
@@ -31,11 +28,6 @@ def default_cache(kind: str) -> Path:
         return Path.home() / ".cache" / "wanbatch" / kind
     except RuntimeError:
         return Path(tempfile.gettempdir()) / f"wanbatch-{kind}-{_user()}"
-
-
-def tag_of(info: dict[str, Any]) -> str:
-    """What a store tells versions of a file apart by; empty: it says nothing."""
-    return next((str(info[name]) for name in TAGS if info.get(name)), "")
 
 
 def made_once(target: Path, size: int, fill: Callable[[Path], object], remedy: str) -> Path:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.jobs.planning.host_copies import default_cache, made_once, tag_of
-from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
+from wanbatch.jobs.planning.host_copies import default_cache, made_once
+from wanbatch.manifests.storage.fsspec_io import file_system, os_errors, tag_of
 from wanbatch.manifests.storage.urls import is_hub, is_url, plain_url
 from wanbatch.pipeline.loading.registry import ModelInfo, find
 
@@ -66,7 +66,7 @@ def from_store(url: str, cache: Path, weights: bool) -> Path:
         raise UserError(
             f"model {url}: there is no model folder at this address: check it and the store's credentials"
         )
-    told = [f"{name} {info['size']} {tag_of(info)}" for name, info in sorted(wanted.items())]
+    told = [f"{name} {info['size']} {tag_of(info) or ''}" for name, info in sorted(wanted.items())]
     digest = hashlib.sha256("\n".join([url, *told]).encode()).hexdigest()
 
     def fill(folder: Path) -> None:

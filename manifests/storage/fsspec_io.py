@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
@@ -30,6 +30,11 @@ _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _VERSIONS = ("ETag", "etag", "LastModified", "mtime", "updated", "last_modified", "blob_id")
 """What the file systems of stores call a file's tag or its time of change; the tags first."""
 _systems: dict[tuple[str, int], Any] = {}
+
+
+def tag_of(info: Mapping[str, Any]) -> str | None:
+    """What a store tells versions of a file apart by; None: it says nothing. info: of a file, as fsspec gives it."""
+    return next((str(info[name]) for name in _VERSIONS if info.get(name)), None)
 
 
 class MissingCredentialsError(PermissionError):
@@ -108,7 +113,7 @@ class StoreFile(io.RawIOBase):
         if info["type"] != "file":
             raise FileNotFoundError(errno.ENOENT, "No such file", path)
         self.size: int = info["size"]
-        tag = next((str(info[name]) for name in _VERSIONS if info.get(name)), None)
+        tag = tag_of(info)
         self.version = None if tag is None else f"{self.size} bytes of {tag}"
 
     @classmethod

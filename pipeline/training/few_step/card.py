@@ -1,10 +1,9 @@
-"""The model card of an adapter for few steps, and what else the header of its file says."""
+"""The model card of an adapter for few steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import date
 from typing import Any
 
 from wanbatch.pipeline.training.few_step.measures import Measures
@@ -33,26 +32,6 @@ class About:
     count: int
     license: str = "apache-2.0"
     author: str = ""
-
-
-def header(about: About, size: tuple[int, int]) -> dict[str, Any]:
-    """What the header says beside what the adapter was made for.
-
-    Args:
-        about: The adapter.
-        size: (width, height) of a training picture in pixels.
-    """
-    said = {
-        "ss_base_model_version": "wan2.2",
-        "ss_sd_model_name": about.base,
-        "modelspec.architecture": "wan2.2/lora",
-        "modelspec.title": about.name,
-        "modelspec.resolution": f"{size[0]}x{size[1]}",
-        "modelspec.date": date.today().isoformat(),
-        "modelspec.author": about.author,
-        "modelspec.license": about.license,
-    }
-    return {key: value for key, value in said.items() if value != ""}
 
 
 def write(

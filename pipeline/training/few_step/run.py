@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from wanbatch.pipeline.training.adapter_header import origin_header
 from wanbatch.pipeline.training.few_step import card
 from wanbatch.pipeline.training.few_step.distillation import Distillation
 from wanbatch.pipeline.training.few_step.losses import Prompts
@@ -83,7 +84,7 @@ def train_few_step(
     training = Distillation(model.dit, adapters, bank, settings, budget, out, listener.say, about.name)
     done = training.run(dict, minutes_between, listener.stepped)
     training.learners[STUDENT].average.adopt()
-    training.save_adapter(training.file, card.header(about, size))
+    training.save_adapter(training.file, origin_header(about, size))
     found, pictures = measure(model, adapters, training.file, settings, size, shown)
     sheet(model, pictures).save(out / SHEET_FILE)
     (out / MEASURES_FILE).write_text(json.dumps(found.as_dict() | done, indent=1) + "\n")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import date
 from typing import Any
 
+from wanbatch.pipeline.training.adapter_header import origin_header
 from wanbatch.pipeline.training.lora.measures import Measures
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 
@@ -48,8 +48,6 @@ def header(about: About, settings: LoraSettings, size: tuple[int, int], shift: f
         steps: That were made.
     """
     said: dict[str, Any] = {
-        "ss_base_model_version": "wan2.2",
-        "ss_sd_model_name": about.base,
         "ss_network_module": "networks.lora",
         "ss_output_name": about.name,
         "ss_learning_rate": settings.rate,
@@ -58,17 +56,11 @@ def header(about: About, settings: LoraSettings, size: tuple[int, int], shift: f
         "ss_num_train_images": about.pictures,
         "ss_discrete_flow_shift": shift,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "wan2.2/lora",
-        "modelspec.title": about.name,
-        "modelspec.resolution": f"{size[0]}x{size[1]}",
-        "modelspec.date": date.today().isoformat(),
-        "modelspec.author": about.author,
-        "modelspec.license": about.license,
         "modelspec.usage_hint": f"prompts such as {about.template!r}",
     }
     if about.trigger:
         said["modelspec.trigger_phrase"] = about.trigger
-    return {key: value for key, value in said.items() if value != ""}
+    return {key: value for key, value in (origin_header(about, size) | said).items() if value != ""}
 
 
 def write(about: About, settings: LoraSettings, measures: Measures, seconds: float) -> str:

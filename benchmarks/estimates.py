@@ -23,7 +23,8 @@ from typing import Any
 
 from circumstances import circumstances, print_result
 from estimate_rows import mixed, plain, written
-from scaling import RANDOM, card_names, load_random, visible_cards, write_random_folder
+from host_samples import card_names, visible_cards
+from random_weights import RANDOM, load_random, write_random_folder
 
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.fingerprint import model_location

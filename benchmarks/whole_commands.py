@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
+from mixed_prompts import mixed_words, prompts_of
 from model_requests import request_of
 
 from wanbatch.jobs.benchmark.stages import shared_copies
@@ -46,7 +46,6 @@ from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.weights import Modules
 
 UNIT_ROWS, IN_MODEL = 16, 4  # rows of a unit; units of which the model has rows (`jobs/driver/units_in_hand.py`)
-WORDS = ("red", "heart", "castle", "yellow", "star", "dog", "under", "a", "green", "tree", "striped", "purple")
 SMALL: dict[str, dict[str, Any]] = {
     "transformer": {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64,
                     "text_dim": 64},
@@ -126,17 +125,10 @@ def main(
         out.write_text(text, encoding="utf-8")
 
 
-def mixed_words(count: int) -> list[int]:
-    """Words of prompts as people write them: most are short, some are long, a few fill what the model reads."""
-    drawn = np.random.default_rng(0).normal(3.4, 0.7, count)
-    return np.clip(np.exp(drawn), 2, 380).astype(int).tolist()
-
-
-def requests_of(words: Sequence[int], values: dict[str, Any]) -> list[Request]:
-    draw = np.random.default_rng(1)
+def requests_of(words: list[int], values: dict[str, Any]) -> list[Request]:
     return [
-        request_of(random_info(), id=str(number), seed=number, prompt=" ".join(draw.choice(WORDS, count)), **values)
-        for number, count in enumerate(words)
+        request_of(random_info(), id=str(number), seed=number, prompt=prompt, **values)
+        for number, prompt in enumerate(prompts_of(words))
     ]
 
 

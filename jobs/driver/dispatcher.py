@@ -237,6 +237,7 @@ class Dispatcher:
             worker=ready.worker,
             host=ready.host,
             device=ready.device,
+            **({"gpu": ready.gpu} if ready.gpu else {}),
             load_seconds=round(ready.load_seconds, 3),
             warm_up_seconds=round(ready.warm_up_seconds, 3),
         )

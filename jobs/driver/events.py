@@ -56,6 +56,7 @@ class WorkerReady:
         backends: how it computes each stage.
         host: name of its machine.
         device: name of its device.
+        gpu: which GPU of its host that is; empty without one.
     """
 
     worker: int
@@ -64,6 +65,7 @@ class WorkerReady:
     backends: Mapping[str, str]
     host: str = ""
     device: str = ""
+    gpu: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,8 @@ class Worker:
         self._metrics = WorkerMetrics(host, self._context.device, self._name)
         load_seconds = time.perf_counter() - begin
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
-        return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark, self._context.device)
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") if setup.device == "cuda" else ""
+        return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark, self._context.device, gpu)
 
     def _hearing(self) -> Hearing | None:
         config = self._setup.hearing

@@ -93,6 +93,7 @@ class Started:
         host: name of its machine.
         mark: what it left in the output folder (`manifests/dataset/visibility.py`), for the driver to find.
         device: name of its device, as timings have it.
+        gpu: which GPU of its host it has, as CUDA_VISIBLE_DEVICES names it; empty without one.
     """
 
     load_seconds: float
@@ -101,6 +102,7 @@ class Started:
     host: str
     mark: str
     device: str = ""
+    gpu: str = ""
 
 
 @dataclass(frozen=True, slots=True)

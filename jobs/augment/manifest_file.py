@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.manifests.sources.formats import format_of
+from wanbatch.manifests.sources.path_policy import is_below
 from wanbatch.manifests.storage.atomic_files import make_folder, write_atomic
 
 FORMS = (".jsonl", ".parquet")
@@ -55,7 +56,7 @@ class SourcePaths:
     """The paths of originals as a manifest has them, relative to its own folder.
 
     Attributes:
-        fence: the folder that holds the manifest and every source named so far, absolute.
+        fence: the folder that holds the manifest and every source named so far, also those behind links, absolute.
     """
 
     def __init__(self, target: Path, read: Callable[[Original], bytes]):
@@ -73,13 +74,19 @@ class SourcePaths:
     def of(self, original: Original) -> str:
         """The path of an original; one without a file is written to a folder beside the manifest first."""
         location = original.location or self._copy(original)
-        self.fence = os.path.commonpath([self.fence, location])
+        self._hold(location)
         return os.path.relpath(location, self._folder)
 
     def include(self, paths: Sequence[str]) -> None:
         """Take sources of rows that there are already into `fence`. paths: as the manifest has them."""
         for path in paths:
-            self.fence = os.path.commonpath([self.fence, os.path.normpath(f"{self._folder}/{path}")])
+            self._hold(os.path.normpath(f"{self._folder}/{path}"))
+
+    def _hold(self, location: str) -> None:
+        """Widen `fence` if a source is outside of it, as a run sees it, which follows links."""
+        real, fence = os.path.realpath(location), os.path.realpath(self.fence)
+        if not is_below(real, fence):
+            self.fence = os.path.commonpath([fence, real])
 
     def _copy(self, original: Original) -> str:
         if original.sha256 not in self._copied:

@@ -66,6 +66,18 @@ def test_sources_outside_the_manifests_folder_are_named_in_the_next_command(pict
     assert json.loads(planned.stdout)["unreadable_sources"] == {}, planned.output
 
 
+def test_a_dataset_behind_a_link_is_named_in_the_next_command(pictures, tmp_path):
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans/set").symlink_to(pictures)
+    shutil.move("recipe.toml", "plans/recipe.toml")
+    made = invoke("augment", "plans/recipe.toml", "--out", "plans/manifest.jsonl")
+    last = made.stdout.splitlines()[-1].split()
+    planned = invoke("plan", *last[3:6], "--json")
+    assert json.loads(planned.stdout)["unreadable_sources"] == {}, planned.output
+    again = invoke("augment", "plans/recipe.toml", "--out", "plans/manifest.jsonl")  # all rows are there
+    assert again.stdout.splitlines()[-1].split() == last
+
+
 def test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones(pictures, local_ray, settings, tmp_path):
     """The command that `--measure` names: wanbatch augment RECIPE --run --out OUT."""
     change("fill = 12 ", "variants = 1 ")

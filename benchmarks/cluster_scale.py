@@ -10,8 +10,8 @@ Nodes join one after the other, a tenth of them at the start; in the middle some
 others join. Ray's own part of the driver's work is not in it: `driver.py` has it.
 
 driver_milliseconds_a_unit: the processor time of this process without what the simulation took. ideal_seconds: when
-the workers that there were, as nodes came and went, would have been through all units, each with the next one at once;
-what was lost with nodes is made again in it, too. seconds_over_ideal: how long it took, by that.
+the workers that there were, as nodes came and went, would have been through all units, each with the next one at
+once; what was lost with nodes is made again in it, too. seconds_over_ideal: how long it took, by that.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Where there is no GPU, Triton interprets our kernels; it reads this when it is first imported, by torch perhaps. Ray's
 workers are as important as the tests that wait for them, also where other tests keep all cores busy. Threads of
-OpenMP sleep while they wait for each other: where there are more of them than cores, those that wait actively take the
-core of the one that they wait for, and a run took five times as long. It changes no bit.
+OpenMP sleep while they wait for each other: where there are more of them than cores, those that wait actively take
+the core of the one that they wait for, and a run took five times as long. It changes no bit.
 """
 
 from __future__ import annotations

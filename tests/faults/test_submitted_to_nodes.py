@@ -143,6 +143,20 @@ def require_once(out: Path, sources: Path) -> None:
         torch.set_num_threads(threads)
 
 
+def test_a_cluster_without_a_place_for_a_worker(nodes, start_command, tmp_path):
+    """Its head has no processor for workers. Before anything is written."""
+    for name in nodes.names:
+        nodes.kill(name)
+    words = ("--address", nodes.address, "--start-deadline", 3)
+    command = start_command([{"id": "a", "prompt": "x"}], *words, **nodes.variables)
+    _, told = command.communicate(timeout=240)
+    assert command.returncode == 75, told
+    assert told.splitlines()[-1].startswith(
+        "wanbatch: no worker found a place within 3 s: 1 wanted, each with 1 CPU; the cluster has 1 node with 0 GPUs"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_row_once_and_pixels_as_in_a_quiet_run(nodes, laptop, tmp_path):
     manifest, out = write_inputs(tmp_path), tmp_path / "out"
     disturbed(nodes, lambda: submitted(nodes, tmp_path, manifest, "--out", out), lambda: len(commits(out)), laptop)

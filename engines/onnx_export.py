@@ -106,7 +106,7 @@ def plain_rms_norm() -> Iterator[None]:
         return (normed if weight is None else normed * weight).to(given.dtype)
 
     fused = functional.rms_norm
-    functional.rms_norm = plain
+    functional.rms_norm = plain  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from wanbatch.jobs.augment.earlier import (
 )
 from wanbatch.jobs.augment.found import Found, FoundDataset
 from wanbatch.jobs.augment.leakage import Leak, groups_in_several_splits, leaks_between, require_no_leak
-from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, write_manifest
+from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, require_outside, write_manifest
 from wanbatch.jobs.augment.map_files import MapFiles
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
@@ -108,6 +108,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     require_form(target)
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
+    require_outside(dataset_path(recipe.dataset, folder), target, "name a file elsewhere with --out or --manifest")
     path, found, reading = _find(recipe, folder, settings)
     wanted, others = of_splits(found, recipe)
     check_names(found, recipe)

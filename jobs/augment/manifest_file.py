@@ -17,6 +17,7 @@ from wanbatch.jobs.augment.originals import Original
 from wanbatch.manifests.sources.formats import format_of
 from wanbatch.manifests.sources.path_policy import is_below
 from wanbatch.manifests.storage.atomic_files import make_folder, write_atomic
+from wanbatch.manifests.storage.urls import is_url
 
 FORMS = (".jsonl", ".parquet")
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
@@ -28,6 +29,19 @@ def require_form(target: Path) -> None:
         raise UserError(f"{target}: give the manifest a name that ends in {' or '.join(FORMS)}")
     if target.is_dir():
         raise UserError(f"{target}: is a folder: give a file that ends in {' or '.join(FORMS)}")
+
+
+def require_outside(dataset: str, written: Path, remedy: str) -> None:
+    """Raises UserError if what is written would be inside a dataset that is a folder, and so be read as part of it.
+
+    Args:
+        dataset: path, absolute, or its URL.
+        written: a file or folder.
+        remedy: how to name another place.
+    """
+    in_folder = not is_url(dataset) and os.path.isdir(dataset)
+    if in_folder and is_below(os.path.realpath(written), os.path.realpath(dataset)):
+        raise UserError(f"{written}: is inside the dataset {dataset}, and would be read as part of it: {remedy}")
 
 
 def write_manifest(target: Path, rows: Sequence[Mapping[str, Any]]) -> None:

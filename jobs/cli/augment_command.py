@@ -108,7 +108,10 @@ def _write(
 ) -> None:
     """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
     from wanbatch.jobs.augment.augment import write_augmentation
+    from wanbatch.jobs.augment.manifest_file import require_outside
 
+    if isinstance(out, Path):
+        require_outside(planned.dataset, out, "name a folder elsewhere with --out")
     written = write_augmentation(planned, target)
     if not as_json:
         click.echo("\n".join(_lines(planned, written)), err=out is not None)

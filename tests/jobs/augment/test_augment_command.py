@@ -12,6 +12,8 @@ from augment_making import RECIPE, folder_by_class, look_of, rows_of
 from command_line import invoke, refused, usage_error
 from job_making import picture
 
+from wanbatch.errors import UserError
+from wanbatch.jobs.augment import making
 from wanbatch.jobs.cluster import job_client
 from wanbatch.jobs.cluster import submit as submitting
 from wanbatch.jobs.cluster.job_follow import JobEnd
@@ -275,6 +277,31 @@ def test_a_class_without_pictures_is_refused(pictures):
     )
     change("fill = 12", 'fill = 12\nclasses = ["box", "disc"] #')
     assert invoke("augment", "recipe.toml").exit_code == 0
+
+
+def test_nothing_is_written_into_the_dataset_which_would_be_read_with_it(pictures, tmp_path, monkeypatch):
+    shutil.move("recipe.toml", "set/recipe.toml")
+    text = (tmp_path / "set/recipe.toml").read_text()
+    (tmp_path / "set/recipe.toml").write_text(text.replace('dataset = "set"', 'dataset = "."'))
+    for flags in ([], ["--preview", 3], ["--run"]):
+        (line,) = refused(invoke("augment", "set/recipe.toml", "--out", "set/made.jsonl", *flags))
+        assert line.endswith(
+            f"is inside the dataset {tmp_path}/set, and would be read as part of it: "
+            "name a file elsewhere with --out or --manifest"
+        )
+    flags = ["--run", "--out", "set/made", "--manifest", "made.jsonl"]
+    (line,) = refused(invoke("augment", "set/recipe.toml", *flags))
+    assert line.endswith("would be read as part of it: name a folder elsewhere with --out")
+    assert not Path("made.jsonl").exists()
+    assert invoke("augment", "set/recipe.toml", "--out", "made.jsonl").exit_code == 0
+
+    def run(written, out, settings):
+        raise UserError(f"a run into {out}")
+
+    monkeypatch.setattr(making, "make_pictures", run)
+    done = invoke("augment", "set/recipe.toml", "--run", "--out", "made")
+    assert done.stderr.splitlines()[-1] == "wanbatch: a run into made"
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["recipe.toml", "test", "train"]
 
 
 def test_a_manifest_of_another_kind_is_refused(pictures):

@@ -43,7 +43,9 @@ class CreativityMaps:
             values = self._known[key]
         else:
             return None
-        return CreativityMap(values, bool(image.keep_pixels), image.map_softness or 0.0)
+        return CreativityMap(
+            values, bool(image.keep_pixels), image.map_softness or 0.0, image.keep_pixels_up_to or 0.0
+        )
 
 
 def _of_boxes(image: Image, size: tuple[int, int]) -> np.ndarray:

@@ -63,7 +63,7 @@ def as_mapped(pixels: np.ndarray, request: Request, stride: int) -> tuple[np.nda
 
 
 def with_kept_pixels(pixels: np.ndarray, sources: Sequence[SourceImage], creativity: CreativityMap) -> np.ndarray:
-    """A picture with the source's own pixels where the map is 0, passing into the picture's over `EDGE` pixels.
+    """A picture with the source's own pixels where the map keeps them, passing into the picture's over `EDGE` pixels.
 
     Args:
         pixels: uint8 [height, width, 3], as they were made.
@@ -72,7 +72,7 @@ def with_kept_pixels(pixels: np.ndarray, sources: Sequence[SourceImage], creativ
     """
     weights = np.array([source.weight for source in sources])
     blend = sum(source.pixels * (weight / weights.sum()) for source, weight in zip(sources, weights, strict=True))
-    share = _share_kept(creativity.values == 0)[..., None]
+    share = _share_kept(creativity.kept)[..., None]
     return np.rint(share * blend + (1 - share) * pixels).astype(np.uint8)
 
 

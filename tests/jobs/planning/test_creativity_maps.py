@@ -72,6 +72,7 @@ def test_what_a_row_says_of_places_is_part_of_its_digest_and_nothing_else_is(pla
         {"id": "a", "creativity": 0.5, "creativity_boxes": KEEP},
         {"id": "a", "creativity": 0.5, "creativity_boxes": VARY},
         {"id": "a", "creativity": 0.5, "creativity_boxes": KEEP, "keep_pixels": True},
+        {"id": "a", "creativity": 0.5, "creativity_boxes": KEEP, "keep_pixels": True, "keep_pixels_up_to": 0.2},
         {"id": "a", "creativity_map": "a.png"},
     ]
     digests = [planned(row).images["digest"][0].as_py() for row in rows]
@@ -97,6 +98,11 @@ def test_the_columns_stand_in_datasets_that_use_them(planned):
         ({"creativity": 0.5, "creativity_map": "a.png"}, "has both creativity_map and creativity"),
         ({"keep_pixels": True}, "has keep_pixels but neither creativity_boxes nor creativity_map"),
         ({"keep_pixels": 1, "creativity_boxes": KEEP}, "keep_pixels is 1: must be true or false"),
+        ({"keep_pixels_up_to": 0.2, "creativity_boxes": KEEP}, "has keep_pixels_up_to but keep_pixels is not true"),
+        (
+            {"keep_pixels_up_to": 1, "keep_pixels": True, "creativity_boxes": KEEP},
+            "keep_pixels_up_to is 1, and no place of the picture has a higher creativity",
+        ),
         ({"creativity_boxes": []}, r"creativity_boxes is \[\]: must be a list of 1 to 1000"),
         (
             {"creativity_boxes": [{"box": [0, 0, 1], "creativity": 0}]},

@@ -45,7 +45,6 @@ from model_requests import request_of
 
 from wanbatch.pipeline.core.conditioning import to_pixels
 from wanbatch.pipeline.core.creativity_map import latent_levels
-from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.evaluation.attributes import NOUNS
 from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.evaluation.quality import stacked
@@ -58,21 +57,23 @@ SAME = 16  # grey levels by which a kept pixel may differ
 PASTED = "background: pasted"
 VARY_BACKGROUND = (
     *(Arm(value) for value in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)),
-    *(Arm(value, full=True) for value in (0.6, 0.8, 0.9)),
+    *(Arm(value, named="all") for value in (0.6, 0.8, 0.9)),
     *(Arm(1.0, inside) for inside in (0.0, 0.1, 0.2, 0.3)),
     *(Arm(1.0, inside, keep_pixels=True) for inside in (0.0, 0.1, 0.2, 0.3)),
     *(Arm(0.8, 0.2, keep_pixels=kept) for kept in (False, True)),
+    *(Arm(1.0, 0.2, keep_pixels=kept, named="all") for kept in (False, True)),
+    *(Arm(1.0, 0.2, keep_pixels=kept, named="alone") for kept in (False, True)),
     *(Arm(1.0, 0.2, softness=softness) for softness in (0.2, 0.4)),
     *(Arm(1.0, inside, "box") for inside in (0.0, 0.1, 0.2)),
     Arm(1.0, 0.1, "box", keep_pixels=True),
 )
 VARY_OBJECT = (
     *(Arm(value) for value in (0.7, 0.8, 0.9, 1.0)),
-    *(Arm(value, full=True) for value in (0.7, 0.9)),
+    *(Arm(value, named="all") for value in (0.7, 0.9)),
     *(Arm(0.0, 1.0, "box", margin=margin) for margin in (8, 16, 24)),
-    *(Arm(0.0, 1.0, "box", margin=margin, full=True) for margin in (8, 16, 24)),
-    *(Arm(0.0, 1.0, "box", margin=margin, keep_pixels=True, full=True) for margin in (16, 24)),
-    *(Arm(0.2, 1.0, "box", margin=16, softness=softness, full=True) for softness in (0.0, 0.2, 0.4)),
+    *(Arm(0.0, 1.0, "box", margin=margin, named="all") for margin in (8, 16, 24)),
+    *(Arm(0.0, 1.0, "box", margin=margin, keep_pixels=True, named="all") for margin in (16, 24)),
+    *(Arm(0.2, 1.0, "box", margin=16, softness=softness, named="all") for softness in (0.0, 0.2, 0.4)),
 )
 
 
@@ -128,19 +129,8 @@ def asked(attributes: torch.Tensor, task: str, seed: int) -> torch.Tensor:
 def pasted(wan: Wan, info: ModelInfo, scenes: Sequence[Scene], steps: int) -> list[np.ndarray]:
     """The objects' own pixels over pictures of the backgrounds alone, uint8 [128, 128, 3] each."""
     plain = request_of(info, steps=steps)
-    told = world.describe(torch.stack([scene.wanted for scene in scenes]))
-    requests: list[Request] = []
-    for index, one in enumerate(told):
-        alone = {
-            "meadow": "a meadow",
-            "beach": "a beach",
-            "snow": "snow",
-            "desert": "a desert",
-            "night": "a night sky",
-        }
-        prompt = alone.get(one["background"], f"a {one['texture']} {one['background']} background")
-        requests.append(replace(plain, id=str(index), prompt=prompt, seed=index))
-    made = generate(wan, requests)
+    named = enumerate(scene.prompts["alone"] for scene in scenes)
+    made = generate(wan, [replace(plain, id=str(index), prompt=prompt, seed=index) for index, prompt in named])
     return [np.where(scene.mask[..., None], scene.pixels, one) for scene, one in zip(scenes, made, strict=True)]
 
 

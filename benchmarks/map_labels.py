@@ -4,8 +4,8 @@
         [--sheet FILE.png]
 
 Needs no Ray, and a GPU if there is one. Scenes of the small world with one object on a plain background. The prompt
-names the object and another plain background, as the template of a recipe would, and neither place nor size, but
-where an arm says that all is named. Each arm makes all scenes from the same noise.
+names the object and another plain background, as the template of a recipe would, and neither place nor size; where an
+arm says so it names them, too, or the background alone. Each arm makes all scenes from the same noise.
 
 An object is found by colours, in the source and in the picture alike: pixels that are farther than 60 grey levels
 from the background of the source, from that of the picture, and from all mixtures of the two. Of their connected
@@ -53,22 +53,26 @@ from wanbatch.pipeline.training.toy import world
 
 FAR = 60  # grey levels
 SAME_BOX = 0.98
+WORDS = ("all", "alone")
 ARMS = (
     Arm(0.0),
+    *(Arm(0.7, 0.1, "box", keep_pixels=kept, named=named) for named in WORDS for kept in (True, False)),
+    *(Arm(0.7, 0.2, keep_pixels=True, named=named) for named in WORDS),
     Arm(0.7),
+    Arm(0.7, named="all"),
     *(Arm(0.7, inside, "box") for inside in (0.1, 0.0)),
     *(Arm(0.7, inside, "box", keep_pixels=True) for inside in (0.1, 0.0)),
-    *(Arm(0.7, inside, keep_pixels=True) for inside in (0.1, 0.2, 0.0)),
+    *(Arm(0.7, inside, keep_pixels=True) for inside in (0.2, 0.1, 0.0)),
     *(Arm(value) for value in (0.5, 0.6, 0.8, 0.9, 1.0)),
-    *(Arm(around, 0.1, "box") for around in (0.5, 0.6, 0.8, 1.0)),
-    *(Arm(around, 0.1, "box", keep_pixels=True) for around in (0.5, 0.8, 0.9, 1.0)),
-    *(Arm(around, 0.2, keep_pixels=True) for around in (0.8, 0.9, 1.0)),
-    *(Arm(around, 0.2) for around in (0.7, 1.0)),
+    *(Arm(around, 0.1, "box", keep_pixels=kept) for around in (0.5, 0.6, 0.8, 0.9, 1.0) for kept in (True, False)),
+    *(Arm(around, 0.1, "box", keep_pixels=True, named=named) for named in WORDS for around in (0.5, 0.9, 1.0)),
+    *(Arm(around, 0.2, keep_pixels=True, named=named) for named in ("both", *WORDS) for around in (0.5, 0.9, 1.0)),
+    *(Arm(0.7, 0.0, "box", keep_pixels=True, named=named) for named in WORDS),
+    *(Arm(around, named="all") for around in (0.5, 0.6, 0.8, 0.9, 1.0)),
     *(Arm(0.7, inside, "box") for inside in (0.05, 0.2, 0.3)),
     *(Arm(0.7, 0.1, "box", margin=margin) for margin in (4, 8)),
-    *(Arm(0.7, 0.1, "box", **more) for more in ({"sampler": "euler_ancestral"}, {"guidance": 1.0}, {"full": True})),
-    *(Arm(1.0, 0.1, "box", **more) for more in ({"sampler": "euler_ancestral"}, {"guidance": 1.0}, {"full": True})),
-    Arm(1.0, full=True),
+    *(Arm(around, 0.1, "box", sampler="euler_ancestral") for around in (0.7, 1.0)),
+    *(Arm(around, 0.1, "box", guidance=1.0) for around in (0.7, 1.0)),
 )
 
 

@@ -45,15 +45,14 @@ class Scene:
         pixels: of the source, uint8 [128, 128, 3].
         mask: where its object is, bool [128, 128].
         wanted: the attributes that are asked for, int64 [9].
-        full: a prompt that names all of them.
-        short: a prompt that names the object and the background, and neither size nor place.
+        prompts: by what they name: `all`; `both`, the object and the background, and neither size nor place; and
+            the background `alone`.
     """
 
     pixels: np.ndarray
     mask: np.ndarray
     wanted: torch.Tensor
-    full: str
-    short: str
+    prompts: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Arm:
         margin: pixels by which the box is larger than the object.
         keep_pixels: whether the source's own pixels come back inside.
         softness: of the map.
-        full: whether prompts name everything, or the object and the background alone.
+        named: which prompts, of `Scene.prompts`.
         sampler, guidance: None: the model's own.
     """
 
@@ -77,7 +76,7 @@ class Arm:
     margin: int = 0
     keep_pixels: bool = False
     softness: float = 0.0
-    full: bool = False
+    named: str = "both"
     sampler: str | None = None
     guidance: float | None = None
 
@@ -90,7 +89,7 @@ class Arm:
             )
             told += ", pixels kept" * self.keep_pixels
         told += f", {self.sampler}" * bool(self.sampler) + f", guidance {self.guidance}" * bool(self.guidance)
-        return told + ", all named" * self.full
+        return told + {"both": "", "all": ", all named", "alone": ", background alone named"}[self.named]
 
     def map_of(self, scene: Scene) -> CreativityMap | None:
         """The map of a scene; None where one number says it."""
@@ -105,7 +104,7 @@ class Arm:
         given = {name: getattr(self, name) for name in ("sampler", "guidance") if getattr(self, name) is not None}
         plain = request_of(info, steps=steps, creativity=max(self.around, self.inside or 0.0), **given)
         return [
-            replace(plain, id=str(index), prompt=scene.full if self.full else scene.short, seed=index,
+            replace(plain, id=str(index), prompt=scene.prompts[self.named], seed=index,
                     sources=(SourceImage(str(index), scene.pixels),), creativity_map=self.map_of(scene))
             for index, scene in enumerate(scenes)
         ]  # fmt: skip
@@ -115,8 +114,11 @@ def scenes_of(attributes: torch.Tensor, wanted: torch.Tensor, seed: int) -> list
     """Renders of pictures with one object, and what is asked for in their place."""
     pictures = world.render(attributes, generator=torch.Generator().manual_seed(seed))
     told = world.describe(wanted)
-    short = [f"a {one['first']} {backdrop_of(one)}" for one in told]
-    parts = zip(pictures, masks_of(attributes, seed), wanted, write_prompts(wanted, seed), short, strict=True)
+    prompts = [
+        {"all": full, "both": f"a {one['first']} {backdrop_of(one)}", "alone": backdrop_alone(one)}
+        for one, full in zip(told, write_prompts(wanted, seed), strict=True)
+    ]
+    parts = zip(pictures, masks_of(attributes, seed), wanted, prompts, strict=True)
     return [Scene(to_pixels(picture), *others) for picture, *others in parts]
 
 
@@ -155,6 +157,12 @@ def backdrop_of(names: Mapping[str, str]) -> str:
     scenes |= {"night": "at night"}
     texture = "" if names["texture"] == "plain" else f"{names['texture']} "
     return scenes.get(names["background"], f"on a {texture}{names['background']} background")
+
+
+def backdrop_alone(names: Mapping[str, str]) -> str:
+    """The words for a background without an object."""
+    scenes = {"meadow": "a meadow", "beach": "a beach", "snow": "snow", "desert": "a desert", "night": "a night sky"}
+    return scenes.get(names["background"], f"a {names['texture']} {names['background']} background")
 
 
 def tight(mask: np.ndarray) -> Box:

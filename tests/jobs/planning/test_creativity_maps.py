@@ -141,9 +141,9 @@ def test_the_rows_of_the_page_are_planned(settings, tmp_path):
     root = Path(__file__).parents[3]
     page = (root / "docs" / "creativity.md").read_text(encoding="utf-8")
     rows = [row for block in page.split("```json\n")[1:] for row in block.split("```")[0].splitlines()]
-    assert [json.loads(row)["id"] for row in rows] == ["snow", "cat", "masked", "soft"]
+    assert [json.loads(row)["id"] for row in rows] == ["snow", "cat", "masked", "own-pixels", "soft"]
     (tmp_path / "images").mkdir()
     shutil.copy(root / "examples" / "images" / "dog.png", tmp_path / "images")
     picture(tmp_path / "images" / "mask.png", 32, 32)
     (tmp_path / "m.jsonl").write_text("\n".join(rows))
-    assert len(prepare(tmp_path / "m.jsonl", settings(steps=20))[0]) == 4
+    assert len(prepare(tmp_path / "m.jsonl", settings(steps=20))[0]) == 5

@@ -1,21 +1,25 @@
 """The driver with a thousand workers on a hundred nodes that are not there: how fast it is, and what breaks first.
 
-    python benchmarks/cluster_scale.py [--workers N] [--nodes N] [--units N] [--unit-seconds S] [--lost-nodes N]
-                                       [--folder PATH] [--out FILE.json]
+    python benchmarks/cluster_scale.py [--workers N] [--nodes N] [--rows N] [--unit-rows N] [--unit-seconds S]
+                                       [--lost-nodes N] [--folder PATH] [--out FILE.json]
 
 The real loop (`Dispatcher`, `WorkerPool` with its slots and its watch of the nodes, `OutputFolder`) on a Ray that is
 simulated in this process: actors that take `--unit-seconds` for a unit, and hand back attempts that were written
-before (one 32x32 picture each). Nodes join one after the other, a tenth of them at the start; in the middle some are
-lost with all workers on them and others join. Ray's own part of the driver's work is not in it: `driver.py` has it.
+before (a 32x32 picture for each row; writing them takes some 10 ms of a processor a unit, before anything is timed).
+Nodes join one after the other, a tenth of them at the start; in the middle some are lost with all workers on them and
+others join. Ray's own part of the driver's work is not in it: `driver.py` has it.
 
-driver_milliseconds_a_unit: the processor time of this process without what the simulation took. seconds_over_ideal:
-how long it took, by units * unit-seconds / workers, with all workers from the start.
+driver_milliseconds_a_unit: the processor time of this process without what the simulation took. ideal_seconds: when
+the workers that there were, as nodes came and went, would have been through all units, each with the next one at
+once; what was lost with nodes is made again in it, too. seconds_over_ideal: how long it took, by that.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import pickle
 import shutil
@@ -81,11 +85,17 @@ class SimulatedRay:
         self._coming = deque(self._places)
         self._begin, self._used = time.monotonic(), dict.fromkeys(self._places, 0)
         self._alive: list[str] = []
+        self.places_alive = [(0.0, 0)]  # seconds since the begin, and how many workers there could be from then on
         self._pending: deque[Actor] = deque()
         self._actors: list[Actor] = []
         self.seconds = 0.0
         for _ in range(max(1, nodes // 10)):
             self._alive.append(self._coming.popleft())
+        self._note_places()
+
+    def _note_places(self) -> None:
+        places = sum(self._places[node] for node in self._alive)
+        self.places_alive.append((time.monotonic() - self._begin, places))
 
     # what the driver calls
 
@@ -137,6 +147,7 @@ class SimulatedRay:
                 other = f"f{node[1:]}"
                 self._places[other], self._used[other] = self._places[node], 0
                 self._coming.append(other)
+            self._note_places()
 
     def _died(self) -> Any:
         raise ActorDiedError()
@@ -145,6 +156,7 @@ class SimulatedRay:
         joined = max(1, len(self._places) // 10) + int((time.monotonic() - self._begin) / JOIN_SECONDS)
         while self._coming and len(self._alive) < joined:
             self._alive.append(self._coming.popleft())
+            self._note_places()
         free = deque(node for node in self._alive for _ in range(self._places[node] - self._used[node]))
         while free and self._pending:
             actor = self._pending.popleft()
@@ -224,8 +236,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--nodes", type=int, default=100)
-    parser.add_argument("--units", type=int, default=12_000)
-    parser.add_argument("--unit-seconds", type=float, default=4.0)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--unit-rows", type=int, default=16)
+    parser.add_argument("--unit-seconds", type=float, default=8.0)
     parser.add_argument("--lost-nodes", type=int, default=10, help="in the middle")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where manifest and folder are made")
     parser.add_argument("--out", type=Path, help="write the result here too")
@@ -236,16 +249,17 @@ def _options() -> argparse.Namespace:
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     manifest = folder / "m.jsonl"
-    manifest.write_text("".join(json.dumps({"prompt": f"picture {n}"}) + "\n" for n in range(options.units)))
+    manifest.write_text("".join(json.dumps({"prompt": f"picture {n}"}) + "\n" for n in range(options.rows)))
     settings = Settings(width=32, height=32)
     plan, model = prepare(manifest, settings)
     with OutputFolder.open(folder / "out", {}) as out:
-        dispatch = DispatchOptions("run", unit_rows=1, slots=settings.slots)  # one worker: units as they are
+        dispatch = DispatchOptions("run", unit_rows=options.unit_rows, slots=settings.slots)  # as if for one worker
         dispatcher = Dispatcher(plan, out, RunLog(out), dispatch)
         attempts = {
             unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.indices))
             for unit in dispatcher.waiting_units
         }
+        units = len(attempts)
         simulated = SimulatedRay(options.nodes, options.workers // options.nodes, options.unit_seconds, attempts)
         setup = WorkerSetup(model, str(folder / "out"), str(folder), False, "cpu", "float32", 4, 1)
         with _instead_of_ray(simulated):
@@ -253,7 +267,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             lost: list[float] = []
 
             def half_way() -> bool:
-                if not lost and dispatcher.counters.made * 2 >= options.units:
+                if not lost and dispatcher.counters.made * 2 >= options.rows:
                     lost.append(time.monotonic())
                     simulated.lose(options.lost_nodes)
                 return False
@@ -262,24 +276,43 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             dispatcher.loop(pool, JsonLines(len(plan), 0, StringIO()), half_way)
             wall, own = time.perf_counter() - wall, time.process_time() - own - simulated.seconds
             pool.close()
-        assert len(out.committed().made) == options.units, "every row once"
+        assert len(out.committed().made) == options.rows, "every row once"
         assert not out.committed().failed
         events = [json.loads(line) for line in (folder / "out/_wanbatch/log.jsonl").read_text().splitlines()]
-    ideal = options.units * options.unit_seconds / options.workers
+    lost_units = sum(event["event"] == "unit_lost" for event in events)
+    ideal = _time_of(simulated.places_alive, (units + lost_units) * options.unit_seconds, options.workers)
     peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
     return {
-        **{name: getattr(options, name) for name in ("workers", "nodes", "units", "unit_seconds", "lost_nodes")},
+        **{name: getattr(options, name) for name in ("workers", "nodes", "rows", "unit_rows")},
+        "units": units,
+        **{name: getattr(options, name) for name in ("unit_seconds", "lost_nodes")},
         "nodes_lost_with_workers": len({event["node"] for event in events if event["event"] == "node_lost"}),
-        "units_lost_with_nodes": sum(event["event"] == "unit_lost" for event in events),
+        "units_lost_with_nodes": lost_units,
         "seconds": round(wall, 2),
         "ideal_seconds": round(ideal, 2),
         "seconds_over_ideal": round(wall / ideal, 3),
-        "units_per_second": round(options.units / wall, 1),
-        "driver_milliseconds_a_unit": round(1000 * own / options.units, 3),
-        "units_per_second_of_driver_cpu": round(options.units / own, 1),
+        "units_per_second": round(units / wall, 1),
+        "driver_milliseconds_a_unit": round(1000 * own / units, 3),
+        "units_per_second_of_driver_cpu": round(units / own, 1),
         "driver_share_of_a_core": round(own / wall, 3),
         "peak_megabytes": int(peak) // 1024,
     }
+
+
+def _time_of(places_alive: Sequence[tuple[float, int]], work: float, workers: int) -> float:
+    """When workers are through some work.
+
+    Args:
+        places_alive: times in seconds, and how many workers there may be from each on.
+        work: seconds of one worker.
+        workers: at most so many.
+    """
+    for (begin, places), (end, _) in itertools.pairwise([*places_alive, (math.inf, 0)]):
+        there = min(places, workers)
+        if there and begin + work / there <= end:
+            return begin + work / there
+        work -= there * (end - begin)
+    raise ValueError("there are no workers in the end")
 
 
 @contextmanager

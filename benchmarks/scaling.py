@@ -56,13 +56,17 @@ def main() -> None:
     cards = visible_cards()
     try:
         model, load = _model(options, folder, bool(cards))
+        compiled = options.compile_cache or folder / "compiled"
+        if options.cold:
+            drop_page_cache()
         measured = []
         for steps in options.steps:
             for chosen in _choices(options.gpus, cards, cards if options.every_card else options.alone):
                 images = options.images or _enough(steps, options.seconds)
-                request = Request(
-                    steps, images, chosen, options.unit_rows, options.precision, options.mixed_prompts, not measured
-                )
+                values = {"unit_rows": options.unit_rows, "compile_cache": compiled}
+                values |= {"precision": options.precision} if options.precision else {}
+                values |= {"slots": options.slots} if options.slots else {}
+                request = Request(steps, images, chosen, options.mixed_prompts, values)
                 found = measure(folder, model, load, request)
                 measured.append(found)
                 print(json.dumps(found), file=sys.stderr, flush=True)
@@ -95,8 +99,6 @@ def _model(options: argparse.Namespace, folder: Path, compiled: bool) -> tuple[s
         return str(write_random_folder(folder / "model")), partial(load_random, compiled=compiled)
     command = [sys.executable, "-m", "wanbatch.pipeline.loading.random_model", str(folder / "model")]
     subprocess.run(command, check=True)  # in a process of its own, which leaves the card empty
-    if options.cold:
-        drop_page_cache()
     return str(folder / "model"), None
 
 
@@ -107,12 +109,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 4])
     parser.add_argument("--model", default=RANDOM, help="`random-5b`, or what `wanbatch run --model` takes")
     parser.add_argument("--saved", action="store_true", help="write the random model first, and load it from there")
-    parser.add_argument("--cold", action="store_true", help="forget the files of --saved before the first run")
+    parser.add_argument("--cold", action="store_true", help="have the first run read its files from the disk: root")
+    parser.add_argument("--compile-cache", type=Path, help="of an earlier call; default: an empty one")
     parser.add_argument("--precision", choices=("bf16", "fp8"), help="default: the run's own choice")
     parser.add_argument("--mixed-prompts", action="store_true", help="prompts of many lengths")
     parser.add_argument("--images", type=int, help="pictures for each GPU; default: about --seconds of them")
     parser.add_argument("--seconds", type=float, default=45, help="how long each run makes pictures, about")
     parser.add_argument("--unit-rows", type=int, default=8)
+    parser.add_argument("--slots", type=int, help="rows denoised together; default: the run's own choice")
     parser.add_argument("--alone", nargs="+", default=[], help="cards that are measured alone; default: the first")
     parser.add_argument("--every-card", action="store_true", help="measure each card alone")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where manifests and folders are made")
@@ -132,19 +136,15 @@ class Request:
         steps: of every picture.
         images: for each worker.
         cards: of each worker; None where there is no GPU.
-        unit_rows: rows of a unit.
-        precision: of the transformer; None: as the run chooses.
         mixed: whether prompts have many lengths.
-        first: whether it is the first of its series.
+        settings: of the run, besides.
     """
 
     steps: int
     images: int
     cards: tuple[str | None, ...]
-    unit_rows: int
-    precision: str | None
     mixed: bool
-    first: bool
+    settings: Mapping[str, Any]
 
 
 def measure(folder: Path, model: str, load: Any, request: Request) -> dict[str, Any]:
@@ -152,12 +152,9 @@ def measure(folder: Path, model: str, load: Any, request: Request) -> dict[str, 
     workers, guided = len(request.cards), request.steps > UNGUIDED_STEPS
     manifest, out = folder / "m.jsonl", folder / "out"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in _rows(workers * request.images, request.mixed)))
-    chosen: dict[str, Any] = {"workers": workers, "steps": request.steps, "unit_rows": request.unit_rows}
-    chosen |= {"compile_cache": folder / "compiled"}
+    chosen: dict[str, Any] = {"workers": workers, "steps": request.steps, **request.settings}
     if model != "tiny":
         chosen |= {"guidance": 5.0 if guided else 1.0}
-    if request.precision:
-        chosen |= {"precision": request.precision}
     with only_cards(request.cards), sampling(request.cards) as samples:
         begin, driver = time.time(), time.process_time()
         summary = run(manifest, out, Settings(model=model, **chosen), load=load)
@@ -169,7 +166,6 @@ def measure(folder: Path, model: str, load: Any, request: Request) -> dict[str, 
         "cards": list(request.cards),
         "steps": request.steps,
         "guided": guided,
-        "first_of_series": request.first,
         "pictures": summary.made_now,
         **_of_log(out, workers, begin, samples),
         "whole_pictures_per_second": round(summary.made_now / summary.seconds["make"], 4),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from wanbatch.engines.graphs import Graph
 from wanbatch.errors import UserError
@@ -37,7 +39,7 @@ def export(graph: Graph, path: Path, opset: int = OPSET) -> None:
         {index: dimensions[one.name] for index, one in graph.open.get(name, {}).items()} or None
         for name in graph.inputs
     )
-    with torch.no_grad(), _quietly():
+    with torch.no_grad(), _quietly(), plain_rms_norm():
         try:
             program: Any = torch.onnx.export(
                 graph.module,
@@ -87,6 +89,28 @@ def require_exporter() -> None:
 
 def _open(graph: Graph) -> set[tuple[str, int, int]]:
     return {(one.name, one.least, one.most) for opened in graph.open.values() for one in opened.values()}
+
+
+@contextmanager
+def plain_rms_norm() -> Iterator[None]:
+    """Have `torch.nn.RMSNorm` compute by plain operations.
+
+    On CUDA PyTorch traces it as one fused operator, for which its ONNX exporter has no translation.
+    """
+
+    def plain(given: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+        wide = given.float()
+        least = torch.finfo(given.dtype).eps if eps is None else eps
+        mean = wide.square().mean(tuple(range(-len(shape), 0)), keepdim=True)
+        normed = wide * torch.rsqrt(mean + least)
+        return (normed if weight is None else normed * weight).to(given.dtype)
+
+    fused = functional.rms_norm
+    functional.rms_norm = plain  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        functional.rms_norm = fused
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """What must be in the environment before anything is imported, and the order of the tests.
 
 Where there is no GPU, Triton interprets our kernels; it reads this when it is first imported, by torch perhaps. Ray's
-workers are as important as the tests that wait for them, also where other tests keep all cores busy.
+workers are as important as the tests that wait for them, also where other tests keep all cores busy. Threads of
+OpenMP sleep while they wait for each other: where there are more of them than cores, those that wait actively take
+the core of the one that they wait for, and a run took five times as long. It changes no bit.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ pytest.register_assert_rewrite("fault_making")  # so that its checks show what t
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

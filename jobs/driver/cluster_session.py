@@ -22,7 +22,7 @@ from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.driver.cluster_nodes import Node, Placement, alive_nodes, what_there_is
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import WorkerGone, ray_failures_raised, result_of
-from wanbatch.jobs.driver.ray_session import ADDRESS_VARIABLE, without_uploads
+from wanbatch.jobs.driver.ray_session import ADDRESS_VARIABLE, ray_variables, without_uploads
 
 CLIENT = "ray://"
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -80,16 +80,17 @@ def connected(address: str) -> Iterator[None]:
     if address != AUTO:
         _ensure_answers(address)
     told: Callable[[], str] = str  # nothing
-    try:
-        with kept_signal_handlers(), without_uploads(), _kept_stderr() as told:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # of many kinds
-        ray.shutdown()
-        raise connection_error(address, error, told()) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with ray_variables({}):
+        try:
+            with kept_signal_handlers(), without_uploads(), _kept_stderr() as told:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # of many kinds
+            ray.shutdown()
+            raise connection_error(address, error, told()) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def local_ray() -> Iterator[None]:
             ADDRESS_VARIABLE,
             address,
         )
-    with session_folder() as folder, _environment(local_variables(os.environ)):
+    with session_folder() as folder, ray_variables(local_variables(os.environ)):
         try:
             with kept_signal_handlers(), _for_this_machine():  # Ray puts its own handlers in place
                 ray.init(
@@ -203,8 +203,14 @@ def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
 
 
 @contextmanager
-def _environment(changed: Mapping[str, str | None]) -> Iterator[None]:
-    """Set environment variables meanwhile. Ray remembers its token and its mode: it is made to look again."""
+def ray_variables(changed: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables meanwhile, and undo what Ray makes of RAY_AUTH_MODE, which its children would go by.
+
+    Ray remembers its token and its mode: it is made to look again.
+
+    Args:
+        changed: variables; None: it is not set.
+    """
     before = {name: os.environ.get(name) for name in (*changed, "RAY_AUTH_MODE")}
     _set(changed)
     _reread_token()

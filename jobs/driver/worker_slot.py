@@ -289,6 +289,7 @@ class WorkerSlot:
         self._last_exchange = time.monotonic()
         finished = self._units.update(status, self._last_exchange)
         events = [UnitFinished(unit, self.number, report) for unit, report in finished]
+        self._trusted |= status.has_made
         if any(event.made for event in events):
             self._losses_in_a_row, self._trusted = 0, True
         return list[Event](events)

@@ -122,12 +122,12 @@ def _slots_computed(
     if units:
         images, sizes = np.concatenate(units), [len(unit) for unit in units]
         workers_of = dealt((work.denoising[unit].sum() for unit in units), workers)
-        alone = {workers_of.index(worker) for worker in set(workers_of)}
+        first = {workers_of.index(worker) for worker in set(workers_of)}
         kinds = np.stack([np.repeat(workers_of, sizes), size_classes(plan.images, images)])
         group = np.unique(kinds, axis=1, return_inverse=True)[1]
         evaluations = plan.images["evaluations"].to_numpy()[images]
         number = np.repeat(np.arange(len(units)), sizes)
-        factor[images] = slots_computed(evaluations, group.reshape(-1), number, slots, in_model, alone)
+        factor[images] = slots_computed(evaluations, group.reshape(-1), number, slots, in_model, first)
     return factor
 
 

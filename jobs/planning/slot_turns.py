@@ -2,8 +2,8 @@
 
 All slots are computed at each turn, whether they have a row or not. Rows of one size class take the slots in their
 order, each for as many turns as it has evaluations; rows of the next unit enter as those of the last one leave, as
-long as few units are open. A new worker has nothing beside its first unit until that is done. What is left empty is
-the end of that unit and of each size class, and where a long row holds a unit open.
+long as few units are open. A new worker has nothing beside its first unit until an image of that is made. What is
+left empty is the end of each size class, and where a long row holds a unit open.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def slots_computed(
     unit: np.ndarray,
     slots: int,
     in_model: int = MAX_IN_MODEL,
-    alone: Collection[int] = (),
+    first: Collection[int] = (),
 ) -> np.ndarray:
     """How many slots are computed for each evaluation of an image; float64 [images], 1 where none is ever empty.
 
@@ -39,7 +39,7 @@ def slots_computed(
         unit: the number of its unit.
         slots: rows denoised together.
         in_model: units that a worker has open at a time.
-        alone: units that the next one does not enter beside, as the first one of each worker.
+        first: the first unit of each worker: the next one enters when one of its images is made.
     """
     factor = np.ones(len(evaluations))
     order = np.argsort(group, kind="stable")
@@ -47,12 +47,12 @@ def slots_computed(
         its = of_group[evaluations[of_group] > 0][:FOLLOWED]
         if len(its):
             rows = zip(evaluations[its].tolist(), unit[its].tolist(), strict=True)
-            factor[of_group] = turns_of(rows, slots, in_model, alone) * slots / evaluations[its].sum()
+            factor[of_group] = turns_of(rows, slots, in_model, first) * slots / evaluations[its].sum()
     return factor
 
 
 def turns_of(
-    rows: Iterable[tuple[int, int]], slots: int, in_model: int = MAX_IN_MODEL, alone: Collection[int] = ()
+    rows: Iterable[tuple[int, int]], slots: int, in_model: int = MAX_IN_MODEL, first: Collection[int] = ()
 ) -> int:
     """How many turns rows of one size class take.
 
@@ -60,20 +60,20 @@ def turns_of(
         rows: (evaluations, number of its unit) of each, in their order.
         slots: rows denoised together.
         in_model: units that are open at a time.
-        alone: units that the next one does not enter beside.
+        first: units that the next one enters when one of their images is made.
     """
     free = [0] * slots  # when each slot is free
     ends: list[int] = []  # of the units so far: when all rows of it and of those before it were done
-    current, end, gate = -1, 0, 0
+    current, end, gate, begun = -1, 0, 0, 0  # begun: when the unit's first image is made
     for evaluations, unit in rows:
         if unit != current:
             if current != -1:
                 ends.append(end)
-            gate = max(gate, end if current in alone else 0, ends[-in_model] if len(ends) >= in_model else 0)
-            current = unit
+            gate = max(gate, begun if current in first else 0, ends[-in_model] if len(ends) >= in_model else 0)
+            current, begun = unit, 0
         done = max(free[0], gate) + evaluations
         heapq.heapreplace(free, done)
-        end = max(end, done)
+        end, begun = max(end, done), min(begun or done, done)
     return end
 
 

@@ -22,6 +22,7 @@ from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.sound.adapter import SoundAdapter, loudest
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.sound.distillation import Draw, Plan, distill
+from wanbatch.pipeline.training.sound.noises import with_noises
 from wanbatch.pipeline.training.sound.teacher import Lessons, Teacher
 
 AT_ONCE = 16  # captions that are recorded together
@@ -82,11 +83,13 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     say(f"{len(sounds)} sounds with {len(captions)} captions, {info.name}, {device}, {request.minutes:g} minutes")
     teacher, lessons = _lessons(Wan.load(info, device, "float32", slots=1), captions, info.height, info.width)
     width = teacher.empty.shape[1]
-    adapter = SoundAdapter.new(width, request.tokens, scale=teacher.scale).to(device)
+    adapter = SoundAdapter.new(width, request.tokens, scale=teacher.scale, resampler={"gate": True}).to(device)
     request.out.parent.mkdir(parents=True, exist_ok=True)
     budget = Budget(request.minutes, request.steps)
     plan = Plan(batch=request.batch, velocity_batch=min(request.batch, 8))
     draw = _drawing(sounds, [captions.index(prompt) for prompt in prompts], torch.device(device), request.seed)
+    generator = torch.Generator(device).manual_seed(request.seed + 1)
+    draw = with_noises(draw, adapter.encoder.rate, generator)
     losses = distill(adapter, teacher, lessons, draw, budget, plan, request.out.with_suffix(".state.pt"))
     adapter.save(request.out)
     return {"file": str(request.out), "sounds": len(sounds), "captions": len(captions), **losses}

@@ -104,7 +104,8 @@ class Worker:
         status = self._stages.wait_for_status(seconds)
         slots = self._context.pipeline.slots
         self._metrics.slots(min(slots, self._in_model.waiting), slots)
-        told = WorkerStatus(status.finished, status.generated, self._in_model.oldest, status.entered)
+        model = self._in_model
+        told = WorkerStatus(status.finished, status.generated, model.oldest, status.entered, model.has_made)
         return pickle.dumps(told, protocol=5)
 
     def _prepare(self, task: Task) -> UnitTask:
@@ -129,8 +130,8 @@ class Worker:
     def _stops(self) -> bool:
         return time.monotonic() >= self._stop_at
 
-    def _note_progress(self, size: int, unit: int, images: int) -> None:
-        self._in_model.note(unit, size, images)
+    def _note_progress(self, size: int, unit: int, done: int, made: int) -> None:
+        self._in_model.note(unit, size, done, made)
 
     def _start(self) -> Started:
         host, begin = socket.gethostname(), time.perf_counter()

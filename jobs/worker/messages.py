@@ -150,9 +150,11 @@ class WorkerStatus:
         in_model: the first unit that is in the model or, if none is, the last one that was, and how many of its
             images are made or have failed; (-1, 0) before the first.
         entered: how many of the other tasks, the first ones, have got the model, those that left it included.
+        has_made: whether this process has made an image, of a finished task or of one in the model.
     """
 
     reports: list[UnitReport]
     generated: int
     in_model: tuple[int, int]
     entered: int = 0
+    has_made: bool = False

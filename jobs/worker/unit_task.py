@@ -59,7 +59,7 @@ class UnitTask:
         self,
         context: WorkerContext,
         task: Task,
-        on_progress: Callable[[int, int], None],
+        on_progress: Callable[[int, int, int], None],
         stops: Callable[[], bool] = lambda: False,
     ):
         """Take a task in hand.
@@ -67,8 +67,8 @@ class UnitTask:
         Args:
             context: what the worker has.
             task: what to make.
-            on_progress: told the unit's number and how many of its images are made or have failed: when it gets
-                the model, and then after each image.
+            on_progress: told the unit's number, how many of its images are made or have failed, and how many are
+                made: when it gets the model, and then after each image.
             stops: whether images that are not made yet are to be left out, since the run stops.
         """
         self.context, self.task = context, task
@@ -105,7 +105,7 @@ class UnitTask:
 
     def enter_model(self) -> list[Request]:
         """Requests for every image whose sources could be read; none if the run stops."""
-        self._on_progress(self.task.unit, 0)
+        self._on_progress(self.task.unit, 0, 0)
         images = {image.id: image for image in self.task.images if image.id in self._sources}
         self._in_model = {} if self.stops else images
         return [
@@ -126,7 +126,7 @@ class UnitTask:
         else:
             self._keep(image, outcome)
         self._model_seconds += seconds
-        self._on_progress(self.task.unit, len(self._timings) + len(self._failures))
+        self._on_progress(self.task.unit, len(self._timings) + len(self._failures), len(self._timings))
 
     @property
     def all_taken(self) -> bool:

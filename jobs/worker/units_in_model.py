@@ -64,15 +64,17 @@ class ModelProgress:
     """Which units a worker has in the model, and how many images of each are made or have failed."""
 
     def __init__(self) -> None:
-        self._made: dict[int, int] = {}  # by unit, in the order in which they entered
+        self._done: dict[int, int] = {}  # by unit, in the order in which they entered
         self._sizes: dict[int, int] = {}
         self._left: set[int] = set()
         self.oldest = (-1, 0)
         self.waiting = 0
+        self.has_made = False
 
-    def note(self, unit: int, size: int, made: int) -> None:
-        """Note that so many of a unit's images are made or have failed."""
-        self._made[unit], self._sizes[unit] = made, size
+    def note(self, unit: int, size: int, done: int, made: int) -> None:
+        """Note that so many of a unit's images are done, which are made or have failed, and so many are made."""
+        self._done[unit], self._sizes[unit] = done, size
+        self.has_made |= made > 0
         self._update()
 
     def left(self, unit: int) -> None:
@@ -82,11 +84,11 @@ class ModelProgress:
 
     def _update(self) -> None:
         """What another thread may read: the oldest unit that is in the model or, if none is, the last one."""
-        there = [unit for unit in self._made if unit not in self._left]
-        for unit in list(self._made)[:-1]:
+        there = [unit for unit in self._done if unit not in self._left]
+        for unit in list(self._done)[:-1]:
             if unit in self._left:
-                del self._made[unit], self._sizes[unit]
+                del self._done[unit], self._sizes[unit]
                 self._left.discard(unit)
-        oldest = there[0] if there else next(reversed(self._made))
-        self.waiting = sum(self._sizes[unit] - self._made[unit] for unit in there)
-        self.oldest = oldest, self._made[oldest]
+        oldest = there[0] if there else next(reversed(self._done))
+        self.waiting = sum(self._sizes[unit] - self._done[unit] for unit in there)
+        self.oldest = oldest, self._done[oldest]

@@ -99,6 +99,8 @@ class Resampler(nn.Module):
         heads: Of each attention.
         frames: The most frames that there are.
         scale: Root mean square of the model's own text embeddings, with which tokens begin.
+        gate: Whether it says for each sound if there is anything to be heard; tokens of the others are zeros, which
+            are padding to the model.
     """
 
     def __init__(
@@ -111,9 +113,11 @@ class Resampler(nn.Module):
         heads: int = 4,
         frames: int = 64,
         scale: float = 1.0,
+        gate: bool = False,
     ):
         super().__init__()
         self.config = {"dim": dim, "layers": layers, "heads": heads, "frames": frames}
+        self.config |= {"gate": True} if gate else {}  # files of before do not name it
         self.queries = nn.Parameter(torch.randn(tokens, dim) * 0.5)
         self.places = nn.Parameter(torch.randn(frames, dim) * 0.1)
         self.inside = nn.Linear(inner, dim)
@@ -121,14 +125,22 @@ class Resampler(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.outside = nn.Linear(dim, width)
         self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.gate = nn.Linear(dim, 1) if gate else None
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Tokens [batch, tokens, width] of frames [batch, frames, inner]."""
+        """Tokens [batch, tokens, width] of frames [batch, frames, inner]; zeros where nothing is to be heard."""
+        tokens, heard = self.tokens_and_gate(frames)
+        return tokens if heard is None else tokens * (heard > 0)[:, None, None]
+
+    def tokens_and_gate(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens as if there were something to be heard, and the log odds [batch] that there is; None: no gate."""
         seen = self.inside(frames) + self.places[: frames.shape[1]]
         hidden = self.queries.expand(len(frames), -1, -1)
         for look in self.looks:
             hidden = look(hidden, seen)
-        return self.outside(self.norm(hidden)) * self.scale
+        hidden = self.norm(hidden)
+        heard = None if self.gate is None else self.gate(hidden.mean(1))[:, 0]
+        return self.outside(hidden) * self.scale, heard
 
 
 class _Look(nn.Module):

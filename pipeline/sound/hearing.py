@@ -22,8 +22,9 @@ class Heard:
 
     Attributes:
         prompt: what the model is asked.
-        tags: of a tagger, the highest score first; None of an adapter.
-        tokens: of an adapter, float32 [tokens, width]; None of a tagger.
+        tags: of a tagger, the highest score first; empty where nothing was heard, None of an adapter that heard
+            something.
+        tokens: of an adapter, float32 [tokens, width]; None of a tagger, and where nothing was heard.
     """
 
     prompt: str
@@ -76,7 +77,10 @@ class TaggerHearing:
 
 
 class AdapterHearing:
-    """Gives the model an adapter's tokens, times the weight: a token of zeros is the same as none."""
+    """Gives the model an adapter's tokens, times the weight: a token of zeros is the same as none.
+
+    An adapter that was trained with noise says of a sound when there is nothing to be heard in it.
+    """
 
     def __init__(self, adapter: SoundAdapter):
         self._adapter = adapter
@@ -84,7 +88,16 @@ class AdapterHearing:
 
     def hear(self, samples: np.ndarray, weight: float, prompt: str) -> Heard:
         """See `Hearing.hear`."""
-        return Heard(prompt, tokens=self._adapter.hear(samples) * np.float32(weight))
+        tokens = self._adapter.hear(samples) * np.float32(weight)
+        if tokens.any():
+            return Heard(prompt, tokens=tokens)
+        if not prompt.strip():
+            raise RowError(
+                "sound",
+                "nothing_heard",
+                "the adapter hears noise alone, and the row has no prompt: give the row a prompt, or another sound",
+            )
+        return Heard(prompt, tags=())
 
 
 def load_hearing(config: SoundConfig, model_folder: str | Path) -> Hearing:

@@ -67,15 +67,7 @@ def ended(process: subprocess.Popen, code: int = 0) -> str:
     return err
 
 
-def test_a_cluster_without_a_place_for_a_worker(nodes, command_on, tmp_path):
-    """Its head has no processor for workers. Before anything is written."""
-    told = ended(command_on(nodes, [{"id": "a", "prompt": "x"}], "--start-deadline", 3), code=75)
-    assert told.splitlines()[-1].startswith(
-        "wanbatch: no worker found a place within 3 s: 1 wanted, each with 1 CPU; the cluster has 1 node with 0 GPUs"
-    )
-    assert not (tmp_path / "out").exists()
-
-
+@pytest.mark.slow
 def test_nodes_that_leave_and_join_and_a_driver_that_is_killed(nodes, command_on, tmp_path):
     """Fault 12, on a real cluster with tokens: rows wait for files, so that it is certain who has what when."""
     names = [f"wait-{index}" for index in range(8)]

@@ -29,7 +29,7 @@ class LocalSlot:
         tasks, self.to_send = self.to_send, []
         status: WorkerStatus = pickle.loads(self.worker.exchange(pickle.dumps(tasks), seconds, making_seconds))
         finished = self.units.update(status, time.monotonic())
-        self.trusted |= bool(finished)
+        self.trusted |= status.has_made
         return finished
 
 

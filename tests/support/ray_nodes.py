@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -57,6 +58,7 @@ class RayNodes:
             "RAY_health_check_period_ms": "1000",  # five failed checks, and a node is dead: the usual period is 3 s
         }
         self._nodes: dict[str, subprocess.Popen] = {}
+        self._number = itertools.count()
         port, client = _free_port(), _free_port()
         self.address, self.client_address = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
         head = ["--head", f"--port={port}", f"--temp-dir={self._files}", f"--ray-client-server-port={client}"]
@@ -79,6 +81,17 @@ class RayNodes:
             self._launch(name, words[name], hidden)
         for name in names:
             self._await(name, words[name], hidden)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the nodes beside the head, in the order in which they were added."""
+        return [name for name in self._nodes if name != "head"]
+
+    def grow(self, count: int, hidden: Path | None = None) -> list[str]:
+        """Add nodes until there are so many, and return their names. hidden: as of `add`."""
+        missing = range(count - len(self.names))
+        self.add(*(f"node-{next(self._number)}" for _ in missing), hidden=hidden)
+        return self.names
 
     def drain(self, name: str, seconds: float) -> None:
         """Tell Ray that a node will be taken away.
@@ -106,6 +119,7 @@ class RayNodes:
     def restart_head(self) -> None:
         """Kill the head, and start another one at the same address, which knows nothing of the first."""
         self.kill("head")
+        (self._files / "ray_current_cluster").unlink()  # a machine of its own would not have it
         self._launch("head", *self._head)
         self._await("head", *self._head)
 
@@ -126,6 +140,7 @@ class RayNodes:
 
     def _launch(self, name: str, words: list[str], hidden: Path | None = None) -> None:
         common = ["--block", "--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--disable-usage-stats"]
+        common += ["--include-log-monitor=false"]  # a run does not want what its workers print
         ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
         common += [f"--{port}={_free_port()}" for port in ports]  # the usual ones may be another node's
         command = [str(RAY), "start", *common, *words]

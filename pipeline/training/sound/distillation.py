@@ -22,7 +22,11 @@ from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.sound.teacher import LEVELS, Lessons, Teacher
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]
-"""Of a number: so many random sounds, float32 [batch, samples], and which caption belongs to each."""
+"""Of a number: so many random sounds, float32 [batch, samples], and which caption belongs to each; `NOTHING` to noise
+in which nothing is to be heard."""
+
+NOTHING = -1
+"""In place of a caption's index."""
 
 Reading = Callable[[Tensor, Tensor], Tensor]
 """Of an encoder's frames and the captions' indices: a further loss; for the small world how well frames tell them."""
@@ -105,7 +109,11 @@ def _loss(
     late = budget.progress > 1 - plan.velocity_share
     sounds, captions = draw(plan.velocity_batch if late else plan.batch)
     frames = adapter.encoder(sounds)
-    context = teacher.of_sounds(adapter.resampler(frames))
+    tokens, heard = adapter.resampler.tokens_and_gate(frames)
+    sounding = captions != NOTHING
+    gate = None if heard is None else F.binary_cross_entropy_with_logits(heard, sounding.float())
+    frames, tokens, captions = frames[sounding], tokens[sounding], captions[sounding]
+    context = teacher.of_sounds(tokens)
     if late:
         loss = _velocity_loss(teacher, lessons, context, captions)
     else:
@@ -115,6 +123,9 @@ def _loss(
         read = reading(frames, captions)
         parts["reading"] = float(read.detach())
         loss = loss + 0.2 * read
+    if gate is not None:
+        parts["gate"] = float(gate.detach())
+        loss = loss + 0.2 * gate
     return loss, parts
 
 

@@ -19,19 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanbatch.pipeline.core.prompts import TEXT_TOKENS
-from wanbatch.pipeline.evaluation.attributes import FIELDS
-from wanbatch.pipeline.evaluation.attributes import NAMES as ATTRIBUTES
 from wanbatch.pipeline.sound.adapter import SoundAdapter
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.sound.distillation import Plan, distill
+from wanbatch.pipeline.training.sound.noises import with_noises
 from wanbatch.pipeline.training.sound.teacher import Lessons, Teacher
 from wanbatch.pipeline.training.toy import sounds
 from wanbatch.pipeline.training.toy.denoiser import embed
+from wanbatch.pipeline.training.toy.hearing_scores import changed_objects, score
 from wanbatch.pipeline.training.toy.scores import Studio
 
 TINY = Path(__file__).resolve().parents[2] / "tiny"
-STEPS, GUIDANCE, SIZE = 20, 2.0, 128
+SIZE = 128
+NOISE, CLEAN, PAIRS = (-1.0, 30.0), 0.15, 0.1  # decibels; shares of the sounds without any, and with another one
 GPU_PLAN = Plan(batch=512, velocity_batch=256)
 CPU_PLAN = Plan(batch=64, velocity_batch=16, velocity_share=0.3)
 
@@ -90,88 +90,24 @@ def lessons_of(teacher: Teacher, studio: Studio, folder: Path) -> Lessons:
 
 
 def sound_source(device: torch.device, seed: int):
-    """Draws sounds of the combinations that are trained on."""
+    """Draws sounds of the combinations that are trained on: noisy, clean, with a quieter one beside, noise alone."""
     trained = torch.tensor([i for i in range(sounds.COMBINATIONS) if not sounds.held_out(i)], device=device)
     generator = torch.Generator(device).manual_seed(seed)
 
+    def some(count: int) -> Tensor:
+        return trained[torch.randint(len(trained), (count,), generator=generator, device=device)]
+
     def draw(count: int) -> tuple[Tensor, Tensor]:
-        chosen = trained[torch.randint(len(trained), (count,), generator=generator, device=device)]
-        return sounds.synthesise(chosen, generator), chosen
+        chosen = some(count)
+        given = sounds.synthesise(chosen, generator, noise=NOISE, clean=CLEAN)
+        pairs = round(PAIRS * count)
+        if pairs:
+            other = sounds.synthesise(some(pairs), generator)
+            louder = torch.rand(pairs, 1, generator=generator, device=device) * 9 + 6
+            given = torch.cat([sounds.mixed(given[:pairs], other, louder), given[pairs:]])
+        return given, chosen
 
-    return draw
-
-
-@torch.no_grad()
-def generate(studio: Studio, teacher: Teacher, texts: list[Tensor], seed: int) -> Tensor:
-    """Pictures [batch, 3, SIZE, SIZE] in [-1, 1] of what the text attention is given, [tokens, dim] each."""
-    longest = max(len(text) for text in texts)
-    padded = torch.stack([F.pad(text, (0, 0, 0, longest - len(text))) for text in texts])
-    lengths = torch.tensor([len(text) for text in texts], device=studio.device)
-    asked = studio.dit.context(padded, lengths, TEXT_TOKENS)
-    empty = teacher.empty.expand(len(texts), -1, -1)
-    unasked = studio.dit.context(empty, torch.full((len(texts),), empty.shape[1], device=studio.device), TEXT_TOKENS)
-    generator = torch.Generator().manual_seed(seed)
-    stride = studio.pipeline.vae_scale_factor_spatial
-    shape = (len(texts), len(studio.vae.mean), SIZE // stride, SIZE // stride)
-    latents = torch.randn(shape, generator=generator).to(studio.device)
-    scheduler = type(studio.pipeline.scheduler).from_config(studio.pipeline.scheduler.config)
-    scheduler.set_timesteps(STEPS, device=studio.device)
-    for time in scheduler.timesteps:
-        times = time.float().expand(len(texts))
-        free = studio.dit(latents, times, unasked)
-        velocity = free + GUIDANCE * (studio.dit(latents, times, asked) - free)
-        latents = scheduler.step(velocity, time, latents, return_dict=False)[0]
-    return studio.vae.decode(latents)
-
-
-@torch.no_grad()
-def judged(studio: Studio, images: Tensor, indices: list[int]) -> dict[str, float]:
-    """The share of pictures in which each of the four attributes, and all, are those of the combinations."""
-    read = studio.judge.read(images)
-    right = {}
-    for field, names in sounds.NAMES.items():
-        column = read[:, FIELDS.index(field)]
-        wanted = torch.tensor(
-            [ATTRIBUTES[field].index(sounds.names_of(i)[field]) for i in indices], device=read.device
-        )
-        right[field] = column == wanted
-        assert set(names) <= set(ATTRIBUTES[field])
-    everything = torch.stack(list(right.values())).all(0)
-    return {name: round(float(one.float().mean()), 4) for name, one in {**right, "all": everything}.items()}
-
-
-@torch.no_grad()
-def score(studio: Studio, teacher: Teacher, adapter: SoundAdapter, count: int) -> dict[str, dict[str, float]]:
-    """What the judge reads: of captions, of sounds at several noise levels, of swapped sounds, of noise, of both."""
-    device = studio.device
-    order = torch.randperm(sounds.COMBINATIONS, generator=torch.Generator().manual_seed(11)).tolist()
-    indices = [index for index in order if sounds.held_out(index)][:count]
-    chosen = torch.tensor(indices, device=device)
-
-    def tokens(rows: Tensor, decibels: float, seed: int = 5) -> list[Tensor]:
-        generator = torch.Generator(device).manual_seed(seed)
-        heard = adapter(sounds.synthesise(rows, generator, noise=(decibels, decibels)))
-        return [torch.cat([teacher.empty, one]) for one in heard]
-
-    def of(texts: list[Tensor], wanted: list[int] = indices) -> dict[str, float]:
-        parts = range(0, len(texts), 64)
-        images = torch.cat([generate(studio, teacher, texts[at : at + 64], 100 + at) for at in parts])
-        return judged(studio, images, wanted)
-
-    result = {"captions": of([teacher.embeddings[index] for index in indices])}
-    for decibels in (math.inf, 20.0, 10.0, 0.0):
-        name = "clean" if math.isinf(decibels) else f"{decibels:.0f} dB"
-        result[f"sound, {name}"] = of(tokens(chosen, decibels))
-    result["another row's sound"] = of(tokens(chosen.roll(1), 20.0))
-    samples = torch.randn(
-        len(indices), round(sounds.RATE * sounds.SECONDS), generator=torch.Generator().manual_seed(3)
-    )
-    noise = adapter(samples.to(device) * 0.2)
-    captions = [teacher.embeddings[index] for index in indices]
-    result["caption with noise as its sound"] = of(
-        [torch.cat([text, one]) for text, one in zip(captions, noise, strict=True)]
-    )
-    return result
+    return with_noises(draw, sounds.RATE, generator)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -202,6 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
             return
     adapter = SoundAdapter.load(file).to(device)
     scores = score(studio, teacher, adapter, given.count)
+    scores |= changed_objects(studio, teacher, adapter, min(given.count, 64))
     record = given.out / "training.json"
     training = json.loads(record.read_text()) if record.exists() else {}
     (given.out / "scores.json").write_text(json.dumps({"training": training, "scores": scores}, indent=1) + "\n")
@@ -211,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _train(studio: Studio, teacher: Teacher, given: argparse.Namespace, device: torch.device) -> bool:
     """Train until the budget or this piece ends, and write the adapter. Returns whether the budget is spent."""
     lessons = lessons_of(teacher, studio, given.out)
-    adapter = SoundAdapter.new(teacher.empty.shape[1], scale=teacher.scale).to(device)
+    adapter = SoundAdapter.new(teacher.empty.shape[1], scale=teacher.scale, resampler={"gate": True}).to(device)
     readout = Readout(adapter.encoder.dim).to(device)
     adapter.encoder.readout = readout  # trained, kept in the state, and left out of the file
     gpu = device.type == "cuda"

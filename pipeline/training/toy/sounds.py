@@ -63,6 +63,7 @@ def synthesise(
     generator: torch.Generator,
     detuning: float = 0.5,
     noise: tuple[float, float] = (5.0, 30.0),
+    clean: float = 0.0,
 ) -> Tensor:
     """Sounds of combinations: float32 [batch, RATE * SECONDS], the largest sample of each 0.9.
 
@@ -71,6 +72,7 @@ def synthesise(
         generator: of the free play of each sound.
         detuning: by how many semitones a sound may be off, up or down.
         noise: the least and the most decibels of signal over noise; infinite for none.
+        clean: share of the sounds that have none.
     """
     device, count = generator.device, len(indices)
     chosen, rest = {}, indices
@@ -94,8 +96,20 @@ def synthesise(
             sound[rows] = _voice(timbre, frequency[rows], within[rows], time, hiss[rows])
     sound = sound / sound.square().mean(1, keepdim=True).sqrt()
     if math.isfinite(noise[0]):
-        decibels = play(*noise)
+        decibels = torch.where(play(0, 1) < clean, math.inf, play(*noise)) if clean else play(*noise)
         sound = sound + torch.randn(sound.shape, generator=generator, device=device) * 10 ** (-decibels / 20)
+    return 0.9 * sound / sound.abs().amax(1, keepdim=True)
+
+
+def mixed(louder: Tensor, quieter: Tensor, decibels: float | Tensor) -> Tensor:
+    """Pairs of sounds at once: float32 [batch, samples], the largest sample of each 0.9.
+
+    Args:
+        louder, quieter: float32 [batch, samples] each.
+        decibels: by how much the first is louder, one number or [batch, 1].
+    """
+    first, second = (sound / sound.square().mean(1, keepdim=True).sqrt() for sound in (louder, quieter))
+    sound = first + second * 10 ** (torch.as_tensor(-decibels / 20, device=first.device))
     return 0.9 * sound / sound.abs().amax(1, keepdim=True)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+from contextlib import nullcontext
 
 import pytest
 import ray
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.config.settings import Settings, read_settings
+from wanbatch.jobs.driver import ray_session
 from wanbatch.jobs.driver.cluster_session import (
     cluster_address,
     connected,
@@ -81,6 +84,26 @@ def test_a_cluster_that_does_not_answer_is_told_of_at_once(monkeypatch):
         port = taken.getsockname()[1]
     with pytest.raises(MachineryError, match=rf"no Ray cluster answers at 127.0.0.1:{port} \(Connection refused\)"):
         connected(f"127.0.0.1:{port}").__enter__()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_ray_makes_of_its_mode_is_undone(monkeypatch, fails):
+    """Ray sets it where there is a token in the home folder, and children would ask for one from then on."""
+
+    def init(**given: object) -> None:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        if fails:
+            raise TimeoutError
+
+    reread: list[str | None] = []
+    for name, function in (("is_initialized", lambda: False), ("init", init), ("shutdown", lambda: None)):
+        monkeypatch.setattr(ray, name, function)
+    monkeypatch.setattr(ray_session, "_reread_token", lambda: reread.append(os.environ.get("RAY_AUTH_MODE")))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(MachineryError) if fails else nullcontext(), connected("auto"):
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_MODE" not in os.environ
+    assert reread == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,15 @@ def test_what_comes_back_in_time_is_no_loss(slot, fake):
     assert slot.ready
 
 
+def test_a_worker_has_room_beside_its_first_unit_once_an_image_of_that_is_made(slot, fake):
+    assert not slot.has_room
+    for made, status in ((False, WorkerStatus([], 0, (7, 1), 1)), (True, WorkerStatus([], 0, (7, 2), 1, True))):
+        fake.answers.append(pickle.dumps(status))
+        assert slot.receive() == []
+        assert slot.has_room is made, "one that has failed shows nothing of the device"
+        slot.send()
+
+
 def test_a_node_that_refuses(fake, watch):
     slot = WorkerSlot(0, fake.actor, lambda: 1.0, lambda started: None, watch.is_alive)
     fake.answers += [("one", "host-one"), NodeError("host host-one: its card is too small")]

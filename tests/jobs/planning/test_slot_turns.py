@@ -44,13 +44,15 @@ def test_slots_are_shared_across_units_but_not_across_groups():
     assert apart == pytest.approx(np.full(32, 20 * 12 / 160))  # and 16 of them are two
 
 
-def test_nothing_enters_beside_the_first_unit_of_a_worker():
+def test_nothing_enters_beside_the_first_unit_of_a_worker_before_an_image_of_it_is_made():
     rows = [(4, 0)] * 3 + [(4, 1)] * 3
-    assert turns_of(rows, 2) == 12  # six rows in two slots
-    assert turns_of(rows, 2, alone={0}) == 16  # two rounds of each unit
-    assert turns_of([(4, 5), *rows], 2, alone={5}) == 16
-    both = slots_computed(np.full(6, 4), np.zeros(6, int), np.repeat([0, 1], 3), 2, alone={0})
-    assert both == pytest.approx(np.full(6, 16 * 2 / 24))
+    assert turns_of(rows, 2, first={0}) == turns_of(rows, 2) == 12  # six rows in two slots
+    assert turns_of(rows, 8) == 4  # all six at once
+    assert turns_of(rows, 8, first={0}) == 8  # the slots have room, but nothing is made yet
+    assert turns_of([(2, 0), (6, 0), (6, 1)], 3, first={0}) == 8  # the long row is not waited for
+    assert turns_of([(4, 5), *rows], 8, first={5}) == 8
+    both = slots_computed(np.full(6, 4), np.zeros(6, int), np.repeat([0, 1], 3), 8, first={0})
+    assert both == pytest.approx(np.full(6, 8 * 8 / 24))
 
 
 def test_rows_without_evaluations_take_no_turn():

@@ -84,13 +84,13 @@ def test_a_worker_reports_which_unit_has_the_model(start_worker, plan, monkeypat
     assert on_disk.reached.wait(60)
     assert exchange(worker, task(plan, 1), seconds=0.0).reports == []
     assert in_model.reached.wait(60)
-    assert exchange(worker, seconds=0.0) == WorkerStatus([], 1, (1, 0), 2)  # unit 0 is being written
+    assert exchange(worker, seconds=0.0) == WorkerStatus([], 1, (1, 0), 2, True)  # unit 0 is being written
     in_model.opened.set()
-    assert exchange(worker) == WorkerStatus([], 2, (1, 1), 2)
-    assert exchange(worker, seconds=0.0) == WorkerStatus([], 2, (1, 1), 2)  # nothing new
+    assert exchange(worker) == WorkerStatus([], 2, (1, 1), 2, True)
+    assert exchange(worker, seconds=0.0) == WorkerStatus([], 2, (1, 1), 2, True)  # nothing new
     on_disk.opened.set()
     assert len(reports_of(worker, count=2)) == 2
-    assert exchange(worker, seconds=0.0) == WorkerStatus([], 0, (1, 1))
+    assert exchange(worker, seconds=0.0) == WorkerStatus([], 0, (1, 1), has_made=True)
 
 
 def test_pictures_are_encoded_while_the_model_makes_the_next_one(start_worker, settings, sources, monkeypatch):
@@ -102,7 +102,7 @@ def test_pictures_are_encoded_while_the_model_makes_the_next_one(start_worker, s
     exchange(worker, plan.task(0, 1, "token", np.arange(2)), seconds=0.0)
     assert gate.reached.wait(60)
     assert encoded.wait(60)
-    assert exchange(worker, seconds=0.0) == WorkerStatus([], 0, (0, 1), 1)
+    assert exchange(worker, seconds=0.0) == WorkerStatus([], 0, (0, 1), 1, True)
     gate.opened.set()
     [report] = reports_of(worker)
     assert report.attempt.made == ("a", "b")

@@ -66,7 +66,7 @@ def run_units(settings, tmp_path, model) -> Iterator[Callable[..., tuple[list[st
             units = {}
             for number, letter in enumerate("abc"):
                 task = plan.task(number, 1, "token", np.arange(3) + 3 * number)
-                units[letter] = UnitTask(context, task, lambda unit, images: None, stops)
+                units[letter] = UnitTask(context, task, lambda unit, done, made: None, stops)
                 units[letter].load_sources()
             waiting, left = deque([units["b"], units["c"]]), []
             generate_units(
@@ -119,16 +119,19 @@ def test_each_unit_has_its_part_of_the_time_of_the_model(run_units, monkeypatch)
 def test_progress_is_that_of_the_oldest_unit():
     progress = ModelProgress()
     assert progress.oldest == (-1, 0)
-    progress.note(7, 3, 0)
-    progress.note(7, 3, 2)
-    progress.note(8, 4, 1)
+    progress.note(7, 3, 0, 0)
+    progress.note(7, 3, 2, 0)
+    assert not progress.has_made, "they have failed"
+    progress.note(8, 4, 1, 1)
+    assert progress.has_made
     assert (progress.oldest, progress.waiting) == ((7, 2), 4)
     progress.left(8)
     assert (progress.oldest, progress.waiting) == ((7, 2), 1)
     progress.left(7)
     assert progress.waiting == 0
-    progress.note(9, 2, 0)
+    progress.note(9, 2, 0, 0)
     assert (progress.oldest, progress.waiting) == ((9, 0), 2)
+    assert progress.has_made
 
 
 def test_units_are_finished_in_their_order_whatever_the_order_in_which_they_leave_the_model():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wanbatch.pipeline.sound.adapter import SoundAdapter
-from wanbatch.pipeline.training.toy import hearing, sounds
+from wanbatch.pipeline.training.toy import hearing, hearing_scores, sounds
 
 
 def test_combinations_and_names_are_one_to_one_and_a_fifth_is_held_out():
@@ -32,7 +32,7 @@ def test_a_pitch_is_heard_at_its_frequency_and_a_rhythm_strikes_as_often():
 @pytest.mark.slow
 def test_training_goes_through_both_stages_goes_on_and_is_judged(tmp_path, monkeypatch):
     monkeypatch.setattr(sounds, "COMBINATIONS", 10)
-    monkeypatch.setattr(hearing, "STEPS", 2)
+    monkeypatch.setattr(hearing_scores, "STEPS", 2)
     monkeypatch.setattr(hearing, "CPU_PLAN", hearing.Plan(batch=2, velocity_batch=2, velocity_share=0.5))
     given = ["--out", str(tmp_path), "--minutes", "100", "--count", "2"]
     hearing.main([*given, "--max-steps", "2", "--stop-after", "0"])

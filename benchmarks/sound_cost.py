@@ -1,0 +1,128 @@
+"""What the tokens of a sound cost a denoising step, and what hearing a sound costs, on random weights of TI2V-5B.
+
+    python benchmarks/sound_cost.py --out benchmarks/results/sound-cost-NAME.json [--precision bf16 --precision fp8]
+
+Needs no Ray, and some 2 minutes on a GPU. Guided rows of 1280x704 (on a CPU: of 64x64, on a model of the same form
+with 6 small blocks) go through whole schedules in the slots, rows with the tokens of a sound and rows
+without in turn. `ratio` is the median over the rounds of the time of a step with sounds by that of the one without
+beside it; `low` and `high` are the lowest and the highest round. `hearing` is the time of a sound of 2 s in an
+untrained adapter of the model's width: one alone on the CPU, as a worker hears it, and in batches of 16.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from circumstances import circumstances
+from map_cost import peak_of, rows_of
+from step_times import SMALL
+
+from wanbatch.pipeline.batching.denoiser import Denoiser
+from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.samples import Sample
+from wanbatch.pipeline.core.sound_tokens import with_sound
+from wanbatch.pipeline.loading.random_model import TRANSFORMER, transformer_like
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+from wanbatch.pipeline.loading.weights import DTYPES
+from wanbatch.pipeline.sound.adapter import SoundAdapter
+
+TOKENS, CLIPS = 8, 16
+
+
+@click.command(help=__doc__)
+@click.option("--steps", default=8, show_default=True)
+@click.option("--slots", default=8, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--precision", "precisions", type=click.Choice(["fp32", "bf16", "fp8"]), multiple=True)
+@click.option("--out", type=click.Path(path_type=Path))
+def main(steps: int, slots: int, rounds: int, precisions: tuple[str, ...], out: Path | None) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = []
+    for precision in precisions or ("bf16", "fp8"):
+        found.append({"precision": precision, **measure(device, precision, steps, slots, rounds)})
+        click.echo("  ".join(f"{name} {value}" for name, value in found[-1].items()))
+    where = torch.cuda.get_device_name() if device.type == "cuda" else None
+    result = {
+        "what": "milliseconds a guided step and picture, without and with the tokens of a sound; hearing one",
+        **circumstances(("torch", "diffusers"), gpu=where),
+        "settings": {"steps": steps, "slots": slots, "rounds": rounds, "tokens": TOKENS},
+        "results": found,
+        "hearing": hearing(device),
+    }
+    click.echo(json.dumps(result["hearing"]))
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+@torch.inference_mode()
+def measure(device: torch.device, precision: str, steps: int, slots: int, rounds: int) -> dict[str, Any]:
+    """Times and memory of one precision, rows with sounds and rows without in turn."""
+    large = device.type == "cuda"
+    config = TRANSFORMER if large else TRANSFORMER | SMALL
+    dtype = DTYPES["float32" if precision == "fp32" else "bfloat16"]
+    model = single_frame_transformer(transformer_like(config, device, dtype), Runtime(fp8=precision == "fp8"), device)
+    plain = rows_of(config, device, dtype, steps, slots, (44, 80) if large else (4, 4))
+    arms = {"plain": plain, "sounding": [sounding(row) for row in plain]}
+    denoiser = Denoiser([model], slots)
+    peaks = {name: peak_of(denoiser, rows, device) for name, rows in arms.items()}
+    for rows in arms.values():  # so that what is compiled or recorded once is not timed
+        list(denoiser.run(rows))
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds):
+        for name in sorted(arms, reverse=number % 2 == 0):
+            begin = synchronized_time(device)
+            list(denoiser.run(arms[name]))
+            times[name].append((synchronized_time(device) - begin) * 1000 / steps / slots)
+    ratios = sorted(one / plain for plain, one in zip(times["plain"], times["sounding"], strict=True))
+    return {
+        "plain_ms": round(statistics.median(times["plain"]), 3),
+        "sounding_ms": round(statistics.median(times["sounding"]), 3),
+        "ratio": round(statistics.median(ratios), 4),
+        "low": round(ratios[0], 4),
+        "high": round(ratios[-1], 4),
+        "peak_more_bytes": peaks["sounding"] - peaks["plain"],
+    }
+
+
+def sounding(row: Sample) -> Sample:
+    """The same row with the tokens of a sound after its prompt."""
+    tokens = np.random.default_rng(row.seed).standard_normal((TOKENS, row.prompt.shape[1]), dtype=np.float32)
+    return replace(row, prompt=with_sound(row.prompt, tokens))
+
+
+def hearing(device: torch.device) -> dict[str, float]:
+    """Milliseconds a sound of an adapter of the model's width, and the size of its weights."""
+    torch.manual_seed(0)
+    adapter = SoundAdapter.new(TRANSFORMER["text_dim"], TOKENS, resampler={"gate": True}).eval()
+    samples = torch.randn(CLIPS, round(adapter.encoder.rate * adapter.encoder.seconds))
+    alone = samples[0].numpy()
+    found = {"parameters": float(sum(one.numel() for one in adapter.parameters()))}
+    found["alone_on_the_cpu_ms"] = _milliseconds(lambda: adapter.hear(alone), torch.device("cpu"))
+    with torch.inference_mode():
+        found["batched_on_the_cpu_ms"] = _milliseconds(lambda: adapter(samples), torch.device("cpu")) / CLIPS
+        if device.type == "cuda":
+            adapter, samples = adapter.to(device), samples.to(device)
+            found["batched_on_the_gpu_ms"] = _milliseconds(lambda: adapter(samples), device) / CLIPS
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _milliseconds(call: Any, device: torch.device, rounds: int = 10) -> float:
+    times = []
+    for _ in range(rounds + 2):
+        begin = synchronized_time(device) if device.type == "cuda" else time.perf_counter()
+        call()
+        times.append((synchronized_time(device) if device.type == "cuda" else time.perf_counter()) - begin)
+    return statistics.median(times[2:]) * 1000
+
+
+if __name__ == "__main__":
+    main()

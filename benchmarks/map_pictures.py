@@ -64,7 +64,7 @@ class Arm:
         inside: creativity in it; None: one number for the whole picture.
         shape: `mask` or `box`.
         margin: pixels by which the box is larger than the object.
-        keep_pixels: whether the source's own pixels come back inside.
+        keep_pixels: whether the source's own pixels come back where less may change.
         softness: of the map.
         named: which prompts, of `Scene.prompts`.
         sampler, guidance: None: the model's own.
@@ -97,7 +97,7 @@ class Arm:
             return None
         values = np.full(scene.mask.shape, self.around, np.float32)
         values[grown(tight(scene.mask), self.margin) if self.shape == "box" else scene.mask] = self.inside
-        return CreativityMap(values, self.keep_pixels, self.softness, self.inside if self.keep_pixels else 0.0)
+        return CreativityMap(values, self.keep_pixels, self.softness, min(self.around, self.inside))
 
     def requests(self, info: ModelInfo, scenes: Sequence[Scene], steps: int) -> list[Request]:
         """One request for each scene; all arms have the same noise."""

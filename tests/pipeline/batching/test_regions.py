@@ -197,6 +197,9 @@ def test_the_edge_of_kept_pixels_falls_evenly():
     black, white = (np.full((*values.shape, 3), value, np.uint8) for value in (0, 255))
     made = with_kept_pixels(black, [SourceImage("white", white)], CreativityMap(values, True))
     assert made[4, :, 0].tolist() == [255] * 4 + [204, 153, 102, 51] + [0] * 8
+    values[:, :4] = 0.2
+    made = with_kept_pixels(black, [SourceImage("white", white)], CreativityMap(values, True, kept_up_to=0.2))
+    assert made[4, :, 0].tolist() == [255] * 4 + [128] + [0] * 11, "the picture has something like it there"
 
 
 def test_kept_pixels_of_a_blend_are_its_mean():

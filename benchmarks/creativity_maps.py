@@ -60,7 +60,7 @@ VARY_BACKGROUND = (
     *(Arm(value, named="all") for value in (0.6, 0.8, 0.9)),
     *(Arm(1.0, inside) for inside in (0.0, 0.1, 0.2, 0.3)),
     *(Arm(1.0, inside, keep_pixels=True) for inside in (0.0, 0.1, 0.2, 0.3)),
-    *(Arm(0.8, 0.2, keep_pixels=kept) for kept in (False, True)),
+    *(Arm(around, 0.2, keep_pixels=kept) for around in (0.6, 0.8) for kept in (False, True)),
     *(Arm(1.0, 0.2, keep_pixels=kept, named="all") for kept in (False, True)),
     *(Arm(1.0, 0.2, keep_pixels=kept, named="alone") for kept in (False, True)),
     *(Arm(1.0, 0.2, softness=softness) for softness in (0.2, 0.4)),

@@ -82,8 +82,10 @@ ARMS = (
 @click.option("--steps", default=20, show_default=True)
 @click.option("--slots", default=8, show_default=True)
 @click.option("--seed", default=7, show_default=True)
-@click.option("--only", multiple=True, help="Arms whose name has this text; may be repeated.")
-@click.option("--sheet", "sheet_file", type=click.Path(path_type=Path), help="A PNG of sources, maps and results.")
+@click.option("--only", multiple=True, help="Arms by name, also with * in it; may be repeated.")
+@click.option(
+    "--sheet", "sheet_file", type=click.Path(path_type=Path), help="Sources, maps and results, as PNG or WEBP."
+)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 def main(
     out: Path,
@@ -101,9 +103,7 @@ def main(
     what = "overlap of an object's box before and after its background is varied, on the small model"
     results, sheet = Results(out, what, device, facts), Sheet(scenes)
     for arm in ARMS:
-        if (only and not any(text in str(arm) for text in only)) or (
-            sheet_file is None and str(arm) in results.found
-        ):
+        if not results.is_due(str(arm), only, drawn=sheet_file is not None):
             continue
         made = generate(wan, arm.requests(info, scenes, steps))
         sheet.add(str(arm), arm, made)

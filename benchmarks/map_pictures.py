@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,17 @@ class Results:
         }
         self._head |= {"versions": {"wanbatch": __version__, "torch": version("torch")}, **facts}
 
+    def is_due(self, name: str, only: Sequence[str], *, drawn: bool) -> bool:
+        """Whether an arm is to be made.
+
+        Args:
+            name: of the arm.
+            only: patterns of names; none: all.
+            drawn: whether arms are also made again, for a sheet.
+        """
+        chosen = not only or any(fnmatch(name, pattern) for pattern in only)
+        return chosen and (drawn or name not in self.found)
+
     def add(self, name: str, found: Mapping[str, Any]) -> None:
         """Add an arm, and write the file."""
         self.found[name] = found
@@ -250,7 +262,7 @@ class Sheet:
         self._rows.append((name, cells))
 
     def save(self, file: Path) -> None:
-        """Write the sheet as a PNG."""
+        """Write the sheet, as what its suffix says: PNG or WEBP."""
         font, line = ImageFont.load_default(size=13), 18
         drawn = Image.new("RGB", (200 * len(self._scenes), (132 + line) * len(self._rows)), "white")
         for index, (name, cells) in enumerate(self._rows):
@@ -258,4 +270,4 @@ class Sheet:
             ImageDraw.Draw(drawn).text((4, top + 1), name, fill="black", font=font)
             for column, cell in enumerate(cells):
                 drawn.paste(cell, (200 * column + 192 - cell.width, top + line))
-        drawn.save(file, "PNG")
+        drawn.save(file, quality=80, method=6)

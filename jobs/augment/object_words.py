@@ -1,0 +1,28 @@
+"""How large the one object of a picture is and where it stands, as words for templates. Pure."""
+
+from __future__ import annotations
+
+from wanbatch.jobs.augment.originals import Original
+
+OBJECT_NAMES = ("object_size", "object_place")
+"""What templates may name of pictures with one box."""
+
+SMALL, LARGE = 0.36, 0.56  # of the picture's shorter side, that the box's longer one is below, or from
+CENTRED = 0.12  # of the picture's width or height, that the middle of the box is at most off
+
+
+def object_words(original: Original) -> dict[str, str]:
+    """The words for a picture's one object; none if it has no box or several."""
+    if original.boxes is None or len(original.boxes) != 1:
+        return {}
+    (box,) = original.boxes
+    longer = max(box.width * original.width, box.height * original.height) / min(original.width, original.height)
+    size = "small" if longer < SMALL else "medium" if longer < LARGE else "large"
+    right, down = box.left + box.width / 2 - 0.5, box.top + box.height / 2 - 0.5
+    if max(abs(right), abs(down)) <= CENTRED:
+        place = "in the center"
+    elif abs(right) >= abs(down):
+        place = "on the left" if right < 0 else "on the right"
+    else:
+        place = "at the top" if down < 0 else "at the bottom"
+    return {"object_size": size, "object_place": place}

@@ -141,7 +141,7 @@ class LowRankAdapters:
 
     @contextlib.contextmanager
     def _again(self, name: str | None, device: torch.device) -> Iterator[None]:
-        """What blocks find in the transformer's forward pass, and not in the backward pass that computes them again."""
+        """What blocks find in the forward pass, and not in the backward pass that computes them again."""
         with self.active(name), attention_kernels(device):
             yield
 

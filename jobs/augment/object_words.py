@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from wanbatch.jobs.augment.originals import Original
+from wanbatch.jobs.augment.originals import Box, Original
 
 OBJECT_NAMES = ("object_size", "object_place")
 """What templates may name of pictures with one box."""
 
 SMALL, LARGE = 0.36, 0.56  # of the picture's shorter side, that the box's longer one is below, or from
-CENTRED = 0.12  # of the picture's width or height, that the middle of the box is at most off
+CENTRED = 0.08  # of the picture's width or height, that the middle of the box is at most off
 
 
 def object_words(original: Original) -> dict[str, str]:
@@ -16,7 +16,17 @@ def object_words(original: Original) -> dict[str, str]:
     if original.boxes is None or len(original.boxes) != 1:
         return {}
     (box,) = original.boxes
-    longer = max(box.width * original.width, box.height * original.height) / min(original.width, original.height)
+    return words_of(box, original.width, original.height)
+
+
+def words_of(box: Box, width: int, height: int) -> dict[str, str]:
+    """The words for one object.
+
+    Args:
+        box: of the object.
+        width, height: of its picture, in pixels.
+    """
+    longer = max(box.width * width, box.height * height) / min(width, height)
     size = "small" if longer < SMALL else "medium" if longer < LARGE else "large"
     right, down = box.left + box.width / 2 - 0.5, box.top + box.height / 2 - 0.5
     if max(abs(right), abs(down)) <= CENTRED:

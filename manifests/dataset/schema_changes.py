@@ -8,9 +8,9 @@ from difflib import get_close_matches
 import pyarrow as pa
 import pyarrow.types as types
 
-from wanbatch.manifests.casts import cast as cast_column
 from wanbatch.manifests.columns import ALWAYS, COLUMNS, LATER
 from wanbatch.manifests.records import DATA_SCHEMA, data_schema, feature_metadata, huggingface_features
+from wanbatch.manifests.storage.arrow_casts import cast as cast_column
 
 
 class ColumnsDifferError(ValueError):

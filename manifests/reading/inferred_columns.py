@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from wanbatch.manifests.casts import cast
 from wanbatch.manifests.reading.row_model import shorten
 from wanbatch.manifests.reading.unified import common_type
 from wanbatch.manifests.reading.validation import RESERVED, Problems, bad_type, reserved_name
+from wanbatch.manifests.storage.arrow_casts import cast
 
 MAX_COLUMNS = 1000
 

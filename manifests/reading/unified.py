@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 from pyarrow import types as kinds
 
-from wanbatch.manifests.casts import cast
 from wanbatch.manifests.reading.validation import Problems
 from wanbatch.manifests.records import feature_metadata, huggingface_features
+from wanbatch.manifests.storage.arrow_casts import cast
 
 
 def unified(tables: Sequence[pa.Table], problems: Problems) -> pa.Table:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.casts import cast_table
 from wanbatch.manifests.sharing.contents import Contents
 from wanbatch.manifests.sharing.pictures import Picture, groups, pictures
+from wanbatch.manifests.storage.arrow_casts import cast_table
 
 SHARD_BYTES = 1_000_000_000
 FILES_TOGETHER = 10_000

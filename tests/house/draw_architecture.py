@@ -32,7 +32,6 @@ WINGS = {  # the middle of each box
     "manifests.sources": (95, 330),
     "manifests.storage": (165, 440),
     "manifests.records": (230, 510),
-    "manifests.casts": (100, 508),
     "manifests.columns": (100, 548),
     "manifests.column_table": (100, 588),
     "manifests.column_types": (100, 630),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from wanbatch.manifests.casts import cast, cast_table
+from wanbatch.manifests.storage.arrow_casts import cast, cast_table
 
 PARENTS = [
     [{"id": "a", "split": None, "share": 1}],

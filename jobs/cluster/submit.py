@@ -169,7 +169,7 @@ def _is_unfinished(out: str, seen: bool) -> bool:
         return False
 
 
-def _content(path: str, grows: bool = False) -> str | list[str] | None:
+def _content(path: str, grows: bool = False) -> str | list[list[Any]] | None:
     """What tells a path from another, or what is in a folder that may grow, as one with the output folder in it does.
 
     None: it is not seen here.

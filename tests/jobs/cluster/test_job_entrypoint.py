@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -55,10 +56,19 @@ def test_a_folder_that_grew_is_the_same_and_one_without_its_entries_is_another(t
     (tmp_path / "out").mkdir()
     (tmp_path / "7.png").write_bytes(b"more")
     assert problem_with_paths(expected, "node7") is None
+    for entry in tmp_path.iterdir():
+        os.utime(entry, (0, 0))
+    settled = {"contents": {str(tmp_path): entries_of(str(tmp_path))}}
+    (tmp_path / "more.png").touch()
+    assert problem_with_paths(settled, "node7") is None
+    for entry in tmp_path.glob("*.png"):
+        entry.write_bytes(b"longer")
+    assert "has another one of this name" in (problem_with_paths(settled, "node7") or "")
+    assert problem_with_paths(expected, "node7") is None
     for number in range(0, ENTRIES + 9, 2):
         (tmp_path / f"{number}.png").unlink()
     assert "has another one of this name" in (problem_with_paths(expected, "node7") or "")
-    expected = {"contents": {str(tmp_path / "no"): ["1.png"]}}
+    expected = {"contents": {str(tmp_path / "no"): [["1.png", -1]]}}
     assert "the cluster does not see it" in (problem_with_paths(expected, "node7") or "")
 
 

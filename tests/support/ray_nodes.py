@@ -46,7 +46,9 @@ class RayNodes:
         token: that it asks for; empty: none.
     """
 
-    def __init__(self, folder: Path, token: str | None, dashboard: bool = False, hidden: Path | None = None):
+    def __init__(
+        self, folder: Path, token: str | None, dashboard: bool = False, hidden: Path | None = None, **changes: str
+    ):
         self._folder, self._files = folder, Path(tempfile.mkdtemp(prefix="rn-", dir="/tmp"))  # sockets: a short path
         home = folder / "home"
         home.mkdir(exist_ok=True)
@@ -56,6 +58,7 @@ class RayNodes:
         self._of_nodes = {
             "PATH": os.pathsep.join([str(RAY.parent), os.environ.get("PATH", os.defpath)]),  # `python` of jobs
             "RAY_health_check_period_ms": "1000",  # five failed checks, and a node is dead: the usual period is 3 s
+            **changes,
         }
         self._nodes: dict[str, subprocess.Popen] = {}
         self._number = itertools.count()
@@ -192,7 +195,7 @@ def _free_port() -> int:
 
 @contextmanager
 def ray_nodes(
-    folder: Path, token: bool = True, dashboard: bool = False, hidden: Path | None = None
+    folder: Path, token: bool = True, dashboard: bool = False, hidden: Path | None = None, **changes: str
 ) -> Iterator[RayNodes]:
     """Start a head, and end all nodes at the end.
 
@@ -201,8 +204,9 @@ def ray_nodes(
         token: whether the cluster has one.
         dashboard: whether it takes jobs.
         hidden: a folder that is empty for its processes, as on another host.
+        changes: of the environment of its processes.
     """
-    nodes = RayNodes(folder, secrets.token_hex(32) if token else None, dashboard, hidden)
+    nodes = RayNodes(folder, secrets.token_hex(32) if token else None, dashboard, hidden, **changes)
     try:
         yield nodes
     finally:

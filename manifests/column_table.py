@@ -11,13 +11,10 @@ import pyarrow as pa
 from wanbatch.manifests.column_types import (
     ADAPTER,
     ADAPTERS,
-    BOXES,
     COUNT,
     CREATIVITY,
     CREATIVITY_STEPS,
-    FLAG,
     GUIDANCE,
-    IMAGE,
     IMAGES,
     LABEL,
     LABELS,
@@ -26,13 +23,13 @@ from wanbatch.manifests.column_types import (
     SHIFT,
     SIGMAS,
     SIZE,
-    SOFTNESS,
     TEXT,
     WEIGHT,
     WEIGHTS,
     Column,
     Given,
 )
+from wanbatch.manifests.map_columns import MAP_COLUMNS
 from wanbatch.manifests.sound_columns import SOUND_COLUMNS
 
 _MODELS_OWN = "the run's setting, else the model's"
@@ -134,41 +131,7 @@ COLUMNS: tuple[Column, ...] = (
         pixels=True,
         since=2,
     ),
-    Column(
-        "creativity_boxes",
-        "boxes of the first source in which another creativity holds than `creativity`, which holds everywhere else; "
-        "where boxes overlap the last one counts",
-        Given(BOXES, "none"),
-        pa.list_(pa.struct([("box", pa.list_(pa.float64())), ("creativity", pa.float64())])),
-        pixels=True,
-        since=5,
-    ),
-    Column(
-        "creativity_map",
-        "a picture in grey that says how much each place may change, from 0 (black) to 1 (white), instead of "
-        "`creativity`; it has the shape of the first source",
-        Given(IMAGE, "none"),
-        pa.string(),
-        pixels=True,
-        since=5,
-    ),
-    Column(
-        "keep_pixels",
-        "whether the source's own pixels come back where the creativity of a box or a map is 0",
-        Given(FLAG, "false"),
-        pa.bool_(),
-        pixels=True,
-        since=5,
-    ),
-    Column(
-        "map_softness",
-        "by how many noise levels above its own creativity a place of a box or a map begins to follow what is around "
-        "it, against visible edges; a creativity of 0 stays as it is",
-        Given(SOFTNESS, "0"),
-        pa.float64(),
-        pixels=True,
-        since=6,
-    ),
+    *MAP_COLUMNS,
     Column(
         "seed",
         "the seed of the noise; a given one counts up by one for each further image of the row",

@@ -36,7 +36,7 @@ def boxes_of_row(original: Original, objects: Objects) -> list[dict[str, Any]] |
         left, top, right, bottom = (round(value, 6) for value in (left, top, right, bottom))
         if right > left and bottom > top:
             corners = [left, top, round(right - left, 6), round(bottom - top, 6)]
-            found.append({"box": corners, "creativity": objects.creativity_inside})
+            found.append({"box": corners, "creativity": objects.inside})
     return found
 
 
@@ -83,7 +83,7 @@ def grey_map(kept: np.ndarray, objects: Objects, around: float) -> np.ndarray:
     half = (objects.feather + 1) // 2
     grown = _window_means(kept, objects.margin + half) > 0
     share = _window_means(grown, half)  # 1 where all of the window is in what was grown, so up to the margin
-    return np.rint((around + (objects.creativity_inside - around) * share) * 255).astype(np.uint8)
+    return np.rint((around + (objects.inside - around) * share) * 255).astype(np.uint8)
 
 
 def _window_means(places: np.ndarray, pixels: int) -> np.ndarray:

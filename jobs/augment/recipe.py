@@ -120,39 +120,25 @@ class Objects(Part):
     Attributes:
         keep: `boxes` or `masks`: by which of the dataset's annotations.
         around: creativity of all that is not kept, in place of the recipe's `creativity`.
-        inside: creativity of what is kept; None: `KEPT_AT`, or 0 where the source's own pixels come back.
+        inside: creativity of what is kept.
         margin: pixels of the source around what is kept that are kept with it.
         feather: pixels of the source over which `inside` passes into `around` after the margin.
         softness: the rows' `map_softness`.
-        keep_pixels: whether the source's own pixels come back where `inside` is 0; None: with masks they do.
+        keep_pixels: whether the source's own pixels come back in what is kept; None: with masks they do.
     """
 
     keep: Literal["boxes", "masks"]
     around: Strengths | None = None
-    inside: Annotated[float, Field(ge=0, le=1)] | None = None
+    inside: Annotated[float, Field(ge=0, le=1)] = KEPT_AT
     margin: Annotated[int, Field(ge=0, le=4096)] = 0
     feather: Annotated[int, Field(ge=0, le=4096)] = 0
     softness: Annotated[float, Field(ge=0, le=1)] = 0.0
     keep_pixels: bool | None = None
 
-    @model_validator(mode="after")
-    def _pixels_only_where_nothing_changes(self) -> Objects:
-        if self.keep_pixels and self.inside:
-            raise ValueError(
-                f"has keep_pixels, which puts pixels back where creativity is 0, and inside = {self.inside:g}: "
-                "write inside = 0, or drop keep_pixels"
-            )
-        return self
-
     @property
     def pixels_kept(self) -> bool:
         """Whether rows get `keep_pixels`."""
-        return not self.inside and (self.keep == "masks" if self.keep_pixels is None else self.keep_pixels)
-
-    @property
-    def creativity_inside(self) -> float:
-        """Creativity of what is kept."""
-        return self.inside if self.inside is not None else 0.0 if self.pixels_kept else KEPT_AT
+        return self.keep == "masks" if self.keep_pixels is None else self.keep_pixels
 
 
 def _names(value: object) -> object:
@@ -227,6 +213,17 @@ class Recipe(Part):
     def _no_objects_of_blends(self) -> Recipe:
         if self.objects is not None and self.blend is not None:
             raise ValueError("has both [objects] and [blend]: a blend has no objects of its own; drop one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_change_around(self) -> Recipe:
+        objects, around = self.objects, self.creativity
+        lowest = around.first if isinstance(around, Range) else min(around)
+        if objects is not None and objects.pixels_kept and objects.inside >= lowest:
+            raise ValueError(
+                f"objects.inside is {objects.inside:g} and around {lowest:g}, so all of the picture would be the "
+                "source's own pixels: lower inside, raise around, or write keep_pixels = false"
+            )
         return self
 
     @model_validator(mode="after")

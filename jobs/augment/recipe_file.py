@@ -176,7 +176,7 @@ def _check_settings(path: Path, recipe: Recipe) -> None:
         if name in DECIDED:
             said = "the recipe decides it for each row" if name != "num_images" else "write variants = N"
             raise UserError(f"{path}: unknown key {name!r} in [settings]: {said}")
-        if name in (*MAPS, "keep_pixels", "map_softness"):
+        if name in (*MAPS, "keep_pixels", "keep_pixels_up_to", "map_softness"):
             raise UserError(
                 f"{path}: {name} in [settings] would be the same for all pictures: write [objects] for it"
             )

@@ -78,6 +78,8 @@ def _creativity(child: Child, recipe: Recipe, map_of: Callable[[Child], str]) ->
         return told
     if objects.pixels_kept:
         told["keep_pixels"] = True
+        if objects.inside:
+            told["keep_pixels_up_to"] = objects.inside
     if objects.softness:
         told["map_softness"] = objects.softness
     return told
@@ -88,7 +90,7 @@ def _creativity_of_objects(child: Child, recipe: Recipe) -> float:
     objects = recipe.objects
     if objects is None or not has_objects(child.first, objects):
         return child.creativity
-    return objects.creativity_inside
+    return objects.inside
 
 
 def _parent(parent: Original, share: float) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -43,7 +45,23 @@ class CreativityMaps:
             values = self._known[key]
         else:
             return None
-        return CreativityMap(values, bool(image.keep_pixels), image.map_softness or 0.0)
+        return CreativityMap(
+            values, bool(image.keep_pixels), image.map_softness or 0.0, image.keep_pixels_up_to or 0.0
+        )
+
+
+def as_shown(image: Image, shown: CreativityMap | None) -> Image:
+    """An image with the highest creativity of its map's picture, which was not read when the image was planned.
+
+    Args:
+        image: as it was planned.
+        shown: its map.
+    """
+    if shown is None or image.map_source is None:
+        return image
+    highest = round(float(shown.values.max()), 4)
+    said: dict[str, Any] = {"creativity": highest, "starting_level": highest}
+    return replace(image, **said)
 
 
 def _of_boxes(image: Image, size: tuple[int, int]) -> np.ndarray:

@@ -20,7 +20,7 @@ from wanbatch.errors import RowError
 from wanbatch.jobs.config.metrics import STAGES
 from wanbatch.jobs.planning.units import Image, Task
 from wanbatch.jobs.worker.context import WorkerContext
-from wanbatch.jobs.worker.creativity_maps import CreativityMaps
+from wanbatch.jobs.worker.creativity_maps import CreativityMaps, as_shown
 from wanbatch.jobs.worker.marking import mark_of
 from wanbatch.jobs.worker.messages import UnitReport
 from wanbatch.jobs.worker.requests import FittedSources, request_for
@@ -76,6 +76,7 @@ class UnitTask:
         self._started = datetime.now(UTC)
         self._sources: dict[str, tuple[SourceImage, ...]] = {}
         self._maps: dict[str, CreativityMap | None] = {}
+        self._shown: dict[str, Image] = {}  # with what their maps say
         self._sounds: dict[str, HeardSound] = {}
         self._used: dict[str, tuple[records.UsedSource, ...]] = {}
         self._marks: dict[str, OriginMark] = {}
@@ -217,6 +218,7 @@ class UnitTask:
             records.UsedSource(source.path, source.weight, fitted.sha256)
             for source, fitted in zip(image.sources, loaded, strict=True)
         )
+        self._shown[image.id] = image = as_shown(image, shown)
         self._marks[image.id] = mark_of(image, [fitted.term for fitted in loaded], self.context.setup)
         self._notes[image.id] = {
             note: source.name for source, fitted in zip(image.sources, loaded, strict=True) for note in fitted.notes
@@ -256,7 +258,11 @@ class UnitTask:
         )
 
     def _record(self, image: Image, encoded: Encoded) -> records.Record:
-        setup = self.context.setup
+        setup, timing = self.context.setup, self._timings[image.id]
+        image = self._shown[image.id]
+        evaluations = image.evaluations
+        if image.creativity_boxes or image.map_source:  # the map decides where the row starts
+            evaluations = timing.steps_full + timing.steps_cached
         return records.Record(
             id=image.id,
             image=encoded.image,
@@ -264,7 +270,7 @@ class UnitTask:
             variant=image.variant,
             **{name: getattr(image, name) for name in RESOLVED if name != "creativity_steps"},
             creativity_steps=image.creativity_steps or KEEP,
-            evaluations=image.evaluations,
+            evaluations=evaluations,
             **{**{name: getattr(image, name) for name in RARE}, **self._sounds[image.id].record},
             step_cache=setup.runtime.step_cache,
             model=setup.model.name,

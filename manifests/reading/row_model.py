@@ -83,7 +83,7 @@ def _contradictions(row: ManifestRow, prompt_of_run: bool) -> Iterator[str]:
 def _map_contradictions(row: ManifestRow) -> Iterator[str]:
     given = [name for name in MAPS if getattr(row, name) is not None]
     if not given:
-        for name in ("keep_pixels", "map_softness"):
+        for name in ("keep_pixels", "keep_pixels_up_to", "map_softness"):
             if getattr(row, name):
                 yield (
                     f"has {name} but neither creativity_boxes nor creativity_map: give one of them, or drop it"
@@ -96,12 +96,28 @@ def _map_contradictions(row: ManifestRow) -> Iterator[str]:
         yield "has both creativity_boxes and creativity_map: draw the boxes into the map, or drop one of the two"
     if row.creativity_map is not None and row.creativity is not None:
         yield "has both creativity_map and creativity: the map says it for every place; drop creativity"
+    yield from _kept_pixels_contradictions(row)
     for index, one in enumerate(row.creativity_boxes or ()):
         x, y, width, height = one.box
         if not (width > 0 and height > 0):
             yield f"creativity_boxes[{index}].box is {one.box}: its width and height must be above 0"
         elif max(one.box) <= 1 and (x + width > 1 + 1e-9 or y + height > 1 + 1e-9):
             yield f"creativity_boxes[{index}].box is {one.box}: shares of the source that reach over its edge; cut it"
+
+
+def _kept_pixels_contradictions(row: ManifestRow) -> Iterator[str]:
+    if row.keep_pixels_up_to is None:
+        return
+    if not row.keep_pixels:
+        yield "has keep_pixels_up_to but keep_pixels is not true: set it, or drop keep_pixels_up_to" + if_own(
+            "keep_pixels_up_to"
+        )
+    around = 1.0 if row.creativity is None else row.creativity
+    if row.creativity_boxes and row.keep_pixels_up_to >= max(around, *(o.creativity for o in row.creativity_boxes)):
+        yield (
+            f"keep_pixels_up_to is {row.keep_pixels_up_to:g}, and no place of the picture has a higher creativity, "
+            "so all of it would be the source: lower it, or raise a creativity"
+        )
 
 
 def _blend_group_contradictions(row: ManifestRow) -> Iterator[str]:

@@ -12,6 +12,7 @@ from wanbatch.pipeline.core.requests import CreativityMap, Request, SourceImage
 from wanbatch.pipeline.core.samples import Region
 
 EDGE = 4  # pixels over which kept pixels pass into made ones, outside of what is kept
+EDGE_OF_MADE = 1  # the same where what is kept was made, too, so that the picture has it at the same place
 
 
 def latent_levels(values: np.ndarray, stride: int) -> np.ndarray:
@@ -63,7 +64,7 @@ def as_mapped(pixels: np.ndarray, request: Request, stride: int) -> tuple[np.nda
 
 
 def with_kept_pixels(pixels: np.ndarray, sources: Sequence[SourceImage], creativity: CreativityMap) -> np.ndarray:
-    """A picture with the source's own pixels where the map is 0, passing into the picture's over `EDGE` pixels.
+    """A picture with the source's own pixels where the map keeps them, passing into the picture's over a few pixels.
 
     Args:
         pixels: uint8 [height, width, 3], as they were made.
@@ -72,18 +73,18 @@ def with_kept_pixels(pixels: np.ndarray, sources: Sequence[SourceImage], creativ
     """
     weights = np.array([source.weight for source in sources])
     blend = sum(source.pixels * (weight / weights.sum()) for source, weight in zip(sources, weights, strict=True))
-    share = _share_kept(creativity.values == 0)[..., None]
+    share = _share_kept(creativity.kept, EDGE_OF_MADE if creativity.kept_up_to else EDGE)[..., None]
     return np.rint(share * blend + (1 - share) * pixels).astype(np.uint8)
 
 
-def _share_kept(kept: np.ndarray) -> np.ndarray:
-    """float64 [height, width]: 1 in what is kept, falling to 0 over `EDGE` pixels outside."""
+def _share_kept(kept: np.ndarray, edge: int) -> np.ndarray:
+    """float64 [height, width]: 1 in what is kept, falling to 0 over so many pixels outside."""
     share, grown = kept.astype(np.float64), kept
-    for distance in range(1, EDGE + 1):
+    for distance in range(1, edge + 1):
         padded = np.pad(grown, 1)
         grown = padded[1:-1, 1:-1].copy()
         for rows in range(3):
             for columns in range(3):
                 grown |= padded[rows : rows + kept.shape[0], columns : columns + kept.shape[1]]
-        share = np.maximum(share, grown * (1 - distance / (EDGE + 1)))
+        share = np.maximum(share, grown * (1 - distance / (edge + 1)))
     return share

@@ -34,14 +34,23 @@ class CreativityMap:
     Attributes:
         values: float32 [height, width] in [0, 1]: the noise level at which denoising starts there; 0 keeps the
             source.
-        keep_pixels: Whether the source's own pixels come back where the value is 0, with a soft edge of a few
-            pixels outside.
+        keep_pixels: Whether the source's own pixels come back where the value is at most `kept_up_to`, with a soft
+            edge of a few pixels outside.
         softness: Noise levels above a place's own over which it is released; 0 releases it at its own.
+        kept_up_to: See `keep_pixels`. Above 0 it is taken with one step of a grey map more, which has 255.
     """
 
     values: np.ndarray
     keep_pixels: bool = False
     softness: float = 0.0
+    kept_up_to: float = 0.0
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Where the source's own pixels come back, bool [height, width]."""
+        if not self.keep_pixels:
+            return np.zeros(self.values.shape, dtype=bool)
+        return self.values <= (self.kept_up_to + 1 / 255 if self.kept_up_to else 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

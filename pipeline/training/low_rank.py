@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
@@ -79,6 +80,7 @@ class LowRankAdapters:
 
     def __init__(self, dit: FrameTransformer, layers: Sequence[str] = BLOCK_LAYERS):
         dit.requires_grad_(False)
+        self._blocks = dit.blocks
         self.layers: dict[str, LowRankLinear] = {}
         self.ranks: dict[str, int] = {}
         self.alphas: dict[str, float] = {}
@@ -112,12 +114,35 @@ class LowRankAdapters:
     @contextlib.contextmanager
     def active(self, name: str | None) -> Iterator[None]:
         """Within, an adapter is active; None: the transformer is as it was."""
-        before = next(iter(self.layers.values())).active
+        before = self._active
         self._activate(name)
         try:
             yield
         finally:
             self._activate(before)
+
+    def checkpoint_blocks(self) -> None:
+        """Compute each block again in the backward pass, as it was computed, instead of keeping what it made."""
+        for block in self._blocks:
+            block.forward = self._checkpointed(block.forward)
+
+    def _checkpointed(self, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def computed(*arguments: Any) -> Tensor:
+            if not torch.is_grad_enabled():
+                return forward(*arguments)
+            name = self._active  # the backward pass may come when another one is, or none
+            return checkpoint(
+                forward,
+                *arguments,
+                use_reentrant=False,
+                context_fn=lambda: (contextlib.nullcontext(), self.active(name)),
+            )
+
+        return computed
+
+    @property
+    def _active(self) -> str | None:
+        return next(iter(self.layers.values())).active
 
     def _activate(self, name: str | None) -> None:
         for layer in self.layers.values():

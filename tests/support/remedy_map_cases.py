@@ -36,6 +36,24 @@ MAP_CASES: dict[str, Case] = {
             row(A),
         ],
     ),
+    "kept pixels up to some creativity, without keep_pixels": Case(
+        [{**A, "creativity_boxes": BOXES, "keep_pixels_up_to": 0.2}],
+        (),
+        r"has keep_pixels_up_to but keep_pixels is not true: set it, or drop keep_pixels_up_to",
+        [
+            row({**A, "creativity_boxes": BOXES, "keep_pixels_up_to": 0.2, "keep_pixels": True}),
+            row({**A, "creativity_boxes": BOXES}),
+        ],
+    ),
+    "all pixels kept": Case(
+        [{**A, "creativity": 0.5, "creativity_boxes": BOXES, "keep_pixels": True, "keep_pixels_up_to": 0.5}],
+        (),
+        r"so all of it would be the source: lower it, or raise a creativity",
+        [
+            row({**A, "creativity": 0.5, "creativity_boxes": BOXES, "keep_pixels": True, "keep_pixels_up_to": 0.4}),
+            row({**A, "creativity": 0.6, "creativity_boxes": BOXES, "keep_pixels": True, "keep_pixels_up_to": 0.5}),
+        ],
+    ),
     "a softness of nothing": Case(
         [{**A, "map_softness": 0.2}],
         (),

@@ -41,9 +41,10 @@ def keys_of_objects(at: At) -> Iterator[str]:
     yield from mistakes(
         at,
         {
-            objects('keep = "boxes"\naround = 0.7\ninside = 0.2\nkeep_pixels = true'): [
-                objects('keep = "boxes"\naround = 0.7\ninside = 0\nkeep_pixels = true'),
-                objects('keep = "boxes"\naround = 0.7\ninside = 0.2'),
+            objects('keep = "boxes"\naround = 0.2\ninside = 0.2\nkeep_pixels = true'): [
+                objects('keep = "boxes"\naround = 0.2\ninside = 0.1\nkeep_pixels = true'),
+                objects('keep = "boxes"\naround = 0.7\ninside = 0.2\nkeep_pixels = true'),
+                objects('keep = "boxes"\naround = 0.2\ninside = 0.2\nkeep_pixels = false'),
             ],
             f'{START}creativity = 0.7\nkeep = "boxes"\n{SIZES}': [good],
             objects('keep = "boxes"\naround = 0.7', START + "creativity = 0.5\n"): [

@@ -88,6 +88,8 @@ class Distillation:
         self._losses: dict[str, Tensor] = {}
         self._steps_of_schedule = torch.ones((), device=self.device)
         self._captured: dict[tuple[str, int], Captured] = {}
+        if settings.checkpointing:
+            adapters.checkpoint_blocks()
         # A block that is computed again reads the random numbers' state, which a graph cannot record.
         self._recording = self.device.type == "cuda" and not settings.checkpointing
 

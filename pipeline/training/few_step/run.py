@@ -77,8 +77,6 @@ def train_few_step(
     ensure_same_training(out, _identity(model, prompts, settings, size, about.name), _WORDS)
     torch.manual_seed(settings.seed)
     adapters = LowRankAdapters(model.dit, IMAGE_LAYERS)
-    if settings.checkpointing:
-        model.checkpoint_blocks()
     listener.say(f"the teacher makes {min(settings.teacher_latents, len(prompts))} pictures to begin with")
     bank = with_latents(model.dit, adapters, encode_bank(model, prompts, size), settings, out)
     training = Distillation(model.dit, adapters, bank, settings, budget, out, listener.say, about.name)

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
@@ -120,23 +119,6 @@ class TrainingModel:
     def stride(self) -> int:
         """Pixels of a picture in one step of a latent."""
         return self.info.multiple // self.dit.patch[0]
-
-    def checkpoint_blocks(self) -> None:
-        """Compute each block again in the backward pass instead of keeping what it made."""
-        for block in self.dit.blocks:
-            block.forward = _Checkpointed(block.forward)
-
-
-class _Checkpointed:
-    """Calls a block's forward; its intermediate results are made again when they are needed."""
-
-    def __init__(self, forward):
-        self._forward = forward
-
-    def __call__(self, *arguments):
-        if not torch.is_grad_enabled():
-            return self._forward(*arguments)
-        return checkpoint(self._forward, *arguments, use_reentrant=False)
 
 
 def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

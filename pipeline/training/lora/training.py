@@ -58,7 +58,7 @@ class LoraTraining:
         self._state = TrainingState({name: self.learner}, self.budget, model.device)
         self._shift = model.info.shift if settings.shift is None else settings.shift
         if settings.checkpointing:
-            model.checkpoint_blocks()
+            adapters.checkpoint_blocks()
 
     def run(self, sample: Callable[[int], object], told: Callable[[int, float], None]) -> None:
         """Train to the last step; a folder with a state is gone on with. In the end the weights are the average.

@@ -17,6 +17,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.augment.kept_objects import grey_map
 from wanbatch.jobs.augment.outlines import covered, outline_of_coco
 from wanbatch.jobs.augment.recipe import Objects
+from wanbatch.pipeline.core.requests import CreativityMap
 
 SIZES = "[settings]\nwidth = 64\nheight = 64\n"
 TRIANGLE = [10, 10, 40, 10, 10, 40]
@@ -53,6 +54,9 @@ def augmented(objects: str, dataset: str = "set", more: str = "") -> list[dict]:
     assert planned.exit_code == 0, planned.output
     assert json.loads(planned.stdout)["warnings"] == []
     return rows_of(Path("made.jsonl"))
+
+
+AT_A_TENTH = (25, 26)  # 0.1 in a grey map: 25.5, which rounds either way
 
 
 def grey(row: dict) -> np.ndarray:
@@ -92,16 +96,25 @@ def test_a_picture_without_objects_is_varied_as_a_whole_and_said_so():
     assert "warning   1 of 3 pictures have nothing that is kept, and are varied as a whole" in made.output
 
 
-def test_objects_that_are_kept_may_change_a_little_unless_their_pixels_come_back():
+def test_objects_that_are_kept_may_change_a_little_and_with_masks_their_pixels_come_back():
     coco([TRIANGLE])
-    for more, inside in (("", 0.1), ("keep_pixels = true", 0.0), ("keep_pixels = false", 0.1)):
+    for more, inside, kept in (
+        ("", 0.1, None),
+        ("keep_pixels = true", 0.1, 0.1),
+        ("keep_pixels = true\ninside = 0", 0.0, 0.0),
+    ):
         (row,) = augmented(f'keep = "boxes"\naround = 0.7\n{more}')
         assert row["creativity_boxes"][0]["creativity"] == inside
-        assert row.get("keep_pixels", False) is (inside == 0)
+        assert row.get("keep_pixels", False) is (kept is not None)
+        assert row.get("keep_pixels_up_to", 0.0) == (kept or 0.0)
     (row,) = augmented('keep = "masks"\naround = 0.7\nkeep_pixels = false')
-    assert grey(row)[12, 12] in (25, 26)
+    assert grey(row)[12, 12] in AT_A_TENTH
+    assert "keep_pixels" not in row
     (row,) = augmented('keep = "masks"\naround = 0.7')
-    assert (grey(row)[12, 12], row["keep_pixels"]) == (0, True)
+    assert grey(row)[12, 12] in AT_A_TENTH
+    assert (row["keep_pixels"], row["keep_pixels_up_to"]) == (True, 0.1)
+    kept = CreativityMap(grey(row).astype(np.float32) / 255, keep_pixels=True, kept_up_to=0.1)
+    assert np.array_equal(kept.kept, np.isin(grey(row), AT_A_TENTH)), "a grey map has steps of 1/255"
 
 
 def test_masks_of_polygons_and_run_lengths_become_maps():
@@ -110,10 +123,10 @@ def test_masks_of_polygons_and_run_lengths_become_maps():
     assert "creativity" not in row
     assert row["keep_pixels"] is True
     values = grey(row)
-    assert set(np.unique(values)) == {0, 204}
-    assert values[12, 12] == values[12, 35] == values[35, 12] == 0
+    assert set(np.unique(values)) == {25, 204}
+    assert values[12, 12] == values[12, 35] == values[35, 12] == 25
     assert values[35, 35] == values[8, 8] == values[50, 12] == 204
-    assert abs(np.sum(values == 0) - 30 * 30 / 2) < 60
+    assert abs(np.sum(values == 25) - 30 * 30 / 2) < 60
     coco(RUNS, "runs")
     (row,) = augmented('keep = "masks"\naround = 0.8\ninside = 0\nkeep_pixels = false', "runs")
     assert "keep_pixels" not in row
@@ -131,7 +144,7 @@ def test_a_margin_and_a_feather_soften_what_is_kept():
     assert (row[:17] == 255).all()
     assert (row[37:] == 255).all()
     assert (np.diff(row[17:22]) < 0).all()  # and between them it falls
-    assert np.array_equal(grey_map(kept, Objects(keep="masks"), 0.6) == 0, kept)
+    assert np.array_equal(grey_map(kept, Objects(keep="masks"), 0.6) < 30, kept)
 
 
 def test_yolo_segments_are_masks_and_their_boxes_hold_them():
@@ -143,8 +156,8 @@ def test_yolo_segments_are_masks_and_their_boxes_hold_them():
     (row,) = augmented('keep = "masks"\naround = 0.8', "yolo", 'split = "train"\n')
     assert [box["box"] for box in row["boxes"]] == [[16, 16, 32, 16], [54.4, 54.4, 6.4, 6.4]]
     values = grey(row)
-    assert (values[17:31, 17:47] == 0).all()
-    assert (values[55:60, 55:60] == 0).all()  # the object without a segment, by its box
+    assert (values[17:31, 17:47] == 25).all()
+    assert (values[55:60, 55:60] == 25).all()  # the object without a segment, by its box
     assert values[40, 30] == values[10, 10] == 204
 
 
@@ -161,7 +174,7 @@ def test_masks_as_pictures_of_the_dataset():
     )
     assert invoke("augment", "recipe.toml", "--out", "made.jsonl").exit_code == 0
     (row,) = rows_of(Path("made.jsonl"))
-    assert np.array_equal(grey(row) == 0, drawn > 0)
+    assert np.array_equal(np.isin(grey(row), AT_A_TENTH), drawn > 0)
     Path("set/t.jsonl").write_text(
         "".join(json.dumps({"image": f"{name}.png", "cut": "a-mask.png", **more}) + "\n" for name, more in [
             ("a", {"boxes": [[10, 10, 20, 20]]}), ("b", {})])
@@ -193,7 +206,7 @@ def test_masks_as_pictures_of_the_dataset():
             'keep = "boxes"\naround = 0.7\nfether = 2',
             "unknown key 'fether' in [objects]; known: keep, around, inside",
         ),
-        ('keep = "masks"\naround = 0.7\ninside = 0.1\nkeep_pixels = true', "objects has keep_pixels, which puts"),
+        ('keep = "masks"\naround = [0.3, 0.7]\ninside = 0.3', "all of the picture would be the source's own pixels"),
         ('keep = "boxes"\naround = 0.7\n[blend]\nshare = 0.5', "has both [objects] and [blend]: "),
         (
             'keep = "boxes"\naround = 0.7\n[settings]\nkeep_pixels = true',

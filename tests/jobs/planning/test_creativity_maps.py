@@ -72,6 +72,7 @@ def test_what_a_row_says_of_places_is_part_of_its_digest_and_nothing_else_is(pla
         {"id": "a", "creativity": 0.5, "creativity_boxes": KEEP},
         {"id": "a", "creativity": 0.5, "creativity_boxes": VARY},
         {"id": "a", "creativity": 0.5, "creativity_boxes": KEEP, "keep_pixels": True},
+        {"id": "a", "creativity": 0.5, "creativity_boxes": KEEP, "keep_pixels": True, "keep_pixels_up_to": 0.2},
         {"id": "a", "creativity_map": "a.png"},
     ]
     digests = [planned(row).images["digest"][0].as_py() for row in rows]
@@ -97,6 +98,11 @@ def test_the_columns_stand_in_datasets_that_use_them(planned):
         ({"creativity": 0.5, "creativity_map": "a.png"}, "has both creativity_map and creativity"),
         ({"keep_pixels": True}, "has keep_pixels but neither creativity_boxes nor creativity_map"),
         ({"keep_pixels": 1, "creativity_boxes": KEEP}, "keep_pixels is 1: must be true or false"),
+        ({"keep_pixels_up_to": 0.2, "creativity_boxes": KEEP}, "has keep_pixels_up_to but keep_pixels is not true"),
+        (
+            {"keep_pixels_up_to": 1, "keep_pixels": True, "creativity_boxes": KEEP},
+            "keep_pixels_up_to is 1, and no place of the picture has a higher creativity",
+        ),
         ({"creativity_boxes": []}, r"creativity_boxes is \[\]: must be a list of 1 to 1000"),
         (
             {"creativity_boxes": [{"box": [0, 0, 1], "creativity": 0}]},
@@ -135,9 +141,9 @@ def test_the_rows_of_the_page_are_planned(settings, tmp_path):
     root = Path(__file__).parents[3]
     page = (root / "docs" / "creativity.md").read_text(encoding="utf-8")
     rows = [row for block in page.split("```json\n")[1:] for row in block.split("```")[0].splitlines()]
-    assert [json.loads(row)["id"] for row in rows] == ["snow", "cat", "masked", "soft"]
+    assert [json.loads(row)["id"] for row in rows] == ["snow", "cat", "masked", "own-pixels", "soft"]
     (tmp_path / "images").mkdir()
     shutil.copy(root / "examples" / "images" / "dog.png", tmp_path / "images")
     picture(tmp_path / "images" / "mask.png", 32, 32)
     (tmp_path / "m.jsonl").write_text("\n".join(rows))
-    assert len(prepare(tmp_path / "m.jsonl", settings(steps=20))[0]) == 4
+    assert len(prepare(tmp_path / "m.jsonl", settings(steps=20))[0]) == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import faulty_models
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from job_making import write_jsonl
+from PIL import Image
 from worker_calls import exchange, reports_of
 
 from wanbatch.errors import MachineryError, RowError
@@ -49,7 +51,8 @@ def work(worker, worker_out, settings, sources, request):
         count += 1
         plan, _ = prepare(write_jsonl(sources / "task.jsonl", rows), settings())
         token = f"{abs(hash(request.node.name))}-{count}"
-        [report] = reports_of(worker, plan.task(3, 2, token, np.arange(len(plan))))
+        task = replace(plan.task(3, 2, token, np.arange(len(plan))), later=("evaluations",))
+        [report] = reports_of(worker, task)
         names = report.attempt.names
         return report, {kind: pq.read_table(worker_out / "_wanbatch" / "tmp" / name) for kind, name in names.items()}
 
@@ -130,6 +133,18 @@ def test_schedules_are_recorded_and_steps_are_counted_as_evaluations(work):
     counted = dict(zip(tables["timings"]["id"].to_pylist(), tables["timings"]["steps_full"].to_pylist(), strict=True))
     assert counted == {"a": 5, "b": 4, "c": 3, "d": 1}  # c from 0.6 by 0.2 to 0, d from the last of its two levels
     assert rows["d"]["creativity"] == pytest.approx(0.7504, abs=1e-4)
+
+
+def test_a_row_with_a_map_records_the_highest_creativity_of_it(work, sources):
+    """Its map is read after it was planned, as if it could start at 1."""
+    Image.fromarray(np.tile(np.array([51, 153], np.uint8).repeat(16), (32, 1))).save(sources / "map.png")
+    _, tables = work(
+        {"id": "a", "image": "square.png", "creativity_map": "map.png", "steps": 8, "width": 32, "height": 32},
+        {"id": "b", "image": "square.png", "creativity": 0.6, "steps": 8, "width": 32, "height": 32},
+    )
+    mapped, plain = tables["data"].to_pylist()
+    assert mapped["creativity"] == plain["creativity"] == 0.6
+    assert mapped["evaluations"] == plain["evaluations"] < 8
 
 
 def test_blending_a_source_with_itself_changes_nothing(work):

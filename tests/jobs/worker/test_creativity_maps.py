@@ -78,6 +78,8 @@ def test_a_map_is_cut_as_its_source_is(mapped, tmp_path):
     Image.fromarray(grey).save(tmp_path / "map.png")
     values = mapped({"creativity_map": "map.png", "keep_pixels": True})[0]
     assert values.keep_pixels
+    assert values.kept_up_to == 0
+    assert mapped({"creativity_map": "map.png", "keep_pixels": True, "keep_pixels_up_to": 0.2})[0].kept_up_to == 0.2
     assert np.allclose(values.values[0], (np.arange(64)[16:48] * 4 + 1) / 255, atol=1e-6)
 
 

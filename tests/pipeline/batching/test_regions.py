@@ -175,13 +175,15 @@ def test_the_latent_stays_where_the_map_is_zero(wan):
     assert float((done.latent - latents["3"])[..., columns:].abs().mean()) > 0.1
 
 
-def test_kept_pixels_are_the_sources(wan):
+@pytest.mark.parametrize("inside_at", [0.0, 0.2])
+def test_kept_pixels_are_the_sources(wan, inside_at):
     values = np.full((64, 64), 0.9, np.float32)
-    values[16:40, 8:30] = 0
+    values[16:40, 8:30] = inside_at
     row = replace(PLAIN, sources=(source(3),), creativity=0.9)
     made = make(wan, replace(row, creativity_map=CreativityMap(values)))["a"]
-    kept = make(wan, replace(row, creativity_map=CreativityMap(values, keep_pixels=True)))["a"]
-    inside = values == 0
+    shown = CreativityMap(values, keep_pixels=True, kept_up_to=inside_at)
+    kept = make(wan, replace(row, creativity_map=shown))["a"]
+    inside = values == np.float32(inside_at)
     assert np.array_equal(kept[inside], picture(3)[inside])
     assert not np.array_equal(made[inside], picture(3)[inside]), "the VAE alone does not bring them back"
     far = np.ones_like(inside)
@@ -195,6 +197,9 @@ def test_the_edge_of_kept_pixels_falls_evenly():
     black, white = (np.full((*values.shape, 3), value, np.uint8) for value in (0, 255))
     made = with_kept_pixels(black, [SourceImage("white", white)], CreativityMap(values, True))
     assert made[4, :, 0].tolist() == [255] * 4 + [204, 153, 102, 51] + [0] * 8
+    values[:, :4] = 0.2
+    made = with_kept_pixels(black, [SourceImage("white", white)], CreativityMap(values, True, kept_up_to=0.2))
+    assert made[4, :, 0].tolist() == [255] * 4 + [128] + [0] * 11, "the picture has something like it there"
 
 
 def test_kept_pixels_of_a_blend_are_its_mean():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -182,6 +183,20 @@ def test_a_distillation_is_gone_on_with_to_the_bit(tmp_path):
     assert (header["wanbatch.steps"], header["wanbatch.sampler"], header["wanbatch.guidance"]) == ("4", "euler", "1")
     assert len(header["wanbatch.levels"].split(",")) == 4
     assert [json.loads(line)["step"] for line in (halves / LOG_FILE).read_text().splitlines()] == [2, 5, 9]
+
+
+def test_checkpointing_trains_the_same_adapter(tmp_path):
+    """The backward pass computes blocks again when another adapter is active, or none."""
+    made = []
+    for checkpointing in (False, True):
+        out = tmp_path / str(checkpointing)
+        out.mkdir()
+        training = distillation(out, 4, settings=replace(SETTINGS, checkpointing=checkpointing))
+        training.run(dict)
+        made.append(read_state(out / ADAPTER_FILE)[0])
+    assert made[0].keys() == made[1].keys()
+    for name, matrix in made[0].items():
+        assert torch.allclose(made[1][name].float(), matrix.float(), atol=1e-6), name
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_good_state(tmp_path):

@@ -31,10 +31,10 @@ from wanbatch.manifests.storage import fsspec_io
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import TINY, find
 
-COUNT = 6
-FLAGS = ("--steps", 20, "--width", 32, "--height", 32, "--unit-rows", 1, "--slots", 1, "--threads", 1)
+COUNT = 8
+FLAGS = ("--steps", 30, "--width", 32, "--height", 32, "--unit-rows", 1, "--slots", 1, "--threads", 1)
 DRIVER = "wanbatch.jobs.cluster.job_entrypoint"
-AT_WORK = "ray::Worker.exchange"
+WORKER, AT_WORK = "ray::Worker", "ray::Worker.exchange"
 
 
 def write_inputs(folder: Path) -> Path:
@@ -106,15 +106,21 @@ def hold(command: subprocess.Popen, nodes: RayNodes, *names: str) -> list[psutil
 
 
 def disturbed(
-    nodes: RayNodes, start: Callable[..., subprocess.Popen], made: Callable[[], int], hidden: Path | None = None
+    nodes: RayNodes,
+    hidden: Path,
+    start: Callable[..., subprocess.Popen],
+    made: Callable[[], int],
+    third_commits: bool = True,
 ) -> str:
     """Kill the second of two nodes and add a third, kill the driver and the first node, give the same command again.
 
     Args:
         nodes: the cluster.
+        hidden: a folder that is empty for the nodes.
         start: starts the command, with more words.
         made: how many commits there are.
-        hidden: a folder that is empty for the nodes.
+        third_commits: the driver is killed once something of the third node is committed; else as soon as that has a
+            worker.
 
     Returns:
         The id of the second job.
@@ -128,7 +134,10 @@ def disturbed(
     nodes.kill(second)
     _, third = nodes.grow(2, hidden)
     before = made()
-    wait_for(command, lambda: made() > before, "a commit of the third node")
+    if third_commits:
+        wait_for(command, lambda: made() > before, "a commit of the third node")
+    else:
+        wait_for(command, lambda: nodes.processes(third, WORKER), "a worker on the third node")
     [driver] = [process for process in nodes.processes("head", DRIVER) if "sh" not in process.name()]
     driver.kill()
     assert made() < COUNT, "it was killed in the middle: the first node held a row"
@@ -179,7 +188,7 @@ def test_a_cluster_without_a_place_for_a_worker(nodes, start_command, tmp_path):
 def test_every_row_once_and_pixels_as_in_a_quiet_run(nodes, laptop, tmp_path):
     manifest, out = write_inputs(tmp_path), tmp_path / "out"
     words = (manifest, "--out", out)
-    job = disturbed(nodes, lambda *more: submitted(nodes, tmp_path, *words, *more), lambda: len(commits(out)), laptop)
+    job = disturbed(nodes, laptop, lambda *more: submitted(nodes, tmp_path, *words, *more), lambda: len(commits(out)))
     log, told = wanbatch(nodes, tmp_path, "jobs", "logs", job).communicate(timeout=240)
     assert "WANBATCH_STEPS of this node is not used" in log, told
     assert f"{COUNT} of {COUNT} pictures made" in log
@@ -211,9 +220,10 @@ def test_the_same_on_a_store_without_any_shared_folder(nodes, laptop, store, tmp
         words += ["--env", name]
     disturbed(
         nodes,
+        laptop,
         lambda *more: submitted(nodes, tmp_path, *words, *more),
         lambda: len(system.glob(f"{store}/out/_wanbatch/commits/*.json")),
-        laptop,
+        third_commits=False,
     )
     system.get(f"{store}/out", str(tmp_path / "out"), recursive=True)
     require_once(tmp_path / "out", laptop)

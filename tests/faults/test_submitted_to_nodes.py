@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,17 +93,21 @@ def wait_for(command: subprocess.Popen, holds: Callable[[], Any], what: str) -> 
 
 def hold(command: subprocess.Popen, nodes: RayNodes, *names: str) -> list[psutil.Process]:
     """Stop the worker on each of these nodes as soon as it holds units."""
-    held: dict[str, psutil.Process] = {}
+    there: dict[str, psutil.Process] = {}
+    held: set[str] = set()
 
     def all_held() -> bool:
         for name in names:
-            for process in () if name in held else nodes.processes(name, AT_WORK):
-                process.suspend()
-                held[name] = process
+            if name not in there:
+                there.update((name, process) for process in nodes.processes(name, WORKER))
+                time.sleep(0.1)  # looking for processes takes the processor that they need to start
+            elif name not in held and AT_WORK in " ".join(there[name].cmdline()):
+                there[name].suspend()
+                held.add(name)
         return len(held) == len(names)
 
     wait_for(command, all_held, f"work on {names}")
-    return list(held.values())
+    return [there[name] for name in names]
 
 
 def disturbed(
@@ -137,7 +142,7 @@ def disturbed(
     if third_commits:
         wait_for(command, lambda: made() > before, "a commit of the third node")
     else:
-        wait_for(command, lambda: nodes.processes(third, WORKER), "a worker on the third node")
+        wait_for(command, lambda: time.sleep(0.1) or nodes.processes(third, WORKER), "a worker on the third node")
     [driver] = [process for process in nodes.processes("head", DRIVER) if "sh" not in process.name()]
     driver.kill()
     assert made() < COUNT, "it was killed in the middle: the first node held a row"

@@ -60,7 +60,7 @@ VARY_BACKGROUND = (
     *(Arm(value, named="all") for value in (0.6, 0.8, 0.9)),
     *(Arm(1.0, inside) for inside in (0.0, 0.1, 0.2, 0.3)),
     *(Arm(1.0, inside, keep_pixels=True) for inside in (0.0, 0.1, 0.2, 0.3)),
-    *(Arm(0.8, 0.2, keep_pixels=kept) for kept in (False, True)),
+    *(Arm(around, 0.2, keep_pixels=kept) for around in (0.6, 0.8) for kept in (False, True)),
     *(Arm(1.0, 0.2, keep_pixels=kept, named="all") for kept in (False, True)),
     *(Arm(1.0, 0.2, keep_pixels=kept, named="alone") for kept in (False, True)),
     *(Arm(1.0, 0.2, softness=softness) for softness in (0.2, 0.4)),
@@ -83,8 +83,10 @@ VARY_OBJECT = (
 @click.option("--steps", default=20, show_default=True)
 @click.option("--slots", default=8, show_default=True)
 @click.option("--seed", default=5, show_default=True)
-@click.option("--only", multiple=True, help="Arms whose name has this text; may be repeated.")
-@click.option("--sheet", "sheet_file", type=click.Path(path_type=Path), help="A PNG of sources, maps and results.")
+@click.option("--only", multiple=True, help="Arms by name, also with * in it; may be repeated.")
+@click.option(
+    "--sheet", "sheet_file", type=click.Path(path_type=Path), help="Sources, maps and results, as PNG or WEBP."
+)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 def main(
     out: Path,
@@ -105,7 +107,7 @@ def main(
         sheet = Sheet(scenes)
         for arm in arms:
             name = PASTED if arm is None else f"{task}: {arm}"
-            if (only and not any(text in name for text in only)) or (sheet_file is None and name in results.found):
+            if not results.is_due(name, only, drawn=sheet_file is not None):
                 continue
             made = (
                 pasted(wan, info, scenes, steps) if arm is None else generate(wan, arm.requests(info, scenes, steps))

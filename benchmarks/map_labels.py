@@ -4,8 +4,9 @@
         [--sheet FILE.png]
 
 Needs no Ray, and a GPU if there is one. Scenes of the small world with one object on a plain background. The prompt
-names the object and another plain background, as the template of a recipe would, and neither place nor size; where an
-arm says so it names them, too, or the background alone. Each arm makes all scenes from the same noise.
+names the object and another plain background, and neither place nor size; where an arm says so it names them, too, or
+what `object_size` and `object_place` say of the box, or the background alone. Each arm makes all scenes from the same
+noise.
 
 An object is found by colours, in the source and in the picture alike: pixels that are farther than 60 grey levels
 from the background of the source, from that of the picture, and from all mixtures of the two. Of their connected
@@ -56,6 +57,9 @@ SAME_BOX = 0.98
 WORDS = ("all", "alone")
 ARMS = (
     Arm(0.0),
+    *(Arm(0.7, 0.1, "box", keep_pixels=kept, named="boxed") for kept in (True, False)),
+    *(Arm(around, 0.2, keep_pixels=True, named="boxed") for around in (0.7, 1.0)),
+    *(Arm(around, named="boxed") for around in (0.7, 1.0)),
     *(Arm(0.7, 0.1, "box", keep_pixels=kept, named=named) for named in WORDS for kept in (True, False)),
     *(Arm(0.7, 0.2, keep_pixels=True, named=named) for named in WORDS),
     Arm(0.7),
@@ -82,8 +86,10 @@ ARMS = (
 @click.option("--steps", default=20, show_default=True)
 @click.option("--slots", default=8, show_default=True)
 @click.option("--seed", default=7, show_default=True)
-@click.option("--only", multiple=True, help="Arms whose name has this text; may be repeated.")
-@click.option("--sheet", "sheet_file", type=click.Path(path_type=Path), help="A PNG of sources, maps and results.")
+@click.option("--only", multiple=True, help="Arms by name, also with * in it; may be repeated.")
+@click.option(
+    "--sheet", "sheet_file", type=click.Path(path_type=Path), help="Sources, maps and results, as PNG or WEBP."
+)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 def main(
     out: Path,
@@ -101,9 +107,7 @@ def main(
     what = "overlap of an object's box before and after its background is varied, on the small model"
     results, sheet = Results(out, what, device, facts), Sheet(scenes)
     for arm in ARMS:
-        if (only and not any(text in str(arm) for text in only)) or (
-            sheet_file is None and str(arm) in results.found
-        ):
+        if not results.is_due(str(arm), only, drawn=sheet_file is not None):
             continue
         made = generate(wan, arm.requests(info, scenes, steps))
         sheet.add(str(arm), arm, made)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from model_requests import request_of
 from PIL import Image, ImageDraw, ImageFont
 
 from wanbatch import __version__
+from wanbatch.jobs.augment.object_words import words_of
+from wanbatch.jobs.augment.originals import Box as LabelledBox
 from wanbatch.jobs.config.hardware import describe_device
 from wanbatch.pipeline.core.conditioning import to_pixels
 from wanbatch.pipeline.core.requests import CreativityMap, Failed, Request, SourceImage
@@ -46,7 +49,8 @@ class Scene:
         mask: where its object is, bool [128, 128].
         wanted: the attributes that are asked for, int64 [9].
         prompts: by what they name: `all`; `both`, the object and the background, and neither size nor place; and
-            the background `alone`.
+            the background `alone`; and `boxed`, the object, the background, and the size and place that
+            templates of recipes have from the box.
     """
 
     pixels: np.ndarray
@@ -89,7 +93,15 @@ class Arm:
             )
             told += ", pixels kept" * self.keep_pixels
         told += f", {self.sampler}" * bool(self.sampler) + f", guidance {self.guidance}" * bool(self.guidance)
-        return told + {"both": "", "all": ", all named", "alone": ", background alone named"}[self.named]
+        return (
+            told
+            + {
+                "both": "",
+                "all": ", all named",
+                "alone": ", background alone named",
+                "boxed": ", size and place by the box",
+            }[self.named]
+        )
 
     def map_of(self, scene: Scene) -> CreativityMap | None:
         """The map of a scene; None where one number says it."""
@@ -114,11 +126,13 @@ def scenes_of(attributes: torch.Tensor, wanted: torch.Tensor, seed: int) -> list
     """Renders of pictures with one object, and what is asked for in their place."""
     pictures = world.render(attributes, generator=torch.Generator().manual_seed(seed))
     told = world.describe(wanted)
+    masks, full = masks_of(attributes, seed), write_prompts(wanted, seed)
     prompts = [
-        {"all": full, "both": f"a {one['first']} {backdrop_of(one)}", "alone": backdrop_alone(one)}
-        for one, full in zip(told, write_prompts(wanted, seed), strict=True)
-    ]
-    parts = zip(pictures, masks_of(attributes, seed), wanted, prompts, strict=True)
+        {"all": words, "alone": backdrop_alone(one), "both": f"a {one['first']} {backdrop_of(one)}",
+         "boxed": f"{said_of(mask)[0]} {one['first']} {said_of(mask)[1]} {backdrop_of(one)}"}
+        for one, words, mask in zip(told, full, masks, strict=True)
+    ]  # fmt: skip
+    parts = zip(pictures, masks, wanted, prompts, strict=True)
     return [Scene(to_pixels(picture), *others) for picture, *others in parts]
 
 
@@ -163,6 +177,15 @@ def backdrop_alone(names: Mapping[str, str]) -> str:
     """The words for a background without an object."""
     scenes = {"meadow": "a meadow", "beach": "a beach", "snow": "snow", "desert": "a desert", "night": "a night sky"}
     return scenes.get(names["background"], f"a {names['texture']} {names['background']} background")
+
+
+def said_of(mask: np.ndarray) -> tuple[str, str]:
+    """How large an object is and where, as templates of recipes have it from its box: "a large", "on the left"."""
+    (rows, columns), (height, width) = tight(mask), mask.shape
+    box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+    shares = [value / side for value, side in zip(box, (width, height) * 2, strict=True)]
+    words = words_of(LabelledBox("", *shares), width, height)
+    return f"a {words['object_size']}", words["object_place"]
 
 
 def tight(mask: np.ndarray) -> Box:
@@ -214,6 +237,17 @@ class Results:
         }
         self._head |= {"versions": {"wanbatch": __version__, "torch": version("torch")}, **facts}
 
+    def is_due(self, name: str, only: Sequence[str], *, drawn: bool) -> bool:
+        """Whether an arm is to be made.
+
+        Args:
+            name: of the arm.
+            only: patterns of names; none: all.
+            drawn: whether arms are also made again, for a sheet.
+        """
+        chosen = not only or any(fnmatch(name, pattern) for pattern in only)
+        return chosen and (drawn or name not in self.found)
+
     def add(self, name: str, found: Mapping[str, Any]) -> None:
         """Add an arm, and write the file."""
         self.found[name] = found
@@ -250,7 +284,7 @@ class Sheet:
         self._rows.append((name, cells))
 
     def save(self, file: Path) -> None:
-        """Write the sheet as a PNG."""
+        """Write the sheet, as what its suffix says: PNG or WEBP."""
         font, line = ImageFont.load_default(size=13), 18
         drawn = Image.new("RGB", (200 * len(self._scenes), (132 + line) * len(self._rows)), "white")
         for index, (name, cells) in enumerate(self._rows):
@@ -258,4 +292,4 @@ class Sheet:
             ImageDraw.Draw(drawn).text((4, top + 1), name, fill="black", font=font)
             for column, cell in enumerate(cells):
                 drawn.paste(cell, (200 * column + 192 - cell.width, top + line))
-        drawn.save(file, "PNG")
+        drawn.save(file, quality=80, method=6)

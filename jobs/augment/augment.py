@@ -24,7 +24,7 @@ from wanbatch.jobs.augment.earlier import (
 )
 from wanbatch.jobs.augment.found import Found, FoundDataset
 from wanbatch.jobs.augment.leakage import Leak, groups_in_several_splits, leaks_between, require_no_leak
-from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, write_manifest
+from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, require_outside, write_manifest
 from wanbatch.jobs.augment.map_files import MapFiles
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
@@ -93,13 +93,14 @@ class Augmentation:
         }
 
 
-def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Augmentation:
+def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew: bool = False) -> Augmentation:
     """Read a recipe and its dataset, and draw the rows. Nothing is written or started.
 
     Args:
         recipe_path: of the TOML file.
         target: the manifest; rows that it has of the same recipe stay.
         settings: `map`, `source_root`, `source_fence` and `allow_http` say how the dataset is read.
+        anew: draw all rows, as though there was no manifest yet.
     Raises:
         UserError: Something in the recipe or the dataset is wrong.
         MachineryError: A store does not answer.
@@ -107,6 +108,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     require_form(target)
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
+    require_outside(dataset_path(recipe.dataset, folder), target, "name a file elsewhere with --out or --manifest")
     path, found, reading = _find(recipe, folder, settings)
     wanted, others = of_splits(found, recipe)
     check_names(found, recipe)
@@ -119,7 +121,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings) -> Au
     _require_no_shared_group(loaded.originals, others)
     kept = _without_leaks(loaded.originals, leaks, recipe)
     digests = [original.sha256 for original in (*loaded.originals, *held_out)]
-    earlier = of_this_dataset(earlier_rows(target, recipe.digest), digests)
+    earlier = of_this_dataset(() if anew else earlier_rows(target, recipe.digest), digests)
     require_none_held_out(target, earlier, leaks, held_out)
     taken = taken_by(earlier)
     drawn = draw(kept, recipe, taken, scheduled_values(os.environ))

@@ -18,6 +18,7 @@ from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.draws import Key, Partners, choice, integer, shares, uniform
+from wanbatch.jobs.augment.object_words import object_words
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import MOST_OF_A_SOURCE, Range, Recipe, Text
 from wanbatch.jobs.augment.templates import render
@@ -178,7 +179,7 @@ class _Drawer:
     def _prompt(self, base: Original, key: Key) -> str:
         recipe = self._recipe
         text = _drawn(recipe.template, [*key, "template"])
-        values: dict[str, Any] = {**self._told, **base.columns}
+        values: dict[str, Any] = {**self._told, **object_words(base), **base.columns}
         for name, value in values.items():
             if isinstance(value, str) and value in recipe.synonyms:
                 values[name] = _drawn(recipe.synonyms[value], [*key, "synonym", value])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,3 +109,25 @@ def class_of_path(path: str) -> str | None:
     if split is not None:
         folders = folders[folders.index(split) + 1 :]
     return folders[-1] if folders and folders[-1].lower() not in BETWEEN else None
+
+
+def nested_classes(paths: Iterable[str]) -> list[str]:
+    """What to say of folders of classes inside those of other classes, a sentence. paths: of pictures."""
+    folders = {posixpath.dirname(path): class_of_path(path) for path in paths}
+    nested = [(one, outer) for one in sorted(folders) if folders[one] and (outer := _outer_class(one, folders))]
+    if not nested:
+        return []
+    first, outer = nested[0]
+    more = f", and {len(nested) - 1} more folders are like it" if len(nested) > 1 else ""
+    return [
+        f"{first} is inside the folder of a class, and its pictures are of class {folders[first]!r}, not {outer!r}"
+        f"{more}: if that is wrong, name classes in a metadata.csv with the columns file_name and label"
+    ]
+
+
+def _outer_class(folder: str, folders: Mapping[str, str | None]) -> str | None:
+    """The class of the nearest folder around a folder that has pictures of a class itself."""
+    while folder := posixpath.dirname(folder):
+        if folders.get(folder):
+            return folders[folder]
+    return None

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.manifests.sources.formats import format_of
+from wanbatch.manifests.sources.path_policy import is_below
 from wanbatch.manifests.storage.atomic_files import make_folder, write_atomic
+from wanbatch.manifests.storage.urls import is_url
 
 FORMS = (".jsonl", ".parquet")
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
@@ -27,6 +29,19 @@ def require_form(target: Path) -> None:
         raise UserError(f"{target}: give the manifest a name that ends in {' or '.join(FORMS)}")
     if target.is_dir():
         raise UserError(f"{target}: is a folder: give a file that ends in {' or '.join(FORMS)}")
+
+
+def require_outside(dataset: str, written: Path, remedy: str) -> None:
+    """Raises UserError if what is written would be inside a dataset that is a folder, and so be read as part of it.
+
+    Args:
+        dataset: path, absolute, or its URL.
+        written: a file or folder.
+        remedy: how to name another place.
+    """
+    in_folder = not is_url(dataset) and os.path.isdir(dataset)
+    if in_folder and is_below(os.path.realpath(written), os.path.realpath(dataset)):
+        raise UserError(f"{written}: is inside the dataset {dataset}, and would be read as part of it: {remedy}")
 
 
 def write_manifest(target: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -55,7 +70,7 @@ class SourcePaths:
     """The paths of originals as a manifest has them, relative to its own folder.
 
     Attributes:
-        fence: the folder that holds the manifest and every source named so far, absolute.
+        fence: the folder that holds the manifest and every source named so far, also those behind links, absolute.
     """
 
     def __init__(self, target: Path, read: Callable[[Original], bytes]):
@@ -73,13 +88,19 @@ class SourcePaths:
     def of(self, original: Original) -> str:
         """The path of an original; one without a file is written to a folder beside the manifest first."""
         location = original.location or self._copy(original)
-        self.fence = os.path.commonpath([self.fence, location])
+        self._hold(location)
         return os.path.relpath(location, self._folder)
 
     def include(self, paths: Sequence[str]) -> None:
         """Take sources of rows that there are already into `fence`. paths: as the manifest has them."""
         for path in paths:
-            self.fence = os.path.commonpath([self.fence, os.path.normpath(f"{self._folder}/{path}")])
+            self._hold(os.path.normpath(f"{self._folder}/{path}"))
+
+    def _hold(self, location: str) -> None:
+        """Widen `fence` if a source is outside of it, as a run sees it, which follows links."""
+        real, fence = os.path.realpath(location), os.path.realpath(self.fence)
+        if not is_below(real, fence):
+            self.fence = os.path.commonpath([fence, real])
 
     def _copy(self, original: Original) -> str:
         if original.sha256 not in self._copied:

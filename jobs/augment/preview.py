@@ -20,6 +20,7 @@ from wanbatch.jobs.augment.drawing import Child
 from wanbatch.jobs.augment.draws import uniform
 from wanbatch.jobs.augment.making import make_pictures
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.manifests.columns import MAPS
 from wanbatch.manifests.sources.loader import SourceLoader
 
@@ -97,7 +98,7 @@ def _draw(
     maps: Mapping[str, tuple[Mapping[str, Any], Path]],
 ) -> Image.Image:
     """Each row as its source, its map if any row has one, what became of it, and a caption."""
-    font = ImageFont.load_default(size=12)
+    font = caption_font(12)
     cells = 3 if maps else 2
     width, height = cells * CELL + (cells + 1) * GAP, CELL + LINES * LINE + 2 * GAP
     sheet = Image.new("RGB", (ACROSS * width, -(-len(rows) // ACROSS) * height), "white")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.found import TRAIN, Found, FoundDataset
+from wanbatch.jobs.augment.object_words import OBJECT_NAMES
 from wanbatch.jobs.augment.recipe import Recipe
 from wanbatch.jobs.augment.rows import OWN
 from wanbatch.jobs.augment.templates import check_template
@@ -42,8 +43,9 @@ def of_splits(found: FoundDataset, recipe: Recipe) -> tuple[list[Found], list[Fo
 def check_names(found: FoundDataset, recipe: Recipe) -> None:
     """Check every name in the recipe that means a column, before pictures are loaded. Raises UserError."""
     there = found.column_names
+    told = [*TEMPLATE_NAMES, *(OBJECT_NAMES if any(picture.boxes for picture in found.pictures) else ())]
     for text in recipe.template:
-        check_template(text.text, [*there, *recipe.choices], recipe.dataset, TEMPLATE_NAMES)
+        check_template(text.text, [*there, *recipe.choices], recipe.dataset, told)
     for name in recipe.choices:
         if name in there:
             raise UserError(f"choices names {name!r}, which is a column of {recipe.dataset} already: rename it")

@@ -16,6 +16,7 @@ from wanbatch.jobs.augment.found import (
     FoundBox,
     FoundDataset,
     class_of_path,
+    nested_classes,
     split_of_folders,
     split_of_name,
     split_of_path,
@@ -68,8 +69,11 @@ def read_table(path: str, reading: Reading) -> FoundDataset:
             manifest = _read(path, {**renames, found[0]: "image"}, reading)
     pictures = list(_pictures(manifest, path, reading.columns))
     paths = [one.columns.get(FILE_NAME) for one in pictures]
-    classes = _folders_of_classes(path, paths) if not is_url(path) and all(paths) else {}
+    by_folder = not is_url(path) and all(paths)
+    classes = _folders_of_classes(path, paths) if by_folder else {}
     warnings = tuple(one for one in manifest.warnings if "in no row and left out" in one or "not read" in one)
+    if by_folder and _label_column(manifest, reading.columns) is None:
+        warnings += tuple(nested_classes(map(str, paths)))
     return FoundDataset(str(manifest.source_root), str(manifest.source_fence), pictures, classes, warnings)
 
 
@@ -93,7 +97,7 @@ def _pictures(manifest: Manifest, path: str, columns: Columns) -> Iterator[Found
     passthrough = manifest.passthrough
     _require_columns(passthrough.column_names, columns, path)
     names = _Names(passthrough)
-    label_column = columns.label or next((name for name in LABELS if name in passthrough.column_names), None)
+    label_column = _label_column(manifest, columns)
     box_column = columns.boxes or next((name for name in BOXES if name in passthrough.column_names), None)
     for row, values in zip(manifest.iter_rows(), _rows_of(passthrough), strict=True):
         if len(row.sources) != 1:
@@ -122,6 +126,11 @@ def _pictures(manifest: Manifest, path: str, columns: Columns) -> Iterator[Found
             if isinstance(values.get(columns.mask or "mask"), str)
             else None,
         )
+
+
+def _label_column(manifest: Manifest, columns: Columns) -> str | None:
+    """The column that names classes; None: the folders do."""
+    return columns.label or next((name for name in LABELS if name in manifest.passthrough.column_names), None)
 
 
 def _rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:

@@ -87,9 +87,12 @@ def augment(
     from wanbatch.jobs.augment.augment import plan_augmentation
 
     target = _manifest(recipe, out, make, manifest)
-    planned = plan_augmentation(recipe, target, settings)
+    planned = plan_augmentation(recipe, target, settings, anew=preview is not None)
     if planned.is_full or preview is not None:
-        click.echo(_full(planned, as_json) if planned.is_full else _preview(planned, preview or 1, target, settings))
+        if not as_json:
+            click.echo("".join(_warnings(planned)), err=True, nl=False)
+        shown = None if planned.is_full or preview is None else _preview(planned, preview, target, settings, as_json)
+        click.echo(shown or _full(planned, as_json))
         return
     _write(ctx, planned, target, _output(recipe, out) if make else None, submit_to, settings, as_json)
 
@@ -105,7 +108,10 @@ def _write(
 ) -> None:
     """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
     from wanbatch.jobs.augment.augment import write_augmentation
+    from wanbatch.jobs.augment.manifest_file import require_outside
 
+    if isinstance(out, Path):
+        require_outside(planned.dataset, out, "name a folder elsewhere with --out")
     written = write_augmentation(planned, target)
     if not as_json:
         click.echo("\n".join(_lines(planned, written)), err=out is not None)
@@ -132,11 +138,13 @@ def _full(planned: Augmentation, as_json: bool) -> str:
     return f"{planned.dataset}: every class has enough pictures already{most}: there is nothing to make"
 
 
-def _preview(planned: Augmentation, count: int, target: Path, settings: Settings) -> str:
+def _preview(planned: Augmentation, count: int, target: Path, settings: Settings, as_json: bool) -> str:
     from wanbatch.jobs.augment.preview import preview
 
     sheet = target.with_name(f"{target.stem}.preview.png")
     shown = preview(planned, count, target, sheet, settings)
+    if as_json:
+        return json.dumps({"preview": str(sheet), "shown": shown, **planned.as_json()})
     return f"{_count(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written"
 
 
@@ -215,8 +223,12 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
         yield f"  {name:<16} {each.originals} + {each.rows} rows = {total}"
     if len(planned.counts) > CLASSES_SHOWN:
         yield f"  and {len(planned.counts) - CLASSES_SHOWN} more classes (--json names them all)"
-    for message in planned.warnings:
-        yield f"  warning   {message}"
+    yield from (line.rstrip("\n") for line in _warnings(planned))
+
+
+def _warnings(planned: Augmentation) -> Iterator[str]:
+    """What was left out or could not be done, a line each."""
+    return (f"  warning   {message}\n" for message in planned.warnings)
 
 
 def _next(written: Written) -> str:

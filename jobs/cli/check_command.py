@@ -119,7 +119,8 @@ def lines_of(report: CheckReport) -> Iterator[str]:
     from wanbatch.jobs.augment.verdicts import REASONS, by_class, by_reason
 
     count = len(report.pictures)
-    yield f"{report.out}: {count - report.rejected} of {count} pictures pass, {report.rejected} are rejected"
+    verb = "is" if report.rejected == 1 else "are"
+    yield f"{report.out}: {count - report.rejected} of {count} pictures pass, {report.rejected} {verb} rejected"
     for reason, number in by_reason(report.pictures).items():
         yield f"  {reason:<16} {number}: {REASONS[reason]}"
     classes = by_class(report.pictures)

@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.manifests.dataset.part_files import open_parts
 
 CAPTION_LINES = 3
@@ -69,7 +70,7 @@ def first_records(parts: ds.Dataset, limit: int, keyword: str = "") -> list[dict
 
 def _draw(records: Sequence[dict[str, Any]], columns: int, cell: int) -> Image.Image:
     """The sheet. Each picture stands at the bottom of its cell, with its caption below."""
-    font = ImageFont.load_default(size=12)
+    font = caption_font(12)
     width, height = cell + MARGIN, cell + CAPTION_LINES * LINE_HEIGHT + MARGIN
     size = (columns * width + MARGIN, -(-len(records) // columns) * height + MARGIN)
     sheet = Image.new("RGB", size, "white")

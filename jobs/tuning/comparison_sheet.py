@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.result import TuningResult, score_text
 from wanbatch.pipeline.evaluation.metrics import psnr_of
@@ -70,7 +71,7 @@ def write_sheet(columns: Sequence[Column], captions: Mapping[str, str], path: Pa
     Raises:
         UserError: The file cannot be written.
     """
-    font = ImageFont.load_default(size=12)
+    font = caption_font(12)
     heights = [CAPTION_LINES * LINE + _row_height(columns, name) for name in captions]
     top = MARGIN + TITLE_LINES * LINE
     sheet = Image.new("RGB", (len(columns) * (CELL + MARGIN) + MARGIN, top + sum(heights) + MARGIN), "white")

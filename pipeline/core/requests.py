@@ -146,11 +146,12 @@ class Failed:
 
 
 def fitted_part(columns: int, rows: int, width: int, height: int) -> tuple[float, float, float, float]:
-    """The part of an image that `fit` keeps: left, top, right and bottom, in its own pixels."""
+    """The part of an image that `fit` keeps: left, top, right and bottom, in its own pixels, none outside of it."""
     scale = max(width / columns, height / rows)
     across, down = width / scale, height / scale
     left, top = (columns - across) / 2, (rows - down) / 2
-    return left, top, left + across, top + down
+    # Rounding may lead over the edge by a trifle, which Pillow refuses.
+    return max(left, 0.0), max(top, 0.0), min(left + across, columns), min(top + down, rows)
 
 
 def fit(pixels: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -5,13 +5,23 @@ from __future__ import annotations
 CHECKED = "tests/jobs/augment/test_user_models.py"
 LIKE = "tests/jobs/augment/test_embeddings.py"
 
+OUTSIDE = (
+    "tests/jobs/augment/test_augment_command.py::test_nothing_is_written_into_the_dataset_which_would_be_read_with_it"
+)
+
 ELSEWHERE: dict[str, dict[str, str]] = {
+    "jobs/augment/augment.py": {"name a file elsewhere": OUTSIDE},
+    "jobs/augment/found.py": {
+        "is inside the folder of a class": "tests/jobs/augment/test_datasets.py"
+        "::test_classes_inside_classes_are_told_and_a_table_names_them_otherwise",
+    },
     "jobs/augment/embeddings.py": {
         "there is no such model": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
         "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",
         "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
     },
     "jobs/cli/augment_command.py": {
+        "name a folder elsewhere": OUTSIDE,
         "--embeddings is for --measure": "tests/jobs/augment/test_measuring.py"
         "::test_a_model_of_the_user_is_measured_by_its_embeddings",
         "--submit-to is for --run": "tests/jobs/augment/test_augment_command.py"

@@ -34,6 +34,10 @@ LOST = f"{REPAIR}::test_the_remedy_of_the_message_costs_the_lost_part_and_no_mor
 ELSEWHERE: Table = {
     **remedies_augment.ELSEWHERE,
     **remedies_engines.ELSEWHERE,
+    "pipeline/sound/hearing.py": {
+        "hears noise alone": "tests/pipeline/sound/test_nothing_heard.py"
+        "::test_noise_alone_needs_a_prompt_or_another_sound",
+    },
     "jobs/cluster/job_entrypoint.py": {
         "cannot import what wanbatch needs": "tests/jobs/cluster/test_job_entrypoint.py"
         "::test_a_python_without_the_packages_is_one_message",

@@ -12,6 +12,8 @@ from augment_making import RECIPE, folder_by_class, look_of, rows_of
 from command_line import invoke, refused, usage_error
 from job_making import picture
 
+from wanbatch.errors import UserError
+from wanbatch.jobs.augment import making
 from wanbatch.jobs.cluster import job_client
 from wanbatch.jobs.cluster import submit as submitting
 from wanbatch.jobs.cluster.job_follow import JobEnd
@@ -64,6 +66,18 @@ def test_sources_outside_the_manifests_folder_are_named_in_the_next_command(pict
     assert last[1:4] == ["wanbatch", "run", "plans/manifest.jsonl"]
     planned = invoke("plan", *last[3:6], "--json")
     assert json.loads(planned.stdout)["unreadable_sources"] == {}, planned.output
+
+
+def test_a_dataset_behind_a_link_is_named_in_the_next_command(pictures, tmp_path):
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans/set").symlink_to(pictures)
+    shutil.move("recipe.toml", "plans/recipe.toml")
+    made = invoke("augment", "plans/recipe.toml", "--out", "plans/manifest.jsonl")
+    last = made.stdout.splitlines()[-1].split()
+    planned = invoke("plan", *last[3:6], "--json")
+    assert json.loads(planned.stdout)["unreadable_sources"] == {}, planned.output
+    again = invoke("augment", "plans/recipe.toml", "--out", "plans/manifest.jsonl")  # all rows are there
+    assert again.stdout.splitlines()[-1].split() == last
 
 
 def test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones(pictures, local_ray, settings, tmp_path):
@@ -263,6 +277,31 @@ def test_a_class_without_pictures_is_refused(pictures):
     )
     change("fill = 12", 'fill = 12\nclasses = ["box", "disc"] #')
     assert invoke("augment", "recipe.toml").exit_code == 0
+
+
+def test_nothing_is_written_into_the_dataset_which_would_be_read_with_it(pictures, tmp_path, monkeypatch):
+    shutil.move("recipe.toml", "set/recipe.toml")
+    text = (tmp_path / "set/recipe.toml").read_text()
+    (tmp_path / "set/recipe.toml").write_text(text.replace('dataset = "set"', 'dataset = "."'))
+    for flags in ([], ["--preview", 3], ["--run"]):
+        (line,) = refused(invoke("augment", "set/recipe.toml", "--out", "set/made.jsonl", *flags))
+        assert line.endswith(
+            f"is inside the dataset {tmp_path}/set, and would be read as part of it: "
+            "name a file elsewhere with --out or --manifest"
+        )
+    flags = ["--run", "--out", "set/made", "--manifest", "made.jsonl"]
+    (line,) = refused(invoke("augment", "set/recipe.toml", *flags))
+    assert line.endswith("would be read as part of it: name a folder elsewhere with --out")
+    assert not Path("made.jsonl").exists()
+    assert invoke("augment", "set/recipe.toml", "--out", "made.jsonl").exit_code == 0
+
+    def run(written, out, settings):
+        raise UserError(f"a run into {out}")
+
+    monkeypatch.setattr(making, "make_pictures", run)
+    done = invoke("augment", "set/recipe.toml", "--run", "--out", "made")
+    assert done.stderr.splitlines()[-1] == "wanbatch: a run into made"
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["recipe.toml", "test", "train"]
 
 
 def test_a_manifest_of_another_kind_is_refused(pictures):

@@ -182,3 +182,19 @@ def test_columns_of_other_names_are_named_in_the_recipe(pictures):
     (line,) = refused(invoke("augment", "recipe.toml"))
     assert "has no column 'kinds', which the recipe names for label; there are: kind, part, who" in line
     assert line.endswith("; did you mean kind?")
+
+
+def test_classes_inside_classes_are_told_and_a_table_names_them_otherwise(tmp_path):
+    folder_by_class(tmp_path / "set", {"birds": 1, "birds/cartoon": 1, "mammals/bears": 1, "fish": 1})
+    Path("recipe.toml").write_text('dataset = "set"\ntemplate = "a {label}"\ncreativity = 0.5\n')
+    told = invoke("augment", "recipe.toml").stdout
+    assert (
+        "  warning   birds/cartoon is inside the folder of a class, and its pictures are of class 'cartoon', not "
+        "'birds': if that is wrong, name classes in a metadata.csv with the columns file_name and label\n" in told
+    )
+    names = sorted(path.relative_to(tmp_path / "set").as_posix() for path in (tmp_path / "set").rglob("*.png"))
+    lines = [f"{name},{name.partition('/')[0]}" for name in names]
+    (tmp_path / "set/metadata.csv").write_text("\n".join(["file_name,label", *lines]))
+    Path("recipe.jsonl").unlink()
+    assert "inside the folder of a class" not in invoke("augment", "recipe.toml").stdout
+    assert Counter(row["label"] for row in rows_of(Path("recipe.jsonl"))) == {"birds": 2, "mammals": 1, "fish": 1}

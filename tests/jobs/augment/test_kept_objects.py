@@ -84,6 +84,37 @@ def test_boxes_are_kept_with_their_margin_and_stay_true():
     assert row["map_softness"] == 0.1
 
 
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ((8, 16, 32, 24), "a medium disc on the left"),
+        ((20, 16, 24, 32), "a medium disc in the center"),
+        ((40, 30, 8, 8), "a small disc on the right"),
+        ((4, 0, 56, 20), "a large disc at the top"),
+        ((28, 40, 10, 20), "a small disc at the bottom"),
+    ],
+)
+def test_templates_may_say_how_large_an_object_is_and_where(box, said):
+    coco(boxes=[box])
+    template = 'template = "a {object_size} {label} {object_place}"\n'
+    text = f'dataset = "set"\n{template}[objects]\nkeep = "boxes"\naround = 0.7\n{SIZES}'
+    Path("recipe.toml").write_text(text)
+    assert invoke("augment", "recipe.toml", "--out", "made.jsonl").exit_code == 0
+    (row,) = rows_of(Path("made.jsonl"))
+    assert row["prompt"] == said
+
+
+def test_templates_cannot_name_the_place_of_several_objects():
+    coco(boxes=[(8, 16, 32, 24), (40, 30, 8, 8)])
+    text = 'dataset = "set"\ntemplate = "a {{label}} {{object_place{}}}"\n[objects]\nkeep = "boxes"\naround = 0.7\n'
+    Path("recipe.toml").write_text(text.format("") + SIZES)
+    (line,) = refused(invoke("augment", "recipe.toml", "--out", "made.jsonl"))
+    assert "has no 'object_place', which template 'a {label} {object_place}' names" in line
+    Path("recipe.toml").write_text(text.format(""" | default('somewhere')""") + SIZES)
+    assert invoke("augment", "recipe.toml", "--out", "made.jsonl").exit_code == 0
+    assert rows_of(Path("made.jsonl"))[0]["prompt"] == "a disc somewhere"
+
+
 def test_a_picture_without_objects_is_varied_as_a_whole_and_said_so():
     coco(count=3)
     rows = augmented('keep = "boxes"\naround = 0.7')

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from augment_making import original, recipe_of
+from augment_making import folder_by_class, original, recipe_of
+from command_line import invoke, refused
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment import drawing
@@ -61,6 +63,19 @@ def test_a_drawer_that_forgets_classes_is_stopped_too(monkeypatch):
     children = drawing.draw(train, recipe_of(**ASKED)).children
     with pytest.raises(UserError, match="would be a blend of several classes"):
         require_no_leak(children, ["train"])
+
+
+def test_the_command_has_the_guard_between_what_is_drawn_and_what_is_written(tmp_path, monkeypatch):
+    folder_by_class(tmp_path / "set", {"train/disc": 4, "val/disc": 4, "test/disc": 1})
+    Path("recipe.toml").write_text(
+        'dataset = "set"\nsplit = ["train", "val"]\ntemplate = "x"\ncreativity = 0.5\nvariants = 2\n'
+        "[blend]\nshare = 1\nparents = 3\n"
+    )
+    assert invoke("augment", "recipe.toml", "--out", "good.jsonl").exit_code == 0
+    monkeypatch.setattr(drawing, "pools_of", lambda originals: {("train", "disc"): list(originals)})
+    (line,) = refused(invoke("augment", "recipe.toml", "--out", "bad.jsonl"))
+    assert "would be a blend across splits" in line
+    assert not Path("bad.jsonl").exists()
 
 
 def near(one, split, bits=2, colours=3):

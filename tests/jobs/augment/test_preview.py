@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from augment_making import RECIPE, folder_by_class, made_red, original, recipe_of
+from command_line import invoke
 from PIL import Image
 
 from wanbatch.jobs.augment import preview as previewing
@@ -36,6 +38,19 @@ def test_the_sheet_has_source_and_picture_side_by_side_and_nothing_else_is_kept(
     red = (sheet == (255, 0, 0)).all(axis=2)
     assert red.sum() == 5 * 64 * 64
     assert not red[:, : previewing.CELL].any()  # the source is at the left
+
+
+def test_rows_that_a_manifest_has_are_shown_and_warnings_are_told(tmp_path, monkeypatch):
+    folder_by_class(tmp_path / "set", {"disc": 2})
+    Path("recipe.toml").write_text('dataset = "set"\ntemplate = "a {label}"\ncreativity = 0.5\nfill = 3\n')
+    assert invoke("augment", "recipe.toml").exit_code == 0
+    monkeypatch.setattr(previewing, "make_pictures", made_red)
+    shown = invoke("augment", "recipe.toml", "--preview", 12)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout == "1 row of 1 on recipe.preview.png; nothing else was written\n"
+    assert "  warning   set has no splits: keep test pictures apart" in shown.stderr
+    told = json.loads(invoke("augment", "recipe.toml", "--preview", 12, "--json").stdout)
+    assert (told["preview"], told["shown"], len(told["warnings"])) == ("recipe.preview.png", 1, 1)
 
 
 @pytest.mark.parametrize("objects", ["", "feather = 2\n"])

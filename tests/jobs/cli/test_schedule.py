@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from command_line import invoke, refused
-from job_making import environment, start, wait_until
+from job_making import environment, rows_by_id, start, table, wait_until
 
 from wanbatch.jobs.schedule.definition import KEYS
+from wanbatch.jobs.schedule.launcher import ProcessLauncher
 from wanbatch.jobs.schedule.ledger import MOST_ROWS, Ledger, Tick, stamp
+from wanbatch.jobs.schedule.service import opened_ledger
 
 PAGE = (Path(__file__).parents[3] / "docs" / "schedules.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -160,9 +162,15 @@ def test_every_minute_with_a_kill_in_the_middle(folder, model_folder):
     wait_until(lambda: list((folder / "out").glob("data/part-*")), 200, what="a picture")
     first.kill()
     first.communicate(timeout=30)  # its run does not keep its output open
+    assert states()[0] == ("running", 1)
     second = start("schedule", "run", cwd=folder)
+    launcher = ProcessLauncher(folder / "schedule-state", folder)
+    for process in launcher._holders(open_tick(folder)):
+        process.kill()
     wait_until(lambda: [state for state in states() if state[0] == "ran"], 280, what="a tick that ran")
-    assert states()[0] == ("ran", 1)
+    assert states()[0] == ("ran", 2)
+    made = rows_by_id(folder / "out")
+    assert made.keys() == {f"r{number}" for number in range(60)}
     with open(folder / "shop.jsonl", "a") as file:
         file.write('{"id": "new", "prompt": "a sailboat", "seed": 1}\n')
     wait_until(lambda: len([state for state in states() if state[0] == "ran"]) == 2, 200, what="the next tick")
@@ -171,3 +179,17 @@ def test_every_minute_with_a_kill_in_the_middle(folder, model_folder):
     assert second.returncode == 0
     status = json.loads(invoke("status", "out", "--json").stdout)
     assert (status["done"], status["quarantined"], status["pending"]) == (61, 0, 0)
+    after = rows_by_id(folder / "out")
+    assert after.keys() == {*made, "new"}
+    assert all(after[name]["sha256"] == row["sha256"] for name, row in made.items())
+    assert len(table(folder / "out", "data")) == 61
+    times = [row["time"] for row in json.loads(invoke("schedule", "history", "--json").stdout)]
+    assert len(times) == len(set(times))
+    assert {state for state, _ in states()} <= {"ran", "skipped", "missed"}
+
+
+def open_tick(folder: Path) -> Tick:
+    """The one tick that is not over."""
+    with opened_ledger(folder / "schedule-state", read_only=True) as ledger:
+        [tick] = [tick for tick in ledger.latest(count=10) if tick.is_open]
+    return tick

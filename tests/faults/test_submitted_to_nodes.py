@@ -130,8 +130,8 @@ def disturbed(
     Returns:
         The id of the second job.
     """
-    command = start()
     first, second = nodes.grow(2, hidden)
+    command = start()
     early, _ = hold(command, nodes, first, second)
     early.resume()
     wait_for(command, made, "a commit")

@@ -34,6 +34,7 @@ from wanbatch.pipeline.loading.registry import TINY, find
 
 COUNT = 8
 FLAGS = ("--steps", 30, "--width", 32, "--height", 32, "--unit-rows", 1, "--slots", 1, "--threads", 1)
+FLAGS += ("--unit-timeout", 900)  # workers are stopped for a while
 DRIVER = "wanbatch.jobs.cluster.job_entrypoint"
 WORKER, AT_WORK = "ray::Worker", "ray::Worker.exchange"
 

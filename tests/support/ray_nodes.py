@@ -73,7 +73,9 @@ class RayNodes:
         self._await("head", *self._head)
 
     def add(self, *names: str, hidden: Path | None = None) -> None:
-        """Start nodes with room for one worker each, labelled `name=NAME`, at the same time.
+        """Start nodes with room for one worker each, labelled `name=NAME`, each as soon as the last has its sockets.
+
+        Two that start at the same moment choose the same names for them, and one of them fails after half a minute.
 
         Args:
             names: another one for each node.
@@ -81,7 +83,7 @@ class RayNodes:
         """
         words = {name: [f"--address={self.address}", "--num-cpus=1", f"--labels=name={name}"] for name in names}
         for name in names:
-            self._launch(name, words[name], hidden)
+            self._launch_apart(name, words[name], hidden)
         for name in names:
             self._await(name, words[name], hidden)
 
@@ -173,6 +175,17 @@ class RayNodes:
                 return
             self.kill(name)
         raise OSError(f"node {name} did not start: {self._told(name)[-500:]}")
+
+    def _launch_apart(self, name: str, words: list[str], hidden: Path | None) -> None:
+        """Start a node, and wait until it has taken names for its sockets."""
+        before = self._sockets()
+        self._launch(name, words, hidden)
+        wait_until(lambda: self._sockets() >= before + 2 or self._has_ended(name), 60, f"sockets of {name}")
+
+    def _sockets(self) -> int:
+        """How many a node has of its own: of its raylet, and of its object store."""
+        folder = self._files / "session_latest" / "sockets"
+        return sum(1 for path in folder.iterdir() if path.name.startswith(("raylet", "plasma_store")))
 
     def _has_ended(self, name: str) -> bool:
         return self._nodes[name].poll() is not None

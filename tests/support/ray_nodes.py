@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from free_ports import free_port
 from job_making import environment, wait_until
 
 RAY = Path(sys.executable).parent / "ray"
@@ -62,10 +62,10 @@ class RayNodes:
         }
         self._nodes: dict[str, subprocess.Popen] = {}
         self._number = itertools.count()
-        port, client = _free_port(), _free_port()
+        port, client = free_port(), free_port()
         self.address, self.client_address = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
         head = ["--head", f"--port={port}", f"--temp-dir={self._files}", f"--ray-client-server-port={client}"]
-        web = _free_port() if dashboard else 0
+        web = free_port() if dashboard else 0
         self.dashboard = f"http://127.0.0.1:{web}" if web else ""
         head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={web}"] if web else ["--include-dashboard=false"]
         self._head = [*head, "--num-cpus=0"], hidden
@@ -147,7 +147,7 @@ class RayNodes:
         common = ["--block", "--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--disable-usage-stats"]
         common += ["--include-log-monitor=false"]  # a run does not want what its workers print
         ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
-        common += [f"--{port}={_free_port()}" for port in ports]  # the usual ones may be another node's
+        common += [f"--{port}={free_port()}" for port in ports]  # the usual ones may be another node's
         command = [str(RAY), "start", *common, *words]
         if hidden is not None:
             hidden.mkdir(exist_ok=True)
@@ -198,12 +198,6 @@ class RayNodes:
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @contextmanager

@@ -167,12 +167,16 @@ class Bench:
         vae = single_frame_vae(self.modules.vae, self.device)
         rows = 0 if self.device.type == "cuda" else 1
         makers: dict[str, Callable[[], Graph]] = {
+            "dit": self._step_graph,
             "vae-decode": lambda: self._vae_graphs(vae)[1],
             "vae-encode": lambda: self._vae_graphs(vae)[0],
-            "dit": self._step_graph,
             "text": lambda: graphs.text_graph(PlainUMT5(self.modules.text_encoder), rows, self.device),
         }
-        return {name: _noted(partial(self._export, name, make)) for name, make in makers.items()}
+        found: dict[str, Any] = {}
+        for name, make in makers.items():
+            found[name] = _noted(partial(self._export, name, make))
+            print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)  # the next one may take minutes
+        return found
 
     def _export(self, name: str, make: Callable[[], Graph]) -> dict[str, Any]:
         path = self.folder / f"{name}.onnx"

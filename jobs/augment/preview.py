@@ -23,6 +23,7 @@ from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.manifests.columns import MAPS
 from wanbatch.manifests.sources.loader import SourceLoader
+from wanbatch.manifests.storage.atomic_files import make_folder
 
 CELL, GAP, LINES, LINE = 160, 10, 3, 15  # pixels; lines of a caption
 ACROSS = 3
@@ -55,7 +56,7 @@ def preview(planned: Augmentation, count: int, target: Path, sheet: Path, settin
     rows = chosen(planned.children, count)
     if not rows:
         raise UserError(f"{planned.dataset}: there is no new row to show")
-    with tempfile.TemporaryDirectory(prefix=f"{target.stem}-preview-", dir=target.absolute().parent) as folder:
+    with _folder_beside(target) as folder:
         written = write_rows(planned, Path(folder) / "rows.jsonl", rows)
         make_pictures(written, Path(folder) / "out", settings)
         table = ds.dataset(Path(folder) / "out/data", format="parquet").to_table(columns=["id", "image"])
@@ -67,6 +68,15 @@ def preview(planned: Augmentation, count: int, target: Path, sheet: Path, settin
     except OSError as error:
         raise UserError(f"{sheet}: cannot be written ({error.strerror or error}): choose another file") from error
     return len(made)
+
+
+def _folder_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder beside a manifest until it is left. Raises UserError if none can be made there."""
+    try:
+        make_folder(target.absolute().parent)
+        return tempfile.TemporaryDirectory(prefix=f"{target.stem}-preview-", dir=target.absolute().parent)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error}): choose another file") from error
 
 
 def _has_map(row: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
-from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.models.dit import FrameTransformer, attention_kernels
 
 IMAGE_LAYERS = tuple(layer for layer in BLOCK_LAYERS if layer not in ("attn2.to_k", "attn2.to_v"))
 """Those that see the picture: the text's keys and values stay those of the model."""
@@ -127,18 +127,23 @@ class LowRankAdapters:
             block.forward = self._checkpointed(block.forward)
 
     def _checkpointed(self, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def computed(*arguments: Any) -> Tensor:
+        def computed(hidden: Tensor, *arguments: Any) -> Tensor:
             if not torch.is_grad_enabled():
-                return forward(*arguments)
-            name = self._active  # the backward pass may come when another one is, or none
-            return checkpoint(
-                forward,
-                *arguments,
-                use_reentrant=False,
-                context_fn=lambda: (contextlib.nullcontext(), self.active(name)),
-            )
+                return forward(hidden, *arguments)
+            name = self._active
+
+            def contexts() -> tuple[Any, Any]:
+                return contextlib.nullcontext(), self._again(name, hidden.device)
+
+            return checkpoint(forward, hidden, *arguments, use_reentrant=False, context_fn=contexts)
 
         return computed
+
+    @contextlib.contextmanager
+    def _again(self, name: str | None, device: torch.device) -> Iterator[None]:
+        """What blocks find in the forward pass, and not in the backward pass that computes them again."""
+        with self.active(name), attention_kernels(device):
+            yield
 
     @property
     def _active(self) -> str | None:

@@ -146,6 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=3000, help="training pictures of each (default: 3000)")
     parser.add_argument("--steps", type=int, default=SETTINGS.steps, help="of each (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=SETTINGS.batch, help="default: %(default)s")
+    parser.add_argument("--rank", type=int, default=SETTINGS.rank, help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=SETTINGS.rate, help="default: %(default)s")
     parser.add_argument("--judged", type=int, default=256, help="pictures that the judge reads (default: 256)")
     parser.add_argument("--pictures-only", action="store_true", help="write pictures and captions, and end")
@@ -166,7 +167,7 @@ def _train(style: str, given: argparse.Namespace) -> None:
     device = torch.device(given.device)
     settings = LoraSettings(
         **{name: getattr(SETTINGS, name) for name in SETTINGS.__dataclass_fields__}
-        | {"steps": given.steps, "batch": given.batch, "rate": given.rate}
+        | {"steps": given.steps, "batch": given.batch, "rate": given.rate, "rank": given.rank}
     )
     model = TrainingModel.load(find(), device, torch.float32)
     about = About(style, "tiny", "the small world", given.count, rights=RIGHTS)

@@ -13,6 +13,9 @@ import pytest
 from augment_making import RECIPE, folder_by_class, rows_of
 from command_line import invoke, refused
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from hub_server import hub, use_hub
+
+from wanbatch.manifests.storage import fsspec_io
 
 COUNTS = {"train/disc": 3, "train/box": 2, "test/disc": 1, "test/box": 1}
 SWEEP = 'split = "train"\ntemplate = "a {label}"\ncreativity = [0.3, 0.6]\n'
@@ -97,6 +100,22 @@ def test_datasets_of_hugging_face_name_their_classes_and_splits(pictures):
     for split, rows in splits.items():
         rows.to_parquet(f"hub/data/{split}-00000-of-00001.parquet")
     assert likeness(augmented("hub")) == by_class
+
+
+def test_a_dataset_on_the_hub_is_read_by_its_id(pictures, monkeypatch):
+    for split in ("train", "test"):
+        files = sorted((pictures / split).rglob("*.png"))
+        images = [{"bytes": path.read_bytes(), "path": path.name} for path in files]
+        Path("repository/data").mkdir(parents=True, exist_ok=True)
+        table = pa.table({"image": images, "label": [path.parent.name for path in files]})
+        pq.write_table(table, f"repository/data/{split}-00000-of-00001.parquet")
+    by_class = likeness(augmented("set"))
+    with hub("owner/name", Path("repository")) as server:
+        use_hub(server, monkeypatch)
+        rows = augmented("hf://datasets/owner/name")
+    fsspec_io.forget_file_systems()
+    assert likeness(rows) == by_class
+    assert all(row["image"].startswith("made.sources/") for row in rows)
 
 
 def test_coco_gives_boxes_in_the_pixels_of_the_picture_and_flags_those_above_the_limit(pictures):

@@ -49,6 +49,14 @@ def test_rows_that_a_manifest_has_are_shown_and_warnings_are_told(tmp_path, monk
     assert shown.exit_code == 0, shown.output
     assert shown.stdout == "1 row of 1 on recipe.preview.png; nothing else was written\n"
     assert "  warning   set has no splits: keep test pictures apart" in shown.stderr
+    deeper = invoke("augment", "recipe.toml", "--preview", 12, "--run", "--out", "out/deep/grown")
+    assert deeper.stdout == "1 row of 1 on out/deep/grown.preview.png; nothing else was written\n"
+    assert [path.name for path in Path("out/deep").iterdir()] == ["grown.preview.png"]
+    Path("file").touch()
+    failed = invoke("augment", "recipe.toml", "--preview", 12, "--out", "file/rows.jsonl")
+    assert failed.exit_code == 2
+    told = "wanbatch: file/rows.jsonl: cannot be written (File exists): choose another file"
+    assert failed.stderr.splitlines()[-1] == told
     told = json.loads(invoke("augment", "recipe.toml", "--preview", 12, "--json").stdout)
     assert (told["preview"], told["shown"], len(told["warnings"])) == ("recipe.preview.png", 1, 1)
 

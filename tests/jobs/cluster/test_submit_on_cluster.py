@@ -102,7 +102,7 @@ def test_a_tick_of_a_recipe_submits_its_rows_and_a_full_one_nothing(wanbatch, fo
     place = folder / "scheduled"
     folder_by_class(place / "pictures/train", {"disc": 2, "box": 1}, size=32)
     (place / "plans").mkdir()
-    settings = "[settings]\nsteps = 1\nwidth = 32\nheight = 32\n"
+    settings = '[settings]\nsteps = 2\ncreativity_steps = "respace"\nwidth = 32\nheight = 32\n'
     recipe = 'dataset = "../pictures"\nsplit = "train"\ntemplate = "a {label}"\ncreativity = 0.5\n'
     (place / "plans/recipe.toml").write_text(f"{recipe}fill = 1\n{settings}")
     (place / "wanbatch.toml").write_text(

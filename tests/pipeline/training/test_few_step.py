@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import replace
@@ -11,8 +12,10 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.models import dit as dit_module
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
+from wanbatch.pipeline.training import low_rank
 from wanbatch.pipeline.training.few_step import losses
 from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE, Distillation
 from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
@@ -197,6 +200,44 @@ def test_checkpointing_trains_the_same_adapter(tmp_path):
     assert made[0].keys() == made[1].keys()
     for name, matrix in made[0].items():
         assert torch.allclose(made[1][name].float(), matrix.float(), atol=1e-6), name
+
+
+def test_the_backward_pass_computes_blocks_with_the_same_attention_kernels(monkeypatch):
+    """On CUDA each keeps other tensors for its backward pass, so that others are an error there."""
+    chosen = []
+
+    @contextlib.contextmanager
+    def kernels(device):
+        before = torch.backends.cuda.math_sdp_enabled()
+        torch.backends.cuda.enable_math_sdp(not before)
+        try:
+            yield
+        finally:
+            torch.backends.cuda.enable_math_sdp(before)
+
+    monkeypatch.setattr(dit_module, "attention_kernels", kernels)
+    monkeypatch.setattr(low_rank, "attention_kernels", kernels)
+    dit = small_transformer()
+    adapters = LowRankAdapters(dit, IMAGE_LAYERS)
+    adapters.add(STUDENT, 2)
+    for block in dit.blocks:
+        block.forward = _noting(block.forward, lambda: chosen.append(torch.backends.cuda.math_sdp_enabled()))
+    adapters.checkpoint_blocks()
+    bank = random_bank()
+    with adapters.active(STUDENT):
+        context = dit.context(bank.prompts.embeds[:2], bank.prompts.lengths[:2], 6)
+        made = dit(bank.latents[:2], torch.full((2,), 500.0), context)
+    made.square().sum().backward()
+    assert len(chosen) == 2 * len(dit.blocks)
+    assert len(set(chosen)) == 1
+
+
+def _noting(forward, note):
+    def noted(*arguments):
+        note()
+        return forward(*arguments)
+
+    return noted
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_good_state(tmp_path):

@@ -21,6 +21,7 @@ from wanbatch.jobs.cluster.submission import ID_PREFIX
 from wanbatch.jobs.driver.cluster_session import TOKEN_HELP, token_sent
 
 OLDEST_RAY = "2.40"
+NO_AGENT = "No available agent"
 AGENT_SECONDS, AGENT_PAUSE_SECONDS = 60.0, 1.0  # for the first node of a cluster to take jobs
 CONNECT_SECONDS, READ_SECONDS, UPLOAD_SECONDS = 10.0, 60.0, 600.0
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -91,8 +92,10 @@ class ClusterJobs:
                 except (ValueError, RuntimeError) as error:
                     if "already exists" in str(error):
                         raise JobExistsError(submission_id) from error
-                    if "No available agent" not in str(error) or time.monotonic() > ends:
+                    if NO_AGENT not in str(error):
                         raise
+                    if time.monotonic() > ends:
+                        raise ClusterUnreachableError(_without_agent(self.address)) from error
                 time.sleep(AGENT_PAUSE_SECONDS)
 
     def state(self, submission_id: str) -> JobState | None:
@@ -249,6 +252,14 @@ def _unreachable(address: str) -> str:
         f"{address}: no Ray cluster answers there: is it up, can this machine reach the port of its dashboard "
         "(8265; on Kubernetes `kubectl port-forward svc/NAME-head-svc 8265`), and is ray[default] installed on its "
         "head, without which there is none?"
+    )
+
+
+def _without_agent(address: str) -> str:
+    return (
+        f"{address}: the cluster takes no jobs, since the agent of its head has not answered for {AGENT_SECONDS:.0f} "
+        "s, as when its port (52365) is taken: dashboard_agent.log in the logs of the head's Ray says why; start the "
+        "head again"
     )
 
 

@@ -186,7 +186,8 @@ def test_a_token_for_a_cluster_without_tokens(command_on, tmp_path):
         open_nodes.add("only")
         ended(command_on(open_nodes, rows[:1], RAY_AUTH_MODE=None))
         told = ended(command_on(open_nodes, rows, RAY_AUTH_MODE="token"), code=2)
-        assert "the cluster has no tokens, and this process asks for one" in told
+        assert f"has no tokens, and this process, which sends the token of the file {stale}, asks for one" in told
+        assert "set RAY_AUTH_MODE=disabled" in told
         ended(command_on(open_nodes, rows, RAY_AUTH_MODE="disabled"))
     require_whole(tmp_path / "out", {"a", "b"})
 

@@ -1,6 +1,8 @@
 """A job on a real cluster of nodes with tokens that are lost and added, whose driver is killed once; also on a store.
 
-The command runs in an environment with nothing set but the cluster's address and token. The model is the small one.
+The command runs in an environment with nothing set but the cluster's address and token. The cluster's own `wanbatch`
+cannot be imported, so that what runs there is what was sent. The model is the small one.
+
 Workers are stopped (SIGSTOP) as soon as they hold units, until others do, so that it is certain who holds units when,
 however slow the machine is. Most of the time is that of processes that start: nodes, and workers that load the model.
 """
@@ -11,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +32,11 @@ from wanbatch.manifests.storage import fsspec_io
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import TINY, find
 
-COUNT = 6
-FLAGS = ("--steps", 20, "--width", 32, "--height", 32, "--unit-rows", 1, "--slots", 1, "--threads", 1)
+COUNT = 8
+FLAGS = ("--steps", 30, "--width", 32, "--height", 32, "--unit-rows", 1, "--slots", 1, "--threads", 1)
+FLAGS += ("--unit-timeout", 900)  # workers are stopped for a while
 DRIVER = "wanbatch.jobs.cluster.job_entrypoint"
-AT_WORK = "ray::Worker.exchange"
+WORKER, AT_WORK = "ray::Worker", "ray::Worker.exchange"
 
 
 def write_inputs(folder: Path) -> Path:
@@ -53,21 +57,30 @@ def laptop(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory, laptop) -> Iterator[RayNodes]:
     """The head of a cluster with tokens; a test leaves nodes that the next one may use."""
-    with ray_nodes(tmp_path_factory.mktemp("nodes"), dashboard=True, hidden=laptop) as cluster:
+    folder = tmp_path_factory.mktemp("nodes")
+    (folder / "broken/wanbatch").mkdir(parents=True)
+    (folder / "broken/wanbatch/__init__.py").write_text("raise ImportError('this is not what was sent')\n")
+    theirs = {"PYTHONPATH": str(folder / "broken"), "WANBATCH_STEPS": "999"}
+    with ray_nodes(folder, dashboard=True, hidden=laptop, **theirs) as cluster:
         yield cluster
 
 
-def submitted(nodes: RayNodes, folder: Path, *words: object) -> subprocess.Popen:
-    """Start `wanbatch submit` as on a laptop with a home of its own."""
+def wanbatch(nodes: RayNodes, folder: Path, *words: object) -> subprocess.Popen:
+    """Start the command as on a laptop with a home of its own."""
     home = folder / "home-of-the-laptop"
     home.mkdir(exist_ok=True)
     stores = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     given = cluster_environment(home, nodes.token) | stores | {"RAY_API_SERVER_ADDRESS": nodes.dashboard}
     given["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
-    line = [sys.executable, "-m", "wanbatch.jobs.cli", "submit", *words, *FLAGS]
+    line = [sys.executable, "-m", "wanbatch.jobs.cli", *words]
     return subprocess.Popen(
         list(map(str, line)), env=given, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def submitted(nodes: RayNodes, folder: Path, *words: object) -> subprocess.Popen:
+    """Start `wanbatch submit`."""
+    return wanbatch(nodes, folder, "submit", *words, *FLAGS)
 
 
 def wait_for(command: subprocess.Popen, holds: Callable[[], Any], what: str) -> Any:
@@ -81,32 +94,45 @@ def wait_for(command: subprocess.Popen, holds: Callable[[], Any], what: str) -> 
 
 def hold(command: subprocess.Popen, nodes: RayNodes, *names: str) -> list[psutil.Process]:
     """Stop the worker on each of these nodes as soon as it holds units."""
-    held: dict[str, psutil.Process] = {}
+    there: dict[str, psutil.Process] = {}
+    held: set[str] = set()
 
     def all_held() -> bool:
         for name in names:
-            for process in () if name in held else nodes.processes(name, AT_WORK):
-                process.suspend()
-                held[name] = process
+            if name not in there:
+                there.update((name, process) for process in nodes.processes(name, WORKER))
+                time.sleep(0.1)  # looking for processes takes the processor that they need to start
+            elif name not in held and AT_WORK in " ".join(there[name].cmdline()):
+                there[name].suspend()
+                held.add(name)
         return len(held) == len(names)
 
     wait_for(command, all_held, f"work on {names}")
-    return list(held.values())
+    return [there[name] for name in names]
 
 
 def disturbed(
-    nodes: RayNodes, start: Callable[[], subprocess.Popen], made: Callable[[], int], hidden: Path | None = None
-) -> None:
+    nodes: RayNodes,
+    hidden: Path,
+    start: Callable[..., subprocess.Popen],
+    made: Callable[[], int],
+    third_commits: bool = True,
+) -> str:
     """Kill the second of two nodes and add a third, kill the driver and the first node, give the same command again.
 
     Args:
         nodes: the cluster.
-        start: starts the command.
-        made: how many commits there are.
         hidden: a folder that is empty for the nodes.
+        start: starts the command, with more words.
+        made: how many commits there are.
+        third_commits: the driver is killed once something of the third node is committed; else as soon as that has a
+            worker.
+
+    Returns:
+        The id of the second job.
     """
-    command = start()
     first, second = nodes.grow(2, hidden)
+    command = start()
     early, _ = hold(command, nodes, first, second)
     early.resume()
     wait_for(command, made, "a commit")
@@ -114,17 +140,25 @@ def disturbed(
     nodes.kill(second)
     _, third = nodes.grow(2, hidden)
     before = made()
-    wait_for(command, lambda: made() > before, "a commit of the third node")
+    if third_commits:
+        wait_for(command, lambda: made() > before, "a commit of the third node")
+    else:
+        wait_for(command, lambda: time.sleep(0.1) or nodes.processes(third, WORKER), "a worker on the third node")
     [driver] = [process for process in nodes.processes("head", DRIVER) if "sh" not in process.name()]
     driver.kill()
     assert made() < COUNT, "it was killed in the middle: the first node held a row"
     nodes.kill(first)
     _, told = command.communicate(timeout=240)
     assert command.returncode == 75, told
+    command = start("--detach")
+    job, told = command.communicate(timeout=240)
+    assert command.returncode == 0, told
     command = start()
     _, told = command.communicate(timeout=240)
     assert command.returncode == 0, told
+    assert f"job {job.strip()} is there already: attached to it" in told
     assert nodes.names == [third]
+    return job.strip()
 
 
 def require_once(out: Path, sources: Path) -> None:
@@ -159,7 +193,12 @@ def test_a_cluster_without_a_place_for_a_worker(nodes, start_command, tmp_path):
 
 def test_every_row_once_and_pixels_as_in_a_quiet_run(nodes, laptop, tmp_path):
     manifest, out = write_inputs(tmp_path), tmp_path / "out"
-    disturbed(nodes, lambda: submitted(nodes, tmp_path, manifest, "--out", out), lambda: len(commits(out)), laptop)
+    words = (manifest, "--out", out)
+    job = disturbed(nodes, laptop, lambda *more: submitted(nodes, tmp_path, *words, *more), lambda: len(commits(out)))
+    log, told = wanbatch(nodes, tmp_path, "jobs", "logs", job).communicate(timeout=240)
+    assert "WANBATCH_STEPS of this node is not used" in log, told
+    assert f"{COUNT} of {COUNT} pictures made" in log
+    assert nodes.token not in log
     assert log_events(out, "node_lost")
     assert all(event["with_node"] for event in log_events(out, "unit_lost")), "no row is charged with it"
     found = subprocess.run(["grep", "-rl", nodes.token, out], capture_output=True, text=True)
@@ -187,9 +226,10 @@ def test_the_same_on_a_store_without_any_shared_folder(nodes, laptop, store, tmp
         words += ["--env", name]
     disturbed(
         nodes,
-        lambda: submitted(nodes, tmp_path, *words),
-        lambda: len(system.glob(f"{store}/out/_wanbatch/commits/*.json")),
         laptop,
+        lambda *more: submitted(nodes, tmp_path, *words, *more),
+        lambda: len(system.glob(f"{store}/out/_wanbatch/commits/*.json")),
+        third_commits=False,
     )
     system.get(f"{store}/out", str(tmp_path / "out"), recursive=True)
     require_once(tmp_path / "out", laptop)

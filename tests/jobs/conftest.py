@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
+import fake_pipelines
 import pytest
 import ray
 import torch
@@ -16,6 +18,7 @@ from job_making import picture, write_jsonl
 from small_models import save_random_pipeline
 
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver import run as driver_run
 from wanbatch.jobs.driver.run import run
 from wanbatch.jobs.reporting.progress import progress_for
 from wanbatch.jobs.reporting.summary import Summary
@@ -103,6 +106,18 @@ def run_here(local_ray) -> Callable[..., Ran]:
         return Ran(summary, manifest, out, stream.getvalue())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def run_fast(run_here) -> Callable[..., Ran]:
+    """As `run_here`, where pictures may show anything: without a model, whose start takes 8 s of a core."""
+    return partial(run_here, load=fake_pipelines.load)
+
+
+@pytest.fixture
+def fast_retries(monkeypatch) -> None:
+    """`retry` works as `run_fast` does."""
+    monkeypatch.setattr(driver_run, "run", partial(driver_run.run, load=fake_pipelines.load))
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,8 @@ class FakePipeline:
 
     Rows go wrong by the beginning of their ids. `kill-`: the process ends. `killonce-`: it ends, unless the file
     that the prompt names is there. `stop-`: the process is stopped, as by a debugger. `hang-`: waits for ever.
-    `slow-`: waits a second. `wait-`: waits until the file that the prompt names is there.
+    `slow-`: waits a second. `wait-`: waits until the file that the prompt names is there. `device-`: the device
+    breaks, once (as `killonce-`).
     """
 
     streams = False
@@ -77,6 +78,9 @@ def go_wrong(request: Request) -> None:
         time.sleep(1.0)
     if kind == "wait":
         wait_for(Path(request.prompt))
+    if kind == "device" and not Path(request.prompt).exists():
+        Path(request.prompt).touch()
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 def wait_for(path: Path, seconds: float = 280) -> None:
@@ -89,6 +93,17 @@ def wait_for(path: Path, seconds: float = 280) -> None:
 
 def load(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
     return FakePipeline(slots)
+
+
+class MendedPipeline(FakePipeline):
+    """Makes every row at once, whatever its id says."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
+        yield from map(self.result, requests)
+
+
+def load_mended(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
+    return MendedPipeline(slots)
 
 
 class KillingPipeline(FakePipeline):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from free_ports import free_port
 
 START_SECONDS = 120
 
@@ -42,11 +42,11 @@ def running_cluster(token: str | None, folder: Path, cpus: int = 2, **variables:
         cpus: that it says it has.
         variables: of its environment.
     """
-    port, files = _free_port(), Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # short: sockets are in it
+    port, files = free_port(), Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # short: sockets are in it
     home = folder / "home"
     home.mkdir()
     environment = cluster_environment(home, token) | variables
-    words = ["start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(_free_port())]
+    words = ["start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(free_port())]
     words += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(port), "--num-cpus", str(cpus)]
     words += [
         "--object-store-memory",
@@ -54,10 +54,10 @@ def running_cluster(token: str | None, folder: Path, cpus: int = 2, **variables:
         "--temp-dir",
         str(files),
         "--ray-client-server-port",
-        str(_free_port()),
+        str(free_port()),
     ]
     for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port"):
-        words += [f"--{name}", str(_free_port())]  # the usual ones may be another Ray's
+        words += [f"--{name}", str(free_port())]  # the usual ones may be another Ray's
     words += ["--disable-usage-stats"]
     log = (folder / "cluster.log").open("wb")
     process = subprocess.Popen(
@@ -93,11 +93,6 @@ def cluster_environment(home: Path, token: str | None) -> dict[str, str]:
     if token is None:
         return found | {"RAY_AUTH_MODE": "disabled"}
     return found | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:

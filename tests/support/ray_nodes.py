@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from free_ports import free_port
 from job_making import environment, wait_until
 
 RAY = Path(sys.executable).parent / "ray"
@@ -46,7 +46,9 @@ class RayNodes:
         token: that it asks for; empty: none.
     """
 
-    def __init__(self, folder: Path, token: str | None, dashboard: bool = False, hidden: Path | None = None):
+    def __init__(
+        self, folder: Path, token: str | None, dashboard: bool = False, hidden: Path | None = None, **changes: str
+    ):
         self._folder, self._files = folder, Path(tempfile.mkdtemp(prefix="rn-", dir="/tmp"))  # sockets: a short path
         home = folder / "home"
         home.mkdir(exist_ok=True)
@@ -56,13 +58,14 @@ class RayNodes:
         self._of_nodes = {
             "PATH": os.pathsep.join([str(RAY.parent), os.environ.get("PATH", os.defpath)]),  # `python` of jobs
             "RAY_health_check_period_ms": "1000",  # five failed checks, and a node is dead: the usual period is 3 s
+            **changes,
         }
         self._nodes: dict[str, subprocess.Popen] = {}
         self._number = itertools.count()
-        port, client = _free_port(), _free_port()
+        port, client = free_port(), free_port()
         self.address, self.client_address = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
         head = ["--head", f"--port={port}", f"--temp-dir={self._files}", f"--ray-client-server-port={client}"]
-        web = _free_port() if dashboard else 0
+        web = free_port() if dashboard else 0
         self.dashboard = f"http://127.0.0.1:{web}" if web else ""
         head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={web}"] if web else ["--include-dashboard=false"]
         self._head = [*head, "--num-cpus=0"], hidden
@@ -70,7 +73,9 @@ class RayNodes:
         self._await("head", *self._head)
 
     def add(self, *names: str, hidden: Path | None = None) -> None:
-        """Start nodes with room for one worker each, labelled `name=NAME`, at the same time.
+        """Start nodes with room for one worker each, labelled `name=NAME`, each as soon as the last has its sockets.
+
+        Two that start at the same moment choose the same names for them, and one of them fails after half a minute.
 
         Args:
             names: another one for each node.
@@ -78,7 +83,7 @@ class RayNodes:
         """
         words = {name: [f"--address={self.address}", "--num-cpus=1", f"--labels=name={name}"] for name in names}
         for name in names:
-            self._launch(name, words[name], hidden)
+            self._launch_apart(name, words[name], hidden)
         for name in names:
             self._await(name, words[name], hidden)
 
@@ -142,7 +147,7 @@ class RayNodes:
         common = ["--block", "--node-ip-address=127.0.0.1", "--object-store-memory=80000000", "--disable-usage-stats"]
         common += ["--include-log-monitor=false"]  # a run does not want what its workers print
         ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
-        common += [f"--{port}={_free_port()}" for port in ports]  # the usual ones may be another node's
+        common += [f"--{port}={free_port()}" for port in ports]  # the usual ones may be another node's
         command = [str(RAY), "start", *common, *words]
         if hidden is not None:
             hidden.mkdir(exist_ok=True)
@@ -171,6 +176,17 @@ class RayNodes:
             self.kill(name)
         raise OSError(f"node {name} did not start: {self._told(name)[-500:]}")
 
+    def _launch_apart(self, name: str, words: list[str], hidden: Path | None) -> None:
+        """Start a node, and wait until it has taken names for its sockets."""
+        before = self._sockets()
+        self._launch(name, words, hidden)
+        wait_until(lambda: self._sockets() >= before + 2 or self._has_ended(name), 60, f"sockets of {name}")
+
+    def _sockets(self) -> int:
+        """How many a node has of its own: of its raylet, and of its object store."""
+        folder = self._files / "session_latest" / "sockets"
+        return sum(1 for path in folder.iterdir() if path.name.startswith(("raylet", "plasma_store")))
+
     def _has_ended(self, name: str) -> bool:
         return self._nodes[name].poll() is not None
 
@@ -184,15 +200,9 @@ class RayNodes:
         return self._folder / f"{name}.log"
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @contextmanager
 def ray_nodes(
-    folder: Path, token: bool = True, dashboard: bool = False, hidden: Path | None = None
+    folder: Path, token: bool = True, dashboard: bool = False, hidden: Path | None = None, **changes: str
 ) -> Iterator[RayNodes]:
     """Start a head, and end all nodes at the end.
 
@@ -201,8 +211,9 @@ def ray_nodes(
         token: whether the cluster has one.
         dashboard: whether it takes jobs.
         hidden: a folder that is empty for its processes, as on another host.
+        changes: of the environment of its processes.
     """
-    nodes = RayNodes(folder, secrets.token_hex(32) if token else None, dashboard, hidden)
+    nodes = RayNodes(folder, secrets.token_hex(32) if token else None, dashboard, hidden, **changes)
     try:
         yield nodes
     finally:

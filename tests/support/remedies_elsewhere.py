@@ -203,7 +203,10 @@ NOT_HERE: Table = {
     "manifests/dataset/content_credentials.py": {"pip install 'wanbatch[c2pa]'": FETCHED},
     "manifests/sharing/writers.py": {"pip install 'wanbatch[lance]'": FETCHED},
     "jobs/augment/user_models.py": {"pip install 'wanbatch[onnx]'": FETCHED},
-    "jobs/cluster/job_client.py": {"pip install 'wanbatch[cluster]'": FETCHED},
+    "jobs/cluster/job_client.py": {
+        "pip install 'wanbatch[cluster]'": FETCHED,
+        "the cluster takes no jobs": "why an agent of Ray does not answer is not known",
+    },
     "jobs/cluster/job_entrypoint.py": {"wanbatch needs {}: use another image": "there is one Python on this machine"},
     "jobs/cluster/rayjob.py": {"kubectl create": "there is no Kubernetes on this machine"},
     "jobs/cluster/slurm.py": {"sbatch FILE": "there is no Slurm on this machine"},

@@ -1,6 +1,7 @@
 """`wanbatch submit` and `wanbatch jobs` against a real cluster that wants a token, from a machine with nothing set.
 
-The cluster's own `wanbatch` cannot be imported, so that what runs there is what was shipped.
+The cluster's own `wanbatch` cannot be imported, so that what runs there is what was shipped. By default it is
+tests/faults/test_submitted_to_nodes.py that submits jobs, kills what they need and attaches to them.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def wanbatch(cluster, folder) -> Callable[..., subprocess.CompletedProcess]:
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_job_goes_on_by_itself_and_the_same_command_attaches_to_it(wanbatch, folder, cluster):
     manifest = write_jsonl(folder / "m.jsonl", ROWS)
@@ -76,6 +78,7 @@ def test_a_job_goes_on_by_itself_and_the_same_command_attaches_to_it(wanbatch, f
     assert TOKEN not in started.stdout + started.stderr + done.stdout + done.stderr + log
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_job_can_be_stopped(wanbatch, folder):
     job = start_long_job(wanbatch, folder, "stopped")

@@ -85,11 +85,11 @@ def test_a_row_too_large_for_one_slot_is_quarantined_as_oom(run_here, settings, 
     assert list(rows_by_id(ran.out, "failures")) == ["huge-b"]
 
 
-def test_a_broken_device_costs_the_worker_and_no_row(run_here, settings, tmp_path):
+def test_a_broken_device_costs_the_worker_and_no_row(run_fast, settings, tmp_path):
     broken = tmp_path / "was-broken"
     rows = [{"id": "a", "prompt": "x"}, {"id": "device-b", "prompt": str(broken)}]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    ran = run_here(manifest, tmp_path / "out", settings(), faulty_models.load)
+    ran = run_fast(manifest, tmp_path / "out", settings())
     assert broken.exists()
     assert ran.summary.exit_code == 0
     assert sorted(rows_by_id(ran.out)) == ["a", "device-b"]

@@ -55,10 +55,10 @@ def test_neighbours_of_failures_have_their_usual_pixels(faulty, model, sources):
         assert np.array_equal(result.pixels, decoded(row)), name
 
 
-def test_a_run_of_failures_alone_leaves_a_whole_folder(run_here, settings, sources, tmp_path):
+def test_a_run_of_failures_alone_leaves_a_whole_folder(run_fast, settings, sources, tmp_path):
     """No part of data at all; the folder still has its card, its status and its exit code."""
     manifest = write_jsonl(sources / "hopeless.jsonl", [{"image": "nowhere.png"}, {"image": "page.png"}])
-    ran = run_here(manifest, tmp_path / "out", settings())
+    ran = run_fast(manifest, tmp_path / "out", settings())
     assert (ran.summary.exit_code, ran.summary.made, ran.summary.quarantined) == (3, 0, 2)
     assert not list((ran.out / "data").iterdir())
     assert sorted(rows_by_id(ran.out, "failures")) == ["00000000", "00000001"]

@@ -22,12 +22,12 @@ EXPECTED = {"a": (None, 1.0, None, None), "b": (None, 2.0, None, None), "c": ("o
 EXPECTED |= {"d": (None, None, "x", ["blue"])}
 
 
-def test_a_grown_manifest_goes_on(run_here, settings, tmp_path):
+def test_a_grown_manifest_goes_on(run_fast, settings, tmp_path):
     manifest, out, cache = tmp_path / "m.jsonl", tmp_path / "out", str(tmp_path / "cache")
-    run_here(write_jsonl(manifest, DAY_1), out, settings())
+    run_fast(write_jsonl(manifest, DAY_1), out, settings())
     first = load_dataset(str(out), split="train", cache_dir=cache)
     pixels = dict(zip(first["id"], first["sha256"], strict=True))
-    ran = run_here(write_jsonl(manifest, DAY_1 + DAY_2), out, settings())
+    ran = run_fast(write_jsonl(manifest, DAY_1 + DAY_2), out, settings())
     assert (ran.summary.made, ran.summary.made_now) == (4, 2)
     assert len({str(pq.read_schema(part)) for part in (out / "data").iterdir()}) == 1
     rows = {row["id"]: row for row in load_dataset(str(out), split="train", cache_dir=cache)}
@@ -43,30 +43,30 @@ def test_a_grown_manifest_goes_on(run_here, settings, tmp_path):
     write_jsonl(manifest, [*DAY_1, *DAY_2, {"id": "e", "prompt": "e", "score": "good"}])
     before = {path: path.read_bytes() for path in out.rglob("*.parquet")}
     with pytest.raises(UserError):
-        run_here(manifest, out, settings())
+        run_fast(manifest, out, settings())
     assert {path: path.read_bytes() for path in out.rglob("*.parquet")} == before
 
 
-def test_a_manifest_of_other_types_is_refused_before_ray_starts(run_here, settings, tmp_path):
+def test_a_manifest_of_other_types_is_refused_before_ray_starts(run_fast, settings, tmp_path):
     out = tmp_path / "out"
     numbers = pa.table({"id": ["a"], "prompt": ["a star"], "score": pa.array([1.5])})
     pq.write_table(numbers, tmp_path / "m.parquet")
-    run_here(tmp_path / "m.parquet", out, settings())
+    run_fast(tmp_path / "m.parquet", out, settings())
     grown = pa.table({"id": ["a", "b"], "prompt": ["a star", "b"], "score": pa.array([1, 2**53 + 1])})
     pq.write_table(grown, tmp_path / "m.parquet")
     with pytest.raises(UserError, match=r"m\.parquet: has values that do not go with the columns .*9007199254740993"):
-        run_here(tmp_path / "m.parquet", out, settings())
+        run_fast(tmp_path / "m.parquet", out, settings())
     texts = grown.set_column(2, "score", pa.array(["x", "y"]))
     pq.write_table(texts, tmp_path / "m.parquet")
     with pytest.raises(UserError, match=r"score was double, now string\. Make the manifest's columns like they were"):
-        run_here(tmp_path / "m.parquet", out, settings())
+        run_fast(tmp_path / "m.parquet", out, settings())
 
 
 @pytest.mark.slow
-def test_a_folder_whose_path_others_take_for_a_pattern(run_here, settings, tmp_path):
+def test_a_folder_whose_path_others_take_for_a_pattern(run_fast, settings, tmp_path):
     """It is told, and moving the folder afterwards helps."""
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "prompt": "a star"}])
-    ran = run_here(manifest, tmp_path / "out [v2]", settings())
+    ran = run_fast(manifest, tmp_path / "out [v2]", settings())
     (warning,) = ran.summary.warnings
     assert "has [ in its path, which datasets, polars and duckdb take for patterns" in warning
     assert '"event": "warning"' in (tmp_path / "out [v2]/_wanbatch/log.jsonl").read_text()

@@ -27,11 +27,11 @@ def recorded(out) -> dict[str, list[str] | None]:
     return {row["id"]: row["keywords"] for part in parts for row in part.select(["id", "keywords"]).to_pylist()}
 
 
-def test_rows_and_run_give_keywords_and_a_sheet_shows_one(run_here, settings, tmp_path, monkeypatch):
+def test_rows_and_run_give_keywords_and_a_sheet_shows_one(run_fast, settings, tmp_path, monkeypatch):
     manifest, out = write_jsonl(tmp_path / "m.jsonl", ROWS), tmp_path / "out"
     monkeypatch.setenv("WANBATCH_KEYWORDS", "batch, round")
     assert read_settings().keywords == ("batch", "round")
-    ran = run_here(manifest, out, settings(unit_rows=1, keywords=["batch", "round"]))
+    ran = run_fast(manifest, out, settings(unit_rows=1, keywords=["batch", "round"]))
     assert ran.summary.made == 3
     assert recorded(out) == {"own": ["red", "round"], "of-the-run": ["batch", "round"], "none": []}
     sheet = tmp_path / "sheet.png"
@@ -42,9 +42,9 @@ def test_rows_and_run_give_keywords_and_a_sheet_shows_one(run_here, settings, tm
         contact_sheet(out, sheet, keyword="blue")
 
 
-def test_without_keywords_nothing_shows_that_there_is_such_a_column(run_here, settings, tmp_path):
+def test_without_keywords_nothing_shows_that_there_is_such_a_column(run_fast, settings, tmp_path):
     manifest, out = write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "prompt": "a heart"}]), tmp_path / "out"
-    run_here(manifest, out, settings())
+    run_fast(manifest, out, settings())
     assert "keywords" not in pq.read_schema(next((out / "data").iterdir())).names
     run_json = json.loads((out / "_wanbatch" / "run.json").read_text())
     assert "keywords" not in run_json["fingerprint"]
@@ -53,17 +53,17 @@ def test_without_keywords_nothing_shows_that_there_is_such_a_column(run_here, se
 
 
 @pytest.mark.slow
-def test_keywords_change_no_digest_and_a_folder_keeps_the_column(run_here, settings, tmp_path):
+def test_keywords_change_no_digest_and_a_folder_keeps_the_column(run_fast, settings, tmp_path):
     rows = [{"id": "a", "prompt": "a heart", "keywords": ["x"]}]
     manifest, out = write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out"
-    run_here(manifest, out, settings())
+    run_fast(manifest, out, settings())
     write_jsonl(manifest, [{"id": "a", "prompt": "a heart"}, {"id": "b", "prompt": "b"}])
-    ran = run_here(manifest, out, settings())
+    ran = run_fast(manifest, out, settings())
     assert (ran.summary.made, ran.summary.made_now) == (2, 1)
     assert recorded(out) == {"a": ["x"], "b": None}
 
 
-def test_more_than_a_hundred_are_refused(run_here, settings, tmp_path):
+def test_more_than_a_hundred_are_refused(run_fast, settings, tmp_path):
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "prompt": "a heart", "keywords": ["x"] * 101}])
     with pytest.raises(UserError, match=r"m\.jsonl:1: keywords is .*: must be a list of at most 100 names"):
-        run_here(manifest, tmp_path / "out", settings())
+        run_fast(manifest, tmp_path / "out", settings())

@@ -51,10 +51,10 @@ def _wide_table() -> pa.Table:
 
 
 @pytest.fixture(scope="session")
-def wide(run_here, settings, tmp_path_factory):
+def wide(run_fast, settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wide")
     pq.write_table(_wide_table(), folder / "items.parquet", row_group_size=77)
-    return run_here(folder / "items.parquet", folder / "out", settings(unit_rows=100))
+    return run_fast(folder / "items.parquet", folder / "out", settings(unit_rows=100))
 
 
 def test_passthrough_columns_of_parquet_stay_identical(wide):

@@ -60,10 +60,10 @@ def test_settings_that_this_version_does_not_take_are_told_with_their_file(noted
         recorded_settings({**noted(), **change}, "out/run.json")
 
 
-def test_retry_as_the_run_was_started(run_here, settings, tmp_path, monkeypatch):
+def test_retry_as_the_run_was_started(run_fast, fast_retries, settings, tmp_path, monkeypatch):
     """It was refused, as the variable made the steps others, and with the file it was a traceback."""
     rows = [{"id": "late", "image": "late.png", "width": 32, "height": 32}]
-    ran = run_here(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings(steps=None, shift=None))
+    ran = run_fast(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings(steps=None, shift=None))
     assert ran.summary.failures == {"missing_image": 1}
     picture(tmp_path / "late.png", 32, 32)
     monkeypatch.setenv("WANBATCH_SHIFT", "7")

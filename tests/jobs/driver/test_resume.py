@@ -9,6 +9,7 @@ import shutil
 import signal
 from io import StringIO
 
+import fake_pipelines
 import faulty_models
 import pytest
 from example_rows import MIXED
@@ -178,11 +179,13 @@ def watched(local_ray, settings, model_folder, tmp_path_factory):
         return watchers[-1]
 
     chosen = settings(unit_rows=2)
-    summary = run(manifest, out, chosen, watch, faulty_models.load)
+    summary = run(manifest, out, chosen, watch, fake_pipelines.load)
     seen = {"watcher": watchers[0], "summary": summary, "out": out, "alive": gone(watchers[0].workers)}
     seen |= {"parts": part_files(out), "tmp": list((out / "_wanbatch" / "tmp").iterdir())}
     seen["status"] = command("status", out, "--json", cwd=folder)
-    seen["again"] = run(manifest, out, chosen, lambda total, before: JsonLines(total, before, StringIO()))
+    seen["again"] = run(
+        manifest, out, chosen, lambda total, before: JsonLines(total, before, StringIO()), fake_pipelines.load_mended
+    )
     return seen
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
+import fake_pipelines
 import pytest
 from click.testing import CliRunner
 from job_making import log_events, picture, rows_by_id, snapshot, write_jsonl
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.driver.run import retry, run
+from wanbatch.jobs.driver import run as driver_run
+from wanbatch.jobs.driver.run import retry
 from wanbatch.jobs.reporting.progress import JsonLines
 from wanbatch.jobs.reporting.text_summary import summary_text
+
+run = partial(driver_run.run, load=fake_pipelines.load)
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 def quiet(total: int, before: int) -> JsonLines:
@@ -23,7 +29,7 @@ def quiet(total: int, before: int) -> JsonLines:
 
 
 @pytest.fixture
-def mended(run_here, settings, tmp_path):
+def mended(run_fast, settings, tmp_path):
     """A finished run with a missing source and a damaged one, after the missing one was put in its place."""
     (tmp_path / "bad.png").write_text("<html>")
     rows = [
@@ -31,7 +37,7 @@ def mended(run_here, settings, tmp_path):
         {"id": "absent", "image": "late.png", "width": 32, "height": 32},
         {"id": "damaged", "image": "bad.png", "width": 32, "height": 32},
     ]
-    ran = run_here(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
+    ran = run_fast(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
     assert ran.summary.failures == {"bad_image": 1, "missing_image": 1}
     picture(tmp_path / "late.png", 32, 32, seed=1)
     return ran.out
@@ -64,18 +70,18 @@ def test_retry_of_a_folder_without_failures_says_so(mixed):
 
 
 @pytest.fixture
-def changed(run_here, settings, tmp_path):
+def changed(run_fast, settings, tmp_path):
     """A finished run of three rows whose manifest now asks something else of the second."""
     rows = [{"id": name, "prompt": f"a {name} heart"} for name in ("red", "green", "blue")]
-    ran = run_here(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
-    rows[1]["prompt"] = "a yellow star"
+    ran = run_fast(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
+    rows[1] |= {"prompt": "a yellow star", "seed": 5}
     write_jsonl(tmp_path / "m.jsonl", [rows[2], rows[1], rows[0]])  # their order is no change
     return ran
 
 
-def test_a_changed_row_is_refused_with_the_remedy(changed, run_here, settings):
+def test_a_changed_row_is_refused_with_the_remedy(changed, run_fast, settings):
     with pytest.raises(UserError, match=r"1 rows changed since they were made, 'green' for one.*--rerun-changed"):
-        run_here(changed.manifest, changed.out, settings())
+        run_fast(changed.manifest, changed.out, settings())
     assert rows_by_id(changed.out)["green"]["prompt"] == "a green heart"
 
 
@@ -101,12 +107,12 @@ def test_a_changed_row_is_made_again_on_request(changed, settings):
         ("50%", False),
     ],
 )
-def test_too_many_failures_stop_a_run_and_keep_what_is_done(run_here, settings, tmp_path, limit, stopped):
+def test_too_many_failures_stop_a_run_and_keep_what_is_done(run_fast, settings, tmp_path, limit, stopped):
     rows = [{"id": "first", "prompt": "a heart"}]
     rows += [{"id": f"gone-{i}", "image": f"gone-{i}.png", "width": 32, "height": 32} for i in range(2)]
     rows += [{"id": f"later-{i}", "prompt": "a star"} for i in range(7)]
     chosen = settings(unit_rows=1, max_failures=limit)
-    ran = run_here(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", chosen)
+    ran = run_fast(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", chosen)
     assert ran.summary.exit_code == (5 if stopped else 3)
     assert ran.summary.stopped_by == ("max_failures" if stopped else None)
     assert (ran.summary.pending > 0) is stopped
@@ -124,10 +130,10 @@ def test_status_tells_the_speed(mixed):
 
 
 @pytest.mark.slow
-def test_new_run_leaves_a_folder_of_other_settings_alone(run_here, settings, tmp_path):
+def test_new_run_leaves_a_folder_of_other_settings_alone(run_fast, settings, tmp_path):
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "prompt": "a red heart"}])
     out = tmp_path / "out"
-    run_here(manifest, out, settings())
+    run_fast(manifest, out, settings())
     before = snapshot(out)
     with pytest.raises(UserError, match=r"steps was 2, now 3\..*--new-run"):
         run(manifest, out, settings(steps=3), quiet)
@@ -152,11 +158,11 @@ def test_the_log_names_quarantined_rows_without_their_prompts(faulty):
 
 
 @pytest.mark.slow
-def test_a_source_that_is_gone_later_changes_nothing_of_what_is_made(run_here, settings, tmp_path):
+def test_a_source_that_is_gone_later_changes_nothing_of_what_is_made(run_fast, settings, tmp_path):
     """Its row took its size from it; the picture stays, and is not told to have changed."""
     picture(tmp_path / "wide.png", 96, 48, seed=1)
     rows = [{"id": "sized", "image": "wide.png"}, {"id": "late", "image": "later.png"}]
-    ran = run_here(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
+    ran = run_fast(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
     assert ran.summary.failures == {"missing_image": 1}
     size = [(row["width"], row["height"]) for row in rows_by_id(ran.out).values()]
     (tmp_path / "wide.png").rename(tmp_path / "later.png")
@@ -166,9 +172,9 @@ def test_a_source_that_is_gone_later_changes_nothing_of_what_is_made(run_here, s
     assert [(made[name]["width"], made[name]["height"]) for name in ("sized", "late")] == size * 2
 
 
-def test_a_folder_goes_on_with_a_manifest_that_asks_for_all_it_holds(run_here, settings, tmp_path):
+def test_a_folder_goes_on_with_a_manifest_that_asks_for_all_it_holds(run_fast, settings, tmp_path):
     rows = [{"id": name, "prompt": "a heart"} for name in ("a", "b")]
-    ran = run_here(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
+    ran = run_fast(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
     before = snapshot(ran.out)
     other = write_jsonl(tmp_path / "other.jsonl", [rows[0], {"id": "c", "prompt": "a star"}])
     with pytest.raises(UserError, match=r"holds 1 images that .*other\.jsonl does not ask for, 'b' for one"):

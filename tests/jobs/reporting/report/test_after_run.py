@@ -9,7 +9,7 @@ from job_making import write_jsonl
 from wanbatch.jobs.reporting.text_summary import summary_text
 
 
-def test_a_run_leaves_its_report(run_here, settings, sources, tmp_path):
+def test_a_run_leaves_its_report(run_here, run_fast, settings, sources, tmp_path):
     rows = [
         {"id": "kept", "image": "square.png", "creativity": 0, "label": "square"},
         {"id": "gone", "image": "nowhere.png", "creativity": 0, "label": "square"},
@@ -28,6 +28,6 @@ def test_a_run_leaves_its_report(run_here, settings, sources, tmp_path):
     assert data["failures"][0]["image_classes"] == [{"value": "square", "images": 1}]
     shown = (tmp_path / "out" / "report.html").read_text()
     assert 'alt="source square.png"' in shown
-    off = run_here(manifest, tmp_path / "off", settings())
+    off = run_fast(manifest, tmp_path / "off", settings())
     assert off.summary.report is None
     assert not (tmp_path / "off" / "report.html").exists()

@@ -71,8 +71,9 @@ VARY_OBJECT = (
     *(Arm(value) for value in (0.7, 0.8, 0.9, 1.0)),
     *(Arm(value, named="all") for value in (0.7, 0.9)),
     *(Arm(0.0, 1.0, "box", margin=margin) for margin in (8, 16, 24)),
-    *(Arm(0.0, 1.0, "box", margin=margin, named="all") for margin in (8, 16, 24)),
-    *(Arm(0.0, 1.0, "box", margin=margin, keep_pixels=True, named="all") for margin in (16, 24)),
+    *(Arm(0.0, 1.0, "box", margin=margin, named="all") for margin in (8, 16, 24, 32)),
+    *(Arm(0.0, 1.0, "box", margin=margin, keep_pixels=True, named="all") for margin in (16, 24, 32)),
+    Arm(0.2, 1.0, "box", margin=16, keep_pixels=True, named="all"),
     *(Arm(0.2, 1.0, "box", margin=16, softness=softness, named="all") for softness in (0.0, 0.2, 0.4)),
 )
 

@@ -292,4 +292,4 @@ class Sheet:
             ImageDraw.Draw(drawn).text((4, top + 1), name, fill="black", font=font)
             for column, cell in enumerate(cells):
                 drawn.paste(cell, (200 * column + 192 - cell.width, top + line))
-        drawn.save(file, quality=80, method=6)
+        drawn.save(file, quality=93, method=6)

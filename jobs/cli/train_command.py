@@ -101,6 +101,8 @@ def lora(images: str | Path, name: str, out: Path | None, as_json: bool, **given
 @click.option("--steps", type=click.IntRange(1), default=100_000, show_default=True, help="at most")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="sounds in a step")
 @click.option("--tokens", type=click.IntRange(1, 64), default=8, show_default=True, help="of each sound")
+@click.option("--encoder", metavar="CLAP", help="a folder or a hub id of a CLAP that hears, frozen; default: a small "
+              "encoder of its own, which is trained, too")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="default: a GPU if there is one")
 @json_option
@@ -124,6 +126,7 @@ def sound(manifest: str | Path, as_json: bool, **given: Any) -> None:
     click.echo(
         f"{found['file']}: trained on {found['sounds']} sounds with {found['captions']} captions, {found['steps']} "
         f"steps.\nUse it: wanbatch run MANIFEST --sound {found['file']}"
+        + (f" --sound-model {given['encoder']}" if given["encoder"] else "")
     )
 
 

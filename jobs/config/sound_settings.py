@@ -18,7 +18,8 @@ class SoundSettings(BaseSettings):
     )
     sound_model: str | None = Field(
         None,
-        description="the tagger: a folder or hub id of CLAP or AST, or birdnet; default: laion/clap-htsat-unfused",
+        description="the tagger: a folder or hub id of CLAP or AST, or birdnet; or the CLAP of an adapter; "
+        "default: laion/clap-htsat-unfused",
     )
     sound_phrases: Path | None = Field(
         None, description='TOML file of what a tagger\'s labels put into the prompt, like "Bird" = "a bird"'

@@ -15,7 +15,7 @@ from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sound.config import TAGGER, THRESHOLD, TOP, SoundConfig, find_adapter, find_tagger
 from wanbatch.pipeline.sound.phrases import TEMPLATE
 
-OF_TAGGERS = ("sound_model", "sound_phrases", "sound_threshold", "sound_top", "sound_template")
+OF_TAGGERS = ("sound_phrases", "sound_threshold", "sound_top", "sound_template")
 
 
 def hearing_of(settings: Settings, model: ModelInfo) -> SoundConfig | None:
@@ -28,7 +28,9 @@ def hearing_of(settings: Settings, model: ModelInfo) -> SoundConfig | None:
         for name in OF_TAGGERS:
             if getattr(settings, name) is not None:
                 raise UserError(f"setting {name}: is of taggers alone: give --sound tagger, too, or drop it")
-        return find_adapter(settings.sound, model)
+        if settings.sound is None and settings.sound_model is not None:
+            raise UserError("setting sound_model: is of taggers and adapters that hear by CLAP: give --sound, too")
+        return find_adapter(settings.sound, model, settings.sound_model)
     return find_tagger(
         settings.sound_model,
         settings.sound_phrases,
@@ -75,7 +77,7 @@ def with_sounds(images: pa.Table, rows: pa.Table, hearing: SoundConfig | None, k
     having = pc.is_valid(rows["audio"]).take(images["row"]).to_numpy()
     heard = having & (pc.fill_null(images["audio_weight"], 1.0).to_numpy() > 0)
     marks = {"audio_source": {"path": None, "sha256": None, "seconds": None}}
-    if hearing.kind != "adapter":
+    if hearing.kind != "adapter" or hearing.tells_noise:
         marks |= {"audio_tags": [], "audio_prompt": ""}  # type: ignore[dict-item]
     for name, mark in marks.items():
         column = pa.array([mark if one else None for one in heard.tolist()], WRITTEN[name])

@@ -19,7 +19,9 @@ from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.sources.sounds import load_sound
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import find
-from wanbatch.pipeline.sound.adapter import SoundAdapter, loudest
+from wanbatch.pipeline.sound.adapter import LogMelEncoder, SoundAdapter, SoundEncoder, loudest
+from wanbatch.pipeline.sound.clap_encoder import ClapEncoder
+from wanbatch.pipeline.sound.config import find_clap
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.sound.distillation import Draw, Plan, distill
 from wanbatch.pipeline.training.sound.noises import with_noises
@@ -42,6 +44,7 @@ class SoundRequest:
         steps: Of training, at most.
         batch: Sounds a step.
         tokens: How many the model gets of each sound.
+        encoder: A folder or a hub id of a CLAP that hears, frozen; None: a small encoder that is trained, too.
         device: `cpu` or `cuda`; None: a GPU if there is one.
         seed: Of everything random.
     """
@@ -54,6 +57,7 @@ class SoundRequest:
     steps: int = 100_000
     batch: int = 32
     tokens: int = 8
+    encoder: str | None = None
     device: str | None = None
     seed: int = 0
 
@@ -77,13 +81,18 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     info = find(request.model, request.revision)
     device = training_device(request.device).type
     torch.manual_seed(request.seed)
-    probe = SoundAdapter.new(8)  # for the rate and the length that its encoder takes
-    sounds, prompts = _pairs(manifest, probe.encoder.rate, probe.encoder.seconds, say)
+    clap = _clap(request.encoder, device)
+    ears: SoundEncoder = LogMelEncoder() if clap is None else clap  # for the rate and the length that it takes
+    sounds, prompts = _pairs(manifest, ears.rate, ears.seconds, say)
     captions = list(dict.fromkeys(prompts))
     say(f"{len(sounds)} sounds with {len(captions)} captions, {info.name}, {device}, {request.minutes:g} minutes")
     teacher, lessons = _lessons(Wan.load(info, device, "float32", slots=1), captions, info.height, info.width)
     width = teacher.empty.shape[1]
-    adapter = SoundAdapter.new(width, request.tokens, scale=teacher.scale, resampler={"gate": True}).to(device)
+    adapter = (
+        SoundAdapter.new(width, request.tokens, teacher.scale, resampler={"gate": True})
+        if clap is None
+        else SoundAdapter.hearing_by(clap, width, request.tokens, teacher.scale, {"gate": True})
+    ).to(device)
     request.out.parent.mkdir(parents=True, exist_ok=True)
     budget = Budget(request.minutes, request.steps)
     plan = Plan(batch=request.batch, velocity_batch=min(request.batch, 8))
@@ -93,6 +102,14 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     losses = distill(adapter, teacher, lessons, draw, budget, plan, request.out.with_suffix(".state.pt"))
     adapter.save(request.out)
     return {"file": str(request.out), "sounds": len(sounds), "captions": len(captions), **losses}
+
+
+def _clap(model: str | None, device: str) -> ClapEncoder | None:
+    """The CLAP that is asked for, on the device of the training."""
+    if model is None:
+        return None
+    folder, _, digest = find_clap(model)
+    return ClapEncoder(folder, digest, device)
 
 
 def _pairs(

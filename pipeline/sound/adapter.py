@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.sound.adapter_file import SMALL, AdapterHeader, read_header
+from wanbatch.pipeline.sound.clap_encoder import ClapEncoder
+from wanbatch.pipeline.sound.config import CLAP
 from wanbatch.pipeline.sound.windows import windows
 
 
@@ -199,17 +201,35 @@ class SoundAdapter(nn.Module):
         return cls(own, made, AdapterHeader(SMALL, own.config, "", tokens, width, made.config))
 
     @classmethod
-    def load(cls, path: str | Path) -> SoundAdapter:
+    def hearing_by(
+        cls, clap: ClapEncoder, width: int, tokens: int = 8, scale: float = 1.0, resampler: dict | None = None
+    ) -> SoundAdapter:
+        """An untrained adapter that hears by a frozen CLAP, which is no part of its file; the rest as of `new`."""
+        numbers = dict(resampler or {})
+        if "frames" not in numbers:
+            numbers["frames"] = clap(torch.zeros(1, round(clap.rate * clap.seconds))).shape[1]
+        made = Resampler(clap.dim, width, tokens, scale=scale, **numbers)
+        return cls(clap, made, AdapterHeader(CLAP, clap.config, clap.digest, tokens, width, made.config))
+
+    @classmethod
+    def load(cls, path: str | Path, clap: str | None = None) -> SoundAdapter:
         """The adapter of a file, fp32, in evaluation mode.
+
+        Args:
+            path: The file.
+            clap: Folder of the CLAP that it hears by, if it does.
 
         Raises:
             UserError: if the file is no adapter, or its weights do not fit what it says.
         """
         header = read_header(path)
-        if header.encoder != SMALL:
-            raise UserError(f"setting sound: {path}: is for the encoder {header.encoder}: it cannot be loaded alone")
         try:
-            adapter = cls.new(header.width, header.tokens, encoder=header.encoder_config, resampler=header.resampler)
+            if header.encoder == SMALL:
+                own = header.encoder_config
+                adapter = cls.new(header.width, header.tokens, encoder=own, resampler=header.resampler)
+            else:
+                ears = ClapEncoder(clap or "", header.encoder_digest)
+                adapter = cls.hearing_by(ears, header.width, header.tokens, resampler=header.resampler)
             weights = {name: value.float() for name, value in load_file(path).items()}
             adapter.load_state_dict(weights)
         except (RuntimeError, TypeError, ValueError) as error:

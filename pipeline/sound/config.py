@@ -45,6 +45,8 @@ class SoundConfig:
         top: the most tags of a sound that count.
         template: how tags join the prompt.
         tokens: how many tokens an adapter gives the model; 0 for taggers.
+        tells_noise: whether an adapter says of a sound when there is nothing to be heard.
+        encoder: the folder of the CLAP that an adapter hears by; empty for one that has an encoder of its own.
     """
 
     kind: Kind
@@ -57,6 +59,8 @@ class SoundConfig:
     top: int = TOP
     template: str = TEMPLATE
     tokens: int = 0
+    tells_noise: bool = False
+    encoder: str = ""
 
 
 def find_tagger(
@@ -87,18 +91,20 @@ def find_tagger(
     return SoundConfig(kind, folder, digest, False, hub, table, threshold, top, template)
 
 
-def find_adapter(path: str | None, model: ModelInfo) -> SoundConfig | None:
+def find_adapter(path: str | None, model: ModelInfo, clap: str | None = None) -> SoundConfig | None:
     """Find an adapter and check that it fits the model.
 
     Args:
         path: its file; None: the model's own.
         model: which it is for.
+        clap: a folder or a hub id of the CLAP that it hears by, if it does; None: `DEFAULT_TAGGER`.
 
     Returns:
         None if the model has no adapter of its own, and none is given.
 
     Raises:
-        UserError: if there is no such file, it is no adapter, or it is for another width.
+        UserError: if there is no such file, it is no adapter, it is for another width or another CLAP, or a CLAP is
+            given and it hears by none.
     """
     own = path is None
     file = Path(model.folder) / OWN_ADAPTER if path is None else Path(path).expanduser()
@@ -106,7 +112,47 @@ def find_adapter(path: str | None, model: ModelInfo) -> SoundConfig | None:
         return None
     header = read_header(file)
     _require_width(file, header, model)
-    return SoundConfig("adapter", os.path.abspath(file), header.digest, own, tokens=header.tokens)
+    encoder, hub = _encoder_of(file, header, clap)
+    noise = bool(header.resampler.get("gate"))
+    return SoundConfig(
+        "adapter", os.path.abspath(file), header.digest, own, hub, tokens=header.tokens, tells_noise=noise,
+        encoder=encoder,
+    )  # fmt: skip
+
+
+def find_clap(model: str | None) -> tuple[str, tuple[str, str] | None, str]:
+    """The folder of a CLAP, its hub id and commit if it is of the hub, and the digest of its weights.
+
+    Args:
+        model: a folder or a hub id; None: `DEFAULT_TAGGER`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    kind, folder, hub, digest = _tagger(model or DEFAULT_TAGGER)
+    if kind != CLAP:
+        raise UserError(
+            f"setting sound_model: {model}: is of type {kind!r}: adapters hear by a model of type {CLAP}, such as "
+            f"{DEFAULT_TAGGER}"
+        )
+    return folder, hub, digest
+
+
+def _encoder_of(file: Path, header: AdapterHeader, clap: str | None) -> tuple[str, tuple[str, str] | None]:
+    """The folder of the CLAP that an adapter hears by, and its hub id; nothing for one with an encoder of its own."""
+    if header.encoder != CLAP:
+        if clap is not None:
+            raise UserError(
+                f"setting sound_model: {file} has an encoder of its own: drop it, or give --sound tagger for a tagger"
+            )
+        return "", None
+    folder, hub, digest = find_clap(clap)
+    if digest != header.encoder_digest:
+        raise UserError(
+            f"setting sound_model: {folder}: {file} was trained with another CLAP: give the folder or the hub id of "
+            "the one that `wanbatch train sound --encoder` was given"
+        )
+    return folder, hub
 
 
 def _require_width(file: Path, header: AdapterHeader, model: ModelInfo) -> None:

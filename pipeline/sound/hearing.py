@@ -115,4 +115,6 @@ def load_hearing(config: SoundConfig, model_folder: str | Path) -> Hearing:
     path = Path(model_folder) / OWN_ADAPTER if config.own else Path(config.location)
     if not path.is_file():
         raise NodeError(f"{path}: the sound adapter is not there on this host: share its folder with every host")
-    return AdapterHearing(SoundAdapter.load(path))
+    if config.encoder and not Path(config.encoder).is_dir():
+        raise NodeError(f"{config.encoder}: the CLAP of a sound adapter is not there on this host: share its folder")
+    return AdapterHearing(SoundAdapter.load(path, config.encoder or None))

@@ -314,7 +314,7 @@ NO_REMEDIES: Table = {
         "DELETE FROM": "words of SQL",
     },
     "manifests/sharing/hub_card.py": {"load_dataset": "an example; tests/manifests/sharing/ follow it"},
-    "jobs/cli/train_command.py": {"Use it: wanbatch run": "what comes next"},
+    "jobs/cli/train_command.py": {"Use it: wanbatch run": "what comes next", " --sound-model": "what comes next"},
     "jobs/doctor/machine_checks.py": {"refuses every timezone": "what is wrong"},
     "jobs/tuning/settings_file.py": {"Written by": "the first line of a file"},
     "manifests/column_types.py": {

@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from remedy_scenes import At, raised, scene
 from safetensors.torch import save_file
-from sound_making import encoded, save_ast, tone
+from sound_making import encoded, save_ast, save_clap, tone
 
 from wanbatch.errors import RowError
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.sounds import decode_sound
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.sound.adapter import SoundAdapter
-from wanbatch.pipeline.sound.config import find_adapter, find_tagger
+from wanbatch.pipeline.sound.clap_encoder import ClapEncoder
+from wanbatch.pipeline.sound.config import find_adapter, find_clap, find_tagger
 from wanbatch.pipeline.sound.hearing import TaggerHearing, load_hearing
 from wanbatch.pipeline.sound.phrases import check_template, read_phrases
 from wanbatch.pipeline.sound.taggers import load_tagger
@@ -46,6 +48,7 @@ def rows_with_sounds(at: At) -> Iterator[str]:
         at.works("plan", "m.jsonl", *own, *flags)
     at.rows({"prompt": "a garden"})
     at.works("plan", "m.jsonl", *own)
+    yield at.refused("plan", "m.jsonl", "--sound-model", "./ast")
     yield at.refused("plan", "m.jsonl", "--sound-top", "2")
     at.works("plan", "m.jsonl", "--sound-top", "2", *tagger)
     for wrong in ({"prompt": "x", "audio_weight": 0.5}, {**ROW, "audio": {"bytes": "x", "path": None}}):
@@ -120,6 +123,21 @@ def adapters_for_sounds(at: At) -> Iterator[str]:
     adapter(at.folder / "wide.safetensors", width=64)
     for name in ("none", "text", "other", "wide"):
         yield raised(lambda name=name: find_adapter(str(at.folder / f"{name}.safetensors"), tiny))
+    clap, other = save_clap(at.folder / "clap"), save_clap(at.folder / "other-clap", seed=1)
+    yield raised(lambda: find_adapter(good, tiny, str(clap)))
+    assert find_adapter(good, tiny) is not None
+    yield raised(lambda: find_clap(str(save_ast(at.folder / "not-clap"))))
+    folder, _, digest = find_clap(str(clap))
+    by_clap = at.folder / "by-clap.safetensors"
+    SoundAdapter.hearing_by(ClapEncoder(folder, digest), 128).save(by_clap)
+    yield raised(lambda: find_adapter(str(by_clap), tiny, str(other)))
+    heard_by = find_adapter(str(by_clap), tiny, str(clap))
+    extractor = (clap / "preprocessor_config.json").read_bytes()
+    (clap / "preprocessor_config.json").unlink()
+    yield raised(lambda: load_hearing(heard_by, tiny.folder))
+    (clap / "preprocessor_config.json").write_bytes(extractor)
+    load_hearing(heard_by, tiny.folder)
+    yield raised(lambda: load_hearing(replace(heard_by, encoder="gone"), tiny.folder))
     found = find_adapter(good, tiny)
     kept = Path(good).read_bytes()
     Path(good).unlink()

@@ -25,12 +25,12 @@ def encoded(samples: np.ndarray, rate: int = 16_000, form: str = "WAV", subtype:
     return file.getvalue()
 
 
-def save_clap(folder: Path) -> Path:
+def save_clap(folder: Path, seed: int = 0) -> Path:
     """A CLAP of a few thousand random weights, with its feature extractor and a tokenizer."""
     import torch
     from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     text = {"vocab_size": 1024, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text |= {"intermediate_size": 32, "max_position_embeddings": 130, "projection_dim": 16}
     audio = {"spec_size": 64, "num_mel_bins": 16, "patch_size": 4, "patch_stride": [4, 4], "window_size": 4}

@@ -138,6 +138,25 @@ def test_settings_of_sounds_without_effect_are_told(tmp_path, heard, settings):
         prepare(manifest, settings(sound_top=2))
 
 
+def test_noise_leaves_a_row_as_it_is_without_a_sound_and_the_dataset_says_so(tmp_path, settings):
+    noise = np.random.default_rng(0).standard_normal((32_000, 1), dtype=np.float32) / 10
+    (tmp_path / "noise.wav").write_bytes(encoded(noise))
+    shutil.copy(Path(__file__).parents[3] / "examples" / "sounds" / "bird.wav", tmp_path)
+    asked = {"prompt": "a dog", "seed": 1}
+    rows = [
+        {"id": "noise", **asked, "audio": "noise.wav"},
+        {"id": "none", **asked},
+        {"id": "bird", **asked, "audio": "bird.wav"},
+        {"id": "alone", "audio": "noise.wav"},
+    ]
+    small = settings(model="tiny", width=64, height=64, steps=2, guidance=1.0)
+    data, failures, _ = made(tmp_path, write_jsonl(tmp_path / "shop.jsonl", rows), small)
+    assert [(one["id"], one["error_class"]) for one in failures] == [("alone", "nothing_heard")]
+    assert data["noise"]["sha256"] == data["none"]["sha256"] != data["bird"]["sha256"]
+    assert [data[name]["audio_tags"] for name in ("noise", "none", "bird")] == [[], None, None]
+    assert data["noise"]["audio_source"]["path"] == "noise.wav"
+
+
 def test_the_rows_and_the_table_of_the_page_are_taken(tmp_path, heard):
     root = Path(__file__).parents[3]
     page = (root / "docs" / "sound.md").read_text(encoding="utf-8")

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from sound_making import tone
+from sound_making import save_clap, tone
 
 from wanbatch.errors import NodeError, RowError, UserError
 from wanbatch.pipeline.core.sound_tokens import with_sound
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.sound.adapter import SoundAdapter, loudest
-from wanbatch.pipeline.sound.config import find_adapter
+from wanbatch.pipeline.sound.clap_encoder import ClapEncoder
+from wanbatch.pipeline.sound.config import find_adapter, find_clap
 from wanbatch.pipeline.sound.hearing import load_hearing
 from wanbatch.pipeline.training.sound.distillation import NOTHING
 from wanbatch.pipeline.training.sound.noises import noises, with_noises
@@ -55,6 +56,21 @@ def test_an_adapter_with_a_gate_gives_no_tokens_where_it_hears_nothing(tmp_path)
     assert loaded.hear(sound).any()
     torch.nn.init.constant_(loaded.resampler.gate.bias, -100.0)
     assert not loaded.hear(sound).any()
+
+
+def test_an_adapter_hears_by_a_clap_that_is_no_part_of_its_file(tmp_path):
+    clap, tiny = save_clap(tmp_path / "clap"), registry.find()
+    folder, _, digest = find_clap(str(clap))
+    torch.manual_seed(2)
+    SoundAdapter.hearing_by(ClapEncoder(folder, digest), 128, tokens=4).save(tmp_path / "a.safetensors")
+    assert (tmp_path / "a.safetensors").stat().st_size < 1_500_000
+    config = find_adapter(str(tmp_path / "a.safetensors"), tiny, str(clap))
+    hearing, sound = load_hearing(config, tiny.folder), tone(3.0, rate=8_000)[:, 0]
+    assert hearing.rate == 8_000
+    heard = hearing.hear(sound, 1.0, "a hat").tokens
+    assert heard.shape == (4, 128)
+    assert np.array_equal(hearing.hear(sound, 1.0, "").tokens, heard)
+    assert not np.array_equal(hearing.hear(tone(3.0, rate=8_000, hertz=200.0)[:, 0], 1.0, "").tokens, heard)
 
 
 def test_noise_is_nothing_to_be_heard_for_the_small_models_own_adapter():

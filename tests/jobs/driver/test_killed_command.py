@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from job_making import (
     command,
+    commit_records,
     commits,
     environment,
     family,
@@ -48,8 +49,7 @@ def _finish(manifest, out, options, undisturbed, before) -> None:
     assert ended.code == 0, ended.err
     assert before.items() <= part_files(out).items()
     assert pictures(out) == undisturbed
-    records = [json.loads(path.read_text()) for path in commits(out)]
-    assert sorted(name for record in records for name in record["ids"]) == [row["id"] for row in ROWS]
+    assert sorted(name for record in commit_records(out) for name in record["ids"]) == [row["id"] for row in ROWS]
     assert list((out / "_wanbatch" / "tmp").iterdir()) == []
 
 

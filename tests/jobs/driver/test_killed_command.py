@@ -88,8 +88,9 @@ def _load_dataset(out: Path, cache: Path) -> int:
 
 
 def _is_committed(name: str, out) -> bool:
-    number = name.split("-")[-1].removesuffix(".parquet") if name.startswith(("data", "timings")) else None
-    return number is None or (out / "_wanbatch" / "commits" / f"{number}.json").exists()
+    """Whether it is a commit, or a part that one names."""
+    parts = {part["name"] for record in commit_records(out) for part in record["parts"].values()}
+    return name in parts or not name.startswith(("data", "timings"))
 
 
 @pytest.mark.slow

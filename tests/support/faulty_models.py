@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from wanbatch.jobs.worker import unit_task
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.generate import Wan
@@ -75,19 +73,6 @@ def _die() -> None:
 
 def load(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
     return Faulty(Wan.load(model, device, dtype, slots))
-
-
-class Cramped(Faulty):
-    """Has memory for two rows, and for none whose id begins with `huge-`."""
-
-    def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
-        if self.slots > 2 or any(request.id.startswith("huge-") for request in requests):
-            raise torch.OutOfMemoryError("tried to allocate too much")
-        yield from super().generate(requests)
-
-
-def load_with_room_for_two(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:
-    return Cramped(Wan.load(model, device, dtype, slots))
 
 
 def load_and_die(model: ModelInfo, device: str, dtype: str, slots: int) -> Faulty:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import fake_pipelines
 import faulty_models
 import pytest
 from job_making import commits, log_events, rows_by_id, write_jsonl
@@ -67,7 +68,7 @@ def test_a_model_with_damaged_weights_is_a_user_error(run_here, settings, manife
 def test_memory_that_runs_out_halves_the_slots_and_costs_no_row(run_here, settings, tmp_path):
     rows = [{"id": f"wide-{i}", "prompt": f"picture {i}", "seed": i} for i in range(5)]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    ran = run_here(manifest, tmp_path / "out", settings(slots=8), faulty_models.load_with_room_for_two)
+    ran = run_here(manifest, tmp_path / "out", settings(slots=8), fake_pipelines.load_with_room_for_two)
     assert ran.summary.exit_code == 0
     made = rows_by_id(ran.out)
     assert [made[row["id"]]["seed"] for row in rows] == list(range(5))
@@ -79,7 +80,7 @@ def test_memory_that_runs_out_halves_the_slots_and_costs_no_row(run_here, settin
 def test_a_row_too_large_for_one_slot_is_quarantined_as_oom(run_here, settings, tmp_path):
     rows = [{"id": "a", "prompt": "x"}, {"id": "huge-b", "prompt": "x"}, {"id": "c", "prompt": "x"}]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    ran = run_here(manifest, tmp_path / "out", settings(slots=2), faulty_models.load_with_room_for_two)
+    ran = run_here(manifest, tmp_path / "out", settings(slots=2), fake_pipelines.load_with_room_for_two)
     assert ran.summary.failures == {"oom": 1}
     assert sorted(rows_by_id(ran.out)) == ["a", "c"]
     assert list(rows_by_id(ran.out, "failures")) == ["huge-b"]

@@ -65,7 +65,7 @@ def made(settings, tmp_path, model):
                 signer=signer,
             )
             task = replace(plan.task(0, 1, "token", np.arange(len(ROWS))), later=later)
-            unit = UnitTask(context, task, lambda unit, images: None)
+            unit = UnitTask(context, task, lambda *progress: None)
             unit.load_sources()
             generate_units(unit, lambda: None)
             written = tmp_path / "_wanbatch" / "tmp" / unit.write().attempt.names["data"]

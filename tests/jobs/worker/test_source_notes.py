@@ -44,7 +44,7 @@ def test_a_worker_counts_the_images_that_a_note_concerns(settings, tmp_path, mod
             sources=loader,
             encoders=encoders,
         )
-        task = UnitTask(context, plan.task(0, 1, "token", np.arange(4)), lambda unit, images: None)
+        task = UnitTask(context, plan.task(0, 1, "token", np.arange(4)), lambda *progress: None)
         task.load_sources()
         generate_units(task, lambda: None)
         report = task.write()

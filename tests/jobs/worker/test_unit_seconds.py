@@ -90,7 +90,7 @@ def task(settings, sources, tmp_path, model, monkeypatch) -> Iterator[UnitTask]:
             sources=TimedLoader(sources),
             encoders=encoders,
         )
-        yield UnitTask(context, plan.task(0, 1, "token", np.arange(3)), lambda unit, images: None)
+        yield UnitTask(context, plan.task(0, 1, "token", np.arange(3)), lambda *progress: None)
 
 
 def test_the_seconds_of_rows_add_up_to_the_busy_time(task, tmp_path):

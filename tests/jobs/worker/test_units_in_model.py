@@ -66,7 +66,7 @@ def run_units(settings, tmp_path, model) -> Iterator[Callable[..., tuple[list[st
             units = {}
             for number, letter in enumerate("abc"):
                 task = plan.task(number, 1, "token", np.arange(3) + 3 * number)
-                units[letter] = UnitTask(context, task, lambda unit, done, made: None, stops)
+                units[letter] = UnitTask(context, task, lambda *progress: None, stops)
                 units[letter].load_sources()
             waiting, left = deque([units["b"], units["c"]]), []
             generate_units(

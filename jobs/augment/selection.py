@@ -26,9 +26,11 @@ def of_splits(found: FoundDataset, recipe: Recipe) -> tuple[list[Found], list[Fo
     if recipe.split is None:
         if names:
             likely = next((name for name in names if name.lower() in TRAIN), names[0])
+            bare = sum(picture.split is None for picture in found.pictures)
+            of_none = f"; {bare} pictures are in none: if {likely!r} is a class, rename its folder" if bare else ""
             raise UserError(
                 f"{recipe.dataset}: has splits {', '.join(names)}: say which one is augmented, like "
-                f'split = "{likely}"; the others are held out'
+                f'split = "{likely}"; the others are held out{of_none}'
             )
         return list(found.pictures), []
     for name in recipe.split:

@@ -111,7 +111,8 @@ def _pictures(manifest: Manifest, path: str, columns: Columns) -> Iterator[Found
         label = names.label(label_column, values) if label_column else class_of_path(inside)
         if label is not None:
             values["label"] = label
-        split = _split(columns, values, inside, _table_name(manifest, row.location))
+        table = "" if row.location.endswith(source.path or "\0") else _table_name(manifest, row.location)
+        split = _split(columns, values, inside, table)
         yield Found(
             source,
             row.id,

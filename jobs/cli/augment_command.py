@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,8 +233,10 @@ def _warnings(planned: Augmentation) -> Iterator[str]:
 
 
 def _next(written: Written) -> str:
-    fence = f" --source-fence {written.fence}" if written.needs_fence else ""
-    return f"wanbatch run {written.manifest}{fence} --out out/{written.manifest.stem}"
+    """The command that makes the pictures, as a shell takes it."""
+    fence = ["--source-fence", written.fence] if written.needs_fence else []
+    out = f"out/{written.manifest.stem}"
+    return shlex.join(["wanbatch", "run", str(written.manifest), *fence, "--out", out])
 
 
 def _count(number: int, things: str) -> str:

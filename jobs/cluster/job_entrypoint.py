@@ -11,14 +11,17 @@ import hashlib
 import json
 import os
 import runpy
+import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NoReturn
 
 OLDEST_PYTHON = (3, 11)
 PREFIX = "WANBATCH_"
 HEAD_BYTES = 1 << 20
+ENTRIES, SETTLED_SECONDS = 50, 3600
 USAGE = 2
 SHARED = "give a path that every node sees"
 UPLOAD = f"{SHARED}, the URL of it in a store, or --upload s3://BUCKET/FOLDER, which puts manifest and sources there"
@@ -37,11 +40,42 @@ def content_of(path: str) -> str:
         return hashlib.sha256(file.read(HEAD_BYTES) + str(os.path.getsize(path)).encode()).hexdigest()[:24]
 
 
+def entries_of(path: str) -> list[list[Any]]:
+    """Return some entries of a folder, by which it is known although more may come; none for a file.
+
+    Returns:
+        The name of each, and its size in bytes, or -1 for one that is no file or was written less than
+        `SETTLED_SECONDS` ago, as it may grow.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+    """
+    if not os.path.isdir(path):
+        os.stat(path)
+        return []
+    names = sorted(os.listdir(path), key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    return [[name, _settled_size(os.path.join(path, name))] for name in names[:ENTRIES]]
+
+
+def _settled_size(path: str) -> int:
+    try:
+        found = os.stat(path)
+    except OSError:  # a link that leads nowhere
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > SETTLED_SECONDS else -1
+
+
+def _has(folder: str, name: str, size: int) -> bool:
+    path = os.path.join(folder, name)
+    return os.path.lexists(path) if size < 0 else os.path.isfile(path) and os.path.getsize(path) == size
+
+
 def problem_with_paths(expected: Mapping[str, Any], host: str) -> str | None:
     """Say which path this host does not see as the submitting machine does; None if it sees them all.
 
     Args:
-        expected: `contents`: path -> what `content_of` says of it there, or None if it was not seen there either;
+        expected: `contents`: path -> what `content_of` says of it there, or for a folder that may grow `entries_of`,
+            or None if it was not seen there either;
             `remedies`: path -> what to do if it is not seen here, if that is not `UPLOAD`.
         host: the name of this one.
     """
@@ -51,7 +85,9 @@ def problem_with_paths(expected: Mapping[str, Any], host: str) -> str | None:
             found = content_of(path)
         except OSError as error:
             return f"{path}: the cluster does not see it (host {host}: {error.strerror or error}): {remedy}"
-        if content is not None and content != found:
+        grows = isinstance(content, list) and os.path.isdir(path)
+        same = all(_has(path, name, size) for name, size in content) if grows else content == found
+        if content is not None and not same:
             return (
                 f"{path}: host {host} of the cluster has another one of this name than the machine that submitted "
                 f"it: {remedy}"

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from wanbatch.errors import MachineryError, UserError, WanbatchError
 from wanbatch.jobs.cluster.job_client import JobExistsError
-from wanbatch.jobs.cluster.job_entrypoint import UPLOAD, content_of
+from wanbatch.jobs.cluster.job_entrypoint import UPLOAD, content_of, entries_of
 from wanbatch.jobs.cluster.job_follow import FolderWatch, JobEnd, Jobs, follow
 from wanbatch.jobs.cluster.job_state import JobState
 from wanbatch.jobs.cluster.package import shipped_package
@@ -129,8 +129,10 @@ def expected_of(submission: Submission, seen: bool) -> dict[str, Any]:
     Raises:
         MachineryError: The output folder cannot be written to.
     """
-    paths = [path for path in (submission.manifest, *submission.needed) if not is_url(path)]
-    expected: dict[str, Any] = {"contents": {path: _content(path) for path in paths}}
+    contents = {path: _content(path, grows=os.path.isdir(path)) for path in submission.needed if not is_url(path)}
+    if not is_url(submission.manifest):
+        contents[submission.manifest] = _content(submission.manifest)
+    expected: dict[str, Any] = {"contents": contents}
     if submission.needed:
         expected["remedies"] = {path: remedy for path, remedy in submission.needed.items() if remedy != UPLOAD}
     if seen and not is_url(submission.out):
@@ -167,10 +169,13 @@ def _is_unfinished(out: str, seen: bool) -> bool:
         return False
 
 
-def _content(path: str) -> str | None:
-    """None if it is not seen here."""
+def _content(path: str, grows: bool = False) -> str | list[list[Any]] | None:
+    """What tells a path from another, or what is in a folder that may grow, as one with the output folder in it does.
+
+    None: it is not seen here.
+    """
     try:
-        return content_of(path)
+        return entries_of(path) if grows else content_of(path)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -10,6 +10,7 @@ import pyarrow.types as types
 
 from wanbatch.manifests.columns import ALWAYS, COLUMNS, LATER
 from wanbatch.manifests.records import DATA_SCHEMA, data_schema, feature_metadata, huggingface_features
+from wanbatch.manifests.storage.arrow_casts import cast as cast_column
 
 
 class ColumnsDifferError(ValueError):
@@ -68,7 +69,7 @@ def require_own(schema: pa.Schema) -> None:
 def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table with the columns of a schema, null where it lacks one. Raises ArrowException if values are lost."""
     columns = [
-        table[field.name].cast(field.type)
+        cast_column(table[field.name], field.type)
         if field.name in table.column_names
         else pa.chunked_array([pa.nulls(len(table), field.type)])
         for field in schema

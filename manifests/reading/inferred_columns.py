@@ -10,6 +10,7 @@ import pyarrow as pa
 from wanbatch.manifests.reading.row_model import shorten
 from wanbatch.manifests.reading.unified import common_type
 from wanbatch.manifests.reading.validation import RESERVED, Problems, bad_type, reserved_name
+from wanbatch.manifests.storage.arrow_casts import cast
 
 MAX_COLUMNS = 1000
 
@@ -128,7 +129,7 @@ class InferredColumns:
             return pa.chunked_array([pa.nulls(sum(self._sizes))])
         try:
             arrays = [
-                chunk[name].cast(kind) if name in chunk else pa.nulls(size, kind)
+                cast(chunk[name], kind) if name in chunk else pa.nulls(size, kind)
                 for chunk, size in zip(self._chunks, self._sizes, strict=True)
             ]
         except pa.ArrowInvalid as error:

@@ -10,6 +10,7 @@ from pyarrow import types as kinds
 
 from wanbatch.manifests.reading.validation import Problems
 from wanbatch.manifests.records import feature_metadata, huggingface_features
+from wanbatch.manifests.storage.arrow_casts import cast
 
 
 def unified(tables: Sequence[pa.Table], problems: Problems) -> pa.Table:
@@ -85,10 +86,10 @@ def _exactly(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     """Raises ArrowException if a value would change."""
     if column.type.equals(wanted):
         return column
-    cast = column.cast(wanted)
-    if kinds.is_decimal(column.type) and kinds.is_floating(wanted) and not cast.cast(column.type).equals(column):
+    found = cast(column, wanted)
+    if kinds.is_decimal(column.type) and kinds.is_floating(wanted) and not found.cast(column.type).equals(column):
         raise pa.ArrowInvalid("a decimal has more digits than a float")
-    return cast
+    return found
 
 
 def _features(tables: Sequence[pa.Table], fields: dict[str, pa.Field]) -> dict[str, str] | None:

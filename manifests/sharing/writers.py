@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 from wanbatch.errors import UserError
 from wanbatch.manifests.sharing.contents import Contents
 from wanbatch.manifests.sharing.pictures import Picture, groups, pictures
+from wanbatch.manifests.storage.arrow_casts import cast_table
 
 SHARD_BYTES = 1_000_000_000
 FILES_TOGETHER = 10_000
@@ -144,9 +145,9 @@ class Lance:
         schema = first.schema.remove_metadata()
 
         def batches() -> Iterator[pa.RecordBatch]:
-            yield from first.cast(schema).to_batches()
+            yield from cast_table(first, schema).to_batches()
             for table in tables:
-                yield from table.cast(schema).to_batches()
+                yield from cast_table(table, schema).to_batches()
 
         reader = pa.RecordBatchReader.from_batches(schema, batches())
         lance.write_dataset(reader, str(folder / "data.lance"), schema=schema, mode="overwrite")

@@ -20,6 +20,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",
         "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
     },
+    "jobs/augment/selection.py": {
+        "pictures are in none": "tests/jobs/augment/test_datasets.py"
+        "::test_names_of_pictures_are_no_splits_and_blends_without_splits_are_read",
+    },
     "jobs/cli/augment_command.py": {
         "name a folder elsewhere": OUTSIDE,
         "--embeddings is for --measure": "tests/jobs/augment/test_measuring.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -60,10 +61,11 @@ def test_the_smallest_recipe_fills_every_class_byte_for_byte_the_same(pictures, 
 
 
 def test_sources_outside_the_manifests_folder_are_named_in_the_next_command(pictures, tmp_path):
-    Path("plans").mkdir()
-    made = invoke("augment", "recipe.toml", "--out", "plans/manifest.jsonl")
-    last = made.stdout.splitlines()[-1].split()
-    assert last[1:4] == ["wanbatch", "run", "plans/manifest.jsonl"]
+    Path("my plans").mkdir()
+    made = invoke("augment", "recipe.toml", "--out", "my plans/the manifest.jsonl")
+    last = shlex.split(made.stdout.splitlines()[-1])
+    assert last[1:4] == ["wanbatch", "run", "my plans/the manifest.jsonl"]
+    assert last[-2:] == ["--out", "out/the manifest"]
     planned = invoke("plan", *last[3:6], "--json")
     assert json.loads(planned.stdout)["unreadable_sources"] == {}, planned.output
 

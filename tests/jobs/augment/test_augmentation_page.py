@@ -77,6 +77,7 @@ def test_commands_that_write_manifests_and_plans_work(folder, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_command_of_the_page_works(folder, local_ray, monkeypatch):
     monkeypatch.chdir(folder)
     for words in commands():

@@ -217,3 +217,20 @@ def test_classes_inside_classes_are_told_and_a_table_names_them_otherwise(tmp_pa
     Path("recipe.jsonl").unlink()
     assert "inside the folder of a class" not in invoke("augment", "recipe.toml").stdout
     assert Counter(row["label"] for row in rows_of(Path("recipe.jsonl"))) == {"birds": 2, "mammals": 1, "fish": 1}
+
+
+def test_names_of_pictures_are_no_splits_and_blends_without_splits_are_read(tmp_path):
+    folder_by_class(tmp_path / "set", {"trams": 3, "trains": 3})
+    (tmp_path / "set/trains/0.png").rename(tmp_path / "set/trains/toy_train.png")
+    (tmp_path / "set/trains/1.png").rename(tmp_path / "set/trains/test.png")
+    text = 'template = "a {label}"\ncreativity = 0.7\nvariants = 4\n[blend]\nshare = 0.5\nparents = [2, 3]\n'
+    rows = augmented("set", text=text)
+    assert {row.get("split") for row in rows} == {None}
+    assert {len(row["parents"]) for row in rows} == {1, 2, 3}
+
+    (tmp_path / "set/trains").rename(tmp_path / "set/train")
+    Path("recipe.jsonl").unlink(missing_ok=True)
+    (line,) = refused(invoke("augment", "recipe.toml"))
+    assert line.endswith("; 3 pictures are in none: if 'train' is a class, rename its folder")
+    (tmp_path / "set/train").rename(tmp_path / "set/trains")
+    assert invoke("augment", "recipe.toml").exit_code == 0

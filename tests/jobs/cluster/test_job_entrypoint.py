@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 from wanbatch.jobs.cluster.job_entrypoint import (
+    ENTRIES,
     content_of,
+    entries_of,
     forget_node_settings,
     problem_with_output,
     problem_with_paths,
@@ -44,6 +47,29 @@ def test_folders_are_told_apart_by_their_names_and_sizes(tmp_path):
     assert content_of(str(tmp_path)) == before
     (tmp_path / "b.parquet").write_bytes(b"")
     assert content_of(str(tmp_path)) != before
+
+
+def test_a_folder_that_grew_is_the_same_and_one_without_its_entries_is_another(tmp_path):
+    for number in range(ENTRIES + 9):
+        (tmp_path / f"{number}.png").touch()
+    expected = {"contents": {str(tmp_path): entries_of(str(tmp_path))}}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "7.png").write_bytes(b"more")
+    assert problem_with_paths(expected, "node7") is None
+    for entry in tmp_path.iterdir():
+        os.utime(entry, (0, 0))
+    settled = {"contents": {str(tmp_path): entries_of(str(tmp_path))}}
+    (tmp_path / "more.png").touch()
+    assert problem_with_paths(settled, "node7") is None
+    for entry in tmp_path.glob("*.png"):
+        entry.write_bytes(b"longer")
+    assert "has another one of this name" in (problem_with_paths(settled, "node7") or "")
+    assert problem_with_paths(expected, "node7") is None
+    for number in range(0, ENTRIES + 9, 2):
+        (tmp_path / f"{number}.png").unlink()
+    assert "has another one of this name" in (problem_with_paths(expected, "node7") or "")
+    expected = {"contents": {str(tmp_path / "no"): [["1.png", -1]]}}
+    assert "the cluster does not see it" in (problem_with_paths(expected, "node7") or "")
 
 
 def test_an_output_folder_of_the_same_name_elsewhere_is_refused(tmp_path):

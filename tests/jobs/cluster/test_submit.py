@@ -11,9 +11,10 @@ import pytest
 from wanbatch.errors import UserError
 from wanbatch.jobs.cluster import submit as module
 from wanbatch.jobs.cluster.job_client import JobExistsError
+from wanbatch.jobs.cluster.job_entrypoint import UPLOAD, problem_with_paths
 from wanbatch.jobs.cluster.job_state import JobState
 from wanbatch.jobs.cluster.submission import Submission
-from wanbatch.jobs.cluster.submit import Submitted, output_is_seen, submit
+from wanbatch.jobs.cluster.submit import Submitted, expected_of, output_is_seen, submit
 
 
 class Cluster:
@@ -127,3 +128,15 @@ def test_a_folder_that_only_the_cluster_has_is_left_alone_here(asked, folder, tm
 def test_with_new_run_the_folder_is_not_taken_for_that_of_the_run(asked, folder):
     _, notes = submitted(Submission(asked.manifest, asked.out, ("--new-run",)), Cluster())
     assert "may use another folder" in notes[-1]
+
+
+def test_a_folder_of_sources_that_holds_the_output_folder_is_the_same_when_the_job_begins(tmp_path):
+    """The mark of the output folder is left in it meanwhile, and a run may have begun to write."""
+    (tmp_path / "a.png").touch()
+    (tmp_path / "m.jsonl").write_text('{"image": "a.png"}\n')
+    submission = Submission(str(tmp_path / "m.jsonl"), str(tmp_path / "out"), needed={str(tmp_path): UPLOAD})
+    expected = expected_of(submission, seen=True)
+    assert (tmp_path / "out").is_dir()
+    assert problem_with_paths(expected, "node7") is None
+    (tmp_path / "a.png").unlink()
+    assert "has another one of this name" in (problem_with_paths(expected, "node7") or "")

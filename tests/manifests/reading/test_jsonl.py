@@ -327,3 +327,12 @@ def test_further_checks_are_part_of_the_same_report(jsonl):
 def test_the_case_of_a_suffix_plays_no_part(tmp_path):
     (tmp_path / "M.JSONL").write_text('{"prompt": "x"}\n')
     assert len(read_manifest(tmp_path / "M.JSONL")) == 1
+
+
+def test_lists_of_objects_with_a_field_that_is_null_throughout(tmp_path):
+    parents = [[{"id": "a", "split": None}], [{"id": "a", "split": None}, {"id": "b", "split": None}]]
+    lines = [json.dumps({"prompt": "x", "parents": value}) for value in parents]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    found = read_manifest(tmp_path / "m.jsonl").passthrough
+    found.validate(full=True)
+    assert found["parents"].to_pylist() == parents

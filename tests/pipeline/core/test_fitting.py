@@ -14,7 +14,7 @@ SIZES = [(128, 128), (144, 112), (100, 75), (1280, 704)]
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_the_part_that_is_kept_is_inside_for_every_size(width, height):
-    for columns, rows in product(range(1, 400, 6), range(1, 400, 6)):
+    for columns, rows in product(range(1, 400, 12), range(1, 400, 12)):
         left, top, right, bottom = fitted_part(columns, rows, width, height)
         assert 0 <= left < right <= columns, (columns, rows)
         assert 0 <= top < bottom <= rows, (columns, rows)

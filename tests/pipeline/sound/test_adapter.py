@@ -11,12 +11,15 @@ import torch
 from safetensors.torch import save_file
 from sound_making import tone
 
-from wanbatch.errors import NodeError, UserError
+from wanbatch.errors import NodeError, RowError, UserError
 from wanbatch.pipeline.core.sound_tokens import with_sound
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.sound.adapter import SoundAdapter, loudest
 from wanbatch.pipeline.sound.config import find_adapter
 from wanbatch.pipeline.sound.hearing import load_hearing
+from wanbatch.pipeline.training.sound.distillation import NOTHING
+from wanbatch.pipeline.training.sound.noises import noises, with_noises
+from wanbatch.pipeline.training.toy import sounds
 
 SMALL = {"encoder": {"widths": (8, 16), "mels": 32, "dim": 32}, "resampler": {"dim": 32, "layers": 1}}
 
@@ -41,6 +44,43 @@ def test_a_file_comes_back_as_it_was_but_for_half_precision(adapter, file):
     assert heard.shape == (4, 128)
     assert np.allclose(heard, adapter.eval().hear(sound), atol=2e-2)
     assert np.array_equal(heard, loaded.hear(sound))
+
+
+def test_an_adapter_with_a_gate_gives_no_tokens_where_it_hears_nothing(tmp_path):
+    torch.manual_seed(0)
+    gated = SoundAdapter.new(128, tokens=4, encoder=SMALL["encoder"], resampler={**SMALL["resampler"], "gate": True})
+    gated.save(tmp_path / "gated.safetensors")
+    loaded, sound = SoundAdapter.load(tmp_path / "gated.safetensors"), tone(1.5)[:, 0]
+    torch.nn.init.constant_(loaded.resampler.gate.bias, 100.0)
+    assert loaded.hear(sound).any()
+    torch.nn.init.constant_(loaded.resampler.gate.bias, -100.0)
+    assert not loaded.hear(sound).any()
+
+
+def test_noise_is_nothing_to_be_heard_for_the_small_models_own_adapter():
+    hearing = load_hearing(find_adapter(None, registry.find()), registry.find().folder)
+    made = noises(6, 32_000, hearing.rate, torch.Generator().manual_seed(8))
+    for sound in made.numpy():
+        heard = hearing.hear(sound, 1.0, "a hat")
+        assert (heard.prompt, heard.tags, heard.tokens) == ("a hat", (), None)
+        with pytest.raises(RowError, match="hears noise alone, and the row has no prompt") as caught:
+            hearing.hear(sound, 1.0, " ")
+        assert caught.value.kind == "nothing_heard"
+    bird = sounds.synthesise(torch.tensor([0]), torch.Generator().manual_seed(9), noise=(10.0, 10.0))[0].numpy()
+    assert hearing.hear(bird, 1.0, "").tokens.any()
+
+
+def test_noise_takes_the_place_of_some_sounds_and_never_of_all():
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones(count, 1600), torch.arange(count)
+
+    drawn = with_noises(draw, 16_000, torch.Generator().manual_seed(1), share=0.25)
+    given, captions = drawn(8)
+    assert captions.tolist() == [2, 3, 4, 5, 6, 7, NOTHING, NOTHING]
+    assert bool((given[:6] == 1).all())
+    assert 0 < float(given[6:].abs().max()) <= 0.9
+    assert drawn(1)[1].tolist() == [0]
+    assert drawn(2)[1].tolist() == [1, NOTHING]
 
 
 def _fields(adapter) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -10,14 +9,14 @@ import subprocess
 
 import pytest
 from fault_making import require_whole
-from job_making import commits, log_events, rows_by_id, wait_until
+from job_making import commit_records, commits, log_events, rows_by_id, wait_until
 
 NAMES = [f"slow-{index:02d}" for index in range(60)]
 ROWS = [{"id": name, "prompt": "x"} for name in NAMES]
 
 
 def committed(out) -> int:
-    return sum(len(json.loads(line)["ids"]) for path in commits(out) for line in path.read_text().splitlines())
+    return sum(len(record["ids"]) for record in commit_records(out))
 
 
 def signalled(process: subprocess.Popen, out, number: int, group: bool = False) -> tuple[int, str, str]:

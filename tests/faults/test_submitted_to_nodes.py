@@ -9,7 +9,6 @@ however slow the machine is. Most of the time is that of processes that start: n
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import psutil
 import pytest
 import torch
 from data_row_requests import data_row_request
-from job_making import commits, decoded, log_events, picture, rows_by_id, wait_until, write_jsonl
+from job_making import commit_records, commits, decoded, log_events, picture, rows_by_id, wait_until, write_jsonl
 from ray_cluster import cluster_environment
 from ray_nodes import RayNodes, ray_nodes
 from s3_server import ENVIRONMENT, running
@@ -163,7 +162,7 @@ def disturbed(
 
 def require_once(out: Path, sources: Path) -> None:
     """Every row was committed once, with the pixels that the pipeline makes of it alone."""
-    records = [json.loads(line) for path in commits(out) for line in path.read_text().splitlines()]
+    records = commit_records(out)
     assert sorted(name for record in records for name in record["ids"]) == [f"r{n:02}" for n in range(COUNT)]
     assert not any(record["failed"] for record in records)
     threads = torch.get_num_threads()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
-from job_making import commits, pictures, rows_by_id
+from job_making import commit_records, pictures, rows_by_id
 
 from wanbatch.jobs.planning.seeds import derived_seed
 
@@ -30,7 +29,7 @@ def require_whole(out: Path, made: Set[str], quarantined: Set[str] = frozenset()
     assert {name: row["sha256"] for name, row in data.items()} == expected_hashes(*made, size=size)
     assert (set(rows_by_id(out, "timings")) if made else set()) == made
     assert (set(rows_by_id(out, "failures")) if quarantined else set()) == quarantined
-    records = [json.loads(line) for path in commits(out) for line in path.read_text().splitlines()]
+    records = commit_records(out)
     committed = [name for record in records for name in (*record["ids"], *record["failed"])]
     assert sorted(committed) == sorted(made | quarantined)
     assert not (made & quarantined)

@@ -152,6 +152,11 @@ def commits(out: Path) -> list[Path]:
     return sorted((out / "_wanbatch" / "commits").glob("*.json"))
 
 
+def commit_records(out: Path) -> list[dict[str, Any]]:
+    """What is committed, unit by unit; a file has those that were committed together."""
+    return [json.loads(line) for path in commits(out) for line in path.read_text().splitlines()]
+
+
 def log_events(out: Path, event: str) -> list[dict[str, Any]]:
     """The events of one kind in a folder's log."""
     lines = (out / "_wanbatch" / "log.jsonl").read_text().splitlines()

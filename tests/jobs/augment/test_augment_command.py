@@ -12,6 +12,7 @@ import pytest
 from augment_making import RECIPE, folder_by_class, look_of, rows_of
 from command_line import invoke, refused, usage_error
 from job_making import picture
+from schedule_world import schedule
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment import making
@@ -20,6 +21,7 @@ from wanbatch.jobs.cluster import submit as submitting
 from wanbatch.jobs.cluster.job_follow import JobEnd
 from wanbatch.jobs.cluster.job_state import JobState
 from wanbatch.jobs.cluster.submit import Submitted
+from wanbatch.jobs.schedule.commands import THIS_WANBATCH, tick_commands
 
 COUNTS = {"train/disc": 3, "train/box": 2, "test/disc": 2, "test/box": 2}
 
@@ -289,7 +291,7 @@ def test_nothing_is_written_into_the_dataset_which_would_be_read_with_it(picture
         (line,) = refused(invoke("augment", "set/recipe.toml", "--out", "set/made.jsonl", *flags))
         assert line.endswith(
             f"is inside the dataset {tmp_path}/set, and would be read as part of it: "
-            "name a file elsewhere with --out or --manifest"
+            "name a file elsewhere with --out or --manifest; of a schedule, keep the recipe elsewhere"
         )
     flags = ["--run", "--out", "set/made", "--manifest", "made.jsonl"]
     (line,) = refused(invoke("augment", "set/recipe.toml", *flags))
@@ -304,6 +306,9 @@ def test_nothing_is_written_into_the_dataset_which_would_be_read_with_it(picture
     done = invoke("augment", "set/recipe.toml", "--run", "--out", "made")
     assert done.stderr.splitlines()[-1] == "wanbatch: a run into made"
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["recipe.toml", "test", "train"]
+    Path("recipe.toml").write_text(text)
+    words = tick_commands(schedule(source=str(tmp_path / "recipe.toml"), is_recipe=True, output="made"))[0]
+    assert invoke(*words[len(THIS_WANBATCH) :]).stderr.splitlines()[-1] == "wanbatch: a run into made"
 
 
 def test_a_manifest_of_another_kind_is_refused(pictures):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import fake_pipelines
 import faulty_models
 import pytest
-from job_making import commits, log_events, rows_by_id, write_jsonl
+from job_making import commit_records, log_events, rows_by_id, write_jsonl
 
 from wanbatch.errors import MachineryError, UserError
 
@@ -44,8 +43,7 @@ def test_attempts_are_bounded_and_logged(deadly):
 
 @pytest.mark.slow
 def test_every_row_is_committed_once_after_deaths(deadly):
-    records = [json.loads(path.read_text()) for path in commits(deadly.out)]
-    ids = [name for record in records for name in (*record["ids"], *record["failed"])]
+    ids = [name for record in commit_records(deadly.out) for name in (*record["ids"], *record["failed"])]
     assert sorted(ids) == ["a", "c", "d", "f", "kill-b", "killonce-e"]
     assert not list((deadly.out / "_wanbatch" / "tmp").iterdir())
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from job_making import (
     command,
+    commit_records,
     commits,
     environment,
     family,
@@ -48,8 +49,7 @@ def _finish(manifest, out, options, undisturbed, before) -> None:
     assert ended.code == 0, ended.err
     assert before.items() <= part_files(out).items()
     assert pictures(out) == undisturbed
-    records = [json.loads(path.read_text()) for path in commits(out)]
-    assert sorted(name for record in records for name in record["ids"]) == [row["id"] for row in ROWS]
+    assert sorted(name for record in commit_records(out) for name in record["ids"]) == [row["id"] for row in ROWS]
     assert list((out / "_wanbatch" / "tmp").iterdir()) == []
 
 
@@ -88,8 +88,9 @@ def _load_dataset(out: Path, cache: Path) -> int:
 
 
 def _is_committed(name: str, out) -> bool:
-    number = name.split("-")[-1].removesuffix(".parquet") if name.startswith(("data", "timings")) else None
-    return number is None or (out / "_wanbatch" / "commits" / f"{number}.json").exists()
+    """Whether it is a commit, or a part that one names."""
+    parts = {part["name"] for record in commit_records(out) for part in record["parts"].values()}
+    return name in parts or not name.startswith(("data", "timings"))
 
 
 @pytest.mark.slow

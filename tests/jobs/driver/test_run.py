@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from data_row_requests import data_row_request
 from example_rows import MIXED_IDS
-from job_making import commits, decoded, log_events, pixel_hash, rows_by_id, table
+from job_making import commit_records, commits, decoded, log_events, pixel_hash, rows_by_id, table
 
 from wanbatch.manifests.records import TIMING_SCHEMA
 from wanbatch.pipeline.generate import Wan
@@ -33,10 +33,10 @@ def test_exit_code_and_counts(mixed):
 
 def test_layout(mixed):
     names = {str(path.relative_to(mixed.out)) for path in mixed.out.rglob("*") if path.is_file()}
-    units = len(commits(mixed.out))
+    units = len(commit_records(mixed.out))
     assert units == 6  # four kinds by size and guidance, of which one has 12 pictures
     parts = {f"{kind}/part-{unit:05d}.parquet" for kind in ("data", "timings") for unit in range(units)}
-    private = {f"_wanbatch/commits/{unit:05d}.json" for unit in range(units)}
+    private = {f"_wanbatch/commits/{path.name}" for path in commits(mixed.out)}
     private |= {"_wanbatch/run.json", "_wanbatch/log.jsonl", "_wanbatch/source-sizes.parquet"}
     assert names - {"_wanbatch/lock"} == parts | private | {"README.md"}
     assert (mixed.out / "failures").is_dir()
@@ -44,7 +44,7 @@ def test_layout(mixed):
 
 def test_every_id_is_there_once(mixed):
     assert sorted(table(mixed.out, "data")["id"].to_pylist()) == sorted(MIXED_IDS)
-    committed = [name for commit in commits(mixed.out) for name in json.loads(commit.read_text())["ids"]]
+    committed = [name for record in commit_records(mixed.out) for name in record["ids"]]
     assert sorted(committed) == sorted(MIXED_IDS)
 
 

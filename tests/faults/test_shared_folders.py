@@ -74,7 +74,9 @@ ROWS = [{"id": name, "prompt": "x"} for name in "abcde"]
         (("_wanbatch/tmp",), "is not seen by this process"),  # a folder of its own under the same name
     ],
 )
-def test_a_host_that_does_not_share_the_output_folder(start_command, ray_elsewhere, tmp_path, inside, told):
+def test_a_host_that_does_not_share_the_output_folder(
+    start_command, shared_ray, ray_elsewhere, tmp_path, inside, told
+):
     """Found when a worker starts. Before, five attempts nobody saw made each row's quarantine, as `worker_died`."""
     out = tmp_path / "out"
     address = ray_elsewhere(out, *inside)
@@ -86,7 +88,7 @@ def test_a_host_that_does_not_share_the_output_folder(start_command, ray_elsewhe
         assert part in message
     assert commits(out) == []
     assert log_events(out, "unit_lost") == []
-    again = start_command(ROWS)
+    again = start_command(ROWS, WANBATCH_TEST_RAY=shared_ray)
     again.communicate(timeout=120)
     assert again.returncode == 0
     require_whole(out, set("abcde"))

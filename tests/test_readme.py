@@ -98,10 +98,14 @@ def test_the_pictures_show_what_the_quickstart_asked_for(workplace):
         "sweep-0.2": ("cat", "none", "center", "blue", "striped"),
         "sweep-1.0": ("cat", "none", "center", "blue", "striped"),  # the prompt alone
         "few-steps": ("butterfly", "none", "center", "purple", "plain"),
+        "crown": ("crown", "none", "center", "snow", "plain"),
+        "crown-flat": ("crown", "none", "center", "snow", "plain"),
+        "crown-night": ("crown", "none", "center", "night", "plain"),
+        "four-steps": ("butterfly", "none", "center", "purple", "plain"),
     }
     table = pq.read_table(workplace / "out/quickstart/data")
     images = {row["id"]: row["image"]["bytes"] for row in table.select(["id", "image"]).to_pylist()}
-    assert len(images) == 16
+    assert len(images) == 20
     judge = Judge.load()
     for name, attributes in asked.items():
         pixels = np.asarray(Image.open(io.BytesIO(images[name])).convert("RGB"))

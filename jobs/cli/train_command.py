@@ -53,6 +53,9 @@ def train() -> None:
 @click.option("--sample-steps", type=click.IntRange(1), default=20, show_default=True, help="of a sample picture")
 @click.option("--sample-prompt", "prompts", multiple=True, help="of sample pictures; repeatable; default: captions")
 @click.option("--unrelated", multiple=True, help="prompt by which damage is measured; repeatable")
+@click.option("--prior", type=PathOrUrl(), metavar="IMAGES",
+              help="pictures with captions of what the model shall go on making, such as its own")  # fmt: skip
+@click.option("--prior-weight", type=click.FloatRange(0, min_open=True), help="of their loss [default: 1]")
 @click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--license", help="of the adapter, for its card [default: apache-2.0]")

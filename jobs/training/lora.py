@@ -16,6 +16,7 @@ from wanbatch.jobs.training.pictures import PictureSet, find_pictures
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.training.lora.captions import check_template
 from wanbatch.pipeline.training.lora.card import About
+from wanbatch.pipeline.training.lora.measures import Measures
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import UNRELATED, Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
@@ -42,6 +43,8 @@ class LoraRequest:
         rights: In the pictures.
         author: Of the adapter.
         device: `cpu` or `cuda`; None: a GPU if there is one.
+        prior: Pictures of what the model shall go on making as before, in any form that `images` may have.
+        prior_weight: Of their loss; None: 1.
     """
 
     images: str | Path
@@ -60,6 +63,8 @@ class LoraRequest:
     rights: str | None = None
     author: str | None = None
     device: str | None = None
+    prior: str | Path | None = None
+    prior_weight: float | None = None
 
 
 def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
@@ -78,7 +83,8 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     check_name(request.name)
     check_template(request.template, request.trigger)
     pictures = find_pictures(request.images, request.template, request.trigger, request.caption)
-    for warning in pictures.warnings:
+    prior = _prior(request)
+    for warning in (*pictures.warnings, *(prior.warnings if prior else ())):
         say(f"warning: {warning}")
     info = find(request.model, request.revision)
     if request.resolution is not None and request.resolution < info.multiple:
@@ -86,15 +92,32 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     device = training_device(request.device)
     say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
     model = TrainingModel.load(info, device, training_type(info, device))
-    file, measured = _train(request, model, pictures, say)
+    file, measured = _train(request, model, pictures, prior, say)
     return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
 
 
-def _train(request: LoraRequest, model: TrainingModel, pictures: PictureSet, say: Callable[[str], None]):
+def _prior(request: LoraRequest) -> PictureSet | None:
+    """The pictures of what the model shall go on making, whose captions stand as they are."""
+    if request.prior is not None:
+        return find_pictures(request.prior, "{caption}", None, None)
+    if request.prior_weight is not None:
+        raise UserError("--prior-weight: has no effect without --prior: give it pictures, or drop it")
+    return None
+
+
+def _train(
+    request: LoraRequest,
+    model: TrainingModel,
+    pictures: PictureSet,
+    prior: PictureSet | None,
+    say: Callable[[str], None],
+) -> tuple[Path, Measures]:
+    weight = 1.0 if request.prior_weight is None else request.prior_weight
     said = {key: value for key in ("license", "rights", "author") if (value := getattr(request, key)) is not None}
     about = About(
         request.name, request.model, str(request.images), len(pictures.found),
         template=request.template, trigger=request.trigger, **said,
+        prior=f"{len(prior.found)} pictures from `{prior.path}` with a weight of {weight:g}" if prior else "",
     )  # fmt: skip
     with (
         tqdm(total=len(pictures.found), desc="encoding", unit="picture", file=sys.stderr) as encoding,
@@ -111,5 +134,6 @@ def _train(request: LoraRequest, model: TrainingModel, pictures: PictureSet, say
         area = None if request.resolution is None else request.resolution**2
         return train_lora(
             model, pictures.load(), about, request.settings, request.out, area=area, prompts=request.prompts,
-            unrelated=request.unrelated or UNRELATED, listener=Listener(say, encoded, stepped),
+            unrelated=request.unrelated or UNRELATED, prior=prior.load() if prior else (), prior_weight=weight,
+            listener=Listener(say, encoded, stepped),
         )  # fmt: skip

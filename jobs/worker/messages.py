@@ -148,7 +148,7 @@ class WorkerStatus:
         reports: of tasks that are finished, in the order in which they were handed over.
         generated: how many of the other tasks, the first ones, have left the model and are being written.
         in_model: the first unit that is in the model or, if none is, the last one that was, and how many of its
-            images are made or have failed; (-1, 0) before the first.
+            images are made; (-1, 0) before the first.
         entered: how many of the other tasks, the first ones, have got the model, those that left it included.
         has_made: whether this process has made an image, of a finished task or of one in the model.
     """

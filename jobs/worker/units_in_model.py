@@ -61,10 +61,11 @@ def generate_units(
 
 
 class ModelProgress:
-    """Which units a worker has in the model, and how many images of each are made or have failed."""
+    """Which units a worker has in the model, how many images of each are done (made, or have failed), and made."""
 
     def __init__(self) -> None:
         self._done: dict[int, int] = {}  # by unit, in the order in which they entered
+        self._made: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
         self._left: set[int] = set()
         self.oldest = (-1, 0)
@@ -73,7 +74,7 @@ class ModelProgress:
 
     def note(self, unit: int, size: int, done: int, made: int) -> None:
         """Note that so many of a unit's images are done, which are made or have failed, and so many are made."""
-        self._done[unit], self._sizes[unit] = done, size
+        self._done[unit], self._made[unit], self._sizes[unit] = done, made, size
         self.has_made |= made > 0
         self._update()
 
@@ -87,8 +88,8 @@ class ModelProgress:
         there = [unit for unit in self._done if unit not in self._left]
         for unit in list(self._done)[:-1]:
             if unit in self._left:
-                del self._done[unit], self._sizes[unit]
+                del self._done[unit], self._made[unit], self._sizes[unit]
                 self._left.discard(unit)
         oldest = there[0] if there else next(reversed(self._done))
         self.waiting = sum(self._sizes[unit] - self._done[unit] for unit in there)
-        self.oldest = oldest, self._done[oldest]
+        self.oldest = oldest, self._made[oldest]

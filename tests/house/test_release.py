@@ -115,7 +115,7 @@ def test_the_unpacked_wheel_runs_without_the_source_tree(unpacked, tmp_path):
     command = [sys.executable, "-m", "wanbatch.jobs.cli"]
     assert "Usage:" in run(*command, "--help", cwd=tmp_path, PYTHONPATH=str(unpacked))
     # `plan` reads the small model's configuration, which is in the wheel.
-    assert "16" in run(*command, "plan", "examples/quickstart.jsonl", cwd=tmp_path, PYTHONPATH=str(unpacked))
+    assert "20" in run(*command, "plan", "examples/quickstart.jsonl", cwd=tmp_path, PYTHONPATH=str(unpacked))
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ class About:
         license: Of the adapter.
         rights: Whose the pictures are and under what terms.
         author: Who made it.
+        prior: What kept the model as it was for other prompts, in words; empty: nothing.
     """
 
     name: str
@@ -35,6 +36,7 @@ class About:
     license: str = "apache-2.0"
     rights: str = "not said: whoever passes the adapter on has to know them"
     author: str = ""
+    prior: str = ""
 
 
 def header(about: About, settings: LoraSettings, size: tuple[int, int], shift: float, steps: int) -> dict[str, Any]:
@@ -96,7 +98,8 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
         f"The file changes {measures.coverage}. `samples/end.png` has pictures without it and, below, with it: of "
         "its own prompts, then of unrelated ones.", "",
         "## Training", "",
-        f"{about.pictures} pictures from `{about.images}`. Rights in them: {about.rights}.", "",
+        f"{about.pictures} pictures from `{about.images}`. Rights in them: {about.rights}."
+        + (f" Beside them {about.prior}." if about.prior else ""), "",
         "| setting | value |", "|---|---|",
         *(f"| {key} | {value} |" for key, value in asdict(settings).items()),
         f"| minutes | {seconds / 60:.1f} |", "", "![losses](loss.svg)", "",

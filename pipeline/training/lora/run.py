@@ -17,7 +17,7 @@ from wanbatch.pipeline.training.lora.measures import Comparison, Measures, compa
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.plot import loss_plot
 from wanbatch.pipeline.training.lora.settings import LoraSettings
-from wanbatch.pipeline.training.lora.training import LoraTraining
+from wanbatch.pipeline.training.lora.training import LoraTraining, Prior
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.same_training import ensure_same_training
 
@@ -56,6 +56,8 @@ def train_lora(
     prompts: Sequence[str] = (),
     unrelated: Sequence[str] = UNRELATED,
     layers: Sequence[str] = BLOCK_LAYERS,
+    prior: Iterable[Picture] = (),
+    prior_weight: float = 1.0,
     listener: Listener = Listener(),
 ) -> tuple[Path, Measures]:
     """Train an adapter into a folder, from which the same call goes on if it did not end.
@@ -70,6 +72,8 @@ def train_lora(
         prompts: Of the sample pictures; none: some captions of the training.
         unrelated: Prompts that have nothing to do with the adapter.
         layers: Of a block, that it changes.
+        prior: Pictures of what the model shall go on making as before; see `training.Prior`.
+        prior_weight: Of their loss.
         listener: Hears of the progress.
 
     Returns:
@@ -81,10 +85,12 @@ def train_lora(
     area = area or model.info.width * model.info.height
     out.mkdir(parents=True, exist_ok=True)
     examples = encode_examples(pictures, model, area, out / "cache", listener.encoded)
-    _ensure_same_training(out, settings, examples, model, about)
+    kept = encode_examples(prior, model, area, out / "cache", lambda number: None)
+    beside = Prior(kept, prior_weight) if len(kept) else None
+    _ensure_same_training(out, settings, examples, model, about, beside)
     training, held = examples.split(settings.held_out, settings.seed)
     adapters = LowRankAdapters(model.dit, layers)
-    loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say)
+    loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say, beside)
     shown = tuple(prompts) or tuple(dict.fromkeys(_captions(held) + _captions(training)))[:SAMPLED]
     samples = _Samples(model, adapters, about.name, bucket(1, 1, model.info.multiple, area), settings.sample_steps)
     loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
@@ -127,7 +133,12 @@ def _captions(examples: Examples) -> list[str]:
 
 
 def _ensure_same_training(
-    out: Path, settings: LoraSettings, examples: Examples, model: TrainingModel, about: card.About
+    out: Path,
+    settings: LoraSettings,
+    examples: Examples,
+    model: TrainingModel,
+    about: card.About,
+    prior: Prior | None,
 ) -> None:
     said: dict[str, Any] = asdict(settings) | {
         "name": about.name,
@@ -136,8 +147,10 @@ def _ensure_same_training(
         "content": _digest(examples),
         "captions": list(dict.fromkeys(_captions(examples)))[:SAMPLED],
     }
+    said |= {"prior": prior and _digest(prior.examples), "prior_weight": prior and prior.weight}
     others = "other pictures or captions"
-    ensure_same_training(out, said, {"content": others, "captions": others, "model": "another model"})
+    words = {"content": others, "captions": others, "model": "another model", "prior": "another --prior or none"}
+    ensure_same_training(out, said, words)
 
 
 def _digest(examples: Examples) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,19 @@ FIXED_LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)
 """Noise levels at which a loss is measured that can be compared with another."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Pictures of what the model shall go on making: prior preservation (Ruiz et al. 2022, arXiv:2208.12242).
+
+    Attributes:
+        examples: Pictures without what is trained, with captions that do not call for it.
+        weight: Of their loss, where that of the training's own pictures has 1.
+    """
+
+    examples: Examples
+    weight: float
+
+
 class LoraTraining:
     """The training of one adapter in a folder.
 
@@ -37,6 +51,7 @@ class LoraTraining:
         settings: All numbers.
         out: Folder of the state; it exists.
         report: Called with a line of text now and then.
+        prior: What is trained beside it; None: nothing.
     """
 
     def __init__(
@@ -48,8 +63,9 @@ class LoraTraining:
         settings: LoraSettings,
         out: Path,
         report: Callable[[str], None] = print,
+        prior: Prior | None = None,
     ):
-        self.model, self.adapters, self.name = model, adapters, name
+        self.model, self.adapters, self.name, self.prior = model, adapters, name, prior
         self.examples, self.settings, self.out, self.report = examples, settings, out, report
         parameters = adapters.add(name, settings.rank, settings.alpha, settings.seed)
         self.learner = Learner(parameters, model.device, settings.average, settings.weight_decay)
@@ -109,7 +125,10 @@ class LoraTraining:
         self.learner.optimizer.clear()
         for _ in range(settings.accumulate):
             with self.adapters.active(self.name):
-                loss = self._loss() / settings.accumulate
+                loss = self._loss(self.examples)
+                if self.prior is not None:
+                    loss = loss + self.prior.weight * self._loss(self.prior.examples)
+                loss = loss / settings.accumulate
                 loss.backward()
             total += float(loss.detach())
         if not math.isfinite(total):
@@ -121,23 +140,20 @@ class LoraTraining:
         self.learner.apply()
         return total
 
-    def _loss(self) -> Tensor:
+    def _loss(self, examples: Examples) -> Tensor:
         settings, device = self.settings, self.model.device
-        counts = torch.tensor([len(captions) for captions in self.examples.captions], dtype=torch.float)
+        counts = torch.tensor([len(captions) for captions in examples.captions], dtype=torch.float)
         place = int(torch.multinomial(counts, 1))
         rows = torch.randint(int(counts[place]), (settings.batch,)).tolist()
-        latents = self.examples.latents[place][rows].to(device)
+        latents = examples.latents[place][rows].to(device)
         dropped = (torch.rand(settings.batch) < settings.dropout).tolist()
-        captions = [
-            "" if drop else self.examples.captions[place][row] for row, drop in zip(rows, dropped, strict=True)
-        ]
+        captions = ["" if drop else examples.captions[place][row] for row, drop in zip(rows, dropped, strict=True)]
         drawn = torch.randn(settings.batch) if settings.levels == "logit_normal" else torch.rand(settings.batch)
         u = drawn.sigmoid() if settings.levels == "logit_normal" else drawn
         level, noise = shifted(u, self._shift).to(device), torch.randn(latents.shape).to(device)
-        return flow_loss(self.model, latents, noise, level, self._texts(captions))
-
-    def _texts(self, captions: Sequence[str]) -> list[Tensor]:
-        return [self.examples.texts[caption].to(self.model.device) for caption in captions]
+        return flow_loss(
+            self.model, latents, noise, level, [examples.texts[caption].to(device) for caption in captions]
+        )
 
 
 def flow_loss(model: TrainingModel, latents: Tensor, noise: Tensor, level: Tensor, texts: Sequence[Tensor]) -> Tensor:

@@ -124,9 +124,11 @@ def test_progress_is_that_of_the_oldest_unit():
     assert not progress.has_made, "they have failed"
     progress.note(8, 4, 1, 1)
     assert progress.has_made
-    assert (progress.oldest, progress.waiting) == ((7, 2), 4)
+    assert (progress.oldest, progress.waiting) == ((7, 0), 4), "what has failed is not made"
+    progress.note(7, 4, 3, 1)
+    assert (progress.oldest, progress.waiting) == ((7, 1), 4)
     progress.left(8)
-    assert (progress.oldest, progress.waiting) == ((7, 2), 1)
+    assert (progress.oldest, progress.waiting) == ((7, 1), 1)
     progress.left(7)
     assert progress.waiting == 0
     progress.note(9, 2, 0, 0)

@@ -17,12 +17,12 @@ from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.training.lora.buckets import bucket, fitted
 from wanbatch.pipeline.training.lora.captions import check_template, fill
 from wanbatch.pipeline.training.lora.card import About
-from wanbatch.pipeline.training.lora.examples import Picture
+from wanbatch.pipeline.training.lora.examples import Picture, encode_examples
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
-from wanbatch.pipeline.training.lora.training import LoraTraining
-from wanbatch.pipeline.training.low_rank import LowRankAdapters, read_state
+from wanbatch.pipeline.training.lora.training import LoraTraining, fixed_loss
+from wanbatch.pipeline.training.low_rank import LowRankAdapters, LowRankLinear, read_state
 
 SETTINGS = LoraSettings(
     rank=2,
@@ -105,6 +105,28 @@ def test_a_training_that_is_killed_goes_on_to_the_bit_and_leaves_all_that_was_pr
     assert (tmp_path / "whole/loss.svg").read_text().startswith("<svg")
     with Image.open(tmp_path / "whole/samples/end.png") as sheet:
         assert sheet.height == 4 * 36  # two pairs of lines
+
+
+def test_prior_pictures_are_trained_beside_the_others_and_a_training_has_always_the_same(info, tmp_path):
+    drawn = np.random.default_rng(9)
+    prior = [Picture(drawn.integers(0, 255, (16, 16, 3), dtype=np.uint8), f"other {number}") for number in range(3)]
+    losses = {}
+    settings = replace(SETTINGS, steps=24, held_out=0.0, average=0.0, rate=2e-2, save_every=24)
+    for name, given in (("plain", ()), ("prior", prior)):
+        model = model_of(info)
+        train_lora(
+            model, pictures(), ABOUT, settings, tmp_path / name, area=32 * 32, unrelated=("a dog",), prior=given,
+            prior_weight=4.0, listener=Listener(say=lambda text: None),
+        )  # fmt: skip
+        # What it was trained with lies in the transformer still, and is active while it is measured.
+        kept = encode_examples(prior, model, 32 * 32, tmp_path / "cache", lambda number: None)
+        for layer in model.dit.modules():
+            if isinstance(layer, LowRankLinear):
+                layer.active = ABOUT.name
+        losses[name] = fixed_loss(model, kept)
+    assert losses["prior"] < 0.9 * losses["plain"]
+    with pytest.raises(UserError, match="has a training with another --prior or none: give what"):
+        train(info, tmp_path / "prior", settings)
 
 
 def test_diffusers_reads_the_file_and_gives_the_same_velocity(info, tmp_path):

@@ -217,6 +217,7 @@ def store(monkeypatch) -> Iterator[str]:
     fsspec_io.forget_file_systems()
 
 
+@pytest.mark.slow
 def test_the_same_on_a_store_without_any_shared_folder(nodes, laptop, store, tmp_path):
     """For the nodes the folder of the manifest is empty; `--upload` brings manifest and source to the store."""
     system, manifest = fsspec_io.file_system(store), write_inputs(laptop)

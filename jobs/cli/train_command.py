@@ -12,7 +12,6 @@ import click
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option
 
-
 BASE_PRECISION = click.option(
     "--base-precision", type=click.Choice(["bf16", "fp8"]), default="bf16", show_default=True,
     help="of the frozen layers; fp8: half their memory; bf16: fp32 for small models and on a CPU",

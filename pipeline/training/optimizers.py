@@ -86,7 +86,8 @@ class EightBitAdamW:
             self.adam.step()
         except (RuntimeError, NotImplementedError, AttributeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"bitsandbytes cannot work on {self.device.type} here ({reason}): take {INSTEAD}") from error
+            kind = self.device.type
+            raise UserError(f"bitsandbytes cannot work on {kind} here ({reason}): take {INSTEAD}") from error
 
     def moments_in_place(self) -> list[Tensor]:
         """The tensors that hold the moments, their scales and the number of steps, in a fixed order."""

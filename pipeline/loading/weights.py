@@ -54,17 +54,11 @@ def load(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Modules:
     Raises:
         UserError: If a part's files do not make the module that they should.
     """
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
     folder = Path(info.folder)
     index = json.loads((folder / "model_index.json").read_text())
 
     def part(cls, name: str, **options) -> Any:
-        try:
-            module = cls.from_pretrained(folder / name, use_safetensors=True, **options)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise UserError(f"{folder / name}: cannot be loaded as {cls.__name__}: {error}") from error
-        return module.to(device).eval().requires_grad_(False)
+        return _part(cls, folder / name, **options).to(device).eval().requires_grad_(False)
 
     with torch.no_grad():
         second = (index.get("transformer_2") or [None])[0] is not None
@@ -76,6 +70,31 @@ def load(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Modules:
             boundary=index.get("boundary_ratio"),
             vae=part(AutoencoderKLWan, "vae", dtype=dtype),
         )
+
+
+def load_transformer(info: ModelInfo, dtype: torch.dtype, name: str = "transformer") -> Any:
+    """Load a model's transformer alone, on the CPU: a `WanTransformer3DModel`.
+
+    Args:
+        info: Of the model, from `registry.find`.
+        dtype: Of its weights.
+        name: Of its folder: `transformer`, or `transformer_2` for the second expert of A14B.
+
+    Raises:
+        UserError: If its files do not make one.
+    """
+    with torch.no_grad():
+        module = _part(WanTransformer3DModel, Path(info.folder) / name, dtype=dtype)
+    return module.eval().requires_grad_(False)
+
+
+def _part(cls: Any, folder: Path, **options: Any) -> Any:
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return cls.from_pretrained(folder, use_safetensors=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{folder}: cannot be loaded as {cls.__name__}: {error}") from error
 
 
 def weight_bytes(info: ModelInfo) -> int:

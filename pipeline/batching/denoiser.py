@@ -88,16 +88,23 @@ class Denoiser:
         """Give up the tensors that are kept for the next call, and what was recorded of the model's launches."""
         self._batches.clear()
 
-    @torch.inference_mode()
     def run(self, samples: Iterable[Sample], more: MoreSamples | None = None) -> Iterator[Denoised]:
-        """Rows as they are finished.
+        """Rows as they are finished; see `evaluations`."""
+        for finished in self.evaluations(samples, more):
+            yield from finished
+
+    @torch.inference_mode()
+    def evaluations(self, samples: Iterable[Sample], more: MoreSamples | None = None) -> Iterator[Sequence[Denoised]]:
+        """After each evaluation the rows that it finishes, most often none.
+
+        A GPU has been asked for what is handed over, and need not have done it yet.
 
         Args:
             samples: The rows to begin with.
             more: Asked for further rows whenever the slots cannot be filled; None: there are no further ones.
         """
         classes: dict[tuple, _SizeClass] = {}
-        yield from _without_steps(self._enter(samples, classes))
+        yield _without_steps(self._enter(samples, classes))
         clock: SharedClock | None = None
         current: _SizeClass | None = None
         while True:
@@ -107,14 +114,17 @@ class Denoiser:
                 if coming is not None:
                     if clock is not None:
                         clock.share()
-                    yield from _without_steps(self._enter(coming, classes))
+                    yield _without_steps(self._enter(coming, classes))
                     if clock is not None:
                         clock.restart()
                     continue
             if current is None:
                 return
             clock = clock or SharedClock(_device_of(current))
-            yield from self._evaluate(current, clock, open_classes=sum(1 for one in classes.values() if one.batch))
+            finished = self._evaluate(current, clock, open_classes=sum(1 for one in classes.values() if one.batch))
+            yield finished
+            if finished:
+                clock.restart()
             if not current.size:
                 self._keep(classes.pop(current.key))
 
@@ -140,8 +150,8 @@ class Denoiser:
             allowed = [current, *(one for one in allowed if one is not current)]
         return max(allowed, key=lambda one: min(one.size, self._enough), default=None)
 
-    def _evaluate(self, current: _SizeClass, clock: SharedClock, open_classes: int) -> Iterator[Denoised]:
-        """Run one evaluation for rows of a size class. Yields those that it finishes."""
+    def _evaluate(self, current: _SizeClass, clock: SharedClock, open_classes: int) -> list[Denoised]:
+        """Run one evaluation for rows of a size class. Returns those that it finishes."""
         if current.batch is None:
             current.batch = self._batches.pop(current.key, None)  # one that is left in the middle does not come back
             while self._batches and len(self._batches) + open_classes > self.kept:
@@ -152,12 +162,14 @@ class Denoiser:
         kind, chosen = self._choose(current.rows, current.waiting)
         current.batch.step(kind, chosen)
         clock.count([row.sample for row in chosen], self.cache.blocks_run(kind), self.slots)
-        if any(row.plan.finished for row in chosen):
-            current.rows = [row for row in current.rows if not row.plan.finished]
-            clock.share()
-            for row, latent in current.batch.release_finished(chosen):
-                yield Denoised(row.sample, latent, *clock.take(row.sample), row.plan.counts)
-            clock.restart()
+        if not any(row.plan.finished for row in chosen):
+            return []
+        current.rows = [row for row in current.rows if not row.plan.finished]
+        clock.share()
+        return [
+            Denoised(row.sample, latent, *clock.take(row.sample), row.plan.counts)
+            for row, latent in current.batch.release_finished(chosen)
+        ]
 
     def _keep(self, finished: _SizeClass) -> None:
         """Keep the tensors of a size class for the rows that may come."""
@@ -188,10 +200,9 @@ class Denoiser:
         return max((wanting[: self.slots] for wanting in kinds.values()), key=len, default=[])
 
 
-def _without_steps(samples: Iterable[Sample]) -> Iterator[Denoised]:
+def _without_steps(samples: Iterable[Sample]) -> list[Denoised]:
     """Rows that need no evaluation, as they are."""
-    for sample in samples:
-        yield Denoised(sample, sample.start, 0.0, 0.0, EvaluationCounts())
+    return [Denoised(sample, sample.start, (), 0.0, EvaluationCounts()) for sample in samples]
 
 
 def _device_of(current: _SizeClass) -> torch.device:

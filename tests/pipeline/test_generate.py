@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from picture_requests import PLAIN, difference, made_by_diffusers, make, picture, source
 
-from wanbatch.pipeline import generate
-from wanbatch.pipeline.batching import shared_clock
 from wanbatch.pipeline.batching.batch import Batch
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
@@ -200,8 +199,7 @@ def test_stage_seconds_add_up_to_the_time_spent(wan, monkeypatch):
 
         monkeypatch.setattr(owner, method, timed)
 
-    for module in (generate, shared_clock):
-        monkeypatch.setattr(module, "synchronized_time", lambda device: now[0])
+    monkeypatch.setattr("wanbatch.pipeline.core.device.time", SimpleNamespace(perf_counter=lambda: now[0]))
     takes(wan.text, "encode", "text", 5)
     takes(wan, "encode_image", "encode", 7)
     takes(Batch, "step", "denoise", 11)

@@ -12,7 +12,7 @@ from typing import Any
 from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
 from wanbatch.pipeline.training.lora import card
 from wanbatch.pipeline.training.lora.buckets import bucket
-from wanbatch.pipeline.training.lora.examples import Examples, Picture, encode_examples
+from wanbatch.pipeline.training.lora.examples import UNMASKED_WEIGHT, Examples, Picture, encode_examples
 from wanbatch.pipeline.training.lora.measures import Comparison, Measures, compare, measure, sheet
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.plot import loss_plot
@@ -58,6 +58,7 @@ def train_lora(
     layers: Sequence[str] = BLOCK_LAYERS,
     prior: Iterable[Picture] = (),
     prior_weight: float = 1.0,
+    unmasked_weight: float = UNMASKED_WEIGHT,
     listener: Listener = Listener(),
 ) -> tuple[Path, Measures]:
     """Train an adapter into a folder, from which the same call goes on if it did not end.
@@ -72,6 +73,7 @@ def train_lora(
         prompts: Of the sample pictures; none: some captions of the training.
         unrelated: Prompts that have nothing to do with the adapter.
         layers: Of a block, that it changes.
+        unmasked_weight: Of the loss where the pictures' masks are black.
         prior, prior_weight: Pictures of what the model shall go on making, and the weight of their loss.
         listener: Hears of the progress.
 
@@ -83,7 +85,7 @@ def train_lora(
     """
     area = area or model.info.width * model.info.height
     out.mkdir(parents=True, exist_ok=True)
-    examples = encode_examples(pictures, model, area, out / "cache", listener.encoded)
+    examples = encode_examples(pictures, model, area, out / "cache", listener.encoded, unmasked_weight)
     kept = encode_examples(prior, model, area, out / "cache", lambda number: None)
     beside = Prior(kept, prior_weight) if len(kept) else None
     _ensure_same_training(out, settings, examples, model, about, beside)
@@ -155,7 +157,7 @@ def _ensure_same_training(
         "captions": list(dict.fromkeys(_captions(examples)))[:SAMPLED],
     }
     said |= {"prior": prior and _digest(prior.examples), "prior_weight": prior and prior.weight}
-    others = "other pictures or captions"
+    others = "other pictures or captions" + (" or masks" if examples.weights else "")
     words = {"content": others, "captions": others, "model": "another model", "prior": "another --prior or none"}
     ensure_same_training(out, said, words, asdict(LoraSettings()))
 
@@ -165,4 +167,6 @@ def _digest(examples: Examples) -> str:
     for latents, captions in zip(examples.latents, examples.captions, strict=True):
         total.update(latents.numpy().tobytes())
         total.update("\0".join(captions).encode())
+    for weights in examples.weights:
+        total.update(weights.numpy().tobytes())
     return total.hexdigest()[:32]

@@ -204,7 +204,7 @@ def _of_folder(folder: Path) -> dict[str, Source]:
     """
 
     def failed(error: OSError) -> None:
-        raise UserError(f"--masks {folder}: a folder in it cannot be read ({error})") from error
+        raise UserError(f"{folder}: the folder of masks cannot be listed: {error}") from error
 
     found: dict[str, Source] = {}
     for path, folders, names in os.walk(folder, onerror=failed):

@@ -78,22 +78,20 @@ def train_lora(
         listener: Hears of the progress.
 
     Returns:
-        The adapter's file, and what was measured.
-
+        Its file, and what was measured.
     Raises:
         UserError: If the folder is of another training, or the loss is not a number any more.
     """
     area = area or model.info.width * model.info.height
     out.mkdir(parents=True, exist_ok=True)
     examples = encode_examples(pictures, model, area, out / "cache", listener.encoded, unmasked_weight)
-    kept = encode_examples(prior, model, area, out / "cache", lambda number: None)
-    beside = Prior(kept, prior_weight) if len(kept) else None
+    beside = Prior.of(encode_examples(prior, model, area, out / "cache", lambda number: None), prior_weight)
     _ensure_same_training(out, settings, examples, model, about, beside)
     training, held = examples.split(settings.held_out, settings.seed)
     adapters = LowRankAdapters(model.dit, layers)
     loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say, beside)
     shown = tuple(prompts) or tuple(dict.fromkeys(_captions(held) + _captions(training)))[:SAMPLED]
-    samples = _Samples(model, adapters, about.name, bucket(1, 1, model.info.multiple, area), settings.sample_steps)
+    samples = _Samples(loop, bucket(1, 1, model.info.multiple, area))
     loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
     _, other = samples.write(out / "samples/end.png", shown, unrelated)
     return _finish(loop, about, samples.size, (held, len(held)) if len(held) else (training, 0), other)
@@ -123,17 +121,15 @@ def _describe(out: Path, about: card.About, settings: LoraSettings, measured: Me
 class _Samples:
     """Makes pictures without and with an adapter, always of the same noise; see `measures.compare`."""
 
-    model: TrainingModel
-    adapters: LowRankAdapters
-    name: str
+    loop: LoraTraining
     size: tuple[int, int]
-    steps: int
 
     def write(self, path: Path, *prompts: Sequence[str]) -> list[Comparison]:
         """Write a sheet with the pictures of each set of prompts, and return these."""
         path.parent.mkdir(exist_ok=True)
-        made = [compare(self.model, self.adapters, self.name, each, self.size, self.steps) for each in prompts]
-        sheet(self.model, made).save(path)
+        loop, steps = self.loop, self.loop.settings.sample_steps
+        made = [compare(loop.model, loop.adapters, loop.name, each, self.size, steps) for each in prompts]
+        sheet(loop.model, made).save(path)
         return made
 
 

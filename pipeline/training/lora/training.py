@@ -39,6 +39,11 @@ class Prior:
     examples: Examples
     weight: float
 
+    @classmethod
+    def of(cls, examples: Examples, weight: float) -> Prior | None:
+        """One of these pictures; None if there is none."""
+        return cls(examples, weight) if len(examples) else None
+
 
 class LoraTraining:
     """The training of one adapter in a folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,21 @@ def test_masks_of_a_folder_have_the_names_of_the_pictures(drawings, tmp_path):
         with_masks(drawings, str(tmp_path / "masks"))
     half_white(tmp_path / "masks/one.webp")
     with pytest.raises(UserError, match=r"has both one\.png and one\.webp: take one of them out"):
+        with_masks(drawings, str(tmp_path / "masks"))
+
+
+def test_a_folder_of_masks_that_cannot_be_listed_is_not_an_empty_one(drawings, tmp_path, monkeypatch):
+    half_white(tmp_path / "masks/one.png")
+    list_folder = os.scandir
+
+    def scandir(path):
+        if str(path) == str(tmp_path / "masks/sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    (tmp_path / "masks/sub").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"masks: the folder of masks cannot be listed: .*Permission denied"):
         with_masks(drawings, str(tmp_path / "masks"))
 
 

@@ -15,8 +15,9 @@ from wanbatch.engines.selection import architecture_of
 from wanbatch.engines.store import AOT, BadEngine, Store, StoredEngine
 from wanbatch.engines.tensorrt_runtime import PlanEngine
 from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
+from wanbatch.pipeline.loading.weights import DTYPES, load
 
 RIGHT, WRONG, NOT_RUN = "right", "wrong", "not run"
 

@@ -20,8 +20,8 @@ import torch
 from diffusers import AutoencoderKLWan, ModelMixin, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import TINY, WAN_DEFAULTS, ModelInfo, find
-from wanbatch.pipeline.loading.weights import Modules
 
 NAME = "random-5b"
 

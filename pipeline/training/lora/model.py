@@ -11,8 +11,8 @@ from torch import Tensor
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
+from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.weights import load
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.models.vae import FrameVAE
@@ -51,7 +51,7 @@ class TrainingModel:
             raise UserError(
                 f"{info.name} has two transformers (A14B), for which adapters are not trained here: take TI2V-5B"
             )
-        modules = load(info, device, dtype)
+        modules = load_reference(info, device, dtype)
         tokens = GPU_TOKENS if device.type == "cuda" else 0
         text = TextEncoder(modules.tokenizer, PlainUMT5(modules.text_encoder), tokens, device=device)
         vae = FrameVAE.from_video(modules.vae).to(device).eval().requires_grad_(False)

@@ -12,8 +12,9 @@ from wanbatch.jobs.benchmark import compare as benching
 from wanbatch.jobs.benchmark.stages import shared_copies, shared_copy
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.hardware import ExecutionConfig
-from wanbatch.pipeline.loading import registry, weights
+from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.loading.random_model import random_info
+from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.runtime import Runtime
 
 SMALL = {
@@ -68,7 +69,7 @@ def test_the_full_size_model_made_small():
 
 
 def test_copies_share_their_weights_and_nothing_else(model_folder):
-    modules = weights.load(registry.find(str(model_folder)), torch.device("cpu"), torch.float32)
+    modules = load_reference(registry.find(str(model_folder)), torch.device("cpu"), torch.float32)
     other = shared_copies(modules)
     for name, parameter in modules.transformer.named_parameters():
         assert dict(other.transformer.named_parameters())[name] is parameter

@@ -29,8 +29,7 @@ from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.modules import Modules
-from wanbatch.pipeline.loading.random_model import NAME as RANDOM
-from wanbatch.pipeline.loading.random_model import pipeline_of, random_modules
+from wanbatch.pipeline.loading.random_model import pipeline_of, random_modules, size_of_random
 from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
@@ -77,7 +76,7 @@ def bench(
     """Measure one model and return the figures as plain values for JSON.
 
     Args:
-        info: The model; the one named `random-5b` gets random weights.
+        info: The model; those of `random_model.random_info` get random weights.
         execution: Device and precision of all contenders.
         runtime: How this runtime executes the model; offloading is left out.
         settings: What is measured.
@@ -87,7 +86,8 @@ def bench(
     device, dtype = torch.device(execution.device), DTYPES[execution.dtype]
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
-    modules = random_modules(device, dtype, **smaller) if info.name == RANDOM else load_reference(info, device, dtype)
+    size = size_of_random(info.name)
+    modules = load_reference(info, device, dtype) if size is None else random_modules(device, dtype, size, **smaller)
     wan = Wan(shared_copies(modules), device, settings.batch, replace(runtime, offload=False))
     result: dict[str, Any] = {
         "model": info.name,
@@ -99,7 +99,9 @@ def bench(
         "backends": wan.backends,
     }
     if settings.stages:
-        one = StageSettings(settings.batch, settings.height, settings.width, settings.rounds, settings.compiled)
+        per_token = bool(diffusers_pipeline(info, modules).config.expand_timesteps)
+        height, width = settings.height, settings.width
+        one = StageSettings(settings.batch, height, width, settings.rounds, settings.compiled, per_token)
         result |= bench_stages(wan, modules, one)
     if settings.images:
         result |= _whole_pictures(info, wan, modules, settings)
@@ -204,8 +206,8 @@ def _contenders(
 
 def diffusers_pipeline(info: ModelInfo, modules: Modules) -> Any:
     """Build diffusers' own pipeline on loaded modules."""
-    if info.name == RANDOM:
-        pipeline: Any = pipeline_of(modules)
+    if (size := size_of_random(info.name)) is not None:
+        pipeline: Any = pipeline_of(modules, size)
     else:
         second = modules.low_noise_transformer
         pipeline = WanPipeline.from_pretrained(

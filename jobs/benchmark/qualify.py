@@ -126,13 +126,15 @@ def qualify(
     made_by_wanbatch(wan, requests[:1])
     start = {"load_seconds": round(loaded, 2), "first_picture_seconds": round(synchronized_time(device) - begin, 2)}
     pictures: dict[str, Sequence[np.ndarray]] = {"wanbatch": made_by_wanbatch(wan, requests)}
-    pictures["diffusers"] = made_by_diffusers(diffusers_pipeline(info, modules), requests, 1)
+    pipeline = diffusers_pipeline(info, modules)
+    pictures["diffusers"] = made_by_diffusers(pipeline, requests, 1)
     parity, same = _parity(pictures, execution), _bits(wan, requests, pictures["wanbatch"])
     references = made_by_wanbatch(wan, [_of_many_steps(request, options.reference_steps) for request in requests])
     pictures[f"{options.reference_steps} steps"] = references
     presets = _presets(info, settings, hardware, execution, (wan, modules), requests, references, pictures)
     first = requests[0]
-    one = StageSettings(options.slots, first.height, first.width, options.rounds, compiled=False)
+    per_token = bool(pipeline.config.expand_timesteps)
+    one = StageSettings(options.slots, first.height, first.width, options.rounds, False, per_token)
     stages = bench_stages(wan, modules, one)
     data = {
         **_heading(info, command, execution),

@@ -21,6 +21,7 @@ from wanbatch.pipeline.evaluation import flops
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+from wanbatch.pipeline.models.dit import FrameTransformer
 
 OURS = "wanbatch"
 THEIRS, COMPILED = "diffusers eager", "diffusers compiled"
@@ -39,6 +40,7 @@ class StageSettings:
         width: Pixels.
         rounds: How often every contender runs.
         compiled: Whether compiled diffusers is a contender too.
+        per_token: Whether diffusers gives the transformer one noise level for each token, as it does for TI2V-5B.
     """
 
     slots: int
@@ -46,6 +48,61 @@ class StageSettings:
     width: int
     rounds: int
     compiled: bool
+    per_token: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GuidedStep:
+    """What one guided step of every slot takes: prompts of 40 tokens, and then negative prompts of 120.
+
+    Attributes:
+        latents: [2 * slots, channels, height, width].
+        timestep: [2 * slots].
+        embeds: [2 * slots, length, text_dim], zero past each prompt's own length.
+        lengths: int64 [2 * slots].
+        patch: Height and width of a token.
+    """
+
+    latents: Tensor
+    timestep: Tensor
+    embeds: Tensor
+    lengths: Tensor
+    patch: tuple[int, int]
+
+    @classmethod
+    def random(
+        cls, config: Any, size: tuple[int, int], slots: int, device: torch.device, dtype: torch.dtype
+    ) -> GuidedStep:
+        """Inputs for a `WanTransformer3DModel`. size: height and width of its latents."""
+        torch.manual_seed(0)
+        rows, length = 2 * slots, TEXT_LENGTHS[2]
+        latents = torch.randn(rows, config.in_channels, *size, device=device)
+        lengths = torch.tensor([40] * slots + [120] * slots, device=device)
+        embeds = torch.randn(rows, length, config.text_dim, device=device, dtype=dtype)
+        embeds *= (torch.arange(length, device=device) < lengths[:, None])[..., None]
+        timestep = torch.linspace(10, 990, rows, device=device)
+        return cls(latents, timestep, embeds, lengths, tuple(config.patch_size[1:]))
+
+    def ours(self, frame: FrameTransformer) -> Callable[[], Tensor]:
+        """The step by our transformer: all rows in one evaluation."""
+        context = frame.context(self.embeds, self.lengths, TEXT_TOKENS)
+        return lambda: frame(self.latents, self.timestep, context)
+
+    def diffusers(self, transformer: Any, per_token: bool, calls: int = 1) -> Callable[[], Tensor]:
+        """The step by diffusers' transformer.
+
+        Args:
+            transformer: A `WanTransformer3DModel`.
+            per_token: Whether it gets one noise level for each token, see `StageSettings`.
+            calls: Among how many calls the rows are divided; its pipeline makes two.
+        """
+        rows, length, dim = self.embeds.shape
+        padded = torch.cat([self.embeds, self.embeds.new_zeros(rows, TEXT_TOKENS - length, dim)], dim=1)
+        height, width = self.latents.shape[2] // self.patch[0], self.latents.shape[3] // self.patch[1]
+        times = self.timestep[:, None].expand(-1, height * width) if per_token else self.timestep
+        video = self.latents[:, :, None].to(self.embeds.dtype)
+        parts = list(zip(video.chunk(calls), times.chunk(calls), padded.chunk(calls), strict=True))
+        return lambda: torch.cat([transformer(*part, return_dict=False)[0] for part in parts])
 
 
 @torch.inference_mode()
@@ -158,49 +215,27 @@ def _work(modules: Modules, settings: StageSettings) -> dict[str, float]:
 
 
 def _denoise(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, dict[str, float]]:
-    """Measure one guided step of every slot: prompts of 40 tokens, negative prompts of 120."""
-    model, device, slots = modules.transformer, wan.device, settings.slots
+    """Measure one guided step of every slot."""
+    model, device = modules.transformer, wan.device
     stride = modules.vae.config.scale_factor_spatial
-    height, width = settings.height // stride, settings.width // stride
-    rows, length = 2 * slots, TEXT_LENGTHS[2]
-    torch.manual_seed(0)
-    latents = torch.randn(rows, model.config.in_channels, height, width, device=device)
-    timestep = torch.linspace(10, 990, rows, device=device)
-    lengths = torch.tensor([40] * slots + [120] * slots, device=device)
-    embeds = torch.randn(rows, length, model.config.text_dim, device=device, dtype=wan.dtype)
-    embeds *= (torch.arange(length, device=device) < lengths[:, None])[..., None]
-    padded = torch.cat([embeds, embeds.new_zeros(rows, TEXT_TOKENS - length, embeds.shape[2])], dim=1)
-    frame = wan.experts[0]
-    per_token = timestep[:, None].expand(-1, height // frame.patch[0] * (width // frame.patch[1]))
-    context = frame.context(embeds, lengths, TEXT_TOKENS)
-
-    def diffusers(transformer: Any) -> Callable[[], Tensor]:
-        video = latents[:, :, None].to(wan.dtype)
-        return lambda: transformer(video, per_token, padded, return_dict=False)[0]
-
-    contenders: dict[str, Callable[[], Tensor]] = {OURS: lambda: frame(latents, timestep, context)}
+    size = settings.height // stride, settings.width // stride
+    step = GuidedStep.random(model.config, size, settings.slots, device, wan.dtype)
+    contenders: dict[str, Callable[[], Tensor]] = {OURS: step.ours(wan.experts[0])}
     if wan.runtime.fp8:
-        contenders[f"{OURS}, without fp8"] = _without_fp8(wan, modules, latents, timestep, embeds, lengths)
-    contenders[THEIRS] = diffusers(shared_copy(model))
+        exact = single_frame_transformer(shared_copy(model), replace(wan.runtime, fp8=False), device)
+        contenders[f"{OURS}, without fp8"] = step.ours(exact)
+    contenders[THEIRS] = step.diffusers(shared_copy(model), settings.per_token)
     if settings.compiled:
         compiled = shared_copy(model)
         compiled.compile_repeated_blocks(fullgraph=True)
-        contenders[COMPILED] = diffusers(compiled)
-    found = compare(contenders, device, settings.rounds, slots)
+        contenders[COMPILED] = step.diffusers(compiled, settings.per_token)
+    found = compare(contenders, device, settings.rounds, settings.slots)
     reference = contenders[THEIRS]()[:, :, 0].float()
     for name, function in contenders.items():
         result = function().float()
         result = result[:, :, 0] if result.ndim == 5 else result
         found[name]["difference"] = float((result - reference).norm() / reference.norm())
     return found
-
-
-def _without_fp8(
-    wan: Wan, modules: Modules, latents: Tensor, timestep: Tensor, embeds: Tensor, lengths: Tensor
-) -> Callable:
-    frame = single_frame_transformer(shared_copy(modules.transformer), replace(wan.runtime, fp8=False), wan.device)
-    context = frame.context(embeds, lengths, TEXT_TOKENS)
-    return lambda: frame(latents, timestep, context)
 
 
 def _decode(wan: Wan, modules: Modules, settings: StageSettings) -> dict[str, dict[str, float]]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wanbatch.jobs.cli.options import json_option, settings_options
 from wanbatch.jobs.config.settings import read_settings
+
+if TYPE_CHECKING:
+    from wanbatch.pipeline.loading.random_model import Size
 
 SETTINGS = (
     *("model", "revision", "steps", "guidance", "width", "height"),
@@ -20,7 +23,9 @@ SETTINGS = (
 
 @click.command()
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="JSON file to write")
-@click.option("--random-5b", is_flag=True, help="the full-size model with random weights, instead of --model")
+@click.option("--random-5b", "random", flag_value="5b", help="TI2V-5B with random weights, instead of --model")
+@click.option("--random-a14b", "random", flag_value="a14b", help="the same of A14B: both experts, 68 GB in bf16")
+@click.option("--random-1.3b", "random", flag_value="1.3b", help="the same of Wan2.1 T2V-1.3B")
 @click.option("--images", default=8, show_default=True, type=click.IntRange(0), help="pictures a round; 0: none")
 @click.option("--batch", default=4, show_default=True, type=click.IntRange(1), help="slots, and prompts a list")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="figures are their medians")
@@ -30,7 +35,7 @@ SETTINGS = (
 @settings_options(*SETTINGS)
 def bench(
     out: Path | None,
-    random_5b: bool,
+    random: Size | None,
     images: int,
     batch: int,
     rounds: int,
@@ -52,7 +57,7 @@ def bench(
     from wanbatch.pipeline.loading.random_model import random_info
     from wanbatch.pipeline.loading.registry import find
 
-    model = random_info() if random_5b else find(settings.model, settings.revision)
+    model = random_info(random) if random else find(settings.model, settings.revision)
     model.check_scheduler()
     execution = resolve_execution(settings, detect_hardware())
     measured = compare.BenchSettings(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.loading.runtime import Runtime, default_compile_cache
+
+if TYPE_CHECKING:
+    from wanbatch.jobs.config.settings import Settings  # needs pydantic, which benchmarks on a bare GPU do without
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16", "int8": "bfloat16"}
 FP8_CAPABILITY = (8, 9)  # Ada, Hopper, Blackwell

@@ -20,6 +20,7 @@ from wanbatch.pipeline.training.lora.measures import Measures
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import UNRELATED, Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.optimizers import check_optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     """
     check_name(request.name)
     check_template(request.template, request.trigger)
+    check_optimizer(request.settings.optimizer)
     pictures = find_pictures(request.images, request.template, request.trigger, request.caption)
     prior = _prior(request)
     for warning in (*pictures.warnings, *(prior.warnings if prior else ())):
@@ -91,7 +93,7 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
         raise UserError(f"--resolution {request.resolution}: must be at least {info.multiple} for {info.name}")
     device = training_device(request.device)
     say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
-    model = TrainingModel.load(info, device, training_type(info, device))
+    model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision)
     file, measured = _train(request, model, pictures, prior, say)
     return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
 

@@ -32,28 +32,35 @@ def load_reference(info: ModelInfo, device: torch.device, dtype: torch.dtype) ->
     Raises:
         UserError: If a part's files do not make the module that they should.
     """
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
     folder = Path(info.folder)
     index = read_json(folder / "model_index.json", "")
 
-    def part(cls, name: str, **options) -> Any:
-        try:
-            module = cls.from_pretrained(folder / name, use_safetensors=True, **options)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise UserError(f"{folder / name}: cannot be loaded as {cls.__name__}: {error}") from error
-        return module.to(device).eval().requires_grad_(False)
+    def part(cls, name: str) -> Any:
+        return _part(cls, folder / name, dtype).to(device)
 
-    with torch.no_grad():
-        second = has_second_transformer(index)
-        return Modules(
-            tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
-            text_encoder=part(UMT5EncoderModel, "text_encoder", dtype=dtype),
-            transformer=part(WanTransformer3DModel, "transformer", dtype=dtype),
-            low_noise_transformer=part(WanTransformer3DModel, "transformer_2", dtype=dtype) if second else None,
-            boundary=index.get("boundary_ratio"),
-            vae=part(AutoencoderKLWan, "vae", dtype=dtype),
-        )
+    second = has_second_transformer(index)
+    return Modules(
+        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        text_encoder=part(UMT5EncoderModel, "text_encoder"),
+        transformer=part(WanTransformer3DModel, "transformer"),
+        low_noise_transformer=part(WanTransformer3DModel, "transformer_2") if second else None,
+        boundary=index.get("boundary_ratio"),
+        vae=part(AutoencoderKLWan, "vae"),
+    )
+
+
+def load_transformer(info: ModelInfo, dtype: torch.dtype, name: str = "transformer") -> Any:
+    """Load a model's transformer alone, on the CPU: a `WanTransformer3DModel`.
+
+    Args:
+        info: Of the model, from `registry.find`.
+        dtype: Of its weights.
+        name: Of its folder: `transformer`, or `transformer_2` for the second expert of A14B.
+
+    Raises:
+        UserError: If its files do not make one.
+    """
+    return _part(WanTransformer3DModel, Path(info.folder) / name, dtype)
 
 
 def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
@@ -62,8 +69,15 @@ def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) ->
     Raises:
         UserError: If its files do not make one.
     """
+    return _part(UMT5EncoderModel, folder, dtype).to(device)
+
+
+@torch.no_grad()
+def _part(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     try:
-        module: Any = UMT5EncoderModel.from_pretrained(folder, use_safetensors=True, dtype=dtype)
+        module = cls.from_pretrained(folder, use_safetensors=True, dtype=dtype)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{folder}: cannot be loaded as UMT5EncoderModel: {error}") from error
-    return module.to(device).eval().requires_grad_(False)
+        raise UserError(f"{folder}: cannot be loaded as {cls.__name__}: {error}") from error
+    return module.eval().requires_grad_(False)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from job_making import picture
 from remedy_scenes import At, raised, scene
 from safetensors.torch import save_file
@@ -18,6 +21,8 @@ from wanbatch.jobs.training.pictures import find_pictures
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 from wanbatch.pipeline.training.low_rank import read_state
+from wanbatch.pipeline.training.optimizers import check_optimizer
+from wanbatch.pipeline.training.resumable import Learner
 from wanbatch.pipeline.training.same_training import ensure_same_training
 
 
@@ -59,8 +64,8 @@ def trainings_that_are_asked_for(at: At) -> Iterator[str]:
     at.monkeypatch.setattr(lora.TrainingModel, "load", begin)
 
     def train(name: str = "cup", **more: Any) -> None:
-        chosen = {"caption": "a cup", "device": "cpu", **more}
-        asked = lora.LoraRequest("set", name, Path("out"), "tiny", None, settings=LoraSettings(), **chosen)
+        chosen = {"caption": "a cup", "device": "cpu", "settings": LoraSettings(), **more}
+        asked = lora.LoraRequest("set", name, Path("out"), "tiny", None, **chosen)
         lora.train(asked, lambda text: None)
 
     at.monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -73,6 +78,30 @@ def trainings_that_are_asked_for(at: At) -> Iterator[str]:
     for good in ({"name": "a-cup_2.0"}, {"resolution": 64}, {"device": None}, with_others, {"prior_weight": None}):
         with pytest.raises(Begun):
             train(**good)
+
+
+@scene
+def optimizers_that_need_a_package(at: At) -> Iterator[str]:
+    class Broken:
+        def __init__(self, *parameters: Any, **more: Any):
+            pass
+
+        def step(self) -> None:
+            raise RuntimeError("no kernels")
+
+    def learner(optimizer: str) -> Learner:
+        return Learner([torch.nn.Parameter(torch.zeros(2))], torch.device("cpu"), 0.5, optimizer=optimizer)
+
+    at.monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    told = raised(lambda: check_optimizer("adamw8bit"))
+    yield told
+    (instead,) = re.findall(r"--optimizer (\w+)$", told)
+    check_optimizer(instead)
+    of_package = SimpleNamespace(optim=SimpleNamespace(AdamW8bit=Broken))
+    at.monkeypatch.setitem(sys.modules, "bitsandbytes", of_package)
+    check_optimizer("adamw8bit")
+    yield raised(lambda: learner("adamw8bit"))
+    learner(instead)
 
 
 @scene

@@ -157,7 +157,7 @@ def _ensure_same_training(
     said |= {"prior": prior and _digest(prior.examples), "prior_weight": prior and prior.weight}
     others = "other pictures or captions"
     words = {"content": others, "captions": others, "model": "another model", "prior": "another --prior or none"}
-    ensure_same_training(out, said, words)
+    ensure_same_training(out, said, words, asdict(LoraSettings()))
 
 
 def _digest(examples: Examples) -> str:

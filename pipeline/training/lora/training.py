@@ -68,7 +68,9 @@ class LoraTraining:
         self.model, self.adapters, self.name, self.prior = model, adapters, name, prior
         self.examples, self.settings, self.out, self.report = examples, settings, out, report
         parameters = adapters.add(name, settings.rank, settings.alpha, settings.seed)
-        self.learner = Learner(parameters, model.device, settings.average, settings.weight_decay)
+        self.learner = Learner(
+            parameters, model.device, settings.average, settings.weight_decay, settings.optimizer
+        )  # fmt: skip
         self.budget = Budget(math.inf, settings.steps)
         self.losses: list[float] = []
         self._state = TrainingState({name: self.learner}, self.budget, model.device)

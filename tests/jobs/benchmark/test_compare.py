@@ -9,13 +9,14 @@ import torch
 from click.testing import CliRunner
 
 from wanbatch.jobs.benchmark import compare as benching
-from wanbatch.jobs.benchmark.stages import shared_copies, shared_copy
+from wanbatch.jobs.benchmark.stages import GuidedStep, shared_copies, shared_copy
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.loading.random_model import random_info
 from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.models.dit import FrameTransformer
 
 SMALL = {
     "transformer": {
@@ -66,6 +67,25 @@ def test_the_full_size_model_made_small():
     check_stages(result, {"wanbatch", "diffusers eager"})
     assert result["model"] == "random-5b"
     assert result["images_per_second"]["wanbatch"] > 0
+
+
+def test_two_experts_made_small():
+    settings = benching.BenchSettings(
+        images=1, batch=1, rounds=1, steps=4, guidance=4.0, width=32, height=32, compiled=False, stages=False
+    )
+    small = SMALL | {"vae": {"base_dim": 8}}
+    chosen = ExecutionConfig("cpu", "fp32", compile=False)
+    result = benching.bench(random_info("a14b"), chosen, Runtime(), settings, "a command", **small)
+    assert result["model"] == "random-a14b"
+    assert max(result["max_pixel_difference"].values()) <= 1
+
+
+def test_a_step_is_the_same_with_one_noise_level_a_row_or_a_token_and_in_one_call_or_two(model_folder):
+    model = load_reference(registry.find(str(model_folder)), torch.device("cpu"), torch.float32).transformer
+    step = GuidedStep.random(model.config, (4, 6), 2, torch.device("cpu"), torch.float32)
+    expected = step.ours(FrameTransformer(model))()
+    for made in (step.diffusers(model, per_token=True), step.diffusers(model, per_token=False, calls=2)):
+        assert torch.allclose(made()[:, :, 0], expected, atol=1e-5)
 
 
 def test_copies_share_their_weights_and_nothing_else(model_folder):

@@ -11,7 +11,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.evaluation import flops
 from wanbatch.pipeline.loading import registry, weights
-from wanbatch.pipeline.loading.random_model import TEXT, TRANSFORMER, VAE, random_info, random_modules, save
+from wanbatch.pipeline.loading.random_model import (
+    TEXT,
+    TRANSFORMER,
+    VAE,
+    pipeline_of,
+    random_info,
+    random_modules,
+    save,
+    size_of_random,
+)
 from wanbatch.pipeline.models.dit import FrameTransformer
 
 SMALL = {
@@ -73,6 +82,27 @@ def test_the_random_model_is_the_published_one_but_for_its_weights():
     parameters = dict(modules.transformer.named_parameters())
     assert parameters["blocks.0.ffn.net.2.weight"].dtype == torch.bfloat16
     assert parameters["blocks.0.scale_shift_table"].dtype == torch.float32  # as diffusers loads it
+
+
+@pytest.mark.parametrize(
+    ("size", "expected", "parameters", "tokens"),
+    [
+        ("a14b", (1280, 720, 40, 4.0, 3.0, 12.0), 14.29e9, 3520),
+        ("1.3b", (832, 480, 50, 6.0, None, 8.0), 1.42e9, 3520),
+    ],
+)
+def test_models_of_wan_2_1_s_form_are_the_published_ones_too(size, expected, parameters, tokens):
+    info = random_info(size)
+    assert (info.width, info.height, info.steps, info.guidance, info.guidance_2, info.shift) == expected
+    assert (info.multiple, info.two_experts, size_of_random(info.name)) == (16, size == "a14b", size)
+    assert 1280 * 704 // info.multiple**2 == tokens
+    modules = random_modules(torch.device("meta"), torch.bfloat16, size)
+    experts = [part for part in (modules.transformer, modules.low_noise_transformer) if part is not None]
+    assert len(experts) == (2 if size == "a14b" else 1)
+    for expert in experts:
+        assert sum(parameter.numel() for parameter in expert.parameters()) == pytest.approx(parameters, rel=0.01)
+    assert sum(parameter.numel() for parameter in modules.vae.parameters()) == pytest.approx(127e6, rel=0.01)
+    assert pipeline_of(modules, size).config.boundary_ratio == (0.875 if size == "a14b" else None)
 
 
 def test_the_random_model_as_a_folder(tmp_path):

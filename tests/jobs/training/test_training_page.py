@@ -74,6 +74,24 @@ def test_bad_input_is_one_clear_line_before_a_model_is_loaded(tmp_path, monkeypa
     assert "Traceback" not in done.output
 
 
+def test_the_command_with_masks_finds_them(tmp_path, monkeypatch):
+    class Checked(Exception):
+        pass
+
+    def load(*given):
+        raise Checked
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wanbatch.jobs.training.lora.TrainingModel.load", load)
+    (command,) = [each for each in commands() if "--masks" in each]
+    write_drawings(tmp_path / "drawings")
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        assert f"{4 - number} of 4 pictures have no mask" in invoke(*command[1:]).stderr
+        Image.new("L", (32, 32), 255).save(tmp_path / "masks" / f"{number}.png")
+    assert isinstance(invoke(*command[1:]).exception, Checked)
+
+
 def test_few_steps_as_the_page_shows_them_are_planned_without_a_warning(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, of_styles = re.findall(r"^```jsonl\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

@@ -17,9 +17,10 @@ from wanbatch.engines.selection import architecture_of
 from wanbatch.engines.store import Store
 from wanbatch.engines.stored_engine import AOT, BadEngine, EngineKey
 from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.single_frame import single_frame_vae
-from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
+from wanbatch.pipeline.loading.weights import DTYPES, load
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 

@@ -16,8 +16,9 @@ from wanbatch.engines.store import Store
 from wanbatch.engines.stored_engine import AOT, BadEngine, StoredEngine
 from wanbatch.engines.tensorrt_runtime import PlanEngine
 from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
+from wanbatch.pipeline.loading.weights import DTYPES, load
 
 RIGHT, WRONG, NOT_RUN = "right", "wrong", "not run"
 

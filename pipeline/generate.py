@@ -30,10 +30,12 @@ from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.core.sound_tokens import with_sound
 from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_memory
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import (
+    block_maker,
     check_precision,
     compiled_vae,
     layers_name,
@@ -42,7 +44,7 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_vae,
 )
 from wanbatch.pipeline.loading.text_recipe import text_recipe
-from wanbatch.pipeline.loading.weights import DTYPES, Modules, load, weight_bytes
+from wanbatch.pipeline.loading.weights import DTYPES, load, weight_bytes
 from wanbatch.pipeline.outcomes import Entered, Leaving
 from wanbatch.pipeline.pictures import PendingPicture, encode
 from wanbatch.pipeline.sampling.solvers import solve
@@ -76,8 +78,7 @@ class Wan:
         adapters: Mapping[str, tuple[Sequence[AdapterTensors], float]] = MappingProxyType({}),
     ):
         self.device, self.runtime, self.slots = device, runtime, slots
-        parts = (modules.transformer, modules.low_noise_transformer)
-        self.experts = [single_frame_transformer(part, runtime, device) for part in parts if part is not None]
+        self.experts = [single_frame_transformer(part, runtime, device) for part in modules.transformers]
         self.evaluated: list[AnyDenoisingModel] = list(self.experts)
         self.boundary, self.dtype = modules.boundary, self.experts[0].dtype
         self._adapters = AdapterStore(adapters, device, self.dtype)
@@ -88,7 +89,7 @@ class Wan:
         self.vae: VAE = compiled_vae(frame_vae) if runtime.compile else frame_vae
         self._replaced_stages: ReplacedStages = lambda width, height, rows: {}
         self.stride = modules.vae.config.scale_factor_spatial
-        self.channels = modules.transformer.config.in_channels
+        self.channels = self.experts[0].in_channels
         self.offloader: Offloader | None = None
         if runtime.offload:
             groups = {"text": text_model, "picture": torch.nn.ModuleList([*self.experts, frame_vae])}
@@ -141,10 +142,10 @@ class Wan:
             cache = TextCache(Path(runtime.text_cache).expanduser(), text_recipe(info, where, dtype, GPU_TOKENS))
         if runtime.offload and device == "cuda" and weight_bytes(info) + MARGIN_BYTES <= free_memory(where):
             runtime = replace(runtime, offload=False)  # all of it fits for certain
-        modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype])
+        ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
+        modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype], ready)
         for file, weight in merged:
-            parts = (modules.transformer, modules.low_noise_transformer)
-            for transformer, tensors in zip(parts, load_tensors(file), strict=False):
+            for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
                 merge(transformer, tensors, weight)
         of_rows = {name: (load_tensors(file), weight) for name, (file, weight) in adapters.items()}
         return cls(modules, where, slots, runtime, cache, of_rows)
@@ -199,7 +200,7 @@ class Wan:
         """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""
         begin = synchronized_time(self.device)
         short: dict[str, Any] = {"steps": 2, "creativity": 1.0, "schedule": "linear", "sigmas": None}
-        short |= {"creativity_map": None}  # it needs no code of its own
+        short["creativity_map"] = None  # it needs no code of its own
         for example in examples:
             for _ in self.generate([replace(example, **short, shift=example.shift or 1.0)]):
                 pass

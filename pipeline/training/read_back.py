@@ -13,7 +13,7 @@ from torch import Tensor
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.tensors import load_tensors
-from wanbatch.pipeline.loading.weights import load_transformer
+from wanbatch.pipeline.loading.reference import load_transformer
 from wanbatch.pipeline.training.float8_base import float8_layers, weights_instead
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.low_rank import PREFIX, LowRankAdapters

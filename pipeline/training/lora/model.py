@@ -11,8 +11,8 @@ from torch import Tensor
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
+from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.weights import load
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.models.vae import FrameVAE
@@ -59,7 +59,7 @@ class TrainingModel:
                 f"{info.name} has two transformers (A14B), for which adapters are not trained here: take TI2V-5B"
             )
         # In FP8 a transformer is moved to the device layer by layer: all of it in bf16 may not fit.
-        modules = load(info, torch.device("cpu") if base == FP8 else device, dtype)
+        modules = load_reference(info, torch.device("cpu") if base == FP8 else device, dtype)
         dit = FrameTransformer(modules.transformer)
         dit = to_float8_base(dit, device) if base == FP8 else dit.to(device)
         tokens = GPU_TOKENS if device.type == "cuda" else 0

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.reference import load_transformer
 from wanbatch.pipeline.loading.registry import find
-from wanbatch.pipeline.loading.weights import load_transformer
 from wanbatch.pipeline.models.fp8 import quantise
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.float8_base import Float8FrozenLinear, float8_layers, weights_instead

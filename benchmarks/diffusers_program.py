@@ -33,7 +33,9 @@ LARGE = 1024  # inputs and outputs of layers that are worth quantising
 @click.option("--guidance", default=5.0, show_default=True)
 @click.option("--size", default="1280x704", show_default=True)
 @click.option("--fp8", is_flag=True)
-def main(model: Path, manifest: Path, out: Path, batch: int, steps: int, guidance: float, size: str, fp8: bool) -> None:
+def main(
+    model: Path, manifest: Path, out: Path, batch: int, steps: int, guidance: float, size: str, fp8: bool
+) -> None:
     begin = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]

@@ -35,6 +35,7 @@ from wanbatch.engines import aot, graphs, onnx_export, verify
 from wanbatch.engines.graphs import Graph
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.random_model import random_modules
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import (
@@ -43,7 +44,6 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_transformer,
     single_frame_vae,
 )
-from wanbatch.pipeline.loading.weights import Modules
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.text.encoder import GPU_TOKENS

@@ -29,6 +29,7 @@ from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
 from wanbatch.pipeline.loading.random_model import (
     PUBLISHED,
@@ -40,7 +41,6 @@ from wanbatch.pipeline.loading.random_model import (
 )
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import single_frame_transformer
-from wanbatch.pipeline.loading.weights import Modules
 from wanbatch.pipeline.sampling.solvers import solve
 
 BATCHES = (((32, 32), 8, 1.0), ((32, 32), 8, 5.0), ((44, 80), 1, 1.0), ((44, 80), 2, 1.0), ((44, 80), 4, 1.0))

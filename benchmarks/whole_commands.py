@@ -41,9 +41,9 @@ from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.random_model import pipeline_of, random_info, random_modules
 from wanbatch.pipeline.loading.runtime import Runtime
-from wanbatch.pipeline.loading.weights import Modules
 
 UNIT_ROWS, IN_MODEL = 16, 4  # rows of a unit; units of which the model has rows (`jobs/driver/units_in_hand.py`)
 SMALL: dict[str, dict[str, Any]] = {

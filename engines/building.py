@@ -14,11 +14,13 @@ from wanbatch.engines import aot, graphs, onnx_export, probe, tensorrt, verify
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.labels import COMPONENTS, SECOND_TRANSFORMER, TRANSFORMER
 from wanbatch.engines.selection import architecture_of
-from wanbatch.engines.store import AOT, BadEngine, EngineKey, Store
+from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import AOT, BadEngine, EngineKey
 from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.single_frame import single_frame_vae
-from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
+from wanbatch.pipeline.loading.weights import DTYPES, load
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 
@@ -195,19 +197,19 @@ def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest
         notes: dict[str, Any] = {}
         errors: verify.Errors | None = None
         if request.backend == AOT:
-            files = [folder / f"engine{aot.SUFFIX}"]
+            files = [folder / f"{key.name}{aot.SUFFIX}"]
             aot.build(graph, files[0])
             notes["probe"] = probe.description_of(graph)
             errors = verify.compare(graph, aot.load(files[0], graph.module))
         else:
-            path = folder / f"engine{onnx_export.SUFFIX}"
+            path = folder / f"{key.name}{onnx_export.SUFFIX}"  # which the file itself names its weights by
             onnx_export.export(graph, path)
             files = onnx_export.files_of(path)
             onnx_export.check(path)
             if request.dtype == "float32":
                 errors = verify.compare(graph, verify.onnx_engine(path))
             if request.backend != ONNX:
-                files = [folder / f"engine{tensorrt.SUFFIX}"]
+                files = [folder / f"{key.name}{tensorrt.SUFFIX}"]
                 notes["plan"] = tensorrt.build(
                     path, graph, files[0], request.architectures, request.workspace, request.backend
                 )
@@ -215,6 +217,6 @@ def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest
             raise UserError(f"{key.label}: is not what the module computes, and is not kept: {errors}")
         notes |= {"seconds": round(time.perf_counter() - begin, 2), "errors": str(errors or "")}
         engine = store.add(key, files, graph.shapes(), notes)
-        return sum(size for _, size in engine.files.values()), str(errors or "")
+        return engine.bytes, str(errors or "")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

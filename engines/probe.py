@@ -18,7 +18,8 @@ import torch
 
 from wanbatch.engines import aot
 from wanbatch.engines.graphs import Graph
-from wanbatch.engines.store import Store, StoredEngine
+from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import StoredEngine
 
 SECONDS = 300
 

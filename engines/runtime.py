@@ -16,7 +16,8 @@ from torch import Tensor
 from wanbatch.engines import aot, graphs
 from wanbatch.engines.labels import DECODER, ENCODER, SECOND_TRANSFORMER, TEXT
 from wanbatch.engines.selection import STAGES, TRANSFORMERS
-from wanbatch.engines.store import AOT, Store, StoredEngine
+from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import AOT, StoredEngine
 from wanbatch.pipeline.core.backends import VAE, TextModel
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer

@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from wanbatch.engines.labels import DECODER, ENCODER, SECOND_TRANSFORMER, TEXT, TRANSFORMER
-from wanbatch.engines.store import AOT, BadEngine, Store, StoredEngine
+from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import AOT, BadEngine, StoredEngine
 from wanbatch.errors import UserError
 
 TRANSFORMERS = (TRANSFORMER, SECOND_TRANSFORMER)
@@ -60,7 +60,7 @@ def architecture_of(device: str, capability: tuple[int, int], cpu: str) -> str:
 
 
 def select(store: Store, needs: EngineNeeds) -> list[StoredEngine]:
-    """The engines that fit, whose files are what their manifests say.
+    """The engines that fit, whose files are on this host and are what their manifests say.
 
     Raises:
         UserError: An engine that fits, or the manifest of one that may, is damaged or was changed.
@@ -70,10 +70,10 @@ def select(store: Store, needs: EngineNeeds) -> list[StoredEngine]:
     for one in store.engines():
         if isinstance(one, BadEngine):
             if not one.stray:
-                raise UserError(f"{store.folder / one.name}: {one.reason}")
+                raise UserError(f"{store.location}/{one.name}: {one.reason}")
         elif fits(one, needs):
-            if (problem := store.problem_of(one)) is not None:
-                raise UserError(f"{store.folder / one.key.name}: {problem}")
+            if (problem := store.problem_here(one)) is not None:
+                raise UserError(f"{store.location}/{one.key.name}: {problem}")
             chosen.append(one)
     return chosen
 
@@ -134,14 +134,3 @@ def there_instead(store: Store) -> str:
     shown = sorted(found)[:6]
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     return ("; ".join(shown) + more) or "nothing"
-
-
-def local_store(location: str) -> Path:
-    """The folder of a store.
-
-    Raises:
-        UserError: It is a URL.
-    """
-    if "://" in location:
-        raise UserError(f"{location}: a store of engines is a folder: copy it to one that every worker sees")
-    return Path(location).expanduser().absolute()

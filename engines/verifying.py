@@ -12,11 +12,13 @@ from torch import Tensor
 from wanbatch.engines import aot, probe, verify
 from wanbatch.engines.building import ONNX, graph_of
 from wanbatch.engines.selection import architecture_of
-from wanbatch.engines.store import AOT, BadEngine, Store, StoredEngine
+from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import AOT, BadEngine, StoredEngine
 from wanbatch.engines.tensorrt_runtime import PlanEngine
 from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
+from wanbatch.pipeline.loading.weights import DTYPES, load
 
 RIGHT, WRONG, NOT_RUN = "right", "wrong", "not run"
 
@@ -49,9 +51,11 @@ def verify_store(store: Store, model: ModelInfo) -> Iterator[Checked]:
             yield Checked(one.name, WRONG, one.reason)
             continue
         label = f"{one.key.label} ({one.key.backend}, {one.key.dtype}, {one.key.architecture})"
-        if (problem := store.problem_of(one)) is not None:
+        why = _why_not(one, model)
+        problem = store.problem_here(one) if why is None else store.problem_of(one)
+        if problem is not None:
             yield Checked(label, WRONG, problem)
-        elif (why := _why_not(one, model)) is not None:
+        elif why is not None:
             yield Checked(label, NOT_RUN, why)
         else:
             try:

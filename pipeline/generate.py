@@ -30,12 +30,14 @@ from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.sample_making import sample_of
 from wanbatch.pipeline.core.samples import Denoised, Sample
 from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
-from wanbatch.pipeline.loading.placement import Placement
+from wanbatch.pipeline.loading.placement import Placement, form_of
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.residency import PIXELS, fits_whole, working_bytes
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import (
+    block_maker,
     check_precision,
     compiled_vae,
     layers_name,
@@ -44,7 +46,7 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_vae,
 )
 from wanbatch.pipeline.loading.text_recipe import text_recipe
-from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
+from wanbatch.pipeline.loading.weights import DTYPES, load
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
 from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder
@@ -77,8 +79,7 @@ class Wan:
         pixels: int = PIXELS,
     ):
         self.device, self.runtime, self.slots = device, runtime, slots
-        parts = (modules.transformer, modules.low_noise_transformer)
-        self.experts = [single_frame_transformer(part, runtime, device) for part in parts if part is not None]
+        self.experts = [single_frame_transformer(part, runtime, device) for part in modules.transformers]
         self.evaluated: list[AnyDenoisingModel] = list(self.experts)
         self.boundary, self.dtype = modules.boundary, self.experts[0].dtype
         self._adapters = AdapterStore(adapters, device, self.dtype)
@@ -87,12 +88,11 @@ class Wan:
         self.vae: VAE = compiled_vae(frame_vae) if runtime.compile else frame_vae
         self._replaced_stages: ReplacedStages = lambda width, height, rows: {}
         self.stride = modules.vae.config.scale_factor_spatial
-        self.channels = modules.transformer.config.in_channels
+        self.channels = self.experts[0].in_channels
         working = None
         if runtime.offload:
             kept = parse(runtime.step_cache, self.experts[0].layers).residuals_kept
-            config = modules.transformer.config
-            working = working_bytes(config, len(self.experts), self.stride, slots, pixels, kept)
+            working = working_bytes(form_of(self.experts), self.stride, slots, pixels, kept)
         self.placement = Placement(
             text_model, self.experts, frame_vae, device, working, lambda: self._forget_kept(), free_memory
         )
@@ -139,14 +139,14 @@ class Wan:
         cache = None
         if runtime.text_cache is not None:
             cache = TextCache(Path(runtime.text_cache).expanduser(), text_recipe(info, where, dtype, GPU_TOKENS))
-        pixels = info.width * info.height
+        pixels, eight_bits = info.width * info.height, (runtime.fp8 or runtime.int8) and not merged
         if runtime.offload and device == "cuda":
-            whole = fits_whole(Path(info.folder), dtype, slots, pixels, free_memory(where))
+            whole = fits_whole(Path(info.folder), dtype, eight_bits, slots, pixels, free_memory(where))
             runtime = replace(runtime, offload=not whole)
-        modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype])
+        ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
+        modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype], ready)
         for file, weight in merged:
-            parts = (modules.transformer, modules.low_noise_transformer)
-            for transformer, tensors in zip(parts, load_tensors(file), strict=False):
+            for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
                 merge(transformer, tensors, weight)
         of_rows = {name: (load_tensors(file), weight) for name, (file, weight) in adapters.items()}
         return cls(modules, where, slots, runtime, cache, of_rows, pixels)
@@ -208,7 +208,7 @@ class Wan:
         """Make each example in two steps, so that what its size class needs is compiled. Returns seconds."""
         begin = synchronized_time(self.device)
         short: dict[str, Any] = {"steps": 2, "creativity": 1.0, "schedule": "linear", "sigmas": None}
-        short |= {"creativity_map": None}  # it needs no code of its own
+        short["creativity_map"] = None  # it needs no code of its own
         for example in examples:
             for _ in self.generate([replace(example, **short, shift=example.shift or 1.0)]):
                 pass

@@ -28,10 +28,12 @@ from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.random_model import pipeline_of, random_modules, size_of_random
+from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
-from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
+from wanbatch.pipeline.loading.weights import DTYPES
 
 PACKAGES = ("torch", "diffusers", "transformers")
 
@@ -85,7 +87,7 @@ def bench(
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     size = size_of_random(info.name)
-    modules = load(info, device, dtype) if size is None else random_modules(device, dtype, size, **smaller)
+    modules = load_reference(info, device, dtype) if size is None else random_modules(device, dtype, size, **smaller)
     wan = Wan(shared_copies(modules), device, settings.batch, replace(runtime, offload=False))
     result: dict[str, Any] = {
         "model": info.name,

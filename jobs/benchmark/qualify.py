@@ -38,8 +38,10 @@ from wanbatch.pipeline.evaluation.metrics import psnr_of
 from wanbatch.pipeline.evaluation.quality import Meter
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.modules import Modules
+from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.weights import DTYPES, Modules, load
+from wanbatch.pipeline.loading.weights import DTYPES
 from wanbatch.pipeline.sampling.schedules import KEEP
 
 MOST_DIFFERENCE = 2
@@ -116,7 +118,7 @@ def qualify(
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     begin = synchronized_time(device)
-    modules = load(info, device, DTYPES[execution.dtype])
+    modules = load_reference(info, device, DTYPES[execution.dtype])
     wan = Wan(shared_copies(modules), device, options.slots, runtime)
     loaded = synchronized_time(device) - begin
     requests = sample_requests(info, _bench_settings(info, settings, options))

@@ -19,8 +19,8 @@ from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.prompts import TEXT_LENGTHS, TEXT_TOKENS
 from wanbatch.pipeline.evaluation import flops
 from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.single_frame import single_frame_transformer
-from wanbatch.pipeline.loading.weights import Modules
 from wanbatch.pipeline.models.dit import FrameTransformer
 
 OURS = "wanbatch"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option, settings_options
 from wanbatch.jobs.config.settings import AUTO, Settings, read_settings
 from wanbatch.suggestions import did_you_mean
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from wanbatch.engines.building import BuildRequest
 
 store_option = click.option(
-    "--store", required=True, type=click.Path(path_type=Path), help="folder of the store; made if it is not there"
+    "--store", required=True, type=PathOrUrl("dir"), help="folder of the store, or its URL; made if it is not there"
 )
 SETTINGS = ("model", "revision", "device", "precision", "slots")
 
@@ -72,7 +73,7 @@ def engines() -> None:
 @json_option
 @settings_options(*SETTINGS)
 def build(
-    store: Path,
+    store: Path | str,
     components: tuple[str, ...],
     sizes: tuple[tuple[int, int], ...],
     backend: str,
@@ -89,15 +90,16 @@ def build(
     Example:
       wanbatch engines build --store engines --component text,dit,vae --size 128x128 --slots 4
       wanbatch engines build --store engines --component vae --size 1280x704 --backend tensorrt-rtx --arch 8.9,12.0
+      wanbatch engines build --store s3://shop/engines --component vae --size 128x128
     """
     settings = read_settings(**given)
     from wanbatch.engines import building
-    from wanbatch.engines.store import Store
+    from wanbatch.jobs.planning.engine_stores import create_engines
 
     request = _request(settings, components, sizes, backend, architectures, workspace << 20)
     building.check(request)
     done = []
-    for one in building.build(Store.create(store.expanduser().absolute()), request):
+    for one in building.build(create_engines(str(store)), request):
         done.append(asdict(one))
         if not as_json:
             click.echo(_line(one.label, one.what, one.seconds, one.errors, one.why))
@@ -108,16 +110,17 @@ def build(
 @engines.command(name="list")
 @store_option
 @json_option
-def list_engines(store: Path, as_json: bool) -> None:
+def list_engines(store: Path | str, as_json: bool) -> None:
     """List the engines of a store, and what must not be loaded.
 
     \b
     Example:
       wanbatch engines list --store engines
     """
-    from wanbatch.engines.store import BadEngine, Store
+    from wanbatch.engines.stored_engine import BadEngine
+    from wanbatch.jobs.planning.engine_stores import open_engines
 
-    found = Store.open(store.expanduser().absolute()).engines()
+    found = open_engines(str(store)).engines()
     if as_json:
         rows = [
             asdict(one) if isinstance(one, BadEngine) else {**asdict(one.key), "digest": one.digest, **one.files}
@@ -129,11 +132,10 @@ def list_engines(store: Path, as_json: bool) -> None:
         if isinstance(one, BadEngine):
             click.echo(f"{one.name}: not usable: {one.reason}")
         else:
-            size = sum(count for _, count in one.files.values())
             key = one.key
             click.echo(
                 f"{key.label}: {key.dtype}, {key.backend} ({key.version}) for {key.architecture}, "
-                f"{size / 1e6:.1f} MB, model {key.weights[:12]}"
+                f"{one.bytes / 1e6:.1f} MB, model {key.weights[:12]}"
             )
     if not found:
         click.echo(f"{store}: no engines")
@@ -144,7 +146,7 @@ def list_engines(store: Path, as_json: bool) -> None:
 @json_option
 @settings_options("model", "revision")
 @click.pass_context
-def verify(ctx: click.Context, store: Path, as_json: bool, **given: Any) -> None:
+def verify(ctx: click.Context, store: Path | str, as_json: bool, **given: Any) -> None:
     """Compare every engine of a store that runs on this machine with the part of the model that it stands for.
 
     Exit codes: 0 all engines that run here are right; 2 one is not, or must not be loaded.
@@ -154,11 +156,11 @@ def verify(ctx: click.Context, store: Path, as_json: bool, **given: Any) -> None
       wanbatch engines verify --store engines
     """
     settings = read_settings(**given)
-    from wanbatch.engines.store import Store
     from wanbatch.engines.verifying import verify_store
+    from wanbatch.jobs.planning.engine_stores import open_engines
     from wanbatch.pipeline.loading.registry import find
 
-    checks = verify_store(Store.open(store.expanduser().absolute()), find(settings.model, settings.revision))
+    checks = verify_store(open_engines(str(store)), find(settings.model, settings.revision))
     found = []
     for one in checks:
         found.append(asdict(one))
@@ -175,19 +177,19 @@ def verify(ctx: click.Context, store: Path, as_json: bool, **given: Any) -> None
 @store_option
 @click.option("--model", "models", multiple=True, help="keep engines of these models only; may be repeated")
 @json_option
-def prune(store: Path, models: tuple[str, ...], as_json: bool) -> None:
+def prune(store: Path | str, models: tuple[str, ...], as_json: bool) -> None:
     """Remove engines that must not be loaded, and those of another version of PyTorch or of other models.
 
     \b
     Example:
       wanbatch engines prune --store engines
     """
-    from wanbatch.engines.store import Store
     from wanbatch.engines.verifying import prune_store
+    from wanbatch.jobs.planning.engine_stores import open_engines
     from wanbatch.pipeline.loading.registry import find
 
     kept = frozenset(find(name).digest for name in models) if models else None
-    removed = prune_store(Store.open(store.expanduser().absolute()), kept)
+    removed = prune_store(open_engines(str(store)), kept)
     if as_json:
         click.echo(json.dumps({"removed": [{"name": name, "why": why} for name, why in removed]}))
         return

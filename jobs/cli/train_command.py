@@ -12,6 +12,11 @@ import click
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option
 
+BASE_PRECISION = click.option(
+    "--base-precision", type=click.Choice(["bf16", "fp8"]), default="bf16", show_default=True,
+    help="of the frozen layers; fp8: half their memory; bf16: fp32 for small models and on a CPU",
+)  # fmt: skip
+
 
 @click.group()
 def train() -> None:
@@ -36,6 +41,8 @@ def train() -> None:
 @click.option(
     "--warm-up", type=click.IntRange(0), default=20, show_default=True, help="steps in which the rate rises"
 )
+@click.option("--optimizer", type=click.Choice(["adamw", "adamw8bit"]), default="adamw", show_default=True,
+              help="adamw8bit: moments of 8 bits, less memory; needs wanbatch[train]")  # fmt: skip
 @click.option("--weight-decay", type=click.FloatRange(0), default=0.01, show_default=True, help="of AdamW")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="pictures in a step")
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="batches in a step")
@@ -56,7 +63,13 @@ def train() -> None:
 @click.option("--prior", type=PathOrUrl(), metavar="IMAGES",
               help="pictures with captions of what the model shall go on making, such as its own")  # fmt: skip
 @click.option("--prior-weight", type=click.FloatRange(0, min_open=True), help="of their loss [default: 1]")
+@click.option("--masks", metavar="FOLDER|COLUMN|beside",
+              help="white is learned from; beside: NAME_mask.png beside NAME.png")  # fmt: skip
+@click.option(
+    "--unmasked-weight", type=click.FloatRange(0, 1), help="of the loss where masks are black [default: .1]"
+)
 @click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
+@BASE_PRECISION
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--license", help="of the adapter, for its card [default: apache-2.0]")
 @click.option("--rights", help="whose the pictures are, for the card")
@@ -152,6 +165,7 @@ def sound(manifest: str | Path, as_json: bool, **given: Any) -> None:
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="pictures in a step")
 @click.option("--rank", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
+@BASE_PRECISION
 @click.option("--seed", type=click.IntRange(0), default=31, show_default=True)
 @click.option("--set", "more", multiple=True, metavar="NAME=VALUE",
               help="another number of those in the folder's settings.json; repeatable")  # fmt: skip
@@ -191,7 +205,7 @@ def few_step(manifest: str | Path, name: str, out: Path | None, as_json: bool, m
     )
 
 
-OF_FEW_STEP = ("main_steps", "guidance", "shift", "batch", "rank", "checkpointing", "seed")
+OF_FEW_STEP = ("main_steps", "guidance", "shift", "batch", "rank", "checkpointing", "base_precision", "seed")
 """Flags that are settings of the distillation."""
 
 

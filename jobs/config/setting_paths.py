@@ -10,7 +10,7 @@ from wanbatch.jobs.config.adapter_texts import in_any_folder
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.storage.urls import absolute
 
-FOLDERS = ("source_root", "source_fence")
+FOLDERS = ("source_root", "source_fence", "engines")
 """Settings that name a folder or its URL."""
 
 NAMES_OR_PATHS = ("model", "sound", "sound_model")

@@ -139,7 +139,7 @@ class Settings(_ColumnDefaults):
         "auto", description="auto: parts of the model take turns on a GPU without room for all of them"
     )
     text_cache: Path | None = Field(None, description="folder that keeps text embeddings between runs; default: none")
-    engines: Path | None = Field(None, description="store of engines to use, see `wanbatch engines`; default: none")
+    engines: str | None = Field(None, description="store of engines to use, a folder or its URL; default: none")
     require_engines: bool = Field(False, description="stop if the store has no engines for the run")
     workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] | None = Field(
         None,

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from wanbatch.engines import selection
 from wanbatch.engines.selection import EngineNeeds
-from wanbatch.engines.store import Store
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.adapters import NamedAdapter
+from wanbatch.jobs.planning.engine_stores import open_engines
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.worker.messages import EngineChoice
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -81,16 +81,16 @@ def choose_engines(
         if settings.require_engines:
             raise UserError("setting require_engines: needs engines, too: give --engines a store")
         return ChosenEngines()
-    store = Store.open(selection.local_store(str(settings.engines)))
+    store = open_engines(settings.engines)
     needs = _needs(settings, model, execution, slots, hardware, adapters)
     found = selection.select(store, needs)
     digests = selection.digests(found)
-    choice = EngineChoice(str(store.folder), None if settings.mixed_devices else digests, settings.require_engines)
+    choice = EngineChoice(store.location, None if settings.mixed_devices else digests, settings.require_engines)
     if found:
         why = f"precision {execution.precision}, step cache {settings.step_cache} or merged adapters"
         warnings = () if needs.transformer else (f"the transformer runs without an engine, because of {why}",)
         return ChosenEngines(choice, digests, frozenset(selection.sizes_of(found)), warnings)
-    what = f"{store.folder} has no engine for {needs} and {slots} slots"
+    what = f"{store.location} has no engine for {needs} and {slots} slots"
     there = selection.there_instead(store)
     if settings.require_engines and not settings.mixed_devices:
         raise UserError(

@@ -18,17 +18,12 @@ from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.pipeline.loading.registry import ModelInfo, find
 from wanbatch.pipeline.training.few_step.card import About
 from wanbatch.pipeline.training.few_step.run import Listener, train_few_step
-from wanbatch.pipeline.training.few_step.settings import FewStepSettings
+from wanbatch.pipeline.training.few_step.settings import OF_LARGE_MODELS, FewStepSettings
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.lora.model import TrainingModel
 
 SHOWN = 4  # prompts
 FEWEST = 2  # prompts: blends take two
-OF_LARGE_MODELS: Mapping[str, Any] = {
-    "batch": 8, "prompts": 2000, "teacher_latents": 1000, "consistency_rate": 1e-4, "student_rate": 5e-5,
-    "fake_rate": 1e-4,
-}  # fmt: skip
-"""Where `FewStepSettings` has what suits the small model, which is some 600 times smaller than TI2V-5B."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +84,7 @@ def train(request: FewStepRequest, say: Callable[[str], None]) -> dict[str, Any]
     prompts = _prompts(request.manifest, settings.prompts, say)
     device = training_device(request.device)
     say(f"{len(prompts)} prompts, {info.name}, {device.type}, {size[0]}x{size[1]}, {request.steps} steps")
-    model = TrainingModel.load(info, device, training_type(info, device))
+    model = TrainingModel.load(info, device, training_type(info, device), settings.base_precision)
     said = {key: value for key in ("license", "author") if (value := getattr(request, key)) is not None}
     about = About(request.name, request.model, str(request.manifest), len(prompts), **said)
     with tqdm(total=request.steps, desc="training", unit="step", file=sys.stderr) as progress:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from wanbatch.engines import selection
 from wanbatch.engines.selection import EngineNeeds
-from wanbatch.engines.store import Store, StoredEngine
-from wanbatch.errors import NodeError, UserError
+from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import StoredEngine
+from wanbatch.errors import MachineryError, NodeError, UserError
+from wanbatch.jobs.planning.engine_stores import open_engines
 from wanbatch.jobs.worker.context import ImagePipeline
 from wanbatch.jobs.worker.messages import EngineChoice, WorkerSetup
 from wanbatch.pipeline.sampling.step_cache import parse
@@ -81,9 +82,9 @@ def engines_here(setup: WorkerSetup, choice: EngineChoice, host: str) -> Engines
     from wanbatch.engines import probe
 
     try:
-        store = Store.open(Path(choice.store))
+        store = open_engines(choice.store)
         found = selection.select(store, needs_here(setup))
-    except UserError as error:
+    except (UserError, MachineryError, OSError) as error:
         raise NodeError(f"host {host}: {error}") from error
     if choice.digests is not None and selection.digests(found) != dict(choice.digests):
         raise NodeError(

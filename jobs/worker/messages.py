@@ -21,7 +21,7 @@ class EngineChoice:
     """Which engines a worker is to use.
 
     Attributes:
-        store: the folder that they are in, absolute.
+        store: where they are, an absolute path or a URL.
         digests: of those that the driver chose, by the part that each stands for; None: each worker takes those of
             its own device.
         required: whether a worker without any is refused.

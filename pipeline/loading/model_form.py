@@ -65,7 +65,12 @@ def read_form(folder: Path, model: str) -> ModelForm:
 
 def _parts(index: Mapping[str, Any]) -> list[str]:
     """The transformers and the VAE that the index names; what must be there in any case."""
-    return ["transformer", "vae", *(["transformer_2"] if _class(index, "transformer_2") is not None else [])]
+    return ["transformer", "vae", *(["transformer_2"] if has_second_transformer(index) else [])]
+
+
+def has_second_transformer(index: Mapping[str, Any]) -> bool:
+    """Whether a model's index names a second transformer (A14B)."""
+    return _class(index, "transformer_2") is not None
 
 
 def _class(index: Mapping[str, Any], part: str) -> str | None:

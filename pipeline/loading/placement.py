@@ -8,7 +8,24 @@ import torch
 from torch import nn
 
 from wanbatch.pipeline.loading.offload import Moved, Offloader, free_memory
-from wanbatch.pipeline.loading.residency import DENOISING, EXPERTS, OFFLOADED, TEXT, TRANSFORMER, VAE_PART, Residency
+from wanbatch.pipeline.loading.residency import (
+    DENOISING,
+    EXPERTS,
+    OFFLOADED,
+    TEXT,
+    TRANSFORMER,
+    VAE_PART,
+    Residency,
+    TransformerForm,
+)
+from wanbatch.pipeline.models.dit import FrameTransformer
+
+
+def form_of(experts: Sequence[FrameTransformer]) -> TransformerForm:
+    """What the memory that transformers work in depends on."""
+    first = experts[0]
+    inner = first.blocks[0].ffn.net[0].proj.weight.shape[0]
+    return TransformerForm(len(experts), first.layers, first.dim, inner, first.patch[0])
 
 
 class Placement:

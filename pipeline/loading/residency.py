@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.config_files import read_json
@@ -117,24 +117,45 @@ def plan_residency(sizes: Mapping[str, int], working: Mapping[str, int], free: i
     )
 
 
-def working_bytes(
-    transformer: Mapping[str, Any], experts: int, stride: int, slots: int, pixels: int, residuals: int = 0
-) -> dict[str, int]:
+class TransformerForm(NamedTuple):
+    """What the memory that transformers work in depends on.
+
+    Attributes:
+        experts: How many there are; each keeps keys and values of the texts.
+        layers: Blocks of each.
+        dim: Width of the hidden states.
+        inner: Width of the feed-forward layers.
+        patch: Places of the latents that are one token, across or down.
+    """
+
+    experts: int
+    layers: int
+    dim: int
+    inner: int
+    patch: int
+
+
+def form_by_config(config: Mapping[str, Any], experts: int) -> TransformerForm:
+    """The form of transformers by the configuration that each of them has."""
+    said = {**WAN_2_1, **config}
+    dim = said["num_attention_heads"] * said["attention_head_dim"]
+    return TransformerForm(experts, said["num_layers"], dim, said["ffn_dim"], said["patch_size"][1])
+
+
+def working_bytes(form: TransformerForm, stride: int, slots: int, pixels: int, residuals: int = 0) -> dict[str, int]:
     """About how many bytes the parts of a model work in, besides their weights.
 
     Args:
-        transformer: Configuration of each transformer.
-        experts: How many there are; each keeps keys and values of the texts.
+        form: Of the transformers.
         stride: Pixels of one place of the latents.
         slots: Rows that are denoised together, with guidance.
         pixels: Of a picture.
         residuals: How many values a step cache keeps of each row.
     """
-    dim = transformer["num_attention_heads"] * transformer["attention_head_dim"]
-    tokens = pixels // (stride * transformer["patch_size"][1]) ** 2
-    activations = tokens * (8 * dim + 2 * transformer["ffn_dim"])
-    texts = experts * transformer["num_layers"] * 2 * TOKENS_OF_TEXT * dim
-    cached = tokens * dim * (residuals + 1 if residuals else 0)
+    tokens = pixels // (stride * form.patch) ** 2
+    activations = tokens * (8 * form.dim + 2 * form.inner)
+    texts = form.experts * form.layers * 2 * TOKENS_OF_TEXT * form.dim
+    cached = tokens * form.dim * (residuals + 1 if residuals else 0)
     sequence = 2 * (activations + texts + cached)
     return {
         TEXT: TEXT_BYTES,
@@ -162,17 +183,18 @@ def weight_sizes(folder: Path, dtype: str, eight_bits: bool = False) -> dict[str
     }
 
 
-def fits_whole(folder: Path, dtype: str, slots: int, pixels: int, free: int) -> bool:
-    """Whether all of a model fits on a device, also while it is loaded and none of it is in eight bits yet.
+def fits_whole(folder: Path, dtype: str, eight_bits: bool, slots: int, pixels: int, free: int) -> bool:
+    """Whether all of a model fits on a device, also while it is loaded.
 
     Args:
         folder: Of the model.
         dtype: Of its weights there, as torch calls it.
+        eight_bits: Whether the transformers' weights are in FP8 or INT8 as soon as they are read.
         slots: Rows that are denoised together.
         pixels: Of a picture.
         free: Bytes of the device that may be used.
     """
-    sizes = weight_sizes(folder, dtype)
+    sizes = weight_sizes(folder, dtype, eight_bits)
     return choices(sizes, working_for(folder, slots, pixels))[0][1] <= free
 
 
@@ -181,7 +203,7 @@ def working_for(folder: Path, slots: int, pixels: int) -> dict[str, int]:
     transformer = read_json(folder / "transformer" / "config.json", str(folder))
     stride = read_json(folder / "vae" / "config.json", str(folder)).get("scale_factor_spatial", 8)
     experts = 2 if (folder / FOLDERS["low_noise"]).is_dir() else 1
-    return working_bytes({**WAN_2_1, **transformer}, experts, stride, slots, pixels)
+    return working_bytes(form_by_config(transformer, experts), stride, slots, pixels)
 
 
 def weights_in(path: Path) -> int:

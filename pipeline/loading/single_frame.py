@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from wanbatch.pipeline.loading.compiler import kernels_usable
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models import fp8, int8
 from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.models.vae import FrameVAE
 
@@ -51,25 +53,44 @@ def single_frame_transformer(model: Any, runtime: Runtime, device: torch.device)
     """A transformer as it is run on a device.
 
     Args:
-        model: A `WanTransformer3DModel`, which need not be on the device yet.
+        model: A `WanTransformer3DModel` or `WanParts`, which need not be on the device yet; or a `FrameTransformer`
+            whose blocks were made ready (`block_maker`).
         runtime: How it is run.
         device: Where it will be run.
 
     Raises:
         UserError: If the model cannot be run for single frames, or not in FP8 if that is asked for.
     """
-    frame = FrameTransformer(model).fuse()
-    if runtime.fp8:
-        frame.to_float8(device)
-    if runtime.int8:
-        frame.to_int8(device, runtime.compile)
+    frame = model
+    if not isinstance(model, FrameTransformer):
+        frame, make_ready = FrameTransformer(model), block_maker(runtime, device)
+        for block in frame.blocks:
+            make_ready(block)
     if kernels_usable(device):
         frame.use_kernels()
     return frame.compile_blocks() if runtime.compile and not frame.fused else frame
 
 
+def block_maker(runtime: Runtime, device: torch.device) -> Callable[[FrameBlock], None]:
+    """What makes a transformer's blocks ready to be run: query, key and value joined, and large layers in 8 bits.
+
+    Args:
+        runtime: How the model is run.
+        device: Where it will be run, and weights are rounded.
+    """
+
+    def make_ready(block: FrameBlock) -> None:
+        block.fuse()
+        if runtime.fp8:
+            block.replace_linears(partial(fp8.float8_linear, device=device))
+        if runtime.int8:
+            block.replace_linears(partial(int8.int8_linear, device=device, compiled=runtime.compile))
+
+    return make_ready
+
+
 def single_frame_text_encoder(model: Any, device: torch.device) -> tuple[PlainUMT5 | FusedUMT5, str]:
-    """A `UMT5EncoderModel` as it is run on a device, and what runs it: `kernels` or `eager`."""
+    """A `UMT5Encoder` or `UMT5EncoderModel` as it is run on a device, and what runs it: `kernels` or `eager`."""
     if kernels_usable(device):
         from wanbatch.pipeline.models.umt5_fused import FusedUMT5  # needs Triton
 
@@ -79,8 +100,8 @@ def single_frame_text_encoder(model: Any, device: torch.device) -> tuple[PlainUM
 
 
 def single_frame_vae(model: Any, device: torch.device) -> FrameVAE:
-    """An `AutoencoderKLWan` as it is run on a device, where it need not be yet."""
-    vae = FrameVAE.from_video(model).eval().fuse_upsample()
+    """An `AutoencoderKLWan`, or a `FrameVAE`, which is changed, as it is run on a device, perhaps not there yet."""
+    vae = (model if isinstance(model, FrameVAE) else FrameVAE.from_video(model)).eval().fuse_upsample()
     if device.type == "cuda":
         vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return vae

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import torch
-import transformers
 
 from wanbatch.pipeline.loading.compiler import kernels_usable
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -23,4 +24,4 @@ def text_recipe(info: ModelInfo, device: torch.device, dtype: str, batch_tokens:
         kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {batch_tokens} {how}"
     else:
         kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
-    return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {transformers.__version__}"
+    return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {version('transformers')}"

@@ -103,7 +103,7 @@ class FrameVAE(nn.Module):
         super().__init__()
         if config.attn_scales:
             raise ValueError(f"attn_scales={config.attn_scales}: attention between scales is not supported")
-        self.patch = config.patch_size or 1
+        self.config, self.patch = config, config.patch_size or 1
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv2d(config.z_dim * 2, config.z_dim * 2, 1)
         self.post_quant_conv = nn.Conv2d(config.z_dim, config.z_dim, 1)
@@ -117,7 +117,7 @@ class FrameVAE(nn.Module):
         """The live part of a diffusers `AutoencoderKLWan`, copied: its dtype, its device."""
         frame = cls(vae.config).to(device=vae.device, dtype=vae.dtype)
         video = vae.state_dict()
-        frame.load_state_dict({name: _live(video[name], like) for name, like in frame.state_dict().items()})
+        frame.load_state_dict({name: live(video[name]).view(like.shape) for name, like in frame.state_dict().items()})
         frame.normalise_by(torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std))
         return frame.train(vae.training)
 
@@ -137,8 +137,7 @@ class FrameVAE(nn.Module):
         for name, parameter in vae.state_dict().items():
             parameter.zero_()
             if name in frame:
-                live = _live(parameter, frame[name])
-                live.copy_(frame[name])
+                live(parameter).view(frame[name].shape).copy_(frame[name])
         vae.register_to_config(latents_mean=self.mean.tolist(), latents_std=self.std.tolist())
 
     @torch.no_grad()
@@ -181,6 +180,6 @@ class FrameVAE(nn.Module):
         return self.decode_raw(latents).clamp(-1.0, 1.0)
 
 
-def _live(video: Tensor, like: Tensor) -> Tensor:
-    """The view of a video parameter that acts on a single frame, in the shape of its 2D counterpart."""
-    return (video[:, :, -1] if video.ndim == 5 else video).view(like.shape)
+def live(video: Tensor) -> Tensor:
+    """The view of a video parameter that acts on a single frame."""
+    return video[:, :, -1] if video.ndim == 5 else video

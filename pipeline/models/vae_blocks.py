@@ -154,7 +154,7 @@ class DuplicateUp(nn.Module):
 
     def __init__(self, inner: int, outer: int, time: int):
         super().__init__()
-        unfolded = torch.arange(outer * time * 4) // (outer * time * 4 // inner)
+        unfolded = torch.arange(outer * time * 4, device="cpu") // (outer * time * 4 // inner)
         source = unfolded.reshape(outer, time, 4)[:, -1].reshape(-1)
         self.register_buffer("source", source, persistent=False)
 

@@ -128,6 +128,10 @@ class Optimizer:
         for group in self.adam.param_groups:
             group["lr"] = self.rate  # loading made a copy of it
 
+    def begin(self) -> None:
+        """Make the moments by a step along the gradients that there are, which should be zero."""
+        self.adam.step()
+
     def clear(self) -> None:
         """Drop the gradients."""
         self.adam.zero_grad(set_to_none=True)

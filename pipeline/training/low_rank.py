@@ -31,9 +31,15 @@ PREFIX = "transformer."
 
 
 class LowRankLinear(nn.Module):
-    """A frozen linear layer, to which the active adapter adds `scale * up(down(x))`."""
+    """A frozen linear layer, to which the active adapter adds `scale * up(down(x))`.
 
-    def __init__(self, base: nn.Linear):
+    Args:
+        base: An `nn.Linear` or a `Float8FrozenLinear`.
+    """
+
+    base: Any
+
+    def __init__(self, base: nn.Module):
         super().__init__()
         self.base = base
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()

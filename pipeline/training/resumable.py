@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wanbatch.pipeline.training.loop import Average, Budget, Optimizer
+from wanbatch.pipeline.training.loop import Average, Budget
+from wanbatch.pipeline.training.optimizers import ADAMW, make_optimizer
 
 
 class Learner:
@@ -24,18 +25,24 @@ class Learner:
         device: Where they are.
         decay: Of the average.
         weight_decay: Of the optimizer.
+        optimizer: One of `optimizers.OPTIMIZERS`.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], device: torch.device, decay: float, weight_decay: float = 0.0
+        self,
+        parameters: Sequence[nn.Parameter],
+        device: torch.device,
+        decay: float,
+        weight_decay: float = 0.0,
+        optimizer: str = ADAMW,
     ):
         self.parameters = list(parameters)
-        self.optimizer = Optimizer(self.parameters, device, decay=weight_decay)
+        self.optimizer = make_optimizer(optimizer, self.parameters, device, weight_decay)
         self.average = Average(self.parameters, decay)
         # A step along nothing makes the moments, which are then known by their addresses.
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
-        self.optimizer.adam.step()
+        self.optimizer.begin()
         self.optimizer.clear()
         self.restart()
 

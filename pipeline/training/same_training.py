@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from wanbatch.errors import UserError
@@ -12,13 +13,19 @@ from wanbatch.errors import UserError
 TRAINING_FILE = "training.json"
 
 
-def ensure_same_training(out: Path, said: Mapping[str, Any], words: Mapping[str, str]) -> None:
+def ensure_same_training(
+    out: Path,
+    said: Mapping[str, Any],
+    words: Mapping[str, str],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Write what a folder's training is, or compare it with what an earlier run wrote.
 
     Args:
         out: The folder; it exists.
         said: Plain values by which a training is told from others.
         words: What to call one that differs, for those whose values tell a user nothing.
+        defaults: What a training had that does not say, since it was begun before there was the value.
 
     Raises:
         UserError: If the folder is of another training, or its file is damaged.
@@ -32,6 +39,7 @@ def ensure_same_training(out: Path, said: Mapping[str, Any], words: Mapping[str,
     except ValueError as error:
         raise UserError(f"{file}: is damaged ({error}): give another folder with --out") from error
     for key, value in json.loads(json.dumps(said)).items():
-        if value != before.get(key):
-            told = words.get(key, f"{key.replace('_', ' ')} {before.get(key)}, not {value}")
+        had = before.get(key, defaults.get(key))
+        if value != had:
+            told = words.get(key, f"{key.replace('_', ' ')} {had}, not {value}")
             raise UserError(f"{out}: has a training with {told}: give what it was begun with, or another --out")

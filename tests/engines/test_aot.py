@@ -16,7 +16,8 @@ from torch import nn
 
 from wanbatch.engines import aot, probe, verify
 from wanbatch.engines.graphs import Graph, OpenDimension
-from wanbatch.engines.store import EngineKey, Store
+from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import EngineKey
 from wanbatch.errors import UserError
 
 pytestmark = pytest.mark.slow  # a minute of compiling
@@ -47,7 +48,7 @@ def graph() -> Graph:
 def store(graph, tmp_path_factory) -> Store:
     folder = tmp_path_factory.mktemp("engines")
     store = Store.create(folder / "store")
-    path = store.new_build() / "engine.pt2"
+    path = store.new_build() / f"{KEY.name}.pt2"
     aot.build(graph, path)
     store.add(KEY, [path], graph.shapes(), {"probe": probe.description_of(graph)})
     return store
@@ -103,7 +104,7 @@ def test_what_does_not_run_here_ends_another_process_and_is_named(graph, store, 
     (engine,) = store.engines()
     assert probe.failure_of(store, [engine]) is None
     broken = Store.create(tmp_path / "store")
-    path = broken.new_build() / "engine.pt2"
+    path = broken.new_build() / f"{KEY.name}.pt2"
     path.write_bytes(path_in(store).read_bytes()[:-2000])
     other = broken.add(KEY, [path], {}, engine.notes)
     failure = probe.failure_of(broken, [other])

@@ -11,9 +11,10 @@ import torch
 from small_models import save_random_pipeline
 from torch import nn
 
-from wanbatch.engines import onnx_export, tensorrt, verify
-from wanbatch.engines.building import graph_of
+from wanbatch.engines import building, onnx_export, tensorrt, verify, verifying
+from wanbatch.engines.building import BuildRequest, graph_of
 from wanbatch.engines.graphs import Graph
+from wanbatch.engines.store import Store
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading import registry, weights
 
@@ -83,6 +84,20 @@ def test_rtx_builds_a_plan_for_two_architectures_without_a_gpu(name, exported, t
     assert not tensorrt.is_damaged(plan)
     plan.write_bytes(b"x" * 4096)
     assert tensorrt.is_damaged(plan)
+
+
+def test_files_in_a_store_find_their_weights(tmp_path, monkeypatch):
+    graph = Graph("text", nn.Linear(64, 64).requires_grad_(False), {"values": torch.randn(1, 64)}, "sums")
+    monkeypatch.setattr(building, "load", lambda *given: None)
+    monkeypatch.setattr(building, "graph_of", lambda *given: graph)
+    monkeypatch.setattr(verifying, "load", lambda *given: None)
+    monkeypatch.setattr(verifying, "graph_of", lambda *given: graph)
+    model = registry.find("tiny")
+    request = BuildRequest(model, ("text",), (), 2, "onnx", ("native",), "cpu", "float32")
+    store = Store.create(tmp_path / "store")
+    assert [one.what for one in building.build(store, request)] == ["built"]
+    assert [len(one.files) for one in store.engines()] == [2]
+    assert [one.verdict for one in verifying.verify_store(store, model)] == ["right"]
 
 
 class Complex(nn.Module):

@@ -8,20 +8,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_making import request_for, stand_in_store
+from engine_making import StandIn, request_for, stand_in_store
 from picture_requests import PLAIN, make, source
+from s3_server import ENVIRONMENT, running
 from small_models import save_random_pipeline
 
-from wanbatch.engines import building, probe, selection, verifying
-from wanbatch.engines.store import Store, StoredEngine
+from wanbatch.engines import aot, building, probe, selection, verifying
+from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import StoredEngine
 from wanbatch.errors import NodeError, UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import GivenSettings
 from wanbatch.jobs.driver.engine_choice import choose_engines
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.driver.run_context import prepare_run
+from wanbatch.jobs.planning.engine_stores import create_engines, open_engines
 from wanbatch.jobs.worker.engine_use import engines_here
 from wanbatch.jobs.worker.messages import EngineChoice, WorkerSetup
+from wanbatch.manifests.storage import fsspec_io
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
 
@@ -78,6 +82,34 @@ def test_pictures_with_engines_are_those_without(model, tmp_path, monkeypatch):
     assert not any(shape[-1] == 6 for shape in shapes)
 
 
+def test_engines_of_an_object_store_are_used_as_those_of_a_folder(model, tmp_path, monkeypatch):
+    made = StandIn()
+    monkeypatch.setattr(aot, "build", made.build)
+    monkeypatch.setattr(aot, "load", made.load)
+    for name, value in {**ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    request, url = request_for(model, "vae"), "s3://shop/engines"
+    with running() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        fsspec_io.forget_file_systems()
+        fsspec_io.file_system(url).mkdir("shop")
+        assert [one.what for one in building.build(create_engines(url), request)] == ["built", "built"]
+        assert [one.what for one in building.build(create_engines(url), request)] == ["there already"] * 2
+        assert {one.verdict for one in verifying.verify_store(open_engines(url), model)} == {"right"}
+        chosen = choose_engines(GivenSettings(engines=f"{url}/"), model, ON_CPU, 2, HERE)
+        assert chosen.choice == EngineChoice(url, chosen.digests, False)
+        wan = Wan.load(model, slots=2)
+        engines_here(setup_for(model), chosen.choice, "host").use_in(wan)
+        server.fault = lambda method, path: ("403 Forbidden", "AccessDenied")
+        with pytest.raises(NodeError, match=rf"^host far: {url}: cannot be read"):
+            engines_here(setup_for(model), chosen.choice, "far")
+    fsspec_io.forget_file_systems()
+    [result] = wan.generate([PLAIN])
+    assert result.backends["decode"] == "aot-float32"
+    assert np.array_equal(result.pixels, make(Wan.load(model, slots=2), PLAIN)["a"])
+    assert len(list((tmp_path / "wanbatch/engines").glob("vae-*"))) == 2, "each was copied once"
+
+
 def test_a_row_does_not_depend_on_its_neighbours_with_engines(model, tmp_path, monkeypatch):
     store, _ = stand_in_store(tmp_path / "store", request_for(model, "dit"), monkeypatch, factor=0.9)
     wan = with_engines(model, store)
@@ -90,12 +122,12 @@ def test_a_row_does_not_depend_on_its_neighbours_with_engines(model, tmp_path, m
 
 def test_a_step_cache_that_needs_residuals_keeps_the_transformer(model, tmp_path, monkeypatch):
     store, made = stand_in_store(tmp_path / "store", request_for(model, "dit", "vae"), monkeypatch)
-    settings = GivenSettings(engines=store.folder, step_cache="taylor:interval=2")
+    settings = GivenSettings(engines=store.location, step_cache="taylor:interval=2")
     chosen = choose_engines(settings, model, ON_CPU, 2, HERE)
     assert set(chosen.digests) == {"vae-encode 64x64", "vae-decode 64x64"}
     assert "the transformer runs without an engine, because of" in chosen.warnings[0]
     assert "step cache taylor:interval=2" in chosen.warnings[0]
-    gated = GivenSettings(engines=store.folder, step_cache="none+gate:interval=2")
+    gated = GivenSettings(engines=store.location, step_cache="none+gate:interval=2")
     assert "dit 64x64, 4 rows" in choose_engines(gated, model, ON_CPU, 2, HERE).digests
     wan = with_engines(model, store)
     wan.use_step_cache("none+gate:interval=2")
@@ -107,7 +139,7 @@ def test_a_step_cache_that_needs_residuals_keeps_the_transformer(model, tmp_path
 
 def test_the_fingerprint_has_the_engines_of_a_run_that_uses_some(model, tmp_path, monkeypatch):
     store, _ = stand_in_store(tmp_path / "store", request_for(model, "vae"), monkeypatch)
-    settings = GivenSettings(engines=store.folder)
+    settings = GivenSettings(engines=store.location)
     chosen = choose_engines(settings, model, ON_CPU, 2, HERE)
     with_some = fingerprint_of(settings, model, ON_CPU, 2, HERE, chosen.digests)
     without = fingerprint_of(GivenSettings(), model, ON_CPU, 2, HERE)
@@ -129,7 +161,7 @@ def test_a_run_tells_its_workers_and_its_user(model, tmp_path, monkeypatch):
         settings = GivenSettings(model=model.name, device="cpu", slots=2, **given)
         return prepare_run(tmp_path / "rows.jsonl", tmp_path / "out", settings)
 
-    context = prepared(engines=store.folder)
+    context = prepared(engines=store.location)
     setup = context.worker_setup(str(tmp_path / "out"), (), np.array([], dtype=np.int64), 1)
     assert setup.engines == EngineChoice(str(store.folder), context.fingerprint["engines"], False)
     assert any("has no engines for pictures of 96x64: these are made without" in one for one in context.warnings)
@@ -137,29 +169,29 @@ def test_a_run_tells_its_workers_and_its_user(model, tmp_path, monkeypatch):
     assert "engines" not in prepared().fingerprint
     assert prepared().worker_setup("out", (), np.array([], dtype=np.int64), 1).engines is None
     with pytest.raises(UserError, match=r"setting require_engines: .* no engines for pictures of 96x64: build them"):
-        prepared(engines=store.folder, require_engines=True)
+        prepared(engines=store.location, require_engines=True)
 
 
 def test_engines_that_are_required_and_missing_are_an_error(model, tmp_path, monkeypatch):
     store, _ = stand_in_store(tmp_path / "store", request_for(model, "dit"), monkeypatch)
-    settings = GivenSettings(engines=store.folder, require_engines=True)
+    settings = GivenSettings(engines=store.location, require_engines=True)
     assert choose_engines(settings, model, ON_CPU, 2, HERE).digests
     with pytest.raises(UserError, match=r"require_engines: .* no engine for .* 3 slots; it has: dit 64x64, 2 rows"):
         choose_engines(settings, model, ON_CPU, 3, HERE)
     with pytest.raises(UserError, match="needs engines, too: give --engines a store"):
         choose_engines(GivenSettings(require_engines=True), model, ON_CPU, 2, HERE)
     with pytest.raises(UserError, match="no such store of engines"):
-        choose_engines(GivenSettings(engines=tmp_path / "none"), model, ON_CPU, 2, HERE)
+        choose_engines(GivenSettings(engines=str(tmp_path / "none")), model, ON_CPU, 2, HERE)
     with pytest.raises(NodeError, match=r"host far: .* has no engine for its device"):
         engines_here(setup_for(model, slots=3), EngineChoice(str(store.folder), None, True), "far")
 
 
 def test_a_worker_takes_what_the_driver_chose_or_refuses(model, tmp_path, monkeypatch):
     store, _ = stand_in_store(tmp_path / "store", request_for(model, "vae"), monkeypatch)
-    chosen = choose_engines(GivenSettings(engines=store.folder), model, ON_CPU, 2, HERE)
+    chosen = choose_engines(GivenSettings(engines=store.location), model, ON_CPU, 2, HERE)
     assert chosen.choice is not None
     assert len(engines_here(setup_for(model), chosen.choice, "far").engines) == 2
-    mixed = choose_engines(GivenSettings(engines=store.folder, mixed_devices=True), model, ON_CPU, 2, HERE)
+    mixed = choose_engines(GivenSettings(engines=store.location, mixed_devices=True), model, ON_CPU, 2, HERE)
     assert mixed.choice == EngineChoice(str(store.folder), None, False)
     found = next(one for one in store.engines() if isinstance(one, StoredEngine))
     store.remove(found)
@@ -177,14 +209,14 @@ def test_an_engine_that_was_changed_stops_a_run_and_is_built_again(model, tmp_pa
     engine = next(one for one in store.engines() if isinstance(one, StoredEngine))
     store.path_of(engine).write_bytes(b"evil")
     with pytest.raises(UserError, match="build it again with `wanbatch engines build`"):
-        choose_engines(GivenSettings(engines=store.folder), model, ON_CPU, 2, HERE)
+        choose_engines(GivenSettings(engines=store.location), model, ON_CPU, 2, HERE)
     made.built.clear()
     built = {one.label: one for one in building.build(store, request)}
     assert made.built == [engine.key.label]
     assert built[engine.key.label].what == "rebuilt"
     assert "bytes instead of" in built[engine.key.label].why
     assert {one.what for one in built.values()} == {"rebuilt", "there already"}
-    assert choose_engines(GivenSettings(engines=store.folder), model, ON_CPU, 2, HERE).digests
+    assert choose_engines(GivenSettings(engines=store.location), model, ON_CPU, 2, HERE).digests
 
 
 def test_an_engine_that_computes_something_else_is_not_kept(model, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ import pytest
 
 from wanbatch.engines import selection
 from wanbatch.engines.selection import EngineNeeds, architecture_of
-from wanbatch.engines.store import BadEngine, EngineKey, Store, StoredEngine
+from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import BadEngine, EngineKey, StoredEngine
 from wanbatch.errors import MachineryError, UserError
 
 KEY = EngineKey("vae-decode", "weights", 128, 64, 1, "float32", "aot", "torch 2.13", "cpu-x86_64-AVX2")
@@ -21,10 +22,10 @@ NEEDS = EngineNeeds("weights", "float32", 4, "2.13", "cpu-x86_64-AVX2")
 def added(store: Store, key: EngineKey = KEY, content: bytes = b"code", data: bytes | None = None) -> StoredEngine:
     folder = store.folder.parent / "building"
     folder.mkdir(exist_ok=True)
-    files = [folder / "engine.pt2"]
+    files = [folder / f"{key.name}.pt2"]
     files[0].write_bytes(content)
     if data is not None:
-        files.append(folder / "engine.pt2.data")
+        files.append(folder / f"{key.name}.pt2.data")
         files[1].write_bytes(data)
     return store.add(key, files, {"latents": [1, 32, "length"]}, {"seconds": 1.5})
 
@@ -103,6 +104,12 @@ def test_files_that_are_not_what_was_built_are_refused_by_every_reader(store, pr
     assert store.find(KEY) == found
     assert added(store).digest == engine.digest  # building again mends it
     assert store.find(KEY) == engine
+
+
+def test_an_engine_that_is_fit_is_found_on_this_host(store):
+    engine = added(store)
+    assert store.problem_here(engine) is None
+    assert store.location == str(store.folder)
 
 
 def damage(path: Path) -> None:
@@ -245,5 +252,3 @@ def test_what_the_transformer_must_do_decides_whether_an_engine_can(fp8, partial
 def test_architectures():
     assert architecture_of("cuda", (9, 0), "AVX2") == "sm_90"
     assert architecture_of("cpu", (0, 0), "AVX2").endswith("-AVX2")
-    with pytest.raises(UserError, match="is a folder"):
-        selection.local_store("s3://bucket/store")

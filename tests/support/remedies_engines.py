@@ -4,6 +4,7 @@ from __future__ import annotations
 
 RUN = "tests/engines/test_runtime.py"
 STORE = "tests/engines/test_store.py"
+STORES = "tests/jobs/planning/test_engine_stores.py"
 EXPORTS = "tests/engines/test_exports.py"
 COMMAND = "tests/engines/test_command.py::test_what_is_offered_instead_is_taken"
 REFUSED = f"{RUN}::test_what_cannot_be_built_is_refused_before_a_model_is_loaded"
@@ -38,12 +39,21 @@ ELSEWHERE = {
         "aot builds for": REFUSED,
         "our own kernels": REFUSED,
     },
-    "engines/selection.py": {"a store of engines is a folder": f"{STORE}::test_architectures"},
     "engines/store.py": {
-        "build it again with": f"{RUN}::test_an_engine_that_was_changed_stops_a_run_and_is_built_again",
         "is not a folder": NO_STORE,
         "no such store": NO_STORE,
         "cannot be made": NO_STORE,
+    },
+    "engines/stored_engine.py": {
+        "build it again with": f"{RUN}::test_an_engine_that_was_changed_stops_a_run_and_is_built_again",
+    },
+    "jobs/planning/engine_stores.py": {
+        "no such store": f"{STORES}::test_an_address_without_a_store",
+        "are not kept on the hub": f"{STORES}::test_an_address_without_a_store",
+        "make the bucket": f"{STORES}::test_an_address_without_a_store",
+        "not known to be absent": f"{STORES}::test_a_store_that_does_not_answer_is_not_empty",
+        "set XDG_CACHE_HOME to a folder": f"{STORES}::test_a_disk_without_room",
+        "engines cannot be written there": f"{STORES}::test_an_upload_that_fails_leaves_no_engine",
     },
     "engines/tensorrt.py": {
         "stands alone": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",

@@ -8,6 +8,7 @@ from typing import Any
 
 from wanbatch.pipeline.training.few_step.measures import Measures
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
+from wanbatch.pipeline.training.read_back import FAR, words_of_base
 
 FALLS_SHORT = 0.9  # of what the model as it was does
 NARROWER = 0.8  # of the teacher's diversity
@@ -69,10 +70,15 @@ def write(
         "## Training", "",
         f"{about.count} prompts from `{about.prompts}`, no pictures; {size[0]}x{size[1]} pixels; {done['steps']} "
         f"steps in {done['seconds'] / 60:.1f} minutes.", "",
+        *_paragraph(words_of_base(measures.base_difference, measures.change_difference)),
         "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in asdict(settings).items()), "",
         "## Known failures", "", _failures(measures, str(done["phase"])), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _paragraph(text: str) -> list[str]:
+    return [text, ""] if text else []
 
 
 def _failures(measures: Measures, phase: str) -> str:
@@ -81,6 +87,8 @@ def _failures(measures: Measures, phase: str) -> str:
         found.append("- It is hardly nearer to the teacher than the model as it was: it may need more training.")
     if measures.diversity_with < NARROWER * measures.diversity_of_teacher:
         found.append("- Its pictures of one prompt are more alike than the teacher's.")
+    if (measures.change_difference or 0) > FAR:
+        found.append("- On the model as a run loads it, it changes other things than it learned on FP8 layers.")
     if phase == "consistency":
         found.append("- Its training ended before the matching of distributions began.")
     return "\n".join(found) or "None were found by these numbers; nothing else was looked for."

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.few_step.teacher import STUDENT
-from wanbatch.pipeline.training.lora.measures import read_back, sheet_of
+from wanbatch.pipeline.training.lora.measures import sheet_of
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.read_back import read_back
 
 SEEDS = 4  # pictures of each prompt
 
@@ -33,6 +34,8 @@ class Measures:
         file_difference: Of the velocity with the file, as a run reads it, from the velocity at the training's end,
             relative.
         coverage: How much of the model the file changes, in words.
+        base_difference: See `ReadBack`.
+        change_difference: See `ReadBack`.
     """
 
     pictures: int
@@ -42,10 +45,13 @@ class Measures:
     diversity_with: float
     file_difference: float
     coverage: str
+    base_difference: float | None = None
+    change_difference: float | None = None
 
     def as_dict(self) -> dict[str, float | int | str]:
-        """Plain values, rounded."""
-        return {key: round(value, 5) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        """Plain values, rounded, without those that there are not."""
+        found = {key: round(value, 5) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +83,17 @@ def measure(
         prompts: Of which `SEEDS` pictures are made each.
     """
     made = _pictures(model, adapters, settings, size, prompts)
-    difference, coverage = read_back(model, adapters, STUDENT, file)
+    read = read_back(model, adapters, STUDENT, file)
     found = Measures(
         pictures=len(made.teacher),
         distance_without=_distance(made.without, made.teacher),
         distance_with=_distance(made.with_it, made.teacher),
         diversity_of_teacher=_diversity(made.teacher, made.teacher),
         diversity_with=_diversity(made.with_it, made.teacher),
-        file_difference=difference,
-        coverage=coverage,
+        file_difference=read.difference,
+        coverage=read.coverage,
+        base_difference=read.base_difference,
+        change_difference=read.change_difference,
     )
     return found, made
 

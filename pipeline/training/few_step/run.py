@@ -74,7 +74,8 @@ def train_few_step(
         UserError: If the folder is of another training, or a loss is not a number any more.
     """
     out.mkdir(parents=True, exist_ok=True)
-    ensure_same_training(out, _identity(model, prompts, settings, size, about.name), _WORDS)
+    said = _identity(model, prompts, settings, size, about.name)
+    ensure_same_training(out, said, _WORDS, asdict(FewStepSettings()))
     torch.manual_seed(settings.seed)
     adapters = LowRankAdapters(model.dit, IMAGE_LAYERS)
     listener.say(f"the teacher makes {min(settings.teacher_latents, len(prompts))} pictures to begin with")

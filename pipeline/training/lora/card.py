@@ -8,6 +8,7 @@ from typing import Any
 from wanbatch.pipeline.training.adapter_header import origin_header
 from wanbatch.pipeline.training.lora.measures import Measures
 from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.read_back import FAR, words_of_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class About:
         license: Of the adapter.
         rights: Whose the pictures are and under what terms.
         author: Who made it.
+        masks: Which parts of the pictures counted, in words; empty: all.
         prior: What kept the model as it was for other prompts, in words; empty: nothing.
     """
 
@@ -37,6 +39,7 @@ class About:
     rights: str = "not said: whoever passes the adapter on has to know them"
     author: str = ""
     prior: str = ""
+    masks: str = ""
 
 
 def header(about: About, settings: LoraSettings, size: tuple[int, int], shift: float, steps: int) -> dict[str, Any]:
@@ -99,7 +102,9 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
         "its own prompts, then of unrelated ones.", "",
         "## Training", "",
         f"{about.pictures} pictures from `{about.images}`. Rights in them: {about.rights}."
+        + (f" Masks: {about.masks}." if about.masks else "")
         + (f" Beside them {about.prior}." if about.prior else ""), "",
+        *_paragraph(words_of_base(measures.base_difference, measures.change_difference)),
         "| setting | value |", "|---|---|",
         *(f"| {key} | {value} |" for key, value in asdict(settings).items()),
         f"| minutes | {seconds / 60:.1f} |", "", "![losses](loss.svg)", "",
@@ -108,12 +113,18 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
     return "\n".join(lines)
 
 
+def _paragraph(text: str) -> list[str]:
+    return [text, ""] if text else []
+
+
 def _failures(measures: Measures) -> str:
     found = []
     if measures.gain < 0.02:
         found.append("- Its pictures are hardly likelier with it than without: it may show no effect.")
     if measures.damage > 0.25:
         found.append("- It changes pictures of prompts that have nothing to do with it.")
+    if (measures.change_difference or 0) > FAR:
+        found.append("- On the model as a run loads it, it changes other things than it learned on FP8 layers.")
     if not measures.held_out_pictures:
         found.append("- No picture was held out, so the numbers do not tell learning from learning by heart.")
     return "\n".join(found) or "None were found by these numbers; nothing else was looked for."

@@ -11,18 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wanbatch.errors import UserError
-from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
-from wanbatch.pipeline.adapters.tensors import load_tensors
 from wanbatch.pipeline.core.conditioning import to_pixels
 from wanbatch.pipeline.evaluation.metrics import psnr_of
 from wanbatch.pipeline.training.lora.examples import Examples
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.training import fixed_loss
-from wanbatch.pipeline.training.low_rank import PREFIX, LowRankAdapters
-
-READ_BACK = "read back"
-FARTHEST = 0.02  # of the velocity, relative; bf16 rounds matrices by 0.004
+from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.read_back import read_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +36,8 @@ class Measures:
         file_difference: Of the velocity with the file, as a run reads it, from the velocity at the training's end,
             relative.
         coverage: How much of the model the file changes, in words.
+        base_difference: See `ReadBack`.
+        change_difference: See `ReadBack`.
     """
 
     held_out_pictures: int
@@ -53,10 +50,13 @@ class Measures:
     unrelated_psnr: float
     file_difference: float
     coverage: str
+    base_difference: float | None = None
+    change_difference: float | None = None
 
     def as_dict(self) -> dict[str, float | int | str]:
-        """Plain values, rounded."""
-        return {key: round(value, 5) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        """Plain values, rounded, without those that there are not."""
+        found = {key: round(value, 5) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def measure(
             losses[active] = (fixed_loss(model, examples[0]), fixed_loss(model, own))
     before, after = decoded(model, unrelated.without), decoded(model, unrelated.with_it)
     psnr = [psnr_of(to_pixels(one), to_pixels(other)) for one, other in zip(before, after, strict=True)]
-    difference, coverage = read_back(model, adapters, name, file)
+    found = read_back(model, adapters, name, file)
     return Measures(
         held_out_pictures=examples[1],
         loss_without=losses[None][0],
@@ -128,51 +128,11 @@ def measure(
         unrelated_loss_with=losses[name][1],
         damage=losses[name][1] / losses[None][1] - 1,
         unrelated_psnr=math.fsum(psnr) / len(psnr),
-        file_difference=difference,
-        coverage=coverage,
+        file_difference=found.difference,
+        coverage=found.coverage,
+        base_difference=found.base_difference,
+        change_difference=found.change_difference,
     )
-
-
-@torch.no_grad()
-def read_back(model: TrainingModel, adapters: LowRankAdapters, name: str, file: Path) -> tuple[float, str]:
-    """Read a saved adapter as a run reads it, and compare the velocities of both.
-
-    Returns:
-        The relative difference, and how much of the model the file changes.
-
-    Raises:
-        UserError: If the two are not the same adapter.
-    """
-    layers = ModelLayers.of_folder(model.info.folder, model.info.name)
-    adapter = read_adapter(file, layers)
-    (tensors,) = load_tensors(adapter)
-    if set(tensors.pairs) != set(adapters.layers):
-        raise UserError(f"{file}: changes {len(tensors.pairs)} layers, and {len(adapters.layers)} were trained")
-    if READ_BACK not in adapters.ranks:
-        adapters.add(READ_BACK, adapters.ranks[name])
-    adapters.load(READ_BACK, _as_state(tensors.pairs))
-    generator = torch.Generator().manual_seed(0)
-    noisy = torch.randn(2, len(model.vae.mean), 8, 8, generator=generator).to(model.device)
-    level = torch.tensor([0.9, 0.4], device=model.device)
-    states = next(iter(model.embeddings(["a picture"]).values()))
-    embeds, lengths = states.expand(2, -1, -1), torch.tensor([len(states)] * 2, device=model.device)
-    found = {}
-    for active in (None, name, READ_BACK):
-        with adapters.active(active):
-            found[active] = model.velocity(noisy, level, embeds, lengths)
-    difference = float((found[READ_BACK] - found[name]).norm() / found[name].norm())
-    if not difference <= FARTHEST:
-        raise UserError(f"{file}: as it is read it differs by {difference:.3g} from what was trained")
-    return difference, adapter.coverage()
-
-
-def _as_state(pairs) -> dict[str, Tensor]:
-    """Matrices by their names, the scale in the upper one."""
-    state = {}
-    for path, pair in pairs.items():
-        state[f"{PREFIX}{path}.lora_A.weight"] = pair.down.float()
-        state[f"{PREFIX}{path}.lora_B.weight"] = pair.up.float() * pair.scale
-    return state
 
 
 @torch.no_grad()

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
+from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.weights import load
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.models.vae import FrameVAE
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder
+from wanbatch.pipeline.training.float8_base import BF16, FP8, to_float8_base
 
 PICTURES_TOGETHER = 32
 
@@ -41,8 +42,14 @@ class TrainingModel:
     device: torch.device
 
     @classmethod
-    def load(cls, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> TrainingModel:
+    def load(cls, info: ModelInfo, device: torch.device, dtype: torch.dtype, base: str = BF16) -> TrainingModel:
         """Load a model.
+
+        Args:
+            info: What it is.
+            device: Where it goes.
+            dtype: Of its weights.
+            base: `fp8`: the linear layers of the transformer's blocks are kept in FP8; `bf16`: they are as the rest.
 
         Raises:
             UserError: If it has two transformers, or its files are no model.
@@ -51,11 +58,14 @@ class TrainingModel:
             raise UserError(
                 f"{info.name} has two transformers (A14B), for which adapters are not trained here: take TI2V-5B"
             )
-        modules = load(info, device, dtype)
+        # In FP8 a transformer is moved to the device layer by layer: all of it in bf16 may not fit.
+        modules = load_reference(info, torch.device("cpu") if base == FP8 else device, dtype)
+        dit = FrameTransformer(modules.transformer)
+        dit = to_float8_base(dit, device) if base == FP8 else dit.to(device)
         tokens = GPU_TOKENS if device.type == "cuda" else 0
-        text = TextEncoder(modules.tokenizer, PlainUMT5(modules.text_encoder), tokens, device=device)
+        text = TextEncoder(modules.tokenizer, PlainUMT5(modules.text_encoder.to(device)), tokens, device=device)
         vae = FrameVAE.from_video(modules.vae).to(device).eval().requires_grad_(False)
-        return cls(info, FrameTransformer(modules.transformer).to(device), vae, text, device)
+        return cls(info, dit, vae, text, device)
 
     def embeddings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Text states `[tokens, text_dim]` of prompts, in the model's type."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.training.float8_base import BASE_PRECISIONS, BF16
+from wanbatch.pipeline.training.optimizers import ADAMW, OPTIMIZERS
 
 LEVELS = ("logit_normal", "uniform")
 
@@ -32,6 +34,8 @@ class LoraSettings:
         sample_every: Steps from one set of sample pictures to the next; 0: none on the way.
         sample_steps: Steps of Euler of a sample picture.
         checkpointing: Compute blocks again in the backward pass instead of keeping them: less memory, a third slower.
+        optimizer: One of `OPTIMIZERS`.
+        base_precision: Of the frozen layers, one of `BASE_PRECISIONS`; bf16 is fp32 for small models and on a CPU.
     """
 
     seed: int = 0
@@ -52,10 +56,17 @@ class LoraSettings:
     sample_every: int = 250
     sample_steps: int = 20
     checkpointing: bool = False
+    optimizer: str = ADAMW
+    base_precision: str = BF16
 
     def __post_init__(self) -> None:
-        if self.levels not in LEVELS:
-            raise UserError(f"unknown noise levels {self.levels!r}; there are {', '.join(LEVELS)}")
+        for what, value, known in (
+            ("noise levels", self.levels, LEVELS),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("base precision", self.base_precision, BASE_PRECISIONS),
+        ):
+            if value not in known:
+                raise UserError(f"unknown {what} {value!r}; there are {', '.join(known)}")
         for name in ("rank", "steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: must be at least 1")

@@ -12,8 +12,9 @@ from wanbatch.jobs.benchmark import compare as benching
 from wanbatch.jobs.benchmark.stages import GuidedStep, shared_copies, shared_copy
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.hardware import ExecutionConfig
-from wanbatch.pipeline.loading import registry, weights
+from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.loading.random_model import random_info
+from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models.dit import FrameTransformer
 
@@ -80,7 +81,7 @@ def test_two_experts_made_small():
 
 
 def test_a_step_is_the_same_with_one_noise_level_a_row_or_a_token_and_in_one_call_or_two(model_folder):
-    model = weights.load(registry.find(str(model_folder)), torch.device("cpu"), torch.float32).transformer
+    model = load_reference(registry.find(str(model_folder)), torch.device("cpu"), torch.float32).transformer
     step = GuidedStep.random(model.config, (4, 6), 2, torch.device("cpu"), torch.float32)
     expected = step.ours(FrameTransformer(model))()
     for made in (step.diffusers(model, per_token=True), step.diffusers(model, per_token=False, calls=2)):
@@ -88,7 +89,7 @@ def test_a_step_is_the_same_with_one_noise_level_a_row_or_a_token_and_in_one_cal
 
 
 def test_copies_share_their_weights_and_nothing_else(model_folder):
-    modules = weights.load(registry.find(str(model_folder)), torch.device("cpu"), torch.float32)
+    modules = load_reference(registry.find(str(model_folder)), torch.device("cpu"), torch.float32)
     other = shared_copies(modules)
     for name, parameter in modules.transformer.named_parameters():
         assert dict(other.transformer.named_parameters())[name] is parameter

@@ -44,7 +44,9 @@ def invoke(*arguments: str):
 
 def begun(monkeypatch) -> None:
     """Fail if a model is loaded."""
-    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.load", lambda *given: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(
+        "wanbatch.pipeline.training.lora.model.load_reference", lambda *given: pytest.fail("a model is loaded")
+    )
 
 
 def test_the_command_of_the_page_leaves_an_adapter_that_a_run_takes_and_goes_on(tmp_path, monkeypatch):
@@ -83,7 +85,7 @@ def test_the_command_of_the_page_leaves_an_adapter_that_a_run_takes_and_goes_on(
     [
         (["--name", "two words"], "an adapter's name has letters, digits, . _ - and no spaces"),
         (["--width", "100"], "--width 100: must be a multiple of 16 for tiny: 96 or 112"),
-        (["--set", "rnak=1"], "unknown setting 'rnak'; there are average, batch"),
+        (["--set", "rnak=1"], "unknown setting 'rnak'; there are average, base_precision"),
         (["--set", "student_rate=0"], "setting student_rate is 0: must be a number above 0"),
         (["--set", "step_counts=4"], "setting step_counts is 4: must be a list of numbers of steps, like [1, 2, 3"),
         (["--set", "fake_rank=1.5"], "setting fake_rank is 1.5: must be a whole number above 0"),

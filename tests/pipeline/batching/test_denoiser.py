@@ -10,7 +10,7 @@ from picture_requests import PLAIN, made_by_diffusers
 from small_models import random_transformer
 
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.loading.weights import Modules
+from wanbatch.pipeline.loading.modules import Modules
 
 
 def test_two_experts_share_the_schedule_as_in_diffusers(pipeline):

@@ -16,6 +16,7 @@ from wanbatch.pipeline.loading.residency import (
     Residency,
     choices,
     fits_whole,
+    form_by_config,
     plan_residency,
     weight_sizes,
     weights_in,
@@ -79,9 +80,8 @@ def gigabytes(size, slots, eight_bits=False):
     sizes |= {
         name: each * sum(one.numel() for one in part.parameters()) for name, part in zip(names, experts, strict=True)
     }
-    working = working_bytes(
-        published.transformer, len(experts), published.vae["scale_factor_spatial"], slots, 1280 * 704
-    )
+    form = form_by_config(published.transformer, len(experts))
+    working = working_bytes(form, published.vae["scale_factor_spatial"], slots, 1280 * 704)
     return {str(residency): needed / 1e9 for residency, needed in choices(sizes, working)}
 
 
@@ -107,8 +107,9 @@ def test_a_folder_is_weighed_by_the_headers_of_its_files(model_folder):
         "transformer": parts["transformer"],
     }
     free = sum(weight_sizes(model_folder, "float32").values()) + max(working_for(model_folder, 2, 64 * 64).values())
-    assert fits_whole(model_folder, "float32", 2, 64 * 64, free)
-    assert not fits_whole(model_folder, "float32", 2, 64 * 64, free - 1)
+    assert fits_whole(model_folder, "float32", False, 2, 64 * 64, free)
+    assert not fits_whole(model_folder, "float32", False, 2, 64 * 64, free - 1)
+    assert fits_whole(model_folder, "float32", True, 2, 64 * 64, free - 1)
 
 
 def test_sizes_of_modules_are_those_of_their_files(wan, model_folder):

@@ -254,7 +254,7 @@ def test_settings_are_kept_and_unknown_ones_refused(tmp_path):
     FewStepSettings(rank=5, step_counts=(2, 4)).save(tmp_path / "settings.json")
     loaded = FewStepSettings.load(tmp_path / "settings.json", batch=8)
     assert (loaded.rank, loaded.batch, loaded.step_counts) == (5, 8, (2, 4))
-    with pytest.raises(UserError, match="unknown setting 'rnak'; there are average, batch"):
+    with pytest.raises(UserError, match="unknown setting 'rnak'; there are average, base_precision"):
         FewStepSettings.load(tmp_path / "settings.json", rnak=1)
 
 

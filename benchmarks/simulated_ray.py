@@ -1,4 +1,4 @@
-"""As much of Ray as the driver uses, simulated in this process: nodes that come and go, and workers that only wait."""
+"""As much of Ray as the driver uses, simulated in this process: nodes that come and go, workers that only wait."""
 
 from __future__ import annotations
 

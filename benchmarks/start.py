@@ -4,12 +4,13 @@
     python benchmarks/start.py --folder DIR --small        on a CPU, with the small model
 
 Each start is a process of its own, and every round takes each way in turn. `before` reads the model as modules of
-diffusers and transformers, as wanbatch did until this was measured; `now` as it does, `converted` from what `wanbatch convert` made of it. The model is Wan2.2 TI2V-5B at
-its full size with random weights, written once to DIR/model in bf16 (23 GB, then in the page cache). The first
-start of all compiles the VAE into DIR/compiled and is reported as `cold`; all others find it there. Seconds: `python`
-until the script runs, `torch` its import, `device` until the GPU answers, `imports` of wanbatch, `load`, `warm_up` as
-workers do it (two steps of a picture of 1280x704; with its stages), `picture` of four steps without guidance. Needs
-neither Ray nor pydantic. Results are written after every start.
+diffusers and transformers, as wanbatch did until this was measured; `now` as it does, `converted` from a folder that
+`wanbatch convert` wrote. The model is Wan2.2 TI2V-5B at its full size with random weights, written once to DIR/model
+in bf16 (23 GB, then in the page cache). The first start of all compiles the VAE into DIR/compiled and is reported as
+`cold`; all others find it there. Seconds: `python` until the script runs, `torch` its import, `device` until the GPU
+answers, `imports` of wanbatch, `load`, `warm_up` as workers do it (two steps of a picture of 1280x704; with its
+stages), `picture` of four steps without guidance. Needs neither Ray nor pydantic. Results are written after every
+start.
 """
 
 from __future__ import annotations

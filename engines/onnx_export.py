@@ -50,11 +50,37 @@ def export(graph: Graph, path: Path, opset: int = OPSET) -> None:
                 input_names=list(graph.inputs),
                 output_names=[graph.output],
                 dynamic_shapes=shapes,
+                optimize=False,
             )
+            _simplify(program.model)
             program.save(str(path), external_data=True)
         except Exception as error:  # whatever the exporter may raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"{graph.label}: PyTorch cannot export it to ONNX ({reason})") from error
+
+
+def _simplify(model: Any) -> None:
+    """Fold constants and remove what is not used, in time that grows with the graph.
+
+    The exporter's own optimiser looks for fusions as well, which TensorRT and ONNX Runtime find by themselves, in
+    time that grows with the square of the graph: minutes for thirty blocks.
+    """
+    import onnxscript.optimizer
+    from onnx_ir.passes import common
+
+    onnxscript.optimizer.inline(model)
+    onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+    for each in (
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    ):
+        each(model)
 
 
 def check(path: Path) -> None:

@@ -176,7 +176,7 @@ def test_flags_in_messages_exist():
             if "training" in path.relative_to(ROOT).parts:
                 continue  # scripts of their own
             for text in texts(path):
-                for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])", text):
+                for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9](?![\w-])", text):
                     named.setdefault(flag, set()).add(str(path.relative_to(ROOT)))
     assert {"--source-root", "--rerun-changed", "--allow-http", "--new-run"} <= named.keys(), "messages name these"
     unknown = {flag: sorted(files) for flag, files in named.items() if flag not in known}

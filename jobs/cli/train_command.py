@@ -63,6 +63,11 @@ def train() -> None:
 @click.option("--prior", type=PathOrUrl(), metavar="IMAGES",
               help="pictures with captions of what the model shall go on making, such as its own")  # fmt: skip
 @click.option("--prior-weight", type=click.FloatRange(0, min_open=True), help="of their loss [default: 1]")
+@click.option("--masks", metavar="FOLDER|COLUMN|beside",
+              help="white is learned from; beside: NAME_mask.png beside NAME.png")  # fmt: skip
+@click.option(
+    "--unmasked-weight", type=click.FloatRange(0, 1), help="of the loss where masks are black [default: .1]"
+)
 @click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
 @BASE_PRECISION
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)

@@ -14,9 +14,8 @@ from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, MIXED_DEVICES, S
 from wanbatch.manifests.sources.decoding import decoding_versions
 from wanbatch.manifests.storage.urls import is_url
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
+from wanbatch.pipeline.loading.residency import OFFLOADED
 from wanbatch.pipeline.sampling.step_cache import parse
-
-OFFLOADED = "-offloaded"  # at the end of a backend's name: its part of the model leaves the device for others
 
 DEFAULTS = tuple(column.name for column in COLUMNS if column.pixels and column.name in RUN_SETTINGS)
 """Settings of columns that decide pixels."""

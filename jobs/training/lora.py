@@ -16,6 +16,7 @@ from wanbatch.jobs.training.pictures import PictureSet, find_pictures
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.training.lora.captions import check_template
 from wanbatch.pipeline.training.lora.card import About
+from wanbatch.pipeline.training.lora.examples import UNMASKED_WEIGHT
 from wanbatch.pipeline.training.lora.measures import Measures
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import UNRELATED, Listener, train_lora
@@ -46,6 +47,8 @@ class LoraRequest:
         device: `cpu` or `cuda`; None: a GPU if there is one.
         prior: Pictures of what the model shall go on making as before, in any form that `images` may have.
         prior_weight: Of their loss; None: 1.
+        masks: Where masks of the pictures are: a folder, a column, or `beside`; None: there are none.
+        unmasked_weight: Of the loss where masks are black; None: `UNMASKED_WEIGHT`.
     """
 
     images: str | Path
@@ -66,6 +69,8 @@ class LoraRequest:
     device: str | None = None
     prior: str | Path | None = None
     prior_weight: float | None = None
+    masks: str | None = None
+    unmasked_weight: float | None = None
 
 
 def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
@@ -84,13 +89,17 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     check_name(request.name)
     check_template(request.template, request.trigger)
     check_optimizer(request.settings.optimizer)
-    pictures = find_pictures(request.images, request.template, request.trigger, request.caption)
+    if request.unmasked_weight is not None and request.masks is None:
+        raise UserError("--unmasked-weight: has no effect without --masks: give them, or drop it")
+    pictures = find_pictures(request.images, request.template, request.trigger, request.caption, request.masks)
     prior = _prior(request)
     for warning in (*pictures.warnings, *(prior.warnings if prior else ())):
         say(f"warning: {warning}")
     info = find(request.model, request.revision)
     if request.resolution is not None and request.resolution < info.multiple:
         raise UserError(f"--resolution {request.resolution}: must be at least {info.multiple} for {info.name}")
+    if pictures.masks is not None:
+        pictures.masks.check(pictures.manifest, pictures.found, info, _area(request) or info.width * info.height)
     device = training_device(request.device)
     say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
     model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision)
@@ -120,6 +129,7 @@ def _train(
         request.name, request.model, str(request.images), len(pictures.found),
         template=request.template, trigger=request.trigger, **said,
         prior=f"{len(prior.found)} pictures from `{prior.path}` with a weight of {weight:g}" if prior else "",
+        masks=f"of `{request.masks}`, black parts with a weight of {_unmasked(request):g}" if request.masks else "",
     )  # fmt: skip
     with (
         tqdm(total=len(pictures.found), desc="encoding", unit="picture", file=sys.stderr) as encoding,
@@ -133,9 +143,17 @@ def _train(
             training.set_postfix(loss=f"{loss:.4f}", refresh=False)
             training.update(number - training.n)
 
-        area = None if request.resolution is None else request.resolution**2
         return train_lora(
-            model, pictures.load(), about, request.settings, request.out, area=area, prompts=request.prompts,
-            unrelated=request.unrelated or UNRELATED, prior=prior.load() if prior else (), prior_weight=weight,
-            listener=Listener(say, encoded, stepped),
+            model, pictures.load(), about, request.settings, request.out,
+            area=_area(request), prompts=request.prompts, unrelated=request.unrelated or UNRELATED,
+            prior=prior.load() if prior else (), prior_weight=weight,
+            unmasked_weight=_unmasked(request), listener=Listener(say, encoded, stepped),
         )  # fmt: skip
+
+
+def _area(request: LoraRequest) -> int | None:
+    return None if request.resolution is None else request.resolution**2
+
+
+def _unmasked(request: LoraRequest) -> float:
+    return UNMASKED_WEIGHT if request.unmasked_weight is None else request.unmasked_weight

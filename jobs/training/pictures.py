@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 from wanbatch.errors import RowError, UserError
+from wanbatch.jobs.training.masks import BESIDE, MaskSet, find_masks, is_mask_of_another, stem
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
-from wanbatch.manifests.records import Source
+from wanbatch.manifests.records import Row, Source
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.training.lora.captions import fill
 from wanbatch.pipeline.training.lora.examples import Picture
@@ -46,12 +49,14 @@ class PictureSet:
         manifest: That they are rows of.
         found: Those that have a caption.
         warnings: What is left out, one sentence each.
+        masks: Of the pictures; None: they have none.
     """
 
     path: str | Path
     manifest: Manifest
     found: tuple[Captioned, ...]
     warnings: tuple[str, ...]
+    masks: MaskSet | None = None
 
     def load(self) -> Iterator[Picture]:
         """Read the pictures one by one.
@@ -60,15 +65,18 @@ class PictureSet:
             UserError: For one that cannot be read, with its location.
         """
         with SourceLoader(self.manifest.source_root, fence=self.manifest.source_fence) as loader:
-            for each in self.found:
+            masks = repeat(None) if self.masks is None else self.masks.load([each.location for each in self.found])
+            for each, mask in zip(self.found, masks, strict=False):
                 try:
                     pixels = loader.load(each.source).pixels
                 except RowError as error:
                     raise UserError(f"{each.location}: {error}: mend the picture or take it out") from error
-                yield Picture(pixels, each.caption)
+                yield Picture(pixels, each.caption, mask)
 
 
-def find_pictures(path: str | Path, template: str, trigger: str | None, caption: str | None) -> PictureSet:
+def find_pictures(
+    path: str | Path, template: str, trigger: str | None, caption: str | None, masks: str | None = None
+) -> PictureSet:
     """Find the pictures of a training; none is opened.
 
     Args:
@@ -76,33 +84,72 @@ def find_pictures(path: str | Path, template: str, trigger: str | None, caption:
         template: See `captions.fill`.
         trigger: See `captions.fill`.
         caption: Of pictures that have none; None: these are left out, with a warning.
+        masks: Where their masks are, see `find_masks`; None: they have none.
 
     Raises:
         ManifestError: With all problems of the rows.
-        UserError: If there is no picture, or none has a caption.
+        UserError: If there is no picture, or none has a caption, or one has no mask.
     """
     manifest = _read(path)
-    found, without, imageless = [], [], []
-    for row in manifest.iter_rows():
+    taken = _sorted_rows(manifest, caption)
+    found = [Captioned(row.sources[0], fill(template, said, trigger), row.location) for _, row, said in taken.found]
+    if not found and taken.without:
+        raise UserError(f"{path}: none of its {len(taken.without)} pictures has a caption: {HOW_TO_CAPTION}")
+    if not found:
+        raise UserError(f"{path}: no row of it has an image: give a folder of pictures, or a dataset with images")
+    warnings = [*manifest.warnings]
+    warnings += [f"{path}: {column.message}" for column in manifest.unused_columns if column.column != masks]
+    for left, why in ((taken.without, "no caption"), (taken.imageless, "no image")):
+        if left:
+            warnings.append(f"{path}: {_rows(len(left))} left out that {_have(len(left))} {why}, {left[0]} for one")
+    if masks is None and taken.masks:
+        warnings.append(
+            f"{path}: {_rows(len(taken.masks))} left out that by the name would be a mask of the picture beside it, "
+            f"{taken.masks[0].name} for one: give --masks {BESIDE}, or other names"
+        )
+    beside = None
+    if masks is not None:
+        values = _values(manifest, masks, [index for index, _, _ in taken.found])
+        beside = find_masks(masks, manifest, found, taken.masks, values)
+    return PictureSet(path, manifest, tuple(found), tuple(warnings), beside)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The rows of a manifest: index, row and caption of those that are pictures to train on, and what others lack."""
+
+    found: list[tuple[int, Row, str]] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
+    imageless: list[str] = field(default_factory=list)
+    masks: list[Source] = field(default_factory=list)
+
+
+def _sorted_rows(manifest: Manifest, caption: str | None) -> _Taken:
+    """Tell pictures from masks beside them, and from rows without a caption or an image."""
+    rows = list(manifest.iter_rows())
+    names = frozenset(name for row in rows for source in row.sources[:1] if (name := stem(source)) is not None)
+    taken = _Taken()
+    for index, row in enumerate(rows):
         if not row.sources:
-            imageless.append(row.location)
+            taken.imageless.append(row.location)
             continue
         if len(row.sources) > 1:
             raise UserError(f"{row.location}: blends {len(row.sources)} images: a training picture is one image")
-        said = row.prompt or caption
-        if said is None:
-            without.append(row.location)
-            continue
-        found.append(Captioned(row.sources[0], fill(template, said, trigger), row.location))
-    if not found and without:
-        raise UserError(f"{path}: none of its {len(without)} pictures has a caption: {HOW_TO_CAPTION}")
-    if not found:
-        raise UserError(f"{path}: no row of it has an image: give a folder of pictures, or a dataset with images")
-    warnings = [*manifest.all_warnings]
-    for left, why in ((without, "no caption"), (imageless, "no image")):
-        if left:
-            warnings.append(f"{path}: {_rows(len(left))} left out that {_have(len(left))} {why}, {left[0]} for one")
-    return PictureSet(path, manifest, tuple(found), tuple(warnings))
+        name, said = stem(row.sources[0]), row.prompt or caption
+        if not row.prompt and name is not None and is_mask_of_another(name, names):
+            taken.masks.append(row.sources[0])
+        elif said is None:
+            taken.without.append(row.location)
+        else:
+            taken.found.append((index, row, said))
+    return taken
+
+
+def _values(manifest: Manifest, column: str, rows: Sequence[int]) -> list[Any]:
+    """The values of a column in some rows; none if there is no such column."""
+    if column not in manifest.passthrough.column_names:
+        return []
+    return manifest.passthrough[column].take(rows).to_pylist()
 
 
 def _read(path: str | Path) -> Manifest:

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 from job_making import picture
+from PIL import Image
 from remedy_scenes import At, raised, scene
 from safetensors.torch import save_file
 
 from wanbatch.jobs.training import few_step, lora
 from wanbatch.jobs.training.pictures import find_pictures
 from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.loading.registry import find as find_model
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 from wanbatch.pipeline.training.low_rank import read_state
 from wanbatch.pipeline.training.optimizers import check_optimizer
@@ -50,6 +52,59 @@ def pictures_to_train_on(at: At) -> Iterator[str]:
     assert len(list(find("set").load())) == 1
 
 
+@scene
+def masks_of_pictures_to_train_on(at: At) -> Iterator[str]:
+    def find(masks: str | None):
+        return find_pictures("set", "{caption}", None, "a cup", masks)
+
+    def white(name: str, size: tuple[int, int] = (32, 32)) -> None:
+        Image.new("L", size, 255).save(at.write(name, b""))
+
+    def check(masks: str = "masks", resolution: int = 32) -> None:
+        found = find(masks)
+        assert found.masks is not None
+        found.masks.check(found.manifest, found.found, of_model, resolution**2)
+
+    of_model = find_model()
+    picture(at.write("set/0.png", b""), 32, 32)
+    yield raised(lambda: find("masks"))
+    white("set/0_mask.png")
+    check("beside")
+    (told,) = find(None).warnings
+    yield told
+    assert find(re.search(r"give --masks (\w+)", told)[1]).warnings == ()  # type: ignore[index]
+    (at.folder / "set/0_mask.png").unlink()
+    (at.folder / "masks").mkdir()
+    yield raised(lambda: find("masks"))
+    white("masks/0.png")
+    check()
+    white("masks/0.webp")
+    yield raised(lambda: find("masks"))
+    (at.folder / "masks/0.webp").unlink()
+    white("masks/0.png", (16, 16))
+    yield raised(check)
+    Image.new("L", (32, 32), 0).save(at.folder / "masks/0.png")
+    yield raised(check)
+    at.write("masks/0.png", "no picture")
+    yield raised(check)
+    white("masks/0.png")
+    check()
+    picture(at.folder / "set/0.png", 1000, 16)
+    corner = Image.new("L", (1000, 16))
+    corner.paste(255, (0, 0, 1, 16))
+    corner.save(at.folder / "masks/0.png")
+    yield raised(check)
+    for file, box in (("set/0.png", (0, 0, 32, 16)), ("masks/0.png", (0, 0, 32, 16))):
+        with Image.open(at.folder / file) as whole:
+            cropped = whole.crop(box)
+        cropped.save(at.folder / file)
+    check()
+    at.write("set/0.png", "no picture")
+    yield raised(check)
+    picture(at.folder / "set/0.png", 32, 16)
+    check()
+
+
 class Begun(Exception):
     """Everything was checked."""
 
@@ -72,10 +127,14 @@ def trainings_that_are_asked_for(at: At) -> Iterator[str]:
     shutil.copytree("set", "others")
     for file in list(Path("others").glob("*.png")):
         file.with_suffix(".txt").write_text("another cup")
-    for mistake in ({"name": "a cup"}, {"resolution": 1}, {"device": "cuda"}, {"prior_weight": 2.0}):
+    for mistake in ({"name": "a cup"}, {"resolution": 1}, {"device": "cuda"}, {"prior_weight": 2.0},
+                    {"unmasked_weight": 0.5}):  # fmt: skip
         yield raised(lambda mistake=mistake: train(**mistake))
     with_others = {"prior": "others", "prior_weight": 2.0}
-    for good in ({"name": "a-cup_2.0"}, {"resolution": 64}, {"device": None}, with_others, {"prior_weight": None}):
+    Image.new("L", (32, 32), 255).save(at.write("masks/0.png", b""))
+    with_masks = {"masks": "masks", "unmasked_weight": 0.5}
+    for good in ({"name": "a-cup_2.0"}, {"resolution": 64}, {"device": None}, with_others, {"prior_weight": None},
+                 with_masks):  # fmt: skip
         with pytest.raises(Begun):
             train(**good)
 

@@ -23,12 +23,18 @@ def bucket(width: int, height: int, multiple: int, area: int) -> Size:
     return columns * multiple, rows * multiple
 
 
-def fitted(picture: Image.Image, size: Size) -> Image.Image:
-    """A picture scaled to cover a size, and cut at both ends of the longer side."""
+def fitted(picture: Image.Image, size: Size, filter_of: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """A picture scaled to cover a size, and cut at both ends of the longer side.
+
+    Args:
+        picture: Of any size.
+        size: (width, height) of the result.
+        filter_of: By which it is scaled.
+    """
     width, height = size
     scale = max(width / picture.width, height / picture.height)
     scaled = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
     if scaled != picture.size:
-        picture = picture.resize(scaled, Image.Resampling.LANCZOS)
+        picture = picture.resize(scaled, filter_of)
     left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
     return picture.crop((left, top, left + width, top + height))

@@ -25,6 +25,7 @@ class About:
         license: Of the adapter.
         rights: Whose the pictures are and under what terms.
         author: Who made it.
+        masks: Which parts of the pictures counted, in words; empty: all.
         prior: What kept the model as it was for other prompts, in words; empty: nothing.
     """
 
@@ -38,6 +39,7 @@ class About:
     rights: str = "not said: whoever passes the adapter on has to know them"
     author: str = ""
     prior: str = ""
+    masks: str = ""
 
 
 def header(about: About, settings: LoraSettings, size: tuple[int, int], shift: float, steps: int) -> dict[str, Any]:
@@ -100,6 +102,7 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
         "its own prompts, then of unrelated ones.", "",
         "## Training", "",
         f"{about.pictures} pictures from `{about.images}`. Rights in them: {about.rights}."
+        + (f" Masks: {about.masks}." if about.masks else "")
         + (f" Beside them {about.prior}." if about.prior else ""), "",
         *_paragraph(words_of_base(measures.base_difference, measures.change_difference)),
         "| setting | value |", "|---|---|",

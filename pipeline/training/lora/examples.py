@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,8 @@ from wanbatch.pipeline.core.conditioning import to_model
 from wanbatch.pipeline.training.lora.buckets import bucket, fitted
 from wanbatch.pipeline.training.lora.model import TrainingModel
 
+UNMASKED_WEIGHT = 0.1  # of the loss where a mask is black, as other trainers have it
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -26,10 +29,12 @@ class Picture:
     Attributes:
         pixels: uint8 `[height, width, 3]`.
         caption: In its template.
+        mask: uint8 `[height, width]`, 255 where it is learned from; None: everywhere.
     """
 
     pixels: np.ndarray
     caption: str
+    mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,13 @@ class Examples:
         latents: `[N, z, h, w]` of each size, normalised.
         captions: Of each of them.
         texts: Text states `[tokens, text_dim]` by caption; the empty prompt is among them.
+        weights: Of the loss, `[N, h, w]` of each size; empty: the same everywhere.
     """
 
     latents: list[Tensor]
     captions: list[list[str]]
     texts: dict[str, Tensor]
+    weights: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
         return sum(map(len, self.captions))
@@ -68,13 +75,22 @@ class Examples:
         return training, held
 
     def _chosen(self, rows: list[list[int]]) -> Examples:
-        kept = [(latents[chosen], [captions[i] for i in chosen]) for latents, captions, chosen in
-                zip(self.latents, self.captions, rows, strict=True) if chosen]  # fmt: skip
-        return Examples([latents for latents, _ in kept], [captions for _, captions in kept], self.texts)
+        kept = [(place, chosen) for place, chosen in enumerate(rows) if chosen]
+        return Examples(
+            [self.latents[place][chosen] for place, chosen in kept],
+            [[self.captions[place][row] for row in chosen] for place, chosen in kept],
+            self.texts,
+            [self.weights[place][chosen] for place, chosen in kept] if self.weights else [],
+        )
 
 
 def encode_examples(
-    pictures: Iterable[Picture], model: TrainingModel, area: int, cache: Path, told: Callable[[int], None]
+    pictures: Iterable[Picture],
+    model: TrainingModel,
+    area: int,
+    cache: Path,
+    told: Callable[[int], None],
+    unmasked_weight: float = UNMASKED_WEIGHT,
 ) -> Examples:
     """Encode pictures and captions, or read what an earlier run kept of them.
 
@@ -84,21 +100,34 @@ def encode_examples(
         area: Of a picture, in pixels.
         cache: Folder of what was encoded.
         told: Called with the number of each picture that is done.
+        unmasked_weight: Of the loss where masks are black; 1 where they are white. All pictures have masks, or none.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    sizes: dict[tuple[int, int], tuple[list[Tensor], list[str]]] = {}
+    sizes: dict[tuple[int, int], tuple[list[Tensor], list[str], list[Tensor]]] = {}
     for number, picture in enumerate(pictures):
         height, width = picture.pixels.shape[:2]
         size = bucket(width, height, model.info.multiple, area)
-        latents, captions = sizes.setdefault(size, ([], []))
+        latents, captions, weights = sizes.setdefault(size, ([], [], []))
         latents.append(_latent(picture, size, model, cache))
         captions.append(picture.caption)
+        if picture.mask is not None:
+            weights.append(_weight(picture.mask, size, model.stride, unmasked_weight))
         told(number + 1)
-    wanted = dict.fromkeys(["", *(caption for _, captions in sizes.values() for caption in captions)])
+    wanted = dict.fromkeys(["", *(caption for _, captions, _ in sizes.values() for caption in captions)])
     texts = {prompt: states.cpu() for prompt, states in model.embeddings(list(wanted)).items()}
     return Examples(
-        [torch.stack(latents) for latents, _ in sizes.values()], [captions for _, captions in sizes.values()], texts
+        [torch.stack(latents) for latents, _, _ in sizes.values()],
+        [captions for _, captions, _ in sizes.values()],
+        texts,
+        [torch.stack(weights) for _, _, weights in sizes.values() if weights],
     )
+
+
+def _weight(mask: np.ndarray, size: tuple[int, int], stride: int, unmasked: float) -> Tensor:
+    """`[h, w]`, of the loss at each place of the latents: a mask brought to the size of its picture, and averaged."""
+    pixels = np.asarray(fitted(Image.fromarray(mask), size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    white = F.avg_pool2d(torch.from_numpy(pixels)[None], stride)[0]
+    return unmasked + (1 - unmasked) * white
 
 
 @torch.no_grad()

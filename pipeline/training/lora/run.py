@@ -12,7 +12,7 @@ from typing import Any
 from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
 from wanbatch.pipeline.training.lora import card
 from wanbatch.pipeline.training.lora.buckets import bucket
-from wanbatch.pipeline.training.lora.examples import Examples, Picture, encode_examples
+from wanbatch.pipeline.training.lora.examples import UNMASKED_WEIGHT, Examples, Picture, encode_examples
 from wanbatch.pipeline.training.lora.measures import Comparison, Measures, compare, measure, sheet
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.plot import loss_plot
@@ -58,6 +58,7 @@ def train_lora(
     layers: Sequence[str] = BLOCK_LAYERS,
     prior: Iterable[Picture] = (),
     prior_weight: float = 1.0,
+    unmasked_weight: float = UNMASKED_WEIGHT,
     listener: Listener = Listener(),
 ) -> tuple[Path, Measures]:
     """Train an adapter into a folder, from which the same call goes on if it did not end.
@@ -72,26 +73,25 @@ def train_lora(
         prompts: Of the sample pictures; none: some captions of the training.
         unrelated: Prompts that have nothing to do with the adapter.
         layers: Of a block, that it changes.
+        unmasked_weight: Of the loss where the pictures' masks are black.
         prior, prior_weight: Pictures of what the model shall go on making, and the weight of their loss.
         listener: Hears of the progress.
 
     Returns:
-        The adapter's file, and what was measured.
-
+        Its file, and what was measured.
     Raises:
         UserError: If the folder is of another training, or the loss is not a number any more.
     """
     area = area or model.info.width * model.info.height
     out.mkdir(parents=True, exist_ok=True)
-    examples = encode_examples(pictures, model, area, out / "cache", listener.encoded)
-    kept = encode_examples(prior, model, area, out / "cache", lambda number: None)
-    beside = Prior(kept, prior_weight) if len(kept) else None
+    examples = encode_examples(pictures, model, area, out / "cache", listener.encoded, unmasked_weight)
+    beside = Prior.of(encode_examples(prior, model, area, out / "cache", lambda number: None), prior_weight)
     _ensure_same_training(out, settings, examples, model, about, beside)
     training, held = examples.split(settings.held_out, settings.seed)
     adapters = LowRankAdapters(model.dit, layers)
     loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say, beside)
     shown = tuple(prompts) or tuple(dict.fromkeys(_captions(held) + _captions(training)))[:SAMPLED]
-    samples = _Samples(model, adapters, about.name, bucket(1, 1, model.info.multiple, area), settings.sample_steps)
+    samples = _Samples(loop, bucket(1, 1, model.info.multiple, area))
     loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
     _, other = samples.write(out / "samples/end.png", shown, unrelated)
     return _finish(loop, about, samples.size, (held, len(held)) if len(held) else (training, 0), other)
@@ -121,17 +121,15 @@ def _describe(out: Path, about: card.About, settings: LoraSettings, measured: Me
 class _Samples:
     """Makes pictures without and with an adapter, always of the same noise; see `measures.compare`."""
 
-    model: TrainingModel
-    adapters: LowRankAdapters
-    name: str
+    loop: LoraTraining
     size: tuple[int, int]
-    steps: int
 
     def write(self, path: Path, *prompts: Sequence[str]) -> list[Comparison]:
         """Write a sheet with the pictures of each set of prompts, and return these."""
         path.parent.mkdir(exist_ok=True)
-        made = [compare(self.model, self.adapters, self.name, each, self.size, self.steps) for each in prompts]
-        sheet(self.model, made).save(path)
+        loop, steps = self.loop, self.loop.settings.sample_steps
+        made = [compare(loop.model, loop.adapters, loop.name, each, self.size, steps) for each in prompts]
+        sheet(loop.model, made).save(path)
         return made
 
 
@@ -155,7 +153,7 @@ def _ensure_same_training(
         "captions": list(dict.fromkeys(_captions(examples)))[:SAMPLED],
     }
     said |= {"prior": prior and _digest(prior.examples), "prior_weight": prior and prior.weight}
-    others = "other pictures or captions"
+    others = "other pictures or captions" + (" or masks" if examples.weights else "")
     words = {"content": others, "captions": others, "model": "another model", "prior": "another --prior or none"}
     ensure_same_training(out, said, words, asdict(LoraSettings()))
 
@@ -165,4 +163,6 @@ def _digest(examples: Examples) -> str:
     for latents, captions in zip(examples.latents, examples.captions, strict=True):
         total.update(latents.numpy().tobytes())
         total.update("\0".join(captions).encode())
+    for weights in examples.weights:
+        total.update(weights.numpy().tobytes())
     return total.hexdigest()[:32]

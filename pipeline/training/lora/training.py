@@ -39,6 +39,11 @@ class Prior:
     examples: Examples
     weight: float
 
+    @classmethod
+    def of(cls, examples: Examples, weight: float) -> Prior | None:
+        """One of these pictures; None if there is none."""
+        return cls(examples, weight) if len(examples) else None
+
 
 class LoraTraining:
     """The training of one adapter in a folder.
@@ -153,16 +158,35 @@ class LoraTraining:
         drawn = torch.randn(settings.batch) if settings.levels == "logit_normal" else torch.rand(settings.batch)
         u = drawn.sigmoid() if settings.levels == "logit_normal" else drawn
         level, noise = shifted(u, self._shift).to(device), torch.randn(latents.shape).to(device)
-        return flow_loss(
-            self.model, latents, noise, level, [examples.texts[caption].to(device) for caption in captions]
-        )
+        weights = examples.weights[place][rows].to(device) if examples.weights else None
+        texts = [examples.texts[caption].to(device) for caption in captions]
+        return flow_loss(self.model, latents, noise, level, texts, weights)
 
 
-def flow_loss(model: TrainingModel, latents: Tensor, noise: Tensor, level: Tensor, texts: Sequence[Tensor]) -> Tensor:
-    """Mean squared error of the velocity that is predicted for noised latents `[B, z, h, w]` at levels `[B]`."""
+def flow_loss(
+    model: TrainingModel,
+    latents: Tensor,
+    noise: Tensor,
+    level: Tensor,
+    texts: Sequence[Tensor],
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Mean squared error of the velocity that is predicted for noised latents.
+
+    Args:
+        model: That predicts it.
+        latents: `[B, z, h, w]`.
+        noise: As large.
+        level: `[B]`.
+        texts: Text states of each.
+        weights: `[B, h, w]`, of the error at each place; each picture then counts as much as another. None: all 1.
+    """
     share = level[:, None, None, None]
     velocity = model.velocity((1 - share) * latents + share * noise, level, *padded(texts))
-    return F.mse_loss(velocity, noise - latents)
+    if weights is None:
+        return F.mse_loss(velocity, noise - latents)
+    error = (velocity - (noise - latents)).square().mean(1)
+    return ((error * weights).sum((1, 2)) / weights.sum((1, 2))).mean()
 
 
 @torch.no_grad()
@@ -175,7 +199,7 @@ def fixed_loss(model: TrainingModel, examples: Examples, most: int = 32) -> floa
         most: How many of each.
     """
     losses = []
-    for latents, captions in zip(examples.latents, examples.captions, strict=True):
+    for place, (latents, captions) in enumerate(zip(examples.latents, examples.captions, strict=True)):
         for row in range(min(most, len(latents))):
             generator = torch.Generator().manual_seed(row)
             count = len(FIXED_LEVELS)
@@ -183,5 +207,8 @@ def fixed_loss(model: TrainingModel, examples: Examples, most: int = 32) -> floa
             noise = torch.randn(one.shape, generator=generator).to(model.device)
             texts = [examples.texts[captions[row]].to(model.device)] * count
             level = torch.tensor(FIXED_LEVELS, device=model.device)
-            losses.append(float(flow_loss(model, one, noise, level, texts)))
+            weights = None
+            if examples.weights:
+                weights = examples.weights[place][row : row + 1].to(model.device).expand(count, -1, -1)
+            losses.append(float(flow_loss(model, one, noise, level, texts, weights)))
     return math.fsum(losses) / max(1, len(losses))

@@ -67,11 +67,31 @@ def test_the_command_of_the_page_makes_an_adapter_with_its_card(tmp_path, monkey
 )
 def test_bad_input_is_one_clear_line_before_a_model_is_loaded(tmp_path, monkeypatch, more, said):
     write_drawings(tmp_path / "drawings", captions=False)
-    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.load", lambda *given: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(
+        "wanbatch.pipeline.training.lora.model.load_reference", lambda *given: pytest.fail("a model is loaded")
+    )
     done = invoke("train", "lora", "--images", str(tmp_path / "drawings"), *more)
     assert done.exit_code == 2
     assert said in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_the_command_with_masks_finds_them(tmp_path, monkeypatch):
+    class Checked(Exception):
+        pass
+
+    def load(*given):
+        raise Checked
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wanbatch.jobs.training.lora.TrainingModel.load", load)
+    (command,) = [each for each in commands() if "--masks" in each]
+    write_drawings(tmp_path / "drawings")
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        assert f"{4 - number} of 4 pictures have no mask" in invoke(*command[1:]).stderr
+        Image.new("L", (32, 32), 255).save(tmp_path / "masks" / f"{number}.png")
+    assert isinstance(invoke(*command[1:]).exception, Checked)
 
 
 def test_few_steps_as_the_page_shows_them_are_planned_without_a_warning(tmp_path, monkeypatch):

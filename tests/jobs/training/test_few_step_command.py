@@ -14,6 +14,7 @@ from wanbatch.jobs.cli.main import main
 from wanbatch.pipeline.training.low_rank import read_state
 
 ROOT = Path(__file__).parents[3]
+LOADER = "wanbatch.pipeline.training.lora.model.load_reference"
 PAGE = (
     (ROOT / "docs" / "training.md")
     .read_text(encoding="utf-8")
@@ -44,7 +45,9 @@ def invoke(*arguments: str):
 
 def begun(monkeypatch) -> None:
     """Fail if a model is loaded."""
-    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.load_reference", lambda *given: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(
+        "wanbatch.pipeline.training.lora.model.load_reference", lambda *given: pytest.fail("a model is loaded")
+    )
 
 
 def test_the_command_of_the_page_leaves_an_adapter_that_a_run_takes_and_goes_on(tmp_path, monkeypatch):

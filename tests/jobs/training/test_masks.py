@@ -24,6 +24,7 @@ from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.training import fixed_loss, flow_loss
 
 SIZE = (32, 16)
+LOADER = "wanbatch.pipeline.training.lora.model.load_reference"
 
 
 def picture(path: Path, grey: int = 100, size: tuple[int, int] = SIZE) -> None:
@@ -147,7 +148,9 @@ def test_masks_of_a_column(tmp_path):
     ],
 )
 def test_a_mask_of_no_use_is_one_line_before_a_model_is_loaded(drawings, tmp_path, monkeypatch, size, white, said):
-    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.load_reference", lambda *given: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(
+        "wanbatch.pipeline.training.lora.model.load_reference", lambda *given: pytest.fail("a model is loaded")
+    )
     half_white(tmp_path / "masks/one.png")
     half_white(tmp_path / "masks/sub/two.png", white, size)
     given = ["train", "lora", "--images", str(drawings), "--name", "ink", "--masks", str(tmp_path / "masks")]

@@ -56,6 +56,7 @@ def _outcome(ref: ray.ObjectRef) -> Any:
     try:
         return result_of(ref)
     except WorkerGone as gone:
-        return CallFailed(f"its process was lost {TRIES + 1} times: {gone}")
+        return CallFailed(f"its process was lost: {gone}")
     except exceptions.RayTaskError as error:
-        return CallFailed(str(error.cause or error).strip().splitlines()[-1])
+        cause = error.cause
+        return CallFailed(f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}")

@@ -183,7 +183,12 @@ def experts_of_models_that_have_two_or_one(at: At) -> Iterator[str]:
 
 @scene
 def sweeps_that_are_asked_for(at: At) -> Iterator[str]:
-    for mistake, better in (("rank", "rank=8,16"), ("rank=8 rank=16", "rank=8,16"), ("seed=1 rank=8", "rank=8")):
+    for mistake, better in (
+        ("rank", "rank=8,16"),
+        ("rnak=8", "rank=8"),
+        ("rank=8 rank=16", "rank=8,16"),
+        ("seed=1 rank=8", "rank=8"),
+    ):
         yield raised(lambda mistake=mistake: named_lists([mistake]))
         named_lists([better])
     file = at.write("out/trials/rank-8/result.json", "{")

@@ -170,6 +170,7 @@ def test_a_sweep_without_any_result_names_a_trial(request_of, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
 def test_the_command_trains_trials_in_processes_of_ray(request_of):
     given = ["train", "lora", "--images", "set", "--name", "ink", "--out", "out", "--steps", "2", "--device", "cpu"]
     given += ["--resolution", "32", "--sample-steps", "1", "--unrelated", "a dog"]

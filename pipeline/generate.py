@@ -133,7 +133,7 @@ class Wan:
             UserError: If the model cannot be loaded or not run in this way.
         """
         where = torch.device(device)
-        check_precision(runtime, where)
+        check_precision(runtime, where, info, dtype)
         if runtime.compile:
             set_up_compiler(runtime.compile_cache)
         cache = None

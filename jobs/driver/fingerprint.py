@@ -49,8 +49,8 @@ def fingerprint_of(
     unset = {name for name in (*LATER, *SET_LATER) if resolved.get(name) in (None, "")}
     return {
         "model": model_location(model),
-        "revision": model.revision,
-        "weights": model.digest,
+        "revision": model.revision if model.converted is None else model.converted.revision,
+        "weights": model.digest if model.converted is None else model.converted.weights_on(chosen.device),
         "seed": settings.seed,
         **{name: value for name, value in resolved.items() if name not in unset},
         "step_cache": str(parse(settings.step_cache, model.layers)),
@@ -78,6 +78,8 @@ def backends_in_environment(backends: Mapping[str, str | None]) -> dict[str, Any
 
 
 def model_location(model: ModelInfo) -> str:
-    """`tiny`, hub ids and URLs as they are, a folder with its whole path."""
+    """`tiny`, hub ids and URLs as they are, a folder with its whole path; of a converted model, its source's."""
+    if model.converted is not None:
+        return model.converted.source
     named = model.name == TINY or model.revision is not None or is_url(model.name)
     return model.name if named else model.folder

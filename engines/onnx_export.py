@@ -62,7 +62,7 @@ def export(graph: Graph, path: Path, opset: int = OPSET) -> None:
 def _simplify(model: Any) -> None:
     """Fold constants and remove what is not used, in time that grows with the graph.
 
-    The exporter's own optimiser looks for fusions as well, which TensorRT and ONNX Runtime find by themselves, in time
+    The exporter's own optimiser looks for fusions, too, which TensorRT and ONNX Runtime find by themselves, in time
     that grows with the square of the graph: minutes for thirty blocks.
     """
     import onnxscript.optimizer

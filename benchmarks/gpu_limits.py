@@ -1,68 +1,187 @@
-"""Two ends of a GPU: batches too small to keep it busy, and a model too large for it.
+"""A model on GPUs with less memory than it would like: what runs, how its parts share the GPU, and how fast.
 
-    python benchmarks/gpu_limits.py [--gigabytes 24] [--out benchmarks/results/NAME.json]
+    python benchmarks/gpu_limits.py [--model 5b] [--gigabytes 24 --gigabytes 16] [--out benchmarks/results/NAME.json]
 
-Random weights of Wan2.2 TI2V-5B. First an FP8 step of small batches, launched one by one and replayed as CUDA graphs
-(`pipeline/batching/cuda_graphs.py`): milliseconds a step and picture, the second of two whole schedules. Then this
-process is allowed so many gigabytes and makes pictures in bf16 with parts that leave the GPU for each other.
+Random weights. For each precision the model is made once, in the host's memory; then this process is allowed so many
+gigabytes of the GPU (`torch.cuda.set_per_process_memory_fraction`), from the most to the least, and makes pictures at
+1280x704 with guidance: first one with two steps, to warm up, then two units whose prompts are new. Where memory runs
+out the slots are halved, as a run does. What cannot run in any way must be refused before it works. With `--small` it
+also times an FP8 step of batches too small to keep the GPU busy, launched and replayed as CUDA graphs. What is found
+is written after each measurement. On a CPU nothing is ever short, and the model is a small one.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from circumstances import circumstances
+from large_models import SMALL, Progress
 from model_requests import request_of
 
+from wanbatch.errors import UserError
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.modules import Modules
-from wanbatch.pipeline.loading.random_model import TRANSFORMER, random_info, random_modules, transformer_like
+from wanbatch.pipeline.loading.offload import free_memory
+from wanbatch.pipeline.loading.random_model import (
+    PUBLISHED,
+    TRANSFORMER,
+    Size,
+    random_info,
+    random_modules,
+    transformer_like,
+)
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import single_frame_transformer
 from wanbatch.pipeline.sampling.solvers import solve
 
-SMALL = (((32, 32), 8, 1.0), ((32, 32), 8, 5.0), ((44, 80), 1, 1.0), ((44, 80), 2, 1.0), ((44, 80), 4, 1.0))
+BATCHES = (((32, 32), 8, 1.0), ((32, 32), 8, 5.0), ((44, 80), 1, 1.0), ((44, 80), 2, 1.0), ((44, 80), 4, 1.0))
 STEPS = 8
-SLOTS = 4  # with little memory
 
 
 @click.command(help=__doc__)
-@click.option("--gigabytes", default=24.0, show_default=True)
+@click.option("--model", type=click.Choice(list(PUBLISHED)), default="5b", show_default=True)
+@click.option("--gigabytes", multiple=True, type=float, default=(24.0, 16.0, 12.0), show_default=True)
+@click.option("--precision", "precisions", multiple=True, default=("bf16", "fp8"), show_default=True)
+@click.option("--slots", default=8, show_default=True)
+@click.option("--steps", default=12, show_default=True)
+@click.option("--unit", default=8, show_default=True, help="pictures of a unit")
+@click.option("--small/--no-small", default=False, help="also time small batches")
 @click.option("--out", type=click.Path(path_type=Path))
 @torch.no_grad()
-def main(gigabytes: float, out: Path | None) -> None:
-    device = torch.device("cuda")
-    set_up_compiler(None)
-    result = {
-        "command": " ".join(["python", *sys.argv]),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": torch.cuda.get_device_name(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers")}},
-        "milliseconds_a_step_and_picture": dict(_small_batches(device)),
-        f"capped_at_{gigabytes:g}_gb": _capped(device, gigabytes * 1e9),
+def main(
+    model: Size,
+    gigabytes: Sequence[float],
+    precisions: Sequence[str],
+    slots: int,
+    steps: int,
+    unit: int,
+    small: bool,
+    out: Path | None,
+) -> None:
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    hardware = {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if gpu else {}
+    options = {"model": model, "slots": slots, "steps": steps, "pictures_of_a_unit": unit}
+    progress = Progress(
+        out, {**circumstances(("torch", "diffusers", "transformers"), **hardware), "settings": options}
+    )
+    if small and gpu:
+        for name, found in _small_batches(device):
+            progress.note("milliseconds_a_step_and_picture", name, value=found)
+    for precision in precisions:
+        progress.say(f"{precision}: the model is made")
+        _allow(1.0)
+        begin = time.perf_counter()
+        modules = _on_the_host(random_modules(device, torch.bfloat16, model, **({} if gpu else SMALL)))
+        _allow(_share(max(gigabytes)))
+        runtime = Runtime(fp8=precision == "fp8", int8=precision == "int8", offload=True)
+        info = random_info(model)
+        try:
+            wan = Wan(modules, device, slots, runtime, pixels=info.width * info.height)
+        except UserError as error:
+            progress.note("caps", precision, f"{max(gigabytes):g}_gb", value={"refused": str(error)})
+            continue
+        finally:
+            del modules
+        progress.note("seconds_to_make_and_load", precision, value=round(time.perf_counter() - begin, 1))
+        for allowed in sorted(gigabytes, reverse=True):
+            found = _tried(progress, wan, model, allowed, (slots, steps, unit))
+            progress.note("caps", precision, f"{allowed:g}_gb", value=found)
+        del wan
+
+
+def _share(gigabytes: float) -> float:
+    """So many gigabytes, as a share of the GPU."""
+    return gigabytes * 1e9 / torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 1.0
+
+
+def _allow(share: float) -> None:
+    """Allow this process so much of the GPU, and begin with none of it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _on_the_host(made: Modules) -> Modules:
+    second = made.low_noise_transformer
+    parts = [part if part is None else part.cpu() for part in (made.text_encoder, made.transformer, second, made.vae)]
+    return Modules(made.tokenizer, parts[0], parts[1], parts[2], made.boundary, parts[3])
+
+
+def _tried(progress: Progress, wan: Wan, model: Size, allowed: float, how: tuple[int, int, int]) -> dict[str, Any]:
+    """What became of two units under a cap of so many gigabytes."""
+    slots, steps, unit = how
+    gpu = wan.device.type == "cuda"
+    wan.denoiser.forget()
+    wan.placement.to_host()
+    _allow(_share(allowed))
+    begin, free = time.perf_counter(), free_memory(wan.device)
+    try:
+        wan.placement.plan_again()
+    except UserError as error:
+        return {"refused": str(error), "seconds_until_refused": round(time.perf_counter() - begin, 2)}
+    wan.use_slots(slots)
+    offloader = wan.placement.offloader
+    assert offloader is not None
+    progress.say(f"{allowed:g} GB: {offloader.residency}")
+    found: dict[str, Any] = {
+        "residency": str(offloader.residency),
+        "backends": wan.backends,
+        "free_bytes_at_first": free if gpu else None,
+        "pinned": offloader.pinned,
     }
-    text = json.dumps(result, indent=1) + "\n"
-    click.echo(text)
-    if out is not None:
-        out.write_text(text, encoding="utf-8")
+    _make(wan, model, f"{allowed:g} warm up", 1, 2)
+    units = []
+    for number in range(2):
+        seconds, moves, moving, failed = _make(wan, model, f"{allowed:g} unit {number}", unit, steps)
+        units.append({
+            "seconds": round(seconds, 2), "pictures_per_second": round(unit / seconds, 3), "moves": moves,
+            "seconds_moving": round(moving, 2), "failed": failed,
+        })  # fmt: skip
+    found |= {"slots": wan.slots, "units": units}
+    if gpu:
+        found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
+        found["peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
+    return found
+
+
+def _make(wan: Wan, model: Size, unit: str, pictures: int, steps: int) -> tuple[float, int, float, int]:
+    """Seconds of a unit, moves in it, their seconds, failures; slots are halved where memory runs out."""
+    requests = [_request(model, wan, f"{unit} {number}", number, steps) for number in range(pictures)]
+    while True:
+        begin = synchronized_time(wan.device)
+        try:
+            made = list(wan.generate(requests))
+            break
+        except torch.OutOfMemoryError:
+            if wan.slots == 1:
+                raise
+        torch.cuda.empty_cache()
+        wan.use_slots(wan.slots // 2)
+    seconds = synchronized_time(wan.device) - begin
+    results = [one for one in made if not isinstance(one, Failed)]
+    moving = sum(one.move_seconds for one in results)
+    return seconds, sum(one.moves for one in results), moving, len(made) - len(results)
+
+
+def _request(model: Size, wan: Wan, name: str, seed: int, steps: int) -> Request:
+    size = {"width": 1280, "height": 704} if wan.device.type == "cuda" else {"width": 64, "height": 64}
+    return request_of(random_info(model), id=name, prompt=f"{name} a red heart", seed=seed, steps=steps, **size)
 
 
 def _small_batches(device: torch.device) -> Iterator[tuple[str, dict[str, float]]]:
     frame = single_frame_transformer(transformer_like(TRANSFORMER, device, torch.bfloat16), Runtime(fp8=True), device)
-    for size, slots, guidance in SMALL:
+    for size, slots, guidance in BATCHES:
         found = {}
         for name, kept in (("launched", 0), ("replayed", KEPT_CLASSES)):
             denoiser = Denoiser([frame], slots, kept=kept)
@@ -83,35 +202,6 @@ def _samples(device: torch.device, size: tuple[int, int], count: int, guidance: 
     for number in range(count):
         start = torch.randn(TRANSFORMER["in_channels"], *size, device=device)
         yield Sample(str(number), start, solution, guidance, prompt, negative, number)
-
-
-def _capped(device: torch.device, allowed: float) -> dict[str, Any]:
-    made = random_modules(device, torch.bfloat16)
-    parts = [part.cpu() for part in (made.text_encoder, made.transformer, made.vae)]
-    modules = Modules(made.tokenizer, parts[0], parts[1], None, None, parts[2])
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(0).total_memory)
-    wan = Wan(modules, device, SLOTS, Runtime(compile=True, offload=True))
-    torch.cuda.reset_peak_memory_stats()
-    seconds, failed = [], 0
-    for unit, steps in enumerate((2, 12)):
-        begin = synchronized_time(device)
-        failed += sum(isinstance(one, Failed) for one in wan.generate([_request(unit, i, steps) for i in range(8)]))
-        seconds.append(round(synchronized_time(device) - begin, 2))
-    return {
-        "slots": SLOTS,
-        "backends": wan.backends,
-        "moves": wan.offloader.moves if wan.offloader else 0,
-        "seconds_of_8_pictures_in_2_steps_with_compiling_and_in_12": seconds,
-        "failed": failed,
-        "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
-        "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
-    }
-
-
-def _request(unit: int, number: int, steps: int) -> Request:
-    prompt = f"{unit} {number} a red heart"
-    return request_of(random_info(), id=f"{unit}-{number}", prompt=prompt, seed=number, steps=steps)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.evaluation import flops
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.hosted_weights import size_of
 from wanbatch.pipeline.loading.modules import Modules
-from wanbatch.pipeline.loading.offload import size_of
 from wanbatch.pipeline.loading.random_model import PUBLISHED, Size, pipeline_of, random_info, random_modules
 from wanbatch.pipeline.loading.runtime import Runtime
 

@@ -4,12 +4,13 @@
     python benchmarks/start.py --folder DIR --small        on a CPU, with the small model
 
 Each start is a process of its own, and every round takes each way in turn. `before` reads the model as modules of
-diffusers and transformers, as wanbatch did until this was measured; `now` as it does. The model is Wan2.2 TI2V-5B at
-its full size with random weights, written once to DIR/model in bf16 (23 GB, then in the page cache). The first
-start of all compiles the VAE into DIR/compiled and is reported as `cold`; all others find it there. Seconds: `python`
-until the script runs, `torch` its import, `device` until the GPU answers, `imports` of wanbatch, `load`, `warm_up` as
-workers do it (two steps of a picture of 1280x704; with its stages), `picture` of four steps without guidance. Needs
-neither Ray nor pydantic. Results are written after every start.
+diffusers and transformers, as wanbatch did until this was measured; `now` as it does, `converted` from a folder that
+`wanbatch convert` wrote. The model is Wan2.2 TI2V-5B at its full size with random weights, written once to DIR/model
+in bf16 (23 GB, then in the page cache). The first start of all compiles the VAE into DIR/compiled and is reported as
+`cold`; all others find it there. Seconds: `python` until the script runs, `torch` its import, `device` until the GPU
+answers, `imports` of wanbatch, `load`, `warm_up` as workers do it (two steps of a picture of 1280x704; with its
+stages), `picture` of four steps without guidance. Needs neither Ray nor pydantic. Results are written after every
+start.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-WAYS = ("before", "now")
+WAYS = ("before", "now", "converted")
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors")
 
 
@@ -46,6 +47,8 @@ def main() -> None:
     }
     if not options.small:
         result["seconds_to_write_the_model"] = _write_model(options.folder / "model")
+        for precision in options.precision if "converted" in options.ways else ():
+            result[f"seconds_to_convert_to_{precision}"] = _convert(options.folder, precision)
     starts = [("now", options.precision[0], "cold"), *_rounds(options)]
     for way, precision, kind in starts:
         result["starts"].append(
@@ -79,6 +82,20 @@ def _write_model(folder: Path) -> float:
     begin = time.perf_counter()
     if not (folder / "model_index.json").exists():
         command = [sys.executable, "-m", "wanbatch.pipeline.loading.random_model", str(folder)]
+        subprocess.run(command, check=True)
+    return round(time.perf_counter() - begin, 1)
+
+
+def _convert(folder: Path, precision: str) -> float:
+    """Seconds. In a process of its own, on the GPU."""
+    begin = time.perf_counter()
+    if not (folder / precision).exists():
+        code = (
+            "import sys, torch; from pathlib import Path; from wanbatch.pipeline.loading import converting, registry;"
+            "model, out, precision = sys.argv[1:];"
+            "converting.convert(registry.find(model), model, Path(out), precision, torch.device('cuda'))"
+        )
+        command = [sys.executable, "-c", code, str(folder / "model"), str(folder / precision), precision]
         subprocess.run(command, check=True)
     return round(time.perf_counter() - begin, 1)
 
@@ -121,7 +138,8 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.child == "before":
         from wanbatch.pipeline.loading import reference  # noqa: F401
-    info = registry.find("tiny" if options.small else str(options.folder / "model"))
+    kept = "model" if options.child != "converted" else options.precision[0]
+    info = registry.find("tiny" if options.small else str(options.folder / kept))
     laps.lap("imports")
     precision = options.precision[0]
     dtype = "float32" if precision == "fp32" else "bfloat16"

@@ -64,8 +64,8 @@ def export(graph: Graph, path: Path) -> None:
 def _simplify(model: Any) -> None:
     """Fold constants and remove what is not used, in time that grows with the graph.
 
-    The exporter's own optimiser looks for fusions, too, which TensorRT and ONNX Runtime find by themselves, in time
-    that grows with the square of the graph: minutes for thirty blocks.
+    The exporter's own optimiser looks for fusions as well, which TensorRT and ONNX Runtime find by themselves, in
+    time that grows with the square of the graph: minutes for thirty blocks.
     """
     import onnxscript.optimizer
     from onnx_ir.passes import common

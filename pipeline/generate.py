@@ -6,7 +6,7 @@ are separate and timed one by one. Reading source files and writing pictures is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -24,15 +24,17 @@ from wanbatch.pipeline.adapters.tensors import AdapterTensors, load_tensors
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.backends import VAE, AnyDenoisingModel, ReplacedStages, TextModel
-from wanbatch.pipeline.core.creativity_map import as_mapped, region_of
+from wanbatch.pipeline.core.creativity_map import as_mapped
 from wanbatch.pipeline.core.device import peak_memory, synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
+from wanbatch.pipeline.core.sample_making import sample_of
 from wanbatch.pipeline.core.samples import Denoised, Sample
-from wanbatch.pipeline.core.sound_tokens import with_sound
 from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.modules import Modules
-from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, free_memory
+from wanbatch.pipeline.loading.offload import free_memory
+from wanbatch.pipeline.loading.placement import Placement, form_of
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.residency import PIXELS, fits_whole, working_bytes
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import (
     block_maker,
@@ -44,13 +46,10 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_vae,
 )
 from wanbatch.pipeline.loading.text_recipe import text_recipe
-from wanbatch.pipeline.loading.weights import DTYPES, load, weight_bytes
-from wanbatch.pipeline.sampling.solvers import solve
+from wanbatch.pipeline.loading.weights import DTYPES, load
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
 from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder
-
-MARGIN_BYTES = max(WORKING_BYTES.values())  # besides the weights
 
 
 class Wan:
@@ -63,6 +62,10 @@ class Wan:
         runtime: How it is run.
         text_cache: Embeddings on disk; None to keep none there.
         adapters: Those that requests may name, each with its tensors for each transformer and its weight.
+        pixels: Of the pictures that room is left for, where there is little.
+
+    Raises:
+        UserError: Not even one part of the model at a time fits on the device.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Wan:
         runtime: Runtime = Runtime(),  # noqa: B008  frozen
         text_cache: TextCache | None = None,
         adapters: Mapping[str, tuple[Sequence[AdapterTensors], float]] = MappingProxyType({}),
+        pixels: int = PIXELS,
     ):
         self.device, self.runtime, self.slots = device, runtime, slots
         self.experts = [single_frame_transformer(part, runtime, device) for part in modules.transformers]
@@ -85,23 +89,23 @@ class Wan:
         self._replaced_stages: ReplacedStages = lambda width, height, rows: {}
         self.stride = modules.vae.config.scale_factor_spatial
         self.channels = self.experts[0].in_channels
-        self.offloader: Offloader | None = None
+        working = None
         if runtime.offload:
-            groups = {"text": text_model, "picture": torch.nn.ModuleList([*self.experts, frame_vae])}
-            self.offloader = Offloader(
-                groups, device, lambda: free_memory(device), make_room=lambda: self._forget_kept()
-            )
-        self.offloaded = self.offloader is not None and not self.offloader.all_fit
+            kept = parse(runtime.step_cache, self.experts[0].layers).residuals_kept
+            working = working_bytes(form_of(self.experts), self.stride, slots, pixels, kept)
+        self.placement = Placement(
+            text_model, self.experts, frame_vae, device, working, lambda: self._forget_kept(), free_memory
+        )
         self.text = TextEncoder(
             modules.tokenizer,
             text_model,
             GPU_TOKENS if device.type == "cuda" else 0,
             cache=text_cache,
             device=device,
-            before_encoding=lambda: self._ensure_on_device("text"),
+            before_encoding=self.placement.have_text,
         )
         self.use_step_cache(runtime.step_cache)
-        self._ensure_on_device("picture")
+        self.placement.have_picture()
 
     @classmethod
     def load(
@@ -129,27 +133,30 @@ class Wan:
             UserError: If the model cannot be loaded or not run in this way.
         """
         where = torch.device(device)
-        check_precision(runtime, where)
+        check_precision(runtime, where, info, dtype)
         if runtime.compile:
             set_up_compiler(runtime.compile_cache)
         cache = None
         if runtime.text_cache is not None:
             cache = TextCache(Path(runtime.text_cache).expanduser(), text_recipe(info, where, dtype, GPU_TOKENS))
-        if runtime.offload and device == "cuda" and weight_bytes(info) + MARGIN_BYTES <= free_memory(where):
-            runtime = replace(runtime, offload=False)  # all of it fits for certain
+        pixels, eight_bits = info.width * info.height, (runtime.fp8 or runtime.int8) and not merged
+        if runtime.offload and device == "cuda":
+            whole = fits_whole(Path(info.folder), dtype, eight_bits, slots, pixels, free_memory(where))
+            runtime = replace(runtime, offload=not whole)
         ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
         modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype], ready)
         for file, weight in merged:
             for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
                 merge(transformer, tensors, weight)
         of_rows = {name: (load_tensors(file), weight) for name, (file, weight) in adapters.items()}
-        return cls(modules, where, slots, runtime, cache, of_rows)
+        return cls(modules, where, slots, runtime, cache, of_rows, pixels)
 
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
         self.slots = slots
         kept = 0 if self.offloaded else KEPT_CLASSES
-        self.denoiser = Denoiser(self.evaluated, slots, self.boundary, self.step_cache, kept)
+        have, turns = self.placement.have_expert, self.placement.residency.experts_leave
+        self.denoiser = Denoiser(self.evaluated, slots, self.boundary, self.step_cache, kept, have, turns)
 
     def use_step_cache(self, text: str) -> None:
         """Skip these steps and blocks from now on.
@@ -164,18 +171,24 @@ class Wan:
         self.use_slots(self.slots)
 
     @property
+    def offloaded(self) -> bool:
+        """Whether parts of the model take turns on the device."""
+        return self.placement.residency.moves
+
+    @property
     def backends(self) -> dict[str, str]:
         """What runs each stage, recorded with every picture."""
         dtype = str(self.dtype).removeprefix("torch.")
         how = "compiled" if self.runtime.compile else "eager"
         blocks = "kernels" if self.experts[0].fused else how
         layers = dtype + layers_name(self.runtime, self.device)
-        return {
-            "text": f"{self._text_how}-{dtype}" + ("-offloaded" if self.offloaded else ""),
+        names = {
+            "text": f"{self._text_how}-{dtype}",
             "encode": f"{how}-{dtype}",
             "denoise": f"{blocks}-{layers}",
             "decode": f"{how}-{dtype}",
         }
+        return self.placement.marked(names)
 
     def replace_parts(
         self, text: TextModel, transformers: Sequence[AnyDenoisingModel], vae: VAE, stages: ReplacedStages
@@ -222,7 +235,10 @@ class Wan:
             coming = () if more is None else more()
             return self._enter(coming, entered) if coming else None
 
-        for denoised in self.denoiser.run(list(self._enter(requests, entered)), further):
+        made: Iterable[Denoised] = self.denoiser.run(list(self._enter(requests, entered)), further)
+        if self.placement.residency.vae_leaves:
+            made = list(made)  # or a transformer would leave for each picture
+        for denoised in made:
             request, text_seconds, encode_seconds = entered.pop(denoised.sample)
             yield self._finish(request, denoised, text_seconds, encode_seconds if request.sources else 0.0)
 
@@ -231,7 +247,9 @@ class Wan:
     ) -> Iterator[Sample]:
         """Encode what requests need and make them rows, which are noted with their request and its seconds."""
         embeddings, text_seconds = self.encode_prompts(requests)
-        self._ensure_on_device("picture")
+        self.placement.have_picture()
+        if self.offloaded and any(request.sources for request in requests):
+            self.placement.have_vae()
         latents, encode_seconds = self.encode_sources(requests)
         for request in requests:
             sample = self.sample(request, embeddings, latents)
@@ -284,47 +302,19 @@ class Wan:
     @torch.inference_mode()
     def sample(self, request: Request, embeddings: dict[str, Tensor], latents: dict[str, Tensor]) -> Sample:
         """What the denoiser needs of a request: its start, its steps and its text."""
-        height, width = request.height // self.stride, request.width // self.stride
-        noise = conditioning.initial_noise(request.seed, self.channels, height, width).to(self.device)
         mixed = None
         if request.sources:
             chosen = [latents[source.key] for source in request.sources]
             mixed = conditioning.blend(chosen, [source.weight for source in request.sources])
-        prompt = own = embeddings[request.prompt]
-        if request.sound_tokens is not None:
-            prompt = with_sound(own, request.sound_tokens)
-        region, creativity = None, request.creativity
-        if request.creativity_map is not None:
-            if mixed is None:
-                raise ValueError("a creativity map needs a source")
-            region, highest = region_of(
-                request.creativity_map.values, self.stride, mixed, noise, request.creativity_map.softness
-            )
-            if highest != np.float32(creativity):  # the place that may change most is smaller than one of the latent
-                creativity = highest
-        return Sample(
-            id=request.id,
-            start=conditioning.start(noise, mixed, creativity),
-            solution=solve(
-                request.sampler,
-                request.steps,
-                request.shift,
-                creativity,
-                request.schedule,
-                request.sigmas,
-                request.creativity_steps,
-            ),
-            guidance=request.guidance,
-            prompt=prompt,
-            negative=embeddings.get(request.negative_prompt, own),
-            seed=request.seed,
-            guidance_2=request.guidance_2,
-            region=region,
-            adapters=self._adapters.applied(request.adapters),
-        )
+        prompt = embeddings[request.prompt]
+        texts = prompt, embeddings.get(request.negative_prompt, prompt)
+        adapters = self._adapters.applied(request.adapters)
+        return sample_of(request, texts, mixed, self.channels, self.stride, self.device, adapters)
 
     def _finish(self, request: Request, denoised: Denoised, text: float, encode: float) -> Result | Failed:
         begin = synchronized_time(self.device)
+        if self.placement.residency.vae_leaves:
+            self.placement.have_vae()
         try:
             pixels = self.decode_latent(denoised.latent)
         except RowError as error:
@@ -332,12 +322,8 @@ class Wan:
         pixels, lowered = as_mapped(pixels, request, self.stride)
         seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
         peak, backends = peak_memory(self.device), self.backends_of(request)
-        return Result(request, pixels, seconds, denoised.work, peak, denoised.slot_steps, backends, lowered)
-
-    def _ensure_on_device(self, group: str) -> None:
-        """Have a group of the model's modules on the device, see `offload.py`."""
-        if self.offloader is not None:
-            self.offloader.ensure_on_device(group)
+        moved = self.placement.newly_moved()
+        return Result(request, pixels, seconds, denoised.work, peak, denoised.slot_steps, backends, lowered, *moved)
 
     def _forget_kept(self) -> None:
         """Give up what the denoiser keeps between calls: memory, and launches that know where the weights are."""

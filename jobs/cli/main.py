@@ -19,6 +19,7 @@ from wanbatch.jobs.cli.bench_command import bench
 from wanbatch.jobs.cli.check_command import check
 from wanbatch.jobs.cli.compare_command import compare
 from wanbatch.jobs.cli.completion_command import completion
+from wanbatch.jobs.cli.convert_command import convert
 from wanbatch.jobs.cli.doctor_command import doctor
 from wanbatch.jobs.cli.engines_commands import engines
 from wanbatch.jobs.cli.export_command import export
@@ -83,6 +84,7 @@ class Commands(click.Group):
         compare,
         push,
         adapters,
+        convert,
         tune,
         train,
         engines,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.converted import Converted
 from wanbatch.pipeline.loading.runtime import Runtime, default_compile_cache
 
 if TYPE_CHECKING:
@@ -106,8 +107,13 @@ def detect_hardware() -> Hardware:
     )
 
 
-def resolve_execution(settings: Settings, hardware: Hardware) -> ExecutionConfig:
+def resolve_execution(settings: Settings, hardware: Hardware, converted: Converted | None = None) -> ExecutionConfig:
     """Resolve `auto` and the preset; a setting that is given wins over the preset.
+
+    Args:
+        settings: As the user gave them.
+        hardware: What the model runs on.
+        converted: How the model was converted, which `auto` goes by if the weights are not there in more.
 
     Raises:
         UserError: The settings ask for something that the hardware does not have, or there is no folder to keep
@@ -116,13 +122,17 @@ def resolve_execution(settings: Settings, hardware: Hardware) -> ExecutionConfig
     if settings.device == "cuda" and not hardware.gpus:
         raise UserError("setting device: cuda was asked for, but torch sees no GPU; use --device cpu or auto")
     device = ("cuda" if hardware.gpus else "cpu") if settings.device == "auto" else settings.device
-    precision = settings.precision
+    precision: str = settings.precision
     if precision == "auto":
         precision = "fp32" if device == "cpu" else PRESETS[settings.preset][hardware.has_fp8]["precision"]
+        if converted is not None and not converted.runs_in(precision):
+            precision = converted.precision
     if precision == "fp8" and device == "cuda" and not hardware.has_fp8:
+        instead = "--precision bf16"
+        if converted is not None and not converted.runs_in("bf16"):
+            instead = f"--model {converted.source}"
         raise UserError(
-            f"setting precision: {hardware.name} has no FP8, which Ada, Hopper and Blackwell GPUs have; use "
-            "--precision bf16"
+            f"setting precision: {hardware.name} has no FP8, which Ada, Hopper and Blackwell GPUs have; use {instead}"
         )
     if precision == "int8" and device == "cuda" and hardware.capability < INT8_CAPABILITY:
         raise UserError(

@@ -14,9 +14,8 @@ from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT, MIXED_DEVICES, S
 from wanbatch.manifests.sources.decoding import decoding_versions
 from wanbatch.manifests.storage.urls import is_url
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
+from wanbatch.pipeline.loading.residency import OFFLOADED
 from wanbatch.pipeline.sampling.step_cache import parse
-
-OFFLOADED = "-offloaded"  # at the end of a backend's name: its part of the model leaves the device for others
 
 DEFAULTS = tuple(column.name for column in COLUMNS if column.pixels and column.name in RUN_SETTINGS)
 """Settings of columns that decide pixels."""
@@ -50,8 +49,8 @@ def fingerprint_of(
     unset = {name for name in (*LATER, *SET_LATER) if resolved.get(name) in (None, "")}
     return {
         "model": model_location(model),
-        "revision": model.revision,
-        "weights": model.digest,
+        "revision": model.revision if model.converted is None else model.converted.revision,
+        "weights": model.digest if model.converted is None else model.converted.weights_on(chosen.device),
         "seed": settings.seed,
         **{name: value for name, value in resolved.items() if name not in unset},
         "step_cache": str(parse(settings.step_cache, model.layers)),
@@ -79,6 +78,8 @@ def backends_in_environment(backends: Mapping[str, str | None]) -> dict[str, Any
 
 
 def model_location(model: ModelInfo) -> str:
-    """`tiny`, hub ids and URLs as they are, a folder with its whole path."""
+    """`tiny`, hub ids and URLs as they are, a folder with its whole path; of a converted model, its source's."""
+    if model.converted is not None:
+        return model.converted.source
     named = model.name == TINY or model.revision is not None or is_url(model.name)
     return model.name if named else model.folder

@@ -182,7 +182,7 @@ def prepare_run(
     settings = with_preset(settings)
     plan, model = read_plan(manifest, settings)
     site = find_site(settings, out)
-    execution = resolve_execution(settings, site.hardware)
+    execution = resolve_execution(settings, site.hardware, model.converted)
 
     @cache  # their files are read whole
     def engines(slots: int) -> ChosenEngines:

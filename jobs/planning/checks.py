@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.adapters import check_merged, unknown_names
 from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, too_low
 from wanbatch.manifests.reading.column_names import if_own, map_option, own_name
@@ -31,6 +31,7 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
             and for a scheduler of the model that is not reproduced, if the settings do not stand for it.
     """
     parse(settings.step_cache, model.layers)
+    _check_converted(settings, model)
     check_merged(settings, model)
     for name, known in KNOWN.items():
         if (given := getattr(settings, name)) not in (None, *known):
@@ -47,6 +48,20 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
         raise UserError(f"setting {_no_second_expert(model)}")
     given_names = [name for name in KNOWN if getattr(settings, name) is not None]
     model.check_scheduler([*given_names, *(["schedule"] if settings.sigmas is not None else [])])
+
+
+def _check_converted(settings: Settings, model: ModelInfo) -> None:
+    """Check that a converted model has what the settings ask of its weights."""
+    converted = model.converted
+    if converted is None:
+        return
+    if settings.precision != AUTO and not converted.runs_in(settings.precision):
+        raise UserError(f"setting precision: {converted.refusal(model.name, settings.precision)}")
+    if settings.merge:
+        raise UserError(
+            f"setting merge: {model.name} was converted, and adapters are merged into a model as it was before: "
+            f"--model {converted.source}, or name them in rows (style, loras)"
+        )
 
 
 def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:

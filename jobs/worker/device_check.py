@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from wanbatch.errors import NodeError
 from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.pipeline.loading import residency
 
 GIB = 1 << 30
-WORKING_BYTES = 3 * GIB  # besides weights; see pipeline/loading/offload.py
-ITEM_BYTES = {"float32": 4, "bfloat16": 2}
-HEADER_LENGTH_BYTES = 8
 FIRST_INT8 = 75  # Turing: what multiplies in INT8, by the number of its architecture
 
 
@@ -77,7 +73,8 @@ def check_card(card: Card, setup: WorkerSetup, host: str) -> None:
     if setup.runtime.int8 and int(card.architecture.removeprefix("sm_")) < FIRST_INT8:
         raise NodeError(f"{where} has no INT8: use --precision bf16, or --accelerator-type for cards that have it")
     eight_bits = setup.runtime.fp8 or setup.runtime.int8
-    needed = needed_bytes(Path(setup.model.folder), setup.dtype, setup.runtime.offload, eight_bits)
+    folder, pixels = Path(setup.model.folder), setup.model.width * setup.model.height
+    needed = needed_bytes(folder, setup.dtype, setup.runtime.offload, eight_bits, setup.slots, pixels)
     if card.memory < needed:
         raise NodeError(
             f"{where} has {card.memory / GIB:.1f} GiB of memory, and the model needs {needed / GIB:.1f} GiB: keep "
@@ -125,32 +122,20 @@ def runs_on(architecture: str, supported: tuple[str, ...]) -> bool:
     return not supported
 
 
-def needed_bytes(folder: Path, dtype: str, offload: bool, eight_bits: bool) -> int:
+def needed_bytes(folder: Path, dtype: str, offload: bool, eight_bits: bool, slots: int = 1, pixels: int = 0) -> int:
     """Bytes of memory that a model needs on a GPU, at least.
 
     Args:
         folder: of the model.
         dtype: of its weights there, as torch calls it.
-        offload: whether the text encoder and the rest take turns.
+        offload: whether its parts may take turns.
         eight_bits: whether the transformers' weights are in FP8 or INT8.
+        slots: rows denoised together.
+        pixels: of a picture.
     """
-    sizes = {}
-    for part in ("text_encoder", "transformer", "transformer_2", "vae"):
-        weights = sum(weights_in(path) for path in (folder / part).glob("*.safetensors"))
-        each = 1 if eight_bits and part.startswith("transformer") else ITEM_BYTES[dtype]
-        sizes[part] = weights * each
-    picture = sum(size for part, size in sizes.items() if part != "text_encoder")
-    text = sizes["text_encoder"]
-    most = max(picture, text) if offload else picture + text
-    return most + (WORKING_BYTES if most > GIB else 0)
-
-
-def weights_in(path: Path) -> int:
-    """How many numbers a safetensors file holds, by its header."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-        header = json.loads(file.read(length))
-    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    sizes = residency.weight_sizes(folder, dtype, eight_bits)
+    needs = [needed for _, needed in residency.choices(sizes, residency.working_for(folder, slots, pixels))]
+    return min(needs) if offload else needs[0]
 
 
 def cpu_kind() -> str | None:

@@ -45,7 +45,7 @@ class EnginesHere:
         wan = cast("Wan", pipeline)
         if not self.engines:
             return
-        if wan.offloader is not None:
+        if wan.placement.offloader is not None:
             raise NodeError(
                 f"host {self.host}: engines need the whole model on the GPU, which may have no room for it: use "
                 "--offload never, or no --engines"

@@ -60,7 +60,8 @@ def _locate(model: ModelInfo, cache: Path | None) -> ModelInfo:
             f"there is no model folder {model.folder}, which the host of this command has: share it with every host "
             "that has workers, or give a hub model or a folder in an object store (s3://...)"
         )
-    return find(model.folder if cache is None else str(copied(Path(model.folder), cache, model.digest)))
+    files = model.digest if model.converted is None else model.converted.digest
+    return find(model.folder if cache is None else str(copied(Path(model.folder), cache, files)))
 
 
 def _of_hub(model: ModelInfo) -> ModelInfo:

@@ -1,4 +1,4 @@
-"""One evaluation of the model after the other, for the rows of one size class."""
+"""One evaluation of a transformer after the other, for rows of one size class."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ Active = Mapping[int, Row]
 
 
 class Batch:
-    """The slots of one size class, and how an evaluation moves the rows in them on.
+    """The slots of one size class and expert, and how an evaluation moves the rows in them on.
 
     Args:
-        experts: The transformers, see `Denoiser`.
+        model: The transformer.
+        expert: Its number, 0 or 1, see `Denoiser`.
         cache: What the rows may skip.
         slots: How many rows an evaluation takes.
         first: A row of the size class.
@@ -38,22 +39,23 @@ class Batch:
 
     def __init__(
         self,
-        experts: Sequence[AnyDenoisingModel],
+        model: AnyDenoisingModel,
+        expert: int,
         cache: StepCache,
         slots: int,
         first: Sample,
         stationary: bool,
     ):
-        self._experts, self._cache, self._slot_count = experts, cache, slots
+        self._model, self._expert, self._cache, self._slot_count = model, expert, cache, slots
         self._device = first.start.device
-        self._slots = SlotTable(experts, cache, slots, first)
+        self._slots = SlotTable(model, expert, cache, slots, first)
         graphs = stationary and worth_capturing(self._device, self._slots.tokens)
         self._graphs = CudaGraphs() if graphs else None
 
     def step(self, kind: Kind, rows: Sequence[Row]) -> None:
         """Run one evaluation for these rows. The other slots run on what is left in them, for nothing."""
         active = self._slots.assign(rows)
-        sigma, timestep, guidance, correct, predict = self._factors(active, kind.expert)
+        sigma, timestep, guidance, correct, predict = self._factors(active)
         velocity, measured = self._velocity(kind, active, timestep, guidance[:, None, None, None])
         regions = None if self._slots.regions is None else (self._slots.regions, self._step_levels(active))
         state = advance(self._slots.state, velocity, sigma, correct, predict, self._noise(active), regions)
@@ -62,9 +64,14 @@ class Batch:
             sequences = range(slot, self._slots.sequences, self._slot_count)
             row.plan.record_evaluation(partial(_errors_of, measured, sequences) if measured else None)
 
-    def release_finished(self, rows: Iterable[Row]) -> list[tuple[Row, Tensor]]:
-        """Free the slots of those rows that are finished. Returns them with their latents."""
-        return [(row, self._slots.release(row)) for row in rows if row.plan.finished]
+    def forget_launches(self) -> None:
+        """Record launches anew from now on, since the model goes elsewhere in memory."""
+        if self._graphs is not None:
+            self._graphs = CudaGraphs()
+
+    def release(self, row: Row) -> Tensor:
+        """Free the slot of a row. Returns what its solver carries, [STATES, channels, height, width]."""
+        return self._slots.release(row)
 
     def _velocity(
         self, kind: Kind, active: Active, timestep: np.ndarray, guidance: Tensor
@@ -85,7 +92,7 @@ class Batch:
 
     def _evaluate(self, kind: Kind, active: Active, timestep: np.ndarray) -> tuple[Tensor, PendingRead | None]:
         """Velocities, float32: of all slots with the prompt and then, if they take part, without."""
-        model, context, span = self._experts[kind.expert], self._slots.context(kind), self._cache.span
+        model, context, span = self._model, self._slots.context(kind), self._cache.span
         branches = 2 if kind.guided else 1
         times = to_device(np.tile(timestep, branches).astype(np.float32), self._device)
         latents = self._slots.state[:, 0]
@@ -124,12 +131,11 @@ class Batch:
             levels[slot] = history(row.plan), row.plan.sigma
         return levels
 
-    def _factors(self, active: Active, expert: int) -> tuple[Tensor, np.ndarray, Tensor, Tensor, Tensor]:
+    def _factors(self, active: Active) -> tuple[Tensor, np.ndarray, Tensor, Tensor, Tensor]:
         """What this step needs of each slot's table, moved in one copy. Empty slots keep their sample.
 
         Args:
             active: The rows that take part.
-            expert: Which transformer is evaluated, 0 or 1.
 
         Returns:
             Noise levels [slots], timesteps [slots] (on the host), guidance scales [slots], and the solver's two
@@ -143,7 +149,7 @@ class Batch:
             timestep[slot] = solution.timesteps[step]
             table[slot] = np.concatenate(
                 [
-                    [solution.sigmas[step], row.sample.guidance_of(expert)],
+                    [solution.sigmas[step], row.sample.guidance_of(self._expert)],
                     solution.correct[step],
                     solution.predict[step],
                 ]

@@ -9,6 +9,12 @@ evaluation runs is the same for all rows that take part in it (`step_cache.Kind`
 for a neighbour's full one, more rows than slots may have begun: those whose next steps are of one kind take the
 slots, and others are parked meanwhile.
 
+Each expert of a model of two (A14B) has slots of its own. A row that passes the boundary between their noise levels
+leaves the slots of the first and waits for those of the second, with nothing but what its solver carries. Where both
+experts are on the device, rows of the second go first as soon as they fill its slots. Where there is room for one at
+a time, all rows go through the first and then all through the second, so that weights move twice for all the rows
+that `run` was given.
+
 A size class that has too few rows to fill the slots waits, as far as another can fill them, for rows that come
 later: `run` asks for more before it runs an evaluation with empty slots.
 """
@@ -18,6 +24,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import WeakSet
 
 import torch
 
@@ -36,19 +44,32 @@ MOST_BEGUN = 3  # times the slots: how many rows may have begun, so that enough 
 MoreSamples = Callable[[], Iterable[Sample] | None]
 """Gives rows that came since, which may be made ready only while they are taken; None: there are none now."""
 
+HaveExpert = Callable[[int], None]
+"""Has an expert, 0 or 1, on the device, perhaps in place of the other."""
+
+
+class _Key(NamedTuple):
+    """What rows that share slots have in common: their size class, and the expert of their next evaluation."""
+
+    size_class: tuple
+    expert: int
+
 
 @dataclass(slots=True, eq=False)
 class _SizeClass:
-    """The rows of one size class that are not finished, and their slots once one has begun."""
+    """The rows of one size class and expert that are not finished, and their slots once one has begun."""
 
-    key: tuple
-    waiting: deque[Sample] = field(default_factory=deque)
+    key: _Key
+    waiting: deque[Row] = field(default_factory=deque)
     rows: list[Row] = field(default_factory=list)
     batch: Batch | None = None
 
     @property
     def size(self) -> int:
         return len(self.waiting) + len(self.rows)
+
+
+_Classes = dict[_Key, _SizeClass]
 
 
 class Denoiser:
@@ -60,6 +81,8 @@ class Denoiser:
         boundary: A noise level; None for a model of one transformer.
         cache: What is left out at which step; None for nothing.
         kept: How many size classes keep their tensors for the next call; 0 if the model may move in between.
+        have_expert: Called before an expert works that did not work last; None: all are on the device.
+        take_turns: Whether the device has room for one expert at a time.
     """
 
     def __init__(
@@ -69,24 +92,30 @@ class Denoiser:
         boundary: float | None = None,
         cache: StepCache | None = None,
         kept: int = KEPT_CLASSES,
+        have_expert: HaveExpert | None = None,
+        take_turns: bool = False,
     ):
         if slots < 1:
             raise ValueError(f"slots must be at least 1, not {slots}")
         self.experts, self.slots, self.boundary = tuple(experts), slots, boundary or 0.0
         self.cache = cache or StepCache(experts[0].layers)
-        self.kept = kept
-        kinds = len(self.experts) > 1 or self.cache.partial
-        self._enough = slots * MOST_BEGUN if kinds else slots  # rows of a class that fill the slots for certain
-        self._batches: OrderedDict[tuple, Batch] = OrderedDict()  # least recently used first
+        self.kept = kept * len(self.experts)
+        self._have_expert, self._take_turns = have_expert, take_turns and len(self.experts) > 1
+        self._present: int | None = None  # the expert that worked last
+        self._enough = slots * MOST_BEGUN if self.cache.partial else slots  # rows that fill the slots for certain
+        self._batches: OrderedDict[_Key, Batch] = OrderedDict()  # least recently used first
+        self._open: WeakSet[Batch] = WeakSet()  # all that have tensors
 
     @property
     def kept_classes(self) -> int:
-        """How many size classes have kept their tensors."""
+        """How many size classes have kept their tensors, each for as many experts as it has been at."""
         return len(self._batches)
 
     def forget(self) -> None:
         """Give up the tensors that are kept for the next call, and what was recorded of the model's launches."""
         self._batches.clear()
+        for batch in self._open:
+            batch.forget_launches()
 
     @torch.inference_mode()
     def run(self, samples: Iterable[Sample], more: MoreSamples | None = None) -> Iterator[Denoised]:
@@ -96,10 +125,11 @@ class Denoiser:
             samples: The rows to begin with.
             more: Asked for further rows whenever the slots cannot be filled; None: there are no further ones.
         """
-        classes: dict[tuple, _SizeClass] = {}
+        classes: _Classes = {}
         yield from _without_steps(self._enter(samples, classes))
         clock: SharedClock | None = None
         current: _SizeClass | None = None
+        self._present = None
         while True:
             current = self._next_class(classes, current)
             if more is not None and (current is None or current.size < self._enough):
@@ -114,48 +144,70 @@ class Denoiser:
             if current is None:
                 return
             clock = clock or SharedClock(_device_of(current))
-            yield from self._evaluate(current, clock, open_classes=sum(1 for one in classes.values() if one.batch))
+            yield from self._evaluate(current, clock, classes)
             if not current.size:
                 self._keep(classes.pop(current.key))
 
-    def _enter(self, samples: Iterable[Sample], classes: dict[tuple, _SizeClass]) -> Iterator[Sample]:
+    def _enter(self, samples: Iterable[Sample], classes: _Classes) -> Iterator[Sample]:
         """Put rows into their size classes. Yields those that need no evaluation."""
         for sample in samples:
             if sample.solution.steps == 0:
                 yield sample
             else:
-                key = sample.size_class
-                classes.setdefault(key, _SizeClass(key)).waiting.append(sample)
+                plan = StepPlan(self.cache, sample.solution, sample.guided, self.boundary)
+                _wait(Row(sample, plan), classes)
 
-    def _next_class(self, classes: dict[tuple, _SizeClass], current: _SizeClass | None) -> _SizeClass | None:
+    def _next_class(self, classes: _Classes, current: _SizeClass | None) -> _SizeClass | None:
         """The size class to go on with: the same while it fills the slots, else one that does, else the largest.
 
         Only a few have tensors of their own at a time.
         """
         if current is not None and current.size >= self._enough:
-            return current
+            second = classes.get(_Key(current.key.size_class, 1))
+            finishing = not self._take_turns and self.kept and second is not None and second.size >= self._enough
+            return second if finishing else current
         begun = [one for one in classes.values() if one.batch]
         allowed = begun if len(begun) >= max(1, self.kept) else list(classes.values())
         if current is not None and current.size:
             allowed = [current, *(one for one in allowed if one is not current)]
-        return max(allowed, key=lambda one: min(one.size, self._enough), default=None)
+        return max(allowed, key=self._rank, default=None)
 
-    def _evaluate(self, current: _SizeClass, clock: SharedClock, open_classes: int) -> Iterator[Denoised]:
+    def _rank(self, one: _SizeClass) -> tuple[bool, int]:
+        """How much a size class is to be preferred: above all one whose expert need not come first."""
+        present = self._take_turns and one.key.expert == (self._present or 0)
+        return present, min(one.size, self._enough)
+
+    def _evaluate(self, current: _SizeClass, clock: SharedClock, classes: _Classes) -> Iterator[Denoised]:
         """Run one evaluation for rows of a size class. Yields those that it finishes."""
+        expert = current.key.expert
+        if self._have_expert is not None and expert != self._present:
+            self._have_expert(expert)
+        self._present = expert
         if current.batch is None:
             current.batch = self._batches.pop(current.key, None)  # one that is left in the middle does not come back
+            open_classes = sum(1 for one in classes.values() if one.batch)
             while self._batches and len(self._batches) + open_classes > self.kept:
                 self._batches.popitem(last=False)
         if current.batch is None:
-            first = current.waiting[0]
-            current.batch = Batch(self.experts, self.cache, self.slots, first, stationary=self.kept > 0)
+            first, kept = current.waiting[0].sample, self.kept > 0
+            current.batch = Batch(self.experts[expert], expert, self.cache, self.slots, first, stationary=kept)
+            self._open.add(current.batch)
         kind, chosen = self._choose(current.rows, current.waiting)
         current.batch.step(kind, chosen)
         clock.count([row.sample for row in chosen], self.cache.blocks_run(kind), self.slots)
-        if any(row.plan.finished for row in chosen):
-            current.rows = [row for row in current.rows if not row.plan.finished]
+        finished = [row for row in chosen if row.plan.finished]
+        passing = [row for row in chosen if not row.plan.finished and row.plan.expert != expert]
+        if finished or passing:
+            leaving = {*finished, *passing}
+            current.rows = [row for row in current.rows if row not in leaving]
+        for row in passing:
+            state = current.batch.release(row)
+            row.state = state.cpu() if self._take_turns else state  # the other rows may be many
+            _wait(row, classes)
+        if finished:
             clock.share()
-            for row, latent in current.batch.release_finished(chosen):
+            for row in finished:
+                latent = current.batch.release(row)[0].clone()
                 yield Denoised(row.sample, latent, *clock.take(row.sample), row.plan.counts)
             clock.restart()
 
@@ -166,7 +218,7 @@ class Denoiser:
         while len(self._batches) > self.kept:
             self._batches.popitem(last=False)
 
-    def _choose(self, rows: list[Row], waiting: deque[Sample]) -> tuple[Kind, list[Row]]:
+    def _choose(self, rows: list[Row], waiting: deque[Row]) -> tuple[Kind, list[Row]]:
         """What to run next and for which rows: of the kind that most rows want, the oldest.
 
         Rows whose next kind is still on its way from the device are asked only if the others do not fill the slots,
@@ -176,8 +228,7 @@ class Denoiser:
         if len(chosen) < self.slots:
             chosen = self._largest(rows)
         while len(chosen) < self.slots and waiting and len(rows) < MOST_BEGUN * self.slots:
-            sample = waiting.popleft()
-            rows.append(Row(sample, StepPlan(self.cache, sample.solution, sample.guided, self.boundary)))
+            rows.append(waiting.popleft())
             chosen = self._largest(rows)
         return chosen[0].plan.next_kind, chosen
 
@@ -188,6 +239,12 @@ class Denoiser:
         return max((wanting[: self.slots] for wanting in kinds.values()), key=len, default=[])
 
 
+def _wait(row: Row, classes: _Classes) -> None:
+    """Put a row to those that wait for the slots of its size class and expert."""
+    key = _Key(row.sample.size_class, row.plan.expert)
+    classes.setdefault(key, _SizeClass(key)).waiting.append(row)
+
+
 def _without_steps(samples: Iterable[Sample]) -> Iterator[Denoised]:
     """Rows that need no evaluation, as they are."""
     for sample in samples:
@@ -195,5 +252,5 @@ def _without_steps(samples: Iterable[Sample]) -> Iterator[Denoised]:
 
 
 def _device_of(current: _SizeClass) -> torch.device:
-    first = current.waiting[0] if current.waiting else current.rows[0].sample
-    return first.start.device
+    first = current.waiting[0] if current.waiting else current.rows[0]
+    return first.sample.start.device

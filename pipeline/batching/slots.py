@@ -25,21 +25,30 @@ from wanbatch.pipeline.sampling.step_cache import Kind, StepCache
 from wanbatch.pipeline.sampling.step_plan import StepPlan
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Row:
-    """A row that was begun, and its way through its schedule."""
+    """A row and its way through its schedule.
+
+    Attributes:
+        sample: What is asked for.
+        plan: The evaluations that it has made, and the next one.
+        state: What its solver carries, float32 [STATES, channels, height, width], of a row that goes on in the slots
+            of another expert; None: it begins at its start, or is in a slot.
+    """
 
     sample: Sample
     plan: StepPlan
+    state: Tensor | None = None
 
 
 class SlotTable:
-    """The tensors of one size class, of fixed shapes, and the rows in them.
+    """The tensors of one size class, of fixed shapes, and the rows in them, all of which one expert evaluates.
 
     With guidance a slot has two sequences: number `slot` with the prompt, and `slots + slot` without.
 
     Args:
-        experts: The transformers.
+        model: The transformer. It must be where the rows are whenever rows are assigned.
+        expert: Its number, 0 or 1.
         cache: What the rows may skip, which decides how much is kept of each.
         slots: How many rows an evaluation takes.
         first: A row of the size class.
@@ -55,18 +64,18 @@ class SlotTable:
         tokens: How many tokens an evaluation has at most.
     """
 
-    def __init__(self, experts: Sequence[AnyDenoisingModel], cache: StepCache, slots: int, first: Sample):
+    def __init__(self, model: AnyDenoisingModel, expert: int, cache: StepCache, slots: int, first: Sample):
         height, width, self.guided, self._text_length, mapped, rank = first.size_class
-        self._experts, self._slots, self._device = experts, slots, first.start.device
+        self._model, self._slots, self._device = model, slots, first.start.device
         self.state = torch.zeros((slots, STATES, *first.start.shape), device=self._device)
         shape = (slots, *first.start.shape) if mapped else None
         self.regions = None if shape is None else Regions.empty(shape, self._device)
-        self._contexts: list[TextContext | None] = [None] * len(experts)
+        self._context: TextContext | None = None
         self.sequences = slots * (2 if self.guided else 1)
-        rows, columns = experts[0].patch
-        hidden = (height // rows * (width // columns), experts[0].dim)
+        rows, columns = model.patch
+        hidden = (height // rows * (width // columns), model.dim)
         self.tokens = self.sequences * hidden[0]
-        self.residuals = ResidualCache(self.sequences, cache.residuals_kept, hidden, experts[0].dtype, self._device)
+        self.residuals = ResidualCache(self.sequences, cache.residuals_kept, hidden, model.dtype, self._device)
         kept = cache.differences_kept if self.guided else 0
         self.differences = ResidualCache(slots, kept, first.start.shape, torch.float32, self._device)
         self.rows: dict[int, Row] = {}
@@ -74,8 +83,7 @@ class SlotTable:
         self._parked: dict[Row, list[Tensor]] = {}  # copies of all that the tensors held of each
         # Texts whose keys and values are made together. A GPU takes as long for one as for several.
         self._texts_at_once = slots if self._device.type == "cuda" else 1
-        self._adapters = [AdapterTable(expert, index, slots, self._texts_at_once, rank)
-                          for index, expert in enumerate(experts)] if rank else []  # fmt: skip
+        self._adapters = AdapterTable(model, expert, slots, self._texts_at_once, rank) if rank else None
 
     def assign(self, rows: Sequence[Row]) -> dict[int, Row]:
         """Bring rows into slots. Those that are there stay; others are parked only if no slot is empty.
@@ -87,18 +95,18 @@ class SlotTable:
         taking_part = {self._slot_of[row] for row in rows if row in self._slot_of}
         empty = [slot for slot in range(self._slots) if slot not in self.rows]
         idle = [slot for slot in self.rows if slot not in taking_part]
-        entering: dict[int, Sample] = {}
+        entering: dict[int, Row] = {}
         for row, slot in zip(coming, empty + idle, strict=False):
             if slot in self.rows:
                 self._park(slot)
-            for table in self._adapters:
-                table.enter(slot, row.sample)
+            if self._adapters is not None:
+                self._adapters.enter(slot, row.sample)
             self.rows[slot], self._slot_of[row] = row, slot
             if row in self._parked:
                 for view, kept in zip(self._views(slot), self._parked.pop(row), strict=True):
                     view.copy_(kept)
             else:
-                entering[slot] = row.sample
+                entering[slot] = row
         self._enter(entering)
         return {self._slot_of[row]: row for row in rows}
 
@@ -110,16 +118,15 @@ class SlotTable:
         self.state = state
 
     def release(self, row: Row) -> Tensor:
-        """Free a row's slot. Returns its latent, [channels, height, width]."""
+        """Free a row's slot. Returns what its solver carries, [STATES, channels, height, width]; the latent first."""
         slot = self._slot_of.pop(row)
         del self.rows[slot]
-        return self.state[slot, 0].clone()
+        return self.state[slot].clone()
 
     def context(self, kind: Kind) -> TextContext:
         """The text that an evaluation sees: of all sequences, or of those with the prompt."""
-        context = self._contexts[kind.expert]
-        assert context is not None
-        return context if kind.guided or not self.guided else context.first(self._slots)
+        assert self._context is not None
+        return self._context if kind.guided or not self.guided else self._context.first(self._slots)
 
     def _park(self, slot: int) -> None:
         row = self.rows.pop(slot)
@@ -128,11 +135,10 @@ class SlotTable:
 
     def _views(self, slot: int) -> list[Tensor]:
         """Views of all that the tensors hold of a slot."""
+        assert self._context is not None
         views = self._values(slot)
         for sequence in range(slot, self.sequences, self._slots):
-            for context in self._contexts:
-                assert context is not None
-                views += context.views(sequence)
+            views += self._context.views(sequence)
         return views
 
     def _values(self, slot: int) -> list[Tensor]:
@@ -144,47 +150,51 @@ class SlotTable:
             values += self.residuals.views(sequence)
         return values
 
-    def _enter(self, entering: dict[int, Sample]) -> None:
-        """Put samples that begin into their slots."""
+    def _enter(self, entering: dict[int, Row]) -> None:
+        """Put rows that begin, or come from another expert, into their slots."""
         texts: dict[int, PromptOfRow] = {}
-        for slot, sample in entering.items():
+        for slot, row in entering.items():
+            sample = row.sample
             for value in self._values(slot):
                 value.zero_()  # what is left of the last row may be infinite, which no weight of zero would remove
-            self.state[slot, 0] = sample.start
+            if row.state is None:
+                self.state[slot, 0] = sample.start
+            else:
+                self.state[slot].copy_(row.state)
+                row.state = None
             if self.regions is not None and sample.region is not None:
                 self.regions.enter(slot, sample.region)
             texts[slot] = PromptOfRow(sample.prompt, sample.adapters)
             if self.guided:
                 texts[self._slots + slot] = PromptOfRow(sample.negative, sample.adapters)
-        for index in range(len(self._experts)):
-            self._set_texts(index, texts)
+        self._set_texts(texts)
 
-    def _set_texts(self, index: int, texts: dict[int, PromptOfRow]) -> None:
-        """Set the texts of sequences in an expert's context; each is worked out once for the same adapters.
+    def _set_texts(self, texts: dict[int, PromptOfRow]) -> None:
+        """Set the texts of sequences; each is worked out once for the same adapters.
 
         They are made in groups of one size, whatever the number of texts, because the size decides the last bits.
         """
         distinct = list({text.key: text for text in texts.values()}.values())
         for first in range(0, len(distinct), self._texts_at_once):
             group = distinct[first : first + self._texts_at_once]
-            made = self._context(index, group)
-            context = self._contexts[index]
+            made = self._context_of(group)
+            context = self._context
             if context is None:
                 context = made.repeated(self.sequences)
-                if self._adapters:
-                    context = context.with_adapters(self._adapters[index].stacks)
-                self._contexts[index] = context
+                if self._adapters is not None:
+                    context = context.with_adapters(self._adapters.stacks)
+                self._context = context
             numbers = {text.key: number for number, text in enumerate(group)}
             for sequence, text in texts.items():
                 if (number := numbers.get(text.key)) is not None:
                     for ours, theirs in zip(context.views(sequence), made.views(number), strict=True):
                         ours.copy_(theirs)
 
-    def _context(self, index: int, group: Sequence[PromptOfRow]) -> TextContext:
+    def _context_of(self, group: Sequence[PromptOfRow]) -> TextContext:
         first = group[0].embedding
         padded = first.new_zeros(self._texts_at_once, self._text_length, first.shape[1])
         lengths = np.ones(self._texts_at_once, dtype=np.int64)
         for number, text in enumerate(group):
             padded[number, : len(text.embedding)], lengths[number] = text.embedding, len(text.embedding)
-        adapters = (self._adapters[index].of_texts(group),) if self._adapters else ()
-        return self._experts[index].context(padded, to_device(lengths, self._device), TEXT_TOKENS, *adapters)
+        adapters = () if self._adapters is None else (self._adapters.of_texts(group),)
+        return self._model.context(padded, to_device(lengths, self._device), TEXT_TOKENS, *adapters)

@@ -123,6 +123,8 @@ class Result:
         peak_memory_bytes: Of the device since the model was loaded, or of this process on a CPU.
         slot_steps: The picture's share of the slots of its evaluations, empty ones included.
         backends: What ran each stage, by name; None: what the pipeline says of itself.
+        moves: How many parts of the model came to the device since the last picture.
+        move_seconds: That they took.
         start_lowered: Whether the part of its map that may change most holds no whole place of the latent, so that it
             changed less.
     """
@@ -135,6 +137,8 @@ class Result:
     slot_steps: float = 0.0
     backends: Mapping[str, str] | None = None
     start_lowered: bool = False
+    moves: int = 0
+    move_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from wanbatch.pipeline.loading.weight_files import StoredTensor, WeightReader, reading_threads, reading_to
+
+JOINED = (".qkv_weight", ".qkv_bias")  # of a block whose query, key and value are one matrix (`FrameBlock.fuse`)
 
 
 def _as_stored(tensor: Tensor) -> Tensor:
@@ -26,7 +28,7 @@ class Filling:
 
     Attributes:
         device: Where its tensors go.
-        dtype_of: What each is converted to, by its name.
+        dtype_of: What each is converted to, by its name and what it is stored in.
         blocks: The list of modules whose tensors come one block after the other, such as `blocks`; empty: none.
         done: Called with the name of each block, such as `blocks.3`, once its tensors are there, in any thread.
         live: The part of a stored tensor that the module has; it is viewed in the module's shape.
@@ -34,7 +36,7 @@ class Filling:
     """
 
     device: torch.device
-    dtype_of: Callable[[str], torch.dtype]
+    dtype_of: Callable[[str, torch.dtype], torch.dtype]
     blocks: str = ""
     done: Callable[[str], None] = _nothing
     live: Callable[[Tensor], Tensor] = _as_stored
@@ -53,8 +55,8 @@ def fill(module: nn.Module, stored: Mapping[str, StoredTensor], filling: Filling
         ValueError: A tensor is missing, or has another size than the module's.
         UserError: A file cannot be read.
     """
-    wanted = dict(module.state_dict(keep_vars=True))
-    found = {name: stored.get(name) or stored.get(filling.other_names.get(name, "")) for name in _distinct(wanted)}
+    wanted = kept_tensors(module)
+    found = {name: stored.get(name) or stored.get(filling.other_names.get(name, "")) for name in wanted}
     for name, tensor in found.items():
         if tensor is None:
             raise ValueError(f"its files have no {name}")
@@ -77,13 +79,17 @@ def fill(module: nn.Module, stored: Mapping[str, StoredTensor], filling: Filling
                 part._buffers[name] = table.to(filling.device)
 
 
-def _distinct(tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """The first name of each tensor, where one has several."""
+def kept_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What files keep of a module, by name: each tensor once, and joined ones in place of their parts."""
+    joined = {name: one for name, one in module.named_buffers() if name.endswith(JOINED)}
+    parts = tuple(f"{name.rpartition('.')[0]}.attn1.to_{letter}." for name in joined for letter in "qkv")
+    kept: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, tensor in tensors.items():
-        if id(tensor) not in seen:
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and not (parts and name.startswith(parts)):
             seen.add(id(tensor))
-            yield name
+            kept[name] = tensor
+    return kept | joined
 
 
 def _groups(stored: Mapping[str, StoredTensor], blocks: str) -> list[tuple[str, list[str]]]:
@@ -112,7 +118,8 @@ def _fill_group(
         owner_name, _, leaf = name.rpartition(".")
         owner = module.get_submodule(owner_name)
         like: Tensor = getattr(owner, leaf)
-        tensor = filling.live(reader.read(stored[name])).to(filling.dtype_of(name)).reshape(like.shape).contiguous()
+        dtype = filling.dtype_of(name, stored[name].dtype)
+        tensor = filling.live(reader.read(stored[name])).to(dtype).reshape(like.shape).contiguous()
         if leaf in owner._parameters:
             owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
         else:

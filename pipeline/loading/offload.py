@@ -1,61 +1,66 @@
 """Offloading: groups of a model's modules that take turns in a GPU's memory, where it has no room for all of them.
 
-There are two groups: `text` (the text encoder) and `picture` (transformer and VAE, which work in turn within a
-unit). A group stays where it is until another needs the room, so with enough memory nothing ever moves, and while
-no new prompt comes the text encoder does not come back. A group is never split.
+`residency.py` decides which do. A group stays where it is until others need the room, so with enough memory nothing
+ever moves, and while no new prompt comes the text encoder does not come back. A group is never split.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from wanbatch.errors import UserError
-
-GIB = 1 << 30
-# Bytes that a group works in, besides its weights: activations, and what the allocator cannot use.
-WORKING_BYTES = {"text": GIB, "picture": 3 * GIB}
-
-
-def missing_bytes(
-    wanted: str, resident: Sequence[str], sizes: Mapping[str, int], free: int, working: Mapping[str, int]
-) -> int:
-    """The bytes that a device lacks for a group to work there beside all that is there; see `groups_to_offload`."""
-    return working[wanted] + (0 if wanted in resident else sizes[wanted]) - free
+from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.loading.hosted_weights import HostedWeights, ModuleMover, Movable, size_of
+from wanbatch.pipeline.loading.residency import GIB, Residency, plan_residency
 
 
 def groups_to_offload(
-    wanted: str, resident: Sequence[str], sizes: Mapping[str, int], free: int, working: Mapping[str, int]
+    wanted: Collection[str], resident: Sequence[str], sizes: Mapping[str, int], missing: int
 ) -> list[str]:
-    """The groups that must leave the device before one can work there.
+    """The groups that must leave the device before others can work there: the fewest bytes that make enough room.
 
     Args:
-        wanted: The group that is to work.
-        resident: Those on the device, least recently used first.
+        wanted: The groups that are to work together.
+        resident: Those on the device, least recently used first, who leave first where it makes no difference.
         sizes: Bytes of each group's weights.
-        free: Bytes of the device that nothing uses.
-        working: Bytes that each group works in.
+        missing: Bytes that the device lacks.
 
     Raises:
-        UserError: If the group does not fit even alone.
+        UserError: If there is too little room even without all others.
     """
-    needed = missing_bytes(wanted, resident, sizes, free, working)
-    leaving = []
-    for name in resident:
-        if needed <= 0:
-            break
-        if name != wanted:
-            leaving.append(name)
-            needed -= sizes[name]
-    if needed > 0:
-        raise UserError(
-            f"the GPU has no room for the part {wanted!r} of the model: {needed / GIB:.1f} GiB too little; use a "
-            "larger GPU, a smaller model or --precision fp8"
-        )
-    return leaving
+    if missing <= 0:
+        return []
+    others = [name for name in resident if name not in wanted]
+    for leaving in sorted(
+        (chosen for count in range(1, len(others) + 1) for chosen in combinations(others, count)),
+        key=lambda chosen: sum(sizes[name] for name in chosen),
+    ):
+        if sum(sizes[name] for name in leaving) >= missing:
+            return list(leaving)
+    lacking = (missing - sum(sizes[name] for name in others)) / GIB
+    parts = " and ".join(repr(name) for name in wanted)
+    raise UserError(
+        f"the GPU has no room for the part {parts} of the model: {lacking:.1f} GiB too little; use a larger GPU, a "
+        "smaller model or --precision fp8"
+    )
+
+
+class Moved(NamedTuple):
+    """What was moved to a device.
+
+    Attributes:
+        moves: How many groups were, one of them as often as it came.
+        seconds: That these and making room for them took.
+    """
+
+    moves: int = 0
+    seconds: float = 0.0
 
 
 class Offloader:
@@ -65,13 +70,17 @@ class Offloader:
         groups: The modules, by the groups' names.
         device: Where they work.
         free: Gives the bytes of the device that nothing uses, now.
-        working: Bytes that each group works in.
+        working: Bytes that each kind of work needs, as of `residency.plan_residency`.
         make_room: Gives up what else is held on the device, and what was recorded of where the modules are. Called
             before anything leaves.
 
     Attributes:
+        residency: Which groups take turns.
         resident: The groups on the device, least recently used first.
-        moves: How often a group was moved to the device.
+        moved: All that was moved so far.
+
+    Raises:
+        UserError: Not even one group at a time fits.
     """
 
     def __init__(
@@ -79,49 +88,72 @@ class Offloader:
         groups: Mapping[str, nn.Module],
         device: torch.device,
         free: Callable[[], int],
-        working: Mapping[str, int] = WORKING_BYTES,
+        working: Mapping[str, int],
         make_room: Callable[[], None] = lambda: None,
     ):
-        self._groups, self._device, self._free, self._working = dict(groups), device, free, working
+        self._device, self._free, self._working = device, free, dict(working)
         self._make_room = make_room
+        self._modules = dict(groups)
         self._sizes = {name: size_of(group) for name, group in groups.items()}
+        self._groups: dict[str, Movable] = {}
         self.resident: list[str] = []
-        self.moves = 0
+        self.moved = Moved()
+        self.residency = self.plan()
 
     @property
-    def all_fit(self) -> bool:
-        """Whether all groups fit at once beside what each works in; meant for before anything has moved."""
-        return sum(self._sizes.values()) + max(self._working[name] for name in self._groups) <= self._free()
+    def pinned(self) -> bool:
+        """Whether all that takes turns is in memory that the device copies from without a detour."""
+        return bool(self._groups) and all(getattr(group, "pinned", False) for group in self._groups.values())
 
-    def ensure_on_device(self, name: str) -> None:
-        """Have a group on the device, and offload others if there is no room beside them.
+    def to_host(self) -> None:
+        """Have all groups on the host."""
+        for name in self.resident:
+            self._groups[name].to_host()
+        self.resident.clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def plan(self) -> Residency:
+        """Decide which groups take turns, by the memory that is free when all are on the host, where they go first.
 
         Raises:
-            UserError: If it does not fit even alone.
+            UserError: Not even one group at a time fits.
         """
-        if self._missing(name) > 0:
+        self.to_host()
+        self.residency = plan_residency(self._sizes, self._working, self._free())
+        hosted = self.residency.moves and self._device.type != "meta"
+        kind = HostedWeights if hosted else ModuleMover
+        if not all(isinstance(self._groups.get(name), kind | HostedWeights) for name in self._modules):
+            self._groups = {name: kind(group, self._device) for name, group in self._modules.items()}
+        return self.residency
+
+    def ensure_on_device(self, names: Sequence[str], work: str) -> None:
+        """Have groups on the device that work together, and offload others if there is no room beside them.
+
+        Args:
+            names: The groups.
+            work: What is to be done, a key of `working`.
+
+        Raises:
+            UserError: If there is no room for them even without all others.
+        """
+        coming = [name for name in names if name not in self.resident]
+        missing = self._working[work] + sum(self._sizes[name] for name in coming) - self._free()
+        begin = synchronized_time(self._device) if coming or missing > 0 else None
+        if missing > 0:
             self._make_room()
-        for other in groups_to_offload(name, self.resident, self._sizes, self._free(), self._working):
-            self._groups[other].to("cpu")
+            missing = self._working[work] + sum(self._sizes[name] for name in coming) - self._free()
+        for other in groups_to_offload(names, self.resident, self._sizes, missing):
+            self._groups[other].to_host()
             self.resident.remove(other)
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-        if name in self.resident:
-            self.resident.remove(name)
-        else:
-            self._groups[name].to(self._device)
-            self.moves += 1
-        self.resident.append(name)
-
-    def _missing(self, name: str) -> int:
-        return missing_bytes(name, self.resident, self._sizes, self._free(), self._working)
-
-
-def size_of(module: nn.Module) -> int:
-    """Bytes of a module's parameters and buffers; what they share counts once."""
-    tensors = [*module.parameters(), *module.buffers()]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+        if begin is not None and self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        for name in coming:
+            self._groups[name].to_device()
+        self.resident = [*(name for name in self.resident if name not in names), *names]
+        if begin is not None:
+            seconds = synchronized_time(self._device) - begin
+            self.moved = Moved(self.moved.moves + len(coming), self.moved.seconds + seconds)
 
 
 def free_memory(device: torch.device) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.config_files import read_json
+from wanbatch.pipeline.loading.converted import CONVERTED_FILE, Converted, read_converted
 from wanbatch.pipeline.loading.hub import fetching
 from wanbatch.pipeline.loading.model_form import CLASSES, ModelForm, read_form
 from wanbatch.pipeline.loading.scheduler import Unreproduced, read_scheduler
@@ -66,6 +67,7 @@ class ModelInfo:
         guidance_2: Guidance scale of the second expert; None: the same, or there is none.
         two_experts: Whether a second transformer takes the low noise levels (A14B).
         unreproduced: What of the model's scheduler `sampler` and `schedule` do not reproduce.
+        converted: How it was converted, if it was; its digest is then that of the model that it was made of.
     """
 
     name: str
@@ -85,6 +87,7 @@ class ModelInfo:
     guidance_2: float | None = None
     two_experts: bool = False
     unreproduced: tuple[Unreproduced, ...] = ()
+    converted: Converted | None = None
 
     def check_scheduler(self, given: Collection[str] = ()) -> None:
         """Check that the model's own scheduler is reproduced, or not used.
@@ -131,7 +134,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
     """
     folder, commit = _locate(model, revision)
     form, scheduler = read_form(folder, model), read_scheduler(folder)
-    defaults = _defaults(folder, form)
+    defaults, converted = _defaults(folder, form), read_converted(folder)
     if weights:
         if commit is not None:
             folder, _ = from_hub(model, commit, weights=True)
@@ -140,7 +143,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
         name=model,
         folder=str(folder),
         revision=commit,
-        digest=_digest(folder) if weights else "",
+        digest=_checked_digest(folder, converted) if weights else "",
         multiple=form.multiple,
         layers=form.layers,
         two_experts=form.two_experts,
@@ -148,6 +151,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
         sampler=scheduler.sampler,
         schedule=scheduler.schedule,
         unreproduced=scheduler.unreproduced,
+        converted=converted,
         **defaults,
     )
 
@@ -205,14 +209,24 @@ def _defaults(folder: Path, form: ModelForm) -> dict[str, Any]:
     return {**published, **given}
 
 
-def _digest(folder: Path) -> str:
+def _checked_digest(folder: Path, converted: Converted | None) -> str:
+    """What identifies a model: a converted one, whose files are as they were written, by what it was made of."""
+    found = files_digest(folder)
+    if converted is None:
+        return found
+    if found != converted.digest:
+        raise UserError(f"{folder}: was changed since it was converted of {converted.source}: convert that again")
+    return converted.source_digest
+
+
+def files_digest(folder: Path) -> str:
     """SHA-256 over the configuration and weight files; of a large weight file over its size, both ends and middle.
 
     Adapters that come with a model are no part of it: each has a digest of its own.
     """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix not in {".json", ".safetensors"} or not path.is_file():
+        if path.suffix not in {".json", ".safetensors"} or not path.is_file() or path.name == CONVERTED_FILE:
             continue
         if any(path.is_relative_to(folder / name) for name in (ADAPTERS, SOUND)):
             continue

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.compiler import kernels_usable
+from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models import fp8, int8
 from wanbatch.pipeline.models.dit import FrameTransformer
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from wanbatch.pipeline.models.umt5_fused import FusedUMT5
 
 
+PRECISION_OF = {"float32": "fp32", "bfloat16": "bf16"}
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledVAE:
     """Both directions of a VAE, compiled for the exact shapes that come."""
@@ -30,12 +35,21 @@ class CompiledVAE:
     decode: Callable[[Tensor], Tensor]
 
 
-def check_precision(runtime: Runtime, device: torch.device) -> None:
-    """Try a product of eight bits on a device, if the large layers are to run in such.
+def check_precision(runtime: Runtime, device: torch.device, info: ModelInfo | None = None, dtype: str = "") -> None:
+    """Check that a model can run so: products of eight bits are tried on the device, if the large layers run in such.
+
+    Args:
+        runtime: How it is to run.
+        device: Where.
+        info: Of the model, if it may be a converted one.
+        dtype: Of its weights and activations.
 
     Raises:
-        UserError: If the product fails or is wrong.
+        UserError: If a product fails or is wrong, or a converted model has not as much.
     """
+    precision = "fp8" if runtime.fp8 else "int8" if runtime.int8 else PRECISION_OF.get(dtype, "")
+    if info is not None and info.converted is not None and not info.converted.runs_in(precision):
+        raise UserError(info.converted.refusal(info.name, precision))
     if runtime.fp8:
         fp8.check_product(device)
     if runtime.int8:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.config_files import read_json
+from wanbatch.pipeline.loading.converted import CONVERTED_STEM, Converted
 from wanbatch.pipeline.loading.filling import Filling, fill
 from wanbatch.pipeline.loading.model_form import CLASSES, has_second_transformer
 from wanbatch.pipeline.loading.modules import Modules
@@ -25,6 +29,7 @@ from wanbatch.pipeline.loading.tokenizer import read_tokenizer
 from wanbatch.pipeline.loading.weight_files import stored_tensors
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.dit_block import FrameBlock
+from wanbatch.pipeline.models.fp8 import FORMAT as FP8
 from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 from wanbatch.pipeline.models.vae import FrameVAE, live
 from wanbatch.pipeline.models.vae_config import vae_config
@@ -32,6 +37,8 @@ from wanbatch.pipeline.models.wan_parts import KEPT_IN_FLOAT32, WanParts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OF_DIFFUSERS, OF_TRANSFORMERS = "diffusion_pytorch_model", "model"  # what these call their files of weights
+STEMS = {name: OF_TRANSFORMERS if name == "text_encoder" else OF_DIFFUSERS for name in CLASSES}
+"""What the files of each part's weights are called."""
 
 MakeReady = Callable[[FrameBlock], None]
 """Makes a block of the transformer ready to be run, once its weights are there."""
@@ -52,53 +59,107 @@ def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, make_ready: 
     folder = Path(info.folder)
     index = read_json(folder / "model_index.json", "")
     second = has_second_transformer(index)
-    with ThreadPoolExecutor(1, "tokenizer") as beside, torch.no_grad():
+    part = partial(load_part, info, device=device, dtype=dtype, make_ready=make_ready)
+    with ThreadPoolExecutor(1, "tokenizer") as beside:
         tokenizer = beside.submit(read_tokenizer, folder / "tokenizer")
-        high, low = folder / "transformer", folder / "transformer_2"
         return Modules(
-            transformer=_transformer(high, device, dtype, make_ready),
-            low_noise_transformer=_transformer(low, device, dtype, make_ready) if second else None,
+            transformer=part("transformer"),
+            low_noise_transformer=part("transformer_2") if second else None,
             boundary=index.get("boundary_ratio"),
-            vae=_vae(folder / "vae", device, dtype),
-            text_encoder=_text_encoder(folder / "text_encoder", device, dtype),
+            vae=part("vae"),
+            text_encoder=part("text_encoder"),
             tokenizer=tokenizer.result(),
         )
 
 
-def _transformer(folder: Path, device: torch.device, dtype: torch.dtype, make_ready: MakeReady | None) -> Any:
-    parts = _made(folder, lambda config: WanParts(config))
-    frame = None if make_ready is None else FrameTransformer(parts)
+@torch.no_grad()
+def load_part(
+    info: ModelInfo, name: str, device: torch.device, dtype: torch.dtype, make_ready: MakeReady | None = None
+) -> Any:
+    """Load one part of a model onto a device, see `load`.
+
+    Args:
+        info: Of the model.
+        name: Of the part's folder, such as `transformer`.
+        device: Where it goes.
+        dtype: Of it.
+        make_ready: Called for each block of a transformer as soon as it is there; None: they stay as they are.
+
+    Raises:
+        UserError: If its files do not make it.
+    """
+    if info.converted is not None and make_ready is None:
+        raise UserError(f"{info.name}: was converted for runs alone: --model {info.converted.source}")
+    to = _To(Path(info.folder) / name, device, dtype, info.converted)
+    if name == "vae":
+        return _vae(to)
+    return _text_encoder(to) if name == "text_encoder" else _transformer(to, make_ready)
+
+
+@dataclass(frozen=True, slots=True)
+class _To:
+    """Where a part is, and what it becomes."""
+
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+    converted: Converted | None
+
+    def fill(self, module: nn.Module, filling: Filling) -> Any:
+        try:
+            stem = STEMS[self.folder.name] if self.converted is None else CONVERTED_STEM
+            stored = stored_tensors(self.folder, stem)
+            fill(module, stored, filling)
+        except ValueError as error:
+            raise UserError(f"{self.folder}: cannot be loaded as {CLASSES[self.folder.name]}: {error}") from error
+        return module.eval().requires_grad_(False)
+
+    def dtype_of(self, name: str, stored: torch.dtype) -> torch.dtype:
+        """What a tensor of a name is converted to."""
+        return stored if stored == FP8 or name.endswith(".scale") else self.dtype
+
+
+def _transformer(to: _To, make_ready: MakeReady | None) -> Any:
+    parts = _made(to.folder, lambda config: WanParts(config))
+    if make_ready is None:
+        return to.fill(parts, Filling(to.device, partial(_dtype_in_transformer, to)))
+    frame = FrameTransformer(parts)
+    rounded = to.converted is not None and to.converted.precision == "fp8"
+    if to.converted is not None:  # its blocks are joined already, and may be in FP8
+        for block in frame.blocks:
+            (make_ready if rounded else FrameBlock.fuse)(block)
 
     def done(group: str) -> None:
-        if frame is not None and make_ready is not None and group.startswith("blocks."):
-            make_ready(frame.blocks[int(group.removeprefix("blocks."))])
+        if group.startswith("blocks.") and not rounded:
+            block = frame.blocks[int(group.removeprefix("blocks."))]
+            if to.converted is not None:
+                block.share_joined()
+            make_ready(block)
 
-    def dtype_of(name: str) -> torch.dtype:
-        return dtype if KEPT_IN_FLOAT32.isdisjoint(name.split(".")) else torch.float32
-
-    model = parts if frame is None else frame
-    _fill(folder, model, OF_DIFFUSERS, Filling(device, dtype_of, blocks="blocks", done=done))
-    return model.eval().requires_grad_(False)
+    return to.fill(frame, Filling(to.device, partial(_dtype_in_transformer, to), "blocks", done=done))
 
 
-def _vae(folder: Path, device: torch.device, dtype: torch.dtype) -> FrameVAE:
-    config = vae_config(read_json(folder / "config.json", "the model has no vae"))
-    frame = _made(folder, lambda _: FrameVAE(config))
-    _fill(folder, frame, OF_DIFFUSERS, Filling(device, lambda name: dtype, live=live))
-    frame.mean = frame.std = torch.empty(0, device=device)
+def _dtype_in_transformer(to: _To, name: str, stored: torch.dtype) -> torch.dtype:
+    return to.dtype_of(name, stored) if KEPT_IN_FLOAT32.isdisjoint(name.split(".")) else torch.float32
+
+
+def _vae(to: _To) -> FrameVAE:
+    config = vae_config(read_json(to.folder / "config.json", "the model has no vae"))
+    frame = _made(to.folder, lambda _: FrameVAE(config))
+    to.fill(frame, Filling(to.device, to.dtype_of, live=live))
+    frame.mean = frame.std = torch.empty(0, device=to.device)
     frame.normalise_by(torch.tensor(config.latents_mean), torch.tensor(config.latents_std))
-    return frame.eval().requires_grad_(False)
+    return frame
 
 
-def _text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    if not UMT5Encoder.is_written_here(read_json(folder / "config.json", "the model has no text_encoder")):
+def _text_encoder(to: _To) -> Any:
+    if not UMT5Encoder.is_written_here(read_json(to.folder / "config.json", "the model has no text_encoder")):
         from wanbatch.pipeline.loading.reference import load_text_encoder  # takes seconds to import
 
-        return load_text_encoder(folder, device, dtype)
-    encoder = _made(folder, lambda config: UMT5Encoder(config))
+        return load_text_encoder(to.folder, to.device, to.dtype)
+    encoder = _made(to.folder, lambda config: UMT5Encoder(config))
     names = {"shared.weight": "encoder.embed_tokens.weight"}
-    _fill(folder, encoder, OF_TRANSFORMERS, Filling(device, lambda name: dtype, "encoder.block", other_names=names))
-    return encoder.eval().requires_grad_(False)
+    return to.fill(encoder, Filling(to.device, to.dtype_of, "encoder.block", other_names=names))
 
 
 def _made(folder: Path, make: Callable[[Mapping[str, Any]], Any]) -> Any:
@@ -109,13 +170,6 @@ def _made(folder: Path, make: Callable[[Mapping[str, Any]], Any]) -> Any:
             return make(config)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'}: makes no {CLASSES[folder.name]} ({error})") from error
-
-
-def _fill(folder: Path, module: torch.nn.Module, stem: str, filling: Filling) -> None:
-    try:
-        fill(module, stored_tensors(folder, stem), filling)
-    except ValueError as error:
-        raise UserError(f"{folder}: cannot be loaded as {CLASSES[folder.name]}: {error}") from error
 
 
 def weight_bytes(info: ModelInfo) -> int:

@@ -40,7 +40,9 @@ class FrameBlock(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Lay the query, key and value weights in one matrix, of which they become views."""
+        """Lay the query, key and value weights in one matrix, of which they become views; once."""
+        if self.qkv_weight is not None:
+            return
         self.qkv_weight, self.qkv_bias = _concatenated((self.attn1.to_q, self.attn1.to_k, self.attn1.to_v))
         self._share_fused()
 
@@ -64,6 +66,14 @@ class FrameBlock(nn.Module):
         self.attn2.to_out[0] = make(self.attn2.to_out[0].weight, self.attn2.to_out[0].bias)
         self.ffn.net[0].proj = make(self.ffn.net[0].proj.weight, self.ffn.net[0].proj.bias)
         self.ffn.net[2] = make(self.ffn.net[2].weight, self.ffn.net[2].bias)
+
+    def share_joined(self) -> None:
+        """Make query, key and value, which need not have weights yet, views of joined ones that were read."""
+        if self.qkv_weight is None or self.qkv_bias is None:
+            raise ValueError("there are no joined weights")
+        parts = (self.attn1.to_q, self.attn1.to_k, self.attn1.to_v)
+        for part, weight, bias in zip(parts, self.qkv_weight.chunk(3), self.qkv_bias.chunk(3), strict=True):
+            part.weight, part.bias = (nn.Parameter(view, requires_grad=False) for view in (weight, bias))
 
     def _share_fused(self) -> None:
         """Make the weights of query, key and value views of the fused ones."""

@@ -25,6 +25,8 @@ PROBE_TOLERANCE = 0.01  # of the norm; fast accumulation and the rounding to bf1
 
 def quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Float [rows, columns] -> the same in FP8, and the scales, float32 [rows, 1], to multiply it with."""
+    if rows.is_meta:  # where arithmetic imports torch's compiler
+        return torch.empty_like(rows, dtype=FORMAT), rows.new_empty((len(rows), 1), dtype=torch.float32)
     scale = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=SMALLEST_PEAK) / LARGEST
     return (rows.float() / scale).clamp(-LARGEST, LARGEST).to(FORMAT), scale
 
@@ -46,7 +48,8 @@ class Float8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, device: torch.device | None = None):
         super().__init__()
-        quantised, scale = (part.to(weight.device) for part in quantise(weight.to(device or weight.device)))
+        where = weight.device if device is None or weight.is_meta else device
+        quantised, scale = (part.to(weight.device) for part in quantise(weight.to(where)))
         self.register_buffer("weight", quantised)
         self.register_buffer("scale", scale.t().contiguous())
         self.register_buffer("bias", bias)

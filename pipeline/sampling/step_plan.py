@@ -111,6 +111,11 @@ class StepPlan:
         return float(self.solution.sigmas[self.step])
 
     @property
+    def expert(self) -> int:
+        """The transformer that makes the next evaluation, 0 or 1; known without waiting for the device."""
+        return int(float(self.solution.timesteps[self.step]) < self.boundary * TRAIN_TIMESTEPS)
+
+    @property
     def next_kind_known(self) -> bool:
         """Whether `next_kind` is known without waiting for the device."""
         return self._next_kind is not None or self._measurement is None
@@ -145,7 +150,7 @@ class StepPlan:
         self.step, self._next_kind = self.step + 1, None
 
     def _decide(self) -> Kind:
-        expert = int(float(self.solution.timesteps[self.step]) < self.boundary * TRAIN_TIMESTEPS)
+        expert = self.expert
         if expert != self._expert:
             self._expert, self._measurement, self._predictable = expert, None, 0
             for history in (*self.residual_histories, self.difference_history):

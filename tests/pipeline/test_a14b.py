@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
-from picture_requests import PLAIN, difference, loaded_twice, made_by_diffusers, make
+from picture_requests import PLAIN, difference, loaded_twice, made_by_diffusers, make, source
+from small_card import SmallCard, sizes_of
 from small_models import random_transformer
 
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading.hosted_weights import size_of
+from wanbatch.pipeline.loading.runtime import Runtime
 
 BOUNDARY = 0.875
 
@@ -79,6 +82,49 @@ def test_its_pictures_are_those_of_diffusers(both):
         assert difference(ours[request.id], theirs) <= 1, request.id
         assert theirs.std() > 1
     assert not np.array_equal(ours["a"], ours["same"])  # before, the second guidance could not be given
+
+
+def test_experts_that_take_turns_make_the_same_pictures_and_come_once_a_unit(both, folder, monkeypatch):
+    info, wan, _ = both
+    sizes = sizes_of(wan)
+    card = SmallCard(monkeypatch)
+    moving = card.load(folder, sizes["text"] + sizes["high_noise"] + sizes["vae"], slots=2)
+    assert str(moving.placement.residency) == "the experts take turns on the device, and with the text encoder"
+    assert moving.backends["denoise"] == "eager-float32-offloaded"
+    rows = [*requests(info), replace(PLAIN, id="varied", sources=(source(1),), creativity=0.5, shift=info.shift)]
+    expected = make(wan, *rows)
+    for unit in range(2):
+        made = {one.request.id: one for one in moving.generate(rows)}
+        assert all(np.array_equal(made[name].pixels, expected[name]) for name in expected)
+        moves = sum(one.moves for one in made.values())
+        assert moves == (4 if unit == 0 else 2)  # of all parts, then of the experts
+    assert make(moving, replace(PLAIN, id="varied", creativity=0.3, sources=(source(2),), shift=info.shift))
+    assert card.held.resident[-1] == "low_noise"
+
+
+@pytest.mark.parametrize("runtime", [Runtime(fp8=True), Runtime(int8=True)], ids=["fp8", "int8"])
+def test_both_experts_have_their_large_layers_in_eight_bits(both, folder, runtime):
+    info, wan, _ = both
+    rounded = Wan.load(info, slots=2, runtime=runtime)
+    for expert, exact in zip(rounded.experts, wan.experts, strict=True):
+        assert size_of(expert) < 0.6 * size_of(exact)
+    ours, exact = make(rounded, *requests(info)), make(wan, *requests(info))
+    for name, pixels in ours.items():
+        assert 0 < np.abs(pixels.astype(int) - exact[name].astype(int)).mean() < 12, name
+
+
+@pytest.mark.parametrize("cache", ["deepcache:interval=2,blocks=2", "taylor:interval=2", "adaptive:threshold=0.3"])
+def test_a_step_cache_begins_anew_at_the_boundary(both, cache):
+    """Steps at the start, after the boundary and at the end are full; rows keep their bits beside others."""
+    info, wan, _ = both
+    wan.use_step_cache(cache)
+    try:
+        rows = requests(info)
+        together = {one.request.id: one for one in wan.generate(rows)}
+        assert all(np.array_equal(make(wan, row)[row.id], together[row.id].pixels) for row in rows)
+        assert all(one.work.steps_cached > 0 for one in together.values())
+    finally:
+        wan.use_step_cache("none")
 
 
 def test_rows_of_several_guidances_share_a_batch_and_keep_their_bits(both):

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 from picture_requests import PLAIN, difference, make, source
+from small_card import SmallCard, sizes_of
 
-from wanbatch.pipeline import generate
 from wanbatch.pipeline.batching.cuda_graphs import CudaGraphs
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry, weights
 from wanbatch.pipeline.loading.compiler import set_up_compiler
-from wanbatch.pipeline.loading.offload import WORKING_BYTES, Offloader, size_of
 from wanbatch.pipeline.loading.random_model import random_modules
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models.fp8 import CAPABILITY, Float8Linear
@@ -96,8 +95,8 @@ def test_replayed_evaluations_give_the_same_pictures(step_cache, monkeypatch):
     run = CudaGraphs.run
     monkeypatch.setattr(CudaGraphs, "run", lambda self, key, *rest: runs.append(key) or run(self, key, *rest))
     replaying = load(Runtime(fp8=HAS_FP8, step_cache=step_cache))
-    monkeypatch.setattr(Offloader, "all_fit", False)
-    launching = offloading(Runtime(fp8=HAS_FP8, step_cache=step_cache, offload=True))  # what moves is not recorded
+    launching = load(Runtime(fp8=HAS_FP8, step_cache=step_cache))
+    launching.denoiser.kept = 0  # as of a model that moves, of which nothing is recorded
     for wanted in (rows(), rows()[::-1]):
         ours, recorded = make(replaying, *wanted), len(runs)
         plain = make(launching, *wanted)
@@ -108,20 +107,16 @@ def test_replayed_evaluations_give_the_same_pictures(step_cache, monkeypatch):
 
 
 def test_launches_that_were_recorded_are_forgotten_when_the_weights_leave(monkeypatch):
-    wan = offloading(Runtime(offload=True))
+    card = SmallCard(monkeypatch)
+    wan = card.hold(sum(sizes_of(load(Runtime())).values()), lambda: offloading(Runtime(offload=True)))
     assert not wan.offloaded
-    held = wan.offloader
     before = make(wan, *rows())
     assert wan.denoiser.kept_classes > 0
-    sizes = {"text": size_of(wan.text.model), "picture": size_of(torch.nn.ModuleList([*wan.experts, wan.vae]))}
-    for name in sizes:
-        monkeypatch.setitem(WORKING_BYTES, name, 0)
-    room = sum(sizes.values()) - 1  # for either, not for both
-    monkeypatch.setattr(generate, "free_memory", lambda device: room - sum(sizes[name] for name in held.resident))
-    moves = held.moves
-    make(wan, replace(rows()[0], prompt="a green circle"))  # moves the weights away and back, to another place
+    card.room -= 1
+    moves = card.held.moved.moves
+    make(wan, replace(rows()[0], prompt="a green circle"))  # moves weights away and back, to another place
     after = make(wan, *rows())
-    assert held.moves > moves
+    assert card.held.moved.moves > moves
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
@@ -145,19 +140,17 @@ def test_embeddings_do_not_depend_on_what_else_is_encoded():
         assert torch.equal(wan.text.encode([prompt])[prompt], together[prompt])
 
 
-def test_parts_that_take_turns_give_the_same_pictures(monkeypatch):
-    moving = offloading(Runtime(offload=True))
-    held = moving.offloader
-    sizes = {
-        "text": size_of(moving.text.model),
-        "picture": size_of(torch.nn.ModuleList([*moving.experts, moving.vae])),
-    }
-    for name in sizes:
-        monkeypatch.setitem(WORKING_BYTES, name, 0)
-    room = sum(sizes.values()) - 1  # for either, not for both
-    monkeypatch.setattr(generate, "free_memory", lambda device: room - sum(sizes[name] for name in held.resident))
-    made, expected = make(moving, *rows()), make(load(Runtime()), *rows())
-    assert held.moves >= 3
+@pytest.mark.parametrize("least", [False, True], ids=["the text encoder", "all parts"])
+def test_parts_that_take_turns_give_the_same_pictures(least, monkeypatch):
+    resident = load(Runtime())
+    sizes = sizes_of(resident)
+    card = SmallCard(monkeypatch)
+    room = max(sizes["text"], sizes["transformer"]) if least else sum(sizes.values()) - 1
+    moving = card.hold(room, lambda: offloading(Runtime(offload=True)))
+    assert moving.placement.residency.vae_leaves is least
+    assert all(group.pinned for group in card.held._groups.values())
+    made, expected = make(moving, *rows()), make(resident, *rows())
+    assert card.held.moved.moves >= 3
     assert all(np.array_equal(made[name], expected[name]) for name in made)
 
 

@@ -44,7 +44,9 @@ def invoke(*arguments: str):
 
 def begun(monkeypatch) -> None:
     """Fail if a model is loaded."""
-    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.load", lambda *given: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(
+        "wanbatch.pipeline.training.lora.model.load_reference", lambda *given: pytest.fail("a model is loaded")
+    )
 
 
 def test_the_command_of_the_page_leaves_an_adapter_that_a_run_takes_and_goes_on(tmp_path, monkeypatch):

@@ -147,7 +147,9 @@ def test_masks_of_a_column(tmp_path):
     ],
 )
 def test_a_mask_of_no_use_is_one_line_before_a_model_is_loaded(drawings, tmp_path, monkeypatch, size, white, said):
-    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.load", lambda *given: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(
+        "wanbatch.pipeline.training.lora.model.load_reference", lambda *given: pytest.fail("a model is loaded")
+    )
     half_white(tmp_path / "masks/one.png")
     half_white(tmp_path / "masks/sub/two.png", white, size)
     given = ["train", "lora", "--images", str(drawings), "--name", "ink", "--masks", str(tmp_path / "masks")]

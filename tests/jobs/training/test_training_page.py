@@ -67,7 +67,9 @@ def test_the_command_of_the_page_makes_an_adapter_with_its_card(tmp_path, monkey
 )
 def test_bad_input_is_one_clear_line_before_a_model_is_loaded(tmp_path, monkeypatch, more, said):
     write_drawings(tmp_path / "drawings", captions=False)
-    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.load", lambda *given: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(
+        "wanbatch.pipeline.training.lora.model.load_reference", lambda *given: pytest.fail("a model is loaded")
+    )
     done = invoke("train", "lora", "--images", str(tmp_path / "drawings"), *more)
     assert done.exit_code == 2
     assert said in done.stderr

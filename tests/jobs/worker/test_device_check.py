@@ -11,9 +11,10 @@ from wanbatch.errors import NodeError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.cluster_nodes import Node
 from wanbatch.jobs.driver.site import placement_of
-from wanbatch.jobs.worker.device_check import GIB, Card, check_card, check_kind, needed_bytes, runs_on, weights_in
+from wanbatch.jobs.worker.device_check import GIB, Card, check_card, check_kind, needed_bytes, runs_on
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading.residency import weight_sizes, working_for
 from wanbatch.pipeline.loading.runtime import Runtime
 
 H100 = Card("NVIDIA H100 80GB HBM3", 80 * GIB, "sm_90", ("sm_80", "sm_90", "compute_90"), True)
@@ -54,7 +55,11 @@ def test_a_card_that_cannot(setup, card, changed, told):
 
 def test_what_is_offered_for_such_a_card_works(setup):
     """A build for it, another precision, mixed devices; and a placement that keeps it out."""
-    full, fp8 = (needed_bytes(Path(setup.model.folder), "bfloat16", False, small) for small in (False, True))
+    model = setup.model
+    pixels = model.width * model.height
+    full, fp8 = (
+        needed_bytes(Path(model.folder), "bfloat16", False, small, setup.slots, pixels) for small in (False, True)
+    )
     check_card(replace(H100, memory=(full + fp8) // 2), replace(setup, runtime=Runtime(fp8=True)), "h")
     check_card(replace(H100, architecture="sm_61", supported=("sm_61",)), setup, "h")
     check_card(replace(H100, has_fp8=False), replace(setup, runtime=Runtime(fp8=False)), "h")
@@ -88,10 +93,11 @@ def test_code_for_some_architectures_runs_on_others(architecture, supported, exp
 
 def test_the_memory_that_a_model_needs(setup):
     folder = Path(setup.model.folder)
-    parts = {path.parent.name: weights_in(path) for path in folder.glob("*/*.safetensors")}
-    del parts["judge"], parts["adapters"], parts["sound"]
-    text = parts.pop("text_encoder")
-    assert needed_bytes(folder, "bfloat16", offload=False, eight_bits=False) == 2 * (text + sum(parts.values()))
-    assert needed_bytes(folder, "float32", offload=True, eight_bits=False) == 4 * max(text, sum(parts.values()))
-    transformer = parts.pop("transformer")
-    assert needed_bytes(folder, "bfloat16", False, eight_bits=True) == transformer + 2 * (text + sum(parts.values()))
+    sizes = weight_sizes(folder, "bfloat16")
+    working = working_for(folder, 4, 128 * 128)
+    assert needed_bytes(folder, "bfloat16", False, False, 4, 128 * 128) == sum(sizes.values()) + max(working.values())
+    assert needed_bytes(folder, "bfloat16", True, False, 4, 128 * 128) < sum(sizes.values()) + max(working.values())
+    alone = max(sizes["transformer"] + working["denoising"], sizes["text"] + working["text"])
+    assert needed_bytes(folder, "bfloat16", True, False, 4, 128 * 128) == alone
+    less = needed_bytes(folder, "bfloat16", False, True, 4, 128 * 128)
+    assert less == sum(sizes.values()) + max(working.values()) - sizes["transformer"] // 2

@@ -1,0 +1,118 @@
+"""Which parts of a model share a GPU, by bytes alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from wanbatch.errors import UserError
+from wanbatch.pipeline.loading.offload import size_of
+from wanbatch.pipeline.loading.random_model import PUBLISHED, random_modules
+from wanbatch.pipeline.loading.residency import (
+    GIB,
+    Residency,
+    choices,
+    fits_whole,
+    form_by_config,
+    plan_residency,
+    weight_sizes,
+    weights_in,
+    working_bytes,
+    working_for,
+)
+
+ONE = {"text": 11, "transformer": 10, "vae": 2}
+TWO = {"text": 11, "high_noise": 28, "low_noise": 28, "vae": 1}
+WORKING = {"text": 1, "denoising": 5, "vae": 3}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "free", "expected"),
+    [
+        (ONE, 28, Residency()),
+        (ONE, 27, Residency(text_leaves=True)),
+        (ONE, 17, Residency(text_leaves=True)),
+        (ONE, 16, Residency(True, True, True)),
+        (ONE, 15, Residency(True, True, True)),
+        (TWO, 73, Residency()),
+        (TWO, 72, Residency(text_leaves=True)),
+        (TWO, 62, Residency(text_leaves=True)),
+        (TWO, 61, Residency(True, True)),
+        (TWO, 34, Residency(True, True)),
+        (TWO, 33, Residency(True, True, True)),
+    ],
+)
+def test_no_more_parts_take_turns_than_the_memory_asks_for(sizes, free, expected):
+    assert plan_residency(sizes, WORKING, free) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "free", "message"),
+    [
+        (ONE, 14, r"the GPU has 14.0 GiB free, and a transformer alone needs 15.0 GiB .*: use .*--precision fp8"),
+        (TWO, 32, r"a transformer alone needs 33.0 GiB with what it works in"),
+        ({**ONE, "text": 20}, 20, r"the text encoder alone needs 21.0 GiB .*: use a larger GPU, or a smaller model$"),
+    ],
+)
+def test_what_does_not_fit_in_any_way_is_refused_with_the_part_that_lacks_room(sizes, free, message):
+    with pytest.raises(UserError, match=message):
+        plan_residency(*({name: size * GIB for name, size in one.items()} for one in (sizes, WORKING)), free * GIB)
+
+
+@pytest.mark.parametrize("sizes", [ONE, TWO])
+def test_each_way_needs_less_than_the_one_before(sizes):
+    needed = [needed for _, needed in choices(sizes, WORKING)]
+    assert all(one > other for one, other in pairwise(needed))
+
+
+def gigabytes(size, slots, eight_bits=False):
+    """What the full-size models need in each way, without making them."""
+    modules = random_modules(torch.device("meta"), torch.bfloat16, size)
+    published = PUBLISHED[size]
+    experts = [part for part in (modules.transformer, modules.low_noise_transformer) if part is not None]
+    count = {"text": modules.text_encoder, "vae": modules.vae}
+    names = ("high_noise", "low_noise") if len(experts) == 2 else ("transformer",)
+    sizes = {name: 2 * sum(one.numel() for one in part.parameters()) for name, part in count.items()}
+    each = 1 if eight_bits else 2
+    sizes |= {
+        name: each * sum(one.numel() for one in part.parameters()) for name, part in zip(names, experts, strict=True)
+    }
+    form = form_by_config(published.transformer, len(experts))
+    working = working_bytes(form, published.vae["scale_factor_spatial"], slots, 1280 * 704)
+    return {str(residency): needed / 1e9 for residency, needed in choices(sizes, working)}
+
+
+def test_cards_that_the_models_fit_on():
+    """By reckoning: all of A14B on 80 GB with few slots, in FP8 on 48 GB, on which its experts in bf16 take turns."""
+    whole, text, turns, _ = gigabytes("a14b", 4).values()
+    assert 70 < whole < 80
+    assert text < whole - 10
+    assert 32 < turns < 40
+    assert next(iter(gigabytes("a14b", 4, eight_bits=True).values())) < 48
+    whole, text, every = gigabytes("5b", 4).values()
+    assert 22.5 < whole < 26
+    assert 12 < text < 16
+    assert 12 < every < 13  # the text encoder alone
+
+
+def test_a_folder_is_weighed_by_the_headers_of_its_files(model_folder):
+    parts = {path.parent.name: weights_in(path) for path in Path(model_folder).glob("*/*.safetensors")}
+    sizes = weight_sizes(model_folder, "bfloat16", eight_bits=True)
+    assert sizes == {
+        "text": 2 * parts["text_encoder"],
+        "vae": 2 * parts["vae"],
+        "transformer": parts["transformer"],
+    }
+    free = sum(weight_sizes(model_folder, "float32").values()) + max(working_for(model_folder, 2, 64 * 64).values())
+    assert fits_whole(model_folder, "float32", False, 2, 64 * 64, free)
+    assert not fits_whole(model_folder, "float32", False, 2, 64 * 64, free - 1)
+    assert fits_whole(model_folder, "float32", True, 2, 64 * 64, free - 1)
+
+
+def test_sizes_of_modules_are_those_of_their_files(wan, model_folder):
+    sizes = weight_sizes(model_folder, "float32")
+    assert size_of(wan.text.model) == pytest.approx(sizes["text"], rel=0.02)
+    assert size_of(wan.experts[0]) == pytest.approx(sizes["transformer"], rel=0.1)  # rotary tables are not in files

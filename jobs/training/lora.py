@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.training.asked import check_name, training_device, training_type
 from wanbatch.jobs.training.pictures import PictureSet, find_pictures
-from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.loading.registry import ModelInfo, find
 from wanbatch.pipeline.training.lora.captions import check_template
 from wanbatch.pipeline.training.lora.card import About
 from wanbatch.pipeline.training.lora.examples import UNMASKED_WEIGHT
@@ -22,6 +23,7 @@ from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import UNRELATED, Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 from wanbatch.pipeline.training.optimizers import check_optimizer
+from wanbatch.pipeline.training.processes import Processes, joined_processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class LoraRequest:
         prior_weight: Of their loss; None: 1.
         masks: Where masks of the pictures are: a folder, a column, or `beside`; None: there are none.
         unmasked_weight: Of the loss where masks are black; None: `UNMASKED_WEIGHT`.
+        cache: Folder of latents, which trainings may share; None: one in `out`.
     """
 
     images: str | Path
@@ -71,6 +74,7 @@ class LoraRequest:
     prior_weight: float | None = None
     masks: str | None = None
     unmasked_weight: float | None = None
+    cache: Path | None = None
 
 
 def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
@@ -86,6 +90,46 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     Raises:
         UserError: If something is wrong with what was given.
     """
+    processes = joined_processes(request.device == "cpu")
+    if processes.state is not None:
+        check_batch(request.settings.batch, processes.count)
+        say = say if processes.first else _nothing
+    found = checked(request, say)
+    pictures, info = found.pictures, found.info
+    device = found.device if processes.state is None else processes.state.device
+    say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
+    model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision, True)
+    file, measured = _train(request, model, found, say, processes)
+    return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a training that is asked for is made of.
+
+    Attributes:
+        pictures: Of the training.
+        prior: Of what the model shall go on making; None: there are none.
+        info: The model.
+        device: Where it is trained.
+    """
+
+    pictures: PictureSet
+    prior: PictureSet | None
+    info: ModelInfo
+    device: torch.device
+
+
+def checked(request: LoraRequest, say: Callable[[str], None]) -> Checked:
+    """Check everything that can be wrong with what is asked for; no model is loaded.
+
+    Args:
+        request: What is asked for.
+        say: Takes warnings.
+
+    Raises:
+        UserError: If something is wrong with it.
+    """
     check_name(request.name)
     check_template(request.template, request.trigger)
     check_optimizer(request.settings.optimizer)
@@ -96,15 +140,50 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     for warning in (*pictures.warnings, *(prior.warnings if prior else ())):
         say(f"warning: {warning}")
     info = find(request.model, request.revision)
+    check_expert(request.settings.expert, info)
     if request.resolution is not None and request.resolution < info.multiple:
         raise UserError(f"--resolution {request.resolution}: must be at least {info.multiple} for {info.name}")
     if pictures.masks is not None:
         pictures.masks.check(pictures.manifest, pictures.found, info, _area(request) or info.width * info.height)
     device = training_device(request.device)
-    say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
-    model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision)
-    file, measured = _train(request, model, pictures, prior, say)
-    return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
+    return Checked(pictures, prior, info, device)
+
+
+def check_batch(batch: int, count: int) -> None:
+    """Check that each of several processes gets as many pictures of a step.
+
+    Args:
+        batch: Of all of them.
+        count: How many there are.
+
+    Raises:
+        UserError: If they do not.
+    """
+    if batch % count:
+        raise UserError(
+            f"--batch {batch}: is that of all {count} processes together, and each has to get as many pictures: give "
+            f"a multiple, --batch {-(-batch // count) * count}"
+        )
+
+
+def _nothing(text: str) -> None:
+    """Said by the first of several processes alone."""
+
+
+def check_expert(expert: str | None, info: ModelInfo) -> None:
+    """Check which transformers of a model are to be trained.
+
+    Args:
+        expert: See `LoraSettings`.
+        info: The model.
+
+    Raises:
+        UserError: If it has two and it is not said, or it has one and it is.
+    """
+    if info.two_experts and expert is None:
+        raise UserError(f"{info.name} has two transformers (A14B): say which is trained, --expert high, low or both")
+    if not info.two_experts and expert is not None:
+        raise UserError(f"--expert {expert}: {info.name} has one transformer: drop it")
 
 
 def _prior(request: LoraRequest) -> PictureSet | None:
@@ -119,10 +198,11 @@ def _prior(request: LoraRequest) -> PictureSet | None:
 def _train(
     request: LoraRequest,
     model: TrainingModel,
-    pictures: PictureSet,
-    prior: PictureSet | None,
+    found: Checked,
     say: Callable[[str], None],
+    processes: Processes,
 ) -> tuple[Path, Measures]:
+    pictures, prior, quiet = found.pictures, found.prior, not processes.first
     weight = 1.0 if request.prior_weight is None else request.prior_weight
     said = {key: value for key in ("license", "rights", "author") if (value := getattr(request, key)) is not None}
     about = About(
@@ -132,8 +212,8 @@ def _train(
         masks=f"of `{request.masks}`, black parts with a weight of {_unmasked(request):g}" if request.masks else "",
     )  # fmt: skip
     with (
-        tqdm(total=len(pictures.found), desc="encoding", unit="picture", file=sys.stderr) as encoding,
-        tqdm(total=request.settings.steps, desc="training", unit="step", file=sys.stderr) as training,
+        tqdm(total=len(pictures.found), desc="encoding", unit="picture", file=sys.stderr, disable=quiet) as encoding,
+        tqdm(total=request.settings.steps, desc="training", unit="step", file=sys.stderr, disable=quiet) as training,
     ):
 
         def encoded(number: int) -> None:
@@ -147,7 +227,8 @@ def _train(
             model, pictures.load(), about, request.settings, request.out,
             area=_area(request), prompts=request.prompts, unrelated=request.unrelated or UNRELATED,
             prior=prior.load() if prior else (), prior_weight=weight,
-            unmasked_weight=_unmasked(request), listener=Listener(say, encoded, stepped),
+            unmasked_weight=_unmasked(request), cache=request.cache, processes=processes,
+            listener=Listener(say, encoded, stepped),
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ ELSEWHERE = {
         "must be some of": COMMAND,
         "must be one of": COMMAND,
         "--slots auto": COMMAND,
-        "built in bf16 or fp32": COMMAND,
+        "built in bf16, fp32 or fp8": COMMAND,
     },
     "jobs/driver/engine_choice.py": {
         "build them with": SIZES,
@@ -37,6 +37,7 @@ ELSEWHERE = {
         "one size each": REFUSED,
         "sides must be multiples": REFUSED,
         "aot builds for": REFUSED,
+        "engines of aot are built in": COMMAND,
         "our own kernels": REFUSED,
     },
     "engines/store.py": {
@@ -52,11 +53,13 @@ ELSEWHERE = {
         "are not kept on the hub": f"{STORES}::test_an_address_without_a_store",
         "make the bucket": f"{STORES}::test_an_address_without_a_store",
         "not known to be absent": f"{STORES}::test_a_store_that_does_not_answer_is_not_empty",
-        "set XDG_CACHE_HOME to a folder": f"{STORES}::test_a_disk_without_room",
+        "set XDG_CACHE_HOME to a folder on": f"{STORES}::test_a_disk_without_room",
+        "set XDG_CACHE_HOME to a folder of yours": f"{STORES}::test_a_host_without_a_place_for_copies",
         "engines cannot be written there": f"{STORES}::test_an_upload_that_fails_leaves_no_engine",
     },
     "engines/tensorrt.py": {
         "stands alone": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
+        "has no FP8": "tests/engines/test_fp8_exports.py::test_architectures_without_fp8_are_named",
         "builds for {}, and native": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
     },
     "engines/verifying.py": {"is of another model": f"{RUN}::test_verifying_and_pruning"},

@@ -14,17 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.files import HIGH
 from wanbatch.pipeline.training.few_step.levels import shifted
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.lora.examples import Examples
 from wanbatch.pipeline.training.lora.model import TrainingModel, padded
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.processes import ALONE, Processes
 from wanbatch.pipeline.training.resumable import Learner, TrainingState
 
 STATE_FILE, LOSSES_FILE = "state.pt", "losses.json"
 FIXED_LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)
 """Noise levels at which a loss is measured that can be compared with another."""
+
+
+class LossNotFinite(UserError):
+    """A training whose loss is not a number any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ class LoraTraining:
         out: Folder of the state; it exists.
         report: Called with a line of text now and then.
         prior: What is trained beside it; None: nothing.
+        processes: That train it together.
     """
 
     def __init__(
@@ -69,7 +76,9 @@ class LoraTraining:
         out: Path,
         report: Callable[[str], None] = print,
         prior: Prior | None = None,
+        processes: Processes = ALONE,
     ):
+        self.processes = processes
         self.model, self.adapters, self.name, self.prior = model, adapters, name, prior
         self.examples, self.settings, self.out, self.report = examples, settings, out, report
         parameters = adapters.add(name, settings.rank, settings.alpha, settings.seed)
@@ -91,7 +100,7 @@ class LoraTraining:
             told: Called with the number of steps made and the loss after each.
 
         Raises:
-            UserError: If the loss is not a number any more; the state of the last good step stays.
+            LossNotFinite: If the loss is not a number any more; the state of the last good step stays.
         """
         torch.manual_seed(self.settings.seed)
         if (self.out / STATE_FILE).exists():
@@ -108,7 +117,7 @@ class LoraTraining:
 
     def _keep_if_due(self, made: int, sample: Callable[[int], object]) -> None:
         settings = self.settings
-        if made % settings.save_every == 0 or made == settings.steps:
+        if self.processes.first and (made % settings.save_every == 0 or made == settings.steps):
             self._save(made)
         if settings.sample_every and (made % settings.sample_every == 0 or made == settings.steps):
             with self.averaged(), self.adapters.active(self.name):
@@ -138,14 +147,27 @@ class LoraTraining:
                 loss = loss / settings.accumulate
                 loss.backward()
             total += float(loss.detach())
+        total = self._averaged_over_processes(total)
         if not math.isfinite(total):
             kept = f"the state after {len(self.losses) // settings.save_every * settings.save_every} steps is kept"
-            raise UserError(
+            raise LossNotFinite(
                 f"the loss is {total} at step {number + 1}: {kept} in {self.out}. Lower the rate (--rate, now "
                 f"{settings.rate:g}) and give another --out, or look for pictures that are damaged"
             )
         self.learner.apply()
         return total
+
+    def _averaged_over_processes(self, loss: float) -> float:
+        """Average the gradients over all processes, and the loss, which is returned."""
+        if self.processes.count == 1:
+            return loss
+        told = torch.tensor([loss], device=self.model.device)
+        for parameter in self.learner.parameters:
+            if parameter.grad is None:  # of an expert none of whose noise levels were in this one's part
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in self.learner.parameters if parameter.grad is not None]
+        self.processes.average([told, *gradients])
+        return float(told)
 
     def _loss(self, examples: Examples) -> Tensor:
         settings, device = self.settings, self.model.device
@@ -155,12 +177,27 @@ class LoraTraining:
         latents = examples.latents[place][rows].to(device)
         dropped = (torch.rand(settings.batch) < settings.dropout).tolist()
         captions = ["" if drop else examples.captions[place][row] for row, drop in zip(rows, dropped, strict=True)]
-        drawn = torch.randn(settings.batch) if settings.levels == "logit_normal" else torch.rand(settings.batch)
-        u = drawn.sigmoid() if settings.levels == "logit_normal" else drawn
-        level, noise = shifted(u, self._shift).to(device), torch.randn(latents.shape).to(device)
+        level, noise = self._levels(settings.batch).to(device), torch.randn(latents.shape).to(device)
         weights = examples.weights[place][rows].to(device) if examples.weights else None
-        texts = [examples.texts[caption].to(device) for caption in captions]
-        return flow_loss(self.model, latents, noise, level, texts, weights)
+        # All processes have drawn the same, so that what is seen does not depend on how many there are.
+        part = self.processes.part
+        texts = [examples.texts[caption].to(device) for caption in captions[part]]
+        weights = None if weights is None else weights[part]
+        return flow_loss(self.model, latents[part], noise[part], level[part], texts, weights)
+
+    def _levels(self, count: int) -> Tensor:
+        """Noise levels `[count]`, of those that the transformers that are trained are for."""
+        level = self._drawn(count)
+        if len(self.adapters.experts) == len(self.model.experts):
+            return level
+        above = HIGH in self.adapters.experts
+        while len(others := ((level >= self.model.boundary) != above).nonzero().flatten()):
+            level[others] = self._drawn(len(others))
+        return level
+
+    def _drawn(self, count: int) -> Tensor:
+        normal = self.settings.levels == "logit_normal"
+        return shifted(torch.randn(count).sigmoid() if normal else torch.rand(count), self._shift)
 
 
 def flow_loss(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from s3_server import ENVIRONMENT, running
+from s3_server import ENVIRONMENT, empty_bucket, running
 
 from wanbatch.engines import selection
 from wanbatch.engines.selection import EngineNeeds
@@ -43,11 +43,7 @@ def store(server, monkeypatch, tmp_path) -> CopiedStore:
         monkeypatch.setenv(name, value)
     server.mend()
     fsspec_io.forget_file_systems()
-    system = fsspec_io.file_system(URL)
-    if not system.exists("shop"):
-        system.mkdir("shop")
-    if system.exists("shop/engines"):
-        system.rm("shop/engines", recursive=True)
+    empty_bucket("shop")
     server.log.clear()
     made = create_engines(URL)
     assert isinstance(made, CopiedStore)
@@ -195,6 +191,18 @@ def test_a_disk_without_room(store, monkeypatch, tmp_path):
     with pytest.raises(MachineryError, match=r"5 MB free, and vae-.* needs 0 MB: set XDG_CACHE_HOME to a folder"):
         chosen()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "large"))
+    assert len(chosen()) == 1
+
+
+def test_a_host_without_a_place_for_copies(store, monkeypatch, tmp_path):
+    added(store)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        UserError, match=r"engines cannot be copied there \(Not a directory\): set XDG_CACHE_HOME to a"
+    ):
+        chosen()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     assert len(chosen()) == 1
 
 

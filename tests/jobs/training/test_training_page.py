@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
+from wanbatch.pipeline.loading.registry import find
 
 ROOT = Path(__file__).parents[3]
+LOADER = "wanbatch.pipeline.training.lora.model.load_reference"
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 QUICK = ["--steps", "2", "--rank", "2", "--resolution", "32", "--sample-steps", "1", "--unrelated", "a dog", "--json"]
 
@@ -92,6 +96,40 @@ def test_the_command_with_masks_finds_them(tmp_path, monkeypatch):
         assert f"{4 - number} of 4 pictures have no mask" in invoke(*command[1:]).stderr
         Image.new("L", (32, 32), 255).save(tmp_path / "masks" / f"{number}.png")
     assert isinstance(invoke(*command[1:]).exception, Checked)
+
+
+def test_the_command_for_a14b_is_for_both_of_its_transformers(tmp_path, monkeypatch):
+    loaded: list[tuple] = []
+
+    def load(*given):
+        loaded.append(given)
+        raise UserError("loaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wanbatch.jobs.training.lora.TrainingModel.load", load)
+    monkeypatch.setattr("wanbatch.jobs.training.lora.find", lambda *given: replace(find(), two_experts=True))
+    (command,) = [each for each in commands() if "--expert" in each]
+    write_drawings(tmp_path / "drawings")
+    assert "wanbatch: loaded" in invoke(*command[1:]).stderr
+    assert loaded[0][3:] == ("fp8", True)
+    without = [word for word in command[1:] if word not in ("--expert", "both")]
+    assert "has two transformers (A14B): say which is trained, --expert high, low" in invoke(*without).stderr
+
+
+def test_the_command_of_a_sweep_has_six_trials(tmp_path, monkeypatch):
+    def run_tasks(calls, at_once, gpu, ended):
+        assert [call.args[1].name for call in calls] == [
+            f"rank-{rank}_rate-{rate}" for rank in (8, 16, 32) for rate in (0.0001, 0.0003)
+        ]
+        for index in range(len(calls)):
+            ended(index, Exception("it is not trained in a test"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wanbatch.jobs.driver.tasks.run_tasks", run_tasks)
+    (command,) = [each for each in commands() if "--sweep" in each]
+    write_drawings(tmp_path / "drawings")
+    done = invoke(*command[1:])
+    assert "adapters/ink: no trial of the sweep came to its end: rank=8 rate=0.0001: it is not" in done.stderr
 
 
 def test_few_steps_as_the_page_shows_them_are_planned_without_a_warning(tmp_path, monkeypatch):

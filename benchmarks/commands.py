@@ -4,24 +4,26 @@
 
 MODEL is a folder of the full-size model, by default one of random weights that is written first (23 GB). Each command
 is a process of its own, with all that it takes: imports, Ray, loading, compiling, files. Cases are 50 steps with
-guidance 5 in bfloat16 and in FP8, and 4 steps without guidance in FP8 with prompts of many lengths, 1280x704, eight
-rows at a time. The diffusers program (`diffusers_program.py`) runs compiled and batched, with `torchao` in its
-row-wise float8. What `wanbatch run` compiles is kept, and is there before the first case: a run of one picture makes
-it, whose start is the first of a new machine.
+guidance 5 in bfloat16 and in FP8, of prompts of one length, and 4 steps without guidance in FP8 with prompts of many,
+1280x704, eight rows at a time. The diffusers program (`diffusers_program.py`) runs compiled and batched, with
+`torchao` in its row-wise float8. What `wanbatch run` compiles is kept, and is there before the first case: a run of 32
+pictures makes it, whose start is the first of a new machine.
 
-pictures_per_second: after the start, up to the last commit (of diffusers: after the first batch). The result is
-written after each command, and an earlier one of the same file is added to, so that parts may be run one by one.
+pictures_per_second: from when the worker was ready to the last commit (of diffusers: after the first batch). The
+result is written after each command, and an earlier one of the same file is added to, so that parts may be run one by
+one.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +33,6 @@ import click
 import torch
 from circumstances import circumstances
 from mixed_prompts import mixed_words, prompts_of
-from scaling import rates
 
 PARTS = ("wanbatch", "diffusers", "torchao")
 PRECISION_OF = {"diffusers": "bf16", "torchao": "fp8"}
@@ -52,9 +53,9 @@ class Case:
         return ["--steps", str(self.steps), "--guidance", str(self.guidance)]
 
     @property
-    def unit_rows(self) -> int:
-        """Few, where pictures take long, so that the rate is one between several commits."""
-        return 8 if self.steps > 8 else 16
+    def words(self) -> Iterator[int]:
+        """Of prompts: of one length where rows are few, since each length has slots of its own."""
+        return iter(mixed_words(self.rows[0])) if self.steps <= 8 else itertools.repeat(30)
 
 
 CASES = {
@@ -112,9 +113,14 @@ def of_wanbatch(model: Path, case: Case, size: str, share: float, folder: Path, 
     """One `wanbatch run`, what its log says of its speed, and how long its start took."""
     out = folder / "out"
     width, height = size.split("x")
-    command = [sys.executable, "-m", "wanbatch.jobs.cli", "run", str(manifest(folder, int(case.rows[0] * share)))]
+    command = [
+        sys.executable,
+        "-m",
+        "wanbatch.jobs.cli",
+        "run",
+        str(manifest(folder, case, int(case.rows[0] * share))),
+    ]
     command += ["--out", str(out), "--model", str(model), "--slots", "8", "--workers", "1", *case.flags]
-    command += ["--unit-rows", str(case.unit_rows)]
     command += ["--precision", case.precision, "--width", width, "--height", height]
     command += ["--compile-cache", str(cache)]
     begin = time.time()
@@ -126,23 +132,35 @@ def of_wanbatch(model: Path, case: Case, size: str, share: float, folder: Path, 
     units = [event for event in events if event["event"] == "unit"]
     ready = next(event for event in events if event["event"] == "worker_ready")
     shutil.rmtree(out)
-    first = datetime.fromisoformat(units[0]["time"]).timestamp()
+    ready_at, first, last = (_time(event) for event in (ready, units[0], units[-1]))
+    made = sum(unit["made"] for unit in units)
     return {
-        "pictures": sum(unit["made"] for unit in units),
-        **rates(units),
+        "pictures": made,
+        "pictures_per_second": round(made / (last - ready_at), 4),
         "seconds": round(seconds, 1),
+        "seconds_to_worker_ready": round(ready_at - begin, 1),
         "seconds_to_first_unit": round(first - begin, 1),
-        "seconds_to_worker_ready": round(datetime.fromisoformat(ready["time"]).timestamp() - begin, 1),
         **{name: ready[name] for name in ("load_seconds", "warm_up_seconds")},
         "slot_use": round(sum(unit["evaluations"] for unit in units) / sum(unit["slot_steps"] for unit in units), 4),
+        "busy": round(sum(unit["model_seconds"] for unit in units) / (last - ready_at), 4),
     }
+
+
+def _time(event: dict[str, Any]) -> float:
+    return datetime.fromisoformat(event["time"]).timestamp()
 
 
 def of_diffusers(model: Path, case: Case, size: str, share: float, folder: Path, fp8: bool) -> dict[str, Any]:
     """One run of the diffusers program, and what it says of itself."""
     out = folder / "pictures"
     program = Path(__file__).parent / "diffusers_program.py"
-    command = [sys.executable, str(program), str(model), str(manifest(folder, int(case.rows[1] * share))), str(out)]
+    command = [
+        sys.executable,
+        str(program),
+        str(model),
+        str(manifest(folder, case, int(case.rows[1] * share))),
+        str(out),
+    ]
     command += [*case.flags, "--size", size, *(["--fp8"] if fp8 else [])]
     begin = time.time()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -152,14 +170,12 @@ def of_diffusers(model: Path, case: Case, size: str, share: float, folder: Path,
     return {**json.loads(done.stdout.splitlines()[-1]), "seconds": round(time.time() - begin, 1)}
 
 
-def manifest(folder: Path, rows: int) -> Path:
-    """Rows of prompts of many lengths."""
+def manifest(folder: Path, case: Case, rows: int) -> Path:
+    """Rows of a case."""
     path = folder / "rows.jsonl"
-    prompts = enumerate(prompts_of(mixed_words(rows)))
-    lines = (
-        json.dumps({"id": f"p{number:05d}", "seed": number, "prompt": prompt}) + "\n" for number, prompt in prompts
-    )
-    path.write_text("".join(lines))
+    prompts = enumerate(prompts_of(list(itertools.islice(case.words, rows))))
+    written = ({"id": f"p{number:05d}", "seed": number, "prompt": prompt} for number, prompt in prompts)
+    path.write_text("".join(json.dumps(row) + "\n" for row in written))
     return path
 
 

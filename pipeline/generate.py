@@ -25,6 +25,8 @@ from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.backends import VAE, AnyDenoisingModel, ReplacedStages, TextModel
 from wanbatch.pipeline.core.device import Moment, Span, synchronized_time
+from wanbatch.pipeline.core.outcomes import Entered, Leaving
+from wanbatch.pipeline.core.pictures import PendingPicture, encode
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.core.sample_making import sample_of
 from wanbatch.pipeline.core.samples import Denoised, Sample
@@ -46,8 +48,6 @@ from wanbatch.pipeline.loading.single_frame import (
 )
 from wanbatch.pipeline.loading.text_recipe import text_recipe
 from wanbatch.pipeline.loading.weights import DTYPES, load
-from wanbatch.pipeline.outcomes import Entered, Leaving
-from wanbatch.pipeline.pictures import PendingPicture, encode
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
 from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from wanbatch.errors import RowError
 from wanbatch.pipeline.core.creativity_map import as_mapped
 from wanbatch.pipeline.core.device import Span, peak_memory
+from wanbatch.pipeline.core.pictures import PendingPicture
 from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
 from wanbatch.pipeline.core.samples import Denoised
-from wanbatch.pipeline.pictures import PendingPicture
 
 
 @dataclass(frozen=True, slots=True)

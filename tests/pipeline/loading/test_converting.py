@@ -133,9 +133,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         save(tensors, path)
 
     monkeypatch.setattr(converting, "save_file", full)
-    with pytest.raises(
-        MachineryError, match=r"No space left .* nothing of it was left: make room"
-    ):
+    with pytest.raises(MachineryError, match=r"No space left .* nothing of it was left: make room"):
         converting.convert(find(), "tiny", tmp_path / "model", "bf16", CPU)
     assert list(tmp_path.iterdir()) == []
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from wanbatch.engines import aot, graphs, onnx_export, probe, tensorrt, verify
+from wanbatch.engines import aot, graphs, onnx_export, onnx_fp8, probe, tensorrt, verify
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.labels import COMPONENTS, SECOND_TRANSFORMER, TRANSFORMER
-from wanbatch.engines.selection import architecture_of
+from wanbatch.engines.selection import TRANSFORMERS, architecture_of
 from wanbatch.engines.store import Store
-from wanbatch.engines.stored_engine import AOT, BadEngine, EngineKey
+from wanbatch.engines.stored_engine import AOT, FLOAT8, BadEngine, EngineKey
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -43,6 +43,7 @@ class BuildRequest:
         device: `cuda` or `cpu`: where the model is loaded and `aot` engines run.
         dtype: Of the weights, as torch calls it.
         workspace: Bytes of working memory that TensorRT may plan with; 0: as much as it likes.
+        float8: Whether the transformer's large layers are in FP8.
     """
 
     model: ModelInfo
@@ -54,6 +55,7 @@ class BuildRequest:
     device: str
     dtype: str
     workspace: int = 0
+    float8: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,10 @@ def check(request: BuildRequest) -> None:
                 f"--arch {','.join(request.architectures)}: aot builds for the device of this machine alone: use "
                 "--arch native there, or --backend tensorrt-rtx"
             )
+        if request.float8:
+            raise UserError(
+                "--precision fp8: engines of aot are built in bf16 or fp32: use --precision bf16, or --backend onnx"
+            )
         if request.device == "cuda" and "text" in request.components:
             raise UserError(
                 "--component text: on a GPU our own kernels run the text encoder faster than an aot engine: leave "
@@ -104,6 +110,8 @@ def check(request: BuildRequest) -> None:
         onnx_export.require_exporter()
     else:
         tensorrt.require(request.backend, request.architectures)
+        if request.float8:
+            tensorrt.require_float8(request.architectures)
 
 
 def build(store: Store, request: BuildRequest) -> Iterator[Built]:
@@ -126,7 +134,7 @@ def build(store: Store, request: BuildRequest) -> Iterator[Built]:
         if found is not None and not isinstance(found, BadEngine):
             yield Built(key.label, "there already")
             continue
-        parts = parts or load(request.model, device, DTYPES[request.dtype])
+        parts = parts or loaded(request.model, device, request.dtype, request.float8)
         graph = graph_of(parts, component, size, rows, device, DTYPES[request.dtype])
         begin = time.perf_counter()
         size_of, errors = _build_one(store, key, graph, request)
@@ -157,11 +165,34 @@ def key_of(request: BuildRequest, component: str, size: tuple[int, int], rows: i
         architecture = architecture_of(request.device, capability, torch.backends.cpu.get_cpu_capability())
         version = f"torch {torch.__version__}"
     elif request.backend == ONNX:
-        architecture, version = ANY, f"opset {onnx_export.OPSET}"
+        in_float8 = request.float8 and component in TRANSFORMERS
+        architecture, version = ANY, f"opset {onnx_fp8.OPSET if in_float8 else onnx_export.OPSET}"
     else:
         architecture, version = ",".join(request.architectures), tensorrt.version(request.backend)
-    return EngineKey(
-        component, request.model.digest, *size, rows, request.dtype, request.backend, version, architecture
+    dtype = request.dtype + (FLOAT8 if request.float8 and component in TRANSFORMERS else "")
+    return EngineKey(component, request.model.digest, *size, rows, dtype, request.backend, version, architecture)
+
+
+def loaded(model: ModelInfo, device: torch.device, dtype: str, float8: bool) -> Modules:
+    """The parts of a model that graphs are made of.
+
+    Args:
+        model: Which one.
+        device: Where it goes.
+        dtype: Of its weights.
+        float8: Whether the transformer's large layers become ones in FP8.
+
+    Raises:
+        UserError: It has layers that FP8 does not take.
+    """
+    parts = load(model, device, DTYPES[dtype])
+    if not float8:
+        return parts
+    second = parts.low_noise_transformer
+    return replace(
+        parts,
+        transformer=FrameTransformer(parts.transformer).fuse().to_float8(),
+        low_noise_transformer=None if second is None else FrameTransformer(second).fuse().to_float8(),
     )
 
 
@@ -171,7 +202,7 @@ def graph_of(
     """The graph of one engine.
 
     Args:
-        parts: Of the model, loaded on the device.
+        parts: Of the model, loaded on the device; see `loaded`.
         component: See `labels.py`.
         size: Of pictures, in pixels.
         rows: Of its batch.
@@ -183,9 +214,10 @@ def graph_of(
         return graphs.text_graph(PlainUMT5(parts.text_encoder), rows, device)
     if component in (TRANSFORMER, SECOND_TRANSFORMER):
         model: Any = parts.transformer if component == TRANSFORMER else parts.low_noise_transformer
-        return graphs.step_graph(FrameTransformer(model).fuse(), size, stride, rows, device, component)
+        frame = model if isinstance(model, FrameTransformer) else FrameTransformer(model).fuse()
+        return graphs.step_graph(frame, size, stride, rows, device, component)
     vae = single_frame_vae(parts.vae, device)
-    both = graphs.vae_graphs(vae, size, stride, parts.transformer.config.in_channels, dtype, device)
+    both = graphs.vae_graphs(vae, size, stride, parts.vae.config.z_dim, dtype, device)
     return next(graph for graph in both if graph.component == component)
 
 
@@ -206,8 +238,8 @@ def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest
             onnx_export.export(graph, path)
             files = onnx_export.files_of(path)
             onnx_export.check(path)
-            if request.dtype == "float32":
-                errors = verify.compare(graph, verify.onnx_engine(path))
+            if verify.can_compare_onnx(key, files, request.device):
+                errors = verify.compare_onnx(graph, path, key)
             if request.backend != ONNX:
                 files = [folder / f"{key.name}{tensorrt.SUFFIX}"]
                 notes["plan"] = tensorrt.build(

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from wanbatch.engines import onnx_fp8
 from wanbatch.engines.graphs import Graph
+from wanbatch.engines.onnx_fp8 import quantised_linears
 from wanbatch.errors import UserError
+from wanbatch.pipeline.models.fp8 import Float8Linear
 
 SUFFIX = ".onnx"
 DATA_SUFFIX = ".data"  # of the weights, beside the graph: a file of protobuf holds 2 GB at most
@@ -22,13 +25,12 @@ OPSET = 20
 """For TensorRT; from 23 on attention is one operator, which its parser does not take yet."""
 
 
-def export(graph: Graph, path: Path, opset: int = OPSET) -> None:
+def export(graph: Graph, path: Path) -> None:
     """Write a graph as an ONNX file, with its weights in a file beside it.
 
     Args:
         graph: What is written.
         path: Of the file; the weights are in `PATH.data`.
-        opset: Version of ONNX's operators.
 
     Raises:
         UserError: A package is missing, or PyTorch cannot export the graph.
@@ -39,14 +41,14 @@ def export(graph: Graph, path: Path, opset: int = OPSET) -> None:
         {index: dimensions[one.name] for index, one in graph.open.get(name, {}).items()} or None
         for name in graph.inputs
     )
-    with torch.no_grad(), _quietly(), plain_rms_norm():
+    with torch.no_grad(), _quietly(), plain_rms_norm(), quantised_linears():
         try:
             program: Any = torch.onnx.export(
                 graph.module,
                 tuple(graph.inputs.values()),
                 dynamo=True,
                 verbose=False,
-                opset_version=opset,
+                opset_version=opset_of(graph.module),
                 input_names=list(graph.inputs),
                 output_names=[graph.output],
                 dynamic_shapes=shapes,
@@ -81,6 +83,11 @@ def _simplify(model: Any) -> None:
         common.NameFixPass(),
     ):
         each(model)
+
+
+def opset_of(module: nn.Module) -> int:
+    """The version of ONNX's operators that a module is written in."""
+    return onnx_fp8.OPSET if any(isinstance(one, Float8Linear) for one in module.modules()) else OPSET
 
 
 def check(path: Path) -> None:

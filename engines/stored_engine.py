@@ -12,6 +12,8 @@ from wanbatch.engines.labels import label_of
 
 FORMAT = 1
 MANIFEST_SUFFIX = ".json"
+FLOAT8 = "+float8"
+"""What the name of a dtype ends with if large layers are in FP8."""
 AOT = "aot"
 """The backend whose engines PyTorch loads."""
 
@@ -26,7 +28,7 @@ class EngineKey:
         width: Of pictures, in pixels; 0: it takes any.
         height: As `width`.
         rows: Of its batch; 0: any number from 2 on.
-        dtype: Of the weights, such as `bfloat16`.
+        dtype: Of the weights, such as `bfloat16`; or `bfloat16+float8`, if those of large layers are in FP8.
         backend: `aot`, `tensorrt`, `tensorrt-rtx` or `onnx`.
         version: Of the library that built it, such as `torch 2.13.0`.
         architecture: What it runs on, such as `sm_90`, `8.9,12.0` or `cpu-x86_64-AVX2`; `any` for `onnx`.
@@ -41,6 +43,16 @@ class EngineKey:
     backend: str
     version: str
     architecture: str
+
+    @property
+    def float8(self) -> bool:
+        """Whether its large layers are in FP8."""
+        return self.dtype.endswith(FLOAT8)
+
+    @property
+    def dtype_around(self) -> str:
+        """The dtype of its other layers, and of inputs and outputs."""
+        return self.dtype.removesuffix(FLOAT8)
 
     @property
     def label(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from wanbatch.engines.graphs import LENGTH, PROMPTS, Graph
 from wanbatch.errors import UserError
+from wanbatch.pipeline.models.fp8 import CAPABILITY
 
 SUFFIX = ".plan"
 RTX = "tensorrt-rtx"
@@ -54,6 +55,19 @@ def require(backend: str, architectures: Sequence[str]) -> None:
         if _member(one) not in known:
             words = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in sorted(known, key=lambda name: int(name[2:])))
             raise UserError(f"--arch {one}: {backend} {trt.__version__} builds for {words}, and native")
+
+
+def require_float8(architectures: Sequence[str]) -> None:
+    """Check that GPUs have FP8. One without it would fail the whole build.
+
+    Raises:
+        UserError: One has not.
+    """
+    for one in architectures:
+        if one != NATIVE and tuple(map(int, one.split("."))) < CAPABILITY:
+            raise UserError(
+                f"--precision fp8: architecture {one} has no FP8, which GPUs have since 8.9: leave it out"
+            )
 
 
 def library(backend: str) -> Any:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from wanbatch.engines import onnx_widening
 from wanbatch.engines.graphs import Graph
+from wanbatch.engines.stored_engine import EngineKey
 from wanbatch.errors import UserError
 
 GATE = 1e-3
@@ -63,6 +67,48 @@ def compare(graph: Graph, engine: Callable[..., Tensor], lengths: Sequence[int] 
     return Errors(largest, relative, HALF_GATE if half else GATE)
 
 
+def can_compare_onnx(key: EngineKey, files: Sequence[Path], device: str) -> bool:
+    """Whether an ONNX file can be compared with its module: in fp32 any, in bf16 and FP8 a small one on a CPU.
+
+    Args:
+        key: Of the engine.
+        files: Of the engine.
+        device: Where the module is.
+    """
+    size = sum(path.stat().st_size for path in files)
+    return key.dtype == "float32" or (device == "cpu" and size <= onnx_widening.LARGEST_BYTES)
+
+
+def compare_onnx(graph: Graph, path: Path, key: EngineKey) -> Errors:
+    """Compare an ONNX file, run by ONNX Runtime on the CPU, with the module of its graph.
+
+    ONNX Runtime does not compute in bf16 there, so a file in bf16 is compared with fp32 in its place, and so is the
+    module; its weights are the same numbers. Layers in FP8 stay such.
+
+    Args:
+        graph: That the file was exported of.
+        path: Of the file.
+        key: Of the engine.
+
+    Raises:
+        UserError: ONNX Runtime is missing, or does not take the file.
+    """
+    if key.dtype_around == "float32":
+        return compare(graph, onnx_engine(path))
+    with tempfile.TemporaryDirectory(prefix="wanbatch-") as folder:
+        wide = onnx_widening.widened(path, Path(folder) / "wide.onnx")
+        return replace(compare(widened(graph), onnx_engine(wide)), gate=HALF_GATE)  # constants were rounded to bf16
+
+
+def widened(graph: Graph) -> Graph:
+    """A graph in fp32 with the same numbers; the module is a copy."""
+    inputs = {
+        name: one.float() if one.dtype in (torch.bfloat16, torch.float16) else one
+        for name, one in graph.inputs.items()
+    }
+    return replace(graph, module=copy.deepcopy(graph.module).float(), inputs=inputs)
+
+
 def onnx_engine(path: Path) -> Callable[..., Tensor]:
     """An ONNX file in ONNX Runtime, on the CPU, as an engine.
 
@@ -74,7 +120,8 @@ def onnx_engine(path: Path) -> Callable[..., Tensor]:
     except ImportError as error:
         raise UserError("verifying ONNX files needs onnxruntime: install wanbatch[onnx]") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its error is raised
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # there is no product in FP8 to fuse them to
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:

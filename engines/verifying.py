@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wanbatch.engines import aot, probe, verify
-from wanbatch.engines.building import ONNX, graph_of
+from wanbatch.engines import aot, onnx_widening, probe, verify
+from wanbatch.engines.building import ONNX, graph_of, loaded
 from wanbatch.engines.selection import architecture_of
 from wanbatch.engines.store import Store
 from wanbatch.engines.stored_engine import AOT, BadEngine, StoredEngine
@@ -18,7 +18,7 @@ from wanbatch.engines.tensorrt_runtime import PlanEngine
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.weights import DTYPES, load
+from wanbatch.pipeline.loading.weights import DTYPES
 
 RIGHT, WRONG, NOT_RUN = "right", "wrong", "not run"
 
@@ -107,7 +107,9 @@ def _why_not(one: StoredEngine, model: ModelInfo) -> str | None:
         return "is of another model: give --model the one that it was built of"
     gpu = torch.cuda.is_available()
     if key.backend == ONNX:
-        return None if key.dtype == "float32" else "ONNX Runtime compares files in fp32 alone"
+        most = onnx_widening.LARGEST_BYTES
+        fits = key.dtype == "float32" or one.bytes <= most
+        return None if fits else f"files in {key.dtype} are compared up to {most >> 30} GB, and it has more"
     if key.backend != AOT:
         return None if gpu else "there is no GPU here"
     if key.version != f"torch {torch.__version__}":
@@ -129,15 +131,15 @@ def _errors_of(
     if key.backend == AOT and (failure := probe.failure_of(store, [one])) is not None:
         raise UserError(failure)
     if (device.type, key.dtype) not in parts:
-        parts[device.type, key.dtype] = load(model, device, DTYPES[key.dtype])
-    loaded = parts[device.type, key.dtype]
-    graph = graph_of(loaded, key.component, (key.width, key.height), key.rows, device, DTYPES[key.dtype])
+        parts[device.type, key.dtype] = loaded(model, device, key.dtype_around, key.float8)
+    modules = parts[device.type, key.dtype]
+    graph = graph_of(modules, key.component, (key.width, key.height), key.rows, device, DTYPES[key.dtype_around])
     path = store.path_of(one)
     engine: Callable[..., Tensor]
     if key.backend == AOT:
         engine = aot.load(path, graph.module)
     elif key.backend == ONNX:
-        engine = verify.onnx_engine(path)
+        return verify.compare_onnx(graph, path, key)
     else:
         engine = PlanEngine(path, key.backend)
     return verify.compare(graph, engine)

@@ -221,8 +221,8 @@ def _request(
     if settings.slots == AUTO:
         raise UserError("--slots auto: engines are for one number of slots: give it, as the runs will")
     execution = resolve_execution(settings, detect_hardware())
-    if execution.precision in ("fp8", "int8"):
-        raise UserError(f"--precision {execution.precision}: engines are built in bf16 or fp32: use --precision bf16")
+    if execution.precision == "int8":
+        raise UserError("--precision int8: engines are built in bf16, fp32 or fp8: use --precision bf16")
     return BuildRequest(
         model=find(settings.model, settings.revision),
         components=components,
@@ -233,6 +233,7 @@ def _request(
         device=execution.device,
         dtype=execution.dtype,
         workspace=workspace,
+        float8=execution.precision == "fp8",
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option
+
+if TYPE_CHECKING:
+    from wanbatch.jobs.training.lora import LoraRequest
 
 BASE_PRECISION = click.option(
     "--base-precision", type=click.Choice(["bf16", "fp8"]), default="bf16", show_default=True,
@@ -68,6 +71,9 @@ def train() -> None:
 @click.option(
     "--unmasked-weight", type=click.FloatRange(0, 1), help="of the loss where masks are black [default: .1]"
 )
+@click.option(
+    "--expert", type=click.Choice(["high", "low", "both"]), help="of A14B, by noise levels: what is trained"
+)
 @click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
 @BASE_PRECISION
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -75,8 +81,12 @@ def train() -> None:
 @click.option("--rights", help="whose the pictures are, for the card")
 @click.option("--author", help="for the card")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="default: a GPU if there is one")
+@click.option("--sweep", multiple=True, metavar="NAME=VALUE,...",
+              help="train with each of several values, such as 'rank=8,16 rate=1e-4,3e-4'")  # fmt: skip
 @json_option
-def lora(images: str | Path, name: str, out: Path | None, as_json: bool, **given: Any) -> None:
+def lora(
+    images: str | Path, name: str, out: Path | None, as_json: bool, sweep: tuple[str, ...], **given: Any
+) -> None:
     """Train an adapter (LoRA) on the pictures of IMAGES and their captions.
 
     Captions are NAME.txt beside NAME.png, the prompts of a metadata.jsonl or of any other manifest, or those of an
@@ -95,6 +105,9 @@ def lora(images: str | Path, name: str, out: Path | None, as_json: bool, **given
 
     numbers = {field.name: given.pop(field.name) for field in fields(LoraSettings)}
     request = LoraRequest(images, name, out or Path("adapters") / name, settings=LoraSettings(**numbers), **given)
+    if sweep:
+        _sweep(request, sweep, as_json)
+        return
     found = train_adapter(request, lambda text: click.echo(text, err=True))
     if as_json:
         click.echo(json.dumps(found))
@@ -105,6 +118,33 @@ def lora(images: str | Path, name: str, out: Path | None, as_json: bool, **given
         f"model's own pictures of unrelated prompts {found['damage']:+.1%}. Its card and samples are beside it.\n"
         f"Use it: wanbatch run MANIFEST --lora {name}={found['file']}"
     )
+
+
+def _sweep(request: LoraRequest, texts: tuple[str, ...], as_json: bool) -> None:
+    """Train with all combinations of some settings, whose values are checked as the flags are."""
+    from wanbatch.jobs.driver.tasks import run_tasks
+    from wanbatch.jobs.training.sweep import Trial, named_lists, table
+    from wanbatch.jobs.training.sweep_run import sweep
+
+    flags = {parameter.name: parameter for parameter in lora.params}
+    context = click.get_current_context()
+    values = {
+        setting: [flags[setting].type.convert(text, flags[setting], context) for text in given]
+        for setting, given in named_lists(texts).items()
+    }
+    found = sweep(request, values, run_tasks, lambda text: click.echo(text, err=True))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    trials = [
+        Trial(each["settings"], each.get("measures"), each.get("failed"), each.get("seconds"))
+        for each in found["trials"]
+    ]
+    file = request.out / f"{request.name}.safetensors"
+    click.echo(
+        "\n".join([*table(trials, found["rule"]), f"{file}: the trial with {found['rule']}, {found['best']}."])
+    )
+    click.echo(f"Use it: wanbatch run MANIFEST --lora {request.name}={file}")
 
 
 @train.command()

@@ -24,6 +24,7 @@ from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.source_sizes import Measuring, loading_from, size_rows
 from wanbatch.manifests.sources.size_cache import SizeCache
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.residency import Residency, plan_residency, weight_sizes, working_for
 from wanbatch.pipeline.loading.runtime import Runtime
 
 SAMPLE = 2048
@@ -107,12 +108,13 @@ def measure_here(
         Batch size -> seconds of a step and row, for the sizes that fit into memory.
 
     Raises:
-        UserError: if the model cannot be run so.
+        UserError: if the model cannot be run so, or no part of it fits into the GPU's memory.
     """
     import torch
 
     from wanbatch.pipeline.batching.calibration import measure
     from wanbatch.pipeline.loading.compiler import set_up_compiler
+    from wanbatch.pipeline.loading.offload import free_memory
     from wanbatch.pipeline.loading.random_model import transformer_like
     from wanbatch.pipeline.loading.single_frame import check_precision, single_frame_transformer
     from wanbatch.pipeline.loading.weights import DTYPES
@@ -120,16 +122,17 @@ def measure_here(
     folder = Path(model.folder)
     config = json.loads((folder / "transformer" / "config.json").read_text())
     stride = json.loads((folder / "vae" / "config.json").read_text()).get("scale_factor_spatial", 8)
-    files = [path for path in folder.rglob("*.safetensors") if path.parent.name != "transformer"]
-    reserved = sum(path.stat().st_size for path in files)
     width, height, guided = kind
     shape = height // stride, width // stride, guided
     device = torch.device(execution.device)
+    eight_bits = runtime.fp8 or runtime.int8
+    shared = weight_sizes(folder, execution.dtype, eight_bits), working_for(folder, 1, width * height)
+    residency = plan_residency(*shared, free_memory(device)) if runtime.offload else Residency()
     check_precision(runtime, device)
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
-    transformer = transformer_like(config, device, DTYPES[execution.dtype])
-    return measure(single_frame_transformer(transformer, runtime, device), device, shape, reserved)
+    transformer = single_frame_transformer(transformer_like(config, device, DTYPES[execution.dtype]), runtime, device)
+    return measure(transformer, device, shape, residency.beside_transformer(shared[0]), not residency.moves)
 
 
 def most_common_kind(plan: Plan) -> tuple[int, int, bool]:

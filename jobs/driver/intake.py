@@ -179,7 +179,9 @@ class Intake:
         self._deadlines.learn(done.unit, made, report.busy_seconds, report.slots, report.slot_use)
         self._counters.unit_published(len(made), len(failed), report.model_seconds, report.source_notes)
         self._counters.slots_used(report.evaluations, report.slot_steps)
+        self._counters.parts_moved(report.moves, report.move_seconds)
         notes = {name: asdict(noted) for name, noted in report.source_notes.items()}
+        moved = {"moves": report.moves, "move_seconds": round(report.move_seconds, 4)} if report.moves else {}
         self._log.write(
             "unit",
             unit=done.unit.number,
@@ -194,6 +196,7 @@ class Intake:
             slot_steps=round(report.slot_steps, 2),
             source_retries=report.source_retries,
             **({"source_notes": notes} if notes else {}),
+            **moved,
         )
         self._log_quarantined(done.unit, failed)
 

@@ -161,6 +161,8 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         stop_cause=dispatcher.stop_cause if stopped_by else None,
         model_busy=busy,
         slot_use=counters.slot_use,
+        moves=counters.moves,
+        move_seconds=counters.move_seconds,
         first_unit=first_unit,
         dropped=dispatcher.dropped,
         drained=dispatcher.drained,

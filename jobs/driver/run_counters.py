@@ -29,7 +29,8 @@ class RunCounters:
         self._made_before, self._quarantined_before = made_before, quarantined_before
         self._made_now = self._quarantined_now = 0
         self._model_seconds = self._warm_up_seconds = self._slot_steps = 0.0
-        self._evaluations = 0
+        self._evaluations = self._moves = 0
+        self._move_seconds = 0.0
         self._source_notes: dict[str, NotedImages] = {}
         self._ready_since: dict[int, float] = {}
 
@@ -74,6 +75,21 @@ class RunCounters:
     def slot_use(self) -> float | None:
         """The share of the slots of all evaluations that had an image; None if nothing was evaluated."""
         return round(self._evaluations / self._slot_steps, 4) if self._slot_steps else None
+
+    @property
+    def moves(self) -> int:
+        """How often parts of the model came to a device on which they take turns."""
+        return self._moves
+
+    @property
+    def move_seconds(self) -> float:
+        """How long that took, all workers together."""
+        return round(self._move_seconds, 3)
+
+    def parts_moved(self, moves: int, seconds: float) -> None:
+        """Count parts of a model that came to a device."""
+        self._moves += moves
+        self._move_seconds += seconds
 
     def slots_used(self, evaluations: int, slot_steps: float) -> None:
         """Count the evaluations of images, and the slots that these took, those without an image included."""

@@ -34,6 +34,8 @@ class Summary:
             if nothing was made.
         slot_use: the share of the denoiser's slots that had an image in them when the model was evaluated; None if it
             never was.
+        moves: how often parts of the model came to a device, where there was no room for all of them.
+        move_seconds: how long that took, all workers together.
         first_unit: the units of this run are numbered from it.
         dropped: images that were made and not committed when the run was stopped; they are made again.
         drained: images that were committed after it was asked to stop.
@@ -55,6 +57,8 @@ class Summary:
     stop_cause: str | None = None
     model_busy: float | None = None
     slot_use: float | None = None
+    moves: int = 0
+    move_seconds: float = 0.0
     first_unit: int = 0
     dropped: int = 0
     drained: int = 0

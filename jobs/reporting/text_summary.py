@@ -27,6 +27,8 @@ def summary_text(summary: Summary) -> str:
         busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"
         filled = "" if summary.slot_use is None else f", its slots filled to {summary.slot_use:.0%}"
         lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s{busy}{filled}")
+        if summary.moves:
+            lines.append(f"  memory    {_moved(summary)}")
         lines.append(f"  stages    {_stage_text(stage_seconds(summary.out, summary.first_unit))}")
     for name, noted in summary.source_notes.items():
         count = f"{noted.images} pictures" if noted.images != 1 else "1 picture"
@@ -55,6 +57,12 @@ def stage_seconds(out: str | Path, first_unit: int = 0) -> dict[str, float]:
         return dict.fromkeys(STAGES, 0.0)
     table = parts.to_table(columns=columns, filter=pc.field("unit") >= first_unit)
     return {stage: pc.sum(table[column]).as_py() or 0.0 for stage, column in zip(STAGES, columns, strict=True)}
+
+
+def _moved(summary: Summary) -> str:
+    """What moved for lack of memory on the device."""
+    times = "once" if summary.moves == 1 else f"{summary.moves} times"
+    return f"parts of the model came to the device {times}, in turns, in {summary.move_seconds:.1f} s"
 
 
 def _headline(summary: Summary) -> str:

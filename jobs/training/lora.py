@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.training.asked import check_name, training_device, training_type
 from wanbatch.jobs.training.pictures import PictureSet, find_pictures
-from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.loading.registry import ModelInfo, find
 from wanbatch.pipeline.training.lora.captions import check_template
 from wanbatch.pipeline.training.lora.card import About
 from wanbatch.pipeline.training.lora.examples import UNMASKED_WEIGHT
@@ -49,6 +50,7 @@ class LoraRequest:
         prior_weight: Of their loss; None: 1.
         masks: Where masks of the pictures are: a folder, a column, or `beside`; None: there are none.
         unmasked_weight: Of the loss where masks are black; None: `UNMASKED_WEIGHT`.
+        cache: Folder of latents, which trainings may share; None: one in `out`.
     """
 
     images: str | Path
@@ -71,6 +73,7 @@ class LoraRequest:
     prior_weight: float | None = None
     masks: str | None = None
     unmasked_weight: float | None = None
+    cache: Path | None = None
 
 
 def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
@@ -86,6 +89,41 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     Raises:
         UserError: If something is wrong with what was given.
     """
+    found = checked(request, say)
+    pictures, info, device = found.pictures, found.info, found.device
+    say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
+    model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision, True)
+    file, measured = _train(request, model, pictures, found.prior, say)
+    return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a training that is asked for is made of.
+
+    Attributes:
+        pictures: Of the training.
+        prior: Of what the model shall go on making; None: there are none.
+        info: The model.
+        device: Where it is trained.
+    """
+
+    pictures: PictureSet
+    prior: PictureSet | None
+    info: ModelInfo
+    device: torch.device
+
+
+def checked(request: LoraRequest, say: Callable[[str], None]) -> Checked:
+    """Check everything that can be wrong with what is asked for; no model is loaded.
+
+    Args:
+        request: What is asked for.
+        say: Takes warnings.
+
+    Raises:
+        UserError: If something is wrong with it.
+    """
     check_name(request.name)
     check_template(request.template, request.trigger)
     check_optimizer(request.settings.optimizer)
@@ -96,15 +134,29 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     for warning in (*pictures.warnings, *(prior.warnings if prior else ())):
         say(f"warning: {warning}")
     info = find(request.model, request.revision)
+    check_expert(request.settings.expert, info)
     if request.resolution is not None and request.resolution < info.multiple:
         raise UserError(f"--resolution {request.resolution}: must be at least {info.multiple} for {info.name}")
     if pictures.masks is not None:
         pictures.masks.check(pictures.manifest, pictures.found, info, _area(request) or info.width * info.height)
     device = training_device(request.device)
-    say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
-    model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision)
-    file, measured = _train(request, model, pictures, prior, say)
-    return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
+    return Checked(pictures, prior, info, device)
+
+
+def check_expert(expert: str | None, info: ModelInfo) -> None:
+    """Check which transformers of a model are to be trained.
+
+    Args:
+        expert: See `LoraSettings`.
+        info: The model.
+
+    Raises:
+        UserError: If it has two and it is not said, or it has one and it is.
+    """
+    if info.two_experts and expert is None:
+        raise UserError(f"{info.name} has two transformers (A14B): say which is trained, --expert high, low or both")
+    if not info.two_experts and expert is not None:
+        raise UserError(f"--expert {expert}: {info.name} has one transformer: drop it")
 
 
 def _prior(request: LoraRequest) -> PictureSet | None:
@@ -147,7 +199,7 @@ def _train(
             model, pictures.load(), about, request.settings, request.out,
             area=_area(request), prompts=request.prompts, unrelated=request.unrelated or UNRELATED,
             prior=prior.load() if prior else (), prior_weight=weight,
-            unmasked_weight=_unmasked(request), listener=Listener(say, encoded, stepped),
+            unmasked_weight=_unmasked(request), cache=request.cache, listener=Listener(say, encoded, stepped),
         )  # fmt: skip
 
 

@@ -121,6 +121,8 @@ class UnitReport:
         causes: error class -> what the first row that failed so says.
         evaluations: of the model for its images, guidance aside.
         slot_steps: its images' share of the slots of all evaluations, slots without an image included.
+        moves: how often parts of the model came to the device for it, where they take turns there.
+        move_seconds: that this took, as part of the images' time.
     """
 
     attempt: Attempt | None
@@ -133,6 +135,8 @@ class UnitReport:
     causes: Mapping[str, str] = field(default_factory=dict)
     evaluations: int = 0
     slot_steps: float = 0.0
+    moves: int = 0
+    move_seconds: float = 0.0
 
     @property
     def slot_use(self) -> float | None:

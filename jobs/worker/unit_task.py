@@ -87,6 +87,7 @@ class UnitTask:
         self._failures: list[records.Failure] = []
         self._in_model: dict[str, Image] = {}
         self._evaluations, self._slot_steps = 0, 0.0
+        self._moves, self._move_seconds = 0, 0.0
         self._busy_seconds = self._model_seconds = 0.0  # without what the stages waited for each other
         self._slots = self._source_retries = 0
 
@@ -164,6 +165,8 @@ class UnitTask:
             causes=causes,
             evaluations=self._evaluations,
             slot_steps=self._slot_steps,
+            moves=self._moves,
+            move_seconds=self._move_seconds,
         )
 
     def stage_seconds(self) -> dict[str, float]:
@@ -229,6 +232,8 @@ class UnitTask:
         context = self.context
         self._evaluations += result.work.steps_full + result.work.steps_cached
         self._slot_steps += result.slot_steps
+        self._moves += result.moves
+        self._move_seconds += result.move_seconds
         if result.start_lowered:
             self._notes[image.id][MAP_PART_SMALL] = image.sources[0].name
         mark = self._marks[image.id]

@@ -1,4 +1,4 @@
-"""How many rows to denoise together: a step is timed at several batch sizes, on the transformer alone.
+"""How many rows to denoise together: steps of a batch are timed at several sizes, as a run makes them.
 
 Larger batches stop paying once the device is full, and cost memory and rows that wait for others; so the smallest one
 that is nearly as fast as the best is taken.
@@ -11,12 +11,19 @@ from collections.abc import Mapping
 
 import torch
 
+from wanbatch.pipeline.batching.batch import Batch
+from wanbatch.pipeline.batching.slots import Row
 from wanbatch.pipeline.core.backends import AnyDenoisingModel
 from wanbatch.pipeline.core.device import synchronized_time
-from wanbatch.pipeline.core.prompts import TEXT_LENGTHS, TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import TEXT_LENGTHS
+from wanbatch.pipeline.core.samples import Sample
+from wanbatch.pipeline.sampling.solvers import solve
+from wanbatch.pipeline.sampling.step_cache import StepCache
+from wanbatch.pipeline.sampling.step_plan import StepPlan
 
 CANDIDATES = (1, 2, 4, 8, 16)
 TOLERANCE = 0.03  # of the best time a row, that a smaller batch may lose
+WARM_UP = 3  # steps: the first ones compile, and record what is replayed after them
 REPEATS = 5
 
 
@@ -37,20 +44,28 @@ def best_slots(seconds: Mapping[int, float]) -> int:
 
 @torch.inference_mode()
 def measure(
-    model: AnyDenoisingModel, device: torch.device, shape: tuple[int, int, bool], reserved: int
+    model: AnyDenoisingModel,
+    device: torch.device,
+    shape: tuple[int, int, bool],
+    reserved: int,
+    stationary: bool = True,
 ) -> dict[int, float]:
-    """Seconds of a step and row at each batch size that fits.
+    """Seconds of a step and row at each batch size that fits: of all that a step is, replayed where a run replays it.
 
     Args:
         model: The transformer as it will be run. Its weights may be random, because times do not depend on them.
         device: Where it is.
         shape: Height and width of the latents, guided or not.
-        reserved: Bytes of the device that the other parts of the model will need.
+        reserved: Bytes of the device that the other parts of the model will need beside it.
+        stationary: Whether the model will stay where it is in memory, so that its launches may be recorded.
     """
     found: dict[int, float] = {}
     for slots in CANDIDATES:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
         try:
-            seconds = _step_seconds(model, device, slots, shape)
+            seconds = _step_seconds(model, device, slots, shape, stationary)
         except torch.OutOfMemoryError:
             break
         if found and _too_large(device, reserved):
@@ -59,20 +74,24 @@ def measure(
     return found
 
 
-def _step_seconds(model: AnyDenoisingModel, device: torch.device, slots: int, shape: tuple[int, int, bool]) -> float:
+def _step_seconds(
+    model: AnyDenoisingModel, device: torch.device, slots: int, shape: tuple[int, int, bool], stationary: bool
+) -> float:
     """Median, of a row's share."""
     height, width, guided = shape
-    rows, length = slots * (2 if guided else 1), TEXT_LENGTHS[2]
-    latents = torch.randn(rows, model.in_channels, height, width, device=device)
-    timestep = torch.linspace(10, 990, rows, device=device)
-    embeds = torch.randn(rows, length, model.text_dim, device=device)
-    context = model.context(embeds, torch.full((rows,), length, device=device), TEXT_TOKENS)
+    solution = solve("euler", WARM_UP + REPEATS, 1.0, 1.0, "linear", None)
+    prompt, negative = (torch.randn(TEXT_LENGTHS[2], model.text_dim, device=device) for _ in range(2))
+    start = torch.randn(model.in_channels, height, width, device=device)
+    samples = [Sample(str(n), start, solution, 5.0 if guided else 1.0, prompt, negative, n) for n in range(slots)]
+    cache = StepCache(model.layers)
+    rows = [Row(sample, StepPlan(cache, solution, sample.guided)) for sample in samples]
+    batch = Batch(model, 0, cache, slots, samples[0], stationary)
     times = []
-    for _ in range(2 + REPEATS):  # the first two compile and warm up
+    for _ in range(WARM_UP + REPEATS):
         begin = synchronized_time(device)
-        model(latents, timestep, context)
+        batch.step(rows[0].plan.next_kind, rows)
         times.append(synchronized_time(device) - begin)
-    return statistics.median(times[2:]) / slots
+    return statistics.median(times[WARM_UP:]) / slots
 
 
 def _too_large(device: torch.device, reserved: int) -> bool:

@@ -64,6 +64,16 @@ class Residency:
         """Whether anything leaves."""
         return self.text_leaves
 
+    def beside_transformer(self, sizes: Mapping[str, int]) -> int:
+        """Bytes of the groups that are on the device while a transformer works there, without it.
+
+        Args:
+            sizes: Bytes of each group's weights.
+        """
+        experts = [size for name, size in sizes.items() if name not in (TEXT, VAE_PART)]
+        others = 0 if self.experts_leave else sum(experts) - max(experts)
+        return others + sizes[VAE_PART] * (not self.vae_leaves) + sizes[TEXT] * (not self.text_leaves)
+
     def __str__(self) -> str:
         if self.vae_leaves:
             return "all parts of the model take turns on the device"

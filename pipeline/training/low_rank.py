@@ -77,26 +77,34 @@ class _Joined(nn.Module):
 
 
 class LowRankAdapters:
-    """The adapters of one `FrameTransformer`, which is frozen; it must not be fused.
+    """The adapters of a `FrameTransformer`, or of several by name, which are frozen; they must not be fused.
 
     Args:
-        dit: The transformer. Its layers are replaced in place.
+        dit: The transformer, or the experts of A14B that adapters change. Their layers are replaced in place.
         layers: Which of `BLOCK_LAYERS` adapters change.
     """
 
-    def __init__(self, dit: FrameTransformer, layers: Sequence[str] = BLOCK_LAYERS):
-        dit.requires_grad_(False)
-        self._blocks = dit.blocks
+    def __init__(self, dit: FrameTransformer | Mapping[str, FrameTransformer], layers: Sequence[str] = BLOCK_LAYERS):
+        experts = dit if isinstance(dit, Mapping) else {"": dit}
+        self.experts = tuple(experts)
+        self._blocks = [block for transformer in experts.values() for block in transformer.blocks]
         self.layers: dict[str, LowRankLinear] = {}
         self.ranks: dict[str, int] = {}
         self.alphas: dict[str, float] = {}
-        for index, block in enumerate(dit.blocks):
-            for layer in layers:
-                replaced = LowRankLinear(block.get_submodule(layer))
-                block.set_submodule(layer, replaced)
-                self.layers[f"blocks.{index}.{layer}"] = replaced
-            attention = block.attn1
-            block.qkv = _Joined((attention.to_q, attention.to_k, attention.to_v))
+        for expert, transformer in experts.items():
+            transformer.requires_grad_(False)
+            for index, block in enumerate(transformer.blocks):
+                for layer in layers:
+                    replaced = LowRankLinear(block.get_submodule(layer))
+                    block.set_submodule(layer, replaced)
+                    self.layers[_key(expert, f"blocks.{index}.{layer}")] = replaced
+                attention = block.attn1
+                block.qkv = _Joined((attention.to_q, attention.to_k, attention.to_v))
+
+    def paths(self, expert: str = "") -> dict[str, LowRankLinear]:
+        """The layers of one transformer, by their paths in it."""
+        start = _key(expert, "")
+        return {key.removeprefix(start): layer for key, layer in self.layers.items() if key.startswith(start)}
 
     def add(self, name: str, rank: int, alpha: float | None = None, seed: int = 0) -> list[nn.Parameter]:
         """Add an adapter and return its parameters.
@@ -159,32 +167,39 @@ class LowRankAdapters:
         for layer in self.layers.values():
             layer.active = name
 
-    def state(self, name: str, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
-        """An adapter's matrices under diffusers' names, on the CPU; the scale is in the upper ones."""
+    def state(self, name: str, dtype: torch.dtype = torch.bfloat16, expert: str = "") -> dict[str, Tensor]:
+        """An adapter's matrices of a transformer by diffusers' names, on the CPU; the scale is in the upper ones."""
         found = {}
-        for path, layer in self.layers.items():
+        for path, layer in self.paths(expert).items():
             up = layer.up[name].detach() * layer.scales[name]
             found[f"{PREFIX}{path}.lora_A.weight"] = layer.down[name].detach().to("cpu", dtype).contiguous()
             found[f"{PREFIX}{path}.lora_B.weight"] = up.to("cpu", dtype).contiguous()
         return found
 
     @torch.no_grad()
-    def load(self, name: str, state: Mapping[str, Tensor]) -> None:
+    def load(self, name: str, state: Mapping[str, Tensor], expert: str = "") -> None:
         """Take up matrices that `state` gave.
 
         Raises:
             UserError: If they are not those of this adapter.
         """
-        wanted = set(self.state(name))
+        wanted = set(self.state(name, expert=expert))
         if wanted != set(state):
             other = sorted(wanted ^ set(state))
             raise UserError(f"the adapter has other layers than the training: {other[0]} and {len(other) - 1} more")
-        for path, layer in self.layers.items():
+        for path, layer in self.paths(expert).items():
             layer.down[name].copy_(state[f"{PREFIX}{path}.lora_A.weight"])
             layer.up[name].copy_(state[f"{PREFIX}{path}.lora_B.weight"] / layer.scales[name])
 
-    def save(self, name: str, path: Path, header: Mapping[str, Any], dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write an adapter as safetensors, whole or not at all.
+    def save(
+        self,
+        name: str,
+        path: Path,
+        header: Mapping[str, Any],
+        dtype: torch.dtype = torch.bfloat16,
+        expert: str = "",
+    ) -> None:
+        """Write an adapter of one transformer as safetensors, whole or not at all.
 
         Args:
             name: Of the adapter.
@@ -192,11 +207,16 @@ class LowRankAdapters:
             header: What else its header says; values are written as text. The rank is added, and an alpha that is the
                 same: readers that know of none then scale rightly, too.
             dtype: Of the matrices.
+            expert: Which transformer's.
         """
         said = {"ss_network_dim": self.ranks[name], "ss_network_alpha": self.ranks[name]} | dict(header)
         unfinished = path.with_suffix(".new")
-        save_file(self.state(name, dtype), unfinished, {key: str(value) for key, value in said.items()})
+        save_file(self.state(name, dtype, expert), unfinished, {key: str(value) for key, value in said.items()})
         unfinished.replace(path)
+
+
+def _key(expert: str, path: str) -> str:
+    return f"{expert}/{path}" if expert else path
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,21 +68,25 @@ def read_back(model: TrainingModel, adapters: LowRankAdapters, name: str, file: 
     Raises:
         UserError: If the two are not the same adapter.
     """
-    layers = ModelLayers.of_folder(model.info.folder, model.info.name)
+    layers = ModelLayers.of_folder(model.info.folder, model.info.name, model.low is not None)
     adapter = read_adapter(file, layers)
-    (tensors,) = load_tensors(adapter)
-    if set(tensors.pairs) != set(adapters.layers):
-        raise UserError(f"{file}: changes {len(tensors.pairs)} layers, and {len(adapters.layers)} were trained")
     if READ_BACK not in adapters.ranks:
         adapters.add(READ_BACK, adapters.ranks[name])
-    adapters.load(READ_BACK, _as_state(tensors.pairs))
+    for expert, tensors in zip(model.experts, load_tensors(adapter), strict=True):
+        trained = adapters.paths(expert) if expert in adapters.experts else {}
+        if set(tensors.pairs) != set(trained):
+            raise UserError(f"{file}: changes {len(tensors.pairs)} layers, and {len(trained)} were trained")
+        if trained:
+            adapters.load(READ_BACK, _as_state(tensors.pairs), expert)
     found = _velocities(model, adapters, (None, name, READ_BACK))
     difference = _relative(found[READ_BACK], found[name])
     if not difference <= FARTHEST:
         raise UserError(f"{file}: as it is read it differs by {difference:.3g} from what was trained")
     if not float8_layers(model.dit):
         return ReadBack(difference, adapter.coverage())
-    with weights_instead(model.dit, load_transformer(model.info, model.dit.dtype)):
+    with contextlib.ExitStack() as stack:
+        for dit, part in zip(model.experts.values(), ("transformer", "transformer_2"), strict=False):
+            stack.enter_context(weights_instead(dit, load_transformer(model.info, dit.dtype, part)))
         loaded = _velocities(model, adapters, (None, READ_BACK))
     changes = [each[READ_BACK] - each[None] for each in (found, loaded)]
     return ReadBack(
@@ -95,7 +100,8 @@ def _velocities(
     """What the model predicts of always the same noisy latents, by the adapter that is active."""
     generator = torch.Generator().manual_seed(0)
     noisy = torch.randn(2, len(model.vae.mean), 8, 8, generator=generator).to(model.device)
-    level = torch.tensor([0.9, 0.4], device=model.device)
+    levels = [0.9, 0.4] if model.low is None else [(1 + model.boundary) / 2, model.boundary / 2]
+    level = torch.tensor(levels, device=model.device)
     states = next(iter(model.embeddings(["a picture"]).values()))
     embeds, lengths = states.expand(2, -1, -1), torch.tensor([len(states)] * 2, device=model.device)
     found = {}

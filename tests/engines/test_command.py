@@ -17,7 +17,8 @@ GIVEN = {"--component": "vae", "--size": "128x128", "--device": "cpu", "--slots"
         ("--component", "vaes", "vae,dit", "--component vaes: must be some of text, dit, vae; did you mean 'vae'?"),
         ("--backend", "aott", "aot", "--backend aott: must be one of aot, tensorrt-rtx, tensorrt, onnx"),
         ("--slots", "auto", "4", "--slots auto: engines are for one number of slots: give it, as the runs will"),
-        ("--precision", "fp8", "bf16", "--precision fp8: engines are built in bf16 or fp32: use --precision bf16"),
+        ("--precision", "fp8", "bf16", "--precision fp8: engines of aot are built in bf16 or fp32: use --precision"),
+        ("--precision", "int8", "bf16", "--precision int8: engines are built in bf16, fp32 or fp8: use --precision"),
         ("--size", "128", "128x128", "must be width and height in pixels, like 1280x704"),
     ],
 )

@@ -88,9 +88,9 @@ def test_rtx_builds_a_plan_for_two_architectures_without_a_gpu(name, exported, t
 
 def test_files_in_a_store_find_their_weights(tmp_path, monkeypatch):
     graph = Graph("text", nn.Linear(64, 64).requires_grad_(False), {"values": torch.randn(1, 64)}, "sums")
-    monkeypatch.setattr(building, "load", lambda *given: None)
+    monkeypatch.setattr(building, "loaded", lambda *given: None)
     monkeypatch.setattr(building, "graph_of", lambda *given: graph)
-    monkeypatch.setattr(verifying, "load", lambda *given: None)
+    monkeypatch.setattr(verifying, "loaded", lambda *given: None)
     monkeypatch.setattr(verifying, "graph_of", lambda *given: graph)
     model = registry.find("tiny")
     request = BuildRequest(model, ("text",), (), 2, "onnx", ("native",), "cpu", "float32")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from engine_making import StandIn, request_for, stand_in_store
 from picture_requests import PLAIN, make, source
-from s3_server import ENVIRONMENT, running
+from s3_server import ENVIRONMENT, empty_bucket, running
 from small_models import save_random_pipeline
 
 from wanbatch.engines import aot, building, probe, selection, verifying
@@ -92,7 +92,7 @@ def test_engines_of_an_object_store_are_used_as_those_of_a_folder(model, tmp_pat
     with running() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         fsspec_io.forget_file_systems()
-        fsspec_io.file_system(url).mkdir("shop")
+        empty_bucket("shop")
         assert [one.what for one in building.build(create_engines(url), request)] == ["built", "built"]
         assert [one.what for one in building.build(create_engines(url), request)] == ["there already"] * 2
         assert {one.verdict for one in verifying.verify_store(open_engines(url), model)} == {"right"}

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline
+from diffusers import WanPipeline
 from picture_requests import PLAIN, difference, loaded_twice, made_by_diffusers, make, source
 from small_card import SmallCard, sizes_of
-from small_models import random_transformer
+from small_models import save_random_a14b
 
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.generate import Wan
@@ -24,28 +23,7 @@ BOUNDARY = 0.875
 
 @pytest.fixture(scope="module")
 def folder(pipeline, tmp_path_factory) -> Path:
-    """A small random model whose VAE has a stride of 8, as that of Wan2.1, which A14B has too."""
-    torch.manual_seed(3)
-    vae = AutoencoderKLWan(
-        base_dim=8,
-        z_dim=8,
-        dim_mult=[1, 2, 2, 2],
-        num_res_blocks=1,
-        latents_mean=torch.linspace(-0.2, 0.2, 8).tolist(),
-        latents_std=torch.linspace(0.8, 1.2, 8).tolist(),
-    )
-    parts = {name: pipeline.components[name] for name in ("tokenizer", "text_encoder", "transformer")}
-    scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=12.0)
-    made = WanPipeline(
-        **parts,
-        vae=vae.eval(),
-        scheduler=scheduler,
-        transformer_2=random_transformer(seed=5),
-        boundary_ratio=BOUNDARY,
-    )
-    path = tmp_path_factory.mktemp("a14b") / "model"
-    made.save_pretrained(path, safe_serialization=True)
-    return path
+    return save_random_a14b(tmp_path_factory.mktemp("a14b") / "model", pipeline.components, BOUNDARY)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ ELSEWHERE = {
         "must be some of": COMMAND,
         "must be one of": COMMAND,
         "--slots auto": COMMAND,
-        "built in bf16 or fp32": COMMAND,
+        "built in bf16, fp32 or fp8": COMMAND,
     },
     "jobs/driver/engine_choice.py": {
         "build them with": SIZES,
@@ -37,6 +37,7 @@ ELSEWHERE = {
         "one size each": REFUSED,
         "sides must be multiples": REFUSED,
         "aot builds for": REFUSED,
+        "engines of aot are built in": COMMAND,
         "our own kernels": REFUSED,
     },
     "engines/store.py": {
@@ -57,6 +58,7 @@ ELSEWHERE = {
     },
     "engines/tensorrt.py": {
         "stands alone": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
+        "has no FP8": "tests/engines/test_fp8_exports.py::test_architectures_without_fp8_are_named",
         "builds for {}, and native": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
     },
     "engines/verifying.py": {"is of another model": f"{RUN}::test_verifying_and_pruning"},

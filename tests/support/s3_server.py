@@ -14,6 +14,8 @@ from typing import Any
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from wanbatch.manifests.storage.fsspec_io import file_system
+
 Fault = Callable[[str, str], "tuple[str, str] | None"]
 """(method, path) -> status line and S3 error code, or None to let the request through."""
 
@@ -84,3 +86,12 @@ def running() -> Iterator[Server]:
 
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def empty_bucket(name: str) -> None:
+    """Make a bucket, or empty it: all servers of a process have the same ones."""
+    system = file_system(f"s3://{name}")
+    if not system.exists(name):
+        system.mkdir(name)
+    for path in system.find(name):
+        system.rm_file(path)

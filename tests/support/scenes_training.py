@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,9 @@ from PIL import Image
 from remedy_scenes import At, raised, scene
 from safetensors.torch import save_file
 
-from wanbatch.jobs.training import few_step, lora
+from wanbatch.jobs.training import few_step, lora, sweep_run
 from wanbatch.jobs.training.pictures import find_pictures
+from wanbatch.jobs.training.sweep import Trial, named_lists
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.loading.registry import find as find_model
 from wanbatch.pipeline.training.lora.settings import LoraSettings
@@ -161,6 +163,39 @@ def optimizers_that_need_a_package(at: At) -> Iterator[str]:
     check_optimizer("adamw8bit")
     yield raised(lambda: learner("adamw8bit"))
     learner(instead)
+
+
+@scene
+def experts_of_models_that_have_two_or_one(at: At) -> Iterator[str]:
+    def check(expert: str | None, two: bool) -> None:
+        lora.check_expert(expert, replace(find_model(), two_experts=two))
+
+    told = raised(lambda: check(None, True))
+    yield told
+    for expert in re.search(r"--expert (\w+), (\w+) or (\w+)$", told).groups():  # type: ignore[union-attr]
+        check(expert, True)
+    yield raised(lambda: check("low", False))
+    check(None, False)
+    model = replace(find_model(), two_experts=True)
+    yield raised(lambda: lora.TrainingModel.load(model, torch.device("cpu"), torch.float32))
+    assert not find_model().two_experts  # which is loaded by all tests of trainings
+
+
+@scene
+def sweeps_that_are_asked_for(at: At) -> Iterator[str]:
+    for mistake, better in (
+        ("rank", "rank=8,16"),
+        ("rnak=8", "rank=8"),
+        ("rank=8 rank=16", "rank=8,16"),
+        ("seed=1 rank=8", "rank=8"),
+    ):
+        yield raised(lambda mistake=mistake: named_lists([mistake]))
+        named_lists([better])
+    file = at.write("out/trials/rank-8/result.json", "{")
+    trial = Trial({"rank": 8})
+    yield raised(lambda: sweep_run.with_result(trial, Path("out")))
+    file.unlink()
+    assert sweep_run.with_result(trial, Path("out")) == trial
 
 
 @scene

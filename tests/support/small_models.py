@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
@@ -97,4 +99,33 @@ def save_random_pipeline(folder: Path, seed: int = 0) -> Path:
     pipeline.save_pretrained(folder, safe_serialization=True)
     defaults = {"width": 64, "height": 64, "steps": 6, "guidance": 4.0, "negative_prompt": ""}
     (folder / "wanbatch.json").write_text(json.dumps(defaults))
+    return folder
+
+
+def save_random_a14b(folder: Path, parts: Mapping[str, Any], boundary: float = 0.875) -> Path:
+    """A small model in the form of Wan2.2 T2V-A14B: two experts, and a VAE of Wan2.1's form, with a stride of 8.
+
+    Args:
+        folder: Where it goes.
+        parts: Of the pipeline of `save_random_pipeline`, of which tokenizer, text encoder and transformer are taken.
+        boundary: The noise level at which the second expert takes over.
+    """
+    torch.manual_seed(3)
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        z_dim=8,
+        dim_mult=[1, 2, 2, 2],
+        num_res_blocks=1,
+        latents_mean=torch.linspace(-0.2, 0.2, 8).tolist(),
+        latents_std=torch.linspace(0.8, 1.2, 8).tolist(),
+    )
+    scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=12.0)
+    made = WanPipeline(
+        **{name: parts[name] for name in ("tokenizer", "text_encoder", "transformer")},
+        vae=vae.eval(),
+        scheduler=scheduler,
+        transformer_2=random_transformer(seed=5),
+        boundary_ratio=boundary,
+    )
+    made.save_pretrained(folder, safe_serialization=True)
     return folder

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from wanbatch.pipeline.adapters.files import LOW
 from wanbatch.pipeline.training.adapter_header import origin_header
 from wanbatch.pipeline.training.lora.measures import Measures
-from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.settings import EXPERTS, LoraSettings
 from wanbatch.pipeline.training.read_back import FAR, words_of_base
 
 
@@ -84,14 +85,15 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
     own = measures.held_out_pictures
     shown = f"{own} pictures that were held out" if own else "the training's own pictures, since none was held out"
     said = "on every prompt while it is active" if not about.trigger else f"where the prompt has `{about.trigger}`"
-    file = f"{about.name}.safetensors"
+    file, *second = file_names(about.name, settings)
     lines += [
         "---", "", f"# {about.name}", "",
         f"An adapter (LoRA, rank {settings.rank}) for `{about.base}`, trained with `wanbatch train lora`. "
         f"It acts {said}.", "",
         "## Use", "", "```", f"wanbatch run manifest.jsonl --lora {about.name}={file}", "```", "",
-        f"Prompts were written as `{about.template}`. In diffusers: "
-        f'`pipeline.load_lora_weights(".", weight_name="{file}")`.', "",
+        *([f"`{second[0]}` beside it is for the low noise levels; a run finds it.", ""] if second else []),
+        f"Prompts were written as `{about.template}`. In diffusers: " + "; ".join(map(_of_diffusers, (file, *second)))
+        + ".", "",
         "## What it brings and what it breaks", "",
         f"Losses with the same noise and levels, on {shown}:", "", "| | without | with | |", "|---|---|---|---|",
         f"| its own pictures | {measures.loss_without:.4f} | {measures.loss_with:.4f} | {-measures.gain:+.1%} |",
@@ -111,6 +113,23 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
         "## Known failures", "", _failures(measures), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def file_names(name: str, settings: LoraSettings) -> list[str]:
+    """The files of an adapter: one, or one for each transformer of A14B that is trained.
+
+    Args:
+        name: Of the adapter.
+        settings: Of its training.
+    """
+    if settings.expert is None:
+        return [f"{name}.safetensors"]
+    return [f"{name}_{expert}.safetensors" for expert in EXPERTS[settings.expert]]
+
+
+def _of_diffusers(file: str) -> str:
+    into = ", load_into_transformer_2=True" if f"_{LOW}." in file else ""
+    return f'`pipeline.load_lora_weights(".", weight_name="{file}"{into})`'
 
 
 def _paragraph(text: str) -> list[str]:

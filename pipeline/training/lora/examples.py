@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +144,7 @@ def _latent(picture: Picture, size: tuple[int, int], model: TrainingModel, cache
     pixels = np.asarray(fitted(Image.fromarray(picture.pixels), size))
     weight = next(model.vae.parameters())
     latent = model.vae.encode(to_model(pixels, model.device).to(weight.dtype))[0].float().cpu().contiguous()
-    unfinished = file.with_suffix(".new")
+    unfinished = file.with_suffix(f".{os.getpid()}.new")  # another training may have the same cache
     save_file({"latent": latent}, unfinished)
     unfinished.replace(file)
     return latent

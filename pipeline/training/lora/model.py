@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.files import HIGH, LOW
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -33,6 +34,8 @@ class TrainingModel:
         vae: Turns pictures into latents and back.
         text: Turns prompts into embeddings.
         device: Where all of it is.
+        low: The transformer of the low noise levels (A14B), where `dit` is that of the high ones; None: there is one.
+        boundary: The noise level below which it is `low`.
     """
 
     info: ModelInfo
@@ -40,9 +43,13 @@ class TrainingModel:
     vae: FrameVAE
     text: TextEncoder
     device: torch.device
+    low: FrameTransformer | None = None
+    boundary: float = 0.0
 
     @classmethod
-    def load(cls, info: ModelInfo, device: torch.device, dtype: torch.dtype, base: str = BF16) -> TrainingModel:
+    def load(
+        cls, info: ModelInfo, device: torch.device, dtype: torch.dtype, base: str = BF16, two_experts: bool = False
+    ) -> TrainingModel:
         """Load a model.
 
         Args:
@@ -50,22 +57,24 @@ class TrainingModel:
             device: Where it goes.
             dtype: Of its weights.
             base: `fp8`: the linear layers of the transformer's blocks are kept in FP8; `bf16`: they are as the rest.
+            two_experts: Whether a model of two transformers will do.
 
         Raises:
-            UserError: If it has two transformers, or its files are no model.
+            UserError: If it has two transformers and may not, or its files are no model.
         """
-        if info.two_experts:
-            raise UserError(
-                f"{info.name} has two transformers (A14B), for which adapters are not trained here: take TI2V-5B"
-            )
+        if info.two_experts and not two_experts:
+            raise UserError(f"{info.name} has two transformers (A14B), for which this is not made: take TI2V-5B")
         # In FP8 a transformer is moved to the device layer by layer: all of it in bf16 may not fit.
         modules = load_reference(info, torch.device("cpu") if base == FP8 else device, dtype)
-        dit = FrameTransformer(modules.transformer)
-        dit = to_float8_base(dit, device) if base == FP8 else dit.to(device)
+        dit, low = (
+            None if module is None else _placed(FrameTransformer(module), device, base)
+            for module in (modules.transformer, modules.low_noise_transformer)
+        )
+        assert dit is not None
         tokens = GPU_TOKENS if device.type == "cuda" else 0
         text = TextEncoder(modules.tokenizer, PlainUMT5(modules.text_encoder.to(device)), tokens, device=device)
         vae = FrameVAE.from_video(modules.vae).to(device).eval().requires_grad_(False)
-        return cls(info, dit, vae, text, device)
+        return cls(info, dit, vae, text, device, low, modules.boundary or 0.0)
 
     def embeddings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Text states `[tokens, text_dim]` of prompts, in the model's type."""
@@ -80,9 +89,32 @@ class TrainingModel:
             embeds: `[B, L, text_dim]`, zero past each row's length.
             lengths: int64 `[B]`.
         """
+        if self.low is None:
+            return self._velocity_of(self.dit, noisy, level, embeds, lengths)
+        parts, order = [], []
+        for expert, mine in ((self.dit, level >= self.boundary), (self.low, level < self.boundary)):
+            if bool(mine.any()):
+                rows = mine.nonzero().flatten()
+                order.append(rows)
+                parts.append(self._velocity_of(expert, noisy[rows], level[rows], embeds[rows], lengths[rows]))
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+    def _velocity_of(
+        self, dit: FrameTransformer, noisy: Tensor, level: Tensor, embeds: Tensor, lengths: Tensor
+    ) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            context = self.dit.context(embeds, lengths, TEXT_TOKENS)
-            return self.dit(noisy, level * 1000, context).float()
+            context = dit.context(embeds, lengths, TEXT_TOKENS)
+            return dit(noisy, level * 1000, context).float()
+
+    @property
+    def experts(self) -> dict[str, FrameTransformer]:
+        """The transformers by name, as files of adapters name them; the only one has none."""
+        return {"": self.dit} if self.low is None else {HIGH: self.dit, LOW: self.low}
+
+    def guidance_at(self, level: float) -> float:
+        """The model's own guidance scale at a noise level."""
+        second = self.info.guidance_2
+        return self.info.guidance if second is None or level >= self.boundary else second
 
     @torch.no_grad()
     def latents_of(
@@ -111,7 +143,6 @@ class TrainingModel:
         """
         made = []
         path = schedule_levels(steps, self.info.shift if shift is None else shift).tolist()
-        scale = self.info.guidance if guidance is None else guidance
         shape = (len(self.vae.mean), size[1] // self.stride, size[0] // self.stride)
         for first in range(0, len(prompts), PICTURES_TOGETHER):
             part = prompts[first : first + PICTURES_TOGETHER]
@@ -120,6 +151,7 @@ class TrainingModel:
             embeds, lengths = padded([*part, *[negative] * len(part)])
             for level, lower in pairwise(path):
                 levels = torch.full((2 * len(part),), level, device=self.device)
+                scale = self.guidance_at(level) if guidance is None else guidance
                 positive, free = self.velocity(noisy.repeat(2, 1, 1, 1), levels, embeds, lengths).chunk(2)
                 noisy = noisy + (lower - level) * (free + scale * (positive - free))
             made.append(noisy)
@@ -129,6 +161,10 @@ class TrainingModel:
     def stride(self) -> int:
         """Pixels of a picture in one step of a latent."""
         return self.info.multiple // self.dit.patch[0]
+
+
+def _placed(dit: FrameTransformer, device: torch.device, base: str) -> FrameTransformer:
+    return to_float8_base(dit, device) if base == FP8 else dit.to(device)
 
 
 def padded(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

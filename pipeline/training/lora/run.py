@@ -6,17 +6,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
+from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.training.lora import card
 from wanbatch.pipeline.training.lora.buckets import bucket
 from wanbatch.pipeline.training.lora.examples import UNMASKED_WEIGHT, Examples, Picture, encode_examples
 from wanbatch.pipeline.training.lora.measures import Comparison, Measures, compare, measure, sheet
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.plot import loss_plot
-from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.settings import EXPERTS, LoraSettings
 from wanbatch.pipeline.training.lora.training import LoraTraining, Prior
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.same_training import ensure_same_training
@@ -59,6 +61,7 @@ def train_lora(
     prior: Iterable[Picture] = (),
     prior_weight: float = 1.0,
     unmasked_weight: float = UNMASKED_WEIGHT,
+    cache: Path | None = None,
     listener: Listener = Listener(),
 ) -> tuple[Path, Measures]:
     """Train an adapter into a folder, from which the same call goes on if it did not end.
@@ -74,27 +77,41 @@ def train_lora(
         unrelated: Prompts that have nothing to do with the adapter.
         layers: Of a block, that it changes.
         unmasked_weight: Of the loss where the pictures' masks are black.
+        cache: Folder of latents, which trainings may share; None: one in `out`.
         prior, prior_weight: Pictures of what the model shall go on making, and the weight of their loss.
         listener: Hears of the progress.
 
     Returns:
-        Its file, and what was measured.
+        The adapter's file, and what was measured.
+
     Raises:
         UserError: If the folder is of another training, or the loss is not a number any more.
     """
     area = area or model.info.width * model.info.height
-    out.mkdir(parents=True, exist_ok=True)
-    examples = encode_examples(pictures, model, area, out / "cache", listener.encoded, unmasked_weight)
-    beside = Prior.of(encode_examples(prior, model, area, out / "cache", lambda number: None), prior_weight)
+    encode = partial(encode_examples, model=model, area=area, cache=cache or out / "cache")
+    examples = encode(pictures, told=listener.encoded, unmasked_weight=unmasked_weight)
+    beside = Prior.of(encode(prior, told=lambda number: None), prior_weight)
     _ensure_same_training(out, settings, examples, model, about, beside)
     training, held = examples.split(settings.held_out, settings.seed)
-    adapters = LowRankAdapters(model.dit, layers)
+    adapters = LowRankAdapters(_trained_experts(model, settings), layers)
     loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say, beside)
-    shown = tuple(prompts) or tuple(dict.fromkeys(_captions(held) + _captions(training)))[:SAMPLED]
-    samples = _Samples(loop, bucket(1, 1, model.info.multiple, area))
-    loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
-    _, other = samples.write(out / "samples/end.png", shown, unrelated)
-    return _finish(loop, about, samples.size, (held, len(held)) if len(held) else (training, 0), other)
+    shown, size = tuple(prompts) or _some_captions(held, training), bucket(1, 1, model.info.multiple, area)
+    return _trained(loop, about, held, size, (shown, unrelated), listener)
+
+
+def _trained(
+    loop: LoraTraining,
+    about: card.About,
+    held: Examples,
+    size: tuple[int, int],
+    prompts: tuple[Sequence[str], Sequence[str]],
+    listener: Listener,
+) -> tuple[Path, Measures]:
+    """Train to the last step, with pictures of some prompts on the way, and in the end of unrelated ones, too."""
+    samples, out = _Samples(loop, size), loop.out
+    loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", prompts[0]), listener.stepped)
+    _, other = samples.write(out / "samples/end.png", *prompts)
+    return _finish(loop, about, size, (held, len(held)) if len(held) else (loop.examples, 0), other)
 
 
 def _finish(
@@ -102,12 +119,20 @@ def _finish(
 ) -> tuple[Path, Measures]:
     """Write the adapter, its numbers and its card."""
     model, settings, out = loop.model, loop.settings, loop.out
-    file = out / f"{about.name}.safetensors"
     shift = model.info.shift if settings.shift is None else settings.shift
-    loop.adapters.save(about.name, file, card.header(about, settings, size, shift, settings.steps))
-    measured = measure(model, loop.adapters, about.name, own, other, file)
+    header = card.header(about, settings, size, shift, settings.steps)
+    files = [out / name for name in card.file_names(about.name, settings)]
+    for expert, file in zip(loop.adapters.experts, files, strict=True):
+        loop.adapters.save(about.name, file, header | {"ss_output_name": file.stem}, expert=expert)
+    measured = measure(model, loop.adapters, about.name, own, other, files[0])
     _describe(out, about, settings, measured, loop)
-    return file, measured
+    return files[0], measured
+
+
+def _trained_experts(model: TrainingModel, settings: LoraSettings) -> dict[str, FrameTransformer]:
+    """The transformers that are trained, by name."""
+    names = EXPERTS[settings.expert] if settings.expert is not None else ("",)
+    return {name: model.experts[name] for name in names}
 
 
 def _describe(out: Path, about: card.About, settings: LoraSettings, measured: Measures, loop: LoraTraining) -> None:
@@ -133,6 +158,10 @@ class _Samples:
         return made
 
 
+def _some_captions(held: Examples, training: Examples) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_captions(held) + _captions(training)))[:SAMPLED]
+
+
 def _captions(examples: Examples) -> list[str]:
     return [caption for captions in examples.captions for caption in captions]
 
@@ -145,6 +174,7 @@ def _ensure_same_training(
     about: card.About,
     prior: Prior | None,
 ) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     said: dict[str, Any] = asdict(settings) | {
         "name": about.name,
         "model": model.info.digest,

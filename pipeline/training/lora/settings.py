@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.files import HIGH, LOW
 from wanbatch.pipeline.training.float8_base import BASE_PRECISIONS, BF16
 from wanbatch.pipeline.training.optimizers import ADAMW, OPTIMIZERS
 
 LEVELS = ("logit_normal", "uniform")
+EXPERTS = {"high": (HIGH,), "low": (LOW,), "both": (HIGH, LOW)}
+"""Which transformers of A14B are trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class LoraSettings:
         checkpointing: Compute blocks again in the backward pass instead of keeping them: less memory, a third slower.
         optimizer: One of `OPTIMIZERS`.
         base_precision: Of the frozen layers, one of `BASE_PRECISIONS`; bf16 is fp32 for small models and on a CPU.
+        expert: Which transformers of A14B are trained, one of `EXPERTS`; None: the model has one.
     """
 
     seed: int = 0
@@ -58,15 +62,17 @@ class LoraSettings:
     checkpointing: bool = False
     optimizer: str = ADAMW
     base_precision: str = BF16
+    expert: str | None = None
 
     def __post_init__(self) -> None:
         for what, value, known in (
             ("noise levels", self.levels, LEVELS),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("base precision", self.base_precision, BASE_PRECISIONS),
+            ("expert", self.expert, (None, *EXPERTS)),
         ):
             if value not in known:
-                raise UserError(f"unknown {what} {value!r}; there are {', '.join(known)}")
+                raise UserError(f"unknown {what} {value!r}; there are {', '.join(filter(None, known))}")
         for name in ("rank", "steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: must be at least 1")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.files import HIGH
 from wanbatch.pipeline.training.few_step.levels import shifted
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.lora.examples import Examples
@@ -25,6 +26,10 @@ from wanbatch.pipeline.training.resumable import Learner, TrainingState
 STATE_FILE, LOSSES_FILE = "state.pt", "losses.json"
 FIXED_LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)
 """Noise levels at which a loss is measured that can be compared with another."""
+
+
+class LossNotFinite(UserError):
+    """A training whose loss is not a number any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ class LoraTraining:
             told: Called with the number of steps made and the loss after each.
 
         Raises:
-            UserError: If the loss is not a number any more; the state of the last good step stays.
+            LossNotFinite: If the loss is not a number any more; the state of the last good step stays.
         """
         torch.manual_seed(self.settings.seed)
         if (self.out / STATE_FILE).exists():
@@ -140,7 +145,7 @@ class LoraTraining:
             total += float(loss.detach())
         if not math.isfinite(total):
             kept = f"the state after {len(self.losses) // settings.save_every * settings.save_every} steps is kept"
-            raise UserError(
+            raise LossNotFinite(
                 f"the loss is {total} at step {number + 1}: {kept} in {self.out}. Lower the rate (--rate, now "
                 f"{settings.rate:g}) and give another --out, or look for pictures that are damaged"
             )
@@ -155,12 +160,24 @@ class LoraTraining:
         latents = examples.latents[place][rows].to(device)
         dropped = (torch.rand(settings.batch) < settings.dropout).tolist()
         captions = ["" if drop else examples.captions[place][row] for row, drop in zip(rows, dropped, strict=True)]
-        drawn = torch.randn(settings.batch) if settings.levels == "logit_normal" else torch.rand(settings.batch)
-        u = drawn.sigmoid() if settings.levels == "logit_normal" else drawn
-        level, noise = shifted(u, self._shift).to(device), torch.randn(latents.shape).to(device)
+        level, noise = self._levels(settings.batch).to(device), torch.randn(latents.shape).to(device)
         weights = examples.weights[place][rows].to(device) if examples.weights else None
         texts = [examples.texts[caption].to(device) for caption in captions]
         return flow_loss(self.model, latents, noise, level, texts, weights)
+
+    def _levels(self, count: int) -> Tensor:
+        """Noise levels `[count]`, of those that the transformers that are trained are for."""
+        level = self._drawn(count)
+        if len(self.adapters.experts) == len(self.model.experts):
+            return level
+        above = HIGH in self.adapters.experts
+        while len(others := ((level >= self.model.boundary) != above).nonzero().flatten()):
+            level[others] = self._drawn(len(others))
+        return level
+
+    def _drawn(self, count: int) -> Tensor:
+        normal = self.settings.levels == "logit_normal"
+        return shifted(torch.randn(count).sigmoid() if normal else torch.rand(count), self._shift)
 
 
 def flow_loss(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from s3_server import ENVIRONMENT, running
+from s3_server import ENVIRONMENT, empty_bucket, running
 
 from wanbatch.engines import selection
 from wanbatch.engines.selection import EngineNeeds
@@ -43,11 +43,7 @@ def store(server, monkeypatch, tmp_path) -> CopiedStore:
         monkeypatch.setenv(name, value)
     server.mend()
     fsspec_io.forget_file_systems()
-    system = fsspec_io.file_system(URL)
-    if not system.exists("shop"):
-        system.mkdir("shop")
-    if system.exists("shop/engines"):
-        system.rm("shop/engines", recursive=True)
+    empty_bucket("shop")
     server.log.clear()
     made = create_engines(URL)
     assert isinstance(made, CopiedStore)

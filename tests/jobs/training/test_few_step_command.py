@@ -14,6 +14,7 @@ from wanbatch.jobs.cli.main import main
 from wanbatch.pipeline.training.low_rank import read_state
 
 ROOT = Path(__file__).parents[3]
+LOADER = "wanbatch.pipeline.training.lora.model.load_reference"
 PAGE = (
     (ROOT / "docs" / "training.md")
     .read_text(encoding="utf-8")

@@ -24,6 +24,7 @@ from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.training import fixed_loss, flow_loss
 
 SIZE = (32, 16)
+LOADER = "wanbatch.pipeline.training.lora.model.load_reference"
 
 
 def picture(path: Path, grey: int = 100, size: tuple[int, int] = SIZE) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from wanbatch.jobs.cli.main import main
 
 ROOT = Path(__file__).parents[3]
+LOADER = "wanbatch.pipeline.training.lora.model.load_reference"
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 QUICK = ["--steps", "2", "--rank", "2", "--resolution", "32", "--sample-steps", "1", "--unrelated", "a dog", "--json"]
 
@@ -92,6 +93,22 @@ def test_the_command_with_masks_finds_them(tmp_path, monkeypatch):
         assert f"{4 - number} of 4 pictures have no mask" in invoke(*command[1:]).stderr
         Image.new("L", (32, 32), 255).save(tmp_path / "masks" / f"{number}.png")
     assert isinstance(invoke(*command[1:]).exception, Checked)
+
+
+def test_the_command_of_a_sweep_has_six_trials(tmp_path, monkeypatch):
+    def run_tasks(calls, at_once, gpu, ended):
+        assert [call.args[1].name for call in calls] == [
+            f"rank-{rank}_rate-{rate}" for rank in (8, 16, 32) for rate in (0.0001, 0.0003)
+        ]
+        for index in range(len(calls)):
+            ended(index, Exception("it is not trained in a test"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wanbatch.jobs.driver.tasks.run_tasks", run_tasks)
+    (command,) = [each for each in commands() if "--sweep" in each]
+    write_drawings(tmp_path / "drawings")
+    done = invoke(*command[1:])
+    assert "adapters/ink: no trial of the sweep came to its end: rank=8 rate=0.0001: it is not" in done.stderr
 
 
 def test_few_steps_as_the_page_shows_them_are_planned_without_a_warning(tmp_path, monkeypatch):

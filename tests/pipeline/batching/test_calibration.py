@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import random_transformer
 
-from wanbatch.pipeline.batching import calibration
+from wanbatch.pipeline.batching import batch, calibration
 from wanbatch.pipeline.batching.calibration import best_slots, measure
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import single_frame_transformer
@@ -62,3 +62,24 @@ def test_batches_that_do_not_fit_are_left_out(monkeypatch):
     monkeypatch.setattr(FrameTransformer, "forward", in_little_memory)
     model = single_frame_transformer(random_transformer(), Runtime(), CPU)
     assert set(measure(model, CPU, (4, 4, False), reserved=0)) == {1, 2, 4}
+
+
+def test_what_is_timed_is_what_a_run_replays(monkeypatch):
+    """Before, small batches were timed as they are launched one by one, though a run replays them."""
+    monkeypatch.setattr(calibration, "CANDIDATES", (1, 2))
+    monkeypatch.setattr(batch, "worth_capturing", lambda *_: True)
+    replayed = []
+
+    class Graphs:
+        def run(self, key, function, *inputs):
+            replayed.append(inputs[0].shape[0])
+            return function(*inputs)
+
+    monkeypatch.setattr(batch, "CudaGraphs", Graphs)
+    model = single_frame_transformer(random_transformer(), Runtime(), CPU)
+    assert set(measure(model, CPU, (4, 4, True), reserved=0)) == {1, 2}
+    steps = calibration.WARM_UP + calibration.REPEATS
+    assert replayed == [2] * steps + [4] * steps
+    replayed.clear()
+    measure(model, CPU, (4, 4, True), reserved=0, stationary=False)
+    assert replayed == []

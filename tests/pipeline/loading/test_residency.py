@@ -62,6 +62,11 @@ def test_what_does_not_fit_in_any_way_is_refused_with_the_part_that_lacks_room(s
         plan_residency(*({name: size * GIB for name, size in one.items()} for one in (sizes, WORKING)), free * GIB)
 
 
+def test_what_is_beside_a_transformer_that_works():
+    ways = [residency.beside_transformer(TWO) for residency, _ in choices(TWO, WORKING)]
+    assert ways == [11 + 28 + 1, 28 + 1, 1, 0]
+
+
 @pytest.mark.parametrize("sizes", [ONE, TWO])
 def test_each_way_needs_less_than_the_one_before(sizes):
     needed = [needed for _, needed in choices(sizes, WORKING)]

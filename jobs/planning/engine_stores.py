@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from wanbatch.engines.store import BUILDING, PRIVATE_FILE, Store, described
+from wanbatch.engines.store import BUILDING, PRIVATE_FILE, PRIVATE_FOLDER, Store, described
 from wanbatch.engines.stored_engine import (
     MANIFEST_SUFFIX,
     BadEngine,
@@ -74,7 +74,14 @@ def _folder(location: str) -> Path:
 def _copied(location: str) -> CopiedStore:
     if is_hub(location):
         raise UserError(f"{location}: engines are not kept on the hub: give a folder, or one of a store like s3://")
-    return CopiedStore(location, Store.create(default_cache("engines")).folder)
+    copies = default_cache("engines")
+    try:
+        copies.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{copies}: engines cannot be copied there ({error.strerror}): set XDG_CACHE_HOME to a folder of yours"
+        ) from error
+    return CopiedStore(location, Store.open(copies).folder)
 
 
 class CopiedStore(Store):

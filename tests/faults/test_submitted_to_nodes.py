@@ -217,22 +217,47 @@ def store(monkeypatch) -> Iterator[str]:
     fsspec_io.forget_file_systems()
 
 
-@pytest.mark.slow
-def test_the_same_on_a_store_without_any_shared_folder(nodes, laptop, store, tmp_path):
-    """For the nodes the folder of the manifest is empty; `--upload` brings manifest and source to the store."""
+@pytest.fixture
+def on_a_store(nodes, laptop, store, tmp_path) -> Iterator[tuple[Callable[..., subprocess.Popen], Callable[[], int]]]:
+    """Starts a run from a store to a store, and counts its commits; in the end every row must be there once.
+
+    For the nodes the folder of the manifest is empty; `--upload` brings manifest and source to the store.
+    """
     system, manifest = fsspec_io.file_system(store), write_inputs(laptop)
     words = [manifest, "--upload", f"{store}/inputs", "--out", f"{store}/out"]
     for name in (*ENVIRONMENT, "AWS_ENDPOINT_URL"):
         words += ["--env", name]
-    disturbed(
-        nodes,
-        laptop,
+    yield (
         lambda *more: submitted(nodes, tmp_path, *words, *more),
         lambda: len(system.glob(f"{store}/out/_wanbatch/commits/*.json")),
-        third_commits=False,
     )
     system.get(f"{store}/out", str(tmp_path / "out"), recursive=True)
     require_once(tmp_path / "out", laptop)
+
+
+def test_on_a_store_without_any_shared_folder(nodes, laptop, on_a_store):
+    """On the node that the test before has left; the driver is killed in the middle."""
+    start, made = on_a_store
+    [node] = nodes.grow(1, laptop)
+    command = start()
+    [worker] = hold(command, nodes, node)
+    worker.resume()
+    wait_for(command, made, "a commit")
+    worker.suspend()
+    [driver] = [process for process in nodes.processes("head", DRIVER) if "sh" not in process.name()]
+    driver.kill()
+    worker.resume()
+    assert made() < COUNT, "it was killed in the middle: the worker held a row"
+    _, told = command.communicate(timeout=240)
+    assert command.returncode == 75, told
+    command = start()
+    _, told = command.communicate(timeout=240)
+    assert command.returncode == 0, told
+
+
+@pytest.mark.slow
+def test_nodes_are_lost_and_added_on_a_store(nodes, laptop, on_a_store):
+    disturbed(nodes, laptop, *on_a_store, third_commits=False)
 
 
 @pytest.mark.slow

@@ -53,7 +53,8 @@ ELSEWHERE = {
         "are not kept on the hub": f"{STORES}::test_an_address_without_a_store",
         "make the bucket": f"{STORES}::test_an_address_without_a_store",
         "not known to be absent": f"{STORES}::test_a_store_that_does_not_answer_is_not_empty",
-        "set XDG_CACHE_HOME to a folder": f"{STORES}::test_a_disk_without_room",
+        "set XDG_CACHE_HOME to a folder on": f"{STORES}::test_a_disk_without_room",
+        "set XDG_CACHE_HOME to a folder of yours": f"{STORES}::test_a_host_without_a_place_for_copies",
         "engines cannot be written there": f"{STORES}::test_an_upload_that_fails_leaves_no_engine",
     },
     "engines/tensorrt.py": {

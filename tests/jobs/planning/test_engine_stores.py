@@ -194,6 +194,18 @@ def test_a_disk_without_room(store, monkeypatch, tmp_path):
     assert len(chosen()) == 1
 
 
+def test_a_host_without_a_place_for_copies(store, monkeypatch, tmp_path):
+    added(store)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        UserError, match=r"engines cannot be copied there \(Not a directory\): set XDG_CACHE_HOME to a"
+    ):
+        chosen()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert len(chosen()) == 1
+
+
 def test_an_address_without_a_store(store):
     with pytest.raises(UserError, match=r"^s3://shop/engines: no such store of engines: build one with `wanbatch"):
         open_engines(URL)

@@ -174,26 +174,30 @@ def working_bytes(form: TransformerForm, stride: int, slots: int, pixels: int, r
     }
 
 
-def weight_sizes(folder: Path, dtype: str, eight_bits: bool = False) -> dict[str, int]:
+def weight_sizes(folder: Path, dtype: str, eight_bits: bool = False, text_fp8: bool = False) -> dict[str, int]:
     """Bytes of each group's weights on a device, by the headers of a model's files.
 
     Args:
         folder: Of the model.
         dtype: Of its weights there, as torch calls it.
         eight_bits: Whether the transformers' weights are in FP8 or INT8.
+        text_fp8: Whether the text encoder's are in FP8.
     """
+    of_one_byte = {TEXT: text_fp8, VAE_PART: False}
     two = (folder / FOLDERS["low_noise"]).is_dir()
     first = EXPERTS[0] if two else TRANSFORMER[0]
     names = {TEXT: TEXT, VAE_PART: VAE_PART, "transformer": first, "low_noise": EXPERTS[1]}
     return {
         name: sum(weights_in(path) for path in (folder / FOLDERS[part]).glob("*.safetensors"))
-        * (1 if eight_bits and part not in (TEXT, VAE_PART) else ITEM_BYTES[dtype])
+        * (1 if of_one_byte.get(part, eight_bits) else ITEM_BYTES[dtype])
         for part, name in names.items()
         if part != "low_noise" or two
     }
 
 
-def fits_whole(folder: Path, dtype: str, eight_bits: bool, slots: int, pixels: int, free: int) -> bool:
+def fits_whole(
+    folder: Path, dtype: str, eight_bits: bool, slots: int, pixels: int, free: int, text_fp8: bool = False
+) -> bool:
     """Whether all of a model fits on a device, also while it is loaded.
 
     Args:
@@ -203,8 +207,9 @@ def fits_whole(folder: Path, dtype: str, eight_bits: bool, slots: int, pixels: i
         slots: Rows that are denoised together.
         pixels: Of a picture.
         free: Bytes of the device that may be used.
+        text_fp8: Whether the text encoder's weights are in FP8, too.
     """
-    sizes = weight_sizes(folder, dtype, eight_bits)
+    sizes = weight_sizes(folder, dtype, eight_bits, text_fp8)
     return choices(sizes, working_for(folder, slots, pixels))[0][1] <= free
 
 

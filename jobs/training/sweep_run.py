@@ -76,7 +76,11 @@ def sweep(
 
     if left:
         calls = [partial(run_trial, _of_trial(request, trials[index]), trials[index], threads) for index in left]
-        run_tasks(calls, at_once, gpu, ended)
+        try:
+            run_tasks(calls, at_once, gpu, ended)
+        except KeyboardInterrupt:
+            say("interrupted: the same command goes on")
+            raise
     written = _write(request.out, trials, by)
     best = best_of(trials, by)
     if best is None:

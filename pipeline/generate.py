@@ -44,6 +44,7 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_text_encoder,
     single_frame_transformer,
     single_frame_vae,
+    text_maker,
 )
 from wanbatch.pipeline.loading.text_recipe import text_recipe
 from wanbatch.pipeline.loading.weights import DTYPES, load
@@ -83,7 +84,7 @@ class Wan:
         self.evaluated: list[AnyDenoisingModel] = list(self.experts)
         self.boundary, self.dtype = modules.boundary, self.experts[0].dtype
         self._adapters = AdapterStore(adapters, device, self.dtype)
-        text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device)
+        text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device, runtime.text_fp8)
         self.frame_vae = frame_vae = single_frame_vae(modules.vae, device)
         self.vae: VAE = compiled_vae(frame_vae) if runtime.compile else frame_vae
         self._replaced_stages: ReplacedStages = lambda width, height, rows: {}
@@ -138,13 +139,19 @@ class Wan:
             set_up_compiler(runtime.compile_cache)
         cache = None
         if runtime.text_cache is not None:
-            cache = TextCache(Path(runtime.text_cache).expanduser(), text_recipe(info, where, dtype, GPU_TOKENS))
+            cache = TextCache(
+                Path(runtime.text_cache).expanduser(), text_recipe(info, where, dtype, GPU_TOKENS, runtime.text_fp8)
+            )
         pixels, eight_bits = info.width * info.height, (runtime.fp8 or runtime.int8) and not merged
         if runtime.offload and device == "cuda":
-            whole = fits_whole(Path(info.folder), dtype, eight_bits, slots, pixels, free_memory(where))
+            whole = fits_whole(
+                Path(info.folder), dtype, eight_bits, slots, pixels, free_memory(where), runtime.text_fp8
+            )
             runtime = replace(runtime, offload=not whole)
         ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
-        modules = load(info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype], ready)
+        modules = load(
+            info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype], ready, text_maker(runtime, where)
+        )
         for file, weight in merged:
             for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
                 merge(transformer, tensors, weight)
@@ -183,7 +190,7 @@ class Wan:
         blocks = "kernels" if self.experts[0].fused else how
         layers = dtype + layers_name(self.runtime, self.device)
         names = {
-            "text": f"{self._text_how}-{dtype}",
+            "text": f"{self._text_how}-{dtype}" + ("-fp8-weights" if self.runtime.text_fp8 else ""),
             "encode": f"{how}-{dtype}",
             "denoise": f"{blocks}-{layers}",
             "decode": f"{how}-{dtype}",

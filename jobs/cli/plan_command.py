@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from wanbatch.jobs.reporting.report.charts import duration, size
 from wanbatch.manifests.sources.notes import WORDS
 
 if TYPE_CHECKING:
+    from wanbatch.jobs.config.settings import Settings
     from wanbatch.jobs.planning.estimates import Estimate
     from wanbatch.manifests.reading.column_names import UnusedColumn
     from wanbatch.pipeline.loading.registry import ModelInfo
@@ -29,7 +30,7 @@ NAMES_SHOWN = 10
 @click.option(
     "--like", type=PathOrUrl("dir"), help="estimate time and disk as an earlier run in this folder took them"
 )
-@click.option("--gpu", type=click.Choice(["h100", "h200"]), help="estimate the time of the 5B model by benchmarks")
+@click.option("--gpu", type=click.Choice(["h100", "h200"]), help="estimate the time by benchmarks of Wan's models")
 @json_option
 @settings_options()
 def plan(
@@ -51,11 +52,11 @@ def plan(
     """
     if like is not None and gpu is not None:
         raise click.UsageError("--like and --gpu are two ways to estimate the time: give one of them")
-    from wanbatch.jobs.config.hardware import PRESETS
     from wanbatch.jobs.driver.fingerprint import model_location
     from wanbatch.jobs.planning.estimates import supposed
     from wanbatch.jobs.planning.first_rows import first_rows, table_lines
     from wanbatch.jobs.planning.forecast import forecast
+    from wanbatch.jobs.planning.gpu_memory import needed_memory, transformer_form
     from wanbatch.jobs.planning.preparation import prepare
     from wanbatch.jobs.planning.presets import with_preset
     from wanbatch.jobs.planning.run_units import units_of_run
@@ -63,25 +64,31 @@ def plan(
     settings = with_preset(read_settings(**given))
     planned, model = prepare(manifest, settings, weights=False, every_source=True)
     units = units_of_run(planned, (), *supposed(settings, None), settings.unit_rows)
-    described = planned.describe(len(units))
-    folder = out or Path("out") / Path(manifest).stem
-    precision = PRESETS[settings.preset][True]["precision"] if settings.precision == "auto" else settings.precision
-    foreseen = forecast(planned, settings, model_location(model), folder, like, gpu, precision)
+    described, precision = planned.describe(len(units)), _precision_on_a_gpu(settings)
+    of_model = model_location(model), out or Path("out") / Path(manifest).stem
+    foreseen = forecast(planned, settings, *of_model, like, gpu, precision, transformer_form(model))
+    memory = needed_memory(model, planned, precision, supposed(settings, foreseen.rates)[1])
     shown = first_rows(planned)
     if as_json:
-        more = {"estimate": foreseen.as_json(), "first_rows": shown}
+        more = {"estimate": foreseen.as_json(), "first_rows": shown, "gpu_memory_bytes": memory}
         click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described, **more}))
         return
     lines = [
         *_lines(manifest, model, described),
         *_estimate_lines(foreseen, settings.workers if isinstance(settings.workers, int) else None),
-    ]
-    lines += [
+        *_memory_lines(memory, precision),
         f"  {'first' if len(shown) < len(planned) else 'all'} rows",
         *(f"    {row}" for row in table_lines(shown)),
+        *_warning_lines(described, planned.manifest.unused_columns),
     ]
-    lines += _warning_lines(described, planned.manifest.unused_columns)
     click.echo("\n".join(lines))
+
+
+def _precision_on_a_gpu(settings: Settings) -> str:
+    """What a run with these settings takes on a GPU that has FP8."""
+    from wanbatch.jobs.config.hardware import PRESETS
+
+    return PRESETS[settings.preset][True]["precision"] if settings.precision == "auto" else settings.precision
 
 
 def _estimate_lines(foreseen: Estimate, workers: int | None) -> Iterator[str]:
@@ -102,6 +109,12 @@ def _estimate_lines(foreseen: Estimate, workers: int | None) -> Iterator[str]:
     yield f"            {middle} on the disk ({least} to {most})"
     for note in foreseen.notes:
         yield f"            {note}"
+
+
+def _memory_lines(memory: Mapping[str, int], precision: str) -> Iterator[str]:
+    """What a GPU needs."""
+    for number, (how, needed) in enumerate(memory.items()):
+        yield f"  {'memory' if number == 0 else '':<9} {needed / 1e9:.1f} GB of a GPU in {precision} where {how}"
 
 
 def _warning_lines(described: dict[str, Any], unused: Sequence[UnusedColumn]) -> Iterator[str]:

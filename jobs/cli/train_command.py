@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +82,12 @@ def train() -> None:
 @click.option("--rights", help="whose the pictures are, for the card")
 @click.option("--author", help="for the card")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="default: a GPU if there is one")
+@click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="that train one adapter together")
 @click.option("--sweep", multiple=True, metavar="NAME=VALUE,...",
               help="train with each of several values, such as 'rank=8,16 rate=1e-4,3e-4'")  # fmt: skip
 @json_option
 def lora(
-    images: str | Path, name: str, out: Path | None, as_json: bool, sweep: tuple[str, ...], **given: Any
+    images: str | Path, name: str, out: Path | None, gpus: int, as_json: bool, sweep: tuple[str, ...], **given: Any
 ) -> None:
     """Train an adapter (LoRA) on the pictures of IMAGES and their captions.
 
@@ -101,14 +103,23 @@ def lora(
 
     from wanbatch.jobs.training.lora import LoraRequest
     from wanbatch.jobs.training.lora import train as train_adapter
+    from wanbatch.jobs.training.several_gpus import train_on_gpus
     from wanbatch.pipeline.training.lora.settings import LoraSettings
 
     numbers = {field.name: given.pop(field.name) for field in fields(LoraSettings)}
     request = LoraRequest(images, name, out or Path("adapters") / name, settings=LoraSettings(**numbers), **given)
     if sweep:
+        if gpus > 1:
+            raise click.UsageError("--gpus: a sweep has one trial on each GPU already: drop it")
         _sweep(request, sweep, as_json)
         return
-    found = train_adapter(request, lambda text: click.echo(text, err=True))
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    found = train_adapter(request, say) if gpus == 1 else train_on_gpus(request, gpus, say)
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first of those that `accelerate launch` started tells it
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -85,6 +85,7 @@ class ExecutionConfig:
             compile=self.compile,
             fp8=self.precision == "fp8",
             int8=self.precision == "int8",
+            text_fp8=settings.text_precision == "fp8",
             compile_cache=_absolute(settings.compile_cache),
             text_cache=_absolute(settings.text_cache),
             offload=self.device == "cuda" and settings.offload == "auto",

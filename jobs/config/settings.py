@@ -129,12 +129,13 @@ class Settings(_ColumnDefaults):
     precision: Literal["auto", "fp32", "bf16", "fp8", "int8"] = Field(
         "auto", description="auto: the preset's, on a CPU fp32; fp8, int8: of the large layers, bf16 around them"
     )
+    text_precision: Literal["auto", "fp8"] = Field(
+        "auto", description="auto: as the rest; fp8: of the text encoder's weights alone, half its memory"
+    )
     compile: Literal["auto", "never", "always"] = Field(
         "auto", description="whether the model is compiled before the first unit; auto: on a GPU"
     )
-    compile_cache: Path | None = Field(
-        None, description="folder of compiled code; default: in the user's cache folder"
-    )
+    compile_cache: Path | None = Field(None, description="folder of compiled code; default: the user's cache folder")
     offload: Literal["auto", "never"] = Field(
         "auto", description="auto: parts of the model take turns on a GPU without room for all of them"
     )
@@ -178,9 +179,7 @@ class Settings(_ColumnDefaults):
     threads: int = Field(
         2, ge=1, le=256, description="CPU threads of each worker; on a CPU part of what fixes the pixels"
     )
-    format: Literal["png", "webp", "jpeg"] = Field(
-        "png", description="file format of the images; png and webp lose nothing"
-    )
+    format: Literal["png", "webp", "jpeg"] = Field("png", description="file format; png and webp lose nothing")
     quality: int | None = Field(None, ge=1, le=100, description="quality of jpeg (default: 95); makes webp lossy")
     embed_settings: bool = Field(
         False, description="put prompt and settings into the picture files, where everyone who gets one can read them"

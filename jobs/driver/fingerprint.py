@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
-from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.plan import default_of
 from wanbatch.manifests.columns import COLUMNS, LATER, RUN_SETTINGS, SET_LATER
@@ -57,6 +57,7 @@ def fingerprint_of(
         "slots": slots,
         "device": chosen.device,
         "precision": chosen.precision,
+        **({"text_precision": settings.text_precision} if settings.text_precision != AUTO else {}),
         "compile": chosen.compile,
         "format": settings.format,
         "quality": settings.quality,

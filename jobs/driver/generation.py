@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from wanbatch.jobs.driver.dispatcher import POLL_SECONDS, Dispatcher
 from wanbatch.jobs.driver.interruption import StopRequest
 from wanbatch.jobs.driver.progress_metrics import ProgressMetrics
-from wanbatch.jobs.driver.ray_session import local_ray, workers_on_a_host
+from wanbatch.jobs.driver.ray_ahead import RayAhead
+from wanbatch.jobs.driver.ray_session import workers_on_a_host
 from wanbatch.jobs.driver.run_context import RunContext
 from wanbatch.jobs.driver.stopwatch import Stopwatch
 from wanbatch.jobs.driver.worker_pool import WorkerPool
@@ -25,12 +26,14 @@ class RunControls:
         load: what workers build their pipeline with, instead of `Wan.load`.
         stop: whether the run is to stop.
         stopwatch: told when a part of the command ends.
+        ray: what workers run on, which may be starting.
     """
 
     progress: Callable[[int, int], Progress]
     load: LoadPipeline | None
     stop: StopRequest
     stopwatch: Stopwatch
+    ray: RayAhead
 
 
 def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls: RunControls) -> float | None:
@@ -55,7 +58,7 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
     progress = ProgressMetrics(shown, len(plan), out)
     try:
         progress.stage("starting")
-        with local_ray():
+        with controls.ray.session(workers):
             on_host = workers_on_a_host(workers, context.execution.device)
             setup = context.worker_setup(out, examples, dispatcher.waiting_images, on_host)
             units = len(dispatcher.waiting_units)

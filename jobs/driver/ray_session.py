@@ -117,8 +117,11 @@ def ensure_loopback() -> None:
 
 
 @contextmanager
-def local_ray() -> Iterator[None]:
+def local_ray(workers: int = 1) -> Iterator[None]:
     """Start Ray on this machine and stop it at the end; if this process is connected to one, use that.
+
+    Args:
+        workers: how many processes for them Ray starts before it is asked; it would start one for each core.
 
     Raises:
         UserError: There is no folder for Ray's files.
@@ -135,9 +138,11 @@ def local_ray() -> Iterator[None]:
         )
     with session_folder() as folder, ray_variables(local_variables(os.environ)):
         try:
-            with kept_signal_handlers(), _for_this_machine():  # Ray puts its own handlers in place
+            # Ray puts its own handlers in place
+            with kept_signal_handlers(), _for_this_machine(), needed_processes_alone():
                 ray.init(
                     address="local",
+                    num_cpus=max(1, workers),  # workers ask for none
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
@@ -242,6 +247,23 @@ def _for_this_machine() -> AbstractContextManager[None]:
     Without the first, its ports are open to the network, and a laptop that changes networks loses its Ray.
     """
     return _constants(ENABLE_RAY_CLUSTER=False, RAY_ENABLE_UV_RUN_RUNTIME_ENV=False)
+
+
+@contextmanager
+def needed_processes_alone() -> Iterator[None]:
+    """Keep Ray from starting what only clusters need: what adds nodes to them, and what takes jobs and shows pages.
+
+    Together they cost two seconds of a core, and Ray waits for the second. Versions without these methods start all.
+    """
+    node: Any = ray._private.node.Node
+    replaced = {name: getattr(node, name) for name in ("start_monitor", "start_api_server") if hasattr(node, name)}
+    for name in replaced:
+        setattr(node, name, lambda *given, **named: None)
+    try:
+        yield
+    finally:
+        for name, method in replaced.items():
+            setattr(node, name, method)
 
 
 def without_uploads() -> AbstractContextManager[None]:

@@ -23,6 +23,7 @@ from wanbatch.jobs.driver.dispatcher import Dispatcher
 from wanbatch.jobs.driver.fingerprint import DEFAULTS
 from wanbatch.jobs.driver.generation import RunControls, make_images
 from wanbatch.jobs.driver.interruption import stop_on_signals
+from wanbatch.jobs.driver.ray_ahead import RayAhead
 from wanbatch.jobs.driver.ray_session import ensure_ray_can_start
 from wanbatch.jobs.driver.resume import rows_made_again, warn_of_other_decoding
 from wanbatch.jobs.driver.run_context import RunContext, prepare_run
@@ -80,7 +81,9 @@ def run(
     if address is None:
         ensure_ray_can_start()
     with ExitStack() as stack:
-        context = prepare_run(manifest_path, out, settings, new_run, site_finder(address, stack))
+        find_site, ray = site_finder(address, stack), stack.enter_context(RayAhead())
+        find_site = ray.while_finding(find_site) if address is None else find_site
+        context = prepare_run(manifest_path, out, settings, new_run, find_site)
         for message in context.warnings:
             _log.warning("%s", message)
         stop_request = stack.enter_context(stop_on_signals(stop))
@@ -90,7 +93,7 @@ def run(
         folder.change_columns(schema)
         folder.set_plan(context.plan_note())
         plan = size_what_is_pending(folder, context, again, stop_request)
-        controls = RunControls(progress, load, stop_request, stopwatch)
+        controls = RunControls(progress, load, stop_request, stopwatch, ray)
         return _fill(folder, replace(context, plan=plan), again, controls)
 
 

@@ -32,6 +32,8 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
     """
     parse(settings.step_cache, model.layers)
     _check_converted(settings, model)
+    if settings.engines is not None and settings.text_precision != AUTO:
+        raise UserError("setting text_precision: engines have the text encoder's weights as they are: leave out one")
     check_merged(settings, model)
     for name, known in KNOWN.items():
         if (given := getattr(settings, name)) not in (None, *known):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def forecast(
     like: str | Path | None = None,
     gpu: str | None = None,
     precision: str = "bf16",
+    transformer: Sequence[int] | None = None,
 ) -> Estimate:
     """Estimate what a run takes.
 
@@ -33,6 +35,7 @@ def forecast(
         like: a folder whose timing records are taken; None: those of `out`.
         gpu: a key of the benchmark table, instead; None: none.
         precision: of the run on that GPU.
+        transformer: what the table knows the model by, see `rates.rates_of_gpu`.
 
     Raises:
         UserError: `like` has no timing records or is of another model; the table has no such precision.
@@ -50,7 +53,7 @@ def forecast(
     if like is not None and (rates := rates_of_folder(like, model)) is None:
         raise UserError(f"{like}: has no timing records: name the output folder of an earlier run")
     if gpu is not None:
-        rates = rates_of_gpu(gpu, _timed(precision))
+        rates = rates_of_gpu(gpu, _timed(precision), transformer)
     found = estimate(plan, rates, settings, done)
     return replace(found, notes=(*found.notes, *notes))
 

@@ -22,6 +22,8 @@ from wanbatch.manifests.dataset.status import read_internal_file, recorded_finge
 from wanbatch.manifests.dataset.unit_times import COLUMNS, DEVICE_STAGES, unit_times
 
 TABLE = "device_speeds.json"
+OF_THE_5B = "of the 5B model: another one takes other times"
+"""A note of the benchmark table that says nothing to those who run a model that it knows."""
 FEW_UNITS = 5
 PAUSE = 60.0
 """Seconds; a worker that has nothing for longer is not waiting, but its run has ended."""
@@ -206,22 +208,34 @@ def benchmark_table() -> dict[str, Any]:
     return json.loads(resources.files(__package__ or "").joinpath(TABLE).read_text(encoding="utf-8"))
 
 
-def rates_of_gpu(name: str, precision: str) -> Rates:
-    """What the benchmark table says of a GPU and the 5B model.
+MODELS = {"5b": "TI2V-5B", "a14b": "A14B", "1.3b": "Wan2.1 T2V-1.3B"}
+"""The models of the benchmark table."""
+
+
+def rates_of_gpu(name: str, precision: str, transformer: Sequence[int] | None = None) -> Rates:
+    """What the benchmark table says of a GPU and a model; of the 5B model where it does not know the model.
 
     Args:
         name: a key of its `gpus`.
         precision: `bf16` or `fp8`.
+        transformer: blocks, width and width of the feed-forward layers of the model's transformer.
     """
     found = benchmark_table()["gpus"][name]
+    form = found["transformer"] if transformer is None else list(transformer)
+    others = (size for size, other in found["others"].items() if other["transformer"] == form)
+    model = next(others, "5b")
+    of_model = found if model == "5b" else found["others"][model]
+    known = of_model["transformer"] == form
+    notes = [note for note in found["notes"] if not known or note != OF_THE_5B]
     return Rates(
         device=found["device"],
-        denoising=found["denoising"][precision],
-        coding=found["coding"],
-        image=found["image"],
+        denoising=of_model["denoising"][precision],
+        coding=of_model["coding"],
+        image=of_model["image"],
         held=found["held"],
         low=found["low"],
         high=found["high"],
-        origin=f"the benchmarks of TI2V-5B with random weights on an NVIDIA H200 ({', '.join(found['results'])})",
-        notes=tuple(found["notes"]),
+        origin=f"the benchmarks of {MODELS[model]} with random weights on an NVIDIA H200 "
+        f"({', '.join(of_model['results'])})",
+        notes=tuple(notes),
     )

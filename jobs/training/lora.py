@@ -23,6 +23,7 @@ from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import UNRELATED, Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 from wanbatch.pipeline.training.optimizers import check_optimizer
+from wanbatch.pipeline.training.processes import Processes, joined_processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,16 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     Raises:
         UserError: If something is wrong with what was given.
     """
+    processes = joined_processes(request.device == "cpu")
+    if processes.state is not None:
+        check_batch(request.settings.batch, processes.count)
+        say = say if processes.first else _nothing
     found = checked(request, say)
-    pictures, info, device = found.pictures, found.info, found.device
+    pictures, info = found.pictures, found.info
+    device = found.device if processes.state is None else processes.state.device
     say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
     model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision, True)
-    file, measured = _train(request, model, pictures, found.prior, say)
+    file, measured = _train(request, model, found, say, processes)
     return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
 
 
@@ -143,6 +149,27 @@ def checked(request: LoraRequest, say: Callable[[str], None]) -> Checked:
     return Checked(pictures, prior, info, device)
 
 
+def check_batch(batch: int, count: int) -> None:
+    """Check that each of several processes gets as many pictures of a step.
+
+    Args:
+        batch: Of all of them.
+        count: How many there are.
+
+    Raises:
+        UserError: If they do not.
+    """
+    if batch % count:
+        raise UserError(
+            f"--batch {batch}: is that of all {count} processes together, and each has to get as many pictures: give "
+            f"a multiple, --batch {-(-batch // count) * count}"
+        )
+
+
+def _nothing(text: str) -> None:
+    """Said by the first of several processes alone."""
+
+
 def check_expert(expert: str | None, info: ModelInfo) -> None:
     """Check which transformers of a model are to be trained.
 
@@ -171,10 +198,11 @@ def _prior(request: LoraRequest) -> PictureSet | None:
 def _train(
     request: LoraRequest,
     model: TrainingModel,
-    pictures: PictureSet,
-    prior: PictureSet | None,
+    found: Checked,
     say: Callable[[str], None],
+    processes: Processes,
 ) -> tuple[Path, Measures]:
+    pictures, prior, quiet = found.pictures, found.prior, not processes.first
     weight = 1.0 if request.prior_weight is None else request.prior_weight
     said = {key: value for key in ("license", "rights", "author") if (value := getattr(request, key)) is not None}
     about = About(
@@ -184,8 +212,8 @@ def _train(
         masks=f"of `{request.masks}`, black parts with a weight of {_unmasked(request):g}" if request.masks else "",
     )  # fmt: skip
     with (
-        tqdm(total=len(pictures.found), desc="encoding", unit="picture", file=sys.stderr) as encoding,
-        tqdm(total=request.settings.steps, desc="training", unit="step", file=sys.stderr) as training,
+        tqdm(total=len(pictures.found), desc="encoding", unit="picture", file=sys.stderr, disable=quiet) as encoding,
+        tqdm(total=request.settings.steps, desc="training", unit="step", file=sys.stderr, disable=quiet) as training,
     ):
 
         def encoded(number: int) -> None:
@@ -199,7 +227,8 @@ def _train(
             model, pictures.load(), about, request.settings, request.out,
             area=_area(request), prompts=request.prompts, unrelated=request.unrelated or UNRELATED,
             prior=prior.load() if prior else (), prior_weight=weight,
-            unmasked_weight=_unmasked(request), cache=request.cache, listener=Listener(say, encoded, stepped),
+            unmasked_weight=_unmasked(request), cache=request.cache, processes=processes,
+            listener=Listener(say, encoded, stepped),
         )  # fmt: skip
 
 

@@ -74,7 +74,8 @@ def check_card(card: Card, setup: WorkerSetup, host: str) -> None:
         raise NodeError(f"{where} has no INT8: use --precision bf16, or --accelerator-type for cards that have it")
     eight_bits = setup.runtime.fp8 or setup.runtime.int8
     folder, pixels = Path(setup.model.folder), setup.model.width * setup.model.height
-    needed = needed_bytes(folder, setup.dtype, setup.runtime.offload, eight_bits, setup.slots, pixels)
+    offload, text_fp8 = setup.runtime.offload, setup.runtime.text_fp8
+    needed = needed_bytes(folder, setup.dtype, offload, eight_bits, setup.slots, pixels, text_fp8)
     if card.memory < needed:
         raise NodeError(
             f"{where} has {card.memory / GIB:.1f} GiB of memory, and the model needs {needed / GIB:.1f} GiB: keep "
@@ -122,7 +123,15 @@ def runs_on(architecture: str, supported: tuple[str, ...]) -> bool:
     return not supported
 
 
-def needed_bytes(folder: Path, dtype: str, offload: bool, eight_bits: bool, slots: int = 1, pixels: int = 0) -> int:
+def needed_bytes(
+    folder: Path,
+    dtype: str,
+    offload: bool,
+    eight_bits: bool,
+    slots: int = 1,
+    pixels: int = 0,
+    text_fp8: bool = False,
+) -> int:
     """Bytes of memory that a model needs on a GPU, at least.
 
     Args:
@@ -132,8 +141,9 @@ def needed_bytes(folder: Path, dtype: str, offload: bool, eight_bits: bool, slot
         eight_bits: whether the transformers' weights are in FP8 or INT8.
         slots: rows denoised together.
         pixels: of a picture.
+        text_fp8: whether the text encoder's are in FP8.
     """
-    sizes = residency.weight_sizes(folder, dtype, eight_bits)
+    sizes = residency.weight_sizes(folder, dtype, eight_bits, text_fp8)
     needs = [needed for _, needed in residency.choices(sizes, residency.working_for(folder, slots, pixels))]
     return min(needs) if offload else needs[0]
 

@@ -30,7 +30,8 @@ class Filling:
         device: Where its tensors go.
         dtype_of: What each is converted to, by its name and what it is stored in.
         blocks: The list of modules whose tensors come one block after the other, such as `blocks`; empty: none.
-        done: Called with the name of each block, such as `blocks.3`, once its tensors are there, in any thread.
+        done: Called with the name of each block, such as `blocks.3`, and of each tensor that is in none, once it is
+            there, in any thread.
         live: The part of a stored tensor that the module has; it is viewed in the module's shape.
         other_names: What a tensor may be called in files instead.
     """

@@ -174,26 +174,30 @@ def working_bytes(form: TransformerForm, stride: int, slots: int, pixels: int, r
     }
 
 
-def weight_sizes(folder: Path, dtype: str, eight_bits: bool = False) -> dict[str, int]:
+def weight_sizes(folder: Path, dtype: str, eight_bits: bool = False, text_fp8: bool = False) -> dict[str, int]:
     """Bytes of each group's weights on a device, by the headers of a model's files.
 
     Args:
         folder: Of the model.
         dtype: Of its weights there, as torch calls it.
         eight_bits: Whether the transformers' weights are in FP8 or INT8.
+        text_fp8: Whether the text encoder's are in FP8.
     """
+    of_one_byte = {TEXT: text_fp8, VAE_PART: False}
     two = (folder / FOLDERS["low_noise"]).is_dir()
     first = EXPERTS[0] if two else TRANSFORMER[0]
     names = {TEXT: TEXT, VAE_PART: VAE_PART, "transformer": first, "low_noise": EXPERTS[1]}
     return {
         name: sum(weights_in(path) for path in (folder / FOLDERS[part]).glob("*.safetensors"))
-        * (1 if eight_bits and part not in (TEXT, VAE_PART) else ITEM_BYTES[dtype])
+        * (1 if of_one_byte.get(part, eight_bits) else ITEM_BYTES[dtype])
         for part, name in names.items()
         if part != "low_noise" or two
     }
 
 
-def fits_whole(folder: Path, dtype: str, eight_bits: bool, slots: int, pixels: int, free: int) -> bool:
+def fits_whole(
+    folder: Path, dtype: str, eight_bits: bool, slots: int, pixels: int, free: int, text_fp8: bool = False
+) -> bool:
     """Whether all of a model fits on a device, also while it is loaded.
 
     Args:
@@ -203,9 +207,34 @@ def fits_whole(folder: Path, dtype: str, eight_bits: bool, slots: int, pixels: i
         slots: Rows that are denoised together.
         pixels: Of a picture.
         free: Bytes of the device that may be used.
+        text_fp8: Whether the text encoder's weights are in FP8, too.
     """
-    sizes = weight_sizes(folder, dtype, eight_bits)
+    sizes = weight_sizes(folder, dtype, eight_bits, text_fp8)
     return choices(sizes, working_for(folder, slots, pixels))[0][1] <= free
+
+
+def require_whole(folder: Path, name: str, dtype: str, slots: int, pixels: int, free: int) -> None:
+    """Check that all of a model fits on a device at once, for what works on it without moving anything.
+
+    Args:
+        folder: Of the model.
+        name: Of the model, for the message.
+        dtype: Of its weights there, as torch calls it.
+        slots: Rows that are denoised together.
+        pixels: Of a picture.
+        free: Bytes of the device that may be used.
+
+    Raises:
+        UserError: It does not.
+    """
+    ways = choices(weight_sizes(folder, dtype), working_for(folder, slots, pixels))
+    whole, least = ways[0][1], ways[-1][1]
+    if whole > free:
+        raise UserError(
+            f"this needs all of {name} on the GPU at once, about {whole / GIB:.1f} GiB, and {free / GIB:.1f} GiB are "
+            "free: use a larger GPU or fewer rows at a time (--batch); `wanbatch run` lets parts take turns, in "
+            f"{least / GIB:.1f} GiB"
+        )
 
 
 def working_for(folder: Path, slots: int, pixels: int) -> dict[str, int]:

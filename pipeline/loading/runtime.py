@@ -17,6 +17,7 @@ class Runtime:
         compile: Compile blocks and VAE, for the exact shapes that come.
         fp8: Run the blocks' large linear layers in FP8.
         int8: Run them in INT8 instead.
+        text_fp8: Keep the text encoder's weights in FP8.
         compile_cache: Folder of compiled code; None for `default_compile_cache`.
         text_cache: Folder of text embeddings; None to keep them in memory only.
         offload: Let parts leave the device when another needs the room.
@@ -26,6 +27,7 @@ class Runtime:
     compile: bool = False
     fp8: bool = False
     int8: bool = False
+    text_fp8: bool = False
     compile_cache: str | None = None
     text_cache: str | None = None
     offload: bool = False

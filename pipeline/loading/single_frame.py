@@ -17,7 +17,9 @@ from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models import fp8, int8
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.dit_block import FrameBlock
+from wanbatch.pipeline.models.float8_weights import Float8Embedding
 from wanbatch.pipeline.models.umt5 import PlainUMT5
+from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 from wanbatch.pipeline.models.vae import FrameVAE
 
 if TYPE_CHECKING:
@@ -103,8 +105,30 @@ def block_maker(runtime: Runtime, device: torch.device) -> Callable[[FrameBlock]
     return make_ready
 
 
-def single_frame_text_encoder(model: Any, device: torch.device) -> tuple[PlainUMT5 | FusedUMT5, str]:
-    """A `UMT5Encoder` or `UMT5EncoderModel` as it is run on a device, and what runs it: `kernels` or `eager`."""
+def text_maker(runtime: Runtime, device: torch.device) -> Callable[[UMT5Encoder, str], None] | None:
+    """What makes a text encoder's parts ready to be run, see `weights.TextReady`; None: nothing is to be done."""
+
+    def make_ready(encoder: UMT5Encoder, part: str) -> None:
+        encoder.to_float8_weights(part, device)
+
+    return make_ready if runtime.text_fp8 else None
+
+
+def single_frame_text_encoder(
+    model: Any, device: torch.device, fp8: bool = False
+) -> tuple[PlainUMT5 | FusedUMT5, str]:
+    """A `UMT5Encoder` or `UMT5EncoderModel` as it is run on a device, and what runs it: `kernels` or `eager`.
+
+    Args:
+        model: The encoder, which need not be on the device yet.
+        device: Where it will be run.
+        fp8: Whether its weights are to be in FP8.
+
+    Raises:
+        UserError: They are not.
+    """
+    if fp8 and not isinstance(model.shared, Float8Embedding):
+        raise UserError("setting text_precision: this runs the model's own text encoder as it is: leave it out")
     if kernels_usable(device):
         from wanbatch.pipeline.models.umt5_fused import FusedUMT5  # needs Triton
 

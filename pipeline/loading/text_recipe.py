@@ -10,7 +10,7 @@ from wanbatch.pipeline.loading.compiler import kernels_usable
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 
-def text_recipe(info: ModelInfo, device: torch.device, dtype: str, batch_tokens: int) -> str:
+def text_recipe(info: ModelInfo, device: torch.device, dtype: str, batch_tokens: int, fp8: bool = False) -> str:
     """Everything that decides the bits of a text embedding besides the prompt.
 
     Args:
@@ -18,10 +18,12 @@ def text_recipe(info: ModelInfo, device: torch.device, dtype: str, batch_tokens:
         device: Where it is encoded.
         dtype: Of the weights.
         batch_tokens: In each batch on a GPU.
+        fp8: Whether weights are kept in FP8.
     """
     if device.type == "cuda":
         how = "kernels" if kernels_usable(device) else "eager"
         kind = f"{torch.cuda.get_device_name(device)} {torch.version.cuda} {batch_tokens} {how}"
     else:
         kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+    dtype += " fp8 weights" if fp8 else ""
     return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {version('transformers')}"

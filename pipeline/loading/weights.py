@@ -43,8 +43,17 @@ STEMS = {name: OF_TRANSFORMERS if name == "text_encoder" else OF_DIFFUSERS for n
 MakeReady = Callable[[FrameBlock], None]
 """Makes a block of the transformer ready to be run, once its weights are there."""
 
+TextReady = Callable[[UMT5Encoder, str], None]
+"""The same of a part of the text encoder, by its name: `shared`, or a block such as `encoder.block.3`."""
 
-def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, make_ready: MakeReady | None = None) -> Modules:
+
+def load(
+    info: ModelInfo,
+    device: torch.device,
+    dtype: torch.dtype,
+    make_ready: MakeReady | None = None,
+    text_ready: TextReady | None = None,
+) -> Modules:
     """Load the parts of a model onto a device.
 
     Args:
@@ -52,6 +61,7 @@ def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, make_ready: 
         device: Where the parts go.
         dtype: Of all parts.
         make_ready: Called for each block of the transformers as soon as it is there; None: they stay as they are.
+        text_ready: The same for the text encoder's blocks and its embedding.
 
     Raises:
         UserError: If a part's files do not make the module that they should.
@@ -59,7 +69,7 @@ def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, make_ready: 
     folder = Path(info.folder)
     index = read_json(folder / "model_index.json", "")
     second = has_second_transformer(index)
-    part = partial(load_part, info, device=device, dtype=dtype, make_ready=make_ready)
+    part = partial(load_part, info, device=device, dtype=dtype, make_ready=make_ready, text_ready=text_ready)
     with ThreadPoolExecutor(1, "tokenizer") as beside:
         tokenizer = beside.submit(read_tokenizer, folder / "tokenizer")
         return Modules(
@@ -74,7 +84,12 @@ def load(info: ModelInfo, device: torch.device, dtype: torch.dtype, make_ready: 
 
 @torch.no_grad()
 def load_part(
-    info: ModelInfo, name: str, device: torch.device, dtype: torch.dtype, make_ready: MakeReady | None = None
+    info: ModelInfo,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    make_ready: MakeReady | None = None,
+    text_ready: TextReady | None = None,
 ) -> Any:
     """Load one part of a model onto a device, see `load`.
 
@@ -84,6 +99,7 @@ def load_part(
         device: Where it goes.
         dtype: Of it.
         make_ready: Called for each block of a transformer as soon as it is there; None: they stay as they are.
+        text_ready: The same for a text encoder.
 
     Raises:
         UserError: If its files do not make it.
@@ -93,7 +109,7 @@ def load_part(
     to = _To(Path(info.folder) / name, device, dtype, info.converted)
     if name == "vae":
         return _vae(to)
-    return _text_encoder(to) if name == "text_encoder" else _transformer(to, make_ready)
+    return _text_encoder(to, text_ready) if name == "text_encoder" else _transformer(to, make_ready)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +168,22 @@ def _vae(to: _To) -> FrameVAE:
     return frame
 
 
-def _text_encoder(to: _To) -> Any:
+def _text_encoder(to: _To, text_ready: TextReady | None) -> Any:
     if not UMT5Encoder.is_written_here(read_json(to.folder / "config.json", "the model has no text_encoder")):
+        if text_ready is not None:
+            raise UserError(f"{to.folder}: is of a kind that only transformers runs: leave out --text-precision fp8")
         from wanbatch.pipeline.loading.reference import load_text_encoder  # takes seconds to import
 
         return load_text_encoder(to.folder, to.device, to.dtype)
     encoder = _made(to.folder, lambda config: UMT5Encoder(config))
     names = {"shared.weight": "encoder.embed_tokens.weight"}
-    return to.fill(encoder, Filling(to.device, to.dtype_of, "encoder.block", other_names=names))
+
+    def done(group: str) -> None:
+        part = group.removesuffix(".weight")
+        if text_ready is not None and (part == "shared" or part.startswith("encoder.block.")):
+            text_ready(encoder, part)
+
+    return to.fill(encoder, Filling(to.device, to.dtype_of, "encoder.block", done=done, other_names=names))
 
 
 def _made(folder: Path, make: Callable[[Mapping[str, Any]], Any]) -> Any:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanbatch.pipeline.models import kernels
+from wanbatch.pipeline.models.float8_weights import Float8Weight
 
 
 class FusedUMT5(nn.Module):
@@ -94,7 +95,7 @@ class _Layer(nn.Module):
         self.norm1, self.norm2 = block.layer[0].layer_norm.weight, block.layer[1].layer_norm.weight
         self.qkv = _joined(attention.q, attention.k, attention.v)
         self.wi = _joined(feed.wi_0, feed.wi_1)
-        self.o, self.wo = attention.o.weight, feed.wo.weight
+        self.o, self.wo = _joined(attention.o), _joined(feed.wo)
         self.position = attention.relative_attention_bias.weight
 
     def forward(
@@ -109,15 +110,24 @@ class _Layer(nn.Module):
         """As `FusedUMT5.forward`: hidden states without what the last product adds, and that."""
         shape = hidden.shape
         hidden, normed = kernels.add_norm(hidden, pending, self.norm1, None, eps, centred=False)
-        parts = F.linear(normed.values, self.qkv).view(*shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+        parts = _product(normed.values, self.qkv).view(*shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
         bias = F.embedding(buckets, self.position).permute(2, 0, 1).contiguous() + masked
         attended = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=bias, scale=1.0)
-        attended = F.linear(attended.transpose(1, 2).flatten(2), self.o)
+        attended = _product(attended.transpose(1, 2).flatten(2), self.o)
         pending = kernels.PendingResidual(attended)
         hidden, normed = kernels.add_norm(hidden, pending, self.norm2, None, eps, centred=False)
-        inner = kernels.gated_gelu(F.linear(normed.values, self.wi))
-        return hidden, kernels.PendingResidual(F.linear(inner, self.wo).view(shape))
+        inner = kernels.gated_gelu(_product(normed.values, self.wi))
+        return hidden, kernels.PendingResidual(_product(inner, self.wo).view(shape))
 
 
-def _joined(*linears: Any) -> nn.Parameter:
-    return nn.Parameter(torch.cat([linear.weight for linear in linears]), requires_grad=False)
+def _joined(*layers: Any) -> nn.Parameter | Float8Weight:
+    """What layers of the same inputs multiply them by, as one."""
+    if isinstance(layers[0], Float8Weight):
+        return layers[0] if len(layers) == 1 else Float8Weight.joined(layers)
+    if len(layers) == 1:
+        return layers[0].weight
+    return nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
+
+
+def _product(x: Tensor, weights: nn.Parameter | Float8Weight) -> Tensor:
+    return weights(x) if isinstance(weights, Float8Weight) else F.linear(x, weights)

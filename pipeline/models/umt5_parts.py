@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wanbatch.pipeline.models.float8_weights import Float8Embedding, to_float8_weights
+
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 250112,
     "d_model": 512,
@@ -49,7 +51,7 @@ class UMT5Encoder(nn.Module):
         super().__init__()
         fields = DEFAULTS | {name: config[name] for name in DEFAULTS.keys() & config.keys()}
         self.config = SimpleNamespace(**fields, is_gated_act=True, dense_act_fn="gelu_new")
-        self.shared = _embedding(self.config.vocab_size, self.config.d_model)
+        self.shared: Any = _embedding(self.config.vocab_size, self.config.d_model)
         self.encoder = _Stack(self.config, self.shared)
 
     @staticmethod
@@ -59,11 +61,23 @@ class UMT5Encoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.shared.weight.dtype
+        return self.encoder.final_layer_norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.shared.weight.device
+        return self.encoder.final_layer_norm.weight.device
+
+    def to_float8_weights(self, part: str, device: torch.device | None = None) -> None:
+        """Keep the weights of a part in FP8 from now on.
+
+        Args:
+            part: `shared`, the embedding, or the name of a block, such as `encoder.block.3`.
+            device: Where they are rounded; None: where they are.
+        """
+        if part == "shared":
+            self.shared = self.encoder.embed_tokens = Float8Embedding(self.shared.weight, device)
+        else:
+            to_float8_weights(self.get_submodule(part), device)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> States:
         """The last hidden states of a batch of tokens.
@@ -107,7 +121,7 @@ def _embedding(count: int, size: int) -> nn.Embedding:
 class _Stack(nn.Module):
     def __init__(self, config: SimpleNamespace, shared: nn.Embedding):
         super().__init__()
-        self.embed_tokens = shared
+        self.embed_tokens: Any = shared
         self.block = nn.ModuleList(_Block(config) for _ in range(config.num_layers))
         self.final_layer_norm = RootMeanSquareNorm(config.d_model, config.layer_norm_epsilon)
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from adapter_making import random_pairs, save_adapter
 from diffusers import WanPipeline
 from picture_requests import PLAIN, difference, loaded_twice, made_by_diffusers, make, source
 from small_card import SmallCard, sizes_of
 from small_models import save_random_a14b
 
+from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading import converting, registry
 from wanbatch.pipeline.loading.hosted_weights import size_of
 from wanbatch.pipeline.loading.runtime import Runtime
 
@@ -78,6 +82,43 @@ def test_experts_that_take_turns_make_the_same_pictures_and_come_once_a_unit(bot
         assert moves == (4 if unit == 0 else 2)  # of all parts, then of the experts
     assert make(moving, replace(PLAIN, id="varied", creativity=0.3, sources=(source(2),), shift=info.shift))
     assert card.held.resident[-1] == "low_noise"
+
+
+def test_adapters_of_both_experts_act_at_their_own_noise_levels(both, folder, tmp_path, monkeypatch):
+    """Two files, one for each expert: for rows that name them, beside rows without, also where experts take turns."""
+    info, wan, _ = both
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    for number, name in enumerate(("high", "low")):
+        pairs = random_pairs(config, seed=number, size=0.5)
+        save_adapter(tmp_path / f"style_{name}_noise.safetensors", config, pairs, "ai-toolkit")
+    file = read_adapter(tmp_path / "style_low_noise.safetensors", ModelLayers.of_folder(folder, "a14b", True))
+    rows = requests(info)
+    plain = make(wan, *rows)
+    merged = make(Wan.load(info, slots=2, merged=[(file, 1.0)]), *rows)
+    of_rows = Wan.load(info, slots=2, adapters={"style": (file, 1.0)})
+    named = [replace(row, id=f"{row.id} styled", adapters=(("style", 1.0),)) for row in rows]
+    together = make(of_rows, *rows, *named)
+    card = SmallCard(monkeypatch)
+    sizes = sizes_of(wan)
+    moving = card.hold(
+        sizes["text"] + sizes["high_noise"] + sizes["vae"],
+        lambda: Wan.load(info, slots=2, runtime=Runtime(offload=True), adapters={"style": (file, 1.0)}),
+    )
+    in_turns = make(moving, *rows, *named)
+    for row, styled in zip(rows, named, strict=True):
+        assert np.array_equal(together[row.id], plain[row.id])
+        assert difference(together[styled.id], merged[row.id]) <= 2
+        assert difference(together[styled.id], plain[row.id]) > 20
+        assert np.array_equal(in_turns[styled.id], together[styled.id])
+
+
+def test_a_converted_model_has_both_experts(both, tmp_path):
+    info, _, _ = both
+    converting.convert(info, str(info.folder), tmp_path / "fp8", "fp8", torch.device("cpu"))
+    kept = Wan.load(registry.find(str(tmp_path / "fp8")), dtype="bfloat16", slots=2, runtime=Runtime(fp8=True))
+    rounded = Wan.load(info, dtype="bfloat16", slots=2, runtime=Runtime(fp8=True))
+    ours, expected = make(kept, *requests(info)), make(rounded, *requests(info))
+    assert all(np.array_equal(ours[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("runtime", [Runtime(fp8=True), Runtime(int8=True)], ids=["fp8", "int8"])

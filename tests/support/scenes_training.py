@@ -18,7 +18,7 @@ from PIL import Image
 from remedy_scenes import At, raised, scene
 from safetensors.torch import save_file
 
-from wanbatch.jobs.training import few_step, lora, sweep_run
+from wanbatch.jobs.training import few_step, lora, several_gpus, sweep_run
 from wanbatch.jobs.training.pictures import find_pictures
 from wanbatch.jobs.training.sweep import Trial, named_lists
 from wanbatch.pipeline.loading.registry import find
@@ -179,6 +179,25 @@ def experts_of_models_that_have_two_or_one(at: At) -> Iterator[str]:
     model = replace(find_model(), two_experts=True)
     yield raised(lambda: lora.TrainingModel.load(model, torch.device("cpu"), torch.float32))
     assert not find_model().two_experts  # which is loaded by all tests of trainings
+
+
+@scene
+def trainings_on_several_gpus(at: At) -> Iterator[str]:
+    def begin(*given: Any, **more: Any) -> None:
+        raise Begun
+
+    def train(gpus: int, batch: int = 1) -> None:
+        asked = lora.LoraRequest("set", "cup", Path("out"), "tiny", None, settings=LoraSettings(batch=batch))
+        several_gpus.train_on_gpus(asked, gpus, lambda text: None)
+
+    at.monkeypatch.setattr(several_gpus, "started", begin)
+    at.monkeypatch.setattr(several_gpus, "checked", lambda *given: None)
+    at.monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    yield raised(lambda: train(4, 4))
+    told = raised(lambda: train(2, 3))
+    yield told
+    with pytest.raises(Begun):
+        train(2, int(re.search(r"--batch (\d+)$", told)[1]))  # type: ignore[index]
 
 
 @scene

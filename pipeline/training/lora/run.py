@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.training.lora import card
 from wanbatch.pipeline.training.lora.buckets import bucket
@@ -21,6 +20,7 @@ from wanbatch.pipeline.training.lora.plot import loss_plot
 from wanbatch.pipeline.training.lora.settings import EXPERTS, LoraSettings
 from wanbatch.pipeline.training.lora.training import LoraTraining, Prior
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.processes import ALONE, Processes
 from wanbatch.pipeline.training.same_training import ensure_same_training
 
 UNRELATED = (
@@ -57,11 +57,11 @@ def train_lora(
     area: int | None = None,
     prompts: Sequence[str] = (),
     unrelated: Sequence[str] = UNRELATED,
-    layers: Sequence[str] = BLOCK_LAYERS,
     prior: Iterable[Picture] = (),
     prior_weight: float = 1.0,
     unmasked_weight: float = UNMASKED_WEIGHT,
     cache: Path | None = None,
+    processes: Processes = ALONE,
     listener: Listener = Listener(),
 ) -> tuple[Path, Measures]:
     """Train an adapter into a folder, from which the same call goes on if it did not end.
@@ -75,9 +75,9 @@ def train_lora(
         area: Of a picture, in pixels; None: the model's own.
         prompts: Of the sample pictures; none: some captions of the training.
         unrelated: Prompts that have nothing to do with the adapter.
-        layers: Of a block, that it changes.
         unmasked_weight: Of the loss where the pictures' masks are black.
         cache: Folder of latents, which trainings may share; None: one in `out`.
+        processes: That train it together; the first one writes.
         prior, prior_weight: Pictures of what the model shall go on making, and the weight of their loss.
         listener: Hears of the progress.
 
@@ -89,28 +89,33 @@ def train_lora(
     """
     area = area or model.info.width * model.info.height
     encode = partial(encode_examples, model=model, area=area, cache=cache or out / "cache")
-    examples = encode(pictures, told=listener.encoded, unmasked_weight=unmasked_weight)
-    beside = Prior.of(encode(prior, told=lambda number: None), prior_weight)
-    _ensure_same_training(out, settings, examples, model, about, beside)
+    with processes.first_one_first():
+        examples = encode(pictures, told=listener.encoded, unmasked_weight=unmasked_weight)
+        beside = Prior.of(encode(prior, told=lambda number: None), prior_weight)
+        _ensure_same_training(out, settings, examples, model, about, beside)
     training, held = examples.split(settings.held_out, settings.seed)
-    adapters = LowRankAdapters(_trained_experts(model, settings), layers)
-    loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say, beside)
-    shown, size = tuple(prompts) or _some_captions(held, training), bucket(1, 1, model.info.multiple, area)
-    return _trained(loop, about, held, size, (shown, unrelated), listener)
+    adapters = LowRankAdapters(_trained_experts(model, settings))
+    loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say, beside, processes)
+    return _trained(loop, about, held, area, (prompts, unrelated), listener)
 
 
 def _trained(
     loop: LoraTraining,
     about: card.About,
     held: Examples,
-    size: tuple[int, int],
+    area: int,
     prompts: tuple[Sequence[str], Sequence[str]],
     listener: Listener,
 ) -> tuple[Path, Measures]:
     """Train to the last step, with pictures of some prompts on the way, and in the end of unrelated ones, too."""
-    samples, out = _Samples(loop, size), loop.out
-    loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", prompts[0]), listener.stepped)
-    _, other = samples.write(out / "samples/end.png", *prompts)
+    if not loop.processes.first:
+        loop.run(lambda made: None, listener.stepped)
+        loop.processes.wait()
+        return _left_by_the_first(loop, about)
+    out, size = loop.out, bucket(1, 1, loop.model.info.multiple, area)
+    samples, shown = _Samples(loop, size), tuple(prompts[0]) or _some_captions(held, loop.examples)
+    loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
+    _, other = samples.write(out / "samples/end.png", shown, prompts[1])
     return _finish(loop, about, size, (held, len(held)) if len(held) else (loop.examples, 0), other)
 
 
@@ -126,7 +131,13 @@ def _finish(
         loop.adapters.save(about.name, file, header | {"ss_output_name": file.stem}, expert=expert)
     measured = measure(model, loop.adapters, about.name, own, other, files[0])
     _describe(out, about, settings, measured, loop)
+    loop.processes.wait()
     return files[0], measured
+
+
+def _left_by_the_first(loop: LoraTraining, about: card.About) -> tuple[Path, Measures]:
+    found = json.loads((loop.out / MEASURES_FILE).read_text())
+    return loop.out / card.file_names(about.name, loop.settings)[0], Measures(**found)
 
 
 def _trained_experts(model: TrainingModel, settings: LoraSettings) -> dict[str, FrameTransformer]:

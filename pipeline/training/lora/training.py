@@ -21,6 +21,7 @@ from wanbatch.pipeline.training.lora.examples import Examples
 from wanbatch.pipeline.training.lora.model import TrainingModel, padded
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.processes import ALONE, Processes
 from wanbatch.pipeline.training.resumable import Learner, TrainingState
 
 STATE_FILE, LOSSES_FILE = "state.pt", "losses.json"
@@ -62,6 +63,7 @@ class LoraTraining:
         out: Folder of the state; it exists.
         report: Called with a line of text now and then.
         prior: What is trained beside it; None: nothing.
+        processes: That train it together.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class LoraTraining:
         out: Path,
         report: Callable[[str], None] = print,
         prior: Prior | None = None,
+        processes: Processes = ALONE,
     ):
+        self.processes = processes
         self.model, self.adapters, self.name, self.prior = model, adapters, name, prior
         self.examples, self.settings, self.out, self.report = examples, settings, out, report
         parameters = adapters.add(name, settings.rank, settings.alpha, settings.seed)
@@ -113,7 +117,7 @@ class LoraTraining:
 
     def _keep_if_due(self, made: int, sample: Callable[[int], object]) -> None:
         settings = self.settings
-        if made % settings.save_every == 0 or made == settings.steps:
+        if self.processes.first and (made % settings.save_every == 0 or made == settings.steps):
             self._save(made)
         if settings.sample_every and (made % settings.sample_every == 0 or made == settings.steps):
             with self.averaged(), self.adapters.active(self.name):
@@ -143,6 +147,7 @@ class LoraTraining:
                 loss = loss / settings.accumulate
                 loss.backward()
             total += float(loss.detach())
+        total = self._averaged_over_processes(total)
         if not math.isfinite(total):
             kept = f"the state after {len(self.losses) // settings.save_every * settings.save_every} steps is kept"
             raise LossNotFinite(
@@ -151,6 +156,18 @@ class LoraTraining:
             )
         self.learner.apply()
         return total
+
+    def _averaged_over_processes(self, loss: float) -> float:
+        """Average the gradients over all processes, and the loss, which is returned."""
+        if self.processes.count == 1:
+            return loss
+        told = torch.tensor([loss], device=self.model.device)
+        for parameter in self.learner.parameters:
+            if parameter.grad is None:  # of an expert none of whose noise levels were in this one's part
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in self.learner.parameters if parameter.grad is not None]
+        self.processes.average([told, *gradients])
+        return float(told)
 
     def _loss(self, examples: Examples) -> Tensor:
         settings, device = self.settings, self.model.device
@@ -162,8 +179,11 @@ class LoraTraining:
         captions = ["" if drop else examples.captions[place][row] for row, drop in zip(rows, dropped, strict=True)]
         level, noise = self._levels(settings.batch).to(device), torch.randn(latents.shape).to(device)
         weights = examples.weights[place][rows].to(device) if examples.weights else None
-        texts = [examples.texts[caption].to(device) for caption in captions]
-        return flow_loss(self.model, latents, noise, level, texts, weights)
+        # All processes have drawn the same, so that what is seen does not depend on how many there are.
+        part = self.processes.part
+        texts = [examples.texts[caption].to(device) for caption in captions[part]]
+        weights = None if weights is None else weights[part]
+        return flow_loss(self.model, latents[part], noise[part], level[part], texts, weights)
 
     def _levels(self, count: int) -> Tensor:
         """Noise levels `[count]`, of those that the transformers that are trained are for."""

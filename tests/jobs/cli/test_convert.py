@@ -107,3 +107,11 @@ def test_bad_cases(converted, folders, arguments, code, message):
     assert done.exit_code == code
     assert re.search(message, done.stderr)
     assert sorted(path.name for path in folders.iterdir()) == ["bf16", "fp8"]
+
+
+def test_a_text_encoder_in_fp8_makes_another_folder_and_no_engines():
+    ours, theirs = fingerprint(find(), NO_GPU, text_precision="fp8"), fingerprint(find(), NO_GPU)
+    assert ours.pop("text_precision") == "fp8"
+    assert ours == theirs
+    with pytest.raises(UserError, match="setting text_precision: engines have the text encoder's weights"):
+        check_settings(Settings(text_precision="fp8", engines="store"), find())

@@ -18,6 +18,8 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.status import status
+from wanbatch.pipeline.loading.converting import convert
+from wanbatch.pipeline.loading.registry import find
 
 ROOT = Path(__file__).parents[3]
 RELEASE = ROOT / "tests" / "data" / "release-0.1.0"
@@ -52,6 +54,13 @@ def test_the_same_command_has_nothing_to_do(run_here, released):
     ran = run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
     assert (ran.summary.made, ran.summary.made_now, ran.summary.quarantined) == (16, 0, 1)
     assert {path: path.read_bytes() for path in released.glob("dataset/*/*.parquet")} == before
+
+
+def test_a_converted_model_goes_on_with_it(run_here, released, tmp_path):
+    """It stands for the model that it was made of."""
+    convert(find(), "tiny", tmp_path / "converted", "fp32", torch.device("cpu"))
+    ran = run_here(released / "manifest.jsonl", released / "dataset", Settings(model=str(tmp_path / "converted")))
+    assert (ran.summary.made, ran.summary.made_now, ran.summary.quarantined) == (16, 0, 1)
 
 
 def test_a_grown_manifest_adds_to_it(run_here, released, caplog):

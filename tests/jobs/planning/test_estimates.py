@@ -17,7 +17,7 @@ from report_folders import BEGIN, fill_folder, record_of, timing_of
 
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning import rates
+from wanbatch.jobs.planning import gpu_memory, rates
 from wanbatch.jobs.planning.estimates import estimate
 from wanbatch.jobs.planning.first_rows import first_rows, table_lines
 from wanbatch.jobs.planning.preparation import prepare
@@ -25,6 +25,7 @@ from wanbatch.jobs.planning.rates import TABLE, Rates, rates_of_gpu, rates_of_re
 from wanbatch.jobs.planning.slot_turns import MAX_IN_MODEL, ONE_BY_ONE
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.records import data_table, timing_table
+from wanbatch.pipeline.loading.residency import Residency
 
 ROOT = Path(__file__).parents[3]
 CACHES = ("taylor:interval=2", "none", "adaptive:threshold=0.1")
@@ -252,6 +253,56 @@ def test_the_command_by_the_table_marks_it(tmp_path):
     assert (code, "with --gpu: bf16, fp8" in err) == (2, True)
     code, out, _ = plan_command("rows.jsonl")
     assert "time: not known; --like OUT" in out
+
+
+def test_a_model_that_the_table_knows_has_times_of_its_own(monkeypatch):
+    table = rates.benchmark_table()
+    other = {**table["gpus"]["h200"], "transformer": [40, 5120, 13824], "denoising": {"bf16": 1.0}, "results": ["a"]}
+    table["gpus"]["h200"]["others"] = {"a14b": other}
+    monkeypatch.setattr(rates, "benchmark_table", lambda: table)
+    known = rates_of_gpu("h200", "bf16", (40, 5120, 13824))
+    assert (known.denoising, known.notes) == (1.0, ())
+    assert known.origin == "the benchmarks of A14B with random weights on an NVIDIA H200 (a)"
+    of_the_5b = rates_of_gpu("h200", "bf16", (30, 3072, 14336))
+    assert (of_the_5b.denoising < 1e-6, of_the_5b.notes) == (True, ())
+    unknown = rates_of_gpu("h200", "bf16", (6, 384, 1536))
+    assert (unknown.denoising, unknown.notes) == (of_the_5b.denoising, (rates.OF_THE_5B,))
+
+
+def test_the_results_of_larger_models_become_times_of_the_table():
+    script = runpy.run_path(str(ROOT / "benchmarks" / "device_speeds.py"))
+    found = {
+        "settings": {"slots": 4, "steps": 20},
+        "hardware": {"device": "NVIDIA H200"},
+        "1280x704": {
+            "step": {
+                "wanbatch bf16": {"ms": 300.0},
+                "wanbatch fp8": {"ms": 200.0},
+                "diffusers compiled": {"ms": 400},
+            },
+            "pictures": {"wanbatch bf16": {"seconds": 24.4}, "wanbatch fp8": {"seconds": 16.4}},
+        },
+    }
+    made = script["_large"]("a14b", found, "a14b-h200.json", 0.001)
+    assert made["denoising"]["bf16"] == pytest.approx(1.5 * made["denoising"]["fp8"])
+    assert made["coding"] * 1280 * 704 == pytest.approx(0.1 - 0.001)
+
+
+def test_plan_says_how_much_memory_of_a_gpu_a_large_model_needs(tmp_path, monkeypatch):
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b", "width": 2048, "height": 2048}])
+    assert json.loads(plan_command("rows.jsonl", "--json")[1])["gpu_memory_bytes"] == {}
+    monkeypatch.setattr(gpu_memory, "SMALL", 0)
+    found = json.loads(plan_command("rows.jsonl", "--json", "--slots", "4")[1])["gpu_memory_bytes"]
+    assert list(found) == [str(Residency()), str(Residency(True)), str(Residency(True, True, True))]
+    assert sorted(found.values(), reverse=True) == list(found.values())
+    more = json.loads(plan_command("rows.jsonl", "--json", "--slots", "64")[1])["gpu_memory_bytes"]
+    assert more[str(Residency())] > found[str(Residency())]
+    told = plan_command("rows.jsonl", "--precision", "fp8")[1].splitlines()
+    assert [line.split(" GB ")[1] for line in told if " of a GPU " in line] == [
+        "of a GPU in fp8 where all of the model is on the device",
+        "of a GPU in fp8 where the text encoder takes turns with the rest",
+        "of a GPU in fp8 where all parts of the model take turns on the device",
+    ]
 
 
 def test_folders_that_say_nothing_are_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
+from wanbatch.pipeline.loading.registry import find
 
 ROOT = Path(__file__).parents[3]
 LOADER = "wanbatch.pipeline.training.lora.model.load_reference"
@@ -93,6 +96,24 @@ def test_the_command_with_masks_finds_them(tmp_path, monkeypatch):
         assert f"{4 - number} of 4 pictures have no mask" in invoke(*command[1:]).stderr
         Image.new("L", (32, 32), 255).save(tmp_path / "masks" / f"{number}.png")
     assert isinstance(invoke(*command[1:]).exception, Checked)
+
+
+def test_the_command_for_a14b_is_for_both_of_its_transformers(tmp_path, monkeypatch):
+    loaded: list[tuple] = []
+
+    def load(*given):
+        loaded.append(given)
+        raise UserError("loaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wanbatch.jobs.training.lora.TrainingModel.load", load)
+    monkeypatch.setattr("wanbatch.jobs.training.lora.find", lambda *given: replace(find(), two_experts=True))
+    (command,) = [each for each in commands() if "--expert" in each]
+    write_drawings(tmp_path / "drawings")
+    assert "wanbatch: loaded" in invoke(*command[1:]).stderr
+    assert loaded[0][3:] == ("fp8", True)
+    without = [word for word in command[1:] if word not in ("--expert", "both")]
+    assert "has two transformers (A14B): say which is trained, --expert high, low" in invoke(*without).stderr
 
 
 def test_the_command_of_a_sweep_has_six_trials(tmp_path, monkeypatch):

@@ -1,0 +1,91 @@
+"""Ray on this machine, started in a thread while a run is still prepared.
+
+Ray takes seconds to start, most of which it waits for processes of its own, and so does what a run prepares once its
+manifest is known to be right: importing torch, looking at the GPUs, opening the folder. An error that comes meanwhile
+is raised once Ray has started and stopped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from wanbatch.jobs.config.settings import AUTO, Settings
+from wanbatch.jobs.driver.ray_session import local_ray
+from wanbatch.jobs.driver.site import FindSite, Site
+from wanbatch.manifests.storage.urls import is_url
+
+
+class RayAhead:
+    """A Ray of one's own that may be started before it is needed. Used as a context, it leaves none behind."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._ready, self._release = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> RayAhead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def while_finding(self, find_site: FindSite) -> FindSite:
+        """Start Ray when the place of the workers is looked for, which comes once manifest and model are right.
+
+        Not for a folder that is there, which may lack nothing, nor for one in a store, nor while slots are timed.
+
+        Args:
+            find_site: what finds the place.
+        """
+
+        def find(settings: Settings, out: str | Path) -> Site:
+            if settings.slots != AUTO and not is_url(out) and not Path(out).exists():
+                self.start()
+            return find_site(settings, out)
+
+        return find
+
+    def start(self) -> None:
+        """Start Ray in a thread, which stops it in the end: Ray's processes die with the thread that started them."""
+        self._thread = threading.Thread(target=self._hold, name="ray-ahead", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def session(self, workers: int) -> Iterator[None]:
+        """Have Ray: the one that was started, or one that starts now; it stops at the end.
+
+        Args:
+            workers: see `local_ray`.
+
+        Raises whatever `local_ray` raises.
+        """
+        if self._thread is not None:
+            self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        try:
+            with local_ray(workers):
+                yield
+        finally:
+            self._stop()
+
+    def _hold(self) -> None:
+        try:
+            with local_ray():
+                self._ready.set()
+                self._release.wait()
+        except BaseException as error:  # noqa: BLE001  raised where Ray is needed
+            self._error = error
+        finally:
+            self._ready.set()
+
+    def _stop(self) -> None:
+        self._release.set()
+        if self._thread is not None:
+            self._thread.join()

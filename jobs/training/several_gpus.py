@@ -1,0 +1,82 @@
+"""`wanbatch train lora --gpus N`: a process for each GPU, which train one adapter together."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.multiprocessing
+
+from wanbatch.errors import UserError, WanbatchError
+from wanbatch.jobs.training.lora import LoraRequest, check_batch, checked, train
+from wanbatch.pipeline.training.processes import COUNT_VARIABLE
+
+
+def train_on_gpus(request: LoraRequest, gpus: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train with a process on each of several GPUs of this machine.
+
+    Args:
+        request: What is asked for; its batch is that of all processes together.
+        gpus: How many.
+        say: Takes lines of text.
+
+    Returns:
+        See `lora.train`.
+
+    Raises:
+        UserError: If something is wrong with what was given.
+    """
+    there = torch.cuda.device_count()
+    if gpus > there:
+        raise UserError(f"--gpus {gpus}: PyTorch finds {there} GPUs here: give as many at most, or drop it")
+    check_batch(request.settings.batch, gpus)
+    checked(request, say)
+    return started(request, gpus)
+
+
+def started(request: LoraRequest, count: int) -> dict[str, Any]:
+    """Train with several processes, whatever they work on.
+
+    Args:
+        request: What is asked for.
+        count: Of processes.
+
+    Raises:
+        UserError: If the first one did.
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        torch.multiprocessing.start_processes(
+            _one_of_them, (request, count, port, answers), nprocs=count, start_method="spawn"
+        )
+    except torch.multiprocessing.ProcessExitedException:
+        if answers.empty():
+            raise
+    answer = answers.get()
+    if isinstance(answer, WanbatchError):
+        raise answer
+    return answer
+
+
+def _one_of_them(number: int, request: LoraRequest, count: int, port: int, answers: Any) -> None:
+    os.environ |= {
+        "RANK": str(number), "LOCAL_RANK": str(number), COUNT_VARIABLE: str(count), "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    if request.device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    try:
+        found = train(request, print)
+    except WanbatchError as error:
+        if number == 0:
+            answers.put(error)
+        os._exit(1)  # whatever the others wait for
+    if number == 0:
+        answers.put(found)

@@ -1,0 +1,100 @@
+"""Ray is started while a new folder's run is still prepared, and never left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from wanbatch.errors import MachineryError, UserError
+from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver import ray_ahead
+from wanbatch.jobs.driver.ray_ahead import RayAhead
+
+SITE = object()
+
+
+@pytest.fixture
+def events(monkeypatch) -> list[tuple[str, threading.Thread]]:
+    """What a Ray in place of the real one saw, and in which thread. What runs within one of them finds it there."""
+    seen: list[tuple[str, threading.Thread]] = []
+
+    @contextmanager
+    def local_ray(workers: int = 1):
+        if seen:
+            yield
+            return
+        seen.append(("started", threading.current_thread()))
+        try:
+            yield
+        finally:
+            seen.append(("stopped", threading.current_thread()))
+
+    monkeypatch.setattr(ray_ahead, "local_ray", local_ray)
+    return seen
+
+
+def looked_for(ahead: RayAhead, out: str | Path, **settings) -> None:
+    assert ahead.while_finding(lambda *given: SITE)(Settings(**settings), out) is SITE
+
+
+def test_it_starts_in_a_thread_that_also_stops_it_when_the_session_ends(events, tmp_path):
+    with RayAhead() as ahead:
+        looked_for(ahead, tmp_path / "new")
+        with ahead.session(2):
+            assert [name for name, _ in events] == ["started"]
+        assert [name for name, _ in events] == ["started", "stopped"]
+    (_, started), (_, stopped) = events
+    assert started is stopped is not threading.current_thread()
+    assert not started.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("out", "settings"),
+    [
+        (lambda folder: folder, {}),
+        (lambda folder: "s3://bucket/new", {}),
+        (lambda folder: folder / "new", {"slots": "auto"}),
+    ],
+    ids=["a folder that may lack nothing", "a folder in a store", "slots are timed"],
+)
+def test_otherwise_it_starts_when_it_is_needed(events, tmp_path, out: Callable[[Path], str | Path], settings):
+    with RayAhead() as ahead:
+        looked_for(ahead, out(tmp_path), **settings)
+        assert events == []
+        with ahead.session(2):
+            assert events == [("started", threading.current_thread())]
+    assert [name for name, _ in events] == ["started", "stopped"]
+
+
+def test_an_error_meanwhile_leaves_none(events, tmp_path):
+    def prepare() -> None:
+        with RayAhead() as ahead:
+            looked_for(ahead, tmp_path / "new")
+            raise UserError("the folder is held")
+
+    with pytest.raises(UserError, match="the folder is held"):
+        prepare()
+    assert [name for name, _ in events] == ["started", "stopped"]
+
+
+def test_a_manifest_that_is_wrong_starts_none(events):
+    with RayAhead():
+        pass
+    assert events == []
+
+
+def test_that_it_does_not_start_is_told_where_it_is_needed(monkeypatch, tmp_path):
+    @contextmanager
+    def local_ray(workers: int = 1):
+        raise MachineryError("Ray did not start")
+        yield
+
+    monkeypatch.setattr(ray_ahead, "local_ray", local_ray)
+    with RayAhead() as ahead:
+        looked_for(ahead, tmp_path / "new")
+        with pytest.raises(MachineryError, match="Ray did not start"), ahead.session(1):
+            pytest.fail("there is none")

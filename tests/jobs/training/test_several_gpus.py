@@ -1,0 +1,101 @@
+"""Several processes that train one adapter: each computes its part of what one alone would."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.training.lora import LoraRequest, check_batch, train
+from wanbatch.jobs.training.several_gpus import started
+from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.training.lora.examples import Examples
+from wanbatch.pipeline.training.lora.model import TrainingModel
+from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.training import LoraTraining
+from wanbatch.pipeline.training.low_rank import LowRankAdapters, read_state
+from wanbatch.pipeline.training.processes import ALONE, Processes, joined_processes
+
+SETTINGS = LoraSettings(rank=4, rate=1e-3, steps=4, batch=4, save_every=2, sample_every=2, sample_steps=1, warm_up=1)
+
+
+def test_the_parts_of_all_processes_are_what_one_alone_computes(tmp_path):
+    drawn = torch.Generator().manual_seed(1)
+    texts = {name: torch.randn(5, 128, generator=drawn) for name in ("a", "b", "")}
+    examples = Examples(
+        [torch.randn(6, 32, 2, 2, generator=drawn)], [["a", "b"] * 3], texts, [torch.rand(6, 2, 2, generator=drawn)]
+    )
+    model = TrainingModel.load(find(), torch.device("cpu"), torch.float32)
+    training = LoraTraining(model, LowRankAdapters(model.dit), "a", examples, SETTINGS, tmp_path, print)
+    with torch.no_grad():
+        for matrix in training.learner.parameters:
+            matrix.add_(0.01)
+
+    def computed(processes: Processes) -> tuple[float, list[torch.Tensor]]:
+        training.processes = processes
+        torch.manual_seed(3)
+        training.learner.optimizer.clear()
+        with training.adapters.active("a"):
+            loss = training._loss(examples)
+        loss.backward()
+        return float(loss.detach()), [matrix.grad for matrix in training.learner.parameters]
+
+    whole, gradients = computed(ALONE)
+    parts = [computed(Processes(number, 2)) for number in range(2)]
+    assert parts[0][0] != pytest.approx(parts[1][0], rel=1e-3)
+    assert sum(loss for loss, _ in parts) / 2 == pytest.approx(whole, rel=1e-5)
+    for one, other, wanted in zip(parts[0][1], parts[1][1], gradients, strict=True):
+        torch.testing.assert_close((one + other) / 2, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_a_process_alone_joins_no_others_and_batches_are_shared_evenly(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert joined_processes(cpu=True) is ALONE
+    check_batch(4, 2)
+    with pytest.raises(UserError, match=r"--batch 3: is that of all 2 processes together, .* a multiple, --batch 4"):
+        check_batch(3, 2)
+
+
+def test_more_gpus_than_there_are_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    given = ["train", "lora", "--images", str(tmp_path), "--name", "ink", "--gpus", "2"]
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code == 2
+    assert "--gpus 2: PyTorch finds 1 GPUs here: give as many at most, or drop it" in done.stderr
+    done = CliRunner().invoke(main, [*given, "--sweep", "rank=1,2"])
+    assert "--gpus: a sweep has one trial on each GPU already: drop it" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_nearly_the_adapter_of_one(tmp_path):
+    (tmp_path / "set").mkdir()
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"set/{number}.png")
+        (tmp_path / f"set/{number}.txt").write_text(f"a cat {number}")
+    asked = LoraRequest(
+        str(tmp_path / "set"), "ink", tmp_path / "one", "tiny", None, settings=SETTINGS, resolution=32,
+        unrelated=("a dog",), device="cpu",
+    )  # fmt: skip
+    train(asked, print)
+    found = started(replace(asked, out=tmp_path / "two"), 2)
+    assert found["file"] == str(tmp_path / "two/ink.safetensors")
+    one, two = (read_state(tmp_path / each / "ink.safetensors")[0] for each in ("one", "two"))
+    for name, value in one.items():
+        assert (two[name].float() - value.float()).norm() <= 0.01 * value.float().norm(), name
+    losses = [json.loads((tmp_path / each / "losses.json").read_text()) for each in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert sorted(each.name for each in (tmp_path / "two").iterdir()) == sorted(
+        each.name for each in (tmp_path / "one").iterdir()
+    )
+    assert not list(Path(tmp_path / "two").rglob("*.new"))
+    with pytest.raises(UserError, match="has a training with rank 4, not 8"):
+        started(replace(asked, out=tmp_path / "two", settings=replace(SETTINGS, rank=8)), 2)

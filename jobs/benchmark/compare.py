@@ -29,9 +29,11 @@ from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.modules import Modules
+from wanbatch.pipeline.loading.offload import free_memory
 from wanbatch.pipeline.loading.random_model import pipeline_of, random_modules, size_of_random
 from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.residency import require_whole
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.weights import DTYPES
 
@@ -87,6 +89,9 @@ def bench(
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     size = size_of_random(info.name)
+    if size is None:
+        pixels, free = settings.width * settings.height, free_memory(device)
+        require_whole(Path(info.folder), info.name, execution.dtype, settings.batch, pixels, free)
     modules = load_reference(info, device, dtype) if size is None else random_modules(device, dtype, size, **smaller)
     wan = Wan(shared_copies(modules), device, settings.batch, replace(runtime, offload=False))
     result: dict[str, Any] = {

@@ -41,6 +41,8 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
             f"  preset {name}: {preset['psnr']:.1f} dB of {data['settings']['reference_steps']} steps"
             f" (worst {preset['worst_psnr']:.1f}){lpips}, {preset['seconds_a_picture']:.3f} s a picture"
         )
+    for name, why in data["presets_not_tried"].items():
+        yield f"  preset {name}: not tried, since {why}"
     for stage, contenders in data["stages"].items():
         said = ", ".join(f"{name} {figures['ms']:.2f} ms" for name, figures in contenders.items())
         yield f"  {stage}: {said}"

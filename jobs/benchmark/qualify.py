@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,11 @@ from wanbatch.pipeline.evaluation.quality import Meter
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.modules import Modules
+from wanbatch.pipeline.loading.offload import free_memory
 from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.residency import TEXT, VAE_PART, require_whole, weight_sizes
+from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.weights import DTYPES
 from wanbatch.pipeline.sampling.schedules import KEEP
 
@@ -114,14 +118,11 @@ def qualify(
     """
     execution = resolve_execution(settings.model_copy(update={"preset": "exact"}), hardware)
     device = torch.device(execution.device)
-    runtime = replace(execution.runtime(settings), offload=False)
-    if runtime.compile:
-        set_up_compiler(runtime.compile_cache)
+    bench = _bench_settings(info, settings, options)
     begin = synchronized_time(device)
-    modules = load_reference(info, device, DTYPES[execution.dtype])
-    wan = Wan(shared_copies(modules), device, options.slots, runtime)
+    wan, modules = _loaded(info, execution, replace(execution.runtime(settings), offload=False), bench)
     loaded = synchronized_time(device) - begin
-    requests = sample_requests(info, _bench_settings(info, settings, options))
+    requests = sample_requests(info, bench)
     begin = synchronized_time(device)
     made_by_wanbatch(wan, requests[:1])
     start = {"load_seconds": round(loaded, 2), "first_picture_seconds": round(synchronized_time(device) - begin, 2)}
@@ -143,11 +144,24 @@ def qualify(
         "prompts": [request.prompt for request in requests],
         "findings": [asdict(finding) for finding in (parity, same, *presets.findings)],
         "presets": presets.figures,
+        "presets_not_tried": presets.not_tried,
         "start": start,
         **stages,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
     }
     return Qualification(data, pictures)
+
+
+def _loaded(
+    info: ModelInfo, execution: ExecutionConfig, runtime: Runtime, bench: BenchSettings
+) -> tuple[Wan, Modules]:
+    """This runtime, and what diffusers runs, on the same weights. Raises UserError if there is no room for them."""
+    device, pixels = torch.device(execution.device), bench.width * bench.height
+    require_whole(Path(info.folder), info.name, execution.dtype, bench.batch, pixels, free_memory(device))
+    if runtime.compile:
+        set_up_compiler(runtime.compile_cache)
+    modules = load_reference(info, device, DTYPES[execution.dtype])
+    return Wan(shared_copies(modules), device, bench.batch, runtime), modules
 
 
 def _heading(info: ModelInfo, command: str, execution: ExecutionConfig) -> dict[str, Any]:
@@ -212,6 +226,7 @@ def _of_many_steps(request: Request, steps: int) -> Request:
 @dataclass(frozen=True, slots=True)
 class _Presets:
     figures: dict[str, dict[str, Any]]
+    not_tried: dict[str, str]
     findings: Sequence[Finding]
 
 
@@ -230,11 +245,16 @@ def _presets(
     meter = Meter(("psnr", "lpips") if at_hand() else ("psnr",), wan.device)
     truth = {request.id: picture for request, picture in zip(requests, references, strict=True)}
     figures: dict[str, dict[str, Any]] = {}
+    not_tried: dict[str, str] = {}
     for preset in PRESETS:
         of = with_preset(settings.model_copy(update={"preset": preset}))
         execution = resolve_execution(of, hardware)
         runner = wan
         if execution.precision != exact.precision:
+            if (needed := _bytes_beside(info, execution)) > (free := free_memory(wan.device)):
+                lacking = f"needs {needed / 1e9:.1f} GB beside the weights in {exact.precision}"
+                not_tried[preset] = f"{execution.precision} {lacking}, and {free / 1e9:.1f} GB are free"
+                continue
             runtime = replace(execution.runtime(of, of.step_cache), offload=False)
             runner = Wan(shared_copies(modules), wan.device, wan.slots, runtime)
         runner.use_step_cache(of.step_cache)
@@ -256,7 +276,14 @@ def _presets(
         }
         wan.use_step_cache("none")
     finite = all(np.isfinite(one["psnr"]) and one["psnr"] > 0 for one in figures.values())
-    return _Presets(figures, [Finding("presets", finite, f"all {len(figures)} make pictures")])
+    said = f"all {len(figures)} make pictures" + (f"; not tried: {', '.join(not_tried)}" if not_tried else "")
+    return _Presets(figures, not_tried, [Finding("presets", finite, said)])
+
+
+def _bytes_beside(info: ModelInfo, execution: ExecutionConfig) -> int:
+    """What a model's transformers in eight bits take beside the model that is there already."""
+    sizes = weight_sizes(Path(info.folder), execution.dtype, eight_bits=True)
+    return sum(size for name, size in sizes.items() if name not in (TEXT, VAE_PART))
 
 
 def _by_preset(request: Request, info: ModelInfo, of: Settings) -> Request:

@@ -6,6 +6,7 @@ Nothing is ever copied back, because weights do not change: a part leaves the de
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 from weakref import finalize
@@ -163,4 +164,8 @@ def _show(memory: Tensor, places: Iterable[tuple[Tensor, int]]) -> None:
 def _pin(memory: Tensor) -> bool:
     """Pin memory where it is: torch's own pinned memory comes in powers of two. False if the driver does not."""
     result = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
-    return int(result) == 0
+    if int(result) == 0:
+        return True
+    with suppress(RuntimeError):  # the next launch would report this error as its own
+        torch.zeros(1, device="cuda")
+    return False

@@ -213,6 +213,30 @@ def fits_whole(
     return choices(sizes, working_for(folder, slots, pixels))[0][1] <= free
 
 
+def require_whole(folder: Path, name: str, dtype: str, slots: int, pixels: int, free: int) -> None:
+    """Check that all of a model fits on a device at once, for what works on it without moving anything.
+
+    Args:
+        folder: Of the model.
+        name: Of the model, for the message.
+        dtype: Of its weights there, as torch calls it.
+        slots: Rows that are denoised together.
+        pixels: Of a picture.
+        free: Bytes of the device that may be used.
+
+    Raises:
+        UserError: It does not.
+    """
+    ways = choices(weight_sizes(folder, dtype), working_for(folder, slots, pixels))
+    whole, least = ways[0][1], ways[-1][1]
+    if whole > free:
+        raise UserError(
+            f"this needs all of {name} on the GPU at once, about {whole / GIB:.1f} GiB, and {free / GIB:.1f} GiB are "
+            "free: use a larger GPU or fewer rows at a time (--batch); `wanbatch run` lets parts take turns, in "
+            f"{least / GIB:.1f} GiB"
+        )
+
+
 def working_for(folder: Path, slots: int, pixels: int) -> dict[str, int]:
     """What `working_bytes` says of a model's folder."""
     transformer = read_json(folder / "transformer" / "config.json", str(folder))

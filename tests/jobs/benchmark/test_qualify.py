@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from wanbatch.jobs.benchmark import qualify as qualifying
 from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
+from wanbatch.jobs.config.settings import Settings
 
 SMALL = ("--width", "32", "--height", "32", "--steps", "2", "--prompts", "2", "--reference-steps", "3")
 QUICK = ("--rounds", "1", "--batch", "2", "--device", "cpu")
@@ -68,6 +72,26 @@ def test_another_picture_than_that_of_diffusers_is_wrong(qualified, monkeypatch)
     assert code == 2
     assert {finding["name"]: finding["good"] for finding in data["findings"]}["the pictures of diffusers"] is False
     assert ">wrong<" in page
+
+
+def test_a_gpu_without_room_for_all_of_the_model_is_refused_before_it_is_loaded(model_folder, monkeypatch):
+    monkeypatch.setattr(qualifying, "free_memory", lambda device: 1 << 20)
+    monkeypatch.setattr(qualifying, "load_reference", None)  # would fail
+    done = CliRunner().invoke(main, ["qualify", "--model", str(model_folder), *SMALL, *QUICK])
+    assert done.exit_code == 2
+    assert "this needs all of" in done.output
+    assert "0.0 GiB are free: use a larger GPU" in done.output
+
+
+def test_a_preset_without_room_beside_the_exact_one_is_left_out_and_said(model, monkeypatch):
+    monkeypatch.setattr(qualifying, "free_memory", lambda device: 1 << 10)
+    monkeypatch.setattr(qualifying, "resolve_execution", lambda of, hardware: ExecutionConfig("cpu", "fp8", False))
+    exact = ExecutionConfig("cpu", "fp32", False)
+    wan = SimpleNamespace(device=torch.device("cpu"))
+    found = qualifying._presets(model, Settings(), Hardware(), exact, (wan, None), [], [], {})
+    assert set(found.not_tried) == {"exact", "balanced", "fast"}
+    assert found.not_tried["fast"].endswith("beside the weights in fp32, and 0.0 GB are free")
+    assert "not tried: exact, balanced, fast" in found.findings[0].said
 
 
 def test_bits_that_depend_on_neighbours_are_noticed(monkeypatch):

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import runpy
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.offload import size_of
-from wanbatch.pipeline.loading.random_model import PUBLISHED, random_modules
 from wanbatch.pipeline.loading.residency import (
     GIB,
     Residency,
     choices,
     fits_whole,
-    form_by_config,
     plan_residency,
     weight_sizes,
     weights_in,
-    working_bytes,
     working_for,
 )
 
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 ONE = {"text": 11, "transformer": 10, "vae": 2}
 TWO = {"text": 11, "high_noise": 28, "low_noise": 28, "vae": 1}
 WORKING = {"text": 1, "denoising": 5, "vae": 3}
@@ -73,34 +71,33 @@ def test_each_way_needs_less_than_the_one_before(sizes):
     assert all(one > other for one, other in pairwise(needed))
 
 
-def gigabytes(size, slots, eight_bits=False):
-    """What the full-size models need in each way, without making them."""
-    modules = random_modules(torch.device("meta"), torch.bfloat16, size)
-    published = PUBLISHED[size]
-    experts = [part for part in (modules.transformer, modules.low_noise_transformer) if part is not None]
-    count = {"text": modules.text_encoder, "vae": modules.vae}
-    names = ("high_noise", "low_noise") if len(experts) == 2 else ("transformer",)
-    sizes = {name: 2 * sum(one.numel() for one in part.parameters()) for name, part in count.items()}
-    each = 1 if eight_bits else 2
-    sizes |= {
-        name: each * sum(one.numel() for one in part.parameters()) for name, part in zip(names, experts, strict=True)
-    }
-    form = form_by_config(published.transformer, len(experts))
-    working = working_bytes(form, published.vae["scale_factor_spatial"], slots, 1280 * 704)
-    return {str(residency): needed / 1e9 for residency, needed in choices(sizes, working)}
+@pytest.fixture
+def script(monkeypatch) -> dict:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return runpy.run_path(str(BENCHMARKS / "gpu_memory.py"))
 
 
-def test_cards_that_the_models_fit_on():
+def test_cards_that_the_models_fit_on(script):
     """By reckoning: all of A14B on 80 GB with few slots, in FP8 on 48 GB, on which its experts in bf16 take turns."""
-    whole, text, turns, _ = gigabytes("a14b", 4).values()
+
+    def gigabytes(*which) -> list[float]:
+        return [needed / 1e9 for needed in script["bytes_by_way"](*which).values()]
+
+    whole, text, turns, _ = gigabytes("a14b", 4, False)
     assert 70 < whole < 80
     assert text < whole - 10
     assert 32 < turns < 40
-    assert next(iter(gigabytes("a14b", 4, eight_bits=True).values())) < 48
-    whole, text, every = gigabytes("5b", 4).values()
-    assert 22.5 < whole < 26
+    assert gigabytes("a14b", 4, True)[0] < 48
+    whole, text, every = gigabytes("5b", 4, False)
+    assert 22.5 < whole < 26  # with 24 GB the text encoder took turns, and the most that was allocated was 22.1 GB
     assert 12 < text < 16
     assert 12 < every < 13  # the text encoder alone
+
+
+def test_the_page_on_performance_has_the_table(script):
+    page = (BENCHMARKS.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    there = page.split("<!-- memory: from benchmarks/gpu_memory.py -->\n")[1].split("<!-- end of memory -->")[0]
+    assert there.splitlines() == list(script["table"]())
 
 
 def test_a_folder_is_weighed_by_the_headers_of_its_files(model_folder):

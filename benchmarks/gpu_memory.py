@@ -1,0 +1,73 @@
+"""How much memory of a GPU the published models need, in each way in which their parts can share it: by reckoning.
+
+    python benchmarks/gpu_memory.py
+
+Prints the table of docs/performance.md; `tests/pipeline/loading/test_residency.py` fails when the page no longer has
+it. Nothing is loaded: modules are made without memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import torch
+from torch import nn
+
+from wanbatch.pipeline.loading.random_model import PUBLISHED, Size, random_modules
+from wanbatch.pipeline.loading.residency import (
+    EXPERTS,
+    TEXT,
+    TRANSFORMER,
+    VAE_PART,
+    Residency,
+    choices,
+    form_by_config,
+    working_bytes,
+)
+
+PIXELS = 1280 * 704
+ROWS: tuple[tuple[str, Size, int], ...] = (
+    ("Wan2.2 TI2V-5B", "5b", 8), ("Wan2.2 T2V-A14B", "a14b", 4), ("Wan2.1 T2V-1.3B", "1.3b", 8)
+)  # fmt: skip
+WAYS = {
+    "all on the device": Residency(),
+    "text encoder in turn": Residency(True),
+    "experts in turn": Residency(True, True),
+    "all parts in turn": Residency(True, True, True),
+}
+
+
+def bytes_by_way(size: Size, slots: int, eight_bits: bool) -> dict[Residency, int]:
+    """Bytes that a model needs in each way, in bf16 or with its large layers in eight bits."""
+    modules, published = random_modules(torch.device("meta"), torch.bfloat16, size), PUBLISHED[size]
+    experts = modules.transformers
+    names = EXPERTS if len(experts) == 2 else TRANSFORMER
+    sizes = {TEXT: 2 * _count(modules.text_encoder), VAE_PART: 2 * _count(modules.vae)}
+    sizes |= {name: (1 if eight_bits else 2) * _count(expert) for name, expert in zip(names, experts, strict=True)}
+    form = form_by_config(published.transformer, len(experts))
+    return dict(choices(sizes, working_bytes(form, published.vae["scale_factor_spatial"], slots, PIXELS)))
+
+
+def table() -> Iterator[str]:
+    """The lines of the table, in Markdown."""
+    yield f"| GB | slots | {' | '.join(WAYS)} |"
+    yield "|---|---|" + "---|" * len(WAYS)
+    for name, size, slots in ROWS:
+        for precision, eight_bits in (("bf16", False), ("FP8", True)):
+            found = bytes_by_way(size, slots, eight_bits)
+            needed = (f"{found[way] / 1e9:.1f}" if way in found else "" for way in WAYS.values())
+            yield f"| {name}, {precision} | {slots} | {' | '.join(needed)} |"
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@click.command(help=__doc__)
+def main() -> None:
+    click.echo("\n".join(table()))
+
+
+if __name__ == "__main__":
+    main()

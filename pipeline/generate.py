@@ -30,7 +30,7 @@ from wanbatch.pipeline.core.pictures import PendingPicture, encode
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.core.sample_making import sample_of
 from wanbatch.pipeline.core.samples import Denoised, Sample
-from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.compiler import compiler_set_up
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
 from wanbatch.pipeline.loading.placement import Placement, form_of
@@ -140,8 +140,6 @@ class Wan:
         """
         where = torch.device(device)
         check_precision(runtime, where, info, dtype)
-        if runtime.compile:
-            set_up_compiler(runtime.compile_cache)
         cache = None
         if runtime.text_cache is not None:
             cache = TextCache(
@@ -154,9 +152,9 @@ class Wan:
             )
             runtime = replace(runtime, offload=not whole)
         ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
-        modules = load(
-            info, torch.device("cpu") if runtime.offload else where, DTYPES[dtype], ready, text_maker(runtime, where)
-        )
+        to = torch.device("cpu") if runtime.offload else where
+        with compiler_set_up(runtime):
+            modules = load(info, to, DTYPES[dtype], ready, text_maker(runtime, where))
         for file, weight in merged:
             for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
                 merge(transformer, tensors, weight)

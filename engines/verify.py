@@ -19,6 +19,7 @@ from wanbatch.errors import UserError
 GATE = 1e-3
 """The largest error that an engine in fp32 may have, in relation to the largest number of the module's output."""
 HALF_GATE = 5e-2  # in bf16, where both round, in different order
+FLOAT8_GATE = 1e-1  # in FP8, where numbers that differ in their last bit may be rounded to different eight bits
 LENGTHS = (16, 48, 160)
 
 
@@ -93,11 +94,12 @@ def compare_onnx(graph: Graph, path: Path, key: EngineKey) -> Errors:
     Raises:
         UserError: ONNX Runtime is missing, or does not take the file.
     """
-    if key.dtype_around == "float32":
+    if key.dtype == "float32":
         return compare(graph, onnx_engine(path))
+    gate = FLOAT8_GATE if key.float8 else HALF_GATE
     with tempfile.TemporaryDirectory(prefix="wanbatch-") as folder:
         wide = onnx_widening.widened(path, Path(folder) / "wide.onnx")
-        return replace(compare(widened(graph), onnx_engine(wide)), gate=HALF_GATE)  # constants were rounded to bf16
+        return replace(compare(widened(graph), onnx_engine(wide)), gate=gate)
 
 
 def widened(graph: Graph) -> Graph:

@@ -61,8 +61,27 @@ def sweep(
     found, by = checked(request, say), rule(request.trigger)
     request.out.mkdir(parents=True, exist_ok=True)
     ensure_same_training(request.out, _identity(request, values, found), {"pictures": "other pictures or captions"})
+    _train_left(request, trials, found.device.type == "cuda", by, run_tasks, say)
+    written = _write(request.out, trials, by)
+    best = best_of(trials, by)
+    if best is None:
+        raise UserError(
+            f"{request.out}: no trial of the sweep came to its end: {trials[0].words}: {trials[0].failed}"
+        )
+    _take(request, best, table(trials, by), by)
+    return written | {"file": str(request.out / file_names(request.name, request.settings)[0])}
+
+
+def _train_left(
+    request: LoraRequest,
+    trials: list[Trial],
+    gpu: bool,
+    by: str,
+    run_tasks: RunTasks,
+    say: Callable[[str], None],
+) -> None:
+    """Train those that have not ended, and put what came out of them in their places."""
     left = [index for index, trial in enumerate(trials) if trial.measures is None and trial.failed is None]
-    gpu = found.device.type == "cuda"
     at_once, threads = _shares(gpu)
     say(f"{len(trials)} trials, {len(left)} to train, {min(at_once, max(1, len(left)))} at once")
 
@@ -76,15 +95,11 @@ def sweep(
 
     if left:
         calls = [partial(run_trial, _of_trial(request, trials[index]), trials[index], threads) for index in left]
-        run_tasks(calls, at_once, gpu, ended)
-    written = _write(request.out, trials, by)
-    best = best_of(trials, by)
-    if best is None:
-        raise UserError(
-            f"{request.out}: no trial of the sweep came to its end: {trials[0].words}: {trials[0].failed}"
-        )
-    _take(request, best, table(trials, by), by)
-    return written | {"file": str(request.out / file_names(request.name, request.settings)[0])}
+        try:
+            run_tasks(calls, at_once, gpu, ended)
+        except KeyboardInterrupt:
+            say("interrupted: the same command goes on")
+            raise
 
 
 def run_trial(request: LoraRequest, trial: Trial, threads: int) -> Trial:
@@ -188,6 +203,7 @@ def _take(request: LoraRequest, best: Trial, lines: Sequence[str], by: str) -> N
     for name in (*file_names(request.name, request.settings), MEASURES_FILE, PLOT_FILE):
         shutil.copyfile(trial / name, out / f"{name}.new")
         (out / f"{name}.new").replace(out / name)
-    shutil.copytree(trial / SAMPLES, out / SAMPLES, dirs_exist_ok=True)
+    shutil.rmtree(out / SAMPLES, ignore_errors=True)  # of an earlier best
+    shutil.copytree(trial / SAMPLES, out / SAMPLES)
     told = ["", "## Sweep", "", f"The one of {len(lines) - 1} trials with {by}:", "", "```", *lines, "```", ""]
     (out / CARD_FILE).write_text((trial / CARD_FILE).read_text() + "\n".join(told))

@@ -13,11 +13,13 @@ import torch
 from onnx import numpy_helper
 from small_models import random_transformer
 from torch import nn
+from torch.nn import functional
 
 from wanbatch.engines import building, graphs, onnx_export, tensorrt, verify, verifying
 from wanbatch.engines.building import BuildRequest
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import EngineKey
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.models.dit import FrameTransformer
@@ -81,6 +83,29 @@ def test_layers_that_round_otherwise_do_not_pass(exported, monkeypatch):
 
     monkeypatch.setattr(Float8Linear, "forward", with_one_scale)
     assert not verify.compare(graph, engine).passed
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(32, 32)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = self.linear(states) * 4
+        return functional.scaled_dot_product_attention(states, states, states)
+
+
+def test_a_file_in_bf16_computes_in_fp32_what_its_module_does(tmp_path):
+    """Its constants lose nothing by bf16: the scale of attention is one that would."""
+    torch.manual_seed(0)
+    module = Attention().bfloat16().requires_grad_(False)
+    graph = Graph("dit", module, {"states": torch.randn(1, 2, 8, 32).bfloat16()}, "y", 64, 32, 2)
+    onnx_export.export(graph, tmp_path / "dit.onnx")
+    key = EngineKey("dit", "weights", 64, 32, 2, "bfloat16", "onnx", "opset 20", "any")
+    errors = verify.compare_onnx(graph, tmp_path / "dit.onnx", key)
+    assert errors.relative < 1e-5
+    assert errors.gate == verify.HALF_GATE
+    assert {one.dtype for one in module.parameters()} == {torch.bfloat16}, "it is as it was"
 
 
 @needs_rtx
@@ -150,7 +175,7 @@ def test_a_store_has_them_under_a_dtype_of_their_own_and_verifies_them(tmp_path,
     assert {one.key.version for one in store.engines()} == {"opset 21"}
     checks = list(verifying.verify_store(store, model))
     assert [one.verdict for one in checks] == ["right", "right"]
-    assert all(f"(at most {verify.HALF_GATE:g})" in one.words for one in checks)
+    assert all(f"(at most {verify.FLOAT8_GATE:g})" in one.words for one in checks)
     layer.scale.mul_(1.2)
     assert [one.verdict for one in verifying.verify_store(store, model)] == ["wrong", "wrong"]
     plain = replace(request, float8=False)

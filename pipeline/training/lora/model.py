@@ -36,6 +36,7 @@ class TrainingModel:
         device: Where all of it is.
         low: The transformer of the low noise levels (A14B), where `dit` is that of the high ones; None: there is one.
         boundary: The noise level below which it is `low`.
+        parked: The text encoder, if it waits in the host's memory while it has nothing to encode.
     """
 
     info: ModelInfo
@@ -45,6 +46,7 @@ class TrainingModel:
     device: torch.device
     low: FrameTransformer | None = None
     boundary: float = 0.0
+    parked: PlainUMT5 | None = None
 
     @classmethod
     def load(
@@ -64,7 +66,8 @@ class TrainingModel:
         """
         if info.two_experts and not two_experts:
             raise UserError(f"{info.name} has two transformers (A14B), for which this is not made: take TI2V-5B")
-        # In FP8 a transformer is moved to the device layer by layer: all of it in bf16 may not fit.
+        # Where memory is short, a transformer is moved to the device layer by layer, since all of it in bf16 may not
+        # fit, and the text encoder is there only while it encodes.
         modules = load_reference(info, torch.device("cpu") if base == FP8 else device, dtype)
         dit, low = (
             None if module is None else _placed(FrameTransformer(module), device, base)
@@ -72,13 +75,22 @@ class TrainingModel:
         )
         assert dit is not None
         tokens = GPU_TOKENS if device.type == "cuda" else 0
-        text = TextEncoder(modules.tokenizer, PlainUMT5(modules.text_encoder.to(device)), tokens, device=device)
+        encoder = PlainUMT5(modules.text_encoder)
+
+        def fetch() -> None:
+            encoder.to(device)
+
+        text = TextEncoder(modules.tokenizer, encoder, tokens, device=device, before_encoding=fetch)
         vae = FrameVAE.from_video(modules.vae).to(device).eval().requires_grad_(False)
-        return cls(info, dit, vae, text, device, low, modules.boundary or 0.0)
+        parked = encoder if base == FP8 else None
+        return cls(info, dit, vae, text, device, low, modules.boundary or 0.0, parked)
 
     def embeddings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Text states `[tokens, text_dim]` of prompts, in the model's type."""
-        return {prompt: states.clone() for prompt, states in self.text.encode(prompts).items()}
+        found = {prompt: states.clone() for prompt, states in self.text.encode(prompts).items()}
+        if self.parked is not None:
+            self.parked.to("cpu")
+        return found
 
     def velocity(self, noisy: Tensor, level: Tensor, embeds: Tensor, lengths: Tensor) -> Tensor:
         """What the transformer predicts, fp32, with the adapter that is active; on a GPU in bf16.

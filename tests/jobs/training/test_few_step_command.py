@@ -26,6 +26,7 @@ SETTINGS = {
     "step_counts": [1, 2], "consistency_rate": 1e-2, "student_rate": 1e-2, "average": 0,
 }  # fmt: skip
 QUICK = ["--rank", "2", "--batch", "2", "--width", "32", "--height", "32", "--device", "cpu", "--json"]
+QUICK += ["--base-precision", "fp8"]
 QUICK += [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={json.dumps(value)}")]
 
 
@@ -60,6 +61,8 @@ def test_the_command_of_the_page_leaves_an_adapter_that_a_run_takes_and_goes_on(
     assert (found["prompts"], found["pictures"], found["steps"]) == (3, 12, 4)
     assert found["coverage"] == "64 of 80 layers, rank 2, scale 1.0"
     assert found["distance_with"] != found["distance_without"]
+    assert 0.001 < found["base_difference"] < 0.1
+    assert "The frozen layers were FP8 in training" in (folder / "README.md").read_text()
     for name in re.findall(r"`([a-z.-]+\.(?:json|jsonl|pt|png|md))`", PAGE):
         assert (folder / name).exists(), name
     assert json.loads((folder / "measures.json").read_text())["phase"] == "matching"

@@ -15,6 +15,7 @@ from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.reference import load_transformer
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.models.fp8 import quantise
+from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.float8_base import Float8FrozenLinear, float8_layers, weights_instead
 from wanbatch.pipeline.training.lora.examples import Examples
@@ -147,6 +148,19 @@ def test_an_adapter_on_an_fp8_base_is_compared_with_the_model_that_a_run_loads(i
         instead = training.model.velocity(*given)
         plain = model.velocity(*given)
     torch.testing.assert_close(instead, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_the_text_encoder_is_on_the_device_only_while_it_encodes(info, monkeypatch):
+    moves: list[str] = []
+    monkeypatch.setattr(PlainUMT5, "to", lambda encoder, device: moves.append(str(device)))
+    model = TrainingModel.load(info, torch.device("cpu", 0), torch.float32, "fp8")
+    model.embeddings(["a dog"])
+    assert moves == ["cpu:0", "cpu"]
+    model.embeddings(["a dog"])
+    assert moves == ["cpu:0", "cpu", "cpu"]
+    moves.clear()
+    TrainingModel.load(info, torch.device("cpu", 0), torch.float32).embeddings(["a dog"])
+    assert moves == ["cpu:0"]
 
 
 def test_settings_of_either_training_and_folders_from_before_there_were_these(tmp_path):

@@ -8,12 +8,12 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from s3_server import ENVIRONMENT, empty_bucket, running
+from s3_server import ENVIRONMENT, Server, empty_bucket, running
 
 from wanbatch.engines import selection
 from wanbatch.engines.selection import EngineNeeds
@@ -31,18 +31,21 @@ FILE, MANIFEST = f"{KEY.name}.pt2", f"{KEY.name}.json"
 
 
 @pytest.fixture(scope="module")
-def server():
-    with running() as server:
+def server() -> Iterator[Server]:
+    """An S3 server, which this process and its children reach."""
+    with running() as server, pytest.MonkeyPatch.context() as patched:
+        for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
+            patched.setenv(name, value)
+        fsspec_io.forget_file_systems()
         yield server
+    fsspec_io.forget_file_systems()
 
 
 @pytest.fixture(autouse=True)
 def store(server, monkeypatch, tmp_path) -> CopiedStore:
     """An empty store, and a host that has copied nothing yet."""
-    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url, "XDG_CACHE_HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     server.mend()
-    fsspec_io.forget_file_systems()
     empty_bucket("shop")
     server.log.clear()
     made = create_engines(URL)
@@ -176,7 +179,7 @@ def test_an_upload_that_fails_leaves_no_engine(store, server):
 def test_a_store_that_does_not_answer_is_not_empty(store, server):
     added(store)
     server.fault = lambda method, path: ("403 Forbidden", "AccessDenied")
-    for ask in (chosen, lambda: store.find(KEY), store.engines):
+    for ask in (chosen, lambda: store.find(KEY)):
         with pytest.raises(MachineryError, match=rf"^{URL}: cannot be read .*not known to be absent; run the same"):
             ask()
     server.mend()

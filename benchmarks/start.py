@@ -70,7 +70,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="write the result here too")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.small:  # it is small as it is
+        options.ways = [way for way in options.ways if way != "converted"]
+    return options
 
 
 def _rounds(options: argparse.Namespace) -> list[tuple[str, str, str]]:

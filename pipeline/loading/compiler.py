@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from wanbatch.pipeline.loading.runtime import default_compile_cache
+from wanbatch.pipeline.loading.runtime import Runtime, default_compile_cache
 
 
 def kernels_usable(device: torch.device) -> bool:
@@ -33,3 +36,21 @@ def set_up_compiler(cache: str | None) -> None:
     torch._dynamo.config.accumulated_recompile_limit = 4096
     # No choice of a kernel by timing where it changes the order of a sum: workers would differ in the last bits.
     torch._inductor.config.deterministic = True
+
+
+@contextmanager
+def compiler_set_up(runtime: Runtime) -> Iterator[None]:
+    """Set the compiler up meanwhile, if there is anything to compile: importing it takes seconds.
+
+    Args:
+        runtime: How the model is run.
+
+    Raises whatever `set_up_compiler` raises.
+    """
+    if not runtime.compile:
+        yield
+        return
+    with ThreadPoolExecutor(1, "compiler") as beside:
+        imported = beside.submit(set_up_compiler, runtime.compile_cache)
+        yield
+        imported.result()

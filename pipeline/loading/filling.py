@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class Filling:
         dtype_of: What each is converted to, by its name and what it is stored in.
         blocks: The list of modules whose tensors come one block after the other, such as `blocks`; empty: none.
         done: Called with the name of each block, such as `blocks.3`, and of each tensor that is in none, once it is
-            there, in any thread.
+            there; one call at a time, in any thread.
         live: The part of a stored tensor that the module has; it is viewed in the module's shape.
         other_names: What a tensor may be called in files instead.
     """
@@ -66,11 +67,17 @@ def fill(module: nn.Module, stored: Mapping[str, StoredTensor], filling: Filling
             raise ValueError(f"{name} is {_size(tensor.shape)} in its files, and {_size(wanted[name].shape)} here")
     here = {name: tensor for name, tensor in found.items() if tensor is not None}
     with reading_to(filling.device) as reader, ThreadPoolExecutor(reading_threads(), "weights") as pool:
-        groups = _groups(here, filling.blocks)
-        jobs = [pool.submit(_fill_group, module, group, names, here, reader, filling) for group, names in groups]
-        for job in jobs:
+        groups, one_by_one = _groups(here, filling.blocks), threading.Lock()
+
+        def job(group: str, names: Sequence[str]) -> None:
+            _fill_group(module, names, here, reader, filling)
+            with one_by_one:  # what blocks are made ready in takes memory of the device
+                filling.done(group)
+
+        jobs = [pool.submit(job, *group) for group in groups]
+        for begun in jobs:
             try:
-                job.result()
+                begun.result()
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
@@ -109,7 +116,6 @@ def _groups(stored: Mapping[str, StoredTensor], blocks: str) -> list[tuple[str, 
 @torch.no_grad()
 def _fill_group(
     module: nn.Module,
-    group: str,
     names: Sequence[str],
     stored: Mapping[str, StoredTensor],
     reader: WeightReader,
@@ -125,7 +131,6 @@ def _fill_group(
             owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
         else:
             owner._buffers[leaf] = tensor
-    filling.done(group)
 
 
 def _size(shape: Sequence[int]) -> str:

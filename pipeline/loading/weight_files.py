@@ -35,7 +35,7 @@ TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-PIECE_BYTES = 64 << 20  # of pinned memory that each thread reads into
+PIECE_BYTES = 32 << 20  # of memory that each thread reads into, on the way to a GPU
 MOST_THREADS = 8  # more read no faster from a page cache than a GPU takes it
 
 
@@ -117,10 +117,12 @@ class WeightReader:
 
     Args:
         device: Where tensors go.
+        staged: Whether they go there piece by piece, through memory of the reading thread; None: not on a CPU.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, staged: bool | None = None):
         self.device = device
+        self._staged = device.type != "cpu" if staged is None else staged
         self._files: dict[Path, int] = {}
         self._opening = threading.Lock()
         self._of_thread = threading.local()
@@ -147,19 +149,20 @@ class WeightReader:
 
     def _pieces(self, flat: Tensor) -> Iterator[tuple[int, memoryview]]:
         """Where each piece begins, and host memory that is to be filled with it before the next one is asked for."""
-        if flat.device.type == "cpu":
+        if not self._staged:
             yield 0, flat.numpy().data
             return
-        pinned: Tensor | None = getattr(self._of_thread, "pinned", None)
-        if pinned is None:
-            pinned = self._of_thread.pinned = torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=True)
-        copied = torch.cuda.Event()
+        staging: Tensor | None = getattr(self._of_thread, "staging", None)
+        if staging is None:
+            staging = self._of_thread.staging = _staging(flat.device)
         for begin in range(0, flat.numel(), PIECE_BYTES):
-            piece = pinned[: min(PIECE_BYTES, flat.numel() - begin)]
+            piece = staging[: min(PIECE_BYTES, flat.numel() - begin)]
             yield begin, piece.numpy().data
             flat[begin : begin + piece.numel()].copy_(piece, non_blocking=True)
-            copied.record()
-            copied.synchronize()
+            if flat.is_cuda:  # other threads read meanwhile
+                copied = torch.cuda.Event()
+                copied.record()
+                copied.synchronize()
 
     def _read_piece(self, tensor: StoredTensor, begin: int, piece: memoryview) -> None:
         done, descriptor = 0, self._descriptor(tensor.path)
@@ -180,6 +183,16 @@ class WeightReader:
                 except OSError as error:
                     raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
             return self._files[path]
+
+
+def _staging(device: torch.device) -> Tensor:
+    """Memory for pieces, from which a GPU copies fast, where the system lets it."""
+    if device.type == "cuda":
+        try:
+            return torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=True)
+        except RuntimeError:  # too much is locked already; copies from other memory are slower
+            pass
+    return torch.empty(PIECE_BYTES, dtype=torch.uint8)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from small_models import save_random_pipeline
 
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import run as driver_run
+from wanbatch.jobs.driver.ray_session import needed_processes_alone
 from wanbatch.jobs.driver.run import run
 from wanbatch.jobs.reporting.progress import progress_for
 from wanbatch.jobs.reporting.summary import Summary
@@ -75,13 +76,14 @@ def settings(model_folder) -> Callable[..., Settings]:
 def local_ray(_environment) -> Iterator[None]:
     """One Ray for all runs in this process, with the environment of these tests in its workers."""
     ray.shutdown()  # the one of tests/faults, if they came before; they can do with this one
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100 << 20,
-    )
+    with needed_processes_alone():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=100 << 20,
+        )
     yield
     ray.shutdown()
 

@@ -22,6 +22,7 @@ from wanbatch.pipeline.loading import registry, weights
 from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.random_model import random_modules
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.single_frame import block_maker, text_maker
 from wanbatch.pipeline.models.fp8 import CAPABILITY, Float8Linear
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -70,6 +71,19 @@ def test_pixels_do_not_depend_on_neighbours_order_or_slot(runtime):
         assert all(np.array_equal(again[name], together[name]) for name in together)
     for row in wanted:
         assert np.array_equal(make(wan, row)[row.id], together[row.id]), row.id
+
+
+@pytest.mark.parametrize("runtime", [Runtime(), Runtime(fp8=True, text_fp8=True)], ids=["bf16", "fp8"])
+def test_weights_that_are_read_onto_the_gpu_are_those_that_a_cpu_reads(runtime):
+    gpu, cpu, info = torch.device("cuda"), torch.device("cpu"), registry.find("tiny")
+    makers = block_maker(runtime, gpu), text_maker(runtime, gpu)
+    there, here = (weights.load(info, device, torch.bfloat16, *makers) for device in (gpu, cpu))
+    for name in ("transformer", "vae", "text_encoder"):
+        ours, theirs = (getattr(modules, name).state_dict() for modules in (there, here))
+        assert ours.keys() == theirs.keys()
+        for key, tensor in ours.items():
+            assert tensor.is_cuda, key
+            assert torch.equal(tensor.cpu().view(torch.uint8), theirs[key].view(torch.uint8)), key
 
 
 def test_a_second_process_would_make_the_same_pictures():

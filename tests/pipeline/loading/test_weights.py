@@ -16,7 +16,7 @@ from small_models import save_random_pipeline
 from torch import nn
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading import registry, weight_files
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.runtime import Runtime
@@ -167,6 +167,15 @@ def test_files_that_do_not_make_the_model(copy, change, message):
     change(copy)
     with pytest.raises(UserError, match=message):
         load(registry.find(str(copy)), CPU, torch.float32)
+
+
+def test_pieces_on_the_way_to_a_device_make_the_same_tensors(copy, monkeypatch):
+    monkeypatch.setattr(weight_files, "PIECE_BYTES", 100)
+    whole, staged = WeightReader(CPU), WeightReader(CPU, staged=True)
+    for stored in stored_tensors(copy / "vae", "diffusion_pytorch_model").values():
+        assert torch.equal(staged.read(stored), whole.read(stored))
+    whole.close()
+    staged.close()
 
 
 def test_a_file_that_becomes_shorter_is_no_model(copy):

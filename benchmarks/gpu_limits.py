@@ -41,6 +41,7 @@ from wanbatch.pipeline.loading.random_model import (
 )
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import single_frame_transformer
+from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 from wanbatch.pipeline.sampling.solvers import solve
 
 BATCHES = (((32, 32), 8, 1.0), ((32, 32), 8, 5.0), ((44, 80), 1, 1.0), ((44, 80), 2, 1.0), ((44, 80), 4, 1.0))
@@ -51,6 +52,7 @@ STEPS = 8
 @click.option("--model", type=click.Choice(list(PUBLISHED)), default="5b", show_default=True)
 @click.option("--gigabytes", multiple=True, type=float, default=(24.0, 16.0, 12.0), show_default=True)
 @click.option("--precision", "precisions", multiple=True, default=("bf16", "fp8"), show_default=True)
+@click.option("--text-precision", type=click.Choice(["auto", "fp8"]), default="auto", show_default=True)
 @click.option("--slots", default=8, show_default=True)
 @click.option("--steps", default=12, show_default=True)
 @click.option("--unit", default=8, show_default=True, help="pictures of a unit")
@@ -61,6 +63,7 @@ def main(
     model: Size,
     gigabytes: Sequence[float],
     precisions: Sequence[str],
+    text_precision: str,
     slots: int,
     steps: int,
     unit: int,
@@ -71,6 +74,7 @@ def main(
     device = torch.device("cuda" if gpu else "cpu")
     hardware = {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if gpu else {}
     options = {"model": model, "slots": slots, "steps": steps, "pictures_of_a_unit": unit}
+    options["text_precision"] = text_precision
     progress = Progress(
         out, {**circumstances(("torch", "diffusers", "transformers"), **hardware), "settings": options}
     )
@@ -81,9 +85,10 @@ def main(
         progress.say(f"{precision}: the model is made")
         _allow(1.0)
         begin = time.perf_counter()
-        modules = _on_the_host(random_modules(device, torch.bfloat16, model, **({} if gpu else SMALL)))
+        text_fp8 = text_precision == "fp8"
+        modules = _on_the_host(random_modules(device, torch.bfloat16, model, **({} if gpu else SMALL)), text_fp8)
         _allow(_share(max(gigabytes)))
-        runtime = Runtime(fp8=precision == "fp8", int8=precision == "int8", offload=True)
+        runtime = Runtime(fp8=precision == "fp8", int8=precision == "int8", text_fp8=text_fp8, offload=True)
         info = random_info(model)
         try:
             wan = Wan(modules, device, slots, runtime, pixels=info.width * info.height)
@@ -112,9 +117,16 @@ def _allow(share: float) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _on_the_host(made: Modules) -> Modules:
-    second = made.low_noise_transformer
-    parts = [part if part is None else part.cpu() for part in (made.text_encoder, made.transformer, second, made.vae)]
+def _on_the_host(made: Modules, text_fp8: bool) -> Modules:
+    """The parts on the host, the text encoder with its weights in FP8 if that is asked for."""
+    second, text = made.low_noise_transformer, made.text_encoder
+    if text_fp8:
+        with torch.device("meta"):
+            text = UMT5Encoder(made.text_encoder.config.to_dict())
+        text.load_state_dict(made.text_encoder.state_dict(), assign=True)
+        for part in ("shared", *(f"encoder.block.{index}" for index in range(len(text.encoder.block)))):
+            text.to_float8_weights(part)
+    parts = [part if part is None else part.cpu() for part in (text, made.transformer, second, made.vae)]
     return Modules(made.tokenizer, parts[0], parts[1], parts[2], made.boundary, parts[3])
 
 

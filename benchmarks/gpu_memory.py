@@ -30,6 +30,7 @@ PIXELS = 1280 * 704
 ROWS: tuple[tuple[str, Size, int], ...] = (
     ("Wan2.2 TI2V-5B", "5b", 8), ("Wan2.2 T2V-A14B", "a14b", 4), ("Wan2.1 T2V-1.3B", "1.3b", 8)
 )  # fmt: skip
+PRECISIONS = {"bf16": (False, False), "FP8": (True, False), "FP8, text encoder too": (True, True)}
 WAYS = {
     "all on the device": Residency(),
     "text encoder in turn": Residency(True),
@@ -38,12 +39,12 @@ WAYS = {
 }
 
 
-def bytes_by_way(size: Size, slots: int, eight_bits: bool) -> dict[Residency, int]:
-    """Bytes that a model needs in each way, in bf16 or with its large layers in eight bits."""
+def bytes_by_way(size: Size, slots: int, eight_bits: bool, text_fp8: bool = False) -> dict[Residency, int]:
+    """Bytes that a model needs in each way, in bf16 or with its large layers in eight bits, and the text encoder."""
     modules, published = random_modules(torch.device("meta"), torch.bfloat16, size), PUBLISHED[size]
     experts = modules.transformers
     names = EXPERTS if len(experts) == 2 else TRANSFORMER
-    sizes = {TEXT: 2 * _count(modules.text_encoder), VAE_PART: 2 * _count(modules.vae)}
+    sizes = {TEXT: (1 if text_fp8 else 2) * _count(modules.text_encoder), VAE_PART: 2 * _count(modules.vae)}
     sizes |= {name: (1 if eight_bits else 2) * _count(expert) for name, expert in zip(names, experts, strict=True)}
     form = form_by_config(published.transformer, len(experts))
     return dict(choices(sizes, working_bytes(form, published.vae["scale_factor_spatial"], slots, PIXELS)))
@@ -54,8 +55,8 @@ def table() -> Iterator[str]:
     yield f"| GB | slots | {' | '.join(WAYS)} |"
     yield "|---|---|" + "---|" * len(WAYS)
     for name, size, slots in ROWS:
-        for precision, eight_bits in (("bf16", False), ("FP8", True)):
-            found = bytes_by_way(size, slots, eight_bits)
+        for precision, in_eight_bits in PRECISIONS.items():
+            found = bytes_by_way(size, slots, *in_eight_bits)
             needed = (f"{found[way] / 1e9:.1f}" if way in found else "" for way in WAYS.values())
             yield f"| {name}, {precision} | {slots} | {' | '.join(needed)} |"
 

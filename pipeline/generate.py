@@ -6,6 +6,7 @@ are separate and timed one by one. Reading source files and writing pictures is 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanbatch.errors import RowError
 from wanbatch.pipeline.adapters.files import AdapterFile
 from wanbatch.pipeline.adapters.merging import merge
 from wanbatch.pipeline.adapters.store import AdapterStore
@@ -24,9 +24,10 @@ from wanbatch.pipeline.adapters.tensors import AdapterTensors, load_tensors
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.backends import VAE, AnyDenoisingModel, ReplacedStages, TextModel
-from wanbatch.pipeline.core.creativity_map import as_mapped
-from wanbatch.pipeline.core.device import peak_memory, synchronized_time
-from wanbatch.pipeline.core.requests import Failed, Request, Result, Seconds
+from wanbatch.pipeline.core.device import Moment, Span, synchronized_time
+from wanbatch.pipeline.core.outcomes import Entered, Leaving
+from wanbatch.pipeline.core.pictures import PendingPicture, encode
+from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.core.sample_making import sample_of
 from wanbatch.pipeline.core.samples import Denoised, Sample
 from wanbatch.pipeline.loading.compiler import compiler_set_up
@@ -51,6 +52,8 @@ from wanbatch.pipeline.loading.weights import DTYPES, load
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
 from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder
+
+LEAVING_AT_ONCE = 2  # times the slots: rows that have left them and whose pictures a GPU has not made yet
 
 
 class Wan:
@@ -86,6 +89,8 @@ class Wan:
         self._adapters = AdapterStore(adapters, device, self.dtype)
         text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device, runtime.text_fp8)
         self.frame_vae = frame_vae = single_frame_vae(modules.vae, device)
+        if device.type == "cuda" and self.dtype != torch.float32:
+            frame_vae.write_scores()
         self.vae: VAE = compiled_vae(frame_vae) if runtime.compile else frame_vae
         self._replaced_stages: ReplacedStages = lambda width, height, rows: {}
         self.stride = modules.vae.config.scale_factor_spatial
@@ -234,59 +239,65 @@ class Wan:
             more: Asked for further requests whenever rows leave and none of these can take their slots; empty: there
                 are none now. For models that `streams`. None: there are none.
         """
-        entered: dict[Sample, tuple[Request, float, float]] = {}
+        entered: dict[Sample, Entered] = {}
 
         def further() -> Iterator[Sample] | None:
             coming = () if more is None else more()
             return self._enter(coming, entered) if coming else None
 
-        made: Iterable[Denoised] = self.denoiser.run(list(self._enter(requests, entered)), further)
+        made: Iterable[Sequence[Denoised]] = self.denoiser.evaluations(list(self._enter(requests, entered)), further)
         if self.placement.residency.vae_leaves:
             made = list(made)  # or a transformer would leave for each picture
-        for denoised in made:
-            request, text_seconds, encode_seconds = entered.pop(denoised.sample)
-            yield self._finish(request, denoised, text_seconds, encode_seconds if request.sources else 0.0)
+            self.placement.have_vae()
+        leaving: deque[Leaving] = deque()
+        for finished in made:
+            for denoised in finished:
+                picture = PendingPicture(self.vae, denoised.latent, self.dtype)
+                leaving.append(Leaving(entered.pop(denoised.sample), denoised, picture))
+            while leaving and (leaving[0].picture.here or len(leaving) > self.slots * LEAVING_AT_ONCE):
+                yield self._outcome(leaving.popleft())
+        for one in leaving:
+            yield self._outcome(one)
 
-    def _enter(
-        self, requests: Sequence[Request], entered: dict[Sample, tuple[Request, float, float]]
-    ) -> Iterator[Sample]:
-        """Encode what requests need and make them rows, which are noted with their request and its seconds."""
-        embeddings, text_seconds = self.encode_prompts(requests)
+    def _enter(self, requests: Sequence[Request], entered: dict[Sample, Entered]) -> Iterator[Sample]:
+        """Encode what requests need and make them rows, which are noted with their request and its time."""
+        embeddings, of_text = self.encode_prompts(requests)
         self.placement.have_picture()
         if self.offloaded and any(request.sources for request in requests):
             self.placement.have_vae()
-        latents, encode_seconds = self.encode_sources(requests)
+        latents, of_sources = self.encode_sources(requests)
+        text = of_text.divided(len(requests))
+        source = of_sources.divided(sum(1 for request in requests if request.sources))
         for request in requests:
             sample = self.sample(request, embeddings, latents)
-            entered[sample] = request, text_seconds, encode_seconds
+            entered[sample] = Entered(request, (text,), (source,) if request.sources else ())
             yield sample
 
-    def encode_prompts(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], float]:
-        """Embeddings of all prompts that play a part, and the seconds that they cost each request."""
-        begin = synchronized_time(self.device)
+    def _outcome(self, row: Leaving) -> Result | Failed:
+        return row.outcome(self.stride, self.backends_of(row.entered.request), self.placement.newly_moved())
+
+    def encode_prompts(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], Span]:
+        """Embeddings of all prompts that play a part, and the time that they take."""
+        begin = Moment(self.device)
         prompts = [request.prompt for request in requests]
         prompts += [request.negative_prompt for request in requests if request.guidance > 1]
         embeddings = self.text.encode(prompts)
-        return embeddings, (synchronized_time(self.device) - begin) / max(1, len(requests))
+        return embeddings, Span(begin, Moment(self.device))
 
-    def encode_sources(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], float]:
-        """Latents [channels, height, width] of all distinct sources, and the seconds for each request with one."""
-        begin = synchronized_time(self.device)
+    def encode_sources(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], Span]:
+        """Latents [channels, height, width] of all distinct sources, and the time that they take."""
+        begin = Moment(self.device)
         latents: dict[str, Tensor] = {}
         for request in requests:
             for source in request.sources:
                 if source.key not in latents:
                     latents[source.key] = self.encode_image(source.pixels)
-        having = sum(1 for request in requests if request.sources)
-        return latents, (synchronized_time(self.device) - begin) / max(1, having)
+        return latents, Span(begin, Moment(self.device))
 
-    @torch.inference_mode()
     def encode_image(self, pixels: np.ndarray) -> Tensor:
         """uint8 [rows, columns, 3] -> normalised latent, float32 [channels, rows / stride, columns / stride]."""
-        image = self._channels_last(conditioning.to_model(pixels, self.device).to(self.dtype))
-        return self.vae.encode(image)[0].float()
+        return encode(self.vae, pixels, self.device, self.dtype)
 
-    @torch.inference_mode()
     def decode_latent(self, latent: Tensor) -> np.ndarray:
         """The picture of a latent.
 
@@ -299,10 +310,7 @@ class Wan:
         Raises:
             RowError: If the picture contains NaN or infinity.
         """
-        image = self.vae.decode(self._channels_last(latent[None].to(self.dtype)))[0]
-        if not bool(torch.isfinite(image).all()):
-            raise RowError("decode", "nan", "the picture contains NaN or infinity")
-        return conditioning.to_pixels(image)
+        return PendingPicture(self.vae, latent, self.dtype).pixels()
 
     @torch.inference_mode()
     def sample(self, request: Request, embeddings: dict[str, Tensor], latents: dict[str, Tensor]) -> Sample:
@@ -316,26 +324,8 @@ class Wan:
         adapters = self._adapters.applied(request.adapters)
         return sample_of(request, texts, mixed, self.channels, self.stride, self.device, adapters)
 
-    def _finish(self, request: Request, denoised: Denoised, text: float, encode: float) -> Result | Failed:
-        begin = synchronized_time(self.device)
-        if self.placement.residency.vae_leaves:
-            self.placement.have_vae()
-        try:
-            pixels = self.decode_latent(denoised.latent)
-        except RowError as error:
-            return Failed(request, error)
-        pixels, lowered = as_mapped(pixels, request, self.stride)
-        seconds = Seconds(text, encode, denoised.seconds, synchronized_time(self.device) - begin)
-        peak, backends = peak_memory(self.device), self.backends_of(request)
-        moved = self.placement.newly_moved()
-        return Result(request, pixels, seconds, denoised.work, peak, denoised.slot_steps, backends, lowered, *moved)
-
     def _forget_kept(self) -> None:
         """Give up what the denoiser keeps between calls: memory, and launches that know where the weights are."""
         self.denoiser.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _channels_last(self, batch: Tensor) -> Tensor:
-        """A batch of pictures or latents as the VAE's convolutions want it on this device."""
-        return batch.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else batch

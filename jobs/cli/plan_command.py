@@ -63,11 +63,12 @@ def plan(
 
     settings = with_preset(read_settings(**given))
     planned, model = prepare(manifest, settings, weights=False, every_source=True)
-    units = units_of_run(planned, (), *supposed(settings, None), settings.unit_rows)
-    described, precision = planned.describe(len(units)), _precision_on_a_gpu(settings)
+    described = planned.describe(len(units_of_run(planned, (), *supposed(settings, None), settings.unit_rows)))
+    precision = _precision_on_a_gpu(settings)
     of_model = model_location(model), out or Path("out") / Path(manifest).stem
     foreseen = forecast(planned, settings, *of_model, like, gpu, precision, transformer_form(model))
-    memory = needed_memory(model, planned, precision, supposed(settings, foreseen.rates)[1])
+    slots, text_fp8 = supposed(settings, foreseen.rates)[1], settings.text_precision == "fp8"
+    memory = needed_memory(model, planned, precision, slots, text_fp8)
     shown = first_rows(planned)
     if as_json:
         more = {"estimate": foreseen.as_json(), "first_rows": shown, "gpu_memory_bytes": memory}

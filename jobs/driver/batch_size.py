@@ -126,13 +126,14 @@ def measure_here(
     shape = height // stride, width // stride, guided
     device = torch.device(execution.device)
     eight_bits = runtime.fp8 or runtime.int8
-    shared = weight_sizes(folder, execution.dtype, eight_bits), working_for(folder, 1, width * height)
+    sizes = weight_sizes(folder, execution.dtype, eight_bits, runtime.text_fp8)
+    shared = sizes, working_for(folder, 1, width * height)
     residency = plan_residency(*shared, free_memory(device)) if runtime.offload else Residency()
     check_precision(runtime, device)
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     transformer = single_frame_transformer(transformer_like(config, device, DTYPES[execution.dtype]), runtime, device)
-    return measure(transformer, device, shape, residency.beside_transformer(shared[0]), not residency.moves)
+    return measure(transformer, device, shape, residency.beside_transformer(sizes), not residency.moves)
 
 
 def most_common_kind(plan: Plan) -> tuple[int, int, bool]:

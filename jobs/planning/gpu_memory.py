@@ -16,7 +16,7 @@ SMALL = 1 << 30
 """Bytes of a model that fits on every GPU, of whose memory nothing need be said."""
 
 
-def needed_memory(model: ModelInfo, plan: Plan, precision: str, slots: int) -> dict[str, int]:
+def needed_memory(model: ModelInfo, plan: Plan, precision: str, slots: int, text_fp8: bool = False) -> dict[str, int]:
     """Bytes of a GPU's memory by how the parts of the model share it, what moves least first.
 
     Empty if the model is a small one, or its weights are not on this machine.
@@ -26,9 +26,10 @@ def needed_memory(model: ModelInfo, plan: Plan, precision: str, slots: int) -> d
         plan: what is made with it; its largest picture counts.
         precision: of the run, never `auto`.
         slots: rows denoised together.
+        text_fp8: whether the text encoder's weights are in FP8.
     """
     folder, eight_bits = Path(model.folder), precision in ("fp8", "int8")
-    sizes = weight_sizes(folder, DTYPES.get(precision, "bfloat16"), eight_bits)
+    sizes = weight_sizes(folder, DTYPES.get(precision, "bfloat16"), eight_bits, text_fp8)
     if not all(sizes.values()) or sum(sizes.values()) < SMALL or not len(plan):
         return {}
     width, height = (plan.images[name].to_numpy().astype(int) for name in ("width", "height"))

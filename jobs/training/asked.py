@@ -9,6 +9,7 @@ import torch
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.weights import weight_bytes
+from wanbatch.pipeline.training.processes import count_of_processes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SMALL_MODEL = 1 << 30  # bytes of weights; below, a GPU holds them in fp32
@@ -22,6 +23,19 @@ def check_name(name: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise UserError(f"--name {name!r}: an adapter's name has letters, digits, . _ - and no spaces")
+
+
+def ensure_alone(what: str) -> None:
+    """Check that a command was not started in several processes, which would all write the same files.
+
+    Args:
+        what: The command.
+
+    Raises:
+        UserError: If it was.
+    """
+    if (count := count_of_processes()) > 1:
+        raise UserError(f"{what} was started in {count} processes and is for one: start it without accelerate launch")
 
 
 def training_device(given: str | None) -> torch.device:

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.training.asked import check_name, training_device, training_type
+from wanbatch.jobs.training.asked import check_name, ensure_alone, training_device, training_type
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.pipeline.loading.registry import ModelInfo, find
@@ -76,6 +76,7 @@ def train(request: FewStepRequest, say: Callable[[str], None]) -> dict[str, Any]
     Raises:
         UserError: If something is wrong with what was given.
     """
+    ensure_alone("train few-step")
     check_name(request.name)
     info = find(request.model, request.revision)
     size = _size(request, info)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
-from wanbatch.errors import UserError, WanbatchError
+from wanbatch.errors import MachineryError, UserError, WanbatchError
 from wanbatch.jobs.training.lora import LoraRequest, check_batch, checked, train
 from wanbatch.pipeline.training.processes import COUNT_VARIABLE
 
@@ -45,7 +45,8 @@ def started(request: LoraRequest, count: int) -> dict[str, Any]:
         count: Of processes.
 
     Raises:
-        UserError: If the first one did.
+        UserError: If one of them did.
+        MachineryError: If one of them ended otherwise.
     """
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
@@ -56,9 +57,9 @@ def started(request: LoraRequest, count: int) -> dict[str, Any]:
         torch.multiprocessing.start_processes(
             _one_of_them, (request, count, port, answers), nprocs=count, start_method="spawn"
         )
-    except torch.multiprocessing.ProcessExitedException:
+    except torch.multiprocessing.ProcessExitedException as error:
         if answers.empty():
-            raise
+            raise MachineryError(f"the training lost a process ({error}): run the same command again") from error
     answer = answers.get()
     if isinstance(answer, WanbatchError):
         raise answer
@@ -75,8 +76,7 @@ def _one_of_them(number: int, request: LoraRequest, count: int, port: int, answe
     try:
         found = train(request, print)
     except WanbatchError as error:
-        if number == 0:
-            answers.put(error)
+        answers.put(error)
         os._exit(1)  # whatever the others wait for
     if number == 0:
         answers.put(found)

@@ -29,7 +29,7 @@ class Trial:
         values: Its settings that differ from those of others, by their names.
         measures: What was measured in its end, by the names of `Measures`; None: it did not come to its end.
         failed: Why it did not; None: it did, or has not ended.
-        seconds: Of training.
+        seconds: Of the call of the command that brought it to its end.
     """
 
     values: Mapping[str, Any]

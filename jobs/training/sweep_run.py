@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.training.asked import ensure_alone
 from wanbatch.jobs.training.lora import Checked, LoraRequest, checked, train
 from wanbatch.jobs.training.sweep import Trial, best_of, rule, score, table, trials_of
 from wanbatch.machine import usable_cores
@@ -55,6 +56,7 @@ def sweep(
     Raises:
         UserError: If something is wrong with what was given, or no trial came to its end.
     """
+    ensure_alone("a sweep")
     trials = [with_result(trial, request.out) for trial in trials_of(values)]
     for trial in trials:
         replace(request.settings, **trial.values)  # refuses values that cannot be

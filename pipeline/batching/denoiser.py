@@ -117,16 +117,23 @@ class Denoiser:
         for batch in self._open:
             batch.forget_launches()
 
-    @torch.inference_mode()
     def run(self, samples: Iterable[Sample], more: MoreSamples | None = None) -> Iterator[Denoised]:
-        """Rows as they are finished.
+        """Rows as they are finished; see `evaluations`."""
+        for finished in self.evaluations(samples, more):
+            yield from finished
+
+    @torch.inference_mode()
+    def evaluations(self, samples: Iterable[Sample], more: MoreSamples | None = None) -> Iterator[Sequence[Denoised]]:
+        """After each evaluation the rows that it finishes, most often none.
+
+        A GPU has been asked for what is handed over, and need not have done it yet.
 
         Args:
             samples: The rows to begin with.
             more: Asked for further rows whenever the slots cannot be filled; None: there are no further ones.
         """
         classes: _Classes = {}
-        yield from _without_steps(self._enter(samples, classes))
+        yield _without_steps(self._enter(samples, classes))
         clock: SharedClock | None = None
         current: _SizeClass | None = None
         self._present = None
@@ -137,14 +144,17 @@ class Denoiser:
                 if coming is not None:
                     if clock is not None:
                         clock.share()
-                    yield from _without_steps(self._enter(coming, classes))
+                    yield _without_steps(self._enter(coming, classes))
                     if clock is not None:
                         clock.restart()
                     continue
             if current is None:
                 return
             clock = clock or SharedClock(_device_of(current))
-            yield from self._evaluate(current, clock, classes)
+            finished = self._evaluate(current, clock, classes)
+            yield finished
+            if finished:
+                clock.restart()
             if not current.size:
                 self._keep(classes.pop(current.key))
 
@@ -177,8 +187,8 @@ class Denoiser:
         present = self._take_turns and one.key.expert == (self._present or 0)
         return present, min(one.size, self._enough)
 
-    def _evaluate(self, current: _SizeClass, clock: SharedClock, classes: _Classes) -> Iterator[Denoised]:
-        """Run one evaluation for rows of a size class. Yields those that it finishes."""
+    def _evaluate(self, current: _SizeClass, clock: SharedClock, classes: _Classes) -> list[Denoised]:
+        """Run one evaluation for rows of a size class. Returns those that it finishes."""
         expert = current.key.expert
         if self._have_expert is not None and expert != self._present:
             self._have_expert(expert)
@@ -206,10 +216,10 @@ class Denoiser:
             _wait(row, classes)
         if finished:
             clock.share()
-            for row in finished:
-                latent = current.batch.release(row)[0].clone()
-                yield Denoised(row.sample, latent, *clock.take(row.sample), row.plan.counts)
-            clock.restart()
+        return [
+            Denoised(row.sample, current.batch.release(row)[0].clone(), *clock.take(row.sample), row.plan.counts)
+            for row in finished
+        ]
 
     def _keep(self, finished: _SizeClass) -> None:
         """Keep the tensors of a size class for the rows that may come."""
@@ -245,10 +255,9 @@ def _wait(row: Row, classes: _Classes) -> None:
     classes.setdefault(key, _SizeClass(key)).waiting.append(row)
 
 
-def _without_steps(samples: Iterable[Sample]) -> Iterator[Denoised]:
+def _without_steps(samples: Iterable[Sample]) -> list[Denoised]:
     """Rows that need no evaluation, as they are."""
-    for sample in samples:
-        yield Denoised(sample, sample.start, 0.0, 0.0, EvaluationCounts())
+    return [Denoised(sample, sample.start, (), 0.0, EvaluationCounts()) for sample in samples]
 
 
 def _device_of(current: _SizeClass) -> torch.device:

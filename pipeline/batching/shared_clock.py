@@ -6,21 +6,23 @@ from collections.abc import Sequence
 
 import torch
 
-from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.device import Moment, Span
 from wanbatch.pipeline.core.samples import Sample
 
 
 class SharedClock:
     """Divides the time between two departures among the rows by the blocks that ran for each in it.
 
+    Nobody waits for the device: the times are known when it has come so far.
+
     Args:
-        device: Whose work is waited for when the clock is read.
+        device: Whose time it is.
     """
 
     def __init__(self, device: torch.device):
         self._device = device
         self._shares: dict[Sample, float] = {}
-        self._seconds: dict[Sample, float] = {}
+        self._spans: dict[Sample, list[Span]] = {}
         self._slot_steps: dict[Sample, float] = {}
         self.restart()
 
@@ -37,16 +39,15 @@ class SharedClock:
         """Give each row its part of the time since the clock was started."""
         if not self._shares:
             return
-        elapsed = synchronized_time(self._device) - self._since
-        total = sum(self._shares.values())
+        now, total = Moment(self._device), sum(self._shares.values())
         for sample, share in self._shares.items():
-            self._seconds[sample] = self._seconds.get(sample, 0.0) + elapsed * share / total
+            self._spans.setdefault(sample, []).append(Span(self._since, now, share / total))
         self._shares.clear()
 
-    def take(self, sample: Sample) -> tuple[float, float]:
-        """A row's seconds, and its share of the slots that its evaluations ran; both are then forgotten."""
-        return self._seconds.pop(sample), self._slot_steps.pop(sample)
+    def take(self, sample: Sample) -> tuple[tuple[Span, ...], float]:
+        """A row's time, and its share of the slots that its evaluations ran; both are then forgotten."""
+        return tuple(self._spans.pop(sample)), self._slot_steps.pop(sample)
 
     def restart(self) -> None:
         """Start again after time that was spent elsewhere."""
-        self._since = synchronized_time(self._device)
+        self._since = Moment(self._device)

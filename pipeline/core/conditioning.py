@@ -9,19 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wanbatch.pipeline.core.device import to_device
+
 
 def to_model(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """uint8 [height, width, 3] -> float32 [1, 3, height, width] in [-1, 1]; moved as bytes, computed there."""
-    return torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return to_device(pixels.copy(), torch.device(device)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Float [3, height, width] in [-1, 1] -> uint8 [height, width, 3], rounded as diffusers does, where it is."""
+    image = ((image.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return image.permute(1, 2, 0).contiguous()
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """Float [3, height, width] in [-1, 1] -> uint8 [height, width, 3], rounded as diffusers does.
-
-    Computed where the image is; only bytes are moved.
-    """
-    image = ((image.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return image.permute(1, 2, 0).contiguous().cpu().numpy()
+    """The same on the host."""
+    return to_bytes(image).cpu().numpy()
 
 
 def initial_noise(seed: int, channels: int, height: int, width: int) -> Tensor:

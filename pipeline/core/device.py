@@ -1,9 +1,15 @@
-"""Between the host and a device: copies that nobody waits for, and times that are true."""
+"""Between the host and a device: copies that nobody waits for, and times that are true.
+
+A GPU does its work in order, long after the host has asked for it. Whoever waits for it in between leaves it without
+work for as long as the host then takes. So what is read from it is a `PendingRead`, and times are between `Moment`s
+in the order of its work.
+"""
 
 from __future__ import annotations
 
 import resource
 import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +29,54 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+class Moment:
+    """A point in the order of a device's work: on a GPU it is reached when all that was asked for before is done.
+
+    Args:
+        device: Whose work it is.
+    """
+
+    def __init__(self, device: torch.device):
+        self._event: torch.cuda.Event | None = None
+        self._clock = 0.0
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True, blocking=True)
+            self._event.record(torch.cuda.current_stream(device))
+        else:
+            self._clock = time.perf_counter()
+
+    def seconds_since(self, earlier: Moment) -> float:
+        """Seconds from an earlier moment of the same device to this one; waits until it is reached."""
+        if self._event is None or earlier._event is None:
+            return self._clock - earlier._clock
+        self._event.synchronize()
+        return earlier._event.elapsed_time(self._event) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a device's time, or somebody's share of it.
+
+    Attributes:
+        begin: When it begins.
+        end: When it ends.
+        share: What to multiply it by.
+    """
+
+    begin: Moment
+    end: Moment
+    share: float = 1.0
+
+    @property
+    def seconds(self) -> float:
+        """Of the share; waits for the end."""
+        return self.end.seconds_since(self.begin) * self.share
+
+    def divided(self, among: int) -> Span:
+        """The share of one of so many."""
+        return replace(self, share=self.share / max(1, among))
+
+
 class PendingRead:
     """A tensor on its way to the host. On a GPU neither side waits until the numbers are asked for.
 
@@ -35,10 +89,15 @@ class PendingRead:
         if values.is_cuda:
             self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._host.copy_(values, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event(blocking=True)
             self._event.record()
         else:
             self._host = values
+
+    @property
+    def here(self) -> bool:
+        """Whether the values can be had without waiting."""
+        return self._event is None or self._event.query()
 
     def numbers(self) -> np.ndarray:
         """The values, once they are here."""

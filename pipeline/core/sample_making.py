@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wanbatch.pipeline.core import conditioning
 from wanbatch.pipeline.core.creativity_map import region_of
+from wanbatch.pipeline.core.device import to_device
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.core.samples import Region, RowAdapters, Sample
 from wanbatch.pipeline.core.sound_tokens import with_sound
@@ -35,7 +36,7 @@ def sample_of(
         adapters: What changes the model for this row; None for nothing.
     """
     height, width = request.height // stride, request.width // stride
-    noise = conditioning.initial_noise(request.seed, channels, height, width).to(device)
+    noise = to_device(conditioning.initial_noise(request.seed, channels, height, width).numpy(), device)
     prompt, negative = texts
     if request.sound_tokens is not None:
         prompt = with_sound(prompt, request.sound_tokens)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from wanbatch.pipeline.core.device import Span
 from wanbatch.pipeline.core.prompts import TEXT_LENGTHS
 from wanbatch.pipeline.sampling.evaluation_counts import EvaluationCounts
 from wanbatch.pipeline.sampling.solvers import Solution
@@ -103,7 +104,7 @@ class Denoised:
     Attributes:
         sample: What was asked for.
         latent: Float32 [channels, height, width], normalised.
-        seconds: The row's share of the time.
+        spans: The row's shares of the device's time.
         slot_steps: The row's share of the slots of its evaluations, those without a row included; as many as its
             evaluations if no slot was ever empty.
         work: Evaluations of the model, and of its blocks.
@@ -111,6 +112,6 @@ class Denoised:
 
     sample: Sample
     latent: Tensor
-    seconds: float
+    spans: tuple[Span, ...]
     slot_steps: float
     work: EvaluationCounts

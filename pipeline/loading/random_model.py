@@ -80,13 +80,20 @@ TRANSFORMER_A14B = TRANSFORMER | {
 TRANSFORMER_1_3B = TRANSFORMER_A14B | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
 VAE_OF_WAN_2_1: dict[str, Any] = {
     "base_dim": 96,
+    "decoder_base_dim": None,
     "z_dim": 16,
     "dim_mult": [1, 2, 4, 4],
     "num_res_blocks": 2,
     "attn_scales": [],
     "temperal_downsample": [False, True, True],
+    "is_residual": False,
+    "in_channels": 3,
+    "out_channels": 3,
+    "patch_size": None,
     "scale_factor_spatial": 8,
     "scale_factor_temporal": 4,
+    "latents_mean": [0.0] * 16,
+    "latents_std": [1.0] * 16,
 }
 
 

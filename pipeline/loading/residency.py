@@ -29,6 +29,8 @@ OFFLOADED = "-offloaded"
 
 FOLDERS = {TEXT: "text_encoder", VAE_PART: "vae", "transformer": "transformer", "low_noise": "transformer_2"}
 PARTS = {TEXT: "the text encoder", VAE_PART: "the VAE"}
+REMEDIES = {TEXT: ", --text-precision fp8", VAE_PART: ""}
+"""What takes less room for these, besides what does for all parts."""
 TEXT_BYTES = GIB
 """Bytes that the text encoder works in."""
 VAE_BYTES = 2 * GIB
@@ -120,7 +122,7 @@ def plan_residency(sizes: Mapping[str, int], working: Mapping[str, int], free: i
     needs = {name: size + working[name if name in (TEXT, VAE_PART) else DENOISING] for name, size in sizes.items()}
     part = max(needs, key=lambda name: needs[name])
     name = PARTS.get(part, "a transformer")
-    remedy = "" if part in (TEXT, VAE_PART) else ", --precision fp8 or int8, fewer --slots"
+    remedy = REMEDIES.get(part, ", --precision fp8 or int8, fewer --slots")
     raise UserError(
         f"the GPU has {free / GIB:.1f} GiB free, and {name} alone needs {needs[part] / GIB:.1f} GiB with what it "
         f"works in: use a larger GPU{remedy}, or a smaller model"

@@ -114,7 +114,7 @@ def _block(
 def _attend_text(attention: Any, projected: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """Queries [batch, tokens, dim], before their norm, to what they find in the text, of the same shape."""
     norm, heads = attention.norm_q, attention.heads
-    if keys.shape[2] <= kernels.LONGEST_TEXT:
+    if kernels.holds_text(keys):
         return kernels.attend_text(projected, norm.weight, norm.eps, keys, values, bias, heads)
     (query,) = kernels.norm_rotate(projected, (norm.weight,), norm.eps, None, heads)
     attended = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, attn_mask=bias)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanbatch.pipeline.models.vae_blocks import (
+    AttentionBlock,
     Downsample,
     FusedUpsample,
     MidBlock,
@@ -129,6 +130,13 @@ class FrameVAE(nn.Module):
                 if isinstance(child, Upsample):
                     setattr(module, name, FusedUpsample(child))
         return self.requires_grad_(False)
+
+    def write_scores(self) -> FrameVAE:
+        """Have attention written out, for inference in half precision on a GPU."""
+        for module in self.modules():
+            if isinstance(module, AttentionBlock):
+                module.writes_scores = True
+        return self
 
     @torch.no_grad()
     def store(self, vae: Any) -> None:

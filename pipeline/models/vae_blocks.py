@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MOST_SCORES = 1 << 26  # that are written out at once, 4 bytes each: 256 MB
+
 
 class RMSNorm(nn.Module):
     """Normalises each pixel's channels to unit mean square, `[B, C, H, W]`; computed in fp32."""
@@ -43,18 +45,33 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over the pixels, one head, `[B, C, H, W]`."""
+    """Self-attention over the pixels, one head, `[B, C, H, W]`.
+
+    Attributes:
+        writes_scores: Whether scores may be written out, in float32. On a GPU in half precision that is four times as
+            fast as the one fused kernel that takes a head as wide as this, and as accurate.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
+        self.writes_scores = False
         self.norm = RMSNorm(channels)
         self.to_qkv = nn.Conv2d(channels, channels * 3, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.to_qkv(self.norm(x)).flatten(2).transpose(1, 2)[:, None].chunk(3, dim=-1)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(mixed[:, 0].transpose(1, 2).reshape(x.shape)) + x
+        if self.writes_scores and query.shape[0] * query.shape[2] ** 2 <= MOST_SCORES:
+            mixed = _attended(query[:, 0], key[:, 0], value[:, 0])
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value)[:, 0]
+        return self.proj(mixed.transpose(1, 2).reshape(x.shape)) + x
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of one head, `[B, pixels, C]` each, as two matrix products with float32 scores between them."""
+    scores = torch.bmm(query, key.transpose(1, 2), out_dtype=torch.float32) * query.shape[2] ** -0.5
+    return torch.bmm(scores.softmax(2).to(value.dtype), value)
 
 
 class MidBlock(nn.Module):

@@ -74,13 +74,18 @@ class Processes:
 ALONE = Processes()
 
 
+def count_of_processes() -> int:
+    """How many processes this one was started with, as `accelerate launch` and `torchrun` say it; 1: it is alone."""
+    return int(os.environ.get(COUNT_VARIABLE, "1"))
+
+
 def joined_processes(cpu: bool) -> Processes:
     """The processes that this one was started with, by `accelerate launch`, `torchrun` or `--gpus`.
 
     Args:
         cpu: Whether the training is on the CPU.
     """
-    if int(os.environ.get(COUNT_VARIABLE, "1")) < 2:
+    if count_of_processes() < 2:
         return ALONE
     from accelerate import PartialState
 

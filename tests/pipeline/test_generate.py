@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,8 @@ import torch
 from picture_requests import PLAIN, difference, made_by_diffusers, make, picture, source
 
 from wanbatch.pipeline import generate
-from wanbatch.pipeline.batching import shared_clock
 from wanbatch.pipeline.batching.batch import Batch
-from wanbatch.pipeline.core import conditioning
+from wanbatch.pipeline.core import conditioning, pictures
 from wanbatch.pipeline.core.requests import Failed, Request, SourceImage
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
@@ -200,8 +200,7 @@ def test_stage_seconds_add_up_to_the_time_spent(wan, monkeypatch):
 
         monkeypatch.setattr(owner, method, timed)
 
-    for module in (generate, shared_clock):
-        monkeypatch.setattr(module, "synchronized_time", lambda device: now[0])
+    monkeypatch.setattr("wanbatch.pipeline.core.device.time", SimpleNamespace(perf_counter=lambda: now[0]))
     takes(wan.text, "encode", "text", 5)
     takes(wan, "encode_image", "encode", 7)
     takes(Batch, "step", "denoise", 11)
@@ -224,3 +223,26 @@ def test_rows_that_enter_as_others_leave_change_no_bit(wan):
     assert all(np.array_equal(outcome.pixels, alone[outcome.request.id]) for outcome in streamed)
     evaluations = sum(outcome.work.steps_full for outcome in streamed)
     assert sum(outcome.slot_steps for outcome in streamed) >= evaluations
+
+
+def test_pictures_that_a_device_has_not_made_yet_hold_up_no_row_and_are_all_handed_over(wan, monkeypatch):
+    """None is ever there unasked: rows go on, up to a bound, and whoever waits in the end gets all of them."""
+    rows = [replace(row, id=f"{number}-{row.id}") for number in range(8) for row in mixed_rows()[:2]]
+    expected = make(wan, *rows)
+    asked, most = [], 0
+    begun = pictures.PendingPicture.__init__
+
+    def begin(self, *given):
+        asked.append(self)
+        begun(self, *given)
+
+    monkeypatch.setattr(pictures.PendingPicture, "__init__", begin)
+    monkeypatch.setattr(pictures.PendingPicture, "here", property(lambda self: False))
+    found = {}
+    for outcome in wan.generate(rows):
+        most = max(most, len(asked) - len(found))
+        found[outcome.request.id] = outcome.pixels
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+    held = wan.slots * generate.LEAVING_AT_ONCE
+    assert held < most <= held + wan.slots

@@ -8,13 +8,12 @@ They need a GPU, or Triton's interpreter (`TRITON_INTERPRET=1`) on a CPU, as the
 """
 
 from wanbatch.pipeline.models.kernels.activation import gated_gelu, gelu, quantise
-from wanbatch.pipeline.models.kernels.attention import LONGEST_TEXT, attend_text
+from wanbatch.pipeline.models.kernels.attention import attend_text, holds_text
 from wanbatch.pipeline.models.kernels.common import FORMAT, Activation, PendingResidual
 from wanbatch.pipeline.models.kernels.norms import add, add_norm, norm_rotate
 
 __all__ = [
     "FORMAT",
-    "LONGEST_TEXT",
     "Activation",
     "PendingResidual",
     "add",
@@ -22,6 +21,7 @@ __all__ = [
     "attend_text",
     "gated_gelu",
     "gelu",
+    "holds_text",
     "norm_rotate",
     "quantise",
 ]

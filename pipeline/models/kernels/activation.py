@@ -39,6 +39,7 @@ def _quantised(states: Tensor, with_gelu: bool, keep: bool = False) -> Activatio
         columns,
         with_gelu=with_gelu,
         kept=result.kept is not None,
+        quick=states.is_cuda and result.kept is None,
         block=triton.next_power_of_2(columns),
         num_warps=warps_for(columns),
     )
@@ -52,15 +53,34 @@ def _gelu(x):
 
 
 @triton.jit
+def _quick_gelu(x):
+    """The same within 2^-12 of x, by the GPU's own tanh: half the special instructions, which bound the other one.
+
+    Rounding to FP8 is off by up to 2^-4.
+    """
+    half, u = 0.5 * x, 0.7978845608028654 * (x + 0.044715 * x * x * x)
+    tanh = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1)
+    return half + half * tanh
+
+
+@triton.jit
 def _quantise(
-    states, out, row_scales, copy, columns, with_gelu: tl.constexpr, kept: tl.constexpr, block: tl.constexpr
+    states,
+    out,
+    row_scales,
+    copy,
+    columns,
+    with_gelu: tl.constexpr,
+    kept: tl.constexpr,
+    quick: tl.constexpr,
+    block: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, block)
     mask = offsets < columns
     x = tl.load(states + row * columns + offsets, mask=mask, other=0.0).to(tl.float32)
     if with_gelu:
-        x = _gelu(x)
+        x = _quick_gelu(x) if quick else _gelu(x)
     if kept:
         tl.store(copy + row * columns + offsets, x.to(copy.dtype.element_ty), mask=mask)
     store_row(out, row_scales, row, columns, offsets, mask, x, True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -10,6 +12,19 @@ from torch import Tensor
 from wanbatch.pipeline.models.kernels.common import warps_for
 
 LONGEST_TEXT = 256  # keys that `attend_text` holds at once
+LONGEST_ON_HOPPER = 64  # keys beyond which cuDNN's attention of Hopper and newer is faster, with a norm before it
+HOPPER = (9, 0)
+
+
+def holds_text(keys: Tensor) -> bool:
+    """Whether `attend_text` is what attends to keys [batch, heads, length, head_dim] fastest where they are."""
+    return keys.shape[2] <= _longest_text(keys.device)
+
+
+@cache
+def _longest_text(device: torch.device) -> int:
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= HOPPER
+    return LONGEST_ON_HOPPER if hopper else LONGEST_TEXT
 
 
 def attend_text(
@@ -32,11 +47,11 @@ def attend_text(
     batch, tokens, dim = states.shape
     length, head_dim = keys.shape[2:]
     scale = states.new_empty(batch * tokens, dtype=torch.float32)
-    block, warps = triton.next_power_of_2(dim), warps_for(dim)
-    _row_scale[(batch * tokens,)](states, scale, dim, eps, block=block, num_warps=warps)
+    block = triton.next_power_of_2(dim)
+    _row_scale[(batch * tokens,)](states, scale, dim, eps, block=block, num_warps=warps_for(dim))
     out = torch.empty_like(states)
     padded = max(16, triton.next_power_of_2(length))
-    rows = 128 if padded <= 128 else 64
+    rows, warps = (64, 4) if padded <= 64 else (128, 8) if padded <= 128 else (64, 8)
     _attend_text[(triton.cdiv(tokens, rows), heads, batch)](
         states,
         scale,
@@ -56,7 +71,7 @@ def attend_text(
         rows=rows,
         padded=padded,
         wide=max(16, triton.next_power_of_2(head_dim)),
-        num_warps=8,
+        num_warps=warps,
     )
     return out
 

@@ -14,8 +14,11 @@ from PIL import Image
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.training.few_step import FewStepRequest
+from wanbatch.jobs.training.few_step import train as train_few_step
 from wanbatch.jobs.training.lora import LoraRequest, check_batch, train
 from wanbatch.jobs.training.several_gpus import started
+from wanbatch.jobs.training.sweep_run import sweep
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.training.lora.examples import Examples
 from wanbatch.pipeline.training.lora.model import TrainingModel
@@ -62,6 +65,14 @@ def test_a_process_alone_joins_no_others_and_batches_are_shared_evenly(monkeypat
     check_batch(4, 2)
     with pytest.raises(UserError, match=r"--batch 3: is that of all 2 processes together, .* a multiple, --batch 4"):
         check_batch(3, 2)
+
+
+def test_what_is_for_one_process_refuses_several(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="train few-step was started in 2 processes and is for one: start it without"):
+        train_few_step(FewStepRequest("none.jsonl", "four", Path("out"), "tiny"), print)
+    with pytest.raises(UserError, match="a sweep was started in 2 processes"):
+        sweep(LoraRequest("set", "ink", Path("out"), "tiny", None, settings=SETTINGS), {"rank": [2]}, None, print)
 
 
 def test_more_gpus_than_there_are_is_one_line(tmp_path, monkeypatch):

@@ -52,7 +52,11 @@ def test_no_more_parts_take_turns_than_the_memory_asks_for(sizes, free, expected
     [
         (ONE, 14, r"the GPU has 14.0 GiB free, and a transformer alone needs 15.0 GiB .*: use .*--precision fp8"),
         (TWO, 32, r"a transformer alone needs 33.0 GiB with what it works in"),
-        ({**ONE, "text": 20}, 20, r"the text encoder alone needs 21.0 GiB .*: use a larger GPU, or a smaller model$"),
+        (
+            {**ONE, "text": 20},
+            20,
+            r"the text encoder alone needs 21.0 GiB .*: use a larger GPU, --text-precision fp8, or a smaller model$",
+        ),
     ],
 )
 def test_what_does_not_fit_in_any_way_is_refused_with_the_part_that_lacks_room(sizes, free, message):

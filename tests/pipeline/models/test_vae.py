@@ -5,6 +5,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from wanbatch.pipeline.models.vae import FrameVAE
+from wanbatch.pipeline.models.vae_blocks import AttentionBlock
 
 FORMS = {
     "wan2.2": dict(
@@ -107,3 +108,19 @@ def test_gradients_reach_every_weight(video):
 def test_attention_between_scales_is_refused():
     with pytest.raises(ValueError, match="attn_scales"):
         FrameVAE(AutoencoderKLWan(base_dim=8, z_dim=4, attn_scales=[0.5]).config)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="products with float32 results are a GPU's")
+@torch.inference_mode()
+def test_attention_that_is_written_out_is_as_accurate_as_the_fused_one():
+    block = AttentionBlock(256).to("cuda", torch.bfloat16)
+    states = torch.randn(2, 256, 12, 20, device="cuda", dtype=torch.bfloat16)
+    exact = AttentionBlock(256).to("cuda")
+    exact.load_state_dict(block.state_dict())
+    expected = exact(states.float())
+    fused = block(states).float()
+    block.writes_scores = True
+    written = block(states).float()
+    errors = [float((found - expected).norm() / expected.norm()) for found in (fused, written)]
+    assert errors[1] < 1.2 * errors[0] + 1e-4
+    assert not torch.equal(fused, written)

@@ -21,6 +21,7 @@ import scenes_after_runs  # noqa: F401
 import scenes_cluster  # noqa: F401
 import scenes_folders  # noqa: F401
 import scenes_jobs  # noqa: F401
+import scenes_models  # noqa: F401
 import scenes_objects  # noqa: F401
 import scenes_recipes  # noqa: F401
 import scenes_schedule  # noqa: F401

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import remedies_augment
 import remedies_engines
+import remedies_models
 
 Table = dict[str, dict[str, str]]
 
@@ -34,6 +35,7 @@ LOST = f"{REPAIR}::test_the_remedy_of_the_message_costs_the_lost_part_and_no_mor
 ELSEWHERE: Table = {
     **remedies_augment.ELSEWHERE,
     **remedies_engines.ELSEWHERE,
+    **remedies_models.ELSEWHERE,
     "pipeline/sound/hearing.py": {
         "hears noise alone": "tests/pipeline/sound/test_nothing_heard.py"
         "::test_noise_alone_needs_a_prompt_or_another_sound",
@@ -191,6 +193,7 @@ ONE_HOST = "there is one host"
 
 NOT_HERE: Table = {
     **remedies_engines.NOT_HERE,
+    **remedies_models.NOT_HERE,
     "pipeline/sound/birdnet.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
     "pipeline/sound/config.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
     "jobs/augment/augment.py": {"gives no rows": "which of the three leaves none is not known"},

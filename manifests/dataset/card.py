@@ -16,10 +16,9 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from huggingface_hub import DatasetCard, DatasetCardData
 
 from wanbatch.manifests.columns import LATER, MEANINGS, WRITTEN
 from wanbatch.manifests.dataset.checks import FOLDER, checks_note
@@ -27,6 +26,9 @@ from wanbatch.manifests.dataset.committed import Committed
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.status import counts_of
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCardData
 
 NAME = "README.md"
 
@@ -112,6 +114,8 @@ def refresh_card(backend: StorageBackend, committed: Committed) -> None:
         text = backend.read(NAME).decode()
     except FileNotFoundError:
         return
+    from huggingface_hub import DatasetCard  # takes a third of a second
+
     card = DatasetCard(text)
     card.data["configs"] = _configs(committed.content_digest, _checks_digest(backend))
     card.text = _MADE.sub(str(len(committed.made)), card.text)
@@ -148,6 +152,8 @@ def write_card(root: str | Path, content: CardContent, counts: Mapping[str, Any]
         "",
     ]
     body = _storable("\n".join(lines))
+    from huggingface_hub import DatasetCard
+
     card = DatasetCard(
         f"---\n{_front_matter(title, digest, _checks_digest(backend)).to_yaml()}\n---\n\n{body}"
     )  # raises if it is not YAML
@@ -168,6 +174,8 @@ def _front_matter(title: str, digest: str, checks: str | None) -> DatasetCardDat
 
     Of what `load_dataset` hashes, the description is what may say anything and leaves names and versions alone.
     """
+    from huggingface_hub import DatasetCardData
+
     return DatasetCardData(pretty_name=title, tags=["synthetic", "wanbatch"], configs=_configs(digest, checks))
 
 

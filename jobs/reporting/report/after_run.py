@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from wanbatch.jobs.reporting.report.collect import collect
-from wanbatch.jobs.reporting.report.write import PAGE, report_files
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.storage.backend import open_backend
 
@@ -38,6 +36,9 @@ def report_after_run(out: str | Path, manifest: Manifest) -> str | None:
         Path or URL of the page; None if it could not be written.
     """
     try:
+        from wanbatch.jobs.reporting.report.collect import collect  # what makes pages takes a second to import
+        from wanbatch.jobs.reporting.report.write import PAGE, report_files
+
         files, _ = report_files(collect(out, over=True, manifest=lambda: manifest), lambda: manifest)
         backend = open_backend(out)
         for name, data in files.items():

@@ -33,3 +33,11 @@ def test_the_package_is_a_command_too(tmp_path):
     refused = subprocess.run([*run, "plan", "nowhere.jsonl"], cwd=tmp_path, capture_output=True, text=True)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("wanbatch: nowhere.jsonl: ")
+
+
+def test_what_starts_ray_imports_no_model_and_nothing_that_only_the_end_of_a_run_needs():
+    """Ray starts once a manifest is known to be right, which waits for these imports."""
+    late = ("torch", "diffusers", "transformers", "jinja2", "huggingface_hub")
+    code = f"import sys, wanbatch.jobs.driver.run; print([name for name in {late!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -16,7 +16,7 @@ from report_folders import CLASSES, FINGERPRINT, drawing, fill_folder, source_fi
 from s3_server import ENVIRONMENT, running
 
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.reporting.report import after_run, page, pages
+from wanbatch.jobs.reporting.report import after_run, page, pages, write
 from wanbatch.jobs.reporting.report.after_run import report_after_run
 from wanbatch.jobs.reporting.report.collect import collect
 from wanbatch.jobs.reporting.report.page import report_page
@@ -315,7 +315,7 @@ def test_a_report_that_fails_is_a_warning(tmp_path, monkeypatch, caplog):
     def broken(*_: object) -> None:
         raise RuntimeError("no such\nluck")
 
-    monkeypatch.setattr(after_run, "report_files", broken)
+    monkeypatch.setattr(write, "report_files", broken)
     assert report_after_run(tmp_path / "out", None) is None  # type: ignore[arg-type]
     assert "its report was not written (no such luck); `wanbatch report` tries again" in caplog.text
 

@@ -32,7 +32,15 @@ SITE = "tests/jobs/driver/test_site.py"
 HEARD = "tests/jobs/cli/test_train_sound.py::test_an_adapter_is_trained_in_both_stages_and_taken_by_a_run"
 LOST = f"{REPAIR}::test_the_remedy_of_the_message_costs_the_lost_part_and_no_more"
 
+RESIDENCY = "tests/pipeline/loading/test_residency.py::test_what_the_refusals_offer_makes_room"
+
 ELSEWHERE: Table = {
+    "pipeline/loading/residency.py": {
+        ", --text-precision fp8": RESIDENCY,
+        ", --precision fp8 or int8, fewer --slots": RESIDENCY,
+        "alone needs {} GiB with what it works in": RESIDENCY,
+        "this needs all of {} on the GPU at once": RESIDENCY,
+    },
     **remedies_augment.ELSEWHERE,
     **remedies_engines.ELSEWHERE,
     **remedies_models.ELSEWHERE,

@@ -16,6 +16,7 @@ from wanbatch.pipeline.loading.residency import (
     choices,
     fits_whole,
     plan_residency,
+    require_whole,
     weight_sizes,
     weights_in,
     working_for,
@@ -116,6 +117,30 @@ def test_a_folder_is_weighed_by_the_headers_of_its_files(model_folder):
     assert fits_whole(model_folder, "float32", False, 2, 64 * 64, free)
     assert not fits_whole(model_folder, "float32", False, 2, 64 * 64, free - 1)
     assert fits_whole(model_folder, "float32", True, 2, 64 * 64, free - 1)
+
+
+def test_what_the_refusals_offer_makes_room(model_folder):
+    """A larger GPU, weights in eight bits, fewer slots, fewer rows at a time."""
+
+    def refused(room: int, eight_bits: bool = False, text_fp8: bool = False, slots: int = 8, **sizes: int) -> str:
+        weights = weight_sizes(model_folder, "float32", eight_bits, text_fp8) | {"vae": 0, **sizes}
+        try:
+            plan_residency(weights, {"text": 0, "denoising": slots << 20, "vae": 0}, room)
+        except UserError as error:
+            return str(error)
+        return "made room"
+
+    sizes = weight_sizes(model_folder, "float32")
+    room = sizes["transformer"] + (8 << 20)
+    assert "a transformer alone needs" in refused(room - 1)
+    assert refused(room) == refused(room - 1, eight_bits=True) == refused(room - 1, slots=4) == "made room"
+    assert "the text encoder alone needs" in refused(sizes["text"] - 1, slots=0, transformer=0)
+    assert refused(sizes["text"] - 1, slots=0, transformer=0, text_fp8=True) == "made room"
+
+    room = choices(weight_sizes(model_folder, "float32"), working_for(model_folder, 4000, 1 << 24))[0][1]
+    with pytest.raises(UserError, match=r"this needs all of m on the GPU .*fewer rows at a time \(--batch\)"):
+        require_whole(model_folder, "m", "float32", 8000, 1 << 24, room)
+    require_whole(model_folder, "m", "float32", 4000, 1 << 24, room)
 
 
 def test_sizes_of_modules_are_those_of_their_files(wan, model_folder):

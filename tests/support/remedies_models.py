@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 LOADING = "tests/pipeline/loading"
-NO_CARD = "needs a GPU"
 
 ELSEWHERE = {
     "jobs/config/hardware.py": {
@@ -22,12 +21,6 @@ NOT_HERE = {
         "of a kind that only transformers reads": "nothing is to be done: the model runs as it is",
         "cannot be made": "a folder without permission, which a test as root cannot make",
         "look after the disk": "a broken disk",
-    },
-    "pipeline/loading/residency.py": {
-        ", --text-precision fp8": NO_CARD,
-        ", --precision fp8 or int8": NO_CARD,
-        "works in: use a larger GPU": NO_CARD,
-        "use a larger GPU or fewer rows": NO_CARD,
     },
     "pipeline/loading/single_frame.py": {"this runs the model's own text encoder": "trainings and benchmarks alone"},
     "pipeline/loading/weight_files.py": {"which is not read": "such files are not published"},

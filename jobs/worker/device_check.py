@@ -79,7 +79,8 @@ def check_card(card: Card, setup: WorkerSetup, host: str) -> None:
     if card.memory < needed:
         raise NodeError(
             f"{where} has {card.memory / GIB:.1f} GiB of memory, and the model needs {needed / GIB:.1f} GiB: keep "
-            "such cards out with --accelerator-type or --label-selector, or use --precision fp8 or a smaller model"
+            "such cards out with --accelerator-type or --label-selector, or use --precision fp8, --text-precision "
+            "fp8 or a smaller model"
         )
 
 

@@ -71,6 +71,16 @@ def test_what_is_offered_for_such_a_card_works(setup):
         assert [placement.workers_on(node) for node in nodes] == [1, 0]
 
 
+def test_a_card_without_room_for_the_text_encoder_has_it_with_its_weights_in_fp8(setup):
+    model = replace(setup.model, width=8, height=8)
+    folder, fp8 = Path(model.folder), Runtime(offload=True, text_fp8=True)
+    room = needed_bytes(folder, "bfloat16", True, False, setup.slots, 64)
+    small = replace(H100, memory=room - 1)
+    with pytest.raises(NodeError, match=r"--precision fp8, --text-precision fp8 or a smaller model$"):
+        check_card(small, replace(setup, model=model, runtime=Runtime(offload=True)), "h")
+    check_card(small, replace(setup, model=model, runtime=fp8), "h")
+
+
 def test_any_kind_where_devices_are_mixed(setup):
     check_kind("cpu AVX2", replace(setup, device_kind=None), "h")
     check_kind("cpu AVX2", replace(setup, device_kind="cpu AVX2"), "h")

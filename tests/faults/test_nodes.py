@@ -17,7 +17,7 @@ import pytest
 from fault_making import require_whole
 from job_making import commits, environment, log_events, rows_by_id, table, wait_until, write_jsonl
 from ray_nodes import RayNodes, ray_nodes
-from s3_server import ENVIRONMENT, running
+from s3_server import ENVIRONMENT, empty_bucket, running
 
 from wanbatch.manifests.storage import fsspec_io
 
@@ -219,7 +219,7 @@ def test_a_store_and_no_shared_folder(command_on, tmp_path, monkeypatch):
             monkeypatch.setenv(name, value)
         fsspec_io.forget_file_systems()
         system = fsspec_io.file_system("s3://shop")
-        system.mkdir("shop")
+        empty_bucket("shop")
         here = tmp_path / "here"
         here.mkdir()
         with ray_nodes(here) as far:

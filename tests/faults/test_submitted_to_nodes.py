@@ -25,7 +25,7 @@ from data_row_requests import data_row_request
 from job_making import commit_records, commits, decoded, log_events, picture, rows_by_id, wait_until, write_jsonl
 from ray_cluster import cluster_environment
 from ray_nodes import RayNodes, ray_nodes
-from s3_server import ENVIRONMENT, running
+from s3_server import ENVIRONMENT, empty_bucket, running
 
 from wanbatch.manifests.storage import fsspec_io
 from wanbatch.pipeline.generate import Wan
@@ -212,7 +212,7 @@ def store(monkeypatch) -> Iterator[str]:
         for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
             monkeypatch.setenv(name, value)
         fsspec_io.forget_file_systems()
-        fsspec_io.file_system("s3://shop").mkdir("shop")
+        empty_bucket("shop")
         yield "s3://shop"
     fsspec_io.forget_file_systems()
 

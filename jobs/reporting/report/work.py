@@ -47,7 +47,7 @@ def device_use(timings: pa.Table, run_begins: Sequence[datetime]) -> list[dict[s
     for device, seconds in busy.items():
         held = [end - begin for (of, _, _), (begin, end) in spans.items() if of == device]
         workers = len({worker for of, worker, _ in spans if of == device})
-        hours = {"hours": round(sum(held) / 3600, 5), "busy_hours": round(seconds / 3600, 5)}
+        hours = {"hours": round(sum(held) / 3600, 7), "busy_hours": round(seconds / 3600, 7)}
         found.append({"device": device, "workers": workers, **hours})
     return found
 

@@ -15,6 +15,7 @@ from wanbatch.jobs.config.hardware import Hardware, resolve_execution
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.planning.checks import check_settings
+from wanbatch.jobs.worker import model_files
 from wanbatch.jobs.worker.model_files import local_model
 from wanbatch.pipeline.loading.registry import ModelInfo, find
 
@@ -85,7 +86,8 @@ def test_a_gpu_without_fp8_is_told_to_use_the_source(converted):
         resolve_execution(Settings(), AMPERE, converted["fp8"].converted)
 
 
-def test_a_worker_finds_it_on_its_host(converted, tmp_path):
+def test_a_worker_finds_it_on_its_host(converted, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_files, "stay_offline", lambda: None)  # of this process
     model = converted["fp8"]
     assert local_model(model, None).folder == model.folder
     copy = local_model(model, tmp_path)

@@ -8,7 +8,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 from job_making import Ended, command, decoded, pictures
-from s3_server import ENVIRONMENT, Server, running
+from s3_server import ENVIRONMENT, Server, empty_bucket, running
 
 from wanbatch.manifests.storage import fsspec_io
 
@@ -35,7 +35,7 @@ def store(server: Server, sources):
             patch.setenv(name, value)
         fsspec_io.forget_file_systems()
         system = fsspec_io.file_system("s3://shop")
-        system.mkdir("shop")
+        empty_bucket("shop")
         for name in ("square.png", "wide.png"):
             system.pipe_file(f"s3://shop/in/{name}", (sources / name).read_bytes())
         lines = "".join(json.dumps(row) + "\n" for row in ROWS)

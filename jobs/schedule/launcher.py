@@ -28,6 +28,9 @@ LOGS, LOG_BYTES = 100, 1 << 30
 """Of each schedule the logs of so many ticks are kept, and no more bytes than that; the oldest go first."""
 
 ENDING_SECONDS = 5.0
+CLOCK_SECONDS = 2.0
+"""When a process began is reckoned from when the host did, which is told in whole seconds and moves with its clock.
+So much may lie between two answers about one process; nobody else has its number again so soon."""
 
 _log = logging.getLogger(__name__)
 
@@ -164,7 +167,8 @@ class ProcessLauncher:
         for holder in holders:
             with suppress(psutil.Error):
                 process = psutil.Process(holder["pid"])
-                if process.create_time() == holder["started"] and process.status() != psutil.STATUS_ZOMBIE:
+                same = abs(process.create_time() - holder["started"]) < CLOCK_SECONDS
+                if same and process.status() != psutil.STATUS_ZOMBIE:
                     yield process
 
     def _file(self, tick: Tick, ending: str) -> Path:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -104,6 +105,21 @@ def test_a_killed_service_whose_run_goes_on(place):
     losers = [one for one in (again, other) if one.poll() is not None]
     assert [one.returncode for one in losers] == [4]
     assert "another `wanbatch schedule run`" in losers[0].stderr.read()
+
+
+@pytest.mark.parametrize(("off", "code"), [(1.0, -signal.SIGTERM), (10.0, 0)])
+def test_a_process_is_known_again_if_the_hosts_clock_moved_and_another_with_its_number_is_not(tmp_path, off, code):
+    launcher, now = ProcessLauncher(tmp_path, tmp_path), datetime(2026, 5, 1, 2, tzinfo=UTC)
+    tick = Tick("nightly", now, "running", "", now)
+    lock = launcher.log_of(tick).with_suffix(".lock")
+    lock.parent.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    holder = {"pid": process.pid, "started": psutil.Process(process.pid).create_time() + off}
+    lock.write_text(json.dumps([holder]))
+    launcher.stop(tick)
+    if code == 0:
+        process.communicate(b"\n", timeout=30)  # it lives, and ends by itself
+    assert process.wait(timeout=30) == code
 
 
 @pytest.mark.parametrize("killed", ["both", "the one that runs the command"])

@@ -23,12 +23,12 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from installed import installed
 from torch import Tensor
 
 from wanbatch.engines import aot, graphs, onnx_export, verify
@@ -82,7 +82,7 @@ def main(parts: tuple[str, ...], folder: Path | None, out: Path | None) -> None:
         "command": " ".join(["python", *sys.argv]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
-        "versions": {"python": platform.python_version(), **dict(map(_version, ("torch", "diffusers", "onnx")))},
+        "versions": {"python": platform.python_version(), **installed("torch", "diffusers", "onnx")},
         "settings": {"dtype": str(dtype), "size": _size(gpu), "slots": SLOTS, "text_length": TEXT_LENGTH},
     }
     bench = Bench(modules, device, dtype, own)
@@ -257,13 +257,6 @@ def _checked(path: Path) -> str:
 
 def _size(gpu: bool) -> tuple[int, int]:
     return (1280, 704) if gpu else (64, 64)
-
-
-def _version(name: str) -> tuple[str, str | None]:
-    try:
-        return name, version(name)
-    except PackageNotFoundError:
-        return name, None
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from installed import installed
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -60,7 +60,7 @@ def main(out: Path | None) -> None:
         "command": " ".join(["python", *sys.argv]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
-        "versions": {"python": platform.python_version(), **dict(map(_version, ("torch", "transformers")))},
+        "versions": {"python": platform.python_version(), **installed("torch", "transformers")},
         "what": "milliseconds of a batch; the median of ten",
     }
     model = _model(device, torch.bfloat16 if gpu else torch.float32)
@@ -153,13 +153,6 @@ def _tensorrt(backend: str) -> dict[str, Any]:
     except UserError as error:
         return {"failed": str(error)}
     return {"version": tensorrt.version(backend)}
-
-
-def _version(name: str) -> tuple[str, str | None]:
-    try:
-        return name, version(name)
-    except PackageNotFoundError:
-        return name, None
 
 
 if __name__ == "__main__":

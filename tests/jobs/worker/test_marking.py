@@ -14,14 +14,13 @@ from fake_pipelines import FakePipeline
 from job_making import write_jsonl
 from PIL import Image
 from signing_certificates import write_certificate
+from worker_making import context_of
 
 from wanbatch import __version__
 from wanbatch.jobs.planning.preparation import prepare
-from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.jobs.worker.units_in_model import generate_units
-from wanbatch.manifests import records
 from wanbatch.manifests.columns import ALWAYS
 from wanbatch.manifests.dataset.content_credentials import Signer, SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -53,17 +52,7 @@ def made(settings, tmp_path, model):
     def run(signer: Signer | None = None, later=ALWAYS, **setup) -> dict[str, dict]:
         own = WorkerSetup(model, str(tmp_path), str(tmp_path), False, "cpu", "float32", 2, 0, **setup)
         with ThreadPoolExecutor(1) as encoders, SourceLoader(tmp_path) as loader:
-            context = WorkerContext(
-                setup=own,
-                name="worker-0",
-                host="here",
-                device="cpu",
-                pipeline=FakePipeline(2),
-                backends=records.Backends(),
-                sources=loader,
-                encoders=encoders,
-                signer=signer,
-            )
+            context = context_of(own, FakePipeline(2), loader, encoders, signer=signer)
             task = replace(plan.task(0, 1, "token", np.arange(len(ROWS))), later=later)
             unit = UnitTask(context, task, lambda *progress: None)
             unit.load_sources()

@@ -9,16 +9,15 @@ from fake_pipelines import FakePipeline
 from icc_profiles import rgb_profile
 from job_making import write_jsonl
 from PIL import Image
+from worker_making import context_of
 
 from wanbatch.jobs.driver.run_counters import RunCounters
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.jobs.reporting.text_summary import summary_text
-from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.jobs.worker.units_in_model import generate_units
-from wanbatch.manifests import records
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.sources.notes import CONVERTED, FIRST_FRAME, WORDS, NotedImages, added
 
@@ -34,16 +33,8 @@ def test_a_worker_counts_the_images_that_a_note_concerns(settings, tmp_path, mod
     plan, _ = prepare(write_jsonl(tmp_path / "m.jsonl", rows), settings(steps=4))
     (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
     with ThreadPoolExecutor(1) as encoders, SourceLoader(tmp_path) as loader:
-        context = WorkerContext(
-            setup=WorkerSetup(model, str(tmp_path), str(tmp_path), False, "cpu", "float32", 2, 0),
-            name="worker-0",
-            host="here",
-            device="cpu",
-            pipeline=FakePipeline(2),
-            backends=records.Backends(),
-            sources=loader,
-            encoders=encoders,
-        )
+        setup = WorkerSetup(model, str(tmp_path), str(tmp_path), False, "cpu", "float32", 2, 0)
+        context = context_of(setup, FakePipeline(2), loader, encoders)
         task = UnitTask(context, plan.task(0, 1, "token", np.arange(4)), lambda *progress: None)
         task.load_sources()
         generate_units(task, lambda: None)

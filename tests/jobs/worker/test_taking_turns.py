@@ -9,16 +9,15 @@ from dataclasses import replace
 import numpy as np
 from fake_pipelines import FakePipeline
 from job_making import write_jsonl
+from worker_making import context_of
 
 from wanbatch.jobs.driver.run_counters import RunCounters
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.jobs.reporting.text_summary import summary_text
-from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.jobs.worker.units_in_model import generate_units
-from wanbatch.manifests import records
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 
@@ -36,16 +35,8 @@ def test_a_units_moves_are_those_of_its_pictures(settings, tmp_path, model):
     plan, _ = prepare(write_jsonl(tmp_path / "m.jsonl", rows), settings(steps=4))
     (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
     with ThreadPoolExecutor(1) as encoders, SourceLoader(tmp_path) as loader:
-        context = WorkerContext(
-            setup=WorkerSetup(model, str(tmp_path), str(tmp_path), False, "cpu", "float32", 2, 0),
-            name="worker-0",
-            host="here",
-            device="cpu",
-            pipeline=MovingPipeline(2),
-            backends=records.Backends(),
-            sources=loader,
-            encoders=encoders,
-        )
+        setup = WorkerSetup(model, str(tmp_path), str(tmp_path), False, "cpu", "float32", 2, 0)
+        context = context_of(setup, MovingPipeline(2), loader, encoders)
         task = UnitTask(context, plan.task(0, 1, "token", np.arange(3)), lambda *progress: None)
         task.load_sources()
         generate_units(task, lambda: None)

@@ -12,14 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from fake_pipelines import FakePipeline
 from job_making import write_jsonl
+from worker_making import context_of
 
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.worker import unit_task, units_in_model
-from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.jobs.worker.units_in_model import generate_units
-from wanbatch.manifests import records
 from wanbatch.manifests.dataset.image_formats import ImageFormat, Metadata
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import LoadedImage, SourceLoader
@@ -80,16 +79,7 @@ def task(settings, sources, tmp_path, model, monkeypatch) -> Iterator[UnitTask]:
     (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
     setup = WorkerSetup(model, str(tmp_path), str(sources), False, "cpu", "float32", 2, 0, format=TimedFormat())
     with ThreadPoolExecutor(1) as encoders:
-        context = WorkerContext(
-            setup=setup,
-            name="worker-0",
-            host="here",
-            device="cpu",
-            pipeline=TimedPipeline(2),
-            backends=records.Backends(),
-            sources=TimedLoader(sources),
-            encoders=encoders,
-        )
+        context = context_of(setup, TimedPipeline(2), TimedLoader(sources), encoders)
         yield UnitTask(context, plan.task(0, 1, "token", np.arange(3)), lambda *progress: None)
 
 

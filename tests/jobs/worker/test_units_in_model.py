@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from fake_pipelines import PickyPipeline
 from job_making import write_jsonl
+from worker_making import context_of
 
 from wanbatch.jobs.planning.preparation import prepare
-from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.stage_threads import StagePipeline
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.jobs.worker.units_in_model import ModelProgress, generate_units
-from wanbatch.manifests import records
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 
@@ -61,8 +60,7 @@ def run_units(settings, tmp_path, model) -> Iterator[Callable[..., tuple[list[st
     with ThreadPoolExecutor(1) as encoders, SourceLoader(tmp_path) as loader:
 
         def run(pipeline: StreamingPipeline, stops: Callable[[], bool] = lambda: False):
-            backends = records.Backends()
-            context = WorkerContext(setup, "worker-0", "here", "cpu", pipeline, backends, loader, encoders)
+            context = context_of(setup, pipeline, loader, encoders)
             units = {}
             for number, letter in enumerate("abc"):
                 task = plan.task(number, 1, "token", np.arange(3) + 3 * number)

@@ -274,7 +274,7 @@ class Wan:
             yield sample
 
     def _outcome(self, row: Leaving) -> Result | Failed:
-        return row.outcome(self.stride, self.backends_of(row.entered.request), self.placement.newly_moved())
+        return row.outcome(self.stride, self.backends_of, self.placement.newly_moved)
 
     def encode_prompts(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], Span]:
         """Embeddings of all prompts that play a part, and the time that they take."""

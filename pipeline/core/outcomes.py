@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from wanbatch.errors import RowError
@@ -42,13 +42,19 @@ class Leaving:
     denoised: Denoised
     picture: PendingPicture
 
-    def outcome(self, stride: int, backends: Mapping[str, str], moved: tuple[int, float]) -> Result | Failed:
+    def outcome(
+        self,
+        stride: int,
+        backends_of: Callable[[Request], Mapping[str, str]],
+        newly_moved: Callable[[], tuple[int, float]],
+    ) -> Result | Failed:
         """The picture, or why there is none, once the device has made it.
 
         Args:
             stride: Pixels of a place of the latent.
-            backends: What runs each stage of the request.
-            moved: Parts of the model that have moved since the last outcome, and the seconds that this took.
+            backends_of: What runs each stage of a request.
+            newly_moved: Parts of the model that have moved since it was last asked, and the seconds that this took; a
+                picture that failed does not ask.
         """
         request, denoised = self.entered.request, self.denoised
         try:
@@ -58,5 +64,6 @@ class Leaving:
         pixels, lowered = as_mapped(pixels, request, stride)
         stages = self.entered.text, self.entered.encode, denoised.spans, (self.picture.span,)
         seconds = Seconds(*(sum(span.seconds for span in spans) for spans in stages))
-        peak = peak_memory(denoised.latent.device)
+        peak, backends = peak_memory(denoised.latent.device), backends_of(request)
+        moved = newly_moved()
         return Result(request, pixels, seconds, denoised.work, peak, denoised.slot_steps, backends, lowered, *moved)

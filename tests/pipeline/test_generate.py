@@ -168,6 +168,16 @@ def test_a_row_that_is_not_finite_fails_alone(wan):
     assert np.array_equal(outcomes["a"].pixels, make(wan, PLAIN)["a"])
 
 
+def test_what_moved_for_a_row_that_fails_is_told_of_the_next_picture(wan, monkeypatch):
+    bad = replace(PLAIN, id="bad", sources=(SourceImage("nan", picture(3)),), creativity=0.0)  # leaves first
+    encode, moved = wan.encode_image, [(2, 0.5)]
+    monkeypatch.setattr(wan, "encode_image", lambda pixels: encode(pixels) * float("nan"))
+    monkeypatch.setattr(wan.placement, "newly_moved", lambda: moved.pop() if moved else (0, 0.0))
+    failed, made = wan.generate([bad, PLAIN])
+    assert isinstance(failed, Failed)
+    assert (made.moves, made.move_seconds) == (2, 0.5)
+
+
 def test_a_black_picture_is_a_picture(wan, monkeypatch):
     decode = wan.vae.decode
     monkeypatch.setattr(wan.vae, "decode", lambda latent: torch.full_like(decode(latent), -1.0))

@@ -8,6 +8,7 @@ is raised once Ray has started and stopped.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ class RayAhead:
         self._thread: threading.Thread | None = None
         self._ready, self._release = threading.Event(), threading.Event()
         self._error: BaseException | None = None
+        self.seconds_to_start: float | None = None  # that Ray took in the thread
 
     def __enter__(self) -> RayAhead:
         return self
@@ -76,8 +78,10 @@ class RayAhead:
             self._stop()
 
     def _hold(self) -> None:
+        begin = time.perf_counter()
         try:
             with local_ray():
+                self.seconds_to_start = time.perf_counter() - begin
                 self._ready.set()
                 self._release.wait()
         except BaseException as error:  # noqa: BLE001  raised where Ray is needed

@@ -83,7 +83,7 @@ def run(
     with ExitStack() as stack:
         find_site, ray = site_finder(address, stack), stack.enter_context(RayAhead())
         find_site = ray.while_finding(find_site) if address is None else find_site
-        context = prepare_run(manifest_path, out, settings, new_run, find_site)
+        context = prepare_run(manifest_path, out, settings, new_run, find_site, stopwatch.steps)
         for message in context.warnings:
             _log.warning("%s", message)
         stop_request = stack.enter_context(stop_on_signals(stop))
@@ -138,6 +138,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     if counters.pending:
         warn_of_other_decoding(folder, context.plan, context.fingerprint, log)
     controls.stopwatch.lap("prepare")
+    controls.stopwatch.steps.end("folder")
     busy = make_images(context, folder.url, dispatcher, controls) if counters.pending else None
     folder.settle_card()
     interrupted = controls.stop() and counters.pending > 0

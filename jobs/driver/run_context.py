@@ -27,6 +27,7 @@ from wanbatch.jobs.planning.preparation import read_plan
 from wanbatch.jobs.planning.presets import with_preset
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.jobs.worker.start_steps import StartSteps
 from wanbatch.manifests.columns import ALWAYS
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.manifests.dataset.folder import OutputFolder
@@ -164,6 +165,7 @@ def prepare_run(
     settings: Settings,
     new_run: bool = False,
     find_site: FindSite = this_machine,
+    steps: StartSteps | None = None,
 ) -> RunContext:
     """Read and check everything that a run needs to know before it writes or starts anything.
 
@@ -173,15 +175,18 @@ def prepare_run(
         settings: as the user gave them.
         new_run: whether to use `OUT-2`, `OUT-3`, ... if a run with other settings filled the folder.
         find_site: finds where the workers will be, once manifest and model are known to be right.
+        steps: of the start that this is a part of.
 
     Raises:
         UserError: Manifest, model or settings are not right.
         MachineryError: A store does not answer.
     """
     _check_output_is_another(manifest, out)
-    settings = with_preset(settings)
+    settings, steps = with_preset(settings), StartSteps() if steps is None else steps
     plan, model = read_plan(manifest, settings)
+    steps.end("manifest and model")
     site = find_site(settings, out)
+    steps.end("device")
     execution = resolve_execution(settings, site.hardware, model.converted)
 
     @cache  # their files are read whole

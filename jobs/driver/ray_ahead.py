@@ -1,8 +1,9 @@
 """Ray on this machine, started in a thread while a run is still prepared.
 
 Ray takes seconds to start, most of which it waits for processes of its own, and so does what a run prepares once its
-manifest is known to be right: importing torch, looking at the GPUs, opening the folder. An error that comes meanwhile
-is raised once Ray has started and stopped.
+manifest is known to be right: importing torch, looking at the GPUs, opening the folder. A long manifest takes seconds
+itself: Ray starts once its first rows are right, the others are read meanwhile, and so is torch. An error that comes
+meanwhile is raised once Ray has started and stopped.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.driver.ray_session import local_ray
-from wanbatch.jobs.driver.site import FindSite, Site
 from wanbatch.manifests.storage.urls import is_url
 
 
 class RayAhead:
     """A Ray of one's own that may be started before it is needed. Used as a context, it leaves none behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: str | None = None) -> None:
+        """Start nothing yet. preload: the module that processes of workers import while they wait for work."""
+        self._preload = preload
         self._thread: threading.Thread | None = None
         self._ready, self._release = threading.Event(), threading.Event()
         self._error: BaseException | None = None
@@ -37,21 +40,17 @@ class RayAhead:
     ) -> None:
         self._stop()
 
-    def while_finding(self, find_site: FindSite) -> FindSite:
-        """Start Ray when the place of the workers is looked for, which comes once manifest and model are right.
+    def start_for(self, settings: Settings, out: str | Path) -> None:
+        """Start Ray in a thread, for a run whose manifest seems to be right; once.
 
         Not for a folder that is there, which may lack nothing, nor for one in a store, nor while slots are timed.
 
         Args:
-            find_site: what finds the place.
+            settings: of the run, with the preset applied.
+            out: its output folder, a path or URL.
         """
-
-        def find(settings: Settings, out: str | Path) -> Site:
-            if settings.slots != AUTO and not is_url(out) and not Path(out).exists():
-                self.start()
-            return find_site(settings, out)
-
-        return find
+        if self._thread is None and settings.slots != AUTO and not is_url(out) and not Path(out).exists():
+            self.start()
 
     def start(self) -> None:
         """Start Ray in a thread, which stops it in the end: Ray's processes die with the thread that started them."""
@@ -72,7 +71,7 @@ class RayAhead:
         if self._error is not None:
             raise self._error
         try:
-            with local_ray(workers):
+            with local_ray(workers, self._preload):
                 yield
         finally:
             self._stop()
@@ -80,9 +79,10 @@ class RayAhead:
     def _hold(self) -> None:
         begin = time.perf_counter()
         try:
-            with local_ray():
+            with local_ray(preload=self._preload):
                 self.seconds_to_start = time.perf_counter() - begin
                 self._ready.set()
+                import_module("torch")  # this process is about to look at the GPUs
                 self._release.wait()
         except BaseException as error:  # noqa: BLE001  raised where Ray is needed
             self._error = error

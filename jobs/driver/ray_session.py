@@ -117,11 +117,12 @@ def ensure_loopback() -> None:
 
 
 @contextmanager
-def local_ray(workers: int = 1) -> Iterator[None]:
+def local_ray(workers: int = 1, preload: str | None = None) -> Iterator[None]:
     """Start Ray on this machine and stop it at the end; if this process is connected to one, use that.
 
     Args:
         workers: how many processes for them Ray starts before it is asked; it would start one for each core.
+        preload: the module that these import while they wait for work; None: none.
 
     Raises:
         UserError: There is no folder for Ray's files.
@@ -136,7 +137,7 @@ def local_ray(workers: int = 1) -> Iterator[None]:
             ADDRESS_VARIABLE,
             address,
         )
-    with session_folder() as folder, ray_variables(local_variables(os.environ)):
+    with session_folder() as folder, ray_variables(local_variables(os.environ, preload)):
         try:
             # Ray puts its own handlers in place
             with kept_signal_handlers(), _for_this_machine(), needed_processes_alone():
@@ -182,11 +183,12 @@ def ray_version() -> str:
     return ray.__version__
 
 
-def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
+def local_variables(given: Mapping[str, str], preload: str | None = None) -> dict[str, str | None]:
     """The environment variables that a Ray of one's own is started with, besides those that are given.
 
     Args:
         given: the environment's.
+        preload: the module that processes of workers import while they wait for work; None: none.
 
     Returns:
         The variables that change; None: it is not set.
@@ -194,6 +196,7 @@ def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
     changed: dict[str, str | None] = {
         "RAY_USE_TLS": None,  # of a cluster, whose certificates a Ray of one machine has no use for
         "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a job on a cluster, whose packages are not here
+        "RAY_preload_python_modules": preload,
         # Ray's own niceness, 15, leaves a worker a thirtieth of a core that another program wants.
         "RAY_worker_niceness": given.get("RAY_worker_niceness", WORKER_NICENESS),
         "RAY_USAGE_STATS_ENABLED": given.get("RAY_USAGE_STATS_ENABLED", "0"),

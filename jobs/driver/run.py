@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from wanbatch import __version__
@@ -42,6 +43,7 @@ from wanbatch.manifests.dataset.status import RUN, status
 
 _log = logging.getLogger(__name__)
 
+PRELOAD = "wanbatch.jobs.worker.preload"  # by name: this process has no use for what it imports
 NOTED_ON_CARD = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
 
 
@@ -81,9 +83,9 @@ def run(
     if address is None:
         ensure_ray_can_start()
     with ExitStack() as stack:
-        find_site, ray = site_finder(address, stack), stack.enter_context(RayAhead())
-        find_site = ray.while_finding(find_site) if address is None else find_site
-        context = prepare_run(manifest_path, out, settings, new_run, find_site, stopwatch.steps)
+        find_site, ray = site_finder(address, stack), stack.enter_context(RayAhead(None if load else PRELOAD))
+        ahead = partial(ray.start_for, out=out) if address is None else None
+        context = prepare_run(manifest_path, out, settings, new_run, find_site, stopwatch.steps, ahead)
         for message in context.warnings:
             _log.warning("%s", message)
         stop_request = stack.enter_context(stop_on_signals(stop))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,7 @@ def prepare_run(
     new_run: bool = False,
     find_site: FindSite = this_machine,
     steps: StartSteps | None = None,
+    seems_right: Callable[[Settings], None] | None = None,
 ) -> RunContext:
     """Read and check everything that a run needs to know before it writes or starts anything.
 
@@ -176,6 +177,8 @@ def prepare_run(
         new_run: whether to use `OUT-2`, `OUT-3`, ... if a run with other settings filled the folder.
         find_site: finds where the workers will be, once manifest and model are known to be right.
         steps: of the start that this is a part of.
+        seems_right: told the settings, with the preset applied, once a long manifest's first rows are known to be
+            right, before the rest is read; and once all of it and the model are.
 
     Raises:
         UserError: Manifest, model or settings are not right.
@@ -183,8 +186,11 @@ def prepare_run(
     """
     _check_output_is_another(manifest, out)
     settings, steps = with_preset(settings), StartSteps() if steps is None else steps
-    plan, model = read_plan(manifest, settings)
+    tell = None if seems_right is None else partial(seems_right, settings)
+    plan, model = read_plan(manifest, settings, seems_right=tell)
     steps.end("manifest and model")
+    if seems_right is not None:
+        seems_right(settings)
     site = find_site(settings, out)
     steps.end("device")
     execution = resolve_execution(settings, site.hardware, model.converted)

@@ -14,8 +14,6 @@ from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import ray_ahead
 from wanbatch.jobs.driver.ray_ahead import RayAhead
 
-SITE = object()
-
 
 @pytest.fixture
 def events(monkeypatch) -> list[tuple[str, threading.Thread]]:
@@ -23,7 +21,8 @@ def events(monkeypatch) -> list[tuple[str, threading.Thread]]:
     seen: list[tuple[str, threading.Thread]] = []
 
     @contextmanager
-    def local_ray(workers: int = 1):
+    def local_ray(workers: int = 1, preload: str | None = None):
+        assert preload == "a.module"
         if seen:
             yield
             return
@@ -37,19 +36,29 @@ def events(monkeypatch) -> list[tuple[str, threading.Thread]]:
     return seen
 
 
-def looked_for(ahead: RayAhead, out: str | Path, **settings) -> None:
-    assert ahead.while_finding(lambda *given: SITE)(Settings(**settings), out) is SITE
+def asked_for(ahead: RayAhead, out: str | Path, **settings) -> None:
+    ahead.start_for(Settings(**settings), out)
 
 
 def test_it_starts_in_a_thread_that_also_stops_it_when_the_session_ends(events, tmp_path):
-    with RayAhead() as ahead:
-        looked_for(ahead, tmp_path / "new")
+    with RayAhead("a.module") as ahead:
+        asked_for(ahead, tmp_path / "new")
         with ahead.session(2):
             assert [name for name, _ in events] == ["started"]
         assert [name for name, _ in events] == ["started", "stopped"]
     (_, started), (_, stopped) = events
     assert started is stopped is not threading.current_thread()
     assert not started.is_alive()
+
+
+def test_it_starts_once(events, tmp_path):
+    """First for the first rows of a long manifest, then for all of it."""
+    with RayAhead("a.module") as ahead:
+        asked_for(ahead, tmp_path / "new")
+        asked_for(ahead, tmp_path / "new")
+        with ahead.session(1):
+            pass
+    assert [name for name, _ in events] == ["started", "stopped"]
 
 
 @pytest.mark.parametrize(
@@ -62,8 +71,8 @@ def test_it_starts_in_a_thread_that_also_stops_it_when_the_session_ends(events, 
     ids=["a folder that may lack nothing", "a folder in a store", "slots are timed"],
 )
 def test_otherwise_it_starts_when_it_is_needed(events, tmp_path, out: Callable[[Path], str | Path], settings):
-    with RayAhead() as ahead:
-        looked_for(ahead, out(tmp_path), **settings)
+    with RayAhead("a.module") as ahead:
+        asked_for(ahead, out(tmp_path), **settings)
         assert events == []
         with ahead.session(2):
             assert events == [("started", threading.current_thread())]
@@ -72,8 +81,8 @@ def test_otherwise_it_starts_when_it_is_needed(events, tmp_path, out: Callable[[
 
 def test_an_error_meanwhile_leaves_none(events, tmp_path):
     def prepare() -> None:
-        with RayAhead() as ahead:
-            looked_for(ahead, tmp_path / "new")
+        with RayAhead("a.module") as ahead:
+            asked_for(ahead, tmp_path / "new")
             raise UserError("the folder is held")
 
     with pytest.raises(UserError, match="the folder is held"):
@@ -82,19 +91,19 @@ def test_an_error_meanwhile_leaves_none(events, tmp_path):
 
 
 def test_a_manifest_that_is_wrong_starts_none(events):
-    with RayAhead():
+    with RayAhead("a.module"):
         pass
     assert events == []
 
 
 def test_that_it_does_not_start_is_told_where_it_is_needed(monkeypatch, tmp_path):
     @contextmanager
-    def local_ray(workers: int = 1):
+    def local_ray(workers: int = 1, preload: str | None = None):
         raise MachineryError("Ray did not start")
         yield
 
     monkeypatch.setattr(ray_ahead, "local_ray", local_ray)
-    with RayAhead() as ahead:
-        looked_for(ahead, tmp_path / "new")
+    with RayAhead("a.module") as ahead:
+        asked_for(ahead, tmp_path / "new")
         with pytest.raises(MachineryError, match="Ray did not start"), ahead.session(1):
             pytest.fail("there is none")

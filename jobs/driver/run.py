@@ -1,7 +1,7 @@
 """`wanbatch run`: checks everything, starts Ray and the workers, drives them, leaves a dataset.
 
-Nothing is written and no worker is started before manifest, model and folder are known to be right. No image
-passes through this process.
+Nothing is written and no worker is started before manifest, model and folder are known to be right; Ray starts
+earlier (`ray_ahead.py`). No image passes through this process.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def run(
         stop: once it is set, the run ends as if it was interrupted.
 
     Raises:
-        UserError: Manifest, settings, model or folder are not right; nothing was started.
+        UserError: Manifest, settings, model or folder are not right; nothing was made, and Ray does not run any more.
         FolderHeldError: Another run writes to the folder.
         MachineryError: Workers, disk or cluster failed; what is done is kept.
     """

@@ -9,10 +9,9 @@ guidance 5 in bfloat16 and in FP8, of prompts of one length, and 4 steps without
 `torchao` in its row-wise float8. What `wanbatch run` compiles is kept, and is there before the first case: a run of
 32 pictures makes it, whose start is the first of a new machine.
 
-pictures_per_second: from when the worker was ready to the last commit (of diffusers: after the first batch). start and
-worker: seconds of each step of a start, of the command and of its worker's process. The
-result is written after each command, and an earlier one of the same file is added to, so that parts may be run one by
-one.
+pictures_per_second: from when the worker was ready to the last commit (of diffusers: after the first batch). start
+and worker: seconds of each step of a start, of the command and of its worker's process. The result is written
+after each command, and an earlier one of the same file is added to, so that parts may be run one by one.
 """
 
 from __future__ import annotations

@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from job_making import write_jsonl
 
-from wanbatch.errors import MachineryError, UserError
+from wanbatch.errors import MachineryError, ManifestError, UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import ray_ahead
 from wanbatch.jobs.driver.ray_ahead import RayAhead
+from wanbatch.jobs.driver.run import PRELOAD, run
+from wanbatch.manifests.reading.validation import FIRST_ROWS
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def events(monkeypatch) -> list[tuple[str, threading.Thread]]:
 
     @contextmanager
     def local_ray(workers: int = 1, preload: str | None = None):
-        assert preload == "a.module"
+        assert preload in ("a.module", PRELOAD)
         if seen:
             yield
             return
@@ -90,10 +93,18 @@ def test_an_error_meanwhile_leaves_none(events, tmp_path):
     assert [name for name, _ in events] == ["started", "stopped"]
 
 
-def test_a_manifest_that_is_wrong_starts_none(events):
-    with RayAhead("a.module"):
-        pass
-    assert events == []
+@pytest.mark.parametrize(
+    ("rows", "started"),
+    [(10, []), (FIRST_ROWS + 10, ["started", "stopped"])],
+    ids=["a short one", "a long one, whose first rows are right"],
+)
+def test_a_manifest_that_is_wrong_leaves_none(events, tmp_path, rows, started):
+    lines = [{"prompt": "a hill"}] * (rows - 1) + [{"prompt": "a hill", "steps": -1}]
+    manifest = write_jsonl(tmp_path / "shop.jsonl", lines)
+    with pytest.raises(ManifestError, match=rf"shop.jsonl:{rows}: steps"):
+        run(manifest, tmp_path / "new", Settings(slots=2))
+    assert [name for name, _ in events] == started
+    assert not (tmp_path / "new").exists()
 
 
 def test_that_it_does_not_start_is_told_where_it_is_needed(monkeypatch, tmp_path):

@@ -181,7 +181,7 @@ def test_the_log_says_what_a_start_took_step_by_step(mixed):
     [start], [ready] = (log_events(mixed.out, name) for name in ("start", "worker_ready"))
     assert list(start["steps"])[:4] == ["process and imports", "manifest and model", "device", "folder"]
     assert list(start["steps"])[-2:] == ["worker's process", "worker"]
-    assert list(ready["steps"])[0] == "process and imports"
+    assert next(iter(ready["steps"])) == "process and imports"
     assert {"device", "load"} < ready["steps"].keys()
     for event in (start, ready):
         began, told = (datetime.fromisoformat(event[name]) for name in ("process_began", "time"))

@@ -40,7 +40,7 @@ class RayAhead:
     ) -> None:
         self._stop()
 
-    def start_for(self, settings: Settings, out: str | Path) -> None:
+    def start_for(self, settings: Settings, out: str | Path, here: bool = True) -> None:
         """Start Ray in a thread, for a run whose manifest seems to be right; once.
 
         Not for a folder that is there, which may lack nothing, nor for one in a store, nor while slots are timed.
@@ -48,8 +48,9 @@ class RayAhead:
         Args:
             settings: of the run, with the preset applied.
             out: its output folder, a path or URL.
+            here: whether it has a Ray of its own.
         """
-        if self._thread is None and settings.slots != AUTO and not is_url(out) and not Path(out).exists():
+        if here and self._thread is None and settings.slots != AUTO and not is_url(out) and not Path(out).exists():
             self.start()
 
     def start(self) -> None:

@@ -84,8 +84,8 @@ def run(
         ensure_ray_can_start()
     with ExitStack() as stack:
         find_site, ray = site_finder(address, stack), stack.enter_context(RayAhead(None if load else PRELOAD))
-        ahead = partial(ray.start_for, out=out) if address is None else None
-        context = prepare_run(manifest_path, out, settings, new_run, find_site, stopwatch.steps, ahead)
+        begin = partial(ray.start_for, out=out, here=address is None)
+        context = prepare_run(manifest_path, out, settings, new_run, find_site, stopwatch.steps, begin)
         for message in context.warnings:
             _log.warning("%s", message)
         stop_request = stack.enter_context(stop_on_signals(stop))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.hardware import ExecutionConfig, resolve_execution
+from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware, resolve_execution
 from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format, signing_files
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
 from wanbatch.jobs.driver.cluster_nodes import Placement
@@ -159,6 +159,10 @@ def _pattern_warning(out: str | Path) -> Iterator[str]:
         )
 
 
+def _nothing_begins(settings: Settings) -> None:
+    pass
+
+
 def prepare_run(
     manifest: str | Path,
     out: str | Path,
@@ -166,7 +170,7 @@ def prepare_run(
     new_run: bool = False,
     find_site: FindSite = this_machine,
     steps: StartSteps | None = None,
-    seems_right: Callable[[Settings], None] | None = None,
+    seems_right: Callable[[Settings], None] = _nothing_begins,
 ) -> RunContext:
     """Read and check everything that a run needs to know before it writes or starts anything.
 
@@ -186,23 +190,13 @@ def prepare_run(
     """
     _check_output_is_another(manifest, out)
     settings, steps = with_preset(settings), StartSteps() if steps is None else steps
-    tell = None if seems_right is None else partial(seems_right, settings)
-    plan, model = read_plan(manifest, settings, seems_right=tell)
+    plan, model = read_plan(manifest, settings, seems_right=partial(seems_right, settings))
     steps.end("manifest and model")
-    if seems_right is not None:
-        seems_right(settings)
+    seems_right(settings)
     site = find_site(settings, out)
     steps.end("device")
     execution = resolve_execution(settings, site.hardware, model.converted)
-
-    @cache  # their files are read whole
-    def engines(slots: int) -> ChosenEngines:
-        return choose_engines(settings, model, execution, slots, site.hardware, plan.adapters.values())
-
-    def fingerprint(slots: int) -> dict[str, Any]:
-        used = engines(slots).digests
-        return fingerprint_of(settings, model, execution, slots, site.hardware, used, plan.adapters.values())
-
+    engines, fingerprint = _of_slots(settings, plan, model, execution, site.hardware)
     slots = None if settings.slots == AUTO else int(settings.slots)
     out, recorded = folder_of_run(out, slots, fingerprint, new_run)
     batch_size = batch_size_for(settings, recorded, plan, model, execution, site.measure)
@@ -219,6 +213,22 @@ def prepare_run(
         fingerprint=fingerprint(batch_size.slots),
         engines=engines(batch_size.slots).checked_for(plan),
     )
+
+
+def _of_slots(
+    settings: Settings, plan: Plan, model: ModelInfo, execution: ExecutionConfig, hardware: Hardware
+) -> tuple[Callable[[int], ChosenEngines], Callable[[int], dict[str, Any]]]:
+    """What says which engines a run has, and what its fingerprint is, with so many rows denoised together."""
+
+    @cache  # their files are read whole
+    def engines(slots: int) -> ChosenEngines:
+        return choose_engines(settings, model, execution, slots, hardware, plan.adapters.values())
+
+    def fingerprint(slots: int) -> dict[str, Any]:
+        used = engines(slots).digests
+        return fingerprint_of(settings, model, execution, slots, hardware, used, plan.adapters.values())
+
+    return engines, fingerprint
 
 
 def _check_output_is_another(manifest: str | Path, out: str | Path) -> None:

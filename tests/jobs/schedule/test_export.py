@@ -7,11 +7,11 @@ import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from kubernetes_objects import check_object
 from schedule_world import at, schedule
 
 from wanbatch.errors import UserError
@@ -22,7 +22,6 @@ from wanbatch.jobs.schedule.export_kubernetes import cron_job
 from wanbatch.jobs.schedule.export_systemd import calendars, systemd_units
 from wanbatch.jobs.schedule.ticks import plain_cron, ticks
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "data" / "cronjob-schema.json").read_text())
 TICK = (
     "/opt/my venv/bin/python",
     "-m",
@@ -126,7 +125,7 @@ def test_crontab():
 )
 def test_the_cron_of_a_cron_job(cron, written):
     job = cron_job(schedule(cron=cron, source="s3://shop/rows.parquet", output="s3://shop/out"), "image:1")
-    jsonschema.validate(job, SCHEMA)
+    check_object(job)
     assert job["spec"]["schedule"] == written
 
 
@@ -141,7 +140,7 @@ def test_a_cron_job_on_a_volume():
                    flags=("--steps", "30"))  # fmt: skip
     common = {"steps": 4, "strict": False, "allow_http": True}
     job = cron_job(one, "registry/wanbatch:1", claim="shop-data:/srv/shop/", gpus=2, settings=common)
-    jsonschema.validate(job, SCHEMA)
+    check_object(job)
     spec, pod = job["spec"], job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert job["metadata"]["name"] == "wanbatch-big-one"
     assert (spec["timeZone"], spec["concurrencyPolicy"], spec["startingDeadlineSeconds"]) == (
@@ -160,7 +159,7 @@ def test_a_cron_job_on_a_volume():
     broken = json.loads(json.dumps(job))
     broken["spec"]["startingDeadline"] = broken["spec"].pop("startingDeadlineSeconds")
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(broken, SCHEMA)
+        check_object(broken)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,7 @@ def test_what_is_left_out_is_warned_of(tmp_path):
     file.write_text("")
     one = schedule(overlap="queue", source="s3://shop/rows.parquet", output="s3://shop/out")
     files, warnings = exported("kubernetes", [one], file, tmp_path, image="image:1", claim=None, gpus=0)
-    jsonschema.validate(yaml.safe_load(files["wanbatch-cronjobs.yaml"]), SCHEMA)
+    check_object(yaml.safe_load(files["wanbatch-cronjobs.yaml"]))
     assert ["overlap = queue" in warning or "keeps no ledger" in warning for warning in warnings] == [True, True]
     assert exported("systemd", [one], file, tmp_path, image=None, claim=None, gpus=0)[1]
     with pytest.raises(UserError, match="--image is missing"):

@@ -7,8 +7,9 @@ is a process of its own, with all that it takes: imports, Ray, loading, compilin
 guidance 5 in bfloat16 and in FP8, of prompts of one length, and 4 steps without guidance in FP8 with prompts of many,
 1280x704, eight rows at a time; and the latter with an adapter for few steps merged (random numbers, rank 32 on all
 layers), whose header gives steps, sampler and guidance to `--preset fast`. The diffusers program
-(`diffusers_program.py`) runs compiled and batched, with `torchao` in its row-wise float8. What `wanbatch run` compiles
-is kept, and is there before the first case: a run of 32 pictures makes it, whose start is the first of a new machine.
+(`diffusers_program.py`) runs compiled and batched, with `torchao` in its row-wise float8. What `wanbatch run` keeps
+of its compiling is there before the first case: a run of 32 pictures makes it, whose start is the first of a new
+machine.
 
 pictures_per_second: from when the worker was ready to the last commit (of diffusers: after the first batch). The
 result is written after each command, and an earlier one of the same file is added to, so that parts may be run one by

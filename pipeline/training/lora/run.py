@@ -56,16 +56,14 @@ def train_lora(
     out: Path,
     *,
     area: int | None = None,
-    prompts: Sequence[str] = (),
-    unrelated: Sequence[str] = UNRELATED,
-    prior: Iterable[Picture] = (),
-    prior_weight: float = 1.0,
+    prompts: Sequence[str] = (), unrelated: Sequence[str] = UNRELATED,
+    prior: Iterable[Picture] = (), prior_weight: float = 1.0,
     unmasked_weight: float = UNMASKED_WEIGHT,
     cache: Path | None = None,
     start: Start = AT_NO_CHANGE,
     processes: Processes = ALONE,
     listener: Listener = Listener(),
-) -> tuple[Path, Measures]:
+) -> tuple[Path, Measures]:  # fmt: skip
     """Train an adapter into a folder, from which the same call goes on if it did not end.
 
     Args:

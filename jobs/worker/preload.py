@@ -13,5 +13,5 @@ import wanbatch.jobs.worker.actor
 import wanbatch.pipeline.generate  # noqa: F401
 
 if torch.version.cuda and find_spec("triton"):  # our own kernels
-    for name in ("dit_fused", "umt5_fused"):
+    for name in ("dit_fused", "umt5_fused", "vae_fused"):
         import_module(f"wanbatch.pipeline.models.{name}")

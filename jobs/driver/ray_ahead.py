@@ -8,6 +8,7 @@ meanwhile is raised once Ray has started and stopped.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,23 @@ from types import TracebackType
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.driver.ray_session import local_ray
 from wanbatch.manifests.storage.urls import is_url
+
+DEVICES = Path("/dev")
+
+
+def workers_to_expect(settings: Settings, devices: Path = DEVICES) -> int:
+    """How many workers a run will have on this machine, as far as that can be told without PyTorch; one at least.
+
+    Args:
+        settings: of the run.
+        devices: the folder of the devices.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = sum(one.name.removeprefix("nvidia").isdigit() for one in devices.glob("nvidia*"))
+    if visible is not None:
+        gpus = min(gpus, sum(bool(one.strip()) for one in visible.split(",")))
+    wanted = gpus if settings.workers in (None, AUTO) else min(gpus, int(settings.workers))
+    return 1 if settings.device == "cpu" else max(1, wanted)
 
 
 class RayAhead:
@@ -51,11 +69,15 @@ class RayAhead:
             here: whether it has a Ray of its own.
         """
         if here and self._thread is None and settings.slots != AUTO and not is_url(out) and not Path(out).exists():
-            self.start()
+            self.start(workers_to_expect(settings))
 
-    def start(self) -> None:
-        """Start Ray in a thread, which stops it in the end: Ray's processes die with the thread that started them."""
-        self._thread = threading.Thread(target=self._hold, name="ray-ahead", daemon=True)
+    def start(self, workers: int = 1) -> None:
+        """Start Ray in a thread, which stops it in the end: Ray's processes die with the thread that started them.
+
+        Args:
+            workers: see `local_ray`.
+        """
+        self._thread = threading.Thread(target=self._hold, args=(workers,), name="ray-ahead", daemon=True)
         self._thread.start()
 
     @contextmanager
@@ -77,10 +99,10 @@ class RayAhead:
         finally:
             self._stop()
 
-    def _hold(self) -> None:
+    def _hold(self, workers: int) -> None:
         begin = time.perf_counter()
         try:
-            with local_ray(preload=self._preload):
+            with local_ray(workers, self._preload):
                 self.seconds_to_start = time.perf_counter() - begin
                 self._ready.set()
                 import_module("torch")  # this process is about to look at the GPUs

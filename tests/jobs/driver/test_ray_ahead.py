@@ -13,7 +13,7 @@ from job_making import write_jsonl
 from wanbatch.errors import MachineryError, ManifestError, UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import ray_ahead
-from wanbatch.jobs.driver.ray_ahead import RayAhead
+from wanbatch.jobs.driver.ray_ahead import RayAhead, workers_to_expect
 from wanbatch.jobs.driver.run import PRELOAD, run
 from wanbatch.manifests.reading.validation import FIRST_ROWS
 
@@ -52,6 +52,26 @@ def test_it_starts_in_a_thread_that_also_stops_it_when_the_session_ends(events, 
     (_, started), (_, stopped) = events
     assert started is stopped is not threading.current_thread()
     assert not started.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("settings", "visible", "expected"),
+    [
+        ({}, None, 3),
+        ({"workers": 2}, None, 2),
+        ({"workers": 5}, None, 3),
+        ({}, "1,2", 2),
+        ({}, "", 1),
+        ({"device": "cpu"}, None, 1),
+    ],
+)
+def test_as_many_processes_of_workers_start_as_there_are_gpus(monkeypatch, tmp_path, settings, visible, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert workers_to_expect(Settings(**settings), tmp_path) == expected
 
 
 def test_it_starts_once(events, tmp_path):

@@ -19,9 +19,12 @@ from types import TracebackType
 
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.driver.ray_session import local_ray
-from wanbatch.manifests.storage.urls import is_url
+from wanbatch.manifests.dataset.event_log import LOG, parsed_events
+from wanbatch.manifests.storage.local_lock import FolderLock
+from wanbatch.manifests.storage.urls import INTERNAL, is_url
 
 DEVICES = Path("/dev")
+END_BYTES = 1 << 14  # of a log, that have its last event
 
 
 def workers_to_expect(settings: Settings, devices: Path = DEVICES) -> int:
@@ -37,6 +40,23 @@ def workers_to_expect(settings: Settings, devices: Path = DEVICES) -> int:
         gpus = min(gpus, sum(bool(one.strip()) for one in visible.split(",")))
     wanted = gpus if settings.workers in (None, AUTO) else min(gpus, int(settings.workers))
     return 1 if settings.device == "cpu" else max(1, wanted)
+
+
+def seems_unfinished(out: Path) -> bool:
+    """Whether an output folder lacks images that its last run left, by the end of its log, and nobody holds it.
+
+    Args:
+        out: the folder; one that is not there yet lacks all.
+    """
+    if not out.exists():
+        return True
+    try:
+        with (out / INTERNAL / LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - END_BYTES))
+            events = parsed_events(file.read())
+        return bool(events and events[-1].get("pending") != 0 and FolderLock(out).holder() is None)
+    except OSError:  # the run will say
+        return False
 
 
 class RayAhead:
@@ -61,14 +81,15 @@ class RayAhead:
     def start_for(self, settings: Settings, out: str | Path, here: bool = True) -> None:
         """Start Ray in a thread, for a run whose manifest seems to be right; once.
 
-        Not for a folder that is there, which may lack nothing, nor for one in a store, nor while slots are timed.
+        Not for a folder that seems to lack nothing, nor for one in a store, nor while slots are timed.
 
         Args:
             settings: of the run, with the preset applied.
             out: its output folder, a path or URL.
             here: whether it has a Ray of its own.
         """
-        if here and self._thread is None and settings.slots != AUTO and not is_url(out) and not Path(out).exists():
+        known = here and settings.slots != AUTO and not is_url(out)
+        if known and self._thread is None and seems_unfinished(Path(out)):
             self.start(workers_to_expect(settings))
 
     def start(self, workers: int = 1) -> None:

@@ -13,9 +13,11 @@ from job_making import write_jsonl
 from wanbatch.errors import MachineryError, ManifestError, UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import ray_ahead
-from wanbatch.jobs.driver.ray_ahead import RayAhead, workers_to_expect
+from wanbatch.jobs.driver.ray_ahead import RayAhead, seems_unfinished, workers_to_expect
 from wanbatch.jobs.driver.run import PRELOAD, run
+from wanbatch.manifests.dataset.event_log import log_line
 from wanbatch.manifests.reading.validation import FIRST_ROWS
+from wanbatch.manifests.storage.local_lock import FolderLock
 
 
 @pytest.fixture
@@ -72,6 +74,39 @@ def test_as_many_processes_of_workers_start_as_there_are_gpus(monkeypatch, tmp_p
     for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert workers_to_expect(Settings(**settings), tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("events", "unfinished"),
+    [
+        ([], False),
+        (["started", "unit"], True),
+        (["started", "interrupted"], True),
+        (["interrupted", "started", "finished"], False),
+    ],
+    ids=["no run yet", "killed", "interrupted", "finished"],
+)
+def test_a_folder_that_its_last_run_left_unfinished(tmp_path, events, unfinished):
+    pending = {"started": {"pending": 5}, "interrupted": {"pending": 3}, "finished": {"pending": 0}}
+    log = tmp_path / "_wanbatch" / "log.jsonl"
+    log.parent.mkdir()
+    log.write_bytes(b"".join(log_line(event, **pending.get(event, {})) for event in events))
+    assert seems_unfinished(tmp_path) == unfinished
+    with log.open("ab") as file:
+        file.write(b'{"time": "2026-')  # cut off by a kill
+    assert seems_unfinished(tmp_path) == unfinished
+
+
+def test_a_folder_that_another_run_holds_is_left_alone(tmp_path):
+    log = tmp_path / "_wanbatch" / "log.jsonl"
+    log.parent.mkdir()
+    log.write_bytes(log_line("unit"))
+    assert seems_unfinished(tmp_path)
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    assert not seems_unfinished(tmp_path)
+    lock.release()
+    assert seems_unfinished(tmp_path)
 
 
 def test_it_starts_once(events, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from wanbatch.engines import aot, graphs, onnx_export, onnx_fp8, probe, tensorrt, verify
+from wanbatch.engines.aot_forms import FormsHere
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.labels import COMPONENTS, SECOND_TRANSFORMER, TRANSFORMER
 from wanbatch.engines.selection import TRANSFORMERS, architecture_of
@@ -69,6 +70,7 @@ class Built:
         bytes: Of its files.
         errors: How far it is from its module; empty if it cannot run here.
         why: What was wrong with an engine that was built again.
+        refused: Forms of `aot` engines that do not run here, and how they failed; another one was taken.
     """
 
     label: str
@@ -77,6 +79,7 @@ class Built:
     bytes: int = 0
     errors: str = ""
     why: str = ""
+    refused: str = ""
 
 
 def check(request: BuildRequest) -> None:
@@ -128,6 +131,7 @@ def build(store: Store, request: BuildRequest) -> Iterator[Built]:
     check(request)
     device = torch.device(request.device)
     parts: Modules | None = None
+    forms = FormsHere()
     for component, size, rows in wanted(request):
         key = key_of(request, component, size, rows)
         found = store.find(key)
@@ -137,9 +141,10 @@ def build(store: Store, request: BuildRequest) -> Iterator[Built]:
         parts = parts or loaded(request.model, device, request.dtype, request.float8)
         graph = graph_of(parts, component, size, rows, device, DTYPES[request.dtype])
         begin = time.perf_counter()
-        size_of, errors = _build_one(store, key, graph, request)
+        size_of, errors = _build_one(store, key, graph, request, forms)
         what, why = ("built", "") if found is None else ("rebuilt", found.reason)
-        yield Built(key.label, what, round(time.perf_counter() - begin, 2), size_of, errors, why)
+        seconds = round(time.perf_counter() - begin, 2)
+        yield Built(key.label, what, seconds, size_of, errors, why, str(forms))
 
 
 def wanted(request: BuildRequest) -> Iterator[tuple[str, tuple[int, int], int]]:
@@ -221,7 +226,9 @@ def graph_of(
     return next(graph for graph in both if graph.component == component)
 
 
-def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest) -> tuple[int, str]:
+def _build_one(
+    store: Store, key: EngineKey, graph: Graph, request: BuildRequest, forms: FormsHere
+) -> tuple[int, str]:
     """Build one engine in a folder inside the store, verify it and take it in. Returns its bytes and its errors."""
     folder = store.new_build()
     begin = time.perf_counter()
@@ -229,9 +236,8 @@ def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest
         notes: dict[str, Any] = {}
         errors: verify.Errors | None = None
         if request.backend == AOT:
-            files = [folder / f"{key.name}{aot.SUFFIX}"]
-            aot.build(graph, files[0])
             notes["probe"] = probe.description_of(graph)
+            files = [forms.build(graph, folder, key.name, notes["probe"])]
             errors = verify.compare(graph, aot.load(files[0], graph.module))
         else:
             path = folder / f"{key.name}{onnx_export.SUFFIX}"  # which the file itself names its weights by

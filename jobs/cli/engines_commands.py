@@ -103,6 +103,8 @@ def build(
         done.append(asdict(one))
         if not as_json:
             click.echo(_line(one.label, one.what, one.seconds, one.errors, one.why))
+    if not as_json and (refused := next((one["refused"] for one in done if one["refused"]), "")):
+        click.echo(f"engines of another form were built instead of those that do not run here ({refused})", err=True)
     if as_json:
         click.echo(json.dumps({"engines": done}))
 

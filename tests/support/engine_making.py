@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wanbatch.engines import aot, building
+from wanbatch.engines import aot, building, probe
 from wanbatch.engines.building import BuildRequest
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.store import Store
@@ -54,6 +54,7 @@ def stand_in_store(folder: Path, request: BuildRequest, monkeypatch, factor: flo
     made = StandIn()
     monkeypatch.setattr(aot, "build", made.build)
     monkeypatch.setattr(aot, "load", made.load)
+    monkeypatch.setattr(probe, "failure_at", lambda path, description, seconds=1: None)
     store = Store.create(folder)
     list(building.build(store, request))
     made.factor = factor

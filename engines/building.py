@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 
 from wanbatch.engines import aot, graphs, onnx_export, onnx_fp8, probe, tensorrt, verify
 from wanbatch.engines.aot_forms import FormsHere
+from wanbatch.engines.build_progress import BuildProgress
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.labels import COMPONENTS, SECOND_TRANSFORMER, TRANSFORMER
 from wanbatch.engines.selection import TRANSFORMERS, architecture_of
 from wanbatch.engines.store import Store
-from wanbatch.engines.stored_engine import AOT, FLOAT8, BadEngine, EngineKey
+from wanbatch.engines.stored_engine import AOT, FLOAT8, EngineKey, StoredEngine
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -117,12 +118,13 @@ def check(request: BuildRequest) -> None:
             tensorrt.require_float8(request.architectures)
 
 
-def build(store: Store, request: BuildRequest) -> Iterator[Built]:
+def build(store: Store, request: BuildRequest, report: Callable[[str], None] = lambda words: None) -> Iterator[Built]:
     """Build what a store lacks, one engine after the other; what is damaged is built again.
 
     Args:
         store: Where they go.
         request: Which ones.
+        report: Told of what is being built, how far it is, and how long the others will take.
 
     Raises:
         UserError: One cannot be built, or does not compute what its module does.
@@ -132,18 +134,22 @@ def build(store: Store, request: BuildRequest) -> Iterator[Built]:
     device = torch.device(request.device)
     parts: Modules | None = None
     forms = FormsHere()
-    for component, size, rows in wanted(request):
-        key = key_of(request, component, size, rows)
-        found = store.find(key)
-        if found is not None and not isinstance(found, BadEngine):
+    keys = {one: key_of(request, *one) for one in wanted(request)}
+    there = {one: store.find(key) for one, key in keys.items()}
+    progress = BuildProgress(sum(not isinstance(one, StoredEngine) for one in there.values()), report)
+    for (component, size, rows), key in keys.items():
+        found = there[component, size, rows]
+        if isinstance(found, StoredEngine):
             yield Built(key.label, "there already")
             continue
+        progress.begins(key.label)
         parts = parts or loaded(request.model, device, request.dtype, request.float8)
         graph = graph_of(parts, component, size, rows, device, DTYPES[request.dtype])
         begin = time.perf_counter()
-        size_of, errors = _build_one(store, key, graph, request, forms)
+        size_of, errors = _build_one(store, key, graph, request, forms, progress)
         what, why = ("built", "") if found is None else ("rebuilt", found.reason)
         seconds = round(time.perf_counter() - begin, 2)
+        progress.ended(seconds)
         yield Built(key.label, what, seconds, size_of, errors, why, str(forms))
 
 
@@ -227,7 +233,7 @@ def graph_of(
 
 
 def _build_one(
-    store: Store, key: EngineKey, graph: Graph, request: BuildRequest, forms: FormsHere
+    store: Store, key: EngineKey, graph: Graph, request: BuildRequest, forms: FormsHere, progress: BuildProgress
 ) -> tuple[int, str]:
     """Build one engine in a folder inside the store, verify it and take it in. Returns its bytes and its errors."""
     folder = store.new_build()
@@ -249,7 +255,7 @@ def _build_one(
             if request.backend != ONNX:
                 files = [folder / f"{key.name}{tensorrt.SUFFIX}"]
                 notes["plan"] = tensorrt.build(
-                    path, graph, files[0], request.architectures, request.workspace, request.backend
+                    path, graph, files[0], request.architectures, request.workspace, request.backend, progress.phase
                 )
         if errors is not None and not errors.passed:
             raise UserError(f"{key.label}: is not what the module computes, and is not kept: {errors}")

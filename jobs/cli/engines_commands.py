@@ -99,7 +99,7 @@ def build(
     request = _request(settings, components, sizes, backend, architectures, workspace << 20)
     building.check(request)
     done = []
-    for one in building.build(create_engines(str(store)), request):
+    for one in building.build(create_engines(str(store)), request, lambda words: click.echo(words, err=True)):
         done.append(asdict(one))
         if not as_json:
             click.echo(_line(one.label, one.what, one.seconds, one.errors, one.why))

@@ -34,6 +34,7 @@ from installed import installed
 from torch import Tensor
 
 from wanbatch.engines import aot, graphs, onnx_export, probe, verify
+from wanbatch.engines.aot_forms import Way, ways
 from wanbatch.engines.graphs import Graph
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.loading.compiler import set_up_compiler, set_up_dynamo
@@ -118,7 +119,7 @@ class Bench:
         vae = single_frame_vae(self.modules.vae, self.device)
         today, how = runnable_vae(vae, Runtime(), self.device)
         found: dict[str, Any] = {}
-        engines: dict[str, dict[str, Path]] = {form: {} for form in aot.FORMS}
+        engines: dict[Way, dict[str, Path]] = {way: {} for way in ways()}
         for graph in self._vae_graphs(vae):
             example = next(iter(graph.inputs.values()))
             direction = graph.component.removeprefix("vae-")
@@ -126,16 +127,15 @@ class Bench:
                 "today": {"how": how, "ms": self._milliseconds(getattr(today, direction), (example,))},
                 "engine": _noted(partial(self._engine, graph)),
             }
-            for form, paths in engines.items():
-                if "ms" in found[direction]["engine"].get(form, {}):
-                    paths[direction] = self._path_of(graph, form)
+            for way, paths in engines.items():
+                if "ms" in found[direction]["engine"].get(way.name, {}):
+                    paths[direction] = self._path_of(graph, way)
             _tell(found)
         found["start_to_first_picture"] = {}
-        ways = {how: {}, "compiled, nothing kept": {}, "compiled, kept": {}} | {
-            f"engine, {form}": paths for form, paths in engines.items() if len(paths) == 2
-        }
-        for way, paths in ways.items():
-            found["start_to_first_picture"][way] = _noted(partial(self._start, way, paths))
+        starts: dict[str, dict[str, Path]] = {how: {}, "compiled, nothing kept": {}, "compiled, kept": {}}
+        starts |= {f"engine, {way.name}": paths for way, paths in engines.items() if len(paths) == 2}
+        for start, paths in starts.items():
+            found["start_to_first_picture"][start] = _noted(partial(self._start, start, paths))
             _tell(found["start_to_first_picture"])
         return found
 
@@ -205,23 +205,23 @@ class Bench:
         return found
 
     def _engine(self, graph: Graph, inputs: tuple[Tensor, ...] | None = None) -> dict[str, Any]:
-        """Each form of an engine; one that did not run is not tried again."""
+        """An engine in each way; one that did not run is not tried again."""
         return {
-            form: {"refused": self.refused[form]}
-            if form in self.refused
-            else _noted(partial(self._engine_of, form, graph, inputs or tuple(graph.inputs.values())))
-            for form in aot.FORMS
+            way.name: {"refused": self.refused[way.name]}
+            if way.name in self.refused
+            else _noted(partial(self._engine_of, way, graph, inputs or tuple(graph.inputs.values())))
+            for way in ways()
         }
 
-    def _engine_of(self, form: str, graph: Graph, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-        path = self._path_of(graph, form)
+    def _engine_of(self, way: Way, graph: Graph, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        path = self._path_of(graph, way)
         begin = synchronized_time(self.device)
-        aot.build(graph, path)
+        aot.build(graph, path, way.compiler)
         built = synchronized_time(self.device)
         made = {"build_seconds": round(built - begin, 1), "bytes": path.stat().st_size}
-        _tell({graph.label: {form: made}})
+        _tell({graph.label: {way.name: made}})
         if (failure := probe.failure_at(path, probe.description_of(graph))) is not None:
-            self.refused[form] = failure
+            self.refused[way.name] = failure
             return made | {"refused": failure}
         tried = synchronized_time(self.device)
         engine = aot.load(path, graph.module)
@@ -238,12 +238,12 @@ class Bench:
             "all_lengths": str(verify.compare(graph, engine)) if graph.open else None,
         }
 
-    def _path_of(self, graph: Graph, form: str) -> Path:
-        return self.folder / f"{graph.component}{aot.FORMS[form].SUFFIX}"
+    def _path_of(self, graph: Graph, way: Way) -> Path:
+        return self.folder / f"{graph.component}-{list(ways()).index(way)}{way.suffix}"
 
-    def _start(self, way: str, engines: dict[str, Path]) -> dict[str, Any]:
+    def _start(self, start: str, engines: dict[str, Path]) -> dict[str, Any]:
         """What `engine_start.py` says of a way."""
-        cache = self.folder / ("kept" if way.startswith("compiled") else way.replace(", ", "-"))
+        cache = self.folder / f"cache-{start.partition(',')[0]}"
         command = [
             sys.executable,
             str(Path(__file__).with_name("engine_start.py")),

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from wanbatch.engines import aot_artifact, aot_package
-from wanbatch.engines.exporting import tensors_of
+from wanbatch.engines.exporting import compiled_by, tensors_of
 from wanbatch.engines.graphs import Graph
 
 FORMS = {"package": aot_package, "artifact": aot_artifact}
@@ -24,17 +24,19 @@ Engine = Callable[..., Tensor]
 """Takes the inputs of a graph by position and returns its output."""
 
 
-def build(graph: Graph, path: Path) -> None:
+def build(graph: Graph, path: Path, compiler: str | None = None) -> None:
     """Compile a graph into an engine.
 
     Args:
         graph: What is compiled, on the device of its inputs.
         path: Of the engine, whose suffix says of which form.
+        compiler: The C++ compiler; None: the one that PyTorch takes.
 
     Raises:
         UserError: PyTorch cannot export or compile it.
     """
-    FORMS[form_of(path)].build(graph, path)
+    with compiled_by(compiler):
+        FORMS[form_of(path)].build(graph, path)
 
 
 def load(path: Path, weights: nn.Module) -> Engine:

@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wanbatch.engines import aot, probe
+from wanbatch.engines import aot, aot_artifact, aot_package, probe
 from wanbatch.engines.graphs import Graph
 from wanbatch.errors import UserError
+
+COMPILERS = ("g++", "clang++")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to build an `aot` engine.
+
+    Attributes:
+        name: In words.
+        suffix: Of its file.
+        compiler: The C++ compiler, if it is not the one that PyTorch takes.
+    """
+
+    name: str
+    suffix: str
+    compiler: str | None = None
+
+
+def ways() -> Iterator[Way]:
+    """All ways on this machine, the preferred one first.
+
+    PyTorch compiles with what the variable CXX names, which may be a compiler whose libraries crash with PyTorch's
+    own, so those that are found by their names are tried, too.
+    """
+    named = os.environ.get("CXX", COMPILERS[0])
+    yield Way(f"package by {named}", aot_package.SUFFIX)
+    taken = {_real(shutil.which(named))}
+    for other in map(shutil.which, COMPILERS):
+        if other is not None and _real(other) not in taken:
+            taken.add(_real(other))
+            yield Way(f"package by {other}", aot_package.SUFFIX, other)
+    yield Way("artifact", aot_artifact.SUFFIX)
 
 
 @dataclass(slots=True)
 class FormsHere:
-    """What is known of the forms of `aot` engines on this machine.
+    """What is known of the ways to build `aot` engines on this machine.
 
     Attributes:
-        refused: How the first engine of a form failed that did not run.
-        ran: Forms of which an engine ran.
+        refused: How the first engine of a way failed that did not run, by the name of the way.
+        ran: Ways of which an engine ran.
     """
 
     refused: dict[str, str] = field(default_factory=dict)
-    ran: set[str] = field(default_factory=set)
+    ran: set[Way] = field(default_factory=set)
 
     def build(self, graph: Graph, folder: Path, name: str, description: dict[str, Any]) -> Path:
-        """Compile a graph in the first form that runs here.
+        """Compile a graph in the first way that gives an engine which runs here.
 
         Args:
             graph: What is compiled.
@@ -38,23 +74,23 @@ class FormsHere:
             The engine's file.
 
         Raises:
-            UserError: PyTorch cannot compile it, or no form runs here.
+            UserError: PyTorch cannot compile it, or no way gives one that runs here.
         """
         wrong: list[UserError] = []
-        for form, kind in aot.FORMS.items():
-            if form in self.refused:
+        for way in ways():
+            if way.name in self.refused:
                 continue
-            path = folder / f"{name}{kind.SUFFIX}"
+            path = folder / f"{name}{way.suffix}"
             try:
-                aot.build(graph, path)
+                aot.build(graph, path, way.compiler)
             except UserError as error:
                 wrong.append(error)
                 continue
-            failure = None if form in self.ran else probe.failure_at(path, description)
+            failure = None if way in self.ran else probe.failure_at(path, description)
             if failure is None:
-                self.ran.add(form)
+                self.ran.add(way)
                 return path
-            self.refused[form] = failure
+            self.refused[way.name] = failure
             path.unlink()
         if wrong:
             raise wrong[0]
@@ -64,4 +100,8 @@ class FormsHere:
         )
 
     def __str__(self) -> str:
-        return "; ".join(f"{form}: {failure}" for form, failure in self.refused.items())
+        return "; ".join(f"{way}: {failure}" for way, failure in self.refused.items())
+
+
+def _real(path: str | None) -> str:
+    return os.path.realpath(path) if path else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -74,6 +74,15 @@ def dtype_name(dtype: torch.dtype) -> str:
 def first_line(error: BaseException) -> str:
     """What an exception says first, or its kind if it says nothing."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def compiled_by(compiler: str | None) -> AbstractContextManager[Any]:
+    """Have PyTorch's compiler use a C++ compiler meanwhile.
+
+    Args:
+        compiler: Its path; None: the one that it takes.
+    """
+    return nullcontext() if compiler is None else torch._inductor.config.patch({"cpp.cxx": (None, compiler)})
 
 
 @contextmanager

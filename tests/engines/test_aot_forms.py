@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from wanbatch.engines import aot, probe
-from wanbatch.engines.aot_forms import FormsHere
+from wanbatch.engines.aot_forms import COMPILERS, FormsHere, ways
 from wanbatch.engines.graphs import Graph
 from wanbatch.errors import UserError
 
@@ -15,13 +17,28 @@ GRAPH = Graph("vae-decode", nn.Identity(), {"latents": torch.zeros(1, 4)}, "imag
 CRASH = "its process ended by SIGSEGV"
 
 
+@pytest.fixture(autouse=True)
+def compilers(monkeypatch, tmp_path_factory) -> Path:
+    """A folder with one C++ compiler, which is the only one."""
+    folder = tmp_path_factory.mktemp("compilers")
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CXX", raising=False)
+    add_compiler(folder / "g++")
+    return folder
+
+
+def add_compiler(path: Path) -> None:
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+
+
 @pytest.fixture
 def built(monkeypatch) -> list[str]:
-    """Suffixes of the engines that were built, none of which runs if it is in `crashing`."""
+    """Suffixes of the engines that were built, with the compiler that was given."""
     suffixes = []
 
-    def build(graph, path):
-        suffixes.append(path.suffix)
+    def build(graph, path, compiler=None):
+        suffixes.append(f"{path.suffix} {compiler}" if compiler else path.suffix)
         path.write_bytes(b"engine")
 
     monkeypatch.setattr(aot, "build", build)
@@ -45,11 +62,30 @@ def test_an_artifact_is_taken_where_packages_crash_and_these_are_tried_once(buil
     assert forms.build(GRAPH, tmp_path, "second", {}).name == "second.artifact"
     assert built == [".pt2", ".artifact", ".artifact"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.artifact", "second.artifact"]
-    assert str(forms) == f"package: {CRASH}"
+    assert str(forms) == f"package by g++: {CRASH}"
+
+
+def test_a_package_of_another_compiler_is_taken_where_that_of_the_variable_crashes(
+    built, monkeypatch, tmp_path, compilers
+):
+    own, other = tmp_path / "own-g++", compilers / "g++"
+    add_compiler(own)
+    monkeypatch.setenv("CXX", str(own))
+    monkeypatch.setattr(probe, "failure_at", lambda path, _: CRASH if len(built) == 1 else None)
+    forms = FormsHere()
+    assert forms.build(GRAPH, tmp_path, "first", {}).name == "first.pt2"
+    assert forms.build(GRAPH, tmp_path, "second", {}).name == "second.pt2"
+    assert built == [".pt2", f".pt2 {other}", f".pt2 {other}"]
+    assert str(forms) == f"package by {own}: {CRASH}"
+
+
+def test_the_same_compiler_by_two_names_is_tried_once(compilers):
+    (compilers / COMPILERS[1]).symlink_to(compilers / "g++")
+    assert [way.name for way in ways()] == ["package by g++", "artifact"]
 
 
 def test_a_package_that_cannot_be_compiled_leaves_the_artifact(monkeypatch, tmp_path):
-    def build(graph, path):
+    def build(graph, path, compiler=None):
         if path.suffix == ".pt2":
             raise UserError("vae-decode 64x32: PyTorch cannot compile it ahead of time (no C++ compiler)")
         path.write_bytes(b"engine")
@@ -64,8 +100,8 @@ def test_a_package_that_cannot_be_compiled_leaves_the_artifact(monkeypatch, tmp_
 
 def test_a_machine_on_which_no_form_runs_is_told_so(built, monkeypatch, tmp_path):
     crashing(monkeypatch, ".pt2", ".artifact")
-    words = rf"vae-decode 64x32: .* does not run here \(package: {CRASH}; artifact: {CRASH}\): run without --engines"
-    with pytest.raises(UserError, match=words):
+    words = rf"does not run here \(package by g\+\+: {CRASH}; artifact: {CRASH}\): run without --engines"
+    with pytest.raises(UserError, match=f"vae-decode 64x32: .* {words}"):
         FormsHere().build(GRAPH, tmp_path, "engine", {})
 
 

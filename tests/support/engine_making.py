@@ -28,7 +28,7 @@ class StandIn:
         self.calls: list[tuple[int, ...]] = []
         self.factor = factor
 
-    def build(self, graph: Graph, path: Path) -> None:
+    def build(self, graph: Graph, path: Path, compiler: str | None = None) -> None:
         self.built.append(graph.label)
         torch.save([[one.stride(), one.dtype] for one in graph.inputs.values()], path)
 

@@ -243,16 +243,10 @@ class Bench:
 
     def _start(self, start: str, engines: dict[str, Path]) -> dict[str, Any]:
         """What `engine_start.py` says of a way."""
-        cache = self.folder / f"cache-{start.partition(',')[0]}"
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("engine_start.py")),
-            way.partition(",")[0],
-            str(cache),
-        ]
-        done = subprocess.run(
-            [*command, *map(str, engines.values())], capture_output=True, text=True, check=False, timeout=300
-        )
+        how = start.partition(",")[0]
+        script, cache = Path(__file__).with_name("engine_start.py"), self.folder / f"cache-{how}"
+        command = [sys.executable, str(script), how, str(cache), *map(str, engines.values())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         if done.returncode:
             raise RuntimeError(done.stderr[-500:])
         return dict(json.loads(done.stdout.splitlines()[-1]))

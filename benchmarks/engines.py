@@ -119,7 +119,7 @@ class Bench:
         vae = single_frame_vae(self.modules.vae, self.device)
         today, how = runnable_vae(vae, Runtime(), self.device)
         found: dict[str, Any] = {}
-        engines: dict[Way, dict[str, Path]] = {way: {} for way in ways()}
+        engines: dict[Way, dict[str, Path]] = {way: {} for way in ways(self.device.type)}
         for graph in self._vae_graphs(vae):
             example = next(iter(graph.inputs.values()))
             direction = graph.component.removeprefix("vae-")
@@ -210,7 +210,7 @@ class Bench:
             way.name: {"refused": self.refused[way.name]}
             if way.name in self.refused
             else _noted(partial(self._engine_of, way, graph, inputs or tuple(graph.inputs.values())))
-            for way in ways()
+            for way in ways(self.device.type)
         }
 
     def _engine_of(self, way: Way, graph: Graph, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class Bench:
         }
 
     def _path_of(self, graph: Graph, way: Way) -> Path:
-        return self.folder / f"{graph.component}-{list(ways()).index(way)}{way.suffix}"
+        return self.folder / f"{graph.component}-{list(ways(self.device.type)).index(way)}{way.suffix}"
 
     def _start(self, start: str, engines: dict[str, Path]) -> dict[str, Any]:
         """What `engine_start.py` says of a way."""

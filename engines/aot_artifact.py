@@ -1,7 +1,8 @@
 """Artefacts of `torch.compile`: the same compiled kernels as in a package, called from Python, in one file.
 
 They need no library of AOTInductor, so they run where its packages cannot be loaded. A file holds what the compiler
-wrote, the inputs that it is for, and the tensors of the graph that the model does not have.
+wrote, the inputs that it is for, and the tensors of the graph that the model does not have. For a GPU that is machine
+code; for a CPU it is C++, which is compiled when it is loaded.
 """
 
 from __future__ import annotations

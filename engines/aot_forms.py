@@ -33,8 +33,11 @@ class Way:
     compiler: str | None = None
 
 
-def ways() -> Iterator[Way]:
+def ways(device: str) -> Iterator[Way]:
     """All ways on this machine, the preferred one first.
+
+    Args:
+        device: `cuda`; or `cpu`, for which an artifact has C++ that would be compiled in each process.
 
     PyTorch compiles with what the variable CXX names, which may be a compiler whose libraries crash with PyTorch's
     own, so those that are found by their names are tried, too.
@@ -46,7 +49,8 @@ def ways() -> Iterator[Way]:
         if other is not None and _real(other) not in taken:
             taken.add(_real(other))
             yield Way(f"package by {other}", aot_package.SUFFIX, other)
-    yield Way("artifact", aot_artifact.SUFFIX)
+    if device == "cuda":
+        yield Way("artifact", aot_artifact.SUFFIX)
 
 
 @dataclass(slots=True)
@@ -77,7 +81,7 @@ class FormsHere:
             UserError: PyTorch cannot compile it, or no way gives one that runs here.
         """
         wrong: list[UserError] = []
-        for way in ways():
+        for way in ways(device_of(graph)):
             if way.name in self.refused:
                 continue
             path = folder / f"{name}{way.suffix}"
@@ -101,6 +105,11 @@ class FormsHere:
 
     def __str__(self) -> str:
         return "; ".join(f"{way}: {failure}" for way, failure in self.refused.items())
+
+
+def device_of(graph: Graph) -> str:
+    """`cuda` or `cpu`: where the examples of a graph lie."""
+    return next(iter(graph.inputs.values())).device.type
 
 
 def _real(path: str | None) -> str:

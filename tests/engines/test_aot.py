@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from small_models import save_random_pipeline
 from torch import nn
 
 from wanbatch.engines import aot, probe, verify
+from wanbatch.engines.aot_forms import FormsHere
 from wanbatch.engines.graphs import Graph, OpenDimension
 from wanbatch.engines.store import Store
 from wanbatch.engines.stored_engine import EngineKey, StoredEngine
@@ -124,6 +126,23 @@ def test_a_graph_that_cannot_be_compiled_is_named(tmp_path):
     graph = Graph("vae-decode", Branching(), {"values": torch.ones(3)}, "out", width=64, height=32)
     with pytest.raises(UserError, match="vae-decode 64x32: PyTorch cannot compile it ahead of time"):
         aot.build(graph, tmp_path / "engine.pt2")
+
+
+def test_a_compiler_whose_packages_crash_is_passed_over(graph, monkeypatch, tmp_path):
+    """One that puts the C++ library into each package: its locales and those of PyTorch's own do not go together."""
+    compiler = tmp_path / "own" / "g++"
+    compiler.parent.mkdir()
+    plain = shutil.which("g++")
+    static = f'case " $* " in *" -shared "*) exec {plain} "$@" -static-libstdc++;; *) exec {plain} "$@";; esac'
+    compiler.write_text(f"#!/bin/sh\n{static}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(compiler)))  # read from CXX when it is imported
+    forms = FormsHere()
+    path = forms.build(graph, tmp_path, "engine", probe.description_of(graph))
+    assert path.name == "engine.pt2"
+    assert verify.compare(graph, aot.load(path, graph.module), lengths=(4, 6, MOST)).relative < 1e-6
+    assert str(forms) == f"package by {compiler}: its process ended by SIGSEGV"
 
 
 ROWS = [

@@ -8,13 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from wanbatch.engines import aot, probe
+from wanbatch.engines import aot, aot_forms, probe
 from wanbatch.engines.aot_forms import COMPILERS, FormsHere, ways
 from wanbatch.engines.graphs import Graph
 from wanbatch.errors import UserError
 
 GRAPH = Graph("vae-decode", nn.Identity(), {"latents": torch.zeros(1, 4)}, "images", width=64, height=32)
 CRASH = "its process ended by SIGSEGV"
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu(monkeypatch) -> None:
+    """No example lies on one here."""
+    monkeypatch.setattr(aot_forms, "device_of", lambda graph: "cuda")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +87,18 @@ def test_a_package_of_another_compiler_is_taken_where_that_of_the_variable_crash
 
 def test_the_same_compiler_by_two_names_is_tried_once(compilers):
     (compilers / COMPILERS[1]).symlink_to(compilers / "g++")
-    assert [way.name for way in ways()] == ["package by g++", "artifact"]
+    assert [way.name for way in ways("cuda")] == ["package by g++", "artifact"]
+
+
+def test_a_cpu_has_packages_only_since_artifacts_for_it_are_compiled_when_they_are_loaded(
+    built, monkeypatch, tmp_path
+):
+    assert [way.name for way in ways("cpu")] == ["package by g++"]
+    monkeypatch.setattr(aot_forms, "device_of", lambda graph: "cpu")
+    crashing(monkeypatch, ".pt2")
+    with pytest.raises(UserError, match="does not run here"):
+        FormsHere().build(GRAPH, tmp_path, "engine", {})
+    assert built == [".pt2"]
 
 
 def test_a_package_that_cannot_be_compiled_leaves_the_artifact(monkeypatch, tmp_path):

@@ -2,12 +2,15 @@
 
     python benchmarks/adapters.py --out benchmarks/results/adapters-h200.json
 
-Random weights of Wan2.2 TI2V-5B (on a CPU: of a model of its form with 6 small blocks), guided, eight slots, each row
-with another adapter of rank 32 on all 300 layers. Each round runs all rows through their schedules without adapters
-and with, so that both see the same machine; figures are medians over the rounds. `merged` has one adapter merged into
-the weights before they are fused and quantised. Then: the time to put an adapter into a slot, whether a row alone has
-the bits that it has among others, and how far an evaluation is from that of the merged weights and both from float32.
-Under 3 minutes on an H200. Needs torch, diffusers and safetensors alone.
+Random weights of Wan2.2 TI2V-5B (on a CPU: of a model of its form with 6 small blocks), eight slots, each row with
+another adapter of rank 32 on all 300 layers: guided with 24 steps, and with 4 steps, guided and not. Of 4 steps there
+are 32 rows, and each that enters a slot brings another adapter than the one before it had, so that filling slots
+counts as often as it does in a run. Each round runs all rows through their schedules without adapters and with, so
+that both see the same machine; figures are medians over the rounds. `merged` has one adapter merged into the weights
+before they are fused and quantised. Then: the time to put an adapter into a slot, whether a row alone has the bits
+that it has among others, and how far an evaluation is from that of the merged weights and both from float32. Each
+figure is printed, and written, as soon as it is there. Some 4 minutes on an H200, the first before the end of the
+first minute. Needs torch, diffusers and safetensors alone.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from random_adapters import random_adapter
 from step_times import SMALL, TOKENS
 
 from wanbatch.pipeline.adapters.merging import merge
 from wanbatch.pipeline.adapters.store import AdapterStore, stack_rank
-from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
-from wanbatch.pipeline.adapters.wan_layers import wan_layers
+from wanbatch.pipeline.adapters.tensors import AdapterTensors
 from wanbatch.pipeline.batching.denoiser import Denoiser
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.samples import Sample
@@ -47,7 +51,7 @@ def main() -> None:
     """Measure and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--ways", nargs="*", default=["24:5", "4:5", "4:1"], help="steps:guidance, of each row")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rank", type=int, default=32)
@@ -60,13 +64,9 @@ def main() -> None:
     adapters = {
         f"adapter-{number}": random_adapter(config, given.rank, number, device) for number in range(given.slots)
     }
-    found = []
-    for precision in given.precisions:
-        for one in measured(given, precision, config, device, adapters):
-            found.append(one)
-            print(json.dumps(one), flush=True)
+    found: list[dict[str, Any]] = []
     result = {
-        "what": "milliseconds a guided step of the whole batch, without adapters and with one a row",
+        "what": "milliseconds a step of the whole batch, without adapters and with one a row",
         "command": " ".join(["python", *sys.argv]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": torch.cuda.get_device_name() if large else f"CPU, {torch.get_num_threads()} threads",
@@ -74,8 +74,13 @@ def main() -> None:
         "settings": {name: value for name, value in vars(given).items() if name != "out"},
         "found": found,
     }
-    if given.out is not None:
-        given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    begin = time.monotonic()
+    for precision in given.precisions:
+        for one in measured(given, precision, config, device, adapters):
+            found.append(one)
+            print(f"{time.monotonic() - begin:.0f} s", json.dumps(one), flush=True)
+            if given.out is not None:
+                given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 @torch.inference_mode()
@@ -85,43 +90,71 @@ def measured(
     config: dict[str, Any],
     device: torch.device,
     adapters: Mapping[str, AdapterTensors],
-) -> list[dict[str, Any]]:
-    """What each size takes in one precision."""
+) -> Iterator[dict[str, Any]]:
+    """What each size takes in one precision, each way."""
     plain, merged = (built(config, device, precision, tensors) for tensors in (None, adapters["adapter-0"]))
     store = AdapterStore({name: ((tensors,), 1.0) for name, tensors in adapters.items()}, device, plain.dtype)
-    found = []
     for size in given.sizes:
         shape = SIZES[size] if device.type == "cuda" else (8, 8)
-        rows = samples(config, device, plain.dtype, given.steps, given.slots, shape)
-        mixed = [replace(row, adapters=store.applied([(f"adapter-{n}", 1.0)])) for n, row in enumerate(rows)]
-        same = [replace(row, adapters=store.applied([("adapter-0", 1.0)])) for row in rows]
-        runs = {
-            "none": (Denoiser([plain], given.slots), rows),
-            "mixed": (Denoiser([plain], given.slots), mixed),
-            "merged": (Denoiser([merged], given.slots), rows),
-        }
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(given.rounds + 1):
-            for name, (denoiser, its) in runs.items():
-                begin = synchronized_time(device)
-                list(denoiser.run(its))
-                if number:  # the first compiles, records and warms up
-                    times[name].append((synchronized_time(device) - begin) * 1000 / given.steps)
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        spread = {name: round(max(values) / min(values), 3) for name, values in times.items()}
-        found.append({
+        for way in given.ways:
+            steps, guidance = int(way.partition(":")[0]), float(way.partition(":")[2])
+            passes = 4 if steps <= 8 else 1
+            rows = samples(config, device, plain.dtype, steps, given.slots * passes, shape, guidance)
+            mixed = [
+                replace(row, adapters=store.applied([(f"adapter-{_of_row(number, given.slots)}", 1.0)]))
+                for number, row in enumerate(rows)
+            ]
+            yield {
+                "precision": precision, "size": size, "steps": steps, "guidance": guidance, "rows": len(rows),
+                "kernels": plain.fused,
+                **times_of(plain, merged, given, rows, mixed, device),
+            }  # fmt: skip
+        one = replace(rows[0], adapters=store.applied([("adapter-0", 1.0)]))
+        yield {
             "precision": precision, "size": size, "kernels": plain.fused,
-            "ms_a_step": {name: round(value, 3) for name, value in medians.items()}, "spread": spread,
-            "mixed_over_none": round(medians["mixed"] / medians["none"], 4),
-            "merged_over_none": round(medians["merged"] / medians["none"], 4),
             "fill_ms_a_slot": round(fill_milliseconds(plain, store, given, device), 3),
-            "bits_are_those_of_the_row_alone": bits_alone(plain, given.slots, mixed),
-            "velocity": velocities(plain, merged, config, device, same[0], given.slots, adapters["adapter-0"]),
-        })  # fmt: skip
+            "bits_are_those_of_the_row_alone": bits_alone(plain, given.slots, mixed[: given.slots]),
+            "velocity": velocities(plain, merged, config, device, one, given.slots, adapters["adapter-0"]),
+        }  # fmt: skip
     del plain, merged, store
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return found
+
+
+def _of_row(number: int, slots: int) -> int:
+    """Which adapter a row has: all those of the slots differ, and the next row of a slot has another one."""
+    return (number + number // slots) % slots
+
+
+def times_of(
+    plain: FrameTransformer,
+    merged: FrameTransformer,
+    given: argparse.Namespace,
+    rows: list[Sample],
+    mixed: list[Sample],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Milliseconds a step of all slots, in turn without adapters, with one a row, and with one merged."""
+    runs = {
+        "none": (Denoiser([plain], given.slots), rows),
+        "mixed": (Denoiser([plain], given.slots), mixed),
+        "merged": (Denoiser([merged], given.slots), rows),
+    }
+    steps = rows[0].solution.steps * len(rows) / given.slots
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(given.rounds + 1):
+        for name, (denoiser, its) in runs.items():
+            begin = synchronized_time(device)
+            list(denoiser.run(its))
+            if number:  # the first compiles, records and warms up
+                times[name].append((synchronized_time(device) - begin) * 1000 / steps)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "ms_a_step": {name: round(value, 3) for name, value in medians.items()},
+        "spread": {name: round(max(values) / min(values), 3) for name, values in times.items()},
+        "mixed_over_none": round(medians["mixed"] / medians["none"], 4),
+        "merged_over_none": round(medians["merged"] / medians["none"], 4),
+    }
 
 
 def built(
@@ -136,25 +169,15 @@ def built(
     return single_frame_transformer(model, Runtime(fp8=precision == "fp8"), device)
 
 
-def random_adapter(config: dict[str, Any], rank: int, seed: int, device: torch.device) -> AdapterTensors:
-    """One on all layers of the blocks, whose changes are a tenth as large as the weights."""
-    layers, generator = wan_layers(config), torch.Generator(device).manual_seed(seed)
-    pairs = {}
-    for name in layers.block_layers:
-        out, inputs = layers.shapes[f"{name}.weight"]
-        down = torch.randn(rank, inputs, generator=generator, device=device) * inputs**-0.5
-        up = torch.randn(out, rank, generator=generator, device=device) * 0.1 * rank**-0.5
-        pairs[name] = LowRank(down.bfloat16().cpu(), up.bfloat16().cpu(), 1.0)
-    return AdapterTensors(pairs)
-
-
-def samples(config, device, dtype, steps: int, count: int, size) -> list[Sample]:
+def samples(config, device, dtype, steps: int, count: int, size, guidance: float) -> list[Sample]:
     """Rows that differ in their noise, with one prompt."""
     torch.manual_seed(0)
     prompt, negative = (torch.randn(tokens, config["text_dim"], device=device, dtype=dtype) for tokens in TOKENS)
     solution = solve("unipc", steps, 5.0, 1.0, "linear", None)
     starts = torch.randn(count, config["in_channels"], *size, device=device)
-    return [Sample(str(number), starts[number], solution, 5.0, prompt, negative, number) for number in range(count)]
+    return [
+        Sample(str(number), starts[number], solution, guidance, prompt, negative, number) for number in range(count)
+    ]
 
 
 def fill_milliseconds(plain: FrameTransformer, store: AdapterStore, given, device: torch.device) -> float:

@@ -5,9 +5,11 @@
 MODEL is a folder of the full-size model, by default one of random weights that is written first (23 GB). Each command
 is a process of its own, with all that it takes: imports, Ray, loading, compiling, files. Cases are 50 steps with
 guidance 5 in bfloat16 and in FP8, of prompts of one length, and 4 steps without guidance in FP8 with prompts of many,
-1280x704, eight rows at a time. The diffusers program (`diffusers_program.py`) runs compiled and batched, with
-`torchao` in its row-wise float8. What `wanbatch run` compiles is kept, and is there before the first case: a run of
-32 pictures makes it, whose start is the first of a new machine.
+1280x704, eight rows at a time; and the latter with an adapter for few steps merged (random numbers, rank 32 on all
+layers), whose header gives steps, sampler and guidance to `--preset fast`. The diffusers program
+(`diffusers_program.py`) runs compiled and batched, with `torchao` in its row-wise float8. What `wanbatch run` keeps
+of its compiling is there before the first case: a run of 32 pictures makes it, whose start is the first of a new
+machine.
 
 pictures_per_second: from when the worker was ready to the last commit (of diffusers: after the first batch). The
 result is written after each command, and an earlier one of the same file is added to, so that parts may be run one by
@@ -33,10 +35,15 @@ import click
 import torch
 from circumstances import circumstances
 from mixed_prompts import mixed_words, prompts_of
+from random_adapters import write_few_step_adapter
+
+from wanbatch.pipeline.adapters.few_step import FewStepUse
 
 PARTS = ("wanbatch", "diffusers", "torchao")
 PRECISION_OF = {"diffusers": "bf16", "torchao": "fp8"}
 FIRST = "the first start"
+RANK = 32
+FEW_STEP = FewStepUse(steps=4, sampler="euler", schedule="linear", shift=5.0, guidance=1.0)
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,20 @@ class Case:
     steps: int
     guidance: float
     rows: tuple[int, int]
+    adapter: FewStepUse | None = None  # merged, and its steps and guidance are taken from it
 
     @property
     def flags(self) -> list[str]:
         return ["--steps", str(self.steps), "--guidance", str(self.guidance)]
+
+    def flags_of_wanbatch(self, model: Path, folder: Path) -> list[str]:
+        """The flags of `wanbatch run`; an adapter's file is written into the folder."""
+        if self.adapter is None:
+            return self.flags
+        file = folder / "few-step.safetensors"
+        if not file.exists():
+            write_few_step_adapter(model, file, RANK, self.adapter)
+        return ["--lora", f"few-step={file}", "--merge", "few-step", "--preset", "fast"]
 
     @property
     def words(self) -> Iterator[int]:
@@ -63,6 +80,7 @@ CASES = {
     "50 steps, bf16": Case("bf16", 50, 5.0, (32, 16)),
     "50 steps, fp8": Case("fp8", 50, 5.0, (40, 16)),
     "4 steps, fp8, mixed prompts": Case("fp8", 4, 1.0, (640, 96)),
+    "4 steps, fp8, merged few-step adapter, mixed prompts": Case("fp8", 4, 1.0, (640, 0), FEW_STEP),
 }
 
 
@@ -105,7 +123,7 @@ def main(
                 note(title, "wanbatch", of_wanbatch(model, CASES[title], size, share, folder, cache))
         for part in parts:
             for title in cases if part != "wanbatch" else ():
-                if CASES[title].precision == PRECISION_OF[part]:
+                if CASES[title].precision == PRECISION_OF[part] and CASES[title].rows[1]:
                     note(title, part, of_diffusers(model, CASES[title], size, share, folder, part == "torchao"))
 
 
@@ -120,7 +138,8 @@ def of_wanbatch(model: Path, case: Case, size: str, share: float, folder: Path, 
         "run",
         str(manifest(folder, case, int(case.rows[0] * share))),
     ]
-    command += ["--out", str(out), "--model", str(model), "--slots", "8", "--workers", "1", *case.flags]
+    command += ["--out", str(out), "--model", str(model), "--slots", "8", "--workers", "1"]
+    command += case.flags_of_wanbatch(model, folder)
     command += ["--precision", case.precision, "--width", width, "--height", height]
     command += ["--compile-cache", str(cache)]
     begin = time.time()
@@ -136,6 +155,7 @@ def of_wanbatch(model: Path, case: Case, size: str, share: float, folder: Path, 
     made = sum(unit["made"] for unit in units)
     return {
         "pictures": made,
+        "evaluations_a_picture": sum(unit["evaluations"] for unit in units) / made,
         "pictures_per_second": round(made / (last - ready_at), 4),
         "seconds": round(seconds, 1),
         "seconds_to_worker_ready": round(ready_at - begin, 1),

@@ -40,8 +40,8 @@ from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import (
     block_maker,
     check_precision,
-    compiled_vae,
     layers_name,
+    runnable_vae,
     single_frame_text_encoder,
     single_frame_transformer,
     single_frame_vae,
@@ -89,9 +89,7 @@ class Wan:
         self._adapters = AdapterStore(adapters, device, self.dtype)
         text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device, runtime.text_fp8)
         self.frame_vae = frame_vae = single_frame_vae(modules.vae, device)
-        if device.type == "cuda" and self.dtype != torch.float32:
-            frame_vae.write_scores()
-        self.vae: VAE = compiled_vae(frame_vae) if runtime.compile else frame_vae
+        self.vae, self._vae_how = runnable_vae(frame_vae, runtime, device)
         self._replaced_stages: ReplacedStages = lambda width, height, rows: {}
         self.stride = modules.vae.config.scale_factor_spatial
         self.channels = self.experts[0].in_channels
@@ -153,7 +151,7 @@ class Wan:
             runtime = replace(runtime, offload=not whole)
         ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
         to = torch.device("cpu") if runtime.offload else where
-        with compiler_set_up(runtime):
+        with compiler_set_up(runtime, where):
             modules = load(info, to, DTYPES[dtype], ready, text_maker(runtime, where))
         for file, weight in merged:
             for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
@@ -189,14 +187,13 @@ class Wan:
     def backends(self) -> dict[str, str]:
         """What runs each stage, recorded with every picture."""
         dtype = str(self.dtype).removeprefix("torch.")
-        how = "compiled" if self.runtime.compile else "eager"
-        blocks = "kernels" if self.experts[0].fused else how
+        blocks = "kernels" if self.experts[0].fused else "compiled" if self.runtime.compile else "eager"
         layers = dtype + layers_name(self.runtime, self.device)
         names = {
             "text": f"{self._text_how}-{dtype}" + ("-fp8-weights" if self.runtime.text_fp8 else ""),
-            "encode": f"{how}-{dtype}",
+            "encode": f"{self._vae_how}-{dtype}",
             "denoise": f"{blocks}-{layers}",
-            "decode": f"{how}-{dtype}",
+            "decode": f"{self._vae_how}-{dtype}",
         }
         return self.placement.marked(names)
 

@@ -75,6 +75,8 @@ def train() -> None:
 @click.option(
     "--expert", type=click.Choice(["high", "low", "both"]), help="of A14B, by noise levels: what is trained"
 )
+@click.option("--start-from", metavar="FILE", type=click.Path(path_type=Path),
+              help="adapter to begin with, of the same rank")  # fmt: skip
 @click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
 @BASE_PRECISION
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)

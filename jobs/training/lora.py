@@ -14,6 +14,7 @@ from tqdm import tqdm
 from wanbatch.errors import UserError
 from wanbatch.jobs.training.asked import check_name, training_device, training_type
 from wanbatch.jobs.training.pictures import PictureSet, find_pictures
+from wanbatch.pipeline.adapters.files import AdapterFile
 from wanbatch.pipeline.loading.registry import ModelInfo, find
 from wanbatch.pipeline.training.lora.captions import check_template
 from wanbatch.pipeline.training.lora.card import About
@@ -22,6 +23,7 @@ from wanbatch.pipeline.training.lora.measures import Measures
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import UNRELATED, Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.start import AT_NO_CHANGE, check_start, start_of
 from wanbatch.pipeline.training.optimizers import check_optimizer
 from wanbatch.pipeline.training.processes import Processes, joined_processes
 
@@ -52,6 +54,7 @@ class LoraRequest:
         masks: Where masks of the pictures are: a folder, a column, or `beside`; None: there are none.
         unmasked_weight: Of the loss where masks are black; None: `UNMASKED_WEIGHT`.
         cache: Folder of latents, which trainings may share; None: one in `out`.
+        start_from: The file of an adapter to begin with; None: at no change.
     """
 
     images: str | Path
@@ -75,6 +78,7 @@ class LoraRequest:
     masks: str | None = None
     unmasked_weight: float | None = None
     cache: Path | None = None
+    start_from: Path | None = None
 
 
 def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
@@ -112,12 +116,14 @@ class Checked:
         prior: Of what the model shall go on making; None: there are none.
         info: The model.
         device: Where it is trained.
+        start: The adapter to begin with; None: at no change.
     """
 
     pictures: PictureSet
     prior: PictureSet | None
     info: ModelInfo
     device: torch.device
+    start: AdapterFile | None = None
 
 
 def checked(request: LoraRequest, say: Callable[[str], None]) -> Checked:
@@ -146,7 +152,8 @@ def checked(request: LoraRequest, say: Callable[[str], None]) -> Checked:
     if pictures.masks is not None:
         pictures.masks.check(pictures.manifest, pictures.found, info, _area(request) or info.width * info.height)
     device = training_device(request.device)
-    return Checked(pictures, prior, info, device)
+    start = None if request.start_from is None else check_start(request.start_from, info, request.settings)
+    return Checked(pictures, prior, info, device, start)
 
 
 def check_batch(batch: int, count: int) -> None:
@@ -209,6 +216,7 @@ def _train(
         request.name, request.model, str(request.images), len(pictures.found),
         template=request.template, trigger=request.trigger, **said,
         prior=f"{len(prior.found)} pictures from `{prior.path}` with a weight of {weight:g}" if prior else "",
+        start=_words_of_start(request, found),
         masks=f"of `{request.masks}`, black parts with a weight of {_unmasked(request):g}" if request.masks else "",
     )  # fmt: skip
     with (
@@ -228,8 +236,16 @@ def _train(
             area=_area(request), prompts=request.prompts, unrelated=request.unrelated or UNRELATED,
             prior=prior.load() if prior else (), prior_weight=weight,
             unmasked_weight=_unmasked(request), cache=request.cache, processes=processes,
+            start=AT_NO_CHANGE if found.start is None else start_of(found.start, request.settings),
             listener=Listener(say, encoded, stepped),
         )  # fmt: skip
+
+
+def _words_of_start(request: LoraRequest, found: Checked) -> str:
+    """What the card says of the adapter that the training began with; empty: there was none."""
+    if request.start_from is None or found.start is None:
+        return ""
+    return f"the adapter `{request.start_from.name}` (SHA-256 {found.start.digest})"
 
 
 def _area(request: LoraRequest) -> int | None:

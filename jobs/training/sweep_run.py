@@ -60,6 +60,8 @@ def sweep(
     trials = [with_result(trial, request.out) for trial in trials_of(values)]
     for trial in trials:
         replace(request.settings, **trial.values)  # refuses values that cannot be
+    if request.start_from is not None and "rank" in values:
+        raise UserError("--sweep: the rank is that of --start-from for all trials: drop it from the sweep")
     found, by = checked(request, say), rule(request.trigger)
     request.out.mkdir(parents=True, exist_ok=True)
     ensure_same_training(request.out, _identity(request, values, found), {"pictures": "other pictures or captions"})
@@ -144,6 +146,7 @@ def _of_trial(request: LoraRequest, trial: Trial) -> LoraRequest:
         images=absolute(request.images) or request.images,
         model=str(absolute(request.model)),
         prior=absolute(request.prior),
+        start_from=None if request.start_from is None else here / request.start_from,
         masks=str(absolute(request.masks)) if request.masks is not None else None,
         out=here / request.out / TRIALS / trial.name,
         cache=here / request.out / CACHE,
@@ -159,7 +162,7 @@ def _identity(request: LoraRequest, values: Mapping[str, Sequence[Any]], found: 
     prior = None if found.prior is None else found.prior.manifest.digest
     return settings | asked | weights | {
         "sweep": sorted(values), "model": found.info.digest, "pictures": found.pictures.manifest.digest,
-        "prior": prior,
+        "prior": prior, "start": None if found.start is None else found.start.digest,
     }  # fmt: skip
 
 

@@ -20,15 +20,19 @@ def kernels_usable(device: torch.device) -> bool:
 
 
 def set_up_compiler(cache: str | None) -> None:
-    """What `torch.compile` needs to know in this process, before the first call.
+    """Say where this process keeps compiled code; before the first kernel is built, and the first call of a compiler.
 
     Args:
-        cache: Folder of compiled code; None for the default. Inductor looks there before it compiles, so that a
-            second start, or another worker, takes seconds instead of a minute.
+        cache: Folder of compiled code; None for the default. Inductor and Triton look there before they compile, so
+            that a second start, or another worker, takes seconds instead of a minute.
     """
     folder = Path(cache) if cache else default_compile_cache()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.expanduser().absolute())
     os.environ["TRITON_CACHE_DIR"] = str(folder.expanduser().absolute() / "triton")
+
+
+def set_up_dynamo() -> None:
+    """What `torch.compile` needs to know in this process, before its first call. Importing it takes seconds."""
     # Shapes are static, so each size class (height, width, guided, length of the text) is compiled for itself. All
     # blocks share one code object, so these many classes are what dynamo must be ready to hold: its own limit of
     # 8 is meant to catch accidents, and with fullgraph=True going over it is an error.
@@ -39,18 +43,21 @@ def set_up_compiler(cache: str | None) -> None:
 
 
 @contextmanager
-def compiler_set_up(runtime: Runtime) -> Iterator[None]:
-    """Set the compiler up meanwhile, if there is anything to compile: importing it takes seconds.
+def compiler_set_up(runtime: Runtime, device: torch.device) -> Iterator[None]:
+    """Set the compiler up; meanwhile import it, where all of the model will need it.
 
     Args:
         runtime: How the model is run.
+        device: Where. With our own kernels there is most often nothing to compile, so nothing is imported.
 
-    Raises whatever `set_up_compiler` raises.
+    Raises whatever `set_up_compiler` and `set_up_dynamo` raise.
     """
-    if not runtime.compile:
+    if runtime.compile:
+        set_up_compiler(runtime.compile_cache)
+    if not runtime.compile or kernels_usable(device):
         yield
         return
     with ThreadPoolExecutor(1, "compiler") as beside:
-        imported = beside.submit(set_up_compiler, runtime.compile_cache)
+        imported = beside.submit(set_up_dynamo)
         yield
         imported.result()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.loading.compiler import kernels_usable
+from wanbatch.pipeline.core.backends import VAE
+from wanbatch.pipeline.loading.compiler import kernels_usable, set_up_dynamo
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models import fp8, int8
@@ -84,7 +85,10 @@ def single_frame_transformer(model: Any, runtime: Runtime, device: torch.device)
             make_ready(block)
     if kernels_usable(device):
         frame.use_kernels()
-    return frame.compile_blocks() if runtime.compile and not frame.fused else frame
+    if not runtime.compile or frame.fused:
+        return frame
+    set_up_dynamo()
+    return frame.compile_blocks()
 
 
 def block_maker(runtime: Runtime, device: torch.device) -> Callable[[FrameBlock], None]:
@@ -94,6 +98,9 @@ def block_maker(runtime: Runtime, device: torch.device) -> Callable[[FrameBlock]
         runtime: How the model is run.
         device: Where it will be run, and weights are rounded.
     """
+
+    if runtime.int8 and runtime.compile:
+        set_up_dynamo()
 
     def make_ready(block: FrameBlock) -> None:
         block.fuse()
@@ -145,7 +152,25 @@ def single_frame_vae(model: Any, device: torch.device) -> FrameVAE:
     return vae
 
 
+def runnable_vae(vae: FrameVAE, runtime: Runtime, device: torch.device) -> tuple[VAE, str]:
+    """What runs a `single_frame_vae`, and its name: `kernels`, `compiled` or `eager`.
+
+    Args:
+        vae: Which need not be on the device yet.
+        runtime: How it is run.
+        device: Where it will be run.
+    """
+    if device.type == "cuda" and vae.quant_conv.weight.dtype != torch.float32:
+        vae.write_scores()
+    if kernels_usable(device):
+        from wanbatch.pipeline.models.vae_fused import FusedVAE  # needs Triton
+
+        return FusedVAE(vae), "kernels"
+    return (compiled_vae(vae), "compiled") if runtime.compile else (vae, "eager")
+
+
 def compiled_vae(vae: FrameVAE) -> CompiledVAE:
     """The same VAE with both directions compiled."""
+    set_up_dynamo()
     encode, decode = (torch.compile(function, fullgraph=True, dynamic=False) for function in (vae.encode, vae.decode))
     return CompiledVAE(encode, decode)

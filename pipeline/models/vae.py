@@ -179,13 +179,19 @@ class FrameVAE(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """The mode of the posterior, normalised: `[B, 3, H, W] -> [B, z, h, w]`."""
-        mode = self.moments(images)[0]
-        return ((mode.float() - self.mean[:, None, None]) / self.std[:, None, None]).to(mode.dtype)
+        return self.normalised(self.moments(images)[0])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of normalised latents, clamped to [-1, 1]: `[B, z, h, w] -> [B, 3, H, W]`."""
-        latents = latents.float() * self.std[:, None, None] + self.mean[:, None, None]
-        return self.decode_raw(latents).clamp(-1.0, 1.0)
+        return self.decode_raw(self.restored(latents)).clamp(-1.0, 1.0)
+
+    def normalised(self, latents: Tensor) -> Tensor:
+        """Latents as the denoiser has them, of those that the encoder makes: `[B, z, h, w]`, in their dtype."""
+        return ((latents.float() - self.mean[:, None, None]) / self.std[:, None, None]).to(latents.dtype)
+
+    def restored(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalised`, in fp32."""
+        return latents.float() * self.std[:, None, None] + self.mean[:, None, None]
 
 
 def live(video: Tensor) -> Tensor:

@@ -60,18 +60,15 @@ class AttentionBlock(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.to_qkv(self.norm(x)).flatten(2).transpose(1, 2)[:, None].chunk(3, dim=-1)
-        if self.writes_scores and query.shape[0] * query.shape[2] ** 2 <= MOST_SCORES:
-            mixed = _attended(query[:, 0], key[:, 0], value[:, 0])
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value)[:, 0]
+        mixed = self.attended(*self.to_qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1))
         return self.proj(mixed.transpose(1, 2).reshape(x.shape)) + x
 
-
-def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of one head, `[B, pixels, C]` each, as two matrix products with float32 scores between them."""
-    scores = torch.bmm(query, key.transpose(1, 2), out_dtype=torch.float32) * query.shape[2] ** -0.5
-    return torch.bmm(scores.softmax(2).to(value.dtype), value)
+    def attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of one head, `[B, pixels, C]` each; perhaps as two products with float32 scores between them."""
+        if not self.writes_scores or query.shape[0] * query.shape[1] ** 2 > MOST_SCORES:
+            return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+        scores = torch.bmm(query, key.transpose(1, 2), out_dtype=torch.float32) * query.shape[2] ** -0.5
+        return torch.bmm(scores.softmax(2).to(value.dtype), value)
 
 
 class MidBlock(nn.Module):

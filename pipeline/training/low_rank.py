@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.tensors import LowRank
 from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
 from wanbatch.pipeline.models.dit import FrameTransformer, attention_kernels
 
@@ -61,7 +62,9 @@ class LowRankLinear(nn.Module):
         if self.active is None:
             return plain
         down, up = self.down[self.active], self.up[self.active]
-        change = F.linear(F.linear(hidden.to(down.dtype), down), up)
+        if not torch.is_autocast_enabled(hidden.device.type):  # which casts the small matrices instead
+            hidden = hidden.to(down.dtype)
+        change = F.linear(F.linear(hidden, down), up)
         return plain + (change * self.scales[self.active]).type_as(plain)
 
 
@@ -223,3 +226,16 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The matrices and the header of an adapter that `LowRankAdapters.save` wrote."""
     with safe_open(path, framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def state_of_pairs(pairs: Mapping[str, LowRank]) -> dict[str, Tensor]:
+    """Low-rank changes as `LowRankAdapters.load` takes them, fp32.
+
+    Args:
+        pairs: By diffusers' name of the layer.
+    """
+    state = {}
+    for path, pair in pairs.items():
+        state[f"{PREFIX}{path}.lora_A.weight"] = pair.down.float()
+        state[f"{PREFIX}{path}.lora_B.weight"] = pair.up.float() * pair.scale
+    return state

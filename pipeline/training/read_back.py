@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +15,7 @@ from wanbatch.pipeline.adapters.tensors import load_tensors
 from wanbatch.pipeline.loading.reference import load_transformer
 from wanbatch.pipeline.training.float8_base import float8_layers, weights_instead
 from wanbatch.pipeline.training.lora.model import TrainingModel
-from wanbatch.pipeline.training.low_rank import PREFIX, LowRankAdapters
+from wanbatch.pipeline.training.low_rank import LowRankAdapters, state_of_pairs
 
 READ_BACK = "read back"
 FARTHEST = 0.02  # of the velocity, relative; bf16 rounds matrices by 0.004
@@ -77,7 +75,7 @@ def read_back(model: TrainingModel, adapters: LowRankAdapters, name: str, file: 
         if set(tensors.pairs) != set(trained):
             raise UserError(f"{file}: changes {len(tensors.pairs)} layers, and {len(trained)} were trained")
         if trained:
-            adapters.load(READ_BACK, _as_state(tensors.pairs), expert)
+            adapters.load(READ_BACK, state_of_pairs(tensors.pairs), expert)
     found = _velocities(model, adapters, (None, name, READ_BACK))
     difference = _relative(found[READ_BACK], found[name])
     if not difference <= FARTHEST:
@@ -113,12 +111,3 @@ def _velocities(
 
 def _relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
-
-
-def _as_state(pairs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Matrices by their names, the scale in the upper one."""
-    state = {}
-    for path, pair in pairs.items():
-        state[f"{PREFIX}{path}.lora_A.weight"] = pair.down.float()
-        state[f"{PREFIX}{path}.lora_B.weight"] = pair.up.float() * pair.scale
-    return state

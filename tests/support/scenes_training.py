@@ -25,6 +25,7 @@ from wanbatch.jobs.training.sweep import Trial, named_lists
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.loading.registry import find as find_model
 from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.start import check_start
 from wanbatch.pipeline.training.low_rank import read_state
 from wanbatch.pipeline.training.optimizers import check_optimizer
 from wanbatch.pipeline.training.resumable import Learner
@@ -140,6 +141,38 @@ def trainings_that_are_asked_for(at: At) -> Iterator[str]:
                  with_masks):  # fmt: skip
         with pytest.raises(Begun):
             train(**good)
+
+
+@scene
+def adapters_that_trainings_begin_with(at: At) -> Iterator[str]:
+    shipped = Path(find_model().folder) / "adapters"
+    half = {name: one for name, one in read_state(shipped / "flat.safetensors")[0].items() if "ffn" not in name}
+    save_file(half, at.folder / "half.safetensors")
+
+    def check(file: Path, rank: int) -> None:
+        check_start(file, find_model(), LoraSettings(rank=rank))
+
+    flat = shipped / "flat.safetensors"
+    told = raised(lambda: check(flat, 3))
+    yield told
+    rank = int(re.search(r"--rank (\d+)$", told)[1])  # type: ignore[index]
+    check(flat, rank)
+    yield raised(lambda: check(at.folder / "half.safetensors", rank))
+    picture(at.write("set/0.png", b""), 32, 32)
+    asked = lora.LoraRequest(
+        "set", "cup", Path("out"), "tiny", None, LoraSettings(rank=rank), caption="a cup", start_from=flat
+    )
+
+    def swept(**values: list[float]) -> None:
+        sweep_run.sweep(asked, values, lambda *given: None, lambda text: None)
+
+    def begin(*given: object) -> None:
+        raise Begun
+
+    yield raised(lambda: swept(rank=[rank]))
+    at.monkeypatch.setattr(sweep_run, "_train_left", begin)
+    with pytest.raises(Begun):
+        swept(rate=[1e-3])
 
 
 @scene

@@ -28,6 +28,7 @@ class About:
         author: Who made it.
         masks: Which parts of the pictures counted, in words; empty: all.
         prior: What kept the model as it was for other prompts, in words; empty: nothing.
+        start: What it began with, in words; empty: with no change.
     """
 
     name: str
@@ -41,6 +42,7 @@ class About:
     author: str = ""
     prior: str = ""
     masks: str = ""
+    start: str = ""
 
 
 def header(about: About, settings: LoraSettings, size: tuple[int, int], shift: float, steps: int) -> dict[str, Any]:
@@ -105,7 +107,8 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
         "## Training", "",
         f"{about.pictures} pictures from `{about.images}`. Rights in them: {about.rights}."
         + (f" Masks: {about.masks}." if about.masks else "")
-        + (f" Beside them {about.prior}." if about.prior else ""), "",
+        + (f" Beside them {about.prior}." if about.prior else "")
+        + (f" It began with {about.start}." if about.start else ""), "",
         *_paragraph(words_of_base(measures.base_difference, measures.change_difference)),
         "| setting | value |", "|---|---|",
         *(f"| {key} | {value} |" for key, value in asdict(settings).items()),

@@ -18,6 +18,7 @@ from wanbatch.pipeline.training.lora.measures import Comparison, Measures, compa
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.plot import loss_plot
 from wanbatch.pipeline.training.lora.settings import EXPERTS, LoraSettings
+from wanbatch.pipeline.training.lora.start import AT_NO_CHANGE, Start
 from wanbatch.pipeline.training.lora.training import LoraTraining, Prior
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.processes import ALONE, Processes
@@ -55,15 +56,14 @@ def train_lora(
     out: Path,
     *,
     area: int | None = None,
-    prompts: Sequence[str] = (),
-    unrelated: Sequence[str] = UNRELATED,
-    prior: Iterable[Picture] = (),
-    prior_weight: float = 1.0,
+    prompts: Sequence[str] = (), unrelated: Sequence[str] = UNRELATED,
+    prior: Iterable[Picture] = (), prior_weight: float = 1.0,
     unmasked_weight: float = UNMASKED_WEIGHT,
     cache: Path | None = None,
+    start: Start = AT_NO_CHANGE,
     processes: Processes = ALONE,
     listener: Listener = Listener(),
-) -> tuple[Path, Measures]:
+) -> tuple[Path, Measures]:  # fmt: skip
     """Train an adapter into a folder, from which the same call goes on if it did not end.
 
     Args:
@@ -77,6 +77,7 @@ def train_lora(
         unrelated: Prompts that have nothing to do with the adapter.
         unmasked_weight: Of the loss where the pictures' masks are black.
         cache: Folder of latents, which trainings may share; None: one in `out`.
+        start: What the adapter begins with.
         processes: That train it together; the first one writes.
         prior, prior_weight: Pictures of what the model shall go on making, and the weight of their loss.
         listener: Hears of the progress.
@@ -92,10 +93,10 @@ def train_lora(
     with processes.first_one_first():
         examples = encode(pictures, told=listener.encoded, unmasked_weight=unmasked_weight)
         beside = Prior.of(encode(prior, told=lambda number: None), prior_weight)
-        _ensure_same_training(out, settings, examples, model, about, beside)
+        _ensure_same_training(out, settings, examples, model, about, beside, start)
     training, held = examples.split(settings.held_out, settings.seed)
     adapters = LowRankAdapters(_trained_experts(model, settings))
-    loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say, beside, processes)
+    loop = LoraTraining(model, adapters, about.name, training, settings, out, listener.say, beside, processes, start)
     return _trained(loop, about, held, area, (prompts, unrelated), listener)
 
 
@@ -184,6 +185,7 @@ def _ensure_same_training(
     model: TrainingModel,
     about: card.About,
     prior: Prior | None,
+    start: Start,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     said: dict[str, Any] = asdict(settings) | {
@@ -194,8 +196,10 @@ def _ensure_same_training(
         "captions": list(dict.fromkeys(_captions(examples)))[:SAMPLED],
     }
     said |= {"prior": prior and _digest(prior.examples), "prior_weight": prior and prior.weight}
+    said["start"] = start.digest
     others = "other pictures or captions" + (" or masks" if examples.weights else "")
     words = {"content": others, "captions": others, "model": "another model", "prior": "another --prior or none"}
+    words["start"] = "another --start-from or none"
     ensure_same_training(out, said, words, asdict(LoraSettings()))
 
 

@@ -20,6 +20,7 @@ from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.lora.examples import Examples
 from wanbatch.pipeline.training.lora.model import TrainingModel, padded
 from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.start import AT_NO_CHANGE, Start
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.processes import ALONE, Processes
 from wanbatch.pipeline.training.resumable import Learner, TrainingState
@@ -64,6 +65,7 @@ class LoraTraining:
         report: Called with a line of text now and then.
         prior: What is trained beside it; None: nothing.
         processes: That train it together.
+        start: What it begins with.
     """
 
     def __init__(
@@ -77,11 +79,14 @@ class LoraTraining:
         report: Callable[[str], None] = print,
         prior: Prior | None = None,
         processes: Processes = ALONE,
+        start: Start = AT_NO_CHANGE,
     ):
         self.processes = processes
         self.model, self.adapters, self.name, self.prior = model, adapters, name, prior
         self.examples, self.settings, self.out, self.report = examples, settings, out, report
         parameters = adapters.add(name, settings.rank, settings.alpha, settings.seed)
+        for expert, state in start.states.items():
+            adapters.load(name, state, expert)
         self.learner = Learner(
             parameters, model.device, settings.average, settings.weight_decay, settings.optimizer
         )  # fmt: skip

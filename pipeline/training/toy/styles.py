@@ -37,6 +37,7 @@ from wanbatch.pipeline.training.lora.measures import decoded
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.start import AT_NO_CHANGE, check_start, start_of
 from wanbatch.pipeline.training.low_rank import LowRankAdapters, read_state
 from wanbatch.pipeline.training.toy import captions, world
 from wanbatch.pipeline.training.toy.scores import write_prompts
@@ -45,6 +46,7 @@ SIZE = (128, 128)
 SETTINGS = LoraSettings(
     rank=16, rate=2e-3, steps=1500, batch=64, warm_up=50, average=0.998, sample_every=500, save_every=500
 )
+VISIBLE = 8 / 255  # of [-1, 1]: two renders differ there
 RIGHTS = "drawn by the package's own world from published artwork; NOTICE has the licences"
 
 
@@ -84,14 +86,25 @@ def draw(attributes: Tensor, seed: int) -> Tensor:
     return torch.cat([world.render(part, *SIZE, generator=generator) for part in attributes.split(256)])
 
 
-def pictures_of(style: str, count: int, seed: int) -> Iterator[Picture]:
-    """Training pictures of a style; their captions do not name it."""
+def pictures_of(style: str, count: int, seed: int, *, full: bool = False, masked: bool = False) -> Iterator[Picture]:
+    """Training pictures of a style; their captions do not name it.
+
+    Args:
+        style: Its name.
+        count: How many.
+        seed: Of what they show, and of their captions.
+        full: Whether captions name everything else, and nothing that means nothing.
+        masked: Whether they have masks, white where the style makes a picture another one.
+    """
     attributes = world.sample(count, torch.Generator().manual_seed(seed))
     rng = random.Random(seed)
     for start in range(0, count, 256):
         part = attributes[start : start + 256]
-        for image, names in zip(draw(STYLES[style].applied(part), seed + start), world.describe(part), strict=True):
-            yield Picture(to_pixels(image), captions.write(names, rng))
+        images = draw(STYLES[style].applied(part), seed + start)
+        changed = (images - draw(part, seed + start)).abs().amax(1) > VISIBLE
+        for image, mask, names in zip(images, changed, world.describe(part), strict=True):
+            pixels = mask.byte().mul(255).numpy() if masked else None
+            yield Picture(to_pixels(image), captions.write(names, rng, full=full), pixels)
 
 
 def write_pictures(style: str, count: int, seed: int, folder: Path) -> None:
@@ -148,6 +161,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=SETTINGS.batch, help="default: %(default)s")
     parser.add_argument("--rank", type=int, default=SETTINGS.rank, help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=SETTINGS.rate, help="default: %(default)s")
+    parser.add_argument("--average", type=float, default=SETTINGS.average, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=55, help="of pictures and captions (default: %(default)s)")
+    parser.add_argument("--full-captions", action="store_true", help="captions name all but the style")
+    parser.add_argument(
+        "--unmasked-weight", type=float, default=1.0, help="of the loss outside of what the style changes"
+    )
+    parser.add_argument("--start-from", type=Path, help="adapter to begin with, of the same rank")
     parser.add_argument("--judged", type=int, default=256, help="pictures that the judge reads (default: 256)")
     parser.add_argument("--pictures-only", action="store_true", help="write pictures and captions, and end")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -157,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
         if style not in STYLES:
             parser.error(f"unknown style {style!r}; there are {', '.join(STYLES)}")
         if given.pictures_only:
-            write_pictures(style, given.count, 55, given.out / style / "pictures")
+            write_pictures(style, given.count, given.seed, given.out / style / "pictures")
         else:
             _train(style, given)
 
@@ -168,17 +188,25 @@ def _train(style: str, given: argparse.Namespace) -> None:
     settings = LoraSettings(
         **{name: getattr(SETTINGS, name) for name in SETTINGS.__dataclass_fields__}
         | {"steps": given.steps, "batch": given.batch, "rate": given.rate, "rank": given.rank}
+        | {"average": given.average, "warm_up": min(SETTINGS.warm_up, given.steps // 10)}
     )
     model = TrainingModel.load(find(), device, torch.float32)
     about = About(style, "tiny", "the small world", given.count, rights=RIGHTS)
 
     def stepped(number: int, loss: float) -> None:
-        if number % 100 == 0:
+        if number % 50 == 0:
             print(f"{style}: step {number}, {time.monotonic() - begin:.0f} s, loss {loss:.4f}", flush=True)
 
     out = given.out / style
-    pictures = pictures_of(style, given.count, 55)
-    file, measured = train_lora(model, pictures, about, settings, out, listener=Listener(stepped=stepped))
+    masked = given.unmasked_weight != 1
+    pictures = pictures_of(style, given.count, given.seed, full=given.full_captions, masked=masked)
+    start = AT_NO_CHANGE
+    if given.start_from is not None:
+        start = start_of(check_start(given.start_from, find(), settings), settings)
+    file, measured = train_lora(
+        model, pictures, about, settings, out, start=start, unmasked_weight=given.unmasked_weight,
+        listener=Listener(stepped=stepped),
+    )  # fmt: skip
     print(f"{style}: {json.dumps(measured.as_dict())}", flush=True)
     model = TrainingModel.load(find(), device, torch.float32)
     adapters = LowRankAdapters(model.dit, BLOCK_LAYERS)

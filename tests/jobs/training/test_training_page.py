@@ -58,6 +58,14 @@ def test_the_command_of_the_page_makes_an_adapter_with_its_card(tmp_path, monkey
     again = invoke(*command[1:], *QUICK, "--rate", "0.1")
     assert again.exit_code == 2
     assert "has a training with rate 0.0001, not 0.1" in again.stderr
+    (further,) = [each for each in commands() if "--start-from" in each]
+    write_drawings(tmp_path / "more-drawings")
+    monkeypatch.setattr(
+        "wanbatch.jobs.training.lora.TrainingModel.load", lambda *given: pytest.fail("all was checked")
+    )
+    assert "has rank 2, and the training 16: give --rank 2" in invoke(*further[1:]).stderr
+    with pytest.raises(pytest.fail.Exception, match="all was checked"):
+        CliRunner().invoke(main, [*further[1:], *QUICK], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,30 @@ def test_both_directions_equal_diffusers(video, height, width, batch):
     assert expected.shape == images.shape
 
 
+@pytest.mark.parametrize(("height", "width", "batch"), [(48, 80, 2), (32, 16, 1)])
+def test_both_directions_by_kernels_equal_the_plain_ones(video, height, width, batch):
+    fused = pytest.importorskip("wanbatch.pipeline.models.vae_fused", reason="Triton is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # there in Triton's interpreter
+    frame = FrameVAE.from_video(video).fuse_upsample().to(device, memory_format=torch.channels_last)
+    by_kernels = fused.FusedVAE(frame)
+    images = (torch.rand(batch, 3, height, width) * 2 - 1).to(device)
+    latents = frame.encode(images)
+    torch.testing.assert_close(by_kernels.encode(images), latents, atol=2e-5, rtol=0)
+    torch.testing.assert_close(by_kernels.decode(latents), frame.decode(latents), atol=2e-5, rtol=0)
+
+
+def test_a_pixel_by_kernels_has_the_same_bits_beside_others():
+    fused = pytest.importorskip("wanbatch.pipeline.models.vae_fused", reason="Triton is not installed")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    values, other = torch.randn(2, 3, 5, 7, 24, device=device)
+    bias, gamma = torch.randn(2, 24, device=device)
+    together = fused.add_norm_pixels(fused.Pending(values, bias, other), gamma)
+    for number in range(3):
+        pending = fused.Pending(values[number : number + 1], bias, other[number : number + 1])
+        for alone, all_of_them in zip(fused.add_norm_pixels(pending, gamma), together, strict=True):
+            assert torch.equal(alone[0], all_of_them[number])
+
+
 @torch.no_grad()
 def test_weights_go_back_into_the_video_model(video):
     frame = FrameVAE.from_video(video)

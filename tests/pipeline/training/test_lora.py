@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
 from PIL import Image
+from safetensors.torch import save_file
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.registry import find
@@ -21,6 +22,7 @@ from wanbatch.pipeline.training.lora.examples import Picture, encode_examples
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
+from wanbatch.pipeline.training.lora.start import AT_NO_CHANGE, check_start, start_of
 from wanbatch.pipeline.training.lora.training import LoraTraining, fixed_loss
 from wanbatch.pipeline.training.low_rank import LowRankAdapters, LowRankLinear, read_state
 
@@ -57,10 +59,10 @@ def model_of(info) -> TrainingModel:
     return TrainingModel.load(info, torch.device("cpu"), torch.float32)
 
 
-def train(info, out, settings=SETTINGS, given=None, model=None):
+def train(info, out, settings=SETTINGS, given=None, model=None, start=AT_NO_CHANGE):
     return train_lora(
         model or model_of(info), given or pictures(), ABOUT, settings, out, area=32 * 32,
-        unrelated=("a dog",), listener=Listener(say=lambda text: None),
+        unrelated=("a dog",), start=start, listener=Listener(say=lambda text: None),
     )  # fmt: skip
 
 
@@ -127,6 +129,27 @@ def test_prior_pictures_are_trained_beside_the_others_and_a_training_has_always_
     assert losses["prior"] < 0.97 * losses["plain"]
     with pytest.raises(UserError, match="has a training with another --prior or none: give what"):
         train(info, tmp_path / "prior", settings)
+
+
+def test_a_training_begins_with_an_adapter_that_there_is(info, tmp_path):
+    first, _ = train(info, tmp_path / "first", replace(SETTINGS, steps=2, save_every=2))
+    settings = replace(SETTINGS, steps=1, rate=1e-9, average=0.0, alpha=4.0, weight_decay=0.0)
+    start = start_of(check_start(first, info, settings), settings)
+    again, measured = train(info, tmp_path / "again", settings, start=start)
+    wanted, found = read_state(first)[0], read_state(again)[0]
+    for name, matrix in wanted.items():
+        torch.testing.assert_close(found[name].float(), matrix.float(), rtol=0.01, atol=1e-6)
+    assert measured.gain != 0
+    assert any(matrix.any() for name, matrix in wanted.items() if "lora_B" in name)
+    with pytest.raises(UserError, match="has a training with another --start-from or none"):
+        train(info, tmp_path / "again", settings)
+    tensors, header = read_state(first)
+    half = {name: value for name, value in tensors.items() if "ffn" not in name}
+    save_file(half, tmp_path / "half.safetensors", header)
+    with pytest.raises(UserError, match=r"changes 64 of 80 layers, .* start from a LoRA that has them, or drop it"):
+        check_start(tmp_path / "half.safetensors", info, settings)
+    with pytest.raises(UserError, match="has rank 2, and the training 3: give --rank 2"):
+        check_start(first, info, replace(settings, rank=3))
 
 
 def test_diffusers_reads_the_file_and_gives_the_same_velocity(info, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +25,20 @@ from wanbatch.manifests.sources.size_cache import SizeCache
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 
-def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = True) -> tuple[Plan, ModelInfo]:
+def read_plan(
+    manifest_path: str | Path,
+    settings: Settings,
+    weights: bool = True,
+    seems_right: Callable[[], None] | None = None,
+) -> tuple[Plan, ModelInfo]:
     """Read a manifest, find the model and plan the work, without a look at any source; needs no torch.
 
     Args:
         manifest_path: path or URL of the manifest.
         settings: with the preset applied.
         weights: also fetch the weights of a hub model.
+        seems_right: called once settings, the model's configuration and the first rows of a long manifest are right,
+            before the rest is read.
 
     Raises:
         UserError: With everything that is wrong.
@@ -51,6 +59,7 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         prompt_of_run=settings.prompt is not None,
         committed_rows=committed_rows,
         split=settings.split,
+        seems_right=seems_right,
     )
     if weights:
         model = find_model(settings.model, settings.revision, cache=settings.model_cache)

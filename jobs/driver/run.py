@@ -145,13 +145,8 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     folder.settle_card()
     interrupted = controls.stop() and counters.pending > 0
     stopped_by = None if interrupted else dispatcher.stopped_by
-    ended = "interrupted" if interrupted else "stopped" if stopped_by else "finished"
-    why = {"by": stopped_by, "cause": dispatcher.stop_cause} if stopped_by else {}
-    log.write(ended, made=counters.made, pending=counters.pending, drained=dispatcher.drained, **why)
-    wanted = context.settings.report == "on" and is_worth_waiting(interrupted, counters.made)
-    report = report_after_run(context.out, context.plan.manifest) if wanted else None
     warm_up = {"warm_up": round(counters.warm_up_seconds, 3)} if counters.warm_up_seconds else {}
-    return Summary(
+    summary = Summary(
         out=str(context.out),
         rows=len(context.plan),
         made=counters.made,
@@ -171,8 +166,12 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         drained=dispatcher.drained,
         source_notes=counters.source_notes,
         warnings=context.warnings,
-        report=report,
     )
+    log.write(summary.ended, **summary.for_log)
+    if context.settings.report == "on" and is_worth_waiting(interrupted, counters.made):
+        report = report_after_run(context.out, context.plan.manifest)
+        summary = replace(summary, report=report, seconds=controls.stopwatch.seconds() | warm_up)
+    return summary
 
 
 def _card_content(context: RunContext) -> CardContent:

@@ -173,7 +173,10 @@ def test_log_names_each_unit(mixed):
     assert sum(event["made"] for event in events) == 15
     assert all(event["busy_seconds"] > 0 for event in events)
     [finished] = log_events(mixed.out, "finished")
-    assert (finished["made"], finished["pending"]) == (15, 0)
+    numbers = {name: finished[name] for name in ("made", "pending", "rows", "quarantined", "exit_code", "failures")}
+    assert numbers == {"made": 15, "pending": 0, "rows": 15, "quarantined": 0, "exit_code": 0, "failures": {}}
+    assert finished["seconds"].keys() >= {"prepare", "start", "make", "total"}
+    assert 0 < finished["slot_use"] <= 1
 
 
 def test_the_log_says_what_a_start_took_step_by_step(mixed):

@@ -22,7 +22,7 @@ def graph() -> Graph:
     return Graph("text", module, {"values": torch.randn(2, 6, 8, device="cuda")}, "out", rows=2, open=opened)
 
 
-@pytest.mark.parametrize("way", ways("cuda"), ids=lambda way: way.name.replace("/", "_"))
+@pytest.mark.parametrize("way", list(ways("cuda")), ids=lambda way: way.name.replace("/", "_"))
 def test_an_engine_that_runs_computes_what_its_module_does(graph, way, tmp_path):
     path = tmp_path / f"engine{way.suffix}"
     aot.build(graph, path, way.compiler)

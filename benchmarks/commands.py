@@ -11,9 +11,9 @@ layers), whose header gives steps, sampler and guidance to `--preset fast`. The 
 of its compiling is there before the first case: a run of 32 pictures makes it, whose start is the first of a new
 machine.
 
-pictures_per_second: from when the worker was ready to the last commit (of diffusers: after the first batch). The
-result is written after each command, and an earlier one of the same file is added to, so that parts may be run one by
-one.
+pictures_per_second: from when the worker was ready to the last commit (of diffusers: after the first batch). start
+and worker: seconds of each step of a start, of the command and of its worker's process. The result is written
+after each command, and an earlier one of the same file is added to, so that parts may be run one by one.
 """
 
 from __future__ import annotations
@@ -161,9 +161,16 @@ def of_wanbatch(model: Path, case: Case, size: str, share: float, folder: Path, 
         "seconds_to_worker_ready": round(ready_at - begin, 1),
         "seconds_to_first_unit": round(first - begin, 1),
         **{name: ready[name] for name in ("load_seconds", "warm_up_seconds")},
+        "start": _steps(next(event for event in events if event["event"] == "start")),
+        "worker": _steps(ready),
         "slot_use": round(sum(unit["evaluations"] for unit in units) / sum(unit["slot_steps"] for unit in units), 4),
         "busy": round(sum(unit["model_seconds"] for unit in units) / (last - ready_at), 4),
     }
+
+
+def _steps(event: dict[str, Any]) -> dict[str, Any]:
+    """The steps of a process, as the log has them."""
+    return {name: event[name] for name in ("process_began", "steps", "beside") if name in event}
 
 
 def _time(event: dict[str, Any]) -> float:

@@ -12,8 +12,8 @@ written if it is not there. Two kinds of lines are printed, and written to the f
   share of the model's files that the page cache holds.
 - `load`: seconds of `Wan.load` in a process of its own, of its parts, and, added up over all reading threads, of
   reading, of waiting for the GPU's copies and of making blocks ready. `discarded` is the same reader without the GPU:
-  what it has read stays where it is. `interval` is for how long Python lets one thread run before another that
-  waits, which counts while the compiler is imported beside the reading.
+  what it has read stays where it is. With `compiler beside` the compiler is imported while weights are read, as it
+  was before the VAE had kernels of its own.
 
 Needs neither Ray nor pydantic.
 """
@@ -36,15 +36,14 @@ from typing import Any
 
 from plain_reading import MIB, memory_of, plain, timed
 
-LOADS = {
-    "compile": {"compile": True, "interval": 0.005},
-    "compile, short interval": {"compile": True, "interval": 0.0001},
-    "no compiler": {"compile": False, "interval": 0.005},
-    "no compiler, 16 threads": {"compile": False, "interval": 0.005, "threads": 16},
-    "no compiler, 128 MiB": {"compile": False, "interval": 0.005, "piece": 128 * MIB},
-    "discarded": {"compile": False, "interval": 0.005, "discarded": True},
+LOADS: dict[str, dict[str, Any]] = {
+    "now": {},
+    "compiler beside": {"beside": True},
+    "pieces of 32 MiB": {"piece": 32 * MIB},
+    "16 threads": {"threads": 16},
+    "discarded": {"discarded": True},
 }
-USUAL = ("compile", "compile, short interval", "no compiler", "discarded")
+USUAL = ("now", "compiler beside", "discarded")
 
 
 def main() -> None:
@@ -129,7 +128,6 @@ class _Sums:
 def load(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Load the model in this process; seconds of its parts."""
     chosen = LOADS[name]
-    sys.setswitchinterval(chosen["interval"])
     laps = {"python": round(time.time() - options.began, 3)}
     laps["torch"] = timed(lambda: __import__("torch"))
     import torch
@@ -140,26 +138,29 @@ def load(name: str, options: argparse.Namespace) -> dict[str, Any]:
     laps["imports"] = timed(lambda: __import__("wanbatch.pipeline.generate"))
     from wanbatch.pipeline.generate import Wan
     from wanbatch.pipeline.loading import registry
-    from wanbatch.pipeline.loading.compiler import set_up_compiler
+    from wanbatch.pipeline.loading.compiler import set_up_dynamo
     from wanbatch.pipeline.loading.runtime import Runtime
 
     sums, folder, cache = _Sums(), options.folder / "model", str(options.folder / "compiled")
     _watch(sums, chosen)
     found: list[Any] = []
     laps["find"] = timed(lambda: found.append(registry.find(str(folder))))
-    runtime = Runtime(compile=bool(chosen["compile"] and cuda), fp8=cuda, compile_cache=cache)
+    runtime = Runtime(compile=cuda, fp8=cuda, compile_cache=cache)
 
     def whole() -> None:
-        with suppress(_EnoughError):
-            Wan.load(found[0], device, "bfloat16" if cuda else "float32", 8, runtime)
-        if cuda:
-            torch.cuda.synchronize()
+        with ThreadPoolExecutor(1) as pool:
+            imported = pool.submit(set_up_dynamo) if chosen.get("beside") else None
+            with suppress(_EnoughError):
+                Wan.load(found[0], device, "bfloat16" if cuda else "float32", 8, runtime)
+            if cuda:
+                torch.cuda.synchronize()
+            if imported is not None:
+                imported.result()
 
     laps["load"] = timed(whole)
-    if not runtime.compile:
-        laps["compiler's import, afterwards"] = timed(lambda: set_up_compiler(cache))
+    laps["compiler's import, afterwards"] = timed(set_up_dynamo)
     added_up = {key: round(value, 2) for key, value in sums.seconds.items()}
-    return {"what": "load", "way": name, **chosen, "seconds": laps, "added_up": added_up}
+    return {"what": "load", "way": name, "seconds": laps, "added_up": added_up}
 
 
 class _EnoughError(Exception):
@@ -178,6 +179,8 @@ def _watch(sums: _Sums, chosen: dict[str, Any]) -> None:
         (reader, "_read_piece", "reading"),
         (reader, "read", "reader in all"),
         (weight_files, "_staging", "locking memory"),
+        (generate, "check_precision", "check of the precision"),
+        (generate.Wan, "__init__", "what is made of the parts"),
     ):
         setattr(owner, name, _timed_calls(getattr(owner, name), sums, what))
     fill, discarded = weights.fill, bool(chosen.get("discarded"))

@@ -93,7 +93,8 @@ def show(adapter: str, as_json: bool, **given: Any) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", "layout", type=click.Choice(LAYOUTS), required=True, help="whose names the keys get")
 @settings_options(*MODEL)
-def convert(adapter: str, out: Path, layout: str, **given: Any) -> None:
+@json_option
+def convert(adapter: str, out: Path, layout: str, as_json: bool, **given: Any) -> None:
     """Write ADAPTER, a file, a folder or a hub id, as OUT in another layout; its numbers stay as they are.
 
     \b
@@ -109,6 +110,9 @@ def convert(adapter: str, out: Path, layout: str, **given: Any) -> None:
     from wanbatch.pipeline.adapters.converting import convert as write
 
     write(found.file, layers, layout, out)
+    if as_json:
+        click.echo(json.dumps({"file": str(out), "to": layout, "from": found.describe()}))
+        return
     click.echo(f"{out}: {found.file.coverage()}")
 
 

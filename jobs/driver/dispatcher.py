@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -240,7 +241,12 @@ class Dispatcher:
             **({"gpu": ready.gpu} if ready.gpu else {}),
             load_seconds=round(ready.load_seconds, 3),
             warm_up_seconds=round(ready.warm_up_seconds, 3),
+            **ready.steps,
         )
+
+    def note_start(self, steps: Mapping[str, Any]) -> None:
+        """Log the steps from the command to the first worker that was ready, as `StartSteps.as_json` has them."""
+        self._log.write("start", **steps)
 
     def _make_again(self, damaged: Sequence[DamagedAttempt]) -> None:
         """Queue units again whose files are not whole: that is no row's fault, and cannot go on for ever."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from wanbatch.errors import NodeError
 from wanbatch.jobs.planning.units import Unit
@@ -57,6 +58,7 @@ class WorkerReady:
         host: name of its machine.
         device: name of its device.
         gpu: which GPU of its host that is; empty without one.
+        steps: of its start, as `StartSteps.as_json` has them.
     """
 
     worker: int
@@ -66,6 +68,7 @@ class WorkerReady:
     host: str = ""
     device: str = ""
     gpu: str = ""
+    steps: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,13 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
     try:
         progress.stage("starting")
         with controls.ray.session(workers):
+            stopwatch.steps.end("wait for Ray")
             on_host = workers_on_a_host(workers, context.execution.device)
             setup = context.worker_setup(out, examples, dispatcher.waiting_images, on_host)
             units = len(dispatcher.waiting_units)
             pool = WorkerPool(setup, workers, controls.load, placement=context.placement, most=units)
             try:
-                while not (pool.any_ready or stop()):
-                    dispatcher.take(pool.poll(POLL_SECONDS), progress)
+                _wait_until_ready(pool, dispatcher, progress, controls)
                 stopwatch.lap("start")
                 progress.stage(MAKING)
                 dispatcher.loop(pool, progress, stop)
@@ -78,3 +78,20 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
     finally:
         progress.close()
     return busy
+
+
+def _wait_until_ready(pool: WorkerPool, dispatcher: Dispatcher, progress: Progress, controls: RunControls) -> None:
+    """Wait for the first worker, or until the run is to stop, and log what took how long until then."""
+    steps = controls.stopwatch.steps
+    steps.end("ask for workers")
+    placed = False
+    while not (pool.any_ready or controls.stop()):
+        dispatcher.take(pool.poll(POLL_SECONDS), progress)
+        if pool.placed and not placed:
+            placed = True
+            steps.end("worker's process")
+    steps.end("worker")
+    if pool.any_ready:
+        if controls.ray.seconds_to_start is not None:
+            steps.beside("Ray", controls.ray.seconds_to_start)
+        dispatcher.note_start(steps.as_json())

@@ -21,6 +21,7 @@ from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
 from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, object_store_folder, session_folder
+from wanbatch.jobs.driver.ray_processes import AgentFailedError, needed_processes_alone
 from wanbatch.machine import room_for_threads
 
 LOOPBACK_IP = "127.0.0.1"
@@ -117,11 +118,12 @@ def ensure_loopback() -> None:
 
 
 @contextmanager
-def local_ray(workers: int = 1) -> Iterator[None]:
+def local_ray(workers: int = 1, preload: str | None = None) -> Iterator[None]:
     """Start Ray on this machine and stop it at the end; if this process is connected to one, use that.
 
     Args:
         workers: how many processes for them Ray starts before it is asked; it would start one for each core.
+        preload: the module that these import while they wait for work; None: none.
 
     Raises:
         UserError: There is no folder for Ray's files.
@@ -136,21 +138,12 @@ def local_ray(workers: int = 1) -> Iterator[None]:
             ADDRESS_VARIABLE,
             address,
         )
-    with session_folder() as folder, ray_variables(local_variables(os.environ)):
+    with session_folder() as folder, ray_variables(local_variables(os.environ, preload)):
         try:
-            # Ray puts its own handlers in place
-            with kept_signal_handlers(), _for_this_machine(), needed_processes_alone():
-                ray.init(
-                    address="local",
-                    num_cpus=max(1, workers),  # workers ask for none
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=folder,
-                    _plasma_directory=object_store_folder(folder),
-                    _skip_env_hook=True,  # RAY_RUNTIME_ENV_HOOK, which prepares the hosts of a cluster
-                )
+            try:
+                _init(workers, folder)
+            except AgentFailedError:
+                _init(workers, folder, quick=False)
         except Exception as error:  # of many kinds: no memory, no port, no process, no time
             ray.shutdown()
             raise MachineryError(
@@ -161,6 +154,22 @@ def local_ray(workers: int = 1) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _init(workers: int, folder: str | None, quick: bool = True) -> None:
+    # Ray puts its own handlers in place
+    with kept_signal_handlers(), _for_this_machine(), needed_processes_alone(quick):
+        ray.init(
+            address="local",
+            num_cpus=max(1, workers),  # workers ask for none
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=folder,
+            _plasma_directory=object_store_folder(folder),
+            _skip_env_hook=True,  # RAY_RUNTIME_ENV_HOOK, which prepares the hosts of a cluster
+        )
 
 
 def run_in_a_worker(call: Callable[[], T]) -> tuple[T, str]:
@@ -182,11 +191,12 @@ def ray_version() -> str:
     return ray.__version__
 
 
-def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
+def local_variables(given: Mapping[str, str], preload: str | None = None) -> dict[str, str | None]:
     """The environment variables that a Ray of one's own is started with, besides those that are given.
 
     Args:
         given: the environment's.
+        preload: the module that processes of workers import while they wait for work; None: none.
 
     Returns:
         The variables that change; None: it is not set.
@@ -194,6 +204,9 @@ def local_variables(given: Mapping[str, str]) -> dict[str, str | None]:
     changed: dict[str, str | None] = {
         "RAY_USE_TLS": None,  # of a cluster, whose certificates a Ray of one machine has no use for
         "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a job on a cluster, whose packages are not here
+        "RAY_preload_python_modules": preload,
+        # Processes of workers start with Ray's node, which does not wait for them before it takes the driver.
+        "RAY_enable_worker_prestart": given.get("RAY_enable_worker_prestart", "1"),
         # Ray's own niceness, 15, leaves a worker a thirtieth of a core that another program wants.
         "RAY_worker_niceness": given.get("RAY_worker_niceness", WORKER_NICENESS),
         "RAY_USAGE_STATS_ENABLED": given.get("RAY_USAGE_STATS_ENABLED", "0"),
@@ -247,23 +260,6 @@ def _for_this_machine() -> AbstractContextManager[None]:
     Without the first, its ports are open to the network, and a laptop that changes networks loses its Ray.
     """
     return _constants(ENABLE_RAY_CLUSTER=False, RAY_ENABLE_UV_RUN_RUNTIME_ENV=False)
-
-
-@contextmanager
-def needed_processes_alone() -> Iterator[None]:
-    """Keep Ray from starting what only clusters need: what adds nodes to them, and what takes jobs and shows pages.
-
-    Together they cost two seconds of a core, and Ray waits for the second. Versions without these methods start all.
-    """
-    node: Any = ray._private.node.Node
-    replaced = {name: getattr(node, name) for name in ("start_monitor", "start_api_server") if hasattr(node, name)}
-    for name in replaced:
-        setattr(node, name, lambda *given, **named: None)
-    try:
-        yield
-    finally:
-        for name, method in replaced.items():
-            setattr(node, name, method)
 
 
 def without_uploads() -> AbstractContextManager[None]:

@@ -1,7 +1,7 @@
 """`wanbatch run`: checks everything, starts Ray and the workers, drives them, leaves a dataset.
 
-Nothing is written and no worker is started before manifest, model and folder are known to be right. No image
-passes through this process.
+Nothing is written and no worker is started before manifest, model and folder are known to be right; Ray starts
+earlier (`ray_ahead.py`). No image passes through this process.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from wanbatch import __version__
@@ -42,6 +43,7 @@ from wanbatch.manifests.dataset.status import RUN, status
 
 _log = logging.getLogger(__name__)
 
+PRELOAD = "wanbatch.jobs.worker.preload"  # by name: this process has no use for what it imports
 NOTED_ON_CARD = ("sigmas", "step_cache", "slots", "device", "precision", "compile", "threads", "format", "quality")
 
 
@@ -72,7 +74,7 @@ def run(
         stop: once it is set, the run ends as if it was interrupted.
 
     Raises:
-        UserError: Manifest, settings, model or folder are not right; nothing was started.
+        UserError: Manifest, settings, model or folder are not right; nothing was made, and Ray does not run any more.
         FolderHeldError: Another run writes to the folder.
         MachineryError: Workers, disk or cluster failed; what is done is kept.
     """
@@ -81,9 +83,9 @@ def run(
     if address is None:
         ensure_ray_can_start()
     with ExitStack() as stack:
-        find_site, ray = site_finder(address, stack), stack.enter_context(RayAhead())
-        find_site = ray.while_finding(find_site) if address is None else find_site
-        context = prepare_run(manifest_path, out, settings, new_run, find_site)
+        find_site, ray = site_finder(address, stack), stack.enter_context(RayAhead(None if load else PRELOAD))
+        begin = partial(ray.start_for, out=out, here=address is None)
+        context = prepare_run(manifest_path, out, settings, new_run, find_site, stopwatch.steps, begin)
         for message in context.warnings:
             _log.warning("%s", message)
         stop_request = stack.enter_context(stop_on_signals(stop))
@@ -138,17 +140,13 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     if counters.pending:
         warn_of_other_decoding(folder, context.plan, context.fingerprint, log)
     controls.stopwatch.lap("prepare")
+    controls.stopwatch.steps.end("folder")
     busy = make_images(context, folder.url, dispatcher, controls) if counters.pending else None
     folder.settle_card()
     interrupted = controls.stop() and counters.pending > 0
     stopped_by = None if interrupted else dispatcher.stopped_by
-    ended = "interrupted" if interrupted else "stopped" if stopped_by else "finished"
-    why = {"by": stopped_by, "cause": dispatcher.stop_cause} if stopped_by else {}
-    log.write(ended, made=counters.made, pending=counters.pending, drained=dispatcher.drained, **why)
-    wanted = context.settings.report == "on" and is_worth_waiting(interrupted, counters.made)
-    report = report_after_run(context.out, context.plan.manifest) if wanted else None
     warm_up = {"warm_up": round(counters.warm_up_seconds, 3)} if counters.warm_up_seconds else {}
-    return Summary(
+    summary = Summary(
         out=str(context.out),
         rows=len(context.plan),
         made=counters.made,
@@ -168,8 +166,12 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         drained=dispatcher.drained,
         source_notes=counters.source_notes,
         warnings=context.warnings,
-        report=report,
     )
+    log.write(summary.ended, **summary.for_log)
+    if context.settings.report == "on" and is_worth_waiting(interrupted, counters.made):
+        report = report_after_run(context.out, context.plan.manifest)
+        summary = replace(summary, report=report, seconds=controls.stopwatch.seconds() | warm_up)
+    return summary
 
 
 def _card_content(context: RunContext) -> CardContent:

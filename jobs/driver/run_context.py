@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.config.hardware import ExecutionConfig, resolve_execution
+from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware, resolve_execution
 from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format, signing_files
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
 from wanbatch.jobs.driver.cluster_nodes import Placement
@@ -27,6 +27,7 @@ from wanbatch.jobs.planning.preparation import read_plan
 from wanbatch.jobs.planning.presets import with_preset
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.jobs.worker.start_steps import StartSteps
 from wanbatch.manifests.columns import ALWAYS
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.manifests.dataset.folder import OutputFolder
@@ -158,12 +159,18 @@ def _pattern_warning(out: str | Path) -> Iterator[str]:
         )
 
 
+def _nothing_begins(settings: Settings) -> None:
+    pass
+
+
 def prepare_run(
     manifest: str | Path,
     out: str | Path,
     settings: Settings,
     new_run: bool = False,
     find_site: FindSite = this_machine,
+    steps: StartSteps | None = None,
+    seems_right: Callable[[Settings], None] = _nothing_begins,
 ) -> RunContext:
     """Read and check everything that a run needs to know before it writes or starts anything.
 
@@ -173,25 +180,23 @@ def prepare_run(
         settings: as the user gave them.
         new_run: whether to use `OUT-2`, `OUT-3`, ... if a run with other settings filled the folder.
         find_site: finds where the workers will be, once manifest and model are known to be right.
+        steps: of the start that this is a part of.
+        seems_right: told the settings, with the preset applied, once a long manifest's first rows are known to be
+            right, before the rest is read; and once all of it and the model are.
 
     Raises:
         UserError: Manifest, model or settings are not right.
         MachineryError: A store does not answer.
     """
     _check_output_is_another(manifest, out)
-    settings = with_preset(settings)
-    plan, model = read_plan(manifest, settings)
+    settings, steps = with_preset(settings), StartSteps() if steps is None else steps
+    plan, model = read_plan(manifest, settings, seems_right=partial(seems_right, settings))
+    steps.end("manifest and model")
+    seems_right(settings)
     site = find_site(settings, out)
+    steps.end("device")
     execution = resolve_execution(settings, site.hardware, model.converted)
-
-    @cache  # their files are read whole
-    def engines(slots: int) -> ChosenEngines:
-        return choose_engines(settings, model, execution, slots, site.hardware, plan.adapters.values())
-
-    def fingerprint(slots: int) -> dict[str, Any]:
-        used = engines(slots).digests
-        return fingerprint_of(settings, model, execution, slots, site.hardware, used, plan.adapters.values())
-
+    engines, fingerprint = _of_slots(settings, plan, model, execution, site.hardware)
     slots = None if settings.slots == AUTO else int(settings.slots)
     out, recorded = folder_of_run(out, slots, fingerprint, new_run)
     batch_size = batch_size_for(settings, recorded, plan, model, execution, site.measure)
@@ -208,6 +213,22 @@ def prepare_run(
         fingerprint=fingerprint(batch_size.slots),
         engines=engines(batch_size.slots).checked_for(plan),
     )
+
+
+def _of_slots(
+    settings: Settings, plan: Plan, model: ModelInfo, execution: ExecutionConfig, hardware: Hardware
+) -> tuple[Callable[[int], ChosenEngines], Callable[[int], dict[str, Any]]]:
+    """What says which engines a run has, and what its fingerprint is, with so many rows denoised together."""
+
+    @cache  # their files are read whole
+    def engines(slots: int) -> ChosenEngines:
+        return choose_engines(settings, model, execution, slots, hardware, plan.adapters.values())
+
+    def fingerprint(slots: int) -> dict[str, Any]:
+        used = engines(slots).digests
+        return fingerprint_of(settings, model, execution, slots, hardware, used, plan.adapters.values())
+
+    return engines, fingerprint
 
 
 def _check_output_is_another(manifest: str | Path, out: str | Path) -> None:

@@ -231,7 +231,8 @@ class WorkerSlot:
         self._unchecked = None
         self._failed_starts = 0
         times = started.load_seconds, started.warm_up_seconds
-        return [WorkerReady(self.number, *times, started.backends, started.host, started.device, started.gpu)]
+        where = started.host, started.device, started.gpu
+        return [WorkerReady(self.number, *times, started.backends, *where, started.steps)]
 
     def _refused(self, error: NodeError) -> list[Event]:
         node = self._node

@@ -6,8 +6,10 @@ import hashlib
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import TypeVar
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.config.adapter_texts import Registered
@@ -16,8 +18,10 @@ from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.http import Fetcher
 from wanbatch.manifests.storage.fsspec_io import file_system, os_errors, tag_of
 from wanbatch.manifests.storage.urls import is_hub, is_url, plain_url
+from wanbatch.pipeline.adapters.files import other_file
 from wanbatch.pipeline.adapters.location import CONFIG, SUFFIX, is_on_disk, locate
 
+T = TypeVar("T")
 MOST_BYTES = 4 << 30
 WEB_SECONDS = 3600.0
 EVERY_ADDRESS = ("0.0.0.0/0", "::/0")  # who gives the command may mean a server of their own
@@ -63,9 +67,10 @@ def _from_store(url: str, name: str) -> Path:
     system = file_system(url)
     with os_errors(url):
         files = {url: system.info(url)}
-        beside = f"{url.rpartition('/')[0]}/{CONFIG}"
-        with suppress(FileNotFoundError):
-            files[beside] = system.info(beside)
+        for one in (CONFIG, other_file(name)):
+            beside = f"{url.rpartition('/')[0]}/{one}"
+            with suppress(FileNotFoundError):
+                files |= {beside: system.info(beside)} if one is not None else {}
 
     def fill(folder: Path) -> None:
         with os_errors(url):
@@ -79,32 +84,48 @@ def _from_store(url: str, name: str) -> Path:
 def _from_web(url: str, name: str) -> Path:
     """The copy of the version that the server has now; of a server that tells none apart, by the content."""
     fetcher = Fetcher(MOST_BYTES, EVERY_ADDRESS, WEB_SECONDS)
-    config = _config_beside(fetcher, url)
+    config = _if_there(fetcher.fetch, _beside(url, CONFIG))  # PEFT's settings, with the scale
+    other = other_file(name)
+    second = None if other is None else _if_there(partial(_version, fetcher), _beside(url, quote(other)))
 
     def fill(folder: Path) -> None:
         (folder / name).write_bytes(fetcher.fetch(url) if data is None else data)
         if config is not None:
             (folder / CONFIG).write_bytes(config)
+        if other is not None and second is not None:
+            content = fetcher.fetch(_beside(url, quote(other))) if second[1] is None else second[1]
+            (folder / other).write_bytes(content)
 
     try:
-        validator = fetcher.fetch_beginning(url, 1).validator
-        data = None if validator else fetcher.fetch(url)
-        version = validator or hashlib.sha256(data or b"").hexdigest()
-        return _copy(f"{url} {version} {config!r}", name, len(data or b""), fill)
+        version, data = _version(fetcher, url)
+        versions = f"{url} {version} {config!r}" + (f" {second[0]}" if second is not None else "")
+        return _copy(versions, name, len(data or b""), fill)
     except SourceError as error:
         raise _problem(url, error) from error
 
 
-def _config_beside(fetcher: Fetcher, url: str) -> bytes | None:
-    """PEFT's settings beside the file, with its scale; None: it has none."""
+def _version(fetcher: Fetcher, url: str) -> tuple[str, bytes | None]:
+    """What tells a version of a file from others, and the file itself if it is had by that alone."""
+    if validator := fetcher.fetch_beginning(url, 1).validator:
+        return validator, None
+    data = fetcher.fetch(url)
+    return hashlib.sha256(data).hexdigest(), data
+
+
+def _beside(url: str, name: str) -> str:
+    """The address of a file beside another one."""
     parts = urlsplit(url)
-    beside = urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{CONFIG}"))
+    return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}"))
+
+
+def _if_there(ask: Callable[[str], T], url: str) -> T | None:
+    """What there is to know of an address; None: there is nothing."""
     try:
-        return fetcher.fetch(beside)
+        return ask(url)
     except SourceError as error:
         if error.kind == "missing_image":
             return None
-        raise _problem(beside, error) from error
+        raise _problem(url, error) from error
 
 
 def _copy(version: str, name: str, size: int, fill: Callable[[Path], object]) -> Path:

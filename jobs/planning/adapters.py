@@ -153,6 +153,16 @@ def unused_warning(settings: Settings, adapters: Adapters) -> tuple[str, ...]:
     return (f"{what} no effect: no row names it in style or loras, and --merge does not",)
 
 
+def half_warnings(adapters: Adapters) -> Iterator[str]:
+    """A sentence about each adapter that leaves one of A14B's transformers as it is, where a file may be missing."""
+    for adapter in adapters.values():
+        if (other := adapter.file.missing) is not None:
+            yield (
+                f"adapter {adapter.name!r} changes one of the model's two transformers ({adapter.file.coverage()}), "
+                f"since there is no {other} beside {adapter.file.path}: put it there, if there is one"
+            )
+
+
 def identities(images: pa.Table, adapters: Adapters) -> list[tuple[tuple[str, float], ...]]:
     """What decides the pixels of each image besides the names of its adapters: their files and weights."""
     return [

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.adapters import check_merged, unknown_names
-from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, too_low
+from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, sigmas_of_run, too_low
 from wanbatch.manifests.reading.column_names import if_own, map_option, own_name
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
@@ -43,6 +43,11 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
             raise UserError(f"setting sigmas: says every noise level, and setting {name} too: drop one of the two")
     if settings.sigmas is not None and settings.creativity_steps == RESPACE:
         raise UserError("setting sigmas: says every noise level, which creativity_steps respace changes: drop one")
+    if settings.creativity_steps == RESPACE and sigmas_of_run(model, settings) is not None:
+        raise UserError(
+            f"setting creativity_steps: {model.name} says every noise level of its own, which respace changes: drop "
+            f"it, or give --steps {model.steps}"
+        )
     for name in SIDES:
         if (side := getattr(settings, name)) is not None and side % model.multiple:
             raise UserError(f"setting {_bad_side(name, side, model)}")
@@ -85,8 +90,9 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     both = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(rows["sigmas"]))
     resolved = pa.table(resolved_schedules(rows, model, settings))
     of_run = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(resolved["sigmas"]))
+    others = "the model's" if settings.sigmas is None else "the run's"
     for index in np.flatnonzero(pc.fill_null(of_run, False)).tolist():
-        whose = "its sigmas say" if both[index].as_py() else "the run's sigmas say"
+        whose = "its sigmas say" if both[index].as_py() else f"{others} sigmas say"
         yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
     of_run = pc.is_null(rows["creativity"]).to_numpy() & (settings.creativity is not None)
     yield from _once_for_run([*too_low(resolved), *no_room(resolved)], of_run)

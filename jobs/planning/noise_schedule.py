@@ -22,9 +22,9 @@ REPLACED = ("steps", "shift", "schedule")  # by explicit sigmas
 
 def schedule_columns(rows: pa.Table, model: ModelInfo, settings: Settings) -> dict[str, pa.ChunkedArray]:
     """Steps, shift, schedule and sigmas of each row. The run's sigmas are for rows that give none of the four."""
-    sigmas = rows["sigmas"]
-    if settings.sigmas is not None:
-        ours = pa.scalar(list(settings.sigmas), sigmas.type)
+    sigmas, of_run = rows["sigmas"], sigmas_of_run(model, settings)
+    if of_run is not None:
+        ours = pa.scalar(list(of_run), sigmas.type)
         silent = pc.is_null(sigmas)
         for name in REPLACED:
             silent = pc.and_(silent, pc.is_null(rows[name]))
@@ -37,6 +37,13 @@ def schedule_columns(rows: pa.Table, model: ModelInfo, settings: Settings) -> di
         instead = pc.list_value_length(sigmas) if name == "steps" else pa.scalar(None, given.type)
         columns[name] = pc.if_else(explicit, instead, given)
     return columns
+
+
+def sigmas_of_run(model: ModelInfo, settings: Settings) -> tuple[float, ...] | None:
+    """Explicit noise levels of rows that say nothing: the settings', else the model's own; None: there are none."""
+    if settings.sigmas is not None:
+        return tuple(settings.sigmas)
+    return None if any(getattr(settings, name) is not None for name in REPLACED) else model.sigmas
 
 
 def resolved_schedules(rows: pa.Table, model: ModelInfo, settings: Settings) -> dict[str, pa.ChunkedArray]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from wanbatch.jobs.config.settings import Settings, image_format, signing_files
-from wanbatch.jobs.planning.adapters import find_adapters, unused_warning
+from wanbatch.jobs.planning.adapters import find_adapters, half_warnings, unused_warning
 from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.embedded_texts import warnings_of_cut_texts
 from wanbatch.jobs.planning.few_step import warnings_of_few_steps
@@ -24,13 +25,20 @@ from wanbatch.manifests.sources.size_cache import SizeCache
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 
-def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = True) -> tuple[Plan, ModelInfo]:
+def read_plan(
+    manifest_path: str | Path,
+    settings: Settings,
+    weights: bool = True,
+    seems_right: Callable[[], None] | None = None,
+) -> tuple[Plan, ModelInfo]:
     """Read a manifest, find the model and plan the work, without a look at any source; needs no torch.
 
     Args:
         manifest_path: path or URL of the manifest.
         settings: with the preset applied.
         weights: also fetch the weights of a hub model.
+        seems_right: called once settings, the model's configuration and the first rows of a long manifest are right,
+            before the rest is read.
 
     Raises:
         UserError: With everything that is wrong.
@@ -51,12 +59,13 @@ def read_plan(manifest_path: str | Path, settings: Settings, weights: bool = Tru
         prompt_of_run=settings.prompt is not None,
         committed_rows=committed_rows,
         split=settings.split,
+        seems_right=seems_right,
     )
     if weights:
         model = find_model(settings.model, settings.revision, cache=settings.model_cache)
     adapters = find_adapters(manifest, settings, model)
     plan = with_syntax_warnings(make_plan(manifest, model, settings, adapters, hearing))
-    unused = (*unused_warning(settings, adapters), *sound_warnings(manifest.rows, settings))
+    unused = (*unused_warning(settings, adapters), *half_warnings(adapters), *sound_warnings(manifest.rows, settings))
     plan = replace(plan, warnings=(*plan.warnings, *unused, *warnings_of_few_steps(plan)))
     if settings.embed_settings:
         plan = replace(plan, warnings=(*plan.warnings, *warnings_of_cut_texts(plan)))

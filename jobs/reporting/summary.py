@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from wanbatch.manifests.sources.notes import NotedImages
 
@@ -70,6 +71,19 @@ class Summary:
     def pending(self) -> int:
         """Images that are neither made nor quarantined."""
         return self.rows - self.made - self.quarantined
+
+    @property
+    def ended(self) -> str:
+        """How it ended, in a word, as the log has it."""
+        return "interrupted" if self.interrupted else "stopped" if self.stopped_by else "finished"
+
+    @property
+    def for_log(self) -> dict[str, Any]:
+        """What the log's last event of the run says of it, which outlives what the command has printed."""
+        counts = ("rows", "made", "made_now", "pending", "quarantined", "failures", "dropped", "drained")
+        names = (*counts, "exit_code", "seconds", "model_busy", "slot_use", "moves", "move_seconds")
+        why = {"by": self.stopped_by, "cause": self.stop_cause} if self.stopped_by else {}
+        return {name: getattr(self, name) for name in names} | why
 
     @property
     def exit_code(self) -> int:

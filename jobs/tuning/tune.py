@@ -90,7 +90,7 @@ def tune(
     """
     neutral = {name: Settings.model_fields[name].default for name in REPLACED}
     plan, model = prepare(manifest, settings.model_copy(update=neutral), every_source=True)
-    _tell_warnings(plan, on_progress)
+    _tell_warnings(plan, model, on_progress)
     meter = Meter(_metrics(goal, model), execution.device)
     sample = draw_sample(plan, options.sample_size, settings)
     on_progress(f"loading {model.name}")
@@ -119,8 +119,13 @@ def tune(
     return result
 
 
-def _tell_warnings(plan: Plan, on_progress: OnProgress) -> None:
-    """What `wanbatch plan` says of columns and sources."""
+def _tell_warnings(plan: Plan, model: ModelInfo, on_progress: OnProgress) -> None:
+    """What `wanbatch plan` says of columns and sources; a model that was made for its own levels is refused."""
+    if model.sigmas is not None:
+        raise UserError(
+            f"{model.name} was made for noise levels of its own, {', '.join(f'{one:g}' for one in model.sigmas)}, so "
+            "that there is nothing to tune: run it as it is"
+        )
     for name, (count, example) in noted_sources(plan.source_notes).items():
         on_progress(f"note: {count} {'source' if count == 1 else 'sources'} {WORDS[name]}; {example} for one")
     for message in plan.all_warnings:

@@ -37,6 +37,7 @@ from wanbatch.jobs.worker.model_files import local_model
 from wanbatch.jobs.worker.recovery import PipelineFailure, halve_slots
 from wanbatch.jobs.worker.requests import warm_up_request
 from wanbatch.jobs.worker.stage_threads import StagePipeline
+from wanbatch.jobs.worker.start_steps import StartSteps
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.jobs.worker.units_in_model import ModelProgress, generate_units
 from wanbatch.machine import usable_cores
@@ -64,6 +65,8 @@ class Worker:
             name: its name in timings.
             load: builds the pipeline, instead of `Wan.load`; for tests of faults.
         """
+        self._steps = StartSteps()
+        self._steps.end("process and imports")
         self._setup, self._name = setup, name
         self._load = load
         self._context: WorkerContext  # from `ready` on
@@ -134,17 +137,21 @@ class Worker:
         self._in_model.note(unit, size, done, made)
 
     def _start(self) -> Started:
-        host, begin = socket.gethostname(), time.perf_counter()
+        host, begin, steps = socket.gethostname(), time.perf_counter(), self._steps
+        steps.end("wait")
         mark = leave_mark(self._setup.out, host)
         _require_seen(self._setup.seen_source, host)
         self._setup = setup = self._checked(host)
+        steps.end("device")  # and the import of torch for it
         signer = None if setup.signing is None else Signer(setup.signing)
         sources = SourceLoader(setup.source_root, allow_http=setup.allow_http, fence=setup.source_fence)
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         encoders = ThreadPoolExecutor(encoder_threads(setup.device, usable_cores(), setup.workers_on_host), "encode")
         engines = None if setup.engines is None else engines_here(setup, setup.engines, host)
-        load = self._load or partial(_load_wan, runtime=setup.runtime, adapters=setup.adapters)
+        load = self._load or partial(_load_wan, runtime=setup.runtime, adapters=setup.adapters, steps=steps)
+        steps.end("sources and engines")
         pipeline = load(setup.model, setup.device, setup.dtype, setup.slots)
+        steps.end("load")
         if setup.threads and "torch" in sys.modules:  # what `load` builds may do without
             sys.modules["torch"].set_num_threads(setup.threads)
         if setup.device == "cpu" and (kind := cpu_kind()) is not None:
@@ -165,9 +172,15 @@ class Worker:
         )
         self._metrics = WorkerMetrics(host, self._context.device, self._name)
         load_seconds = time.perf_counter() - begin
+        steps.end("use")
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
-        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") if setup.device == "cuda" else ""
-        return Started(load_seconds, warm_up_seconds, dict(pipeline.backends), host, mark, self._context.device, gpu)
+        steps.end("warm-up")
+        gpu, backends = (
+            os.environ.get("CUDA_VISIBLE_DEVICES", "") if setup.device == "cuda" else "",
+            pipeline.backends,
+        )
+        device, done = self._context.device, steps.as_json()
+        return Started(load_seconds, warm_up_seconds, dict(backends), host, mark, device, gpu, done)
 
     def _hearing(self) -> Hearing | None:
         config = self._setup.hearing
@@ -215,10 +228,17 @@ def _warm_up(pipeline: ImagePipeline, setup: WorkerSetup) -> float:
 
 
 def _load_wan(
-    model: ModelInfo, device: str, dtype: str, slots: int, runtime: Runtime, adapters: Sequence[NamedAdapter]
+    model: ModelInfo,
+    device: str,
+    dtype: str,
+    slots: int,
+    runtime: Runtime,
+    adapters: Sequence[NamedAdapter],
+    steps: StartSteps,
 ) -> ImagePipeline:
     from wanbatch.pipeline.generate import Wan
 
+    steps.end("pipeline's imports")
     merged = [(one.file, one.weight) for one in adapters if one.merged]
     of_rows = {one.name: (one.file, one.weight) for one in adapters if not one.merged}
     return Wan.load(model, device, dtype, slots, runtime, merged, of_rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.units import Image
@@ -94,6 +95,7 @@ class Started:
         mark: what it left in the output folder (`manifests/dataset/visibility.py`), for the driver to find.
         device: name of its device, as timings have it.
         gpu: which GPU of its host it has, as CUDA_VISIBLE_DEVICES names it; empty without one.
+        steps: of its start, as `StartSteps.as_json` has them.
     """
 
     load_seconds: float
@@ -103,6 +105,7 @@ class Started:
     mark: str
     device: str = ""
     gpu: str = ""
+    steps: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.errors import MachineryError, ManifestError, UserError
-from wanbatch.manifests.reading.arrow_rows import row_of, source_of
+from wanbatch.manifests.reading.arrow_rows import ROWS_SCHEMA, row_of, source_of
 from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
 from wanbatch.manifests.reading.column_map import ColumnMap
 from wanbatch.manifests.reading.column_names import UnusedColumn, suspects, unused_columns
@@ -128,6 +129,7 @@ def read_manifest(
     prompt_of_run: bool = False,
     committed_rows: CommittedRowsOf = no_output_folder,
     split: str | None = None,
+    seems_right: Callable[[], None] | None = None,
 ) -> Manifest:
     """Read and check a manifest.
 
@@ -142,6 +144,8 @@ def read_manifest(
         prompt_of_run: the run has a prompt for rows that give none.
         committed_rows: says what an output folder of wanbatch holds; without it none is read.
         split: the one to read of a folder that has several; None: all.
+        seems_right: called once if a long manifest's first rows are right, before the rest is read; that may still
+            be wrong.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -149,7 +153,7 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        named = (renames or {}, strict, prompt_of_run, committed_rows, split)
+        named = (renames or {}, strict, prompt_of_run, committed_rows, split, seems_right)
         return _read(path, _Rules(source_root, source_fence, allow_http, check, *named))
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
@@ -171,6 +175,7 @@ class _Rules:
     prompt_of_run: bool
     committed_rows: CommittedRowsOf
     split: str | None
+    seems_right: Callable[[], None] | None
 
 
 def _read(path: str | Path, rules: _Rules) -> Manifest:
@@ -182,6 +187,8 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
 
     problems = Problems(found.shown, kind.positions)
     checker = RowChecker(policy, problems, ColumnMap(_renames(found, rules), found.rename), rules.prompt_of_run)
+    if rules.seems_right is not None:
+        checker.after_first = partial(_look, checker, rules, rules.seems_right)
     passthrough, digest = _read_rows(kind, found, checker, rules.strict)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
@@ -219,6 +226,15 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
         (*found.warnings, *problems.warnings),
         unused,
     )
+
+
+def _look(checker: RowChecker, rules: _Rules, seems_right: Callable[[], None]) -> None:
+    """Check the rows read so far; members of blend groups, whose others may come later, are left for then."""
+    lines, scratch = checker.lines(), Problems(checker.problems.files, checker.problems.positions)
+    rows = lines.filter(pc.is_null(lines["blend_group"])).select(ROWS_SCHEMA.names)
+    _check_ids(rows, scratch)
+    if not (checker.problems.found or scratch.found or any(True for _ in rules.check(rows))):
+        seems_right()
 
 
 def _read_rows(kind: ManifestKind, found: ManifestFiles, checker: RowChecker, strict: bool) -> tuple[pa.Table, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from wanbatch.manifests.reading.column_names import map_option, own_name
 from wanbatch.manifests.reading.row_model import KNOWN, NOTHING_ASKED, ManifestRow, parse_row, shorten
 from wanbatch.manifests.sources.path_policy import PathPolicy
 
+FIRST_ROWS = 4096  # after which a manifest may be taken for a good one (`RowChecker.after_first`)
 RESERVED = frozenset(WRITTEN) - KNOWN
 """Columns that only the output has; a passthrough column cannot be called so."""
 
@@ -95,6 +96,7 @@ class RowChecker:
         broken_groups: blend groups with a row that has problems.
         nothing_asked: a row had neither a prompt nor a source.
         image_folders: of each file, the folder below the manifest's that its paths of images start from, if any do.
+        after_first: called once, when the first `FIRST_ROWS` rows have been seen; None: nothing is.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class RowChecker:
         self.problems = problems
         self.columns = columns or ColumnMap({})
         self.image_folders: Sequence[str] = ()
+        self.after_first: Callable[[], None] | None = None
         self._prompt_of_run = prompt_of_run
         self.count = 0
         self.broken_groups: set[str] = set()
@@ -146,10 +149,13 @@ class RowChecker:
         else:
             self._builder.add(row_values(line, self.count, file, position, self.columns.stored_name))
         self.count += 1
+        if self.count >= FIRST_ROWS and self.after_first is not None:
+            call, self.after_first = self.after_first, None
+            call()
         return not wrong
 
     def lines(self) -> pa.Table:
-        """The good rows (`LINES_SCHEMA`)."""
+        """The good rows of those seen so far (`LINES_SCHEMA`)."""
         return self._builder.table()
 
     def _path_problems(self, line: ManifestRow) -> Iterator[str]:

@@ -88,6 +88,11 @@ class AdapterFile:
         reasons = [part.contents.only_merged for part in self.parts if part is not None]
         return next((reason for reason in reasons if reason is not None), None)
 
+    @property
+    def missing(self) -> str | None:
+        """The name of the file for a transformer of the model that it leaves as it is; None: it changes all."""
+        return None if None not in self.parts else other_file(Path(self.path).name)
+
     def coverage(self) -> str:
         """How much of the model it changes, in words."""
         if len(self.parts) == 1:
@@ -129,6 +134,14 @@ def read_adapter(path: str | Path, model: ModelLayers, low_noise: str | Path | N
     return AdapterFile(named[0], digest_of_files(named), tuple(parts), _metadata(headers))
 
 
+def other_file(name: str) -> str | None:
+    """What the file for the other transformer of A14B is called; None: the name does not say which one it is for."""
+    for one, other in ((HIGH, LOW), (LOW, HIGH)):
+        if one in name:
+            return name.replace(one, other)
+    return None
+
+
 def digest_of_files(paths: Sequence[str]) -> str:
     """SHA-256 of a file; of several, over those of each."""
     digests = [digest_of(Path(path)) for path in paths]
@@ -143,13 +156,10 @@ def _files(path: Path, model: ModelLayers, low_noise: Path | None) -> tuple[Path
         return (path,)
     if low_noise is not None:
         return path, low_noise
-    if HIGH in path.name:
-        other = path.with_name(path.name.replace(HIGH, LOW))
-        return path, other if other.is_file() else None
-    if LOW in path.name:
-        other = path.with_name(path.name.replace(LOW, HIGH))
-        return other if other.is_file() else None, path
-    return path, path
+    if (name := other_file(path.name)) is None:
+        return path, path
+    other = path.with_name(name) if path.with_name(name).is_file() else None
+    return (path, other) if HIGH in path.name else (other, path)
 
 
 def _metadata(headers: Mapping[Path, Header]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.files import other_file
 from wanbatch.pipeline.loading.hub import fetching
 
 SUFFIX = ".safetensors"
@@ -71,9 +72,9 @@ def _from_hub(repo: str, file: str | None, revision: str | None) -> Path:
     with fetching("adapter", repo, revision, "path"):
         if file is None:
             file = str(_only(_files_of(repo, revision), repo))
-        folder = snapshot_download(
-            repo, revision=revision, allow_patterns=[file, os.path.join(os.path.dirname(file), CONFIG)]
-        )
+        beside = [CONFIG, other_file(os.path.basename(file))]  # of A14B, whose adapters have two files
+        wanted = [file, *(os.path.join(os.path.dirname(file), name) for name in beside if name is not None)]
+        folder = snapshot_download(repo, revision=revision, allow_patterns=wanted)
     path = Path(folder) / file
     if not path.is_file():
         raise UserError(f"adapter {repo} (revision {revision or 'main'}) has no file {file}")

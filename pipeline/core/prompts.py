@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 
-import ftfy
 import regex
 
 TEXT_TOKENS = 512
@@ -17,5 +16,7 @@ multiple of 32."""
 
 def clean(prompt: str) -> str:
     """The text that is tokenized, as diffusers' `prompt_clean` makes it: mended Unicode and HTML, single spaces."""
+    import ftfy  # takes a tenth of a second
+
     text = html.unescape(html.unescape(ftfy.fix_text(prompt))).strip()
     return regex.sub(r"\s+", " ", text).strip()

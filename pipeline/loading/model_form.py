@@ -20,6 +20,10 @@ CLASSES = {
 }
 """The classes of the parts that have weights."""
 
+FAST_WAN = "WanDMDPipeline"
+PIPELINES = ("WanPipeline", FAST_WAN)
+"""Classes of pipelines that make pictures from text with these parts; the second one's model is distilled."""
+
 IMAGE_FIELDS = ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len")
 """Fields of a transformer that only those with an image encoder set."""
 
@@ -32,11 +36,13 @@ class ModelForm:
         multiple: What width and height of a picture must be multiples of.
         layers: Blocks of each transformer.
         two_experts: Whether a second transformer takes the low noise levels (A14B).
+        pipeline: Class of the pipeline, one of `PIPELINES`.
     """
 
     multiple: int
     layers: int
     two_experts: bool
+    pipeline: str = PIPELINES[0]
 
 
 def read_form(folder: Path, model: str) -> ModelForm:
@@ -60,6 +66,7 @@ def read_form(folder: Path, model: str) -> ModelForm:
         multiple=_stride(vae) * _patch(transformer)[1],
         layers=transformer.get("num_layers", 40),
         two_experts="transformer_2" in parts,
+        pipeline=index["_class_name"],
     )
 
 
@@ -81,7 +88,7 @@ def _class(index: Mapping[str, Any], part: str) -> str | None:
 
 def _problems(index: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """What another form of Wan has, each as a file and what is said there."""
-    if index["_class_name"] != "WanPipeline":
+    if index["_class_name"] not in PIPELINES:
         yield f"model_index.json: it is for {index['_class_name']}, not for WanPipeline"
     for name, wanted in CLASSES.items():
         named = _class(index, name)

@@ -21,8 +21,9 @@ import torch
 from diffusers import AutoencoderKLWan, ModelMixin, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
+from wanbatch.pipeline.loading.defaults import A14B_DEFAULTS, WAN_DEFAULTS
 from wanbatch.pipeline.loading.modules import Modules
-from wanbatch.pipeline.loading.registry import A14B_DEFAULTS, TINY, WAN_DEFAULTS, ModelInfo, find
+from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
 
 Size = Literal["5b", "a14b", "1.3b"]
 NAME = "random-"

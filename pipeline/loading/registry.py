@@ -7,14 +7,14 @@ can be planned on any machine. `weights.py` loads the model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.loading.config_files import read_json
 from wanbatch.pipeline.loading.converted import CONVERTED_FILE, Converted, read_converted
+from wanbatch.pipeline.loading.defaults import OWN, model_defaults
 from wanbatch.pipeline.loading.hub import fetching
 from wanbatch.pipeline.loading.model_form import CLASSES, ModelForm, read_form
 from wanbatch.pipeline.loading.scheduler import Unreproduced, read_scheduler
@@ -22,27 +22,9 @@ from wanbatch.suggestions import did_you_mean
 
 TINY = "tiny"
 LONGEST_SIDE = 4096  # pixels; what a manifest may ask for, too
-DEFAULTS_FILE = "wanbatch.json"
 ADAPTERS = "adapters"  # the folder of a model's folder with the adapters that come with it
 SOUND = "sound"  # where a model has a sound adapter of its own
 WHOLE_DIGEST_BYTES = 64 << 20  # larger weight files are identified by their size and samples
-
-# What Wan's authors use (Wan2.2, `wan/configs/wan_ti2v_5B.py` and `shared_config.py`). A model folder may say
-# otherwise in a file `wanbatch.json`.
-WAN_DEFAULTS = {
-    "width": 1280,
-    "height": 704,
-    "steps": 50,
-    "guidance": 5.0,
-    "negative_prompt": (
-        "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，"
-        "残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，"
-        "三条腿，背景人很多，倒着走"
-    ),
-}
-
-# The same of A14B (`wan_t2v_A14B.py`), whose guidance is weaker for the second expert, at low noise levels.
-A14B_DEFAULTS = {**WAN_DEFAULTS, "height": 720, "steps": 40, "guidance": 4.0, "guidance_2": 3.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +46,8 @@ class ModelInfo:
         sampler: Name of the solver.
         schedule: Name of the schedule.
         negative_prompt: What guidance leads away from.
+        sigmas: Its own noise levels, the final 0 left out, in place of `steps`, `shift` and `schedule`; None: there
+            are none.
         guidance_2: Guidance scale of the second expert; None: the same, or there is none.
         two_experts: Whether a second transformer takes the low noise levels (A14B).
         unreproduced: What of the model's scheduler `sampler` and `schedule` do not reproduce.
@@ -85,6 +69,7 @@ class ModelInfo:
     schedule: str
     negative_prompt: str
     guidance_2: float | None = None
+    sigmas: tuple[float, ...] | None = None
     two_experts: bool = False
     unreproduced: tuple[Unreproduced, ...] = ()
     converted: Converted | None = None
@@ -134,7 +119,7 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
     """
     folder, commit = _locate(model, revision)
     form, scheduler = read_form(folder, model), read_scheduler(folder)
-    defaults, converted = _defaults(folder, form), read_converted(folder)
+    defaults, converted = model_defaults(folder, form), read_converted(folder)
     if weights:
         if commit is not None:
             folder, _ = from_hub(model, commit, weights=True)
@@ -147,13 +132,15 @@ def find(model: str = TINY, revision: str | None = None, weights: bool = True) -
         multiple=form.multiple,
         layers=form.layers,
         two_experts=form.two_experts,
-        shift=scheduler.shift,
-        sampler=scheduler.sampler,
-        schedule=scheduler.schedule,
-        unreproduced=scheduler.unreproduced,
+        unreproduced=scheduler.unreproduced_but(_said(defaults)),
         converted=converted,
-        **defaults,
+        **{"shift": scheduler.shift, "sampler": scheduler.sampler, "schedule": scheduler.schedule, **defaults},
     )
+
+
+def _said(defaults: Mapping[str, Any]) -> set[str]:
+    """Which parts of a scheduler a model's own defaults stand for."""
+    return {"schedule" if name == "sigmas" else name for name in OWN if defaults.get(name) is not None}
 
 
 def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
@@ -187,26 +174,6 @@ def _check_weights(folder: Path, form: ModelForm) -> None:
             raise UserError(
                 f"{folder / name}: no .safetensors file: the weights are in another format, or were not downloaded"
             )
-
-
-def _defaults(folder: Path, form: ModelForm) -> dict[str, Any]:
-    """What holds where a row does not say: what the folder's own file says, else what Wan's authors use."""
-    published = A14B_DEFAULTS if form.two_experts else WAN_DEFAULTS
-    path = folder / DEFAULTS_FILE
-    if not path.exists():
-        return dict(published)
-    given = {key: value for key, value in read_json(path, "").items() if key != "name"}
-    unknown = sorted(set(given) - set(published))
-    if unknown:
-        raise UserError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(published)}")
-    if "guidance" in given:
-        published = {**published, "guidance_2": None}  # of the authors' guidance
-    for name in ("width", "height"):
-        if name in given and (not isinstance(given[name], int) or given[name] % form.multiple or given[name] <= 0):
-            raise UserError(
-                f"{path}: {name} is {given[name]!r}: must be a multiple of {form.multiple} for this model"
-            )
-    return {**published, **given}
 
 
 def _checked_digest(folder: Path, converted: Converted | None) -> str:

@@ -9,7 +9,7 @@ and a run is refused, unless it says itself what is to be used instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,10 @@ class Scheduler:
     schedule: str
     shift: float
     unreproduced: tuple[Unreproduced, ...]
+
+    def unreproduced_but(self, given: Collection[str]) -> tuple[Unreproduced, ...]:
+        """What is not reproduced where some of `sampler` and `schedule` are given instead."""
+        return tuple(one for one in self.unreproduced if not set(one.decides) <= set(given))
 
 
 def _sampler_field(default: Any, *works: Any) -> Field:

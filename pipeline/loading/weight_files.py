@@ -35,7 +35,7 @@ TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-PIECE_BYTES = 32 << 20  # of memory that each thread reads into, on the way to a GPU
+PIECE_BYTES = 8 << 20  # of memory that each thread reads into, on the way to a GPU; with all threads in its cache
 MOST_THREADS = 8  # more read no faster from a page cache than a GPU takes it
 
 

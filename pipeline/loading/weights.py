@@ -8,7 +8,7 @@ written here (`reference.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +39,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OF_DIFFUSERS, OF_TRANSFORMERS = "diffusion_pytorch_model", "model"  # what these call their files of weights
 STEMS = {name: OF_TRANSFORMERS if name == "text_encoder" else OF_DIFFUSERS for name in CLASSES}
 """What the files of each part's weights are called."""
+
+UNUSED = "norm_added_q"  # of a transformer; diffusers leaves it out, too
 
 MakeReady = Callable[[FrameBlock], None]
 """Makes a block of the transformer ready to be run, once its weights are there."""
@@ -121,10 +123,12 @@ class _To:
     dtype: torch.dtype
     converted: Converted | None
 
-    def fill(self, module: nn.Module, filling: Filling) -> Any:
+    def fill(self, module: nn.Module, filling: Filling, places: Collection[str] | None = None) -> Any:
+        """Fill a module; places: all names that its files may have, None: others are left where they are."""
         try:
             stem = STEMS[self.folder.name] if self.converted is None else CONVERTED_STEM
             stored = stored_tensors(self.folder, stem)
+            _ensure_places(stored, places)
             fill(module, stored, filling)
         except ValueError as error:
             raise UserError(f"{self.folder}: cannot be loaded as {CLASSES[self.folder.name]}: {error}") from error
@@ -137,8 +141,9 @@ class _To:
 
 def _transformer(to: _To, make_ready: MakeReady | None) -> Any:
     parts = _made(to.folder, lambda config: WanParts(config))
+    places = set(parts.state_dict()) if to.converted is None else None
     if make_ready is None:
-        return to.fill(parts, Filling(to.device, partial(_dtype_in_transformer, to)))
+        return to.fill(parts, Filling(to.device, partial(_dtype_in_transformer, to)), places)
     frame = FrameTransformer(parts)
     rounded = to.converted is not None and to.converted.precision == "fp8"
     if to.converted is not None:  # its blocks are joined already, and may be in FP8
@@ -152,7 +157,17 @@ def _transformer(to: _To, make_ready: MakeReady | None) -> Any:
                 block.share_joined()
             make_ready(block)
 
-    return to.fill(frame, Filling(to.device, partial(_dtype_in_transformer, to), "blocks", done=done))
+    return to.fill(frame, Filling(to.device, partial(_dtype_in_transformer, to), "blocks", done=done), places)
+
+
+def _ensure_places(stored: Collection[str], places: Collection[str] | None) -> None:
+    """Check that a module takes all tensors of its files: without one it would silently be another model."""
+    others = [] if places is None else sorted(name for name in stored if name not in places and UNUSED not in name)
+    if others:
+        raise ValueError(
+            f"its files have {others[0]} and {len(others) - 1} more for parts that it does not have, such as "
+            "a sparse attention: take the weights of a model without them"
+        )
 
 
 def _dtype_in_transformer(to: _To, name: str, stored: torch.dtype) -> torch.dtype:

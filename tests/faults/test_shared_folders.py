@@ -17,6 +17,8 @@ from fault_making import require_whole
 from job_making import commits, environment, log_events, picture, rows_by_id, wait_until
 
 from wanbatch.errors import MachineryError
+from wanbatch.jobs.driver import worker_pool, worker_slot
+from wanbatch.manifests.dataset.visibility import take_mark
 
 RAY = Path(sys.executable).parent / "ray"
 
@@ -67,10 +69,28 @@ def _text(folder: Path) -> str:
 ROWS = [{"id": name, "prompt": "x"} for name in "abcde"]
 
 
+def test_a_driver_and_workers_that_see_different_folders(run_rows, tmp_path, monkeypatch):
+    """The driver looks elsewhere for what its workers leave, as on a host that shares nothing with theirs."""
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    (elsewhere / "_wanbatch/tmp").mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(worker_pool, "take_mark", lambda _, *mark, **options: take_mark(elsewhere, *mark, **options))
+        patched.setattr(worker_slot, "PATIENCE_SECONDS", 0.0)
+        with pytest.raises(MachineryError) as caught:
+            run_rows(ROWS)
+    for part in (socket.gethostname(), str(elsewhere), "is not seen by this process", "share the folder", "s3://"):
+        assert part in str(caught.value)
+    assert commits(out) == []
+    assert log_events(out, "unit_lost") == []
+    assert run_rows(ROWS).exit_code == 0
+    require_whole(out, set("abcde"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inside", "told"),
     [
-        pytest.param((), "cannot write to the output folder", marks=pytest.mark.slow),
+        ((), "cannot write to the output folder"),
         (("_wanbatch/tmp",), "is not seen by this process"),  # a folder of its own under the same name
     ],
 )

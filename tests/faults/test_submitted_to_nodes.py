@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import requests
 import torch
 from data_row_requests import data_row_request
 from job_making import commit_records, commits, decoded, log_events, picture, rows_by_id, wait_until, write_jsonl
@@ -116,19 +117,16 @@ def disturbed(
     start: Callable[..., subprocess.Popen],
     made: Callable[[], int],
     third_commits: bool = True,
-) -> str:
-    """Kill the second of two nodes and add a third, kill the driver and the first node, give the same command again.
+) -> None:
+    """Start a job on two nodes, kill the second and add a third, kill the driver and the first node.
 
     Args:
-        nodes: the cluster.
+        nodes: the cluster; only the third node is left of it.
         hidden: a folder that is empty for the nodes.
-        start: starts the command, with more words.
+        start: starts the command, with more words; it must end with the code of a failed machinery.
         made: how many commits there are.
         third_commits: the driver is killed once something of the third node is committed; else as soon as that has a
             worker.
-
-    Returns:
-        The id of the second job.
     """
     first, second = nodes.grow(2, hidden)
     command = start()
@@ -149,15 +147,14 @@ def disturbed(
     nodes.kill(first)
     _, told = command.communicate(timeout=240)
     assert command.returncode == 75, told
-    command = start("--detach")
-    job, told = command.communicate(timeout=240)
-    assert command.returncode == 0, told
-    command = start()
-    _, told = command.communicate(timeout=240)
-    assert command.returncode == 0, told
-    assert f"job {job.strip()} is there already: attached to it" in told
     assert nodes.names == [third]
-    return job.strip()
+
+
+def finished(command: subprocess.Popen) -> str:
+    """What a command prints to both streams that ends well."""
+    out, told = command.communicate(timeout=240)
+    assert command.returncode == 0, told
+    return out + told
 
 
 def require_once(out: Path, sources: Path) -> None:
@@ -191,17 +188,27 @@ def test_a_cluster_without_a_place_for_a_worker(nodes, start_command, tmp_path):
 
 
 def test_every_row_once_and_pixels_as_in_a_quiet_run(nodes, laptop, tmp_path):
+    """A second one is attached to while it goes on with what the first job left. The token is in nothing of it."""
     manifest, out = write_inputs(tmp_path), tmp_path / "out"
-    words = (manifest, "--out", out)
-    job = disturbed(nodes, laptop, lambda *more: submitted(nodes, tmp_path, *words, *more), lambda: len(commits(out)))
-    log, told = wanbatch(nodes, tmp_path, "jobs", "logs", job).communicate(timeout=240)
-    assert "WANBATCH_STEPS of this node is not used" in log, told
+
+    def start(*more: str) -> subprocess.Popen:
+        return submitted(nodes, tmp_path, manifest, "--out", out, *more)
+
+    disturbed(nodes, laptop, start, lambda: len(commits(out)))
+    job = finished(start("--detach")).splitlines()[0]
+    assert f"job {job} is there already: attached to it" in finished(start())
+    log = finished(wanbatch(nodes, tmp_path, "jobs", "logs", job))
+    assert "WANBATCH_STEPS of this node is not used" in log
     assert f"{COUNT} of {COUNT} pictures made" in log
-    assert nodes.token not in log
     assert log_events(out, "node_lost")
     assert all(event["with_node"] for event in log_events(out, "unit_lost")), "no row is charged with it"
-    found = subprocess.run(["grep", "-rl", nodes.token, out], capture_output=True, text=True)
-    assert found.stdout == "", "the token is in no file"
+    found = requests.get(
+        f"{nodes.dashboard}/api/jobs/", headers={"authorization": f"Bearer {nodes.token}"}, timeout=60
+    )
+    assert job in found.text
+    assert nodes.token not in found.text + log, "of the jobs"
+    for place in (out, nodes.logs, tmp_path / "home-of-the-laptop"):
+        assert subprocess.run(["grep", "-rlF", nodes.token, place], capture_output=True, text=True).stdout == ""
     require_once(out, tmp_path)
 
 
@@ -229,35 +236,16 @@ def on_a_store(nodes, laptop, store, tmp_path) -> Iterator[tuple[Callable[..., s
         words += ["--env", name]
     yield (
         lambda *more: submitted(nodes, tmp_path, *words, *more),
-        lambda: len(system.glob(f"{store}/out/_wanbatch/commits/*.json")),
+        lambda: time.sleep(0.2) or len(system.glob(f"{store}/out/_wanbatch/commits/*.json")),
     )
     system.get(f"{store}/out", str(tmp_path / "out"), recursive=True)
     require_once(tmp_path / "out", laptop)
 
 
 def test_on_a_store_without_any_shared_folder(nodes, laptop, on_a_store):
-    """On the node that the test before has left; the driver is killed in the middle."""
     start, made = on_a_store
-    [node] = nodes.grow(1, laptop)
-    command = start()
-    [worker] = hold(command, nodes, node)
-    worker.resume()
-    wait_for(command, made, "a commit")
-    worker.suspend()
-    [driver] = [process for process in nodes.processes("head", DRIVER) if "sh" not in process.name()]
-    driver.kill()
-    worker.resume()
-    assert made() < COUNT, "it was killed in the middle: the worker held a row"
-    _, told = command.communicate(timeout=240)
-    assert command.returncode == 75, told
-    command = start()
-    _, told = command.communicate(timeout=240)
-    assert command.returncode == 0, told
-
-
-@pytest.mark.slow
-def test_nodes_are_lost_and_added_on_a_store(nodes, laptop, on_a_store):
-    disturbed(nodes, laptop, *on_a_store, third_commits=False)
+    disturbed(nodes, laptop, start, made, third_commits=False)
+    finished(start())
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from small_models import save_random_pipeline
 
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import run as driver_run
-from wanbatch.jobs.driver.ray_session import needed_processes_alone
+from wanbatch.jobs.driver.ray_processes import needed_processes_alone
 from wanbatch.jobs.driver.run import run
 from wanbatch.jobs.reporting.progress import progress_for
 from wanbatch.jobs.reporting.summary import Summary

@@ -44,12 +44,14 @@ class RayNodes:
         dashboard: its URL; empty: there is none.
         variables: that a process needs to connect to it.
         token: that it asks for; empty: none.
+        logs: folder of what Ray's processes print, those of jobs and workers, too.
     """
 
     def __init__(
         self, folder: Path, token: str | None, dashboard: bool = False, hidden: Path | None = None, **changes: str
     ):
         self._folder, self._files = folder, Path(tempfile.mkdtemp(prefix="rn-", dir="/tmp"))  # sockets: a short path
+        self.logs = self._files / "session_latest" / "logs"
         home = folder / "home"
         home.mkdir(exist_ok=True)
         self.token = token or ""

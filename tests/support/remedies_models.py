@@ -11,6 +11,9 @@ ELSEWHERE = {
     "pipeline/loading/converting.py": {
         "make room, or choose another disk": f"{LOADING}/test_converting.py::test_a_full_disk_leaves_nothing",
     },
+    "pipeline/loading/weights.py": {
+        "take the weights": f"{LOADING}/test_weights.py::test_weights_of_parts_that_the_model_lacks_are_refused",
+    },
     "pipeline/loading/weight_files.py": {
         "became shorter": f"{LOADING}/test_weights.py::test_a_file_that_becomes_shorter_is_no_model",
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from command_line import GOOD
 from remedy_scenes import At, raised, scene
 from safetensors.torch import load_file, save_file
 
-from wanbatch.jobs.planning.adapters import find_adapter
+from wanbatch.jobs.planning.adapters import find_adapter, half_warnings
 from wanbatch.jobs.worker.adapter_files import require_same_file
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.header import digest_of
@@ -63,6 +64,22 @@ def _layers() -> tuple[dict, ModelLayers]:
     folder = Path(find().folder)
     config = json.loads((folder / "transformer/config.json").read_text())
     return config, ModelLayers.of_config(config, "tiny")
+
+
+@scene
+def adapters_of_one_of_two_transformers(at: At) -> Iterator[str]:
+    config, _ = _layers()
+    two = ModelLayers.of_config(config, "a14b", two_experts=True)
+    save_adapter(at.folder / "ink_high_noise.safetensors", config, random_pairs(config), "ai-toolkit")
+
+    def warned() -> list[str]:
+        return list(half_warnings({"ink": find_adapter("ink", "ink_high_noise.safetensors", two)}))
+
+    (told,) = warned()
+    yield told
+    name = re.search(r"there is no (\S+) beside", told)[1]  # type: ignore[index]
+    shutil.copy("ink_high_noise.safetensors", name)
+    assert warned() == []
 
 
 @scene

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,28 @@ def models_that_were_converted(at: At) -> Iterator[str]:
     shutil.rmtree("bf16")
     at.works("convert", TINY, "bf16")
     find("bf16")
+
+
+@scene
+def models_with_noise_levels_of_their_own(at: At) -> Iterator[str]:
+    shutil.copytree(find().folder, "model")
+    file, at_first = Path("model/wanbatch.json"), json.loads(Path("model/wanbatch.json").read_text())
+    at.rows(GOOD)
+
+    def says(**fields: object) -> None:
+        file.write_text(json.dumps({name: one for name, one in at_first.items() if name != "steps"} | fields))
+
+    good = {"sampler": "lcm", "sigmas": [1.0, 0.75]}
+    for mistake in ({"sigmas": [0.5, 1.0]}, {"steps": 2}, {"sampler": "lmc"}, {"width": 1}, {"sigma": 1.0}):
+        says(**good | mistake)
+        yield at.refused("plan", "m.jsonl", "--model", "model")
+    says(**good)
+    at.works("plan", "m.jsonl", "--model", "model")
+    respace = ("--creativity-steps", "respace")
+    told = at.refused("plan", "m.jsonl", "--model", "model", *respace)
+    yield told
+    at.works("plan", "m.jsonl", "--model", "model", *respace, *re.search(r"give (--steps \d+)", told)[1].split())  # type: ignore[index]
+    yield at.refused("tune", "m.jsonl", "--model", "model", "--budget", "psnr>=30")
 
 
 @scene

@@ -96,7 +96,8 @@ def test_show_says_what_a_file_holds(model_folder, config, tmp_path):
 def test_conversion_keeps_every_number(source, layout, model_folder, config, tmp_path):
     path = save_adapter(tmp_path / "a.safetensors", config, random_pairs(config), source, ss_output_name="a")
     out = tmp_path / "b.safetensors"
-    done = invoke("adapters", "convert", path, out, "--to", layout, "--model", model_folder)
+    done = invoke("adapters", "convert", path, out, "--to", layout, "--model", model_folder, "--json")
+    assert json.loads(done.stdout) | {"from": None} == {"file": str(out), "to": layout, "from": None}
     scale = 0.5 if LAYOUTS[source].alpha else 1.0
     assert f"30 of 30 layers, rank 4, scale {scale}" in done.output
     layers = ModelLayers.of_folder(model_folder, "model")

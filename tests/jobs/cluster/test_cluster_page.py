@@ -32,7 +32,7 @@ def test_every_command_is_one_that_wanbatch_takes(words):
 
 
 def test_there_are_commands_of_each_kind():
-    assert {words[1] for words in COMMANDS} == {"plan", "submit", "jobs", "status"}
+    assert {words[1] for words in COMMANDS} == {"plan", "submit", "jobs", "status", "run"}
     assert {words[2] for words in COMMANDS if words[1] == "jobs"} == {"list", "status", "logs", "stop"}
 
 

@@ -17,14 +17,15 @@ from wanbatch.jobs.driver.ray_session import WORKER_NICENESS, ensure_threads, en
 UV = Path(sys.executable).parent / "uv"
 DEAD = "http://127.0.0.1:9"
 TWO_SESSIONS = """
-import json, os
+import json, os, sys
 import psutil, ray
 from wanbatch.jobs.driver.ray_session import local_ray, run_in_a_worker
 ours = lambda: {k: v for k, v in os.environ.items() if k.startswith(("RAY_A", "RAY_U")) or k.lower() == "no_proxy"}
 before, found = ours(), []
-for _ in range(2):
-    with local_ray():
-        token, address = run_in_a_worker(lambda: os.environ["RAY_AUTH_TOKEN"])
+for preload in ("this", None):
+    with local_ray(preload=preload):
+        (token, there), address = run_in_a_worker(lambda: (os.environ["RAY_AUTH_TOKEN"], "this" in sys.modules))
+        assert there == (preload is not None)
         assert token == os.environ["RAY_AUTH_TOKEN"]
         processes = psutil.Process().children(recursive=True)
         heard = {c.laddr.ip for p in processes for c in p.net_connections() if c.status == "LISTEN"}

@@ -173,7 +173,22 @@ def test_log_names_each_unit(mixed):
     assert sum(event["made"] for event in events) == 15
     assert all(event["busy_seconds"] > 0 for event in events)
     [finished] = log_events(mixed.out, "finished")
-    assert (finished["made"], finished["pending"]) == (15, 0)
+    numbers = {name: finished[name] for name in ("made", "pending", "rows", "quarantined", "exit_code", "failures")}
+    assert numbers == {"made": 15, "pending": 0, "rows": 15, "quarantined": 0, "exit_code": 0, "failures": {}}
+    assert finished["seconds"].keys() >= {"prepare", "start", "make", "total"}
+    assert 0 < finished["slot_use"] <= 1
+
+
+def test_the_log_says_what_a_start_took_step_by_step(mixed):
+    """The steps of each process follow each other from its begin."""
+    [start], [ready] = (log_events(mixed.out, name) for name in ("start", "worker_ready"))
+    assert list(start["steps"])[:4] == ["process and imports", "manifest and model", "device", "folder"]
+    assert list(start["steps"])[-2:] == ["worker's process", "worker"]
+    assert next(iter(ready["steps"])) == "process and imports"
+    assert {"device", "load"} < ready["steps"].keys()
+    for event in (start, ready):
+        began, told = (datetime.fromisoformat(event[name]) for name in ("process_began", "time"))
+        assert 0 < sum(event["steps"].values()) < (told - began).total_seconds() + 0.1
 
 
 def test_log_holds_no_prompts(mixed):

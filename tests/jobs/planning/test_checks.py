@@ -147,3 +147,22 @@ def test_a_folder_with_flow_match_euler_has_its_levels_and_a_row_may_have_others
     names = ("sampler", "schedule", "shift")
     assert [found["its"][name] for name in names] == ["euler", "flow_match", 8.0]
     assert [found["own"][name] for name in names] == ["deis", "linear", 2.0]
+
+
+def test_a_models_own_noise_levels_are_those_of_rows_that_say_nothing(model_folder, tmp_path, planned):
+    folder = shutil.copytree(model_folder, tmp_path / "turbo")
+    (folder / "wanbatch.json").write_text(json.dumps({"sampler": "lcm", "guidance": 1.0, "sigmas": [1.0, 0.75, 0.5]}))
+    model = {"model": str(folder), "steps": None}
+    silent, own = {"id": "silent", "prompt": "x"}, {"id": "own", "prompt": "x", "steps": 8}
+    rows, *_ = planned(silent, own, **model)
+    assert (rows["silent"]["sigmas"], rows["silent"]["steps"]) == ([1.0, 0.75, 0.5], 3)
+    assert (rows["silent"]["sampler"], rows["silent"]["evaluations"]) == ("lcm", 3)
+    assert (rows["own"]["sigmas"], rows["own"]["evaluations"]) == (None, 8)
+    assert planned(silent, **model | {"steps": 5})[0]["silent"]["evaluations"] == 5
+    assert planned(silent, sigmas=[1.0, 0.5], **model)[0]["silent"]["evaluations"] == 2
+    with pytest.raises(UserError, match=r"creativity_steps: .* says every noise level of its own"):
+        planned(silent, creativity_steps="respace", **model)
+    with pytest.raises(UserError, match="respace: the model's sigmas say every noise level"):
+        planned(silent | {"creativity_steps": "respace"}, **model)
+    respaced = {"creativity_steps": "respace", "steps": 4}
+    assert planned(silent, **model | respaced)[0]["silent"]["creativity_steps"] == "respace"

@@ -7,6 +7,7 @@ import shutil
 import ssl
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from adapter_making import random_pairs, save_adapter
 from s3_server import ENVIRONMENT, running
@@ -16,7 +17,7 @@ from wanbatch.errors import MachineryError, NodeError, UserError
 from wanbatch.jobs.config.adapter_texts import registered
 from wanbatch.jobs.planning import adapter_copies, host_copies
 from wanbatch.jobs.planning.adapter_copies import local_adapter
-from wanbatch.jobs.planning.adapters import NamedAdapter, find_adapter
+from wanbatch.jobs.planning.adapters import NamedAdapter, find_adapter, half_warnings
 from wanbatch.jobs.worker.adapter_files import adapters_here, fetch_adapters
 from wanbatch.manifests.sources.http import Fetcher
 from wanbatch.manifests.storage import fsspec_io
@@ -183,6 +184,46 @@ def test_one_on_the_web_that_cannot_be_had(web):
         "/a/adapter_config.json": answer, "/a/ink.safetensors": lambda handler: handler.give(200, b"x"),
     }  # fmt: skip
     assert local_adapter(registered(url)).read_bytes() == b"x"
+
+
+HIGH, LOW = "ink_high_noise.safetensors", "ink_low_noise.safetensors"
+
+
+def test_both_files_of_a_model_of_two_transformers_are_fetched(web, file, store, model):
+    """Whichever is named."""
+    two = ModelLayers.of_folder(model.folder, "a14b", True)
+    server, url = web
+    content = file.read_bytes()
+    server.answers |= {f"/a/{name}": lambda handler: handler.give(200, content) for name in (HIGH, LOW)}
+    for name in (HIGH, LOW):
+        put(file, f"{store}/{name}")
+        assert len(find_adapter("ink", url.replace("ink.safetensors", name), two).file.paths) == 2
+    fsspec_io.file_system(store).invalidate_cache()
+    adapter = find_adapter("ink", f"{store}/{LOW}", two)
+    assert (adapter.file.missing, len(adapter.file.paths)) == (None, 2)
+    server.answers[f"/a/{LOW}"] = lambda handler: handler.give(404)
+    alone = find_adapter("ink", url.replace("ink.safetensors", HIGH), two)
+    assert alone.file.missing == LOW
+    (warned,) = half_warnings({"ink": alone})
+    assert "(high noise: 80 of 80 layers, rank 2, scale 1.0; low noise: nothing), since there is no " + LOW in warned
+    assert list(half_warnings({"ink": adapter})) == []
+    server.answers[f"/a/{LOW}"] = lambda handler: handler.give(503)
+    with pytest.raises(MachineryError, match=r"ink_low_noise\.safetensors: could not be fetched"):
+        find_adapter("ink", url.replace("ink.safetensors", HIGH), two)
+
+
+def test_the_hub_is_asked_for_both_files(monkeypatch, tmp_path):
+    asked = []
+
+    def download(repo: str, **given) -> str:
+        asked.append(given["allow_patterns"])
+        (tmp_path / "styles").mkdir(exist_ok=True)
+        (tmp_path / "styles" / HIGH).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    local_adapter(registered(f"shop/styles/styles/{HIGH}"))
+    assert asked == [[f"styles/{HIGH}", "styles/adapter_config.json", f"styles/{LOW}"]]
 
 
 def test_the_address_of_a_file_on_the_hub_is_its_id(monkeypatch):

@@ -169,6 +169,16 @@ def test_files_that_do_not_make_the_model(copy, change, message):
         load(registry.find(str(copy)), CPU, torch.float32)
 
 
+def test_weights_of_parts_that_the_model_lacks_are_refused(copy):
+    tensors = load_file(copy / TRANSFORMER)
+    unused = {"blocks.0.attn2.norm_added_q.weight": torch.ones(4)}
+    save_file({**tensors, **unused}, copy / TRANSFORMER)
+    load(registry.find(str(copy)), CPU, torch.float32)
+    save_file({**tensors, **unused, "blocks.0.to_gate_compress.weight": torch.ones(4)}, copy / TRANSFORMER)
+    with pytest.raises(UserError, match=r"its files have blocks\.0\.to_gate_compress\.weight and 0 more for parts"):
+        load(registry.find(str(copy)), CPU, torch.float32)
+
+
 def test_pieces_on_the_way_to_a_device_make_the_same_tensors(copy, monkeypatch):
     monkeypatch.setattr(weight_files, "PIECE_BYTES", 100)
     whole, staged = WeightReader(CPU), WeightReader(CPU, staged=True)

@@ -1,0 +1,106 @@
+"""The processes that a Ray of one's own is made of: those that one machine needs, waited for no longer than needed.
+
+This takes the place of parts of Ray that are not its interface; a version that has them no more starts as it does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import ray
+
+FOR_CLUSTERS = ("start_monitor", "start_api_server", "start_log_monitor")
+"""Methods that start what adds nodes, what takes jobs and shows pages, and what sends lines of logs around."""
+
+AGENT_NEEDS = ("aiohttp", "aiohttp_cors", "grpc", "opencensus", "opentelemetry.exporter.prometheus",
+               "opentelemetry.proto", "prometheus_client", "pydantic")  # fmt: skip
+"""Packages without which Ray's agent, which exports metrics, runs without these (`ray.dashboard.optional_deps`)."""
+
+POLL_SECONDS, PATIENCE_SECONDS = 0.02, 30.0
+
+
+class AgentFailedError(Exception):
+    """Ray's node ended while it started, perhaps as its agent did: a package it needs is there, but broken."""
+
+
+@contextmanager
+def needed_processes_alone(quick: bool = True) -> Iterator[None]:
+    """Keep Ray from starting what only clusters need: seconds of a core, some of which Ray waits for.
+
+    Args:
+        quick: also take packages that are found for good ones, where Ray imports them all before it starts its
+            node, and look often whether the node is there, where Ray looks once a second.
+
+    Raises:
+        AgentFailedError: The node ended at once, with `quick`.
+    """
+    node, services, utils = ray._private.node.Node, ray._private.services, ray._private.utils
+    replaced: list[tuple[Any, str, Any]] = [(node, name, _nothing) for name in FOR_CLUSTERS]
+    if quick:
+        started: list[Any] = []
+        if hasattr(node, "start_ray_processes") and hasattr(services, "get_node"):
+            replaced.append((node, "start_ray_processes", _noting(node.start_ray_processes, started)))
+            replaced.append((services, "get_node", _polling(services.get_node, started)))
+        if all(map(_is_there, AGENT_NEEDS)):
+            replaced.append((utils, "get_dashboard_dependency_error", _nothing))
+    with _replaced(replaced):
+        yield
+
+
+@contextmanager
+def _replaced(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Put other things in the place of attributes that are there."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced if hasattr(owner, name)]
+    for owner, name, other in replaced:
+        if hasattr(owner, name):
+            setattr(owner, name, other)
+    try:
+        yield
+    finally:
+        for owner, name, original in before:
+            setattr(owner, name, original)
+
+
+def _nothing(*given: Any, **named: Any) -> None:
+    return None
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # its parent is not
+        return False
+
+
+def _noting(start: Callable[..., Any], started: list[Any]) -> Callable[..., Any]:
+    def noting(self: Any, *given: Any, **named: Any) -> Any:
+        started.append(self)
+        return start(self, *given, **named)
+
+    return noting
+
+
+def _polling(get_node: Callable[[str, str], Any], started: Sequence[Any]) -> Callable[[str, str], Any]:
+    def polling(gcs_address: str, node_id: str) -> Any:
+        options = ray._private.services._get_gcs_client_options(gcs_address)
+        state = ray._private.state.GlobalState()
+        state._initialize_global_state(options)
+        end = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < end and all(node["NodeID"] != node_id for node in state.node_table()):
+            if started and _has_ended(started[-1]):
+                started[-1].kill_all_processes(check_alive=False, allow_graceful=False)
+                raise AgentFailedError("its node ended at once")
+            time.sleep(POLL_SECONDS)
+        state.disconnect()
+        return get_node(gcs_address, node_id)
+
+    return polling
+
+
+def _has_ended(node: Any) -> bool:
+    raylets = node.all_processes.get("raylet", ())
+    return any(one.process.poll() is not None for one in raylets)

@@ -1,0 +1,99 @@
+"""What a Ray of one's own starts, and how it is waited for; without a Ray."""
+
+from __future__ import annotations
+
+from types import MappingProxyType, SimpleNamespace
+
+import pytest
+import ray
+
+from wanbatch.errors import MachineryError
+from wanbatch.jobs.driver import ray_processes, ray_session
+from wanbatch.jobs.driver.ray_processes import AgentFailedError, needed_processes_alone
+
+
+class State:
+    """Ray's view of its nodes: after two looks there is one."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def _initialize_global_state(self, options: object) -> None:
+        pass
+
+    def node_table(self) -> list[dict[str, str]]:
+        self.looks += 1
+        return [{"NodeID": "other"}] + [{"NodeID": "mine"}] * (self.looks > 2)
+
+    def disconnect(self) -> None:
+        pass
+
+
+@pytest.fixture
+def node(monkeypatch):
+    """A node that is starting, in place of Ray's, and whether its process has ended."""
+    started = SimpleNamespace(ended=None, killed=False, state=State())
+    raylet = SimpleNamespace(process=SimpleNamespace(poll=lambda: started.ended))
+
+    def kill(check_alive: bool, allow_graceful: bool) -> None:
+        started.killed = True
+
+    class Node:
+        all_processes = MappingProxyType({"raylet": [raylet]})
+        kill_all_processes = staticmethod(kill)
+
+        def start_ray_processes(self) -> str:
+            return "started"
+
+        def start_monitor(self) -> None:
+            pytest.fail("of clusters")
+
+    monkeypatch.setattr(ray._private.node, "Node", Node)
+    monkeypatch.setattr(ray._private.services, "get_node", lambda address, name: {"name": name})
+    monkeypatch.setattr(ray._private.services, "_get_gcs_client_options", lambda address: address)
+    monkeypatch.setattr(ray._private.state, "GlobalState", lambda: started.state)
+    return started
+
+
+def test_a_node_is_there_as_soon_as_ray_knows_it(node):
+    original = ray._private.services.get_node
+    with needed_processes_alone():
+        starting = ray._private.node.Node()
+        assert starting.start_ray_processes() == "started"
+        starting.start_monitor()
+        assert ray._private.services.get_node("here", "mine") == {"name": "mine"}
+    assert node.state.looks == 3
+    assert ray._private.services.get_node is original
+
+
+def test_a_node_that_ends_is_not_waited_for(node):
+    node.ended = 1
+    with needed_processes_alone():
+        ray._private.node.Node().start_ray_processes()
+        with pytest.raises(AgentFailedError):
+            ray._private.services.get_node("here", "mine")
+    assert node.killed
+
+
+@pytest.mark.parametrize(("package", "asked"), [("json", False), ("no_such_package.at_all", True)])
+def test_packages_that_are_there_are_not_imported_first(monkeypatch, package, asked):
+    monkeypatch.setattr(ray_processes, "AGENT_NEEDS", (package,))
+    original = ray._private.utils.get_dashboard_dependency_error
+    with needed_processes_alone():
+        assert (ray._private.utils.get_dashboard_dependency_error is original) == asked
+    assert ray._private.utils.get_dashboard_dependency_error is original
+
+
+def test_ray_starts_as_it_does_by_itself_where_a_package_of_its_agent_is_broken(monkeypatch):
+    ways: list[bool] = []
+
+    def init(workers: int, folder: str, quick: bool = True) -> None:
+        ways.append(quick)
+        raise AgentFailedError("ended") if quick else OSError("no ports")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_session, "_init", init)
+    with pytest.raises(MachineryError, match="Ray did not start: no ports"), ray_session.local_ray():
+        pytest.fail("there is none")
+    assert ways == [True, False]

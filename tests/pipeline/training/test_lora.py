@@ -152,6 +152,27 @@ def test_a_training_begins_with_an_adapter_that_there_is(info, tmp_path):
         check_start(first, info, replace(settings, rank=3))
 
 
+def test_latents_and_captions_are_encoded_once(info, tmp_path, monkeypatch):
+    def kept(given: list[Picture]):
+        return encode_examples(given, model, 32 * 32, tmp_path, lambda number: None)
+
+    model = model_of(info)
+    first = kept(pictures())
+    encoded: list[str] = []
+    encode = model.text.encode
+    monkeypatch.setattr(model.text, "encode", lambda prompts: (encoded.extend(prompts), encode(prompts))[1])
+    monkeypatch.setattr(model.vae, "encode", lambda pixels: pytest.fail("there are latents"))
+    again = kept(pictures())
+    assert encoded == []
+    assert list(again.texts) == list(first.texts)
+    assert all(torch.equal(states, first.texts[prompt]) for prompt, states in again.texts.items())
+    assert all(torch.equal(*both) for both in zip(first.latents, again.latents, strict=True))
+    next(tmp_path.glob("text-*")).write_bytes(b"cut off")
+    kept([replace(picture, caption="wug") for picture in pictures()])
+    assert "wug" in encoded
+    assert len(encoded) <= 2
+
+
 def test_diffusers_reads_the_file_and_gives_the_same_velocity(info, tmp_path):
     model = model_of(info)
     file, _ = train(info, tmp_path, replace(SETTINGS, steps=2, save_every=2), model=model)

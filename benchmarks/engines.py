@@ -1,14 +1,15 @@
 """Ahead-of-time engines of the full-size model beside what runs today, part by part.
 
-    python benchmarks/engines.py --part vae --part text --part dit --out benchmarks/results/NAME.json
+    python benchmarks/engines.py --part vae --out benchmarks/results/NAME.json
+    python benchmarks/engines.py --part dit --part text --out benchmarks/results/NAME.json
     python benchmarks/engines.py --part onnx --out benchmarks/results/NAME.json
 
-The first takes some four minutes on an H100 or H200, the second writes some 25 GB below the temporary folder for a
+The first takes some four minutes on an H100 or H200; the last writes some 25 GB below the temporary folder for a
 while. Random weights of Wan2.2 TI2V-5B in bf16, 1280x704 (on a CPU: of a small model of its form in fp32, 64x64).
-`vae`, `text` and `dit` build an AOTInductor package, load it and time it beside what the pipeline runs: for the VAE
-the compiled one, with its seconds from a cold cache and from a warm one, for the others our own kernels. `onnx`
-exports all parts, checks the files and says what that takes. What fails is noted with its message, and the rest goes
-on. The results are written after each part.
+`vae`, `text` and `dit` build an engine in each form, try it in a process of its own, load it and time it beside what
+the pipeline runs: our own kernels on a GPU, the compiled modules elsewhere. `vae` also starts a process for each way,
+and says when the first picture is there (`engine_start.py`). `onnx` exports all parts, checks the files and says what
+that takes. What fails is noted with its message, and the rest goes on. The results are written after each part.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import platform
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -31,15 +33,16 @@ import torch
 from installed import installed
 from torch import Tensor
 
-from wanbatch.engines import aot, graphs, onnx_export, verify
+from wanbatch.engines import aot, graphs, onnx_export, probe, verify
+from wanbatch.engines.aot_forms import Way, ways
 from wanbatch.engines.graphs import Graph
 from wanbatch.pipeline.core.device import synchronized_time
-from wanbatch.pipeline.loading.compiler import set_up_compiler
+from wanbatch.pipeline.loading.compiler import set_up_compiler, set_up_dynamo
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.random_model import random_modules
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import (
-    compiled_vae,
+    runnable_vae,
     single_frame_text_encoder,
     single_frame_transformer,
     single_frame_vae,
@@ -76,6 +79,7 @@ def main(parts: tuple[str, ...], folder: Path | None, out: Path | None) -> None:
     gpu = device.type == "cuda"
     own = Path(tempfile.mkdtemp(prefix="engines-", dir=folder))
     set_up_compiler(str(own / "cache"))
+    set_up_dynamo()
     dtype = torch.bfloat16 if gpu else torch.float32
     modules = random_modules(device, dtype, **({} if gpu else SMALL))
     result: dict[str, Any] = {
@@ -108,26 +112,31 @@ class Bench:
     def __init__(self, modules: Modules, device: torch.device, dtype: torch.dtype, folder: Path):
         self.modules, self.device, self.dtype, self.folder = modules, device, dtype, folder
         self.size = _size(device.type == "cuda")
+        self.refused: dict[str, str] = {}
 
     def vae(self) -> dict[str, Any]:
-        """Both directions of the VAE: compiled when they are first called, as today, and ahead of time."""
+        """Both directions of the VAE: as it runs today, compiled when first called, and ahead of time."""
         vae = single_frame_vae(self.modules.vae, self.device)
+        today, how = runnable_vae(vae, Runtime(), self.device)
         found: dict[str, Any] = {}
+        engines: dict[Way, dict[str, Path]] = {way: {} for way in ways(self.device.type)}
         for graph in self._vae_graphs(vae):
-            torch._dynamo.reset()
             example = next(iter(graph.inputs.values()))
             direction = graph.component.removeprefix("vae-")
-            cold, run = self._compiled(vae, direction, example)
-            torch._dynamo.reset()
-            warm, run = self._compiled(vae, direction, example)
             found[direction] = {
-                "today": {
-                    "cold_start_seconds": cold,
-                    "warm_start_seconds": warm,
-                    "ms": self._milliseconds(run, (example,)),
-                },
+                "today": {"how": how, "ms": self._milliseconds(getattr(today, direction), (example,))},
                 "engine": _noted(partial(self._engine, graph)),
             }
+            for way, paths in engines.items():
+                if "ms" in found[direction]["engine"].get(way.name, {}):
+                    paths[direction] = self._path_of(graph, way)
+            _tell(found)
+        found["start_to_first_picture"] = {}
+        starts: dict[str, dict[str, Path]] = {how: {}, "compiled, nothing kept": {}, "compiled, kept": {}}
+        starts |= {f"engine, {way.name}": paths for way, paths in engines.items() if len(paths) == 2}
+        for start, paths in starts.items():
+            found["start_to_first_picture"][start] = _noted(partial(self._start, start, paths))
+            _tell(found["start_to_first_picture"])
         return found
 
     def text(self) -> dict[str, Any]:
@@ -175,7 +184,7 @@ class Bench:
         found: dict[str, Any] = {}
         for name, make in makers.items():
             found[name] = _noted(partial(self._export, name, make))
-            print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)  # the next one may take minutes
+            _tell({name: found[name]})
         return found
 
     def _export(self, name: str, make: Callable[[], Graph]) -> dict[str, Any]:
@@ -196,32 +205,51 @@ class Bench:
         return found
 
     def _engine(self, graph: Graph, inputs: tuple[Tensor, ...] | None = None) -> dict[str, Any]:
-        path = self.folder / f"{graph.component}.pt2"
-        inputs = inputs or tuple(graph.inputs.values())
+        """An engine in each way; one that did not run is not tried again."""
+        return {
+            way.name: {"refused": self.refused[way.name]}
+            if way.name in self.refused
+            else _noted(partial(self._engine_of, way, graph, inputs or tuple(graph.inputs.values())))
+            for way in ways(self.device.type)
+        }
+
+    def _engine_of(self, way: Way, graph: Graph, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        path = self._path_of(graph, way)
         begin = synchronized_time(self.device)
-        aot.build(graph, path)
+        aot.build(graph, path, way.compiler)
         built = synchronized_time(self.device)
+        made = {"build_seconds": round(built - begin, 1), "bytes": path.stat().st_size}
+        _tell({graph.label: {way.name: made}})
+        if (failure := probe.failure_at(path, probe.description_of(graph))) is not None:
+            self.refused[way.name] = failure
+            return made | {"refused": failure}
+        tried = synchronized_time(self.device)
         engine = aot.load(path, graph.module)
         loaded = synchronized_time(self.device)
         engine(*inputs)
         first = synchronized_time(self.device)
         wanted, found = graph.module(*inputs).float(), engine(*inputs).float()
-        return {
-            "build_seconds": round(built - begin, 1),
-            "bytes": path.stat().st_size,
-            "load_seconds": round(loaded - built, 3),
+        return made | {
+            "tried_elsewhere_seconds": round(tried - built, 1),
+            "load_seconds": round(loaded - tried, 3),
             "first_call_seconds": round(first - loaded, 3),
             "ms": self._milliseconds(engine, inputs),
             "relative_error": ((found - wanted).abs().max() / wanted.abs().max()).item(),
             "all_lengths": str(verify.compare(graph, engine)) if graph.open else None,
         }
 
-    def _compiled(self, vae: Any, direction: str, example: Tensor) -> tuple[float, Callable[[Tensor], Tensor]]:
-        """Seconds until the first result of a direction of the VAE as it is compiled today, and what runs it."""
-        run = getattr(compiled_vae(vae), direction)
-        begin = synchronized_time(self.device)
-        run(example)
-        return round(synchronized_time(self.device) - begin, 2), run
+    def _path_of(self, graph: Graph, way: Way) -> Path:
+        return self.folder / f"{graph.component}-{list(ways(self.device.type)).index(way)}{way.suffix}"
+
+    def _start(self, start: str, engines: dict[str, Path]) -> dict[str, Any]:
+        """What `engine_start.py` says of a way."""
+        how = start.partition(",")[0]
+        script, cache = Path(__file__).with_name("engine_start.py"), self.folder / f"cache-{how}"
+        command = [sys.executable, str(script), how, str(cache), *map(str, engines.values())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-500:])
+        return dict(json.loads(done.stdout.splitlines()[-1]))
 
     def _vae_graphs(self, vae: Any) -> Any:
         channels = self.modules.transformer.config.in_channels
@@ -248,6 +276,11 @@ def _noted(measure: Callable[[], Any]) -> Any:
     except Exception as error:  # noqa: BLE001  whatever a compiler may raise
         cause = error.__cause__ or error
         return {"failed": f"{error}"[:2000], "cause": f"{type(cause).__name__}: {cause}"[:2000]}
+
+
+def _tell(found: dict[str, Any]) -> None:
+    """Say what was found so far: the next thing may take minutes."""
+    print(json.dumps(found), file=sys.stderr, flush=True)
 
 
 def _checked(path: Path) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from wanbatch.engines import aot, graphs, onnx_export, onnx_fp8, probe, tensorrt, verify
+from wanbatch.engines.aot_forms import FormsHere
+from wanbatch.engines.build_progress import BuildProgress
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.labels import COMPONENTS, SECOND_TRANSFORMER, TRANSFORMER
 from wanbatch.engines.selection import TRANSFORMERS, architecture_of
 from wanbatch.engines.store import Store
-from wanbatch.engines.stored_engine import AOT, FLOAT8, BadEngine, EngineKey
+from wanbatch.engines.stored_engine import AOT, FLOAT8, EngineKey, StoredEngine
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -69,6 +71,7 @@ class Built:
         bytes: Of its files.
         errors: How far it is from its module; empty if it cannot run here.
         why: What was wrong with an engine that was built again.
+        refused: Forms of `aot` engines that do not run here, and how they failed; another one was taken.
     """
 
     label: str
@@ -77,6 +80,7 @@ class Built:
     bytes: int = 0
     errors: str = ""
     why: str = ""
+    refused: str = ""
 
 
 def check(request: BuildRequest) -> None:
@@ -114,12 +118,13 @@ def check(request: BuildRequest) -> None:
             tensorrt.require_float8(request.architectures)
 
 
-def build(store: Store, request: BuildRequest) -> Iterator[Built]:
+def build(store: Store, request: BuildRequest, report: Callable[[str], None] = lambda words: None) -> Iterator[Built]:
     """Build what a store lacks, one engine after the other; what is damaged is built again.
 
     Args:
         store: Where they go.
         request: Which ones.
+        report: Told of what is being built, how far it is, and how long the others will take.
 
     Raises:
         UserError: One cannot be built, or does not compute what its module does.
@@ -128,18 +133,24 @@ def build(store: Store, request: BuildRequest) -> Iterator[Built]:
     check(request)
     device = torch.device(request.device)
     parts: Modules | None = None
-    for component, size, rows in wanted(request):
-        key = key_of(request, component, size, rows)
-        found = store.find(key)
-        if found is not None and not isinstance(found, BadEngine):
+    forms = FormsHere()
+    keys = {one: key_of(request, *one) for one in wanted(request)}
+    there = {one: store.find(key) for one, key in keys.items()}
+    progress = BuildProgress(sum(not isinstance(one, StoredEngine) for one in there.values()), report)
+    for (component, size, rows), key in keys.items():
+        found = there[component, size, rows]
+        if isinstance(found, StoredEngine):
             yield Built(key.label, "there already")
             continue
+        progress.begins(key.label)
         parts = parts or loaded(request.model, device, request.dtype, request.float8)
         graph = graph_of(parts, component, size, rows, device, DTYPES[request.dtype])
         begin = time.perf_counter()
-        size_of, errors = _build_one(store, key, graph, request)
+        size_of, errors = _build_one(store, key, graph, request, forms, progress)
         what, why = ("built", "") if found is None else ("rebuilt", found.reason)
-        yield Built(key.label, what, round(time.perf_counter() - begin, 2), size_of, errors, why)
+        seconds = round(time.perf_counter() - begin, 2)
+        progress.ended(seconds)
+        yield Built(key.label, what, seconds, size_of, errors, why, str(forms))
 
 
 def wanted(request: BuildRequest) -> Iterator[tuple[str, tuple[int, int], int]]:
@@ -221,7 +232,9 @@ def graph_of(
     return next(graph for graph in both if graph.component == component)
 
 
-def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest) -> tuple[int, str]:
+def _build_one(
+    store: Store, key: EngineKey, graph: Graph, request: BuildRequest, forms: FormsHere, progress: BuildProgress
+) -> tuple[int, str]:
     """Build one engine in a folder inside the store, verify it and take it in. Returns its bytes and its errors."""
     folder = store.new_build()
     begin = time.perf_counter()
@@ -229,9 +242,8 @@ def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest
         notes: dict[str, Any] = {}
         errors: verify.Errors | None = None
         if request.backend == AOT:
-            files = [folder / f"{key.name}{aot.SUFFIX}"]
-            aot.build(graph, files[0])
             notes["probe"] = probe.description_of(graph)
+            files = [forms.build(graph, folder, key.name, notes["probe"])]
             errors = verify.compare(graph, aot.load(files[0], graph.module))
         else:
             path = folder / f"{key.name}{onnx_export.SUFFIX}"  # which the file itself names its weights by
@@ -243,7 +255,7 @@ def _build_one(store: Store, key: EngineKey, graph: Graph, request: BuildRequest
             if request.backend != ONNX:
                 files = [folder / f"{key.name}{tensorrt.SUFFIX}"]
                 notes["plan"] = tensorrt.build(
-                    path, graph, files[0], request.architectures, request.workspace, request.backend
+                    path, graph, files[0], request.architectures, request.workspace, request.backend, progress.phase
                 )
         if errors is not None and not errors.passed:
             raise UserError(f"{key.label}: is not what the module computes, and is not kept: {errors}")

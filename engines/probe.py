@@ -12,11 +12,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from wanbatch.engines import aot
+from wanbatch.engines.aot_package import CHECK_INPUTS
+from wanbatch.engines.exporting import dtype_name, tensor_shapes
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.store import Store
 from wanbatch.engines.stored_engine import StoredEngine
@@ -27,8 +30,8 @@ SECONDS = 300
 def description_of(graph: Graph) -> dict[str, Any]:
     """What a probe needs to know to run an engine of a graph, as JSON values: inputs, and tensors of the model."""
     device = next(iter(graph.inputs.values())).device.type
-    examples = [[list(one.shape), list(one.stride()), _name(one.dtype)] for one in graph.inputs.values()]
-    return {"device": device, "examples": examples, "tensors": aot.tensor_shapes(graph)}
+    examples = [[list(one.shape), list(one.stride()), dtype_name(one.dtype)] for one in graph.inputs.values()]
+    return {"device": device, "examples": examples, "tensors": tensor_shapes(graph)}
 
 
 def failure_of(store: Store, engines: Sequence[StoredEngine], seconds: float = SECONDS) -> str | None:
@@ -45,6 +48,26 @@ def failure_of(store: Store, engines: Sequence[StoredEngine], seconds: float = S
     if not engines:
         return None
     asked = [{"path": str(store.path_of(one)), **one.notes["probe"]} for one in engines]
+    ran, failure = _run_elsewhere(asked, seconds)
+    if failure is None:
+        return None
+    which = engines[ran].key.label if ran < len(engines) else "the last one"
+    return f"the engine of {which} does not run: {failure}"
+
+
+def failure_at(path: Path, description: dict[str, Any], seconds: float = SECONDS) -> str | None:
+    """As `failure_of`, for the file of one engine that is in no store yet.
+
+    Args:
+        path: Of the engine.
+        description: See `description_of`.
+        seconds: How long it may take, at most.
+    """
+    return _run_elsewhere([{"path": str(path), **description}], seconds)[1]
+
+
+def _run_elsewhere(asked: Sequence[dict[str, Any]], seconds: float) -> tuple[int, str | None]:
+    """How many engines ran in another process, and how it failed; None: it did not."""
     command = [sys.executable, "-m", "wanbatch.engines.probe"]
     try:
         done = subprocess.run(
@@ -53,16 +76,13 @@ def failure_of(store: Store, engines: Sequence[StoredEngine], seconds: float = S
             capture_output=True,
             text=True,
             timeout=seconds,
-            env={**os.environ, aot.CHECK_INPUTS: "1"},
+            env={**os.environ, CHECK_INPUTS: "1"},
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        return f"its engines did not run within {seconds:g} s"
-    if done.returncode == 0:
-        return None
-    ran = len(done.stdout.split())
-    which = engines[ran].key.label if ran < len(engines) else "the last one"
-    return f"the engine of {which} does not run: {_end_of(done)}"
+    except subprocess.TimeoutExpired as error:
+        ran = len((error.stdout or b"").split())
+        return ran, f"it did not end within {seconds:g} s"
+    return len(done.stdout.split()), None if done.returncode == 0 else _end_of(done)
 
 
 def _end_of(done: subprocess.CompletedProcess[str]) -> str:
@@ -86,10 +106,6 @@ def _run_once(asked: dict[str, Any]) -> None:
         aot.load_onto(asked["path"], tensors)(*inputs)
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.engines import tensorrt
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
 
 
 class PlanEngine:
@@ -20,18 +21,21 @@ class PlanEngine:
     Args:
         plan: The file.
         backend: Of the library that built it.
+        cache: Where the kernels that TensorRT for RTX compiles for this card are kept (`keep`); None: nowhere.
 
     Raises:
         UserError: The library does not load it here.
     """
 
-    def __init__(self, plan: Path, backend: str):
+    def __init__(self, plan: Path, backend: str, cache: Path | None = None):
         self._trt = tensorrt.library(backend)
         logger = tensorrt.quiet_logger(self._trt)
         self._engine = self._trt.Runtime(logger).deserialize_cuda_engine(plan.read_bytes())
         if self._engine is None:
             raise UserError(f"{plan}: {backend} does not load it here: {logger.last or 'it gives no reason'}")
-        self._context = self._engine.create_execution_context()
+        self._cache_file = cache if backend == tensorrt.RTX else None
+        self._cache: Any = None
+        self._context = self._engine.create_execution_context(*self._settings())
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self._inputs = [name for name in names if self._is_input(name)]
         (self._output,) = (name for name in names if not self._is_input(name))
@@ -59,6 +63,33 @@ class PlanEngine:
         if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise RuntimeError("the plan did not run")
         return self._outputs[shape]
+
+    def keep(self) -> None:
+        """Write the kernels that were compiled for this card to the file of the cache, if there is to be one.
+
+        Raises:
+            MachineryError: The disk refuses.
+        """
+        if self._cache_file is None:
+            return
+        try:
+            self._cache_file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._cache_file.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(bytes(self._cache.serialize()))
+            os.replace(temporary, self._cache_file)
+        except OSError as error:
+            raise MachineryError(f"{self._cache_file}: cannot be written ({error.strerror})") from error
+
+    def _settings(self) -> tuple[Any, ...]:
+        """What a context is made with: the cache, which the library takes only if it is of this card and driver."""
+        if self._cache_file is None:
+            return ()
+        settings = self._engine.create_runtime_config()
+        self._cache = settings.create_runtime_cache()
+        if self._cache_file.exists():
+            self._cache.deserialize(self._cache_file.read_bytes())
+        settings.set_runtime_cache(self._cache)
+        return (settings,)
 
     def _is_input(self, name: str) -> bool:
         return self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT

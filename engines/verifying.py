@@ -18,6 +18,7 @@ from wanbatch.engines.tensorrt_runtime import PlanEngine
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.runtime import default_compile_cache
 from wanbatch.pipeline.loading.weights import DTYPES
 
 RIGHT, WRONG, NOT_RUN = "right", "wrong", "not run"
@@ -141,5 +142,8 @@ def _errors_of(
     elif key.backend == ONNX:
         return verify.compare_onnx(graph, path, key)
     else:
-        engine = PlanEngine(path, key.backend)
+        engine = plan = PlanEngine(path, key.backend, default_compile_cache() / f"{one.digest}.tensorrt")
+        errors = verify.compare(graph, engine)
+        plan.keep()
+        return errors
     return verify.compare(graph, engine)

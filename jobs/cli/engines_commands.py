@@ -99,10 +99,12 @@ def build(
     request = _request(settings, components, sizes, backend, architectures, workspace << 20)
     building.check(request)
     done = []
-    for one in building.build(create_engines(str(store)), request):
+    for one in building.build(create_engines(str(store)), request, lambda words: click.echo(words, err=True)):
         done.append(asdict(one))
         if not as_json:
             click.echo(_line(one.label, one.what, one.seconds, one.errors, one.why))
+    if not as_json and (refused := next((one["refused"] for one in done if one["refused"]), "")):
+        click.echo(f"engines of another form were built instead of those that do not run here ({refused})", err=True)
     if as_json:
         click.echo(json.dumps({"engines": done}))
 

@@ -59,7 +59,7 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
     try:
         progress.stage("starting")
         with controls.ray.session(workers):
-            stopwatch.steps.end("wait for Ray")
+            stopwatch.steps.end("rest of Ray")
             on_host = workers_on_a_host(workers, context.execution.device)
             setup = context.worker_setup(out, examples, dispatcher.waiting_images, on_host)
             units = len(dispatcher.waiting_units)
@@ -83,7 +83,7 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
 def _wait_until_ready(pool: WorkerPool, dispatcher: Dispatcher, progress: Progress, controls: RunControls) -> None:
     """Wait for the first worker, or until the run is to stop, and log what took how long until then."""
     steps = controls.stopwatch.steps
-    steps.end("ask for workers")
+    steps.end("workers asked for")
     placed = False
     while not (pool.any_ready or controls.stop()):
         dispatcher.take(pool.poll(POLL_SECONDS), progress)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import ray
 
+import wanbatch
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
@@ -205,6 +206,7 @@ def local_variables(given: Mapping[str, str], preload: str | None = None) -> dic
         "RAY_USE_TLS": None,  # of a cluster, whose certificates a Ray of one machine has no use for
         "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a job on a cluster, whose packages are not here
         "RAY_preload_python_modules": preload,
+        "_WANBATCH_FROM": wanbatch.__file__,  # processes that look elsewhere for it must not preload that
         # Processes of workers start with Ray's node, which does not wait for them before it takes the driver.
         "RAY_enable_worker_prestart": given.get("RAY_enable_worker_prestart", "1"),
         # Ray's own niceness, 15, leaves a worker a thirtieth of a core that another program wants.

@@ -167,8 +167,13 @@ def random_modules(device: torch.device, dtype: torch.dtype, size: Size = "5b", 
         transformer=transformer(),
         low_noise_transformer=None if model.boundary is None else transformer(),
         boundary=model.boundary,
-        vae=build(lambda: AutoencoderKLWan(**model.vae | smaller.get("vae", {}))),
+        vae=random_vae(device, dtype, size, **smaller.get("vae", {})),
     )
+
+
+def random_vae(device: torch.device, dtype: torch.dtype, size: Size = "5b", **smaller: Any) -> Any:
+    """The VAE alone, made on the device; the arguments are those of `random_modules`."""
+    return _built(lambda: AutoencoderKLWan(**PUBLISHED[size].vae | smaller), device, dtype)
 
 
 def pipeline_of(modules: Modules, size: Size = "5b") -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from small_models import save_random_pipeline
 from torch import nn
 
 from wanbatch.engines import aot, probe, verify
+from wanbatch.engines.aot_forms import FormsHere
 from wanbatch.engines.graphs import Graph, OpenDimension
 from wanbatch.engines.store import Store
-from wanbatch.engines.stored_engine import EngineKey
+from wanbatch.engines.stored_engine import EngineKey, StoredEngine
 from wanbatch.errors import UserError
 
 pytestmark = pytest.mark.slow  # a minute of compiling
@@ -44,18 +46,20 @@ def graph() -> Graph:
     return Graph("text", Rows().requires_grad_(False), {"values": torch.randn(2, 6, 8)}, "out", rows=2, open=opened)
 
 
-@pytest.fixture(scope="module")
-def store(graph, tmp_path_factory) -> Store:
+@pytest.fixture(scope="module", params=aot.FORMS)
+def store(request, graph, tmp_path_factory) -> Store:
     folder = tmp_path_factory.mktemp("engines")
     store = Store.create(folder / "store")
-    path = store.new_build() / f"{KEY.name}.pt2"
+    path = store.new_build() / f"{KEY.name}{aot.FORMS[request.param].SUFFIX}"
     aot.build(graph, path)
     store.add(KEY, [path], graph.shapes(), {"probe": probe.description_of(graph)})
     return store
 
 
 def path_in(store: Store) -> Path:
-    return store.folder / f"{KEY.name}.pt2"
+    (engine,) = store.engines()
+    assert isinstance(engine, StoredEngine)
+    return store.path_of(engine)
 
 
 def test_an_engine_computes_what_its_module_does_at_every_length(graph, store):
@@ -91,7 +95,7 @@ def test_an_engine_runs_on_the_weights_of_the_module(graph, store):
 )
 def test_inputs_that_an_engine_was_not_built_for_are_refused(graph, store, given):
     engine = aot.load(path_in(store), graph.module)
-    with pytest.raises(RuntimeError, match="input_handles"):
+    with pytest.raises(RuntimeError, match=r"input_handles|values: the engine was built for float32 \[2, 6, 8\]"):
         engine(given)
 
 
@@ -104,7 +108,7 @@ def test_what_does_not_run_here_ends_another_process_and_is_named(graph, store, 
     (engine,) = store.engines()
     assert probe.failure_of(store, [engine]) is None
     broken = Store.create(tmp_path / "store")
-    path = broken.new_build() / f"{KEY.name}.pt2"
+    path = broken.new_build() / path_in(store).name
     path.write_bytes(path_in(store).read_bytes()[:-2000])
     other = broken.add(KEY, [path], {}, engine.notes)
     failure = probe.failure_of(broken, [other])
@@ -122,6 +126,23 @@ def test_a_graph_that_cannot_be_compiled_is_named(tmp_path):
     graph = Graph("vae-decode", Branching(), {"values": torch.ones(3)}, "out", width=64, height=32)
     with pytest.raises(UserError, match="vae-decode 64x32: PyTorch cannot compile it ahead of time"):
         aot.build(graph, tmp_path / "engine.pt2")
+
+
+def test_a_compiler_whose_packages_crash_is_passed_over(graph, monkeypatch, tmp_path):
+    """One that puts the C++ library into each package: its locales and those of PyTorch's own do not go together."""
+    compiler = tmp_path / "own" / "g++"
+    compiler.parent.mkdir()
+    plain = shutil.which("g++")
+    static = f'case " $* " in *" -shared "*) exec {plain} "$@" -static-libstdc++;; *) exec {plain} "$@";; esac'
+    compiler.write_text(f"#!/bin/sh\n{static}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(compiler)))  # read from CXX when it is imported
+    forms = FormsHere()
+    path = forms.build(graph, tmp_path, "engine", probe.description_of(graph))
+    assert path.name == "engine.pt2"
+    assert verify.compare(graph, aot.load(path, graph.module), lengths=(4, 6, MOST)).relative < 1e-6
+    assert str(forms).startswith(f"package by {compiler}: ")  # SIGSEGV or std::bad_cast, as it happens
 
 
 ROWS = [

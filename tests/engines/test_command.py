@@ -23,7 +23,7 @@ GIVEN = {"--component": "vae", "--size": "128x128", "--device": "cpu", "--slots"
     ],
 )
 def test_what_is_offered_instead_is_taken(flag, wrong, right, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "build", lambda store, request: iter([building.Built("vae", "built", 1.0)]))
+    monkeypatch.setattr(building, "build", lambda store, request, report: iter([building.Built("vae", "built", 1.0)]))
 
     def build(value: str):
         flags = [part for pair in {**GIVEN, flag: value}.items() for part in pair]

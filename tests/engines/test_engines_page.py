@@ -59,6 +59,7 @@ def test_the_commands_of_the_page_with_compilers_that_stand_in(folder, monkeypat
     monkeypatch.setattr(aot, "build", made.build)
     monkeypatch.setattr(aot, "load", made.load)
     monkeypatch.setattr(probe, "failure_of", lambda store, engines, seconds=1: None)
+    monkeypatch.setattr(probe, "failure_at", lambda path, description, seconds=1: None)
     monkeypatch.setattr(onnx_export, "export", lambda graph, path: made.build(graph, path))
     monkeypatch.setattr(onnx_export, "check", lambda path: None)
     monkeypatch.setattr(verify, "compare", lambda graph, engine: verify.Errors(0.0, 0.0, verify.GATE))

@@ -41,6 +41,7 @@ def model(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _no_other_process(monkeypatch):
     monkeypatch.setattr(probe, "failure_of", lambda store, engines, seconds=1: None)
+    monkeypatch.setattr(probe, "failure_at", lambda path, description, seconds=1: None)
 
 
 def setup_for(model, slots: int = 2) -> WorkerSetup:

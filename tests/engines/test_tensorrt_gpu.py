@@ -37,11 +37,15 @@ def test_a_plan_computes_what_the_module_does(name, backend, modules, tmp_path):
     found = tensorrt.inspect(tmp_path / "part.plan", backend)
     assert set(found) == set(said["tensors"])
     assert {one: found[one]["profile"] for one in graph.open} == said["profile"]
-    engine = PlanEngine(tmp_path / "part.plan", backend)
+    engine = PlanEngine(tmp_path / "part.plan", backend, tmp_path / "cache")
     errors = verify.compare(graph, engine)
     assert errors.relative <= verify.HALF_GATE, str(errors)  # TF32 may round on the GPU
     inputs = graph.example_of(length=48)
     first = engine(*inputs).clone()
     assert torch.equal(engine(*inputs), first)
+    engine.keep()
+    assert (tmp_path / "cache").exists() == (backend == tensorrt.RTX)
+    again = PlanEngine(tmp_path / "part.plan", backend, tmp_path / "cache")
+    assert torch.equal(again(*inputs), first)
     with pytest.raises((ValueError, RuntimeError)):
         engine(*(one[..., :-1] for one in inputs))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wanbatch.engines import aot, building
+from wanbatch.engines import aot, building, probe
 from wanbatch.engines.building import BuildRequest
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.store import Store
@@ -28,7 +28,7 @@ class StandIn:
         self.calls: list[tuple[int, ...]] = []
         self.factor = factor
 
-    def build(self, graph: Graph, path: Path) -> None:
+    def build(self, graph: Graph, path: Path, compiler: str | None = None) -> None:
         self.built.append(graph.label)
         torch.save([[one.stride(), one.dtype] for one in graph.inputs.values()], path)
 
@@ -54,6 +54,7 @@ def stand_in_store(folder: Path, request: BuildRequest, monkeypatch, factor: flo
     made = StandIn()
     monkeypatch.setattr(aot, "build", made.build)
     monkeypatch.setattr(aot, "load", made.load)
+    monkeypatch.setattr(probe, "failure_at", lambda path, description, seconds=1: None)
     store = Store.create(folder)
     list(building.build(store, request))
     made.factor = factor

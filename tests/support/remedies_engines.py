@@ -5,6 +5,7 @@ from __future__ import annotations
 RUN = "tests/engines/test_runtime.py"
 STORE = "tests/engines/test_store.py"
 STORES = "tests/jobs/planning/test_engine_stores.py"
+AOT = "tests/engines/test_aot.py"
 EXPORTS = "tests/engines/test_exports.py"
 COMMAND = "tests/engines/test_command.py::test_what_is_offered_instead_is_taken"
 REFUSED = f"{RUN}::test_what_cannot_be_built_is_refused_before_a_model_is_loaded"
@@ -39,6 +40,9 @@ ELSEWHERE = {
         "aot builds for": REFUSED,
         "engines of aot are built in": COMMAND,
         "our own kernels": REFUSED,
+    },
+    "engines/aot_forms.py": {
+        "run without --engines": f"{AOT}::test_a_run_with_engines_makes_the_pictures_of_a_run_without",
     },
     "engines/store.py": {
         "is not a folder": NO_STORE,

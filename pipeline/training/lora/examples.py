@@ -115,11 +115,10 @@ def encode_examples(
             weights.append(_weight(picture.mask, size, model.stride, unmasked_weight))
         told(number + 1)
     wanted = dict.fromkeys(["", *(caption for _, captions, _ in sizes.values() for caption in captions)])
-    texts = {prompt: states.cpu() for prompt, states in model.embeddings(list(wanted)).items()}
     return Examples(
         [torch.stack(latents) for latents, _, _ in sizes.values()],
         [captions for _, captions, _ in sizes.values()],
-        texts,
+        _texts(list(wanted), model, cache),
         [torch.stack(weights) for _, _, weights in sizes.values() if weights],
     )
 
@@ -137,14 +136,39 @@ def _latent(picture: Picture, size: tuple[int, int], model: TrainingModel, cache
     key = hashlib.sha256(f"{model.info.digest}\0{size}\0{picture.pixels.shape}\0".encode())
     key.update(picture.pixels.tobytes())
     file = cache / f"{key.hexdigest()[:32]}.safetensors"
-    try:
-        return load_file(file)["latent"]
-    except (FileNotFoundError, SafetensorError, KeyError):
-        pass
+    if (kept := _kept(file, "latent")) is not None:
+        return kept
     pixels = np.asarray(fitted(Image.fromarray(picture.pixels), size))
     weight = next(model.vae.parameters())
     latent = model.vae.encode(to_model(pixels, model.device).to(weight.dtype))[0].float().cpu().contiguous()
-    unfinished = file.with_suffix(f".{os.getpid()}.new")  # another training may have the same cache
-    save_file({"latent": latent}, unfinished)
-    unfinished.replace(file)
+    _keep(file, "latent", latent)
     return latent
+
+
+def _texts(prompts: list[str], model: TrainingModel, cache: Path) -> dict[str, Tensor]:
+    """Text states `[tokens, text_dim]` of prompts; the cache's, but those that are not in it whole."""
+    dtype = next(model.vae.parameters()).dtype
+    files = {}
+    for prompt in prompts:
+        key = hashlib.sha256(f"{model.info.digest}\0{dtype}\0{model.device.type}\0{prompt}".encode())
+        files[prompt] = cache / f"text-{key.hexdigest()[:32]}.safetensors"
+    kept = {prompt: _kept(file, "states") for prompt, file in files.items()}
+    lacking = [prompt for prompt, states in kept.items() if states is None]
+    for prompt, states in model.embeddings(lacking).items() if lacking else ():
+        _keep(files[prompt], "states", states.cpu().contiguous())
+        kept[prompt] = states.cpu()
+    return {prompt: states for prompt, states in kept.items() if states is not None}
+
+
+def _kept(file: Path, name: str) -> Tensor | None:
+    """A tensor of the cache; None: it is not there whole."""
+    try:
+        return load_file(file)[name]
+    except (FileNotFoundError, SafetensorError, KeyError):
+        return None
+
+
+def _keep(file: Path, name: str, tensor: Tensor) -> None:
+    unfinished = file.with_suffix(f".{os.getpid()}.new")  # another training may have the same cache
+    save_file({name: tensor}, unfinished)
+    unfinished.replace(file)

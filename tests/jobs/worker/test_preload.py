@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -19,6 +20,19 @@ wanted = ("wanbatch.jobs.worker.actor", "wanbatch.pipeline.models.kernels")
 missing = [name for name in wanted if name not in sys.modules]
 print(json.dumps({"asked": asked, "missing": missing, "dynamo": "torch._dynamo" in sys.modules}))
 """
+
+
+def test_another_wanbatch_than_the_commands_does_not_stay(tmp_path):
+    """Which the process would find by itself, but the driver has its modules from elsewhere."""
+    code = (
+        "import importlib, sys\n"
+        "try: importlib.import_module(sys.argv[1])\n"
+        "except ImportError: print([name for name in sys.modules if name.startswith(('wanbatch', 'torch'))])"
+    )
+    environment = {**os.environ, "_WANBATCH_FROM": str(tmp_path / "__init__.py")}
+    command = [sys.executable, "-c", code, PRELOAD]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"
 
 
 def test_it_imports_the_pipeline_and_asks_for_no_gpu():

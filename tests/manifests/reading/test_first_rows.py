@@ -9,11 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from wanbatch.errors import ManifestError
+from wanbatch.manifests.reading import validation
 from wanbatch.manifests.reading.manifest import read_manifest
-from wanbatch.manifests.reading.validation import FIRST_ROWS
 
+FIRST_ROWS = 20
 GOOD = {"prompt": "a hill"}
 LONG = FIRST_ROWS + 10
+
+
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch):
+    """Shorter manifests are long ones."""
+    monkeypatch.setattr(validation, "FIRST_ROWS", FIRST_ROWS)
 
 
 def read(path, rows, **rules) -> list[str]:

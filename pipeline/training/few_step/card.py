@@ -66,7 +66,8 @@ def write(
         f"{measures.diversity_of_teacher:.3f} |",
         f"| as it was, {steps} steps, no guidance | {measures.distance_without:.3f} | |",
         f"| with the adapter, {steps} steps | {measures.distance_with:.3f} | {measures.diversity_with:.3f} |", "",
-        f"The file changes {measures.coverage}. `samples.png` has the three ways one below the other.", "",
+        f"The file changes {measures.coverage}. Below are the three ways, one below the other.", "",
+        "![pictures of the teacher, without the adapter, and with it](samples.png)", "",
         "## Training", "",
         f"{about.count} prompts from `{about.prompts}`, no pictures; {size[0]}x{size[1]} pixels; {done['steps']} "
         f"steps in {done['seconds'] / 60:.1f} minutes.", "",

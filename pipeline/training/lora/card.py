@@ -102,8 +102,8 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
         f"| the model's own pictures of unrelated prompts | {measures.unrelated_loss_without:.4f} | "
         f"{measures.unrelated_loss_with:.4f} | {measures.damage:+.1%} |", "",
         f"Pictures of unrelated prompts differ from those without it by {measures.unrelated_psnr:.1f} dB (PSNR). "
-        f"The file changes {measures.coverage}. `samples/end.png` has pictures without it and, below, with it: of "
-        "its own prompts, then of unrelated ones.", "",
+        f"The file changes {measures.coverage}. Pictures without it and, below, with it: of its own prompts, then of "
+        "unrelated ones.", "", "![pictures without it and with it](samples/end.png)", "",
         "## Training", "",
         f"{about.pictures} pictures from `{about.images}`. Rights in them: {about.rights}."
         + (f" Masks: {about.masks}." if about.masks else "")

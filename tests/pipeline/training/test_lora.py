@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +105,8 @@ def test_a_training_that_is_killed_goes_on_to_the_bit_and_leaves_all_that_was_pr
     card = (tmp_path / "whole/README.md").read_text()
     assert "base_model: tiny" in card
     assert "Rights in them: drawn here" in card
+    for picture in re.findall(r"^!\[.*?\]\((.*?)\)$", card, re.MULTILINE):
+        assert (tmp_path / "whole" / picture).exists(), picture
     assert (tmp_path / "whole/loss.svg").read_text().startswith("<svg")
     with Image.open(tmp_path / "whole/samples/end.png") as sheet:
         assert sheet.height == 4 * 36  # two pairs of lines
@@ -132,7 +135,10 @@ def test_prior_pictures_are_trained_beside_the_others_and_a_training_has_always_
 
 
 def test_a_training_begins_with_an_adapter_that_there_is(info, tmp_path):
-    first, _ = train(info, tmp_path / "first", replace(SETTINGS, steps=2, save_every=2))
+    first, adapters = tmp_path / "first.safetensors", LowRankAdapters(model_of(info).dit)
+    for parameter in adapters.add("first", 2):
+        torch.nn.init.normal_(parameter, std=0.02)
+    adapters.save("first", first, {})
     settings = replace(SETTINGS, steps=1, rate=1e-9, average=0.0, alpha=4.0, weight_decay=0.0)
     start = start_of(check_start(first, info, settings), settings)
     again, measured = train(info, tmp_path / "again", settings, start=start)
@@ -140,7 +146,6 @@ def test_a_training_begins_with_an_adapter_that_there_is(info, tmp_path):
     for name, matrix in wanted.items():
         torch.testing.assert_close(found[name].float(), matrix.float(), rtol=0.01, atol=1e-6)
     assert measured.gain != 0
-    assert any(matrix.any() for name, matrix in wanted.items() if "lora_B" in name)
     with pytest.raises(UserError, match="has a training with another --start-from or none"):
         train(info, tmp_path / "again", settings)
     tensors, header = read_state(first)

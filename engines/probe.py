@@ -23,6 +23,7 @@ from wanbatch.engines.exporting import dtype_name, tensor_shapes
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.store import Store
 from wanbatch.engines.stored_engine import StoredEngine
+from wanbatch.errors import UserError
 
 SECONDS = 300
 
@@ -114,7 +115,10 @@ def main() -> None:
     """Run each engine that is asked for, in turn."""
     torch.set_num_threads(1)
     for index, asked in enumerate(json.load(sys.stdin)):
-        _run_once(asked)
+        try:
+            _run_once(asked)
+        except UserError as error:
+            sys.exit(str(error))
         print(index, flush=True)
 
 

@@ -4,8 +4,8 @@
 
 Some three minutes on an H100 or H200. Random weights of Wan2.2 TI2V-5B's text encoder in bf16 (on a CPU: of a small
 one in fp32). Each way runs one prompt of 512 places, as diffusers pads it; one of 64 places; and 64 prompts of 64
-places. An engine that the machine does not take is noted with its reason: AOTInductor packages are tried in a process
-of their own, which may end instead of this one. The results are written after each way.
+places. An engine that the machine does not take is noted with its reason: those of `aot` are tried in a process of
+their own, which may end instead of this one. The results are written after each way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,7 +26,8 @@ from installed import installed
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from wanbatch.engines import aot, graphs, tensorrt
+from wanbatch.engines import aot, graphs, probe, tensorrt
+from wanbatch.engines.aot_forms import FormsHere
 from wanbatch.errors import UserError
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.loading.random_model import TEXT
@@ -37,17 +37,6 @@ from wanbatch.pipeline.models.umt5 import PlainUMT5
 SHAPES = {"1 prompt of 512": (1, 512), "1 prompt of 64": (1, 64), "64 prompts of 64": (64, 64)}
 SMALL = {"vocab_size": 300, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4}
 ROUNDS = 10
-TRIAL = """
-import sys, torch
-from torch import nn
-module = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)).to(sys.argv[2])
-example = torch.randn(4, 64, device=sys.argv[2])
-with torch.no_grad():
-    exported = torch.export.export(module, (example,))
-    torch._inductor.aoti_compile_and_package(exported, package_path=sys.argv[1])
-    torch._inductor.aoti_load_package(sys.argv[1])(example)
-"""
-"""Whether AOTInductor works here at all."""
 
 
 @click.command(help=__doc__)
@@ -67,7 +56,7 @@ def main(out: Path | None) -> None:
     plain = PlainUMT5(model)
     ways: dict[str, Callable[[], Any]] = {
         "module": lambda: _timed(plain, device),
-        "aotinductor": lambda: _aotinductor(plain, device),
+        "aot": lambda: _engine(plain, device),
         "onnxruntime": lambda: _onnxruntime(gpu),
         "tensorrt": lambda: _tensorrt("tensorrt"),
         "tensorrt-rtx": lambda: _tensorrt(tensorrt.RTX),
@@ -108,23 +97,20 @@ def _today(model: UMT5EncoderModel, device: torch.device) -> dict[str, Any]:
     return {"how": how, **_timed(today, device)}
 
 
-def _aotinductor(plain: PlainUMT5, device: torch.device) -> dict[str, Any]:
+def _engine(plain: PlainUMT5, device: torch.device) -> dict[str, Any]:
+    """The first way of building an engine that gives one which runs here."""
+    forms = FormsHere()
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", TRIAL, f"{folder}/trial.pt2", device.type]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [""])[-1]
-            return {"failed": f"a package of two linear layers ends its process with {done.returncode}: {last}"}
-        found: dict[str, Any] = {}
         for rows, name in ((1, "1 prompt of 64"), (0, "64 prompts of 64")):
             graph = graphs.text_graph(plain, rows, device)
-            path = Path(folder) / f"text-{rows}.pt2"
             begin = synchronized_time(device)
-            aot.build(graph, path)
+            path = forms.build(graph, Path(folder), f"text-{rows}", probe.description_of(graph))
             built = synchronized_time(device) - begin
             engine = aot.load(path, graph.module)
-            found[name] = {**_timed_one(engine, SHAPES[name], device), "build_seconds": round(built, 1)}
-        return found
+            timed = _timed_one(engine, SHAPES[name], device)
+            found[name] = {"form": aot.form_of(path), **timed, "build_and_trial_seconds": round(built, 1)}
+    return found | {"refused": forms.refused}
 
 
 def _timed_one(run: Callable[..., Tensor], shape: tuple[int, int], device: torch.device) -> dict[str, float]:

@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
-from wanbatch.engines import aot
+from wanbatch.engines import aot, trials
 from wanbatch.engines.aot_package import CHECK_INPUTS
 from wanbatch.engines.exporting import dtype_name, tensor_shapes
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.store import Store
 from wanbatch.engines.stored_engine import StoredEngine
+from wanbatch.errors import UserError
 
 SECONDS = 300
 
@@ -35,7 +36,7 @@ def description_of(graph: Graph) -> dict[str, Any]:
 
 
 def failure_of(store: Store, engines: Sequence[StoredEngine], seconds: float = SECONDS) -> str | None:
-    """Run engines in another process, on weights of the right sizes.
+    """Run engines in another process, on weights of the right sizes; those that ran on this host before are not run.
 
     Args:
         store: Where they are.
@@ -45,10 +46,12 @@ def failure_of(store: Store, engines: Sequence[StoredEngine], seconds: float = S
     Returns:
         What does not run here, and how it ended; None: all of them run.
     """
+    engines = trials.untried(engines)
     if not engines:
         return None
     asked = [{"path": str(store.path_of(one)), **one.notes["probe"]} for one in engines]
     ran, failure = _run_elsewhere(asked, seconds)
+    trials.note(engines[:ran])
     if failure is None:
         return None
     which = engines[ran].key.label if ran < len(engines) else "the last one"
@@ -112,7 +115,10 @@ def main() -> None:
     """Run each engine that is asked for, in turn."""
     torch.set_num_threads(1)
     for index, asked in enumerate(json.load(sys.stdin)):
-        _run_once(asked)
+        try:
+            _run_once(asked)
+        except UserError as error:
+            sys.exit(str(error))
         print(index, flush=True)
 
 

@@ -129,8 +129,8 @@ def _errors_of(
     key = one.key
     on_cpu = key.backend == ONNX or key.architecture.startswith("cpu")
     device = torch.device("cpu" if on_cpu else "cuda")
-    if key.backend == AOT and (failure := probe.failure_of(store, [one])) is not None:
-        raise UserError(failure)
+    if key.backend == AOT and (failure := probe.failure_at(store.path_of(one), one.notes["probe"])) is not None:
+        raise UserError(f"the engine of {key.label} does not run: {failure}")
     if (device.type, key.dtype) not in parts:
         parts[device.type, key.dtype] = loaded(model, device, key.dtype_around, key.float8)
     modules = parts[device.type, key.dtype]

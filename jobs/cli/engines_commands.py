@@ -104,7 +104,7 @@ def build(
         if not as_json:
             click.echo(_line(one.label, one.what, one.seconds, one.errors, one.why))
     if not as_json and (refused := next((one["refused"] for one in done if one["refused"]), "")):
-        click.echo(f"engines of another form were built instead of those that do not run here ({refused})", err=True)
+        click.echo(f"built in another way, since engines of the usual one do not run here ({refused})", err=True)
     if as_json:
         click.echo(json.dumps({"engines": done}))
 

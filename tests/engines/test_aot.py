@@ -104,7 +104,8 @@ def test_a_model_of_another_form_is_refused(store):
         aot.load(path_in(store), nn.Linear(8, 8))
 
 
-def test_what_does_not_run_here_ends_another_process_and_is_named(graph, store, tmp_path):
+def test_what_does_not_run_here_ends_another_process_and_is_named(graph, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (engine,) = store.engines()
     assert probe.failure_of(store, [engine]) is None
     broken = Store.create(tmp_path / "store")

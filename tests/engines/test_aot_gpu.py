@@ -1,0 +1,43 @@
+"""Engines of `aot` on a GPU, in each way in which they can be built there; skipped without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from wanbatch.engines import aot, probe, verify
+from wanbatch.engines.aot_forms import FormsHere, ways
+from wanbatch.engines.graphs import Graph, OpenDimension
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+MOST = 40
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Softmax(dim=-1)).cuda().requires_grad_(False)
+    opened = {"values": {1: OpenDimension("length", 4, MOST)}}
+    return Graph("text", module, {"values": torch.randn(2, 6, 8, device="cuda")}, "out", rows=2, open=opened)
+
+
+@pytest.mark.parametrize("way", list(ways("cuda")), ids=lambda way: way.name.replace("/", "_"))
+def test_an_engine_that_runs_computes_what_its_module_does(graph, way, tmp_path):
+    path = tmp_path / f"engine{way.suffix}"
+    aot.build(graph, path, way.compiler)
+    if (failure := probe.failure_at(path, probe.description_of(graph))) is not None:
+        assert way.suffix == ".pt2", failure
+        pytest.skip(f"packages do not run here: {failure}")
+    engine = aot.load(path, graph.module)
+    assert verify.compare(graph, engine, lengths=(4, 6, MOST)).relative < 1e-5
+    with torch.inference_mode():
+        values = torch.randn(2, 9, 8, device="cuda")
+        assert torch.equal(engine(values)[[1, 0]], engine(values[[1, 0]]))
+        with pytest.raises(RuntimeError):
+            engine(values[:1])
+
+
+def test_there_is_a_way_that_runs_here(graph, tmp_path):
+    path = FormsHere().build(graph, tmp_path, "engine", probe.description_of(graph))
+    assert probe.failure_at(path, probe.description_of(graph)) is None

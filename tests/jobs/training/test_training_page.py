@@ -58,7 +58,7 @@ def test_the_command_of_the_page_makes_an_adapter_with_its_card(tmp_path, monkey
     again = invoke(*command[1:], *QUICK, "--rate", "0.1")
     assert again.exit_code == 2
     assert "has a training with rate 0.0001, not 0.1" in again.stderr
-    (further,) = [each for each in commands() if "--start-from" in each]
+    (further,) = [each for each in commands() if "more-drawings" in each]
     write_drawings(tmp_path / "more-drawings")
     monkeypatch.setattr(
         "wanbatch.jobs.training.lora.TrainingModel.load", lambda *given: pytest.fail("all was checked")

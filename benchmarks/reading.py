@@ -4,7 +4,7 @@
     python benchmarks/reading.py --folder DIR --small        on a CPU, with the small model
 
 DIR/model is Wan2.2 TI2V-5B at its full size with random weights (23 GB), the same as of `benchmarks/start.py`; it is
-written if it is not there. Two kinds of lines are printed, and written to the file, as they come:
+written if it is not there. Three kinds of lines are printed, and written to the file, as they come:
 
 - `plain`: GB/s of one way of reading or copying, each tried for `--seconds`: `os.preadv` by threads into pageable and
   into pinned memory in pieces of several sizes, past the page cache (`O_DIRECT`), a mapped file and a copy of it, and
@@ -14,6 +14,7 @@ written if it is not there. Two kinds of lines are printed, and written to the f
   reading, of waiting for the GPU's copies and of making blocks ready. `discarded` is the same reader without the GPU:
   what it has read stays where it is. With `compiler beside` the compiler is imported while weights are read, as it
   was before the VAE had kernels of its own.
+- `torch`: seconds of opening its libraries, and of its import after that.
 
 Needs neither Ray nor pydantic.
 """
@@ -21,6 +22,7 @@ Needs neither Ray nor pydantic.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import subprocess
@@ -31,6 +33,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,9 @@ def main() -> None:
         for found in plain(options.folder / "model", options.seconds, options.small):
             print(json.dumps(found), flush=True)
         return
+    if options.child == "torch":
+        print(json.dumps(torch_in_parts()), flush=True)
+        return
     if options.child:
         print(json.dumps(load(options.child, options)), flush=True)
         return
@@ -62,9 +69,9 @@ def main() -> None:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result: dict[str, Any] = {"what": "reading of a model's weights", **circumstances(("torch",), gpu=card)}
     result["seconds_to_write_the_model"] = _write_model(options.folder / "model", options.small)
-    for child in ("plain", *options.loads):
+    for child in ("torch", "plain", *options.loads):
         for found in _lines_of(child, options):
-            result.setdefault("plain" if child == "plain" else "loads", []).append(found)
+            result.setdefault(child if child in ("torch", "plain") else "loads", []).append(found)
             print(json.dumps(found), flush=True)
             if options.out:
                 options.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -104,6 +111,21 @@ def _write_model(folder: Path, small: bool) -> float:
     if not (folder / "model_index.json").exists():
         subprocess.run([sys.executable, "-m", "wanbatch.pipeline.loading.random_model", str(folder)], check=True)
     return round(time.perf_counter() - begin, 1)
+
+
+def torch_in_parts() -> dict[str, Any]:
+    """Seconds of opening torch's libraries, and of its import after that."""
+    spec = find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "lib"
+    opened: dict[str, float] = {}
+    for name in ("global_deps", "cpu", "cuda", "python"):
+        path = folder / f"libtorch_{name}.so"
+        mode = ctypes.RTLD_GLOBAL if name == "global_deps" else ctypes.DEFAULT_MODE
+        if path.exists():
+            opened[path.name] = timed(partial(ctypes.CDLL, str(path), mode=mode))
+    return {"what": "torch", "libraries": opened, "import, afterwards": timed(lambda: __import__("torch"))}
 
 
 class _Sums:

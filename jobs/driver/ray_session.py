@@ -207,8 +207,6 @@ def local_variables(given: Mapping[str, str], preload: str | None = None) -> dic
         "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a job on a cluster, whose packages are not here
         "RAY_preload_python_modules": preload,
         "_WANBATCH_FROM": wanbatch.__file__,  # processes that look elsewhere for it must not preload that
-        # Processes of workers start with Ray's node, which does not wait for them before it takes the driver.
-        "RAY_enable_worker_prestart": given.get("RAY_enable_worker_prestart", "1"),
         # Ray's own niceness, 15, leaves a worker a thirtieth of a core that another program wants.
         "RAY_worker_niceness": given.get("RAY_worker_niceness", WORKER_NICENESS),
         "RAY_USAGE_STATS_ENABLED": given.get("RAY_USAGE_STATS_ENABLED", "0"),

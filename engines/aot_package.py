@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,21 @@ def load(path: str | Path, tensors: Mapping[str, Tensor]) -> Callable[..., Tenso
     os.environ[CHECK_INPUTS] = "1"
     with quietly():
         try:
-            package = torch._inductor.aoti_load_package(str(path))
+            # as `torch._inductor.aoti_load_package`, which imports a compiler for it and so takes seconds
+            package = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
             names = package.get_constant_fqns()
         except Exception as error:
             raise UserError(f"{path}: cannot be loaded ({first_line(error)}): build it again") from error
     require_tensors(path, names, tensors)
-    package.load_constants({name: tensors[name] for name in names}, check_full_update=True, user_managed=True)
+    weights = {name: tensors[name] for name in names}
+    package.load_constants(weights, False, True, True)  # all of them, and where they are
+    return partial(_run, package, weights)
 
-    def run(*inputs: Tensor) -> Tensor:
-        return package(*inputs)
 
-    return run
+def _run(package: Any, weights: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
+    """The output of a package; it reads `weights`, which must be there as long as it."""
+    output: Tensor = package.boxed_run(list(inputs))[0]
+    return output
 
 
 def _options() -> dict[str, Any]:

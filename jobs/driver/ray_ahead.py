@@ -126,7 +126,8 @@ class RayAhead:
             with local_ray(workers, self._preload):
                 self.seconds_to_start = time.perf_counter() - begin
                 self._ready.set()
-                import_module("torch")  # this process is about to look at the GPUs
+                if not self._release.is_set():
+                    import_module("torch")  # this process is about to look at the GPUs
                 self._release.wait()
         except BaseException as error:  # noqa: BLE001  raised where Ray is needed
             self._error = error

@@ -8,8 +8,8 @@ WAY is `kernels`, `compiled`, `eager` or `engine`; CACHE is the folder of what c
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +18,12 @@ BEGIN = time.perf_counter()
 
 def main() -> None:
     """Print what was measured as JSON."""
-    way, cache, *files = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("way", choices=["kernels", "compiled", "eager", "engine"])
+    parser.add_argument("cache")
+    parser.add_argument("files", nargs="*")
+    given = parser.parse_args()
+    way, cache, files = given.way, given.cache, given.files
     import torch
 
     from wanbatch.engines import aot, graphs

@@ -5,13 +5,15 @@
 Each prompt is made plain and in each style that ships with the small model, with the same seed, all shuffled into one
 queue of the slots; and once more in four steps without guidance, where all have the few-step adapter, too. `style` is
 the share in which the judge reads the style (of plain rows: any style), `content` that in which everything that the
-style leaves alone is as asked. On two cores some minutes with the default number of prompts.
+style leaves alone is as asked, and `wrong` the share in which each attribute is not. On two cores some minutes with
+the default number of prompts.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from torch import Tensor
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.core.conditioning import to_model
 from wanbatch.pipeline.core.requests import Failed, Request
+from wanbatch.pipeline.evaluation.attributes import FIELDS
 from wanbatch.pipeline.evaluation.judge import Judge
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import ADAPTERS, find
@@ -46,11 +49,21 @@ WAYS: dict[str, dict[str, Any]] = {
 @click.command(help=__doc__)
 @click.option("--prompts", default=64, show_default=True)
 @click.option("--slots", default=12, show_default=True)
+@click.option("--file", "others", multiple=True, metavar="STYLE=FILE", help="another adapter than the one that ships")
+@click.option("--way", "ways", multiple=True, type=click.Choice(list(WAYS)), default=list(WAYS))
 @click.option("--out", type=click.Path(path_type=Path))
 @click.option("--sheet", type=click.Path(path_type=Path), help="PNG of the first prompts: plain and in each style")
-def main(prompts: int, slots: int, out: Path | None, sheet: Path | None) -> None:
+def main(
+    prompts: int,
+    slots: int,
+    others: Sequence[str],
+    ways: Sequence[str],
+    out: Path | None,
+    sheet: Path | None,
+) -> None:
     info = find()
     files = {name: Path(info.folder) / ADAPTERS / f"{name}.safetensors" for name in (*STYLES, FEW)}
+    files |= {name: Path(file) for name, _, file in (other.partition("=") for other in others)}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layers = ModelLayers.of_folder(info.folder, info.name)
     of_rows = {name: (read_adapter(file, layers), 1.0) for name, file in files.items()}
@@ -59,11 +72,11 @@ def main(prompts: int, slots: int, out: Path | None, sheet: Path | None) -> None
     shown = torch.stack([style.shown(attributes) for style in STYLES.values()]).any(0)
     attributes = attributes[~shown][:prompts]  # none asks for a style itself
     judge, found = Judge.load(), {}
-    for way, values in WAYS.items():
-        pictures = made(wan, attributes, values)
+    for way in ways:
+        pictures = made(wan, attributes, WAYS[way])
         found[way] = {kind: scores(judge, kind, pictures[kind], attributes) for kind in pictures}
         click.echo(json.dumps({way: found[way]}))
-        if sheet is not None and way == next(iter(WAYS)):
+        if sheet is not None and way == ways[0]:
             Image.fromarray(np.concatenate([_row(pictures[kind][:SHOWN]) for kind in pictures])).save(sheet)
     result = {
         "what": "rows of several styles and plain ones in one batch of the small model, read by the judge",
@@ -96,15 +109,21 @@ def made(wan: Wan, attributes: Tensor, values: dict[str, Any]) -> dict[str, Tens
     }
 
 
-def scores(judge: Judge, kind: str, pictures: Tensor, attributes: Tensor) -> dict[str, float]:
+def scores(judge: Judge, kind: str, pictures: Tensor, attributes: Tensor) -> dict[str, Any]:
     """What the judge reads in the pictures of one kind."""
-    read = judge.read(pictures)
+    read, wanted = judge.read(pictures), attributes
     if kind == PLAIN:
         style = torch.stack([one.shown(read) for one in STYLES.values()]).any(0)
         content = (read == attributes).all(1)
     else:
         style, content = STYLES[kind].shown(read), STYLES[kind].content_right(read, attributes)
-    return {"style": round(float(style.float().mean()), 4), "content": round(float(content.float().mean()), 4)}
+        wanted = STYLES[kind].applied(attributes)
+    wrong = dict(zip(FIELDS, (read != wanted).float().mean(0).tolist(), strict=True))
+    return {
+        "style": round(float(style.float().mean()), 4),
+        "content": round(float(content.float().mean()), 4),
+        "wrong": {name: round(share, 4) for name, share in wrong.items() if share},
+    }
 
 
 def _row(pictures: Tensor) -> np.ndarray:

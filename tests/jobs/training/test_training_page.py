@@ -58,7 +58,7 @@ def test_the_command_of_the_page_makes_an_adapter_with_its_card(tmp_path, monkey
     again = invoke(*command[1:], *QUICK, "--rate", "0.1")
     assert again.exit_code == 2
     assert "has a training with rate 0.0001, not 0.1" in again.stderr
-    (further,) = [each for each in commands() if "--start-from" in each]
+    (further,) = [each for each in commands() if "more-drawings" in each]
     write_drawings(tmp_path / "more-drawings")
     monkeypatch.setattr(
         "wanbatch.jobs.training.lora.TrainingModel.load", lambda *given: pytest.fail("all was checked")
@@ -160,7 +160,8 @@ def test_few_steps_as_the_page_shows_them_are_planned_without_a_warning(tmp_path
 
 def test_the_other_commands_of_the_page_are_there():
     modules = [command[2] for command in commands() if command[:2] == ["python", "-m"]]
-    assert modules == ["wanbatch.pipeline.training.toy.few_step", "wanbatch.pipeline.training.toy.styles"]
+    styles = "wanbatch.pipeline.training.toy.styles"
+    assert modules == ["wanbatch.pipeline.training.toy.few_step", styles, styles]
     for command in commands():
         if command[0] == "wanbatch":
             assert invoke(*command[1:3], "--help").exit_code == 0

@@ -179,7 +179,7 @@ def key_of(request: BuildRequest, component: str, size: tuple[int, int], rows: i
         in_float8 = request.float8 and component in TRANSFORMERS
         architecture, version = ANY, f"opset {onnx_fp8.OPSET if in_float8 else onnx_export.OPSET}"
     else:
-        architecture, version = ",".join(request.architectures), tensorrt.version(request.backend)
+        architecture, version = ",".join(tensorrt.named(request.architectures)), tensorrt.version(request.backend)
     dtype = request.dtype + (FLOAT8 if request.float8 and component in TRANSFORMERS else "")
     return EngineKey(component, request.model.digest, *size, rows, dtype, request.backend, version, architecture)
 

@@ -39,22 +39,25 @@ def require(backend: str, architectures: Sequence[str]) -> None:
         UserError: The library is missing, or does not build for one of them.
     """
     trt = library(backend)
-    if NATIVE in architectures:
-        if len(architectures) > 1:
-            raise UserError("--arch native stands alone: name the architectures instead, like --arch 8.9,12.0")
-        if not _has_gpu():
-            raise UserError("--arch native: there is no GPU here: name the architectures, like --arch 8.9,12.0")
-        return
+    if NATIVE in architectures and not _has_gpu():
+        raise UserError("--arch native: there is no GPU here: name the architectures, like --arch 8.9,12.0")
     if backend != RTX:
-        raise UserError(
-            f"--arch {','.join(architectures)}: TensorRT builds for the GPU of this machine alone: use --arch native "
-            "there, or --backend tensorrt-rtx"
-        )
+        if tuple(architectures) != (NATIVE,):
+            raise UserError(
+                f"--arch {','.join(architectures)}: TensorRT builds for the GPU of this machine alone: use --arch "
+                "native there, or --backend tensorrt-rtx"
+            )
+        return
     known = sorted(name for name in dir(trt.ComputeCapability) if name.startswith("SM"))
-    for one in architectures:
+    for one in named(architectures):
         if _member(one) not in known:
             words = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in sorted(known, key=lambda name: int(name[2:])))
-            raise UserError(f"--arch {one}: {backend} {trt.__version__} builds for {words}, and native")
+            raise UserError(f"--arch {one}: {backend} {trt.__version__} builds for {words}: name some of these")
+
+
+def named(architectures: Sequence[str]) -> tuple[str, ...]:
+    """Architectures with that of this machine's GPU in the place of `native`, each once."""
+    return tuple(dict.fromkeys(_capability() if one == NATIVE else one for one in architectures))
 
 
 def require_float8(architectures: Sequence[str]) -> None:
@@ -63,8 +66,8 @@ def require_float8(architectures: Sequence[str]) -> None:
     Raises:
         UserError: One has not.
     """
-    for one in architectures:
-        if one != NATIVE and tuple(map(int, one.split("."))) < CAPABILITY:
+    for one in named(architectures):
+        if tuple(map(int, one.split("."))) < CAPABILITY:
             raise UserError(
                 f"--precision fp8: architecture {one} has no FP8, which GPUs have since 8.9: leave it out"
             )
@@ -123,8 +126,8 @@ def build(
     config = builder.create_builder_config()
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    named = [] if tuple(architectures) == (NATIVE,) else list(architectures)
-    _set_architectures(trt, config, named)
+    targets = () if tuple(architectures) == (NATIVE,) else named(architectures)
+    _set_architectures(trt, config, targets)
     profile = _profile(builder, graph)
     if graph.open:
         config.add_optimization_profile(profile)
@@ -138,7 +141,7 @@ def build(
     return {
         "tensors": _tensors_of(network),
         "profile": {name: [list(shape) for shape in profile.get_shape(name)] for name in graph.open},
-        "architectures": [str(config.get_compute_capability(i)).rpartition(".")[2] for i in range(len(named))],
+        "architectures": [str(config.get_compute_capability(i)).rpartition(".")[2] for i in range(len(targets))],
     }
 
 
@@ -229,6 +232,12 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _capability() -> str:
+    import torch
+
+    return ".".join(map(str, torch.cuda.get_device_capability()))
 
 
 def quiet_logger(trt: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wanbatch.engines import aot, onnx_widening, probe, verify
+from wanbatch.engines import aot, onnx_widening, probe, tensorrt, verify
 from wanbatch.engines.building import ONNX, graph_of, loaded
 from wanbatch.engines.selection import architecture_of
 from wanbatch.engines.store import Store
@@ -112,7 +112,10 @@ def _why_not(one: StoredEngine, model: ModelInfo) -> str | None:
         fits = key.dtype == "float32" or one.bytes <= most
         return None if fits else f"files in {key.dtype} are compared up to {most >> 30} GB, and it has more"
     if key.backend != AOT:
-        return None if gpu else "there is no GPU here"
+        if not gpu:
+            return "there is no GPU here"
+        (own,) = tensorrt.named((tensorrt.NATIVE,))
+        return None if own in key.architecture.split(",") else f"is for {key.architecture}, and this GPU is {own}"
     if key.version != f"torch {torch.__version__}":
         return f"is of {key.version}, and this is torch {torch.__version__}"
     here = {architecture_of("cpu", (0, 0), torch.backends.cpu.get_cpu_capability())}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from wanbatch.jobs.planning.adapters import NamedAdapter, names_of_each
 from wanbatch.jobs.planning.plan import Plan
-from wanbatch.pipeline.adapters.few_step import FewStepUse
+from wanbatch.pipeline.adapters.few_step import FewStepUse, steps_by_name
 
 MOST_STEPS = 2  # times those that it was made for
 SAME_SHIFT = 0.01  # relative
@@ -19,8 +20,12 @@ def warnings_of_few_steps(plan: Plan) -> Iterator[str]:
     """A sentence about each adapter for few steps whose images take other settings than it was made for."""
     for adapter in plan.adapters.values():
         made_for = FewStepUse.of(adapter.file.path, adapter.file.metadata)
-        if made_for is not None and plan.images.num_rows:
+        if not plan.images.num_rows:
+            continue
+        if made_for is not None:
             yield from _warning(plan, adapter, made_for)
+        elif (steps := steps_by_name(adapter.file.path)) is not None:
+            yield from _warning_by_name(plan, adapter, steps)
 
 
 def _warning(plan: Plan, adapter: NamedAdapter, made_for: FewStepUse) -> Iterator[str]:
@@ -45,6 +50,22 @@ def _warning(plan: Plan, adapter: NamedAdapter, made_for: FewStepUse) -> Iterato
         f"adapter {adapter.name!r} was made for {made_for.steps} steps of {made_for.sampler} with guidance "
         f"{made_for.guidance:g}, and {int(differ.sum())} of {int(used.sum())} images that use it have "
         f"{' and '.join(what)}: give {flags}, or the same in their rows{by_preset}"
+    )
+
+
+def _warning_by_name(plan: Plan, adapter: NamedAdapter, steps: int) -> Iterator[str]:
+    """Of a file that does not say what it was made for, where its name does."""
+    images, used = plan.images, _using(plan, adapter)
+    guided = (images["guidance"].to_numpy() > 1) & used
+    long = (images["steps"].to_numpy() > MOST_STEPS * steps) & used
+    if not (guided | long).any():
+        return
+    what = " and ".join(name for name, marked in (("guidance", guided), ("more steps", long)) if marked.any())
+    yield (
+        f"adapter {adapter.name!r} seems to be made for {steps} steps without guidance, by the name of its file "
+        f"{Path(adapter.file.path).name}, which does not say it inside, and {int((guided | long).sum())} of "
+        f"{int(used.sum())} images that use it have {what}: if it is, give --steps {steps} --guidance 1, or the same "
+        "in their rows; if it is not, this does not matter"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 from wanbatch.errors import UserError
 
 KIND, FEW_STEP = "wanbatch.kind", "few-step"
+USUAL_STEPS = 4
+_STEPS = re.compile(r"(?<!\d)([1-8])[ _-]?steps?(?![a-z]|[ _-]?\d)", re.IGNORECASE)
+_DISTILLED = re.compile(
+    r"lightning|lightx2v|causvid|accvid|fastwan|turbo|distill|(?<![a-z])(dmd|lcm)(?![a-z])", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +73,18 @@ class FewStepUse:
             name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in asdict(self).items()
         }
         return {KIND: FEW_STEP} | {f"wanbatch.{name}": text for name, text in said.items()}
+
+
+def steps_by_name(path: str | Path) -> int | None:
+    """How many steps a file of another trainer seems to be for, by what such files are called; None: it does not.
+
+    Args:
+        path: Of the file.
+
+    Returns:
+        The number that its name says, else 4.
+    """
+    name = Path(path).stem
+    if (said := _STEPS.search(name)) is not None:
+        return int(said[1])
+    return USUAL_STEPS if _DISTILLED.search(name) else None

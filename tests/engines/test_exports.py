@@ -120,8 +120,20 @@ def test_architectures_that_there_are_no_plans_for():
     tensorrt.require("tensorrt-rtx", ["8.9", "12.0"])
     with pytest.raises(UserError, match=r"--arch 9\.0: .*builds for 7\.5, 8\.0, 8\.6, 8\.9, 12\.0, 12\.1"):
         tensorrt.require("tensorrt-rtx", ["8.9", "9.0"])
-    with pytest.raises(UserError, match="native stands alone"):
+    with pytest.raises(UserError, match="no GPU here"):
         tensorrt.require("tensorrt-rtx", ["8.9", "native"])
+
+
+@needs_rtx
+def test_native_is_the_gpu_of_this_machine_beside_others(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (12, 0))
+    tensorrt.require("tensorrt-rtx", ["8.9", "12.0", "native"])
+    assert tensorrt.named(["8.9", "12.0", "native"]) == ("8.9", "12.0")
+    assert tensorrt.named(["native", "8.6"]) == ("12.0", "8.6")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    with pytest.raises(UserError, match=r"--arch 9\.0: .*builds for 7\.5"):
+        tensorrt.require("tensorrt-rtx", ["native"])
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch):

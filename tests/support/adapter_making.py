@@ -59,6 +59,9 @@ LAYOUTS = {
     "diffsynth": Layout("", "lora_A.default.weight", "lora_B.default.weight"),
     "diffsynth-pipe": Layout("pipe.dit.", "lora_A.default.weight", "lora_B.default.weight"),
     "lycoris": Layout("lycoris_", "lora_down.weight", "lora_up.weight", joined=True, alpha="tensor"),
+    "onetrainer": Layout(
+        "lora_transformer_", "lora_down.weight", "lora_up.weight", own=False, joined=True, alpha="tensor"
+    ),
     "peft": Layout("base_model.model."),
     "lightx2v": Layout("diffusion_model.", "lora_down.weight", "lora_up.weight"),
     "lightx2v-alpha": Layout("diffusion_model.", "lora_down.weight", "lora_up.weight", alpha="tensor"),

@@ -82,6 +82,11 @@ ELSEWHERE: Table = {
         "has no effect without a cluster": f"{SITE}::test_flags_that_have_no_effect_are_told",
         "has GPUs of several kinds": f"{SITE}::test_all_kinds_or_a_chosen_one",
     },
+    "jobs/planning/few_step.py": {
+        "seems to be made for": (
+            "tests/jobs/planning/test_few_step.py::test_a_file_of_others_that_is_for_few_steps_by_its_name"
+        ),
+    },
     "jobs/planning/model_copies.py": {
         "there is no model folder at this address": f"{MODELS}::test_a_model_in_a_store",
         "run the same command again": f"{MODELS}::test_a_store_that_does_not_answer",

@@ -62,9 +62,8 @@ ELSEWHERE = {
         "engines cannot be written there": f"{STORES}::test_an_upload_that_fails_leaves_no_engine",
     },
     "engines/tensorrt.py": {
-        "stands alone": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
         "has no FP8": "tests/engines/test_fp8_exports.py::test_architectures_without_fp8_are_named",
-        "builds for {}, and native": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
+        "builds for {}: name some of these": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
     },
     "engines/verifying.py": {"is of another model": f"{RUN}::test_verifying_and_pruning"},
 }

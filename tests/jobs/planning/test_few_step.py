@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from wanbatch.jobs.cli.main import main
+from wanbatch.pipeline.adapters.few_step import steps_by_name
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.training.low_rank import read_state
 
@@ -88,3 +90,33 @@ def test_only_rows_that_name_it_count(tmp_path):
     assert warnings(tmp_path, [plain, {"id": "b", "prompt": "a cat", **few}]) == []
     (said,) = warnings(tmp_path, [plain, {"id": "b", "prompt": "a cat", **few, "guidance": 2}])
     assert "1 of 1 images that use it have guidance: give" in said
+
+
+def test_a_file_of_others_that_is_for_few_steps_by_its_name(tmp_path):
+    tensors, _ = read_state(Path(find().folder) / "adapters" / "few-step.safetensors")
+    save_file(tensors, tmp_path / "Wan2.2-Lightning-4steps-rank64.safetensors")
+    save_file(tensors, tmp_path / "crayon-epoch3_step_500.safetensors")
+    rows = [{"id": "a", "prompt": "a dog"}, {"id": "b", "prompt": "a cat", "steps": 4, "guidance": 1}]
+    flags = ["--lora", f"quick={tmp_path}/Wan2.2-Lightning-4steps-rank64.safetensors", "--merge", "quick"]
+    (said,) = warnings(tmp_path, rows, *flags)
+    assert "seems to be made for 4 steps without guidance" in said
+    assert "1 of 2 images that use it have guidance and more steps: if it is, give --steps 4 --guidance 1" in said
+    assert warnings(tmp_path, rows, *flags, "--steps", "4", "--guidance", "1") == []
+    other = ["--lora", f"crayon={tmp_path}/crayon-epoch3_step_500.safetensors", "--merge", "crayon"]
+    assert warnings(tmp_path, rows, *other) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("lightx2v_I2V_14B_480p_cfg_step_distill_rank64", 4),
+        ("Wan21_CausVid_14B_T2V_lora_rank32", 4),
+        ("wan-8step-lora", 8),
+        ("dmd", 4),
+        ("style-2000steps", None),
+        ("admdress", None),
+        ("night", None),
+    ],
+)
+def test_steps_by_the_name_of_a_file(name, steps):
+    assert steps_by_name(f"/some/4steps/{name}.safetensors") == steps

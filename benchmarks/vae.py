@@ -19,12 +19,11 @@ from typing import Any
 import click
 import torch
 from circumstances import circumstances
-from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.pictures import as_convolved
-from wanbatch.pipeline.loading.random_model import VAE
+from wanbatch.pipeline.loading.random_model import random_vae
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import compiled_vae, runnable_vae, single_frame_vae
 
@@ -39,11 +38,8 @@ ROUNDS, PICTURES = 5, 20
 def main(compiled: bool, out: Path | None) -> None:
     gpu = torch.cuda.is_available()
     device, size = (torch.device("cuda"), (704, 1280)) if gpu else (torch.device("cpu"), (64, 64))
-    torch.manual_seed(0)
-    with device:
-        exact = single_frame_vae(AutoencoderKLWan(**VAE | ({} if gpu else SMALL)).eval(), device)
-        half = single_frame_vae(AutoencoderKLWan(**VAE | ({} if gpu else SMALL)).eval(), device)
-    half.load_state_dict(exact.state_dict())
+    smaller = {} if gpu else SMALL
+    exact, half = (single_frame_vae(random_vae(device, torch.float32, **smaller), device) for _ in range(2))
     half = half.to(torch.bfloat16) if gpu else half
     runnable, how = runnable_vae(half, Runtime(), device)
     ways: dict[str, Any] = {f"{how}, as in every run": runnable, "plain layers": half}

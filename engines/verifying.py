@@ -115,7 +115,10 @@ def _why_not(one: StoredEngine, model: ModelInfo) -> str | None:
         if not gpu:
             return "there is no GPU here"
         (own,) = tensorrt.named((tensorrt.NATIVE,))
-        return None if own in key.architecture.split(",") else f"is for {key.architecture}, and this GPU is {own}"
+        known = {own, tensorrt.NATIVE}  # which plans of earlier versions say
+        return (
+            None if known & set(key.architecture.split(",")) else f"is for {key.architecture}, and this GPU is {own}"
+        )
     if key.version != f"torch {torch.__version__}":
         return f"is of {key.version}, and this is torch {torch.__version__}"
     here = {architecture_of("cpu", (0, 0), torch.backends.cpu.get_cpu_capability())}

@@ -67,10 +67,10 @@ def _from_store(url: str, name: str) -> Path:
     system = file_system(url)
     with os_errors(url):
         files = {url: system.info(url)}
-        for one in (CONFIG, other_file(name)):
+        for one in filter(None, (CONFIG, other_file(name))):
             beside = f"{url.rpartition('/')[0]}/{one}"
             with suppress(FileNotFoundError):
-                files |= {beside: system.info(beside)} if one is not None else {}
+                files[beside] = system.info(beside)
 
     def fill(folder: Path) -> None:
         with os_errors(url):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +38,16 @@ def _warning(plan: Plan, adapter: NamedAdapter, made_for: FewStepUse) -> Iterato
         "another schedule": _not(images, "schedule", made_for.schedule),
         "another shift": np.abs(images["shift"].to_numpy() - made_for.shift) > SAME_SHIFT * made_for.shift,
     }
-    differ = np.any([marked & used for marked in other.values()], axis=0)
-    if not differ.any():
+    what, differ = _differing(other, used)
+    if not what:
         return
-    what = [name for name, marked in other.items() if (marked & used).any()]
     flags = f"--steps {made_for.steps} --sampler {made_for.sampler} --guidance {made_for.guidance:g}"
     if "another schedule" in what or "another shift" in what:
         flags += f" --schedule {made_for.schedule} --shift {made_for.shift:g}"
     by_preset = ", or --preset fast, which takes them from its file" if adapter.merged else ""
     yield (
         f"adapter {adapter.name!r} was made for {made_for.steps} steps of {made_for.sampler} with guidance "
-        f"{made_for.guidance:g}, and {int(differ.sum())} of {int(used.sum())} images that use it have "
+        f"{made_for.guidance:g}, and {differ} of {int(used.sum())} images that use it have "
         f"{' and '.join(what)}: give {flags}, or the same in their rows{by_preset}"
     )
 
@@ -56,17 +55,31 @@ def _warning(plan: Plan, adapter: NamedAdapter, made_for: FewStepUse) -> Iterato
 def _warning_by_name(plan: Plan, adapter: NamedAdapter, steps: int) -> Iterator[str]:
     """Of a file that does not say what it was made for, where its name does."""
     images, used = plan.images, _using(plan, adapter)
-    guided = (images["guidance"].to_numpy() > 1) & used
-    long = (images["steps"].to_numpy() > MOST_STEPS * steps) & used
-    if not (guided | long).any():
+    other = {
+        "guidance": images["guidance"].to_numpy() > 1,
+        "more steps": images["steps"].to_numpy() > MOST_STEPS * steps,
+    }
+    what, differ = _differing(other, used)
+    if not what:
         return
-    what = " and ".join(name for name, marked in (("guidance", guided), ("more steps", long)) if marked.any())
     yield (
         f"adapter {adapter.name!r} seems to be made for {steps} steps without guidance, by the name of its file "
-        f"{Path(adapter.file.path).name}, which does not say it inside, and {int((guided | long).sum())} of "
-        f"{int(used.sum())} images that use it have {what}: if it is, give --steps {steps} --guidance 1, or the same "
-        "in their rows; if it is not, this does not matter"
+        f"{Path(adapter.file.path).name}, which does not say it inside, and {differ} of "
+        f"{int(used.sum())} images that use it have {' and '.join(what)}: if it is, give --steps {steps} "
+        "--guidance 1, or the same in their rows; if it is not, this does not matter"
     )
+
+
+def _differing(other: Mapping[str, np.ndarray], used: np.ndarray) -> tuple[list[str], int]:
+    """What is other than it should be, and in how many images.
+
+    Args:
+        other: What it is -> which images have it; bool.
+        used: Which images count; bool.
+    """
+    marked = {name: each & used for name, each in other.items()}
+    what = [name for name, each in marked.items() if each.any()]
+    return what, int(np.any(list(marked.values()), axis=0).sum())
 
 
 def _not(images: pa.Table, column: str, wanted: str) -> np.ndarray:

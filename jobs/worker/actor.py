@@ -175,12 +175,8 @@ class Worker:
         steps.end("use")
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
         steps.end("warm-up")
-        gpu, backends = (
-            os.environ.get("CUDA_VISIBLE_DEVICES", "") if setup.device == "cuda" else "",
-            pipeline.backends,
-        )
-        device, done = self._context.device, steps.as_json()
-        return Started(load_seconds, warm_up_seconds, dict(backends), host, mark, device, gpu, done)
+        seconds, device = (load_seconds, warm_up_seconds), self._context.device
+        return Started(*seconds, dict(pipeline.backends), host, mark, device, _own_gpu(setup), steps.as_json())
 
     def _hearing(self) -> Hearing | None:
         config = self._setup.hearing
@@ -199,6 +195,11 @@ class Worker:
         if setup.device == "cuda":
             check_card(this_card(), setup, host)
         return replace(setup, adapters=adapters_here(setup.adapters, fetched, setup.model, host))
+
+
+def _own_gpu(setup: WorkerSetup) -> str:
+    """Which GPU of its host this process has; empty without one."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "") if setup.device == "cuda" else ""
 
 
 def _require_seen(source: str | None, host: str) -> None:

@@ -15,6 +15,7 @@ from wanbatch.engines import building, onnx_export, tensorrt, verify, verifying
 from wanbatch.engines.building import BuildRequest, graph_of
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.store import Store
+from wanbatch.engines.stored_engine import EngineKey, StoredEngine
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading import registry, weights
 
@@ -134,6 +135,20 @@ def test_native_is_the_gpu_of_this_machine_beside_others(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     with pytest.raises(UserError, match=r"--arch 9\.0: .*builds for 7\.5"):
         tensorrt.require("tensorrt-rtx", ["native"])
+
+
+def test_plans_are_run_on_the_gpus_that_they_are_for(monkeypatch):
+    """`native` is what earlier versions wrote for the GPU of the machine that built them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (12, 0))
+    model = registry.find()
+
+    def why_not(architecture: str) -> str | None:
+        key = EngineKey("vae-decode", model.digest, 64, 64, 1, "float32", "tensorrt-rtx", "1.7", architecture)
+        return verifying._why_not(StoredEngine(key, {}), model)
+
+    assert [why_not(each) for each in ("8.9,12.0", "12.0", "native")] == [None] * 3
+    assert why_not("8.9,2.0") == "is for 8.9,2.0, and this GPU is 12.0"
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch):

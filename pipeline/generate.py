@@ -227,8 +227,10 @@ class Wan:
         return not self.offloaded
 
     def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
-        """Bring adapters of coming rows to the device; see `AdapterStore.expect`. Not if parts of the model take turns:
-        they need the memory."""
+        """Bring adapters of coming rows to the device; see `AdapterStore.expect`.
+
+        Not if parts of the model take turns, which leaves no memory for what is not needed yet.
+        """
         if not self.offloaded:
             self._adapters.expect(holder, rows)
 

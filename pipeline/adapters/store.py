@@ -112,7 +112,7 @@ class AdapterStore:
 
     @property
     def resident(self) -> list[tuple[Hashable, int]]:
-        """Adapters of rows, with the transformer, that are on the device or on their way, least recently used first."""
+        """Adapters of rows, with the transformer, that are on the device or come, least recently used first."""
         return self._residents.keys
 
     @property
@@ -184,7 +184,8 @@ def _one_after_the_other(
         for layer, form in its.items():
             rank = form.rank + (forms[layer].rank if layer in forms else 0)
             forms[layer] = LayerForm(rank, form.inputs, form.outputs)
-    downs, ups = (parts[0][kind].new_empty(sum(len(part[kind]) for part in parts)) for kind in (0, 1))
+    downs = parts[0][0].new_empty(sum(len(part_downs) for part_downs, _, _ in parts))
+    ups = parts[0][1].new_empty(sum(len(part_ups) for _, part_ups, _ in parts))
     joined, first = views(downs, ups, forms), dict.fromkeys(forms, 0)
     places: list[Tensor] = []
     values: list[Tensor] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
 
 import numpy as np
@@ -33,7 +34,7 @@ def with_sizes(keys) -> list[tuple[str, int]]:
 
 
 class Watched:
-    """Residents, and what anybody outside can see of them: when each key was used and who was promised that it stays."""
+    """Residents, and what can be seen of them from outside: when each key was used, and who was promised that it stays."""
 
     def __init__(self) -> None:
         self.residents: Residents[str, tuple[str, int]] = Residents(CAPACITY, HELD)
@@ -183,10 +184,8 @@ def test_two_threads_that_hold_and_get_at_random(seed, failing, often_switched):
 
     def prepare(chosen: np.random.Generator, unit: int) -> list[str]:
         keys = [KEYS[index] for index in chosen.permutation(len(KEYS))[: chosen.integers(1, 5)]]
-        try:
+        with suppress(RuntimeError):
             residents.hold(unit, with_sizes(keys), make)
-        except RuntimeError:
-            pass
         return keys
 
     def use(chosen: np.random.Generator, unit: int, keys: list[str]) -> None:

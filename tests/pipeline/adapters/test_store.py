@@ -1,4 +1,4 @@
-"""Adapters of rows on their way from the host to the device: the numbers, who has them brought, and what goes wrong."""
+"""Adapters of rows on their way from the host to the device: the numbers, who has them brought, what goes wrong."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def with_sizes(keys) -> list[tuple[str, int]]:
 
 
 class Watched:
-    """Residents, and what can be seen of them from outside: when each key was used, and who was promised that it stays."""
+    """Residents, and what is seen of them from outside: when each key was used, who was promised that it stays."""
 
     def __init__(self) -> None:
         self.residents: Residents[str, tuple[str, int]] = Residents(CAPACITY, HELD)

@@ -229,13 +229,22 @@ def trainings_on_several_gpus(at: At) -> Iterator[str]:
     at.monkeypatch.delenv("WORLD_SIZE")
     ensure_alone("a sweep")
     at.monkeypatch.setattr(several_gpus, "started", begin)
-    at.monkeypatch.setattr(several_gpus, "checked", lambda *given: None)
+    at.monkeypatch.setattr(lora, "checked", lambda *given: None)
     at.monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     yield raised(lambda: train(4, 4))
     told = raised(lambda: train(2, 3))
     yield told
     with pytest.raises(Begun):
         train(2, int(re.search(r"--batch (\d+)$", told)[1]))  # type: ignore[index]
+
+    def distil(**more: Any) -> None:
+        rows = at.rows({"prompt": "a cup"}, {"prompt": "a cat"})
+        asked = few_step.FewStepRequest(rows, "four", Path("out"), "tiny", device="cpu", **more)
+        several_gpus.train_on_gpus(asked, 2, lambda text: None)
+
+    yield raised(lambda: distil(minutes=5.0))
+    with pytest.raises(Begun):
+        distil()
 
 
 @scene

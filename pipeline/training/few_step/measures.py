@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from pathlib import Path
 
@@ -47,6 +48,12 @@ class Measures:
     coverage: str
     base_difference: float | None = None
     change_difference: float | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Measures:
+        """Measures of a file that has them beside other values."""
+        found = json.loads(path.read_text())
+        return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
 
     def as_dict(self) -> dict[str, float | int | str]:
         """Plain values, rounded, without those that there are not."""

@@ -15,6 +15,7 @@ from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.training.few_step.losses import Network, Networks, Prompts
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.processes import ALONE, Processes
 
 STUDENT, FAKE = "student", "fake"
 LATENTS_FILE = "teacher-latents.pt"
@@ -64,9 +65,16 @@ def adapted_networks(dit: FrameTransformer, adapters: LowRankAdapters, bank: Pro
 
 @torch.no_grad()
 def teacher_latents(
-    networks: Networks, bank: PromptBank, count: int, shape: tuple[int, ...], settings: FewStepSettings
+    networks: Networks,
+    bank: PromptBank,
+    count: int,
+    shape: tuple[int, ...],
+    settings: FewStepSettings,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """What the teacher makes of the first `count` prompts, by Euler's method with guidance.
+
+    Each process makes its part of every batch, and all get all of it.
 
     Args:
         networks: Of which the teacher is asked.
@@ -74,23 +82,32 @@ def teacher_latents(
         count: How many.
         shape: Of one latent.
         settings: Guidance, shift and number of steps.
+        processes: That make them together.
     """
     device = bank.prompts.lengths.device
     path = torch.tensor(schedule_levels(settings.teacher_steps, settings.shift), device=device).float().tolist()
     made = []
     for rows in torch.arange(count, device=device).split(settings.batch):
-        prompts, noisy = bank.at(rows), torch.randn(len(rows), *shape, device=device)
-        both = prompts.joined(bank.negatives(len(rows)))
-        for level, lower in pairwise(path):
-            levels = torch.full((2 * len(rows),), level, device=device)
+        whole = torch.randn(len(rows), *shape, device=device)  # all draw the same
+        own = rows[processes.part]
+        # A copy, since the whole is overwritten.
+        noisy, both = whole[processes.part].clone(), bank.at(own).joined(bank.negatives(len(own)))
+        for level, lower in pairwise(path if len(own) else []):
+            levels = torch.full((2 * len(own),), level, device=device)
             positive, negative = networks.teacher(noisy.repeat(2, 1, 1, 1), levels, both).chunk(2)
             noisy = noisy + (lower - level) * (negative + settings.guidance * (positive - negative))
-        made.append(noisy)
-    return torch.cat(made)
+        whole.zero_()[processes.part] = noisy
+        made.append(whole)
+    return processes.sum(torch.cat(made))
 
 
 def with_latents(
-    dit: FrameTransformer, adapters: LowRankAdapters, bank: PromptBank, settings: FewStepSettings, out: Path
+    dit: FrameTransformer,
+    adapters: LowRankAdapters,
+    bank: PromptBank,
+    settings: FewStepSettings,
+    out: Path,
+    processes: Processes = ALONE,
 ) -> PromptBank:
     """A bank with what the teacher makes of its first prompts, which is made once a folder.
 
@@ -100,15 +117,19 @@ def with_latents(
         bank: Its latents have the shape `[0, z, h, w]` of those to make.
         settings: How many, and how they are made.
         out: The folder, which keeps them.
+        processes: That make them together; the first one writes.
     """
     file = out / LATENTS_FILE
-    if file.exists():
+    there = file.exists()
+    processes.wait()  # all have looked before one writes
+    if there:
         latents = torch.load(file, map_location=bank.latents.device, weights_only=True)
     else:
         count = min(settings.teacher_latents, len(bank.prompts.lengths))
         networks = adapted_networks(dit, adapters, bank)
-        latents = teacher_latents(networks, bank, count, tuple(bank.latents.shape[1:]), settings).half()
-        unfinished = file.with_suffix(".new")
-        torch.save(latents, unfinished)
-        unfinished.replace(file)
+        latents = teacher_latents(networks, bank, count, tuple(bank.latents.shape[1:]), settings, processes).half()
+        if processes.first:
+            unfinished = file.with_suffix(".new")
+            torch.save(latents, unfinished)
+            unfinished.replace(file)
     return PromptBank(bank.prompts, bank.negative, latents.float())

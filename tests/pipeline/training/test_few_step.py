@@ -20,10 +20,14 @@ from wanbatch.pipeline.training.few_step import losses
 from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE, Distillation
 from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
-from wanbatch.pipeline.training.few_step.teacher import STUDENT, PromptBank
+from wanbatch.pipeline.training.few_step.steps import DistillationSteps
+from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, PromptBank, adapted_networks
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.low_rank import IMAGE_LAYERS, LowRankAdapters, read_state
+from wanbatch.pipeline.training.processes import ALONE, Processes
+from wanbatch.pipeline.training.resumable import Learner
 
+CPU = torch.device("cpu")
 SETTINGS = FewStepSettings(
     rank=2, fake_rank=3, batch=4, consistency_share=0.34, fake_warm_up=1, step_counts=(1, 2, 3), consistency_again=0.5
 )
@@ -186,6 +190,37 @@ def test_a_distillation_is_gone_on_with_to_the_bit(tmp_path):
     assert (header["wanbatch.steps"], header["wanbatch.sampler"], header["wanbatch.guidance"]) == ("4", "euler", "1")
     assert len(header["wanbatch.levels"].split(",")) == 4
     assert [json.loads(line)["step"] for line in (halves / LOG_FILE).read_text().splitlines()] == [2, 5, 9]
+
+
+class GradientsOnly(Learner):
+    """Learns nothing, and keeps what it would have learned from."""
+
+    def apply(self) -> None:
+        self.gradients = [matrix.grad for matrix in self.parameters]
+
+
+@pytest.mark.parametrize("kind", ["consistency", "matching", "fake"])
+def test_the_parts_of_all_processes_are_what_one_alone_computes(kind):
+    dit, bank = small_transformer(), random_bank()
+    adapters = LowRankAdapters(dit, IMAGE_LAYERS)
+    learners = {name: GradientsOnly(adapters.add(name, 2, seed=5), CPU, 0.0) for name in (STUDENT, FAKE)}
+    for matrix in (*learners[STUDENT].parameters, *learners[FAKE].parameters):
+        torch.nn.init.normal_(matrix, std=0.2, generator=torch.Generator().manual_seed(matrix.numel()))
+
+    def computed(processes: Processes) -> tuple[float, list[torch.Tensor]]:
+        steps = DistillationSteps(adapted_networks(dit, adapters, bank), learners, bank, SETTINGS, processes)
+        torch.manual_seed(3)
+        evaluations = () if kind == "consistency" else (max(2, steps.draw_evaluations()),)
+        loss = getattr(steps, kind)(*evaluations)
+        return float(loss), learners[FAKE if kind == "fake" else STUDENT].gradients
+
+    whole, gradients = computed(ALONE)
+    parts = [computed(Processes(number, 2)) for number in range(2)]
+    assert parts[0][0] != pytest.approx(parts[1][0], rel=1e-3)
+    assert sum(loss for loss, _ in parts) / 2 == pytest.approx(whole, rel=1e-4)
+    assert any(gradient.abs().max() > 1e-4 for gradient in gradients)
+    for one, other, wanted in zip(parts[0][1], parts[1][1], gradients, strict=True):
+        torch.testing.assert_close((one + other) / 2, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_checkpointing_trains_the_same_adapter(tmp_path):

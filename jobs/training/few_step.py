@@ -84,7 +84,7 @@ def train(request: FewStepRequest, say: Callable[[str], None]) -> dict[str, Any]
     info, settings, prompts, size = found.info, found.settings, found.prompts, found.size
     device = found.device if processes.state is None else processes.state.device
     say(f"{len(prompts)} prompts, {info.name}, {device.type}, {size[0]}x{size[1]}, {request.steps} steps")
-    model = TrainingModel.load(info, device, training_type(info, device), settings.base_precision)
+    model = TrainingModel.load(info, device, training_type(info, device), settings.base_precision, True)
     said = {key: value for key in ("license", "author") if (value := getattr(request, key)) is not None}
     about = About(request.name, request.model, str(request.manifest), len(prompts), **said)
     quiet = not processes.first
@@ -136,6 +136,8 @@ def checked(request: FewStepRequest, count: int, say: Callable[[str], None]) -> 
     info = find(request.model, request.revision)
     size = _size(request, info)
     own = {"guidance": float(info.guidance), "shift": float(info.shift)}
+    if info.two_experts and "guidance" not in request.changed:
+        own["guidance_2"] = float(info.guidance_2 or 0)
     settings = FewStepSettings.of({**OF_LARGE_MODELS, **own, **request.changed})
     check_batch(settings.batch, count)
     if count > 1 and math.isfinite(request.minutes):

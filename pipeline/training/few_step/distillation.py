@@ -16,12 +16,12 @@ from torch import Tensor
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.few_step import FewStepUse
-from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
+from wanbatch.pipeline.training.experts import Experts, file_names
 from wanbatch.pipeline.training.few_step.losses import Prompts, roll_out
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.few_step.steps import DistillationSteps
-from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, PromptBank, adapted_networks
+from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, PromptBank, adapted_networks, guidance_of
 from wanbatch.pipeline.training.loop import Budget, Captured
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.processes import ALONE, Processes
@@ -48,8 +48,8 @@ class Distillation:
     """The training of one few-step adapter in a folder, from which it is gone on with.
 
     Args:
-        dit: The teacher; it is frozen, and its layers take up the adapters.
-        adapters: Of `dit`, without any yet.
+        experts: The teacher; it is frozen, and its layers take up the adapters.
+        adapters: Of the teacher, without any yet.
         bank: Prompts and latents.
         settings: All numbers.
         budget: How long.
@@ -61,7 +61,7 @@ class Distillation:
 
     def __init__(
         self,
-        dit: FrameTransformer,
+        experts: Experts,
         adapters: LowRankAdapters,
         bank: PromptBank,
         settings: FewStepSettings,
@@ -74,7 +74,7 @@ class Distillation:
         self.name, self.processes = name, processes
         self.settings, self.bank, self.budget, self.out, self.report = settings, bank, budget, out, report
         self.adapters, self.device = adapters, bank.latents.device
-        self.networks = adapted_networks(dit, adapters, bank)
+        self.networks = adapted_networks(experts, adapters, bank)
         self.learners = {
             name: Learner(adapters.add(name, rank, seed=settings.seed + index), self.device, settings.average)
             for index, (name, rank) in enumerate({STUDENT: settings.rank, FAKE: settings.fake_rank}.items())
@@ -82,13 +82,16 @@ class Distillation:
         self.state = TrainingState(self.learners, budget, self.device)
         self.place = _Place()
         self._losses: dict[str, Tensor] = {}
-        self._steps = DistillationSteps(self.networks, self.learners, bank, settings, processes)
+        self._steps = DistillationSteps(
+            self.networks, self.learners, bank, settings, guidance_of(experts, settings), processes
+        )
         self._captured: dict[tuple[str, int], Captured] = {}
         if settings.checkpointing:
             adapters.checkpoint_blocks()
         # A block that is computed again reads the random numbers' state, which a graph cannot record.
-        alone = processes.count == 1  # what processes tell each other is not recorded either
-        self._recording = self.device.type == "cuda" and not settings.checkpointing and alone
+        # Nor is what processes tell each other, or which rows are of which transformer.
+        recordable = processes.count == 1 and experts.low is None and not settings.checkpointing
+        self._recording = self.device.type == "cuda" and recordable
 
     def run(
         self,
@@ -241,7 +244,7 @@ class Distillation:
             return
         self.state.save(self.out / STATE_FILE, asdict(self.place))
         with self.learners[STUDENT].average.applied():
-            self.save_adapter(self.file)
+            self.save_adapter()
             scores = evaluate()
         line = {
             "step": self.budget.step, "seconds": round(elapsed, 1), **asdict(self.place),
@@ -253,15 +256,14 @@ class Distillation:
         self.budget.go_on(self.budget.step, elapsed)
 
     @property
-    def file(self) -> Path:
-        """Of the adapter."""
-        return self.out / f"{self.name}.safetensors"
+    def files(self) -> list[Path]:
+        """Of the adapter: one for each transformer."""
+        return [self.out / name for name in file_names(self.name, self.adapters.experts)]
 
-    def save_adapter(self, path: Path, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def save_adapter(self, more: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Write the student as it is, with all that one has to know to use it in its header.
 
         Args:
-            path: Of the file.
             more: What else the header says.
         """
         settings = self.settings
@@ -271,17 +273,18 @@ class Distillation:
         header = use.header() | {
             "wanbatch.levels": ",".join(f"{level:.6g}" for level in path_of_levels[:-1]),
             "wanbatch.teacher_guidance": settings.guidance,
+            **({"wanbatch.teacher_guidance_2": settings.guidance_2} if settings.guidance_2 else {}),
             "ss_network_module": "networks.lora",
             "ss_steps": self.budget.step,
             "ss_seed": settings.seed,
             "ss_learning_rate": settings.student_rate,
             "ss_discrete_flow_shift": settings.shift,
-            "ss_output_name": path.stem,
             "modelspec.sai_model_spec": "1.0.1",
             "modelspec.title": "few steps without guidance",
             "modelspec.usage_hint": f"{steps} steps of euler, shift {settings.shift:g}, guidance 1",
         }
-        self.adapters.save(STUDENT, path, {**header, **more})
+        for expert, file in zip(self.adapters.experts, self.files, strict=True):
+            self.adapters.save(STUDENT, file, {**header, **more, "ss_output_name": file.stem}, expert=expert)
 
 
 def _share(settings: FewStepSettings) -> float:

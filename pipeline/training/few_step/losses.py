@@ -26,6 +26,9 @@ from wanbatch.pipeline.training.few_step.levels import HIGHEST, LOWEST, shifted
 Network = Callable[[Tensor, Tensor, "Prompts"], Tensor]
 """(noisy latents `[B, ...]`, levels `[B]`, prompts) -> velocity, fp32."""
 
+Guidance = Callable[[Tensor], Tensor]
+"""Levels `[B]` -> the scale of classifier-free guidance there, `[B, 1, 1, 1]`."""
+
 SMALLEST_SCALE = 0.1
 DRAWING = Drawing()  # for a process that is alone
 
@@ -80,11 +83,11 @@ def picture_of(network: Network, noisy: Tensor, level: Tensor, prompts: Prompts)
 
 
 @torch.no_grad()
-def guided_velocity(networks: Networks, noisy: Tensor, level: Tensor, prompts: Prompts, guidance: float) -> Tensor:
+def guided_velocity(networks: Networks, noisy: Tensor, level: Tensor, prompts: Prompts, guidance: Guidance) -> Tensor:
     """The teacher's velocity with classifier-free guidance, by one evaluation of both prompts."""
     both = prompts.joined(networks.negative(len(noisy)))
     positive, negative = networks.teacher(noisy.repeat(2, 1, 1, 1), level.repeat(2), both).chunk(2)
-    return negative + guidance * (positive - negative)
+    return negative + guidance(level) * (positive - negative)
 
 
 def consistency_loss(
@@ -94,7 +97,7 @@ def consistency_loss(
     *,
     steps: int,
     shift: float,
-    guidance: float,
+    guidance: Guidance,
     drawing: Drawing = DRAWING,
 ) -> Tensor:
     """Mean squared difference between the student's pictures at two neighbouring levels of the teacher's path.
@@ -141,7 +144,7 @@ def matching_loss(
     prompts: Prompts,
     *,
     shift: float,
-    guidance: float,
+    guidance: Guidance,
     strength: float,
     drawing: Drawing = DRAWING,
 ) -> Tensor:
@@ -169,7 +172,7 @@ def matching_loss(
         real, positive, negative = picture_of(networks.teacher, three, levels, texts).chunk(3)
         fake = picture_of(networks.fake, first, level, prompts)
         direction = (fake - real) / _scale(ours, real)
-        direction -= strength * (guidance - 1) * (positive - negative) / _scale(ours, positive)
+        direction -= strength * (guidance(guided) - 1) * (positive - negative) / _scale(ours, positive)
         target = ours - direction
     return 0.5 * F.mse_loss(made, target)
 

@@ -116,17 +116,17 @@ def _pictures(
     known = model.embeddings([*prompts, negative])
     states = [known[prompt] for prompt in prompts for _ in range(SEEDS)]
 
-    def made(active: str | None, steps: int, guidance: float) -> Tensor:
+    def made(active: str | None, steps: int, guidance: float, guidance_2: float) -> Tensor:
         with adapters.active(active):
             return model.latents_of(
-                states, known[negative], size, steps, shift=settings.shift, guidance=guidance
-            )  # fmt: skip
+                states, known[negative], size, steps, shift=settings.shift, guidance=guidance, guidance_2=guidance_2
+            )
 
     return Pictures(
         list(prompts),
-        made(None, settings.teacher_steps, settings.guidance),
-        made(None, settings.main_steps, 1.0),
-        made(STUDENT, settings.main_steps, 1.0),
+        made(None, settings.teacher_steps, settings.guidance, settings.guidance_2 or settings.guidance),
+        made(None, settings.main_steps, 1.0, 1.0),
+        made(STUDENT, settings.main_steps, 1.0, 1.0),
     )
 
 

@@ -81,22 +81,24 @@ def train_few_step(
     with processes.first_one_first():
         ensure_same_training(out, said, _WORDS, asdict(FewStepSettings()))
     torch.manual_seed(settings.seed)
-    adapters = LowRankAdapters(model.dit, IMAGE_LAYERS)
+    experts = model.by_level
+    adapters = LowRankAdapters(experts.by_name, IMAGE_LAYERS)
     listener.say(f"the teacher makes {min(settings.teacher_latents, len(prompts))} pictures to begin with")
-    bank = with_latents(model.dit, adapters, encode_bank(model, prompts, size), settings, out, processes)
-    training = Distillation(model.dit, adapters, bank, settings, budget, out, listener.say, about.name, processes)
+    bank = with_latents(experts, adapters, encode_bank(model, prompts, size), settings, out, processes)
+    training = Distillation(experts, adapters, bank, settings, budget, out, listener.say, about.name, processes)
     done = training.run(dict, minutes_between, listener.stepped)
     if not processes.first:
         processes.wait()
-        return training.file, Measures.read(out / MEASURES_FILE)
+        return training.files[0], Measures.read(out / MEASURES_FILE)
     training.learners[STUDENT].average.adopt()
-    training.save_adapter(training.file, origin_header(about, size))
-    found, pictures = measure(model, adapters, training.file, settings, size, shown)
+    training.save_adapter(origin_header(about, size))
+    found, pictures = measure(model, adapters, training.files[0], settings, size, shown)
     sheet(model, pictures).save(out / SHEET_FILE)
     (out / MEASURES_FILE).write_text(json.dumps(found.as_dict() | done, indent=1) + "\n")
-    (out / CARD_FILE).write_text(card.write(about, settings, found, done, size))
+    files = [file.name for file in training.files]
+    (out / CARD_FILE).write_text(card.write(about, settings, found, done, size, files))
     processes.wait()
-    return training.file, found
+    return training.files[0], found
 
 
 def encode_bank(model: TrainingModel, prompts: Sequence[str], size: tuple[int, int]) -> PromptBank:

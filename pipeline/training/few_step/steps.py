@@ -10,6 +10,7 @@ from torch import Tensor
 from wanbatch.pipeline.training.few_step.drawing import Drawing
 from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
 from wanbatch.pipeline.training.few_step.losses import (
+    Guidance,
     Networks,
     Prompts,
     consistency_loss,
@@ -32,6 +33,7 @@ class DistillationSteps:
         learners: Of the student and of the fake score, by name.
         bank: Prompts and latents.
         settings: All numbers.
+        guidance: Of the teacher.
         processes: That make each step together.
     """
 
@@ -41,9 +43,11 @@ class DistillationSteps:
         learners: Mapping[str, Learner],
         bank: PromptBank,
         settings: FewStepSettings,
+        guidance: Guidance,
         processes: Processes,
     ):
         self._networks, self._learners, self._bank, self._settings = networks, learners, bank, settings
+        self._guidance = guidance
         self._processes, self._drawing = processes, Drawing(processes)
         self._device = bank.latents.device
         self._steps_of_schedule = torch.ones((), device=self._device)
@@ -54,7 +58,7 @@ class DistillationSteps:
         rows = torch.randint(len(bank.latents), (settings.batch,), device=self._device)[self._processes.part]
         loss = consistency_loss(
             self._networks, bank.latents[rows].float(), bank.at(rows), steps=settings.consistency_steps,
-            shift=settings.shift, guidance=settings.guidance, drawing=self._drawing,
+            shift=settings.shift, guidance=self._guidance, drawing=self._drawing,
         )  # fmt: skip
         return self._learners[STUDENT].learn(loss, self._processes)
 
@@ -63,7 +67,7 @@ class DistillationSteps:
         settings = self._settings
         noisy, u, prompts = self._rolled_out(evaluations)
         loss = matching_loss(
-            self._networks, noisy, u, prompts, shift=settings.shift, guidance=settings.guidance,
+            self._networks, noisy, u, prompts, shift=settings.shift, guidance=self._guidance,
             strength=settings.guidance_strength, drawing=self._drawing,
         )  # fmt: skip
         return self._learners[STUDENT].learn(loss, self._processes)

@@ -84,7 +84,7 @@ def train(request: FewStepRequest, say: Callable[[str], None]) -> dict[str, Any]
     info, settings, prompts, size = found.info, found.settings, found.prompts, found.size
     device = found.device if processes.state is None else processes.state.device
     say(f"{len(prompts)} prompts, {info.name}, {device.type}, {size[0]}x{size[1]}, {request.steps} steps")
-    model = TrainingModel.load(info, device, training_type(info, device), settings.base_precision, True)
+    model = TrainingModel.load(info, device, training_type(info, device), settings.base_precision)
     said = {key: value for key in ("license", "author") if (value := getattr(request, key)) is not None}
     about = About(request.name, request.model, str(request.manifest), len(prompts), **said)
     quiet = not processes.first

@@ -102,7 +102,7 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     pictures, info = found.pictures, found.info
     device = found.device if processes.state is None else processes.state.device
     say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
-    model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision, True)
+    model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision)
     file, measured = _train(request, model, found, say, processes)
     return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
 

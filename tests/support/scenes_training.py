@@ -210,9 +210,6 @@ def experts_of_models_that_have_two_or_one(at: At) -> Iterator[str]:
         check(expert, True)
     yield raised(lambda: check("low", False))
     check(None, False)
-    model = replace(find_model(), two_experts=True)
-    yield raised(lambda: lora.TrainingModel.load(model, torch.device("cpu"), torch.float32))
-    assert not find_model().two_experts  # which is loaded by all tests of trainings
 
 
 @scene

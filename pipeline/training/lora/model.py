@@ -9,7 +9,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.models.dit import FrameTransformer
@@ -48,9 +47,7 @@ class TrainingModel:
     parked: PlainUMT5 | None = None
 
     @classmethod
-    def load(
-        cls, info: ModelInfo, device: torch.device, dtype: torch.dtype, base: str = BF16, two_experts: bool = False
-    ) -> TrainingModel:
+    def load(cls, info: ModelInfo, device: torch.device, dtype: torch.dtype, base: str = BF16) -> TrainingModel:
         """Load a model.
 
         Args:
@@ -58,13 +55,10 @@ class TrainingModel:
             device: Where it goes.
             dtype: Of its weights.
             base: `fp8`: the linear layers of the transformer's blocks are kept in FP8; `bf16`: they are as the rest.
-            two_experts: Whether a model of two transformers will do.
 
         Raises:
-            UserError: If it has two transformers and may not, or its files are no model.
+            UserError: If its files are no model.
         """
-        if info.two_experts and not two_experts:
-            raise UserError(f"{info.name} has two transformers (A14B), for which this is not made: take TI2V-5B")
         # Where memory is short, a transformer is moved to the device layer by layer, since all of it in bf16 may not
         # fit, and the text encoder is there only while it encodes.
         modules = load_reference(info, torch.device("cpu") if base == FP8 else device, dtype)

@@ -38,7 +38,7 @@ def info(tmp_path_factory) -> ModelInfo:
 
 
 def load(info: ModelInfo) -> TrainingModel:
-    return TrainingModel.load(info, CPU, torch.float32, two_experts=True)
+    return TrainingModel.load(info, CPU, torch.float32)
 
 
 def drawn_examples() -> Examples:
@@ -155,8 +155,6 @@ def test_their_files_are_read_by_a_run_and_by_diffusers(info, tmp_path):
         assert (wanted - ours).norm() < 0.02 * (ours - plain).norm() + 1e-4 * plain.norm()
 
 
-def test_other_trainings_refuse_such_a_model(info):
-    with pytest.raises(UserError, match=r"has two transformers \(A14B\), for which this is not made: take TI2V-5B"):
-        TrainingModel.load(info, CPU, torch.float32)
+def test_an_expert_that_there_is_not_is_refused():
     with pytest.raises(UserError, match="unknown expert 'middle'; there are high, low, both"):
         LoraSettings(expert="middle")

@@ -6,10 +6,10 @@ Random weights of Wan2.2 TI2V-5B in bf16 (on a CPU: of a model of its form with 
 eight rows of 4 steps without guidance at 512x512, each row with another adapter of rank 32 on all 300 layers. A
 unit's rows enter as those of the one before it leave, as in a run. `there`: all units have the same eight adapters,
 which stay on the GPU. Else a unit has eight others than the one before it, of three times as many, of which the GPU
-keeps what it keeps in a run. `on demand`: an adapter comes when its row enters a slot. `expected`: another thread has
-the adapters of the next unit brought when a unit begins, as a worker does. Both from pinned memory of the host, and
-through the small pinned piece that others go through. All ways in turn in each round; medians over the rounds. Last,
-whether the rows' bits are the same all ways. Needs torch, diffusers and safetensors alone; a minute on an H200.
+keeps what it keeps in a run. `on demand`: an adapter comes when its row enters a slot. `expected`: those of the next
+unit are brought when a unit begins, as a worker has it. Both from pinned memory of the host, and through the small
+pinned piece that others go through. All ways in turn in each round; medians over the rounds. Last, whether the rows'
+bits are the same all ways. Needs torch, diffusers and safetensors alone; a minute on an H200.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import statistics
 import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -58,12 +57,11 @@ class Units:
         rows: Of one unit, without adapters.
         count: How many units there are.
         sets: How many sets of adapters they have in turn.
-        expected: Whether another thread has the next unit's adapters brought when a unit begins.
+        expected: Whether the next unit's adapters are brought when a unit begins.
     """
 
     def __init__(self, store: AdapterStore, rows: list[Sample], count: int, sets: int, expected: bool):
         self._store, self._rows, self._count, self._sets, self._expected = store, rows, count, sets, expected
-        self._thread = ThreadPoolExecutor(1)
         self._next = 0
         self._prepare(0)
 
@@ -72,7 +70,6 @@ class Units:
         number = self._next
         if number == self._count:
             return None
-        self._prepared.result()  # a worker's model takes no unit that is not prepared
         if number >= 2:
             self._store.release(number - 2)
         self._next += 1
@@ -81,13 +78,13 @@ class Units:
 
     def close(self) -> None:
         """Hold nothing any more."""
-        self._thread.shutdown()
+        self._store.wait()
         for number in range(self._count + 1):
             self._store.release(number)
 
     def _prepare(self, number: int) -> None:
-        rows = [self._adapter(number, index) for index in range(len(self._rows))] if self._expected else []
-        self._prepared = self._thread.submit(self._store.expect, number, rows if number < self._count else [])
+        if self._expected and number < self._count:
+            self._store.expect(number, [self._adapter(number, index) for index in range(len(self._rows))])
 
     def _adapter(self, number: int, index: int) -> list[tuple[str, float]]:
         return [(str(number % self._sets * len(self._rows) + index), 1.0)]

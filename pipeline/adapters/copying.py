@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -67,7 +67,8 @@ class SideStream:
     @contextmanager
     def working(self) -> Iterator[None]:
         """What this thread asks for is done in this stream, and memory that it gets is this stream's."""
-        with torch.inference_mode(False), torch.no_grad(), torch.cuda.stream(self._stream):
+        stream = nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        with torch.inference_mode(False), torch.no_grad(), stream:
             yield
 
     def copied(self, source: Tensor, pinned: bool) -> Tensor:

@@ -30,6 +30,14 @@ class _Place(Generic[V]):
     holders: set[Hashable] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class _Want:
+    """What somebody needs: its size, and how often it will be used."""
+
+    size: int
+    uses: int
+
+
 class Residents(Generic[K, V]):
     """Things by key, as many as there is room for. All methods may be called by any thread at any time.
 
@@ -42,6 +50,7 @@ class Residents(Generic[K, V]):
     def __init__(self, capacity: int, held_capacity: int):
         self._capacity, self._held_capacity = capacity, held_capacity
         self._places: OrderedDict[K, _Place[V]] = OrderedDict()  # least recently used first
+        self._wants: OrderedDict[Hashable, OrderedDict[K, _Want]] = OrderedDict()  # by holder, the first one first
         self._changed = threading.Condition()
 
     @property
@@ -55,6 +64,12 @@ class Residents(Generic[K, V]):
         """Keys of what somebody holds."""
         with self._changed:
             return {key for key, place in self._places.items() if place.holders}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody wants anything, held or not."""
+        with self._changed:
+            return any(self._wants.values())
 
     @property
     def size(self) -> int:
@@ -79,37 +94,76 @@ class Residents(Generic[K, V]):
             place = self._put(key, size)
         return self._made(key, place, make)
 
-    def hold(self, holder: Hashable, wanted: Iterable[tuple[K, int]], make: Callable[[K], V]) -> None:
-        """Have things there, and keep them until they are released; those for which there is no room are passed over.
-
-        Nothing that is held leaves for them. What is there already but may not be held counts as just used.
+    def want(self, holder: Hashable, wanted: Iterable[tuple[K, int, int]]) -> None:
+        """Say what somebody will need. `fetch` has it there and held, until it was used as often or is released.
 
         Args:
-            holder: Who needs them. It may hold others already.
-            wanted: Their keys and sizes, the most urgent first.
-            make: Makes what is not there. What it raises is raised here; things before it stay held.
+            holder: Who needs it. What others wanted before is more urgent.
+            wanted: Keys, sizes, and how often each will be used; the most urgent first.
         """
-        for key, size in wanted:
-            with self._changed:
-                place = self._places.get(key)
-                if place is not None:
-                    self._places.move_to_end(key)
-                held = sum(other.size for other in self._places.values() if other.holders and other is not place)
-                if held + size > self._held_capacity:
-                    continue
-                if place is not None:
-                    place.holders.add(holder)
-                    continue
-                place = self._put(key, size)
-                place.holders.add(holder)
-            self._made(key, place, lambda key=key: make(key))  # type: ignore[misc]
+        with self._changed:
+            mine = self._wants.setdefault(holder, OrderedDict())
+            for key, size, uses in wanted:
+                before = mine.get(key)
+                mine[key] = _Want(size, uses + (before.uses if before else 0))
+
+    def fetch(self, make: Callable[[K], V]) -> None:
+        """Make and hold what is wanted, as far as it has room. What has none is passed over until a later call.
+
+        Nothing that is held leaves for it. For one thread at a time.
+
+        Args:
+            make: Makes what is not there. What it raises is raised here, and what it was to make is wanted no more.
+        """
+        while (found := self._next_to_make()) is not None:
+            key, place = found
+            try:
+                self._made(key, place, lambda key=key: make(key))  # type: ignore[misc]
+            except BaseException:
+                with self._changed:
+                    for wants in self._wants.values():
+                        wants.pop(key, None)
+                raise
+
+    def used(self, key: K) -> None:
+        """Say that something was used once, for who has wanted it first; others may still hold it."""
+        with self._changed:
+            for holder, wants in self._wants.items():
+                if (want := wants.get(key)) is not None:
+                    want.uses -= 1
+                    if want.uses <= 0:
+                        del wants[key]
+                        self._let_go(holder, key)
+                    return
 
     def release(self, holder: Hashable) -> None:
-        """Hold nothing for somebody any more. What was held may leave from now on. Not during `hold` for the same."""
+        """Hold nothing for somebody any more, and forget what was wanted. What was held may leave from now on."""
         with self._changed:
-            for place in self._places.values():
-                place.holders.discard(holder)
+            for key in self._wants.pop(holder, ()):
+                self._let_go(holder, key)
             self._make_room(None)
+
+    def _let_go(self, holder: Hashable, key: K) -> None:
+        if (place := self._places.get(key)) is not None:
+            place.holders.discard(holder)
+
+    def _next_to_make(self) -> tuple[K, _Place[V]] | None:
+        """Hold all wanted things that are there and may be held, up to the first that is to be made."""
+        with self._changed:
+            for holder, wants in self._wants.items():
+                for key, want in wants.items():
+                    place = self._places.get(key)
+                    if place is not None and holder in place.holders:
+                        continue
+                    held = sum(other.size for other in self._places.values() if other.holders and other is not place)
+                    if held + want.size > self._held_capacity:
+                        continue
+                    if place is None:
+                        place = self._put(key, want.size)
+                        place.holders.add(holder)
+                        return key, place
+                    place.holders.add(holder)
+        return None
 
     def _put(self, key: K, size: int) -> _Place[V]:
         """Take room for something that is to be made."""

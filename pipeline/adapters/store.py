@@ -6,7 +6,10 @@ are computed, if whoever prepares rows says so (`AdapterStore.expect`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +23,7 @@ from wanbatch.pipeline.adapters.tensors import AdapterTensors
 DEVICE_BYTES = 2 << 30
 """Of adapters that are kept on the device besides those in the slots."""
 
-EXPECTED_PART = 1 / 2
+EXPECTED_PART = 3 / 4
 """Of these that adapters of expected rows may hold; the rest is for those that come when a row needs them."""
 
 SMALLEST_RANK = 16
@@ -50,6 +53,10 @@ class AppliedAdapters:
     def pairs(self, expert: int) -> Pairs:
         """What a transformer gets, on the device: one pair a layer, with all ranks after each other."""
         return self._store.joined(self.key, expert)
+
+    def entered(self, expert: int) -> None:
+        """Take note that the row has what it needs of a transformer's."""
+        self._store.entered(self.key, expert)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +106,7 @@ class AdapterStore:
                     made[id(tensors)] = HostAdapter(tensors, dtype, left)
                     left -= made[id(tensors)].pinned_bytes
             self._host[name] = [made[id(tensors)] for tensors in experts]
+        self._fetcher = ThreadPoolExecutor(1, "adapters")
         self._residents: Residents[tuple[Hashable, int], _Joined] = Residents(
             device_bytes, int(device_bytes * EXPECTED_PART)
         )
@@ -122,26 +130,48 @@ class AdapterStore:
         return sum(one.pinned_bytes for one in every.values())
 
     def expect(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
-        """Bring adapters of rows that come soon to the device, and keep them there until they are released.
+        """Have adapters of rows that come soon brought to the device, and kept there until the rows have entered.
 
-        The host waits for nothing that the model does. Those that have no room come when a row needs them, and so
-        does what cannot be brought now: whatever is wrong with the device is met again then, and told.
+        A thread of the store's own does it; nobody waits for it, nor it for the model's work. What has no room comes
+        when other rows have entered, or when a row needs it. What cannot be brought is left to that row, too:
+        whatever is wrong with the device is met again then, and told.
 
         Args:
-            holder: Who is to release them.
+            holder: Who is to release what is left of them.
             rows: Names and weights of each row's adapters, the first rows first.
         """
-        keys = list(dict.fromkeys(self._weighted(wanted) for wanted in rows if wanted))
+        uses = Counter(self._weighted(wanted) for wanted in rows if wanted)
         experts = max((len(of_experts) for of_experts in self._host.values()), default=0)
-        wanted = [((key, expert), self._size(key, expert)) for expert in range(experts) for key in keys]
-        try:
-            self._residents.hold(holder, wanted, lambda key: self._made(*key))
-        except RuntimeError:  # of the device, as torch raises them
-            return
+        wanted = [
+            ((key, expert), self._size(key, expert), count)
+            for expert in range(experts)
+            for key, count in uses.items()
+        ]
+        if wanted:
+            self._residents.want(holder, wanted)
+            self._fetcher.submit(self._fetch)
+
+    def entered(self, wanted: Hashable, expert: int) -> None:
+        """Take note that a row has what it needs of these adapters; what others expect may take their place."""
+        self._residents.used((wanted, expert))
+        self._fetch_if_wanted()
 
     def release(self, holder: Hashable) -> None:
         """Keep nothing on the device for somebody's rows any more."""
         self._residents.release(holder)
+        self._fetch_if_wanted()
+
+    def wait(self) -> None:
+        """Wait until all that is expected and has room is on its way to the device."""
+        self._fetcher.submit(lambda: None).result()
+
+    def _fetch_if_wanted(self) -> None:
+        if self._residents.wanted:
+            self._fetcher.submit(self._fetch)
+
+    def _fetch(self) -> None:
+        with suppress(RuntimeError):  # of the device, as torch raises them
+            self._residents.fetch(lambda key: self._made(*key))
 
     def joined(self, wanted: Hashable, expert: int) -> Pairs:
         """Pairs of several adapters as one a layer, on the device, for work in this thread's stream.

@@ -5,11 +5,13 @@ Skipped without one. `python -m pytest tests/pipeline/test_gpu_adapters.py` take
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,20 +82,21 @@ def same(ours, theirs) -> bool:
     )
 
 
-def in_another_thread(function, *arguments) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        threads.submit(function, *arguments).result(120)
+def bring(store: AdapterStore, unit: str, *rows) -> None:
+    """As a worker's thread has it that prepares units; the store has a thread of its own that copies."""
+    store.expect(unit, rows)
+    store.wait()
 
 
 @pytest.mark.parametrize("kind", ["pinned", "staged"])
 def test_expected_adapters_are_there_before_the_work_that_the_device_had(adapters, kind):
     store = store_of(adapters, kind)
-    in_another_thread(store.expect, "before", [[("fourth", 3.0)]])  # its small pinned piece is made
+    bring(store, "before", [("fourth", 3.0)])  # its small pinned piece is made
     torch.cuda.synchronize()
     torch.cuda._sleep(LONG)
     work = torch.cuda.Event()
     work.record()
-    in_another_thread(store.expect, "unit", [[("first", 1.0)], [("second", 0.5), ("third", 2.0)]])
+    bring(store, "unit", [("first", 1.0)], [("second", 0.5), ("third", 2.0)])
     arrived = store._side.moment()
     arrived.synchronize()
     assert not work.query()  # nobody waited for it, neither here nor there
@@ -111,7 +114,7 @@ def test_rows_wait_for_adapters_that_are_still_on_their_way(adapters, kind):
         torch.cuda._sleep(LONG)
         late = store._side.moment()
     if kind == "pinned":  # else the host waits for its small piece of memory
-        in_another_thread(store.expect, "unit", [[("first", 1.0)]])
+        bring(store, "unit", [("first", 1.0)])
         assert not late.query()
     found = copies_of(pairs_of(store, ("first", 1.0)))
     assert same(found, right(adapters, ("first", 1.0)))
@@ -151,6 +154,7 @@ def adapters_that_come_and_go(wan: Wan, names) -> Iterator[None]:
         while not stop.is_set():
             wanted = [[(names[chosen.integers(len(names))], float(chosen.integers(1, 4)))] for _ in range(3)]
             wan.expect_adapters(units, wanted)
+            wan._adapters.wait()  # or it would only be asked for
             wan.release_adapters(units)
             units += 1
         return units
@@ -168,7 +172,7 @@ def adapters_that_come_and_go(wan: Wan, names) -> Iterator[None]:
 def test_pictures_are_the_same_with_adapters_that_were_brought_before(runtime):
     """Rows of a model whose launches are recorded meanwhile, on a device with room for two adapters."""
     modules = weights.load(registry.find("tiny"), GPU, torch.bfloat16)
-    config = modules.transformers[0].config
+    config = json.loads((Path(registry.find("tiny").folder) / "transformer" / "config.json").read_text())
     pairs = {name: random_pairs(config, 16, seed, size=0.5) for seed, name in enumerate(NAMES)}
     size = sum(2 * (down.numel() + up.numel()) for down, up in pairs["first"].values())
     of_rows = {

@@ -93,6 +93,9 @@ class WatchedWan(GatedPipeline):
         self._wan = Wan.load(model, device, dtype, slots, adapters=self._adapters)
         return self
 
+    def wait(self) -> None:
+        self._wan._adapters.wait()
+
     @property
     def resident(self) -> list[str]:
         return [key[0][0] for key, _ in self._wan._adapters.resident]
@@ -119,7 +122,8 @@ def test_a_units_adapters_come_while_the_one_before_it_has_the_model(model, lora
     tasks = [plan.task(number, 1, f"t{number}", np.array([number])) for number in range(3)]
     assert exchange(worker, *tasks, seconds=0.0).reports == []
     assert gate.reached.wait(60)
-    assert worker._stages._prepare_thread.submit(lambda: pipeline.held).result(60) == {"crayon", "ink"}
+    worker._stages._prepare_thread.submit(pipeline.wait).result(60)
+    assert pipeline.held == {"crayon", "ink"}
     assert pipeline.resident == ["crayon", "ink"]  # though no row of the second unit has been seen by the model
     gate.opened.set()
     reports = reports_of(worker, count=3)

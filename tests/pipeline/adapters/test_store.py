@@ -95,6 +95,7 @@ def test_what_is_expected_is_there_when_its_rows_come(monkeypatch):
     store = store_of()
     made = counted(store, monkeypatch)
     store.expect("unit", [wanted for wanted in COMBINED for _ in range(3)] + [()])
+    store.wait()
     assert len(made) == len(COMBINED) * 2  # of two transformers
     assert [expert for _, expert in made] == [0] * len(COMBINED) + [1] * len(COMBINED)  # rows begin in the first one
     for wanted in COMBINED:
@@ -103,20 +104,43 @@ def test_what_is_expected_is_there_when_its_rows_come(monkeypatch):
     assert len(made) == len(COMBINED) * 2
 
 
-def test_half_of_the_devices_share_is_for_expected_rows_and_they_keep_it(monkeypatch):
+def test_what_rows_expect_stays_until_they_have_entered_and_then_the_next_ones_come(monkeypatch):
+    size = bytes_of("neon")
+    one_expert = {name: (ADAPTERS[name][0][:1], 1.0) for name in NAMES}
+    store = AdapterStore(one_expert, CPU, torch.float32, device_bytes=4 * size)
+    made = counted(store, monkeypatch)
+    store.expect("unit", [[("neon", float(weight))] for weight in (1, 2, 2, 3)])
+    store.expect("next", [[("neon", float(weight))] for weight in (4, 5)])
+
+    def weights() -> list[float]:
+        store.wait()
+        return [key[0][1] for key, _ in made]
+
+    assert weights() == [1.0, 2.0, 3.0]
+    for weight, there in ((1.0, [1, 2, 3, 4]), (2.0, [1, 2, 3, 4]), (2.0, [1, 2, 3, 4, 5]), (3.0, [1, 2, 3, 4, 5])):
+        row = store.applied([("neon", weight)])
+        row.pairs(0)
+        row.entered(0)
+        assert weights() == there
+    assert [key[0][1] for key, _ in store.resident] == [4.0, 2.0, 5.0, 3.0]
+
+
+def test_three_quarters_of_the_devices_share_are_for_expected_rows_and_they_keep_it(monkeypatch):
     size = bytes_of("neon")
     one_expert = {name: (ADAPTERS[name][0][:1], 1.0) for name in NAMES}
     store = AdapterStore(one_expert, CPU, torch.float32, device_bytes=4 * size)
     made = counted(store, monkeypatch)
     rows = [[("neon", weight)] for weight in (1.0, 2.0, 3.0, 4.0)]
     store.expect("unit", rows)
-    assert [key for key, _ in store.resident] == [(("neon", 1.0),), (("neon", 2.0),)]
+    store.wait()
+    first = [(("neon", 1.0),), (("neon", 2.0),), (("neon", 3.0),)]
+    assert [key for key, _ in store.resident] == first
     for _ in range(2):
-        for weight in range(3, 9):
+        for weight in range(4, 9):
             pairs_of(store, [("neon", float(weight))])
-    assert {(("neon", 1.0),), (("neon", 2.0),)} < {key for key, _ in store.resident}
+    assert [key for key, _ in store.resident[:3]] == first
     assert len(store.resident) == 4
-    assert len(made) == 2 + 12
+    assert len(made) == 3 + 10
     store.release("unit")
     for weight in (10.0, 11.0, 12.0, 13.0):
         pairs_of(store, [("neon", weight)])
@@ -134,6 +158,7 @@ def test_no_memory_for_what_is_expected_is_no_error_until_a_row_needs_it(monkeyp
 
     monkeypatch.setattr(SideStream, "copied", full)
     store.expect("unit", COMBINED[:3])
+    store.wait()
     assert [key for key, _ in store.resident] == [(("crayon", 1.0),)]
     with pytest.raises(torch.OutOfMemoryError):
         pairs_of(store, [("neon", -0.7)])
@@ -207,7 +232,11 @@ def test_two_threads_get_the_right_numbers_while_adapters_come_and_go():
 
     def use(unit: int, prepared) -> bool:
         prepared.result(60)
-        right_here = [same(pairs_of(store, COMBINED[index]), right[index]) for index in units[unit]]
+        right_here = []
+        for index in units[unit]:
+            row = store.applied(COMBINED[index])
+            right_here.append(same(row.pairs(0), right[index]))
+            row.entered(0)
         store.release(unit)
         return all(right_here)
 
@@ -216,6 +245,7 @@ def test_two_threads_get_the_right_numbers_while_adapters_come_and_go():
             prepared = [prepares.submit(prepare, unit) for unit in range(len(units))]
             used = [generates.submit(use, unit, one) for unit, one in enumerate(prepared)]
             assert all(one.result(60) for one in used)
+        assert store._residents.held == set()
     finally:
         sys.setswitchinterval(before)
 

@@ -183,6 +183,7 @@ def test_adapters_of_coming_rows_take_no_memory_from_parts_that_take_turns(model
         store = AdapterStore({"crayon": ((AdapterTensors(pairs),), 1.0)}, CPU, torch.float32)
         monkeypatch.setattr(one, "_adapters", store)
         one.expect_adapters("unit", [[("crayon", 1.0)]])
+        store.wait()
         assert len(store.resident) == (0 if one is moving else 1)
         one.release_adapters("unit")
 

@@ -90,15 +90,27 @@ def train_few_step(
     if not processes.first:
         processes.wait()
         return training.files[0], Measures.read(out / MEASURES_FILE)
+    return _finish(training, model, about, done, size, shown)
+
+
+def _finish(
+    training: Distillation,
+    model: TrainingModel,
+    about: card.About,
+    done: dict[str, Any],
+    size: tuple[int, int],
+    shown: Sequence[str],
+) -> tuple[Path, Measures]:
+    """Write the adapter, its numbers, its pictures and its card."""
+    out, settings, files = training.out, training.settings, training.files
     training.learners[STUDENT].average.adopt()
     training.save_adapter(origin_header(about, size))
-    found, pictures = measure(model, adapters, training.files[0], settings, size, shown)
+    found, pictures = measure(model, training.adapters, files[0], settings, size, shown)
     sheet(model, pictures).save(out / SHEET_FILE)
     (out / MEASURES_FILE).write_text(json.dumps(found.as_dict() | done, indent=1) + "\n")
-    files = [file.name for file in training.files]
-    (out / CARD_FILE).write_text(card.write(about, settings, found, done, size, files))
-    processes.wait()
-    return training.files[0], found
+    (out / CARD_FILE).write_text(card.write(about, settings, found, done, size, [file.name for file in files]))
+    training.processes.wait()
+    return files[0], found
 
 
 def encode_bank(model: TrainingModel, prompts: Sequence[str], size: tuple[int, int]) -> PromptBank:

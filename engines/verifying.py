@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -151,5 +151,5 @@ def _errors_of(
         engine = plan = PlanEngine(path, key.backend, default_compile_cache() / f"{one.digest}.tensorrt")
         errors = verify.compare(graph, engine)
         plan.keep()
-        return errors
+        return replace(errors, gate=verify.gate_of(key))
     return verify.compare(graph, engine)

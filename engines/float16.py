@@ -83,14 +83,20 @@ class Float32States(nn.Module):
 
 def prepared(parts: Modules) -> Modules:
     """The parts of a model that was loaded in float16, with layers that compute in float32 what may be too large."""
-    if isinstance(parts.text_encoder, UMT5Encoder):  # transformers' own sees to it by itself
-        for block in parts.text_encoder.encoder.block:
-            block.layer[1].DenseReluDense = ScaledFeedForward(block.layer[1].DenseReluDense)
+    keep_large_sums(parts.text_encoder)
     for transformer in (parts.transformer, parts.low_noise_transformer):
         if transformer is not None:
             embedder = transformer.condition_embedder.time_embedder
             embedder.linear_1, embedder.linear_2 = map(SummedLinear, (embedder.linear_1, embedder.linear_2))
     return parts
+
+
+def keep_large_sums(text_encoder: Any) -> None:
+    """Have the feed-forward layers of a text encoder give float32; transformers' own encoders see to it themselves."""
+    if isinstance(text_encoder, UMT5Encoder):
+        for block in text_encoder.encoder.block:
+            layer: Any = block.layer[1]
+            layer.DenseReluDense = ScaledFeedForward(layer.DenseReluDense)
 
 
 def called_in_float32(graph: Graph) -> Graph:

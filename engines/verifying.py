@@ -86,6 +86,7 @@ def prune_store(store: Store, models: Collection[str] | None) -> list[tuple[str,
     for folder in store.abandoned_builds():
         shutil.rmtree(folder, ignore_errors=True)
         removed.append((folder.name, "is of a build that did not end"))
+    removed += [(name, "is a copy that this host has not used for long") for name in store.remove_unused_copies()]
     return removed
 
 

@@ -8,8 +8,9 @@ The first takes some four minutes on an H100 or H200; the last writes some 25 GB
 while. Random weights of Wan2.2 TI2V-5B in bf16, 1280x704 (on a CPU: of a small model of its form in fp32, 64x64).
 `vae`, `text` and `dit` build an engine in each form, try it in a process of its own, load it and time it beside what
 the pipeline runs: our own kernels on a GPU, the compiled modules elsewhere. `vae` also starts a process for each way,
-and says when the first picture is there (`engine_start.py`). `onnx` exports all parts, checks the files and says what
-that takes. What fails is noted with its message, and the rest goes on. The results are written after each part.
+and says when the first picture is there (`engine_start.py`); what the VAE's other ways take beside each other, in
+time, memory and error, `vae.py` says. `onnx` exports all parts, checks the files and says what that takes. What fails
+is noted with its message, and the rest goes on. The results are written after each part.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import json
 import platform
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +30,7 @@ from typing import Any
 
 import click
 import torch
+from call_times import milliseconds
 from installed import installed
 from torch import Tensor
 
@@ -55,7 +56,6 @@ PARTS = ("vae", "dit", "onnx", "text")  # the last one gives up the modules of t
 STRIDE = 16
 SLOTS = 4
 TEXT_LENGTH = 64
-ROUNDS = 10
 SMALL: dict[str, dict[str, Any]] = {
     "transformer": {
         "num_layers": 2,
@@ -260,13 +260,7 @@ class Bench:
         return graphs.step_graph(frame, self.size, STRIDE, 2 * SLOTS, self.device)
 
     def _milliseconds(self, run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> float:
-        """Median of some rounds."""
-        times = []
-        for _ in range(2 + ROUNDS):
-            begin = synchronized_time(self.device)
-            run(*inputs)
-            times.append(synchronized_time(self.device) - begin)
-        return round(statistics.median(times[2:]) * 1000, 3)
+        return milliseconds(lambda: run(*inputs), self.device)
 
 
 def _noted(measure: Callable[[], Any]) -> Any:

@@ -92,7 +92,7 @@ def prepared(parts: Modules) -> Modules:
 
 
 def keep_large_sums(text_encoder: Any) -> None:
-    """Have the feed-forward layers of a text encoder give float32; transformers' own encoders see to it themselves."""
+    """Have a text encoder's feed-forward layers give float32; transformers' own encoders see to it themselves."""
     if isinstance(text_encoder, UMT5Encoder):
         for block in text_encoder.encoder.block:
             layer: Any = block.layer[1]

@@ -113,7 +113,7 @@ def compare_onnx(graph: Graph, path: Path, key: EngineKey) -> Errors:
 def compare_float16(graph: Graph) -> Errors:
     """Compare a graph in float16, run by PyTorch where it is, with the same weights in fp32.
 
-    What is larger than float16 holds becomes infinite there, and not in ONNX Runtime, which computes in fp32 on a CPU.
+    What float16 does not hold becomes infinite there; ONNX Runtime on a CPU may keep it in fp32 and hide that.
 
     Args:
         graph: See `float16.called_in_float32`.

@@ -18,7 +18,12 @@ GIVEN = {"--component": "vae", "--size": "128x128", "--device": "cpu", "--slots"
         ("--backend", "aott", "aot", "--backend aott: must be one of aot, tensorrt-rtx, tensorrt, onnx"),
         ("--slots", "auto", "4", "--slots auto: engines are for one number of slots: give it, as the runs will"),
         ("--precision", "fp8", "bf16", "--precision fp8: engines of aot are built in bf16 or fp32, as runs are: use"),
-        ("--precision", "fp16", "bf16", "--precision fp16: engines of aot are built in bf16 or fp32, as runs are: use"),
+        (
+            "--precision",
+            "fp16",
+            "bf16",
+            "--precision fp16: engines of aot are built in bf16 or fp32, as runs are",
+        ),
         ("--precision", "int8", "bf16", "'--precision': 'int8' is not one of 'auto', 'fp32', 'bf16', 'fp16', 'fp8'"),
         ("--size", "128", "128x128", "must be width and height in pixels, like 1280x704"),
     ],

@@ -195,6 +195,8 @@ def verify(ctx: click.Context, store: Path | str, as_json: bool, **given: Any) -
 def prune(store: Path | str, models: tuple[str, ...], as_json: bool) -> None:
     """Remove engines that must not be loaded, and those of another version of PyTorch or of other models.
 
+    Of a store at a URL, copies on this host that it has not used for 30 days, too.
+
     \b
     Example:
       wanbatch engines prune --store engines

@@ -3,7 +3,7 @@
 Float16 holds numbers up to 65504. What may be larger stays in float32:
 
 * UMT5's feed-forward layers: transformers keeps their last product, `wo`, in float32 (`_keep_in_fp32_modules` of its
-  `UMT5PreTrainedModel`, `modeling_umt5.py`), and so everything that is added up from block to block. Here each row of
+  `UMT5PreTrainedModel`), and so everything that is added up from block to block. Here each row of
   what goes into that product is divided by its largest number before, and multiplied by it in float32 afterwards:
   the weights can then be float16, and the sums are as large as they are.
 * The embedding of the noise level, which diffusers keeps in float32 (`_keep_in_fp32_modules` of its
@@ -94,8 +94,9 @@ def prepared(parts: Modules) -> Modules:
 def keep_large_sums(text_encoder: Any) -> None:
     """Have a text encoder's feed-forward layers give float32; transformers' own encoders see to it themselves."""
     if isinstance(text_encoder, UMT5Encoder):
-        for block in text_encoder.encoder.block:
-            layer: Any = block.layer[1]
+        blocks: Any = text_encoder.encoder.block
+        for block in blocks:
+            layer = block.layer[1]
             layer.DenseReluDense = ScaledFeedForward(layer.DenseReluDense)
 
 

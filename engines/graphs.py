@@ -122,7 +122,8 @@ class DenoisingStep(nn.Module):
 
         See `FrameTransformer.forward` and, for what the text gives, `CrossAttentionContext`.
         """
-        context = CrossAttentionContext(*(_as(self.transformer.dtype, one) for one in (keys, values, bias)))
+        dtype = self.transformer.dtype
+        context = CrossAttentionContext(_as(dtype, keys), _as(dtype, values), _as(dtype, bias))
         velocity = self.transformer(latents, timestep, context, rotary=(self.cosines, self.sines))
         return _as(keys.dtype, velocity)
 

@@ -163,7 +163,8 @@ class CopiedStore(Store):
                 if os.path.lexists(target) and Store(target).problem_of(engine) is not None:
                     shutil.rmtree(target)
                 made_once(target, engine.bytes, lambda folder: self._fetch(engine, folder), REMEDY)
-                os.utime(target)  # when it was used last
+                with suppress(OSError):  # a cache that belongs to root, and is read by others
+                    os.utime(target)  # when it was used last
             self.remove_unused_copies()
         except _ChangedError as error:
             return str(error)

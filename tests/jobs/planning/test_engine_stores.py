@@ -194,8 +194,8 @@ def test_copies_that_a_host_does_not_use_go_after_thirty_days(store, server):
     assert set(store.folder.iterdir()) == {file, *builds}, "what was pruned from the store has no copy here, either"
 
 
-def test_a_copy_that_cannot_be_removed_stops_nothing(store, monkeypatch):
-    added(store)
+def test_a_copy_that_cannot_be_removed_or_marked_stops_nothing(store, monkeypatch):
+    engine = added(store)
     chosen()
     other = store.folder / "dit-other"
     other.mkdir()
@@ -206,7 +206,9 @@ def test_a_copy_that_cannot_be_removed_stops_nothing(store, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", refuse)
+        patched.setattr(os, "utime", refuse)
         assert store.remove_unused_copies() == []
+        assert chosen() == [engine]
     assert store.remove_unused_copies() == ["dit-other"]
 
 

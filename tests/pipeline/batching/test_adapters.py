@@ -254,3 +254,21 @@ def test_rows_have_the_same_bits_when_their_adapters_were_brought_before(expert,
         assert prepared.result(60) > 0
     for again in found:
         assert all(torch.equal(again[name].latent, row.latent) for name, row in without.items())
+
+
+def test_adapters_that_are_expected_stay_until_each_row_with_them_has_entered(expert, adapters):
+    """Nobody releases them here: the rows say themselves that they have entered, for each transformer."""
+    store = AdapterStore({"crayon": ((adapters["crayon"], adapter("crayon", seed=50)), 1.0)}, CPU, torch.float32)
+    wanted = [("crayon", 1.0)]
+    rows = [sample(seed, store.applied(wanted), steps=8) for seed in range(2 * SLOTS)]
+    store.expect("unit", [wanted] * len(rows))
+    store.expect("next", [wanted])
+    store.wait()
+    experts = [expert, FrameTransformer(random_transformer(5)).fuse()]
+    held = []
+    for _ in Denoiser(experts, SLOTS, 0.7, parse("none", 3)).evaluations(rows):
+        held.append(store._residents.held)
+    assert held[0] == {((("crayon", 1.0),), 0), ((("crayon", 1.0),), 1)}
+    assert store._residents.held == held[0]  # for the next unit
+    store.release("next")
+    assert not store._residents.wanted  # for this one

@@ -189,16 +189,6 @@ def test_fp8_blocks_with_kernels_take_adapters_as_the_plain_ones():
     assert relative(ours, plain) < 0.7 * relative(plain, wide)
 
 
-def test_what_is_quantised_can_be_kept_as_it_was():
-    hidden, scales = random(BATCH, TOKENS, DIM), random(DIM, seed=1)
-    _, plain = kernels.add_norm(hidden, None, scales, scales, 1e-6)
-    _, small = kernels.add_norm(hidden, None, scales, scales, 1e-6, fp8=True, keep=True)
-    assert torch.equal(small.unquantised, plain.values)
-    states = hidden.flatten(0, 1)
-    assert near(kernels.gelu(states, keep=True).unquantised, F.gelu(states, approximate="tanh"), torch.float32)
-    assert kernels.gelu(states).kept is None
-
-
 @needs_gpu
 def test_fp8_blocks_with_kernels_round_as_the_plain_ones():
     """Nearer to them than to blocks that are not in FP8."""

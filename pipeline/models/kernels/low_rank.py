@@ -3,7 +3,7 @@
 What an adapter adds to a product is `up (down x)`. The inner part, [rows, rank], is made by a kernel that reads the
 product's inputs once, in FP8 where the layer's inputs are. The outer part is made tile by tile, as large as the
 product's output, by the kernels that read that output anyway: it never is in memory. All is bound by memory, so what
-counts is how often the large tensors are read and written.
+counts is how often the large tensors are read and written. A tile is loaded before the one before it is worked on.
 
 Programs have some rows of one sequence, whose slot has one adapter, and some columns. A long sum is made in shares
 of its columns by several programs, which write one summand each, and whoever reads them adds them up in order. The
@@ -46,8 +46,8 @@ class Tiles(NamedTuple):
 
 # Not measured yet: benchmarks/low_rank.py compares others on a GPU.
 DOWN = Tiles(64, 128, 1536, 4, 4)
-ADD = Tiles(64, 128, 1024, 4, 2)
-RESIDUAL = Tiles(64, 128, 1024, 4, 2)
+ADD = Tiles(64, 64, 1024, 4, 2)
+RESIDUAL = Tiles(64, 64, 1024, 4, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,12 +222,20 @@ def inner_part(
 
 
 @triton.jit
-def times_up(low, up, column, is_column, rank, padded: tl.constexpr):
-    """Columns of what is added to a block of rows, float32 [rows, block], by a slot's `up`; in jitted code."""
+def tile(states, starts, is_row, column, end):
+    """Columns of some rows that start at these places, [rows, block], zeros from column `end` on; in jitted code."""
+    return tl.load(
+        states + starts[:, None] + column[None, :], mask=is_row[:, None] & (column < end)[None, :], other=0.0
+    )
+
+
+@triton.jit
+def plus_times_up(x, low, up, column, is_column, rank, padded: tl.constexpr):
+    """Columns of a product, [rows, block], with what a slot's `up` adds to them, float32; in jitted code."""
     ranks = tl.arange(0, padded)
     inside = is_column[:, None] & (ranks < rank)[None, :]
     matrix = tl.load(up + column[:, None] * rank + ranks[None, :], mask=inside, other=0.0)
-    return tl.dot(low, tl.trans(matrix), input_precision="ieee")
+    return tl.dot(low, tl.trans(matrix), x.to(tl.float32), input_precision="ieee")
 
 
 @triton.jit
@@ -243,17 +251,20 @@ def _add(
     at = sequence.to(tl.int64) * tokens + token
     low = inner_part(lows, split_stride, row_stride, at, is_row, part, rank, ups.dtype.element_ty, splits, padded)
     up = ups + (part * slots + sequence % slots).to(tl.int64) * dim * rank
+    starts, end = at * columns + part * dim, tl.minimum(dim, (share + 1) * steps * block)
+    column = share * steps * block + tl.arange(0, block)
+    ahead = tile(states, starts, is_row, column, end)
     total = tl.zeros((rows,), dtype=tl.float32)
-    for step in range(steps):
-        column = (share * steps + step) * block + tl.arange(0, block)
-        inside = is_row[:, None] & (column < dim)[None, :]
-        offsets = at[:, None] * columns + part * dim + column[None, :]
-        x = tl.load(states + offsets, mask=inside, other=0.0).to(tl.float32)
-        x += times_up(low, up, column, column < dim, rank, padded)
+    for _ in range(steps):
+        x = ahead
+        ahead = tile(states, starts, is_row, column + block, end)
+        x = plus_times_up(x, low, up, column, column < end, rank, padded)
         if squared:
             total += tl.sum(x * x, axis=1)
         else:
-            tl.store(out + offsets, x.to(out.dtype.element_ty), mask=inside)
+            inside = is_row[:, None] & (column < end)[None, :]
+            tl.store(out + starts[:, None] + column[None, :], x.to(out.dtype.element_ty), mask=inside)
+        column += block
     if squared:
         tl.store(out + share * share_stride + number * part_stride + at, total, mask=is_row)
 
@@ -269,16 +280,17 @@ def _add_residual(
     at = sequence.to(tl.int64) * tokens + token
     low = inner_part(lows, split_stride, row_stride, at, is_row, 0, rank, ups.dtype.element_ty, splits, padded)
     up = ups + (sequence % slots).to(tl.int64) * dim * rank
-    for step in range(steps):
-        column = (share * steps + step) * block + tl.arange(0, block)
-        is_column = column < dim
-        inside = is_row[:, None] & is_column[None, :]
-        offsets = at[:, None] * dim + column[None, :]
-        x = tl.load(hidden + offsets, mask=inside, other=0.0).to(tl.float32)
-        added = tl.load(values + offsets, mask=inside, other=0.0).to(tl.float32)
-        added += times_up(low, up, column, is_column, rank, padded)
+    starts, end = at * dim, tl.minimum(dim, (share + 1) * steps * block)
+    column = share * steps * block + tl.arange(0, block)
+    ahead = tile(values, starts, is_row, column, end)
+    for _ in range(steps):
+        added, is_column = ahead, column < end
+        x = tile(hidden, starts, is_row, column, end).to(tl.float32)
+        ahead = tile(values, starts, is_row, column + block, end)
+        added = plus_times_up(added, low, up, column, is_column, rank, padded)
         if gated:
-            added *= tl.load(gates + sequence * gate_stride + column, mask=is_column, other=0.0).to(tl.float32)[
-                None, :
-            ]
-        tl.store(out + offsets, (x + added).to(out.dtype.element_ty), mask=inside)
+            gate = tl.load(gates + sequence * gate_stride + column, mask=is_column, other=0.0)
+            added *= gate.to(tl.float32)[None, :]
+        place = out + starts[:, None] + column[None, :]
+        tl.store(place, (x + added).to(out.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
+        column += block

@@ -23,11 +23,11 @@ from wanbatch.pipeline.models.kernels.common import (
     LowRankTerm,
     new_activation,
 )
-from wanbatch.pipeline.models.kernels.low_rank import Tiles, inner_part, plan, times_down, times_up
+from wanbatch.pipeline.models.kernels.low_rank import Tiles, inner_part, plan, plus_times_up, tile, times_down
 
 # Not measured yet: benchmarks/low_rank.py compares others on a GPU.
-GELU = Tiles(64, 128, 3584, 4, 2)
-QUANTISE = Tiles(64, 128, 1792, 4, 2)
+GELU = Tiles(64, 64, 3584, 4, 2)
+QUANTISE = Tiles(64, 64, 1792, 4, 2)
 
 
 def gelu_low_rank(
@@ -86,18 +86,20 @@ def _gelu_and_down(
     up, down = ups + slot * columns * rank, downs + slot * next_rank * columns
     peak = tl.zeros((rows,), dtype=tl.float32)
     total = tl.zeros((rows, padded), dtype=tl.float32)
-    for step in range(steps):
-        column = (share * steps + step) * block + tl.arange(0, block)
-        is_column = column < columns
-        inside = is_row[:, None] & is_column[None, :]
-        offsets = at[:, None] * columns + column[None, :]
-        x = tl.load(states + offsets, mask=inside, other=0.0).to(tl.float32)
-        x = gelu_tanh(x + times_up(low, up, column, is_column, rank, padded), quick)
+    starts, end = at * columns, tl.minimum(columns, (share + 1) * steps * block)
+    column = share * steps * block + tl.arange(0, block)
+    ahead = tile(states, starts, is_row, column, end)
+    for _ in range(steps):
+        x, is_column = ahead, column < end
+        ahead = tile(states, starts, is_row, column + block, end)
+        x = gelu_tanh(plus_times_up(x, low, up, column, is_column, rank, padded), quick)
         if measured:
             peak = tl.maximum(peak, tl.max(tl.abs(x), axis=1))
         else:
-            tl.store(out + offsets, x.to(out.dtype.element_ty), mask=inside)
+            inside = is_row[:, None] & is_column[None, :]
+            tl.store(out + starts[:, None] + column[None, :], x.to(out.dtype.element_ty), mask=inside)
         total += times_down(x, down, ranks, is_rank, column, is_column, columns)
+        column += block
     if measured:
         tl.store(peaks + share * row_count + at, peak, mask=is_row)
     place = next_lows + (share * row_count + at)[:, None] * next_rank + ranks[None, :]
@@ -124,11 +126,13 @@ def _gelu_quantised(
     if share == 0:
         tl.store(row_scales + at, peak / LARGEST, mask=is_row)
     factor = ((tl.zeros((rows,), dtype=tl.float32) + LARGEST) / peak)[:, None]
-    for step in range(steps):
-        column = (share * steps + step) * block + tl.arange(0, block)
-        is_column = column < columns
-        inside = is_row[:, None] & is_column[None, :]
-        offsets = at[:, None] * columns + column[None, :]
-        x = tl.load(states + offsets, mask=inside, other=0.0).to(tl.float32)
-        x = gelu_tanh(x + times_up(low, up, column, is_column, rank, padded), quick)
-        tl.store(out + offsets, (x * factor).to(out.dtype.element_ty), mask=inside)
+    starts, end = at * columns, tl.minimum(columns, (share + 1) * steps * block)
+    column = share * steps * block + tl.arange(0, block)
+    ahead = tile(states, starts, is_row, column, end)
+    for _ in range(steps):
+        x, is_column = ahead, column < end
+        ahead = tile(states, starts, is_row, column + block, end)
+        x = gelu_tanh(plus_times_up(x, low, up, column, is_column, rank, padded), quick)
+        place = out + starts[:, None] + column[None, :]
+        tl.store(place, (x * factor).to(out.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
+        column += block

@@ -17,12 +17,13 @@ from wanbatch.pipeline.models.kernels.low_rank import (
     add_low_rank,
     inner_part,
     plan,
+    plus_times_up,
     sums_of_squares,
-    times_up,
+    tile,
 )
 
 # Not measured yet: benchmarks/low_rank.py compares others on a GPU.
-ROTATE = Tiles(64, 128, 1024, 4, 2)
+ROTATE = Tiles(64, 64, 1024, 4, 2)
 
 
 def norm_rotate_low_rank(
@@ -84,21 +85,23 @@ def _norm_rotate_low_rank(
     for number in tl.static_range(square_shares):
         total += tl.load(squares + number * square_stride + part * square_part + at, mask=is_row, other=0.0)
     scale = tl.rsqrt(total / dim + eps)[:, None]
-    for step in range(steps):
-        first = (share * steps + step) * block
+    starts, end = at * columns + part * dim, tl.minimum(dim, (share + 1) * steps * block)
+    first = share * steps * block
+    ahead = tile(states, starts, is_row, first + tl.arange(0, block), end)
+    for _ in range(steps):
         column = first + tl.arange(0, block)
-        is_column = column < dim
-        inside = is_row[:, None] & is_column[None, :]
-        x = tl.load(states + at[:, None] * columns + part * dim + column[None, :], mask=inside, other=0.0)
-        x = (x.to(tl.float32) + times_up(low, up, column, is_column, rank, padded)) * scale
+        x, is_column = ahead, column < end
+        ahead = tile(states, starts, is_row, column + block, end)
+        x = plus_times_up(x, low, up, column, is_column, rank, padded) * scale
         x *= tl.load(weight + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
         if rotated:
             pairs = first // 2 + tl.arange(0, block // 2)
             angle = token[:, None] * half + (pairs % half)[None, :]
-            turns = is_row[:, None] & (pairs < dim // 2)[None, :]
+            turns = is_row[:, None] & (pairs < end // 2)[None, :]
             cosine = tl.load(cosines + angle, mask=turns, other=0.0)
             sine = tl.load(sines + angle, mask=turns, other=0.0)
             a, b = tl.split(tl.reshape(x, (rows, block // 2, 2)))
             x = tl.reshape(tl.join(a * cosine - b * sine, a * sine + b * cosine), (rows, block))
         place = out + part * part_stride + at[:, None] * dim + column[None, :]
-        tl.store(place, x.to(out.dtype.element_ty), mask=inside)
+        tl.store(place, x.to(out.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
+        first += block

@@ -23,6 +23,7 @@ from torch import Tensor
 from wanbatch.pipeline.models.kernels.common import Activation, LowRankTerm, PendingResidual
 
 WIDEST = 128  # columns of the inner part, or rank, that tiles of full size hold
+LARGEST_TILE = 2**15  # numbers of a matrix that a program holds where the rank is larger than that
 SMALLEST_DOT = 16  # rows, columns and summands of a `tl.dot`
 
 
@@ -45,9 +46,9 @@ class Tiles(NamedTuple):
 
 
 # Not measured yet: benchmarks/low_rank.py compares others on a GPU.
-DOWN = Tiles(64, 128, 1536, 4, 4)
+DOWN = Tiles(64, 64, 1536, 4, 4)
 ADD = Tiles(64, 64, 1024, 4, 2)
-RESIDUAL = Tiles(64, 64, 1024, 4, 2)
+RESIDUAL = Tiles(64, 64, 1024, 8, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def plan(tiles: Tiles, tokens: int, columns: int, rank: int, dtype: torch.dtype)
     """
     padded = max(SMALLEST_DOT, triton.next_power_of_2(rank))
     if padded > WIDEST or dtype == torch.float32:
-        tiles = tiles._replace(rows=SMALLEST_DOT, columns=min(32, tiles.columns), stages=1)
+        fewer = max(SMALLEST_DOT, min(32, tiles.columns, LARGEST_TILE // padded))
+        tiles = tiles._replace(rows=SMALLEST_DOT, columns=fewer, stages=1)
     block = max(SMALLEST_DOT, min(tiles.columns, triton.next_power_of_2(columns)))
     steps = triton.cdiv(min(tiles.share, columns), block)
     shares = triton.cdiv(columns, steps * block)

@@ -200,7 +200,12 @@ def test_a_sequence_has_the_same_bits_in_any_slot_and_beside_any_other(dtype):
         query, key = kernels.norm_rotate_low_rank(own, weights, 1e-6, None, heads, term_of(states[order], ours))
         activation, term = kernels.gelu_low_rank(inner[order], term_of(states[order], before), *next_one)
         added = kernels.add(inner[order], kernels.PendingResidual(inner[order], None, term))
-        return [query, key, own, activation.values.view_as(added), added]
+        small = kernels.Activation(*fp8.quantise(states[order].flatten(0, 1)))
+        quantised, _ = kernels.gelu_low_rank(
+            inner[order], kernels.low_rank_term(small, *before, TOKENS), *next_one, fp8=True
+        )
+        rows = [part.float().unflatten(0, (len(order), TOKENS)) for part in (quantised.values, quantised.scale)]
+        return [query, key, own, activation.values.view_as(added), added, *rows]
 
     together = all_of([0, 1, 2, 3], [0, 1])
     for order, slots in (([1, 0, 3, 2], [1, 0]), ([0, 1], [0, 1]), ([0], [0])):

@@ -172,7 +172,7 @@ def test_gelu_for_fp8_has_the_scale_of_its_row(dtype):
     inner, term = kernels.gelu_low_rank(product, term_of(states, layer), *following, fp8=True)
     expected = F.gelu(product.float() + change(states, layer), approximate="tanh")
     _, scale = fp8.quantise(expected.flatten(0, 1))
-    torch.testing.assert_close(inner.scale, scale, rtol=2e-3 if DEVICE == "cuda" else 1e-5, atol=0)
+    torch.testing.assert_close(inner.scale, scale, rtol=2e-2 if DEVICE == "cuda" else 1e-5, atol=0)
     restored = (inner.values.float() * inner.scale).view_as(product)
     off = (restored - expected).abs() > 2**-4 * expected.abs() + 0.01 * expected.abs().amax(2, keepdim=True)
     assert float(off.float().mean()) < (1e-3 if DEVICE == "cuda" else 0.03)

@@ -214,7 +214,9 @@ def others(columns: int) -> list[Tiles]:
 def norms(rank: int) -> Iterator[Case]:
     """Norm and rotation of query and key, with the change of the value, and of the query for texts."""
     angles = random(TOKENS, 1, DIM // HEADS // 2, dtype=torch.float32)
-    for name, parts, rotary in (("qkv", 3, (angles.cos(), angles.sin())), ("text query", 1, None)):
+    for name, parts, rotary, tiles in (
+        ("qkv", 3, (angles.cos(), angles.sin()), "JOINED"), ("text query", 1, None, "ALONE")
+    ):  # fmt: skip
         layer, weights = stack(rank, parts, DIM, DIM), tuple(random(DIM) for _ in range(max(1, parts - 1)))
         states = random(SEQUENCES, TOKENS, DIM)
         term, given = term_of(layer, Activation(states.flatten(0, 1))), (weights, 1e-6, rotary, HEADS)
@@ -226,7 +228,7 @@ def norms(rank: int) -> Iterator[Case]:
                 add_low_rank(product, states, layer), *given
             )[0],
             lambda product, given=given, term=term: kernels.norm_rotate_low_rank(product, *given, term)[0],
-            [(low_rank, "ADD"), (low_rank_norms, "ROTATE")],
+            [(low_rank_norms, tiles)],
             others(DIM),
         )
 
@@ -284,16 +286,17 @@ def gelus(rank: int) -> Iterator[Case]:
         plainly(following, inner)
         return restored(Activation(inner.flatten(0, 1)))
 
-    for kind, none, by_passes in (
-        ("fp8", lambda product: kernels.gelu(product.flatten(0, 1)), plain_fp8), (WIDE, None, plain)
-    ):  # fmt: skip
+    for kind, none, by_passes, tiles in (
+        ("fp8", lambda product: kernels.gelu(product.flatten(0, 1)), plain_fp8, ("MEASURE", "QUANTISE")),
+        (WIDE, None, plain, ("GELU",)),
+    ):
         yield Case(
             f"gelu and down, {kind}",
             random(SEQUENCES, TOKENS, INNER),
             none,
             by_passes,
             lambda product, kind=kind: restored(kernels.gelu_low_rank(product, term, *following, kind == "fp8")[0]),
-            [(low_rank_gelu, "GELU"), (low_rank_gelu, "QUANTISE")],
+            [(low_rank_gelu, one) for one in tiles],
             others(INNER),
         )
 

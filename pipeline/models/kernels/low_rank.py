@@ -45,10 +45,10 @@ class Tiles(NamedTuple):
     stages: int
 
 
-# Not measured yet: benchmarks/low_rank.py compares others on a GPU.
-DOWN = Tiles(64, 64, 1536, 4, 4)
-ADD = Tiles(64, 64, 1024, 4, 2)
-RESIDUAL = Tiles(64, 64, 1024, 8, 2)
+# The best of those that benchmarks/low_rank.py compares, on an H200.
+DOWN = Tiles(64, 64, 3072, 4, 4)
+ADD = Tiles(64, 128, 3072, 8, 2)
+RESIDUAL = Tiles(32, 128, 1024, 4, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,33 +114,41 @@ def low_rank_term(activation: Activation, down: Tensor, ups: Tensor, tokens: int
     return LowRankTerm(low, ups)
 
 
-def add_low_rank(product: Tensor, term: LowRankTerm, first: int = 0) -> Tensor:
-    """A product, [sequences, tokens, parts * out], with what adapters add to its parts from `first` on, in place."""
-    _launch_add(product, product, term, range(first, len(term.ups)), squared=False)
+def add_low_rank(product: Tensor, term: LowRankTerm, first: int = 0, tiles: Tiles | None = None) -> Tensor:
+    """A product with what adapters add to its parts from one on, in place.
+
+    Args:
+        product: [sequences, tokens, parts * out].
+        term: Of all parts.
+        first: The first of the parts that are changed.
+        tiles: None: `ADD`.
+    """
+    _launch_add(product, product, term, range(first, len(term.ups)), tiles or ADD, squared=False)
     return product
 
 
-def sums_of_squares(product: Tensor, term: LowRankTerm, parts: int) -> Tensor:
+def sums_of_squares(product: Tensor, term: LowRankTerm, parts: int, tiles: Tiles) -> Tensor:
     """Of the first parts of a product with what adapters add to them, row by row, without writing the parts.
 
     Args:
         product: [sequences, tokens, parts * out].
         term: Of all parts.
         parts: How many are wanted.
+        tiles: How the work is cut.
 
     Returns:
         Float32 [shares, parts, sequences * tokens], to be added up over the shares.
     """
-    cut = plan(ADD, product.shape[1], term.ups.shape[2], term.ups.shape[3], term.ups.dtype)
+    cut = plan(tiles, product.shape[1], term.ups.shape[2], term.ups.shape[3], term.ups.dtype)
     sums = product.new_empty(cut.shares, parts, product.shape[0] * product.shape[1], dtype=torch.float32)
-    _launch_add(product, sums, term, range(parts), squared=True)
+    _launch_add(product, sums, term, range(parts), tiles, squared=True)
     return sums
 
 
-def _launch_add(product: Tensor, out: Tensor, term: LowRankTerm, parts: range, squared: bool) -> None:
+def _launch_add(product: Tensor, out: Tensor, term: LowRankTerm, parts: range, tiles: Tiles, squared: bool) -> None:
     sequences, tokens, columns = product.shape
     _, slots, dim, rank = term.ups.shape
-    cut = plan(ADD, tokens, dim, rank, term.ups.dtype)
+    cut = plan(tiles, tokens, dim, rank, term.ups.dtype)
     _add[(cut.grid_rows, cut.shares * len(parts), sequences)](
         product, out, term.low, term.ups, tokens, columns, dim, slots, rank, *term.low.stride()[:2],
         parts.start, cut.shares, cut.steps, len(parts) * sequences * tokens, sequences * tokens,

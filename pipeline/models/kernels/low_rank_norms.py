@@ -22,8 +22,9 @@ from wanbatch.pipeline.models.kernels.low_rank import (
     tile,
 )
 
-# Not measured yet: benchmarks/low_rank.py compares others on a GPU.
-ROTATE = Tiles(64, 64, 1024, 4, 2)
+# The best of those that benchmarks/low_rank.py compares, on an H200: of query, key and value together, and of a query.
+JOINED = Tiles(32, 128, 1024, 4, 2)
+ALONE = Tiles(64, 128, 3072, 8, 2)
 
 
 def norm_rotate_low_rank(
@@ -50,12 +51,13 @@ def norm_rotate_low_rank(
     """
     batch, tokens, columns = states.shape
     dim, parts, rank = len(weights[0]), len(weights), term.ups.shape[3]
-    squares = sums_of_squares(states, term, parts)
+    tiles = ALONE if len(term.ups) == 1 else JOINED
+    squares = sums_of_squares(states, term, parts, tiles)
     if parts < len(term.ups):
-        add_low_rank(states, term, first=parts)
+        add_low_rank(states, term, parts, tiles)
     out = states.new_empty(parts, batch, tokens, heads, dim // heads)
     cosines, sines = (squares, squares) if rotary is None else rotary
-    cut = plan(ROTATE, tokens, dim, rank, term.ups.dtype)
+    cut = plan(tiles, tokens, dim, rank, term.ups.dtype)
     _norm_rotate_low_rank[(cut.grid_rows, cut.shares * parts, batch)](
         states, squares, weights[0], weights[-1], cosines, sines, out, term.low, term.ups, tokens, columns, dim,
         dim // heads // 2, term.ups.shape[1], rank, *term.low.stride()[:2], cut.shares, cut.steps,

@@ -194,12 +194,19 @@ def add_from_quantised(out, states, stacks, product):
 
 @needs_gpu
 def test_fp8_blocks_with_kernels_take_adapters_as_the_plain_ones(monkeypatch):
-    """But of quantised inputs. The adapter changes the result by half; the distance from bf16 stays of its size."""
+    """But of quantised inputs. Bounds are multiples of what FP8 rounds away with plain blocks, 1.3 % of the result.
+
+    One product's change less is 21 % or more, another slot's adapter 65 %. Only the text query's change is as small
+    as the roundings; `test_blocks_with_kernels_take_adapters_as_the_plain_ones` finds it missing in float32.
+    """
     (ours, plain), (_, wide) = fused_and_plain(torch.bfloat16, fp8=True), fused_and_plain(torch.bfloat16)
     found, kept, exact = (evaluation(frame, torch.bfloat16, rank=16) for frame in (ours, plain, wide))
+    rounded = relative(kept, exact)
     monkeypatch.setattr(dit_block, "with_adapters", add_from_quantised)
-    assert relative(found, evaluation(plain, torch.bfloat16, rank=16)) < 0.7 * relative(kept, exact)
-    assert relative(found, exact) < 1.8 * relative(kept, exact)
+    assert relative(found, evaluation(plain, torch.bfloat16, rank=16)) < 1.5 * rounded
+    assert relative(found, exact) < 2 * rounded
+    assert relative(found[0], evaluation(plain, torch.bfloat16)[0]) < 1.5 * rounded
+    assert rounded < 0.02
 
 
 @needs_gpu

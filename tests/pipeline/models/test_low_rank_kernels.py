@@ -36,8 +36,10 @@ def shares(request, monkeypatch):
             (low_rank, "ADD"),
             (low_rank, "RESIDUAL"),
             (low_rank_gelu, "GELU"),
+            (low_rank_gelu, "MEASURE"),
             (low_rank_gelu, "QUANTISE"),
-            (low_rank_norms, "ROTATE"),
+            (low_rank_norms, "JOINED"),
+            (low_rank_norms, "ALONE"),
         ):
             monkeypatch.setattr(module, name, small)
 
@@ -165,14 +167,21 @@ def test_gelu_between_products_with_what_adapters_add(dtype, rank, next_rank):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gelu_for_fp8_has_the_scale_of_its_row(dtype):
-    """A row of zeros too; the interpreter rounds some numbers wrongly to FP8, see `test_kernels.py`."""
+    """A row of zeros too; the interpreter rounds some numbers wrongly to FP8, see `test_kernels.py`.
+
+    In bf16 each number of the inner part is off by up to 2**-8 of itself, with either sign; a row's peak is a sum of
+    such, and of the product as it is. In float32 a GPU's `tanh.approx` is off by up to 2**-11 (PTX ISA).
+    """
     layer, following = stack(16, dtype), stack(16, dtype, inputs=OUT, out=INPUTS, seed=20)
     states, product = inputs_and_product(dtype, layer)
     states[0, 2], product[0, 2] = 0, 0
     inner, term = kernels.gelu_low_rank(product, term_of(states, layer), *following, fp8=True)
     expected = F.gelu(product.float() + change(states, layer), approximate="tanh")
     _, scale = fp8.quantise(expected.flatten(0, 1))
-    torch.testing.assert_close(inner.scale, scale, rtol=2e-2 if DEVICE == "cuda" else 1e-5, atol=0)
+    bound = 2**-8 if dtype == torch.bfloat16 else 2**-11 if DEVICE == "cuda" else 1e-5
+    torch.testing.assert_close(inner.scale, scale, rtol=bound, atol=0)
+    _, unchanged = fp8.quantise(F.gelu(product.float(), approximate="tanh").flatten(0, 1))
+    assert relative(unchanged, scale) > 10 * bound
     restored = (inner.values.float() * inner.scale).view_as(product)
     off = (restored - expected).abs() > 2**-4 * expected.abs() + 0.01 * expected.abs().amax(2, keepdim=True)
     assert float(off.float().mean()) < (1e-3 if DEVICE == "cuda" else 0.03)

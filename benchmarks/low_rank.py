@@ -7,8 +7,10 @@ interpreter with `TRITON_INTERPRET=1`: a few of small width, in float32, whose t
 block does there without adapters, `plain` the same with batched products of PyTorch in passes of their own, as the
 plain path adds adapters; in FP8 without the second copy of each activation that this once took. `now` is our kernel
 with the tiles that are set, then come others, as rows, columns, share, warps, stages. `off` is the distance of
-the result from the one of `plain`, by its norm. Times are medians over calls with a cold cache. Each line is printed
-as soon as it is there. Some three minutes on an H200, most of it compiling. Needs torch and Triton alone.
+the result from the one of `plain`, by its norm. Both make the inner part of a product's change from its inputs, too;
+`down` is that alone. Times are medians over calls with a cold cache, each recorded as a CUDA graph before: what the
+host takes to ask for kernels, which in a step it does ahead of the GPU, is not in them. Each line is printed as soon
+as it is there. Some four minutes on an H200, most of it compiling. Needs torch and Triton alone.
 """
 
 from __future__ import annotations
@@ -51,12 +53,21 @@ DOWN_TILES = [
     Tiles(128, 128, 1536, 8, 3),
     Tiles(64, 256, 1536, 8, 3),
 ]
-SHAPES = [(64, 64, 4), (64, 64, 8), (128, 64, 8), (64, 128, 8), (32, 128, 4)]
+SHAPES = [
+    (64, 64, 4, 2),
+    (64, 64, 4, 3),
+    (128, 64, 8, 2),
+    (64, 128, 8, 2),
+    (32, 128, 4, 2),
+    (32, 64, 4, 2),
+    (64, 32, 4, 2),
+]
 SHARES = {DIM: [1024, 3072], INNER: [1792, 3584]} if LARGE else {DIM: [32], INNER: [64]}
 
 
+Found = Tensor | Activation | kernels.LowRankTerm
 Work = Callable[[Tensor], Any]
-"""Of a product, to which what adapters add is added in place."""
+"""Of a product, to which what adapters add is added in place; gives one of `Found`."""
 
 
 class Case(NamedTuple):
@@ -110,7 +121,7 @@ def main() -> None:
 def measured(case: Case) -> dict[str, Any]:
     """A kernel's times, printed when all are there."""
     times: dict[str, float] = {}
-    wanted = case.plain(case.product.clone()).float()
+    wanted = case.plain(case.product.clone())
     for name, work in (("none", case.none), ("plain", case.plain)):
         if work is not None:
             times[name] = microseconds(work, case.product.clone())
@@ -135,8 +146,18 @@ def measured(case: Case) -> dict[str, Any]:
     return {"kernel": case.name, "off": off, "now": [tuple(own) for own in before], "microseconds": times}
 
 
-def distance(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours.float() - theirs).norm() / theirs.norm())
+def distance(ours: Found, theirs: Found) -> float:
+    wanted = as_tensor(theirs).float()
+    return float((as_tensor(ours).float() - wanted).norm() / wanted.norm())
+
+
+def as_tensor(found: Found) -> Tensor:
+    """What an activation stands for, or the inner part with its summands added up."""
+    if isinstance(found, kernels.LowRankTerm):
+        return found.low.sum(0).view(SEQUENCES, TOKENS, -1)
+    if isinstance(found, Activation):
+        return found.values if found.scale is None else found.values.float() * found.scale
+    return found
 
 
 def microseconds(work: Work, product: Tensor) -> float:
@@ -146,12 +167,15 @@ def microseconds(work: Work, product: Tensor) -> float:
         begin = time.perf_counter()
         work(product)
         return round((time.perf_counter() - begin) * 1e6, 1)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work(product)
     filler = torch.empty(CACHE_BYTES, dtype=torch.int8, device=DEVICE)
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(REPEATS)]
     for begin_event, end_event in events:
         filler.zero_()
         begin_event.record()
-        work(product)
+        graph.replay()
         end_event.record()
     torch.cuda.synchronize()
     return round(statistics.median(begin.elapsed_time(end) for begin, end in events) * 1000, 1)
@@ -194,21 +218,17 @@ def downs(rank: int) -> Iterator[Case]:
                 rows[:1],
                 None,
                 lambda _, layer=layer: plainly(layer, states),
-                lambda _, layer=layer, given=activation: summed(term_of(layer, given)),
+                lambda _, layer=layer, given=activation: term_of(layer, given),
                 [(low_rank, "DOWN")],
                 DOWN_TILES,
             )
 
 
-def summed(term: kernels.LowRankTerm) -> Tensor:
-    """The inner part as one tensor; a pass of microseconds that a block does not need."""
-    low = term.low.sum(0) if len(term.low) > 1 else term.low[0]
-    return low.view(SEQUENCES, TOKENS, -1)
-
-
 def others(columns: int) -> list[Tiles]:
     """Tiles to try for a kernel that reads a product of so many columns."""
-    return [Tiles(rows, block, share, warps, 2) for share in SHARES[columns] for rows, block, warps in SHAPES]
+    return [
+        Tiles(rows, block, share, warps, stages) for share in SHARES[columns] for rows, block, warps, stages in SHAPES
+    ]
 
 
 def norms(rank: int) -> Iterator[Case]:
@@ -219,7 +239,7 @@ def norms(rank: int) -> Iterator[Case]:
     ):  # fmt: skip
         layer, weights = stack(rank, parts, DIM, DIM), tuple(random(DIM) for _ in range(max(1, parts - 1)))
         states = random(SEQUENCES, TOKENS, DIM)
-        term, given = term_of(layer, Activation(states.flatten(0, 1))), (weights, 1e-6, rotary, HEADS)
+        inputs, given = Activation(states.flatten(0, 1)), (weights, 1e-6, rotary, HEADS)
         yield Case(
             f"norm and rotation, {name}",
             random(SEQUENCES, TOKENS, parts * DIM),
@@ -227,7 +247,9 @@ def norms(rank: int) -> Iterator[Case]:
             lambda product, given=given, states=states, layer=layer: kernels.norm_rotate(
                 add_low_rank(product, states, layer), *given
             )[0],
-            lambda product, given=given, term=term: kernels.norm_rotate_low_rank(product, *given, term)[0],
+            lambda product, given=given, layer=layer, inputs=inputs: kernels.norm_rotate_low_rank(
+                product, *given, term_of(layer, inputs)
+            )[0],
             [(low_rank_norms, tiles)],
             others(DIM),
         )
@@ -236,13 +258,13 @@ def norms(rank: int) -> Iterator[Case]:
 def adds(rank: int) -> Iterator[Case]:
     """The change of a product in place."""
     layer, states = stack(rank, 1, DIM, DIM), random(SEQUENCES, TOKENS, DIM)
-    term = term_of(layer, Activation(states.flatten(0, 1)))
+    inputs = Activation(states.flatten(0, 1))
     yield Case(
         "add in place",
         random(SEQUENCES, TOKENS, DIM),
         None,
         lambda product: add_low_rank(product, states, layer),
-        lambda product: kernels.add_low_rank(product, term),
+        lambda product: kernels.add_low_rank(product, term_of(layer, inputs)),
         [(low_rank, "ADD")],
         others(DIM),
     )
@@ -252,9 +274,10 @@ def residuals(rank: int) -> Iterator[Case]:
     """The sum with the hidden states, and the norm after it."""
     layer, states, hidden = stack(rank, 1, DIM, DIM), random(SEQUENCES, TOKENS, DIM), random(SEQUENCES, TOKENS, DIM)
     scale, shift, gate = random(SEQUENCES, 3, DIM, dtype=torch.float32).unbind(1)
-    term = term_of(layer, Activation(states.flatten(0, 1)))
+    rows = states.flatten(0, 1)
+    inputs = {"fp8": Activation(*fp8.quantise(rows)), WIDE: Activation(rows)}
 
-    def normed(values: Tensor, kind: str, term: Any = None) -> Tensor:
+    def normed(values: Tensor, kind: str, term: kernels.LowRankTerm | None = None) -> Tensor:
         pending = PendingResidual(values, gate, term)
         return kernels.add_norm(hidden, pending, scale, shift, 1e-6, modulated=True, fp8=kind == "fp8")[0]
 
@@ -264,7 +287,7 @@ def residuals(rank: int) -> Iterator[Case]:
             random(SEQUENCES, TOKENS, DIM),
             lambda product, kind=kind: normed(product, kind),
             lambda product, kind=kind: normed(add_low_rank(product, states, layer), kind),
-            lambda product, kind=kind: normed(product, kind, term),
+            lambda product, kind=kind: normed(product, kind, term_of(layer, inputs[kind])),
             [(low_rank, "RESIDUAL")],
             others(DIM),
         )
@@ -274,17 +297,18 @@ def gelus(rank: int) -> Iterator[Case]:
     """GELU with the next product's inner part, in FP8 and as it is, which without adapters is part of the product."""
     layer, following = stack(rank, 1, DIM, INNER), stack(rank, 1, INNER, DIM)
     states = random(SEQUENCES, TOKENS, DIM)
-    term = term_of(layer, Activation(states.flatten(0, 1)))
+    rows = states.flatten(0, 1)
+    inputs = {"fp8": Activation(*fp8.quantise(rows)), WIDE: Activation(rows)}
 
-    def plain_fp8(product: Tensor) -> Tensor:
+    def plain_fp8(product: Tensor) -> Activation:
         inner = kernels.gelu(add_low_rank(product, states, layer).flatten(0, 1))
         plainly(following, product)  # as large as the copy that it read
-        return restored(inner)
+        return inner
 
-    def plain(product: Tensor) -> Tensor:
+    def plain(product: Tensor) -> Activation:
         inner = F.gelu(add_low_rank(product, states, layer), approximate="tanh")
         plainly(following, inner)
-        return restored(Activation(inner.flatten(0, 1)))
+        return Activation(inner.flatten(0, 1))
 
     for kind, none, by_passes, tiles in (
         ("fp8", lambda product: kernels.gelu(product.flatten(0, 1)), plain_fp8, ("MEASURE", "QUANTISE")),
@@ -295,16 +319,12 @@ def gelus(rank: int) -> Iterator[Case]:
             random(SEQUENCES, TOKENS, INNER),
             none,
             by_passes,
-            lambda product, kind=kind: restored(kernels.gelu_low_rank(product, term, *following, kind == "fp8")[0]),
+            lambda product, kind=kind: kernels.gelu_low_rank(
+                product, term_of(layer, inputs[kind]), *following, kind == "fp8"
+            )[0],
             [(low_rank_gelu, one) for one in tiles],
             others(INNER),
         )
-
-
-def restored(inner: Activation) -> Tensor:
-    """The first columns of what an activation stands for, so that few are restored while the clock runs."""
-    few = inner.values[:, :64].float()
-    return few if inner.scale is None else few * inner.scale
 
 
 if __name__ == "__main__":

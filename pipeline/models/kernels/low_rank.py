@@ -45,7 +45,7 @@ class Tiles(NamedTuple):
     stages: int
 
 
-# The best of those that benchmarks/low_rank.py compares, on an H200.
+# The best of those that benchmarks/low_rank.py compared on an H200.
 DOWN = Tiles(64, 64, 3072, 4, 4)
 ADD = Tiles(64, 128, 3072, 8, 2)
 RESIDUAL = Tiles(32, 128, 1024, 4, 2)

@@ -83,6 +83,8 @@ def main(parts: tuple[str, ...], precision: str | None, folder: Path | None, out
         raise click.UsageError("--precision fp16 is for --part onnx: other parts are timed as runs have them")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = device.type == "cuda"
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix="engines-", dir=folder))
     set_up_compiler(str(own / "cache"))
     set_up_dynamo()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +31,7 @@ from wanbatch.pipeline.core.pictures import PendingPicture, encode
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.core.sample_making import sample_of
 from wanbatch.pipeline.core.samples import Denoised, Sample
+from wanbatch.pipeline.first_uses import Example, FirstUses, Preparation
 from wanbatch.pipeline.loading.compiler import compiler_set_up
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
@@ -110,6 +112,7 @@ class Wan:
         )
         self.use_step_cache(runtime.step_cache)
         self.placement.have_picture()
+        self.first_uses = FirstUses()  # what was built while weights were read
 
     @classmethod
     def load(
@@ -121,6 +124,8 @@ class Wan:
         runtime: Runtime = Runtime(),  # noqa: B008  frozen
         merged: Sequence[tuple[AdapterFile, float]] = (),
         adapters: Mapping[str, tuple[AdapterFile, float]] = MappingProxyType({}),
+        examples: Sequence[Request] = (),
+        prepare: bool = True,
     ) -> Wan:
         """Load a model.
 
@@ -132,6 +137,8 @@ class Wan:
             runtime: How it is run.
             merged: Adapters that are merged into the weights, in this order, with their weights.
             adapters: Those that requests may name, with their weights.
+            examples: Requests like those that will come first; none: what the model makes by itself.
+            prepare: Whether what these need of a GPU is built while weights are read, see `first_uses`.
 
         Raises:
             UserError: If the model cannot be loaded or not run in this way.
@@ -151,13 +158,21 @@ class Wan:
             runtime = replace(runtime, offload=not whole)
         ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
         to = torch.device("cpu") if runtime.offload else where
+        reading = partial(load, info, to, DTYPES[dtype], ready, text_maker(runtime, where))
+        kinds = [Example.of(one) for one in examples] or [Example.usual(info)]
+        first = Preparation(info, where, dtype, slots, kinds, lambda parts, plain: cls(parts, where, slots, plain))
         with compiler_set_up(runtime, where):
-            modules = load(info, to, DTYPES[dtype], ready, text_maker(runtime, where))
+            if prepare and first.can_be_made(runtime, eight_bits):
+                modules, uses = first.beside(reading, runtime)
+            else:
+                modules, uses = reading(), FirstUses()
         for file, weight in merged:
             for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
                 merge(transformer, tensors, weight)
         of_rows = {name: (load_tensors(file), weight) for name, (file, weight) in adapters.items()}
-        return cls(modules, where, slots, runtime, cache, of_rows, pixels)
+        wan = cls(modules, where, slots, runtime, cache, of_rows, pixels)
+        wan.first_uses = uses
+        return wan
 
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
@@ -182,6 +197,11 @@ class Wan:
     def offloaded(self) -> bool:
         """Whether parts of the model take turns on the device."""
         return self.placement.residency.moves
+
+    @property
+    def runs_by_kernels(self) -> bool:
+        """Whether transformer and text encoder are run by our own kernels."""
+        return self.experts[0].fused and self._text_how == "kernels"
 
     @property
     def backends(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ written here (`reference.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from wanbatch.pipeline.models.fp8 import FORMAT as FP8
 from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 from wanbatch.pipeline.models.vae import FrameVAE, live
 from wanbatch.pipeline.models.vae_config import vae_config
-from wanbatch.pipeline.models.wan_parts import KEPT_IN_FLOAT32, WanParts
+from wanbatch.pipeline.models.wan_parts import WanParts, dtype_of_parameter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OF_DIFFUSERS, OF_TRANSFORMERS = "diffusion_pytorch_model", "model"  # what these call their files of weights
@@ -55,6 +55,7 @@ def load(
     dtype: torch.dtype,
     make_ready: MakeReady | None = None,
     text_ready: TextReady | None = None,
+    tokenizer: Future[Any] | None = None,
 ) -> Modules:
     """Load the parts of a model onto a device.
 
@@ -64,6 +65,7 @@ def load(
         dtype: Of all parts.
         make_ready: Called for each block of the transformers as soon as it is there; None: they stay as they are.
         text_ready: The same for the text encoder's blocks and its embedding.
+        tokenizer: That somebody reads already; None: it is read here.
 
     Raises:
         UserError: If a part's files do not make the module that they should.
@@ -73,7 +75,7 @@ def load(
     second = has_second_transformer(index)
     part = partial(load_part, info, device=device, dtype=dtype, make_ready=make_ready, text_ready=text_ready)
     with ThreadPoolExecutor(1, "tokenizer") as beside:
-        tokenizer = beside.submit(read_tokenizer, folder / "tokenizer")
+        tokenizer = tokenizer or beside.submit(read_tokenizer, folder / "tokenizer")
         return Modules(
             transformer=part("transformer"),
             low_noise_transformer=part("transformer_2") if second else None,
@@ -171,7 +173,7 @@ def _ensure_places(stored: Collection[str], places: Collection[str] | None) -> N
 
 
 def _dtype_in_transformer(to: _To, name: str, stored: torch.dtype) -> torch.dtype:
-    return to.dtype_of(name, stored) if KEPT_IN_FLOAT32.isdisjoint(name.split(".")) else torch.float32
+    return dtype_of_parameter(name, to.dtype_of(name, stored))
 
 
 def _vae(to: _To) -> FrameVAE:

@@ -10,6 +10,7 @@ itself as soon as that is there, whatever is left.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -137,8 +138,9 @@ def chosen(examples: Sequence[tuple[Example, int | None, int]]) -> list[FirstUse
     for example, prompt, negative in examples:
         least = negative if example.guided else 0
         shortest[example.size] = min(least, shortest.get(example.size, TEXT_TOKENS))
+        texts = [prompt, negative if example.guided else None]
+        uses += [FirstUse(_encoded(tokens)) for tokens in texts if tokens is not None]
         if prompt is not None:
-            uses += [FirstUse(_encoded(tokens)) for tokens in (prompt, *((negative,) if example.guided else ()))]
             uses.append(FirstUse(_padded(max(prompt, least)), example.size))
     for length in MOST_COMMON:
         uses += [FirstUse(tokens) for tokens in _encoded_within(length)]
@@ -219,18 +221,23 @@ class Preparation:
         """Load the model in another thread, and make its first uses in this one until it is there.
 
         Args:
-            load: Loads it; takes `tokenizer`, which is being read.
+            load: Loads it; takes `tokenizer` and `stopped` as `weights.load` does.
             runtime: How the model is run.
 
         Raises whatever `load` raises. What goes wrong in first uses is logged.
         """
+        stop = threading.Event()
         with ThreadPoolExecutor(2, "load") as pool:
             tokenizer = pool.submit(read_tokenizer, Path(self.info.folder) / "tokenizer")
-            loading = pool.submit(load, tokenizer=tokenizer)
-            begin = time.perf_counter()
-            uses = self.until(loading.done, tokenizer.result, runtime)
-            uses.seconds = time.perf_counter() - begin
-            modules = loading.result()
+            loading = pool.submit(load, tokenizer=tokenizer, stopped=stop.is_set)
+            try:
+                begin = time.perf_counter()
+                uses = self.until(loading.done, tokenizer.result, runtime)
+                uses.seconds = time.perf_counter() - begin
+                modules = loading.result()
+            except BaseException:  # this thread is interrupted, most often
+                stop.set()
+                raise
         if uses.failure:
             _log.warning("what the first pictures need is not ready before they come: %s", uses.failure)
         return modules, uses

@@ -235,7 +235,8 @@ def _load_wan(
     merged = [(one.file, one.weight) for one in setup.adapters if one.merged]
     of_rows = {one.name: (one.file, one.weight) for one in setup.adapters if not one.merged}
     examples = [warm_up_request(image) for image in setup.examples]
-    wan = Wan.load(model, device, dtype, slots, setup.runtime, merged, of_rows, examples)
+    prepare = setup.engines is None  # what runs in place of the model needs something else
+    wan = Wan.load(model, device, dtype, slots, setup.runtime, merged, of_rows, examples, prepare)
     if wan.first_uses.made:
         steps.beside("first uses", wan.first_uses.seconds)
     return wan

@@ -1,7 +1,7 @@
-"""A model's parts with one block each and zeros for weights: what runs like the model before its weights are read.
+"""A model's parts with two blocks each and zeros for weights: what runs like the model before its weights are read.
 
-Configurations are those of the model's folder, so every product and every attention has the shapes, dtypes and
-strides that the model's own have. A large model's take about a gigabyte, and no time to make.
+Configurations are those of the model's folder, so every product, attention and kernel has the shapes, dtypes and
+strides that the model's own have. They take no time to make.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from wanbatch.pipeline.models.vae import FrameVAE
 from wanbatch.pipeline.models.vae_config import vae_config
 from wanbatch.pipeline.models.wan_parts import WanParts, dtype_of_parameter
 
-STAND_IN_BYTES = 2 << 30
-"""Of a device, at most: weights of one block of a large model, of its VAE, and of what is around the blocks."""
+BLOCKS = 2
+"""Of the transformer and of the text encoder: a first one, and one that adds up what the one before it left over."""
+
+STAND_IN_BYTES = 3 << 30
+"""Of a device, at most, that the weights of stand-ins take."""
 
 VOCABULARY = 16  # tokens of the text encoder; only how many numbers each has decides what is run
 
@@ -87,7 +90,7 @@ def _transformer(
     config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, runtime: Runtime
 ) -> FrameTransformer:
     with torch.device("meta"):
-        frame = FrameTransformer(WanParts({**config, "num_layers": 1}))
+        frame = FrameTransformer(WanParts({**config, "num_layers": BLOCKS}))
     _fill_with_zeros(frame, device, lambda name: dtype_of_parameter(name, dtype))
     make_ready = block_maker(runtime, device)
     for block in frame.blocks:
@@ -99,12 +102,12 @@ def _text_encoder(
     config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, runtime: Runtime
 ) -> UMT5Encoder:
     with torch.device("meta"):
-        encoder = UMT5Encoder({**config, "num_layers": 1, "vocab_size": VOCABULARY})
+        encoder = UMT5Encoder({**config, "num_layers": BLOCKS, "vocab_size": VOCABULARY})
     _fill_with_zeros(encoder, device, lambda name: dtype)
     make_ready = text_maker(runtime, device)
     if make_ready is not None:
-        make_ready(encoder, "shared")
-        make_ready(encoder, "encoder.block.0")
+        for part in ("shared", *(f"encoder.block.{index}" for index in range(BLOCKS))):
+            make_ready(encoder, part)
     return encoder
 
 

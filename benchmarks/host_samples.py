@@ -72,11 +72,11 @@ class Samples:
         """End `take`."""
         self._stop.set()
 
-    def means(self, window: tuple[float, float]) -> list[float | None]:
-        """The mean use of each card between two times, as a share; None where nothing was read."""
+    def mean(self, card: str, window: tuple[float, float]) -> float | None:
+        """The mean use of a card between two times, as a share; None where nothing was read."""
         inside = [used for when, used in self._taken if window[0] <= when <= window[1]]
-        found = ([used[card] for used in inside if card in used] for card in self._cards)
-        return [round(sum(values) / len(values) / 100, 4) if values else None for values in found]
+        values = [used[card] for used in inside if card in used]
+        return round(sum(values) / len(values) / 100, 4) if values else None
 
     def host(self) -> dict[str, float]:
         """What the host did since these samples began: memory in GB, bytes read from disks in GB, cores in use."""

@@ -14,8 +14,9 @@ neither the start nor the end of a run plays a part. whole_pictures_per_second: 
 they were made, the end included, where some workers have nothing left to do. efficiency: the rates of those cards
 that were measured alone, too, by what they made alone, since cards of one kind differ by several per cent; on a CPU
 that of all workers by one worker's. busy: the share of its time in which a worker had pictures in the model;
-utilization: what nvidia-smi says of its card meanwhile. seconds_to_first_picture: from the command to its commit,
-seconds_to_last_worker: to the first commit of the last worker. host: what the host did during the whole run.
+utilization: what nvidia-smi says of its card between its first commit and its last.
+seconds_to_first_picture: from the command to its commit, seconds_to_last_worker: to the first commit of the last
+worker. host: what the host did during the whole run.
 """
 
 from __future__ import annotations
@@ -186,14 +187,18 @@ def _of_log(out: Path, workers: int, begin: float, samples: Samples) -> dict[str
     ready = {event["worker"]: event for event in events if event["event"] == "worker_ready"}
     of_worker = [[unit for unit in units if unit["worker"] == worker] for worker in range(workers)]
     found = [rates(these) for these in of_worker]
-    window = (min(_time(unit) for unit in units), max(_time(unit) for unit in units))
+    cards = [ready[worker].get("gpu") for worker in range(workers)]
+    used = [
+        samples.mean(card, (_time(these[0]), _time(these[-1]))) if card else None
+        for card, these in zip(cards, of_worker, strict=True)
+    ]
     return {
         "pictures_per_second": round(sum(one["pictures_per_second"] for one in found), 4),
         "busy": [one["busy"] for one in found],
-        "utilization": samples.means(window),
+        "utilization": used,
         "workers": [
             {
-                "gpu": ready[worker].get("gpu"),
+                "gpu": cards[worker],
                 **one,
                 **{name: ready[worker][name] for name in ("load_seconds", "warm_up_seconds")},
                 "seconds_to_first_commit": round(_time(of_worker[worker][0]) - begin, 1),

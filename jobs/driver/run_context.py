@@ -135,7 +135,7 @@ class RunContext:
             device=execution.device,
             dtype=execution.dtype,
             slots=self.batch_size.slots,
-            threads=settings.threads if execution.device == "cpu" else 0,
+            threads=settings.threads,
             format=image_format(settings),
             runtime=execution.runtime(settings, self.fingerprint["step_cache"]),
             examples=examples,

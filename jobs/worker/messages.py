@@ -44,7 +44,7 @@ class WorkerSetup:
         device: `cuda` or `cpu`.
         dtype: of weights and activations, as torch calls it.
         slots: rows denoised together.
-        threads: of torch, on a CPU; 0 leaves torch's own number.
+        threads: that torch works with on the CPU, beside a GPU, too; 0 leaves torch's own number.
         examples: images like those that will come; what they need is compiled before the first unit.
         seen_source: path of a source file that the driver sees, so that a worker on another host must see it, too;
             None if the run has none.

@@ -26,7 +26,11 @@ def synchronized_time(device: torch.device) -> float:
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """A copy of an array on the device; on a GPU the host does not wait for it."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda":
+        return tensor.to(device)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    np.copyto(pinned.numpy(), array)  # by this thread alone: torch's own copy has all cores wait for each other
+    return pinned.to(device, non_blocking=True)
 
 
 class Moment:

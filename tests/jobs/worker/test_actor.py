@@ -11,11 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from job_making import write_jsonl
 from PIL import Image
 from worker_calls import exchange, reports_of
 
 from wanbatch.errors import MachineryError, RowError
+from wanbatch.jobs.config.hardware import ExecutionConfig
+from wanbatch.jobs.driver.run_context import prepare_run
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.worker.actor import Worker
 from wanbatch.jobs.worker.messages import WorkerSetup
@@ -182,6 +185,25 @@ def test_a_disk_that_refuses_is_no_fault_of_the_row(model, settings, sources, tm
     plan, _ = prepare(write_jsonl(tmp_path / "one.jsonl", [{"prompt": "x"}]), settings())
     with pytest.raises(MachineryError, match="cannot be written to"):
         reports_of(broken, plan.task(0, 1, "t", np.arange(1)))
+
+
+def test_a_worker_lets_torch_have_few_threads_whatever_the_device(model, settings, sources, tmp_path):
+    """Beside a GPU, too: with a thread for each core, every small copy has all cores wait for each other."""
+    (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
+    context = prepare_run(
+        write_jsonl(tmp_path / "one.jsonl", [{"prompt": "x"}]), tmp_path / "out", settings(threads=3)
+    )
+    on_gpu = replace(context, execution=ExecutionConfig("cuda", "bf16", compile=False))
+    setup = on_gpu.worker_setup(str(tmp_path), examples=(), pending=np.arange(1), workers_on_host=1)
+    assert (setup.device, setup.threads) == ("cuda", 3)
+    before = torch.get_num_threads()
+    try:
+        worker = Worker(replace(setup, device="cpu", dtype="float32", device_kind=None), "worker-0")
+        worker.ready()
+        found = worker._stages.call_in_model_thread(torch.get_num_threads)
+    finally:
+        torch.set_num_threads(before)
+    assert found == 3
 
 
 def test_a_step_cache_is_recorded_and_counted(model, settings, sources, tmp_path):

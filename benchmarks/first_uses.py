@@ -39,7 +39,7 @@ def main() -> None:
 
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result: dict[str, Any] = {"what": "first uses of each length of text", **circumstances(("torch",), gpu=card)}
-    result |= {"command": " ".join(["python", *sys.argv]), "runs": []}
+    result["runs"] = []
     child(options, "without")
     for _ in range(options.rounds):
         for way in WAYS:
@@ -77,53 +77,24 @@ def child(options: argparse.Namespace, way: str) -> dict[str, Any]:
 def start(options: argparse.Namespace) -> dict[str, Any]:
     """Load the model in this process and make pictures of each length; seconds of each part."""
     import torch
-    from model_requests import request_of
 
     from wanbatch.pipeline.core.device import synchronized_time
-    from wanbatch.pipeline.core.requests import Failed, Request
-    from wanbatch.pipeline.first_uses import MOST_COMMON
     from wanbatch.pipeline.generate import Wan
     from wanbatch.pipeline.loading import registry
     from wanbatch.pipeline.loading.runtime import Runtime
-    from wanbatch.pipeline.loading.tokenizer import read_tokenizer
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     torch.zeros(1, device=device)
     info = registry.find(options.model)
-    texts = Texts(read_tokenizer(Path(info.folder) / "tokenizer"))
-    digest = hashlib.sha256()
-
-    def requests(tokens: Sequence[int]) -> list[Request]:
-        changes: dict[str, Any] = {"steps": options.steps, "guidance": options.guidance}
-        return [request_of(info, id=str(n), seed=n, prompt=texts.of(one), **changes) for n, one in enumerate(tokens)]
-
-    def seconds_of(wanted: Sequence[Request]) -> float:
-        begin = synchronized_time(device)
-        outcomes = {outcome.request.id: outcome for outcome in wan.generate(wanted)}
-        seconds = synchronized_time(device) - begin
-        for _, outcome in sorted(outcomes.items()):
-            digest.update(b"failed" if isinstance(outcome, Failed) else outcome.pixels.tobytes())
-        return seconds
-
-    example = requests([WARM_UP_TOKENS])
+    requests = Requests(info, options)
+    example = requests.of([WARM_UP_TOKENS])
     runtime = Runtime(compile=cuda, fp8=cuda and options.precision == "fp8")
+    dtype, prepare = "bfloat16" if cuda else "float32", WAYS[options.child]
     begin = synchronized_time(device)
-    wan = Wan.load(
-        info,
-        device.type,
-        "bfloat16" if cuda else "float32",
-        options.slots,
-        runtime,
-        examples=example,
-        prepare=WAYS[options.child],
-    )
+    wan = Wan.load(info, device.type, dtype, options.slots, runtime, examples=example, prepare=prepare)
     seconds = {"load": synchronized_time(device) - begin, "warm-up": wan.warm_up(example)}
-    lengths = {}
-    for length in MOST_COMMON:
-        tokens = [length if number % 2 else length * 2 // 3 for number in range(options.images)]
-        first, again = seconds_of(requests(tokens)), seconds_of(requests(tokens))
-        lengths[length] = {"first": round(first, 3), "again": round(again, 3)}
+    lengths, digest = of_each_length(wan, requests, options.images)
     uses = wan.first_uses
     return {
         "way": options.child,
@@ -134,22 +105,55 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
         "left_out": uses.left_out,
         "failure": uses.failure,
         "backends": wan.backends,
-        "digest": digest.hexdigest(),
+        "digest": digest,
     }
 
 
-class Texts:
-    """Prompts with given numbers of tokens, each another one.
+def of_each_length(wan: Any, requests: Requests, images: int) -> tuple[dict[int, dict[str, float]], str]:
+    """Seconds of some pictures of each length, once and once again, and a digest of all of them."""
+    from wanbatch.pipeline.core.device import synchronized_time
+    from wanbatch.pipeline.core.requests import Failed
+    from wanbatch.pipeline.first_uses.selection import MOST_COMMON
+
+    digest, lengths = hashlib.sha256(), {}
+    for length in MOST_COMMON:
+        lengths[length] = {}
+        for time in ("first", "again"):
+            wanted = requests.of([length if number % 2 else length * 2 // 3 for number in range(images)])
+            begin = synchronized_time(wan.device)
+            outcomes = {outcome.request.id: outcome for outcome in wan.generate(wanted)}
+            lengths[length][time] = round(synchronized_time(wan.device) - begin, 3)
+            for _, outcome in sorted(outcomes.items()):
+                digest.update(b"failed" if isinstance(outcome, Failed) else outcome.pixels.tobytes())
+    return lengths, digest.hexdigest()
+
+
+class Requests:
+    """Makes requests of prompts with given numbers of tokens, each another one.
 
     Args:
-        tokenizer: Of the model.
+        info: Of the model.
+        options: Of the command.
     """
 
-    def __init__(self, tokenizer: Any):
-        self._tokenizer, self._count = tokenizer, 0
+    def __init__(self, info: Any, options: argparse.Namespace):
+        from wanbatch.pipeline.loading.tokenizer import read_tokenizer
 
-    def of(self, tokens: int) -> str:
-        """A prompt that has `tokens` tokens, the end included, or as few less as can be."""
+        self._info, self._count = info, 0
+        self._tokenizer = read_tokenizer(Path(info.folder) / "tokenizer")
+        self._changes: dict[str, Any] = {"steps": options.steps, "guidance": options.guidance}
+
+    def of(self, tokens: Sequence[int]) -> list[Any]:
+        """A request of each number of tokens, the end of the prompt included, or of as few less as can be."""
+        from model_requests import request_of
+
+        prompts = [self._prompt(count) for count in tokens]
+        return [
+            request_of(self._info, id=str(n), seed=n, prompt=prompt, **self._changes)
+            for n, prompt in enumerate(prompts)
+        ]
+
+    def _prompt(self, tokens: int) -> str:
         from mixed_prompts import WORDS
 
         self._count += 1

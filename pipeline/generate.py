@@ -31,7 +31,7 @@ from wanbatch.pipeline.core.pictures import PendingPicture, encode
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.core.sample_making import sample_of
 from wanbatch.pipeline.core.samples import Denoised, Sample
-from wanbatch.pipeline.first_uses import Example, FirstUses, Preparation
+from wanbatch.pipeline.first_uses.beside_loading import FirstUses, Preparation
 from wanbatch.pipeline.loading.compiler import compiler_set_up
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
@@ -145,11 +145,7 @@ class Wan:
         """
         where = torch.device(device)
         check_precision(runtime, where, info, dtype)
-        cache = None
-        if runtime.text_cache is not None:
-            cache = TextCache(
-                Path(runtime.text_cache).expanduser(), text_recipe(info, where, dtype, GPU_TOKENS, runtime.text_fp8)
-            )
+        cache = _text_cache(runtime, info, where, dtype)
         pixels, eight_bits = info.width * info.height, (runtime.fp8 or runtime.int8) and not merged
         if runtime.offload and device == "cuda":
             whole = fits_whole(
@@ -159,13 +155,9 @@ class Wan:
         ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
         to = torch.device("cpu") if runtime.offload else where
         reading = partial(load, info, to, DTYPES[dtype], ready, text_maker(runtime, where))
-        kinds = [Example.of(one) for one in examples] or [Example.usual(info)]
-        first = Preparation(info, where, dtype, slots, kinds, lambda parts, plain: cls(parts, where, slots, plain))
+        first = Preparation(info, where, dtype, slots, examples, lambda parts, how: cls(parts, where, slots, how))
         with compiler_set_up(runtime, where):
-            if prepare and first.can_be_made(runtime, eight_bits):
-                modules, uses = first.beside(reading, runtime)
-            else:
-                modules, uses = reading(), FirstUses()
+            modules, uses = first.read(reading, runtime, eight_bits) if prepare else (reading(), FirstUses())
         for file, weight in merged:
             for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
                 merge(transformer, tensors, weight)
@@ -346,3 +338,10 @@ class Wan:
         self.denoiser.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _text_cache(runtime: Runtime, info: ModelInfo, device: torch.device, dtype: str) -> TextCache | None:
+    if runtime.text_cache is None:
+        return None
+    recipe = text_recipe(info, device, dtype, GPU_TOKENS, runtime.text_fp8)
+    return TextCache(Path(runtime.text_cache).expanduser(), recipe)

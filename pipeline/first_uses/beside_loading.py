@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.core.prompts import TEXT_LENGTHS, TEXT_TOKENS, clean
+from wanbatch.pipeline.core.prompts import TEXT_TOKENS, clean
 from wanbatch.pipeline.core.requests import Request, SourceImage
+from wanbatch.pipeline.first_uses.selection import Example, FirstUse, chosen
 from wanbatch.pipeline.loading.compiler import kernels_usable
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
@@ -33,14 +34,9 @@ from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.stand_ins import STAND_IN_BYTES, stand_ins, text_encoder_is_written_here, text_of
 from wanbatch.pipeline.loading.tokenizer import read_tokenizer
 from wanbatch.pipeline.loading.weights import DTYPES
-from wanbatch.pipeline.text.encoder import LENGTHS, TextEncoder
+from wanbatch.pipeline.text.encoder import TextEncoder
 
 _log = logging.getLogger(__name__)
-
-MOST_COMMON = (62, 126, 30, 254, TEXT_TOKENS)
-"""The lengths of `TEXT_LENGTHS`, those of most prompts first."""
-
-KEYS_OF_PADDING = 2  # by which these are shorter than most of what the text encoder pads to
 
 
 class StandIn(Protocol):
@@ -54,113 +50,6 @@ class StandIn(Protocol):
 
     def generate(self, requests: Sequence[Request]) -> Iterable[Any]:
         """Make pictures."""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A kind of picture that a run will make.
-
-    Attributes:
-        width: In pixels.
-        height: In pixels.
-        guided: Whether the negative prompt plays a part.
-        has_source: Whether it starts from a picture.
-        prompt: Of one such picture; None: not known.
-        negative_prompt: Of it.
-    """
-
-    width: int
-    height: int
-    guided: bool
-    has_source: bool
-    prompt: str | None
-    negative_prompt: str
-
-    @classmethod
-    def of(cls, request: Request) -> Example:
-        """What a request is an example of."""
-        guided, texts = request.guidance > 1, (request.prompt, request.negative_prompt)
-        return cls(request.width, request.height, guided, bool(request.sources), *texts)
-
-    @classmethod
-    def usual(cls, info: ModelInfo) -> Example:
-        """What a model makes where nobody says otherwise."""
-        return cls(info.width, info.height, info.guidance > 1, False, None, info.negative_prompt)
-
-    @property
-    def size(self) -> Size:
-        """What its picture needs, its texts aside."""
-        return Size(self.width, self.height, self.guided, self.has_source)
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What decides, beside the length of its texts, what a picture needs; see `Example`."""
-
-    width: int
-    height: int
-    guided: bool
-    has_source: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FirstUse:
-    """Something of which a run makes a first one.
-
-    Attributes:
-        tokens: Of a text.
-        size: Of the picture with that text; None: the text alone is encoded.
-    """
-
-    tokens: int
-    size: Size | None = None
-
-    @property
-    def name(self) -> str:
-        """For the log and for measurements."""
-        if self.size is None:
-            return f"text of {self.tokens} tokens"
-        kind = " guided" * self.size.guided + " from a source" * self.size.has_source
-        return f"{self.size.width}x{self.size.height}{kind}, {self.tokens} tokens"
-
-
-def chosen(examples: Sequence[tuple[Example, int | None, int]]) -> list[FirstUse]:
-    """What is to be made, in this order: what the examples need, then all lengths of texts, the common ones first.
-
-    Args:
-        examples: Kinds of pictures, each with the tokens of its prompt, None if it has none, and of its negative one.
-
-    Returns:
-        Each need once: a text is as long as what it is padded to, be it by the text encoder or for the transformer.
-    """
-    uses: list[FirstUse] = []
-    shortest: dict[Size, int] = {}  # a guided picture has the length of its longer text
-    for example, prompt, negative in examples:
-        least = negative if example.guided else 0
-        shortest[example.size] = min(least, shortest.get(example.size, TEXT_TOKENS))
-        texts = [prompt, negative if example.guided else None]
-        uses += [FirstUse(_encoded(tokens)) for tokens in texts if tokens is not None]
-        if prompt is not None:
-            uses.append(FirstUse(_padded(max(prompt, least)), example.size))
-    for length in MOST_COMMON:
-        uses += [FirstUse(tokens) for tokens in _encoded_within(length)]
-        uses += [FirstUse(length, size) for size, least in shortest.items() if least <= length]
-    return list(dict.fromkeys(uses))
-
-
-def _encoded(tokens: int) -> int:
-    """What the text encoder pads a text to."""
-    return next(length for length in LENGTHS if length >= tokens)
-
-
-def _padded(tokens: int) -> int:
-    """What a text is padded to for the transformer."""
-    return next(length for length in TEXT_LENGTHS if length >= tokens)
-
-
-def _encoded_within(length: int) -> list[int]:
-    """What the text encoder pads most texts of a length of `TEXT_LENGTHS` to, the longest first."""
-    return [one for one in reversed(LENGTHS) if _padded(one - KEYS_OF_PADDING) == length]
 
 
 @dataclass(slots=True)
@@ -189,7 +78,7 @@ class Preparation:
         device: Where it works.
         dtype: Of it, as torch calls it.
         slots: Rows that are denoised together.
-        examples: Kinds of pictures that will come first.
+        examples: Requests like those that will come first; none: what the model makes by itself.
         pipeline_of: Makes a pipeline of the parts of a model, which is run in some way.
     """
 
@@ -197,8 +86,25 @@ class Preparation:
     device: torch.device
     dtype: str
     slots: int
-    examples: Sequence[Example]
+    examples: Sequence[Request]
     pipeline_of: Callable[[Modules, Runtime], StandIn]
+
+    @property
+    def kinds(self) -> list[Example]:
+        """The kinds of pictures that will come first."""
+        return [Example.of(request) for request in self.examples] or [Example.usual(self.info)]
+
+    def read(self, load: Callable[..., Modules], runtime: Runtime, eight_bits: bool) -> tuple[Modules, FirstUses]:
+        """Load the model; make its first uses meanwhile, if they can be made.
+
+        Args:
+            load: Loads it; takes `tokenizer` and `stopped` as `weights.load` does.
+            runtime: How the model is run.
+            eight_bits: Whether its transformers are in FP8 or INT8 as soon as they are read.
+
+        Raises whatever `load` raises.
+        """
+        return self.beside(load, runtime) if self.can_be_made(runtime, eight_bits) else (load(), FirstUses())
 
     def can_be_made(self, runtime: Runtime, eight_bits: bool) -> bool:
         """Whether there is something to build, and room for stand-ins beside all of the model.
@@ -209,7 +115,7 @@ class Preparation:
         """
         if runtime.offload or not kernels_usable(self.device):
             return False
-        pixels = max(example.width * example.height for example in self.examples)
+        pixels = max(kind.size.width * kind.size.height for kind in self.kinds)
         try:
             free, folder = free_memory(self.device) - STAND_IN_BYTES, Path(self.info.folder)
             fits = fits_whole(folder, self.dtype, eight_bits, self.slots, pixels, free, runtime.text_fp8)
@@ -221,7 +127,7 @@ class Preparation:
         """Load the model in another thread, and make its first uses in this one until it is there.
 
         Args:
-            load: Loads it; takes `tokenizer` and `stopped` as `weights.load` does.
+            load: See `read`.
             runtime: How the model is run.
 
         Raises whatever `load` raises. What goes wrong in first uses is logged.
@@ -279,7 +185,7 @@ class Preparation:
             found.made[use.name] = time.perf_counter() - begin
 
     def _counted(self, tokenizer: Any) -> Iterator[tuple[Example, int | None, int]]:
-        for example in self.examples:
+        for example in self.kinds:
             prompt = None if example.prompt is None else _tokens(tokenizer, example.prompt)
             yield example, prompt, _tokens(tokenizer, example.negative_prompt)
 

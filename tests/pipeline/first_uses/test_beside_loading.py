@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from first_use_making import SMALL, load, prepared, tokenizer_of, words
+from first_use_making import SMALL, Begun, hold_weights, load, note_first_uses, prepared, tokenizer_of, words
 from picture_requests import PLAIN, make
 
 from wanbatch.errors import UserError
@@ -28,43 +28,21 @@ from wanbatch.pipeline.first_uses.beside_loading import FirstUses
 from wanbatch.pipeline.first_uses.selection import FirstUse
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry
-from wanbatch.pipeline.loading.filling import never
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.stand_ins import STAND_IN_BYTES
 
 
 @pytest.fixture
-def begun(monkeypatch) -> list[FirstUse]:
-    """The first uses that are made, as they begin."""
-    uses: list[FirstUse] = []
-    real = beside_loading.make
-
-    def noted(wan: Any, use: FirstUse) -> None:
-        uses.append(use)
-        real(wan, use)
-
-    monkeypatch.setattr(beside_loading, "make", noted)
-    return uses
-
-
-def hold(monkeypatch, until: Callable[[], bool]) -> None:
-    """Have the model's files be read only once something is so, or nobody waits for them."""
-    read = generate.load
-
-    def later(*given: Any, stopped: Callable[[], bool] = never, **more: Any) -> Any:
-        while not until() and not stopped():
-            time.sleep(0.01)
-        return read(*given, stopped=stopped, **more)
-
-    monkeypatch.setattr(generate, "load", later)
+def begun(monkeypatch) -> list[Begun]:
+    return note_first_uses(monkeypatch)
 
 
 def test_pictures_have_the_bits_that_they_have_without_and_nothing_random_is_drawn(kernels, info, monkeypatch, begun):
-    hold(monkeypatch, lambda: len(begun) > 4)
+    hold_weights(monkeypatch, lambda: len(begun) > 4)
     state = torch.get_rng_state()
     wan = load(info)
     assert torch.equal(torch.get_rng_state(), state)
-    assert any(use.size is not None for use in begun)
+    assert any(one.use.size is not None for one in begun)
     wanted = replace(PLAIN, width=32, height=32, steps=2)
     rows = [wanted, replace(wanted, id="b", guidance=1.0, prompt=words(40)), replace(wanted, id="c", sampler="euler")]
     ours, theirs = make(wan, *rows), make(load(info, prepare=False), *rows)
@@ -72,11 +50,11 @@ def test_pictures_have_the_bits_that_they_have_without_and_nothing_random_is_dra
 
 
 def test_what_is_left_when_the_model_is_there_is_left_out(kernels, info, monkeypatch, begun):
-    hold(monkeypatch, lambda: len(begun) >= 2)
+    hold_weights(monkeypatch, lambda: len(begun) >= 2)
     found = load(info).first_uses
     assert found.failure == ""
     assert found.left_out > 0
-    assert list(found.made) == ["stand-ins", *(use.name for use in begun)]
+    assert list(found.made) == ["stand-ins", *(one.use.name for one in begun)]
     assert found.left_out + len(begun) == len(ENCODER_LENGTHS) + len(TEXT_LENGTHS)
     assert found.seconds >= sum(found.made.values())
 
@@ -85,7 +63,7 @@ def test_stand_ins_are_gone_when_the_model_is_there(kernels, info, monkeypatch):
     seen: list[weakref.ref] = []
     real = beside_loading.make
     monkeypatch.setattr(beside_loading, "make", lambda wan, use: seen.append(weakref.ref(wan)) or real(wan, use))
-    hold(monkeypatch, lambda: len(seen) > 3)
+    hold_weights(monkeypatch, lambda: len(seen) > 3)
     gc.collect()
     gc.disable()
     try:
@@ -97,7 +75,7 @@ def test_stand_ins_are_gone_when_the_model_is_there(kernels, info, monkeypatch):
 
 
 def test_no_embedding_of_a_stand_in_is_kept_on_the_disk(kernels, info, monkeypatch, begun, tmp_path):
-    hold(monkeypatch, lambda: len(begun) > 3)
+    hold_weights(monkeypatch, lambda: len(begun) > 3)
     load(info, runtime=Runtime(text_cache=str(tmp_path / "texts")))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -113,7 +91,7 @@ def test_what_goes_wrong_is_said_and_the_model_is_loaded(kernels, info, monkeypa
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
     monkeypatch.setattr(beside_loading, "make", failing)
-    hold(monkeypatch, lambda: bool(tried))
+    hold_weights(monkeypatch, lambda: bool(tried))
     wan = load(info)
     assert len(tried) == 1
     assert wan.first_uses.failure == "OutOfMemoryError: CUDA out of memory."

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from picture_requests import PLAIN
+from picture_requests import PLAIN, source
 
 from wanbatch.pipeline import generate
 from wanbatch.pipeline.first_uses import beside_loading
@@ -36,7 +36,14 @@ def load(info: ModelInfo, **changes: Any) -> Wan:
 def prepared(info: ModelInfo, *sizes: Size) -> Preparation:
     """How first uses of pictures of some sizes are made."""
     examples = [
-        replace(PLAIN, width=size.width, height=size.height, guidance=3.0 if size.guided else 1.0) for size in sizes
+        replace(
+            PLAIN,
+            width=size.width,
+            height=size.height,
+            guidance=3.0 if size.guided else 1.0,
+            sources=(source(1),) if size.has_source else (),
+        )
+        for size in sizes
     ]
     cpu = torch.device("cpu")
     return Preparation(info, cpu, "float32", SLOTS, examples, lambda parts, how: Wan(parts, cpu, SLOTS, how))

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import torch
 from first_use_making import GUIDED, SMALL, load, prepared, tokenizer_of, words
-from picture_requests import PLAIN, make
+from picture_requests import PLAIN, make, source
+from small_models import save_random_a14b
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wanbatch.pipeline.core.prompts import TEXT_LENGTHS
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.first_uses import selection
+from wanbatch.pipeline.first_uses.selection import Size
+from wanbatch.pipeline.loading import converting, registry
+from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 
 HEAVY = {
@@ -78,6 +82,27 @@ def rows(lengths: Sequence[int]) -> list[Request]:
     return wanted
 
 
+def assert_nothing_new(
+    launches: set[tuple], info: ModelInfo, sizes: Sequence[Size], wanted: Sequence[Request], runtime: Runtime
+) -> None:
+    """Make first uses of some sizes, and then pictures with the model."""
+    preparation = prepared(info, *sizes)
+    with Met() as before:
+        uses = preparation.until(lambda: False, lambda: tokenizer_of(info), runtime)
+    assert not uses.failure
+    assert uses.left_out == 0
+    launched = set(launches)
+    launches.clear()
+    wan = load(info, prepare=False, runtime=runtime)
+    assert wan.runs_by_kernels
+    with Met() as after:
+        assert len(make(wan, *wanted)) == len(wanted)
+    assert {name for name, *_ in after.calls} >= {"linear", "conv2d", "scaled_dot_product_attention"}
+    assert launches
+    assert after.calls - before.calls == set()
+    assert launches - launched == set()
+
+
 @pytest.mark.parametrize(
     ("runtime", "lengths"),
     [
@@ -90,18 +115,25 @@ def test_a_run_meets_no_product_attention_convolution_or_kernel_that_first_uses_
     kernels, launches, info, monkeypatch, runtime, lengths
 ):
     monkeypatch.setattr(selection, "MOST_COMMON", lengths)
-    preparation = prepared(info, SMALL, GUIDED)
-    with Met() as before:
-        uses = preparation.until(lambda: False, lambda: tokenizer_of(info), runtime)
-    assert not uses.failure
-    assert uses.left_out == 0
-    launched = set(launches)
-    launches.clear()
-    wan, wanted = load(info, prepare=False, runtime=runtime), rows(lengths)
-    assert wan.runs_by_kernels
-    with Met() as after:
-        assert len(make(wan, *wanted)) == len(wanted)
-    assert {name for name, *_ in after.calls} >= {"linear", "conv2d", "scaled_dot_product_attention"}
-    assert launches
-    assert after.calls - before.calls == set()
-    assert launches - launched == set()
+    assert_nothing_new(launches, info, (SMALL, GUIDED), rows(lengths), runtime)
+
+
+def test_nor_does_one_of_pictures_with_sources(kernels, launches, info, monkeypatch):
+    monkeypatch.setattr(selection, "MOST_COMMON", (30,))
+    size = Size(64, 64, guided=False, has_source=True)
+    row = replace(PLAIN, guidance=1.0, steps=3, creativity=0.7, sources=(source(1), source(2)))
+    assert_nothing_new(launches, info, [size], [row], Runtime())
+
+
+def test_nor_does_one_of_a_model_of_two_experts(kernels, launches, pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "MOST_COMMON", (30,))
+    info = registry.find(str(save_random_a14b(tmp_path / "model", pipeline.components)))
+    assert_nothing_new(launches, info, (SMALL, GUIDED), rows((30,)), Runtime())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp8"])
+def test_nor_does_one_of_a_converted_model(kernels, launches, info, tmp_path, monkeypatch, precision):
+    monkeypatch.setattr(selection, "MOST_COMMON", (30,))
+    converting.convert(info, info.folder, tmp_path / "model", precision, torch.device("cpu"))
+    converted = registry.find(str(tmp_path / "model"))
+    assert_nothing_new(launches, converted, [SMALL], rows((30,))[::2], Runtime(fp8=precision == "fp8"))

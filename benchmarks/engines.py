@@ -2,14 +2,16 @@
 
     python benchmarks/engines.py --part vae --out benchmarks/results/NAME.json
     python benchmarks/engines.py --part dit --part text --out benchmarks/results/NAME.json
-    python benchmarks/engines.py --part onnx --out benchmarks/results/NAME.json
+    python benchmarks/engines.py --part onnx [--precision fp16] --out benchmarks/results/NAME.json
 
 The first takes some four minutes on an H100 or H200; the last writes some 25 GB below the temporary folder for a
 while. Random weights of Wan2.2 TI2V-5B in bf16, 1280x704 (on a CPU: of a small model of its form in fp32, 64x64).
 `vae`, `text` and `dit` build an engine in each form, try it in a process of its own, load it and time it beside what
 the pipeline runs: our own kernels on a GPU, the compiled modules elsewhere. `vae` also starts a process for each way,
-and says when the first picture is there (`engine_start.py`). `onnx` exports all parts, checks the files and says what
-that takes. What fails is noted with its message, and the rest goes on. The results are written after each part.
+and says when the first picture is there (`engine_start.py`); what the VAE's other ways take beside each other, in
+time, memory and error, `vae.py` says. `onnx` exports all parts, checks the files and says what that takes; in fp16
+also how far the parts are from the same weights in fp32. What fails is noted with its message, and the rest goes on.
+The results are written after each part.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ import json
 import platform
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,10 +32,11 @@ from typing import Any
 
 import click
 import torch
+from call_times import milliseconds
 from installed import installed
 from torch import Tensor
 
-from wanbatch.engines import aot, graphs, onnx_export, probe, verify
+from wanbatch.engines import aot, float16, graphs, onnx_export, probe, verify
 from wanbatch.engines.aot_forms import Way, ways
 from wanbatch.engines.graphs import Graph
 from wanbatch.pipeline.core.device import synchronized_time
@@ -49,13 +52,13 @@ from wanbatch.pipeline.loading.single_frame import (
 )
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
+from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 from wanbatch.pipeline.text.encoder import GPU_TOKENS
 
 PARTS = ("vae", "dit", "onnx", "text")  # the last one gives up the modules of the text encoder
 STRIDE = 16
 SLOTS = 4
 TEXT_LENGTH = 64
-ROUNDS = 10
 SMALL: dict[str, dict[str, Any]] = {
     "transformer": {
         "num_layers": 2,
@@ -71,17 +74,24 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @click.command(help=__doc__)
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="may be repeated; default: all")
+@click.option("--precision", type=click.Choice(["fp16"]), help="of --part onnx; default: bf16, on a CPU fp32")
 @click.option("--folder", type=click.Path(path_type=Path), help="for what is built; default: a temporary one")
 @click.option("--out", type=click.Path(path_type=Path))
 @torch.no_grad()
-def main(parts: tuple[str, ...], folder: Path | None, out: Path | None) -> None:
+def main(parts: tuple[str, ...], precision: str | None, folder: Path | None, out: Path | None) -> None:
+    if precision is not None and parts != ("onnx",):
+        raise click.UsageError("--precision fp16 is for --part onnx: other parts are timed as runs have them")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = device.type == "cuda"
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix="engines-", dir=folder))
     set_up_compiler(str(own / "cache"))
     set_up_dynamo()
-    dtype = torch.bfloat16 if gpu else torch.float32
+    dtype = torch.float16 if precision else torch.bfloat16 if gpu else torch.float32
     modules = random_modules(device, dtype, **({} if gpu else SMALL))
+    if precision:
+        modules = float16.prepared(replace(modules, text_encoder=_as_loaded(modules.text_encoder)))
     result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -189,11 +199,16 @@ class Bench:
 
     def _export(self, name: str, make: Callable[[], Graph]) -> dict[str, Any]:
         path = self.folder / f"{name}.onnx"
+        graph = make()
+        found: dict[str, Any] = {}
+        if self.dtype == torch.float16:
+            graph = float16.called_in_float32(graph)
+            found["from_fp32"] = _noted(lambda: str(verify.compare_float16(graph)))
         begin = synchronized_time(self.device)
-        onnx_export.export(make(), path)
+        onnx_export.export(graph, path)
         exported = synchronized_time(self.device)
         files = onnx_export.files_of(path)
-        found = {
+        found |= {
             "export_seconds": round(exported - begin, 1),
             "bytes": sum(one.stat().st_size for one in files),
             "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -260,13 +275,16 @@ class Bench:
         return graphs.step_graph(frame, self.size, STRIDE, 2 * SLOTS, self.device)
 
     def _milliseconds(self, run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> float:
-        """Median of some rounds."""
-        times = []
-        for _ in range(2 + ROUNDS):
-            begin = synchronized_time(self.device)
-            run(*inputs)
-            times.append(synchronized_time(self.device) - begin)
-        return round(statistics.median(times[2:]) * 1000, 3)
+        return milliseconds(lambda: run(*inputs), self.device)
+
+
+def _as_loaded(encoder: Any) -> UMT5Encoder:
+    """A text encoder of transformers as the pipeline loads it, with the same weights, all in the same dtype."""
+    with torch.device("meta"):
+        loaded = UMT5Encoder(encoder.config.to_dict())
+    weights = {name: one.to(encoder.dtype) for name, one in encoder.state_dict().items()}
+    loaded.load_state_dict(weights, strict=True, assign=True)
+    return loaded.eval().requires_grad_(False)
 
 
 def _noted(measure: Callable[[], Any]) -> Any:

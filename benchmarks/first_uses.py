@@ -86,6 +86,8 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     torch.zeros(1, device=device)
+    if cuda:  # as a worker's process has it before it has a model
+        from wanbatch.pipeline.models import dit_fused, umt5_fused, vae_fused  # noqa: F401
     info = registry.find(options.model)
     requests = Requests(info, options)
     example = requests.of([WARM_UP_TOKENS])

@@ -12,19 +12,16 @@ untrained adapter of the model's width: one alone on the CPU, as a worker hears 
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import torch
+from call_times import milliseconds
 from circumstances import circumstances
 from map_cost import compared
 
-from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.core.sound_tokens import with_sound
 from wanbatch.pipeline.loading.random_model import TRANSFORMER
@@ -72,22 +69,13 @@ def hearing(device: torch.device) -> dict[str, float]:
     samples = torch.randn(CLIPS, round(adapter.encoder.rate * adapter.encoder.seconds))
     alone = samples[0].numpy()
     found = {"parameters": float(sum(one.numel() for one in adapter.parameters()))}
-    found["alone_on_the_cpu_ms"] = _milliseconds(lambda: adapter.hear(alone), torch.device("cpu"))
+    found["alone_on_the_cpu_ms"] = milliseconds(lambda: adapter.hear(alone), torch.device("cpu"))
     with torch.inference_mode():
-        found["batched_on_the_cpu_ms"] = _milliseconds(lambda: adapter(samples), torch.device("cpu")) / CLIPS
+        found["batched_on_the_cpu_ms"] = milliseconds(lambda: adapter(samples), torch.device("cpu")) / CLIPS
         if device.type == "cuda":
             adapter, samples = adapter.to(device), samples.to(device)
-            found["batched_on_the_gpu_ms"] = _milliseconds(lambda: adapter(samples), device) / CLIPS
+            found["batched_on_the_gpu_ms"] = milliseconds(lambda: adapter(samples), device) / CLIPS
     return {name: round(value, 3) for name, value in found.items()}
-
-
-def _milliseconds(call: Any, device: torch.device, rounds: int = 10) -> float:
-    times = []
-    for _ in range(rounds + 2):
-        begin = synchronized_time(device) if device.type == "cuda" else time.perf_counter()
-        call()
-        times.append((synchronized_time(device) if device.type == "cuda" else time.perf_counter()) - begin)
-    return statistics.median(times[2:]) * 1000
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 import torch
+from call_times import seconds_of
 from installed import installed
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
@@ -36,7 +37,6 @@ from wanbatch.pipeline.models.umt5 import PlainUMT5
 
 SHAPES = {"1 prompt of 512": (1, 512), "1 prompt of 64": (1, 64), "64 prompts of 64": (64, 64)}
 SMALL = {"vocab_size": 300, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4}
-ROUNDS = 10
 
 
 @click.command(help=__doc__)
@@ -116,12 +116,8 @@ def _engine(plain: PlainUMT5, device: torch.device) -> dict[str, Any]:
 def _timed_one(run: Callable[..., Tensor], shape: tuple[int, int], device: torch.device) -> dict[str, float]:
     tokens = torch.arange(shape[0] * shape[1], device=device).view(shape) % 61 + 2
     mask = torch.ones_like(tokens)
-    times = []
-    for _ in range(ROUNDS + 2):
-        begin = synchronized_time(device)
-        run(tokens, mask)
-        times.append(synchronized_time(device) - begin)
-    return {"ms": round(statistics.median(times[2:]) * 1000, 3), "first_seconds": round(times[0], 2)}
+    first, times = seconds_of(lambda: run(tokens, mask), device)
+    return {"ms": round(statistics.median(times) * 1000, 3), "first_seconds": round(first, 2)}
 
 
 def _onnxruntime(gpu: bool) -> dict[str, Any]:

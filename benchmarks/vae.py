@@ -6,7 +6,7 @@ Random weights of Wan2.2 TI2V-5B's VAE in bf16, one picture of 1280x704 (on a CP
 without kernels). `ms` is the time from one picture to the next with many asked for at once, `first_seconds` that of
 the first picture of the process, in which kernels are built or read from Triton's cache, `error` the distance from
 fp32 by its norm, `gigabytes` what is allocated besides weights. `--compiled` takes a minute more. Results are written
-after each way.
+after each way. Engines of it are in `engines.py`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 import torch
+from call_times import seconds_of
 from circumstances import circumstances
 from torch import Tensor
 
-from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.pictures import as_convolved
 from wanbatch.pipeline.loading.random_model import random_vae
 from wanbatch.pipeline.loading.runtime import Runtime
@@ -69,18 +69,11 @@ def measured(run: Direction, wanted: Tensor, states: Tensor, like: torch.nn.Modu
     """What a direction of a way takes and gives."""
     device = states.device
     states = as_convolved(states.to(next(like.parameters()).dtype))
-    begin = synchronized_time(device)
+    first, times = seconds_of(lambda: run(states), device, ROUNDS, PICTURES if device.type == "cuda" else 1)
     found = run(states).float()
-    first = synchronized_time(device) - begin
-    times = []
-    for _ in range(ROUNDS):
-        begin = synchronized_time(device)
-        for _ in range(PICTURES if device.type == "cuda" else 1):
-            run(states)
-        times.append((synchronized_time(device) - begin) / (PICTURES if device.type == "cuda" else 1))
     return {
-        "ms": round(sorted(times)[ROUNDS // 2] * 1e3, 3),
-        "spread": round(max(times) / min(times), 3),
+        "ms": round(times[ROUNDS // 2] * 1e3, 3),
+        "spread": round(times[-1] / times[0], 3),
         "first_seconds": round(first, 2),
         "error": float(f"{float((found - wanted).norm() / wanted.norm()):.3g}"),
         "gigabytes": _peak(run, states) if device.type == "cuda" else None,

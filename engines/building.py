@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from wanbatch.engines import aot, graphs, onnx_export, onnx_fp8, probe, tensorrt, verify
+from wanbatch.engines import aot, float16, graphs, onnx_export, onnx_fp8, probe, tensorrt, verify
 from wanbatch.engines.aot_forms import FormsHere
 from wanbatch.engines.build_progress import BuildProgress
 from wanbatch.engines.graphs import Graph
@@ -29,6 +29,9 @@ from wanbatch.pipeline.models.umt5 import PlainUMT5
 ONNX, TENSORRT, TENSORRT_RTX = "onnx", "tensorrt", "tensorrt-rtx"
 BACKENDS = (AOT, TENSORRT_RTX, TENSORRT, ONNX)
 NATIVE, ANY = "native", "any"
+FLOAT16 = "float16"
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", FLOAT16: "fp16"}
+"""What a user calls a dtype."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,11 @@ class BuildRequest:
     dtype: str
     workspace: int = 0
     float8: bool = False
+
+    @property
+    def precision(self) -> str:
+        """As a user names it."""
+        return "fp8" if self.float8 else PRECISIONS[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +109,10 @@ def check(request: BuildRequest) -> None:
                 f"--arch {','.join(request.architectures)}: aot builds for the device of this machine alone: use "
                 "--arch native there, or --backend tensorrt-rtx"
             )
-        if request.float8:
+        if request.float8 or request.dtype == FLOAT16:
             raise UserError(
-                "--precision fp8: engines of aot are built in bf16 or fp32: use --precision bf16, or --backend onnx"
+                f"--precision {request.precision}: engines of aot are built in bf16 or fp32, as runs are: use "
+                "--precision bf16, or --backend onnx"
             )
         if request.device == "cuda" and "text" in request.components:
             raise UserError(
@@ -116,6 +125,8 @@ def check(request: BuildRequest) -> None:
         tensorrt.require(request.backend, request.architectures)
         if request.float8:
             tensorrt.require_float8(request.architectures)
+        if request.dtype != FLOAT16:
+            tensorrt.require_more_than_float16(request.backend, request.architectures, request.precision)
 
 
 def build(store: Store, request: BuildRequest, report: Callable[[str], None] = lambda words: None) -> Iterator[Built]:
@@ -197,6 +208,8 @@ def loaded(model: ModelInfo, device: torch.device, dtype: str, float8: bool) -> 
         UserError: It has layers that FP8 does not take.
     """
     parts = load(model, device, DTYPES[dtype])
+    if dtype == FLOAT16:
+        return float16.prepared(parts)
     if not float8:
         return parts
     second = parts.low_noise_transformer
@@ -210,7 +223,7 @@ def loaded(model: ModelInfo, device: torch.device, dtype: str, float8: bool) -> 
 def graph_of(
     parts: Modules, component: str, size: tuple[int, int], rows: int, device: torch.device, dtype: torch.dtype
 ) -> Graph:
-    """The graph of one engine.
+    """The graph of one engine; in float16 it takes and gives float32, see `float16.py`.
 
     Args:
         parts: Of the model, loaded on the device; see `loaded`.
@@ -220,6 +233,13 @@ def graph_of(
         device: Where the model is.
         dtype: Of its weights.
     """
+    made = _graph_of(parts, component, size, rows, device, dtype)
+    return float16.called_in_float32(made) if dtype == torch.float16 else made
+
+
+def _graph_of(
+    parts: Modules, component: str, size: tuple[int, int], rows: int, device: torch.device, dtype: torch.dtype
+) -> Graph:
     stride = parts.vae.config.scale_factor_spatial
     if component == "text":
         return graphs.text_graph(PlainUMT5(parts.text_encoder), rows, device)
@@ -246,6 +266,11 @@ def _build_one(
             files = [forms.build(graph, folder, key.name, notes["probe"])]
             errors = verify.compare(graph, aot.load(files[0], graph.module))
         else:
+            if request.dtype == FLOAT16 and not (errors := verify.compare_float16(graph)).passed:
+                raise UserError(
+                    f"{key.label}: some of its numbers are larger than float16 holds ({float16.LARGEST:g} at most), "
+                    f"or too small: {errors}: use --precision bf16"
+                )
             path = folder / f"{key.name}{onnx_export.SUFFIX}"  # which the file itself names its weights by
             onnx_export.export(graph, path)
             files = onnx_export.files_of(path)

@@ -22,6 +22,7 @@ PADDING_KEYS = 2  # that stand for the padding of a text, see `FrameTransformer`
 SHORTEST_TEXT = 16
 EXAMPLE_LENGTH = 48
 EXAMPLE_PROMPTS, MOST_PROMPTS = 8, 128
+HALVES = (torch.bfloat16, torch.float16)
 LENGTH, PROMPTS = "length", "prompts"  # names of open dimensions
 
 
@@ -117,9 +118,14 @@ class DenoisingStep(nn.Module):
         self.register_buffer("sines", sines, persistent=False)
 
     def forward(self, latents: Tensor, timestep: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """The velocity; see `FrameTransformer.forward` and, for what the text gives, `CrossAttentionContext`."""
-        context = CrossAttentionContext(keys, values, bias)
-        return self.transformer(latents, timestep, context, rotary=(self.cosines, self.sines))
+        """The velocity, in the dtype of the keys.
+
+        See `FrameTransformer.forward` and, for what the text gives, `CrossAttentionContext`.
+        """
+        dtype = self.transformer.dtype
+        context = CrossAttentionContext(_as(dtype, keys), _as(dtype, values), _as(dtype, bias))
+        velocity = self.transformer(latents, timestep, context, rotary=(self.cosines, self.sines))
+        return _as(keys.dtype, velocity)
 
 
 class Encoding(nn.Module):
@@ -130,8 +136,8 @@ class Encoding(nn.Module):
         self.vae = vae
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised latents of images in [-1, 1]."""
-        return self.vae.encode(images)
+        """Normalised latents of images in [-1, 1], in their dtype."""
+        return _as(images.dtype, self.vae.encode(images))
 
 
 class Decoding(nn.Module):
@@ -142,8 +148,8 @@ class Decoding(nn.Module):
         self.vae = vae
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Images in [-1, 1] of normalised latents."""
-        return self.vae.decode(latents)
+        """Images in [-1, 1] of normalised latents, in their dtype."""
+        return _as(latents.dtype, self.vae.decode(latents))
 
 
 def text_graph(model: nn.Module, rows: int, device: torch.device) -> Graph:
@@ -228,9 +234,19 @@ def vae_graphs(
     )
 
 
+def in_float32(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs of a graph with float32 in the place of bf16 and float16."""
+    return {name: one.float() if one.dtype in HALVES else one for name, one in inputs.items()}
+
+
 def laid_out(tensor: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
     """A tensor with exactly the strides of a new one, which engines ask for: itself if it has them, else a copy."""
     wanted = torch.empty(tensor.shape, device="meta", memory_format=layout).stride()
     if tensor.stride() == wanted:
         return tensor
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout).copy_(tensor)
+
+
+def _as(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    """A tensor in a dtype; where it is in that already, a traced graph has nothing of it."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)

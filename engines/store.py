@@ -167,6 +167,10 @@ class Store:
         """
         return self.problem_of(engine)
 
+    def remove_unused_copies(self) -> list[str]:
+        """Remove copies of engines that this host has not used for long; their names. This store makes none."""
+        return []
+
     def path_of(self, engine: StoredEngine) -> Path:
         """The file of an engine that is loaded; others lie beside it."""
         return self.folder / min(engine.files, key=len)

@@ -21,6 +21,7 @@ MODULES = {
     "tensorrt": ("tensorrt", "tensorrt_bindings", "tensorrt_lean"),
 }
 NATIVE = "native"
+BFLOAT16_CAPABILITY = (8, 0)  # Ampere
 USUAL_LENGTH = 64  # tokens of a text that a plan is tuned for
 USUAL_PROMPTS = 16
 
@@ -70,6 +71,27 @@ def require_float8(architectures: Sequence[str]) -> None:
         if tuple(map(int, one.split("."))) < CAPABILITY:
             raise UserError(
                 f"--precision fp8: architecture {one} has no FP8, which GPUs have since 8.9: leave it out"
+            )
+
+
+def require_more_than_float16(backend: str, architectures: Sequence[str], precision: str) -> None:
+    """Check that plans for some GPUs can be in bf16 or fp32.
+
+    Turing has no bf16, and TensorRT for RTX multiplies no fp32 matrices for it ("FP32 GEMM is not supported").
+
+    Args:
+        backend: `tensorrt-rtx` or `tensorrt`.
+        architectures: Compute capabilities, or `native`.
+        precision: `bf16`, `fp32` or `fp8`, which has bf16 around it.
+
+    Raises:
+        UserError: One can be in float16 alone.
+    """
+    for one in named(architectures):
+        if tuple(map(int, one.split("."))) < BFLOAT16_CAPABILITY and (backend == RTX or precision != "fp32"):
+            raise UserError(
+                f"--precision {precision}: {backend} builds for architecture {one} in fp16 alone: use --precision "
+                "fp16, or leave it out"
             )
 
 

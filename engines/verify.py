@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor
 
 from wanbatch.engines import onnx_widening
-from wanbatch.engines.graphs import Graph
+from wanbatch.engines.graphs import HALVES, Graph, in_float32
 from wanbatch.engines.stored_engine import EngineKey
 from wanbatch.errors import UserError
 
 GATE = 1e-3
 """The largest error that an engine in fp32 may have, in relation to the largest number of the module's output."""
-HALF_GATE = 5e-2  # in bf16, where both round, in different order
+HALF_GATE = 5e-2  # in bf16 and fp16, where both round, in different order
 FLOAT8_GATE = 1e-1  # in FP8, where numbers that differ in their last bit may be rounded to different eight bits
 LENGTHS = (16, 48, 160)
 
@@ -46,6 +47,13 @@ class Errors:
         return f"largest error {self.largest:.2e}, relative {self.relative:.2e} (at most {self.gate:g})"
 
 
+def gate_of(key: EngineKey) -> float:
+    """What `Errors.relative` of an engine may be, by what it computes in."""
+    if key.float8:
+        return FLOAT8_GATE
+    return GATE if key.dtype == "float32" else HALF_GATE
+
+
 @torch.no_grad()
 def compare(graph: Graph, engine: Callable[..., Tensor], lengths: Sequence[int] = LENGTHS) -> Errors:
     """Compare an engine with the module of its graph, at several lengths of texts if these are open.
@@ -60,16 +68,16 @@ def compare(graph: Graph, engine: Callable[..., Tensor], lengths: Sequence[int] 
     for length in lengths if graph.open else lengths[:1]:
         inputs = graph.example_of(length=length)
         wanted, found = graph.module(*inputs), engine(*inputs)
-        half = wanted.dtype in (torch.bfloat16, torch.float16)
+        half = wanted.dtype in HALVES
         difference = (found.float() - wanted.float()).abs().max().item()
         error = difference / max(wanted.float().abs().max().item(), 1e-12)
-        if not error <= relative:  # also if it is not a number
+        if not (math.isnan(relative) or error <= relative):  # what is not a number stays the largest
             largest, relative = difference, error
     return Errors(largest, relative, HALF_GATE if half else GATE)
 
 
 def can_compare_onnx(key: EngineKey, files: Sequence[Path], device: str) -> bool:
-    """Whether an ONNX file can be compared with its module: in fp32 any, in bf16 and FP8 a small one on a CPU.
+    """Whether an ONNX file can be compared with its module: in fp32 any, in others a small one on a CPU.
 
     Args:
         key: Of the engine.
@@ -94,21 +102,28 @@ def compare_onnx(graph: Graph, path: Path, key: EngineKey) -> Errors:
     Raises:
         UserError: ONNX Runtime is missing, or does not take the file.
     """
-    if key.dtype == "float32":
-        return compare(graph, onnx_engine(path))
-    gate = FLOAT8_GATE if key.float8 else HALF_GATE
+    gate = gate_of(key)
+    if key.dtype in ("float32", "float16"):
+        return replace(compare(graph, onnx_engine(path)), gate=gate)
     with tempfile.TemporaryDirectory(prefix="wanbatch-") as folder:
         wide = onnx_widening.widened(path, Path(folder) / "wide.onnx")
         return replace(compare(widened(graph), onnx_engine(wide)), gate=gate)
 
 
+def compare_float16(graph: Graph) -> Errors:
+    """Compare a graph in float16, run by PyTorch where it is, with the same weights in fp32.
+
+    What float16 does not hold becomes infinite there; ONNX Runtime on a CPU may keep it in fp32 and hide that.
+
+    Args:
+        graph: See `float16.called_in_float32`.
+    """
+    return replace(compare(widened(graph), graph.module), gate=HALF_GATE)
+
+
 def widened(graph: Graph) -> Graph:
     """A graph in fp32 with the same numbers; the module is a copy."""
-    inputs = {
-        name: one.float() if one.dtype in (torch.bfloat16, torch.float16) else one
-        for name, one in graph.inputs.items()
-    }
-    return replace(graph, module=copy.deepcopy(graph.module).float(), inputs=inputs)
+    return replace(graph, module=copy.deepcopy(graph.module).float(), inputs=in_float32(graph.inputs))
 
 
 def onnx_engine(path: Path) -> Callable[..., Tensor]:

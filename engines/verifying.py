@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -86,6 +86,7 @@ def prune_store(store: Store, models: Collection[str] | None) -> list[tuple[str,
     for folder in store.abandoned_builds():
         shutil.rmtree(folder, ignore_errors=True)
         removed.append((folder.name, "is of a build that did not end"))
+    removed += [(name, "is a copy that this host has not used for long") for name in store.remove_unused_copies()]
     return removed
 
 
@@ -151,5 +152,5 @@ def _errors_of(
         engine = plan = PlanEngine(path, key.backend, default_compile_cache() / f"{one.digest}.tensorrt")
         errors = verify.compare(graph, engine)
         plan.keep()
-        return errors
+        return replace(errors, gate=verify.gate_of(key))
     return verify.compare(graph, engine)

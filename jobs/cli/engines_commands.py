@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.cli.flag_types import PathOrUrl
+from wanbatch.jobs.cli.flag_types import PathOrUrl, Word
 from wanbatch.jobs.cli.options import json_option, settings_options
 from wanbatch.jobs.config.settings import AUTO, Settings, read_settings
 from wanbatch.suggestions import did_you_mean
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 store_option = click.option(
     "--store", required=True, type=PathOrUrl("dir"), help="folder of the store, or its URL; made if it is not there"
 )
-SETTINGS = ("model", "revision", "device", "precision", "slots")
+SETTINGS = ("model", "revision", "device", "slots")
+FLOAT16 = "fp16"
+PRECISIONS = (AUTO, "fp32", "bf16", FLOAT16, "fp8")
 
 
 class SizeType(click.ParamType):
@@ -70,6 +72,13 @@ def engines() -> None:
 @click.option(
     "--workspace", default=0, type=click.IntRange(0), help="MiB that TensorRT may work with; default: no limit"
 )
+@click.option(
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    type=Word(PRECISIONS),
+    help="auto: that of a run here; fp16: onnx and plans alone; fp8: of the large layers, bf16 around them",
+)
 @json_option
 @settings_options(*SETTINGS)
 def build(
@@ -79,6 +88,7 @@ def build(
     backend: str,
     architectures: tuple[str, ...],
     workspace: int,
+    precision: str,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -90,13 +100,16 @@ def build(
     Example:
       wanbatch engines build --store engines --component text,dit,vae --size 128x128 --slots 4
       wanbatch engines build --store engines --component vae --size 1280x704 --backend tensorrt-rtx --arch 8.9,12.0
+      wanbatch engines build --store engines --component vae --size 128x128 --backend onnx --precision fp16
       wanbatch engines build --store s3://shop/engines --component vae --size 128x128
     """
-    settings = read_settings(**given)
+    settings = read_settings(**given, precision=AUTO if precision == FLOAT16 else precision)
     from wanbatch.engines import building
     from wanbatch.jobs.planning.engine_stores import create_engines
 
     request = _request(settings, components, sizes, backend, architectures, workspace << 20)
+    if precision == FLOAT16:
+        request = replace(request, dtype=building.FLOAT16, float8=False)
     building.check(request)
     done = []
     for one in building.build(create_engines(str(store)), request, lambda words: click.echo(words, err=True)):
@@ -182,6 +195,8 @@ def verify(ctx: click.Context, store: Path | str, as_json: bool, **given: Any) -
 def prune(store: Path | str, models: tuple[str, ...], as_json: bool) -> None:
     """Remove engines that must not be loaded, and those of another version of PyTorch or of other models.
 
+    Of a store at a URL, copies on this host that it has not used for 30 days, too.
+
     \b
     Example:
       wanbatch engines prune --store engines
@@ -223,8 +238,6 @@ def _request(
     if settings.slots == AUTO:
         raise UserError("--slots auto: engines are for one number of slots: give it, as the runs will")
     execution = resolve_execution(settings, detect_hardware())
-    if execution.precision == "int8":
-        raise UserError("--precision int8: engines are built in bf16, fp32 or fp8: use --precision bf16")
     return BuildRequest(
         model=find(settings.model, settings.revision),
         components=components,

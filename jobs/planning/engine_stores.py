@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,6 +28,8 @@ from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
 from wanbatch.manifests.storage.object_store import ObjectStoreBackend
 from wanbatch.manifests.storage.urls import is_hub, is_url, local_path
 
+UNUSED_DAYS = 30
+"""How long a copy stays on a host that does not use it."""
 REMEDY = "set XDG_CACHE_HOME to a folder on a larger disk"
 
 
@@ -155,10 +159,13 @@ class CopiedStore(Store):
             return problem
         target = self._copy_of(engine)
         try:
-            with one_at_a_time(f"engine {target}"):
+            with _alone_with(target):
                 if os.path.lexists(target) and Store(target).problem_of(engine) is not None:
                     shutil.rmtree(target)
                 made_once(target, engine.bytes, lambda folder: self._fetch(engine, folder), REMEDY)
+                with suppress(OSError):  # a cache that belongs to root, and is read by others
+                    os.utime(target)  # when it was used last
+            self.remove_unused_copies()
         except _ChangedError as error:
             return str(error)
         except OSError as error:
@@ -167,6 +174,17 @@ class CopiedStore(Store):
                 f"({error.strerror or error})"
             ) from error
         return None
+
+    def remove_unused_copies(self) -> list[str]:
+        """Remove the copies, of whatever store, that this host has not used for `UNUSED_DAYS`."""
+        removed = []
+        with suppress(OSError):  # what cannot be removed stays
+            for path in filter(_is_unused, sorted(self.folder.iterdir())):
+                with _alone_with(path):
+                    if _is_unused(path):
+                        shutil.rmtree(path)
+                        removed.append(path.name)
+        return removed
 
     def path_of(self, engine: StoredEngine) -> Path:
         return self._copy_of(engine) / min(engine.files, key=len)
@@ -199,6 +217,8 @@ class CopiedStore(Store):
                     self._backend.remove(name)
         except OSError as error:
             raise _unwritten(self.location, error) from error
+        if isinstance(engine, StoredEngine):
+            shutil.rmtree(self._copy_of(engine), ignore_errors=True)
 
     def _copy_of(self, engine: StoredEngine) -> Path:
         return self.folder / f"{engine.key.name}-{engine.digest[:16]}"
@@ -234,6 +254,20 @@ class CopiedStore(Store):
                 f"{self.location}: cannot be read ({error.strerror or error}): engines there are not known to be "
                 "absent; run the same command again"
             ) from error
+
+
+def _alone_with(copy: Path) -> AbstractContextManager[None]:
+    """Let one process of this host at a time make, use or remove a copy."""
+    return one_at_a_time(f"engine {copy}")
+
+
+def _is_unused(copy: Path) -> bool:
+    """Whether a folder of copies has been there, and not been used, for `UNUSED_DAYS`."""
+    try:
+        found = os.lstat(copy)
+    except FileNotFoundError:
+        return False  # another process has removed it
+    return stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > UNUSED_DAYS * 24 * 3600
 
 
 class _ChangedError(Exception):

@@ -58,7 +58,7 @@ class FirstUses:
 
     Attributes:
         seconds: In all, beside the reading; those of the last one may go on after its end.
-        made: The seconds of each, by its name.
+        made: The seconds of each, by its name, and of what came before them.
         left_out: How many were not begun, because the weights were there.
         failure: What ended it early; empty: nothing.
     """
@@ -175,7 +175,9 @@ class Preparation:
         found.made["stand-ins"] = time.perf_counter() - begin
         if not wan.runs_by_kernels:
             return
+        begin = time.perf_counter()
         uses = chosen(list(self._counted(tokenizer())))
+        found.made["tokenizer"] = time.perf_counter() - begin
         for number, use in enumerate(uses):
             if loaded():
                 found.left_out = len(uses) - number

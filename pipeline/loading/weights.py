@@ -35,7 +35,7 @@ from wanbatch.pipeline.models.vae import FrameVAE, live
 from wanbatch.pipeline.models.vae_config import vae_config
 from wanbatch.pipeline.models.wan_parts import WanParts, dtype_of_parameter
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OF_DIFFUSERS, OF_TRANSFORMERS = "diffusion_pytorch_model", "model"  # what these call their files of weights
 STEMS = {name: OF_TRANSFORMERS if name == "text_encoder" else OF_DIFFUSERS for name in CLASSES}
 """What the files of each part's weights are called."""

@@ -203,9 +203,9 @@ class _GatedGelu(nn.Module):
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.wo(_gelu_new(self.wi_0(states)) * self.wi_1(states))
+        return self.wo(gelu_new(self.wi_0(states)) * self.wi_1(states))
 
 
-def _gelu_new(states: Tensor) -> Tensor:
-    """GELU in its tanh form, operation by operation as transformers has it."""
+def gelu_new(states: Tensor) -> Tensor:
+    """GELU in its tanh form, operation by operation as transformers has it: any shape, in its dtype."""
     return 0.5 * states * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (states + 0.044715 * torch.pow(states, 3.0))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,27 @@ def test_an_engine_runs_on_the_weights_of_the_module(graph, store):
     finally:
         graph.module.linear.weight.mul_(2)
     assert path_in(store).stat().st_size < 4e6
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_callers_may_keep_what_an_engine_gives_and_its_memory_is_used_again(graph, store):
+    """Latents of sources are kept while other sources are encoded, so no call may write an earlier one's output."""
+    engine = aot.load(path_in(store), graph.module)
+    given = [torch.randn(2, MOST, 8) for _ in range(8)]
+    kept = [engine(values) for values in given]
+    assert all(torch.equal(engine(values), found) for values, found in zip(given, kept, strict=True))
+    assert len({found.data_ptr() for found in kept}) == len(given)
+    del kept
+    calls, bytes_of_each = 20_000, given[0].nbytes
+    for _ in range(100):
+        engine(given[0])
+    before = resident_bytes()
+    for index in range(calls):
+        engine(given[index % len(given)])
+    assert resident_bytes() - before < calls * bytes_of_each / 5
 
 
 @pytest.mark.parametrize(

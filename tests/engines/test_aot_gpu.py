@@ -38,6 +38,23 @@ def test_an_engine_that_runs_computes_what_its_module_does(graph, way, tmp_path)
             engine(values[:1])
 
 
+def test_calls_take_no_more_memory_from_the_gpu_and_outputs_may_be_kept(graph, tmp_path):
+    """PyTorch's allocator gives a call what an earlier one's output had, if nobody has kept that."""
+    engine = aot.load(FormsHere().build(graph, tmp_path, "engine", probe.description_of(graph)), graph.module)
+    with torch.inference_mode():
+        given = [torch.randn(2, MOST, 8, device="cuda") for _ in range(8)]
+        kept = [engine(values) for values in given]
+        assert all(torch.equal(engine(values), found) for values, found in zip(given, kept, strict=True))
+        assert len({found.data_ptr() for found in kept}) == len(given)
+        before, reserved = torch.cuda.memory_stats(), torch.cuda.memory_reserved()
+        places = {engine(given[index % len(given)]).data_ptr() for index in range(1000)}
+        after = torch.cuda.memory_stats()
+    assert after["segment.all.allocated"] == before["segment.all.allocated"], "no memory was asked of the driver"
+    assert after["allocation.all.allocated"] - before["allocation.all.allocated"] >= 1000
+    assert torch.cuda.memory_reserved() == reserved
+    assert len(places) < 10
+
+
 def test_there_is_a_way_that_runs_here(graph, tmp_path):
     path = FormsHere().build(graph, tmp_path, "engine", probe.description_of(graph))
     assert probe.failure_at(path, probe.description_of(graph)) is None

@@ -17,8 +17,14 @@ GIVEN = {"--component": "vae", "--size": "128x128", "--device": "cpu", "--slots"
         ("--component", "vaes", "vae,dit", "--component vaes: must be some of text, dit, vae; did you mean 'vae'?"),
         ("--backend", "aott", "aot", "--backend aott: must be one of aot, tensorrt-rtx, tensorrt, onnx"),
         ("--slots", "auto", "4", "--slots auto: engines are for one number of slots: give it, as the runs will"),
-        ("--precision", "fp8", "bf16", "--precision fp8: engines of aot are built in bf16 or fp32: use --precision"),
-        ("--precision", "int8", "bf16", "--precision int8: engines are built in bf16, fp32 or fp8: use --precision"),
+        ("--precision", "fp8", "bf16", "--precision fp8: engines of aot are built in bf16 or fp32, as runs are: use"),
+        (
+            "--precision",
+            "fp16",
+            "bf16",
+            "--precision fp16: engines of aot are built in bf16 or fp32, as runs are",
+        ),
+        ("--precision", "int8", "bf16", "'--precision': 'int8' is not one of 'auto', 'fp32', 'bf16', 'fp16', 'fp8'"),
         ("--size", "128", "128x128", "must be width and height in pixels, like 1280x704"),
     ],
 )
@@ -34,6 +40,20 @@ def test_what_is_offered_instead_is_taken(flag, wrong, right, said, tmp_path, mo
     assert said.partition(";")[0] in refused.output
     assert not (tmp_path / "store").exists()
     assert "vae: built in 1.0 s" in build(right).output
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "float8"),
+    [("auto", "float32", False), ("fp16", "float16", False), ("bf16", "bfloat16", False), ("fp8", "bfloat16", True)],
+)
+def test_what_a_precision_means(precision, dtype, float8, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(building, "build", lambda store, request, report: asked.append(request) or iter(()))
+    flags = [part for pair in {**GIVEN, "--backend": "onnx", "--precision": precision}.items() for part in pair]
+    done = CliRunner().invoke(main, ["engines", "build", "--store", str(tmp_path / "store"), *flags])
+    assert done.exit_code == 0, done.output
+    assert [(one.dtype, one.float8, one.device) for one in asked] == [(dtype, float8, "cpu")]
+    assert asked[0].precision == {"auto": "fp32"}.get(precision, precision)
 
 
 def test_an_empty_store_is_listed_verified_and_pruned(tmp_path):

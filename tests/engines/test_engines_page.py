@@ -86,7 +86,7 @@ def test_the_commands_of_the_page_with_compilers_that_stand_in(folder, monkeypat
     assert said["wanbatch engines prune --store engines"] == "engines: nothing to remove\n"
     assert fsspec_io.file_system("s3://shop").glob("s3://shop/engines/vae-*.json")
     assert len(list((folder / "graphs").glob("dit-*.json"))) == 4
-    assert len(list((folder / "plans").glob("*.plan"))) == 4
+    assert len(list((folder / "plans").glob("*.plan"))) == 6
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from wanbatch.engines import onnx_export, tensorrt, verify
-from wanbatch.engines.building import graph_of
+from wanbatch.engines.building import graph_of, loaded
 from wanbatch.engines.tensorrt_runtime import PlanEngine
-from wanbatch.pipeline.loading import registry, weights
+from wanbatch.pipeline.loading import registry
+from wanbatch.pipeline.loading.weights import DTYPES
 
 FOUND = [name for name, modules in tensorrt.MODULES.items() if any(map(importlib.util.find_spec, modules))]
 UNFIT = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0) and FOUND == ["tensorrt-rtx"]
@@ -23,15 +24,21 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def dtype(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def modules():
-    return weights.load(registry.find("tiny"), torch.device("cuda"), torch.float32)
+def modules(dtype):
+    return loaded(registry.find("tiny"), torch.device("cuda"), dtype, float8=False)
 
 
 @pytest.mark.parametrize("backend", FOUND or ["tensorrt-rtx"])
 @pytest.mark.parametrize("name", ["text", "dit", "vae-encode", "vae-decode"])
-def test_a_plan_computes_what_the_module_does(name, backend, modules, tmp_path):
-    graph = graph_of(modules, name, (128, 128), 4 if name == "dit" else 1, torch.device("cuda"), torch.float32)
+def test_a_plan_computes_what_the_module_does(name, backend, dtype, modules, tmp_path):
+    rows, device = 4 if name == "dit" else 1, torch.device("cuda")
+    graph = graph_of(modules, name, (128, 128), rows, device, DTYPES[dtype])
     onnx_export.export(graph, tmp_path / "part.onnx")
     said = tensorrt.build(tmp_path / "part.onnx", graph, tmp_path / "part.plan", ["native"], backend=backend)
     found = tensorrt.inspect(tmp_path / "part.plan", backend)

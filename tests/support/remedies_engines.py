@@ -7,6 +7,7 @@ STORE = "tests/engines/test_store.py"
 STORES = "tests/jobs/planning/test_engine_stores.py"
 AOT = "tests/engines/test_aot.py"
 EXPORTS = "tests/engines/test_exports.py"
+FLOAT16 = "tests/engines/test_fp16_exports.py"
 COMMAND = "tests/engines/test_command.py::test_what_is_offered_instead_is_taken"
 REFUSED = f"{RUN}::test_what_cannot_be_built_is_refused_before_a_model_is_loaded"
 REQUIRED = f"{RUN}::test_engines_that_are_required_and_missing_are_an_error"
@@ -21,7 +22,6 @@ ELSEWHERE = {
         "must be some of": COMMAND,
         "must be one of": COMMAND,
         "--slots auto": COMMAND,
-        "built in bf16, fp32 or fp8": COMMAND,
     },
     "jobs/driver/engine_choice.py": {
         "build them with": SIZES,
@@ -39,6 +39,7 @@ ELSEWHERE = {
         "sides must be multiples": REFUSED,
         "aot builds for": REFUSED,
         "engines of aot are built in": COMMAND,
+        "larger than float16 holds": f"{FLOAT16}::test_what_float16_cannot_hold_is_not_kept",
         "our own kernels": REFUSED,
     },
     "engines/aot_forms.py": {
@@ -62,6 +63,7 @@ ELSEWHERE = {
         "engines cannot be written there": f"{STORES}::test_an_upload_that_fails_leaves_no_engine",
     },
     "engines/tensorrt.py": {
+        "in fp16 alone": f"{FLOAT16}::test_rtx_refuses_others_for_turing_and_so_do_we_before",
         "has no FP8": "tests/engines/test_fp8_exports.py::test_architectures_without_fp8_are_named",
         "builds for {}: name some of these": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",
     },

@@ -86,7 +86,9 @@ def draw(attributes: Tensor, seed: int) -> Tensor:
     return torch.cat([world.render(part, *SIZE, generator=generator) for part in attributes.split(256)])
 
 
-def pictures_of(style: str, count: int, seed: int, *, full: bool = False, masked: bool = False) -> Iterator[Picture]:
+def pictures_of(
+    style: str, count: int, seed: int, *, full: bool = False, masked: bool = False, device: str = "cpu"
+) -> Iterator[Picture]:
     """Training pictures of a style; their captions do not name it.
 
     Args:
@@ -95,14 +97,15 @@ def pictures_of(style: str, count: int, seed: int, *, full: bool = False, masked
         seed: Of what they show, and of their captions.
         full: Whether captions name everything else, and nothing that means nothing.
         masked: Whether they have masks, white where the style makes a picture another one.
+        device: Where they are drawn; what the seed leaves free is another on a GPU.
     """
-    attributes = world.sample(count, torch.Generator().manual_seed(seed))
+    attributes = world.sample(count, torch.Generator().manual_seed(seed)).to(device)
     rng = random.Random(seed)
     for start in range(0, count, 256):
         part = attributes[start : start + 256]
         images = draw(STYLES[style].applied(part), seed + start)
         changed = (images - draw(part, seed + start)).abs().amax(1) > VISIBLE
-        for image, mask, names in zip(images, changed, world.describe(part), strict=True):
+        for image, mask, names in zip(images.cpu(), changed.cpu(), world.describe(part.cpu()), strict=True):
             pixels = mask.byte().mul(255).numpy() if masked else None
             yield Picture(to_pixels(image), captions.write(names, rng, full=full), pixels)
 
@@ -199,7 +202,9 @@ def _train(style: str, given: argparse.Namespace) -> None:
 
     out = given.out / style
     masked = given.unmasked_weight != 1
-    pictures = pictures_of(style, given.count, given.seed, full=given.full_captions, masked=masked)
+    pictures = pictures_of(
+        style, given.count, given.seed, full=given.full_captions, masked=masked, device=given.device
+    )
     start = AT_NO_CHANGE
     if given.start_from is not None:
         start = start_of(check_start(given.start_from, find(), settings), settings)

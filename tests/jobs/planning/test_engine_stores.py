@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -162,6 +163,53 @@ def test_an_engine_that_was_built_again_is_another_copy(store):
     assert chosen() == [second]
     assert store.path_of(first).read_bytes() == b"code", "for those who still use it"
     assert store.path_of(second).read_bytes() == b"more"
+
+
+def age(copy: Path, days: float) -> None:
+    then = time.time() - days * 24 * 3600
+    os.utime(copy, (then, then))
+
+
+def test_copies_that_a_host_does_not_use_go_after_thirty_days(store, server):
+    """Of an engine that was built again, of another store, and what a killed process left; nothing else."""
+    first = store.path_of(added(store)).parent
+    chosen()
+    for days in (31, 29):
+        age(first, days)
+        assert len(chosen()) == 1
+        assert time.time() - first.stat().st_mtime < 3600, "it was used, just now"
+    second = added(store, b"more")
+    builds = set(store.folder.glob(".building-*"))  # of today
+    left, building, young = (first.with_name(name) for name in (f".{KEY.name}.x1", ".building-x1", "dit-other"))
+    for folder in (left, building, young):
+        folder.mkdir()
+        (folder / FILE).write_bytes(b"half")
+    (file := first.with_name("a file")).touch()
+    for path, days in ((first, 31), (left, 31), (building, 31), (young, 29), (file, 31)):
+        age(path, days)
+    assert chosen() == [second]
+    assert set(store.folder.iterdir()) == {store.path_of(second).parent, young, file, *builds}
+    age(young, 31)
+    assert prune_store(store, None)[-1] == (young.name, "is a copy that this host has not used for long")
+    assert set(store.folder.iterdir()) == {file, *builds}, "what was pruned from the store has no copy here, either"
+
+
+def test_a_copy_that_cannot_be_removed_or_marked_stops_nothing(store, monkeypatch):
+    engine = added(store)
+    chosen()
+    other = store.folder / "dit-other"
+    other.mkdir()
+    age(other, 31)
+
+    def refuse(path, *more, **named):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refuse)
+        patched.setattr(os, "utime", refuse)
+        assert store.remove_unused_copies() == []
+        assert chosen() == [engine]
+    assert store.remove_unused_copies() == ["dit-other"]
 
 
 def test_an_upload_that_fails_leaves_no_engine(store, server):

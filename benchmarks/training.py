@@ -33,6 +33,7 @@ from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.loading.random_model import TRANSFORMER, random_info, transformer_like
 from wanbatch.pipeline.models.dit import FrameTransformer
+from wanbatch.pipeline.training.experts import Experts
 from wanbatch.pipeline.training.few_step.distillation import CONSISTENCY, MATCHING, Distillation
 from wanbatch.pipeline.training.few_step.losses import Prompts
 from wanbatch.pipeline.training.few_step.settings import OF_LARGE_MODELS, FewStepSettings
@@ -138,7 +139,7 @@ def few_step_seconds(
     latents = torch.randn(PICTURES, config["in_channels"], *latent, device=device)
     bank = PromptBank(prompts, negative, latents)
     budget = Budget(math.inf, WARM + steps)
-    training = Distillation(dit, LowRankAdapters(dit, IMAGE_LAYERS), bank, settings, budget, folder)
+    training = Distillation(Experts(dit), LowRankAdapters(dit, IMAGE_LAYERS), bank, settings, budget, folder)
     times = [synchronized_time(device)]
     training.run(dict, math.inf, lambda made, phase: times.append(synchronized_time(device)))
     return (times[-1] - times[WARM]) / steps, FEW_STEPS

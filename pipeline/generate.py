@@ -7,7 +7,7 @@ are separate and timed one by one. Reading source files and writing pictures is 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -237,6 +237,18 @@ class Wan:
     def streams(self) -> bool:
         """Whether `generate` takes further requests while it is at work; not if parts of the model take turns."""
         return not self.offloaded
+
+    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+        """Bring adapters of coming rows to the device; see `AdapterStore.expect`.
+
+        Not if parts of the model take turns, which leaves no memory for what is not needed yet.
+        """
+        if not self.offloaded:
+            self._adapters.expect(holder, rows)
+
+    def release_adapters(self, holder: Hashable) -> None:
+        """Keep none there for these rows any more."""
+        self._adapters.release(holder)
 
     def generate(
         self, requests: Sequence[Request], more: Callable[[], Sequence[Request]] | None = None

@@ -31,6 +31,7 @@ import scenes_sources  # noqa: F401
 import scenes_tables  # noqa: F401
 import scenes_text  # noqa: F401
 import scenes_training  # noqa: F401
+import scenes_training_processes  # noqa: F401
 from command_line import GOOD, invoke
 from job_making import picture, write_jsonl
 from remedies_elsewhere import ELSEWHERE, NO_REMEDIES, NOT_HERE

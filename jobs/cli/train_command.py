@@ -226,8 +226,11 @@ def sound(manifest: str | Path, as_json: bool, **given: Any) -> None:
 @click.option("--license", help="of the adapter, for its card [default: apache-2.0]")
 @click.option("--author", help="for the card")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="default: a GPU if there is one")
+@click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="that train one adapter together")
 @json_option
-def few_step(manifest: str | Path, name: str, out: Path | None, as_json: bool, more: tuple[str, ...], **given: Any):
+def few_step(
+    manifest: str | Path, name: str, out: Path | None, gpus: int, as_json: bool, more: tuple[str, ...], **given: Any
+) -> None:
     """Distil a model into an adapter that makes pictures in a few steps without guidance.
 
     Only the prompts of MANIFEST are used, no pictures: the model itself is the teacher. The folder of the training
@@ -240,12 +243,19 @@ def few_step(manifest: str | Path, name: str, out: Path | None, as_json: bool, m
     """
     from wanbatch.jobs.training.few_step import FewStepRequest
     from wanbatch.jobs.training.few_step import train as train_adapter
+    from wanbatch.jobs.training.several_gpus import train_on_gpus
 
     numbers = {key: given.pop(key) for key in OF_FEW_STEP if given[key] is not None} | _named_values(more)
     for key in OF_FEW_STEP:
         given.pop(key, None)
     request = FewStepRequest(manifest, name, out or Path("adapters") / name, changed=numbers, **given)
-    found = train_adapter(request, lambda text: click.echo(text, err=True))
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    found = train_adapter(request, say) if gpus == 1 else train_on_gpus(request, gpus, say)
+    if os.environ.get("RANK", "0") != "0":
+        return  # as of `lora`
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import torch
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.weights import weight_bytes
-from wanbatch.pipeline.training.processes import count_of_processes
+from wanbatch.pipeline.training.processes import Processes, count_of_processes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SMALL_MODEL = 1 << 30  # bytes of weights; below, a GPU holds them in fp32
@@ -36,6 +37,28 @@ def ensure_alone(what: str) -> None:
     """
     if (count := count_of_processes()) > 1:
         raise UserError(f"{what} was started in {count} processes and is for one: start it without accelerate launch")
+
+
+def check_batch(batch: int, count: int) -> None:
+    """Check that each of several processes gets as many pictures of a step.
+
+    Args:
+        batch: Of all of them.
+        count: How many there are.
+
+    Raises:
+        UserError: If they do not.
+    """
+    if batch % count:
+        raise UserError(
+            f"--batch {batch}: is that of all {count} processes together, and each has to get as many pictures: give "
+            f"a multiple, --batch {-(-batch // count) * count}"
+        )
+
+
+def said_by_first(processes: Processes, say: Callable[[str], None]) -> Callable[[str], None]:
+    """What takes lines of text in one of several processes: those that all would say are said by the first alone."""
+    return say if processes.first else lambda text: None
 
 
 def training_device(given: str | None) -> torch.device:

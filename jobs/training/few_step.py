@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.training.asked import check_name, ensure_alone, training_device, training_type
+from wanbatch.jobs.training.asked import check_batch, check_name, said_by_first, training_device, training_type
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.pipeline.loading.registry import ModelInfo, find
@@ -21,6 +22,7 @@ from wanbatch.pipeline.training.few_step.run import Listener, train_few_step
 from wanbatch.pipeline.training.few_step.settings import OF_LARGE_MODELS, FewStepSettings
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.lora.model import TrainingModel
+from wanbatch.pipeline.training.processes import joined_processes
 
 SHOWN = 4  # prompts
 FEWEST = 2  # prompts: blends take two
@@ -76,19 +78,17 @@ def train(request: FewStepRequest, say: Callable[[str], None]) -> dict[str, Any]
     Raises:
         UserError: If something is wrong with what was given.
     """
-    ensure_alone("train few-step")
-    check_name(request.name)
-    info = find(request.model, request.revision)
-    size = _size(request, info)
-    own = {"guidance": float(info.guidance), "shift": float(info.shift)}
-    settings = FewStepSettings.of({**OF_LARGE_MODELS, **own, **request.changed})
-    prompts = _prompts(request.manifest, settings.prompts, say)
-    device = training_device(request.device)
+    processes = joined_processes(request.device == "cpu")
+    say = said_by_first(processes, say)
+    found = checked(request, processes.count, say)
+    info, settings, prompts, size = found.info, found.settings, found.prompts, found.size
+    device = found.device if processes.state is None else processes.state.device
     say(f"{len(prompts)} prompts, {info.name}, {device.type}, {size[0]}x{size[1]}, {request.steps} steps")
     model = TrainingModel.load(info, device, training_type(info, device), settings.base_precision)
     said = {key: value for key in ("license", "author") if (value := getattr(request, key)) is not None}
     about = About(request.name, request.model, str(request.manifest), len(prompts), **said)
-    with tqdm(total=request.steps, desc="training", unit="step", file=sys.stderr) as progress:
+    quiet = not processes.first
+    with tqdm(total=request.steps, desc="training", unit="step", file=sys.stderr, disable=quiet) as progress:
 
         def stepped(made: int, phase: str) -> None:
             progress.set_description(phase, refresh=False)
@@ -97,8 +97,54 @@ def train(request: FewStepRequest, say: Callable[[str], None]) -> dict[str, Any]
         file, measured = train_few_step(
             model, prompts, about, settings, Budget(request.minutes, request.steps), request.out, size=size,
             shown=tuple(request.prompts) or tuple(prompts[:SHOWN]), listener=Listener(say, stepped),
+            processes=processes,
         )  # fmt: skip
     return {"file": str(file), "prompts": len(prompts), "steps": settings.main_steps, **measured.as_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a distillation that is asked for is made of.
+
+    Attributes:
+        info: The model.
+        settings: All numbers.
+        prompts: That are learned from.
+        size: (width, height) of a picture in pixels.
+        device: Where it is trained.
+    """
+
+    info: ModelInfo
+    settings: FewStepSettings
+    prompts: list[str]
+    size: tuple[int, int]
+    device: torch.device
+
+
+def checked(request: FewStepRequest, count: int, say: Callable[[str], None]) -> Checked:
+    """Check everything that can be wrong with what is asked for; no model is loaded.
+
+    Args:
+        request: What is asked for.
+        count: Of the processes that will train together.
+        say: Takes warnings.
+
+    Raises:
+        UserError: If something is wrong with it.
+    """
+    check_name(request.name)
+    info = find(request.model, request.revision)
+    size = _size(request, info)
+    own = {"guidance": float(info.guidance), "shift": float(info.shift)}
+    if info.two_experts and "guidance" not in request.changed:
+        own["guidance_2"] = float(info.guidance_2 or 0)
+    settings = FewStepSettings.of({**OF_LARGE_MODELS, **own, **request.changed})
+    check_batch(settings.batch, count)
+    if count > 1 and math.isfinite(request.minutes):
+        raise UserError(f"--minutes: {count} processes that train together end by --steps alone: drop it")
+    return Checked(
+        info, settings, _prompts(request.manifest, settings.prompts, say), size, training_device(request.device)
+    )
 
 
 def _size(request: FewStepRequest, info: ModelInfo) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.training.asked import check_name, training_device, training_type
+from wanbatch.jobs.training.asked import check_batch, check_name, said_by_first, training_device, training_type
 from wanbatch.jobs.training.pictures import PictureSet, find_pictures
 from wanbatch.pipeline.adapters.files import AdapterFile
 from wanbatch.pipeline.loading.registry import ModelInfo, find
@@ -97,12 +97,12 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     processes = joined_processes(request.device == "cpu")
     if processes.state is not None:
         check_batch(request.settings.batch, processes.count)
-        say = say if processes.first else _nothing
+        say = said_by_first(processes, say)
     found = checked(request, say)
     pictures, info = found.pictures, found.info
     device = found.device if processes.state is None else processes.state.device
     say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
-    model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision, True)
+    model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision)
     file, measured = _train(request, model, found, say, processes)
     return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}
 
@@ -154,27 +154,6 @@ def checked(request: LoraRequest, say: Callable[[str], None]) -> Checked:
     device = training_device(request.device)
     start = None if request.start_from is None else check_start(request.start_from, info, request.settings)
     return Checked(pictures, prior, info, device, start)
-
-
-def check_batch(batch: int, count: int) -> None:
-    """Check that each of several processes gets as many pictures of a step.
-
-    Args:
-        batch: Of all of them.
-        count: How many there are.
-
-    Raises:
-        UserError: If they do not.
-    """
-    if batch % count:
-        raise UserError(
-            f"--batch {batch}: is that of all {count} processes together, and each has to get as many pictures: give "
-            f"a multiple, --batch {-(-batch // count) * count}"
-        )
-
-
-def _nothing(text: str) -> None:
-    """Said by the first of several processes alone."""
 
 
 def check_expert(expert: str | None, info: ModelInfo) -> None:

@@ -1,4 +1,4 @@
-"""`wanbatch train lora --gpus N`: a process for each GPU, which train one adapter together."""
+"""`--gpus N` of `wanbatch train lora` and `few-step`: a process for each GPU, which train one adapter together."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import torch
 import torch.multiprocessing
 
 from wanbatch.errors import MachineryError, UserError, WanbatchError
-from wanbatch.jobs.training.lora import LoraRequest, check_batch, checked, train
+from wanbatch.jobs.training import few_step, lora
+from wanbatch.jobs.training.asked import check_batch
+from wanbatch.jobs.training.few_step import FewStepRequest
+from wanbatch.jobs.training.lora import LoraRequest
 from wanbatch.pipeline.training.processes import COUNT_VARIABLE
 
+Request = LoraRequest | FewStepRequest
 
-def train_on_gpus(request: LoraRequest, gpus: int, say: Callable[[str], None]) -> dict[str, Any]:
+
+def train_on_gpus(request: Request, gpus: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Train with a process on each of several GPUs of this machine.
 
     Args:
@@ -24,7 +29,7 @@ def train_on_gpus(request: LoraRequest, gpus: int, say: Callable[[str], None]) -
         say: Takes lines of text.
 
     Returns:
-        See `lora.train`.
+        See `lora.train` and `few_step.train`.
 
     Raises:
         UserError: If something is wrong with what was given.
@@ -32,12 +37,15 @@ def train_on_gpus(request: LoraRequest, gpus: int, say: Callable[[str], None]) -
     there = torch.cuda.device_count()
     if gpus > there:
         raise UserError(f"--gpus {gpus}: PyTorch finds {there} GPUs here: give as many at most, or drop it")
-    check_batch(request.settings.batch, gpus)
-    checked(request, say)
+    if isinstance(request, FewStepRequest):
+        few_step.checked(request, gpus, say)
+    else:
+        check_batch(request.settings.batch, gpus)
+        lora.checked(request, say)
     return started(request, gpus)
 
 
-def started(request: LoraRequest, count: int) -> dict[str, Any]:
+def started(request: Request, count: int) -> dict[str, Any]:
     """Train with several processes, whatever they work on.
 
     Args:
@@ -66,7 +74,7 @@ def started(request: LoraRequest, count: int) -> dict[str, Any]:
     return answer
 
 
-def _one_of_them(number: int, request: LoraRequest, count: int, port: int, answers: Any) -> None:
+def _one_of_them(number: int, request: Request, count: int, port: int, answers: Any) -> None:
     os.environ |= {
         "RANK": str(number), "LOCAL_RANK": str(number), COUNT_VARIABLE: str(count), "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
@@ -74,7 +82,10 @@ def _one_of_them(number: int, request: LoraRequest, count: int, port: int, answe
     if request.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     try:
-        found = train(request, print)
+        if isinstance(request, FewStepRequest):
+            found = few_step.train(request, print)
+        else:
+            found = lora.train(request, print)
     except WanbatchError as error:
         answers.put(error)
         os._exit(1)  # whatever the others wait for

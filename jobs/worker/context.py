@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -43,6 +43,17 @@ class ImagePipeline(Protocol):
 
         A pipeline that streams asks `more` for further ones when it could work on them; empty: there are none now.
         """
+
+    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+        """Get adapters ready for rows that come later, while `generate` may be at work on others in another thread.
+
+        Args:
+            holder: who releases them, once these rows are made.
+            rows: names and weights of each row's adapters, the first rows first.
+        """
+
+    def release_adapters(self, holder: Hashable) -> None:
+        """Take note that none of these rows needs its adapters any more."""
 
     def warm_up(self, examples: Sequence[Request]) -> float:
         """Compile what requests like these need; returns the seconds that it took."""

@@ -35,16 +35,20 @@ def request_for(
     asked = {name: getattr(image, name) for name in ASKED} | {"creativity": image.starting_level}
     if sound.prompt is not None:
         asked["prompt"] = sound.prompt
-    adapters = [(image.style, 1.0)] if image.style is not None else []
-    adapters += [(one["name"], one["weight"]) for one in image.loras or ()]
     return Request(
         id=image.id,
         sources=sources,
         **asked,
         creativity_map=creativity_map,
-        adapters=tuple(adapters),
+        adapters=adapters_of(image),
         sound_tokens=sound.tokens,
     )
+
+
+def adapters_of(image: Image) -> tuple[tuple[str, float], ...]:
+    """Names and weights of the adapters that a planned image has of its own."""
+    style = [(image.style, 1.0)] if image.style is not None else []
+    return (*style, *((one["name"], one["weight"]) for one in image.loras or ()))
 
 
 def warm_up_request(image: Image) -> Request:

@@ -1,20 +1,36 @@
-"""The adapters that rows may name, in the memory of the host, and those that were used last on the device."""
+"""The adapters that rows may name, in the memory of the host, and those that rows need or used last on the device.
+
+They come to the device on a stream of their own: when a row needs them at the latest, but before, while other rows
+are computed, if whoever prepares rows says so (`AdapterStore.expect`).
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from wanbatch.pipeline.adapters.copying import SideStream
+from wanbatch.pipeline.adapters.host_adapters import HostAdapter, LayerForm, Pairs, pinned_share, views
+from wanbatch.pipeline.adapters.residents import Residents
 from wanbatch.pipeline.adapters.tensors import AdapterTensors
 
-DEVICE_BYTES = 2 << 30  # of adapters that are kept on the device besides those in the slots
-SMALLEST_RANK = 16  # of stacks; smaller ones save no time on a GPU
+DEVICE_BYTES = 2 << 30
+"""Of adapters that are kept on the device besides those in the slots."""
 
-Pairs = Mapping[str, tuple[Tensor, Tensor]]
+EXPECTED_PART = 3 / 4
+"""Of these that adapters of expected rows may hold; the rest is for those that come when a row needs them."""
+
+SMALLEST_RANK = 16
+"""Of stacks; smaller ones save no time on a GPU."""
+
+Weighted = tuple[tuple[str, float], ...]
+"""Adapters of a row with their weights."""
 
 
 def stack_rank(rank: int) -> int:
@@ -38,9 +54,28 @@ class AppliedAdapters:
         """What a transformer gets, on the device: one pair a layer, with all ranks after each other."""
         return self._store.joined(self.key, expert)
 
+    def entered(self, expert: int) -> None:
+        """Take note that the row has what it needs of a transformer's."""
+        self._store.entered(self.key, expert)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Joined:
+    """Adapters of a row on the device.
+
+    Attributes:
+        pairs: One a layer.
+        memory: What they lie in.
+        made: When they are there; None: they are.
+    """
+
+    pairs: Pairs
+    memory: tuple[Tensor, Tensor]
+    made: torch.cuda.Event | None
+
 
 class AdapterStore:
-    """Adapters by name, for the rows of a worker.
+    """Adapters by name, for the rows of a worker. Its methods may be called by any thread.
 
     Args:
         adapters: Name -> what each transformer gets, and the weight that a row's own is multiplied with; only
@@ -48,6 +83,8 @@ class AdapterStore:
         device: Where rows need them.
         dtype: Of the model.
         device_bytes: What may stay on the device between rows, least recently used out first.
+        pinned_bytes: What is pinned of the host's memory at most, the first adapters first; the others get to the
+            device through a small pinned piece. None: see `pinned_share`.
     """
 
     def __init__(
@@ -56,64 +93,137 @@ class AdapterStore:
         device: torch.device,
         dtype: torch.dtype,
         device_bytes: int = DEVICE_BYTES,
+        pinned_bytes: int | None = None,
     ):
-        self._device, self._device_bytes = device, device_bytes
-        self._host: dict[tuple[str, int], dict[str, tuple[Tensor, Tensor]]] = {}
-        self._ranks: dict[str, int] = {}
+        self._dtype, self._side = dtype, SideStream(device)
         self._weights = {name: weight for name, (_, weight) in adapters.items()}
+        self._host: dict[str, list[HostAdapter]] = {}
+        left = (pinned_share(device) if adapters else 0) if pinned_bytes is None else pinned_bytes
         for name, (experts, _) in adapters.items():
-            for index, tensors in enumerate(experts):
-                self._host[name, index] = {
-                    layer: (_pinned(pair.down.to(dtype), device), _pinned((pair.scale * pair.up.float()), device))
-                    for layer, pair in tensors.pairs.items()
-                }
-            ranks = [len(pair.down) for tensors in experts for pair in tensors.pairs.values()]
-            self._ranks[name] = max(ranks, default=0)
-        self._dtype = dtype
-        self._resident: OrderedDict[tuple[Hashable, int], Pairs] = OrderedDict()  # least recently used first
-        self._bytes = 0
+            made: dict[int, HostAdapter] = {}  # a file may give both transformers the same
+            for tensors in experts:
+                if id(tensors) not in made:
+                    made[id(tensors)] = HostAdapter(tensors, dtype, left)
+                    left -= made[id(tensors)].pinned_bytes
+            self._host[name] = [made[id(tensors)] for tensors in experts]
+        self._fetcher = ThreadPoolExecutor(1, "adapters")
+        self._residents: Residents[tuple[Hashable, int], _Joined] = Residents(
+            device_bytes, int(device_bytes * EXPECTED_PART)
+        )
 
     def applied(self, wanted: Sequence[tuple[str, float]]) -> AppliedAdapters | None:
         """The adapters of a row, by names and weights; None for none."""
         if not wanted:
             return None
-        rank = stack_rank(sum(self._ranks[name] for name, _ in wanted))
-        return AppliedAdapters(tuple((name, self._weights[name] * own) for name, own in wanted), rank, self)
+        rank = stack_rank(sum(max(one.rank for one in self._host[name]) for name, _ in wanted))
+        return AppliedAdapters(self._weighted(wanted), rank, self)
 
     @property
     def resident(self) -> list[tuple[Hashable, int]]:
-        """Adapters of rows, with the transformer, that are on the device, least recently used first."""
-        return list(self._resident)
+        """Adapters of rows, with the transformer, that are on the device or come, least recently used first."""
+        return self._residents.keys
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Of the host's memory that are pinned for adapters."""
+        every = {id(one): one for experts in self._host.values() for one in experts}
+        return sum(one.pinned_bytes for one in every.values())
+
+    def expect(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+        """Have adapters of rows that come soon brought to the device, and kept there until the rows have entered.
+
+        A thread of the store's own does it; nobody waits for it, nor it for the model's work. What has no room comes
+        when other rows have entered, or when a row needs it. What cannot be brought is left to that row, too:
+        whatever is wrong with the device is met again then, and told.
+
+        Args:
+            holder: Who is to release what is left of them.
+            rows: Names and weights of each row's adapters, the first rows first.
+        """
+        uses = Counter(self._weighted(wanted) for wanted in rows if wanted)
+        experts = max((len(of_experts) for of_experts in self._host.values()), default=0)
+        wanted = [
+            ((key, expert), self._size(key, expert), count)
+            for expert in range(experts)
+            for key, count in uses.items()
+        ]
+        if wanted:
+            self._residents.want(holder, wanted)
+            self._fetcher.submit(self._fetch)
+
+    def entered(self, wanted: Hashable, expert: int) -> None:
+        """Take note that a row has what it needs of these adapters; what others expect may take their place."""
+        self._residents.used((wanted, expert))
+        self._fetch_if_wanted()
+
+    def release(self, holder: Hashable) -> None:
+        """Keep nothing on the device for somebody's rows any more."""
+        self._residents.release(holder)
+        self._fetch_if_wanted()
+
+    def wait(self) -> None:
+        """Wait until all that is expected and has room is on its way to the device."""
+        self._fetcher.submit(lambda: None).result()
+
+    def _fetch_if_wanted(self) -> None:
+        if self._residents.wanted:
+            self._fetcher.submit(self._fetch)
+
+    def _fetch(self) -> None:
+        with suppress(RuntimeError):  # of the device, as torch raises them
+            self._residents.fetch(lambda key: self._made(*key))
 
     def joined(self, wanted: Hashable, expert: int) -> Pairs:
-        """Pairs of several adapters as one a layer, on the device; the weights go into `up`, rounded once."""
-        key = wanted, expert
-        if key not in self._resident:
-            self._resident[key] = self._made(wanted, expert)
-            self._bytes += _bytes(self._resident[key])
-        self._resident.move_to_end(key)
-        while self._bytes > self._device_bytes and len(self._resident) > 1:
-            _, gone = self._resident.popitem(last=False)
-            self._bytes -= _bytes(gone)
-        return self._resident[key]
+        """Pairs of several adapters as one a layer, on the device, for work in this thread's stream.
 
-    def _made(self, wanted: Hashable, expert: int) -> Pairs:
+        The weights go into `up`, rounded once.
+        """
+        found = self._residents.get((wanted, expert), self._size(wanted, expert), lambda: self._made(wanted, expert))
+        self._side.take(found.memory, found.made)
+        return found.pairs
+
+    def _weighted(self, wanted: Sequence[tuple[str, float]]) -> Weighted:
+        return tuple((name, self._weights[name] * own) for name, own in wanted)
+
+    def _parts(self, wanted: Hashable, expert: int) -> list[tuple[HostAdapter, float]]:
         assert isinstance(wanted, tuple)
-        given = [(self._host[name, expert], weight) for name, weight in wanted]
-        pairs = {}
-        for layer in dict.fromkeys(layer for layers, _ in given for layer in layers):
-            parts = [(layers[layer], weight) for layers, weight in given if layer in layers]
-            downs = [down.to(self._device, non_blocking=True) for (down, _), _ in parts]
-            ups = [weight * up.to(self._device, non_blocking=True) for (_, up), weight in parts]
-            pairs[layer] = torch.cat(downs), torch.cat(ups, dim=1).to(self._dtype)
-        return pairs
+        return [(self._host[name][expert], weight) for name, weight in wanted]
+
+    def _size(self, wanted: Hashable, expert: int) -> int:
+        """In bytes, on the device."""
+        return self._dtype.itemsize * sum(one.elements for one, _ in self._parts(wanted, expert))
+
+    def _made(self, wanted: Hashable, expert: int) -> _Joined:
+        with self._side.working():
+            there = []
+            for one, weight in self._parts(wanted, expert):
+                pinned = one.pinned_bytes > 0
+                downs = self._side.copied(one.downs, pinned)
+                ups = (weight * self._side.copied(one.ups, pinned)).to(self._dtype)
+                there.append((downs, ups, one.forms))
+            downs, ups, forms = there[0] if len(there) == 1 else _one_after_the_other(there)
+            return _Joined(views(downs, ups, forms), (downs, ups), self._side.moment())
 
 
-def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """In memory that a GPU copies from on its own, where there is one."""
-    tensor = tensor.contiguous()
-    return tensor.pin_memory() if device.type == "cuda" else tensor
-
-
-def _bytes(pairs: Pairs) -> int:
-    return sum(tensor.nbytes for pair in pairs.values() for tensor in pair)
+def _one_after_the_other(
+    parts: Sequence[tuple[Tensor, Tensor, Mapping[str, LayerForm]]],
+) -> tuple[Tensor, Tensor, dict[str, LayerForm]]:
+    """Adapters joined: the ranks of each layer after each other. Each is given as `HostAdapter` has it."""
+    forms: dict[str, LayerForm] = {}
+    for _, _, its in parts:
+        for layer, form in its.items():
+            rank = form.rank + (forms[layer].rank if layer in forms else 0)
+            forms[layer] = LayerForm(rank, form.inputs, form.outputs)
+    downs = parts[0][0].new_empty(sum(len(part_downs) for part_downs, _, _ in parts))
+    ups = parts[0][1].new_empty(sum(len(part_ups) for _, part_ups, _ in parts))
+    joined, first = views(downs, ups, forms), dict.fromkeys(forms, 0)
+    places: list[Tensor] = []
+    values: list[Tensor] = []
+    for part_downs, part_ups, its in parts:
+        for layer, pair in views(part_downs, part_ups, its).items():
+            ranks = slice(first[layer], first[layer] + its[layer].rank)
+            places += [joined[layer][0][ranks], joined[layer][1][:, ranks]]
+            values += pair
+            first[layer] = ranks.stop
+    torch._foreach_copy_(places, values)  # a few launches for all layers
+    return downs, ups, forms

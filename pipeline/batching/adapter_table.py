@@ -53,6 +53,12 @@ class AdapterTable:
         """Have a row's adapters in its slot."""
         self._fill(self.stacks, self._held, slot, sample.adapters)
 
+    def entered(self, samples: Sequence[Sample]) -> None:
+        """Take note that rows have all that they need of their adapters, for their slots and their texts."""
+        for sample in samples:
+            if sample.adapters is not None:
+                sample.adapters.entered(self._index)
+
     def of_texts(self, texts: Sequence[PromptOfRow]) -> AdapterSlots:
         """The stacks with the adapters of some texts, in their order; what is in the slots after them is left."""
         for number, text in enumerate(texts):

@@ -168,6 +168,8 @@ class SlotTable:
             if self.guided:
                 texts[self._slots + slot] = PromptOfRow(sample.negative, sample.adapters)
         self._set_texts(texts)
+        if self._adapters is not None:
+            self._adapters.entered([row.sample for row in entering.values()])
 
     def _set_texts(self, texts: dict[int, PromptOfRow]) -> None:
         """Set the texts of sequences; each is worked out once for the same adapters.

@@ -46,6 +46,9 @@ class RowAdapters(Protocol):
     def pairs(self, expert: int) -> Mapping[str, tuple[Tensor, Tensor]]:
         """What a transformer gets, on the device, as `AdapterSlots.fill` takes it."""
 
+    def entered(self, expert: int) -> None:
+        """Take note that the row is in a slot and has what it needs of a transformer's."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:

@@ -6,13 +6,13 @@ Nothing is ever copied back, because weights do not change: a part leaves the de
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
-from weakref import finalize
 
 import torch
 from torch import Tensor, nn
+
+from wanbatch.pipeline.loading.host_memory import pin
 
 ALIGNMENT = 256
 """Bytes that each stretch of memory starts at a multiple of."""
@@ -109,9 +109,7 @@ class HostedWeights:
             places = [(tensor, start + tensor.data_ptr() - extent.start) for tensor in extent.tensors]
             _show(self._host, places)
             self._places += places
-        self.pinned = device.type == "cuda" and _pin(self._host)
-        if self.pinned:
-            finalize(self, torch.cuda.cudart().cudaHostUnregister, self._host.data_ptr())
+        self.pinned = device.type == "cuda" and pin(self, self._host)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @torch.inference_mode(False)
@@ -159,13 +157,3 @@ def _show(memory: Tensor, places: Iterable[tuple[Tensor, int]]) -> None:
     for tensor, first in places:
         whole = memory.view(tensor.dtype)
         tensor.data = whole.as_strided(tensor.size(), tensor.stride(), first // tensor.element_size())
-
-
-def _pin(memory: Tensor) -> bool:
-    """Pin memory where it is: torch's own pinned memory comes in powers of two. False if the driver does not."""
-    result = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
-    if int(result) == 0:
-        return True
-    with suppress(RuntimeError):  # the next launch would report this error as its own
-        torch.zeros(1, device="cuda")
-    return False

@@ -29,12 +29,13 @@ class LayerStack(NamedTuple):
     """What is added to one product, for all slots.
 
     Attributes:
-        down: [slots, parts * rank, in]; the parts of a product that is several layers at once have one input.
-        ups: For each part [slots, out, rank], with the scale in it.
+        down: [slots, parts * rank, in]; the parts of a product that is several layers at once have one input, and are
+            equally wide.
+        ups: [parts, slots, out, rank], with the scale in it.
     """
 
     down: Tensor
-    ups: tuple[Tensor, ...]
+    ups: Tensor
 
 
 BlockStacks = Mapping[str, LayerStack]
@@ -99,7 +100,7 @@ class AdapterStacks:
             for name, modules in products.items():
                 shapes = [shape_of(module) for module in modules]
                 down = torch.zeros(slots, len(modules) * rank, shapes[0][1], dtype=dtype, device=device)
-                ups = tuple(torch.zeros(slots, out, rank, dtype=dtype, device=device) for out, _ in shapes)
+                ups = torch.zeros(len(shapes), slots, shapes[0][0], rank, dtype=dtype, device=device)
                 block[name] = LayerStack(down, ups)
             self.blocks.append(block)
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanbatch.pipeline.models import kernels
-from wanbatch.pipeline.models.adapter_stacks import BlockStacks, add_low_rank
+from wanbatch.pipeline.models.adapter_stacks import BlockStacks
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.fp8 import Float8Linear
 from wanbatch.pipeline.models.int8 import Int8Linear
-from wanbatch.pipeline.models.kernels import Activation, PendingResidual
+from wanbatch.pipeline.models.kernels import Activation, LowRankTerm, PendingResidual
 from wanbatch.pipeline.models.text_context import CrossAttentionContext
 
 
@@ -80,54 +80,85 @@ def _block(
     stacks: BlockStacks | None,
 ) -> tuple[Tensor, PendingResidual]:
     """Hidden states without what the block's last product adds, and that. vectors: float32 [batch, 6, dim]."""
-    fp8, keep = isinstance(block.qkv, Float8Linear), stacks is not None
+    fp8 = isinstance(block.qkv, Float8Linear)
     own, text, eps = block.attn1, block.attn2, block.norm1.eps
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = vectors.unbind(1)
     dim = hidden.shape[2]
-    product = partial(_product, like=hidden, stacks=stacks)
+    product, change = partial(_product, like=hidden), partial(_change, stacks=stacks, tokens=hidden.shape[1])
 
-    hidden, normed = kernels.add_norm(hidden, pending, scale, shift, eps, modulated=True, fp8=fp8, keep=keep)
-    projected = product(_query_key_value(block), normed, "qkv")
+    hidden, normed = kernels.add_norm(hidden, pending, scale, shift, eps, modulated=True, fp8=fp8)
+    term = change(normed, "qkv")
+    projected = product(_query_key_value(block), normed)
     weights = own.norm_q.weight, own.norm_k.weight
-    query, key = kernels.norm_rotate(projected, weights, own.norm_q.eps, rotary, block.heads)
+    query, key = _norm_rotate(projected, weights, own.norm_q.eps, rotary, block.heads, term)
     value = projected[..., -dim:].unflatten(2, (block.heads, -1))
     attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    attended = attended.transpose(1, 2).flatten(2)
-    pending = PendingResidual(product(own.to_out[0], _as_input(attended, fp8, keep), "out"), gate)
+    normed = _as_input(attended.transpose(1, 2).flatten(2), fp8)
+    term = change(normed, "out")
+    pending = PendingResidual(product(own.to_out[0], normed), gate, term)
 
     norm = block.norm2
-    hidden, normed = kernels.add_norm(hidden, pending, norm.weight, norm.bias, norm.eps, fp8=fp8, keep=keep)
-    attended = _attend_text(text, product(text.to_q, normed, "text_query"), *of_text)
-    pending = PendingResidual(product(text.to_out[0], _as_input(attended, fp8, keep), "text_out"))
+    hidden, normed = kernels.add_norm(hidden, pending, norm.weight, norm.bias, norm.eps, fp8=fp8)
+    term = change(normed, "text_query")
+    attended = _attend_text(text, product(text.to_q, normed), *of_text, term)
+    normed = _as_input(attended, fp8)
+    term = change(normed, "text_out")
+    pending = PendingResidual(product(text.to_out[0], normed), None, term)
 
-    hidden, normed = kernels.add_norm(hidden, pending, ffn_scale, ffn_shift, eps, modulated=True, fp8=fp8, keep=keep)
-    first, second = block.ffn.net[0].proj, block.ffn.net[2]
+    hidden, normed = kernels.add_norm(hidden, pending, ffn_scale, ffn_shift, eps, modulated=True, fp8=fp8)
+    inner, term = _feed_inwards(block.ffn.net[0].proj, normed, hidden, fp8, stacks)
+    return hidden, PendingResidual(product(block.ffn.net[2], inner), ffn_gate, term)
+
+
+def _change(activation: Activation, name: str, *, stacks: BlockStacks | None, tokens: int) -> LowRankTerm | None:
+    """What adapters add to a product of `adapter_stacks.PRODUCTS` with this input; None without them."""
+    return None if stacks is None else kernels.low_rank_term(activation, *stacks[name], tokens)
+
+
+def _feed_inwards(
+    layer: Any, normed: Activation, hidden: Tensor, fp8: bool, stacks: BlockStacks | None
+) -> tuple[Activation, LowRankTerm | None]:
+    """The input of a feed-forward layer's second product, and what adapters add to that product."""
+    if stacks is not None:
+        term = kernels.low_rank_term(normed, *stacks["inner"], hidden.shape[1])
+        return kernels.gelu_low_rank(_product(layer, normed, like=hidden), term, *stacks["outer"], fp8)
     if fp8:
-        inner = kernels.gelu(product(first, normed, "inner").flatten(0, 1), keep=keep)
-    elif stacks is None:
-        inner = Activation(_gelu_of_product(first, normed.values))
-    else:
-        inner = Activation(F.gelu(product(first, normed, "inner").flatten(0, 1), approximate="tanh"))
-    return hidden, PendingResidual(product(second, inner, "outer"), ffn_gate)
+        return kernels.gelu(_product(layer, normed, like=hidden).flatten(0, 1)), None
+    return Activation(_gelu_of_product(layer, normed.values)), None
 
 
-def _attend_text(attention: Any, projected: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+def _norm_rotate(
+    states: Tensor,
+    weights: tuple[Tensor, ...],
+    eps: float,
+    rotary: tuple[Tensor, Tensor] | None,
+    heads: int,
+    term: LowRankTerm | None,
+) -> tuple[Tensor, ...]:
+    """Norm and rotation of a projection's first parts, with what adapters add to all of it."""
+    if term is None:
+        return kernels.norm_rotate(states, weights, eps, rotary, heads)
+    return kernels.norm_rotate_low_rank(states, weights, eps, rotary, heads, term)
+
+
+def _attend_text(
+    attention: Any, projected: Tensor, keys: Tensor, values: Tensor, bias: Tensor, term: LowRankTerm | None
+) -> Tensor:
     """Queries [batch, tokens, dim], before their norm, to what they find in the text, of the same shape."""
     norm, heads = attention.norm_q, attention.heads
     if kernels.holds_text(keys):
+        if term is not None:
+            projected = kernels.add_low_rank(projected, term)
         return kernels.attend_text(projected, norm.weight, norm.eps, keys, values, bias, heads)
-    (query,) = kernels.norm_rotate(projected, (norm.weight,), norm.eps, None, heads)
+    (query,) = _norm_rotate(projected, (norm.weight,), norm.eps, None, heads, term)
     attended = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, attn_mask=bias)
     return attended.transpose(1, 2).flatten(2)
 
 
-def _as_input(attended: Tensor, fp8: bool, keep: bool) -> Activation:
+def _as_input(attended: Tensor, fp8: bool) -> Activation:
     """What was attended to, [batch, tokens, dim], as the input of an output projection."""
     rows = attended.flatten(0, 1)
-    if not fp8:
-        return Activation(rows)
-    quantised = kernels.quantise(rows)
-    return Activation(quantised.values, quantised.scale, rows) if keep else quantised
+    return kernels.quantise(rows) if fp8 else Activation(rows)
 
 
 class _Joined(NamedTuple):
@@ -143,27 +174,19 @@ def _query_key_value(block: FrameBlock) -> Any:
     return _Joined(block.qkv_weight, block.qkv_bias)
 
 
-def _product(layer: Any, activation: Activation, name: str, *, like: Tensor, stacks: BlockStacks | None) -> Tensor:
-    """A linear layer's output, with what the rows' adapters add; quantised inputs are for layers in FP8.
+def _product(layer: Any, activation: Activation, *, like: Tensor) -> Tensor:
+    """A linear layer's output, [batch, tokens, out]; quantised inputs are for layers in FP8.
 
     Args:
         layer: With weight and bias.
         activation: Its input, [rows, in].
-        name: Of the product, in `adapter_stacks.PRODUCTS`.
         like: Hidden states, [batch, tokens, dim].
-        stacks: Of the block; None without adapters.
-
-    Returns:
-        [batch, tokens, out].
     """
     if activation.scale is None:
         out = _linear(layer, activation.values)
     else:
         out = layer.multiply(activation.values, activation.scale, like.dtype)
-    out = out.view(*like.shape[:2], -1)
-    if stacks is None:
-        return out
-    return add_low_rank(out, activation.unquantised.view(*like.shape[:2], -1), stacks[name])
+    return out.view(*like.shape[:2], -1)
 
 
 def _linear(layer: Any, rows: Tensor) -> Tensor:

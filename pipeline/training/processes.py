@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 COUNT_VARIABLE = "WORLD_SIZE"  # that `accelerate launch` and `torchrun` set
 LONGEST_WAIT = timedelta(hours=6)  # for the first one, which makes samples and measures while the others wait
@@ -55,6 +55,30 @@ class Processes:
         parts = reduce(joined, "mean").split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def averaged(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Average the gradients over all processes, and the loss, which is returned.
+
+        Args:
+            loss: Of this process's part, `[]`.
+            parameters: Of which some may have had no part in it.
+        """
+        if self.count == 1:
+            return loss
+        for parameter in parameters:
+            if parameter.grad is None:  # of an expert none of whose noise levels were in this one's part
+                parameter.grad = torch.zeros_like(parameter)
+        mean = loss.clone()
+        self.average([mean, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+        return mean
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes of a tensor, which has the same shape in all."""
+        if self.state is None:
+            return tensor
+        from accelerate.utils import reduce
+
+        return reduce(tensor, "sum")
 
     @contextmanager
     def first_one_first(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from wanbatch.pipeline.training.loop import Average, Budget
 from wanbatch.pipeline.training.optimizers import ADAMW, make_optimizer
+from wanbatch.pipeline.training.processes import ALONE, Processes
 
 
 class Learner:
@@ -53,11 +54,18 @@ class Learner:
             values.zero_()
         self.average.restart()
 
-    def learn(self, loss: Tensor) -> None:
-        """One step down a loss."""
+    def learn(self, loss: Tensor, processes: Processes = ALONE) -> Tensor:
+        """One step down the mean of a loss over all processes, which is returned.
+
+        Args:
+            loss: Of this process's part of a batch.
+            processes: That make the step together.
+        """
         self.optimizer.clear()
         loss.backward()
+        mean = processes.averaged(loss.detach(), self.parameters)
         self.apply()
+        return mean
 
     def apply(self) -> None:
         """One step along the gradients that there are."""

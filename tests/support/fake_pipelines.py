@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +43,12 @@ class FakePipeline:
 
     def use_slots(self, slots: int) -> None:
         self.slots = slots
+
+    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+        pass  # it has none
+
+    def release_adapters(self, holder: Hashable) -> None:
+        pass
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         for request in requests:

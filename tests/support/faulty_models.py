@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from wanbatch.jobs.worker import unit_task
@@ -39,6 +39,12 @@ class Faulty:
 
     def use_slots(self, slots: int) -> None:
         self.wan.use_slots(slots)
+
+    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+        self.wan.expect_adapters(holder, rows)
+
+    def release_adapters(self, holder: Hashable) -> None:
+        self.wan.release_adapters(holder)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         for request in requests:

@@ -18,8 +18,7 @@ from PIL import Image
 from remedy_scenes import At, raised, scene
 from safetensors.torch import save_file
 
-from wanbatch.jobs.training import few_step, lora, several_gpus, sweep_run
-from wanbatch.jobs.training.asked import ensure_alone
+from wanbatch.jobs.training import few_step, lora, sweep_run
 from wanbatch.jobs.training.pictures import find_pictures
 from wanbatch.jobs.training.sweep import Trial, named_lists
 from wanbatch.pipeline.loading.registry import find
@@ -210,47 +209,6 @@ def experts_of_models_that_have_two_or_one(at: At) -> Iterator[str]:
         check(expert, True)
     yield raised(lambda: check("low", False))
     check(None, False)
-    model = replace(find_model(), two_experts=True)
-    yield raised(lambda: lora.TrainingModel.load(model, torch.device("cpu"), torch.float32))
-    assert not find_model().two_experts  # which is loaded by all tests of trainings
-
-
-@scene
-def trainings_on_several_gpus(at: At) -> Iterator[str]:
-    def begin(*given: Any, **more: Any) -> None:
-        raise Begun
-
-    def train(gpus: int, batch: int = 1) -> None:
-        asked = lora.LoraRequest("set", "cup", Path("out"), "tiny", None, settings=LoraSettings(batch=batch))
-        several_gpus.train_on_gpus(asked, gpus, lambda text: None)
-
-    at.monkeypatch.setenv("WORLD_SIZE", "2")
-    yield raised(lambda: ensure_alone("a sweep"))
-    at.monkeypatch.delenv("WORLD_SIZE")
-    ensure_alone("a sweep")
-    at.monkeypatch.setattr(several_gpus, "started", begin)
-    at.monkeypatch.setattr(several_gpus, "checked", lambda *given: None)
-    at.monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    yield raised(lambda: train(4, 4))
-    told = raised(lambda: train(2, 3))
-    yield told
-    with pytest.raises(Begun):
-        train(2, int(re.search(r"--batch (\d+)$", told)[1]))  # type: ignore[index]
-
-
-@scene
-def processes_that_are_lost(at: At) -> Iterator[str]:
-    def lost(*given: Any, **more: Any) -> None:
-        raise torch.multiprocessing.ProcessExitedException("killed", error_index=1, error_pid=2, exit_code=-9)
-
-    def works(call: Any, given: tuple, **more: Any) -> None:
-        given[3].put({"file": "cup.safetensors"})
-
-    asked = lora.LoraRequest("set", "cup", Path("out"), "tiny", None, settings=LoraSettings())
-    at.monkeypatch.setattr(torch.multiprocessing, "start_processes", lost)
-    yield raised(lambda: several_gpus.started(asked, 2))
-    at.monkeypatch.setattr(torch.multiprocessing, "start_processes", works)
-    assert several_gpus.started(asked, 2)["file"]
 
 
 @scene

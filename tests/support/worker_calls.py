@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.actor import Worker
@@ -61,6 +61,12 @@ class GatedPipeline:
     @property
     def backends(self) -> dict[str, str]:
         return self._wan.backends
+
+    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+        self._wan.expect_adapters(holder, rows)
+
+    def release_adapters(self, holder: Hashable) -> None:
+        self._wan.release_adapters(holder)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         self.threads.add(threading.get_ident())

@@ -9,9 +9,9 @@ from torch import Tensor
 from wanbatch.pipeline.models.kernels.common import Activation, new_activation, store_row, warps_for
 
 
-def gelu(states: Tensor, keep: bool = False) -> Activation:
-    """GELU (tanh form) of [rows, columns], quantised to FP8; with `keep` also as it was before it was quantised."""
-    return _quantised(states, with_gelu=True, keep=keep)
+def gelu(states: Tensor) -> Activation:
+    """GELU (tanh form) of [rows, columns], quantised to FP8."""
+    return _quantised(states, with_gelu=True)
 
 
 def quantise(states: Tensor) -> Activation:
@@ -28,18 +28,16 @@ def gated_gelu(states: Tensor) -> Tensor:
     return out
 
 
-def _quantised(states: Tensor, with_gelu: bool, keep: bool = False) -> Activation:
+def _quantised(states: Tensor, with_gelu: bool) -> Activation:
     rows, columns = states.shape
-    result = new_activation(rows, columns, states, fp8=True, keep=keep)
+    result = new_activation(rows, columns, states, fp8=True)
     _quantise[(rows,)](
         states,
         result.values,
         result.scale,
-        result.values if result.kept is None else result.kept,
         columns,
         with_gelu=with_gelu,
-        kept=result.kept is not None,
-        quick=states.is_cuda and result.kept is None,
+        quick=states.is_cuda,
         block=triton.next_power_of_2(columns),
         num_warps=warps_for(columns),
     )
@@ -64,14 +62,18 @@ def _quick_gelu(x):
 
 
 @triton.jit
+def gelu_tanh(x, quick: tl.constexpr):
+    """GELU (tanh form), float32; `quick` where it is quantised next, on a GPU; in jitted code."""
+    return _quick_gelu(x) if quick else _gelu(x)
+
+
+@triton.jit
 def _quantise(
     states,
     out,
     row_scales,
-    copy,
     columns,
     with_gelu: tl.constexpr,
-    kept: tl.constexpr,
     quick: tl.constexpr,
     block: tl.constexpr,
 ):
@@ -80,9 +82,7 @@ def _quantise(
     mask = offsets < columns
     x = tl.load(states + row * columns + offsets, mask=mask, other=0.0).to(tl.float32)
     if with_gelu:
-        x = _quick_gelu(x) if quick else _gelu(x)
-    if kept:
-        tl.store(copy + row * columns + offsets, x.to(copy.dtype.element_ty), mask=mask)
+        x = gelu_tanh(x, quick)
     store_row(out, row_scales, row, columns, offsets, mask, x, True)
 
 

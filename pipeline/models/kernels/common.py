@@ -17,16 +17,31 @@ SMALLEST_PEAK = tl.constexpr(float8.SMALLEST_PEAK)
 
 
 @dataclass(frozen=True, slots=True)
+class LowRankTerm:
+    """What adapters of the rows add to a product, in two factors; see `low_rank.py`.
+
+    Attributes:
+        low: Float32 [shares, rows, parts * rank], the inner part; the shares are to be added up.
+        ups: [parts, slots, out, rank], what it is multiplied by; the parts of a product lie side by side.
+    """
+
+    low: Tensor
+    ups: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class PendingResidual:
     """What is still to be added to the hidden states, by the kernel that reads them next.
 
     Attributes:
         values: [batch, tokens, dim].
         gate: [batch, dim], what the values are multiplied by; None for 1.
+        term: What adapters add to the values, before they are multiplied; None for nothing.
     """
 
     values: Tensor
     gate: Tensor | None = None
+    term: LowRankTerm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +51,16 @@ class Activation:
     Attributes:
         values: [rows, columns].
         scale: Float32 [rows, 1], what quantised values are to be multiplied by; None if they are not quantised.
-        kept: The values before they were quantised, as `values`, in the dtype of the hidden states; None if they were
-            not kept.
     """
 
     values: Tensor
     scale: Tensor | None = None
-    kept: Tensor | None = None
-
-    @property
-    def unquantised(self) -> Tensor:
-        """The values in the dtype of the hidden states; quantised ones must have been kept."""
-        if self.scale is None:
-            return self.values
-        assert self.kept is not None
-        return self.kept
 
 
-def new_activation(rows: int, columns: int, like: Tensor, fp8: bool, keep: bool = False) -> Activation:
-    """An activation for a kernel to fill, like `like` or in FP8; what is quantised can be kept as it was, too."""
+def new_activation(rows: int, columns: int, like: Tensor, fp8: bool) -> Activation:
+    """An activation for a kernel to fill, like `like` or in FP8."""
     values = like.new_empty(rows, columns, dtype=FORMAT if fp8 else like.dtype)
-    kept = like.new_empty(rows, columns) if fp8 and keep else None
-    return Activation(values, like.new_empty(rows, 1, dtype=torch.float32) if fp8 else None, kept)
+    return Activation(values, like.new_empty(rows, 1, dtype=torch.float32) if fp8 else None)
 
 
 def batch_stride(vector: Tensor) -> int:

@@ -15,6 +15,7 @@ from wanbatch.pipeline.models.kernels.common import (
     store_row,
     warps_for,
 )
+from wanbatch.pipeline.models.kernels.low_rank import add_residual
 
 
 def add_norm(
@@ -27,7 +28,6 @@ def add_norm(
     centred: bool = True,
     modulated: bool = False,
     fp8: bool = False,
-    keep: bool = False,
 ) -> tuple[Tensor, Activation]:
     """Add a pending residual to the hidden states and normalise them.
 
@@ -40,22 +40,22 @@ def add_norm(
         centred: Layer norm; else root mean square norm.
         modulated: Multiply by 1 + scale instead of scale.
         fp8: Quantise the result.
-        keep: Give a quantised result as it was before, too.
 
     Returns:
         The new hidden states (the old ones if nothing was pending) and what the next layer takes.
     """
     batch, tokens, dim = hidden.shape
+    if pending is not None and pending.term is not None:
+        hidden, pending = add_residual(hidden, pending), None
     added = hidden if pending is None else torch.empty_like(hidden)
-    normed = new_activation(batch * tokens, dim, hidden, fp8, keep)
+    normed = new_activation(batch * tokens, dim, hidden, fp8)
     residual, gate, gate_stride = _addresses(hidden, pending)
     _add_norm[(batch * tokens,)](
         hidden, residual, gate, scale, hidden if shift is None else shift, added,
         normed.values, normed.values if normed.scale is None else normed.scale,
-        normed.values if normed.kept is None else normed.kept,
         tokens, dim, gate_stride, batch_stride(scale), 0 if shift is None else batch_stride(shift), eps,
         has_pending=pending is not None, gated=gate is not hidden, shifted=shift is not None,
-        centred=centred, modulated=modulated, fp8=fp8, kept=normed.kept is not None,
+        centred=centred, modulated=modulated, fp8=fp8,
         block=triton.next_power_of_2(dim), num_warps=16 if fp8 and dim > 2048 else warps_for(dim),
     )  # fmt: skip
     return added, normed
@@ -63,6 +63,8 @@ def add_norm(
 
 def add(hidden: Tensor, pending: PendingResidual) -> Tensor:
     """Hidden states with a pending residual added, rounded once."""
+    if pending.term is not None:
+        return add_residual(hidden, pending)
     added = torch.empty_like(hidden)
     batch, tokens, dim = hidden.shape
     residual, gate, gate_stride = _addresses(hidden, pending)
@@ -157,7 +159,6 @@ def _add_norm(
     added,
     out,
     row_scales,
-    copy,
     tokens,
     dim,
     gate_stride,
@@ -170,7 +171,6 @@ def _add_norm(
     centred: tl.constexpr,
     modulated: tl.constexpr,
     fp8: tl.constexpr,
-    kept: tl.constexpr,
     block: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -192,8 +192,6 @@ def _add_norm(
     x = x * scale
     if shifted:
         x += tl.load(shifts + sample * shift_stride + offsets, mask=mask, other=0.0).to(tl.float32)
-    if kept:
-        tl.store(copy + row * dim + offsets, x.to(copy.dtype.element_ty), mask=mask)
     store_row(out, row_scales, row, dim, offsets, mask, x, fp8)
 
 

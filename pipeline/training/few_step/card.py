@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,7 +36,12 @@ class About:
 
 
 def write(
-    about: About, settings: FewStepSettings, measures: Measures, done: Mapping[str, Any], size: tuple[int, int]
+    about: About,
+    settings: FewStepSettings,
+    measures: Measures,
+    done: Mapping[str, Any],
+    size: tuple[int, int],
+    files: Sequence[str],
 ) -> str:
     """The README.md of an adapter.
 
@@ -46,8 +51,10 @@ def write(
         measures: Of what came out.
         done: What `Distillation.run` returned.
         size: (width, height) of a training picture in pixels.
+        files: Names of the adapter's files, one for each transformer.
     """
-    file, steps = f"{about.name}.safetensors", settings.main_steps
+    (file, *second), steps = files, settings.main_steps
+    guidance = f"{settings.guidance:g}" + (f" and {settings.guidance_2:g}" if settings.guidance_2 else "")
     front = {"license": about.license, "base_model": about.base, "library_name": "diffusers"}
     lines = [
         "---", *(f"{key}: {value}" for key, value in front.items()), "tags:", "- lora", "- text-to-image", "---", "",
@@ -57,12 +64,13 @@ def write(
         "## Use", "", "```",
         f"wanbatch run manifest.jsonl --lora {about.name}={file} --merge {about.name} --preset fast",
         "```", "",
+        *([f"`{second[0]}` beside it is for the low noise levels; a run finds it.", ""] if second else []),
         f"In other tools: {steps} steps of Euler's method, shift {settings.shift:g}, guidance 1.", "",
         "## What it does", "",
         f"{measures.pictures} pictures of the same prompts from the same noise; latents are compared, the norm of "
         "their difference over that of the teacher's.", "",
         "| | from the teacher's pictures | between two pictures of one prompt |", "|---|---|---|",
-        f"| the teacher, {settings.teacher_steps} steps, guidance {settings.guidance:g} | 0 | "
+        f"| the teacher, {settings.teacher_steps} steps, guidance {guidance} | 0 | "
         f"{measures.diversity_of_teacher:.3f} |",
         f"| as it was, {steps} steps, no guidance | {measures.distance_without:.3f} | |",
         f"| with the adapter, {steps} steps | {measures.distance_with:.3f} | {measures.diversity_with:.3f} |", "",

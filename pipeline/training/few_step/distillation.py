@@ -16,21 +16,15 @@ from torch import Tensor
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.few_step import FewStepUse
-from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
-from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
-from wanbatch.pipeline.training.few_step.losses import (
-    Prompts,
-    consistency_loss,
-    fake_loss,
-    matching_loss,
-    roll_out,
-    wide,
-)
+from wanbatch.pipeline.training.experts import Experts, file_names
+from wanbatch.pipeline.training.few_step.losses import Prompts, roll_out
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
-from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, PromptBank, adapted_networks
+from wanbatch.pipeline.training.few_step.steps import DistillationSteps
+from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, PromptBank, adapted_networks, guidance_of
 from wanbatch.pipeline.training.loop import Budget, Captured
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
+from wanbatch.pipeline.training.processes import ALONE, Processes
 from wanbatch.pipeline.training.resumable import Learner, TrainingState
 
 CONSISTENCY, MATCHING = "consistency", "matching"
@@ -54,19 +48,20 @@ class Distillation:
     """The training of one few-step adapter in a folder, from which it is gone on with.
 
     Args:
-        dit: The teacher; it is frozen, and its layers take up the adapters.
-        adapters: Of `dit`, without any yet.
+        experts: The teacher; it is frozen, and its layers take up the adapters.
+        adapters: Of the teacher, without any yet.
         bank: Prompts and latents.
         settings: All numbers.
         budget: How long.
         out: The folder; it exists.
         report: Called with a line of text now and then.
         name: Of the adapter, and of its file.
+        processes: That train it together; the first one writes.
     """
 
     def __init__(
         self,
-        dit: FrameTransformer,
+        experts: Experts,
         adapters: LowRankAdapters,
         bank: PromptBank,
         settings: FewStepSettings,
@@ -74,11 +69,12 @@ class Distillation:
         out: Path,
         report: Callable[[str], None] = print,
         name: str = NAME,
+        processes: Processes = ALONE,
     ):
-        self.name = name
+        self.name, self.processes = name, processes
         self.settings, self.bank, self.budget, self.out, self.report = settings, bank, budget, out, report
         self.adapters, self.device = adapters, bank.latents.device
-        self.networks = adapted_networks(dit, adapters, bank)
+        self.networks = adapted_networks(experts, adapters, bank)
         self.learners = {
             name: Learner(adapters.add(name, rank, seed=settings.seed + index), self.device, settings.average)
             for index, (name, rank) in enumerate({STUDENT: settings.rank, FAKE: settings.fake_rank}.items())
@@ -86,12 +82,16 @@ class Distillation:
         self.state = TrainingState(self.learners, budget, self.device)
         self.place = _Place()
         self._losses: dict[str, Tensor] = {}
-        self._steps_of_schedule = torch.ones((), device=self.device)
+        self._steps = DistillationSteps(
+            self.networks, self.learners, bank, settings, guidance_of(experts, settings), processes
+        )
         self._captured: dict[tuple[str, int], Captured] = {}
         if settings.checkpointing:
             adapters.checkpoint_blocks()
         # A block that is computed again reads the random numbers' state, which a graph cannot record.
-        self._recording = self.device.type == "cuda" and not settings.checkpointing
+        # Nor is what processes tell each other, or which rows are of which transformer.
+        recordable = processes.count == 1 and experts.low is None and not settings.checkpointing
+        self._recording = self.device.type == "cuda" and recordable
 
     def run(
         self,
@@ -148,7 +148,8 @@ class Distillation:
         if file.exists():
             self.place = _Place(**self.state.load(file))
             self.report(f"going on at step {self.budget.step}, {self.budget.elapsed:.0f} s, {self.place.phase}")
-        self.settings.save(self.out / SETTINGS_FILE)
+        if self.processes.first:
+            self.settings.save(self.out / SETTINGS_FILE)
         self.budget.restart()
 
     def _record(self) -> None:
@@ -167,9 +168,9 @@ class Distillation:
         key = (kind, evaluations)
         if key not in self._captured:
             step = {
-                CONSISTENCY: self._consistency_step,
-                MATCHING: lambda: self._matching_step(evaluations),
-                FAKE: lambda: self._fake_step(evaluations),
+                CONSISTENCY: self._steps.consistency,
+                MATCHING: lambda: self._steps.matching(evaluations),
+                FAKE: lambda: self._steps.fake(evaluations),
             }[kind]
             if not self._recording:
                 return step
@@ -192,7 +193,7 @@ class Distillation:
         self._set_rate(FAKE, settings.fake_rate, place.fake_updates, progress)
         warm = place.fake_updates >= settings.fake_warm_up
         for _ in range(settings.fake_steps if warm else 1):
-            self._note(FAKE, self._captured_step(FAKE, self._draw_evaluations())())
+            self._note(FAKE, self._captured_step(FAKE, self._steps.draw_evaluations())())
             place.fake_updates += 1
         if not warm:
             return
@@ -200,63 +201,8 @@ class Distillation:
         if float(torch.rand(())) < settings.consistency_again:
             self._note(CONSISTENCY, self._captured_step(CONSISTENCY)())
         else:
-            self._note(MATCHING, self._captured_step(MATCHING, self._draw_evaluations())())
+            self._note(MATCHING, self._captured_step(MATCHING, self._steps.draw_evaluations())())
         place.student_updates += 1
-
-    def _consistency_step(self) -> Tensor:
-        settings = self.settings
-        rows = torch.randint(len(self.bank.latents), (settings.batch,), device=self.device)
-        loss = consistency_loss(
-            self.networks, self.bank.latents[rows].float(), self.bank.at(rows), steps=settings.consistency_steps,
-            shift=settings.shift, guidance=settings.guidance,
-        )  # fmt: skip
-        self.learners[STUDENT].learn(loss)
-        return loss.detach()
-
-    def _matching_step(self, evaluations: int) -> Tensor:
-        settings = self.settings
-        noisy, u, prompts = self._rolled_out(evaluations)
-        loss = matching_loss(
-            self.networks, noisy, u, prompts, shift=settings.shift, guidance=settings.guidance,
-            strength=settings.guidance_strength,
-        )  # fmt: skip
-        self.learners[STUDENT].learn(loss)
-        return loss.detach()
-
-    def _fake_step(self, evaluations: int) -> Tensor:
-        noisy, u, prompts = self._rolled_out(evaluations)
-        loss = fake_loss(self.networks, noisy, u, prompts, shift=self.settings.shift)
-        self.learners[FAKE].learn(loss)
-        return loss.detach()
-
-    @torch.no_grad()
-    def _rolled_out(self, evaluations: int) -> tuple[Tensor, Tensor, Prompts]:
-        """The student's samples before the last of some evaluations, their levels before the shift, the prompts."""
-        settings, bank, device = self.settings, self.bank, self.device
-        count = settings.batch
-        prompts = bank.at(torch.randint(len(bank.prompts.lengths), (count,), device=device))
-        one, other = bank.latents[torch.randint(len(bank.latents), (2, count), device=device)].float()
-        weight = torch.where(torch.rand(count, device=device) < 0.5, torch.rand(count, device=device), 1.0)
-        source = wide(weight) * one + wide(1 - weight) * other
-        span = 1 - settings.lowest_creativity
-        creativity = settings.lowest_creativity + span * torch.rand(count, device=device)
-        drawn = unshifted(creativity, settings.shift)
-        first = torch.where(torch.rand(count, device=device) < settings.source_share, drawn, 1.0)
-        levels = random_schedule(first, evaluations, self._steps_of_schedule, settings.even_share)
-        highest = wide(shifted(first, settings.shift))
-        start = (1 - highest) * source + highest * torch.randn_like(source)
-        return (
-            roll_out(self.networks.student, start, shifted(levels, settings.shift), prompts),
-            levels[-1],
-            prompts,
-        )
-
-    def _draw_evaluations(self) -> int:
-        """How many steps a rollout's schedule has, which the captured steps read, and at which of them it ends."""
-        counts = self.settings.step_counts
-        steps = counts[int(torch.randint(len(counts), ()))]
-        self._steps_of_schedule.fill_(float(steps))
-        return 1 + int(torch.randint(steps, ()))
 
     def _begin_matching(self) -> None:
         """The student goes on from its average, with a new optimizer."""
@@ -294,9 +240,11 @@ class Distillation:
         """Save state and adapter, and log losses and scores; this is not part of the training's time."""
         elapsed, begin = self.budget.elapsed, time.monotonic()
         losses = self._look()
+        if not self.processes.first:
+            return
         self.state.save(self.out / STATE_FILE, asdict(self.place))
         with self.learners[STUDENT].average.applied():
-            self.save_adapter(self.file)
+            self.save_adapter()
             scores = evaluate()
         line = {
             "step": self.budget.step, "seconds": round(elapsed, 1), **asdict(self.place),
@@ -308,15 +256,14 @@ class Distillation:
         self.budget.go_on(self.budget.step, elapsed)
 
     @property
-    def file(self) -> Path:
-        """Of the adapter."""
-        return self.out / f"{self.name}.safetensors"
+    def files(self) -> list[Path]:
+        """Of the adapter: one for each transformer."""
+        return [self.out / name for name in file_names(self.name, self.adapters.experts)]
 
-    def save_adapter(self, path: Path, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def save_adapter(self, more: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Write the student as it is, with all that one has to know to use it in its header.
 
         Args:
-            path: Of the file.
             more: What else the header says.
         """
         settings = self.settings
@@ -326,17 +273,18 @@ class Distillation:
         header = use.header() | {
             "wanbatch.levels": ",".join(f"{level:.6g}" for level in path_of_levels[:-1]),
             "wanbatch.teacher_guidance": settings.guidance,
+            **({"wanbatch.teacher_guidance_2": settings.guidance_2} if settings.guidance_2 else {}),
             "ss_network_module": "networks.lora",
             "ss_steps": self.budget.step,
             "ss_seed": settings.seed,
             "ss_learning_rate": settings.student_rate,
             "ss_discrete_flow_shift": settings.shift,
-            "ss_output_name": path.stem,
             "modelspec.sai_model_spec": "1.0.1",
             "modelspec.title": "few steps without guidance",
             "modelspec.usage_hint": f"{steps} steps of euler, shift {settings.shift:g}, guidance 1",
         }
-        self.adapters.save(STUDENT, path, {**header, **more})
+        for expert, file in zip(self.adapters.experts, self.files, strict=True):
+            self.adapters.save(STUDENT, file, {**header, **more, "ss_output_name": file.stem}, expert=expert)
 
 
 def _share(settings: FewStepSettings) -> float:

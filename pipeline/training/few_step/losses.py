@@ -20,12 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wanbatch.pipeline.training.few_step.drawing import Drawing
 from wanbatch.pipeline.training.few_step.levels import HIGHEST, LOWEST, shifted
 
 Network = Callable[[Tensor, Tensor, "Prompts"], Tensor]
 """(noisy latents `[B, ...]`, levels `[B]`, prompts) -> velocity, fp32."""
 
+Guidance = Callable[[Tensor], Tensor]
+"""Levels `[B]` -> the scale of classifier-free guidance there, `[B, 1, 1, 1]`."""
+
 SMALLEST_SCALE = 0.1
+DRAWING = Drawing()  # for a process that is alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,9 @@ def wide(level: Tensor) -> Tensor:
     return level[:, None, None, None]
 
 
-def noised(picture: Tensor, level: Tensor) -> Tensor:
+def noised(picture: Tensor, level: Tensor, drawing: Drawing = DRAWING) -> Tensor:
     """A picture at a noise level, with new noise."""
-    return (1 - wide(level)) * picture + wide(level) * torch.randn_like(picture)
+    return (1 - wide(level)) * picture + wide(level) * drawing.normal_like(picture)
 
 
 def picture_of(network: Network, noisy: Tensor, level: Tensor, prompts: Prompts) -> Tensor:
@@ -78,15 +83,22 @@ def picture_of(network: Network, noisy: Tensor, level: Tensor, prompts: Prompts)
 
 
 @torch.no_grad()
-def guided_velocity(networks: Networks, noisy: Tensor, level: Tensor, prompts: Prompts, guidance: float) -> Tensor:
+def guided_velocity(networks: Networks, noisy: Tensor, level: Tensor, prompts: Prompts, guidance: Guidance) -> Tensor:
     """The teacher's velocity with classifier-free guidance, by one evaluation of both prompts."""
     both = prompts.joined(networks.negative(len(noisy)))
     positive, negative = networks.teacher(noisy.repeat(2, 1, 1, 1), level.repeat(2), both).chunk(2)
-    return negative + guidance * (positive - negative)
+    return negative + guidance(level) * (positive - negative)
 
 
 def consistency_loss(
-    networks: Networks, latents: Tensor, prompts: Prompts, *, steps: int, shift: float, guidance: float
+    networks: Networks,
+    latents: Tensor,
+    prompts: Prompts,
+    *,
+    steps: int,
+    shift: float,
+    guidance: Guidance,
+    drawing: Drawing = DRAWING,
 ) -> Tensor:
     """Mean squared difference between the student's pictures at two neighbouring levels of the teacher's path.
 
@@ -97,11 +109,12 @@ def consistency_loss(
         steps: Into how many steps the levels are cut.
         shift: Of the levels.
         guidance: Of the teacher.
+        drawing: Gives the levels and the noise.
     """
     step = 1 / steps
-    u = step + torch.rand(len(latents), device=latents.device) * (1 - step)
+    u = step + drawing.uniform_like(latents[:, 0, 0, 0]) * (1 - step)
     level, lower = shifted(u, shift), shifted((u - step).clamp(min=0), shift)
-    noisy = noised(latents, level)
+    noisy = noised(latents, level, drawing)
     velocity = guided_velocity(networks, noisy, level, prompts, guidance)
     with torch.no_grad():
         target = picture_of(networks.student, noisy + wide(lower - level) * velocity, lower, prompts)
@@ -125,7 +138,15 @@ def roll_out(student: Network, start: Tensor, levels: Tensor, prompts: Prompts) 
 
 
 def matching_loss(
-    networks: Networks, noisy: Tensor, u: Tensor, prompts: Prompts, *, shift: float, guidance: float, strength: float
+    networks: Networks,
+    noisy: Tensor,
+    u: Tensor,
+    prompts: Prompts,
+    *,
+    shift: float,
+    guidance: Guidance,
+    strength: float,
+    drawing: Drawing = DRAWING,
 ) -> Tensor:
     """A loss whose gradient moves the student's pictures from where they are too many to where the teacher has more.
 
@@ -137,30 +158,33 @@ def matching_loss(
         shift: Of the levels.
         guidance: Of the teacher.
         strength: Of the guidance term.
+        drawing: Gives the levels and the noise.
     """
     made = picture_of(networks.student, noisy, shifted(u, shift), prompts)
     with torch.no_grad():
         ours = made.detach()
-        level = shifted(LOWEST + (HIGHEST - LOWEST) * torch.rand_like(u), shift)
-        guided = shifted((u * torch.rand_like(u)).clamp(min=LOWEST, max=HIGHEST), shift)
-        first, second = noised(ours, level), noised(ours, guided)
+        level = shifted(LOWEST + (HIGHEST - LOWEST) * drawing.uniform_like(u), shift)
+        guided = shifted((u * drawing.uniform_like(u)).clamp(min=LOWEST, max=HIGHEST), shift)
+        first, second = noised(ours, level, drawing), noised(ours, guided, drawing)
         three = torch.cat([first, second, second])
         levels = torch.cat([level, guided, guided])
         texts = prompts.joined(prompts).joined(networks.negative(len(ours)))
         real, positive, negative = picture_of(networks.teacher, three, levels, texts).chunk(3)
         fake = picture_of(networks.fake, first, level, prompts)
         direction = (fake - real) / _scale(ours, real)
-        direction -= strength * (guidance - 1) * (positive - negative) / _scale(ours, positive)
+        direction -= strength * (guidance(guided) - 1) * (positive - negative) / _scale(ours, positive)
         target = ours - direction
     return 0.5 * F.mse_loss(made, target)
 
 
-def fake_loss(networks: Networks, noisy: Tensor, u: Tensor, prompts: Prompts, *, shift: float) -> Tensor:
+def fake_loss(
+    networks: Networks, noisy: Tensor, u: Tensor, prompts: Prompts, *, shift: float, drawing: Drawing = DRAWING
+) -> Tensor:
     """The flow matching loss of the fake score on pictures that the student makes of samples at levels `u`."""
     with torch.no_grad():
         made = picture_of(networks.student, noisy, shifted(u, shift), prompts)
-    level = shifted(LOWEST + (HIGHEST - LOWEST) * torch.rand_like(u), shift)
-    noise = torch.randn_like(made)
+    level = shifted(LOWEST + (HIGHEST - LOWEST) * drawing.uniform_like(u), shift)
+    noise = drawing.normal_like(made)
     mixed = (1 - wide(level)) * made + wide(level) * noise
     return F.mse_loss(networks.fake(mixed, level, prompts), noise - made)
 

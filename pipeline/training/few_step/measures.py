@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from pathlib import Path
 
@@ -47,6 +48,12 @@ class Measures:
     coverage: str
     base_difference: float | None = None
     change_difference: float | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Measures:
+        """Measures of a file that has them beside other values."""
+        found = json.loads(path.read_text())
+        return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
 
     def as_dict(self) -> dict[str, float | int | str]:
         """Plain values, rounded, without those that there are not."""
@@ -109,17 +116,17 @@ def _pictures(
     known = model.embeddings([*prompts, negative])
     states = [known[prompt] for prompt in prompts for _ in range(SEEDS)]
 
-    def made(active: str | None, steps: int, guidance: float) -> Tensor:
+    def made(active: str | None, steps: int, guidance: float, guidance_2: float) -> Tensor:
         with adapters.active(active):
             return model.latents_of(
-                states, known[negative], size, steps, shift=settings.shift, guidance=guidance
-            )  # fmt: skip
+                states, known[negative], size, steps, shift=settings.shift, guidance=guidance, guidance_2=guidance_2
+            )
 
     return Pictures(
         list(prompts),
-        made(None, settings.teacher_steps, settings.guidance),
-        made(None, settings.main_steps, 1.0),
-        made(STUDENT, settings.main_steps, 1.0),
+        made(None, settings.teacher_steps, settings.guidance, settings.guidance_2 or settings.guidance),
+        made(None, settings.main_steps, 1.0, 1.0),
+        made(STUDENT, settings.main_steps, 1.0, 1.0),
     )
 
 

@@ -21,6 +21,7 @@ from wanbatch.pipeline.training.few_step.teacher import STUDENT, PromptBank, wit
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.lora.model import TrainingModel, padded
 from wanbatch.pipeline.training.low_rank import IMAGE_LAYERS, LowRankAdapters
+from wanbatch.pipeline.training.processes import ALONE, Processes
 from wanbatch.pipeline.training.same_training import ensure_same_training
 
 MEASURES_FILE, CARD_FILE, SHEET_FILE = "measures.json", "README.md", "samples.png"
@@ -51,6 +52,7 @@ def train_few_step(
     size: tuple[int, int],
     shown: Sequence[str],
     minutes_between: float = 10.0,
+    processes: Processes = ALONE,
     listener: Listener = Listener(),
 ) -> tuple[Path, Measures]:
     """Distil a model into a folder, from which the same call goes on if it did not end.
@@ -65,6 +67,7 @@ def train_few_step(
         size: (width, height) of a picture in pixels.
         shown: Prompts of the sample pictures, and of what is measured.
         minutes_between: Of training, from one kept state to the next.
+        processes: That train it together; the first one writes. The budget of several ends with its steps.
         listener: Hears of the progress.
 
     Returns:
@@ -75,20 +78,39 @@ def train_few_step(
     """
     out.mkdir(parents=True, exist_ok=True)
     said = _identity(model, prompts, settings, size, about.name)
-    ensure_same_training(out, said, _WORDS, asdict(FewStepSettings()))
+    with processes.first_one_first():
+        ensure_same_training(out, said, _WORDS, asdict(FewStepSettings()))
     torch.manual_seed(settings.seed)
-    adapters = LowRankAdapters(model.dit, IMAGE_LAYERS)
+    experts = model.by_level
+    adapters = LowRankAdapters(experts.by_name, IMAGE_LAYERS)
     listener.say(f"the teacher makes {min(settings.teacher_latents, len(prompts))} pictures to begin with")
-    bank = with_latents(model.dit, adapters, encode_bank(model, prompts, size), settings, out)
-    training = Distillation(model.dit, adapters, bank, settings, budget, out, listener.say, about.name)
+    bank = with_latents(experts, adapters, encode_bank(model, prompts, size), settings, out, processes)
+    training = Distillation(experts, adapters, bank, settings, budget, out, listener.say, about.name, processes)
     done = training.run(dict, minutes_between, listener.stepped)
+    if not processes.first:
+        processes.wait()
+        return training.files[0], Measures.read(out / MEASURES_FILE)
+    return _finish(training, model, about, done, size, shown)
+
+
+def _finish(
+    training: Distillation,
+    model: TrainingModel,
+    about: card.About,
+    done: dict[str, Any],
+    size: tuple[int, int],
+    shown: Sequence[str],
+) -> tuple[Path, Measures]:
+    """Write the adapter, its numbers, its pictures and its card."""
+    out, settings, files = training.out, training.settings, training.files
     training.learners[STUDENT].average.adopt()
-    training.save_adapter(training.file, origin_header(about, size))
-    found, pictures = measure(model, adapters, training.file, settings, size, shown)
+    training.save_adapter(origin_header(about, size))
+    found, pictures = measure(model, training.adapters, files[0], settings, size, shown)
     sheet(model, pictures).save(out / SHEET_FILE)
     (out / MEASURES_FILE).write_text(json.dumps(found.as_dict() | done, indent=1) + "\n")
-    (out / CARD_FILE).write_text(card.write(about, settings, found, done, size))
-    return training.file, found
+    (out / CARD_FILE).write_text(card.write(about, settings, found, done, size, [file.name for file in files]))
+    training.processes.wait()
+    return files[0], found
 
 
 def encode_bank(model: TrainingModel, prompts: Sequence[str], size: tuple[int, int]) -> PromptBank:

@@ -13,7 +13,7 @@ from wanbatch.pipeline.training.float8_base import BASE_PRECISIONS, BF16
 
 MAY_BE_ZERO = (
     "seed", "consistency_share", "consistency_again", "even_share", "source_share", "fake_warm_up", "average",
-    "guidance_strength",
+    "guidance_strength", "guidance_2",
 )  # fmt: skip
 
 OF_LARGE_MODELS: Mapping[str, Any] = {
@@ -30,6 +30,7 @@ class FewStepSettings:
     Attributes:
         seed: Of everything that is random.
         guidance: The guidance scale of the teacher that is folded in.
+        guidance_2: The same below the boundary of a model of two transformers; 0: as `guidance`.
         shift: Of the noise levels, of the schedule that the student is for.
         rank: Of the student.
         fake_rank: Of the fake score, which is thrown away.
@@ -61,6 +62,7 @@ class FewStepSettings:
 
     seed: int = 31
     guidance: float = 2.0
+    guidance_2: float = 0.0
     shift: float = 3.0
     rank: int = 32
     fake_rank: int = 64

@@ -7,6 +7,7 @@ from typing import Any
 
 from wanbatch.pipeline.adapters.files import LOW
 from wanbatch.pipeline.training.adapter_header import origin_header
+from wanbatch.pipeline.training.experts import file_names as names_of_files
 from wanbatch.pipeline.training.lora.measures import Measures
 from wanbatch.pipeline.training.lora.settings import EXPERTS, LoraSettings
 from wanbatch.pipeline.training.read_back import FAR, words_of_base
@@ -125,9 +126,7 @@ def file_names(name: str, settings: LoraSettings) -> list[str]:
         name: Of the adapter.
         settings: Of its training.
     """
-    if settings.expert is None:
-        return [f"{name}.safetensors"]
-    return [f"{name}_{expert}.safetensors" for expert in EXPERTS[settings.expert]]
+    return names_of_files(name, ("",) if settings.expert is None else EXPERTS[settings.expert])
 
 
 def _of_diffusers(file: str) -> str:

@@ -9,9 +9,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from wanbatch.errors import UserError
-from wanbatch.pipeline.adapters.files import HIGH, LOW
-from wanbatch.pipeline.core.prompts import TEXT_TOKENS
 from wanbatch.pipeline.loading.reference import load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.models.dit import FrameTransformer
@@ -19,6 +16,7 @@ from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.models.vae import FrameVAE
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.text.encoder import GPU_TOKENS, TextEncoder
+from wanbatch.pipeline.training.experts import Experts
 from wanbatch.pipeline.training.float8_base import BF16, FP8, to_float8_base
 
 PICTURES_TOGETHER = 32
@@ -49,9 +47,7 @@ class TrainingModel:
     parked: PlainUMT5 | None = None
 
     @classmethod
-    def load(
-        cls, info: ModelInfo, device: torch.device, dtype: torch.dtype, base: str = BF16, two_experts: bool = False
-    ) -> TrainingModel:
+    def load(cls, info: ModelInfo, device: torch.device, dtype: torch.dtype, base: str = BF16) -> TrainingModel:
         """Load a model.
 
         Args:
@@ -59,13 +55,10 @@ class TrainingModel:
             device: Where it goes.
             dtype: Of its weights.
             base: `fp8`: the linear layers of the transformer's blocks are kept in FP8; `bf16`: they are as the rest.
-            two_experts: Whether a model of two transformers will do.
 
         Raises:
-            UserError: If it has two transformers and may not, or its files are no model.
+            UserError: If its files are no model.
         """
-        if info.two_experts and not two_experts:
-            raise UserError(f"{info.name} has two transformers (A14B), for which this is not made: take TI2V-5B")
         # Where memory is short, a transformer is moved to the device layer by layer, since all of it in bf16 may not
         # fit, and the text encoder is there only while it encodes.
         modules = load_reference(info, torch.device("cpu") if base == FP8 else device, dtype)
@@ -101,32 +94,27 @@ class TrainingModel:
             embeds: `[B, L, text_dim]`, zero past each row's length.
             lengths: int64 `[B]`.
         """
-        if self.low is None:
-            return self._velocity_of(self.dit, noisy, level, embeds, lengths)
-        parts, order = [], []
-        for expert, mine in ((self.dit, level >= self.boundary), (self.low, level < self.boundary)):
-            if bool(mine.any()):
-                rows = mine.nonzero().flatten()
-                order.append(rows)
-                parts.append(self._velocity_of(expert, noisy[rows], level[rows], embeds[rows], lengths[rows]))
-        return torch.cat(parts)[torch.cat(order).argsort()]
+        return self.by_level.velocity(noisy, level, embeds, lengths)
 
-    def _velocity_of(
-        self, dit: FrameTransformer, noisy: Tensor, level: Tensor, embeds: Tensor, lengths: Tensor
-    ) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            context = dit.context(embeds, lengths, TEXT_TOKENS)
-            return dit(noisy, level * 1000, context).float()
+    @property
+    def by_level(self) -> Experts:
+        """Its transformers."""
+        return Experts(self.dit, self.low, self.boundary)
 
     @property
     def experts(self) -> dict[str, FrameTransformer]:
         """The transformers by name, as files of adapters name them; the only one has none."""
-        return {"": self.dit} if self.low is None else {HIGH: self.dit, LOW: self.low}
+        return self.by_level.by_name
 
     def guidance_at(self, level: float) -> float:
         """The model's own guidance scale at a noise level."""
         second = self.info.guidance_2
         return self.info.guidance if second is None or level >= self.boundary else second
+
+    def _scale(self, level: float, guidance: float | None, guidance_2: float | None) -> float:
+        if guidance is None:
+            return self.guidance_at(level)
+        return guidance if guidance_2 is None or level >= self.boundary else guidance_2
 
     @torch.no_grad()
     def latents_of(
@@ -138,6 +126,7 @@ class TrainingModel:
         *,
         shift: float | None = None,
         guidance: float | None = None,
+        guidance_2: float | None = None,
         seed: int = 1000,
     ) -> Tensor:
         """What the model makes of prompts by Euler's method: latents `[B, z, h, w]`.
@@ -151,6 +140,7 @@ class TrainingModel:
             steps: Of the schedule.
             shift: Of the noise levels; None: the model's own.
             guidance: The scale; None: the model's own.
+            guidance_2: Of the low noise levels, where `guidance` is given; None: as that.
             seed: Of the first picture's noise; the others' follow.
         """
         made = []
@@ -163,7 +153,7 @@ class TrainingModel:
             embeds, lengths = padded([*part, *[negative] * len(part)])
             for level, lower in pairwise(path):
                 levels = torch.full((2 * len(part),), level, device=self.device)
-                scale = self.guidance_at(level) if guidance is None else guidance
+                scale = self._scale(level, guidance, guidance_2)
                 positive, free = self.velocity(noisy.repeat(2, 1, 1, 1), levels, embeds, lengths).chunk(2)
                 noisy = noisy + (lower - level) * (free + scale * (positive - free))
             made.append(noisy)

@@ -166,13 +166,7 @@ class LoraTraining:
         """Average the gradients over all processes, and the loss, which is returned."""
         if self.processes.count == 1:
             return loss
-        told = torch.tensor([loss], device=self.model.device)
-        for parameter in self.learner.parameters:
-            if parameter.grad is None:  # of an expert none of whose noise levels were in this one's part
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in self.learner.parameters if parameter.grad is not None]
-        self.processes.average([told, *gradients])
-        return float(told)
+        return float(self.processes.averaged(torch.tensor(loss, device=self.model.device), self.learner.parameters))
 
     def _loss(self, examples: Examples) -> Tensor:
         settings, device = self.settings, self.model.device

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from wanbatch.pipeline.training.experts import Experts
 from wanbatch.pipeline.training.few_step.distillation import (
     ADAPTER_FILE,
     SETTINGS_FILE,
@@ -88,10 +89,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     adapters = LowRankAdapters(studio.dit, IMAGE_LAYERS)
     if not given.scores_only:
-        bank = with_latents(studio.dit, adapters, write_bank(studio, settings), settings, given.out)
+        experts = Experts(studio.dit)
+        bank = with_latents(experts, adapters, write_bank(studio, settings), settings, given.out)
         print(f"{time.monotonic() - begin:.0f} s: {len(bank.latents)} latents", flush=True)
         budget = Budget(given.minutes, given.steps, given.stop_after)
-        training = Distillation(studio.dit, adapters, bank, settings, budget, given.out, _say)
+        training = Distillation(experts, adapters, bank, settings, budget, given.out, _say)
         _say(json.dumps(training.run(lambda: contest.glance(adapters, given.look), given.every)))
         adapters.load(STUDENT, read_state(given.out / ADAPTER_FILE)[0])
     else:

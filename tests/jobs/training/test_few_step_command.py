@@ -8,7 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from two_experts import two_experts
 
 from wanbatch.jobs.cli.main import main
 from wanbatch.pipeline.training.low_rank import read_state
@@ -82,6 +84,39 @@ def test_the_command_of_the_page_leaves_an_adapter_that_a_run_takes_and_goes_on(
     other = invoke(*page_command(), *QUICK, "--rank", "3")
     assert other.exit_code == 2
     assert "has a training with rank 2, not 3: give what it was begun with, or another --out" in other.stderr
+
+
+def test_a_model_of_two_transformers_gets_an_adapter_for_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_prompts(tmp_path)
+    info = two_experts(tmp_path / "model")
+    (tmp_path / "model" / "wanbatch.json").write_text(json.dumps({"guidance": 4.0, "guidance_2": 3.0, "shift": 3.0}))
+    command = ["train", "few-step", "prompts.jsonl", "--name", "four", "--model", "model", *QUICK]
+    done = invoke(*command, "--steps", "6")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])
+    folder, names = tmp_path / "adapters" / "four", ("four_high_noise.safetensors", "four_low_noise.safetensors")
+    assert found["file"] == f"adapters/four/{names[0]}"
+    assert 0.001 < found["base_difference"] < 0.1
+    (high, said), (low, said_of_low) = (read_state(folder / name) for name in names)
+    assert all(any(value.abs().max() > 0 for key, value in each.items() if "lora_B" in key) for each in (high, low))
+    assert any(not torch.equal(high[key], low[key]) for key in high if "lora_B" in key)
+    assert (said["wanbatch.teacher_guidance"], said["wanbatch.teacher_guidance_2"]) == ("4.0", "3.0")
+    assert said_of_low["ss_output_name"] == "four_low_noise"
+    assert f"`{names[1]}` beside it is for the low noise levels" in (folder / "README.md").read_text()
+    assert info.two_experts
+
+    use = ["--model", "model", "--lora", f"four={found['file']}", "--merge", "four", "--preset", "fast"]
+    planned = invoke("plan", "prompts.jsonl", *use, "--json")
+    assert planned.exit_code == 0, planned.output
+    row = json.loads(planned.stdout)
+    assert row["warnings"] == []
+    assert (row["first_rows"][0]["steps"], row["first_rows"][0]["guidance"]) == (4, 1.0)
+
+    again = invoke(*command, "--steps", "8")
+    assert again.exit_code == 0, again.output
+    assert "going on at step 6" in again.stderr
+    assert read_state(folder / names[1])[1]["ss_steps"] == "8"
 
 
 @pytest.mark.parametrize(

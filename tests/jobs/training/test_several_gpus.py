@@ -14,9 +14,10 @@ from PIL import Image
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.training.asked import check_batch
 from wanbatch.jobs.training.few_step import FewStepRequest
 from wanbatch.jobs.training.few_step import train as train_few_step
-from wanbatch.jobs.training.lora import LoraRequest, check_batch, train
+from wanbatch.jobs.training.lora import LoraRequest, train
 from wanbatch.jobs.training.several_gpus import started
 from wanbatch.jobs.training.sweep_run import sweep
 from wanbatch.pipeline.loading.registry import find
@@ -69,8 +70,6 @@ def test_a_process_alone_joins_no_others_and_batches_are_shared_evenly(monkeypat
 
 def test_what_is_for_one_process_refuses_several(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="train few-step was started in 2 processes and is for one: start it without"):
-        train_few_step(FewStepRequest("none.jsonl", "four", Path("out"), "tiny"), print)
     with pytest.raises(UserError, match="a sweep was started in 2 processes"):
         sweep(LoraRequest("set", "ink", Path("out"), "tiny", None, settings=SETTINGS), {"rank": [2]}, None, print)
 
@@ -83,6 +82,20 @@ def test_more_gpus_than_there_are_is_one_line(tmp_path, monkeypatch):
     assert "--gpus 2: PyTorch finds 1 GPUs here: give as many at most, or drop it" in done.stderr
     done = CliRunner().invoke(main, [*given, "--sweep", "rank=1,2"])
     assert "--gpus: a sweep has one trial on each GPU already: drop it" in done.stderr
+    done = CliRunner().invoke(main, ["train", "few-step", "none.jsonl", "--gpus", "2"])
+    assert done.exit_code == 2
+    assert "--gpus 2: PyTorch finds 1 GPUs here: give as many at most, or drop it" in done.stderr
+
+
+def test_a_distillation_on_several_gpus_is_checked_before_it_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("wanbatch.jobs.training.several_gpus.started", lambda *given: pytest.fail("it is started"))
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a cat"}\n{"prompt": "a dog"}\n')
+    asked = ["train", "few-step", str(tmp_path / "rows.jsonl"), "--device", "cpu", "--gpus"]
+    done = CliRunner().invoke(main, [*asked, "3"])
+    assert "--batch 8: is that of all 3 processes together" in done.stderr
+    done = CliRunner().invoke(main, [*asked, "4", "--minutes", "5"])
+    assert "--minutes: 4 processes that train together end by --steps alone: drop it" in done.stderr
 
 
 @pytest.mark.slow
@@ -110,3 +123,32 @@ def test_two_processes_train_nearly_the_adapter_of_one(tmp_path):
     assert not list(Path(tmp_path / "two").rglob("*.new"))
     with pytest.raises(UserError, match="has a training with rank 4, not 8"):
         started(replace(asked, out=tmp_path / "two", settings=replace(SETTINGS, rank=8)), 2)
+
+
+@pytest.mark.slow
+def test_two_processes_distil_nearly_the_adapter_of_one(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": f"a cat {n}"}) + "\n" for n in range(5)))
+    changed = {
+        "rank": 2, "fake_rank": 2, "batch": 4, "teacher_latents": 5, "teacher_steps": 2, "consistency_share": 0.4,
+        "fake_warm_up": 1, "step_counts": (1, 2), "average": 0.5, "main_steps": 1,
+    }  # fmt: skip
+    asked = FewStepRequest(
+        tmp_path / "rows.jsonl", "four", tmp_path / "one", "tiny", steps=4, width=32, height=32, changed=changed,
+        device="cpu",
+    )  # fmt: skip
+    for steps in (2, 4):  # they go on, too
+        train_few_step(replace(asked, steps=steps), print)
+        found = started(replace(asked, out=tmp_path / "two", steps=steps), 2)
+    assert found["file"] == str(tmp_path / "two/four.safetensors")
+    made = [torch.load(tmp_path / each / "teacher-latents.pt") for each in ("one", "two")]
+    torch.testing.assert_close(made[1], made[0], rtol=1e-2, atol=1e-2)
+    one, two = (read_state(tmp_path / each / "four.safetensors")[0] for each in ("one", "two"))
+    for name, value in one.items():
+        assert (two[name].float() - value.float()).norm() <= 0.02 * value.float().norm(), name
+    assert sorted(each.name for each in (tmp_path / "two").iterdir()) == sorted(
+        each.name for each in (tmp_path / "one").iterdir()
+    )
+    lines = [json.loads(line) for line in (tmp_path / "two/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    with pytest.raises(UserError, match="has a training with rank 2, not 3"):
+        started(replace(asked, out=tmp_path / "two", changed=changed | {"rank": 3}), 2)

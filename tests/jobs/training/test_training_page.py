@@ -119,7 +119,7 @@ def test_the_command_for_a14b_is_for_both_of_its_transformers(tmp_path, monkeypa
     (command,) = [each for each in commands() if "--expert" in each]
     write_drawings(tmp_path / "drawings")
     assert "wanbatch: loaded" in invoke(*command[1:]).stderr
-    assert loaded[0][3:] == ("fp8", True)
+    assert loaded[0][3:] == ("fp8",)
     without = [word for word in command[1:] if word not in ("--expert", "both")]
     assert "has two transformers (A14B): say which is trained, --expert high, low" in invoke(*without).stderr
 

@@ -11,23 +11,30 @@ import pytest
 from adapter_making import random_pairs, save_adapter
 from job_making import write_jsonl
 from PIL import Image
-from worker_calls import reports_of
+from worker_calls import Gate, GatedPipeline, exchange, reports_of
 
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.worker.actor import Worker
 from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.pipeline.generate import Wan
 
 SMALL = {"width": 64, "height": 64, "steps": 3}
 
 
 @pytest.fixture
-def make(model, model_folder, settings, tmp_path):
-    """Makes rows in one worker; returns the pictures and the recorded columns by id."""
+def lora(model_folder, tmp_path) -> dict[str, str]:
+    """Adapter files by name, as a run is given them."""
     config = json.loads((model_folder / "transformer" / "config.json").read_text())
-    lora = {}
+    found = {}
     for seed, name in enumerate(("crayon", "ink")):
         path = save_adapter(tmp_path / f"{name}.safetensors", config, random_pairs(config, 4, seed, size=0.5))
-        lora[name] = f"{path}:0.5"
+        found[name] = f"{path}:0.5"
+    return found
+
+
+@pytest.fixture
+def make(model, lora, settings, tmp_path):
+    """Makes rows in one worker; returns the pictures and the recorded columns by id."""
 
     def call(*rows: dict, **given):
         plan, _ = prepare(
@@ -73,3 +80,57 @@ def test_a_merged_adapter_makes_what_a_row_with_it_gets(make):
     assert difference.max() <= 1
     assert np.abs(merged["a"].astype(int) - plain["a"]).max() > 10
     assert "style" not in found["a"]
+
+
+class WatchedWan(GatedPipeline):
+    """A `Wan` with adapters for rows; its units wait at a gate."""
+
+    def __init__(self, setup: WorkerSetup, gate: Gate):
+        super().__init__(gate)
+        self._adapters = {one.name: (one.file, one.weight) for one in setup.adapters}
+
+    def load(self, model, device, dtype, slots) -> WatchedWan:
+        self._wan = Wan.load(model, device, dtype, slots, adapters=self._adapters)
+        return self
+
+    def wait(self) -> None:
+        self._wan._adapters.wait()
+
+    @property
+    def resident(self) -> list[str]:
+        return [key[0][0] for key, _ in self._wan._adapters.resident]
+
+    @property
+    def held(self) -> set[str]:
+        return {key[0][0] for key, _ in self._wan._adapters._residents.held}
+
+
+def test_a_units_adapters_come_while_the_one_before_it_has_the_model(model, lora, settings, tmp_path):
+    rows = [
+        {"id": "a", "prompt": "a star", "seed": 1, "style": "crayon"},
+        {"id": "b", "prompt": "a star", "seed": 1, "loras": [{"name": "ink", "weight": 0.5}]},
+        {"id": "c", "prompt": "a star", "seed": 1},
+    ]
+    plan, _ = prepare(write_jsonl(tmp_path / "m.jsonl", [SMALL | row for row in rows]), settings(lora=lora))
+    (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
+    adapters = tuple(plan.adapters.values())
+    setup = WorkerSetup(model, str(tmp_path), str(tmp_path), False, "cpu", "float32", 2, 0, adapters=adapters)
+    gate = Gate()
+    pipeline = WatchedWan(setup, gate)
+    worker = Worker(setup, "worker", pipeline.load)
+    worker.ready()
+    tasks = [plan.task(number, 1, f"t{number}", np.array([number])) for number in range(3)]
+    assert exchange(worker, *tasks, seconds=0.0).reports == []
+    assert gate.reached.wait(60)
+    worker._stages._prepare_thread.submit(pipeline.wait).result(60)
+    assert pipeline.held == {"crayon", "ink"}
+    assert pipeline.resident == ["crayon", "ink"]  # though no row of the second unit has been seen by the model
+    gate.opened.set()
+    reports = reports_of(worker, count=3)
+    pictures = {}
+    for report in reports:
+        (row,) = pq.read_table(tmp_path / "_wanbatch" / "tmp" / report.attempt.names["data"]).to_pylist()
+        pictures[row["id"]] = row["image"]["bytes"]
+    assert len(set(pictures.values())) == 3
+    assert pipeline.held == set()  # they may go now, and do not have to
+    assert pipeline.resident == ["crayon", "ink"]

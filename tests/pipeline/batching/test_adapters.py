@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -225,3 +227,30 @@ def test_the_device_keeps_what_was_used_last(adapters):
     wanted["large"].pairs(0)
     assert [key[0][0] for key, _ in store.resident] == ["crayon", "large"]
     assert all(torch.equal(up, first[layer]) for layer, (_, up) in wanted["neon"].pairs(0).items())
+
+
+def test_rows_have_the_same_bits_when_their_adapters_were_brought_before(expert, adapters, store):
+    """While rows are computed, another thread brings what the next ones need to a device with room for few."""
+    without = denoise(expert, mixed_rows(store))
+    size = sum(4 * (pair.down.numel() + pair.up.numel()) for pair in adapters["large"].pairs.values())
+    both = {name: ((tensors,), 1.0) for name, tensors in adapters.items()}
+    small = AdapterStore(both, CPU, torch.float32, device_bytes=3 * size)
+    stop = threading.Event()
+
+    def prepare() -> int:
+        units = 0
+        while not stop.is_set():
+            small.expect(units, [[("crayon", 1.0)], [("ink", 1.0)], [(list(RANKS)[units % 4], 0.5)]])
+            small.release(units)
+            units += 1
+        return units
+
+    with ThreadPoolExecutor(1) as threads:
+        prepared = threads.submit(prepare)
+        try:
+            found = [denoise(expert, mixed_rows(small)) for _ in range(2)]
+        finally:
+            stop.set()
+        assert prepared.result(60) > 0
+    for again in found:
+        assert all(torch.equal(again[name].latent, row.latent) for name, row in without.items())

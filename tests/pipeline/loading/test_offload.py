@@ -12,6 +12,8 @@ from small_models import random_transformer
 from torch import nn
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.store import AdapterStore
+from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
 from wanbatch.pipeline.loading.hosted_weights import HostedWeights, size_of
 from wanbatch.pipeline.loading.offload import Offloader, groups_to_offload
 from wanbatch.pipeline.loading.residency import Residency
@@ -172,6 +174,18 @@ def test_pictures_are_the_same_when_parts_take_turns(model_folder, wan, monkeypa
     assert again.moves == 0
     [other] = moving.generate([replace(PLAIN, prompt="a green circle")])
     assert other.moves > 0
+
+
+def test_adapters_of_coming_rows_take_no_memory_from_parts_that_take_turns(model_folder, wan, monkeypatch):
+    moving = SmallCard(monkeypatch).load(model_folder, sum(sizes_of(wan).values()) - 1)
+    pairs = {"blocks.0.attn1.to_q": LowRank(torch.ones(4, 96), torch.ones(96, 4), 1.0)}
+    for one in (moving, wan):
+        store = AdapterStore({"crayon": ((AdapterTensors(pairs),), 1.0)}, CPU, torch.float32)
+        monkeypatch.setattr(one, "_adapters", store)
+        one.expect_adapters("unit", [[("crayon", 1.0)]])
+        store.wait()
+        assert len(store.resident) == (0 if one is moving else 1)
+        one.release_adapters("unit")
 
 
 def test_a_vae_that_leaves_decodes_when_all_pictures_are_denoised(model_folder, wan, monkeypatch):

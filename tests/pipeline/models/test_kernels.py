@@ -9,6 +9,8 @@ from adapter_making import random_pairs
 from small_models import random_transformer
 
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
+from wanbatch.pipeline.models import dit_block
+from wanbatch.pipeline.models.adapter_stacks import with_adapters
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.dit_fused import fits
 from wanbatch.pipeline.models.fp8 import quantise
@@ -182,21 +184,29 @@ def test_blocks_with_kernels_take_adapters_as_the_plain_ones(dtype):
     assert relative(ours[1], without[1]) > 0.05
 
 
+def add_from_quantised(out, states, stacks, product):
+    """As `with_adapters`, of inputs as layers in FP8 see them, but for the last product's; not for the texts."""
+    if product not in ("outer", "text_key", "text_value"):
+        rows, scale = quantise(states.flatten(0, 1))
+        states = (rows.float() * scale).to(states.dtype).view_as(states)
+    return with_adapters(out, states, stacks, product)
+
+
 @needs_gpu
-def test_fp8_blocks_with_kernels_take_adapters_as_the_plain_ones():
+def test_fp8_blocks_with_kernels_take_adapters_as_the_plain_ones(monkeypatch):
+    """But of quantised inputs. Bounds are multiples of what FP8 rounds away with plain blocks, 1.3 % of the result.
+
+    One product's change less is 21 % or more, another slot's adapter 65 %. Only the text query's change is as small
+    as the roundings; `test_blocks_with_kernels_take_adapters_as_the_plain_ones` finds it missing in float32.
+    """
     (ours, plain), (_, wide) = fused_and_plain(torch.bfloat16, fp8=True), fused_and_plain(torch.bfloat16)
-    ours, plain, wide = (evaluation(frame, torch.bfloat16, rank=16) for frame in (ours, plain, wide))
-    assert relative(ours, plain) < 0.7 * relative(plain, wide)
-
-
-def test_what_is_quantised_can_be_kept_as_it_was():
-    hidden, scales = random(BATCH, TOKENS, DIM), random(DIM, seed=1)
-    _, plain = kernels.add_norm(hidden, None, scales, scales, 1e-6)
-    _, small = kernels.add_norm(hidden, None, scales, scales, 1e-6, fp8=True, keep=True)
-    assert torch.equal(small.unquantised, plain.values)
-    states = hidden.flatten(0, 1)
-    assert near(kernels.gelu(states, keep=True).unquantised, F.gelu(states, approximate="tanh"), torch.float32)
-    assert kernels.gelu(states).kept is None
+    found, kept, exact = (evaluation(frame, torch.bfloat16, rank=16) for frame in (ours, plain, wide))
+    rounded = relative(kept, exact)
+    monkeypatch.setattr(dit_block, "with_adapters", add_from_quantised)
+    assert relative(found, evaluation(plain, torch.bfloat16, rank=16)) < 1.5 * rounded
+    assert relative(found, exact) < 2 * rounded
+    assert relative(found[0], evaluation(plain, torch.bfloat16)[0]) < 1.5 * rounded
+    assert rounded < 0.02
 
 
 @needs_gpu

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanPipeline
-from safetensors.torch import load_file, save_file
+from two_experts import BOUNDARY, two_experts
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.loading.registry import ModelInfo, find
+from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.training.experts import Experts
 from wanbatch.pipeline.training.lora.card import About
 from wanbatch.pipeline.training.lora.examples import Examples, Picture
 from wanbatch.pipeline.training.lora.model import TrainingModel, padded
@@ -27,8 +25,6 @@ from wanbatch.pipeline.training.lora.training import LoraTraining
 from wanbatch.pipeline.training.low_rank import LowRankAdapters, LowRankLinear
 from wanbatch.pipeline.training.read_back import READ_BACK
 
-BOUNDARY = 0.7
-BEYOND = re.compile(r"blocks\.([2-9]|\d\d)\.")
 CPU = torch.device("cpu")
 SETTINGS = LoraSettings(
     rank=2, rate=1e-2, steps=4, batch=4, save_every=2, sample_every=0, sample_steps=2, warm_up=1, average=0.5,
@@ -38,27 +34,11 @@ SETTINGS = LoraSettings(
 
 @pytest.fixture(scope="module")
 def info(tmp_path_factory) -> ModelInfo:
-    """Two blocks of the small model, and a second transformer, which is another one."""
-    folder = tmp_path_factory.mktemp("a14b") / "model"
-    shutil.copytree(find().folder, folder, ignore=shutil.ignore_patterns("adapters", "sound", "*.py", "__pycache__"))
-    (file,) = (folder / "transformer").glob("*.safetensors")
-    tensors = {name: tensor for name, tensor in load_file(file).items() if not BEYOND.match(name)}
-    save_file(tensors, file, {"format": "pt"})
-    config = json.loads((folder / "transformer/config.json").read_text()) | {"num_layers": 2}
-    (folder / "transformer/config.json").write_text(json.dumps(config))
-    shutil.copytree(folder / "transformer", folder / "transformer_2")
-    drawn = torch.Generator().manual_seed(1)
-    noisy = {name: tensor + 0.02 * torch.randn(tensor.shape, generator=drawn).to(tensor.dtype)
-             for name, tensor in tensors.items()}  # fmt: skip
-    save_file(noisy, folder / "transformer_2" / file.name, {"format": "pt"})
-    index = json.loads((folder / "model_index.json").read_text())
-    index |= {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": BOUNDARY}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return find(str(folder))
+    return two_experts(tmp_path_factory.mktemp("a14b") / "model")
 
 
 def load(info: ModelInfo) -> TrainingModel:
-    return TrainingModel.load(info, CPU, torch.float32, two_experts=True)
+    return TrainingModel.load(info, CPU, torch.float32)
 
 
 def drawn_examples() -> Examples:
@@ -94,10 +74,10 @@ def test_rows_go_to_the_transformer_of_their_noise_level(info):
         found = model.velocity(noisy, levels, embeds, lengths)
         for row, expert in enumerate(("low_noise", "high_noise", "high_noise", "low_noise")):
             row = slice(row, row + 1)
-            alone = model._velocity_of(model.experts[expert], noisy[row], levels[row], embeds[row], lengths[row])
+            alone = Experts(model.experts[expert]).velocity(noisy[row], levels[row], embeds[row], lengths[row])
             torch.testing.assert_close(found[row], alone, rtol=1e-4, atol=1e-4)
             (other,) = (each for name, each in model.experts.items() if name != expert)
-            wrong = model._velocity_of(other, noisy[row], levels[row], embeds[row], lengths[row])
+            wrong = Experts(other).velocity(noisy[row], levels[row], embeds[row], lengths[row])
             assert (found[row] - wrong).norm() > 0.01 * wrong.norm()
 
 
@@ -175,8 +155,6 @@ def test_their_files_are_read_by_a_run_and_by_diffusers(info, tmp_path):
         assert (wanted - ours).norm() < 0.02 * (ours - plain).norm() + 1e-4 * plain.norm()
 
 
-def test_other_trainings_refuse_such_a_model(info):
-    with pytest.raises(UserError, match=r"has two transformers \(A14B\), for which this is not made: take TI2V-5B"):
-        TrainingModel.load(info, CPU, torch.float32)
+def test_an_expert_that_there_is_not_is_refused():
     with pytest.raises(UserError, match="unknown expert 'middle'; there are high, low, both"):
         LoraSettings(expert="middle")

@@ -16,14 +16,19 @@ from wanbatch.pipeline.models import dit as dit_module
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.training import low_rank
+from wanbatch.pipeline.training.experts import Experts
 from wanbatch.pipeline.training.few_step import losses
 from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE, Distillation
 from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
-from wanbatch.pipeline.training.few_step.teacher import STUDENT, PromptBank
+from wanbatch.pipeline.training.few_step.steps import DistillationSteps
+from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, PromptBank, adapted_networks, guidance_of
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.low_rank import IMAGE_LAYERS, LowRankAdapters, read_state
+from wanbatch.pipeline.training.processes import ALONE, Processes
+from wanbatch.pipeline.training.resumable import Learner
 
+CPU = torch.device("cpu")
 SETTINGS = FewStepSettings(
     rank=2, fake_rank=3, batch=4, consistency_share=0.34, fake_warm_up=1, step_counts=(1, 2, 3), consistency_again=0.5
 )
@@ -53,7 +58,7 @@ def distillation(out, steps: int, stop_at: int | None = None, settings: FewStepS
     budget = Budget(math.inf, steps)
     if stop_at is not None:
         budget = _Stopped(math.inf, steps, stop_at)
-    return Distillation(dit, adapters, random_bank(), settings, budget, out, report=lambda text: None)
+    return Distillation(Experts(dit), adapters, random_bank(), settings, budget, out, report=lambda text: None)
 
 
 class _Stopped(Budget):
@@ -94,6 +99,10 @@ def constant_picture(value: float) -> losses.Network:
     return lambda noisy, level, prompts: (noisy - value) / losses.wide(level)
 
 
+def scale(value: float) -> losses.Guidance:
+    return lambda level: torch.full_like(losses.wide(level), value)
+
+
 def prompts_of(count: int) -> losses.Prompts:
     return losses.Prompts(torch.zeros(count, 1, 1), torch.ones(count, dtype=torch.int64))
 
@@ -109,7 +118,7 @@ def test_matching_moves_pictures_from_what_the_student_makes_to_what_the_teacher
     )
     noisy = torch.randn(3, 2, 2, 2)
     loss = losses.matching_loss(
-        networks, noisy, torch.ones(3), prompts_of(3), shift=3.0, guidance=2.0, strength=1.0
+        networks, noisy, torch.ones(3), prompts_of(3), shift=3.0, guidance=scale(2.0), strength=1.0
     )  # fmt: skip
     (gradient,) = torch.autograd.grad(loss, weight)
     # (fake - teacher) over the distance of 1 between the student's picture and the teacher's; there is no guidance
@@ -131,16 +140,27 @@ def test_matching_moves_pictures_away_from_the_negative_prompt():
         lambda count: losses.Prompts(torch.zeros(count, 1, 1), torch.zeros(count, dtype=torch.int64)),
     )
     loss = losses.matching_loss(
-        networks, torch.randn(3, 2, 2, 2), torch.ones(3), prompts_of(3), shift=3.0, guidance=4.0, strength=1.0
+        networks, torch.randn(3, 2, 2, 2), torch.ones(3), prompts_of(3), shift=3.0, guidance=scale(4.0), strength=1.0
     )
     (gradient,) = torch.autograd.grad(loss, weight)
     torch.testing.assert_close(gradient, torch.tensor(-3.0))
 
 
+def test_the_teachers_guidance_is_that_of_the_transformer_of_a_noise_level():
+    one, settings = small_transformer(), replace(SETTINGS, guidance=4.0, guidance_2=3.0)
+    level = torch.tensor([0.9, 0.7, 0.69, 0.1])
+    found = guidance_of(Experts(one, small_transformer(), 0.7), settings)(level)
+    assert found.shape == (4, 1, 1, 1)
+    assert found.flatten().tolist() == [4.0, 4.0, 3.0, 3.0]
+    assert guidance_of(Experts(one), settings)(level).flatten().tolist() == [4.0] * 4
+    same = guidance_of(Experts(one, small_transformer(), 0.7), SETTINGS)(level)
+    assert same.flatten().tolist() == [SETTINGS.guidance] * 4
+
+
 def test_a_consistent_student_has_no_consistency_loss_and_another_has():
     torch.manual_seed(0)
     networks = losses.Networks(constant_picture(0.3), constant_picture(0.3), constant_picture(0.0), prompts_of)
-    arguments = {"steps": 8, "shift": 3.0, "guidance": 2.0}
+    arguments = {"steps": 8, "shift": 3.0, "guidance": scale(2.0)}
     latents = torch.randn(4, 2, 2, 2)
     assert losses.consistency_loss(networks, latents, prompts_of(4), **arguments) < 1e-9
     other = losses.Networks(networks.teacher, lambda noisy, level, prompts: noisy, networks.fake, prompts_of)
@@ -186,6 +206,38 @@ def test_a_distillation_is_gone_on_with_to_the_bit(tmp_path):
     assert (header["wanbatch.steps"], header["wanbatch.sampler"], header["wanbatch.guidance"]) == ("4", "euler", "1")
     assert len(header["wanbatch.levels"].split(",")) == 4
     assert [json.loads(line)["step"] for line in (halves / LOG_FILE).read_text().splitlines()] == [2, 5, 9]
+
+
+class GradientsOnly(Learner):
+    """Learns nothing, and keeps what it would have learned from."""
+
+    def apply(self) -> None:
+        self.gradients = [matrix.grad for matrix in self.parameters]
+
+
+@pytest.mark.parametrize("kind", ["consistency", "matching", "fake"])
+def test_the_parts_of_all_processes_are_what_one_alone_computes(kind):
+    dit, bank = small_transformer(), random_bank()
+    adapters = LowRankAdapters(dit, IMAGE_LAYERS)
+    learners = {name: GradientsOnly(adapters.add(name, 2, seed=5), CPU, 0.0) for name in (STUDENT, FAKE)}
+    for matrix in (*learners[STUDENT].parameters, *learners[FAKE].parameters):
+        torch.nn.init.normal_(matrix, std=0.2, generator=torch.Generator().manual_seed(matrix.numel()))
+
+    def computed(processes: Processes) -> tuple[float, list[torch.Tensor]]:
+        networks, guidance = adapted_networks(Experts(dit), adapters, bank), guidance_of(Experts(dit), SETTINGS)
+        steps = DistillationSteps(networks, learners, bank, SETTINGS, guidance, processes)
+        torch.manual_seed(3)
+        evaluations = () if kind == "consistency" else (max(2, steps.draw_evaluations()),)
+        loss = getattr(steps, kind)(*evaluations)
+        return float(loss), learners[FAKE if kind == "fake" else STUDENT].gradients
+
+    whole, gradients = computed(ALONE)
+    parts = [computed(Processes(number, 2)) for number in range(2)]
+    assert parts[0][0] != pytest.approx(parts[1][0], rel=1e-3)
+    assert sum(loss for loss, _ in parts) / 2 == pytest.approx(whole, rel=1e-4)
+    assert any(gradient.abs().max() > 1e-4 for gradient in gradients)
+    for one, other, wanted in zip(parts[0][1], parts[1][1], gradients, strict=True):
+        torch.testing.assert_close((one + other) / 2, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_checkpointing_trains_the_same_adapter(tmp_path):

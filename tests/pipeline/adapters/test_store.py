@@ -1,0 +1,259 @@
+"""Adapters of rows on their way from the host to the device: the numbers, who has them brought, what goes wrong."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from adapter_making import random_pairs
+from small_models import random_transformer
+
+from wanbatch.pipeline.adapters import copying, host_adapters
+from wanbatch.pipeline.adapters.copying import SideStream, Staging
+from wanbatch.pipeline.adapters.host_adapters import HostAdapter, views
+from wanbatch.pipeline.adapters.store import AdapterStore
+from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
+
+CPU = torch.device("cpu")
+NAMES = ("crayon", "ink", "neon", "large")
+RANKS = dict(zip(NAMES, (4, 12, 16, 20), strict=True))
+WEIGHTS = dict(zip(NAMES, (1.0, 0.5, 2.0, -0.3), strict=True))
+
+
+def tensors_of(name: str, expert: int = 0) -> AdapterTensors:
+    pairs = random_pairs(random_transformer().config, RANKS[name], 10 * expert + len(name), size=0.3)
+    if name == "ink":  # not every layer has one
+        pairs = {layer: pair for layer, pair in pairs.items() if "ffn" not in layer}
+    return AdapterTensors({layer: LowRank(down, up, 0.5) for layer, (down, up) in pairs.items()})
+
+
+ADAPTERS = {name: (tuple(tensors_of(name, expert) for expert in (0, 1)), WEIGHTS[name]) for name in NAMES}
+
+
+def store_of(names=NAMES, dtype=torch.float32, **more) -> AdapterStore:
+    return AdapterStore({name: ADAPTERS[name] for name in names}, CPU, dtype, **more)
+
+
+def pairs_of(store: AdapterStore, wanted, expert: int = 0):
+    applied = store.applied(wanted)
+    assert applied is not None
+    return applied.pairs(expert)
+
+
+def expected(wanted, expert: int, dtype: torch.dtype) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Layer by layer, as the words of `AdapterStore.joined` have it."""
+    parts = [(ADAPTERS[name][0][expert].pairs, WEIGHTS[name] * own) for name, own in wanted]
+    found = {}
+    for layer in {layer for pairs, _ in parts for layer in pairs}:
+        its = [(pairs[layer], weight) for pairs, weight in parts if layer in pairs]
+        downs = [pair.down.to(dtype) for pair, _ in its]
+        ups = [(weight * (pair.scale * pair.up.float())).to(dtype) for pair, weight in its]
+        found[layer] = torch.cat(downs), torch.cat(ups, dim=1)
+    return found
+
+
+def same(ours, theirs) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(one, other) for layer in ours for one, other in zip(ours[layer], theirs[layer], strict=True)
+    )
+
+
+def bytes_of(name: str) -> int:
+    return sum(4 * (pair.down.numel() + pair.up.numel()) for pair in ADAPTERS[name][0][0].pairs.values())
+
+
+COMBINED = [
+    [("crayon", 1.0)],
+    [("neon", -0.7)],
+    [("crayon", 0.7), ("ink", 0.5)],
+    [("ink", 1.0), ("large", 0.1), ("crayon", 3.0)],
+    [("crayon", 1.0), ("crayon", 0.25)],
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wanted", COMBINED)
+def test_what_a_row_gets_is_each_layers_matrices_one_after_the_other(wanted, dtype):
+    store = store_of(dtype=dtype)
+    for expert in (0, 1):
+        found = pairs_of(store, wanted, expert)
+        assert same(found, expected(wanted, expert, dtype))
+        assert {tensor.dtype for pair in found.values() for tensor in pair} == {dtype}
+
+
+def counted(store: AdapterStore, monkeypatch) -> list[object]:
+    made: list[object] = []
+    own = store._made
+    monkeypatch.setattr(store, "_made", lambda key, expert: made.append((key, expert)) or own(key, expert))
+    return made
+
+
+def test_what_is_expected_is_there_when_its_rows_come(monkeypatch):
+    store = store_of()
+    made = counted(store, monkeypatch)
+    store.expect("unit", [wanted for wanted in COMBINED for _ in range(3)] + [()])
+    store.wait()
+    assert len(made) == len(COMBINED) * 2  # of two transformers
+    assert [expert for _, expert in made] == [0] * len(COMBINED) + [1] * len(COMBINED)  # rows begin in the first one
+    for wanted in COMBINED:
+        for expert in (0, 1):
+            assert same(pairs_of(store, wanted, expert), expected(wanted, expert, torch.float32))
+    assert len(made) == len(COMBINED) * 2
+
+
+def test_what_rows_expect_stays_until_they_have_entered_and_then_the_next_ones_come(monkeypatch):
+    size = bytes_of("neon")
+    one_expert = {name: (ADAPTERS[name][0][:1], 1.0) for name in NAMES}
+    store = AdapterStore(one_expert, CPU, torch.float32, device_bytes=4 * size)
+    made = counted(store, monkeypatch)
+    store.expect("unit", [[("neon", float(weight))] for weight in (1, 2, 2, 3)])
+    store.expect("next", [[("neon", float(weight))] for weight in (4, 5)])
+
+    def weights() -> list[float]:
+        store.wait()
+        return [key[0][1] for key, _ in made]
+
+    assert weights() == [1.0, 2.0, 3.0]
+    for weight, there in ((1.0, [1, 2, 3, 4]), (2.0, [1, 2, 3, 4]), (2.0, [1, 2, 3, 4, 5]), (3.0, [1, 2, 3, 4, 5])):
+        row = store.applied([("neon", weight)])
+        row.pairs(0)
+        row.entered(0)
+        assert weights() == there
+    assert [key[0][1] for key, _ in store.resident] == [4.0, 2.0, 5.0, 3.0]
+
+
+def test_three_quarters_of_the_devices_share_are_for_expected_rows_and_they_keep_it(monkeypatch):
+    size = bytes_of("neon")
+    one_expert = {name: (ADAPTERS[name][0][:1], 1.0) for name in NAMES}
+    store = AdapterStore(one_expert, CPU, torch.float32, device_bytes=4 * size)
+    made = counted(store, monkeypatch)
+    rows = [[("neon", weight)] for weight in (1.0, 2.0, 3.0, 4.0)]
+    store.expect("unit", rows)
+    store.wait()
+    first = [(("neon", 1.0),), (("neon", 2.0),), (("neon", 3.0),)]
+    assert [key for key, _ in store.resident] == first
+    for _ in range(2):
+        for weight in range(4, 9):
+            pairs_of(store, [("neon", float(weight))])
+    assert [key for key, _ in store.resident[:3]] == first
+    assert len(store.resident) == 4
+    assert len(made) == 3 + 10
+    store.release("unit")
+    for weight in (10.0, 11.0, 12.0, 13.0):
+        pairs_of(store, [("neon", weight)])
+    assert [key for key, _ in store.resident] == [(("neon", weight),) for weight in (10.0, 11.0, 12.0, 13.0)]
+
+
+def test_no_memory_for_what_is_expected_is_no_error_until_a_row_needs_it(monkeypatch):
+    store, own, left = store_of(), SideStream.copied, [3]
+
+    def full(self, source, pinned):
+        left[0] -= 1
+        if left[0] < 0:
+            raise torch.OutOfMemoryError("no memory")
+        return own(self, source, pinned)
+
+    monkeypatch.setattr(SideStream, "copied", full)
+    store.expect("unit", COMBINED[:3])
+    store.wait()
+    assert [key for key, _ in store.resident] == [(("crayon", 1.0),)]
+    with pytest.raises(torch.OutOfMemoryError):
+        pairs_of(store, [("neon", -0.7)])
+    left[0] = 1000
+    assert same(pairs_of(store, [("neon", -0.7)]), expected([("neon", -0.7)], 0, torch.float32))
+    store.release("unit")
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_goes_through_a_small_piece_of_memory_arrives_whole(piece, dtype):
+    staging = Staging(None, piece)
+    for elements in (0, 1, 31, 200):
+        source, target = torch.randn(elements).to(dtype), torch.zeros(elements, dtype=dtype)
+        staging.copy(source, target)
+        assert torch.equal(source, target)
+
+
+def test_the_host_pins_the_first_adapters_up_to_its_share(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(host_adapters, "pin", lambda owner, memory: pinned.append(memory.data_ptr()) or True)
+    size = bytes_of("crayon")
+    store = store_of(("crayon", "ink", "neon"), pinned_bytes=2 * size + 100)
+    assert store.pinned_bytes == 2 * size  # both transformers' of the first; nothing of the second has room
+    assert len(pinned) == 2
+    assert all(address % 4096 == 0 for address in pinned)
+    assert same(pairs_of(store, [("ink", 1.0)]), expected([("ink", 1.0)], 0, torch.float32))
+    assert store_of().pinned_bytes == 0  # without a GPU
+
+
+def test_memory_that_cannot_be_pinned_is_used_as_it_is(monkeypatch):
+    monkeypatch.setattr(host_adapters, "pin", lambda owner, memory: False)
+    store = store_of(("crayon",), pinned_bytes=1 << 30)
+    assert store.pinned_bytes == 0
+    assert same(pairs_of(store, COMBINED[0]), expected(COMBINED[0], 0, torch.float32))
+
+
+def test_the_share_that_is_pinned_follows_the_hosts_free_memory(monkeypatch):
+    shares = []
+    for free in (16 << 30, 64 << 30, 2 << 40):
+        monkeypatch.setattr(host_adapters, "available_memory", lambda free=free: free)
+        shares.append(host_adapters.pinned_share(torch.device("cuda")))
+    assert shares == [512 << 20, 2 << 30, 8 << 30]
+    assert host_adapters.pinned_share(CPU) == 0
+
+
+def test_one_file_for_both_transformers_is_in_memory_once():
+    tensors = tensors_of("neon")
+    store = AdapterStore({"neon": ((tensors, tensors), 1.0)}, CPU, torch.float32)
+    first, second = store._host["neon"]
+    assert first is second
+
+
+def test_an_adapter_without_pairs_changes_nothing():
+    empty = HostAdapter(AdapterTensors(), torch.float32, pin_bytes=1 << 20)
+    assert (empty.elements, empty.rank, empty.pinned_bytes) == (0, 0, 0)
+    assert views(empty.downs, empty.ups, empty.forms) == {}
+
+
+def test_two_threads_get_the_right_numbers_while_adapters_come_and_go():
+    """One thread has adapters brought for units to come, the other one uses them; a device with room for few."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    store = store_of(device_bytes=3 * bytes_of("large"))
+    right = [expected(wanted, 0, torch.float32) for wanted in COMBINED]
+    chosen = np.random.default_rng(0)
+    units = [chosen.permutation(len(COMBINED))[: chosen.integers(1, 5)] for _ in range(60)]
+
+    def prepare(unit: int) -> None:
+        store.expect(unit, [COMBINED[index] for index in units[unit]])
+
+    def use(unit: int, prepared) -> bool:
+        prepared.result(60)
+        right_here = []
+        for index in units[unit]:
+            row = store.applied(COMBINED[index])
+            right_here.append(same(row.pairs(0), right[index]))
+            row.entered(0)
+        store.release(unit)
+        return all(right_here)
+
+    try:
+        with ThreadPoolExecutor(1) as prepares, ThreadPoolExecutor(1) as generates:
+            prepared = [prepares.submit(prepare, unit) for unit in range(len(units))]
+            used = [generates.submit(use, unit, one) for unit, one in enumerate(prepared)]
+            assert all(one.result(60) for one in used)
+        assert store._residents.held == set()
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_device_without_streams_makes_copies_at_once():
+    side = copying.SideStream(CPU)
+    source = torch.arange(3)
+    with side.working():
+        assert side.copied(source, pinned=False) is source
+    assert side.moment() is None
+    side.take([source], None)

@@ -1,0 +1,201 @@
+"""What only a GPU can show of adapters of rows: they come while it works, and nothing writes where it still reads.
+
+Skipped without one. `python -m pytest tests/pipeline/test_gpu_adapters.py` takes about a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from adapter_making import random_pairs
+from picture_requests import PLAIN, make
+
+from wanbatch.pipeline.adapters.store import AdapterStore
+from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
+from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading import registry, weights
+from wanbatch.pipeline.loading.runtime import Runtime
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+GPU = torch.device("cuda")
+LONG = 4_000_000_000  # cycles: some two seconds
+LAYERS, RANK, WIDTH = 40, 32, 3072
+NAMES = ("first", "second", "third", "fourth")
+SIZE = 2 * 2 * LAYERS * RANK * WIDTH  # bytes of one on the device
+
+
+def tensors_of(seed: int) -> AdapterTensors:
+    """As large as a tenth of one for TI2V-5B."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = {}
+    for layer in range(LAYERS):
+        down, up = torch.randn(RANK, WIDTH, generator=generator), torch.randn(WIDTH, RANK, generator=generator)
+        pairs[f"blocks.{layer}.attn1.to_q"] = LowRank(down.bfloat16(), up.bfloat16(), 0.5)
+    return AdapterTensors(pairs)
+
+
+@pytest.fixture(scope="module")
+def adapters():
+    made = {name: ((tensors_of(seed),), 1.0) for seed, name in enumerate(NAMES)}
+    for kind in ("pinned", "staged"):  # kernels are loaded when they first run, for which the driver may wait
+        store = store_of(made, kind)
+        for wanted in ([("first", 1.0)], [("first", 2.0), ("second", 1.0)]):
+            copies_of(pairs_of(store, *wanted))
+    torch.cuda.synchronize()
+    return made
+
+
+def store_of(adapters, kind: str = "pinned", device_bytes: int = 100 * SIZE) -> AdapterStore:
+    """Adapters in pinned memory, or in such from which they go through a small pinned piece."""
+    return AdapterStore(adapters, GPU, torch.bfloat16, device_bytes, {"pinned": 1 << 30, "staged": 0}[kind])
+
+
+def pairs_of(store: AdapterStore, *wanted: tuple[str, float]):
+    return store.applied(wanted).pairs(0)
+
+
+def right(adapters, *wanted: tuple[str, float]):
+    """What a row gets, made on the CPU."""
+    return pairs_of(AdapterStore(adapters, torch.device("cpu"), torch.bfloat16), *wanted)
+
+
+def copies_of(pairs) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """As a slot's stacks have them: copied in the order of the device's work."""
+    return {layer: (down.clone(), up.clone()) for layer, (down, up) in pairs.items()}
+
+
+def same(ours, theirs) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(one.cpu(), other.cpu())
+        for layer in ours
+        for one, other in zip(ours[layer], theirs[layer], strict=True)
+    )
+
+
+def bring(store: AdapterStore, unit: str, *rows) -> None:
+    """As a worker's thread has it that prepares units; the store has a thread of its own that copies."""
+    store.expect(unit, rows)
+    store.wait()
+
+
+@pytest.mark.parametrize("kind", ["pinned", "staged"])
+def test_expected_adapters_are_there_before_the_work_that_the_device_had(adapters, kind):
+    store = store_of(adapters, kind)
+    bring(store, "before", [("fourth", 3.0)])  # its small pinned piece is made
+    torch.cuda.synchronize()
+    torch.cuda._sleep(LONG)
+    work = torch.cuda.Event()
+    work.record()
+    bring(store, "unit", [("first", 1.0)], [("second", 0.5), ("third", 2.0)])
+    arrived = store._side.moment()
+    arrived.synchronize()
+    assert not work.query()  # nobody waited for it, neither here nor there
+    found = copies_of(pairs_of(store, ("first", 1.0)))
+    joined = copies_of(pairs_of(store, ("second", 0.5), ("third", 2.0)))
+    assert not work.query()
+    assert same(found, right(adapters, ("first", 1.0)))
+    assert same(joined, right(adapters, ("second", 0.5), ("third", 2.0)))
+
+
+@pytest.mark.parametrize("kind", ["pinned", "staged"])
+def test_rows_wait_for_adapters_that_are_still_on_their_way(adapters, kind):
+    store = store_of(adapters, kind)
+    with store._side.working():
+        torch.cuda._sleep(LONG)
+        late = store._side.moment()
+    if kind == "pinned":  # else the host waits for its small piece of memory
+        bring(store, "unit", [("first", 1.0)])
+        assert not late.query()
+    found = copies_of(pairs_of(store, ("first", 1.0)))
+    assert same(found, right(adapters, ("first", 1.0)))
+
+
+@pytest.mark.parametrize("kind", ["pinned", "staged"])
+def test_memory_that_the_device_still_reads_is_not_written(adapters, kind):
+    """The device has room for one, and four come one after the other while it has not begun to read the first."""
+    store = store_of(adapters, kind, device_bytes=int(1.5 * SIZE))
+    torch.cuda._sleep(LONG)
+    work = torch.cuda.Event()
+    work.record()
+    found = {name: copies_of(pairs_of(store, (name, 1.0))) for name in NAMES}
+    assert not work.query()
+    assert [key[0][0] for key, _ in store.resident] == ["fourth"]
+    for name, pairs in found.items():
+        assert same(pairs, right(adapters, (name, 1.0)))
+
+
+def test_a_part_of_the_hosts_memory_is_pinned_and_given_back(adapters):
+    host_bytes = 6 * LAYERS * RANK * WIDTH  # up is kept in float32
+    store = AdapterStore(adapters, GPU, torch.bfloat16, pinned_bytes=int(2.5 * host_bytes))
+    kept = [(one.downs, one.ups) for (one,) in store._host.values()]
+    assert [down.is_pinned() and up.is_pinned() for down, up in kept] == [True, True, False, False]
+    assert store.pinned_bytes == 2 * host_bytes
+    del store
+    assert not any(tensor.is_pinned() for pair in kept for tensor in pair)
+
+
+@contextmanager
+def adapters_that_come_and_go(wan: Wan, names) -> Iterator[None]:
+    """Meanwhile another thread has adapters brought for units to come, again and again."""
+    stop = threading.Event()
+
+    def prepare() -> int:
+        chosen, units = np.random.default_rng(0), 0
+        while not stop.is_set():
+            wanted = [[(names[chosen.integers(len(names))], float(chosen.integers(1, 4)))] for _ in range(3)]
+            wan.expect_adapters(units, wanted)
+            wan._adapters.wait()  # or it would only be asked for
+            wan.release_adapters(units)
+            units += 1
+        return units
+
+    with ThreadPoolExecutor(1) as threads:
+        prepared = threads.submit(prepare)
+        try:
+            yield
+        finally:
+            stop.set()
+        assert prepared.result(120) > 10
+
+
+@pytest.mark.parametrize("runtime", [Runtime(), Runtime(compile=True)], ids=["eager", "compiled"])
+def test_pictures_are_the_same_with_adapters_that_were_brought_before(runtime):
+    """Rows of a model whose launches are recorded meanwhile, on a device with room for two adapters."""
+    modules = weights.load(registry.find("tiny"), GPU, torch.bfloat16)
+    config = json.loads((Path(registry.find("tiny").folder) / "transformer" / "config.json").read_text())
+    pairs = {name: random_pairs(config, 16, seed, size=0.5) for seed, name in enumerate(NAMES)}
+    size = sum(2 * (down.numel() + up.numel()) for down, up in pairs["first"].values())
+    of_rows = {
+        name: ((AdapterTensors({layer: LowRank(*pair, 0.5) for layer, pair in its.items()}),), 1.0)
+        for name, its in pairs.items()
+    }
+    rows = [replace(PLAIN, id=f"plain {seed}", width=128, height=128, seed=seed) for seed in range(2)]
+    rows += [
+        replace(PLAIN, id=f"{name} {seed}", width=128, height=128, seed=seed, adapters=((name, 1.0),))
+        for name in NAMES
+        for seed in range(2)
+    ]
+    rows.append(replace(rows[-1], id="two", adapters=(("first", 0.5), ("third", 1.0))))
+    wan = Wan(modules, GPU, 4, runtime, adapters=of_rows)
+    alone = make(wan, *rows)
+    assert len({picture.tobytes() for picture in alone.values()}) == len(rows)
+    for kind in ("pinned", "staged"):
+        wan._adapters = AdapterStore(
+            of_rows, GPU, torch.bfloat16, int(2.5 * size), {"pinned": 1 << 30, "staged": 0}[kind]
+        )
+        wan.use_slots(4)  # launches are recorded again
+        with adapters_that_come_and_go(wan, NAMES):
+            for shuffle in range(3):
+                order = np.random.default_rng(shuffle).permutation(len(rows))
+                again = make(wan, *[rows[index] for index in order])
+                assert all(np.array_equal(again[name], alone[name]) for name in alone)

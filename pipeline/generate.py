@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +31,7 @@ from wanbatch.pipeline.core.pictures import PendingPicture, encode
 from wanbatch.pipeline.core.requests import Failed, Request, Result
 from wanbatch.pipeline.core.sample_making import sample_of
 from wanbatch.pipeline.core.samples import Denoised, Sample
+from wanbatch.pipeline.first_uses.beside_loading import FirstUses, Preparation
 from wanbatch.pipeline.loading.compiler import compiler_set_up
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
@@ -110,6 +112,7 @@ class Wan:
         )
         self.use_step_cache(runtime.step_cache)
         self.placement.have_picture()
+        self.first_uses = FirstUses()  # what was built while weights were read
 
     @classmethod
     def load(
@@ -121,6 +124,8 @@ class Wan:
         runtime: Runtime = Runtime(),  # noqa: B008  frozen
         merged: Sequence[tuple[AdapterFile, float]] = (),
         adapters: Mapping[str, tuple[AdapterFile, float]] = MappingProxyType({}),
+        examples: Sequence[Request] = (),
+        prepare: bool = True,
     ) -> Wan:
         """Load a model.
 
@@ -132,17 +137,15 @@ class Wan:
             runtime: How it is run.
             merged: Adapters that are merged into the weights, in this order, with their weights.
             adapters: Those that requests may name, with their weights.
+            examples: Requests like those that will come first; none: what the model makes by itself.
+            prepare: Whether what these need of a GPU is built while weights are read, see `first_uses`.
 
         Raises:
             UserError: If the model cannot be loaded or not run in this way.
         """
         where = torch.device(device)
         check_precision(runtime, where, info, dtype)
-        cache = None
-        if runtime.text_cache is not None:
-            cache = TextCache(
-                Path(runtime.text_cache).expanduser(), text_recipe(info, where, dtype, GPU_TOKENS, runtime.text_fp8)
-            )
+        cache = _text_cache(runtime, info, where, dtype)
         pixels, eight_bits = info.width * info.height, (runtime.fp8 or runtime.int8) and not merged
         if runtime.offload and device == "cuda":
             whole = fits_whole(
@@ -151,13 +154,17 @@ class Wan:
             runtime = replace(runtime, offload=not whole)
         ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
         to = torch.device("cpu") if runtime.offload else where
+        reading = partial(load, info, to, DTYPES[dtype], ready, text_maker(runtime, where))
+        first = Preparation(info, where, dtype, slots, examples, lambda parts, how: cls(parts, where, slots, how))
         with compiler_set_up(runtime, where):
-            modules = load(info, to, DTYPES[dtype], ready, text_maker(runtime, where))
+            modules, uses = first.read(reading, runtime, eight_bits) if prepare else (reading(), FirstUses())
         for file, weight in merged:
             for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
                 merge(transformer, tensors, weight)
         of_rows = {name: (load_tensors(file), weight) for name, (file, weight) in adapters.items()}
-        return cls(modules, where, slots, runtime, cache, of_rows, pixels)
+        wan = cls(modules, where, slots, runtime, cache, of_rows, pixels)
+        wan.first_uses = uses
+        return wan
 
     def use_slots(self, slots: int) -> None:
         """Denoise this many rows together from now on. Another number makes slightly different pixels."""
@@ -182,6 +189,11 @@ class Wan:
     def offloaded(self) -> bool:
         """Whether parts of the model take turns on the device."""
         return self.placement.residency.moves
+
+    @property
+    def runs_by_kernels(self) -> bool:
+        """Whether transformer and text encoder are run by our own kernels."""
+        return self.experts[0].fused and self._text_how == "kernels"
 
     @property
     def backends(self) -> dict[str, str]:
@@ -338,3 +350,10 @@ class Wan:
         self.denoiser.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _text_cache(runtime: Runtime, info: ModelInfo, device: torch.device, dtype: str) -> TextCache | None:
+    if runtime.text_cache is None:
+        return None
+    recipe = text_recipe(info, device, dtype, GPU_TOKENS, runtime.text_fp8)
+    return TextCache(Path(runtime.text_cache).expanduser(), recipe)

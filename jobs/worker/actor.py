@@ -16,7 +16,7 @@ import pickle
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from wanbatch.errors import DeviceError, NodeError, UserError
-from wanbatch.jobs.planning.adapters import NamedAdapter
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.adapter_files import adapters_here, fetch_adapters
 from wanbatch.jobs.worker.context import ImagePipeline, LoadPipeline, WorkerContext
@@ -46,7 +45,6 @@ from wanbatch.manifests.dataset.content_credentials import Signer
 from wanbatch.manifests.dataset.visibility import leave_mark
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.runtime import Runtime
 
 if TYPE_CHECKING:
     from wanbatch.pipeline.sound.hearing import Hearing
@@ -148,7 +146,7 @@ class Worker:
         pa.array([0])  # imports pandas where there is one; not while the first unit is made
         encoders = ThreadPoolExecutor(encoder_threads(setup.device, usable_cores(), setup.workers_on_host), "encode")
         engines = None if setup.engines is None else engines_here(setup, setup.engines, host)
-        load = self._load or partial(_load_wan, runtime=setup.runtime, adapters=setup.adapters, steps=steps)
+        load = self._load or partial(_load_wan, setup=setup, steps=steps)
         steps.end("sources and engines")
         pipeline = load(setup.model, setup.device, setup.dtype, setup.slots)
         steps.end("load")
@@ -229,20 +227,19 @@ def _warm_up(pipeline: ImagePipeline, setup: WorkerSetup) -> float:
 
 
 def _load_wan(
-    model: ModelInfo,
-    device: str,
-    dtype: str,
-    slots: int,
-    runtime: Runtime,
-    adapters: Sequence[NamedAdapter],
-    steps: StartSteps,
+    model: ModelInfo, device: str, dtype: str, slots: int, setup: WorkerSetup, steps: StartSteps
 ) -> ImagePipeline:
     from wanbatch.pipeline.generate import Wan
 
     steps.end("pipeline's imports")
-    merged = [(one.file, one.weight) for one in adapters if one.merged]
-    of_rows = {one.name: (one.file, one.weight) for one in adapters if not one.merged}
-    return Wan.load(model, device, dtype, slots, runtime, merged, of_rows)
+    merged = [(one.file, one.weight) for one in setup.adapters if one.merged]
+    of_rows = {one.name: (one.file, one.weight) for one in setup.adapters if not one.merged}
+    examples = [warm_up_request(image) for image in setup.examples]
+    prepare = setup.engines is None  # what runs in place of the model needs something else
+    wan = Wan.load(model, device, dtype, slots, setup.runtime, merged, of_rows, examples, prepare)
+    if wan.first_uses.made:
+        steps.beside("first uses", wan.first_uses.seconds)
+    return wan
 
 
 def encoder_threads(device: str, cores: int, workers: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +23,11 @@ def _nothing(group: str) -> None:
     pass
 
 
+def never() -> bool:
+    """Of a module that somebody waits for."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Filling:
     """How a module is filled.
@@ -35,6 +40,7 @@ class Filling:
             there; one call at a time, in any thread.
         live: The part of a stored tensor that the module has; it is viewed in the module's shape.
         other_names: What a tensor may be called in files instead.
+        stopped: Whether nobody waits for the module any more; asked before each block, in any thread.
     """
 
     device: torch.device
@@ -43,6 +49,7 @@ class Filling:
     done: Callable[[str], None] = _nothing
     live: Callable[[Tensor], Tensor] = _as_stored
     other_names: Mapping[str, str] = field(default_factory=dict)
+    stopped: Callable[[], bool] = never
 
 
 def fill(module: nn.Module, stored: Mapping[str, StoredTensor], filling: Filling) -> None:
@@ -56,6 +63,7 @@ def fill(module: nn.Module, stored: Mapping[str, StoredTensor], filling: Filling
     Raises:
         ValueError: A tensor is missing, or has another size than the module's.
         UserError: A file cannot be read.
+        CancelledError: It was stopped.
     """
     wanted = kept_tensors(module)
     found = {name: stored.get(name) or stored.get(filling.other_names.get(name, "")) for name in wanted}
@@ -70,6 +78,8 @@ def fill(module: nn.Module, stored: Mapping[str, StoredTensor], filling: Filling
         groups, one_by_one = _groups(here, filling.blocks), threading.Lock()
 
         def job(group: str, names: Sequence[str]) -> None:
+            if filling.stopped():
+                raise CancelledError
             _fill_group(module, names, here, reader, filling)
             with one_by_one:  # what blocks are made ready in takes memory of the device
                 filling.done(group)

@@ -9,8 +9,8 @@ written here (`reference.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import nn
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.config_files import read_json
 from wanbatch.pipeline.loading.converted import CONVERTED_STEM, Converted
-from wanbatch.pipeline.loading.filling import Filling, fill
+from wanbatch.pipeline.loading.filling import Filling, fill, never
 from wanbatch.pipeline.loading.model_form import CLASSES, has_second_transformer
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -33,7 +33,7 @@ from wanbatch.pipeline.models.fp8 import FORMAT as FP8
 from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 from wanbatch.pipeline.models.vae import FrameVAE, live
 from wanbatch.pipeline.models.vae_config import vae_config
-from wanbatch.pipeline.models.wan_parts import KEPT_IN_FLOAT32, WanParts
+from wanbatch.pipeline.models.wan_parts import WanParts, dtype_of_parameter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OF_DIFFUSERS, OF_TRANSFORMERS = "diffusion_pytorch_model", "model"  # what these call their files of weights
@@ -55,6 +55,8 @@ def load(
     dtype: torch.dtype,
     make_ready: MakeReady | None = None,
     text_ready: TextReady | None = None,
+    tokenizer: Future[Any] | None = None,
+    stopped: Callable[[], bool] = never,
 ) -> Modules:
     """Load the parts of a model onto a device.
 
@@ -64,16 +66,21 @@ def load(
         dtype: Of all parts.
         make_ready: Called for each block of the transformers as soon as it is there; None: they stay as they are.
         text_ready: The same for the text encoder's blocks and its embedding.
+        tokenizer: That somebody reads already; None: it is read here.
+        stopped: Whether nobody waits for the model any more; asked between its blocks, in any thread.
 
     Raises:
         UserError: If a part's files do not make the module that they should.
+        CancelledError: It was stopped.
     """
     folder = Path(info.folder)
     index = read_json(folder / "model_index.json", "")
     second = has_second_transformer(index)
-    part = partial(load_part, info, device=device, dtype=dtype, make_ready=make_ready, text_ready=text_ready)
+    part = partial(
+        load_part, info, device=device, dtype=dtype, make_ready=make_ready, text_ready=text_ready, stopped=stopped
+    )
     with ThreadPoolExecutor(1, "tokenizer") as beside:
-        tokenizer = beside.submit(read_tokenizer, folder / "tokenizer")
+        tokenizer = tokenizer or beside.submit(read_tokenizer, folder / "tokenizer")
         return Modules(
             transformer=part("transformer"),
             low_noise_transformer=part("transformer_2") if second else None,
@@ -92,6 +99,7 @@ def load_part(
     dtype: torch.dtype,
     make_ready: MakeReady | None = None,
     text_ready: TextReady | None = None,
+    stopped: Callable[[], bool] = never,
 ) -> Any:
     """Load one part of a model onto a device, see `load`.
 
@@ -102,13 +110,15 @@ def load_part(
         dtype: Of it.
         make_ready: Called for each block of a transformer as soon as it is there; None: they stay as they are.
         text_ready: The same for a text encoder.
+        stopped: See `load`.
 
     Raises:
         UserError: If its files do not make it.
+        CancelledError: It was stopped.
     """
     if info.converted is not None and make_ready is None:
         raise UserError(f"{info.name}: was converted for runs alone: --model {info.converted.source}")
-    to = _To(Path(info.folder) / name, device, dtype, info.converted)
+    to = _To(Path(info.folder) / name, device, dtype, info.converted, stopped)
     if name == "vae":
         return _vae(to)
     return _text_encoder(to, text_ready) if name == "text_encoder" else _transformer(to, make_ready)
@@ -122,6 +132,7 @@ class _To:
     device: torch.device
     dtype: torch.dtype
     converted: Converted | None
+    stopped: Callable[[], bool]
 
     def fill(self, module: nn.Module, filling: Filling, places: Collection[str] | None = None) -> Any:
         """Fill a module; places: all names that its files may have, None: others are left where they are."""
@@ -129,7 +140,7 @@ class _To:
             stem = STEMS[self.folder.name] if self.converted is None else CONVERTED_STEM
             stored = stored_tensors(self.folder, stem)
             _ensure_places(stored, places)
-            fill(module, stored, filling)
+            fill(module, stored, replace(filling, stopped=self.stopped))
         except ValueError as error:
             raise UserError(f"{self.folder}: cannot be loaded as {CLASSES[self.folder.name]}: {error}") from error
         return module.eval().requires_grad_(False)
@@ -171,7 +182,7 @@ def _ensure_places(stored: Collection[str], places: Collection[str] | None) -> N
 
 
 def _dtype_in_transformer(to: _To, name: str, stored: torch.dtype) -> torch.dtype:
-    return to.dtype_of(name, stored) if KEPT_IN_FLOAT32.isdisjoint(name.split(".")) else torch.float32
+    return dtype_of_parameter(name, to.dtype_of(name, stored))
 
 
 def _vae(to: _To) -> FrameVAE:

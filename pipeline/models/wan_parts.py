@@ -40,6 +40,11 @@ LONGEST_PERIOD = 10000  # of the waves of a noise level
 ROTARY_BASE = 10000.0
 
 
+def dtype_of_parameter(name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a parameter of a transformer is in, by its name, if the transformer as a whole is in `dtype`."""
+    return dtype if KEPT_IN_FLOAT32.isdisjoint(name.split(".")) else torch.float32
+
+
 class WanParts(nn.Module):
     """The parts of a Wan transformer for text.
 

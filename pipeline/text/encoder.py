@@ -19,12 +19,9 @@ from torch import Tensor
 
 from wanbatch.pipeline.core.backends import TextModel
 from wanbatch.pipeline.core.device import to_device
-from wanbatch.pipeline.core.prompts import TEXT_TOKENS, clean
+from wanbatch.pipeline.core.prompts import ENCODER_LENGTHS, TEXT_TOKENS, clean
 from wanbatch.pipeline.text.embedding_cache import TextCache
 
-# What a prompt's tokens are padded to while they are encoded. Close together where prompts are common: a prompt
-# of 40 tokens costs a quarter less at 48 than at 64.
-LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, TEXT_TOKENS)
 # Tokens in a batch on a GPU. The large encoder is bound by arithmetic from some 1000 tokens on; a unit has few
 # distinct prompts, and an unused row of a batch costs as much as a used one.
 GPU_TOKENS = 1024
@@ -41,7 +38,7 @@ class _Prompt:
     @property
     def length(self) -> int:
         """What it is padded to."""
-        return next(length for length in LENGTHS if length >= len(self.tokens))
+        return next(length for length in ENCODER_LENGTHS if length >= len(self.tokens))
 
 
 class TextEncoder:

@@ -55,6 +55,7 @@ WINGS = {  # the middle of each box
     "engines.engines": (1010, 98),
     "pipeline.training": (1140, 204),
     "pipeline.generate": (880, 204),
+    "pipeline.first_uses": (1010, 222),
     "pipeline.evaluation": (1012, 286),
     "pipeline.adapters": (870, 286),
     "pipeline.sound": (1150, 286),

@@ -6,17 +6,20 @@ neither Ray nor pydantic.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from first_use_making import hold_weights, note_first_uses
 from picture_requests import PLAIN, difference, make, source
 from small_card import SmallCard, sizes_of
 
 from wanbatch.pipeline.batching.cuda_graphs import CudaGraphs
 from wanbatch.pipeline.core.requests import Request
+from wanbatch.pipeline.first_uses import beside_loading
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry, weights
 from wanbatch.pipeline.loading.compiler import set_up_compiler
@@ -90,6 +93,26 @@ def test_a_second_process_would_make_the_same_pictures():
     """Another instance, which takes the compiled code from the cache."""
     first, second = (make(load(Runtime(compile=True)), *rows()) for _ in range(2))
     assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("runtime", [Runtime(), Runtime(fp8=HAS_FP8, text_fp8=True)], ids=["bf16", "fp8"])
+def test_what_is_built_while_weights_are_read_changes_no_picture_and_keeps_no_memory(runtime, monkeypatch):
+    monkeypatch.setattr(beside_loading, "fits_whole", lambda *given: True)  # whatever else is on the card
+    begun = note_first_uses(monkeypatch)
+    hold_weights(monkeypatch, lambda: len(begun) >= 8)
+    memory, pictures = [], []
+    for prepare in (False, False, True):  # the first one leaves what libraries keep for the process
+        before = torch.cuda.memory_allocated()
+        wan = Wan.load(registry.find("tiny"), "cuda", "bfloat16", 4, runtime, examples=rows()[:1], prepare=prepare)
+        assert wan.first_uses.failure == ""
+        assert len(begun) >= (8 if prepare else 0)
+        pictures.append(make(wan, *rows()))
+        gc.collect()
+        memory.append(torch.cuda.memory_allocated() - before)
+        del wan
+        gc.collect()
+    assert memory[1] == memory[2]
+    assert all(np.array_equal(pictures[1][name], pictures[2][name]) for name in pictures[1])
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

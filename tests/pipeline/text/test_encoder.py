@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.core.prompts import ENCODER_LENGTHS
 from wanbatch.pipeline.text.embedding_cache import TextCache
-from wanbatch.pipeline.text.encoder import LENGTHS, TextEncoder
+from wanbatch.pipeline.text.encoder import TextEncoder
 
 PROMPTS = ["a red heart", "", "the small blue star at the right " * 9, "a  red&amp; heart\n", "zebra über 🙂"]
 
@@ -62,7 +63,7 @@ def test_batches_are_full_and_of_one_length(wan):
     watched = Watched(wan)
     encoder = TextEncoder(wan.text.tokenizer, watched, tokens=64)
     encoder.encode([f"a {'red ' * (count % 3)}{'big ' * (count // 3)}heart" for count in range(30)])
-    assert [encoder.batch_size(length) for length in LENGTHS[:4]] == [4, 2, 1, 1]
+    assert [encoder.batch_size(length) for length in ENCODER_LENGTHS[:4]] == [4, 2, 1, 1]
     assert max(map(len, watched.batches)) == 4
     assert sum(map(len, watched.batches)) == 30
     assert len(watched.batches) < 15

@@ -74,10 +74,9 @@ def engines() -> None:
 )
 @click.option(
     "--precision",
-    default=AUTO,
-    show_default=True,
     type=Word(PRECISIONS),
-    help="auto: that of a run here; fp16: onnx and plans alone; fp8: of the large layers, bf16 around them",
+    help="auto: that of a run here; fp16: onnx and plans alone; fp8: of the large layers, bf16 around them "
+    "[default: the setting precision]",
 )
 @json_option
 @settings_options(*SETTINGS)
@@ -88,7 +87,7 @@ def build(
     backend: str,
     architectures: tuple[str, ...],
     workspace: int,
-    precision: str,
+    precision: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -235,6 +234,11 @@ def _request(
         raise UserError(f"--component {unknown[0]}: must be some of {', '.join(COMPONENTS)}{near}")
     if backend not in BACKENDS:
         raise UserError(f"--backend {backend}: must be one of {', '.join(BACKENDS)}{did_you_mean(backend, BACKENDS)}")
+    if settings.precision not in PRECISIONS:  # of the file or a variable
+        raise UserError(
+            f"setting precision: engines are not built in {settings.precision}: give --precision bf16, which runs in "
+            f"{settings.precision} take for the parts around the transformer"
+        )
     if settings.slots == AUTO:
         raise UserError("--slots auto: engines are for one number of slots: give it, as the runs will")
     execution = resolve_execution(settings, detect_hardware())

@@ -56,6 +56,38 @@ def test_what_a_precision_means(precision, dtype, float8, tmp_path, monkeypatch)
     assert asked[0].precision == {"auto": "fp32"}.get(precision, precision)
 
 
+def built_in(folder, monkeypatch, *more: str) -> tuple[str, str]:
+    """What `build --backend onnx` in a folder would build in, and what it prints."""
+    monkeypatch.chdir(folder)
+    asked = []
+    monkeypatch.setattr(building, "build", lambda store, request, report: asked.append(request) or iter(()))
+    flags = [part for pair in {**GIVEN, "--backend": "onnx"}.items() for part in pair]
+    done = CliRunner().invoke(main, ["engines", "build", "--store", str(folder / "store"), *flags, *more])
+    assert done.exit_code == (0 if asked else 2), done.output
+    return asked[0].precision if asked else "", done.output
+
+
+def test_the_precision_is_that_of_the_settings_unless_it_is_given(tmp_path, monkeypatch):
+    """As it is for runs in the same folder: the file, then the variable, then the flag."""
+    assert built_in(tmp_path, monkeypatch)[0] == "fp32"
+    (tmp_path / "wanbatch.toml").write_text('precision = "bf16"\n')
+    assert built_in(tmp_path, monkeypatch)[0] == "bf16"
+    monkeypatch.setenv("WANBATCH_PRECISION", "fp8")
+    assert built_in(tmp_path, monkeypatch)[0] == "fp8"
+    for given, wanted in (("auto", "fp32"), ("bf16", "bf16"), ("fp16", "fp16")):
+        assert built_in(tmp_path, monkeypatch, "--precision", given)[0] == wanted
+
+
+def test_a_precision_of_the_settings_that_no_engine_has(tmp_path, monkeypatch):
+    (tmp_path / "wanbatch.toml").write_text('precision = "int8"\n')
+    nothing, said = built_in(tmp_path, monkeypatch)
+    assert nothing == ""
+    assert "setting precision: engines are not built in int8: give --precision bf16, which runs in int8 take" in said
+    assert not (tmp_path / "store").exists()
+    assert built_in(tmp_path, monkeypatch, "--precision", "bf16")[0] == "bf16"
+    assert built_in(tmp_path, monkeypatch, "--precision", "fp16")[0] == "fp16"
+
+
 def test_an_empty_store_is_listed_verified_and_pruned(tmp_path):
     (tmp_path / "store").mkdir(mode=0o700)
     for command, said in (("list", "no engines"), ("verify", "no engines"), ("prune", "nothing to remove")):

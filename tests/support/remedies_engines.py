@@ -9,6 +9,7 @@ AOT = "tests/engines/test_aot.py"
 EXPORTS = "tests/engines/test_exports.py"
 FLOAT16 = "tests/engines/test_fp16_exports.py"
 COMMAND = "tests/engines/test_command.py::test_what_is_offered_instead_is_taken"
+PRECISION = "tests/engines/test_command.py::test_a_precision_of_the_settings_that_no_engine_has"
 REFUSED = f"{RUN}::test_what_cannot_be_built_is_refused_before_a_model_is_loaded"
 REQUIRED = f"{RUN}::test_engines_that_are_required_and_missing_are_an_error"
 SIZES = f"{RUN}::test_a_run_tells_its_workers_and_its_user"
@@ -22,6 +23,7 @@ ELSEWHERE = {
         "must be some of": COMMAND,
         "must be one of": COMMAND,
         "--slots auto": COMMAND,
+        "engines are not built in": PRECISION,
     },
     "jobs/driver/engine_choice.py": {
         "build them with": SIZES,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.multiprocessing
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from wanbatch.errors import MachineryError, UserError, WanbatchError
 from wanbatch.jobs.training import few_step, lora
 from wanbatch.jobs.training.asked import check_batch
 from wanbatch.jobs.training.few_step import FewStepRequest
 from wanbatch.jobs.training.lora import LoraRequest
+from wanbatch.jobs.worker.recovery import PipelineFailure
 from wanbatch.pipeline.training.processes import COUNT_VARIABLE
 
 Request = LoraRequest | FewStepRequest
@@ -53,8 +57,8 @@ def started(request: Request, count: int) -> dict[str, Any]:
         count: Of processes.
 
     Raises:
-        UserError: If one of them did.
-        MachineryError: If one of them ended otherwise.
+        UserError: If one of them did, or the memory of its device was too small.
+        MachineryError: If one of them failed otherwise, or was ended.
     """
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
@@ -65,9 +69,10 @@ def started(request: Request, count: int) -> dict[str, Any]:
         torch.multiprocessing.start_processes(
             _one_of_them, (request, count, port, answers), nprocs=count, start_method="spawn"
         )
-    except torch.multiprocessing.ProcessExitedException as error:
+    except (ProcessExitedException, ProcessRaisedException) as error:
         if answers.empty():
-            raise MachineryError(f"the training lost a process ({error}): run the same command again") from error
+            last = str(error).strip().splitlines()[-1]
+            raise MachineryError(f"the training lost a process ({last}): run the same command again") from error
     answer = answers.get()
     if isinstance(answer, WanbatchError):
         raise answer
@@ -86,8 +91,32 @@ def _one_of_them(number: int, request: Request, count: int, port: int, answers: 
             found = few_step.train(request, print)
         else:
             found = lora.train(request, print)
-    except WanbatchError as error:
-        answers.put(error)
+    except Exception as error:  # noqa: BLE001  what nobody else would tell the user
+        if answers.empty():  # else it failed because another one did, which has said so
+            answers.put(_failure(number, error))
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(1)  # whatever the others wait for
     if number == 0:
         answers.put(found)
+
+
+def _failure(number: int, error: Exception) -> WanbatchError:
+    """What the user is told of an exception of one process; one that nobody expects is printed where it came from."""
+    if isinstance(error, WanbatchError):
+        return error
+    if PipelineFailure.of(error).out_of_memory:
+        return UserError(
+            f"process {number} of the training has no memory left ({_first_line(error)}): give --checkpointing, "
+            "--base-precision fp8 or a smaller --batch, and another --out"
+        )
+    if not isinstance(error, OSError):
+        traceback.print_exception(error)
+    return MachineryError(
+        f"process {number} of the training failed ({_first_line(error)}): run the same command again once that is "
+        "mended; it goes on from what was kept"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

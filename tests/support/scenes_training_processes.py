@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,3 +63,40 @@ def processes_that_are_lost(at: At) -> Iterator[str]:
     yield raised(lambda: several_gpus.started(asked, 2))
     at.monkeypatch.setattr(torch.multiprocessing, "start_processes", works)
     assert several_gpus.started(asked, 2)["file"]
+
+
+@scene
+def processes_that_fail(at: At) -> Iterator[str]:
+    """The first one, as it is in its process; the end of that is stood in for."""
+
+    def one_of_them(call: Any, given: tuple, **more: Any) -> None:
+        call(0, *given)
+
+    def ended(code: int) -> None:
+        raise torch.multiprocessing.ProcessExitedException("", error_index=0, error_pid=2, exit_code=code)
+
+    def train(settings: LoraSettings, out: Path) -> dict[str, Any]:
+        asked = lora.LoraRequest("set", "cup", out, "tiny", None, settings=settings, device="cpu")
+        return several_gpus.started(asked, 2)
+
+    def work(asked: lora.LoraRequest, say: Any) -> dict[str, Any]:
+        if asked.out.is_file():
+            raise NotADirectoryError(20, "Not a directory", str(asked.out))
+        if not (asked.settings.checkpointing or asked.settings.batch < 4) or asked.out.exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nA second line")
+        return {"file": "cup.safetensors"}
+
+    at.monkeypatch.setattr(os, "environ", dict(os.environ))
+    at.monkeypatch.setattr(os, "_exit", ended)
+    at.monkeypatch.setattr(torch.multiprocessing, "start_processes", one_of_them)
+    at.monkeypatch.setattr(lora, "train", work)
+    (begun := at.folder / "begun").mkdir()
+    told = raised(lambda: train(LoraSettings(batch=4), begun))
+    assert "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.)" in told
+    yield told
+    for better in (LoraSettings(batch=4, checkpointing=True), LoraSettings(batch=2)):
+        assert train(better, at.folder / "other")["file"]
+    (file := at.folder / "file").touch()
+    yield raised(lambda: train(LoraSettings(), file))
+    file.unlink()
+    assert train(LoraSettings(), file)["file"]

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.training.asked import check_batch
 from wanbatch.jobs.training.few_step import FewStepRequest
@@ -98,15 +98,35 @@ def test_a_distillation_on_several_gpus_is_checked_before_it_is_started(tmp_path
     assert "--minutes: 4 processes that train together end by --steps alone: drop it" in done.stderr
 
 
-@pytest.mark.slow
-def test_two_processes_train_nearly_the_adapter_of_one(tmp_path):
-    (tmp_path / "set").mkdir()
+def training_set(folder: Path) -> Path:
+    folder.mkdir()
     for number in range(5):
         pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"set/{number}.png")
-        (tmp_path / f"set/{number}.txt").write_text(f"a cat {number}")
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a cat {number}")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_training_with_what_failed_first(tmp_path, capfd):
+    """An adapter larger than any memory, and a folder inside a file."""
     asked = LoraRequest(
-        str(tmp_path / "set"), "ink", tmp_path / "one", "tiny", None, settings=SETTINGS, resolution=32,
+        str(training_set(tmp_path / "set")), "ink", tmp_path / "one", "tiny", None, settings=SETTINGS, resolution=32,
+        device="cpu",
+    )  # fmt: skip
+    large = replace(asked, settings=replace(SETTINGS, rank=10**13))
+    with pytest.raises(UserError, match=r"^process [01] of the training has no memory left .*: give --checkpointing"):
+        started(large, 2)
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineryError, match=r"^process [01] of the training failed \(NotADirectoryError: .*file"):
+        started(replace(asked, out=tmp_path / "file/out"), 2)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_nearly_the_adapter_of_one(tmp_path):
+    asked = LoraRequest(
+        str(training_set(tmp_path / "set")), "ink", tmp_path / "one", "tiny", None, settings=SETTINGS, resolution=32,
         unrelated=("a dog",), device="cpu",
     )  # fmt: skip
     train(asked, print)

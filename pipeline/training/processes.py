@@ -59,17 +59,24 @@ class Processes:
     def averaged(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Average the gradients over all processes, and the loss, which is returned.
 
+        A parameter without a gradient in any process has none afterwards, as in a training with one process, whose
+        optimizer leaves it and its moments alone: of an expert none of whose noise levels were in the batch.
+
         Args:
             loss: Of this process's part, `[]`.
-            parameters: Of which some may have had no part in it.
+            parameters: Of which some may have had no part in it; their gradients are of the loss's dtype.
         """
         if self.count == 1:
             return loss
+        took_part = loss.new_tensor([float(parameter.grad is not None) for parameter in parameters])
         for parameter in parameters:
-            if parameter.grad is None:  # of an expert none of whose noise levels were in this one's part
+            if parameter.grad is None:  # maybe not so in another process
                 parameter.grad = torch.zeros_like(parameter)
         mean = loss.clone()
-        self.average([mean, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+        self.average([mean, took_part, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+        for parameter, share in zip(parameters, took_part.tolist(), strict=True):
+            if not share:
+                parameter.grad = None
         return mean
 
     def sum(self, tensor: Tensor) -> Tensor:

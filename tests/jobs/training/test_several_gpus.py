@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
 from click.testing import CliRunner
+from expert_steps import learned, learned_as
+from free_ports import free_port
 from PIL import Image
 
 from wanbatch.errors import MachineryError, UserError
@@ -58,6 +61,16 @@ def test_the_parts_of_all_processes_are_what_one_alone_computes(tmp_path):
     assert sum(loss for loss, _ in parts) / 2 == pytest.approx(whole, rel=1e-5)
     for one, other, wanted in zip(parts[0][1], parts[1][1], gradients, strict=True):
         torch.testing.assert_close((one + other) / 2, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_an_expert_without_rows_in_a_batch_is_left_alone_by_two_processes_as_by_one(tmp_path):
+    torch.multiprocessing.start_processes(learned_as, (free_port(), tmp_path), nprocs=2, start_method="spawn")
+    alone = learned(ALONE)
+    for number in range(2):
+        found = torch.load(tmp_path / f"{number}.pt")
+        assert len(found) == len(alone)
+        for one, wanted in zip(found, alone, strict=True):
+            torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_process_alone_joins_no_others_and_batches_are_shared_evenly(monkeypatch):

@@ -269,7 +269,7 @@ def _build_one(
             if request.dtype == FLOAT16 and not (errors := verify.compare_float16(graph)).passed:
                 raise UserError(
                     f"{key.label}: some of its numbers are larger than float16 holds ({float16.LARGEST:g} at most), "
-                    f"or too small: {errors}: use --precision bf16"
+                    f"or too small: {errors}: {_instead_of_float16(request, key.component)}"
                 )
             path = folder / f"{key.name}{onnx_export.SUFFIX}"  # which the file itself names its weights by
             onnx_export.export(graph, path)
@@ -289,3 +289,20 @@ def _build_one(
         return engine.bytes, str(errors or "")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _instead_of_float16(request: BuildRequest, component: str) -> str:
+    """What a user can do about a part that float16 cannot hold; GPUs without bf16 may have no engine of it."""
+    bf16 = PRECISIONS["bfloat16"]
+    alone = () if request.backend == ONNX else tensorrt.in_float16_alone(request.backend, request.architectures, bf16)
+    if not alone:
+        return f"use --precision {bf16}"
+    if request.backend != TENSORRT_RTX:
+        return "use --precision fp32"
+    which = ", ".join(alone)
+    if len(alone) < len(request.architectures):
+        return f"for {which} there is no other precision: leave {which} out of --arch, and use --precision {bf16}"
+    name = next(name for name, parts in COMPONENTS.items() if component in parts)
+    if len(set(request.components)) > 1:
+        return f"for {which} there is no other precision: leave {name} out of --component"
+    return f"for {which} there is no other precision: give other architectures to --arch, and --precision {bf16}"

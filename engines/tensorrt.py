@@ -74,25 +74,36 @@ def require_float8(architectures: Sequence[str]) -> None:
             )
 
 
-def require_more_than_float16(backend: str, architectures: Sequence[str], precision: str) -> None:
-    """Check that plans for some GPUs can be in bf16 or fp32.
+def in_float16_alone(backend: str, architectures: Sequence[str], precision: str) -> list[str]:
+    """Those GPUs that plans are built for in float16, and not in another precision.
 
     Turing has no bf16, and TensorRT for RTX multiplies no fp32 matrices for it ("FP32 GEMM is not supported").
 
     Args:
         backend: `tensorrt-rtx` or `tensorrt`.
         architectures: Compute capabilities, or `native`.
-        precision: `bf16`, `fp32` or `fp8`, which has bf16 around it.
+        precision: The other one: `bf16`, `fp32`, or `fp8`, which has bf16 around it.
+
+    Returns:
+        Compute capabilities, or `native`, as they were given.
+    """
+    if backend != RTX and precision == "fp32":
+        return []
+    return [one for one in architectures if tuple(map(int, named([one])[0].split("."))) < BFLOAT16_CAPABILITY]
+
+
+def require_more_than_float16(backend: str, architectures: Sequence[str], precision: str) -> None:
+    """Check that plans for some GPUs can be in bf16 or fp32; see `in_float16_alone`.
 
     Raises:
         UserError: One can be in float16 alone.
     """
-    for one in named(architectures):
-        if tuple(map(int, one.split("."))) < BFLOAT16_CAPABILITY and (backend == RTX or precision != "fp32"):
-            raise UserError(
-                f"--precision {precision}: {backend} builds for architecture {one} in fp16 alone: use --precision "
-                "fp16, or leave it out"
-            )
+    for one in in_float16_alone(backend, architectures, precision):
+        others = "" if len(architectures) == 1 else f", or leave {one} out of --arch"
+        raise UserError(
+            f"--precision {precision}: {backend} builds for architecture {named([one])[0]} in fp16 alone: use "
+            f"--precision fp16{others}"
+        )
 
 
 def library(backend: str) -> Any:

@@ -100,7 +100,7 @@ def test_rtx_builds_it_for_cards_without_bf16(name, exported, tmp_path):
     ("dtype", "precision", "said"),
     [(torch.bfloat16, "bf16", "sm75.*b16"), (torch.float32, "fp32", "SM75.*FP32 GEMM is not supported")],
 )
-def test_rtx_refuses_others_for_turing_and_so_do_we_before(dtype, precision, said, tmp_path):
+def test_rtx_refuses_others_for_turing_and_so_do_we_before(dtype, precision, said, tmp_path, monkeypatch):
     module = nn.Linear(16, 16).to(dtype).requires_grad_(False)
     graph = Graph("dit", module, {"x": torch.randn(4, 16).to(dtype)}, "y")
     onnx_export.export(graph, tmp_path / "x.onnx")
@@ -110,10 +110,18 @@ def test_rtx_refuses_others_for_turing_and_so_do_we_before(dtype, precision, sai
     request = BuildRequest(
         registry.find(), ("vae",), ((64, 64),), 2, "tensorrt-rtx", ("7.5", "8.9"), "cpu", dtype_name
     )
-    with pytest.raises(UserError, match=rf"--precision {precision}: .* architecture 7\.5 in fp16 alone: use"):
+    alone = rf"--precision {precision}: .* architecture 7\.5 in fp16 alone: use --precision fp16"
+    with pytest.raises(UserError, match=rf"{alone}, or leave 7\.5 out of --arch$"):
         building.check(request)
     building.check(replace(request, dtype="float16"))
     building.check(replace(request, architectures=("8.9",)))
+    monkeypatch.setattr(tensorrt, "_has_gpu", lambda: True)
+    monkeypatch.setattr(tensorrt, "_capability", lambda: "7.5")
+    for lone in ("7.5", "native"):  # without it there is nothing to build for
+        with pytest.raises(UserError, match=f"{alone}$"):
+            building.check(replace(request, architectures=(lone,)))
+    with pytest.raises(UserError, match=rf"{alone}, or leave native out of --arch$"):
+        building.check(replace(request, architectures=("native", "8.9")))
 
 
 @pytest.fixture
@@ -156,6 +164,50 @@ def test_what_float16_cannot_hold_is_not_kept(loud_encoder, tmp_path, monkeypatc
     assert store.engines() == []
     float16.keep_large_sums(loud_encoder)
     assert [one.what for one in building.build(store, request)] == ["built"]
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("given", "said", "better"),
+    [
+        (
+            {"architectures": ("7.5", "8.9")},
+            "for 7.5 there is no other precision: leave 7.5 out of --arch, and use --precision bf16",
+            {"architectures": ("8.9",), "dtype": "bfloat16"},
+        ),
+        (
+            {"architectures": ("7.5",), "components": ("text", "vae"), "sizes": ((64, 32),)},
+            "for 7.5 there is no other precision: leave text out of --component",
+            {"architectures": ("7.5",), "components": ("vae",)},
+        ),
+        (
+            {"architectures": ("7.5",)},
+            "for 7.5 there is no other precision: give other architectures to --arch, and --precision bf16",
+            {"architectures": ("8.6",), "dtype": "bfloat16"},
+        ),
+        ({"architectures": ("8.9",)}, "use --precision bf16", {"architectures": ("8.9",), "dtype": "bfloat16"}),
+        ({"backend": "onnx"}, "use --precision bf16", {"backend": "onnx", "dtype": "bfloat16"}),
+    ],
+)
+def test_what_float16_cannot_hold_has_a_remedy_that_is_taken(
+    given, said, better, loud_encoder, model, tmp_path, monkeypatch
+):
+    """Also with an architecture whose plans are in float16 alone, which the other message sends here."""
+    monkeypatch.setattr(building, "loaded", lambda *given: None)
+    monkeypatch.setattr(building, "graph_of", lambda *given: in_float16(loud_encoder))
+    request = replace(BuildRequest(model, ("text",), (), 2, "tensorrt-rtx", ("7.5",), "cpu", "float16"), **given)
+    with pytest.raises(UserError) as refused:
+        list(building.build(Store.create(tmp_path / "store"), request))
+    assert str(refused.value).endswith(f": {said}")
+    building.check(replace(request, **better))
+
+
+def test_tensorrt_on_turing_has_fp32_instead(monkeypatch, model):
+    monkeypatch.setattr(tensorrt, "_capability", lambda: "7.5")
+    assert tensorrt.in_float16_alone("tensorrt", ("native",), "bf16") == ["native"]
+    assert tensorrt.in_float16_alone("tensorrt", ("native",), "fp32") == []
+    request = BuildRequest(model, ("text",), (), 2, "tensorrt", ("native",), "cuda", "float16")
+    assert building._instead_of_float16(request, "text") == "use --precision fp32"
 
 
 def test_an_error_that_is_no_number_is_not_forgotten_at_the_next_length(loud_encoder):

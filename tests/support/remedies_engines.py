@@ -42,6 +42,7 @@ ELSEWHERE = {
         "aot builds for": REFUSED,
         "engines of aot are built in": COMMAND,
         "larger than float16 holds": f"{FLOAT16}::test_what_float16_cannot_hold_is_not_kept",
+        "there is no other precision": f"{FLOAT16}::test_what_float16_cannot_hold_has_a_remedy_that_is_taken",
         "our own kernels": REFUSED,
     },
     "engines/aot_forms.py": {

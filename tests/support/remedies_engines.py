@@ -41,8 +41,9 @@ ELSEWHERE = {
         "sides must be multiples": REFUSED,
         "aot builds for": REFUSED,
         "engines of aot are built in": COMMAND,
-        "larger than float16 holds": f"{FLOAT16}::test_what_float16_cannot_hold_is_not_kept",
         "there is no other precision": f"{FLOAT16}::test_what_float16_cannot_hold_has_a_remedy_that_is_taken",
+        "use --precision {}": f"{FLOAT16}::test_what_float16_cannot_hold_has_a_remedy_that_is_taken",
+        "use --precision fp32": f"{FLOAT16}::test_tensorrt_on_turing_has_fp32_instead",
         "our own kernels": REFUSED,
     },
     "engines/aot_forms.py": {
@@ -66,6 +67,7 @@ ELSEWHERE = {
         "engines cannot be written there": f"{STORES}::test_an_upload_that_fails_leaves_no_engine",
     },
     "engines/tensorrt.py": {
+        ", or leave {} out of --arch": f"{FLOAT16}::test_rtx_refuses_others_for_turing_and_so_do_we_before",
         "in fp16 alone": f"{FLOAT16}::test_rtx_refuses_others_for_turing_and_so_do_we_before",
         "has no FP8": "tests/engines/test_fp8_exports.py::test_architectures_without_fp8_are_named",
         "builds for {}: name some of these": f"{EXPORTS}::test_architectures_that_there_are_no_plans_for",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import time
@@ -28,8 +29,11 @@ from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
 from wanbatch.manifests.storage.object_store import ObjectStoreBackend
 from wanbatch.manifests.storage.urls import is_hub, is_url, local_path
 
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
 UNUSED_DAYS = 30
 """How long a copy stays on a host that does not use it."""
+DIGEST = re.compile("[0-9a-f]{16}")
+"""What the name of a copy ends with, after that of the engine."""
 REMEDY = "set XDG_CACHE_HOME to a folder on a larger disk"
 
 
@@ -177,13 +181,18 @@ class CopiedStore(Store):
 
     def remove_unused_copies(self) -> list[str]:
         """Remove the copies, of whatever store, that this host has not used for `UNUSED_DAYS`."""
-        removed = []
-        with suppress(OSError):  # what cannot be removed stays
-            for path in filter(_is_unused, sorted(self.folder.iterdir())):
-                with _alone_with(path):
-                    if _is_unused(path):
-                        shutil.rmtree(path)
-                        removed.append(path.name)
+        removed: list[str] = []
+        try:
+            found = sorted(self.folder.iterdir())
+        except OSError:
+            return removed
+        for path in found:
+            with suppress(OSError):  # one that cannot be removed stays, and keeps no other
+                if _is_unused(path):
+                    with _alone_with(path):
+                        if _is_unused(path):
+                            shutil.rmtree(path)
+                            removed.append(path.name)
         return removed
 
     def path_of(self, engine: StoredEngine) -> Path:
@@ -209,6 +218,7 @@ class CopiedStore(Store):
         return engine
 
     def remove(self, engine: StoredEngine | BadEngine) -> None:
+        """Remove an engine from the store, and its copies on this host, also of what it was before it was rebuilt."""
         stem = engine.name if isinstance(engine, BadEngine) else engine.key.name
         try:
             self._backend.remove(f"{stem}{MANIFEST_SUFFIX}")
@@ -217,8 +227,11 @@ class CopiedStore(Store):
                     self._backend.remove(name)
         except OSError as error:
             raise _unwritten(self.location, error) from error
-        if isinstance(engine, StoredEngine):
-            shutil.rmtree(self._copy_of(engine), ignore_errors=True)
+        with suppress(OSError):
+            for copy in sorted(self.folder.iterdir()):
+                if copy.name.startswith(f"{stem}-") and DIGEST.fullmatch(copy.name[len(stem) + 1 :]):
+                    with _alone_with(copy):
+                        shutil.rmtree(copy, ignore_errors=True)
 
     def _copy_of(self, engine: StoredEngine) -> Path:
         return self.folder / f"{engine.key.name}-{engine.digest[:16]}"
@@ -262,12 +275,16 @@ def _alone_with(copy: Path) -> AbstractContextManager[None]:
 
 
 def _is_unused(copy: Path) -> bool:
-    """Whether a folder of copies has been there, and not been used, for `UNUSED_DAYS`."""
+    """Whether a folder of copies has been there, and not been used, for `UNUSED_DAYS`.
+
+    Of one that other users may read it is not known: they cannot mark that they use what is not theirs.
+    """
     try:
         found = os.lstat(copy)
     except FileNotFoundError:
         return False  # another process has removed it
-    return stat.S_ISDIR(found.st_mode) and time.time() - found.st_mtime > UNUSED_DAYS * 24 * 3600
+    old = time.time() - found.st_mtime > UNUSED_DAYS * 24 * 3600
+    return stat.S_ISDIR(found.st_mode) and not found.st_mode & OTHERS and old
 
 
 class _ChangedError(Exception):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from wanbatch.engines.stored_engine import BadEngine, EngineKey, StoredEngine
 from wanbatch.engines.verifying import prune_store
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.planning import engine_stores
 from wanbatch.jobs.planning.engine_stores import CopiedStore, create_engines, open_engines
 from wanbatch.manifests.storage import fsspec_io
 
@@ -182,7 +184,7 @@ def test_copies_that_a_host_does_not_use_go_after_thirty_days(store, server):
     builds = set(store.folder.glob(".building-*"))  # of today
     left, building, young = (first.with_name(name) for name in (f".{KEY.name}.x1", ".building-x1", "dit-other"))
     for folder in (left, building, young):
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
         (folder / FILE).write_bytes(b"half")
     (file := first.with_name("a file")).touch()
     for path, days in ((first, 31), (left, 31), (building, 31), (young, 29), (file, 31)):
@@ -194,22 +196,78 @@ def test_copies_that_a_host_does_not_use_go_after_thirty_days(store, server):
     assert set(store.folder.iterdir()) == {file, *builds}, "what was pruned from the store has no copy here, either"
 
 
+def other_copies(store: CopiedStore, *names: str) -> list[Path]:
+    """Copies of other engines that nobody has used for long."""
+    made = [store.folder / name for name in names]
+    for folder in made:
+        folder.mkdir(mode=0o700)
+        (folder / FILE).write_bytes(b"code")
+        age(folder, 31)
+    return made
+
+
 def test_a_copy_that_cannot_be_removed_or_marked_stops_nothing(store, monkeypatch):
+    """Neither the run nor the removal of those after it."""
     engine = added(store)
     chosen()
-    other = store.folder / "dit-other"
-    other.mkdir()
-    age(other, 31)
+    names = ["dit-first", "dit-other", "text-other"]
+    other_copies(store, *names)
+    rmtree = shutil.rmtree
 
     def refuse(path, *more, **named):
+        if Path(path).name in names[1:]:
+            return rmtree(path, *more, **named)
         raise PermissionError(13, "Permission denied", str(path))
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", refuse)
         patched.setattr(os, "utime", refuse)
-        assert store.remove_unused_copies() == []
+        assert store.remove_unused_copies() == names[1:]
         assert chosen() == [engine]
-    assert store.remove_unused_copies() == ["dit-other"]
+    assert store.remove_unused_copies() == names[:1]
+
+
+def test_a_copy_that_other_users_may_read_stays(store):
+    """They cannot mark that they use it, and cannot make it again."""
+    shared, private = other_copies(store, "dit-shared", "dit-private")
+    shared.chmod(0o755)
+    assert store.remove_unused_copies() == [private.name]
+    shared.chmod(0o700)
+    assert store.remove_unused_copies() == [shared.name]
+
+
+@pytest.mark.parametrize("harm", [lambda: None, HARMS["half a manifest"][0], HARMS["changed"][0]])
+def test_what_is_pruned_from_a_store_has_no_copy_here_of_any_build(store, harm, monkeypatch):
+    first = added(store)
+    chosen()
+    second = added(store, b"more")
+    chosen()
+    copies = {store.path_of(one).parent for one in (first, second)}
+    beside = {copies.copy().pop().with_name(f"{KEY.name}-{rest}") for rest in ("x" * 16, "0" * 15, f"{'0' * 16}-1")}
+    for folder in beside:  # of others, whose names begin like it
+        folder.mkdir(mode=0o700)
+    harm()
+    held, removed = set(), set()
+    one_at_a_time, rmtree = engine_stores.one_at_a_time, shutil.rmtree
+
+    @contextmanager
+    def watched(what: str) -> Iterator[None]:
+        with one_at_a_time(what):
+            held.add(what)
+            yield
+            held.remove(what)
+
+    def remove(path, *more, **named):
+        if path in copies:
+            assert f"engine {path}" in held, "no other process makes or checks it meanwhile"
+            removed.add(path)
+        return rmtree(path, *more, **named)
+
+    monkeypatch.setattr(engine_stores, "one_at_a_time", watched)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert KEY.name in [name for name, _ in prune_store(store, None)]
+    assert removed == copies
+    assert {one for one in store.folder.iterdir() if one.name.startswith(KEY.name)} == beside
 
 
 def test_an_upload_that_fails_leaves_no_engine(store, server):

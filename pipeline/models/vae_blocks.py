@@ -50,8 +50,8 @@ class AttentionBlock(nn.Module):
     Attributes:
         writes_scores: Whether scores may be written out, in float32. On a GPU in half precision that is four times as
             fast as the one fused kernel that takes a head as wide as this, and as accurate. Exported graphs have the
-            fused kernel all the same: AOTInductor has no C function for a batched product with a result in float32
-            (`bmm.dtype`; of PyTorch 2.11 to 2.13).
+            fused kernel all the same: AOTInductor has no C function for a batched product with a float32 result
+            (`bmm.dtype`: PyTorch 2.13 writes a call of `aoti_torch_cuda__bmm_out_dtype_cuda`, and has none).
     """
 
     def __init__(self, channels: int):

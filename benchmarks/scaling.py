@@ -11,13 +11,13 @@ or fewer they are not, as distilled models are used. The first run compiles, lat
 
 pictures_per_second: the sum of the workers' own rates, each from its first unit's commit to its last one's, so that
 neither the start nor the end of a run plays a part. whole_pictures_per_second: all pictures by all seconds in which
-they were made, the end included, where some workers have nothing left to do. efficiency: the sum of all workers' rates
-by the sum of what their cards made alone, in the runs of one GPU with as many steps. A card that was not measured alone
-counts as much as the mean of those that were; cards of one kind differ by several per cent, so give --every-card where
-that matters. On a CPU it is the sum of all rates by one worker's times their number. busy: the share of its time in
-which a worker had pictures in the model; utilization: what nvidia-smi says of its card between its first commit and
-its last. seconds_to_first_picture: from the command to its commit, seconds_to_last_worker: to the first commit of the
-last worker. host: what the host did during the whole run.
+they were made, the end included, where some workers have nothing left to do. efficiency: the sum of all workers'
+rates by the sum of what their cards made alone, in the runs of one GPU with as many steps. A card that was not
+measured alone counts as much as the mean of those that were; cards of one kind differ by several per cent, so give
+--every-card where that matters. On a CPU it is the sum of all rates by one worker's times their number. busy: the
+share of its time in which a worker had pictures in the model; utilization: what nvidia-smi says of its card between
+its first commit and its last. seconds_to_first_picture: from the command to its commit, seconds_to_last_worker: to
+the first commit of the last worker. host: what the host did during the whole run.
 """
 
 from __future__ import annotations

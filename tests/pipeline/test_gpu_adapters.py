@@ -143,7 +143,7 @@ def test_memory_that_the_device_still_reads_is_not_written(adapters, kind):
 
 
 def pinned(memory: torch.Tensor) -> bool:
-    """Whether the driver has this memory pinned: it does not do it again. `is_pinned` does not tell, see `pin`'s file.
+    """Whether the driver has this memory pinned: it does not do it again. Not `is_pinned`: see `host_memory.py`.
 
     Args:
         memory: From the first byte that was pinned to the last one, if it is.

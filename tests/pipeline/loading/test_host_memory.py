@@ -23,7 +23,7 @@ class Driver:
         self.pinned: dict[int, int] = {}
         self._most = most
 
-    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802 - its name
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
         assert flags == 0
         if any(first < address + size and address < first + its for first, its in self.pinned.items()):
             return 712  # cudaErrorHostMemoryAlreadyRegistered
@@ -32,7 +32,7 @@ class Driver:
         self.pinned[address] = size
         return 0
 
-    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802 - its name
+    def cudaHostUnregister(self, address: int) -> int:
         del self.pinned[address]
         return 0
 

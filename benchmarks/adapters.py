@@ -10,8 +10,8 @@ that both see the same machine; figures are medians over the rounds. `merged` ha
 before they are fused and quantised. Then: the time to put an adapter into a slot, whether a row alone has the bits
 that it has among others, and how far an evaluation is from that of the merged weights and both from float32. Each
 figure is printed, and written, as soon as it is there, in bf16 first: with `--precisions fp8` FP8 alone, for which
-nothing else is needed. Beside other work an H200 got through bf16 in 260 seconds; either precision alone takes that
-long, less with fewer `--sizes` or `--ways`. Needs torch, diffusers and safetensors alone.
+nothing else is needed. Beside other work an H200 got through bf16 in 260 seconds; how long FP8 takes was not
+measured. Both take less with fewer `--sizes` or `--ways`. Needs torch, diffusers and safetensors alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What only a GPU can show of adapters of rows: they come while it works, and nothing writes where it still reads.
 
-Skipped without one. `python -m pytest tests/pipeline/test_gpu_adapters.py` takes about a minute.
+Skipped without one. `python -m pytest tests/pipeline/test_gpu_adapters.py` takes a minute or two.
 """
 
 from __future__ import annotations

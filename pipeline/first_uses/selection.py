@@ -14,7 +14,7 @@ from wanbatch.pipeline.core.prompts import ENCODER_LENGTHS, PADDING_KEYS, TEXT_L
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.loading.registry import ModelInfo
 
-TYPICAL_TOKENS = 60  # of a prompt
+TYPICAL_TOKENS = 64  # of a prompt
 
 MOST_COMMON = tuple(sorted(TEXT_LENGTHS, key=lambda length: abs(math.log(length / TYPICAL_TOKENS))))
 """The lengths that texts are padded to, those of most prompts first."""

@@ -134,6 +134,7 @@ class Residents(Generic[K, V]):
                     if want.uses <= 0:
                         del wants[key]
                         self._let_go(holder, key)
+                        self._make_room(None)  # more may be there than has room: all else was held when it came
                     return
 
     def release(self, holder: Hashable) -> None:

@@ -15,8 +15,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.adapters.copying import SideStream
-from wanbatch.pipeline.adapters.host_adapters import HostAdapter, LayerForm, Pairs, pinned_share, views
+from wanbatch.pipeline.adapters.copying import PIECE_BYTES, SideStream, rows_in_pieces
+from wanbatch.pipeline.adapters.host_adapters import (
+    HostAdapter,
+    Pairs,
+    joined_forms,
+    pinned_share,
+    views,
+    views_of_parts,
+)
 from wanbatch.pipeline.adapters.residents import Residents
 from wanbatch.pipeline.adapters.tensors import AdapterTensors
 
@@ -95,7 +102,7 @@ class AdapterStore:
         device_bytes: int = DEVICE_BYTES,
         pinned_bytes: int | None = None,
     ):
-        self._dtype, self._side = dtype, SideStream(device)
+        self._device, self._dtype, self._side = device, dtype, SideStream(device)
         self._weights = {name: weight for name, (_, weight) in adapters.items()}
         self._host: dict[str, list[HostAdapter]] = {}
         left = (pinned_share(device) if adapters else 0) if pinned_bytes is None else pinned_bytes
@@ -194,36 +201,44 @@ class AdapterStore:
         return self._dtype.itemsize * sum(one.elements for one, _ in self._parts(wanted, expert))
 
     def _made(self, wanted: Hashable, expert: int) -> _Joined:
+        """Adapters of a row, written straight into the memory in which they stay."""
+        parts = self._parts(wanted, expert)
+        forms = joined_forms([one.forms for one, _ in parts])
         with self._side.working():
-            there = []
-            for one, weight in self._parts(wanted, expert):
-                pinned = one.pinned_bytes > 0
-                downs = self._side.copied(one.downs, pinned)
-                ups = (weight * self._side.copied(one.ups, pinned)).to(self._dtype)
-                there.append((downs, ups, one.forms))
-            downs, ups, forms = there[0] if len(there) == 1 else _one_after_the_other(there)
+            ups = self._empty(sum(len(one.ups) for one, _ in parts))
+            if len(parts) == 1:
+                one, weight = parts[0]
+                downs = self._side.copied(one.downs, one.pinned_bytes > 0)
+                self._write(one.ups, one, [ups.unsqueeze(1)], weight)
+            else:
+                downs = self._empty(sum(len(one.downs) for one, _ in parts))
+                targets = views_of_parts(views(downs, ups, forms), [one.forms for one, _ in parts])
+                for (one, weight), (its_downs, its_ups) in zip(parts, targets, strict=True):
+                    self._write(one.downs, one, its_downs)
+                    self._write(one.ups, one, its_ups, weight)
             return _Joined(views(downs, ups, forms), (downs, ups), self._side.moment())
 
+    def _empty(self, elements: int) -> Tensor:
+        return torch.empty(elements, dtype=self._dtype, device=self._device)
 
-def _one_after_the_other(
-    parts: Sequence[tuple[Tensor, Tensor, Mapping[str, LayerForm]]],
-) -> tuple[Tensor, Tensor, dict[str, LayerForm]]:
-    """Adapters joined: the ranks of each layer after each other. Each is given as `HostAdapter` has it."""
-    forms: dict[str, LayerForm] = {}
-    for _, _, its in parts:
-        for layer, form in its.items():
-            rank = form.rank + (forms[layer].rank if layer in forms else 0)
-            forms[layer] = LayerForm(rank, form.inputs, form.outputs)
-    downs = parts[0][0].new_empty(sum(len(part_downs) for part_downs, _, _ in parts))
-    ups = parts[0][1].new_empty(sum(len(part_ups) for _, part_ups, _ in parts))
-    joined, first = views(downs, ups, forms), dict.fromkeys(forms, 0)
-    places: list[Tensor] = []
-    values: list[Tensor] = []
-    for part_downs, part_ups, its in parts:
-        for layer, pair in views(part_downs, part_ups, its).items():
-            ranks = slice(first[layer], first[layer] + its[layer].rank)
-            places += [joined[layer][0][ranks], joined[layer][1][:, ranks]]
-            values += pair
-            first[layer] = ranks.stop
-    torch._foreach_copy_(places, values)  # a few launches for all layers
-    return downs, ups, forms
+    def _write(
+        self, source: Tensor, adapter: HostAdapter, targets: Sequence[Tensor], weight: float | None = None
+    ) -> None:
+        """Get what an adapter has on the host into its places, in pieces: what it takes besides is small.
+
+        Args:
+            source: [elements], `downs` or `ups` of the adapter.
+            adapter: Whose.
+            targets: [rows, columns] each, on the device, in the order of `source`.
+            weight: What `source` is multiplied with, in float32, before it is rounded. None: it is in the model's
+                dtype already.
+        """
+        first = 0
+        for piece in rows_in_pieces(targets, PIECE_BYTES // source.itemsize):
+            sizes = [part.numel() for part in piece]
+            values = self._side.copied(source[first : first + sum(sizes)], adapter.pinned_bytes > 0)
+            if weight is not None:
+                values = (weight * values).to(self._dtype)
+            parts = values.split(sizes)
+            torch._foreach_copy_(piece, [part.view(to.shape) for part, to in zip(parts, piece, strict=True)])
+            first += sum(sizes)

@@ -10,8 +10,11 @@ import pytest
 import torch
 from adapter_making import random_pairs
 from small_models import random_transformer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from wanbatch.pipeline.adapters import copying, host_adapters
+from wanbatch.pipeline.adapters import store as store_module
 from wanbatch.pipeline.adapters.copying import SideStream, Staging
 from wanbatch.pipeline.adapters.host_adapters import HostAdapter, views
 from wanbatch.pipeline.adapters.store import AdapterStore
@@ -82,6 +85,60 @@ def test_what_a_row_gets_is_each_layers_matrices_one_after_the_other(wanted, dty
         found = pairs_of(store, wanted, expert)
         assert same(found, expected(wanted, expert, dtype))
         assert {tensor.dtype for pair in found.values() for tensor in pair} == {dtype}
+
+
+def test_of_two_adapters_one_or_both_may_leave_a_transformer_as_it_is():
+    """As those are whose file is for one transformer of A14B."""
+    of_one = {name: ((tensors_of(name), AdapterTensors()), 1.0) for name in ("crayon", "ink")}
+    of_both = {"neon": ((tensors_of("neon"), tensors_of("neon", 1)), 1.0)}
+    store = AdapterStore(of_one | of_both, CPU, torch.float32)
+    assert pairs_of(store, [("crayon", 1.0), ("ink", 0.5)], 1) == {}
+    assert len(pairs_of(store, [("crayon", 1.0), ("ink", 0.5)], 0)) > 0
+    assert same(pairs_of(store, [("crayon", 1.0), ("neon", 0.5)], 1), pairs_of(store, [("neon", 0.5)], 1))
+
+
+class Allocations(TorchDispatchMode):
+    """Notes all memory that operations give or take while it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, torch.UntypedStorage] = {}  # which also keeps it from being used again
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves((args, result)):
+            if isinstance(tensor, torch.Tensor):
+                self.seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("piece", [256, 1000, 4096])
+@pytest.mark.parametrize("wanted", COMBINED)
+def test_making_adapters_takes_no_more_than_small_pieces_besides_and_the_same_bits(wanted, piece, dtype, monkeypatch):
+    whole = pairs_of(store_of(dtype=dtype), wanted)
+    monkeypatch.setattr(store_module, "PIECE_BYTES", piece)
+    store = store_of(dtype=dtype)
+    of_host = [tensor for experts in store._host.values() for one in experts for tensor in (one.ups, one.downs)]
+    with Allocations() as allocations:
+        found = pairs_of(store, wanted)
+    assert same(found, whole)
+    assert same(found, expected(wanted, 0, dtype))
+    stays = [tensor for pair in found.values() for tensor in pair] + of_host
+    besides = allocations.seen.keys() - {tensor.untyped_storage().data_ptr() for tensor in stays}
+    assert 0 < max(allocations.seen[address].nbytes() for address in besides) <= piece
+
+
+@pytest.mark.parametrize("elements", [1, 6, 7, 12, 100])
+def test_pieces_follow_each_other_and_are_cut_between_rows(elements):
+    matrices = [torch.arange(12).view(3, 4), torch.empty(5, 0), torch.arange(12, 26).view(7, 2).t()]
+    pieces = list(copying.rows_in_pieces(matrices, elements))
+    flat = torch.cat([part.reshape(-1) for piece in pieces for part in piece])
+    assert torch.equal(flat, torch.cat([matrix.reshape(-1) for matrix in matrices]))
+    sizes = [sum(part.numel() for part in piece) for piece in pieces]
+    rows = [part for piece in pieces for part in piece if len(part) == 1]
+    assert all(size <= elements or size in {row.numel() for row in rows} for size in sizes)
+    assert len(pieces) == {1: 5, 6: 5, 7: 5, 12: 3, 100: 1}[elements]
 
 
 def counted(store: AdapterStore, monkeypatch) -> list[object]:
@@ -165,6 +222,15 @@ def test_no_memory_for_what_is_expected_is_no_error_until_a_row_needs_it(monkeyp
     left[0] = 1000
     assert same(pairs_of(store, [("neon", -0.7)]), expected([("neon", -0.7)], 0, torch.float32))
     store.release("unit")
+
+
+def test_small_copies_take_turns_between_the_two_pieces():
+    staging = Staging(None, 64)
+    targets = [torch.zeros(16, dtype=torch.uint8) for _ in range(2)]
+    for value, target in enumerate(targets, 1):
+        staging.copy(torch.full((16,), value, dtype=torch.uint8), target)
+    assert [int(target.max()) for target in targets] == [1, 2]
+    assert staging._pieces[:, 0].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])

@@ -250,6 +250,10 @@ class Wan:
         """Keep none there for these rows any more."""
         self._adapters.release(holder)
 
+    def spare_memory(self) -> int:
+        """Let go of adapters that are there for coming rows; returns their bytes. See `AdapterStore.spare_memory`."""
+        return self._adapters.spare_memory()
+
     def generate(
         self, requests: Sequence[Request], more: Callable[[], Sequence[Request]] | None = None
     ) -> Iterator[Result | Failed]:

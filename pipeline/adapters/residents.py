@@ -143,6 +143,25 @@ class Residents(Generic[K, V]):
                 self._let_go(holder, key)
             self._make_room(None)
 
+    def want_nothing(self) -> None:
+        """Forget what anybody wants. What was held stays, but may leave from now on."""
+        with self._changed:
+            for holder, wants in self._wants.items():
+                for key in wants:
+                    self._let_go(holder, key)
+            self._wants.clear()
+            self._make_room(None)
+
+    def clear(self) -> int:
+        """Let go of all that is there, held or not, and forget what anybody wants; returns the size of what left.
+
+        What is being made is kept once it is there.
+        """
+        self.want_nothing()
+        with self._changed:
+            gone = [key for key, place in self._places.items() if place.values]
+            return sum(self._places.pop(key).size for key in gone)
+
     def _let_go(self, holder: Hashable, key: K) -> None:
         if (place := self._places.get(key)) is not None:
             place.holders.discard(holder)

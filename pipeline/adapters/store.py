@@ -6,10 +6,10 @@ are computed, if whoever prepares rows says so (`AdapterStore.expect`).
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -27,11 +27,17 @@ from wanbatch.pipeline.adapters.host_adapters import (
 from wanbatch.pipeline.adapters.residents import Residents
 from wanbatch.pipeline.adapters.tensors import AdapterTensors
 
+_log = logging.getLogger(__name__)
+
 DEVICE_BYTES = 2 << 30
 """Of adapters that are kept on the device besides those in the slots."""
 
 EXPECTED_PART = 3 / 4
 """Of these that adapters of expected rows may hold; the rest is for those that come when a row needs them."""
+
+MOST_SHORTAGES = 4
+"""How often the device may lack memory before adapters come only when rows need them: each attempt makes torch free
+what it has cached, for which the model's work waits."""
 
 SMALLEST_RANK = 16
 """Of stacks; smaller ones save no time on a GPU."""
@@ -92,6 +98,9 @@ class AdapterStore:
         device_bytes: What may stay on the device between rows, least recently used out first.
         pinned_bytes: What is pinned of the host's memory at most, the first adapters first; the others get to the
             device through a small pinned piece. None: see `pinned_share`.
+
+    Attributes:
+        failures: How often what was expected could not be brought, by the class of the error.
     """
 
     def __init__(
@@ -114,6 +123,8 @@ class AdapterStore:
                     left -= made[id(tensors)].pinned_bytes
             self._host[name] = [made[id(tensors)] for tensors in experts]
         self._fetcher = ThreadPoolExecutor(1, "adapters")
+        self._shortages, self._paused = 0, False
+        self.failures: Counter[str] = Counter()
         self._residents: Residents[tuple[Hashable, int], _Joined] = Residents(
             device_bytes, int(device_bytes * EXPECTED_PART)
         )
@@ -141,12 +152,15 @@ class AdapterStore:
 
         A thread of the store's own does it; nobody waits for it, nor it for the model's work. What has no room comes
         when other rows have entered, or when a row needs it. What cannot be brought is left to that row, too:
-        whatever is wrong with the device is met again then, and told.
+        whatever is wrong with the device is met again then, and told. Where the device has no memory, nothing that
+        is expected comes before its rows until somebody's rows are released, and after `MOST_SHORTAGES` times never.
 
         Args:
             holder: Who is to release what is left of them.
             rows: Names and weights of each row's adapters, the first rows first.
         """
+        if self._paused:
+            return
         uses = Counter(self._weighted(wanted) for wanted in rows if wanted)
         experts = max((len(of_experts) for of_experts in self._host.values()), default=0)
         wanted = [
@@ -166,7 +180,19 @@ class AdapterStore:
     def release(self, holder: Hashable) -> None:
         """Keep nothing on the device for somebody's rows any more."""
         self._residents.release(holder)
+        self._paused = self._shortages >= MOST_SHORTAGES
         self._fetch_if_wanted()
+
+    def spare_memory(self) -> int:
+        """Let go of all adapters on the device, since the model's work has no memory; those in slots are copies.
+
+        Those of the next rows come when these need them, until some rows are done.
+
+        Returns:
+            Bytes that are free now.
+        """
+        self._leave_memory()
+        return self._residents.clear()
 
     def wait(self) -> None:
         """Wait until all that is expected and has room is on its way to the device."""
@@ -177,8 +203,29 @@ class AdapterStore:
             self._fetcher.submit(self._fetch)
 
     def _fetch(self) -> None:
-        with suppress(RuntimeError):  # of the device, as torch raises them
+        try:
             self._residents.fetch(lambda key: self._made(*key))
+        except Exception as error:  # noqa: BLE001  a row that needs it meets it again
+            self._note_failure(error)
+            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                self._leave_memory()
+                self._residents.want_nothing()
+
+    def _note_failure(self, error: Exception) -> None:
+        """Log the first failure of each class, and then only how many there are."""
+        kind = type(error).__name__
+        self.failures[kind] += 1
+        count = self.failures[kind]
+        if count == 1:
+            text = f"{kind}: {error}".splitlines()[0]
+            _log.warning("adapters could not be brought before rows need them, and come with the rows: %s", text)
+        elif str(count).rstrip("0") == "1":
+            _log.warning("adapters could not be brought before rows need them %d times: %s", count, kind)
+
+    def _leave_memory(self) -> None:
+        """Expect nothing more until some rows are done; nothing at all if this has helped too few times."""
+        self._shortages += 1
+        self._paused = True
 
     def joined(self, wanted: Hashable, expert: int) -> Pairs:
         """Pairs of several adapters as one a layer, on the device, for work in this thread's stream.

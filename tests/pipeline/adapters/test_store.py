@@ -17,7 +17,7 @@ from wanbatch.pipeline.adapters import copying, host_adapters
 from wanbatch.pipeline.adapters import store as store_module
 from wanbatch.pipeline.adapters.copying import SideStream, Staging
 from wanbatch.pipeline.adapters.host_adapters import HostAdapter, views
-from wanbatch.pipeline.adapters.store import AdapterStore
+from wanbatch.pipeline.adapters.store import MOST_SHORTAGES, AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
 
 CPU = torch.device("cpu")
@@ -231,6 +231,87 @@ def test_small_copies_take_turns_between_the_two_pieces():
         staging.copy(torch.full((16,), value, dtype=torch.uint8), target)
     assert [int(target.max()) for target in targets] == [1, 2]
     assert staging._pieces[:, 0].tolist() == [1, 2]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A store that cannot make anything while there is an error here, and notes what it was to make."""
+    store, errors, tried = store_of(), [torch.OutOfMemoryError("no memory\nof 80 GiB")], []
+    own = store._made
+
+    def made(key, expert):
+        tried.append(key[0][0])
+        if errors:
+            raise errors[0]
+        return own(key, expert)
+
+    monkeypatch.setattr(store, "_made", made)
+    return store, errors, tried
+
+
+def test_without_memory_nothing_more_is_tried_until_rows_are_done(failing):
+    store, errors, tried = failing
+    store.expect("unit", COMBINED)
+    store.wait()
+    store.expect("next", COMBINED)
+    store.entered(COMBINED[1], 0)
+    store.wait()
+    assert tried == ["crayon"]
+    assert (store._residents.wanted, store._residents.held, store.resident) == (False, set(), [])
+    errors.clear()
+    store.release("unit")
+    store.wait()
+    assert tried == ["crayon"]
+    store.expect("third", COMBINED[:2])
+    store.wait()
+    assert tried == ["crayon", "crayon", "neon", "crayon", "neon"]
+
+
+def test_where_memory_is_short_again_and_again_adapters_come_only_with_their_rows(failing):
+    store, errors, tried = failing
+    for unit in range(3 * MOST_SHORTAGES):
+        store.expect(unit, COMBINED)
+        store.wait()
+        store.release(unit)
+    assert tried == ["crayon"] * MOST_SHORTAGES
+    errors.clear()
+    assert same(pairs_of(store, COMBINED[1]), expected(COMBINED[1], 0, torch.float32))
+
+
+def test_what_the_model_needs_the_memory_of_leaves_whoever_expects_it():
+    store = store_of()
+    store.expect("unit", COMBINED[:2])
+    store.wait()
+    row = store.applied(COMBINED[0])
+    in_use = row.pairs(0)
+    assert store.spare_memory() == 2 * (bytes_of("crayon") + bytes_of("neon"))
+    assert (store.resident, store._residents.wanted) == ([], False)
+    assert store.spare_memory() == 0
+    assert same(in_use, expected(COMBINED[0], 0, torch.float32))
+    store.expect("next", COMBINED)
+    store.wait()
+    assert store.resident == []
+    store.release("unit")
+    store.expect("third", COMBINED[:1])
+    store.wait()
+    assert len(store.resident) == 2
+
+
+def test_the_first_failure_of_each_class_is_told_and_the_rest_are_counted(failing, caplog):
+    store, errors, _ = failing
+    for error in (IndexError("a mistake\nof ours"), RuntimeError("CUDA error"), IndexError("another")):
+        errors[:] = [error]
+        for unit in range(6):
+            store.expect(unit, COMBINED[:1])
+            store.wait()
+            store.release(unit)
+    assert store.failures == {"IndexError": 12, "RuntimeError": 6}
+    told = "adapters could not be brought before rows need them"
+    assert caplog.messages == [
+        f"{told}, and come with the rows: IndexError: a mistake",
+        f"{told}, and come with the rows: RuntimeError: CUDA error",
+        f"{told} 10 times: IndexError",
+    ]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])

@@ -165,16 +165,19 @@ class AdapterStore:
         experts = max((len(of_experts) for of_experts in self._host.values()), default=0)
         wanted = [
             ((key, expert), self._size(key, expert), count)
-            for expert in range(experts)
             for key, count in uses.items()
+            for expert in range(experts)  # of one key after the other: rows may begin in the second one
         ]
         if wanted:
             self._residents.want(holder, wanted)
             self._fetcher.submit(self._fetch)
 
     def entered(self, wanted: Hashable, expert: int) -> None:
-        """Take note that a row has what it needs of these adapters; what others expect may take their place."""
-        self._residents.used((wanted, expert))
+        """Take note that a row has what it needs of these adapters; what others expect may take their place.
+
+        What it would have needed of earlier transformers is not expected for it any more: it began after them.
+        """
+        self._residents.used((wanted, expert), [(wanted, earlier) for earlier in range(expert)])
         self._fetch_if_wanted()
 
     def release(self, holder: Hashable) -> None:

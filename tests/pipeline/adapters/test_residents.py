@@ -168,6 +168,21 @@ def test_what_will_be_used_often_is_held_until_it_was():
     assert residents.keys == ["a"]
 
 
+def test_what_was_used_before_something_is_wanted_no_more_often_than_that():
+    residents: Residents[str, str] = Residents(CAPACITY, HELD)
+    residents.want("unit", [("a", 1, 3), ("b", 2, 3), ("c", 3, 1)])
+    residents.want("next", [("a", 1, 1)])
+    residents.fetch(str.upper)
+    assert residents.held == {"a", "b", "c"}
+    for held in ({"a", "b", "c"}, {"a", "b", "c"}, {"a", "c"}):  # "a" for the next one
+        residents.used("b", before=["a", "e"])
+        assert residents.held == held
+    residents.used("c", before=["a"])
+    assert residents.held == {"a"}
+    residents.used("a")
+    assert (residents.held, residents.wanted) == (set(), False)
+
+
 def test_more_than_fits_comes_and_goes_without_what_is_held():
     residents: Residents[str, str] = Residents(CAPACITY, HELD)
     residents.want("unit", with_sizes("e"))

@@ -154,7 +154,7 @@ def test_what_is_expected_is_there_when_its_rows_come(monkeypatch):
     store.expect("unit", [wanted for wanted in COMBINED for _ in range(3)] + [()])
     store.wait()
     assert len(made) == len(COMBINED) * 2  # of two transformers
-    assert [expert for _, expert in made] == [0] * len(COMBINED) + [1] * len(COMBINED)  # rows begin in the first one
+    assert [expert for _, expert in made] == [0, 1] * len(COMBINED)
     for wanted in COMBINED:
         for expert in (0, 1):
             assert same(pairs_of(store, wanted, expert), expected(wanted, expert, torch.float32))
@@ -180,6 +180,38 @@ def test_what_rows_expect_stays_until_they_have_entered_and_then_the_next_ones_c
         row.entered(0)
         assert weights() == there
     assert [key[0][1] for key, _ in store.resident] == [4.0, 2.0, 5.0, 3.0]
+
+
+def test_rows_that_begin_in_the_second_transformer_do_not_wait_for_what_others_need_of_the_first(monkeypatch):
+    size = bytes_of("neon")
+    store = store_of(device_bytes=4 * size)  # three of them are for what is expected
+    made = counted(store, monkeypatch)
+    store.expect("unit", [[("neon", float(weight))] for weight in (1, 1, 2, 3)])
+
+    def brought() -> list[tuple[float, int]]:
+        store.wait()
+        return [(key[0][1] / WEIGHTS["neon"], expert) for key, expert in made]
+
+    there = [(1.0, 0), (1.0, 1), (2.0, 0)]
+    assert brought() == there
+    for weight, more in ((1.0, []), (1.0, [(2.0, 1), (3.0, 0)]), (2.0, [(3.0, 1)]), (3.0, [])):
+        row = store.applied([("neon", weight)])
+        row.pairs(1)
+        row.entered(1)
+        there += more
+        assert brought() == there  # all of the second one's came before their rows
+    assert not store._residents.wanted
+    assert store._residents.held == set()
+
+
+def test_a_row_that_passes_through_both_transformers_uses_each_once():
+    store = store_of()
+    store.expect("unit", [COMBINED[0]] * 2)
+    store.wait()
+    row = store.applied(COMBINED[0])
+    for expert, left in ((0, {0, 1}), (1, {0, 1}), (0, {1}), (1, set())):
+        row.entered(expert)
+        assert {its for _, its in store._residents.held} == left
 
 
 def test_three_quarters_of_the_devices_share_are_for_expected_rows_and_they_keep_it(monkeypatch):
@@ -264,7 +296,7 @@ def test_without_memory_nothing_more_is_tried_until_rows_are_done(failing):
     assert tried == ["crayon"]
     store.expect("third", COMBINED[:2])
     store.wait()
-    assert tried == ["crayon", "crayon", "neon", "crayon", "neon"]
+    assert tried == ["crayon"] * 3 + ["neon"] * 2
 
 
 def test_where_memory_is_short_again_and_again_adapters_come_only_with_their_rows(failing):

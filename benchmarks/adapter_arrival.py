@@ -8,8 +8,14 @@ unit's rows enter as those of the one before it leave, as in a run. `there`: all
 which stay on the GPU. Else a unit has eight others than the one before it, of three times as many, of which the GPU
 keeps what it keeps in a run. `on demand`: an adapter comes when its row enters a slot. `expected`: those of the next
 unit are brought when a unit begins, as a worker has it. Both from pinned memory of the host, and through the small
-pinned piece that others go through. All ways in turn in each round; medians over the rounds. Last, whether the rows'
-bits are the same all ways. Needs torch, diffusers and safetensors alone; a minute on an H200.
+pinned piece that others go through. A time begins with what the GPU would have after many units before.
+
+All ways in turn in each round, after one of two units whose times do not count; medians over the rounds. What there
+is is printed and written after each way, so that only what is not measured yet is missing if it is stopped. Last,
+whether the rows' bits are the same all ways. Needs torch, diffusers and safetensors alone, and some 20 GB of the
+host's memory, 14 with `--ways` that are pinned alone. Likely some 80 seconds on an H200, half of them until the first
+time that counts. That was not measured: with 180 units in all instead of 70 it was stopped after 110 seconds beside
+other work.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import json
 import platform
 import statistics
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -47,6 +54,7 @@ WAYS = {
     "expected, not pinned": ("staged", SETS, True),
 }
 """Name -> where adapters are on the host, how many sets of them units have in turn, whether they are expected."""
+WARM_UP_UNITS = 2
 
 
 class Units:
@@ -63,7 +71,10 @@ class Units:
     def __init__(self, store: AdapterStore, rows: list[Sample], count: int, sets: int, expected: bool):
         self._store, self._rows, self._count, self._sets, self._expected = store, rows, count, sets, expected
         self._next = 0
+        for before in (-2, -1):
+            self._use(before)
         self._prepare(0)
+        store.wait()
 
     def further(self) -> Iterator[Sample] | None:
         """The next unit's rows; None if there is none. The one before it may have some in the slots."""
@@ -82,8 +93,15 @@ class Units:
         for number in range(self._count + 1):
             self._store.release(number)
 
+    def _use(self, number: int) -> None:
+        """Have on the device what a unit leaves there."""
+        for index in range(len(self._rows)):
+            applied = self._store.applied(self._adapter(number, index))
+            assert applied is not None
+            applied.pairs(0)
+
     def _prepare(self, number: int) -> None:
-        if self._expected and number < self._count:
+        if self._expected:  # also those of the unit after the last one: each unit brings one's
             self._store.expect(number, [self._adapter(number, index) for index in range(len(self._rows))])
 
     def _adapter(self, number: int, index: int) -> list[tuple[str, float]]:
@@ -99,13 +117,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--units", type=int, default=9)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--units", type=int, default=6, help="of each way, in each round")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument(
+        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS), metavar="WAY", help=", ".join(WAYS)
+    )
     given = parser.parse_args()
-    large = torch.cuda.is_available()
-    result = {
+    large, begin = torch.cuda.is_available(), time.monotonic()
+    result: dict[str, Any] = {
         "what": "milliseconds a unit, with adapters that are there, come on demand, and are expected",
         "command": " ".join(["python", *sys.argv]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -113,16 +134,18 @@ def main() -> None:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers")}},
         "settings": {name: value for name, value in vars(given).items() if name != "out"},
         "device_bytes": {"kept": DEVICE_BYTES, "held_for_expected_rows": int(DEVICE_BYTES * EXPECTED_PART)},
-        **measured(given, large),
     }
+    for done, found in measured(given, large):
+        result |= found
+        print(f"{time.monotonic() - begin:.0f} s {done} {json.dumps(found)}", flush=True)
+        if given.out is not None:  # what is measured so far is not lost if this is stopped
+            given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
-    if given.out is not None:
-        given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 @torch.inference_mode()
-def measured(given: argparse.Namespace, large: bool) -> dict[str, Any]:
-    """What a unit takes each way, and whether the rows are the same."""
+def measured(given: argparse.Namespace, large: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What was just done, and what is known now of a unit's time each way."""
     device, config = torch.device("cuda" if large else "cpu"), TRANSFORMER if large else TRANSFORMER | SMALL
     adapters = {
         str(number): ((random_adapter(config, given.rank, number, device),), 1.0)
@@ -130,30 +153,48 @@ def measured(given: argparse.Namespace, large: bool) -> dict[str, Any]:
     }
     model = built(config, device, "bf16", None)
     pinned = {"pinned": 1 << 40 if large else 0, "staged": 0}
-    stores = {kind: AdapterStore(adapters, device, model.dtype, pinned_bytes=most) for kind, most in pinned.items()}
+    stores = {
+        kind: AdapterStore(adapters, device, model.dtype, pinned_bytes=pinned[kind])
+        for kind in dict.fromkeys(WAYS[name][0] for name in given.ways)
+    }
+    yield "adapters and model", {"adapter_bytes_on_the_device": _bytes(adapters)}
     denoiser = Denoiser([model], given.slots)
     size = (32, 32) if large else (8, 8)
     rows = samples(config, device, model.dtype, given.steps, given.slots, size, 1.0)
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    times: dict[str, list[float]] = {}
     latents: dict[str, dict[str, torch.Tensor]] = {}
     for number in range(given.rounds + 1):
-        for name, (kind, sets, expected) in WAYS.items():
-            units = Units(stores[kind], rows, given.units, sets, expected)
+        for name in given.ways:
+            kind, sets, expected = WAYS[name]
+            count = given.units if number else WARM_UP_UNITS
+            units = Units(stores[kind], rows, count, sets, expected)
             begin = synchronized_time(device)
             done = list(as_a_worker(denoiser.run([], units.further), 2 * given.slots))
             seconds = synchronized_time(device) - begin
             units.close()
-            latents[name] = {one.sample.id: one.latent for one in done}
             if number:  # the first compiles, records and warms up
-                times[name].append(seconds * 1000 / given.units)
+                times.setdefault(name, []).append(seconds * 1000 / count)
+                latents[name] = {one.sample.id: one.latent for one in done}
+            yield f"{name}, {f'round {number}' if number else 'not counted'}", summary(times, latents)
+
+
+def summary(times: dict[str, list[float]], latents: dict[str, dict[str, torch.Tensor]]) -> dict[str, Any]:
+    """Of the ways that were measured so far.
+
+    Args:
+        times: Milliseconds a unit in each round, by way.
+        latents: Of the rows, by way.
+    """
     moving = [found for name, found in latents.items() if name != "there"]
     return {
-        "adapter_bytes_on_the_device": _bytes(adapters),
         "ms_a_unit": {name: round(statistics.median(values), 2) for name, values in times.items()},
         "spread": {name: round(max(values) / min(values), 3) for name, values in times.items()},
+        "rounds": {name: len(values) for name, values in times.items()},
         "bits_are_the_same_all_ways": all(
             torch.equal(found[row], latent) for found in moving for row, latent in moving[0].items()
-        ),
+        )
+        if len(moving) > 1
+        else None,
     }
 
 

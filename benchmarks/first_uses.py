@@ -92,9 +92,9 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
     requests = Requests(info, options)
     example = requests.of([WARM_UP_TOKENS])
     runtime = Runtime(compile=cuda, fp8=cuda and options.precision == "fp8")
-    dtype, prepare = "bfloat16" if cuda else "float32", WAYS[options.child]
+    dtype, first = "bfloat16" if cuda else "float32", example if WAYS[options.child] else None
     begin = synchronized_time(device)
-    wan = Wan.load(info, device.type, dtype, options.slots, runtime, examples=example, prepare=prepare)
+    wan = Wan.load(info, device.type, dtype, options.slots, runtime, examples=first)
     seconds = {"load": synchronized_time(device) - begin, "warm-up": wan.warm_up(example)}
     lengths, digest = of_each_length(wan, requests, options.images)
     uses = wan.first_uses

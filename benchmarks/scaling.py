@@ -11,12 +11,13 @@ or fewer they are not, as distilled models are used. The first run compiles, lat
 
 pictures_per_second: the sum of the workers' own rates, each from its first unit's commit to its last one's, so that
 neither the start nor the end of a run plays a part. whole_pictures_per_second: all pictures by all seconds in which
-they were made, the end included, where some workers have nothing left to do. efficiency: the rates of those cards
-that were measured alone, too, by what they made alone, since cards of one kind differ by several per cent; on a CPU
-that of all workers by one worker's. busy: the share of its time in which a worker had pictures in the model;
-utilization: what nvidia-smi says of its card between its first commit and its last.
-seconds_to_first_picture: from the command to its commit, seconds_to_last_worker: to the first commit of the last
-worker. host: what the host did during the whole run.
+they were made, the end included, where some workers have nothing left to do. efficiency: the sum of all workers'
+rates by the sum of what their cards made alone, in the runs of one GPU with as many steps. A card that was not
+measured alone counts as much as the mean of those that were; cards of one kind differ by several per cent, so give
+--every-card where that matters. On a CPU it is the sum of all rates by one worker's times their number. busy: the
+share of its time in which a worker had pictures in the model; utilization: what nvidia-smi says of its card between
+its first commit and its last. seconds_to_first_picture: from the command to its commit, seconds_to_last_worker: to
+the first commit of the last worker. host: what the host did during the whole run.
 """
 
 from __future__ import annotations
@@ -258,17 +259,17 @@ def scaling(measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def efficiency(runs: Sequence[dict[str, Any]], alone: Mapping[str | None, float]) -> float:
-    """How much of what their cards make alone some runs of one number of GPUs made.
+    """How much of what their cards make alone all workers of some runs made.
 
     Args:
-        runs: of the measurement.
-        alone: pictures a second of each card that was measured alone; of None, a worker without a card.
+        runs: of one number of GPUs.
+        alone: pictures a second of each card that was measured alone, at least one; of None, a worker without a card.
+            The mean of them stands for any other card.
     """
-    together = [(worker["gpu"], worker["pictures_per_second"]) for one in runs for worker in one["workers"]]
-    pairs = [(rate, alone[card]) for card, rate in together if card in alone]
-    if not pairs:  # none of them was measured alone
-        pairs = [(rate, sum(alone.values()) / len(alone)) for _, rate in together]
-    return sum(rate for rate, _ in pairs) / sum(single for _, single in pairs)
+    workers = [worker for one in runs for worker in one["workers"]]
+    mean = sum(alone.values()) / len(alone)
+    expected = sum(alone.get(worker["gpu"], mean) for worker in workers)
+    return sum(worker["pictures_per_second"] for worker in workers) / expected
 
 
 def _mean(values: Iterable[float]) -> float:

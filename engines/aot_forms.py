@@ -97,7 +97,7 @@ class FormsHere:
             self.refused[way.name] = failure
             path.unlink()
         if wrong:
-            raise wrong[0]
+            raise UserError(f"{wrong[0]}; {self}" if self.refused else str(wrong[0])) from wrong[0].__cause__
         raise UserError(
             f"{graph.label}: what PyTorch {torch.__version__} compiles ahead of time does not run here ({self}): run "
             "without --engines, which compiles when a run starts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +15,9 @@ from torch.nn.attention import sdpa_kernel
 from wanbatch.engines.graphs import Graph
 from wanbatch.errors import UserError
 from wanbatch.pipeline.models.dit import ATTENTION_KERNELS
+
+COMPILER_ERROR = re.compile(r"(?:\berror: |: (?=undefined reference to ))(.+)")
+"""Of what a compiler or linker writes: the first thing that is wrong, without the place."""
 
 
 @contextmanager
@@ -45,9 +49,16 @@ def export(graph: Graph) -> Any:
     return torch.export.export(graph.module, tuple(graph.inputs.values()), dynamic_shapes=tuple(shapes), strict=False)
 
 
-def tensor_shapes(graph: Graph) -> dict[str, tuple[list[int], str]]:
-    """Size and dtype of every tensor that an engine of a graph may need beside its inputs, by name."""
-    return {name: (list(one.shape), dtype_name(one.dtype)) for name, one in tensors_of(graph.module).items()}
+def tensor_forms(graph: Graph) -> dict[str, tuple[list[int], str, list[int]]]:
+    """Size, dtype and strides of every tensor that an engine of a graph may need beside its inputs, by name.
+
+    Strides, because what is compiled for weights in one memory format (`torch.channels_last`) asserts that
+    convolutions give strides of that format, which with other weights they do not.
+    """
+    return {
+        name: (list(one.shape), dtype_name(one.dtype), list(one.stride()))
+        for name, one in tensors_of(graph.module).items()
+    }
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -72,8 +83,12 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says first, or its kind if it says nothing."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What an exception says first, or its kind if it says nothing; of a C++ compiler, with the first error of it."""
+    said = str(error).strip()
+    first = said.splitlines()[0] if said else type(error).__name__
+    output = getattr(getattr(error, "inner_exception", error), "output", None)  # PyTorch's CppCompileError has it
+    wrong = COMPILER_ERROR.search(output) if isinstance(output, str) else None
+    return f"{first}: {wrong[1].strip()}" if wrong else first
 
 
 def compiled_by(compiler: str | None) -> AbstractContextManager[Any]:

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from wanbatch.engines.labels import DECODER, ENCODER, TEXT, TRANSFORMER, label_of
-from wanbatch.pipeline.core.prompts import TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import PADDING_KEYS, TEXT_TOKENS
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.text_context import CrossAttentionContext
 from wanbatch.pipeline.models.vae import FrameVAE
 
-PADDING_KEYS = 2  # that stand for the padding of a text, see `FrameTransformer`
 SHORTEST_TEXT = 16
 EXAMPLE_LENGTH = 48
 EXAMPLE_PROMPTS, MOST_PROMPTS = 8, 128

@@ -16,23 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from wanbatch.engines import aot, trials
 from wanbatch.engines.aot_package import CHECK_INPUTS
-from wanbatch.engines.exporting import dtype_name, tensor_shapes
+from wanbatch.engines.exporting import dtype_name, first_line, tensor_forms
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.store import Store
 from wanbatch.engines.stored_engine import StoredEngine
 from wanbatch.errors import UserError
 
 SECONDS = 300
+DID_NOT_RUN = "did not run: "  # begins the line in which the other process says why
 
 
 def description_of(graph: Graph) -> dict[str, Any]:
     """What a probe needs to know to run an engine of a graph, as JSON values: inputs, and tensors of the model."""
     device = next(iter(graph.inputs.values())).device.type
     examples = [[list(one.shape), list(one.stride()), dtype_name(one.dtype)] for one in graph.inputs.values()]
-    return {"device": device, "examples": examples, "tensors": tensor_shapes(graph)}
+    return {"device": device, "examples": examples, "tensors": tensor_forms(graph)}
 
 
 def failure_of(store: Store, engines: Sequence[StoredEngine], seconds: float = SECONDS) -> str | None:
@@ -91,16 +93,18 @@ def _run_elsewhere(asked: Sequence[dict[str, Any]], seconds: float) -> tuple[int
 def _end_of(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
         return f"its process ended by {signal.Signals(-done.returncode).name}"
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else f"its process ended with {done.returncode}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    said = [line.removeprefix(DID_NOT_RUN) for line in lines if line.startswith(DID_NOT_RUN)] or lines[-1:]
+    if not said:
+        return f"its process ended with {done.returncode}"
+    # where a package's own library says what was wrong, if PyTorch says no more than that a call of it failed
+    library = next((line for line in lines if line.startswith("Error: ")), "").removeprefix("Error: ")
+    return said[0] if library in said[0] else f"{said[0]}: {library}"
 
 
 def _run_once(asked: dict[str, Any]) -> None:
     device = torch.device(asked["device"])
-    tensors = {
-        name: torch.zeros(size, dtype=getattr(torch, dtype), device=device)
-        for name, (size, dtype) in asked["tensors"].items()
-    }
+    tensors = {name: zeros_of(form, device) for name, form in asked["tensors"].items()}
     inputs = [
         torch.empty_strided(size, stride, dtype=getattr(torch, dtype), device=device).fill_(1)
         for size, stride, dtype in asked["examples"]
@@ -111,6 +115,21 @@ def _run_once(asked: dict[str, Any]) -> None:
         torch.cuda.synchronize()
 
 
+def zeros_of(form: Sequence[Any], device: torch.device) -> Tensor:
+    """A tensor of zeros that lies in memory as one of a model does.
+
+    Args:
+        form: Its size, dtype and strides, see `exporting.tensor_forms`; engines that were built before strides were
+            noted are of tensors with plain ones.
+        device: Where it goes.
+    """
+    size, dtype, *strides = form
+    if not strides or 0 in size:
+        return torch.zeros(size, dtype=getattr(torch, dtype), device=device)
+    places = 1 + sum((many - 1) * step for many, step in zip(size, strides[0], strict=True))
+    return torch.zeros(places, dtype=getattr(torch, dtype), device=device).as_strided(size, strides[0])
+
+
 def main() -> None:
     """Run each engine that is asked for, in turn."""
     torch.set_num_threads(1)
@@ -118,7 +137,9 @@ def main() -> None:
         try:
             _run_once(asked)
         except UserError as error:
-            sys.exit(str(error))
+            sys.exit(f"{DID_NOT_RUN}{error}")
+        except Exception as error:  # noqa: BLE001  whatever an engine may raise
+            sys.exit(f"{DID_NOT_RUN}{type(error).__name__}: {first_line(error)}")
         print(index, flush=True)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.pipeline.adapters.files import AdapterFile
-from wanbatch.pipeline.adapters.merging import merge
+from wanbatch.pipeline.adapters.merging import merge_files
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, load_tensors
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
@@ -49,7 +49,7 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_vae,
     text_maker,
 )
-from wanbatch.pipeline.loading.text_recipe import text_recipe
+from wanbatch.pipeline.loading.text_recipe import text_cache_of
 from wanbatch.pipeline.loading.weights import DTYPES, load
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
@@ -124,8 +124,7 @@ class Wan:
         runtime: Runtime = Runtime(),  # noqa: B008  frozen
         merged: Sequence[tuple[AdapterFile, float]] = (),
         adapters: Mapping[str, tuple[AdapterFile, float]] = MappingProxyType({}),
-        examples: Sequence[Request] = (),
-        prepare: bool = True,
+        examples: Sequence[Request] | None = None,
     ) -> Wan:
         """Load a model.
 
@@ -137,15 +136,15 @@ class Wan:
             runtime: How it is run.
             merged: Adapters that are merged into the weights, in this order, with their weights.
             adapters: Those that requests may name, with their weights.
-            examples: Requests like those that will come first; none: what the model makes by itself.
-            prepare: Whether what these need of a GPU is built while weights are read, see `first_uses`.
+            examples: Requests like those that will come first, such as the model makes by itself if there are none:
+                what they need of a GPU is built while weights are read, see `first_uses`. None: nothing is.
 
         Raises:
             UserError: If the model cannot be loaded or not run in this way.
         """
         where = torch.device(device)
         check_precision(runtime, where, info, dtype)
-        cache = _text_cache(runtime, info, where, dtype)
+        cache = text_cache_of(runtime, info, where, dtype, GPU_TOKENS)
         pixels, eight_bits = info.width * info.height, (runtime.fp8 or runtime.int8) and not merged
         if runtime.offload and device == "cuda":
             whole = fits_whole(
@@ -157,10 +156,8 @@ class Wan:
         reading = partial(load, info, to, DTYPES[dtype], ready, text_maker(runtime, where))
         first = Preparation(info, where, dtype, slots, examples, lambda parts, how: cls(parts, where, slots, how))
         with compiler_set_up(runtime, where):
-            modules, uses = first.read(reading, runtime, eight_bits) if prepare else (reading(), FirstUses())
-        for file, weight in merged:
-            for transformer, tensors in zip(modules.transformers, load_tensors(file), strict=False):
-                merge(transformer, tensors, weight)
+            modules, uses = first.read(reading, runtime, eight_bits)
+        merge_files(modules.transformers, merged)
         of_rows = {name: (load_tensors(file), weight) for name, (file, weight) in adapters.items()}
         wan = cls(modules, where, slots, runtime, cache, of_rows, pixels)
         wan.first_uses = uses
@@ -239,10 +236,7 @@ class Wan:
         return not self.offloaded
 
     def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
-        """Bring adapters of coming rows to the device; see `AdapterStore.expect`.
-
-        Not if parts of the model take turns, which leaves no memory for what is not needed yet.
-        """
+        """See `AdapterStore.expect`; not if parts of the model take turns, which leaves no memory for coming rows."""
         if not self.offloaded:
             self._adapters.expect(holder, rows)
 
@@ -354,10 +348,3 @@ class Wan:
         self.denoiser.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _text_cache(runtime: Runtime, info: ModelInfo, device: torch.device, dtype: str) -> TextCache | None:
-    if runtime.text_cache is None:
-        return None
-    recipe = text_recipe(info, device, dtype, GPU_TOKENS, runtime.text_fp8)
-    return TextCache(Path(runtime.text_cache).expanduser(), recipe)

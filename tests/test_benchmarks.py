@@ -72,3 +72,30 @@ def test_the_page_on_quality_has_the_table_of_its_results(monkeypatch):
     assert lines == report["table"](found)
     assert len(found["differences"]) > 20
     assert compared == report["differences"](found)
+
+
+@pytest.mark.parametrize(
+    ("alone", "together", "expected"),
+    [
+        ({"0": 10.0}, [("0", 9.0), ("1", 11.0)], 1.0),  # the others count as the one that was measured
+        ({"0": 10.0, "1": 20.0}, [("0", 10.0), ("1", 15.0), ("2", 20.0)], 1.0),  # 45 of 10, 20 and their mean
+        ({"0": 10.0, "1": 12.0}, [("0", 5.0), ("1", 6.0)], 0.5),
+        ({"3": 8.0}, [("0", 6.0), ("1", 10.0)], 1.0),  # none of them was measured
+        ({None: 4.0}, [(None, 3.0), (None, 3.0)], 0.75),  # on a CPU
+    ],
+)
+def test_efficiency_is_of_all_workers_with_the_mean_card_for_those_not_measured_alone(
+    alone, together, expected, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "scaling.py"))
+    runs = [{"workers": [{"gpu": card, "pictures_per_second": rate} for card, rate in together]}]
+    assert script["efficiency"](runs, alone) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["", "-50-steps", "-64-threads"])
+def test_scaling_in_a_file_is_what_its_script_derives_from_what_was_measured(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "scaling.py"))
+    found = json.loads((FOLDER / "results" / f"scaling-4xh200-fp8{name}.json").read_text(encoding="utf-8"))
+    assert found["scaling"] == script["scaling"](found["measured"])

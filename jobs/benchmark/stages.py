@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from wanbatch.pipeline.core.device import synchronized_time
-from wanbatch.pipeline.core.prompts import TEXT_LENGTHS, TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import PADDING_KEYS, TEXT_LENGTHS, TEXT_TOKENS
 from wanbatch.pipeline.evaluation import flops
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.modules import Modules
@@ -207,7 +207,7 @@ def _work(modules: Modules, settings: StageSettings) -> dict[str, float]:
     tokens = settings.height * settings.width // stride**2
     encode, decode = flops.vae_flops(modules.vae.config, settings.height, settings.width)
     return {
-        "denoise": 2 * flops.transformer_flops(config, tokens, TEXT_LENGTHS[2] + 2),
+        "denoise": 2 * flops.transformer_flops(config, tokens, TEXT_LENGTHS[2] + PADDING_KEYS),
         "decode": decode,
         "encode": encode,
         "text": flops.text_flops(modules.text_encoder.config.to_dict(), TEXT_WORDS + 1),

@@ -150,8 +150,7 @@ class Worker:
         steps.end("sources and engines")
         pipeline = load(setup.model, setup.device, setup.dtype, setup.slots)
         steps.end("load")
-        if setup.threads and "torch" in sys.modules:  # what `load` builds may do without
-            sys.modules["torch"].set_num_threads(setup.threads)
+        _use_threads(setup.threads)
         if setup.device == "cpu" and (kind := cpu_kind()) is not None:
             check_kind(kind, setup, host)
         if engines is not None:
@@ -195,6 +194,12 @@ class Worker:
         return replace(setup, adapters=adapters_here(setup.adapters, fetched, setup.model, host))
 
 
+def _use_threads(count: int) -> None:
+    """Let torch have so many threads, if it is there: what tests load may do without."""
+    if count and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+
+
 def _own_gpu(setup: WorkerSetup) -> str:
     """Which GPU of its host this process has; empty without one."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "") if setup.device == "cuda" else ""
@@ -231,12 +236,15 @@ def _load_wan(
 ) -> ImagePipeline:
     from wanbatch.pipeline.generate import Wan
 
+    if device == "cpu":
+        _use_threads(setup.threads)  # their number is part of how texts of the cache were encoded
     steps.end("pipeline's imports")
     merged = [(one.file, one.weight) for one in setup.adapters if one.merged]
     of_rows = {one.name: (one.file, one.weight) for one in setup.adapters if not one.merged}
-    examples = [warm_up_request(image) for image in setup.examples]
-    prepare = setup.engines is None  # what runs in place of the model needs something else
-    wan = Wan.load(model, device, dtype, slots, setup.runtime, merged, of_rows, examples, prepare)
+    examples = None  # what runs in place of the model needs something else of a GPU
+    if setup.engines is None:
+        examples = [warm_up_request(image) for image in setup.examples]
+    wan = Wan.load(model, device, dtype, slots, setup.runtime, merged, of_rows, examples)
     if wan.first_uses.made:
         steps.beside("first uses", wan.first_uses.seconds)
     return wan

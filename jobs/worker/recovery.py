@@ -55,8 +55,7 @@ def generate_or_fail(
     """Generate images; where the pipeline raises an exception, find the rows that it comes from.
 
     Memory that runs out makes the pipeline let go of what it keeps for coming rows, once, and then halves its slots,
-    for good. Another exception is traced to its row by
-    trying the halves of what is left.
+    for good. Another exception is traced to its row by trying the halves of what is left.
 
     Args:
         pipeline: what generates.

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from wanbatch.pipeline.adapters.tensors import AdapterTensors
+from wanbatch.pipeline.adapters.files import AdapterFile
+from wanbatch.pipeline.adapters.tensors import AdapterTensors, load_tensors
+
+
+def merge_files(transformers: Sequence[Any], files: Iterable[tuple[AdapterFile, float]]) -> None:
+    """Add adapters to the weights of the transformers that they are for, one after the other, see `merge`.
+
+    Args:
+        transformers: Of a model, in their order.
+        files: Adapters, each with its weight.
+    """
+    for file, weight in files:
+        for transformer, tensors in zip(transformers, load_tensors(file), strict=False):
+            merge(transformer, tensors, weight)
 
 
 @torch.no_grad()

@@ -139,6 +139,7 @@ class Residents(Generic[K, V]):
                     self._limit(holder, key, want.uses - 1)
                     for earlier in before:
                         self._limit(holder, earlier, want.uses)
+                    self._make_room(None)  # more may be there than has room: all else was held when it came
                     return
 
     def release(self, holder: Hashable) -> None:
@@ -151,10 +152,7 @@ class Residents(Generic[K, V]):
     def want_nothing(self) -> None:
         """Forget what anybody wants. What was held stays, but may leave from now on."""
         with self._changed:
-            for holder, wants in self._wants.items():
-                for key in wants:
-                    self._let_go(holder, key)
-            self._wants.clear()
+            self._forget()
             self._make_room(None)
 
     def clear(self) -> int:
@@ -162,10 +160,15 @@ class Residents(Generic[K, V]):
 
         What is being made is kept once it is there.
         """
-        self.want_nothing()
         with self._changed:
+            self._forget()
             gone = [key for key, place in self._places.items() if place.values]
             return sum(self._places.pop(key).size for key in gone)
+
+    def _forget(self) -> None:
+        self._wants.clear()
+        for place in self._places.values():
+            place.holders.clear()
 
     def _limit(self, holder: Hashable, key: K, uses: int) -> None:
         """Somebody uses something no more often than this."""

@@ -13,8 +13,11 @@ ENCODER_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, TEXT_TOKENS)
 """What a prompt's tokens are padded to while they are encoded. Close together where prompts are common: a prompt of
 40 tokens costs a quarter less at 48 than at 64."""
 
+PADDING_KEYS = 2
+"""Keys that stand for Wan's own padding of a text, see `models/text_context.py`."""
+
 TEXT_LENGTHS = (30, 62, 126, 254, TEXT_TOKENS)
-"""The lengths that texts are padded to for the transformer. With the two keys that stand for Wan's own padding, the
+"""The lengths that texts are padded to for the transformer. With the keys that stand for Wan's own padding, the
 number of keys is a multiple of 32."""
 
 

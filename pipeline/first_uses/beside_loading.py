@@ -78,7 +78,8 @@ class Preparation:
         device: Where it works.
         dtype: Of it, as torch calls it.
         slots: Rows that are denoised together.
-        examples: Requests like those that will come first; none: what the model makes by itself.
+        examples: Requests like those that will come first, such as the model makes by itself if there are none; None:
+            nothing is made.
         pipeline_of: Makes a pipeline of the parts of a model, which is run in some way.
     """
 
@@ -86,16 +87,16 @@ class Preparation:
     device: torch.device
     dtype: str
     slots: int
-    examples: Sequence[Request]
+    examples: Sequence[Request] | None
     pipeline_of: Callable[[Modules, Runtime], StandIn]
 
     @property
     def kinds(self) -> list[Example]:
         """The kinds of pictures that will come first."""
-        return [Example.of(request) for request in self.examples] or [Example.usual(self.info)]
+        return [Example.of(request) for request in self.examples or ()] or [Example.usual(self.info)]
 
     def read(self, load: Callable[..., Modules], runtime: Runtime, eight_bits: bool) -> tuple[Modules, FirstUses]:
-        """Load the model; make its first uses meanwhile, if they can be made.
+        """Load the model; make its first uses meanwhile, if they are wanted and can be made.
 
         Args:
             load: Loads it; takes `tokenizer` and `stopped` as `weights.load` does.
@@ -104,7 +105,9 @@ class Preparation:
 
         Raises whatever `load` raises.
         """
-        return self.beside(load, runtime) if self.can_be_made(runtime, eight_bits) else (load(), FirstUses())
+        if self.examples is None or not self.can_be_made(runtime, eight_bits):
+            return load(), FirstUses()
+        return self.beside(load, runtime)
 
     def can_be_made(self, runtime: Runtime, eight_bits: bool) -> bool:
         """Whether there is something to build, and room for stand-ins beside all of the model.

@@ -6,17 +6,18 @@ that its texts are padded to for the transformer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wanbatch.pipeline.core.prompts import ENCODER_LENGTHS, TEXT_LENGTHS, TEXT_TOKENS
+from wanbatch.pipeline.core.prompts import ENCODER_LENGTHS, PADDING_KEYS, TEXT_LENGTHS, TEXT_TOKENS
 from wanbatch.pipeline.core.requests import Request
 from wanbatch.pipeline.loading.registry import ModelInfo
 
-MOST_COMMON = (62, 126, 30, 254, TEXT_TOKENS)
-"""The lengths of `TEXT_LENGTHS`, those of most prompts first."""
+TYPICAL_TOKENS = 64  # of a prompt
 
-KEYS_OF_PADDING = 2  # by which these are shorter than most of what the text encoder pads to
+MOST_COMMON = tuple(sorted(TEXT_LENGTHS, key=lambda length: abs(math.log(length / TYPICAL_TOKENS))))
+"""The lengths that texts are padded to, those of most prompts first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +121,4 @@ def _padded(tokens: int) -> int:
 
 def _encoded_within(length: int) -> list[int]:
     """What the text encoder pads most texts of a length of `TEXT_LENGTHS` to, the longest first."""
-    return [one for one in reversed(ENCODER_LENGTHS) if _padded(one - KEYS_OF_PADDING) == length]
+    return [one for one in reversed(ENCODER_LENGTHS) if _padded(one - PADDING_KEYS) == length]

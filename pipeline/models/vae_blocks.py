@@ -49,7 +49,9 @@ class AttentionBlock(nn.Module):
 
     Attributes:
         writes_scores: Whether scores may be written out, in float32. On a GPU in half precision that is four times as
-            fast as the one fused kernel that takes a head as wide as this, and as accurate.
+            fast as the one fused kernel that takes a head as wide as this, and as accurate. Exported graphs have the
+            fused kernel all the same: AOTInductor has no C function for a batched product with a float32 result
+            (`bmm.dtype`: PyTorch 2.13 writes a call of `aoti_torch_cuda__bmm_out_dtype_cuda`, and has none).
     """
 
     def __init__(self, channels: int):
@@ -65,7 +67,8 @@ class AttentionBlock(nn.Module):
 
     def attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention of one head, `[B, pixels, C]` each; perhaps as two products with float32 scores between them."""
-        if not self.writes_scores or query.shape[0] * query.shape[1] ** 2 > MOST_SCORES:
+        written = self.writes_scores and not torch.compiler.is_exporting()
+        if not written or query.shape[0] * query.shape[1] ** 2 > MOST_SCORES:
             return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
         scores = torch.bmm(query, key.transpose(1, 2), out_dtype=torch.float32) * query.shape[2] ** -0.5
         return torch.bmm(scores.softmax(2).to(value.dtype), value)

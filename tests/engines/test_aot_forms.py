@@ -111,7 +111,7 @@ def test_a_package_that_cannot_be_compiled_leaves_the_artifact(monkeypatch, tmp_
     crashing(monkeypatch)
     assert FormsHere().build(GRAPH, tmp_path, "engine", {}).name == "engine.artifact"
     crashing(monkeypatch, ".artifact")
-    with pytest.raises(UserError, match="no C\\+\\+ compiler"):
+    with pytest.raises(UserError, match=rf"\(no C\+\+ compiler\); artifact: {CRASH}"):
         FormsHere().build(GRAPH, tmp_path, "engine", {})
 
 

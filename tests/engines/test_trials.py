@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -67,3 +68,30 @@ def test_without_notes_engines_are_tried_each_time(store, asked, tmp_path, monke
     for _ in range(2):
         assert probe.failure_of(store, [engine("text")]) is None
     assert asked == [["text"], ["text"]]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (
+            "loading\ndid not run: RuntimeError: no such kernel\n[W1127] destroyed late\n",
+            "RuntimeError: no such kernel",
+        ),
+        (
+            "Error: expected size 8==8, stride 4==1 at dim=1\nError in op: aten.convolution\n"
+            "did not run: RuntimeError: run_func_(...) API call failed at runner.cpp, line 145\n",
+            "RuntimeError: run_func_(...) API call failed at runner.cpp, line 145: "
+            "expected size 8==8, stride 4==1 at dim=1",
+        ),
+        ("Error: stride 4==1\ndid not run: RuntimeError: stride 4==1\n", "RuntimeError: stride 4==1"),
+        ("ImportError: libcuda.so.1\n", "ImportError: libcuda.so.1"),
+        ("", "its process ended with 1"),
+    ],
+    ids=["warnings after it", "said by the library", "said twice", "before anything was tried", "nothing"],
+)
+def test_of_what_a_trial_writes_what_was_wrong_is_said(written, said, tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.stderr.write({written!r})\nsys.exit(1)\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert probe.failure_at(tmp_path / "engine.pt2", {}) == said

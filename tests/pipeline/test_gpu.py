@@ -103,7 +103,8 @@ def test_what_is_built_while_weights_are_read_changes_no_picture_and_keeps_no_me
     memory, pictures = [], []
     for prepare in (False, False, True):  # the first one leaves what libraries keep for the process
         before = torch.cuda.memory_allocated()
-        wan = Wan.load(registry.find("tiny"), "cuda", "bfloat16", 4, runtime, examples=rows()[:1], prepare=prepare)
+        examples = rows()[:1] if prepare else None
+        wan = Wan.load(registry.find("tiny"), "cuda", "bfloat16", 4, runtime, examples=examples)
         assert wan.first_uses.failure == ""
         assert len(begun) >= (8 if prepare else 0)
         pictures.append(make(wan, *rows()))

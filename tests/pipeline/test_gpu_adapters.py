@@ -1,6 +1,6 @@
 """What only a GPU can show of adapters of rows: they come while it works, and nothing writes where it still reads.
 
-Skipped without one. `python -m pytest tests/pipeline/test_gpu_adapters.py` takes about a minute.
+Skipped without one. `python -m pytest tests/pipeline/test_gpu_adapters.py` takes a minute or two.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from mmap import PAGESIZE
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from adapter_making import random_pairs
 from picture_requests import PLAIN, make
 
 from wanbatch.pipeline.adapters import store as store_module
+from wanbatch.pipeline.adapters.host_adapters import HostAdapter
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry, weights
+from wanbatch.pipeline.loading.host_memory import clear_last_error, pin, whole_pages
 from wanbatch.pipeline.loading.runtime import Runtime
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -33,6 +36,11 @@ LONG = 4_000_000_000  # cycles: some two seconds
 LAYERS, RANK, WIDTH = 40, 32, 3072
 NAMES = ("first", "second", "third", "fourth")
 SIZE = 2 * 2 * LAYERS * RANK * WIDTH  # bytes of one on the device
+ALREADY_REGISTERED = 712  # cudaErrorHostMemoryAlreadyRegistered
+
+
+class Owner:
+    """Of some memory."""
 
 
 def tensors_of(seed: int) -> AdapterTensors:
@@ -135,14 +143,49 @@ def test_memory_that_the_device_still_reads_is_not_written(adapters, kind):
         assert same(pairs, right(adapters, (name, 1.0)))
 
 
+def pinned(memory: torch.Tensor) -> bool:
+    """Whether the driver has this memory pinned: it does not do it again. Not `is_pinned`: see `host_memory.py`.
+
+    Args:
+        memory: From the first byte that was pinned to the last one, if it is.
+    """
+    driver, address = torch.cuda.cudart(), memory.data_ptr()
+    code = int(driver.cudaHostRegister(address, memory.nbytes, 0))
+    if code == 0:
+        assert int(driver.cudaHostUnregister(address)) == 0
+        return False
+    clear_last_error()
+    assert code == ALREADY_REGISTERED
+    assert int(torch.ones(1, device=GPU)) == 1  # a launch reports no error of before
+    return True
+
+
+def whole(one: HostAdapter) -> torch.Tensor:
+    """All that an adapter takes on the host, in whole pages; it keeps the memory, but not the adapter."""
+    return one.ups.view(torch.uint8).as_strided((one.ups.nbytes + one.downs.nbytes,), (1,))
+
+
 def test_a_part_of_the_hosts_memory_is_pinned_and_given_back(adapters):
     host_bytes = 6 * LAYERS * RANK * WIDTH  # up is kept in float32
+    assert host_bytes % PAGESIZE == 0
     store = AdapterStore(adapters, GPU, torch.bfloat16, pinned_bytes=int(2.5 * host_bytes))
-    kept = [(one.downs, one.ups) for (one,) in store._host.values()]
-    assert [down.is_pinned() and up.is_pinned() for down, up in kept] == [True, True, False, False]
+    kept = [whole(one) for (one,) in store._host.values()]
+    assert [pinned(memory) for memory in kept] == [True, True, False, False]
     assert store.pinned_bytes == 2 * host_bytes
     del store
-    assert not any(tensor.is_pinned() for pair in kept for tensor in pair)
+    assert not any(pinned(memory) for memory in kept)
+
+
+def test_what_the_driver_refuses_to_pin_stays_as_it_was():
+    memory, first, second = whole_pages(1 << 20), Owner(), Owner()
+    assert not pinned(memory)
+    assert pin(first, memory)
+    assert not pin(second, memory)
+    assert int(torch.ones(1, device=GPU)) == 1
+    del second
+    assert pinned(memory)
+    del first
+    assert not pinned(memory)
 
 
 @pytest.mark.parametrize("kind", ["pinned", "staged"])

@@ -206,6 +206,34 @@ def test_a_worker_lets_torch_have_few_threads_whatever_the_device(model, setting
     assert found == 3
 
 
+@pytest.mark.parametrize(("second", "texts"), [(1, 1), (2, 2)])
+def test_texts_that_are_kept_are_those_of_the_number_of_threads(model, settings, sources, tmp_path, second, texts):
+    """It decides their last bits on a CPU; the processes here begin with as many as the host has cores."""
+    (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
+    plan, _ = prepare(write_jsonl(tmp_path / "one.jsonl", [{"prompt": "a star", "guidance": 1}]), settings())
+    setup = WorkerSetup(
+        model,
+        str(tmp_path),
+        str(sources),
+        False,
+        "cpu",
+        "float32",
+        2,
+        1,
+        runtime=Runtime(text_cache=str(tmp_path / "t")),
+    )
+    before = torch.get_num_threads()
+    try:
+        for number, threads in enumerate((1, second)):
+            torch.set_num_threads(before)
+            worker = Worker(replace(setup, threads=threads), "worker-0")
+            worker.ready()
+            reports_of(worker, plan.task(0, 1, f"t{number}", np.arange(1)))
+    finally:
+        torch.set_num_threads(before)
+    assert len(list((tmp_path / "t").rglob("*.safetensors"))) == texts
+
+
 def test_a_step_cache_is_recorded_and_counted(model, settings, sources, tmp_path):
     (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
     cache = "deepcache:blocks=2,interval=2,first=0"

@@ -155,6 +155,18 @@ def test_what_is_wanted_first_is_held_first_and_leaves_room_for_what_fits_after_
     assert residents.held == {"a"}
 
 
+def test_what_was_held_leaves_with_its_last_use_if_more_is_there_than_has_room():
+    residents: Residents[str, str] = Residents(CAPACITY, HELD)
+    residents.want("unit", with_sizes("a", "b"))
+    residents.fetch(str.upper)
+    residents.get("f", SIZES["f"], lambda: "F")
+    assert residents.keys == ["a", "b", "f"]  # 12 of 10, and neither of the first two may leave
+    residents.used("a")
+    assert residents.keys == ["b", "f"]
+    residents.used("b")
+    assert residents.keys == ["f"]
+
+
 def test_what_will_be_used_often_is_held_until_it_was():
     residents: Residents[str, str] = Residents(CAPACITY, HELD)
     residents.want("unit", with_sizes("a", uses=3))

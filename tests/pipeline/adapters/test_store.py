@@ -8,73 +8,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from adapter_making import random_pairs
-from small_models import random_transformer
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from stored_adapters import (
+    ADAPTERS,
+    COMBINED,
+    CPU,
+    NAMES,
+    WEIGHTS,
+    bytes_of,
+    counted,
+    expected,
+    pairs_of,
+    same,
+    store_of,
+    tensors_of,
+)
 
 from wanbatch.pipeline.adapters import copying, host_adapters
-from wanbatch.pipeline.adapters import store as store_module
-from wanbatch.pipeline.adapters.copying import SideStream, Staging
+from wanbatch.pipeline.adapters.copying import Staging
 from wanbatch.pipeline.adapters.host_adapters import HostAdapter, views
-from wanbatch.pipeline.adapters.store import MOST_SHORTAGES, AdapterStore
-from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
-
-CPU = torch.device("cpu")
-NAMES = ("crayon", "ink", "neon", "large")
-RANKS = dict(zip(NAMES, (4, 12, 16, 20), strict=True))
-WEIGHTS = dict(zip(NAMES, (1.0, 0.5, 2.0, -0.3), strict=True))
-
-
-def tensors_of(name: str, expert: int = 0) -> AdapterTensors:
-    pairs = random_pairs(random_transformer().config, RANKS[name], 10 * expert + len(name), size=0.3)
-    if name == "ink":  # not every layer has one
-        pairs = {layer: pair for layer, pair in pairs.items() if "ffn" not in layer}
-    return AdapterTensors({layer: LowRank(down, up, 0.5) for layer, (down, up) in pairs.items()})
-
-
-ADAPTERS = {name: (tuple(tensors_of(name, expert) for expert in (0, 1)), WEIGHTS[name]) for name in NAMES}
-
-
-def store_of(names=NAMES, dtype=torch.float32, **more) -> AdapterStore:
-    return AdapterStore({name: ADAPTERS[name] for name in names}, CPU, dtype, **more)
-
-
-def pairs_of(store: AdapterStore, wanted, expert: int = 0):
-    applied = store.applied(wanted)
-    assert applied is not None
-    return applied.pairs(expert)
-
-
-def expected(wanted, expert: int, dtype: torch.dtype) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Layer by layer, as the words of `AdapterStore.joined` have it."""
-    parts = [(ADAPTERS[name][0][expert].pairs, WEIGHTS[name] * own) for name, own in wanted]
-    found = {}
-    for layer in {layer for pairs, _ in parts for layer in pairs}:
-        its = [(pairs[layer], weight) for pairs, weight in parts if layer in pairs]
-        downs = [pair.down.to(dtype) for pair, _ in its]
-        ups = [(weight * (pair.scale * pair.up.float())).to(dtype) for pair, weight in its]
-        found[layer] = torch.cat(downs), torch.cat(ups, dim=1)
-    return found
-
-
-def same(ours, theirs) -> bool:
-    return ours.keys() == theirs.keys() and all(
-        torch.equal(one, other) for layer in ours for one, other in zip(ours[layer], theirs[layer], strict=True)
-    )
-
-
-def bytes_of(name: str) -> int:
-    return sum(4 * (pair.down.numel() + pair.up.numel()) for pair in ADAPTERS[name][0][0].pairs.values())
-
-
-COMBINED = [
-    [("crayon", 1.0)],
-    [("neon", -0.7)],
-    [("crayon", 0.7), ("ink", 0.5)],
-    [("ink", 1.0), ("large", 0.1), ("crayon", 3.0)],
-    [("crayon", 1.0), ("crayon", 0.25)],
-]
+from wanbatch.pipeline.adapters.store import AdapterStore
+from wanbatch.pipeline.adapters.tensors import AdapterTensors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -97,38 +50,6 @@ def test_of_two_adapters_one_or_both_may_leave_a_transformer_as_it_is():
     assert same(pairs_of(store, [("crayon", 1.0), ("neon", 0.5)], 1), pairs_of(store, [("neon", 0.5)], 1))
 
 
-class Allocations(TorchDispatchMode):
-    """Notes all memory that operations give or take while it is there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[int, torch.UntypedStorage] = {}  # which also keeps it from being used again
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves((args, result)):
-            if isinstance(tensor, torch.Tensor):
-                self.seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return result
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("piece", [256, 1000, 4096])
-@pytest.mark.parametrize("wanted", COMBINED)
-def test_making_adapters_takes_no_more_than_small_pieces_besides_and_the_same_bits(wanted, piece, dtype, monkeypatch):
-    whole = pairs_of(store_of(dtype=dtype), wanted)
-    monkeypatch.setattr(store_module, "PIECE_BYTES", piece)
-    store = store_of(dtype=dtype)
-    of_host = [tensor for experts in store._host.values() for one in experts for tensor in (one.ups, one.downs)]
-    with Allocations() as allocations:
-        found = pairs_of(store, wanted)
-    assert same(found, whole)
-    assert same(found, expected(wanted, 0, dtype))
-    stays = [tensor for pair in found.values() for tensor in pair] + of_host
-    besides = allocations.seen.keys() - {tensor.untyped_storage().data_ptr() for tensor in stays}
-    assert 0 < max(allocations.seen[address].nbytes() for address in besides) <= piece
-
-
 @pytest.mark.parametrize("elements", [1, 6, 7, 12, 100])
 def test_pieces_follow_each_other_and_are_cut_between_rows(elements):
     matrices = [torch.arange(12).view(3, 4), torch.empty(5, 0), torch.arange(12, 26).view(7, 2).t()]
@@ -139,13 +60,6 @@ def test_pieces_follow_each_other_and_are_cut_between_rows(elements):
     rows = [part for piece in pieces for part in piece if len(part) == 1]
     assert all(size <= elements or size in {row.numel() for row in rows} for size in sizes)
     assert len(pieces) == {1: 5, 6: 5, 7: 5, 12: 3, 100: 1}[elements]
-
-
-def counted(store: AdapterStore, monkeypatch) -> list[object]:
-    made: list[object] = []
-    own = store._made
-    monkeypatch.setattr(store, "_made", lambda key, expert: made.append((key, expert)) or own(key, expert))
-    return made
 
 
 def test_what_is_expected_is_there_when_its_rows_come(monkeypatch):
@@ -236,26 +150,6 @@ def test_three_quarters_of_the_devices_share_are_for_expected_rows_and_they_keep
     assert [key for key, _ in store.resident] == [(("neon", weight),) for weight in (10.0, 11.0, 12.0, 13.0)]
 
 
-def test_no_memory_for_what_is_expected_is_no_error_until_a_row_needs_it(monkeypatch):
-    store, own, left = store_of(), SideStream.copied, [3]
-
-    def full(self, source, pinned):
-        left[0] -= 1
-        if left[0] < 0:
-            raise torch.OutOfMemoryError("no memory")
-        return own(self, source, pinned)
-
-    monkeypatch.setattr(SideStream, "copied", full)
-    store.expect("unit", COMBINED[:3])
-    store.wait()
-    assert [key for key, _ in store.resident] == [(("crayon", 1.0),)]
-    with pytest.raises(torch.OutOfMemoryError):
-        pairs_of(store, [("neon", -0.7)])
-    left[0] = 1000
-    assert same(pairs_of(store, [("neon", -0.7)]), expected([("neon", -0.7)], 0, torch.float32))
-    store.release("unit")
-
-
 def test_small_copies_take_turns_between_the_two_pieces():
     staging = Staging(None, 64)
     targets = [torch.zeros(16, dtype=torch.uint8) for _ in range(2)]
@@ -263,87 +157,6 @@ def test_small_copies_take_turns_between_the_two_pieces():
         staging.copy(torch.full((16,), value, dtype=torch.uint8), target)
     assert [int(target.max()) for target in targets] == [1, 2]
     assert staging._pieces[:, 0].tolist() == [1, 2]
-
-
-@pytest.fixture
-def failing(monkeypatch):
-    """A store that cannot make anything while there is an error here, and notes what it was to make."""
-    store, errors, tried = store_of(), [torch.OutOfMemoryError("no memory\nof 80 GiB")], []
-    own = store._made
-
-    def made(key, expert):
-        tried.append(key[0][0])
-        if errors:
-            raise errors[0]
-        return own(key, expert)
-
-    monkeypatch.setattr(store, "_made", made)
-    return store, errors, tried
-
-
-def test_without_memory_nothing_more_is_tried_until_rows_are_done(failing):
-    store, errors, tried = failing
-    store.expect("unit", COMBINED)
-    store.wait()
-    store.expect("next", COMBINED)
-    store.entered(COMBINED[1], 0)
-    store.wait()
-    assert tried == ["crayon"]
-    assert (store._residents.wanted, store._residents.held, store.resident) == (False, set(), [])
-    errors.clear()
-    store.release("unit")
-    store.wait()
-    assert tried == ["crayon"]
-    store.expect("third", COMBINED[:2])
-    store.wait()
-    assert tried == ["crayon"] * 3 + ["neon"] * 2
-
-
-def test_where_memory_is_short_again_and_again_adapters_come_only_with_their_rows(failing):
-    store, errors, tried = failing
-    for unit in range(3 * MOST_SHORTAGES):
-        store.expect(unit, COMBINED)
-        store.wait()
-        store.release(unit)
-    assert tried == ["crayon"] * MOST_SHORTAGES
-    errors.clear()
-    assert same(pairs_of(store, COMBINED[1]), expected(COMBINED[1], 0, torch.float32))
-
-
-def test_what_the_model_needs_the_memory_of_leaves_whoever_expects_it():
-    store = store_of()
-    store.expect("unit", COMBINED[:2])
-    store.wait()
-    row = store.applied(COMBINED[0])
-    in_use = row.pairs(0)
-    assert store.spare_memory() == 2 * (bytes_of("crayon") + bytes_of("neon"))
-    assert (store.resident, store._residents.wanted) == ([], False)
-    assert store.spare_memory() == 0
-    assert same(in_use, expected(COMBINED[0], 0, torch.float32))
-    store.expect("next", COMBINED)
-    store.wait()
-    assert store.resident == []
-    store.release("unit")
-    store.expect("third", COMBINED[:1])
-    store.wait()
-    assert len(store.resident) == 2
-
-
-def test_the_first_failure_of_each_class_is_told_and_the_rest_are_counted(failing, caplog):
-    store, errors, _ = failing
-    for error in (IndexError("a mistake\nof ours"), RuntimeError("CUDA error"), IndexError("another")):
-        errors[:] = [error]
-        for unit in range(6):
-            store.expect(unit, COMBINED[:1])
-            store.wait()
-            store.release(unit)
-    assert store.failures == {"IndexError": 12, "RuntimeError": 6}
-    told = "adapters could not be brought before rows need them"
-    assert caplog.messages == [
-        f"{told}, and come with the rows: IndexError: a mistake",
-        f"{told}, and come with the rows: RuntimeError: CUDA error",
-        f"{told} 10 times: IndexError",
-    ]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])

@@ -45,7 +45,7 @@ def test_pictures_have_the_bits_that_they_have_without_and_nothing_random_is_dra
     assert any(one.use.size is not None for one in begun)
     wanted = replace(PLAIN, width=32, height=32, steps=2)
     rows = [wanted, replace(wanted, id="b", guidance=1.0, prompt=words(40)), replace(wanted, id="c", sampler="euler")]
-    ours, theirs = make(wan, *rows), make(load(info, prepare=False), *rows)
+    ours, theirs = make(wan, *rows), make(load(info, examples=None), *rows)
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -116,9 +116,9 @@ def test_a_model_that_cannot_be_loaded_is_refused_in_the_same_words(kernels, mod
     info = registry.find(str(shutil.copytree(model_folder, tmp_path / "model")))
     damage(tmp_path / "model" / part)
     said = []
-    for prepare in (False, True):
+    for examples in (None, ()):
         with pytest.raises(UserError) as caught:
-            load(info, prepare=prepare)
+            load(info, examples=examples)
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert not [one.name for one in threading.enumerate() if one.name.startswith(("load", "weights"))]

@@ -93,7 +93,7 @@ def assert_nothing_new(
     assert uses.left_out == 0
     launched = set(launches)
     launches.clear()
-    wan = load(info, prepare=False, runtime=runtime)
+    wan = load(info, examples=None, runtime=runtime)
     assert wan.runs_by_kernels
     with Met() as after:
         assert len(make(wan, *wanted)) == len(wanted)

@@ -194,8 +194,10 @@ class AdapterStore:
         Returns:
             Bytes that are free now.
         """
-        self._leave_memory()
-        return self._residents.clear()
+        freed = self._residents.clear()
+        if freed:
+            self._leave_memory()
+        return freed
 
     def wait(self) -> None:
         """Wait until all that is expected and has room is on its way to the device."""

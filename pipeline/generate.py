@@ -236,16 +236,17 @@ class Wan:
         return not self.offloaded
 
     def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
-        """Bring adapters of coming rows to the device; see `AdapterStore.expect`.
-
-        Not if parts of the model take turns, which leaves no memory for what is not needed yet.
-        """
+        """See `AdapterStore.expect`; not if parts of the model take turns, which leaves no memory for coming rows."""
         if not self.offloaded:
             self._adapters.expect(holder, rows)
 
     def release_adapters(self, holder: Hashable) -> None:
         """Keep none there for these rows any more."""
         self._adapters.release(holder)
+
+    def spare_memory(self) -> int:
+        """Let go of adapters that are there for coming rows; returns their bytes. See `AdapterStore.spare_memory`."""
+        return self._adapters.spare_memory()
 
     def generate(
         self, requests: Sequence[Request], more: Callable[[], Sequence[Request]] | None = None

@@ -55,6 +55,9 @@ class ImagePipeline(Protocol):
     def release_adapters(self, holder: Hashable) -> None:
         """Take note that none of these rows needs its adapters any more."""
 
+    def spare_memory(self) -> int:
+        """Let go of what the device's memory holds for coming rows alone; returns how many bytes that were."""
+
     def warm_up(self, examples: Sequence[Request]) -> float:
         """Compile what requests like these need; returns the seconds that it took."""
 

@@ -50,11 +50,12 @@ def generate_or_fail(
     device: str,
     requests: Sequence[Request],
     more: Callable[[], Sequence[Request]] | None = None,
+    spares: bool = True,
 ) -> Iterator[Result | Failed]:
     """Generate images; where the pipeline raises an exception, find the rows that it comes from.
 
-    Memory that runs out halves the slots of the pipeline, for good. Another exception is traced to its row by
-    trying the halves of what is left.
+    Memory that runs out makes the pipeline let go of what it keeps for coming rows, once, and then halves its slots,
+    for good. Another exception is traced to its row by trying the halves of what is left.
 
     Args:
         pipeline: what generates.
@@ -62,6 +63,7 @@ def generate_or_fail(
         requests: for the images.
         more: gives further requests, see `ImagePipeline.generate`; not asked again after an exception. None: there
             are none.
+        spares: whether the pipeline may have memory that it keeps for coming rows.
 
     Yields:
         One outcome for each request, in any order.
@@ -85,14 +87,14 @@ def generate_or_fail(
     if failure.device_broken:
         raise DeviceError(failure.message)
     left = [request for request in asked if request.id not in done]
-    if failure.out_of_memory and halve_slots(pipeline, device):
-        yield from generate_or_fail(pipeline, device, left)
+    if failure.out_of_memory and ((spares and spare_memory(pipeline, device)) or halve_slots(pipeline, device)):
+        yield from generate_or_fail(pipeline, device, left, spares=False)
     elif len(asked) == 1:
         yield from (Failed(request, RowError("generate", failure.error_class, failure.message)) for request in left)
     else:
         middle = max(1, len(left) // 2)
-        yield from generate_or_fail(pipeline, device, left[:middle])
-        yield from generate_or_fail(pipeline, device, left[middle:])
+        yield from generate_or_fail(pipeline, device, left[:middle], spares=spares)
+        yield from generate_or_fail(pipeline, device, left[middle:], spares=spares)
 
 
 def _noted(more: Callable[[], Sequence[Request]], asked: list[Request]) -> Callable[[], Sequence[Request]]:
@@ -106,13 +108,25 @@ def _noted(more: Callable[[], Sequence[Request]], asked: list[Request]) -> Calla
     return further
 
 
+def spare_memory(pipeline: ImagePipeline, device: str) -> bool:
+    """Free what the pipeline keeps on the device for coming rows alone. False if that is nothing."""
+    freed = pipeline.spare_memory()
+    if freed:
+        _empty_cache(device)
+    return freed > 0
+
+
 def halve_slots(pipeline: ImagePipeline, device: str) -> bool:
     """Go on with half the rows in a batch, from now on. False if there is only one already."""
-    import torch
-
     if pipeline.slots == 1:
         return False
-    if device == "cuda":
-        torch.cuda.empty_cache()
+    _empty_cache(device)
     pipeline.use_slots(pipeline.slots // 2)
     return True
+
+
+def _empty_cache(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.empty_cache()

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
 PIECE_BYTES = 32 << 20
+
+
+def rows_in_pieces(matrices: Iterable[Tensor], elements: int) -> Iterator[list[Tensor]]:
+    """Matrices that are to be filled one after the other, cut between rows into pieces of limited size.
+
+    Args:
+        matrices: [rows, columns] each; views of them are given.
+        elements: Of a piece at most; a single row may have more.
+
+    Yields:
+        The parts of one piece, which follow each other.
+    """
+    piece: list[Tensor] = []
+    room = elements
+    for matrix in matrices:
+        left = matrix
+        while left.numel():
+            rows = min(len(left), max(room // left.shape[1], 0 if piece else 1))
+            if rows:
+                piece.append(left[:rows])
+                room -= piece[-1].numel()
+                left = left[rows:]
+            else:
+                yield piece
+                piece, room = [], elements
+    if piece:
+        yield piece
 
 
 class Staging:
@@ -27,6 +54,7 @@ class Staging:
         self._stream, self._lock = stream, threading.Lock()
         self._pieces = torch.empty(2, piece_bytes, dtype=torch.uint8, pin_memory=stream is not None)
         self._copied: list[torch.cuda.Event | None] = [None, None]
+        self._turn = 0  # goes on from one call to the next: small copies, too, are made while the next is filled
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Copy memory; what comes later in the stream finds it there.
@@ -38,7 +66,8 @@ class Staging:
         given, taken = source.view(torch.uint8), target.view(torch.uint8)
         with self._lock:
             for number, part in enumerate(given.split(self._pieces.shape[1])):
-                turn = number % 2
+                turn = self._turn
+                self._turn = 1 - turn
                 if (copied := self._copied[turn]) is not None:
                     copied.synchronize()  # or what is not copied yet would be overwritten
                 piece = self._pieces[turn, : len(part)]

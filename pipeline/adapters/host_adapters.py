@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,39 @@ def views(downs: Tensor, ups: Tensor, forms: Mapping[str, LayerForm]) -> dict[st
         layer: (down.view(form.rank, form.inputs), up.view(form.outputs, form.rank))
         for (layer, form), down, up in zip(forms.items(), down_parts, up_parts, strict=True)
     }
+
+
+def joined_forms(parts: Sequence[Mapping[str, LayerForm]]) -> dict[str, LayerForm]:
+    """The forms of several adapters as one: the ranks of each layer after each other."""
+    joined: dict[str, LayerForm] = {}
+    for forms in parts:
+        for layer, form in forms.items():
+            rank = form.rank + (joined[layer].rank if layer in joined else 0)
+            joined[layer] = LayerForm(rank, form.inputs, form.outputs)
+    return joined
+
+
+def views_of_parts(
+    joined: Pairs, parts: Sequence[Mapping[str, LayerForm]]
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Where each of several adapters lies in the pairs of all together: its downs and its ups, layer by layer.
+
+    Args:
+        joined: With the forms that `joined_forms` gives for the parts.
+        parts: The forms of each.
+
+    Yields:
+        For each part, downs [rank, in] and ups [out, rank] in the order of its forms.
+    """
+    first = dict.fromkeys(joined, 0)
+    for forms in parts:
+        downs, ups = [], []
+        for layer, form in forms.items():
+            ranks = slice(first[layer], first[layer] + form.rank)
+            downs.append(joined[layer][0][ranks])
+            ups.append(joined[layer][1][:, ranks])
+            first[layer] = ranks.stop
+        yield downs, ups
 
 
 class HostAdapter:

@@ -125,16 +125,21 @@ class Residents(Generic[K, V]):
                         wants.pop(key, None)
                 raise
 
-    def used(self, key: K) -> None:
-        """Say that something was used once, for who has wanted it first; others may still hold it."""
+    def used(self, key: K, before: Iterable[K] = ()) -> None:
+        """Say that something was used once, for who has wanted it first; others may still hold it.
+
+        Args:
+            key: Of what was used.
+            before: Keys of what each user of this one used earlier, if at all: from now on the same holder wants none
+                of these more often than this one.
+        """
         with self._changed:
             for holder, wants in self._wants.items():
                 if (want := wants.get(key)) is not None:
-                    want.uses -= 1
-                    if want.uses <= 0:
-                        del wants[key]
-                        self._let_go(holder, key)
-                        self._make_room(None)  # more may be there than has room: all else was held when it came
+                    self._limit(holder, key, want.uses - 1)
+                    for earlier in before:
+                        self._limit(holder, earlier, want.uses)
+                    self._make_room(None)  # more may be there than has room: all else was held when it came
                     return
 
     def release(self, holder: Hashable) -> None:
@@ -143,6 +148,37 @@ class Residents(Generic[K, V]):
             for key in self._wants.pop(holder, ()):
                 self._let_go(holder, key)
             self._make_room(None)
+
+    def want_nothing(self) -> None:
+        """Forget what anybody wants. What was held stays, but may leave from now on."""
+        with self._changed:
+            self._forget()
+            self._make_room(None)
+
+    def clear(self) -> int:
+        """Let go of all that is there, held or not, and forget what anybody wants; returns the size of what left.
+
+        What is being made is kept once it is there.
+        """
+        with self._changed:
+            self._forget()
+            gone = [key for key, place in self._places.items() if place.values]
+            return sum(self._places.pop(key).size for key in gone)
+
+    def _forget(self) -> None:
+        self._wants.clear()
+        for place in self._places.values():
+            place.holders.clear()
+
+    def _limit(self, holder: Hashable, key: K, uses: int) -> None:
+        """Somebody uses something no more often than this."""
+        wants = self._wants[holder]
+        if (want := wants.get(key)) is None:
+            return
+        want.uses = min(want.uses, uses)
+        if want.uses <= 0:
+            del wants[key]
+            self._let_go(holder, key)
 
     def _let_go(self, holder: Hashable, key: K) -> None:
         if (place := self._places.get(key)) is not None:

@@ -6,25 +6,38 @@ are computed, if whoever prepares rows says so (`AdapterStore.expect`).
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.adapters.copying import SideStream
-from wanbatch.pipeline.adapters.host_adapters import HostAdapter, LayerForm, Pairs, pinned_share, views
+from wanbatch.pipeline.adapters.copying import PIECE_BYTES, SideStream, rows_in_pieces
+from wanbatch.pipeline.adapters.host_adapters import (
+    HostAdapter,
+    Pairs,
+    joined_forms,
+    pinned_share,
+    views,
+    views_of_parts,
+)
 from wanbatch.pipeline.adapters.residents import Residents
 from wanbatch.pipeline.adapters.tensors import AdapterTensors
+
+_log = logging.getLogger(__name__)
 
 DEVICE_BYTES = 2 << 30
 """Of adapters that are kept on the device besides those in the slots."""
 
 EXPECTED_PART = 3 / 4
 """Of these that adapters of expected rows may hold; the rest is for those that come when a row needs them."""
+
+MOST_SHORTAGES = 4
+"""How often the device may lack memory before adapters come only when rows need them: each attempt makes torch free
+what it has cached, for which the model's work waits."""
 
 SMALLEST_RANK = 16
 """Of stacks; smaller ones save no time on a GPU."""
@@ -85,6 +98,9 @@ class AdapterStore:
         device_bytes: What may stay on the device between rows, least recently used out first.
         pinned_bytes: What is pinned of the host's memory at most, the first adapters first; the others get to the
             device through a small pinned piece. None: see `pinned_share`.
+
+    Attributes:
+        failures: How often what was expected could not be brought, by the class of the error.
     """
 
     def __init__(
@@ -95,7 +111,7 @@ class AdapterStore:
         device_bytes: int = DEVICE_BYTES,
         pinned_bytes: int | None = None,
     ):
-        self._dtype, self._side = dtype, SideStream(device)
+        self._device, self._dtype, self._side = device, dtype, SideStream(device)
         self._weights = {name: weight for name, (_, weight) in adapters.items()}
         self._host: dict[str, list[HostAdapter]] = {}
         left = (pinned_share(device) if adapters else 0) if pinned_bytes is None else pinned_bytes
@@ -107,6 +123,8 @@ class AdapterStore:
                     left -= made[id(tensors)].pinned_bytes
             self._host[name] = [made[id(tensors)] for tensors in experts]
         self._fetcher = ThreadPoolExecutor(1, "adapters")
+        self._shortages, self._paused = 0, False
+        self.failures: Counter[str] = Counter()
         self._residents: Residents[tuple[Hashable, int], _Joined] = Residents(
             device_bytes, int(device_bytes * EXPECTED_PART)
         )
@@ -134,32 +152,52 @@ class AdapterStore:
 
         A thread of the store's own does it; nobody waits for it, nor it for the model's work. What has no room comes
         when other rows have entered, or when a row needs it. What cannot be brought is left to that row, too:
-        whatever is wrong with the device is met again then, and told.
+        whatever is wrong with the device is met again then, and told. Where the device has no memory, nothing that
+        is expected comes before its rows until somebody's rows are released, and after `MOST_SHORTAGES` times never.
 
         Args:
             holder: Who is to release what is left of them.
             rows: Names and weights of each row's adapters, the first rows first.
         """
+        if self._paused:
+            return
         uses = Counter(self._weighted(wanted) for wanted in rows if wanted)
         experts = max((len(of_experts) for of_experts in self._host.values()), default=0)
         wanted = [
             ((key, expert), self._size(key, expert), count)
-            for expert in range(experts)
             for key, count in uses.items()
+            for expert in range(experts)  # of one key after the other: rows may begin in the second one
         ]
         if wanted:
             self._residents.want(holder, wanted)
             self._fetcher.submit(self._fetch)
 
     def entered(self, wanted: Hashable, expert: int) -> None:
-        """Take note that a row has what it needs of these adapters; what others expect may take their place."""
-        self._residents.used((wanted, expert))
+        """Take note that a row has what it needs of these adapters; what others expect may take their place.
+
+        What it would have needed of earlier transformers is not expected for it any more: it began after them.
+        """
+        self._residents.used((wanted, expert), [(wanted, earlier) for earlier in range(expert)])
         self._fetch_if_wanted()
 
     def release(self, holder: Hashable) -> None:
         """Keep nothing on the device for somebody's rows any more."""
         self._residents.release(holder)
+        self._paused = self._shortages >= MOST_SHORTAGES
         self._fetch_if_wanted()
+
+    def spare_memory(self) -> int:
+        """Let go of all adapters on the device, since the model's work has no memory; those in slots are copies.
+
+        Those of the next rows come when these need them, until some rows are done.
+
+        Returns:
+            Bytes that are free now.
+        """
+        freed = self._residents.clear()
+        if freed:
+            self._leave_memory()
+        return freed
 
     def wait(self) -> None:
         """Wait until all that is expected and has room is on its way to the device."""
@@ -170,8 +208,29 @@ class AdapterStore:
             self._fetcher.submit(self._fetch)
 
     def _fetch(self) -> None:
-        with suppress(RuntimeError):  # of the device, as torch raises them
+        try:
             self._residents.fetch(lambda key: self._made(*key))
+        except Exception as error:  # noqa: BLE001  a row that needs it meets it again
+            self._note_failure(error)
+            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                self._leave_memory()
+                self._residents.want_nothing()
+
+    def _note_failure(self, error: Exception) -> None:
+        """Log the first failure of each class, and then only how many there are."""
+        kind = type(error).__name__
+        self.failures[kind] += 1
+        count = self.failures[kind]
+        if count == 1:
+            text = f"{kind}: {error}".splitlines()[0]
+            _log.warning("adapters could not be brought before rows need them, and come with the rows: %s", text)
+        elif str(count).rstrip("0") == "1":
+            _log.warning("adapters could not be brought before rows need them %d times: %s", count, kind)
+
+    def _leave_memory(self) -> None:
+        """Expect nothing more until some rows are done; nothing at all if this has helped too few times."""
+        self._shortages += 1
+        self._paused = True
 
     def joined(self, wanted: Hashable, expert: int) -> Pairs:
         """Pairs of several adapters as one a layer, on the device, for work in this thread's stream.
@@ -194,36 +253,44 @@ class AdapterStore:
         return self._dtype.itemsize * sum(one.elements for one, _ in self._parts(wanted, expert))
 
     def _made(self, wanted: Hashable, expert: int) -> _Joined:
+        """Adapters of a row, written straight into the memory in which they stay."""
+        parts = self._parts(wanted, expert)
+        forms = joined_forms([one.forms for one, _ in parts])
         with self._side.working():
-            there = []
-            for one, weight in self._parts(wanted, expert):
-                pinned = one.pinned_bytes > 0
-                downs = self._side.copied(one.downs, pinned)
-                ups = (weight * self._side.copied(one.ups, pinned)).to(self._dtype)
-                there.append((downs, ups, one.forms))
-            downs, ups, forms = there[0] if len(there) == 1 else _one_after_the_other(there)
+            ups = self._empty(sum(len(one.ups) for one, _ in parts))
+            if len(parts) == 1:
+                one, weight = parts[0]
+                downs = self._side.copied(one.downs, one.pinned_bytes > 0)
+                self._write(one.ups, one, [ups.unsqueeze(1)], weight)
+            else:
+                downs = self._empty(sum(len(one.downs) for one, _ in parts))
+                targets = views_of_parts(views(downs, ups, forms), [one.forms for one, _ in parts])
+                for (one, weight), (its_downs, its_ups) in zip(parts, targets, strict=True):
+                    self._write(one.downs, one, its_downs)
+                    self._write(one.ups, one, its_ups, weight)
             return _Joined(views(downs, ups, forms), (downs, ups), self._side.moment())
 
+    def _empty(self, elements: int) -> Tensor:
+        return torch.empty(elements, dtype=self._dtype, device=self._device)
 
-def _one_after_the_other(
-    parts: Sequence[tuple[Tensor, Tensor, Mapping[str, LayerForm]]],
-) -> tuple[Tensor, Tensor, dict[str, LayerForm]]:
-    """Adapters joined: the ranks of each layer after each other. Each is given as `HostAdapter` has it."""
-    forms: dict[str, LayerForm] = {}
-    for _, _, its in parts:
-        for layer, form in its.items():
-            rank = form.rank + (forms[layer].rank if layer in forms else 0)
-            forms[layer] = LayerForm(rank, form.inputs, form.outputs)
-    downs = parts[0][0].new_empty(sum(len(part_downs) for part_downs, _, _ in parts))
-    ups = parts[0][1].new_empty(sum(len(part_ups) for _, part_ups, _ in parts))
-    joined, first = views(downs, ups, forms), dict.fromkeys(forms, 0)
-    places: list[Tensor] = []
-    values: list[Tensor] = []
-    for part_downs, part_ups, its in parts:
-        for layer, pair in views(part_downs, part_ups, its).items():
-            ranks = slice(first[layer], first[layer] + its[layer].rank)
-            places += [joined[layer][0][ranks], joined[layer][1][:, ranks]]
-            values += pair
-            first[layer] = ranks.stop
-    torch._foreach_copy_(places, values)  # a few launches for all layers
-    return downs, ups, forms
+    def _write(
+        self, source: Tensor, adapter: HostAdapter, targets: Sequence[Tensor], weight: float | None = None
+    ) -> None:
+        """Get what an adapter has on the host into its places, in pieces: what it takes besides is small.
+
+        Args:
+            source: [elements], `downs` or `ups` of the adapter.
+            adapter: Whose.
+            targets: [rows, columns] each, on the device, in the order of `source`.
+            weight: What `source` is multiplied with, in float32, before it is rounded. None: it is in the model's
+                dtype already.
+        """
+        first = 0
+        for piece in rows_in_pieces(targets, PIECE_BYTES // source.itemsize):
+            sizes = [part.numel() for part in piece]
+            values = self._side.copied(source[first : first + sum(sizes)], adapter.pinned_bytes > 0)
+            if weight is not None:
+                values = (weight * values).to(self._dtype)
+            parts = values.split(sizes)
+            torch._foreach_copy_(piece, [part.view(to.shape) for part, to in zip(parts, piece, strict=True)])
+            first += sum(sizes)

@@ -20,6 +20,7 @@ import torch
 from adapter_making import random_pairs
 from picture_requests import PLAIN, make
 
+from wanbatch.pipeline.adapters import store as store_module
 from wanbatch.pipeline.adapters.host_adapters import HostAdapter
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
@@ -185,6 +186,20 @@ def test_what_the_driver_refuses_to_pin_stays_as_it_was():
     assert pinned(memory)
     del first
     assert not pinned(memory)
+
+
+@pytest.mark.parametrize("kind", ["pinned", "staged"])
+def test_adapters_take_little_memory_besides_that_in_which_they_stay(adapters, kind, monkeypatch):
+    piece = 1 << 20
+    monkeypatch.setattr(store_module, "PIECE_BYTES", piece)
+    store = store_of(adapters, kind)
+    for wanted in ([("first", 0.7)], [(name, 0.7) for name in NAMES]):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        found = pairs_of(store, *wanted)
+        assert torch.cuda.max_memory_allocated() - before <= len(wanted) * SIZE + 4 * piece
+        assert same(found, right(adapters, *wanted))
 
 
 @contextmanager

@@ -50,6 +50,9 @@ class FakePipeline:
     def release_adapters(self, holder: Hashable) -> None:
         pass
 
+    def spare_memory(self) -> int:
+        return 0
+
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         for request in requests:
             go_wrong(request)

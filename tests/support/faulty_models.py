@@ -46,6 +46,9 @@ class Faulty:
     def release_adapters(self, holder: Hashable) -> None:
         self.wan.release_adapters(holder)
 
+    def spare_memory(self) -> int:
+        return self.wan.spare_memory()
+
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         for request in requests:
             _go_wrong(request)

@@ -68,6 +68,9 @@ class GatedPipeline:
     def release_adapters(self, holder: Hashable) -> None:
         self._wan.release_adapters(holder)
 
+    def spare_memory(self) -> int:
+        return self._wan.spare_memory()
+
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         self.threads.add(threading.get_ident())
         self._before()

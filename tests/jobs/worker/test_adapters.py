@@ -134,3 +134,5 @@ def test_a_units_adapters_come_while_the_one_before_it_has_the_model(model, lora
     assert len(set(pictures.values())) == 3
     assert pipeline.held == set()  # they may go now, and do not have to
     assert pipeline.resident == ["crayon", "ink"]
+    assert pipeline.spare_memory() > 0
+    assert pipeline.resident == []

@@ -30,6 +30,8 @@ OPERATIONS = st.lists(
         st.tuples(st.just("fetch")),
         st.tuples(st.just("use"), st.sampled_from(KEYS)),
         st.tuples(st.just("release"), st.integers(0, 2)),
+        st.tuples(st.just("want_nothing")),
+        st.tuples(st.just("clear")),
     ),
     max_size=40,
 )
@@ -94,6 +96,20 @@ class Watched:
     def release(self, holder: int) -> None:
         self.residents.release(holder)
         self.wants.pop(holder, None)
+        self.check(last=None)
+
+    def want_nothing(self) -> None:
+        self.residents.want_nothing()
+        self.wants.clear()
+        assert self.residents.held == set()
+        self.check(last=None)
+
+    def clear(self) -> None:
+        here = self.residents.size
+        assert self.residents.clear() == here
+        assert self.residents.keys == []
+        self.wants.clear()
+        self.there.clear()
         self.check(last=None)
 
     def check(self, last: str | None) -> None:
@@ -164,6 +180,21 @@ def test_what_will_be_used_often_is_held_until_it_was():
     assert residents.keys == ["a"]
 
 
+def test_what_was_used_before_something_is_wanted_no_more_often_than_that():
+    residents: Residents[str, str] = Residents(CAPACITY, HELD)
+    residents.want("unit", [("a", 1, 3), ("b", 2, 3), ("c", 3, 1)])
+    residents.want("next", [("a", 1, 1)])
+    residents.fetch(str.upper)
+    assert residents.held == {"a", "b", "c"}
+    for held in ({"a", "b", "c"}, {"a", "b", "c"}, {"a", "c"}):  # "a" for the next one
+        residents.used("b", before=["a", "e"])
+        assert residents.held == held
+    residents.used("c", before=["a"])
+    assert residents.held == {"a"}
+    residents.used("a")
+    assert (residents.held, residents.wanted) == (set(), False)
+
+
 def test_more_than_fits_comes_and_goes_without_what_is_held():
     residents: Residents[str, str] = Residents(CAPACITY, HELD)
     residents.want("unit", with_sizes("e"))
@@ -193,6 +224,20 @@ def test_a_thread_waits_for_what_another_one_is_making():
         go_on.set()
         assert got.result(60) == "A"
         fetching.result(60)
+
+
+def test_what_is_being_made_while_all_others_leave_is_there_afterwards_for_nobody():
+    residents: Residents[str, str] = Residents(CAPACITY, HELD)
+    residents.get("b", 2, lambda: "B")
+    residents.want("unit", with_sizes("a", "c"))
+
+    def leave(key: str) -> str:
+        assert residents.clear() == 2
+        return key.upper()
+
+    residents.fetch(leave)
+    assert (residents.keys, residents.held, residents.wanted) == (["a"], set(), False)
+    assert residents.get("a", 1, lambda: pytest.fail("made again")) == "A"
 
 
 def test_what_could_not_be_made_is_made_by_who_waited_for_it():

@@ -8,70 +8,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from adapter_making import random_pairs
-from small_models import random_transformer
+from stored_adapters import (
+    ADAPTERS,
+    COMBINED,
+    CPU,
+    NAMES,
+    WEIGHTS,
+    bytes_of,
+    counted,
+    expected,
+    pairs_of,
+    same,
+    store_of,
+    tensors_of,
+)
 
 from wanbatch.pipeline.adapters import copying, host_adapters
-from wanbatch.pipeline.adapters.copying import SideStream, Staging
+from wanbatch.pipeline.adapters.copying import Staging
 from wanbatch.pipeline.adapters.host_adapters import HostAdapter, views
 from wanbatch.pipeline.adapters.store import AdapterStore
-from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
-
-CPU = torch.device("cpu")
-NAMES = ("crayon", "ink", "neon", "large")
-RANKS = dict(zip(NAMES, (4, 12, 16, 20), strict=True))
-WEIGHTS = dict(zip(NAMES, (1.0, 0.5, 2.0, -0.3), strict=True))
-
-
-def tensors_of(name: str, expert: int = 0) -> AdapterTensors:
-    pairs = random_pairs(random_transformer().config, RANKS[name], 10 * expert + len(name), size=0.3)
-    if name == "ink":  # not every layer has one
-        pairs = {layer: pair for layer, pair in pairs.items() if "ffn" not in layer}
-    return AdapterTensors({layer: LowRank(down, up, 0.5) for layer, (down, up) in pairs.items()})
-
-
-ADAPTERS = {name: (tuple(tensors_of(name, expert) for expert in (0, 1)), WEIGHTS[name]) for name in NAMES}
-
-
-def store_of(names=NAMES, dtype=torch.float32, **more) -> AdapterStore:
-    return AdapterStore({name: ADAPTERS[name] for name in names}, CPU, dtype, **more)
-
-
-def pairs_of(store: AdapterStore, wanted, expert: int = 0):
-    applied = store.applied(wanted)
-    assert applied is not None
-    return applied.pairs(expert)
-
-
-def expected(wanted, expert: int, dtype: torch.dtype) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Layer by layer, as the words of `AdapterStore.joined` have it."""
-    parts = [(ADAPTERS[name][0][expert].pairs, WEIGHTS[name] * own) for name, own in wanted]
-    found = {}
-    for layer in {layer for pairs, _ in parts for layer in pairs}:
-        its = [(pairs[layer], weight) for pairs, weight in parts if layer in pairs]
-        downs = [pair.down.to(dtype) for pair, _ in its]
-        ups = [(weight * (pair.scale * pair.up.float())).to(dtype) for pair, weight in its]
-        found[layer] = torch.cat(downs), torch.cat(ups, dim=1)
-    return found
-
-
-def same(ours, theirs) -> bool:
-    return ours.keys() == theirs.keys() and all(
-        torch.equal(one, other) for layer in ours for one, other in zip(ours[layer], theirs[layer], strict=True)
-    )
-
-
-def bytes_of(name: str) -> int:
-    return sum(4 * (pair.down.numel() + pair.up.numel()) for pair in ADAPTERS[name][0][0].pairs.values())
-
-
-COMBINED = [
-    [("crayon", 1.0)],
-    [("neon", -0.7)],
-    [("crayon", 0.7), ("ink", 0.5)],
-    [("ink", 1.0), ("large", 0.1), ("crayon", 3.0)],
-    [("crayon", 1.0), ("crayon", 0.25)],
-]
+from wanbatch.pipeline.adapters.tensors import AdapterTensors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -84,11 +40,26 @@ def test_what_a_row_gets_is_each_layers_matrices_one_after_the_other(wanted, dty
         assert {tensor.dtype for pair in found.values() for tensor in pair} == {dtype}
 
 
-def counted(store: AdapterStore, monkeypatch) -> list[object]:
-    made: list[object] = []
-    own = store._made
-    monkeypatch.setattr(store, "_made", lambda key, expert: made.append((key, expert)) or own(key, expert))
-    return made
+def test_of_two_adapters_one_or_both_may_leave_a_transformer_as_it_is():
+    """As those are whose file is for one transformer of A14B."""
+    of_one = {name: ((tensors_of(name), AdapterTensors()), 1.0) for name in ("crayon", "ink")}
+    of_both = {"neon": ((tensors_of("neon"), tensors_of("neon", 1)), 1.0)}
+    store = AdapterStore(of_one | of_both, CPU, torch.float32)
+    assert pairs_of(store, [("crayon", 1.0), ("ink", 0.5)], 1) == {}
+    assert len(pairs_of(store, [("crayon", 1.0), ("ink", 0.5)], 0)) > 0
+    assert same(pairs_of(store, [("crayon", 1.0), ("neon", 0.5)], 1), pairs_of(store, [("neon", 0.5)], 1))
+
+
+@pytest.mark.parametrize("elements", [1, 6, 7, 12, 100])
+def test_pieces_follow_each_other_and_are_cut_between_rows(elements):
+    matrices = [torch.arange(12).view(3, 4), torch.empty(5, 0), torch.arange(12, 26).view(7, 2).t()]
+    pieces = list(copying.rows_in_pieces(matrices, elements))
+    flat = torch.cat([part.reshape(-1) for piece in pieces for part in piece])
+    assert torch.equal(flat, torch.cat([matrix.reshape(-1) for matrix in matrices]))
+    sizes = [sum(part.numel() for part in piece) for piece in pieces]
+    rows = [part for piece in pieces for part in piece if len(part) == 1]
+    assert all(size <= elements or size in {row.numel() for row in rows} for size in sizes)
+    assert len(pieces) == {1: 5, 6: 5, 7: 5, 12: 3, 100: 1}[elements]
 
 
 def test_what_is_expected_is_there_when_its_rows_come(monkeypatch):
@@ -97,7 +68,7 @@ def test_what_is_expected_is_there_when_its_rows_come(monkeypatch):
     store.expect("unit", [wanted for wanted in COMBINED for _ in range(3)] + [()])
     store.wait()
     assert len(made) == len(COMBINED) * 2  # of two transformers
-    assert [expert for _, expert in made] == [0] * len(COMBINED) + [1] * len(COMBINED)  # rows begin in the first one
+    assert [expert for _, expert in made] == [0, 1] * len(COMBINED)
     for wanted in COMBINED:
         for expert in (0, 1):
             assert same(pairs_of(store, wanted, expert), expected(wanted, expert, torch.float32))
@@ -125,6 +96,38 @@ def test_what_rows_expect_stays_until_they_have_entered_and_then_the_next_ones_c
     assert [key[0][1] for key, _ in store.resident] == [4.0, 2.0, 5.0, 3.0]
 
 
+def test_rows_that_begin_in_the_second_transformer_do_not_wait_for_what_others_need_of_the_first(monkeypatch):
+    size = bytes_of("neon")
+    store = store_of(device_bytes=4 * size)  # three of them are for what is expected
+    made = counted(store, monkeypatch)
+    store.expect("unit", [[("neon", float(weight))] for weight in (1, 1, 2, 3)])
+
+    def brought() -> list[tuple[float, int]]:
+        store.wait()
+        return [(key[0][1] / WEIGHTS["neon"], expert) for key, expert in made]
+
+    there = [(1.0, 0), (1.0, 1), (2.0, 0)]
+    assert brought() == there
+    for weight, more in ((1.0, []), (1.0, [(2.0, 1), (3.0, 0)]), (2.0, [(3.0, 1)]), (3.0, [])):
+        row = store.applied([("neon", weight)])
+        row.pairs(1)
+        row.entered(1)
+        there += more
+        assert brought() == there  # all of the second one's came before their rows
+    assert not store._residents.wanted
+    assert store._residents.held == set()
+
+
+def test_a_row_that_passes_through_both_transformers_uses_each_once():
+    store = store_of()
+    store.expect("unit", [COMBINED[0]] * 2)
+    store.wait()
+    row = store.applied(COMBINED[0])
+    for expert, left in ((0, {0, 1}), (1, {0, 1}), (0, {1}), (1, set())):
+        row.entered(expert)
+        assert {its for _, its in store._residents.held} == left
+
+
 def test_three_quarters_of_the_devices_share_are_for_expected_rows_and_they_keep_it(monkeypatch):
     size = bytes_of("neon")
     one_expert = {name: (ADAPTERS[name][0][:1], 1.0) for name in NAMES}
@@ -147,24 +150,13 @@ def test_three_quarters_of_the_devices_share_are_for_expected_rows_and_they_keep
     assert [key for key, _ in store.resident] == [(("neon", weight),) for weight in (10.0, 11.0, 12.0, 13.0)]
 
 
-def test_no_memory_for_what_is_expected_is_no_error_until_a_row_needs_it(monkeypatch):
-    store, own, left = store_of(), SideStream.copied, [3]
-
-    def full(self, source, pinned):
-        left[0] -= 1
-        if left[0] < 0:
-            raise torch.OutOfMemoryError("no memory")
-        return own(self, source, pinned)
-
-    monkeypatch.setattr(SideStream, "copied", full)
-    store.expect("unit", COMBINED[:3])
-    store.wait()
-    assert [key for key, _ in store.resident] == [(("crayon", 1.0),)]
-    with pytest.raises(torch.OutOfMemoryError):
-        pairs_of(store, [("neon", -0.7)])
-    left[0] = 1000
-    assert same(pairs_of(store, [("neon", -0.7)]), expected([("neon", -0.7)], 0, torch.float32))
-    store.release("unit")
+def test_small_copies_take_turns_between_the_two_pieces():
+    staging = Staging(None, 64)
+    targets = [torch.zeros(16, dtype=torch.uint8) for _ in range(2)]
+    for value, target in enumerate(targets, 1):
+        staging.copy(torch.full((16,), value, dtype=torch.uint8), target)
+    assert [int(target.max()) for target in targets] == [1, 2]
+    assert staging._pieces[:, 0].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])

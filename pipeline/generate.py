@@ -49,7 +49,7 @@ from wanbatch.pipeline.loading.single_frame import (
     single_frame_vae,
     text_maker,
 )
-from wanbatch.pipeline.loading.text_recipe import text_cache_of
+from wanbatch.pipeline.loading.text_recipe import text_recipe
 from wanbatch.pipeline.loading.weights import DTYPES, load
 from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.pipeline.text.embedding_cache import TextCache
@@ -144,12 +144,12 @@ class Wan:
         """
         where = torch.device(device)
         check_precision(runtime, where, info, dtype)
-        cache = text_cache_of(runtime, info, where, dtype, GPU_TOKENS)
+        recipe = partial(text_recipe, info, where, dtype, GPU_TOKENS, runtime.text_fp8)
+        cache = TextCache.kept_in(runtime.text_cache, recipe)
         pixels, eight_bits = info.width * info.height, (runtime.fp8 or runtime.int8) and not merged
         if runtime.offload and device == "cuda":
-            whole = fits_whole(
-                Path(info.folder), dtype, eight_bits, slots, pixels, free_memory(where), runtime.text_fp8
-            )
+            folder, free = Path(info.folder), free_memory(where)
+            whole = fits_whole(folder, dtype, eight_bits, slots, pixels, free, runtime.text_fp8)
             runtime = replace(runtime, offload=not whole)
         ready = None if merged else block_maker(runtime, where)  # adapters are merged into plain weights
         to = torch.device("cpu") if runtime.offload else where

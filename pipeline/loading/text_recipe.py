@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
 from wanbatch.pipeline.loading.compiler import kernels_usable
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.runtime import Runtime
-from wanbatch.pipeline.text.embedding_cache import TextCache
 
 
 def text_recipe(info: ModelInfo, device: torch.device, dtype: str, batch_tokens: int, fp8: bool = False) -> str:
@@ -30,13 +27,3 @@ def text_recipe(info: ModelInfo, device: torch.device, dtype: str, batch_tokens:
         kind = f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
     dtype += " fp8 weights" if fp8 else ""
     return f"{info.digest} {dtype} {kind} torch {torch.__version__} transformers {version('transformers')}"
-
-
-def text_cache_of(
-    runtime: Runtime, info: ModelInfo, device: torch.device, dtype: str, batch_tokens: int
-) -> TextCache | None:
-    """The cache of a run's text embeddings; None: it keeps none. The other arguments are those of `text_recipe`."""
-    if runtime.text_cache is None:
-        return None
-    recipe = text_recipe(info, device, dtype, batch_tokens, runtime.text_fp8)
-    return TextCache(Path(runtime.text_cache).expanduser(), recipe)

@@ -2,7 +2,7 @@
 
 One safetensors file a prompt. Its name is a hash of everything that the embedding depends on, so a file is never
 out of date: another model, dtype, device or way of encoding looks for another name. A damaged file counts as
-missing and is written anew. Nothing is ever reon_cpu: the folder may be deleted at any time.
+missing and is written anew. Nothing is ever removed: the folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -42,6 +43,11 @@ class TextCache:
             raise UserError(
                 f"setting text_cache: {folder} cannot be made ({error.strerror or error}): choose another folder"
             ) from error
+
+    @classmethod
+    def kept_in(cls, folder: str | None, recipe: Callable[[], str]) -> TextCache | None:
+        """The cache in a folder, which may begin with `~`; None: none is kept."""
+        return None if folder is None else cls(Path(folder).expanduser(), recipe())
 
     def path(self, text: str) -> Path:
         """Where the embedding of a cleaned prompt is, or would be."""

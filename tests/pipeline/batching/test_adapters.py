@@ -239,8 +239,9 @@ def test_rows_have_the_same_bits_when_their_adapters_were_brought_before(expert,
 
     def prepare() -> int:
         units = 0
-        while not stop.is_set():
+        while not stop.wait(0.002):
             small.expect(units, [[("crayon", 1.0)], [("ink", 1.0)], [(list(RANKS)[units % 4], 0.5)]])
+            small.wait()
             small.release(units)
             units += 1
         return units

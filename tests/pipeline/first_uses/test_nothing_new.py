@@ -107,7 +107,7 @@ def assert_nothing_new(
     ("runtime", "lengths"),
     [
         pytest.param(Runtime(), (30,), id="short prompts"),
-        pytest.param(Runtime(text_fp8=True, fp8=True), (62,), id="in FP8"),
+        pytest.param(Runtime(text_fp8=True, fp8=True), (62,), id="in FP8", marks=pytest.mark.slow),
         pytest.param(Runtime(), TEXT_LENGTHS, id="all lengths", marks=pytest.mark.slow),
     ],
 )
@@ -125,6 +125,7 @@ def test_nor_does_one_of_pictures_with_sources(kernels, launches, info, monkeypa
     assert_nothing_new(launches, info, [size], [row], Runtime())
 
 
+@pytest.mark.slow
 def test_nor_does_one_of_a_model_of_two_experts(kernels, launches, pipeline, tmp_path, monkeypatch):
     monkeypatch.setattr(selection, "MOST_COMMON", (30,))
     info = registry.find(str(save_random_a14b(tmp_path / "model", pipeline.components)))

@@ -22,20 +22,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from adapters import built, samples
+from circumstances import circumstances
 from random_adapters import random_adapter
 from step_times import SMALL
 
@@ -128,10 +125,7 @@ def main() -> None:
     large, begin = torch.cuda.is_available(), time.monotonic()
     result: dict[str, Any] = {
         "what": "milliseconds a unit, with adapters that are there, come on demand, and are expected",
-        "command": " ".join(["python", *sys.argv]),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": torch.cuda.get_device_name() if large else f"CPU, {torch.get_num_threads()} threads",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers")}},
+        **circumstances(("torch", "diffusers"), gpu=torch.cuda.get_device_name() if large else None),
         "settings": {name: value for name, value in vars(given).items() if name != "out"},
         "device_bytes": {"kept": DEVICE_BYTES, "held_for_expected_rows": int(DEVICE_BYTES * EXPECTED_PART)},
     }

@@ -17,19 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-import triton
+from circumstances import circumstances
 from torch import Tensor
 from triton.runtime.errors import TritonError
 
@@ -102,10 +99,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     result = {
         "what": "microseconds of the kernels for adapters of rows",
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": torch.cuda.get_device_name() if LARGE else "CPU",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "triton": triton.__version__},
+        **circumstances(("torch", "triton"), gpu=torch.cuda.get_device_name() if LARGE else None),
         "settings": {"rank": given.rank, "sequences": SEQUENCES, "tokens": TOKENS, "dtype": str(DTYPE)},
         "found": found,
     }

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 
 import onnx
 import pytest
 import torch
+from onnx_making import PARTS, exports_of, needs_rtx
 from small_models import save_random_pipeline
 from torch import nn
 
 from wanbatch.engines import building, onnx_export, tensorrt, verify, verifying
-from wanbatch.engines.building import BuildRequest, graph_of
+from wanbatch.engines.building import BuildRequest
 from wanbatch.engines.graphs import Graph
 from wanbatch.engines.store import Store
 from wanbatch.engines.stored_engine import EngineKey, StoredEngine
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading import registry, weights
 
-PARTS = ("text", "dit", "vae-encode", "vae-decode")
 CPU = torch.device("cpu")
-HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
-needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="tensorrt-rtx is not installed: wanbatch[tensorrt-rtx]")
 
 
 @pytest.fixture(scope="module", params=["random", pytest.param("tiny", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory):
     """Each part's graph and its file, made when it is first asked for."""
-    folder, made = tmp_path_factory.mktemp("onnx"), {}
+    folder = tmp_path_factory.mktemp("onnx")
     name = "tiny" if request.param == "tiny" else str(save_random_pipeline(folder / "model"))
     modules = weights.load(registry.find(name), CPU, torch.float32)
     if request.param == "random":
         modules.transformer.blocks = modules.transformer.blocks[:1]  # the others are the same
 
-    def make(name: str):
-        if name not in made:
-            graph = graph_of(modules, name, (64, 32), 2 if name == "dit" else 1, CPU, torch.float32)
-            path = folder / f"{name}.onnx"
-            onnx_export.export(graph, path)
-            made[name] = graph, path
-        return made[name]
-
-    return make
+    return exports_of(modules, folder, torch.float32)
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 
 import onnx
 import pytest
 import torch
+from onnx_making import PARTS, exports_of, needs_rtx
 from small_models import save_random_pipeline
 from torch import nn
 
 from wanbatch.engines import building, float16, onnx_export, selection, tensorrt, verify, verifying
-from wanbatch.engines.building import BuildRequest, graph_of
+from wanbatch.engines.building import BuildRequest
 from wanbatch.engines.graphs import Graph, text_graph
 from wanbatch.engines.selection import EngineNeeds
 from wanbatch.engines.store import Store
@@ -22,10 +22,7 @@ from wanbatch.pipeline.loading import registry
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 
-PARTS = ("text", "dit", "vae-encode", "vae-decode")
 CPU = torch.device("cpu")
-HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
-needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="tensorrt-rtx is not installed: wanbatch[tensorrt-rtx]")
 KINDS = onnx.TensorProto
 
 
@@ -37,19 +34,11 @@ def model(tmp_path_factory) -> registry.ModelInfo:
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
     """Each part's graph and its file, made when it is first asked for."""
-    folder, made = tmp_path_factory.mktemp("onnx"), {}
+    folder = tmp_path_factory.mktemp("onnx")
     modules = building.loaded(model, CPU, "float16", False)
     modules.transformer.blocks = modules.transformer.blocks[:1]  # the others are the same
 
-    def make(name: str):
-        if name not in made:
-            graph = graph_of(modules, name, (64, 32), 2 if name == "dit" else 1, CPU, torch.float16)
-            path = folder / f"{name}.onnx"
-            onnx_export.export(graph, path)
-            made[name] = graph, path
-        return made[name]
-
-    return make
+    return exports_of(modules, folder, torch.float16)
 
 
 def key_of(name: str) -> EngineKey:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from onnx_making import needs_rtx
 from small_models import random_transformer
 from torch import nn
 from torch.nn import functional
@@ -26,8 +26,6 @@ from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.fp8 import Float8Linear
 
 CPU = torch.device("cpu")
-HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
-needs_rtx = pytest.mark.skipif(not HAS_RTX, reason="tensorrt-rtx is not installed: wanbatch[tensorrt-rtx]")
 LARGE_LAYERS = 6  # of a block
 
 

@@ -6,10 +6,7 @@ Skipped without one. `python -m pytest tests/pipeline/test_gpu_adapters.py` take
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from mmap import PAGESIZE
 from pathlib import Path
@@ -19,6 +16,7 @@ import pytest
 import torch
 from adapter_making import random_pairs
 from picture_requests import PLAIN, make
+from repeating import meanwhile
 
 from wanbatch.pipeline.adapters import store as store_module
 from wanbatch.pipeline.adapters.host_adapters import HostAdapter
@@ -202,28 +200,17 @@ def test_adapters_take_little_memory_besides_that_in_which_they_stay(adapters, k
         assert same(found, right(adapters, *wanted))
 
 
-@contextmanager
-def adapters_that_come_and_go(wan: Wan, names) -> Iterator[None]:
+def adapters_that_come_and_go(wan: Wan, names) -> AbstractContextManager[None]:
     """Meanwhile another thread has adapters brought for units to come, again and again."""
-    stop = threading.Event()
+    chosen = np.random.default_rng(0)
 
-    def prepare() -> int:
-        chosen, units = np.random.default_rng(0), 0
-        while not stop.is_set():
-            wanted = [[(names[chosen.integers(len(names))], float(chosen.integers(1, 4)))] for _ in range(3)]
-            wan.expect_adapters(units, wanted)
-            wan._adapters.wait()  # or it would only be asked for
-            wan.release_adapters(units)
-            units += 1
-        return units
+    def prepare(unit: int) -> None:
+        wanted = [[(names[chosen.integers(len(names))], float(chosen.integers(1, 4)))] for _ in range(3)]
+        wan.expect_adapters(unit, wanted)
+        wan._adapters.wait()  # or it would only be asked for
+        wan.release_adapters(unit)
 
-    with ThreadPoolExecutor(1) as threads:
-        prepared = threads.submit(prepare)
-        try:
-            yield
-        finally:
-            stop.set()
-        assert prepared.result(120) > 10
+    return meanwhile(prepare, least=11)
 
 
 @pytest.mark.parametrize("runtime", [Runtime(), Runtime(compile=True)], ids=["eager", "compiled"])

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from around_wan import AroundWan
 
 from wanbatch.jobs.worker import unit_task
 from wanbatch.pipeline.core.requests import Failed, Request, Result
@@ -16,7 +18,7 @@ from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 
-class Faulty:
+class Faulty(AroundWan):
     """A `Wan` that goes wrong at rows by the beginning of their ids.
 
     `raise-`: an exception before anything is made. `late-`: an exception instead of the finished picture.
@@ -24,30 +26,8 @@ class Faulty:
     `slow-`: waits a second. `device-`: the device breaks, once (as `killonce-`).
     """
 
-    streams = False
-
     def __init__(self, wan: Wan):
         self.wan = wan
-
-    @property
-    def backends(self) -> dict[str, str]:
-        return self.wan.backends
-
-    @property
-    def slots(self) -> int:
-        return self.wan.slots
-
-    def use_slots(self, slots: int) -> None:
-        self.wan.use_slots(slots)
-
-    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
-        self.wan.expect_adapters(holder, rows)
-
-    def release_adapters(self, holder: Hashable) -> None:
-        self.wan.release_adapters(holder)
-
-    def spare_memory(self) -> int:
-        return self.wan.spare_memory()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         for request in requests:

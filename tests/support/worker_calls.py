@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+from around_wan import AroundWan
 
 from wanbatch.jobs.planning.units import Task
 from wanbatch.jobs.worker.actor import Worker
@@ -38,42 +40,22 @@ class Gate:
         assert self.opened.wait(60), "the gate was never opened"
 
 
-class GatedPipeline:
+class GatedPipeline(AroundWan):
     """A `Wan` that calls `before` ahead of every unit, `between` after every image, and notes its threads."""
-
-    streams = False
 
     def __init__(self, before: Callable[[], None] = lambda: None, between: Callable[[], None] = lambda: None):
         self._before, self._between = before, between
         self.threads: set[int] = set()
-        self._wan: Wan
 
     def load(self, model: ModelInfo, device: str, dtype: str, slots: int) -> GatedPipeline:
         """What the worker is given to load its pipeline with."""
         self.threads.add(threading.get_ident())
-        self._wan = Wan.load(model, device, dtype, slots)
+        self.wan = Wan.load(model, device, dtype, slots)
         return self
-
-    @property
-    def slots(self) -> int:
-        return self._wan.slots
-
-    @property
-    def backends(self) -> dict[str, str]:
-        return self._wan.backends
-
-    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
-        self._wan.expect_adapters(holder, rows)
-
-    def release_adapters(self, holder: Hashable) -> None:
-        self._wan.release_adapters(holder)
-
-    def spare_memory(self) -> int:
-        return self._wan.spare_memory()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result | Failed]:
         self.threads.add(threading.get_ident())
         self._before()
-        for outcome in self._wan.generate(requests):
+        for outcome in self.wan.generate(requests):
             yield outcome
             self._between()

@@ -86,14 +86,7 @@ class TrainingModel:
         return found
 
     def velocity(self, noisy: Tensor, level: Tensor, embeds: Tensor, lengths: Tensor) -> Tensor:
-        """What the transformer predicts, fp32, with the adapter that is active; on a GPU in bf16.
-
-        Args:
-            noisy: `[B, z, h, w]`.
-            level: `[B]`.
-            embeds: `[B, L, text_dim]`, zero past each row's length.
-            lengths: int64 `[B]`.
-        """
+        """What its transformers predict; arguments and result are those of `Experts.velocity`."""
         return self.by_level.velocity(noisy, level, embeds, lengths)
 
     @property

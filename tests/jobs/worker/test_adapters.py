@@ -90,19 +90,19 @@ class WatchedWan(GatedPipeline):
         self._adapters = {one.name: (one.file, one.weight) for one in setup.adapters}
 
     def load(self, model, device, dtype, slots) -> WatchedWan:
-        self._wan = Wan.load(model, device, dtype, slots, adapters=self._adapters)
+        self.wan = Wan.load(model, device, dtype, slots, adapters=self._adapters)
         return self
 
     def wait(self) -> None:
-        self._wan._adapters.wait()
+        self.wan._adapters.wait()
 
     @property
     def resident(self) -> list[str]:
-        return [key[0][0] for key, _ in self._wan._adapters.resident]
+        return [key[0][0] for key, _ in self.wan._adapters.resident]
 
     @property
     def held(self) -> set[str]:
-        return {key[0][0] for key, _ in self._wan._adapters._residents.held}
+        return {key[0][0] for key, _ in self.wan._adapters._residents.held}
 
 
 def test_a_units_adapters_come_while_the_one_before_it_has_the_model(model, lora, settings, tmp_path):

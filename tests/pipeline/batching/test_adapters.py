@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from adapter_making import random_pairs
+from repeating import meanwhile
 from small_models import random_transformer
 
 from wanbatch.pipeline.adapters.merging import merge
@@ -235,24 +234,14 @@ def test_rows_have_the_same_bits_when_their_adapters_were_brought_before(expert,
     size = sum(4 * (pair.down.numel() + pair.up.numel()) for pair in adapters["large"].pairs.values())
     both = {name: ((tensors,), 1.0) for name, tensors in adapters.items()}
     small = AdapterStore(both, CPU, torch.float32, device_bytes=3 * size)
-    stop = threading.Event()
 
-    def prepare() -> int:
-        units = 0
-        while not stop.wait(0.002):
-            small.expect(units, [[("crayon", 1.0)], [("ink", 1.0)], [(list(RANKS)[units % 4], 0.5)]])
-            small.wait()
-            small.release(units)
-            units += 1
-        return units
+    def prepare(unit: int) -> None:
+        small.expect(unit, [[("crayon", 1.0)], [("ink", 1.0)], [(list(RANKS)[unit % 4], 0.5)]])
+        small.wait()
+        small.release(unit)
 
-    with ThreadPoolExecutor(1) as threads:
-        prepared = threads.submit(prepare)
-        try:
-            found = [denoise(expert, mixed_rows(small)) for _ in range(2)]
-        finally:
-            stop.set()
-        assert prepared.result(60) > 0
+    with meanwhile(prepare, pause=0.002):
+        found = [denoise(expert, mixed_rows(small)) for _ in range(2)]
     for again in found:
         assert all(torch.equal(again[name].latent, row.latent) for name, row in without.items())
 

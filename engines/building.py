@@ -21,7 +21,7 @@ from wanbatch.engines.stored_engine import AOT, FLOAT8, EngineKey, StoredEngine
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import ModelInfo
-from wanbatch.pipeline.loading.single_frame import single_frame_vae
+from wanbatch.pipeline.loading.single_frame import PRECISION_OF, single_frame_vae
 from wanbatch.pipeline.loading.weights import DTYPES, load
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.umt5 import PlainUMT5
@@ -30,7 +30,7 @@ ONNX, TENSORRT, TENSORRT_RTX = "onnx", "tensorrt", "tensorrt-rtx"
 BACKENDS = (AOT, TENSORRT_RTX, TENSORRT, ONNX)
 NATIVE, ANY = "native", "any"
 FLOAT16 = "float16"
-PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", FLOAT16: "fp16"}
+PRECISIONS = PRECISION_OF | {FLOAT16: "fp16"}
 """What a user calls a dtype."""
 
 

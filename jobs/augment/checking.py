@@ -270,6 +270,7 @@ class _Sources:
                 renames=settings.map,
                 prompt_of_run=True,
                 committed_rows=committed_rows,
+                split=settings.split,
             )
         except UserError as error:
             self._unread = f"the manifest cannot be read ({str(error).splitlines()[0]})"

@@ -17,6 +17,9 @@ from job_making import write_jsonl
 from manifest_making import encoded
 from PIL import Image, ImageFilter
 
+from wanbatch.jobs.augment.checking import check_folder
+from wanbatch.jobs.augment.checks_settings import Checks
+from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.dataset.folder import OutputFolder
 
 SIZE = 64
@@ -64,6 +67,26 @@ def out(tmp_path) -> Path:
     ]
     labels = pa.table({"label": [row["label"] for row in rows]})
     return output_folder(tmp_path / "out", manifest, made, labels, (0, 12))
+
+
+def test_pictures_of_one_split_are_compared_with_the_sources_of_that_split(tmp_path):
+    """Rows without ids are numbered over what a run reads."""
+    sources = sorted(folder_by_class(tmp_path / "set", {"a": 2, "b": 2}).rglob("*.png"))
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    for split, its in (("test", sources[:2]), ("train", sources[2:])):
+        write_jsonl(shop / f"{split}.jsonl", [{"prompt": "a", "image": f"../{p.relative_to(tmp_path)}"} for p in its])
+    made = [
+        made_from(f"{number:08d}", number, source, png(changed(source, number)), SIZE, str(source))
+        for number, source in enumerate(sources[2:])
+    ]
+    out = output_folder(tmp_path / "out", shop, made, pa.table({"label": ["a", "b"]}), (0,))
+    with OutputFolder.open(out, {"model": "tiny"}) as folder:
+        chosen = Settings(split="train", source_fence=str(tmp_path)).model_dump(mode="json")
+        folder.set_plan({"rows": 2, "manifest": str(shop), "digest": "", "settings": chosen})
+    report = check_folder(out, Checks())
+    assert report.warnings == ()
+    assert all(one.source_distance is not None for one in report.pictures)
 
 
 EXPECTED = {

@@ -54,7 +54,8 @@ def read_rows(manifest: Path, otherwise: str) -> Rows:
 
 
 def _jsonl(data: bytes) -> Rows:
-    return [json.loads(line) for line in data.decode(errors="surrogatepass").splitlines()]
+    lines = data.decode(errors="surrogatepass").split("\n")  # `splitlines` also cuts at U+2028, which JSON keeps
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def _parquet(data: bytes) -> Rows:

@@ -113,9 +113,7 @@ def _source_files(manifest: Manifest, settings: Settings) -> tuple[dict[str, str
         except SourceError:
             missing += 1
         except OSError as error:
-            raise MachineryError(
-                f"--upload: the source {path} cannot be looked at ({error.strerror or error})"
-            ) from error
+            raise MachineryError(f"{path} cannot be looked at, to upload it ({error.strerror or error})") from error
     return found, missing
 
 

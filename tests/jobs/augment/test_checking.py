@@ -14,13 +14,16 @@ from augment_making import folder_by_class, made_from, output_folder, png
 from command_line import invoke, refused
 from datasets import load_dataset
 from job_making import write_jsonl
-from manifest_making import encoded
+from manifest_making import encoded, record, timing
 from PIL import Image, ImageFilter
 
 from wanbatch.jobs.augment.checking import check_folder
 from wanbatch.jobs.augment.checks_settings import Checks
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.records import data_table
+from wanbatch.manifests.storage.local import LocalBackend
 
 SIZE = 64
 
@@ -87,6 +90,26 @@ def test_pictures_of_one_split_are_compared_with_the_sources_of_that_split(tmp_p
     report = check_folder(out, Checks())
     assert report.warnings == ()
     assert all(one.source_distance is not None for one in report.pictures)
+
+
+def test_parts_that_a_run_replaces_until_the_folder_is_free_are_checked_as_they_are_then(out, monkeypatch):
+    acquire, name = LocalBackend.acquire, "good-0"
+
+    def last_moment(backend: LocalBackend) -> None:
+        """What a run does just before the check has the folder's lock: it makes the first pictures anew."""
+        monkeypatch.undo()
+        with OutputFolder.open(out, {"model": "tiny"}) as folder:
+            of_part = [one for one, unit in folder.committed().where.items() if unit == 0]
+            black = png(np.zeros((SIZE, SIZE, 3), np.uint8))
+            made = [record(one, number, black) for number, one in enumerate(of_part)]
+            table = data_table(made, pa.table({"label": ["disc"] * len(made)}))
+            folder.publish(write_attempt(out, 9, "b", table, [timing(one, 9) for one in of_part], []), replace=True)
+        acquire(backend)
+
+    monkeypatch.setattr(LocalBackend, "acquire", last_moment)
+    checked = {one.id: one for one in check_folder(out, Checks()).pictures}
+    assert checked[name].brightness == 0
+    assert set(checked) == set(found(out))
 
 
 EXPECTED = {

@@ -14,6 +14,7 @@ from torch import nn
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
+from wanbatch.pipeline.core.requests import ComingRow
 from wanbatch.pipeline.loading.hosted_weights import HostedWeights, size_of
 from wanbatch.pipeline.loading.offload import Offloader, groups_to_offload
 from wanbatch.pipeline.loading.residency import Residency
@@ -182,7 +183,7 @@ def test_adapters_of_coming_rows_take_no_memory_from_parts_that_take_turns(model
     for one in (moving, wan):
         store = AdapterStore({"crayon": ((AdapterTensors(pairs),), 1.0)}, CPU, torch.float32)
         monkeypatch.setattr(one, "_adapters", store)
-        one.expect_adapters("unit", [[("crayon", 1.0)]])
+        one.expect_adapters("unit", [ComingRow("a", [("crayon", 1.0)])])
         store.wait()
         assert len(store.resident) == (0 if one is moving else 1)
         one.release_adapters("unit")

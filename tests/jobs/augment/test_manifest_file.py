@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.augment.earlier import earlier_rows
 from wanbatch.jobs.augment.manifest_file import write_manifest
 
@@ -23,3 +24,10 @@ def test_rows_with_any_text_are_found_again(tmp_path: Path, form):
     target = tmp_path / f"rows{form}"
     write_manifest(target, rows)
     assert earlier_rows(target, "r") == rows
+
+
+def test_a_manifest_that_cannot_be_looked_at_is_not_taken_for_none(tmp_path: Path):
+    assert earlier_rows(tmp_path / "none.jsonl", "r") == []
+    (tmp_path / "rows.jsonl").symlink_to("rows.jsonl")
+    with pytest.raises(UserError, match=r"rows\.jsonl: cannot be read \(Too many levels of symbolic links\)"):
+        earlier_rows(tmp_path / "rows.jsonl", "r")

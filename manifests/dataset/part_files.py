@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
@@ -33,6 +32,9 @@ from wanbatch.manifests.storage.atomic_files import named
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.fsspec_io import file_system
 from wanbatch.manifests.storage.urls import is_url
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 KINDS = ("data", "timings", "failures")
 ROW_GROUP = 100
@@ -272,6 +274,8 @@ def open_parts(root: str | Path, kind: str) -> ds.Dataset | None:
 
     root: the output folder, a path or a URL. Raises MachineryError if it cannot be read.
     """
+    import pyarrow.dataset as ds  # imports pandas, where there is one, for which workers would wait when they start
+
     backend = open_backend(root)
     try:
         names = sorted(name for name in backend.sizes(kind) if is_part(name))

@@ -198,9 +198,13 @@ class Worker:
 
 def _leave_alone_what_is_there() -> None:
     """Take modules and model out of the search for garbage, which otherwise stops all threads for a tenth of a second
-    now and then to find that they are still used: long enough for a GPU to have nothing left to do."""
-    gc.collect()
-    gc.freeze()
+    now and then to find that they are still used: long enough for a GPU to have nothing left to do.
+
+    In a process that is a worker and nothing else, as those are that have preloaded.
+    """
+    if "wanbatch.jobs.worker.preload" in sys.modules:
+        gc.collect()
+        gc.freeze()
 
 
 def _use_threads(count: int) -> None:

@@ -45,3 +45,21 @@ def test_it_imports_the_pipeline_and_asks_for_no_gpu():
     asked, missing, dynamo, passes, enabled = json.loads(done.stdout)
     assert (asked, missing, dynamo) == ([], [], False)
     assert (passes, enabled) == (0, True)  # no search for garbage meanwhile
+
+
+AFTERWARDS = """
+import gc, importlib, sys
+importlib.import_module(sys.argv[1])
+from wanbatch.jobs.worker.actor import Worker
+from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.pipeline.loading.registry import find
+Worker(WorkerSetup(find(), sys.argv[2], sys.argv[2], False, "cpu", "float32", slots=2, threads=1), "worker-0").ready()
+print(gc.get_freeze_count() > 10 * len(gc.get_objects()))
+"""
+
+
+def test_what_a_worker_has_when_it_is_ready_is_not_searched_for_garbage(tmp_path):
+    (tmp_path / "_wanbatch" / "tmp").mkdir(parents=True)
+    command = [sys.executable, "-c", AFTERWARDS, PRELOAD, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -85,7 +85,11 @@ class Bar:
 
 
 class JsonLines:
-    """One JSON object a line: each stage at once, counts at most every `HEARTBEAT_SECONDS` and at the end."""
+    """One JSON object a line: each stage at once, counts at most every `HEARTBEAT_SECONDS` and at the end.
+
+    A run does not end because nobody reads its lines any more, or because the disk that they go to is full: then no
+    more of them are printed.
+    """
 
     def __init__(self, total: int, before: int, stream: IO[str], clock: Callable[[], float] = time.monotonic):
         """Print to a stream. total, before: see `progress_for`. clock: seconds of a monotonic clock."""
@@ -93,6 +97,7 @@ class JsonLines:
         self._begin = self._counted = clock()
         self._printed = -HEARTBEAT_SECONDS  # when counts were, last
         self._counts = (before, 0)
+        self._is_read = True
 
     def stage(self, text: str) -> None:
         self._print({"event": "stage", "stage": text})
@@ -129,4 +134,9 @@ class JsonLines:
         )
 
     def _print(self, record: dict) -> None:
-        print(json.dumps(record), file=self._stream, flush=True)
+        if not self._is_read:
+            return
+        try:
+            print(json.dumps(record), file=self._stream, flush=True)
+        except OSError:
+            self._is_read = False

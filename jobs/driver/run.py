@@ -24,6 +24,7 @@ from wanbatch.jobs.driver.dispatcher import Dispatcher
 from wanbatch.jobs.driver.fingerprint import DEFAULTS
 from wanbatch.jobs.driver.generation import RunControls, make_images
 from wanbatch.jobs.driver.interruption import stop_on_signals
+from wanbatch.jobs.driver.kept_values import warn_of_kept_values
 from wanbatch.jobs.driver.ray_ahead import RayAhead
 from wanbatch.jobs.driver.ray_session import ensure_ray_can_start
 from wanbatch.jobs.driver.resume import rows_made_again, warn_of_other_decoding
@@ -92,6 +93,7 @@ def run(
         folder = stack.enter_context(OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}))
         again = rows_made_again(folder, context.plan, retry, rerun_changed)
         context, schema = context.going_on_with(folder, again)
+        warn_of_kept_values(folder, context.plan, again)
         folder.change_columns(schema)
         folder.set_plan(context.plan_note())
         plan = size_what_is_pending(folder, context, again, stop_request)

@@ -39,6 +39,7 @@ from step_times import SMALL
 from wanbatch.pipeline.adapters.store import DEVICE_BYTES, EXPECTED_PART, AdapterStore
 from wanbatch.pipeline.batching.denoiser import Denoiser
 from wanbatch.pipeline.core.device import synchronized_time
+from wanbatch.pipeline.core.requests import ComingRow
 from wanbatch.pipeline.core.samples import Denoised, Sample
 from wanbatch.pipeline.loading.random_model import TRANSFORMER
 
@@ -99,14 +100,15 @@ class Units:
 
     def _prepare(self, number: int) -> None:
         if self._expected:  # also those of the unit after the last one: each unit brings one's
-            self._store.expect(number, [self._adapter(number, index) for index in range(len(self._rows))])
+            rows = range(len(self._rows))
+            self._store.expect(number, [ComingRow(f"{number} {row}", self._adapter(number, row)) for row in rows])
 
     def _adapter(self, number: int, index: int) -> list[tuple[str, float]]:
         return [(str(number % self._sets * len(self._rows) + index), 1.0)]
 
     def _with_adapter(self, number: int, index: int) -> Sample:
-        row, adapters = self._rows[index], self._store.applied(self._adapter(number, index))
-        return replace(row, id=f"{number} {index}", adapters=adapters)
+        name = f"{number} {index}"
+        return replace(self._rows[index], id=name, adapters=self._store.applied(self._adapter(number, index), name))
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ rates by the sum of what their cards made alone, in the runs of one GPU with as 
 measured alone counts as much as the mean of those that were; cards of one kind differ by several per cent, so give
 --every-card where that matters. On a CPU it is the sum of all rates by one worker's times their number. busy: the
 share of its time in which a worker had pictures in the model; utilization: what nvidia-smi says of its card between
-its first commit and its last. seconds_to_first_picture: from the command to its commit, seconds_to_last_worker: to
-the first commit of the last worker. host: what the host did during the whole run.
+its first commit and its last but one, while there still is something to make: files of the last unit are written and
+committed when the card has nothing left to do. seconds_to_first_picture: from the command to its commit,
+seconds_to_last_worker: to the first commit of the last worker. host: what the host did during the whole run.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from wanbatch.pipeline.core.backends import VAE, AnyDenoisingModel, ReplacedStag
 from wanbatch.pipeline.core.device import Moment, Span, synchronized_time
 from wanbatch.pipeline.core.outcomes import Entered, Leaving
 from wanbatch.pipeline.core.pictures import PendingPicture, encode
-from wanbatch.pipeline.core.requests import Failed, Request, Result
+from wanbatch.pipeline.core.requests import ComingRow, Failed, Request, Result
 from wanbatch.pipeline.core.sample_making import sample_of
 from wanbatch.pipeline.core.samples import Denoised, Sample
 from wanbatch.pipeline.first_uses.beside_loading import FirstUses, Preparation
@@ -88,7 +88,7 @@ class Wan:
         self.experts = [single_frame_transformer(part, runtime, device) for part in modules.transformers]
         self.evaluated: list[AnyDenoisingModel] = list(self.experts)
         self.boundary, self.dtype = modules.boundary, self.experts[0].dtype
-        self._adapters = AdapterStore(adapters, device, self.dtype)
+        self._adapters = AdapterStore(adapters, device, self.dtype, boundary=self.boundary)
         text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device, runtime.text_fp8)
         self.frame_vae = frame_vae = single_frame_vae(modules.vae, device)
         self.vae, self._vae_how = runnable_vae(frame_vae, runtime, device)
@@ -235,7 +235,7 @@ class Wan:
         """Whether `generate` takes further requests while it is at work; not if parts of the model take turns."""
         return not self.offloaded
 
-    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+    def expect_adapters(self, holder: Hashable, rows: Iterable[ComingRow]) -> None:
         """See `AdapterStore.expect`; not if parts of the model take turns, which leaves no memory for coming rows."""
         if not self.offloaded:
             self._adapters.expect(holder, rows)
@@ -340,7 +340,7 @@ class Wan:
             mixed = conditioning.blend(chosen, [source.weight for source in request.sources])
         prompt = embeddings[request.prompt]
         texts = prompt, embeddings.get(request.negative_prompt, prompt)
-        adapters = self._adapters.applied(request.adapters)
+        adapters = self._adapters.applied(request.adapters, request.id)
         return sample_of(request, texts, mixed, self.channels, self.stride, self.device, adapters)
 
     def _forget_kept(self) -> None:

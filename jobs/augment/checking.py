@@ -99,20 +99,26 @@ def check_folder(
         FolderHeldError: A run writes to it.
         MachineryError: It cannot be read or written.
     """
+    _parts(out)
+    backend = open_backend(out)
+    try:
+        backend.acquire()
+        try:
+            return _check(backend, out, _parts(out), checks, held_out, readers)  # as they are now that none changes
+        finally:
+            backend.release()
+    except OSError as error:
+        raise machinery_error(backend.root, error) from error
+
+
+def _parts(out: str | Path) -> Sequence[str]:
+    """The parts with pictures of an output folder. Raises UserError if there are none."""
     held = committed_rows(str(out))
     if held is None or not held.parts:
         raise UserError(
             f"{out}: has no pictures to check: {'give an output folder' if held is None else 'run first'}"
         )
-    backend = open_backend(out)
-    try:
-        backend.acquire()
-        try:
-            return _check(backend, out, held.parts, checks, held_out, readers)
-        finally:
-            backend.release()
-    except OSError as error:
-        raise machinery_error(backend.root, error) from error
+    return held.parts
 
 
 def _check(
@@ -270,6 +276,7 @@ class _Sources:
                 renames=settings.map,
                 prompt_of_run=True,
                 committed_rows=committed_rows,
+                split=settings.split,
             )
         except UserError as error:
             self._unread = f"the manifest cannot be read ({str(error).splitlines()[0]})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import posixpath
 from collections import Counter
@@ -49,6 +50,8 @@ def _load(path: str) -> Any:
             return json.load(file)
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def read_coco(files: Sequence[str], folder: str, images: str | None) -> FoundDataset:
@@ -116,7 +119,7 @@ def _boxes_by_image(annotations: Sequence[Any], names: Mapping[Any, str], shown:
     found: dict[Any, list[FoundBox]] = {}
     for index, one in enumerate(annotations):
         try:
-            label, (left, top, width, height) = names[one["category_id"]], map(float, one["bbox"])
+            label, (left, top, width, height) = names[one["category_id"]], map(_finite, one["bbox"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{shown}: annotation {index} has no box of a known category ({error!r}): it needs image_id, "
@@ -132,6 +135,13 @@ def _boxes_by_image(annotations: Sequence[Any], names: Mapping[Any, str], shown:
         box = FoundBox(label, left, top, width, height, False, outline)
         found.setdefault(one.get("image_id"), []).append(box)
     return found
+
+
+def _finite(given: Any) -> float:
+    """A number of a box. Raises ValueError or TypeError if it is none."""
+    if not math.isfinite(number := float(given)):
+        raise ValueError(f"{given} is no number")
+    return number
 
 
 def _found(

@@ -29,8 +29,12 @@ def earlier_rows(manifest: Path, recipe_digest: str) -> Rows:
     Raises:
         UserError: There is a file of this name that no recipe wrote, or it cannot be read.
     """
-    if not manifest.exists():
+    try:
+        manifest.stat()
+    except FileNotFoundError:
         return []
+    except OSError as error:  # not the same as none: its rows would be lost
+        raise _unreadable(manifest, error) from error
     rows = read_rows(manifest, "is there already, and no recipe wrote it: give another name with --out, or remove it")
     return rows if {row["recipe_digest"] for row in rows} == {recipe_digest} else []
 
@@ -43,7 +47,7 @@ def read_rows(manifest: Path, otherwise: str) -> Rows:
     try:
         data = manifest.read_bytes()
     except OSError as error:
-        raise UserError(f"{manifest}: cannot be read ({error.strerror or error})") from error
+        raise _unreadable(manifest, error) from error
     try:
         rows = _parquet(data) if manifest.suffix.lower() == ".parquet" else _jsonl(data)
         for row in rows:
@@ -53,8 +57,13 @@ def read_rows(manifest: Path, otherwise: str) -> Rows:
     return rows
 
 
+def _unreadable(manifest: Path, error: OSError) -> UserError:
+    return UserError(f"{manifest}: cannot be read ({error.strerror or error})")
+
+
 def _jsonl(data: bytes) -> Rows:
-    return [json.loads(line) for line in data.decode(errors="surrogatepass").splitlines()]
+    lines = data.decode(errors="surrogatepass").split("\n")  # `splitlines` also cuts at U+2028, which JSON keeps
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def _parquet(data: bytes) -> Rows:

@@ -16,7 +16,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.manifests.sources.formats import format_of
 from wanbatch.manifests.sources.path_policy import is_below
-from wanbatch.manifests.storage.atomic_files import make_folder, write_atomic
+from wanbatch.manifests.storage.atomic_files import ensure_content, make_folder, write_atomic
 from wanbatch.manifests.storage.urls import is_url
 
 FORMS = (".jsonl", ".parquet")
@@ -108,8 +108,7 @@ class SourcePaths:
             path = self._copies / f"{original.sha256}{_SUFFIXES.get(format_of(data[:512]) or '', '.img')}"
             try:
                 make_folder(self._copies)
-                if not path.exists():
-                    write_atomic(path, data)
+                ensure_content(path, data)
             except OSError as error:
                 raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
             self._copied[original.sha256] = str(path)

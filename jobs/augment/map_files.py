@@ -17,7 +17,7 @@ from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Objects
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
-from wanbatch.manifests.storage.atomic_files import make_folder, write_atomic
+from wanbatch.manifests.storage.atomic_files import ensure_content, make_folder
 
 
 class MapFiles:
@@ -43,8 +43,7 @@ class MapFiles:
         path = self._folder / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
         try:
             make_folder(self._folder)
-            if not path.exists():
-                write_atomic(path, data)
+            ensure_content(path, data)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
         return os.path.relpath(path, self._folder.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ def _load(path: str) -> dict[str, Any]:
             told = yaml.safe_load(file)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not isinstance(told, dict):
         raise UserError(f"{path}: has no names and no train: it is no dataset in YOLO's form")
     return told
@@ -122,6 +125,8 @@ def _boxes(path: str, names: Mapping[int, str], segments: bool) -> list[FoundBox
             lines = file.read().splitlines()
     except FileNotFoundError:
         return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): mend it, or remove it if nothing is labelled") from error
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -138,7 +143,13 @@ def _boxes(path: str, names: Mapping[int, str], segments: bool) -> list[FoundBox
 
 
 def _object(label: str, numbers: Sequence[float], segments: bool) -> FoundBox:
-    """One line of labels: a box by its middle, perhaps with a confidence or key points, or a polygon."""
+    """One line of labels: a box by its middle, perhaps with a confidence or key points, or a polygon.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a number that is none")
     if segments and len(numbers) > 5:
         outline = polygons_of([numbers])
         (left, right), (top, bottom) = ((min(its), max(its)) for its in (numbers[0::2], numbers[1::2]))

@@ -103,6 +103,7 @@ def lora(
     """
     from dataclasses import fields
 
+    from wanbatch.jobs.training.asked import memory_explained
     from wanbatch.jobs.training.lora import LoraRequest
     from wanbatch.jobs.training.lora import train as train_adapter
     from wanbatch.jobs.training.several_gpus import train_on_gpus
@@ -119,7 +120,8 @@ def lora(
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    found = train_adapter(request, say) if gpus == 1 else train_on_gpus(request, gpus, say)
+    with memory_explained():
+        found = train_adapter(request, say) if gpus == 1 else train_on_gpus(request, gpus, say)
     if os.environ.get("RANK", "0") != "0":
         return  # the first of those that `accelerate launch` started tells it
     if as_json:
@@ -185,10 +187,12 @@ def sound(manifest: str | Path, as_json: bool, **given: Any) -> None:
     Example:
       wanbatch train sound birds.jsonl --out birds.safetensors
     """
+    from wanbatch.jobs.training.asked import memory_explained
     from wanbatch.jobs.training.sound import SoundRequest
     from wanbatch.jobs.training.sound import train as train_adapter
 
-    found = train_adapter(SoundRequest(manifest, **given), lambda text: click.echo(text, err=True))
+    with memory_explained("a smaller --batch"):
+        found = train_adapter(SoundRequest(manifest, **given), lambda text: click.echo(text, err=True))
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -241,6 +245,7 @@ def few_step(
     Example:
       wanbatch train few-step prompts.jsonl --name four-steps --steps 3000
     """
+    from wanbatch.jobs.training.asked import memory_explained
     from wanbatch.jobs.training.few_step import FewStepRequest
     from wanbatch.jobs.training.few_step import train as train_adapter
     from wanbatch.jobs.training.several_gpus import train_on_gpus
@@ -253,7 +258,8 @@ def few_step(
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    found = train_adapter(request, say) if gpus == 1 else train_on_gpus(request, gpus, say)
+    with memory_explained():
+        found = train_adapter(request, say) if gpus == 1 else train_on_gpus(request, gpus, say)
     if os.environ.get("RANK", "0") != "0":
         return  # as of `lora`
     if as_json:

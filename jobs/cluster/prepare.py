@@ -88,5 +88,6 @@ def _read(manifest: str | Path, settings: Settings) -> tuple[Manifest | None, st
         strict=settings.strict,
         prompt_of_run=settings.prompt is not None,
         committed_rows=committed_rows,
+        split=settings.split,
     )
     return found, None

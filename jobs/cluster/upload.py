@@ -9,6 +9,7 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,12 +22,12 @@ from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.finder import SourceFinder
 from wanbatch.manifests.sources.path_policy import PathPolicy
-from wanbatch.manifests.storage.backend import open_backend
+from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
 from wanbatch.manifests.storage.urls import INTERNAL, absolute, files_below, is_hub, is_url, plain_url
 
 INDEX = "uploaded.json"
-"""In the uploaded folder: name -> SHA-256 of what is there, so that nothing is sent twice."""
+"""In the uploaded folder: name -> SHA-256 of what was sent, so that nothing that is there is sent twice."""
 THREADS = 8
 ROWS_AT_ONCE = 65_536
 
@@ -39,7 +40,7 @@ class Uploaded:
         prepared: the submission, with addresses in the store in place of paths of this machine.
         files: how many files were sent.
         known: how many were there already.
-        missing: how many sources there are none of here; their rows will fail as they would here.
+        missing: how many sources, maps and sounds there are none of here; their rows will fail as they would here.
     """
 
     prepared: Prepared
@@ -59,7 +60,7 @@ def upload_inputs(prepared: Prepared, flags: tuple[str, ...], settings: Settings
 
     Raises:
         UserError: The manifest is not on this machine, or names sources that have no place in such a folder.
-        MachineryError: The store refuses.
+        MachineryError: The store refuses, or a source cannot be looked at.
     """
     manifest = prepared.manifest
     if not is_url(target) or is_hub(target):
@@ -96,7 +97,7 @@ def _manifest_files(manifest: Manifest) -> tuple[str, dict[str, str]]:
 
 
 def _source_files(manifest: Manifest, settings: Settings) -> tuple[dict[str, str], int]:
-    """The sources: path as the manifest has it -> path here; and how many there are none of."""
+    """Sources, maps and sounds: path as the manifest has it -> path here; and how many there are none of."""
     finder = SourceFinder(PathPolicy(manifest.source_root, settings.allow_http, manifest.source_fence))
     found: dict[str, str] = {}
     missing = 0
@@ -111,17 +112,20 @@ def _source_files(manifest: Manifest, settings: Settings) -> tuple[dict[str, str
             found[name] = finder.first(path, _file)
         except SourceError:
             missing += 1
+        except OSError as error:
+            raise MachineryError(f"{path} cannot be looked at, to upload it ({error.strerror or error})") from error
     return found, missing
 
 
 def _paths(manifest: Manifest) -> Iterator[str]:
-    """The paths of sources that are files."""
+    """The paths of all that rows are made from and that are files: sources, creativity maps and sounds."""
     for start in range(0, len(manifest), ROWS_AT_ONCE):
         rows = pa.array(range(start, min(len(manifest), start + ROWS_AT_ONCE)))
-        for sources in manifest.sources(rows):
-            for source in sources:
-                if not source.embedded and source.path is not None and "://" not in source.path:
-                    yield source.path
+        others = chain(manifest.map_sources(rows), manifest.sounds(rows))
+        for source in chain(chain.from_iterable(manifest.sources(rows)), others):
+            if source is None or source.embedded or source.path is None or "://" in source.path:
+                continue
+            yield source.path
 
 
 def _file(location: str) -> str:
@@ -133,9 +137,14 @@ def _send(files: Mapping[str, str], base: str) -> int:
     """Send what is not there yet. Returns how many files that were."""
     backend = open_backend(base)
     try:
-        known = json.loads(backend.read(INDEX)) if backend.exists(INDEX) else {}
+        known = _sent_before(backend)
         digests = {name: _sha256(path) for name, path in files.items()}
-        wanted = [name for name, digest in digests.items() if known.get(name) != digest]
+        there = _sizes_below(base)
+        wanted = [
+            name
+            for name, digest in digests.items()
+            if known.get(name) != digest or there.get(name) != os.path.getsize(files[name])
+        ]
         with ThreadPoolExecutor(THREADS, "upload") as pool:
             list(pool.map(lambda name: _put(files[name], f"{base}/{name}"), wanted))
         if wanted:
@@ -143,6 +152,24 @@ def _send(files: Mapping[str, str], base: str) -> int:
     except OSError as error:
         raise MachineryError(f"{base}: cannot be uploaded to ({error.strerror or error})") from error
     return len(wanted)
+
+
+def _sent_before(backend: StorageBackend) -> dict[str, str]:
+    """What the index says. One that is damaged counts as none: all is sent again."""
+    try:
+        found = json.loads(backend.read(INDEX))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sizes_below(base: str) -> dict[str, int]:
+    """The files that are in a folder of a store now, by their names below it, with their bytes."""
+    system = file_system(base)
+    with os_errors(base):
+        found = system.find(base, detail=True)
+    start = len(system._strip_protocol(base)) + 1
+    return {name[start:]: info["size"] for name, info in found.items()}
 
 
 def _put(path: str, url: str) -> None:

@@ -1,10 +1,12 @@
-"""Pictures that changed under their names since rows were made from them."""
+"""Pictures and sounds that changed under their names since rows were made from them."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from wanbatch.errors import MachineryError, RowError
 from wanbatch.jobs.planning.plan import Plan
@@ -15,14 +17,17 @@ from wanbatch.manifests.sources.loader import SourceLoader
 
 _log = logging.getLogger(__name__)
 
+DIGESTS = ("sources", "audio_source")
+"""Columns that say what rows were made from."""
+
 CLOCKS_DIFFER = 2.0  # seconds by which a file may seem older than it is
 
 
 def rows_of_changed_sources(folder: OutputFolder, plan: Plan) -> set[str]:
     """The ids of rows that were made from local files which hold something else by now.
 
-    A file is read only if it was changed after its row was begun. Pictures inside manifests, in stores and on the web
-    are not looked at, and neither are maps.
+    A file is read only if it was changed after its row was begun. What is inside manifests, in stores and on the web
+    is not looked at, and neither are maps, of which no digest is recorded.
 
     Args:
         folder: open.
@@ -31,30 +36,43 @@ def rows_of_changed_sources(folder: OutputFolder, plan: Plan) -> set[str]:
         MachineryError: A part of the folder cannot be read, or a file cannot be looked at.
     """
     parts = CommittedParts.open(folder.url)
-    data, timings = parts.table("data", ["id", "sources"]), parts.table("timings", ["id", "started"])
+    data, timings = parts.table("data", ["id", *DIGESTS]), parts.table("timings", ["id", "started"])
     if data is None or timings is None:
         return set()
-    used = dict(zip(data["id"].to_pylist(), data["sources"].to_pylist(), strict=True))
+    used = {row["id"]: _digests(row) for row in data.to_pylist()}
     begun = dict(zip(timings["id"].to_pylist(), timings["started"].to_pylist(), strict=True))
-    wanted = [index for index, name in enumerate(plan.ids()) if used.get(name) and name in begun]
+    wanted = [index for index, name in enumerate(plan.ids()) if any(used.get(name, ())) and name in begun]
     if not wanted:
         return set()
     chosen = plan.images.select(["id", "row"]).take(wanted)
     changed = set()
-    root, fence = plan.manifest.source_root, plan.manifest.source_fence
-    with SourceLoader(root, fence=fence) as loader:
+    manifest, rows = plan.manifest, chosen["row"].combine_chunks()
+    with SourceLoader(manifest.source_root, fence=manifest.source_fence) as loader:
         files = _Files(loader)
-        sources = plan.manifest.sources(chosen["row"].combine_chunks())
-        for name, its in zip(chosen["id"].to_pylist(), sources, strict=True):
+        asked = zip(chosen["id"].to_pylist(), manifest.sources(rows), manifest.sounds(rows), strict=True)
+        for name, pictures, sound in asked:
             since = begun[name].timestamp() - CLOCKS_DIFFER
-            recorded = [one["sha256"] for one in used[name]]
+            of_pictures, of_sound = used[name]
+            its = [*pictures, *(one for one in (sound,) if one is not None and of_sound)]
+            recorded = of_pictures + of_sound
             if len(its) == len(recorded) and any(
                 files.is_other(source, sha256, since) for source, sha256 in zip(its, recorded, strict=True)
             ):
                 changed.add(name)
     if changed:
-        _log.warning("%d rows are made again, as their pictures changed: %r for one", len(changed), min(changed))
+        _log.warning(
+            "%d rows are made again, as their pictures or sounds changed: %r for one", len(changed), min(changed)
+        )
     return changed
+
+
+def _digests(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """SHA-256 of the pictures and of the sound that a row of the folder was made from, hex.
+
+    row: with `DIGESTS`, as far as the folder has these columns.
+    """
+    sound = row.get("audio_source")
+    return [one["sha256"] for one in row.get("sources") or ()], [] if sound is None else [sound["sha256"]]
 
 
 class _Files:

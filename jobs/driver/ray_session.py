@@ -30,6 +30,9 @@ LOOPBACK = ("localhost", LOOPBACK_IP, "::1")
 CONNECT_SECONDS = 10.0
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 WORKER_NICENESS = "5"  # of the workers of a Ray of one's own: what the user does in the meantime comes first
+# How often a thread of PyTorch looks for the others before it sleeps. By default it does so for milliseconds, and
+# takes the core from the one it waits for where other programs have the rest (benchmarks/busy_machine.py).
+SPINNING, SPINS = "GOMP_SPINCOUNT", "10000"
 
 LEAST_THREADS, GOOD_THREADS = 150, 250  # of Ray's processes, a worker and the driver: 209 on 2 cores
 WHOSE_LIMIT = {
@@ -215,6 +218,8 @@ def local_variables(given: Mapping[str, str], preload: str | None = None) -> dic
         # Otherwise Ray writes a token to the home folder, which may not be writable, for all to read.
         "RAY_AUTH_TOKEN": given.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
     }
+    if not given.keys() & {SPINNING, "OMP_WAIT_POLICY"}:
+        changed[SPINNING] = SPINS
     for name in ("no_proxy", "NO_PROXY"):
         there = [host for host in given.get(name, "").split(",") if host]
         changed[name] = ",".join([*there, *(host for host in LOOPBACK if host not in there)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from wanbatch.suggestions import closest, did_you_mean
 
 KNOWN: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
 SIDES = ("width", "height")
+MOST_TEXT = 2**31 - 1  # bytes that an Arrow array of texts takes
 
 
 def check_settings(settings: Settings, model: ModelInfo) -> None:
@@ -96,6 +97,27 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
         yield index, f"creativity_steps respace: {whose} every noise level: drop one of the two"
     of_run = pc.is_null(rows["creativity"]).to_numpy() & (settings.creativity is not None)
     yield from _once_for_run([*too_low(resolved), *no_room(resolved)], of_run)
+
+
+def check_texts(columns: Mapping[str, pa.ChunkedArray | pa.Array], counts: np.ndarray) -> None:
+    """Check that the texts of all images fit into a plan.
+
+    Args:
+        columns: of the manifest's rows, with defaults.
+        counts: images of each row.
+
+    Raises:
+        UserError: One column's do not.
+    """
+    for name, column in columns.items():
+        if not pa.types.is_string(column.type):
+            continue
+        lengths = pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64)
+        if (size := int(lengths @ counts.astype(np.int64))) > MOST_TEXT:
+            raise UserError(
+                f"{name}: the texts of all {counts.sum()} images have {size / 2**30:.1f} GiB together, and a run "
+                "takes 2 GiB: split the manifest, and give each part an --out of its own"
+            )
 
 
 def _once_for_run(problems: Iterable[tuple[int, str]], of_run: np.ndarray) -> Iterator[tuple[int, str]]:

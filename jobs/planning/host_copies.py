@@ -17,6 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from wanbatch.manifests.storage.atomic_files import sync_file, sync_folder
+
 FREE_BYTES = 1 << 30  # that a copy leaves on its disk
 
 
@@ -55,10 +57,20 @@ def made_once(target: Path, size: int, fill: Callable[[Path], object], remedy: s
         begun = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=cache))
         try:
             fill(begun)
+            _sync(begun)  # it is never asked again whether what is there is whole
             os.rename(begun, target)
+            sync_folder(cache)
         finally:
             shutil.rmtree(begun, ignore_errors=True)
     return target
+
+
+def _sync(folder: Path) -> None:
+    """Force all that is in a folder to disk: a power cut after it has its name leaves no file of it cut off."""
+    for here, _, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(here, name))
+        sync_folder(Path(here))
 
 
 @contextmanager

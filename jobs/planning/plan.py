@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.adapters import Adapters, has_adapters, identities
+from wanbatch.jobs.planning.checks import check_texts
 from wanbatch.jobs.planning.noise_schedule import (
     REPLACED,
     evaluation_counts,
@@ -249,6 +250,9 @@ def make_plan(
     """Resolve every default but the sizes that follow sources (`Plan.with_sizes`).
 
     Rows and settings were checked (`checks.py`), and what they name is found (`adapters.py`, `sounds.py`).
+
+    Raises:
+        UserError: More texts than a plan takes.
     """
     rows = manifest.rows
     width, height = _first(settings.width, model.width), _first(settings.height, model.height)
@@ -266,8 +270,8 @@ def make_plan(
     columns["guidance_2"] = _second_guidance(rows, model, settings)
     columns |= resolved_schedules(rows, model, settings)
     counts = pc.fill_null(rows["num_images"], 1).to_numpy()
-    row = np.repeat(np.arange(len(counts)), counts)
-    variant = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    check_texts(columns, counts)
+    row, variant = _of_images(counts)
     images = pa.table(columns).take(pa.array(row))
     ids = _ids(images["id"].to_pylist(), variant, counts[row])
     own_seeds = rows["seed"].take(pa.array(row)).to_pylist()
@@ -312,6 +316,12 @@ def _second_guidance(rows: pa.Table, model: ModelInfo, settings: Settings) -> pa
 
 def _sized_by_source(rows: pa.Table) -> pa.ChunkedArray:
     return pc.and_(has_sources(rows), pc.is_null(rows["width"]))
+
+
+def _of_images(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The row of each image, and which of the row's images it is."""
+    row = np.repeat(np.arange(len(counts)), counts)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _ids(row_ids: Sequence[str], variants: np.ndarray, counts: np.ndarray) -> list[str]:

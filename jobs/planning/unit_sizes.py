@@ -11,18 +11,20 @@ import pyarrow.compute as pc
 from wanbatch.jobs.planning.adapters import has_adapters
 from wanbatch.jobs.planning.noise_schedule import has_sources
 from wanbatch.manifests.columns import MAPS
-from wanbatch.pipeline.core.prompts import TEXT_LENGTHS
+from wanbatch.pipeline.core.prompts import ENCODER_LENGTHS, TEXT_LENGTHS
 
 UNITS_OF_WORKER = 4
 """So many units a worker are cut of small runs, where its slots can be filled by each."""
 
 WINDOW_IMAGES = 4096
 """Images of the manifest, for each worker, that units are cut of together."""
-SHORT_TEXT = 128
-"""Bytes of text that count as equally short: of English, some 30 tokens, the shortest of `TEXT_LENGTHS`.
+SHORT_TEXT = 64
+"""Bytes of text that count as equally short: of English, some 15 tokens, the shortest of `ENCODER_LENGTHS`.
 
 Lengths of texts are compared in steps of a fifth.
 """
+BYTES_OF_A_TOKEN = SHORT_TEXT / (ENCODER_LENGTHS[0] - 1)
+"""Of English, about."""
 
 
 def cut_units(
@@ -60,7 +62,7 @@ def size_classes(images: pa.Table, chosen: np.ndarray) -> np.ndarray:
         images: those of a plan.
         chosen: int64, the indices of the images that are asked for.
     """
-    length = np.searchsorted(TEXT_LENGTHS, _text_bytes(images, chosen) * (TEXT_LENGTHS[0] / SHORT_TEXT))
+    length = np.searchsorted(TEXT_LENGTHS, _text_bytes(images, chosen) / BYTES_OF_A_TOKEN)
     return np.unique(np.stack([*_kinds(images, chosen), length]), axis=1, return_inverse=True)[1].reshape(-1)
 
 

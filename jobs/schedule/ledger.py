@@ -170,6 +170,22 @@ class Ledger:
         marks = ", ".join("?" * 10)
         self._base.executemany(f"INSERT OR REPLACE INTO ticks ({_COLUMNS}) VALUES ({marks})", map(_values, ticks))
 
+    def add(self, ticks: Iterable[Tick]) -> list[Tick]:
+        """Write rows inside `changes` of ticks that there are none of, or that were only missed.
+
+        Several commands that run one tick each share a ledger: what one of them has decided meanwhile stays.
+
+        Returns:
+            Those that were written.
+        """
+        marks, values = ", ".join("?" * 10), _COLUMNS.split(", ")[2:]
+        changed = ", ".join(f"{name} = excluded.{name}" for name in values)
+        statement = (
+            f"INSERT INTO ticks ({_COLUMNS}) VALUES ({marks}) ON CONFLICT (schedule, time) DO UPDATE SET {changed} "
+            "WHERE ticks.state = 'missed'"
+        )
+        return [tick for tick in ticks if self._base.execute(statement, _values(tick)).rowcount]
+
     def see(self, name: str, seen: Seen) -> None:
         """Note inside `changes` how far a schedule has been looked at."""
         values = (name, _text(seen.looked), seen.cron, seen.zone)

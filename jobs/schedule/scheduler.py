@@ -109,7 +109,7 @@ class Scheduler:
                 with suppress(UserError):  # the zone is no longer one
                     old = replace(one, cron=seen.cron, zone=zone_of(seen.zone))
                     rows = self._missed(old, seen.looked, now, f"{NOT_RUNNING}, and its cron was changed since")
-                self._note(rows, {one.name: now})
+                self._note(rows, {one.name: now}, decided=True)
 
     def look(self) -> None:
         """Note what ended, decide what is due, start what may start."""
@@ -155,7 +155,7 @@ class Scheduler:
         busy = [tick for tick in self._ledger.open_ticks() if tick.schedule == name]
         missed = self._missed(one, self._looked(one), time - timedelta(seconds=1), "nobody started it")
         rows = decisions.admitted(replace(one, catch_up="latest"), [time], known, busy, now, "it was started late")
-        self._note([*missed, *rows], {name: max(self._looked(one), time)})
+        self._note([*missed, *rows], {name: max(self._looked(one), time)}, decided=True)
         return self._ledger.find(name, [time])[time]
 
     def _decide(self) -> None:
@@ -173,7 +173,7 @@ class Scheduler:
             if now < looked - JUMP:  # the clock was set back: ticks whose time comes again are decided again
                 self._note([], {one.name: now}, ahead_of=now)
             elif (due := self._next_of(one, looked)) is not None and due <= now:
-                self._note(self._due(one, looked, now, cause), {one.name: now})
+                self._note(self._due(one, looked, now, cause), {one.name: now}, decided=True)
         self._last = (now, passed)
 
     def _due(self, one: Schedule, looked: datetime, now: datetime, cause: str) -> list[Tick]:
@@ -237,13 +237,24 @@ class Scheduler:
         return known[1]
 
     def _note(
-        self, rows: Sequence[Tick], looked: dict[str, datetime] | None = None, ahead_of: datetime | None = None
+        self,
+        rows: Sequence[Tick],
+        looked: dict[str, datetime] | None = None,
+        ahead_of: datetime | None = None,
+        decided: bool = False,
     ) -> None:
-        """Write rows, and how far schedules have been looked at, at once; take out what was missed after a time."""
+        """Write rows, and how far schedules have been looked at, at once; take out what was missed after a time.
+
+        decided: the rows are of ticks that had none, or were only missed: what another command has decided of them
+        meanwhile stays.
+        """
         self._written += len(rows)
         drop = self._written >= DROP_EVERY
         with self._ledger.changes():
-            self._ledger.write(rows)
+            if decided:
+                rows = self._ledger.add(rows)
+            else:
+                self._ledger.write(rows)
             for name, time in (looked or {}).items():
                 one = self.schedules[name]
                 self._ledger.see(name, Seen(time.astimezone(UTC), one.cron, one.zone.key))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.worker.recovery import PipelineFailure
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.weights import weight_bytes
 from wanbatch.pipeline.training.processes import Processes, count_of_processes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SMALL_MODEL = 1 << 30  # bytes of weights; below, a GPU holds them in fp32
+LESS_MEMORY = "--checkpointing, --base-precision fp8 or a smaller --batch, and another --out"
 
 
 def check_name(name: str) -> None:
@@ -79,3 +82,39 @@ def training_type(info: ModelInfo, device: torch.device) -> torch.dtype:
     """The type of a model's frozen weights: fp32 for small ones and on a CPU, else bf16."""
     small = device.type == "cpu" or weight_bytes(info) < SMALL_MODEL
     return torch.float32 if small else torch.bfloat16
+
+
+def without_memory(error: Exception, who: str = "the training", remedy: str = LESS_MEMORY) -> UserError | None:
+    """What the user is told of a training whose device or host has too little memory; None: it failed otherwise.
+
+    Args:
+        error: Which it ended with.
+        who: Had none left.
+        remedy: What to give.
+    """
+    if not PipelineFailure.of(error).out_of_memory:
+        return None
+    return UserError(f"{who} has no memory left ({first_line(error)}): give {remedy}")
+
+
+@contextmanager
+def memory_explained(remedy: str = LESS_MEMORY) -> Iterator[None]:
+    """Around a training in one process.
+
+    Args:
+        remedy: What to give if memory runs out.
+
+    Raises:
+        UserError: If it did.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if (told := without_memory(error, remedy=remedy)) is not None:
+            raise told from error
+        raise
+
+
+def first_line(error: Exception) -> str:
+    """An exception's class and the first line of its text."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -15,10 +15,9 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from wanbatch.errors import MachineryError, UserError, WanbatchError
 from wanbatch.jobs.training import few_step, lora
-from wanbatch.jobs.training.asked import check_batch
+from wanbatch.jobs.training.asked import check_batch, first_line, without_memory
 from wanbatch.jobs.training.few_step import FewStepRequest
 from wanbatch.jobs.training.lora import LoraRequest
-from wanbatch.jobs.worker.recovery import PipelineFailure
 from wanbatch.pipeline.training.processes import COUNT_VARIABLE
 
 Request = LoraRequest | FewStepRequest
@@ -105,18 +104,11 @@ def _failure(number: int, error: Exception) -> WanbatchError:
     """What the user is told of an exception of one process; one that nobody expects is printed where it came from."""
     if isinstance(error, WanbatchError):
         return error
-    if PipelineFailure.of(error).out_of_memory:
-        return UserError(
-            f"process {number} of the training has no memory left ({_first_line(error)}): give --checkpointing, "
-            "--base-precision fp8 or a smaller --batch, and another --out"
-        )
+    if (told := without_memory(error, f"process {number} of the training")) is not None:
+        return told
     if not isinstance(error, OSError):
         traceback.print_exception(error)
     return MachineryError(
-        f"process {number} of the training failed ({_first_line(error)}): run the same command again once that is "
+        f"process {number} of the training failed ({first_line(error)}): run the same command again once that is "
         "mended; it goes on from what was kept"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -11,7 +11,7 @@ from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.manifests import records
 from wanbatch.manifests.dataset.content_credentials import Signer
 from wanbatch.manifests.sources.loader import SourceLoader
-from wanbatch.pipeline.core.requests import Failed, Request, Result
+from wanbatch.pipeline.core.requests import ComingRow, Failed, Request, Result
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ class ImagePipeline(Protocol):
         A pipeline that streams asks `more` for further ones when it could work on them; empty: there are none now.
         """
 
-    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+    def expect_adapters(self, holder: Hashable, rows: Iterable[ComingRow]) -> None:
         """Get adapters ready for rows that come later, while `generate` may be at work on others in another thread.
 
         Args:
             holder: who releases them, once these rows are made.
-            rows: names and weights of each row's adapters, the first rows first.
+            rows: the first rows first.
         """
 
     def release_adapters(self, holder: Hashable) -> None:

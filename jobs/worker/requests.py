@@ -11,7 +11,7 @@ from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.sounds import NO_SOUND, HeardSound
 from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.sources.loader import SourceLoader
-from wanbatch.pipeline.core.requests import CreativityMap, Request, SourceImage, fit
+from wanbatch.pipeline.core.requests import ComingRow, CreativityMap, Request, SourceImage, fit
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 ASKED = tuple(field.name for field in fields(Request) if field.name in RESOLVED and field.name != "creativity_map")
@@ -49,6 +49,12 @@ def adapters_of(image: Image) -> tuple[tuple[str, float], ...]:
     """Names and weights of the adapters that a planned image has of its own."""
     style = [(image.style, 1.0)] if image.style is not None else []
     return (*style, *((one["name"], one["weight"]) for one in image.loras or ()))
+
+
+def coming_row(image: Image) -> ComingRow:
+    """What the model is told of a planned image before it is asked for it."""
+    level = image.starting_level if not image.sigmas else min(image.starting_level, image.sigmas[0])
+    return ComingRow(image.id, adapters_of(image), level)
 
 
 def warm_up_request(image: Image) -> Request:

@@ -23,7 +23,7 @@ from wanbatch.jobs.worker.context import WorkerContext
 from wanbatch.jobs.worker.creativity_maps import CreativityMaps, as_shown
 from wanbatch.jobs.worker.marking import mark_of
 from wanbatch.jobs.worker.messages import UnitReport
-from wanbatch.jobs.worker.requests import FittedSources, adapters_of, request_for
+from wanbatch.jobs.worker.requests import FittedSources, coming_row, request_for
 from wanbatch.jobs.worker.sounds import HeardSound, HeardSounds
 from wanbatch.manifests import records
 from wanbatch.manifests.columns import RARE, RESOLVED
@@ -94,7 +94,7 @@ class UnitTask:
     def load_sources(self) -> None:
         """Have the adapters brought that rows name, and read each distinct source once, fitted to its size."""
         if not self._stops():
-            self.context.pipeline.expect_adapters(self, [adapters_of(image) for image in self.task.images])
+            self.context.pipeline.expect_adapters(self, map(coming_row, self.task.images))
         begin, retried = perf_counter(), self.context.sources.retried
         sources = FittedSources(self.context.sources, self.context.setup.model)
         maps = CreativityMaps(self.context.sources)

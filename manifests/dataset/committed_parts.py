@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wanbatch.errors import MachineryError
-from wanbatch.manifests.dataset.commit_log import ensure_parts_intact, read_commit_log
 from wanbatch.manifests.dataset.committed import part_of
 from wanbatch.manifests.dataset.disk_errors import is_of_the_disk, machinery_error
+from wanbatch.manifests.dataset.part_files import KINDS
+from wanbatch.manifests.dataset.settled_log import read_settled_log
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 
 PART, POSITION = "part_index", "position_in_part"
@@ -54,17 +55,12 @@ class CommittedParts:
         """
         backend = open_backend(path)
         try:
-            log = read_commit_log(backend)
-            parts = log.parts
-            for kind in {part_of(name)[0] for name in parts}:
-                own = {name: part for name, part in parts.items() if part_of(name)[0] == kind}
-                ensure_parts_intact(backend, own, backend.sizes(kind))
+            log = read_settled_log(backend, KINDS)
         except OSError as error:
             raise machinery_error(str(path), error, reading=True) from error
-        ordered = sorted(parts, key=part_of)
-        kinds = ("data", "timings", "failures")
+        ordered = sorted(log.parts, key=part_of)
         finished = frozenset(log.committed.made).union(log.committed.failed)
-        return cls(backend, {kind: tuple(n for n in ordered if part_of(n)[0] == kind) for kind in kinds}, finished)
+        return cls(backend, {kind: tuple(n for n in ordered if part_of(n)[0] == kind) for kind in KINDS}, finished)
 
     def bytes_of(self, kind: str) -> int:
         """The bytes of all parts of a kind.

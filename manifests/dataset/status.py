@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.dataset.commit_log import ensure_parts_intact, read_commit_log, read_commits, read_json
+from wanbatch.manifests.dataset.commit_log import read_commits, read_json
 from wanbatch.manifests.dataset.committed import Committed, part_of
 from wanbatch.manifests.dataset.disk_errors import machinery_error
+from wanbatch.manifests.dataset.settled_log import read_settled_log
 from wanbatch.manifests.storage.backend import open_backend
 from wanbatch.manifests.storage.urls import INTERNAL
 
@@ -106,14 +107,12 @@ def committed_rows(path: str) -> CommittedImages | None:
     try:
         if not backend.exists(RUN):
             return None
-        log = read_commit_log(backend)
-        parts = {name: part for name, part in log.parts.items() if part_of(name)[0] == "data"}
-        ensure_parts_intact(backend, parts, backend.sizes("data"))
+        log = read_settled_log(backend, ("data",))
         planned = read_json(backend, RUN)["plan"].get("rows")
     except OSError as error:
         raise machinery_error(path, error, reading=True) from error
     made, failed = len(log.committed.made), len(log.committed.failed)
-    names = tuple(sorted(parts, key=part_of))
+    names = tuple(sorted((name for name in log.parts if part_of(name)[0] == "data"), key=part_of))
     return CommittedImages(names, made, failed, made + failed if planned is None else planned)
 
 

@@ -38,7 +38,7 @@ class ImageFolder:
         if len({posixpath.basename(name) for name in names}) > 1:
             raise UserError(f"{path.given}: has {' and '.join(sorted(names)[:4])}: keep one kind of table")
         found = path.folder_of(names, warning(str(path.given), path.names, names))
-        return replace(found, renames={FILE_NAME: "image"}, beside=pictures, constants=constants_by_name(names))
+        return replace(found, renames={FILE_NAME: "image"}, pictures=pictures, constants=constants_by_name(names))
 
     def read(self, found: ManifestFiles, checker: RowChecker) -> tuple[pa.Table, str]:
         """See `ManifestKind.read`. Pictures that no row names are warned of."""
@@ -48,7 +48,7 @@ class ImageFolder:
         paths = pc.struct_field(pc.list_flatten(checker.lines()["sources"]), "path")
         named = {posixpath.normpath(path) for path in paths.to_pylist() if path}
         folders = tuple(f"{folder}/" if folder else "" for folder in checker.image_folders)
-        if left := [name for name in found.beside if name and name not in named and name.startswith(folders)]:
+        if left := [name for name in found.pictures if name not in named and name.startswith(folders)]:
             there = "1 picture is" if len(left) == 1 else f"{len(left)} pictures are"
             checker.problems.warn(0, f"{there} in no row and left out, {left[0]!r} for one")
         return passthrough, digest

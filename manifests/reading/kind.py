@@ -114,6 +114,7 @@ class ManifestFiles:
         renames: columns that are read as others, unless the user says otherwise.
         beside: of each file, one that goes with it, like a picture's caption, or None; empty: no file has any.
         constants: for each file, columns that have one value in all its rows, as text; none for no file if empty.
+        pictures: those that are in the folder, relative to it, if its files are tables of them.
     """
 
     files: tuple[str, ...]
@@ -124,6 +125,7 @@ class ManifestFiles:
     renames: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str | None, ...] = ()
     constants: tuple[Mapping[str, str | None], ...] = ()
+    pictures: tuple[str, ...] = ()
 
     def constants_of(self, index: int) -> Mapping[str, str | None]:
         """The columns that have one value in all rows of a file. index: into `files`."""

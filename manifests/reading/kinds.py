@@ -106,8 +106,9 @@ def _of_split(found: ManifestFiles, shown: str, wanted: str | None) -> ManifestF
         raise UserError(f"--split {wanted}: {shown} {said}")
     kept = [index for index, split in enumerate(splits) if split == wanted]
     files, names = ([its[index] for index in kept] for its in (found.files, found.shown))
-    constants = [found.constants[index] for index in kept] if found.constants else []
-    return replace(found, files=tuple(files), shown=tuple(names), constants=tuple(constants))
+    constants = tuple(found.constants[index] for index in kept) if found.constants else ()
+    beside = tuple(found.beside[index] for index in kept) if found.beside else ()
+    return replace(found, files=tuple(files), shown=tuple(names), constants=constants, beside=beside)
 
 
 def _sibling(path: str) -> str | None:

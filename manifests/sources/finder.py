@@ -7,7 +7,8 @@ import errno
 import os
 import posixpath
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 from wanbatch.manifests.sources.errors import SourceError
@@ -28,6 +29,15 @@ def is_absent(error: OSError) -> bool:
     return isinstance(error, FileNotFoundError) or error.errno in _ABSENT
 
 
+def _devices(folders: Iterable[str]) -> dict[str, int]:
+    """The file system that each folder is on, of those that can be looked at."""
+    found = {}
+    for folder in folders:
+        with suppress(OSError):
+            found[folder] = os.stat(folder).st_dev
+    return found
+
+
 class SourceFinder:
     """Finds sources by their paths. Keeps listings of folders, for one thread."""
 
@@ -35,6 +45,7 @@ class SourceFinder:
         """policy: says where paths start and what they may not leave."""
         self._policy = policy
         self._listings: dict[str, tuple[str, ...]] = {}
+        self._devices = {} if policy.in_store else _devices((policy.root, policy.fence))
 
     def first(self, path: str, action: Callable[[str], T]) -> T:
         """What an action gives for the first location that a path may mean and at which there is something.
@@ -44,7 +55,7 @@ class SourceFinder:
             action: takes a location, an absolute path or a URL; its `OSError` says if there is nothing there.
         Raises:
             SourceError: of kind `missing_image`, if there is nothing at any of them.
-            OSError: of the action, if it cannot be told.
+            OSError: of the action, if it cannot be told; or nothing can, since the folder of the sources is gone.
         """
         for location in self._policy.locations(path):
             try:
@@ -54,7 +65,16 @@ class SourceFinder:
                     raise
         if not self._policy.in_store and (same := self._same_name(path)) is not None:
             return action(same)
+        self._require_folders()
         raise SourceError("missing_image", self._missing(path))
+
+    def _require_folders(self) -> None:
+        """Raise OSError if a folder of sources has left since: below a mount that is gone nothing can be found."""
+        now = _devices(self._devices)
+        for folder, device in self._devices.items():
+            if now.get(folder) != device:
+                what = "is gone" if folder not in now else "is on another file system than before"
+                raise OSError(errno.ESTALE, f"the folder {folder} {what}: is it mounted?")
 
     def _same_name(self, path: str) -> str | None:
         """The file whose path differs from this one only in the Unicode form of some of its names."""

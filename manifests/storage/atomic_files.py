@@ -73,6 +73,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def ensure_content(path: Path, data: bytes) -> None:
+    """Write a file whose name says its content, unless it is there as it should be."""
+    try:
+        if path.read_bytes() == data:
+            return
+    except FileNotFoundError:
+        pass
+    write_atomic(path, data)
+
+
 def rename_noreplace(source: Path, target: Path) -> None:
     """Rename without overwriting. The caller syncs the folder. Raises FileExistsError."""
     try:

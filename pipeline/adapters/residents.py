@@ -125,22 +125,22 @@ class Residents(Generic[K, V]):
                         wants.pop(key, None)
                 raise
 
-    def used(self, key: K, before: Iterable[K] = ()) -> None:
-        """Say that something was used once, for who has wanted it first; others may still hold it.
+    def used(self, holder: Hashable, key: K, before: Iterable[K] = ()) -> None:
+        """Say that something was used once, for somebody who has wanted it; others may still hold it.
 
         Args:
+            holder: Who wanted it.
             key: Of what was used.
             before: Keys of what each user of this one used earlier, if at all: from now on the same holder wants none
                 of these more often than this one.
         """
         with self._changed:
-            for holder, wants in self._wants.items():
-                if (want := wants.get(key)) is not None:
-                    self._limit(holder, key, want.uses - 1)
-                    for earlier in before:
-                        self._limit(holder, earlier, want.uses)
-                    self._make_room(None)  # more may be there than has room: all else was held when it came
-                    return
+            wants = self._wants.get(holder)
+            if wants is not None and (want := wants.get(key)) is not None:
+                self._limit(holder, key, want.uses - 1)
+                for earlier in before:
+                    self._limit(holder, earlier, want.uses)
+                self._make_room(None)  # more may be there than has room: all else was held when it came
 
     def release(self, holder: Hashable) -> None:
         """Hold nothing for somebody any more, and forget what was wanted. What was held may leave from now on."""

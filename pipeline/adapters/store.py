@@ -7,6 +7,7 @@ are computed, if whoever prepares rows says so (`AdapterStore.expect`).
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from wanbatch.pipeline.adapters.host_adapters import (
 )
 from wanbatch.pipeline.adapters.residents import Residents
 from wanbatch.pipeline.adapters.tensors import AdapterTensors
+from wanbatch.pipeline.core.requests import ComingRow
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class AppliedAdapters:
     key: Hashable
     rank: int
     _store: AdapterStore = field(repr=False)
+    _row: str | None = None  # whose they are
 
     def pairs(self, expert: int) -> Pairs:
         """What a transformer gets, on the device: one pair a layer, with all ranks after each other."""
@@ -69,7 +72,20 @@ class AppliedAdapters:
 
     def entered(self, expert: int) -> None:
         """Take note that the row has what it needs of a transformer's."""
-        self._store.entered(self.key, expert)
+        self._store.entered(self._row, self.key, expert)
+
+
+@dataclass(slots=True)
+class _Coming:
+    """A row that is expected.
+
+    Attributes:
+        holder: Who expects it.
+        entered: The transformers that it has entered.
+    """
+
+    holder: Hashable
+    entered: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +114,7 @@ class AdapterStore:
         device_bytes: What may stay on the device between rows, least recently used out first.
         pinned_bytes: What is pinned of the host's memory at most, the first adapters first; the others get to the
             device through a small pinned piece. None: see `pinned_share`.
+        boundary: The second transformer takes noise levels below it; None: there is one.
 
     Attributes:
         failures: How often what was expected could not be brought, by the class of the error.
@@ -110,6 +127,7 @@ class AdapterStore:
         dtype: torch.dtype,
         device_bytes: int = DEVICE_BYTES,
         pinned_bytes: int | None = None,
+        boundary: float | None = None,
     ):
         self._device, self._dtype, self._side = device, dtype, SideStream(device)
         self._weights = {name: weight for name, (_, weight) in adapters.items()}
@@ -124,17 +142,25 @@ class AdapterStore:
             self._host[name] = [made[id(tensors)] for tensors in experts]
         self._fetcher = ThreadPoolExecutor(1, "adapters")
         self._shortages, self._paused = 0, False
+        self._boundary = boundary or 0.0
+        self._coming: dict[str, _Coming] = {}  # by the ids of rows
+        self._noting = threading.Lock()
         self.failures: Counter[str] = Counter()
         self._residents: Residents[tuple[Hashable, int], _Joined] = Residents(
             device_bytes, int(device_bytes * EXPECTED_PART)
         )
 
-    def applied(self, wanted: Sequence[tuple[str, float]]) -> AppliedAdapters | None:
-        """The adapters of a row, by names and weights; None for none."""
+    def applied(self, wanted: Sequence[tuple[str, float]], row: str | None = None) -> AppliedAdapters | None:
+        """The adapters of a row; None for none.
+
+        Args:
+            wanted: Names and weights.
+            row: Its id, by which it was expected; None: it was not.
+        """
         if not wanted:
             return None
         rank = stack_rank(sum(max(one.rank for one in self._host[name]) for name, _ in wanted))
-        return AppliedAdapters(self._weighted(wanted), rank, self)
+        return AppliedAdapters(self._weighted(wanted), rank, self, row)
 
     @property
     def resident(self) -> list[tuple[Hashable, int]]:
@@ -147,41 +173,51 @@ class AdapterStore:
         every = {id(one): one for experts in self._host.values() for one in experts}
         return sum(one.pinned_bytes for one in every.values())
 
-    def expect(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+    def expect(self, holder: Hashable, rows: Iterable[ComingRow]) -> None:
         """Have adapters of rows that come soon brought to the device, and kept there until the rows have entered.
 
         A thread of the store's own does it; nobody waits for it, nor it for the model's work. What has no room comes
         when other rows have entered, or when a row needs it. What cannot be brought is left to that row, too:
         whatever is wrong with the device is met again then, and told. Where the device has no memory, nothing that
         is expected comes before its rows until somebody's rows are released, and after `MOST_SHORTAGES` times never.
+        Nothing comes for a transformer that a row does not enter.
 
         Args:
             holder: Who is to release what is left of them.
-            rows: Names and weights of each row's adapters, the first rows first.
+            rows: The first rows first.
         """
         if self._paused:
             return
-        uses = Counter(self._weighted(wanted) for wanted in rows if wanted)
+        uses: Counter[tuple[Weighted, int]] = Counter()  # of one row for both transformers, then of the next row
         experts = max((len(of_experts) for of_experts in self._host.values()), default=0)
-        wanted = [
-            ((key, expert), self._size(key, expert), count)
-            for key, count in uses.items()
-            for expert in range(experts)  # of one key after the other: rows may begin in the second one
-        ]
-        if wanted:
-            self._residents.want(holder, wanted)
+        for row in rows:
+            if not row.adapters or row.level <= 0:
+                continue
+            for expert in range(int(row.level < self._boundary), experts):
+                uses[self._weighted(row.adapters), expert] += 1
+            with self._noting:
+                self._coming[row.id] = _Coming(holder)
+        if uses:
+            self._residents.want(holder, [(key, self._size(*key), count) for key, count in uses.items()])
             self._fetcher.submit(self._fetch)
 
-    def entered(self, wanted: Hashable, expert: int) -> None:
+    def entered(self, row: str | None, wanted: Hashable, expert: int) -> None:
         """Take note that a row has what it needs of these adapters; what others expect may take their place.
 
-        What it would have needed of earlier transformers is not expected for it any more: it began after them.
+        What it would have needed of earlier transformers is not expected for it any more: it began after them. A row
+        that enters again, since it is tried again, was counted before.
         """
-        self._residents.used((wanted, expert), [(wanted, earlier) for earlier in range(expert)])
+        with self._noting:
+            if row is None or (coming := self._coming.get(row)) is None or expert in coming.entered:
+                return
+            coming.entered.add(expert)
+        self._residents.used(coming.holder, (wanted, expert), [(wanted, earlier) for earlier in range(expert)])
         self._fetch_if_wanted()
 
     def release(self, holder: Hashable) -> None:
         """Keep nothing on the device for somebody's rows any more."""
+        with self._noting:
+            self._coming = {row: coming for row, coming in self._coming.items() if coming.holder != holder}
         self._residents.release(holder)
         self._paused = self._shortages >= MOST_SHORTAGES
         self._fetch_if_wanted()

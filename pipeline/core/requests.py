@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,22 @@ class CreativityMap:
         if not self.keep_pixels:
             return np.zeros(self.values.shape, dtype=bool)
         return self.values <= (self.kept_up_to + 1 / 255 if self.kept_up_to else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ComingRow:
+    """What is known beforehand of a request that comes later, for those who get its adapters ready.
+
+    Attributes:
+        id: Of the request.
+        adapters: As of the request.
+        level: The noise level at its start, or more: of two experts (A14B), a row never enters the first if that is
+            below their boundary. 0: nothing is evaluated for it.
+    """
+
+    id: str
+    adapters: Sequence[tuple[str, float]]
+    level: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -150,6 +150,7 @@ class Offloader:
             torch.cuda.empty_cache()
         for name in coming:
             self._groups[name].to_device()
+            self.resident.append(name)  # now: the next one may fail
         self.resident = [*(name for name in self.resident if name not in names), *names]
         if begin is not None:
             seconds = synchronized_time(self._device) - begin

@@ -22,9 +22,9 @@ from wanbatch.pipeline.core.device import to_device
 from wanbatch.pipeline.core.prompts import ENCODER_LENGTHS, TEXT_TOKENS, clean
 from wanbatch.pipeline.text.embedding_cache import TextCache
 
-# Tokens in a batch on a GPU. The large encoder is bound by arithmetic from some 1000 tokens on; a unit has few
-# distinct prompts, and an unused row of a batch costs as much as a used one.
-GPU_TOKENS = 1024
+# Tokens in a batch on a GPU. A unit has few distinct prompts of each length, and an unused row of a batch costs as
+# much as a used one; but below some hundred tokens, reading the encoder's weights takes longer than its products.
+GPU_TOKENS = 512
 KEPT_BYTES = 256 << 20
 
 

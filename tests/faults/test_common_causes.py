@@ -6,7 +6,7 @@ import functools
 
 import fake_pipelines
 from fault_making import require_whole
-from job_making import commits, log_events
+from job_making import commits, log_events, picture, rows_by_id
 
 from wanbatch.jobs.reporting.text_summary import summary_text
 from wanbatch.manifests.dataset.status import status
@@ -73,6 +73,26 @@ def test_sources_that_are_all_missing_stop_a_run_and_some_do_not(run_rows, tmp_p
     assert "nowhere.png does not exist" in str(summary.stop_cause)
     assert run_rows([*missing, *rows(1)]).exit_code == 3
     require_whole(tmp_path / "out", names(1), {row["id"] for row in missing})
+
+
+def test_a_folder_of_sources_that_leaves_in_the_middle_costs_no_row(run_rows, tmp_path):
+    """A mount that is gone: nothing is found below it, which would else be 60 missing images."""
+    sources, away, out = tmp_path / "sources", tmp_path / "away", tmp_path / "out"
+    sources.mkdir()
+    picture(sources / "one.png", 32, 32)
+    asked = [{**row, "image": "one.png", "width": 32, "height": 32} for row in rows(80)]
+
+    def leave() -> None:
+        if sources.is_dir() and status(out)["units"] >= 10:
+            sources.rename(away)
+
+    summary = run_rows(asked, hook=leave, source_root=str(sources))
+    assert (summary.exit_code, summary.quarantined) == (6, 0)
+    assert 10 <= summary.made < 80
+    assert f"the folder {sources} is gone: is it mounted?" in str(summary.stop_cause)
+    away.rename(sources)
+    assert run_rows(asked, source_root=str(sources)).exit_code == 0
+    assert set(rows_by_id(out)) == names(80)
 
 
 def test_rows_of_one_bad_kind_among_good_ones_are_quarantined(run_rows, tmp_path):

@@ -22,6 +22,7 @@ from wanbatch.pipeline.adapters import store as store_module
 from wanbatch.pipeline.adapters.host_adapters import HostAdapter
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
+from wanbatch.pipeline.core.requests import ComingRow
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry, weights
 from wanbatch.pipeline.loading.host_memory import clear_last_error, pin, whole_pages
@@ -91,7 +92,7 @@ def same(ours, theirs) -> bool:
 
 def bring(store: AdapterStore, unit: str, *rows) -> None:
     """As a worker's thread has it that prepares units; the store has a thread of its own that copies."""
-    store.expect(unit, rows)
+    store.expect(unit, [ComingRow(f"{unit} {number}", wanted) for number, wanted in enumerate(rows)])
     store.wait()
 
 
@@ -206,7 +207,7 @@ def adapters_that_come_and_go(wan: Wan, names) -> AbstractContextManager[None]:
 
     def prepare(unit: int) -> None:
         wanted = [[(names[chosen.integers(len(names))], float(chosen.integers(1, 4)))] for _ in range(3)]
-        wan.expect_adapters(unit, wanted)
+        wan.expect_adapters(unit, [ComingRow(f"{unit} {number}", one) for number, one in enumerate(wanted)])
         wan._adapters.wait()  # or it would only be asked for
         wan.release_adapters(unit)
 

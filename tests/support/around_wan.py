@@ -5,8 +5,9 @@ Workers import this module too; see `local_ray` in tests/jobs/conftest.py.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 
+from wanbatch.pipeline.core.requests import ComingRow
 from wanbatch.pipeline.generate import Wan
 
 
@@ -27,7 +28,7 @@ class AroundWan:
     def use_slots(self, slots: int) -> None:
         self.wan.use_slots(slots)
 
-    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+    def expect_adapters(self, holder: Hashable, rows: Iterable[ComingRow]) -> None:
         self.wan.expect_adapters(holder, rows)
 
     def release_adapters(self, holder: Hashable) -> None:

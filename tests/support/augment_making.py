@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -77,7 +77,12 @@ def look_of(path: Path) -> Fingerprint:
 
 
 def output_folder(
-    where: Path, manifest: Path, records: Sequence[Record], columns: pa.Table, cuts: Sequence[int]
+    where: Path,
+    manifest: Path,
+    records: Sequence[Record],
+    columns: pa.Table,
+    cuts: Sequence[int],
+    later: Collection[str] = (),
 ) -> Path:
     """An output folder as a run leaves it, without a run.
 
@@ -87,6 +92,7 @@ def output_folder(
         records: its pictures.
         columns: their passthrough columns, one row a picture.
         cuts: where its parts begin; part n holds unit 3n.
+        later: which columns of `columns.LATER` it has.
     """
     with OutputFolder.open(where, {"model": "tiny"}, {}) as folder:
         folder.keep_card(CardContent("tiny", None, {}, columns.schema))
@@ -94,7 +100,7 @@ def output_folder(
         folder.set_plan({"rows": len(records), "manifest": str(manifest), "digest": "", "settings": settings})
         for number, (start, stop) in enumerate(pairwise([*cuts, len(records)])):
             its = records[start:stop]
-            table = data_table(its, columns.slice(start, stop - start))
+            table = data_table(its, columns.slice(start, stop - start), later)
             folder.publish(
                 write_attempt(where, 3 * number, "a", table, [timing(one.id, 3 * number) for one in its], [])
             )

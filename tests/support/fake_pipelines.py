@@ -22,7 +22,7 @@ from wanbatch.jobs.worker import actor, unit_task
 from wanbatch.jobs.worker.unit_task import UnitTask
 from wanbatch.jobs.worker.units_in_model import generate_units
 from wanbatch.manifests.dataset.part_files import TMP
-from wanbatch.pipeline.core.requests import EvaluationCounts, Failed, Request, Result, Seconds
+from wanbatch.pipeline.core.requests import ComingRow, EvaluationCounts, Failed, Request, Result, Seconds
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 
@@ -44,7 +44,7 @@ class FakePipeline:
     def use_slots(self, slots: int) -> None:
         self.slots = slots
 
-    def expect_adapters(self, holder: Hashable, rows: Iterable[Sequence[tuple[str, float]]]) -> None:
+    def expect_adapters(self, holder: Hashable, rows: Iterable[ComingRow]) -> None:
         pass  # it has none
 
     def release_adapters(self, holder: Hashable) -> None:

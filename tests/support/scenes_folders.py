@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,11 +17,13 @@ from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver import resume
 from wanbatch.jobs.driver.run_context import prepare_run
 from wanbatch.jobs.planning.preparation import prepare
-from wanbatch.manifests.dataset import publisher
+from wanbatch.manifests.dataset import publisher, settled_log
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.repair import repair
+from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.storage.backend import open_backend
+from wanbatch.manifests.storage.local import LocalBackend
 
 
 def filled(out: Path, *names: str, **columns: object) -> None:
@@ -87,6 +90,25 @@ def a_part_that_is_damaged(at: At) -> Iterator[str]:
         assert folder.committed().made == set()
         publish(folder, folder.committed().next_unit, ["a"])
     assert repair(at.folder / "out").whole
+
+
+@scene
+def a_part_that_a_run_which_was_ended_left_half_replaced(at: At) -> Iterator[str]:
+    def ended(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    out = at.folder / "out"
+    with OutputFolder.open(out, {}) as folder, at.monkeypatch.context() as patched:
+        publish(folder, 0, ["a", "b"])
+        patched.setattr(LocalBackend, "replace", ended)
+        with suppress(KeyboardInterrupt):
+            folder.publish(write_attempt(out, attempt="n", **unit_of(1, ["b"])), replace=True)
+    at.monkeypatch.setattr(settled_log, "PAUSE_SECONDS", 0.0)
+    yield raised(lambda: committed_rows(str(out)))
+    OutputFolder.open(out, {}).close()
+    held = committed_rows(str(out))
+    assert held is not None
+    assert held.images == 2
 
 
 @scene

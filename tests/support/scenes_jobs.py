@@ -13,6 +13,7 @@ from remedy_scenes import At, raised, scene
 
 from wanbatch.jobs.config.hardware import Hardware, resolve_execution
 from wanbatch.jobs.config.settings import Settings, recorded_settings
+from wanbatch.jobs.planning import checks
 from wanbatch.jobs.planning.long_prompts import notes_on_long_prompts
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.reporting.contact_sheet import contact_sheet
@@ -114,6 +115,19 @@ def prompts_that_are_too_long(at: At) -> Iterator[str]:
     assert re.search(r"see `(\w+)`", notes_on_long_prompts(plan)[0])[1] in plan.images.column_names  # type: ignore[index]
     at.rows({"prompt": "star " * 50})
     assert "longer than the" not in at.works("plan", "m.jsonl")
+
+
+@scene
+def more_text_than_a_plan_takes(at: At) -> Iterator[str]:
+    at.monkeypatch.setattr(checks, "MOST_TEXT", 2500)
+    rows = [{"id": f"{number}", "prompt": "star " * 200, "num_images": 1 + number} for number in range(2)]
+    at.rows(*rows)
+    said = at.refused("plan", "m.jsonl")
+    assert "prompt: the texts of all 3 images have" in said
+    yield said
+    for number, row in enumerate(rows):
+        at.rows(row)
+        at.works("plan", "m.jsonl", "--out", f"part-{number}")
 
 
 @scene

@@ -254,6 +254,16 @@ def datasets_in_the_form_of_yolo(at: At) -> Iterator[str]:
         yield at.refused("augment", "recipe.toml")
     at.write("yolo/data.yaml", "names: [disc]\ntrain: images/train\n")
     at.works("augment", "recipe.toml")
+    for mended in ("0 0.5 0.5 0.2 0.2\n", None):
+        labels = at.write("yolo/labels/train/0.txt", b"\xff")
+        yield at.refused("augment", "recipe.toml")
+        if mended is None:
+            labels.unlink()
+            text = GOOD.replace('"set"', '"yolo"').replace("{label}", "disc")
+            at.write("recipe.toml", text + "annotations_below = 0\n")
+        else:
+            labels.write_text(mended)
+        at.works("augment", "recipe.toml")
 
 
 @scene

@@ -13,7 +13,8 @@ import torch
 from remedy_scenes import At, raised, scene
 from scenes_training import Begun
 
-from wanbatch.jobs.training import few_step, lora, several_gpus
+from wanbatch.errors import UserError
+from wanbatch.jobs.training import few_step, lora, several_gpus, sound
 from wanbatch.jobs.training.asked import ensure_alone
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 
@@ -100,3 +101,44 @@ def processes_that_fail(at: At) -> Iterator[str]:
     yield raised(lambda: train(LoraSettings(), file))
     file.unlink()
     assert train(LoraSettings(), file)["file"]
+
+
+@scene
+def trainings_without_memory(at: At) -> Iterator[str]:
+    """In one process. What is asked of a GPU is stood in for."""
+
+    def told(*given: str) -> str:
+        message = at.refused("train", *given)
+        assert "(OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.)" in message
+        return message
+
+    def asked(*given: str) -> list[str]:
+        return [*given, "--batch", "4", "--out", "begun"]
+
+    def enough(checkpointing: bool, precision: str | None, batch: int, out: Path) -> None:
+        if out.exists() or not (checkpointing or precision == "fp8" or batch < 4):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nA second line")
+        raise UserError("enough memory")
+
+    def train_lora(asked: lora.LoraRequest, say: Any) -> None:
+        of = asked.settings
+        enough(of.checkpointing, of.base_precision, of.batch, asked.out)
+
+    def distil(asked: few_step.FewStepRequest, say: Any) -> None:
+        of = asked.changed
+        enough(of["checkpointing"], of.get("base_precision"), of["batch"], asked.out)
+
+    def train_sound(asked: sound.SoundRequest, say: Any) -> None:
+        enough(False, None, asked.batch, at.folder / "no such")
+
+    at.monkeypatch.setattr(lora, "train", train_lora)
+    at.monkeypatch.setattr(few_step, "train", distil)
+    at.monkeypatch.setattr(sound, "train", train_sound)
+    (at.folder / "begun").mkdir()
+    for kind in (("lora", "--images", "set", "--name", "cup"), ("few-step", "m.jsonl")):
+        yield told(*asked(*kind))
+        for better in ("--checkpointing", "--base-precision=fp8", "--batch=2"):
+            assert "enough memory" in at.refused("train", *asked(*kind), better, "--out", "another")
+    heard = ("sound", "m.jsonl", "--out", "a.safetensors", "--batch")
+    yield told(*heard, "4")
+    assert "enough memory" in at.refused("train", *heard, "2")

@@ -8,6 +8,7 @@ from small_models import random_transformer
 
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
+from wanbatch.pipeline.core.requests import ComingRow
 
 CPU = torch.device("cpu")
 NAMES = ("crayon", "ink", "neon", "large")
@@ -27,6 +28,11 @@ ADAPTERS = {name: (tuple(tensors_of(name, expert) for expert in (0, 1)), WEIGHTS
 
 def store_of(names=NAMES, dtype=torch.float32, **more) -> AdapterStore:
     return AdapterStore({name: ADAPTERS[name] for name in names}, CPU, dtype, **more)
+
+
+def coming(rows, unit: str = "unit") -> list[ComingRow]:
+    """Rows of a unit that come, by the names and weights of their adapters; they are called `unit 0` and so on."""
+    return [ComingRow(f"{unit} {number}", wanted) for number, wanted in enumerate(rows)]
 
 
 def pairs_of(store: AdapterStore, wanted, expert: int = 0):

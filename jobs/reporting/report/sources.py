@@ -133,6 +133,7 @@ def manifest_of(plan: Mapping[str, Any], only_with_images: bool = True) -> FindM
                 renames=settings.get("map"),
                 prompt_of_run=settings.get("prompt") is not None,
                 committed_rows=committed_rows,
+                split=settings.get("split"),
             )
         except (UserError, MachineryError):
             return None

@@ -26,10 +26,7 @@ from wanbatch.pipeline.models.kernels.common import (
 from wanbatch.pipeline.models.kernels.low_rank import Tiles, inner_part, plan, plus_times_up, tile, times_down
 
 # The best of those that benchmarks/low_rank.py compared on an H200: without FP8, of FP8 the first and second pass.
-# Wider shares in the first pass took as long there, and leave the next kernel fewer summands to add up.
-GELU = Tiles(64, 64, 1792, 4, 2)
-MEASURE = Tiles(64, 64, 3584, 4, 2)
-QUANTISE = Tiles(64, 64, 1792, 4, 2)
+GELU = MEASURE = QUANTISE = Tiles(64, 64, 1792, 4, 3)
 
 
 def gelu_low_rank(

@@ -14,10 +14,16 @@ from augment_making import folder_by_class, made_from, output_folder, png
 from command_line import invoke, refused
 from datasets import load_dataset
 from job_making import write_jsonl
-from manifest_making import encoded
+from manifest_making import encoded, record, timing
 from PIL import Image, ImageFilter
 
+from wanbatch.jobs.augment.checking import check_folder
+from wanbatch.jobs.augment.checks_settings import Checks
+from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.records import data_table
+from wanbatch.manifests.storage.local import LocalBackend
 
 SIZE = 64
 
@@ -64,6 +70,46 @@ def out(tmp_path) -> Path:
     ]
     labels = pa.table({"label": [row["label"] for row in rows]})
     return output_folder(tmp_path / "out", manifest, made, labels, (0, 12))
+
+
+def test_pictures_of_one_split_are_compared_with_the_sources_of_that_split(tmp_path):
+    """Rows without ids are numbered over what a run reads."""
+    sources = sorted(folder_by_class(tmp_path / "set", {"a": 2, "b": 2}).rglob("*.png"))
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    for split, its in (("test", sources[:2]), ("train", sources[2:])):
+        write_jsonl(shop / f"{split}.jsonl", [{"prompt": "a", "image": f"../{p.relative_to(tmp_path)}"} for p in its])
+    made = [
+        made_from(f"{number:08d}", number, source, png(changed(source, number)), SIZE, str(source))
+        for number, source in enumerate(sources[2:])
+    ]
+    out = output_folder(tmp_path / "out", shop, made, pa.table({"label": ["a", "b"]}), (0,))
+    with OutputFolder.open(out, {"model": "tiny"}) as folder:
+        chosen = Settings(split="train", source_fence=str(tmp_path)).model_dump(mode="json")
+        folder.set_plan({"rows": 2, "manifest": str(shop), "digest": "", "settings": chosen})
+    report = check_folder(out, Checks())
+    assert report.warnings == ()
+    assert all(one.source_distance is not None for one in report.pictures)
+
+
+def test_parts_that_a_run_replaces_until_the_folder_is_free_are_checked_as_they_are_then(out, monkeypatch):
+    acquire, name = LocalBackend.acquire, "good-0"
+
+    def last_moment(backend: LocalBackend) -> None:
+        """What a run does just before the check has the folder's lock: it makes the first pictures anew."""
+        monkeypatch.undo()
+        with OutputFolder.open(out, {"model": "tiny"}) as folder:
+            of_part = [one for one, unit in folder.committed().where.items() if unit == 0]
+            black = png(np.zeros((SIZE, SIZE, 3), np.uint8))
+            made = [record(one, number, black) for number, one in enumerate(of_part)]
+            table = data_table(made, pa.table({"label": ["disc"] * len(made)}))
+            folder.publish(write_attempt(out, 9, "b", table, [timing(one, 9) for one in of_part], []), replace=True)
+        acquire(backend)
+
+    monkeypatch.setattr(LocalBackend, "acquire", last_moment)
+    checked = {one.id: one for one in check_folder(out, Checks()).pictures}
+    assert checked[name].brightness == 0
+    assert set(checked) == set(found(out))
 
 
 EXPECTED = {

@@ -144,6 +144,11 @@ def test_coco_gives_boxes_in_the_pixels_of_the_picture_and_flags_those_above_the
         assert row.get("boxes") == (boxes if row["annotations"] == "copied" else None)
     folder = augmented("set", sizes)
     assert likeness(folder) == likeness(rows)
+    coco["annotations"][1]["bbox"] = [8, 16, 32, float("nan")]
+    Path("set/annotations/instances_train.json").write_text(json.dumps(coco))
+    Path("recipe.toml").write_text('dataset = "set/annotations/instances_train.json"\n' + SWEEP)
+    (line,) = refused(invoke("augment", "recipe.toml"))
+    assert "annotation 1 has no box of a known category (ValueError('nan is no number'))" in line
 
 
 def test_boxes_without_a_size_are_refused_with_what_to_do(pictures):
@@ -182,6 +187,25 @@ def test_yolo_folders_are_read_with_their_boxes(pictures):
         "box-0.txt:1: is '7 0.5 0.5 0.25 0.5': must be a class number below 2 and four fractions, or those "
         "of three points or more"
     )
+
+
+def test_labels_that_cannot_be_read_or_are_not_numbers_are_named(pictures):
+    """What is there and cannot be read is not taken for a picture without objects."""
+    yolo(pictures)
+    labels = Path("yolo/labels/train/box-0.txt")
+    Path("recipe.toml").write_text('dataset = "yolo/data.yaml"\n' + SWEEP)
+    for content, told in (
+        (b"0 0.5 0.5 nan 0.5\n", "box-0.txt:1: is '0 0.5 0.5 nan 0.5': must be a class number below 2"),
+        (b"0 0.5 0.5 0.25 0.5\n\xff\n", "box-0.txt: cannot be read ('utf-8' codec can't decode byte 0xff"),
+        (None, "box-0.txt: cannot be read ([Errno 21] Is a directory"),
+    ):
+        if content is None:
+            labels.unlink()
+            labels.mkdir()
+        else:
+            labels.write_bytes(content)
+        (line,) = refused(invoke("augment", "recipe.toml"))
+        assert told in line
 
 
 def test_a_parquet_manifest_has_the_same_rows(pictures):

@@ -158,6 +158,10 @@ def test_masks_of_polygons_and_run_lengths_become_maps():
     assert values[12, 12] == values[12, 35] == values[35, 12] == 25
     assert values[35, 35] == values[8, 8] == values[50, 12] == 204
     assert abs(np.sum(values == 25) - 30 * 30 / 2) < 60
+    map_file = Path(row["creativity_map"])
+    map_file.write_bytes((whole := map_file.read_bytes())[:40])
+    assert augmented('keep = "masks"\naround = 0.8') == [row]
+    assert map_file.read_bytes() == whole, "a map that was damaged is written again"
     coco(RUNS, "runs")
     (row,) = augmented('keep = "masks"\naround = 0.8\ninside = 0\nkeep_pixels = false', "runs")
     assert "keep_pixels" not in row

@@ -8,9 +8,11 @@ import shlex
 
 import pytest
 from click.testing import CliRunner
+from job_making import write_jsonl
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.cluster.prepare import prepare_submission
 from wanbatch.jobs.cluster.submission import (
     Submission,
     flags_of,
@@ -103,6 +105,19 @@ def test_what_is_written_for_a_scheduler_says_which_files_every_node_must_see(tm
     words = ["submit", str(tmp_path / "m.jsonl"), "--out", "s3://b/out", "--emit", "slurm"]
     done = CliRunner().invoke(main, [*words, "--lora", "ink=ink.safetensors"])
     assert f"{tmp_path}/ink.safetensors: every node must see it under this name" in done.stderr
+
+
+def test_of_a_manifest_only_the_split_that_is_asked_for_is_checked(tmp_path):
+    """Of a model that is not on this machine, too, which the cluster's nodes fetch."""
+    (tmp_path / "shop").mkdir()
+    write_jsonl(tmp_path / "shop/train.jsonl", [{"prompt": "a cup"}])
+    write_jsonl(tmp_path / "shop/test.jsonl", [{"label": "for others, and no row of a run"}])
+    with pytest.raises(UserError, match="asks for nothing"):
+        prepare_submission(tmp_path / "shop", tmp_path / "out", Settings(model="shop/model"))
+    prepared = prepare_submission(tmp_path / "shop", tmp_path / "out", Settings(model="shop/model", split="train"))
+    assert prepared.notes == ()
+    assert prepared.manifest is not None
+    assert len(prepared.manifest) == 1
 
 
 def test_the_same_question_has_the_same_id_and_another_one_another():

@@ -68,6 +68,48 @@ def test_a_manifest_and_its_sources_are_read_from_the_store_as_from_here(upload,
     assert upload(manifest).files == 1
 
 
+def test_maps_and_sounds_are_sent_with_the_sources(upload, tmp_path):
+    for name in ("one.png", "maps/m.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / name, 64, 32)
+    (tmp_path / "bell.wav").write_bytes(b"RIFF")
+    rows = [
+        {"image": "one.png", "creativity_map": "maps/m.png"},
+        {"prompt": "x", "audio": "bell.wav"},
+        {"prompt": "y", "audio": "gone.wav"},
+    ]
+    done = upload(write_jsonl(tmp_path / "m.jsonl", rows))
+    assert (done.files, done.missing) == (4, 1)
+    base = done.prepared.submission.manifest.partition("/manifest/")[0]
+    system = fsspec.filesystem("s3", skip_instance_cache=True)
+    there = {name.partition("/sources/")[2] for name in system.find(f"{base}/sources")}
+    assert there == {"one.png", "maps/m.png", "bell.wav"}
+
+
+def test_what_is_gone_from_the_store_is_sent_again_whatever_the_index_says(upload, tmp_path):
+    picture(tmp_path / "one.png", 64, 32)
+    picture(tmp_path / "two.png", 64, 32, seed=1)
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"image": "one.png"}, {"image": "two.png"}])
+    base = upload(manifest).prepared.submission.manifest.partition("/manifest/")[0]
+    system = fsspec.filesystem("s3", skip_instance_cache=True)
+    system.rm_file(f"{base}/sources/one.png")
+    system.pipe_file(f"{base}/sources/two.png", b"cut off")
+    assert upload(manifest).files == 2
+    assert system.cat_file(f"{base}/sources/two.png") == (tmp_path / "two.png").read_bytes()
+    assert upload(manifest).files == 0
+
+
+def test_a_damaged_index_counts_as_none(upload, tmp_path):
+    picture(tmp_path / "one.png", 64, 32)
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"image": "one.png", "prompt": "a bell"}])
+    base = upload(manifest).prepared.submission.manifest.partition("/manifest/")[0]
+    system = fsspec.filesystem("s3", skip_instance_cache=True)
+    for content in (b"{", b"[]", b"\xff"):
+        system.pipe_file(f"{base}/uploaded.json", content)
+        assert upload(manifest).files == 2
+        assert upload(manifest).files == 0
+
+
 def test_a_folder_of_pictures_is_its_own_source(upload, tmp_path):
     folder = tmp_path / "shop"
     folder.mkdir()

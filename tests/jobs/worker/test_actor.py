@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ def worker(model, sources, worker_out) -> Worker:
     started = made.ready()
     assert started.load_seconds > 0
     assert started.warm_up_seconds == 0
+    assert gc.get_freeze_count() > len(gc.get_objects())  # modules and model are not searched for garbage any more
     return made
 
 

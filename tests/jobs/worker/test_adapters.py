@@ -16,6 +16,7 @@ from worker_calls import Gate, GatedPipeline, exchange, reports_of
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.worker.actor import Worker
 from wanbatch.jobs.worker.messages import WorkerSetup
+from wanbatch.jobs.worker.requests import coming_row
 from wanbatch.pipeline.generate import Wan
 
 SMALL = {"width": 64, "height": 64, "steps": 3}
@@ -80,6 +81,27 @@ def test_a_merged_adapter_makes_what_a_row_with_it_gets(make):
     assert difference.max() <= 1
     assert np.abs(merged["a"].astype(int) - plain["a"]).max() > 10
     assert "style" not in found["a"]
+
+
+def test_what_the_model_is_told_of_coming_rows(lora, settings, tmp_path):
+    """The level is what a row begins at, by which its adapters come for the transformers that it enters."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    drawn = {"prompt": "a star", "seed": 1}
+    changed = drawn | {"image": "red.png"}
+    rows = [
+        drawn | {"id": "drawn", "style": "crayon"},
+        drawn | {"id": "plain"},
+        changed | {"id": "changed", "creativity": 0.7, "loras": [{"name": "ink", "weight": 2}]},
+        changed | {"id": "kept", "creativity": 0.0, "style": "ink"},
+        changed | {"id": "listed", "creativity": 0.9, "sigmas": [0.5, 0.25], "steps": None, "style": "ink"},
+    ]
+    plan, _ = prepare(write_jsonl(tmp_path / "m.jsonl", [SMALL | row for row in rows]), settings(lora=lora))
+    coming = {row.id: row for row in map(coming_row, plan.task(0, 1, "t", np.arange(len(plan))).images)}
+    assert {name: row.level for name, row in coming.items()} == pytest.approx(
+        {"drawn": 1.0, "plain": 1.0, "changed": 0.7, "kept": 0.0, "listed": 0.5}
+    )
+    assert [name for name, row in coming.items() if row.adapters] == ["drawn", "changed", "kept", "listed"]
+    assert list(coming["changed"].adapters) == [("ink", 2.0)]
 
 
 class WatchedWan(GatedPipeline):

@@ -15,7 +15,7 @@ from small_models import random_transformer
 from wanbatch.jobs.worker.recovery import generate_or_fail
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
-from wanbatch.pipeline.core.requests import Failed, Request, Result
+from wanbatch.pipeline.core.requests import ComingRow, Failed, Request, Result
 
 ROWS = [replace(PLAIN, id=f"row {number}", width=8, height=8) for number in range(5)]
 
@@ -57,7 +57,7 @@ class FullPipeline(FakePipeline):
 def test_adapters_of_coming_rows_leave_before_slots_do(expects, room, slots, tries):
     pipeline = FullPipeline(4, room)
     if expects:
-        pipeline.expect_adapters("next", [[("ink", 1.0)]])
+        pipeline.expect_adapters("next", [ComingRow("a", [("ink", 1.0)])])
         assert len(pipeline.adapters.resident) == 1
     outcomes = list(generate_or_fail(pipeline, "cpu", ROWS))
     assert [outcome.request.id for outcome in outcomes] == [row.id for row in ROWS]

@@ -62,6 +62,21 @@ def test_the_splits_that_datasets_finds_are_told(tmp_path, names):
     assert (len(one), one.warnings) == (2, ())
 
 
+def test_captions_of_pictures_stay_with_them_in_a_split(tmp_path):
+    for name in ("test/0", "test/1", "train/0", "train/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / f"{name}.png", 32, 32)
+        if name != "train/0":
+            (tmp_path / f"{name}.txt").write_text(f"caption of {name}")
+    for split, prompts in (
+        ("test", ["caption of test/0", "caption of test/1"]),
+        ("train", [None, "caption of train/1"]),
+    ):
+        rows = list(read_manifest(tmp_path, split=split, prompt_of_run=True).iter_rows())
+        assert [row.prompt for row in rows] == prompts
+        assert [row.sources[0].path for row in rows] == [f"{split}/{number}.png" for number in range(2)]
+
+
 def test_a_folder_that_datasets_wrote_with_splits_of_other_names(tmp_path):
     """As `push_to_hub` calls their files."""
     for name, rows in (("unlabelled", TRAIN), ("gold", TEST)):

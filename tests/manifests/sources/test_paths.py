@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import unicodedata
+from pathlib import Path
 
 import pytest
 from manifest_making import encoded
@@ -33,6 +35,40 @@ def refusal(path: str, root, fence=None) -> RowError:
     with SourceLoader(root, fence=fence) as loader, pytest.raises(RowError) as caught:
         loader.load(Source(path))
     return caught.value
+
+
+def test_where_the_folder_of_sources_has_left_its_files_are_not_missing(tmp_path):
+    """A mount that is gone: that is no fault of a row."""
+    put(tmp_path / "root" / "1.png")
+    with SourceLoader(tmp_path / "root") as loader:
+        with pytest.raises(RowError) as missing:
+            loader.load(Source("2.png"))
+        (tmp_path / "root").rename(tmp_path / "away")
+        with pytest.raises(RowError) as left:
+            loader.load(Source("1.png"))
+        (tmp_path / "away").rename(tmp_path / "root")
+        assert loader.size(Source("1.png")) == (32, 32)
+    assert (missing.value.kind, left.value.kind) == ("missing_image", "unreadable_image")
+    assert f"the folder {tmp_path / 'root'} is gone: is it mounted?" in left.value.message
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs a second file system")
+def test_another_file_system_in_the_place_of_the_sources_is_none_without_them(tmp_path):
+    """What is left below a mount point when the mount has gone."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as mounted:
+        if os.stat(mounted).st_dev == os.stat(tmp_path).st_dev:
+            pytest.skip("is the same file system")
+        put(Path(mounted) / "1.png")
+        (tmp_path / "below").mkdir()
+        (tmp_path / "root").symlink_to(mounted)
+        with SourceLoader(tmp_path / "root", fence="/") as loader:
+            assert loader.size(Source("1.png")) == (32, 32)
+            (tmp_path / "root").unlink()
+            (tmp_path / "root").symlink_to(tmp_path / "below")
+            with pytest.raises(RowError) as left:
+                loader.load(Source("3.png"))
+    assert left.value.kind == "unreadable_image"
+    assert "is on another file system than before" in left.value.message
 
 
 def fence_told(message: str) -> str:

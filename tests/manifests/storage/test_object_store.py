@@ -53,6 +53,16 @@ class TestOutput:
         with backend.open("data/part-00000.parquet") as file:
             assert pq.read_table(file)["id"].to_pylist() == ["b"]
 
+    def test_a_folder_whose_address_looks_like_a_pattern_is_gone_on_with(self, bucket):
+        for name in ("run[1]", "run*", "run?"):
+            url = f"{bucket}/{name}"
+            with OutputFolder.open(url, {"model": "tiny"}) as folder:
+                publish(folder, 0, ["a"])
+                publish(folder, 1, ["b"])
+            with OutputFolder.open(url, {"model": "tiny"}) as folder:
+                assert set(folder.committed().made) == {"a", "b"}
+            assert status(url)["done"] == 2
+
     def test_parts_are_given_the_columns_of_a_grown_manifest(self, bucket):
         with OutputFolder.open(bucket, {}) as folder:
             old = unit_of(0, ["a"], passthrough=pa.table({"score": [1]}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stored_adapters import COMBINED, bytes_of, expected, pairs_of, same, store_of
+from stored_adapters import COMBINED, bytes_of, coming, expected, pairs_of, same, store_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -55,7 +55,7 @@ def test_no_memory_for_what_is_expected_is_no_error_until_a_row_needs_it(monkeyp
         return own(self, source, pinned)
 
     monkeypatch.setattr(SideStream, "copied", full)
-    store.expect("unit", COMBINED[:3])
+    store.expect("unit", coming(COMBINED[:3]))
     store.wait()
     assert [key for key, _ in store.resident] == [(("crayon", 1.0),)]
     with pytest.raises(torch.OutOfMemoryError):
@@ -83,10 +83,10 @@ def failing(monkeypatch):
 
 def test_without_memory_nothing_more_is_tried_until_rows_are_done(failing):
     store, errors, tried = failing
-    store.expect("unit", COMBINED)
+    store.expect("unit", coming(COMBINED))
     store.wait()
-    store.expect("next", COMBINED)
-    store.entered(COMBINED[1], 0)
+    store.expect("next", coming(COMBINED, "next"))
+    store.applied(COMBINED[1], "unit 1").entered(0)
     store.wait()
     assert tried == ["crayon"]
     assert (store._residents.wanted, store._residents.held, store.resident) == (False, set(), [])
@@ -94,7 +94,7 @@ def test_without_memory_nothing_more_is_tried_until_rows_are_done(failing):
     store.release("unit")
     store.wait()
     assert tried == ["crayon"]
-    store.expect("third", COMBINED[:2])
+    store.expect("third", coming(COMBINED[:2], "third"))
     store.wait()
     assert tried == ["crayon"] * 3 + ["neon"] * 2
 
@@ -102,7 +102,7 @@ def test_without_memory_nothing_more_is_tried_until_rows_are_done(failing):
 def test_where_memory_is_short_again_and_again_adapters_come_only_with_their_rows(failing):
     store, errors, tried = failing
     for unit in range(3 * MOST_SHORTAGES):
-        store.expect(unit, COMBINED)
+        store.expect(unit, coming(COMBINED, f"{unit}"))
         store.wait()
         store.release(unit)
     assert tried == ["crayon"] * MOST_SHORTAGES
@@ -112,7 +112,7 @@ def test_where_memory_is_short_again_and_again_adapters_come_only_with_their_row
 
 def test_what_the_model_needs_the_memory_of_leaves_whoever_expects_it():
     store = store_of()
-    store.expect("unit", COMBINED[:2])
+    store.expect("unit", coming(COMBINED[:2]))
     store.wait()
     row = store.applied(COMBINED[0])
     in_use = row.pairs(0)
@@ -120,11 +120,11 @@ def test_what_the_model_needs_the_memory_of_leaves_whoever_expects_it():
     assert (store.resident, store._residents.wanted) == ([], False)
     assert store.spare_memory() == 0
     assert same(in_use, expected(COMBINED[0], 0, torch.float32))
-    store.expect("next", COMBINED)
+    store.expect("next", coming(COMBINED, "next"))
     store.wait()
     assert store.resident == []
     store.release("unit")
-    store.expect("third", COMBINED[:1])
+    store.expect("third", coming(COMBINED[:1], "third"))
     store.wait()
     assert len(store.resident) == 2
 
@@ -134,7 +134,7 @@ def test_the_first_failure_of_each_class_is_told_and_the_rest_are_counted(failin
     for error in (IndexError("a mistake\nof ours"), RuntimeError("CUDA error"), IndexError("another")):
         errors[:] = [error]
         for unit in range(6):
-            store.expect(unit, COMBINED[:1])
+            store.expect(unit, coming(COMBINED[:1], f"{unit}"))
             store.wait()
             store.release(unit)
     assert store.failures == {"IndexError": 12, "RuntimeError": 6}

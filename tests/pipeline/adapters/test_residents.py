@@ -28,7 +28,7 @@ OPERATIONS = st.lists(
             st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 2)), max_size=4, unique_by=lambda each: each[0]),
         ),
         st.tuples(st.just("fetch")),
-        st.tuples(st.just("use"), st.sampled_from(KEYS)),
+        st.tuples(st.just("use"), st.integers(0, 2), st.sampled_from(KEYS)),
         st.tuples(st.just("release"), st.integers(0, 2)),
         st.tuples(st.just("want_nothing")),
         st.tuples(st.just("clear")),
@@ -82,14 +82,14 @@ class Watched:
         left = {key for wants in self.wants.values() for key in wants} - self.residents.held
         assert all(SIZES[key] > room for key in left)
 
-    def use(self, key: str) -> None:
-        first = next((wants for wants in self.wants.values() if key in wants), None)
+    def use(self, holder: int, key: str) -> None:
+        mine = self.wants.get(holder, {})
         kept = self.residents.held - {key}
-        self.residents.used(key)
-        if first is not None:
-            first[key] -= 1
-            if not first[key]:
-                del first[key]
+        self.residents.used(holder, key)
+        if key in mine:
+            mine[key] -= 1
+            if not mine[key]:
+                del mine[key]
         assert self.residents.held - {key} == kept
         self.check(last=None)
 
@@ -146,12 +146,12 @@ def test_what_is_wanted_first_is_held_first_and_leaves_room_for_what_fits_after_
     residents.want("next", with_sizes("a", "d"))
     residents.fetch(str.upper)
     assert set(residents.keys) == residents.held == {"d", "b"}
-    residents.used("b")
+    residents.used("unit", "b")
     residents.fetch(str.upper)
     assert residents.held == {"d", "a"}  # in place of 2, not 3
     residents.release("unit")
     assert residents.held == {"a", "d"}  # for the next one
-    residents.used("d")
+    residents.used("next", "d")
     assert residents.held == {"a"}
 
 
@@ -161,9 +161,9 @@ def test_what_was_held_leaves_with_its_last_use_if_more_is_there_than_has_room()
     residents.fetch(str.upper)
     residents.get("f", SIZES["f"], lambda: "F")
     assert residents.keys == ["a", "b", "f"]  # 12 of 10, and neither of the first two may leave
-    residents.used("a")
+    residents.used("unit", "a")
     assert residents.keys == ["b", "f"]
-    residents.used("b")
+    residents.used("unit", "b")
     assert residents.keys == ["f"]
 
 
@@ -172,11 +172,11 @@ def test_what_will_be_used_often_is_held_until_it_was():
     residents.want("unit", with_sizes("a", uses=3))
     residents.fetch(str.upper)
     for _ in range(2):
-        residents.used("a")
+        residents.used("unit", "a")
         assert residents.held == {"a"}
-    residents.used("a")
+    residents.used("unit", "a")
     assert (residents.held, residents.wanted) == (set(), False)
-    residents.used("a")  # by somebody who did not want it before
+    residents.used("other", "a")  # by somebody who did not want it before
     assert residents.keys == ["a"]
 
 
@@ -187,11 +187,13 @@ def test_what_was_used_before_something_is_wanted_no_more_often_than_that():
     residents.fetch(str.upper)
     assert residents.held == {"a", "b", "c"}
     for held in ({"a", "b", "c"}, {"a", "b", "c"}, {"a", "c"}):  # "a" for the next one
-        residents.used("b", before=["a", "e"])
+        residents.used("unit", "b", before=["a", "e"])
         assert residents.held == held
-    residents.used("c", before=["a"])
+    residents.used("unit", "c", before=["a"])
     assert residents.held == {"a"}
-    residents.used("a")
+    residents.used("unit", "a")  # once more than it said: that is not the next one's
+    assert residents.held == {"a"}
+    residents.used("next", "a")
     assert (residents.held, residents.wanted) == (set(), False)
 
 
@@ -306,7 +308,7 @@ def test_threads_that_want_fetch_and_get_at_random(seed, failing, often_switched
                 continue
             assert got[0] == again[0] == key
             assert got is again or failing or not held
-            residents.used(key)
+            residents.used(unit, key)
             fetching.submit(fetch)
         residents.release(unit)
 

@@ -15,6 +15,7 @@ from stored_adapters import (
     NAMES,
     WEIGHTS,
     bytes_of,
+    coming,
     counted,
     expected,
     pairs_of,
@@ -28,6 +29,7 @@ from wanbatch.pipeline.adapters.copying import Staging
 from wanbatch.pipeline.adapters.host_adapters import HostAdapter, views
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors
+from wanbatch.pipeline.core.requests import ComingRow
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -65,7 +67,7 @@ def test_pieces_follow_each_other_and_are_cut_between_rows(elements):
 def test_what_is_expected_is_there_when_its_rows_come(monkeypatch):
     store = store_of()
     made = counted(store, monkeypatch)
-    store.expect("unit", [wanted for wanted in COMBINED for _ in range(3)] + [()])
+    store.expect("unit", coming([wanted for wanted in COMBINED for _ in range(3)] + [()]))
     store.wait()
     assert len(made) == len(COMBINED) * 2  # of two transformers
     assert [expert for _, expert in made] == [0, 1] * len(COMBINED)
@@ -80,16 +82,17 @@ def test_what_rows_expect_stays_until_they_have_entered_and_then_the_next_ones_c
     one_expert = {name: (ADAPTERS[name][0][:1], 1.0) for name in NAMES}
     store = AdapterStore(one_expert, CPU, torch.float32, device_bytes=4 * size)
     made = counted(store, monkeypatch)
-    store.expect("unit", [[("neon", float(weight))] for weight in (1, 2, 2, 3)])
-    store.expect("next", [[("neon", float(weight))] for weight in (4, 5)])
+    store.expect("unit", coming([[("neon", float(weight))] for weight in (1, 2, 2, 3)]))
+    store.expect("next", coming([[("neon", float(weight))] for weight in (4, 5)], "next"))
 
     def weights() -> list[float]:
         store.wait()
         return [key[0][1] for key, _ in made]
 
     assert weights() == [1.0, 2.0, 3.0]
-    for weight, there in ((1.0, [1, 2, 3, 4]), (2.0, [1, 2, 3, 4]), (2.0, [1, 2, 3, 4, 5]), (3.0, [1, 2, 3, 4, 5])):
-        row = store.applied([("neon", weight)])
+    each = ((1.0, [1, 2, 3, 4]), (2.0, [1, 2, 3, 4]), (2.0, [1, 2, 3, 4, 5]), (3.0, [1, 2, 3, 4, 5]))
+    for number, (weight, there) in enumerate(each):
+        row = store.applied([("neon", weight)], f"unit {number}")
         row.pairs(0)
         row.entered(0)
         assert weights() == there
@@ -100,7 +103,7 @@ def test_rows_that_begin_in_the_second_transformer_do_not_wait_for_what_others_n
     size = bytes_of("neon")
     store = store_of(device_bytes=4 * size)  # three of them are for what is expected
     made = counted(store, monkeypatch)
-    store.expect("unit", [[("neon", float(weight))] for weight in (1, 1, 2, 3)])
+    store.expect("unit", coming([[("neon", float(weight))] for weight in (1, 1, 2, 3)]))
 
     def brought() -> list[tuple[float, int]]:
         store.wait()
@@ -108,8 +111,8 @@ def test_rows_that_begin_in_the_second_transformer_do_not_wait_for_what_others_n
 
     there = [(1.0, 0), (1.0, 1), (2.0, 0)]
     assert brought() == there
-    for weight, more in ((1.0, []), (1.0, [(2.0, 1), (3.0, 0)]), (2.0, [(3.0, 1)]), (3.0, [])):
-        row = store.applied([("neon", weight)])
+    for number, (weight, more) in enumerate(((1.0, []), (1.0, [(2.0, 1), (3.0, 0)]), (2.0, [(3.0, 1)]), (3.0, []))):
+        row = store.applied([("neon", weight)], f"unit {number}")
         row.pairs(1)
         row.entered(1)
         there += more
@@ -120,12 +123,41 @@ def test_rows_that_begin_in_the_second_transformer_do_not_wait_for_what_others_n
 
 def test_a_row_that_passes_through_both_transformers_uses_each_once():
     store = store_of()
-    store.expect("unit", [COMBINED[0]] * 2)
+    store.expect("unit", coming([COMBINED[0]] * 2))
     store.wait()
-    row = store.applied(COMBINED[0])
-    for expert, left in ((0, {0, 1}), (1, {0, 1}), (0, {1}), (1, set())):
-        row.entered(expert)
+    rows = [store.applied(COMBINED[0], f"unit {number}") for number in range(2)]
+    for number, expert, left in ((0, 0, {0, 1}), (0, 1, {0, 1}), (1, 0, {1}), (1, 1, set())):
+        rows[number].entered(expert)
         assert {its for _, its in store._residents.held} == left
+
+
+def test_rows_that_are_tried_again_use_up_nothing_of_the_next_unit():
+    """After an error of the pipeline a unit's rows enter once more, while the next unit's wait."""
+    store = store_of()
+    for unit in ("unit", "next"):
+        store.expect(unit, coming([COMBINED[0]] * 2, unit))
+    store.wait()
+    for number in (0, 1, 0, 1, 1):
+        store.applied(COMBINED[0], f"unit {number}").entered(0)
+    store.applied(COMBINED[0]).entered(0)  # of a row that nobody expected
+    assert {its for _, its in store._residents.held} == {0, 1}
+    assert store._residents._wants["next"][(("crayon", 1.0),), 0].uses == 2
+    store.release("unit")
+    for number, left in ((0, {0, 1}), (1, {1})):
+        store.applied(COMBINED[0], f"next {number}").entered(0)
+        assert {its for _, its in store._residents.held} == left
+
+
+def test_nothing_comes_for_a_transformer_that_rows_do_not_enter(monkeypatch):
+    """Sources of little creativity begin below the boundary of A14B's two, and those of none need neither."""
+    store = store_of(boundary=0.875)
+    made = counted(store, monkeypatch)
+    levels = {1.0: 0.875, 2.0: 0.6, 3.0: 0.0, 4.0: 1.0}
+    store.expect("unit", [ComingRow(f"{weight}", [("neon", weight)], level) for weight, level in levels.items()])
+    store.wait()
+    assert [(key[0][1] / WEIGHTS["neon"], expert) for key, expert in made] == [
+        (1.0, 0), (1.0, 1), (2.0, 1), (4.0, 0), (4.0, 1),
+    ]  # fmt: skip
 
 
 def test_three_quarters_of_the_devices_share_are_for_expected_rows_and_they_keep_it(monkeypatch):
@@ -134,7 +166,7 @@ def test_three_quarters_of_the_devices_share_are_for_expected_rows_and_they_keep
     store = AdapterStore(one_expert, CPU, torch.float32, device_bytes=4 * size)
     made = counted(store, monkeypatch)
     rows = [[("neon", weight)] for weight in (1.0, 2.0, 3.0, 4.0)]
-    store.expect("unit", rows)
+    store.expect("unit", coming(rows))
     store.wait()
     first = [(("neon", 1.0),), (("neon", 2.0),), (("neon", 3.0),)]
     assert [key for key, _ in store.resident] == first
@@ -220,13 +252,13 @@ def test_two_threads_get_the_right_numbers_while_adapters_come_and_go():
     units = [chosen.permutation(len(COMBINED))[: chosen.integers(1, 5)] for _ in range(60)]
 
     def prepare(unit: int) -> None:
-        store.expect(unit, [COMBINED[index] for index in units[unit]])
+        store.expect(unit, coming([COMBINED[index] for index in units[unit]], f"{unit}"))
 
     def use(unit: int, prepared) -> bool:
         prepared.result(60)
         right_here = []
-        for index in units[unit]:
-            row = store.applied(COMBINED[index])
+        for number, index in enumerate(units[unit]):
+            row = store.applied(COMBINED[index], f"{unit} {number}")
             right_here.append(same(row.pairs(0), right[index]))
             row.entered(0)
         store.release(unit)

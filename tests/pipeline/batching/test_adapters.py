@@ -10,6 +10,7 @@ import torch
 from adapter_making import random_pairs
 from repeating import meanwhile
 from small_models import random_transformer
+from stored_adapters import coming
 
 from wanbatch.pipeline.adapters.merging import merge
 from wanbatch.pipeline.adapters.store import AdapterStore, stack_rank
@@ -236,7 +237,7 @@ def test_rows_have_the_same_bits_when_their_adapters_were_brought_before(expert,
     small = AdapterStore(both, CPU, torch.float32, device_bytes=3 * size)
 
     def prepare(unit: int) -> None:
-        small.expect(unit, [[("crayon", 1.0)], [("ink", 1.0)], [(list(RANKS)[unit % 4], 0.5)]])
+        small.expect(unit, coming([[("crayon", 1.0)], [("ink", 1.0)], [(list(RANKS)[unit % 4], 0.5)]], f"{unit}"))
         small.wait()
         small.release(unit)
 
@@ -250,9 +251,9 @@ def test_adapters_that_are_expected_stay_until_each_row_with_them_has_entered(ex
     """Nobody releases them here: the rows say themselves that they have entered, for each transformer."""
     store = AdapterStore({"crayon": ((adapters["crayon"], adapter("crayon", seed=50)), 1.0)}, CPU, torch.float32)
     wanted = [("crayon", 1.0)]
-    rows = [sample(seed, store.applied(wanted), steps=8) for seed in range(2 * SLOTS)]
-    store.expect("unit", [wanted] * len(rows))
-    store.expect("next", [wanted])
+    rows = [sample(seed, store.applied(wanted, f"unit {seed}"), steps=8) for seed in range(2 * SLOTS)]
+    store.expect("unit", coming([wanted] * len(rows)))
+    store.expect("next", coming([wanted], "next"))
     store.wait()
     experts = [expert, FrameTransformer(random_transformer(5)).fuse()]
     held = []

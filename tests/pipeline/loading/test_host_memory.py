@@ -9,6 +9,7 @@ import torch
 
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
+from wanbatch.pipeline.core.requests import ComingRow
 from wanbatch.pipeline.loading import host_memory
 
 
@@ -86,7 +87,7 @@ def test_memory_of_adapters_is_pinned_as_long_as_their_store_is_there(driver, cl
     store = AdapterStore(adapters, torch.device("cpu"), torch.float32, pinned_bytes=1 << 20)
     assert store.pinned_bytes == 2 * 2 * 4 * 64 * 4
     assert sorted(driver.pinned) == sorted(one.ups.data_ptr() for (one,) in store._host.values())
-    store.expect("unit", [[("first", 1.0)]])
+    store.expect("unit", [ComingRow("a", [("first", 1.0)])])
     store.wait()
     del store
     assert driver.pinned == {}

@@ -14,6 +14,7 @@ from torch import nn
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
+from wanbatch.pipeline.core.requests import ComingRow
 from wanbatch.pipeline.loading.hosted_weights import HostedWeights, size_of
 from wanbatch.pipeline.loading.offload import Offloader, groups_to_offload
 from wanbatch.pipeline.loading.residency import Residency
@@ -68,9 +69,12 @@ class Part(nn.Module):
     def __init__(self, size: int):
         super().__init__()
         self.register_buffer("weight", torch.zeros(size, dtype=torch.uint8))
-        self.size, self.where, self.history = size, "cpu", []
+        self.size, self.where, self.history, self.failures = size, "cpu", [], 0
 
     def to(self, device):
+        if self.failures:
+            self.failures -= 1
+            raise torch.OutOfMemoryError
         self.where = str(device)
         self.history.append(self.where)
         return self
@@ -116,6 +120,22 @@ def test_two_experts_take_turns_and_what_is_small_stays():
     assert card.parts["text"].history == ["meta"]
     assert card.parts["high_noise"].history == ["meta", "cpu"] * 2
     assert held.moved.moves == 1 + 1 + 4
+
+
+def test_a_part_that_came_before_another_one_failed_can_leave_again():
+    """Memory that something else took: the part after it does not come, and its own is not forgotten."""
+    held, card = offloader(15)
+    assert held.residency == Residency(text_leaves=True)
+    failing = card.parts["transformer"]
+    failing.failures = 1
+    with pytest.raises(torch.OutOfMemoryError):
+        held.ensure_on_device(PICTURE, "denoising")
+    assert held.resident == ["vae"]
+    card.capacity = 13
+    held.ensure_on_device(["text"], "text")
+    assert card.parts["vae"].where == "cpu"
+    held.ensure_on_device(["transformer"], "denoising")
+    assert held.resident == ["transformer"]
 
 
 def test_sizes_count_shared_memory_once():
@@ -182,7 +202,7 @@ def test_adapters_of_coming_rows_take_no_memory_from_parts_that_take_turns(model
     for one in (moving, wan):
         store = AdapterStore({"crayon": ((AdapterTensors(pairs),), 1.0)}, CPU, torch.float32)
         monkeypatch.setattr(one, "_adapters", store)
-        one.expect_adapters("unit", [[("crayon", 1.0)]])
+        one.expect_adapters("unit", [ComingRow("a", [("crayon", 1.0)])])
         store.wait()
         assert len(store.resident) == (0 if one is moving else 1)
         one.release_adapters("unit")

@@ -20,7 +20,7 @@ from wanbatch.jobs.reporting.report import after_run, page, pages, write
 from wanbatch.jobs.reporting.report.after_run import report_after_run
 from wanbatch.jobs.reporting.report.collect import collect
 from wanbatch.jobs.reporting.report.page import report_page
-from wanbatch.jobs.reporting.report.sources import SourceThumbnails
+from wanbatch.jobs.reporting.report.sources import SourceThumbnails, manifest_of
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.records import UsedSource
@@ -339,3 +339,11 @@ def written(filled) -> tuple[Read, dict]:
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(f"{filled}/report.html: 22 pictures, ")
     return Read((filled / "report.html").read_text()), json.loads((filled / "report.json").read_text())
+
+
+def test_sources_are_looked_for_in_the_split_that_the_run_read(tmp_path):
+    for split, prompts in (("test", ["c"]), ("train", ["a", "b"])):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(json.dumps({"prompt": one}) for one in prompts))
+    manifest = manifest_of({"manifest": str(tmp_path), "settings": {"split": "train"}})()
+    assert manifest is not None
+    assert [row.prompt for row in manifest.iter_rows()] == ["a", "b"]

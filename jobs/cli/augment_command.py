@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option, settings_options
 from wanbatch.jobs.cli.process_start import print_or_drop
@@ -111,17 +112,24 @@ def _write(
     """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
     from wanbatch.jobs.augment.augment import write_augmentation
     from wanbatch.jobs.augment.manifest_file import require_outside
+    from wanbatch.jobs.augment.starts import rows_too_low
 
     if isinstance(out, Path):
         require_outside(planned.dataset, out, "name a folder elsewhere with --out")
     written = write_augmentation(planned, target)
+    problem = rows_too_low(written.rows, settings)
+    if problem is not None and out is not None:
+        raise UserError(f"{target}: {problem}")
     if not as_json and out is not None:
         print_or_drop("\n".join(_lines(planned, written)), err=True)
     elif not as_json:
         click.echo("\n".join(_lines(planned, written)))
     if out is None:
         told = {"manifest": str(target), "source_fence": written.fence, **planned.as_json()}
-        click.echo(json.dumps(told) if as_json else f"  next      {_next(written)}")
+        if problem is not None:
+            told["warnings"] = [*told["warnings"], problem]
+        next_line = f"  next      {_next(written)}" if problem is None else f"  warning   {problem}"
+        click.echo(json.dumps(told) if as_json else next_line)
     elif submit_to is not None:
         from wanbatch.jobs.augment.making import settings_for
         from wanbatch.jobs.cli.submit_command import submit_manifest
@@ -195,7 +203,6 @@ def _said(line: str) -> None:
 
 def _manifest(recipe: Path, out: str | Path | None, make: bool, manifest: Path | None) -> Path:
     """The manifest to write."""
-    from wanbatch.errors import UserError
     from wanbatch.manifests.storage.urls import is_url
 
     if not make:

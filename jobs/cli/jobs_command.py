@@ -79,7 +79,7 @@ def logs(job: str, address: str | None) -> None:
 @job_argument
 @address_option
 def stop(job: str, address: str | None) -> None:
-    """Ask JOB to stop. It finishes what its workers hold, for --drain-seconds at most; what is made is kept.
+    """Ask JOB to stop. It finishes what its workers hold, for --drain-seconds at most; what is written is kept.
 
     \b
     Example:

@@ -76,6 +76,7 @@ def submit(
     Example:
       wanbatch submit s3://shop/rows.parquet --out s3://shop/pictures --address http://ray-head:8265
     """
+    _require_flags_of_emit(ctx, emit)
     settings = read_settings(**given)
     from wanbatch.jobs.cluster.prepare import prepare_submission
 
@@ -132,6 +133,15 @@ def _submitted(
     except KeyboardInterrupt:
         _note(f"not followed any more; the job goes on: `wanbatch jobs list --address {jobs.address}`")
         ctx.exit(INTERRUPTED)
+
+
+def _require_flags_of_emit(ctx: click.Context, emit: str | None) -> None:
+    """Raises UsageError for flags that were given and play no part, since they are of what --emit prints."""
+    without = {None: ("image", "nodes", "gpus_per_node"), "slurm": ("image",), "rayjob": ()}[emit]
+    for name in without:
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            kinds = "rayjob" if name == "image" else "rayjob or --emit slurm"
+            raise click.UsageError(f"--{name.replace('_', '-')} is for --emit {kinds}: it plays no part here")
 
 
 def _emitted(kind: str, submission: Submission, image: str, nodes: int, gpus_per_node: int) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+SETTINGS_SHOWN = 6
 
 
 def lines_of(data: Mapping[str, Any], page: str) -> Iterator[str]:
@@ -23,6 +25,7 @@ def lines_of(data: Mapping[str, Any], page: str) -> Iterator[str]:
         first = one["changes"][0]
         change = "" if one["column"] == "sources" else f": {first['from'][:60]} -> {first['to'][:60]}"
         yield f"  differs   {one['column']} of {one['images']} ids{change}{' and others' if one['kinds'] > 1 else ''}"
+    yield from _settings(data["settings_differ"])
     if data["not_comparable"]:
         problem = next(row["problem"] for row in data["rows"] if "problem" in row)
         yield f"  warning   {data['not_comparable']} pairs cannot be compared; of one: {problem}"
@@ -34,3 +37,11 @@ def lines_of(data: Mapping[str, Any], page: str) -> Iterator[str]:
             f"from {of['least']:.4g} to {of['most']:.4g}"
         )
     yield f"  page      {page}"
+
+
+def _settings(sentences: Sequence[str]) -> Iterator[str]:
+    """In what the settings of two runs differ; what follows from the machines is counted, since it is long."""
+    shown = [sentence for sentence in sentences if not sentence.startswith("environment.")][:SETTINGS_SHOWN]
+    yield from (f"  differs   {sentence}" for sentence in shown)
+    if len(shown) < len(sentences):
+        yield f"  differs   {len(sentences) - len(shown)} more of settings and environment, which the page names"

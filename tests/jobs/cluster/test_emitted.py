@@ -157,6 +157,22 @@ def test_the_command_prints_what_schedulers_take_and_reaches_for_no_cluster(tmp_
     assert "#SBATCH --nodes=3" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--nodes", "4"], "--nodes is for --emit rayjob or --emit slurm"),
+        (["--gpus-per-node", "8"], "--gpus-per-node is for --emit rayjob or --emit slurm"),
+        (["--image", "i:1"], "--image is for --emit rayjob:"),
+        (["--emit", "slurm", "--image", "i:1"], "--image is for --emit rayjob:"),
+    ],
+)
+def test_flags_of_what_is_printed_are_refused_where_they_would_be_ignored(tmp_path, flags, said):
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"prompt": "a cup"}])
+    done = CliRunner().invoke(main, ["submit", str(manifest), "--out", "s3://b/out", *flags])
+    assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
+    assert not done.stdout
+
+
 def node_environment(stubs: Path, tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{stubs}:{os.defpath}", "SEEN": str(tmp_path / "seen")}
 

@@ -18,9 +18,12 @@ from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.comparison.compare import compare
 from wanbatch.jobs.comparison.matching import chosen, distribution
 from wanbatch.jobs.comparison.page import _names, comparison_page, difference
+from wanbatch.jobs.comparison.text import lines_of
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.pipeline.evaluation import lpips
 from wanbatch.pipeline.evaluation.quality import stacked
+
+PRECISION = 'precision was "bf16", now "fp32"'
 
 
 def other(number: int) -> bytes:
@@ -86,6 +89,17 @@ def test_the_page_and_the_file_of_the_command(folders, tmp_path):
     assert [rows[name]["ssim"] for name in ids] == sorted(rows[name]["ssim"] for name in ids), "the worst first"
     assert html.count("data:image/webp") == 3 * len(ids)
     assert "http" not in re.sub(r"http-equiv", "", html)
+
+
+def test_the_terminal_names_the_settings_of_the_runs_that_differ(folders):
+    data = compare(folders[0], folders[0], ["psnr"]).data
+    assert not any("differs" in line for line in lines_of(data, "c.html"))
+    wordy = [f'environment.library-{number} was "1", now "2"' for number in range(3)]
+    told = [line for line in lines_of(data | {"settings_differ": [*wordy, PRECISION]}, "c.html") if "differs" in line]
+    assert told == [
+        f"  differs   {PRECISION}",
+        "  differs   3 more of settings and environment, which the page names",
+    ]
 
 
 def test_a_sample_says_that_it_is_one(folders, tmp_path):

@@ -140,8 +140,9 @@ def _require_flags_of_emit(ctx: click.Context, emit: str | None) -> None:
     without = {None: ("image", "nodes", "gpus_per_node"), "slurm": ("image",), "rayjob": ()}[emit]
     for name in without:
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            kinds = "rayjob" if name == "image" else "rayjob or --emit slurm"
-            raise click.UsageError(f"--{name.replace('_', '-')} is for --emit {kinds}: it plays no part here")
+            kinds = "rayjob" if name == "image" else "rayjob, slurm"
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} is for --emit ({kinds}) and plays no part here: add that, or drop {flag}")
 
 
 def _emitted(kind: str, submission: Submission, image: str, nodes: int, gpus_per_node: int) -> str:

@@ -69,6 +69,16 @@ def without_ray_variables(at: At) -> None:
 
 
 @scene
+def flags_of_what_is_printed(at: At) -> Iterator[str]:
+    words = ("submit", at.write("m.jsonl", '{"prompt": "a cup"}\n'), "--out", "s3://shop/out")
+    yield at.refused(*words, "--nodes", "4")
+    assert "#SBATCH --nodes=4" in at.works(*words, "--nodes", "4", *EMIT)
+    at.works(*words, *EMIT)
+    yield at.refused(*words, *EMIT, "--image", "shop:1")
+    at.works(*words, "--emit", "rayjob", "--image", "shop:1")
+
+
+@scene
 def addresses_of_dashboards(at: At) -> Iterator[str]:
     without_ray_variables(at)
     at.rows({"prompt": "x"})

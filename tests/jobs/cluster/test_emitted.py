@@ -160,10 +160,10 @@ def test_the_command_prints_what_schedulers_take_and_reaches_for_no_cluster(tmp_
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--nodes", "4"], "--nodes is for --emit rayjob or --emit slurm"),
-        (["--gpus-per-node", "8"], "--gpus-per-node is for --emit rayjob or --emit slurm"),
-        (["--image", "i:1"], "--image is for --emit rayjob:"),
-        (["--emit", "slurm", "--image", "i:1"], "--image is for --emit rayjob:"),
+        (["--nodes", "4"], "--nodes is for --emit (rayjob, slurm)"),
+        (["--gpus-per-node", "8"], "--gpus-per-node is for --emit (rayjob, slurm)"),
+        (["--image", "i:1"], "--image is for --emit (rayjob)"),
+        (["--emit", "slurm", "--image", "i:1"], "--image is for --emit (rayjob)"),
     ],
 )
 def test_flags_of_what_is_printed_are_refused_where_they_would_be_ignored(tmp_path, flags, said):

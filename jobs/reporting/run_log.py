@@ -45,6 +45,7 @@ def speed(out: str | Path) -> float | None:
             images, begin = 0, None
         elif event["event"] == "unit":
             end = datetime.fromisoformat(event["time"])
-            begin = begin or end - timedelta(seconds=event["busy_seconds"])
+            began = end - timedelta(seconds=event["busy_seconds"])
+            begin = began if begin is None else min(begin, began)
             images += event["made"] + event["failed"]
     return images / (end - begin).total_seconds() if begin and end and end > begin else None

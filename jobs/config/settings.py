@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -224,7 +225,7 @@ def failures_allowed(settings: Settings, images: int) -> int | None:
     given = settings.max_failures
     if given is None:
         return None
-    return int(float(given[:-1]) / 100 * images) if given.endswith("%") else int(float(given))
+    return int(Fraction(given[:-1]) * images / 100) if given.endswith("%") else int(Fraction(given))
 
 
 def image_format(settings: Settings) -> ImageFormat:

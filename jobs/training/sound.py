@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.sources.sounds import load_sound
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.loading.registry import ModelInfo, find
 from wanbatch.pipeline.sound.adapter import LogMelEncoder, SoundAdapter, SoundEncoder, loudest
 from wanbatch.pipeline.sound.clap_encoder import ClapEncoder
 from wanbatch.pipeline.sound.config import find_clap
 from wanbatch.pipeline.training.loop import Budget
+from wanbatch.pipeline.training.same_training import ensure_same_training
 from wanbatch.pipeline.training.sound.distillation import Draw, Plan, distill
 from wanbatch.pipeline.training.sound.noises import with_noises
 from wanbatch.pipeline.training.sound.teacher import Lessons, Teacher
@@ -85,6 +87,8 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     ears: SoundEncoder = LogMelEncoder() if clap is None else clap  # for the rate and the length that it takes
     sounds, prompts = _pairs(manifest, ears.rate, ears.seconds, say)
     captions = list(dict.fromkeys(prompts))
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    _ensure_same(request, info, sounds, prompts, None if clap is None else clap.digest)
     say(f"{len(sounds)} sounds with {len(captions)} captions, {info.name}, {device}, {request.minutes:g} minutes")
     teacher, lessons = _lessons(Wan.load(info, device, "float32", slots=1), captions, info.height, info.width)
     width = teacher.empty.shape[1]
@@ -93,15 +97,29 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
         if clap is None
         else SoundAdapter.hearing_by(clap, width, request.tokens, teacher.scale, {"gate": True})
     ).to(device)
-    request.out.parent.mkdir(parents=True, exist_ok=True)
     budget = Budget(request.minutes, request.steps)
     plan = Plan(batch=request.batch, velocity_batch=min(request.batch, 8))
-    draw = _drawing(sounds, [captions.index(prompt) for prompt in prompts], torch.device(device), request.seed)
-    generator = torch.Generator(device).manual_seed(request.seed + 1)
-    draw = with_noises(draw, adapter.encoder.rate, generator)
-    losses = distill(adapter, teacher, lessons, draw, budget, plan, request.out.with_suffix(".state.pt"))
+    place = {caption: index for index, caption in enumerate(captions)}
+    generators = [torch.Generator(device).manual_seed(request.seed + number) for number in range(2)]
+    draw = _drawing(sounds, [place[prompt] for prompt in prompts], torch.device(device), generators[0])
+    draw = with_noises(draw, adapter.encoder.rate, generators[1])
+    state = request.out.with_suffix(".state.pt")
+    losses = distill(adapter, teacher, lessons, draw, budget, plan, state, generators=generators)
     adapter.save(request.out)
     return {"file": str(request.out), "sounds": len(sounds), "captions": len(captions), **losses}
+
+
+def _ensure_same(
+    request: SoundRequest, info: ModelInfo, sounds: Sequence[np.ndarray], prompts: Sequence[str], encoder: str | None
+) -> None:
+    """Check that what lies beside the adapter is of the training that is asked for; minutes and steps may grow."""
+    content = hashlib.sha256()
+    for samples, prompt in zip(sounds, prompts, strict=True):
+        content.update(samples.tobytes() + prompt.encode() + b"\0")
+    said = {key: getattr(request, key) for key in ("batch", "tokens", "seed")}
+    said |= {"model": info.digest, "encoder": encoder, "content": content.hexdigest()[:32]}
+    words = {"model": "another model", "encoder": "another --encoder or none", "content": "other sounds or captions"}
+    ensure_same_training(request.out, said, words, file=request.out.with_suffix(".training.json"))
 
 
 def _clap(model: str | None, device: str) -> ClapEncoder | None:
@@ -151,10 +169,11 @@ def _lessons(wan: Wan, captions: Sequence[str], height: int, width: int) -> tupl
     return teacher, Lessons(*(torch.cat(part) for part in parts))
 
 
-def _drawing(sounds: Sequence[np.ndarray], captions: Sequence[int], device: torch.device, seed: int) -> Draw:
+def _drawing(
+    sounds: Sequence[np.ndarray], captions: Sequence[int], device: torch.device, generator: torch.Generator
+) -> Draw:
     """Draws sounds, each shifted in time, quieter or louder, and with noise of 10 to 40 dB below it."""
     every, belongs = torch.from_numpy(np.stack(sounds)).to(device), torch.tensor(captions, device=device)
-    generator = torch.Generator(device).manual_seed(seed)
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
         def play(low: float, high: float) -> Tensor:

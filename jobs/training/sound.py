@@ -118,7 +118,7 @@ def _ensure_same(
         content.update(samples.tobytes() + prompt.encode() + b"\0")
     said = {key: getattr(request, key) for key in ("batch", "tokens", "seed")}
     said |= {"model": info.digest, "encoder": encoder, "content": content.hexdigest()[:32]}
-    words = {"model": "another model", "encoder": "another --encoder or none", "content": "other sounds or captions"}
+    words = {"model": "another model", "encoder": "another encoder", "content": "other sounds or captions"}
     ensure_same_training(request.out, said, words, file=request.out.with_suffix(".training.json"))
 
 

@@ -155,7 +155,7 @@ def _sweep(request: LoraRequest, texts: tuple[str, ...], as_json: bool) -> None:
         Trial(each["settings"], each.get("measures"), each.get("failed"), each.get("seconds"))
         for each in found["trials"]
     ]
-    file = request.out / f"{request.name}.safetensors"
+    file = found["file"]
     click.echo(
         "\n".join([*table(trials, found["rule"]), f"{file}: the trial with {found['rule']}, {found['best']}."])
     )

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from wanbatch.errors import UserError
 from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.manifests.dataset.part_files import open_parts
+from wanbatch.manifests.storage.atomic_files import write_atomic
 
 CAPTION_LINES = 3
 LINE_HEIGHT, MARGIN = 15, 12  # pixels
@@ -48,7 +49,9 @@ def contact_sheet(
     sheet = _draw(shown, columns, cell)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(target, "PNG")
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        write_atomic(target, buffer.getvalue())
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}): choose another file") from error
     return len(shown)

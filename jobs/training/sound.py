@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.training.asked import training_device
+from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.sources.sounds import load_sound
@@ -79,7 +80,7 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     """
     if request.out.suffix != ".safetensors":
         raise UserError(f"--out {request.out}: must end in .safetensors: it is the file of the adapter")
-    manifest = read_manifest(request.manifest)
+    manifest = read_manifest(request.manifest, committed_rows=committed_rows)
     info = find(request.model, request.revision)
     device = training_device(request.device).type
     torch.manual_seed(request.seed)

@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from job_making import write_jsonl
+from picture_folders import fill
 from sound_making import encoded, tone
 
 from wanbatch.jobs.cli.main import main
@@ -64,3 +65,12 @@ def test_what_is_beside_an_adapter_of_another_training_is_not_gone_on_with(manif
         assert f"made.safetensors: {told}: give what it was begun with, or another --out" in ended.output
     assert (tmp_path / "made.safetensors").read_bytes() == before
     assert json.loads(train(manifest, "--steps", "2").stdout.splitlines()[-1])["steps"] == 2
+
+
+def test_of_an_output_folder_the_pictures_rows_are_read_and_nothing_else(tmp_path):
+    fill(tmp_path / "out", ["a", "b"])
+    ended = CliRunner().invoke(
+        main, ["train", "sound", str(tmp_path / "out"), "--out", str(tmp_path / "a.safetensors")]
+    )
+    assert ended.exit_code == 2
+    assert "no row has a sound that can be read and a prompt" in ended.output

@@ -80,12 +80,20 @@ def _draw(records: Sequence[dict[str, Any]], columns: int, cell: int) -> Image.I
     draw = ImageDraw.Draw(sheet)
     for index, record in enumerate(records):
         left, top = MARGIN + index % columns * width, MARGIN + index // columns * height
-        whole = Image.open(io.BytesIO(record["image"]["bytes"]))
-        picture = whole.resize(_within(whole.size, cell), Image.Resampling.NEAREST)
+        picture = _small(record["image"]["bytes"], cell)
         sheet.paste(picture, (left + (cell - picture.width) // 2, top + cell - picture.height))
         for line, text in enumerate(_caption(record, font, cell)):
             draw.text((left, top + cell + 2 + line * LINE_HEIGHT), text, fill="black", font=font)
     return sheet
+
+
+def _small(data: bytes, cell: int) -> Image.Image:
+    """A picture as large as its cell; a grey one in place of a file that is damaged, as a report says of it."""
+    try:
+        with Image.open(io.BytesIO(data)) as whole:
+            return whole.resize(_within(whole.size, cell), Image.Resampling.NEAREST)
+    except (OSError, ValueError, SyntaxError):
+        return Image.new("RGB", (cell, cell), "lightgrey")
 
 
 def _within(size: tuple[int, int], cell: int) -> tuple[int, int]:

@@ -157,4 +157,4 @@ def _box(box: FoundBox, width: int, height: int) -> Box:
 
 def dataset_path(given: str, folder: Path) -> str:
     """A path in a recipe as an absolute one, or a URL in its plain form. folder: of the recipe."""
-    return absolute(given) if is_url(given) else absolute(Path(os.path.normpath(folder / given)))
+    return absolute(given) if is_url(given) else absolute(Path(os.path.normpath(folder / os.path.expanduser(given))))

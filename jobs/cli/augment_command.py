@@ -12,6 +12,7 @@ import click
 
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option, settings_options
+from wanbatch.jobs.cli.process_start import print_or_drop
 from wanbatch.jobs.config.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -114,8 +115,10 @@ def _write(
     if isinstance(out, Path):
         require_outside(planned.dataset, out, "name a folder elsewhere with --out")
     written = write_augmentation(planned, target)
-    if not as_json:
-        click.echo("\n".join(_lines(planned, written)), err=out is not None)
+    if not as_json and out is not None:
+        print_or_drop("\n".join(_lines(planned, written)), err=True)
+    elif not as_json:
+        click.echo("\n".join(_lines(planned, written)))
     if out is None:
         told = {"manifest": str(target), "source_fence": written.fence, **planned.as_json()}
         click.echo(json.dumps(told) if as_json else f"  next      {_next(written)}")

@@ -5,6 +5,7 @@ Whatever takes long to import (torch, ray, diffusers) is imported by the command
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from wanbatch import __version__
-from wanbatch.errors import ManifestError, WanbatchError
+from wanbatch.errors import MachineryError, ManifestError, WanbatchError
 from wanbatch.jobs.cli.adapters_command import adapters
 from wanbatch.jobs.cli.augment_command import augment
 from wanbatch.jobs.cli.bench_command import bench
@@ -28,7 +29,12 @@ from wanbatch.jobs.cli.jobs_command import jobs
 from wanbatch.jobs.cli.options import AS_JSON
 from wanbatch.jobs.cli.origin_command import origin
 from wanbatch.jobs.cli.plan_command import plan
-from wanbatch.jobs.cli.process_start import ensure_current_folder, open_standard_streams
+from wanbatch.jobs.cli.process_start import (
+    ensure_current_folder,
+    is_of_printing,
+    open_standard_streams,
+    print_or_drop,
+)
 from wanbatch.jobs.cli.push_command import push
 from wanbatch.jobs.cli.qualify_command import qualify
 from wanbatch.jobs.cli.report_command import report
@@ -55,13 +61,19 @@ class Commands(click.Group):
             ensure_current_folder()
             return super().invoke(ctx)
         except WanbatchError as error:
-            click.echo(f"wanbatch: {error}", err=True)
+            print_or_drop(f"wanbatch: {error}", err=True)
             if isinstance(error, ManifestError) and ctx.meta.get(AS_JSON):
                 click.echo(json.dumps({"problems": [asdict(problem) for problem in error.problems]}))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("wanbatch: interrupted; what was committed is kept", err=True)
+            print_or_drop("wanbatch: interrupted; what was committed is kept", err=True)
             ctx.exit(INTERRUPTED)
+        except OSError as error:
+            if error.errno == errno.EPIPE or not is_of_printing(error):
+                raise  # nobody reads on, which click ends quietly; or it is about another file
+            why = error.strerror or str(error)
+            print_or_drop(f"wanbatch: standard output cannot be written to ({why}): print it elsewhere", err=True)
+            ctx.exit(MachineryError.exit_code)
 
 
 @click.group(

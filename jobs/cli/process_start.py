@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+import click
+
 from wanbatch.errors import UserError
 
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
@@ -24,6 +26,40 @@ def open_standard_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def print_or_drop(text: str, err: bool = False) -> None:
+    """Print a message that is not what the command was called for; if it cannot be printed, it is left out.
+
+    So a run ends with its own exit code, whether or not anybody reads on (`| head`, a terminal that is gone) and
+    whether or not there is room where its output goes.
+
+    Args:
+        text: the message.
+        err: print it to standard error.
+    """
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        _drop(sys.stderr.fileno() if err else sys.stdout.fileno())
+
+
+def is_of_printing(error: OSError) -> bool:
+    """Whether an error is of `click.echo`, and so of where the output goes; what it still holds is dropped then."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is None or frame.tb_frame.f_code is not click.echo.__code__:
+        return False
+    _drop(sys.stdout.fileno())
+    return True
+
+
+def _drop(number: int) -> None:
+    """Turn a stream to the null device, since what it still holds would fail again when Python ends."""
+    opened = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(opened, number)
+    os.close(opened)
 
 
 def ensure_current_folder() -> None:

@@ -16,6 +16,7 @@ from wanbatch.jobs.cli.options import (
     run_arguments,
     settings_options,
 )
+from wanbatch.jobs.cli.process_start import print_or_drop
 from wanbatch.jobs.config.settings import read_settings
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ def retry(ctx: click.Context, out: str | Path, classes: tuple[str, ...], as_json
 
 
 def finish(ctx: click.Context, summary: Summary, as_json: bool) -> None:
-    """Print how a run ended, and exit with its code."""
+    """Print how a run ended, and exit with its code, also where nothing can be printed."""
     from wanbatch.jobs.reporting.text_summary import summary_text
 
     fields = {**asdict(summary), "pending": summary.pending}
-    click.echo(json.dumps(fields) if as_json else summary_text(summary))
+    print_or_drop(json.dumps(fields) if as_json else summary_text(summary))
     ctx.exit(summary.exit_code)

@@ -10,6 +10,7 @@ import click
 
 from wanbatch import __version__
 from wanbatch.jobs.cli.options import default_output, json_option, run_arguments, settings_options
+from wanbatch.jobs.cli.process_start import print_or_drop
 from wanbatch.jobs.config.settings import Settings, read_settings
 from wanbatch.manifests.storage.urls import is_url
 
@@ -168,19 +169,19 @@ def _finish(ctx: click.Context, out: str, done: Submitted, as_json: bool) -> Non
         fields |= {"status": end.state.status, "exit_code": end.exit_code, "message": end.explanation}
         fields |= {name: counts.get(name) for name in ("rows", "done", "quarantined", "pending", "failures")}
     if as_json:
-        click.echo(json.dumps(fields))
+        print_or_drop(json.dumps(fields))
     elif end is None:
         click.echo(done.id)
     else:
-        click.echo(f"job {done.id} {end.state.status.lower()}, exit code {end.exit_code}")
+        print_or_drop(f"job {done.id} {end.state.status.lower()}, exit code {end.exit_code}")
         if end.counts is not None:
             made, rows, failed = (fields[name] for name in ("done", "rows", "quarantined"))
-            click.echo(f"  pictures  {made} of {'?' if rows is None else rows} made, {failed} failed")
-        click.echo(f"  output    {out}")
+            print_or_drop(f"  pictures  {made} of {'?' if rows is None else rows} made, {failed} failed")
+        print_or_drop(f"  output    {out}")
         if end.explanation and end.exit_code not in (0, 3):
-            click.echo(f"wanbatch: {end.explanation}", err=True)
+            print_or_drop(f"wanbatch: {end.explanation}", err=True)
     ctx.exit(0 if end is None else end.exit_code)
 
 
 def _note(text: str) -> None:
-    click.echo(f"wanbatch: {text}", err=True)
+    print_or_drop(f"wanbatch: {text}", err=True)

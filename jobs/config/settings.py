@@ -6,6 +6,7 @@ A flag wins over a variable, a variable over the file, the file over the default
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
@@ -61,7 +62,7 @@ class _FileSource(TomlConfigSettingsSource):
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         values = {
             name: value
-            for name, value in super()._read_file(file_path).items()
+            for name, value in tomllib.loads(file_path.read_bytes().decode("utf-8-sig")).items()
             if name not in SCHEDULE_TABLES or not isinstance(value, dict)
         }
         if isinstance(values.get(ADAPTERS), dict):

@@ -22,6 +22,7 @@ from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.driver.cluster_nodes import Node, Placement, alive_nodes, what_there_is
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import WorkerGone, ray_failures_raised, result_of
+from wanbatch.jobs.driver.ray_processes import nothing_printed
 from wanbatch.jobs.driver.ray_session import ADDRESS_VARIABLE, ray_variables, without_uploads
 
 CLIENT = "ray://"
@@ -88,7 +89,8 @@ def connected(address: str) -> Iterator[None]:
             ray.shutdown()
             raise connection_error(address, error, told()) from error
         try:
-            yield
+            with nothing_printed():
+                yield
         finally:
             ray.shutdown()
 

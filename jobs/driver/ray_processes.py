@@ -52,6 +52,16 @@ def needed_processes_alone(quick: bool = True) -> Iterator[None]:
 
 
 @contextmanager
+def nothing_printed() -> Iterator[None]:
+    """Keep Ray from printing to standard output that a process died, which it does without `log_to_driver`, too.
+
+    That output is the command's own answer, perhaps JSON. What became of its workers the run logs itself.
+    """
+    with _replaced([(ray._private.worker, "_worker_logs_enabled", False)]):
+        yield
+
+
+@contextmanager
 def _replaced(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
     """Put other things in the place of attributes that are there."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced if hasattr(owner, name)]

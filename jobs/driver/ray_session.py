@@ -22,7 +22,7 @@ from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
 from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, object_store_folder, session_folder
-from wanbatch.jobs.driver.ray_processes import AgentFailedError, needed_processes_alone
+from wanbatch.jobs.driver.ray_processes import AgentFailedError, needed_processes_alone, nothing_printed
 from wanbatch.machine import room_for_threads
 
 LOOPBACK_IP = "127.0.0.1"
@@ -155,7 +155,8 @@ def local_ray(workers: int = 1, preload: str | None = None) -> Iterator[None]:
                 "help, `wanbatch doctor`, which looks at this machine"
             ) from error
         try:
-            yield
+            with nothing_printed():
+                yield
         finally:
             ray.shutdown()
 

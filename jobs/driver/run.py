@@ -16,6 +16,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from wanbatch import __version__
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings, recorded_settings
@@ -24,6 +26,7 @@ from wanbatch.jobs.driver.dispatcher import Dispatcher
 from wanbatch.jobs.driver.fingerprint import DEFAULTS
 from wanbatch.jobs.driver.generation import RunControls, make_images
 from wanbatch.jobs.driver.interruption import stop_on_signals
+from wanbatch.jobs.driver.kept_values import warn_of_kept_values
 from wanbatch.jobs.driver.ray_ahead import RayAhead
 from wanbatch.jobs.driver.ray_session import ensure_ray_can_start
 from wanbatch.jobs.driver.resume import rows_made_again, warn_of_other_decoding
@@ -92,11 +95,17 @@ def run(
         folder = stack.enter_context(OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}))
         again = rows_made_again(folder, context.plan, retry, rerun_changed)
         context, schema = context.going_on_with(folder, again)
-        folder.change_columns(schema)
-        folder.set_plan(context.plan_note())
+        _note_plan(folder, context, schema, again)
         plan = size_what_is_pending(folder, context, again, stop_request)
         controls = RunControls(progress, load, stop_request, stopwatch, ray)
         return _fill(folder, replace(context, plan=plan), again, controls)
+
+
+def _note_plan(folder: OutputFolder, context: RunContext, schema: pa.Schema, again: set[str]) -> None:
+    """Give a folder the columns of a run and its plan, and tell what it keeps of an earlier one."""
+    warn_of_kept_values(folder, context.plan, again)
+    folder.change_columns(schema)
+    folder.set_plan(context.plan_note())
 
 
 def retry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -50,16 +51,21 @@ def progress_for(total: int, before: int, stream: IO[str] = sys.stderr) -> Progr
 class Bar:
     """A tqdm bar: made, failed, pictures a second, time left."""
 
-    FORMAT = "{desc} |{bar:24}| {n_fmt}/{total_fmt} pictures{postfix} · {rate_noinv_fmt} · {remaining} left"
+    FORMAT = "{desc} |{bar:%d}| {n_fmt}/{total_fmt} pictures{postfix} · {rate_noinv_fmt} · {remaining} left"
+    NARROW = "{desc} {n_fmt}/{total_fmt}{postfix} · {remaining} left"
+    BAR, TEXT = 24, 74
+    """Columns of the bar where there is room, and of what is around it; with less room the bar is shorter, then gone,
+    since figures must not be cut."""
 
     def __init__(self, total: int, before: int, stream: IO[str]):
         self._stage = "starting"
+        room = min(self.BAR, _columns(stream) - self.TEXT)
         self._bar = tqdm(
             total=total,
             initial=before,
             file=stream,
             unit=" pictures",
-            bar_format=self.FORMAT,
+            bar_format=self.FORMAT % room if room > 4 else self.NARROW,
             desc="starting",
             mininterval=0.2,
             smoothing=0,  # the mean since the start: pictures come in bursts
@@ -84,8 +90,20 @@ class Bar:
         self._bar.close()
 
 
+def _columns(stream: IO[str]) -> int:
+    """How many columns the terminal of a stream has; where it does not say so, as many as are needed."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or Bar.BAR + Bar.TEXT
+    except OSError:
+        return Bar.BAR + Bar.TEXT
+
+
 class JsonLines:
-    """One JSON object a line: each stage at once, counts at most every `HEARTBEAT_SECONDS` and at the end."""
+    """One JSON object a line: each stage at once, counts at most every `HEARTBEAT_SECONDS` and at the end.
+
+    A run does not end because nobody reads its lines any more, or because the disk that they go to is full: then no
+    more of them are printed.
+    """
 
     def __init__(self, total: int, before: int, stream: IO[str], clock: Callable[[], float] = time.monotonic):
         """Print to a stream. total, before: see `progress_for`. clock: seconds of a monotonic clock."""
@@ -93,6 +111,7 @@ class JsonLines:
         self._begin = self._counted = clock()
         self._printed = -HEARTBEAT_SECONDS  # when counts were, last
         self._counts = (before, 0)
+        self._is_read = True
 
     def stage(self, text: str) -> None:
         self._print({"event": "stage", "stage": text})
@@ -129,4 +148,9 @@ class JsonLines:
         )
 
     def _print(self, record: dict) -> None:
-        print(json.dumps(record), file=self._stream, flush=True)
+        if not self._is_read:
+            return
+        try:
+            print(json.dumps(record), file=self._stream, flush=True)
+        except OSError:
+            self._is_read = False

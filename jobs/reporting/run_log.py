@@ -5,12 +5,10 @@ It has ids and digests of rows; their prompts only with `--log-prompts`.
 
 from __future__ import annotations
 
-import json
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from wanbatch.manifests.dataset.event_log import LOG, log_line
+from wanbatch.manifests.dataset.event_log import LOG, last_run, log_line, making_seconds, parsed_events
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import read_internal_file
 
@@ -35,17 +33,7 @@ def speed(out: str | Path) -> float | None:
 
     None if it has not finished a unit yet or there is no log.
     """
-    images, begin, end = 0, None, None
-    for line in (read_internal_file(out, LOG) or b"").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:  # cut off by a kill
-            continue
-        if event["event"] == "started":
-            images, begin = 0, None
-        elif event["event"] == "unit":
-            end = datetime.fromisoformat(event["time"])
-            began = end - timedelta(seconds=event["busy_seconds"])
-            begin = began if begin is None else min(begin, began)
-            images += event["made"] + event["failed"]
-    return images / (end - begin).total_seconds() if begin and end and end > begin else None
+    run = last_run(parsed_events(read_internal_file(out, LOG)))
+    images = sum(event["made"] + event["failed"] for event in run if event["event"] == "unit")
+    seconds = making_seconds(run)
+    return images / seconds if seconds > 0 else None

@@ -15,7 +15,7 @@ from PIL import Image
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
-from wanbatch.manifests.dataset.event_log import LOG, Event, parsed_events
+from wanbatch.manifests.dataset.event_log import LOG, Event, last_run, parsed_events, unit_times
 from wanbatch.manifests.dataset.status import read_internal_file, status
 
 RECENT = timedelta(minutes=5)
@@ -92,18 +92,12 @@ def look(out: str | Path, with_pictures: bool = False, now: datetime | None = No
     return Look(found, rate, left, workers_of(run, now), failures[:-4:-1], ended, pictures)
 
 
-def last_run(events: Sequence[Event]) -> list[Event]:
-    """The events of the last run."""
-    starts = [index for index, event in enumerate(events) if event["event"] == "started"]
-    return list(events[starts[-1] :]) if starts else []
-
-
 def recent_speed(run: Sequence[Event], now: datetime) -> float | None:
     """Images a second in the last minutes of a run; before it is that old, since its first unit began."""
     units = [event for event in run if event["event"] == "unit"]
     if not units:
         return None
-    begin = min(event["time"] - timedelta(seconds=event["busy_seconds"]) for event in units)
+    begin = min(begin for begin, _ in unit_times(run))
     end = now if run[-1]["event"] not in ("finished", "interrupted", "stopped") else units[-1]["time"]
     since = max(begin, end - RECENT)
     images = sum(event["made"] + event["failed"] for event in units if event["time"] > since)

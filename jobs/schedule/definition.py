@@ -138,7 +138,7 @@ def _tables(file: Path) -> dict[str, Any]:
     """The tables of the schedules by name. Raises UserError."""
     example = "add a table like [schedule.nightly] (docs/schedules.md)"
     try:
-        content = tomllib.loads(file.read_bytes().decode())
+        content = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file: write it, or name another one with --file") from None
     except UnicodeDecodeError as error:

@@ -90,7 +90,7 @@ def _left_out(kind: str, schedules: Sequence[Schedule]) -> Iterator[str]:
 
 
 def _common_settings(file: Path) -> dict[str, Any]:
-    content = tomllib.loads(file.read_text(encoding="utf-8"))
+    content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     return {
         name: value for name, value in content.items() if name not in SCHEDULE_TABLES or not isinstance(value, dict)
     }

@@ -87,7 +87,7 @@ def update_settings_file(path: Path, fields: Mapping[str, Any], comments: list[s
         UserError: It cannot be read or written.
     """
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
         write_atomic(path, updated_text(text, fields, comments).encode())
     except ParseError as error:
         raise UserError(f"{path}: {error}") from error

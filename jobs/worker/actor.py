@@ -10,6 +10,7 @@ on; an exception of the pipeline is narrowed down to its row by trying halves (`
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import pickle
@@ -172,6 +173,7 @@ class Worker:
         steps.end("use")
         warm_up_seconds = _warm_up(pipeline, setup) if setup.examples else 0.0
         steps.end("warm-up")
+        _leave_alone_what_is_there()
         seconds, device = (load_seconds, warm_up_seconds), self._context.device
         return Started(*seconds, dict(pipeline.backends), host, mark, device, _own_gpu(setup), steps.as_json())
 
@@ -192,6 +194,17 @@ class Worker:
         if setup.device == "cuda":
             check_card(this_card(), setup, host)
         return replace(setup, adapters=adapters_here(setup.adapters, fetched, setup.model, host))
+
+
+def _leave_alone_what_is_there() -> None:
+    """Take modules and model out of the search for garbage, which otherwise stops all threads for a tenth of a second
+    now and then to find that they are still used: long enough for a GPU to have nothing left to do.
+
+    In a process that is a worker and nothing else, as those are that have preloaded.
+    """
+    if "wanbatch.jobs.worker.preload" in sys.modules:
+        gc.collect()
+        gc.freeze()
 
 
 def _use_threads(count: int) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 LOG = "log.jsonl"
@@ -30,3 +30,32 @@ def parsed_events(log: bytes | None) -> list[Event]:
         except (ValueError, TypeError, KeyError):
             continue
     return found
+
+
+def last_run(events: Sequence[Event]) -> list[Event]:
+    """The events of the last run."""
+    starts = [index for index, event in enumerate(events) if event["event"] == "started"]
+    return list(events[starts[-1] :]) if starts else []
+
+
+def unit_times(run: Iterable[Event]) -> list[tuple[datetime, Event]]:
+    """When each unit of a run was taken in hand, with the event that it is done.
+
+    A worker's first unit begins when the worker is ready. Of the others, which it takes before the last one has left
+    it, nobody noted that: they count from their end back, for as long as they had the worker's time to themselves.
+    """
+    ready: dict[Any, datetime] = {}
+    found = []
+    for event in run:
+        if event["event"] == "worker_ready":
+            ready[event.get("worker")] = event["time"]
+        elif event["event"] == "unit":
+            alone = event["time"] - timedelta(seconds=event["busy_seconds"])
+            found.append((min(alone, ready.pop(event["worker"], alone)), event))
+    return found
+
+
+def making_seconds(run: Iterable[Event]) -> float:
+    """From the begin of a run's first unit to the end of its last one; 0 if it finished none."""
+    times = unit_times(run)
+    return (times[-1][1]["time"] - min(begin for begin, _ in times)).total_seconds() if times else 0.0

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
@@ -32,9 +33,6 @@ from wanbatch.manifests.storage.atomic_files import named
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.fsspec_io import file_system
 from wanbatch.manifests.storage.urls import is_url
-
-if TYPE_CHECKING:
-    import pyarrow.dataset as ds
 
 KINDS = ("data", "timings", "failures")
 ROW_GROUP = 100
@@ -274,8 +272,6 @@ def open_parts(root: str | Path, kind: str) -> ds.Dataset | None:
 
     root: the output folder, a path or a URL. Raises MachineryError if it cannot be read.
     """
-    import pyarrow.dataset as ds  # imports pandas, where there is one, for which workers would wait when they start
-
     backend = open_backend(root)
     try:
         names = sorted(name for name in backend.sizes(kind) if is_part(name))

@@ -61,6 +61,22 @@ def recorded_fingerprint(path: str | Path) -> dict[str, Any] | None:
         raise machinery_error(str(path), error, reading=True) from error
 
 
+def recorded_plan(path: str | Path) -> dict[str, Any]:
+    """What the last run of an output folder noted of its plan: rows, manifest and its digest, settings.
+
+    Args:
+        path: of the folder, or its URL; empty if no run has noted one.
+    Raises:
+        UserError: if the record is damaged.
+        MachineryError: if it cannot be read.
+    """
+    backend = open_backend(path)
+    try:
+        return read_json(backend, RUN).get("plan", {}) if backend.exists(RUN) else {}
+    except OSError as error:
+        raise machinery_error(str(path), error, reading=True) from error
+
+
 @dataclass(frozen=True, slots=True)
 class CommittedImages:
     """What an output folder holds, for those who read it as a manifest.

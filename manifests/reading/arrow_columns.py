@@ -8,7 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.manifests.reading.arrow_types import has_extension, plain_type, type_rule, unused_fields
+from wanbatch.manifests.reading.arrow_types import (
+    has_extension,
+    plain_type,
+    type_rule,
+    unknown_to_datasets,
+    unused_fields,
+)
 from wanbatch.manifests.reading.arrow_values import IMAGES, Flags, check_rows, marked_images
 from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.row_model import KNOWN
@@ -57,6 +63,14 @@ class FileColumns:
             if unused := unused_fields(self.schema.field(name).type):
                 said = f"only bytes and path of column {name!r} are used, not {', '.join(unused)}"
                 self._checker.problems.warn(self._index, said)
+        for name in self.others if not wrong else ():
+            if kind := unknown_to_datasets(self.schema.field(name).type):
+                how = "a list of structs of key and value" if pa.types.is_map(kind) else "decimal128"
+                self._checker.problems.warn(
+                    self._index,
+                    f"column {name!r} is or holds {kind}, for which the library `datasets` has no type: for "
+                    f"`load_dataset` to read the output, store it as {how}",
+                )
         return not wrong
 
     def passthrough_schema(self) -> pa.Schema:

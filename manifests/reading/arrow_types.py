@@ -38,6 +38,16 @@ def unused_fields(kind: pa.DataType) -> list[str]:
     return [f.name for f in kind if f.name not in IMAGE_FIELDS] if kinds.is_struct(kind) else []
 
 
+def unknown_to_datasets(kind: pa.DataType) -> pa.DataType | None:
+    """The type, or the one inside it, for which the library `datasets` has none, so that it reads no rows."""
+    if kinds.is_map(kind) or (kinds.is_decimal(kind) and kind.bit_width < 128):
+        return kind
+    if kinds.is_dictionary(kind):
+        return unknown_to_datasets(kind.value_type)
+    inner = (unknown_to_datasets(kind.field(i).type) for i in range(kind.num_fields))
+    return next((found for found in inner if found is not None), None)
+
+
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The same type without views, also inside it: text, binary and lists as all tools read and write them."""
     if kinds.is_string_view(kind):

@@ -162,6 +162,8 @@ def _parse(shown: str, raw: bytes) -> dict[str, Any] | None:
 def _not_json(error: Exception, raw: bytes) -> str:
     if isinstance(error, RecursionError):
         return "is nested too deeply"
+    if "int_max_str_digits" in str(error):  # which is Python's setting, and none of a manifest
+        return "has a whole number of thousands of digits: write it as text, or leave it out"
     if not isinstance(error, json.JSONDecodeError):
         return f"is not valid: {error}"
     if known := mistake(raw.decode().strip(), error):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import pyarrow as pa
 from pyarrow import types as kinds
@@ -23,11 +23,13 @@ def unified(tables: Sequence[pa.Table], problems: Problems) -> pa.Table:
         tables: of the manifest's files, in their order.
         problems: takes what does not go together, with the file.
     """
-    schema = _schema(tables, problems)
-    return pa.concat_tables([_cast(table, index, schema, problems) for index, table in enumerate(tables)])
+    schema, refused = _schema(tables, problems)
+    return pa.concat_tables([_cast(table, index, schema, refused, problems) for index, table in enumerate(tables)])
 
 
-def _schema(tables: Sequence[pa.Table], problems: Problems) -> pa.Schema:
+def _schema(tables: Sequence[pa.Table], problems: Problems) -> tuple[pa.Schema, set[tuple[int, str]]]:
+    """The columns of all tables, and which of which table have no type in common with those before."""
+    refused = set()
     fields: dict[str, pa.Field] = {}
     holders = Counter(name for table in tables for name in table.schema.names)
     for index, table in enumerate(tables):
@@ -43,7 +45,8 @@ def _schema(tables: Sequence[pa.Table], problems: Problems) -> pa.Schema:
                     f"column {field.name!r} is {field.type}, but {known.type} in {problems.files[first]}: cast it"
                 )
                 problems.add(index, -1, message)
-    return pa.schema(fields.values(), metadata=_features(tables, fields))
+                refused.add((index, field.name))
+    return pa.schema(fields.values(), metadata=_features(tables, fields)), refused
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -66,11 +69,13 @@ def _is_text(kind: pa.DataType) -> bool:
     return kinds.is_string(kind) or kinds.is_large_string(kind)
 
 
-def _cast(table: pa.Table, index: int, schema: pa.Schema, problems: Problems) -> pa.Table:
+def _cast(
+    table: pa.Table, index: int, schema: pa.Schema, refused: Set[tuple[int, str]], problems: Problems
+) -> pa.Table:
     columns = []
     for field in schema:
         column = table[field.name] if field.name in table.schema.names else None
-        if column is None:
+        if column is None or (index, field.name) in refused:
             columns.append(pa.chunked_array([pa.nulls(len(table), field.type)]))
             continue
         try:

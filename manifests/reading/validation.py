@@ -178,10 +178,19 @@ def reserved_name(name: str) -> str:
     return f"column {name!r} is also one that wanbatch writes: rename it, or {map_option(name, own_name(name))}"
 
 
+def _nested_dictionary(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) and pa.types.is_nested(kind.value_type)
+
+
+_NOT_IN_PARQUET = (pa.types.is_interval, pa.types.is_union, pa.types.is_run_end_encoded, _nested_dictionary)
+
+
 def bad_type(kind: pa.DataType) -> str | None:
     """Why values of a type cannot be written to Parquet and read back, or None."""
     if pa.types.is_struct(kind) and kind.num_fields == 0:
         return "holds empty objects, which Parquet cannot store"
+    if any(is_one(kind) for is_one in _NOT_IN_PARQUET):
+        return f"is or holds {kind}, which Parquet cannot store"
     if kind.num_fields == 0:
         return None
     if _depth(kind) > 32:

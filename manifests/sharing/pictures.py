@@ -118,10 +118,15 @@ def groups(contents: Contents) -> Iterator[pa.Table]:
 
 
 def plain(value: Any) -> Any:
-    """A value of a column as JSON has it: bytes in base64, times as ISO 8601, NaN and infinities as null."""
+    """A value of a column as JSON has it: bytes in base64, times as ISO 8601, NaN and infinities as null.
+
+    A map is a list of objects with `key` and `value`, since readers of JSON give the entries of a list one type.
+    """
     if isinstance(value, Mapping):
         return {str(name): plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):  # an entry of a map; lists come as lists
+        return {"key": plain(value[0]), "value": plain(value[1])}
+    if isinstance(value, list):
         return [plain(one) for one in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -173,7 +173,8 @@ def decode(opened: OpenedImage) -> np.ndarray:
         raise
     except Exception as error:
         # Decoders raise nearly any type on hostile data.
-        raise SourceError("bad_image", f"cannot be decoded ({error})") from error
+        said = f"cannot be decoded ({error}): it is damaged or was cut off; save or fetch it again"
+        raise SourceError("bad_image", said) from error
 
 
 def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:

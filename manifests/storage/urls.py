@@ -39,11 +39,15 @@ def is_hub(url: str) -> bool:
 
 
 def local_path(path: str | Path) -> Path:
-    """A local path. Raises UserError for a URL of another kind than `SCHEMES` and `HUB`."""
+    """A local path. Raises UserError for a URL of another kind than `SCHEMES` and `HUB`.
+
+    `~` at the begin of a text is a home folder: shells leave it as it is in `--out=~/shop`, and so do variables and
+    settings files. A folder of that name is `./~`.
+    """
     if isinstance(path, str) and (_SCHEME.match(path) or "://" in path):
         known = ", ".join(f"{scheme}://" for scheme in (*SCHEMES, HUB))
         raise UserError(f"{path}: such addresses are not supported here: give a path, or one of {known}")
-    return Path(path)
+    return Path(os.path.expanduser(path) if isinstance(path, str) else path)
 
 
 def absolute(path: str | Path) -> str:

@@ -16,7 +16,8 @@ a time, all rows go through the first and then all through the second, so that w
 that `run` was given.
 
 A size class that has too few rows to fill the slots waits, as far as another can fill them, for rows that come
-later: `run` asks for more before it runs an evaluation with empty slots.
+later: `run` asks for more before it runs an evaluation with empty slots, and before the last evaluation of a row that
+nobody waits for.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class Denoiser:
 
         Args:
             samples: The rows to begin with.
-            more: Asked for further rows whenever the slots cannot be filled; None: there are no further ones.
+            more: Asked for further rows whenever the slots cannot be filled, or soon cannot; None: there are none.
         """
         classes: _Classes = {}
         yield _without_steps(self._enter(samples, classes))
@@ -139,7 +140,7 @@ class Denoiser:
         self._present = None
         while True:
             current = self._next_class(classes, current)
-            if more is not None and (current is None or current.size < self._enough):
+            if more is not None and self._wants_more(current, classes):
                 coming = more()
                 if coming is not None:
                     if clock is not None:
@@ -157,6 +158,17 @@ class Denoiser:
                 clock.restart()
             if not current.size:
                 self._keep(classes.pop(current.key))
+
+    def _wants_more(self, current: _SizeClass | None, classes: _Classes) -> bool:
+        """Whether to ask for further rows: the slots cannot be filled, or a row is about to leave and none waits.
+
+        The latter is earlier than they are needed. To make rows ready takes the host a while, in which a GPU that was
+        asked for evaluations has more to do than one that was asked for the pictures of the rows that left.
+        """
+        if current is None or current.size < self._enough:
+            return True
+        leaving = any(row.plan.next_is_last for row in current.rows)
+        return leaving and not any(one.waiting for one in classes.values())
 
     def _enter(self, samples: Iterable[Sample], classes: _Classes) -> Iterator[Sample]:
         """Put rows into their size classes. Yields those that need no evaluation."""

@@ -106,6 +106,11 @@ class StepPlan:
         return self.step == self.solution.steps
 
     @property
+    def next_is_last(self) -> bool:
+        """Whether one evaluation is left."""
+        return self.step == self.solution.steps - 1
+
+    @property
     def sigma(self) -> float:
         """The noise level of the next evaluation."""
         return float(self.solution.sigmas[self.step])

@@ -51,7 +51,7 @@ def read_phrases(path: str | Path) -> dict[str, str]:
         UserError: if the file is not a TOML table of texts.
     """
     try:
-        table = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
+        table = tomllib.loads(Path(path).expanduser().read_text("utf-8-sig"))
     except OSError as error:
         raise UserError(f"setting sound_phrases: {path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:

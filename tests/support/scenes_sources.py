@@ -110,6 +110,18 @@ def pixels_without_a_meaning(at: At) -> Iterator[str]:
 
 
 @scene
+def pixels_that_are_cut_off(at: At) -> Iterator[str]:
+    whole = at.picture("x.png").read_bytes()
+    at.write("x.png", whole[:-40])
+    at.rows({"image": "x.png"})
+    with SourceLoader(at.folder) as loader:
+        source = read_manifest("m.jsonl").row(0).sources[0]
+        yield raised(lambda: loader.load(source))
+        at.write("x.png", whole)
+        assert loader.load(source).pixels.shape == (32, 32, 3)
+
+
+@scene
 def formats_of_an_extra(at: At) -> Iterator[str]:
     at.write("x.jxl", bytes.fromhex("ff0a") + bytes(30))
 

@@ -75,6 +75,25 @@ def two_columns_of_a_name_and_cells_that_are_too_large(at: At) -> Iterator[str]:
 
 
 @scene
+def columns_that_parquet_or_datasets_do_not_take(at: At) -> Iterator[str]:
+    union = pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])])
+    feather = pa.table({**TWO, "note": union})
+    with pa.ipc.new_file("m.arrow", feather.schema) as file:
+        file.write_table(feather)
+    yield at.refused("plan", "m.arrow")
+    parquet("m.parquet", {**TWO, "note": ["1", "b"]})
+    at.works("plan", "m.parquet")
+    parquet("m.parquet", {**TWO, "sizes": pa.array([[("s", 1)], []], pa.map_(pa.string(), pa.int32()))})
+    yield at.works("plan", "m.parquet")
+    parquet("m.parquet", {**TWO, "sizes": [[{"key": "s", "value": 1}], []]})
+    assert "datasets" not in at.works("plan", "m.parquet")
+    parquet("m.parquet", {**TWO, "price": pa.array([1, 2], pa.decimal32(5, 2))})
+    yield at.works("plan", "m.parquet")
+    parquet("m.parquet", {**TWO, "price": pa.array([1, 2], pa.decimal128(5, 2))})
+    assert "datasets" not in at.works("plan", "m.parquet")
+
+
+@scene
 def files_that_are_too_large(at: At) -> Iterator[str]:
     numbers = np.arange(1000)
     table = {"prompt": [f"a {n}" for n in numbers], "n": numbers}

@@ -38,6 +38,7 @@ def lines_that_are_no_objects(at: At) -> Iterator[str]:
         "{'prompt': 'a'}": (json.dumps({"prompt": "a"}),),
         '{"prompt": "a"} {"prompt": "b"}': ('{"prompt": "a"}', '{"prompt": "b"}'),
         '["a"]': ('{"prompt": "a"}',),
+        f'{{"prompt": "a", "n": {"9" * 5000}}}': (json.dumps({"prompt": "a", "n": "9" * 5000}),),
     }
     for wrong, right in mended.items():
         at.rows('{"prompt": "first"}', wrong)

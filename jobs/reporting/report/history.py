@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from wanbatch.manifests.dataset.event_log import Event
+from wanbatch.manifests.dataset.event_log import Event, making_seconds, unit_times
 
 ENDS = ("finished", "interrupted", "stopped")
 AFTERWARDS = ("set_aside", "repaired")
@@ -79,7 +79,7 @@ def sessions_of(events: Iterable[Event]) -> list[Session]:
                 end=(end or run[-1])["time"],
                 made=sum(event["made"] for event in units),
                 failed=sum(event["failed"] for event in units),
-                making_seconds=round((units[-1]["time"] - _begin_of(units)).total_seconds(), 3) if units else 0.0,
+                making_seconds=round(making_seconds(run), 3),
                 ended=None if end is None else end["event"],
                 cause=None if end is None else end.get("cause") or end.get("by"),
             )
@@ -91,21 +91,16 @@ def timeline_of(events: Iterable[Event], bins: int = BINS) -> Timeline | None:
     """Speed and workers over time; None if no unit was finished."""
     offset, starts, spans = 0.0, [], []
     for run in _runs(events):
-        units = [event for event in run if event["event"] == "unit"]
-        if not units:
+        times = unit_times(run)
+        if not times:
             continue
-        begin = _begin_of(units)
+        first = min(begin for begin, _ in times)
         starts.append(offset)
-        for event in units:
-            end = offset + (event["time"] - begin).total_seconds()
-            spans.append((end - event["busy_seconds"], end, event["made"] + event["failed"], event["worker"]))
+        for begin, event in times:
+            since, until = (offset + (time - first).total_seconds() for time in (begin, event["time"]))
+            spans.append((since, until, event["made"] + event["failed"], event["worker"]))
         offset = max(span[1] for span in spans)
     return _binned(spans, starts, offset, bins) if spans and offset > 0 else None
-
-
-def _begin_of(units: Sequence[Event]) -> datetime:
-    """When the first of some units was taken in hand."""
-    return min(event["time"] - timedelta(seconds=event["busy_seconds"]) for event in units)
 
 
 def _binned(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import get_args
 
 import pytest
 from command_line import GOOD, invoke, usage_error
+from job_making import write_jsonl
 
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.tuning.settings_file import update_settings_file
 from wanbatch.pipeline.sampling.schedules import SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
 
@@ -133,3 +136,26 @@ def test_an_unknown_flag_and_a_missing_argument(manifest):
         result = invoke(*arguments)
         assert result.exit_code == 2
         assert "Traceback" not in result.stderr
+
+
+def test_a_file_of_windows_is_read(tmp_path, monkeypatch):
+    """With a mark before its first key and CR before each line feed, as its editor writes it: settings, schedules,
+    and what `tune` makes of it."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "m.jsonl", [GOOD])
+    lines = [
+        "steps = 7",
+        "[schedule.nightly]",
+        'cron = "30 2 * * *"',
+        'timezone = "UTC"',
+        'manifest = "m.jsonl"',
+        'output = "out"',
+    ]
+    (tmp_path / "wanbatch.toml").write_bytes("\r\n".join(["\ufeff" + lines[0], *lines[1:]]).encode())
+    planned = invoke("plan", "m.jsonl", "--json")
+    assert (planned.exit_code, json.loads(planned.stdout)["model_evaluations"]) == (0, 7)
+    assert invoke("schedule", "check").stdout.startswith("nightly: next at ")
+    exported = invoke("schedule", "export", "--format", "kubernetes", "--image", "i", "--claim", f"c:{tmp_path}")
+    assert "--steps" in exported.stdout, exported.output
+    update_settings_file(tmp_path / "wanbatch.toml", {"steps": 5}, [])
+    assert json.loads(invoke("plan", "m.jsonl", "--json").stdout)["model_evaluations"] == 5

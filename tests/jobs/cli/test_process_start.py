@@ -1,12 +1,15 @@
-"""Commands in processes with closed standard streams, or without a current folder."""
+"""Commands in processes whose standard streams are closed or take nothing, or without a current folder."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from job_making import environment, write_jsonl
+from job_making import environment, rows_by_id, write_jsonl
 
 NUMBERS = """
 import os, sys
@@ -43,3 +46,46 @@ def test_a_current_folder_that_was_removed(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("wanbatch: the current folder cannot be used (No such file")
     assert "Traceback" not in done.stderr
+
+
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+COMMAND = [sys.executable, "-m", "wanbatch.jobs.cli"]
+
+
+@FULL
+def test_a_run_whose_output_nobody_reads_and_has_no_room(tmp_path):
+    """As with `2>&1 | head`, or a log on a full disk: all rows are made, and the exit code says so."""
+    write_jsonl(tmp_path / "m.jsonl", [{"id": name, "prompt": "a star", "steps": 1} for name in ("one", "two")])
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open("/dev/full", "w") as full, os.fdopen(writing, "w") as unread:
+        done = subprocess.run(
+            [*COMMAND, "run", "m.jsonl", "--out", "out"], cwd=tmp_path, env=environment(), stdout=full, stderr=unread
+        )
+    assert done.returncode == 0
+    assert set(rows_by_id(tmp_path / "out")) == {"one", "two"}
+
+
+@FULL
+def test_an_error_that_nobody_reads_ends_with_its_own_code(tmp_path):
+    write_jsonl(tmp_path / "m.jsonl", [{"prompt": "a star"}, "{oops}"])
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "plan", "m.jsonl"], cwd=tmp_path, env=environment(), stderr=full)
+    assert done.returncode == 2
+
+
+@FULL
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_an_answer_for_which_there_is_no_room(tmp_path, flags):
+    """One message; printed elsewhere, as it says, the answer is there."""
+    write_jsonl(tmp_path / "m.jsonl", [{"prompt": "a star"}] * 12)
+    plan = [*COMMAND, "plan", "m.jsonl", *flags]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(plan, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 75
+    assert done.stderr == (
+        "wanbatch: standard output cannot be written to (No space left on device): print it elsewhere\n"
+    )
+    printed = subprocess.run(plan, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert printed.returncode == 0
+    assert json.loads(printed.stdout)["rows"] == 12 if flags else "12 rows" in printed.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,31 @@ from wanbatch.jobs.cli.main import main
 main({arguments!r}, prog_name="wanbatch", standalone_mode=False)
 print("modules", json.dumps(sorted(sys.modules)))
 """
+
+WHILE_IMPORTING = """
+import os, signal, sys
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name == "wanbatch.jobs.cli.options":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Hook())
+if sys.argv[1:] == ["ignored"]:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.argv[1:] = ["--help"]
+import runpy
+runpy.run_module("wanbatch.jobs.cli", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_ctrl_c_before_all_is_imported(tmp_path):
+    """It ends the process as the signal does, without a word; behind `nohup`, or in a script's background, it does
+    nothing."""
+    run = [sys.executable, "-c", WHILE_IMPORTING]
+    ended = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+    ignored = subprocess.run([*run, "ignored"], cwd=tmp_path, capture_output=True, text=True)
+    assert ignored.returncode == 0
+    assert ignored.stdout.startswith("Usage: wanbatch")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["tune", "--help"], ["completion", "zsh"]])

@@ -72,3 +72,34 @@ def test_a_folder_whose_path_others_take_for_a_pattern(run_fast, settings, tmp_p
     assert '"event": "warning"' in (tmp_path / "out [v2]/_wanbatch/log.jsonl").read_text()
     (tmp_path / "out [v2]").rename(tmp_path / "out")
     assert load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))["id"][:] == ["a"]
+
+
+def test_values_that_changed_of_images_that_are_made_are_told(run_fast, settings, tmp_path, caplog):
+    """A label that was corrected makes no image anew; the dataset keeps the old one, and the user is told so."""
+    path, out = tmp_path / "m.parquet", tmp_path / "out"
+
+    def run(ids: str, **columns: object) -> list[str]:
+        table = {"id": list(ids), "prompt": ["a star"] * len(ids), **columns}
+        pq.write_table(pa.table(table), path)
+        caplog.clear()
+        run_fast(path, out, settings())
+        return [record.getMessage() for record in caplog.records if "keep the values" in record.getMessage()]
+
+    nan = float("nan")
+    assert run("ab", label=["cat", "dog"], score=[nan, 1.0], of=[[1], None]) == []
+    assert run("abc", label=["cat", "dog", "fox"], score=[nan, 1.0, 2.0], of=[[1], None, None]) == []
+    (told,) = run("abc", label=["cat", "ox", "fox"], score=[nan, 1.0, 2.0], of=[[1], [2], None])
+    assert told.startswith(
+        f"{out}: 1 images that are made keep the values of label, of that they were made with, 'b'"
+    )
+    assert run("abc", label=["cat", "ox", "fox"], score=[nan, 1.0, 2.0], of=[[1], [2], None]) == [], "it is told once"
+    new = {"label": ["cat", "dog", "fox", "owl"], "score": [nan, 1.0, 2.0, 3.0], "of": [[1], None, None, [4]]}
+    (told,) = run("abcd", **new, split=["train", "train", "test", "test"])
+    assert "3 images that are made keep the values of split that they were made with, 'a' for one" in told
+    rows = pq.read_table(out / "data").sort_by("id").to_pylist()
+    assert [(row["label"], row["split"]) for row in rows] == [
+        ("cat", None),
+        ("dog", None),
+        ("fox", None),
+        ("owl", "test"),
+    ]

@@ -41,6 +41,25 @@ for preload in ("this", None):
 print(json.dumps(found))
 """
 
+DYING = """
+import os, threading
+import ray
+from wanbatch.jobs.driver.ray_session import local_ray
+worker, told = ray._private.worker, threading.Event()
+printing = worker.print_worker_logs
+def noted(*given, **more):
+    printing(*given, **more)
+    told.set()
+worker.print_worker_logs = noted
+with local_ray():
+    try:
+        ray.get(ray.remote(max_retries=0)(lambda: os._exit(1)).remote())
+    except ray.exceptions.WorkerCrashedError:
+        print("died")
+    assert told.wait(60)
+assert worker._worker_logs_enabled
+"""
+
 
 def test_sessions_one_after_the_other_listen_on_this_machine_alone(tmp_path):
     """In a process of its own: this one is connected to the Ray of these tests."""
@@ -55,6 +74,14 @@ def test_sessions_one_after_the_other_listen_on_this_machine_alone(tmp_path):
         assert {address.removeprefix("::ffff:") for address in session["heard"]} == {"127.0.0.1"}
     assert first["token"] != second["token"]
     assert list(home.rglob("*token*")) == []
+
+
+def test_what_ray_says_of_a_process_that_died_is_no_part_of_the_output(tmp_path):
+    """Ray tells the driver of it, which would print it to standard output, between the lines of JSON."""
+    changed = environment(HOME=str(tmp_path), TMPDIR="/tmp")
+    done = subprocess.run([sys.executable, "-c", DYING], env=changed, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "died\n"
 
 
 @pytest.mark.slow

@@ -254,3 +254,25 @@ def test_run_as_json(manifest, model_folder, tmp_path):
     assert expected.items() <= summary.items()
     assert events(ended.err)[0] == {"event": "stage", "stage": "starting"}
     assert list(rows_by_id(tmp_path / "out" / "shop")) == ["a"]
+
+
+@pytest.mark.parametrize("columns", [44, 60, 80, 97, 120, 200])
+def test_figures_are_not_cut_on_a_narrow_terminal(columns):
+    """1060/3000 that ends as 1060/30 is another number."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (20, columns))
+    with os.fdopen(slave, "w") as terminal:
+        bar = Bar(3000, 0, terminal)
+        bar.stage("draining")
+        bar._bar.start_t -= 100  # so that the speed is a usual one
+        bar.update(1060, 12)
+        bar.close()
+        shown = b""
+        while not shown.endswith(b"\n"):  # with which it ends
+            shown += os.read(master, 65536)
+    os.close(master)
+    lines = [line.strip() for line in shown.decode().split("\r") if "1072" in line]
+    assert lines
+    assert all(re.search(r"\b1072/3000\b.*12 failed.* left$", line) for line in lines), lines
+    assert all(("█" in line) == (columns >= 80) for line in lines)
+    assert max(len(line) for line in lines) <= columns

@@ -66,6 +66,12 @@ def test_speed_is_that_of_the_last_minutes():
     assert recent_speed(parsed_events(event("started", 0)), at(10)) is None
 
 
+def test_speed_counts_from_when_the_first_worker_was_ready():
+    """The first unit's own ten seconds are not all that it took, if another one was in the model meanwhile."""
+    run = parsed_events(event("started", 0) + event("worker_ready", 5, worker="w0") + unit(25) + unit(25, made=30))
+    assert recent_speed(run, at(25)) == pytest.approx(40 / 20)
+
+
 def test_workers_and_when_they_were_heard_of():
     run = parsed_events(event("started", 0) + unit(20, "a") + unit(30, "b") + unit(50, "a"))
     found = [(worker.name, worker.images, worker.seconds_ago) for worker in workers_of(run, at(60))]

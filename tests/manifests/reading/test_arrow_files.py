@@ -93,6 +93,48 @@ class TestSavedDatasets:
         assert "column 'grid' has the extension type" in found
 
     @pytest.mark.parametrize(
+        "values",
+        [
+            pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
+            pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), pa.array(["a"])),
+            pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])]),
+            pa.DictionaryArray.from_arrays(pa.array([0], pa.int8()), pa.array([[1, 2]])),
+            pa.array([[(1, 2, 3)]], pa.list_(pa.month_day_nano_interval())),
+        ],
+        ids=lambda values: str(values.type),
+    )
+    def test_types_that_parquet_cannot_store_are_refused(self, tmp_path, problems, values):
+        write_stream(tmp_path / "m.arrow", pa.table({"prompt": ["a"], "mine": values}))
+        (found,) = problems(tmp_path / "m.arrow")
+        assert "column 'mine' is or holds " in found
+        assert found.endswith(", which Parquet cannot store: simplify it")
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            pa.map_(pa.string(), pa.int32()),
+            pa.list_(pa.struct({"of": pa.map_(pa.string(), pa.int32())})),
+            pa.decimal128(5, 2),
+            pa.dictionary(pa.int8(), pa.string()),
+            pa.struct({"a": pa.list_(pa.duration("s"))}),
+        ],
+        ids=str,
+    )
+    def test_types_that_datasets_does_not_know_are_warned_of(self, tmp_path, kind):
+        """Exactly where `datasets` itself refuses the column."""
+        write_stream(tmp_path / "m.arrow", pa.table({"prompt": ["a"], "mine": pa.nulls(1, kind)}))
+        warnings = read_manifest(tmp_path / "m.arrow").warnings
+        try:
+            datasets.Features.from_arrow_schema(pa.schema({"mine": kind}))
+        except ValueError:
+            (said,) = warnings
+            assert (
+                "column 'mine' is or holds map<string, int32>, for which the library `datasets` has no type" in said
+            )
+        else:
+            assert warnings == ()
+
+    @pytest.mark.parametrize(
         ("name", "text", "said"),
         [
             ("state.json", "{", "state.json: is damaged"),

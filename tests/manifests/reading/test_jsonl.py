@@ -124,7 +124,10 @@ def test_a_bad_row_is_named_with_its_line_and_remedy(jsonl, problems, row, said)
         (b'{"prompt": "a"}\0\0\0\0', "holds NUL bytes"),
         ("[" * 100_000, "is nested too deeply"),
         ('{"prompt": "' + "x" * (9 << 20) + '"}', "is longer than 8 MiB"),
-        ('{"prompt": "a", "seed": ' + "9" * 5000 + "}", "is not valid"),
+        (
+            '{"prompt": "a", "seed": ' + "9" * 5000 + "}",
+            "has a whole number of thousands of digits: write it as text",
+        ),
     ],
     ids=range(14),
 )

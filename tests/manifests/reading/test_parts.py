@@ -76,6 +76,12 @@ class TestColumns:
         assert said in found
         assert found.endswith(("cast it", "cast it in all files"))
 
+    def test_one_fault_is_one_problem(self, parquet, tmp_path, problems):
+        parquet({"prompt": ["a"], "mine": [1]}, name="parts/1.parquet")
+        parquet({"prompt": ["b"], "mine": ["x"]}, name="parts/2.parquet")
+        (found,) = problems(tmp_path / "parts")
+        assert "2.parquet: column 'mine' is string, but int64 in " in found
+
     def test_known_columns_may_have_other_types_in_each_part(self, parquet, tmp_path):
         parquet({"prompt": ["a"], "seed": [2**62]}, "a.parquet")
         parquet({"prompt": ["b"], "seed": pa.nulls(1)}, "b.parquet")

@@ -67,6 +67,21 @@ def test_datasets_reads_an_imagefolder(out, tmp_path):
     assert loaded[0]["prompt"].startswith("prompt of ")
 
 
+def test_datasets_reads_maps_of_an_imagefolder(tmp_path):
+    """A map's entries are of one type in JSON, and its keys are values, not columns of each row."""
+    sizes = pa.map_(pa.string(), pa.int32())
+    own = pa.table({"sizes": pa.array([[("small", 1)], [("large", 2), ("small", 3)], [], None], sizes)})
+    out = fill(tmp_path / "out", ["a", "b", "c", "d"], passthrough=own)
+    export(out, tmp_path / "pictures", "imagefolder")
+    loaded = load_dataset("imagefolder", data_dir=str(tmp_path / "pictures"), cache_dir=str(tmp_path / "hf"))["train"]
+    assert {row["id"]: row["sizes"] for row in loaded} == {
+        "a": [{"key": "small", "value": 1}],
+        "b": [{"key": "large", "value": 2}, {"key": "small", "value": 3}],
+        "c": [],
+        "d": None,
+    }
+
+
 def test_pycocotools_reads_coco(out, tmp_path, capsys):
     from pycocotools.coco import COCO
 

@@ -170,7 +170,11 @@ class TestBadFiles:
             (b"nothing", "bad_image", "is not a PNG, JPEG, WEBP, GIF, BMP, TIFF or AVIF image"),
             (b"GIF89a" + b"\0" * 50, "bad_image", "is a GIF image that is damaged"),
             (b"II*\0" + b"\0" * 50, "bad_image", "is a TIFF image that is damaged"),
-            (png_header(32, 32), "bad_image", "cannot be decoded"),
+            (
+                png_header(32, 32),
+                "bad_image",
+                "): it is damaged or was cut off; save or fetch it again",
+            ),
             (png_header(10_000, 10_000), "too_large", "is 10000x10000; at most 64000000 pixels"),
             (png_header(14_500, 14_000), "too_large", "too many pixels"),
             (png_header(2**31 - 1, 2**31 - 1), "too_large", "too many pixels"),

@@ -64,3 +64,40 @@ def test_few_rows_of_a_rare_length_wait_for_others_of_their_kind():
     used, _, _ = run_in_units(samples_of(lengths), 32, streamed=True)
     alone, _, _ = run_in_units(samples_of(lengths), 32, streamed=False)
     assert used > alone + 0.05
+
+
+def asked_after(steps: int, rows: int) -> list[int]:
+    """How many evaluations were run whenever a unit of as many rows as slots, or twice as many, came."""
+    model, samples = StubTransformer(), samples_of([10] * 3 * rows, steps=(steps,))
+    feed, asked = UnitFeed([samples[first : first + rows] for first in range(0, 3 * rows, rows)]), []
+
+    def more():
+        unit = feed.more()
+        if unit is not None:
+            asked.append(model.evaluations)
+        return unit
+
+    for denoised in Denoiser([model], SLOTS).run((), more):
+        feed.done(denoised.sample)
+    return asked
+
+
+@pytest.mark.parametrize("steps", [2, 4, 50])
+def test_rows_come_before_the_last_evaluation_of_those_that_nobody_waits_for(steps):
+    """While a GPU still has work: to make rows ready takes the host a while."""
+    assert asked_after(steps, SLOTS) == [0, steps - 1, 2 * steps - 1]
+    assert asked_after(steps, 2 * SLOTS) == [0, 2 * steps - 1, 4 * steps - 1]
+
+
+def test_no_more_units_come_early_than_one():
+    """All others would only wait, here and not where another worker could take them."""
+    units = [samples_of([10] * SLOTS, steps=(4,)), *([sample] for sample in samples_of([100] * 6, steps=(4,)))]
+    model, came = StubTransformer(), []
+    waiting = iter(units)
+
+    def more():
+        came.append(model.evaluations)
+        return next(waiting, None)
+
+    next(iter(Denoiser([model], SLOTS).run((), more)))
+    assert came == [0, 3]

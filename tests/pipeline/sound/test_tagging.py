@@ -98,6 +98,11 @@ def test_a_bad_table_of_phrases_is_refused(tmp_path, text, message):
         read_phrases(tmp_path / "p.toml")
 
 
+def test_a_table_of_phrases_of_windows_is_read(tmp_path):
+    (tmp_path / "p.toml").write_bytes('\ufeff"Bird" = "a bird"\r\n'.encode())
+    assert read_phrases(tmp_path / "p.toml") == {"Bird": "a bird"}
+
+
 @pytest.mark.parametrize("template", ["{prompt}", "{sounds} {other}", "{sounds", "{}"])
 def test_a_bad_template_is_refused(template):
     with pytest.raises(UserError, match=r"write it like '\{prompt\}, \{sounds\}'"):

@@ -37,6 +37,21 @@ def test_images_of_the_curve_are_those_that_were_made():
     assert [one.making_seconds for one in sessions] == [20, 15], "without the start of a run and its end"
 
 
+def test_units_that_overlap_begin_when_their_worker_is_ready():
+    """Two units leave at once, of which the first had the worker's first 16 seconds, also while it did other work."""
+    log = event("started", 0) + event("worker_ready", 4, worker="w0") + event("start", 4)
+    log += unit(20, made=10, busy=7) + unit(20, made=5, busy=9) + unit(24, made=5, busy=4) + event("finished", 30)
+    events = parsed_events(log)
+    [session] = sessions_of(events)
+    assert session.making_seconds == 20
+    timeline = timeline_of(events, bins=20)
+    assert timeline is not None
+    assert timeline.bin_seconds == 1
+    assert min(timeline.images_per_second) > 0, "it made pictures all the time"
+    assert timeline.workers == [1] * 20
+    assert sum(timeline.images_per_second) == pytest.approx(20, rel=1e-3)
+
+
 def test_no_log_is_no_curve():
     assert timeline_of(parsed_events(None)) is None
     assert timeline_of(parsed_events(event("started", 0))) is None

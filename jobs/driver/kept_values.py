@@ -1,0 +1,101 @@
+"""Columns that pass through, of images that are made: values that the manifest has by now and the dataset has not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wanbatch.jobs.planning.plan import Plan
+from wanbatch.manifests.dataset.committed_parts import CommittedParts
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.status import recorded_plan
+from wanbatch.manifests.storage.arrow_casts import cast
+
+MOST_PARTS = 256
+"""How many parts are looked at, evenly spread: a folder may have very many, and a store takes its time for each."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Images whose values are not those of the manifest. columns: in which they differ. ids: of the images."""
+
+    columns: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
+def warn_of_kept_values(folder: OutputFolder, plan: Plan, again: Collection[str]) -> None:
+    """Tell the user if a manifest that changed since the last run has other values for images that are made.
+
+    A row's digest is of what it asks of the model, so such images are not made again, and keep the values that they
+    were made with.
+
+    Args:
+        folder: open, before it notes this run's plan.
+        plan: with the columns that the folder's parts will have.
+        again: ids that are made again.
+
+    Raises:
+        UserError: A committed part is not there as it was committed. MachineryError: It cannot be read.
+    """
+    recorded = recorded_plan(folder.url)
+    if not folder.committed().made or recorded.get("digest") in (None, plan.manifest.digest):
+        return
+    columns = plan.manifest.passthrough.column_names
+    parts = CommittedParts.open(folder.url)
+    step = -(-len(parts.names["data"]) // MOST_PARTS)
+    some = replace(parts, names={**parts.names, "data": parts.names["data"][::step]})
+    made = some.table("data", ["id", *columns]) if columns else None
+    if made is None or not (kept := kept_values(made, plan, again)).ids:
+        return
+    count = f"{len(kept.ids)}{' or more' if step > 1 else ''} images that are made"
+    _log.warning(
+        "%s: %s keep the values of %s that they were made with, %r for one, where %s has others by now: to have "
+        "these, join the manifest to the dataset by id, or fill another output folder",
+        folder.url,
+        count,
+        ", ".join(kept.columns),
+        kept.ids[0],
+        plan.manifest.path,
+    )
+
+
+def kept_values(made: pa.Table, plan: Plan, again: Collection[str]) -> Kept:
+    """Compare images that are made with the manifest.
+
+    Args:
+        made: their `id`, and columns that pass through as far as there are any; others count as null.
+        plan: of the manifest.
+        again: ids that are left out, since they are made again.
+    """
+    asked = pa.array(plan.ids())
+    place = pc.index_in(made["id"].cast(asked.type), value_set=asked)
+    there = pc.and_(
+        pc.is_valid(place), pc.invert(pc.is_in(made["id"], value_set=pa.array(sorted(again), pa.string())))
+    )
+    made, place = made.filter(there), place.filter(there)
+    rows = plan.images["row"].take(place)
+    columns, differ = [], pa.array([False] * len(made))
+    for name in plan.manifest.passthrough.column_names:
+        wanted = plan.manifest.passthrough[name].take(rows)
+        found = made[name] if name in made.column_names else pa.chunked_array([pa.nulls(len(made), wanted.type)])
+        other = _differ(found, wanted)
+        if pc.any(other).as_py():
+            columns.append(name)
+            differ = pc.or_(differ, other)
+    return Kept(tuple(columns), tuple(made["id"].filter(differ).to_pylist()))
+
+
+def _differ(found: pa.ChunkedArray, wanted: pa.ChunkedArray) -> pa.Array:
+    """Where values are not the same, NaN being the same as itself; nowhere if the types have nothing in common."""
+    try:
+        plain = cast(found, wanted.type).to_pylist()
+    except pa.ArrowException:
+        return pa.array([False] * len(found))
+    pairs = zip(plain, wanted.to_pylist(), strict=True)
+    return pa.array([repr(one) != repr(other) for one, other in pairs], pa.bool_())

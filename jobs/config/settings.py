@@ -223,8 +223,7 @@ class Settings(_ColumnDefaults):
 
 def failures_allowed(settings: Settings, images: int) -> int | None:
     """`max_failures` as a count; None: no limit."""
-    given = settings.max_failures
-    if given is None:
+    if (given := settings.max_failures) is None:
         return None
     return int(Fraction(given[:-1]) * images / 100) if given.endswith("%") else int(Fraction(given))
 

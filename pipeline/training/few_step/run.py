@@ -26,7 +26,6 @@ from wanbatch.pipeline.training.same_training import ensure_same_training
 
 MEASURES_FILE, CARD_FILE, SHEET_FILE = "measures.json", "README.md", "samples.png"
 ENCODED_TOGETHER = 256  # prompts
-AFTER_THE_TEACHER = 1000  # added to the seed; those right behind it are of the adapters' beginnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +85,6 @@ def train_few_step(
     adapters = LowRankAdapters(experts.by_name, IMAGE_LAYERS)
     listener.say(f"the teacher makes {min(settings.teacher_latents, len(prompts))} pictures to begin with")
     bank = with_latents(experts, adapters, encode_bank(model, prompts, size), settings, out, processes)
-    # The teacher draws only where its latents are not there yet; what follows is the same in any case.
-    torch.manual_seed(settings.seed + AFTER_THE_TEACHER)
     training = Distillation(experts, adapters, bank, settings, budget, out, listener.say, about.name, processes)
     done = training.run(dict, minutes_between, listener.stepped)
     if not processes.first:

@@ -18,6 +18,7 @@ from wanbatch.pipeline.training.processes import ALONE, Processes
 
 STUDENT, FAKE = "student", "fake"
 LATENTS_FILE = "teacher-latents.pt"
+AFTER_THE_TEACHER = 1000  # added to the seed; those right behind it are of the adapters' beginnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,9 @@ def with_latents(
 ) -> PromptBank:
     """A bank with what the teacher makes of its first prompts, which is made once a folder.
 
+    The teacher draws random numbers only where its latents are not there yet; those that come after it are the same
+    in any case.
+
     Args:
         experts: The teacher.
         adapters: Of the teacher.
@@ -135,4 +139,5 @@ def with_latents(
             unfinished = file.with_suffix(".new")
             torch.save(latents, unfinished)
             unfinished.replace(file)
+    torch.manual_seed(settings.seed + AFTER_THE_TEACHER)
     return PromptBank(bank.prompts, bank.negative, latents.float())

@@ -15,6 +15,7 @@ from wanbatch.pipeline.training.few_step.losses import Guidance, Network, Networ
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.processes import ALONE, Processes
+from wanbatch.pipeline.training.state_file import load_state, save_state
 
 STUDENT, FAKE = "student", "fake"
 LATENTS_FILE = "teacher-latents.pt"
@@ -129,15 +130,13 @@ def with_latents(
     there = file.exists()
     processes.wait()  # all have looked before one writes
     if there:
-        latents = torch.load(file, map_location=bank.latents.device, weights_only=True)
+        latents = load_state(file, bank.latents.device)
     else:
         count = min(settings.teacher_latents, len(bank.prompts.lengths))
         networks, shape = adapted_networks(experts, adapters, bank), tuple(bank.latents.shape[1:])
         guidance = guidance_of(experts, settings)
         latents = teacher_latents(networks, guidance, bank, count, shape, settings, processes).half()
         if processes.first:
-            unfinished = file.with_suffix(".new")
-            torch.save(latents, unfinished)
-            unfinished.replace(file)
+            save_state(latents, file)
     torch.manual_seed(settings.seed + AFTER_THE_TEACHER)
     return PromptBank(bank.prompts, bank.negative, latents.float())

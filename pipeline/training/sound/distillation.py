@@ -20,6 +20,7 @@ from wanbatch.pipeline.models.text_context import CrossAttentionContext
 from wanbatch.pipeline.sound.adapter import SoundAdapter
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.sound.teacher import LEVELS, Lessons, Teacher
+from wanbatch.pipeline.training.state_file import load_state, save_state
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]
 """Of a number: so many random sounds, float32 [batch, samples], and which caption belongs to each; `NOTHING` to noise
@@ -141,7 +142,7 @@ def _go_on(
 ) -> None:
     """Go on where an earlier call ended, if there was one."""
     if state.exists():
-        kept = torch.load(state, map_location=device, weights_only=True)
+        kept = load_state(state, device)
         adapter.load_state_dict(kept["adapter"])
         optimizer.load_state_dict(kept["optimizer"])
         budget.go_on(kept["step"], kept["seconds"])
@@ -160,8 +161,7 @@ def _keep(
     generators: Sequence[torch.Generator],
 ) -> None:
     """Write the state after `made` steps whole, then put it in place of the one before."""
-    new = state.with_suffix(".new")
-    torch.save(
+    save_state(
         {
             "adapter": adapter.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -170,9 +170,8 @@ def _keep(
             "random": torch.get_rng_state(),
             "generators": [generator.get_state() for generator in generators],
         },
-        new,
+        state,
     )
-    new.replace(state)
 
 
 def _levels(count: int, device: torch.device) -> Tensor:

@@ -42,6 +42,4 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> Any:
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise UserError(
-            f"{path}: is damaged: remove it, and what it kept is made anew"
-        ) from error
+        raise UserError(f"{path}: is damaged: remove it, and what it kept is made anew") from error

@@ -140,9 +140,10 @@ def _whole_pictures(info: ModelInfo, wan: Wan, modules: Modules, settings: Bench
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """Write the figures as JSON; folders that are missing are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    """Write the figures as JSON, whole; folders that are missing are made. Raises UserError if that fails."""
+    from wanbatch.jobs.reporting.report.write import write_file  # needs pydantic, which a bare GPU is without
+
+    write_file(path, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def table(result: dict[str, Any]) -> str:

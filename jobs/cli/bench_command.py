@@ -73,6 +73,6 @@ def bench(
     )
     command = " ".join(["wanbatch", *sys.argv[1:]])
     result = compare.bench(model, execution, execution.runtime(settings), measured, command)
+    click.echo(json.dumps(result) if as_json else compare.table(result))  # first: a disk that refuses loses nothing
     if out is not None:
         compare.write(result, out)
-    click.echo(json.dumps(result) if as_json else compare.table(result))

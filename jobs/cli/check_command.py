@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wanbatch.jobs.cli.flag_types import NumberRange
 from wanbatch.jobs.cli.options import folder_argument, json_option
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ CLASSES_SHOWN = 12
     type=click.Choice(["none", "exact", "near"]),
     help="which duplicates are rejected [default: exact]",
 )
-@click.option("--tolerance", type=click.FloatRange(0, min_open=True), help="deviations of a learnt band [default: 5]")
+@click.option("--tolerance", type=NumberRange(0, min_open=True), help="deviations of a learnt band [default: 5]")
 @click.option("--classifier", type=click.Path(path_type=Path), help="ONNX file or folder of transformers")
 @click.option("--classes", help="names of its outputs in their order, like a,b,c; default: as it says, else sorted")
 @click.option(

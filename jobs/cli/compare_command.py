@@ -39,8 +39,9 @@ def compare(
     from wanbatch.jobs.comparison.compare import compare as compare_folders
     from wanbatch.jobs.comparison.page import comparison_page
     from wanbatch.jobs.comparison.text import lines_of
-    from wanbatch.jobs.reporting.report.write import write_file
+    from wanbatch.jobs.reporting.report.write import require_page, write_file
 
+    require_page(to)
     names = tuple(dict.fromkeys((*metrics, "psnr")))
     found = compare_folders(out1, out2, names, limit)
     write_file(to, comparison_page(found, names[0]).encode())

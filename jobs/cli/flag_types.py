@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,17 @@ class FloatField(FieldType, click.FloatRange):
     def __init__(self, field: FieldInfo, rules: list[Any]):
         FieldType.__init__(self, field)
         click.FloatRange.__init__(self, **_range(rules))
+
+
+class NumberRange(click.FloatRange):
+    """A number of a range; what is no number (`nan`), which no bound refuses, is a usage error, too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 class IntegerOrWord(IntegerField):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wanbatch.jobs.cli.flag_types import NumberRange
 from wanbatch.jobs.cli.options import folder_argument, json_option
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="show it anew until the run ends, with its last pictures where possible")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.2, 3600),
+    type=NumberRange(0.2, 3600),
     help="seconds between two looks, with --watch [default: 2]",
 )
 @json_option

@@ -61,6 +61,7 @@ def qualify(
     from wanbatch.jobs.benchmark.compare import write
     from wanbatch.jobs.benchmark.qualification_page import qualification_page, qualification_text
     from wanbatch.jobs.config.hardware import detect_hardware
+    from wanbatch.jobs.reporting.report.write import write_file
     from wanbatch.pipeline.loading.registry import find
 
     model = find(settings.model, settings.revision)
@@ -68,9 +69,9 @@ def qualify(
     options = qualifying.QualifyOptions(prompts, reference_steps, batch, rounds)
     command = " ".join(["wanbatch", *sys.argv[1:]])
     found = qualifying.qualify(model, settings, detect_hardware(), options, command)
-    write(found.data, out / "qualify.json")
-    (out / "qualify.html").write_text(qualification_page(found), encoding="utf-8")
     click.echo(json.dumps(found.data) if as_json else qualification_text(found.data))
+    write(found.data, out / "qualify.json")
+    write_file(out / "qualify.html", qualification_page(found).encode())
     if not as_json:
         click.echo(f"  page: {out / 'qualify.html'}")
     context.exit(0 if found.good else FAULT)

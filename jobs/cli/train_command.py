@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wanbatch.jobs.cli.flag_types import PathOrUrl
+from wanbatch.jobs.cli.flag_types import NumberRange, PathOrUrl
 from wanbatch.jobs.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -38,26 +38,24 @@ def train() -> None:
 @click.option("--caption", help="of pictures that have none")
 @click.option("--steps", type=click.IntRange(1), default=1500, show_default=True)
 @click.option("--rank", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--alpha", type=click.FloatRange(0, min_open=True), help="scale, times the rank; default: the rank")
-@click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), default=1e-4, show_default=True, help="learning rate"
-)
+@click.option("--alpha", type=NumberRange(0, min_open=True), help="scale, times the rank; default: the rank")
+@click.option("--rate", type=NumberRange(0, min_open=True), default=1e-4, show_default=True, help="learning rate")
 @click.option(
     "--warm-up", type=click.IntRange(0), default=20, show_default=True, help="steps in which the rate rises"
 )
 @click.option("--optimizer", type=click.Choice(["adamw", "adamw8bit"]), default="adamw", show_default=True,
               help="adamw8bit: moments of 8 bits, less memory; needs wanbatch[train]")  # fmt: skip
-@click.option("--weight-decay", type=click.FloatRange(0), default=0.01, show_default=True, help="of AdamW")
+@click.option("--weight-decay", type=NumberRange(0), default=0.01, show_default=True, help="of AdamW")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="pictures in a step")
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="batches in a step")
 @click.option("--resolution", type=click.IntRange(1), help="side of a square of as many pixels; default: the model's")
-@click.option("--shift", type=click.FloatRange(0, min_open=True), help="of the noise levels; default: the model's")
+@click.option("--shift", type=NumberRange(0, min_open=True), help="of the noise levels; default: the model's")
 @click.option("--levels", type=click.Choice(["logit_normal", "uniform"]), default="logit_normal", show_default=True)
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.05, show_default=True,
+@click.option("--dropout", type=NumberRange(0, 1, max_open=True), default=0.05, show_default=True,
               help="part of the captions left empty")  # fmt: skip
-@click.option("--held-out", type=click.FloatRange(0, 0.5), default=0.1, show_default=True,
+@click.option("--held-out", type=NumberRange(0, 0.5), default=0.1, show_default=True,
               help="part of the pictures kept to measure on")  # fmt: skip
-@click.option("--average", type=click.FloatRange(0, 1, max_open=True), default=0.99, show_default=True,
+@click.option("--average", type=NumberRange(0, 1, max_open=True), default=0.99, show_default=True,
               help="decay of the average of the weights that is saved; 0: none")  # fmt: skip
 @click.option("--save-every", type=click.IntRange(1), default=250, show_default=True, help="steps")
 @click.option("--sample-every", type=click.IntRange(0), default=250, show_default=True, help="steps; 0: in the end")
@@ -66,12 +64,10 @@ def train() -> None:
 @click.option("--unrelated", multiple=True, help="prompt by which damage is measured; repeatable")
 @click.option("--prior", type=PathOrUrl(), metavar="IMAGES",
               help="pictures with captions of what the model shall go on making, such as its own")  # fmt: skip
-@click.option("--prior-weight", type=click.FloatRange(0, min_open=True), help="of their loss [default: 1]")
+@click.option("--prior-weight", type=NumberRange(0, min_open=True), help="of their loss [default: 1]")
 @click.option("--masks", metavar="FOLDER|COLUMN|beside",
               help="white is learned from; beside: NAME_mask.png beside NAME.png")  # fmt: skip
-@click.option(
-    "--unmasked-weight", type=click.FloatRange(0, 1), help="of the loss where masks are black [default: .1]"
-)
+@click.option("--unmasked-weight", type=NumberRange(0, 1), help="of the loss where masks are black [default: .1]")
 @click.option(
     "--expert", type=click.Choice(["high", "low", "both"]), help="of A14B, by noise levels: what is trained"
 )
@@ -155,7 +151,7 @@ def _sweep(request: LoraRequest, texts: tuple[str, ...], as_json: bool) -> None:
         Trial(each["settings"], each.get("measures"), each.get("failed"), each.get("seconds"))
         for each in found["trials"]
     ]
-    file = request.out / f"{request.name}.safetensors"
+    file = found["file"]
     click.echo(
         "\n".join([*table(trials, found["rule"]), f"{file}: the trial with {found['rule']}, {found['best']}."])
     )
@@ -168,7 +164,7 @@ def _sweep(request: LoraRequest, texts: tuple[str, ...], as_json: bool) -> None:
               help="file of the adapter; what is needed to go on lies beside it")  # fmt: skip
 @click.option("--model", default="tiny", show_default=True, help="tiny, a folder, or a hub id")
 @click.option("--revision", help="of a hub model")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="in all")
+@click.option("--minutes", type=NumberRange(0, min_open=True), default=30.0, show_default=True, help="in all")
 @click.option("--steps", type=click.IntRange(1), default=100_000, show_default=True, help="at most")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="sounds in a step")
 @click.option("--tokens", type=click.IntRange(1, 64), default=8, show_default=True, help="of each sound")
@@ -210,13 +206,13 @@ def sound(manifest: str | Path, as_json: bool, **given: Any) -> None:
 @click.option("--model", default="tiny", show_default=True, help="tiny, a folder, or a hub id")
 @click.option("--revision", help="of a hub model")
 @click.option("--steps", type=click.IntRange(1), default=2000, show_default=True, help="of training, over all calls")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=math.inf,
+@click.option("--minutes", type=NumberRange(0, min_open=True), default=math.inf,
               help="of training, over all calls, if they end before the steps")  # fmt: skip
 @click.option(
     "--main-steps", type=click.IntRange(1, 16), default=4, show_default=True, help="that a picture will take"
 )
-@click.option("--guidance", type=click.FloatRange(1), help="of the teacher, folded in; default: the model's")
-@click.option("--shift", type=click.FloatRange(0, min_open=True), help="of the noise levels; default: the model's")
+@click.option("--guidance", type=NumberRange(1), help="of the teacher, folded in; default: the model's")
+@click.option("--shift", type=NumberRange(0, min_open=True), help="of the noise levels; default: the model's")
 @click.option("--width", type=click.IntRange(1), help="of a picture; default: the model's")
 @click.option("--height", type=click.IntRange(1), help="of a picture; default: the model's")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="pictures in a step")

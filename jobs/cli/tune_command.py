@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.cli.flag_types import NumberRange
 from wanbatch.jobs.cli.options import json_option, manifest_argument, settings_options
 from wanbatch.jobs.config.settings import FILE, read_settings
 from wanbatch.jobs.tuning.goals import BUDGET_FORMS, parse_goal
@@ -25,7 +26,9 @@ SETTINGS = (
 @click.command()
 @manifest_argument
 @click.option("--budget", "budgets", multiple=True, help=f"what the pictures must reach: {BUDGET_FORMS}; repeatable")
-@click.option("--speedup", type=float, help="instead: the best that is this many times as fast as the default")
+@click.option(
+    "--speedup", type=NumberRange(), help="instead: the best that is this many times as fast as the default"
+)
 @click.option("--sample", default=16, show_default=True, type=click.IntRange(1, 4096), help="pictures to measure on")
 @click.option(
     "--sheet",

@@ -9,6 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -222,10 +223,9 @@ class Settings(_ColumnDefaults):
 
 def failures_allowed(settings: Settings, images: int) -> int | None:
     """`max_failures` as a count; None: no limit."""
-    given = settings.max_failures
-    if given is None:
+    if (given := settings.max_failures) is None:
         return None
-    return int(float(given[:-1]) / 100 * images) if given.endswith("%") else int(float(given))
+    return int(Fraction(given[:-1]) * images / 100) if given.endswith("%") else int(Fraction(given))
 
 
 def image_format(settings: Settings) -> ImageFormat:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from wanbatch.errors import UserError
 from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.manifests.dataset.part_files import open_parts
+from wanbatch.manifests.storage.atomic_files import write_atomic
 
 CAPTION_LINES = 3
 LINE_HEIGHT, MARGIN = 15, 12  # pixels
@@ -48,7 +49,9 @@ def contact_sheet(
     sheet = _draw(shown, columns, cell)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(target, "PNG")
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        write_atomic(target, buffer.getvalue())
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error}): choose another file") from error
     return len(shown)
@@ -77,12 +80,20 @@ def _draw(records: Sequence[dict[str, Any]], columns: int, cell: int) -> Image.I
     draw = ImageDraw.Draw(sheet)
     for index, record in enumerate(records):
         left, top = MARGIN + index % columns * width, MARGIN + index // columns * height
-        whole = Image.open(io.BytesIO(record["image"]["bytes"]))
-        picture = whole.resize(_within(whole.size, cell), Image.Resampling.NEAREST)
+        picture = _small(record["image"]["bytes"], cell)
         sheet.paste(picture, (left + (cell - picture.width) // 2, top + cell - picture.height))
         for line, text in enumerate(_caption(record, font, cell)):
             draw.text((left, top + cell + 2 + line * LINE_HEIGHT), text, fill="black", font=font)
     return sheet
+
+
+def _small(data: bytes, cell: int) -> Image.Image:
+    """A picture as large as its cell; a grey one in place of a file that is damaged, as a report says of it."""
+    try:
+        with Image.open(io.BytesIO(data)) as whole:
+            return whole.resize(_within(whole.size, cell), Image.Resampling.NEAREST)
+    except (OSError, ValueError, SyntaxError):
+        return Image.new("RGB", (cell, cell), "lightgrey")
 
 
 def _within(size: tuple[int, int], cell: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def summary_text(summary: Summary) -> str:
     if summary.quarantined:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
         lines += [f"            {line}" for line in _failure_lines(summary.out, summary.quarantined)]
-        lines.append(f"            wanbatch retry {summary.out}  makes them again once the cause is mended")
+        lines.append(
+            f"            wanbatch retry {shlex.quote(summary.out)}  makes them again once the cause is mended"
+        )
     if summary.stop_cause is not None:
         lines.append(f"  cause     {_one_line(summary.stop_cause, limit=700)}")
     if summary.drained:

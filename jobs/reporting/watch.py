@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,9 +130,10 @@ def last_pictures(out: str | Path) -> list[Image.Image]:
         return []
     pictures = []
     for data in rows:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
-        picture.thumbnail((SIDE, SIDE))
-        pictures.append(picture)
+        with suppress(OSError, ValueError, SyntaxError):  # one that is damaged is not shown
+            picture = Image.open(io.BytesIO(data)).convert("RGB")
+            picture.thumbnail((SIDE, SIDE))
+            pictures.append(picture)
     return pictures
 
 

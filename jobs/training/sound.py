@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,17 @@ from torch import Tensor
 
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.training.asked import training_device
+from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.sources.sounds import load_sound
 from wanbatch.pipeline.generate import Wan
-from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.loading.registry import ModelInfo, find
 from wanbatch.pipeline.sound.adapter import LogMelEncoder, SoundAdapter, SoundEncoder, loudest
 from wanbatch.pipeline.sound.clap_encoder import ClapEncoder
 from wanbatch.pipeline.sound.config import find_clap
 from wanbatch.pipeline.training.loop import Budget
+from wanbatch.pipeline.training.same_training import ensure_same_training
 from wanbatch.pipeline.training.sound.distillation import Draw, Plan, distill
 from wanbatch.pipeline.training.sound.noises import with_noises
 from wanbatch.pipeline.training.sound.teacher import Lessons, Teacher
@@ -77,7 +80,7 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     """
     if request.out.suffix != ".safetensors":
         raise UserError(f"--out {request.out}: must end in .safetensors: it is the file of the adapter")
-    manifest = read_manifest(request.manifest)
+    manifest = read_manifest(request.manifest, committed_rows=committed_rows)
     info = find(request.model, request.revision)
     device = training_device(request.device).type
     torch.manual_seed(request.seed)
@@ -85,6 +88,8 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     ears: SoundEncoder = LogMelEncoder() if clap is None else clap  # for the rate and the length that it takes
     sounds, prompts = _pairs(manifest, ears.rate, ears.seconds, say)
     captions = list(dict.fromkeys(prompts))
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    _ensure_same(request, info, sounds, prompts, None if clap is None else clap.digest)
     say(f"{len(sounds)} sounds with {len(captions)} captions, {info.name}, {device}, {request.minutes:g} minutes")
     teacher, lessons = _lessons(Wan.load(info, device, "float32", slots=1), captions, info.height, info.width)
     width = teacher.empty.shape[1]
@@ -93,15 +98,29 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
         if clap is None
         else SoundAdapter.hearing_by(clap, width, request.tokens, teacher.scale, {"gate": True})
     ).to(device)
-    request.out.parent.mkdir(parents=True, exist_ok=True)
     budget = Budget(request.minutes, request.steps)
     plan = Plan(batch=request.batch, velocity_batch=min(request.batch, 8))
-    draw = _drawing(sounds, [captions.index(prompt) for prompt in prompts], torch.device(device), request.seed)
-    generator = torch.Generator(device).manual_seed(request.seed + 1)
-    draw = with_noises(draw, adapter.encoder.rate, generator)
-    losses = distill(adapter, teacher, lessons, draw, budget, plan, request.out.with_suffix(".state.pt"))
+    place = {caption: index for index, caption in enumerate(captions)}
+    generators = [torch.Generator(device).manual_seed(request.seed + number) for number in range(2)]
+    draw = _drawing(sounds, [place[prompt] for prompt in prompts], torch.device(device), generators[0])
+    draw = with_noises(draw, adapter.encoder.rate, generators[1])
+    state = request.out.with_suffix(".state.pt")
+    losses = distill(adapter, teacher, lessons, draw, budget, plan, state, generators=generators)
     adapter.save(request.out)
     return {"file": str(request.out), "sounds": len(sounds), "captions": len(captions), **losses}
+
+
+def _ensure_same(
+    request: SoundRequest, info: ModelInfo, sounds: Sequence[np.ndarray], prompts: Sequence[str], encoder: str | None
+) -> None:
+    """Check that what lies beside the adapter is of the training that is asked for; minutes and steps may grow."""
+    content = hashlib.sha256()
+    for samples, prompt in zip(sounds, prompts, strict=True):
+        content.update(samples.tobytes() + prompt.encode() + b"\0")
+    said = {key: getattr(request, key) for key in ("batch", "tokens", "seed")}
+    said |= {"model": info.digest, "encoder": encoder, "content": content.hexdigest()[:32]}
+    words = {"model": "another model", "encoder": "another encoder", "content": "other sounds or captions"}
+    ensure_same_training(request.out, said, words, file=request.out.with_suffix(".training.json"))
 
 
 def _clap(model: str | None, device: str) -> ClapEncoder | None:
@@ -151,10 +170,11 @@ def _lessons(wan: Wan, captions: Sequence[str], height: int, width: int) -> tupl
     return teacher, Lessons(*(torch.cat(part) for part in parts))
 
 
-def _drawing(sounds: Sequence[np.ndarray], captions: Sequence[int], device: torch.device, seed: int) -> Draw:
+def _drawing(
+    sounds: Sequence[np.ndarray], captions: Sequence[int], device: torch.device, generator: torch.Generator
+) -> Draw:
     """Draws sounds, each shifted in time, quieter or louder, and with noise of 10 to 40 dB below it."""
     every, belongs = torch.from_numpy(np.stack(sounds)).to(device), torch.tensor(captions, device=device)
-    generator = torch.Generator(device).manual_seed(seed)
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
         def play(low: float, high: float) -> Tensor:

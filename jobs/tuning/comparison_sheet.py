@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.result import TuningResult, score_text
+from wanbatch.manifests.storage.atomic_files import write_atomic
 from wanbatch.pipeline.evaluation.metrics import psnr_of
 from wanbatch.pipeline.evaluation.quality import Pictures
 
@@ -87,7 +89,9 @@ def write_sheet(columns: Sequence[Column], captions: Mapping[str, str], path: Pa
         top += height
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path, "PNG")
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        write_atomic(path, buffer.getvalue())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}): choose another file") from error
 

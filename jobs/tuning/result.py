@@ -82,8 +82,8 @@ class TuningResult:
             )
         if sample.unaffected:
             lines.append(
-                f"{sample.unaffected} images keep their rows' own steps, sampler, schedule or sigmas, or have "
-                "creativity 0 or a map, and were not measured; only a step cache applies to them too"
+                f"{sample.unaffected} images keep their rows' own steps, sampler, schedule or sigmas, or have an "
+                "adapter, a map or creativity 0, and were not measured; only a step cache applies to them too"
             )
         if sample.unreadable:
             lines.append(f"{sample.unreadable} images were skipped: their sources cannot be read")

@@ -31,7 +31,7 @@ class Sample:
     Attributes:
         requests: What is asked of the model for each.
         images: How many images the whole manifest has.
-        unaffected: How many of those are of rows with one of `ROW_SETTINGS` or a creativity map or
+        unaffected: How many of those are of rows with one of `ROW_SETTINGS`, an adapter, or a creativity map or
             boxes, or take no step.
         unreadable: How many of the others were skipped because their sources cannot be read.
     """
@@ -51,8 +51,8 @@ def draw_sample(plan: Plan, count: int, settings: Settings) -> Sample:
     affected = _affected(plan)
     if not len(affected):
         raise UserError(
-            f"all {len(plan)} images have {' or '.join(ROW_SETTINGS)} of their own in the manifest, a creativity "
-            "map or boxes, or creativity 0: there is nothing to tune"
+            f"all {len(plan)} images have {' or '.join(ROW_SETTINGS)} of their own in the manifest, an adapter, a "
+            "creativity map or boxes, or creativity 0: there is nothing to tune"
         )
     order = np.random.default_rng(settings.seed).permutation(affected)
     requests, unfit = load_requests(_images(plan, order), count, loading_from(plan, settings.allow_http))

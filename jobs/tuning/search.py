@@ -146,8 +146,14 @@ def frontier(trials: Sequence[Trial], metric: str) -> list[Trial]:
 
 
 def contenders(trials: Sequence[Trial], default: Trial, goal: Goal) -> list[Trial]:
-    """Return the part of the frontier around the goal that is worth timing anew, the least work first."""
-    front = frontier(trials, goal.metric)
+    """Return what is worth timing anew, the least work first: the part of the frontier around the goal.
+
+    That frontier is the one of all trials, and that of those that meet the goal.
+    """
+    meeting = [trial for trial in trials if goal.is_met(trial, default)]
+    # Of several limits the goal's metric is one: what meets all may be beaten in that one by what misses another.
+    kept = [*frontier(trials, goal.metric), *frontier(meeting, goal.metric)]
+    front = least_work_first({trial.candidate: trial for trial in kept}.values(), goal.metric)
     meeting = [trial for trial in front if goal.is_met(trial, default)]
     best = front.index(goal.most_promising(meeting)[0] if meeting else goal.nearest(front))
     first = max(0, min(best - SHOWN // 2, len(front) - SHOWN))

@@ -162,9 +162,12 @@ def _opened(path: Path, data: bytes) -> tuple[str, Image.Image]:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{path}: has more than {MAX_PIXELS} pixels: give a smaller picture")
             image.load()
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombWarning) as error:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: has more than {MAX_PIXELS} pixels: give a smaller picture") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
         known = ", ".join(name.upper() for name in SUFFIXES)
-        raise UserError(f"{path}: is no picture that can be read ({error}): give one in {known}") from error
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise UserError(f"{path}: is no picture that can be read{why}: give one in {known}") from error
     return str(image.format).lower(), image
 
 

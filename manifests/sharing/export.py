@@ -66,7 +66,7 @@ def export(
     if is_url(to):
         raise UserError(f"{to}: exports go to a folder of this machine: give a path, and copy it to the store then")
     contents = contents_of(out, partial)
-    target = Path(os.path.abspath(to))
+    target = Path(os.path.realpath(to))  # a link may be to an empty folder, or to one that is not there yet
     record = {"format": format, "content": contents.digest, "partial": contents.left > 0}
     if _is_there(target, record):
         return _report(contents, target, format, _counted(WRITERS[format](), target, contents), True)
@@ -80,6 +80,8 @@ def export(
             Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
         raise FolderHeldError(f"{target}: another export writes there: wait for it") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{target}: is to be inside {error.filename}, which is no folder: choose another") from error
     except OSError as error:
         raise MachineryError(
             f"{error.filename or target}: cannot be written to ({error.strerror or error}): make room, and run the "

@@ -14,7 +14,10 @@ from wanbatch.manifests.sharing.contents import Contents
 from wanbatch.manifests.sharing.facts import Facts
 from wanbatch.manifests.storage.backend import open_backend
 
-_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_SIZES = (
+    (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"),
+)  # fmt: skip
 _SECTIONS = re.compile(r"^## (?:Settings|Columns)$.*", re.MULTILINE | re.DOTALL)
 
 
@@ -52,7 +55,7 @@ def hub_card(repository: str, contents: Contents, facts: Facts, licences: Licenc
 
 def size_category(images: int) -> str:
     """As the Hub's search names it."""
-    return next((name for limit, name in _SIZES if images < limit), "n>10M")
+    return next((name for limit, name in _SIZES if images < limit), "10B<n<100B")
 
 
 def _front_matter(

@@ -24,6 +24,9 @@ SHARD_BYTES = 1_000_000_000
 FILES_TOGETHER = 10_000
 """More pictures than this are spread over sub-folders of so many."""
 
+FILE_NAME = "file_name"
+"""The column by which an imagefolder names a picture; `datasets` takes columns that end so for files, too."""
+
 
 class Writer(Protocol):
     """One format."""
@@ -102,7 +105,7 @@ class ImageFolder:
     @staticmethod
     def _lines(written: Iterable[tuple[str, Picture]]) -> Iterator[bytes]:
         for name, picture in written:
-            yield to_json({"file_name": name, **picture.row}) + b"\n"
+            yield to_json({FILE_NAME: name, **without_file_names(picture.row)}) + b"\n"
 
 
 class Coco:
@@ -171,6 +174,18 @@ WRITERS: Mapping[str, Callable[[], Writer]] = {
     "coco": Coco,
     "lance": Lance,
 }
+
+
+def without_file_names(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for an imagefolder: its own columns that would name files there get `_of_row` at their ends."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if any(name == each or name.endswith(f"_{each}") for each in (FILE_NAME, f"{FILE_NAME}s")):
+            name += "_of_row"
+            while name in row or name in found:
+                name += "_of_row"
+        found[name] = value
+    return found
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

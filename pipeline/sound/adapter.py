@@ -239,9 +239,11 @@ class SoundAdapter(nn.Module):
         return adapter.eval().requires_grad_(False)
 
     def save(self, path: str | Path) -> None:
-        """Write weights in fp16, with metadata."""
+        """Write weights in fp16, with metadata, whole or not at all."""
         weights = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, path, replace(self.header, digest="").metadata())
+        unfinished = Path(path).with_suffix(".new")
+        save_file(weights, unfinished, replace(self.header, digest="").metadata())
+        unfinished.replace(path)
 
     def forward(self, samples: Tensor) -> Tensor:
         """Tokens [batch, tokens, width] of sounds [batch, samples]."""

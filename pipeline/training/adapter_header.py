@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from datetime import date
 from typing import Protocol
 
@@ -24,6 +26,11 @@ class Origin(Protocol):
     @property
     def author(self) -> str:
         """Who made it; empty if it is not said."""
+
+
+def front_matter(values: Mapping[str, str]) -> list[str]:
+    """Lines of a card's front matter. What a user said may be anything, such as `sks: a dog`, and is quoted text."""
+    return [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
 def origin_header(about: Origin, size: tuple[int, int]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from wanbatch.pipeline.training.loop import Average, Budget
 from wanbatch.pipeline.training.optimizers import ADAMW, make_optimizer
 from wanbatch.pipeline.training.processes import ALONE, Processes
+from wanbatch.pipeline.training.state_file import load_state, save_state
 
 
 class Learner:
@@ -124,10 +125,8 @@ class TrainingState:
 
     def save(self, path: Path, extra: Mapping[str, Any]) -> None:
         """Write the state whole, then put it in place of the one before."""
-        unfinished = path.with_suffix(".new")
-        torch.save(self.take(extra), unfinished)
-        unfinished.replace(path)
+        save_state(self.take(extra), path)
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Go on from a file that `save` wrote; what was kept beside the state is returned."""
-        return self.put(torch.load(path, map_location="cpu", weights_only=True))
+        """Go on from a file that `save` wrote; what was kept beside the state is returned. Raises UserError."""
+        return self.put(load_state(path))

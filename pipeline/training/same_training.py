@@ -18,21 +18,25 @@ def ensure_same_training(
     said: Mapping[str, Any],
     words: Mapping[str, str],
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    file: Path | None = None,
 ) -> None:
     """Write what a folder's training is, or compare it with what an earlier run wrote.
 
     Args:
-        out: The folder; it exists.
+        out: The folder; it exists. Or what is given as `--out`, whatever it is.
         said: Plain values by which a training is told from others.
         words: What to call one that differs, for those whose values tell a user nothing.
         defaults: What a training had that does not say, since it was begun before there was the value.
+        file: That keeps it; None: `TRAINING_FILE` in the folder.
 
     Raises:
         UserError: If the folder is of another training, or its file is damaged.
     """
-    file = out / TRAINING_FILE
+    file = file or out / TRAINING_FILE
     if not file.exists():
-        file.write_text(json.dumps(said, indent=1) + "\n")
+        unfinished = file.with_suffix(".new")
+        unfinished.write_text(json.dumps(said, indent=1) + "\n")
+        unfinished.replace(file)
         return
     try:
         before = json.loads(file.read_text())

@@ -18,6 +18,7 @@ from report_folders import write_checks
 from signing_certificates import write_certificate
 
 from wanbatch.manifests.dataset.content_credentials import Signer, SigningFiles
+from wanbatch.manifests.sharing import export
 from wanbatch.manifests.sharing import push as pushing
 from wanbatch.manifests.sharing.export import RECORD
 from wanbatch.manifests.sharing.facts import facts_of
@@ -31,6 +32,10 @@ CC = PushOptions(Licences("cc-by-4.0"))
 TARGET = "hf://owner/name"
 
 
+def _no_room(*paths: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(paths[-1]))
+
+
 @scene
 def folders_of_exports(at: At) -> Iterator[str]:
     fill(at.folder / "out", ["a", "b"])
@@ -42,7 +47,10 @@ def folders_of_exports(at: At) -> Iterator[str]:
         yield at.refused("export", *words, *form)
     for to in ("full", "odd"):
         yield at.refused("export", "out", "--to", to, *form)
-    yield at.refused("export", "out", "--to", "a.png/to", *form, code=75)
+    yield at.refused("export", "out", "--to", "a.png/to", *form)
+    with at.monkeypatch.context() as full:
+        full.setattr(export.os, "rename", _no_room)
+        yield at.refused("export", "out", "--to", "to", *form, code=75)
     with FileLock(at.folder / ".to.unfinished.lock"):
         yield at.refused("export", "out", "--to", "to", *form, code=4)
     at.works("export", "out", "--to", "to", *form)

@@ -23,11 +23,12 @@ from wanbatch.jobs.training.pictures import find_pictures
 from wanbatch.jobs.training.sweep import Trial, named_lists
 from wanbatch.pipeline.loading.registry import find
 from wanbatch.pipeline.loading.registry import find as find_model
+from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.lora.settings import LoraSettings
 from wanbatch.pipeline.training.lora.start import check_start
 from wanbatch.pipeline.training.low_rank import read_state
 from wanbatch.pipeline.training.optimizers import check_optimizer
-from wanbatch.pipeline.training.resumable import Learner
+from wanbatch.pipeline.training.resumable import Learner, TrainingState
 from wanbatch.pipeline.training.same_training import ensure_same_training
 
 
@@ -284,6 +285,22 @@ def folders_of_another_training(at: At) -> Iterator[str]:
     yield raised(lambda: ensure_same_training(at.folder, {"rank": 2}, {}))
     at.write("other/x", "")
     ensure_same_training(at.folder / "other", {"rank": 3}, {})
+
+
+@scene
+def states_of_trainings_that_are_damaged(at: At) -> Iterator[str]:
+    file = at.folder / "state.pt"
+    parameter = torch.nn.Parameter(torch.ones(3))
+    state = TrainingState({"one": Learner([parameter], torch.device("cpu"), 0.5)}, Budget(1, 1), torch.device("cpu"))
+    state.save(file, {"losses": [1.0]})
+    assert state.load(file) == {"losses": [1.0]}
+    whole = file.read_bytes()
+    for damaged in (b"", b"no state", whole[:-40], whole[: len(whole) // 2]):
+        file.write_bytes(damaged)
+        yield raised(lambda: state.load(file))
+    file.unlink()
+    state.save(file, {})
+    assert state.load(file) == {}
 
 
 @scene

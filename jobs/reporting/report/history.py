@@ -12,6 +12,9 @@ import numpy as np
 from wanbatch.manifests.dataset.event_log import Event, making_seconds, unit_times
 
 ENDS = ("finished", "interrupted", "stopped")
+AFTERWARDS = ("set_aside", "repaired")
+"""Events of those who come to a folder after its run: `wanbatch repair`, or the next run before it starts."""
+
 BINS = 120
 """Points of a curve over time."""
 
@@ -21,7 +24,7 @@ class Session:
     """One run of the folder.
 
     Attributes:
-        begin, end: from its start to its last event.
+        begin, end: from its start to the event that says how it ended, or else to its last one.
         made, failed: images that it committed.
         making_seconds: from the begin of its first unit to the end of its last one; 0 if it finished none.
         ended: `finished`, `interrupted` or `stopped`; None: it goes on, or it ended without saying so.
@@ -73,7 +76,7 @@ def sessions_of(events: Iterable[Event]) -> list[Session]:
         found.append(
             Session(
                 begin=run[0]["time"],
-                end=run[-1]["time"],
+                end=(end or run[-1])["time"],
                 made=sum(event["made"] for event in units),
                 failed=sum(event["failed"] for event in units),
                 making_seconds=round(making_seconds(run), 3),
@@ -126,7 +129,7 @@ def _runs(events: Iterable[Event]) -> Iterable[list[Event]]:
             if run:
                 yield run
             run = [event]
-        elif run:
+        elif run and event["event"] not in AFTERWARDS:
             run.append(event)
     if run:
         yield run

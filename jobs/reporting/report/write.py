@@ -70,6 +70,7 @@ def write_report(out: str | Path, target: Path, class_column: str | None = None,
     Raises:
         UserError: It is no output folder, or the files cannot be written. MachineryError: It cannot be read.
     """
+    require_page(target)
     report = collect(out, class_column)
     there = page_names(report) if with_pages else []
     pages = []
@@ -80,6 +81,13 @@ def write_report(out: str | Path, target: Path, class_column: str | None = None,
     write_file(target, files[PAGE])
     write_file(target.with_suffix(".json"), files[DATA])
     return Written(str(target), len(files[PAGE]), shown, len(report.keys), tuple(pages))
+
+
+def require_page(target: Path) -> None:
+    """Check that the figures, which are written as `.json` beside a page, do not take its place. Raises UserError."""
+    if target.suffix == ".json":
+        page = target.with_suffix(".html")
+        raise UserError(f"--to {target}: is the page, and the figures lie beside it as .json: give --to {page}")
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from wanbatch.pipeline.training.adapter_header import front_matter
 from wanbatch.pipeline.training.few_step.measures import Measures
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.read_back import FAR, words_of_base
@@ -57,7 +58,7 @@ def write(
     guidance = f"{settings.guidance:g}" + (f" and {settings.guidance_2:g}" if settings.guidance_2 else "")
     front = {"license": about.license, "base_model": about.base, "library_name": "diffusers"}
     lines = [
-        "---", *(f"{key}: {value}" for key, value in front.items()), "tags:", "- lora", "- text-to-image", "---", "",
+        "---", *front_matter(front), "tags:", "- lora", "- text-to-image", "---", "",
         f"# {about.name}", "",
         f"An adapter (LoRA, rank {settings.rank}) for `{about.base}`, with which it makes pictures in {steps} steps "
         "of `euler` without guidance, distilled with `wanbatch train few-step`.", "",

@@ -122,9 +122,9 @@ class Distillation:
             if number % 50 == 0:
                 self._look()
             if self.budget.elapsed - last > minutes_between * 60:
-                self._keep(evaluate)
+                self._keep(evaluate, number + 1)
                 last = self.budget.elapsed
-        self._keep(evaluate)
+        self._keep(evaluate, self.budget.step)
         return self.budget.spent() | {"phase": self.place.phase, "student_updates": self.place.student_updates}
 
     @torch.no_grad()
@@ -236,24 +236,30 @@ class Distillation:
                 )
         return losses
 
-    def _keep(self, evaluate: Callable[[], dict[str, Any]]) -> None:
-        """Save state and adapter, and log losses and scores; this is not part of the training's time."""
+    def _keep(self, evaluate: Callable[[], dict[str, Any]], made: int) -> None:
+        """Save state and adapter, and log losses and scores; this is not part of the training's time.
+
+        Args:
+            evaluate: See `run`.
+            made: Steps; inside the loop the budget's own number is still that of the last one.
+        """
         elapsed, begin = self.budget.elapsed, time.monotonic()
         losses = self._look()
         if not self.processes.first:
             return
+        number, self.budget.step = self.budget.step, made
         self.state.save(self.out / STATE_FILE, asdict(self.place))
         with self.learners[STUDENT].average.applied():
             self.save_adapter()
             scores = evaluate()
         line = {
-            "step": self.budget.step, "seconds": round(elapsed, 1), **asdict(self.place),
+            "step": made, "seconds": round(elapsed, 1), **asdict(self.place),
             "loss": losses, "scores": scores,
         }  # fmt: skip
         with (self.out / LOG_FILE).open("a") as log:
             log.write(json.dumps(line) + "\n")
         self.report(f"{json.dumps(line)} ({time.monotonic() - begin:.0f} s to look)")
-        self.budget.go_on(self.budget.step, elapsed)
+        self.budget.go_on(number, elapsed)
 
     @property
     def files(self) -> list[Path]:

@@ -15,9 +15,11 @@ from wanbatch.pipeline.training.few_step.losses import Guidance, Network, Networ
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.low_rank import LowRankAdapters
 from wanbatch.pipeline.training.processes import ALONE, Processes
+from wanbatch.pipeline.training.state_file import load_state, save_state
 
 STUDENT, FAKE = "student", "fake"
 LATENTS_FILE = "teacher-latents.pt"
+AFTER_THE_TEACHER = 1000  # added to the seed; those right behind it are of the adapters' beginnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,9 @@ def with_latents(
 ) -> PromptBank:
     """A bank with what the teacher makes of its first prompts, which is made once a folder.
 
+    The teacher draws random numbers only where its latents are not there yet; those that come after it are the same
+    in any case.
+
     Args:
         experts: The teacher.
         adapters: Of the teacher.
@@ -125,14 +130,13 @@ def with_latents(
     there = file.exists()
     processes.wait()  # all have looked before one writes
     if there:
-        latents = torch.load(file, map_location=bank.latents.device, weights_only=True)
+        latents = load_state(file, bank.latents.device)
     else:
         count = min(settings.teacher_latents, len(bank.prompts.lengths))
         networks, shape = adapted_networks(experts, adapters, bank), tuple(bank.latents.shape[1:])
         guidance = guidance_of(experts, settings)
         latents = teacher_latents(networks, guidance, bank, count, shape, settings, processes).half()
         if processes.first:
-            unfinished = file.with_suffix(".new")
-            torch.save(latents, unfinished)
-            unfinished.replace(file)
+            save_state(latents, file)
+    torch.manual_seed(settings.seed + AFTER_THE_TEACHER)
     return PromptBank(bank.prompts, bank.negative, latents.float())

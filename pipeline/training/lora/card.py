@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from wanbatch.pipeline.adapters.files import LOW
-from wanbatch.pipeline.training.adapter_header import origin_header
+from wanbatch.pipeline.training.adapter_header import front_matter, origin_header
 from wanbatch.pipeline.training.experts import file_names as names_of_files
 from wanbatch.pipeline.training.lora.measures import Measures
 from wanbatch.pipeline.training.lora.settings import EXPERTS, LoraSettings
@@ -82,9 +82,9 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
         seconds: Of training.
     """
     front = {"license": about.license, "base_model": about.base, "library_name": "diffusers"}
-    lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "tags:", "- lora", "- text-to-image"]
     if about.trigger:
-        lines.append(f"instance_prompt: {about.trigger}")
+        front["instance_prompt"] = about.trigger
+    lines = ["---", *front_matter(front), "tags:", "- lora", "- text-to-image"]
     own = measures.held_out_pictures
     shown = f"{own} pictures that were held out" if own else "the training's own pictures, since none was held out"
     said = "on every prompt while it is active" if not about.trigger else f"where the prompt has `{about.trigger}`"

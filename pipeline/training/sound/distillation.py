@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from wanbatch.pipeline.models.text_context import CrossAttentionContext
 from wanbatch.pipeline.sound.adapter import SoundAdapter
 from wanbatch.pipeline.training.loop import Budget
 from wanbatch.pipeline.training.sound.teacher import LEVELS, Lessons, Teacher
+from wanbatch.pipeline.training.state_file import load_state, save_state
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]
 """Of a number: so many random sounds, float32 [batch, samples], and which caption belongs to each; `NOTHING` to noise
@@ -58,6 +59,7 @@ def distill(
     plan: Plan,
     state: Path,
     reading: Reading | None = None,
+    generators: Sequence[torch.Generator] = (),
 ) -> dict[str, float]:
     """Train an adapter; goes on where an earlier call with the same `state` ended.
 
@@ -70,11 +72,12 @@ def distill(
         plan: how.
         state: file that keeps what is needed to go on.
         reading: a further loss on the encoder's frames.
+        generators: of `draw`, which draw on where the earlier call ended.
     """
     parameters = [one for one in adapter.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    _go_on(state, adapter, optimizer, budget, teacher.device)
     variance = _variance(teacher, lessons)
+    _go_on(state, adapter, optimizer, budget, teacher.device, generators)
     shown = saved = time.monotonic()
     losses: dict[str, float] = {}
     for step in budget:
@@ -90,8 +93,8 @@ def distill(
             print(json.dumps({"step": step, "progress": round(budget.progress, 3), **losses}), flush=True)
         if time.monotonic() - saved > 30:
             saved = time.monotonic()
-            _keep(state, adapter, optimizer, budget)
-    _keep(state, adapter, optimizer, budget)
+            _keep(state, adapter, optimizer, budget, step + 1, generators)
+    _keep(state, adapter, optimizer, budget, budget.step, generators)
     return {**budget.spent(), **losses}
 
 
@@ -130,28 +133,45 @@ def _loss(
 
 
 def _go_on(
-    state: Path, adapter: SoundAdapter, optimizer: torch.optim.Optimizer, budget: Budget, device: torch.device
+    state: Path,
+    adapter: SoundAdapter,
+    optimizer: torch.optim.Optimizer,
+    budget: Budget,
+    device: torch.device,
+    generators: Sequence[torch.Generator],
 ) -> None:
     """Go on where an earlier call ended, if there was one."""
     if state.exists():
-        kept = torch.load(state, map_location=device, weights_only=True)
+        kept = load_state(state, device)
         adapter.load_state_dict(kept["adapter"])
         optimizer.load_state_dict(kept["optimizer"])
         budget.go_on(kept["step"], kept["seconds"])
+        if "random" in kept:  # states of before have none
+            torch.set_rng_state(kept["random"].cpu())
+            for generator, numbers in zip(generators, kept["generators"], strict=True):
+                generator.set_state(numbers.cpu())
 
 
-def _keep(state: Path, adapter: SoundAdapter, optimizer: torch.optim.Optimizer, budget: Budget) -> None:
-    new = state.with_suffix(".new")
-    torch.save(
+def _keep(
+    state: Path,
+    adapter: SoundAdapter,
+    optimizer: torch.optim.Optimizer,
+    budget: Budget,
+    made: int,
+    generators: Sequence[torch.Generator],
+) -> None:
+    """Write the state after `made` steps whole, then put it in place of the one before."""
+    save_state(
         {
             "adapter": adapter.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "step": budget.step,
+            "step": made,
             "seconds": budget.elapsed,
+            "random": torch.get_rng_state(),
+            "generators": [generator.get_state() for generator in generators],
         },
-        new,
+        state,
     )
-    new.replace(state)
 
 
 def _levels(count: int, device: torch.device) -> Tensor:

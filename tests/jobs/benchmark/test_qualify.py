@@ -107,3 +107,37 @@ def test_bits_that_depend_on_neighbours_are_noticed(monkeypatch):
     found = qualifying._bits(None, [request, request], drifting(None, [request, request]))
     assert not found.good
     assert "1 of 2" in found.said
+
+
+def test_the_time_of_a_preset_has_no_first_use_in_it(model, monkeypatch):
+    clock, used = [0.0], set()
+    picture = np.zeros((32, 32, 3), dtype=np.uint8)
+
+    class Runner(SimpleNamespace):
+        def use_step_cache(self, text: str) -> None:
+            self.cache = text
+
+    def made(runner, requests):
+        clock[0] += len(requests) + (0 if runner.cache in used else 1000)
+        used.add(runner.cache)
+        return [picture for _ in requests]
+
+    monkeypatch.setattr(qualifying, "made_by_wanbatch", made)
+    monkeypatch.setattr(qualifying, "synchronized_time", lambda device: clock[0])
+    monkeypatch.setattr(qualifying, "at_hand", lambda: False)
+    exact = ExecutionConfig("cpu", "fp32", False)
+    loaded = (Runner(device=torch.device("cpu")), None)
+    requests = [qualifying.Request(str(n), "x", "", (), 1.0, 1, 32, 32, 2, 1.0, None, "euler") for n in range(2)]
+    found = qualifying._presets(model, Settings(), Hardware(), exact, loaded, requests, [picture] * 2, {})
+    assert {name: one["seconds_a_picture"] for name, one in found.figures.items()} == dict.fromkeys(
+        ("exact", "balanced", "fast"), 1.0
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_the_figures_are_told(model_folder, tmp_path):
+    (tmp_path / "full").write_text("")
+    given = ["--model", str(model_folder), "--out", "full/q.json", *SMALL[:6], "--rounds", "1", "--images", "0"]
+    done = CliRunner().invoke(main, ["bench", "--no-compiled", "--no-stages", "--device", "cpu", *given])
+    assert done.exit_code == 2
+    assert "full/q.json: cannot be written" in done.stderr
+    assert done.stdout.startswith("CPU, ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 import pytest
 
@@ -14,6 +16,7 @@ from wanbatch.jobs.cli.flag_types import (
     Word,
     flag_type,
 )
+from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.cli.run_commands import run
 from wanbatch.jobs.config.settings import Settings, read_settings
 
@@ -95,3 +98,28 @@ def test_the_help_shows_ranges_names_and_defaults():
     assert "--preset [exact|balanced|fast]" in text
     assert "(a multiple of 16 from 16 to 4096) [16<=x<=4096]" in text
     assert "[x>0]" in text
+
+
+def commands(command: click.Command) -> Iterator[click.Command]:
+    """A command and all below it."""
+    yield command
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from commands(found)
+
+
+def test_no_flag_takes_what_is_no_number():
+    """Which no bound refuses: nothing is more or less than it."""
+    numbers = [
+        (command.name, option)
+        for command in commands(main)
+        for option in command.params
+        if isinstance(option.type, click.FloatRange | click.types.FloatParamType)
+    ]
+    assert len(numbers) > 20
+    for name, option in numbers:
+        with pytest.raises(click.BadParameter):
+            option.type.convert("nan", option, click.Context(click.Command(str(name))))

@@ -10,7 +10,7 @@ from job_making import write_jsonl
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.config.settings import Settings, read_settings, recorded_settings
+from wanbatch.jobs.config.settings import Settings, failures_allowed, read_settings, recorded_settings
 
 
 @pytest.fixture
@@ -147,3 +147,9 @@ def test_pairs_of_columns_of_the_file_are_text(toml):
     toml('map = "caption"\n')
     with pytest.raises(UserError, match=r"^setting map: wanbatch.toml: 'caption' must be COLUMN=COLUMN"):
         read_settings()
+
+
+@pytest.mark.parametrize("share", range(1, 100))
+def test_a_share_of_failures_is_taken_of_all_images_without_rounding(share):
+    assert failures_allowed(read_settings(max_failures=f"{share}%"), 100) == share
+    assert failures_allowed(read_settings(max_failures=f"{share / 10}%"), 1000) == share

@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import termios
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -192,6 +193,9 @@ def test_summary_of_failures_is_short_and_complete(faulty):
     assert len(shown) == 5
     assert lines[-2] == f"... all of them are in {faulty.out / 'failures'}"
     assert lines[-1].startswith(f"wanbatch retry {faulty.out} ")
+    (faulty.out.parent / "my pictures").symlink_to(faulty.out)
+    elsewhere = replace(faulty.summary, out=str(faulty.out.parent / "my pictures"))
+    assert f"wanbatch retry '{faulty.out.parent}/my pictures' " in summary_text(elsewhere)
 
 
 def test_summary_is_one_line_a_failure(faulty):

@@ -16,13 +16,17 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from picture_folders import fill
+from PIL import Image, ImageColor
 from report_folders import BEGIN, event, fill_folder
 from rich.console import Console
 
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.reporting import watch
+from wanbatch.jobs.reporting import contact_sheet, watch
+from wanbatch.jobs.reporting.run_log import speed
 from wanbatch.jobs.reporting.terminal_view import sheet, view
 from wanbatch.jobs.reporting.watch import Look, look, looks, recent_speed, workers_of
 from wanbatch.manifests.dataset.event_log import parsed_events
@@ -144,3 +148,29 @@ def test_a_terminal_that_says_it_has_sixels_is_sent_pictures(half, attributes, d
     assert asked == 1
     assert b"14" in sent
     assert (b"\x1bP" in sent) is draws, "a sixel picture begins with a device control string"
+
+
+def test_the_speed_of_a_run_begins_with_its_first_unit_and_not_with_the_first_one_that_ended(tmp_path):
+    (tmp_path / "_wanbatch").mkdir()
+
+    def unit(second: int, busy: int, worker: str) -> dict:
+        time = f"2026-11-01T10:{second // 60:02}:{second % 60:02}+00:00"
+        return {"time": time, "event": "unit", "made": 5, "failed": 0, "busy_seconds": busy, "worker": worker}
+
+    began = {"time": "2026-11-01T10:00:00+00:00", "event": "started"}
+    lines = [began, unit(60, 10, "late"), unit(100, 100, "slow")]
+    (tmp_path / "_wanbatch" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert speed(tmp_path) == pytest.approx(0.1)  # 10 pictures in 100 s
+
+
+def test_pictures_that_are_damaged_end_neither_a_look_nor_a_sheet(tmp_path, monkeypatch):
+    out = fill(tmp_path / "out", ["a", "b", "c"])
+    (part,) = (out / "data").glob("*.parquet")
+    records = pq.read_table(part).to_pylist()
+    records[1]["image"]["bytes"] = records[1]["image"]["bytes"][:60]
+    monkeypatch.setattr(contact_sheet, "first_records", lambda *given: records)
+    assert contact_sheet.contact_sheet(out, tmp_path / "sheet.png", cell=32) == 3
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.getpixel((12 + 44 + 2, 14)) == ImageColor.getrgb("lightgrey")
+    monkeypatch.setattr(watch.CommittedParts, "rows", lambda self, wanted, made: [made(one) for one in records])
+    assert len(watch.last_pictures(out)) == 2

@@ -152,3 +152,22 @@ def test_one_prompt_is_too_few_and_more_than_are_used_are_told_of(tmp_path, monk
     done = invoke("train", "few-step", "prompts.jsonl", "--set", "prompts=2", "--device", "cuda")
     assert "warning: prompts.jsonl: 2 of 3 prompts are used: --set prompts=3 takes all" in done.stderr
     assert "--device cuda: PyTorch finds no GPU here" in done.stderr
+
+
+def test_a_training_that_is_killed_before_it_kept_a_state_draws_the_same_numbers_again(tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    drawn = []
+
+    def until_killed(*given):
+        drawn.append(torch.rand(4))
+        raise Killed
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wanbatch.pipeline.training.few_step.run.Distillation", until_killed)
+    write_prompts(tmp_path)
+    for _ in range(2):  # the first one makes the teacher's latents, the second one finds them
+        assert isinstance(invoke(*page_command(), *QUICK, "--steps", "2").exception, Killed)
+    assert (tmp_path / "adapters/four-steps/teacher-latents.pt").exists()
+    assert torch.equal(*drawn)

@@ -189,3 +189,15 @@ def test_the_command_trains_trials_in_processes_of_ray(request_of):
     assert again.exit_code == 0, again.output
     assert "2 trials, 0 to train" in again.stderr
     assert f"the trial with the highest gain, {found['best']}." in again.stdout
+
+
+def test_the_command_names_the_file_that_there_is(monkeypatch, tmp_path):
+    tried = {"settings": {"rank": 2}, "measures": {"gain": 0.1, "damage": 0.0, "unrelated_psnr": 30.0}, "seconds": 1}
+    file = "out/ink_high_noise.safetensors"  # of A14B
+    found = {"rule": rule(None), "best": "rank-2", "trials": [tried], "file": file}
+    monkeypatch.setattr(sweep_run, "sweep", lambda *given: found)
+    given = ["train", "lora", "--images", str(tmp_path), "--name", "ink", "--out", "out", "--sweep", "rank=2"]
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code == 0, done.output
+    assert f"{file}: the trial with" in done.stdout
+    assert f"--lora ink={file}" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from adapter_making import random_pairs, save_adapter
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.planning.preparation import prepare
@@ -47,6 +48,15 @@ def test_a_manifest_without_rows_to_measure(rows, settings, changed, message):
     rows.write_text("".join(json.dumps(row) + "\n" for row in changed))
     plan, _ = prepare(rows, settings())
     with pytest.raises(UserError, match=message):
+        draw_sample(plan, 4, settings(seed=1))
+
+
+def test_rows_with_adapters_are_named_where_all_have_one(rows, settings, model_folder, tmp_path):
+    config = json.loads((model_folder / "transformer" / "config.json").read_text())
+    file = save_adapter(tmp_path / "crayon.safetensors", config, random_pairs(config, 4, 1))
+    rows.write_text(json.dumps({"prompt": "x", "style": "crayon"}) + "\n")
+    plan, _ = prepare(rows, settings(lora={"crayon": str(file)}))
+    with pytest.raises(UserError, match="of their own in the manifest, an adapter, a creativity map"):
         draw_sample(plan, 4, settings(seed=1))
 
 

@@ -194,3 +194,15 @@ def test_a_goal_that_nothing_meets_leaves_the_trials():
     trials = Search(space(layers=8, guided=True), parse_goal(["psnr>=90"], None), world).run()
     assert trials[0].candidate == DEFAULT
     assert not any("adaptive" in one.candidate.step_cache for one in trials)
+
+
+def test_what_meets_all_limits_is_timed_even_if_it_is_beaten_in_the_first_one():
+    default = Trial(DEFAULT, Score(4, 60, 60, ssim=0.99), 5.0, work=50)
+    fast = Trial(Candidate("euler", 10), Score(4, 35, 35, ssim=0.94), 1.0, work=10)
+    wanted = Trial(Candidate("good", 12), Score(4, 34, 34, ssim=0.96), 1.2, work=12)
+    goal = parse_goal(["psnr>=30", "ssim>=0.95"], None)
+    shown = contenders([default, fast, wanted], default, goal)
+    assert shown == [fast, wanted, default]
+    assert goal.best([one for one in shown if goal.is_met(one, default)]) == wanted
+    without_the_default = contenders([fast, wanted], default, goal)
+    assert [one for one in without_the_default if goal.is_met(one, default)] == [wanted]

@@ -9,6 +9,7 @@ import pytest
 from manifest_making import encoded
 from picture_folders import fill
 from PIL import Image
+from png_making import raw_png
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.dataset.mark_reading import find_row, read_marks
@@ -72,3 +73,9 @@ def test_what_is_no_picture_or_no_folder_is_refused(out, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded())
     with pytest.raises(UserError, match="is no output folder of wanbatch: give --in"):
         found(tmp_path, tmp_path / "a.png")
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path):
+    (tmp_path / "huge.png").write_bytes(raw_png(40_000, 40_000, 8, 2, b""))
+    with pytest.raises(UserError, match="more than 64000000 pixels: give a smaller picture"):
+        read_marks(tmp_path / "huge.png")

@@ -247,3 +247,23 @@ def test_every_format_of_the_command_has_a_writer():
     from wanbatch.jobs.cli.export_command import FORMATS
 
     assert tuple(WRITERS) == FORMATS
+
+
+def test_rows_of_an_imagefolder_keep_the_names_of_files_that_their_manifest_had(tmp_path):
+    own = pa.table({"file_name": ["cats/a.png", "cats/b.png"], "mask_file_name": ["a", "b"], "shop": ["x", "y"]})
+    out = fill(tmp_path / "out", ["a", "b"], passthrough=own)
+    export(out, tmp_path / "pictures", "imagefolder")
+    loaded = load_dataset("imagefolder", data_dir=str(tmp_path / "pictures"), cache_dir=str(tmp_path / "hf"))["train"]
+    assert loaded["file_name_of_row"] == ["cats/a.png", "cats/b.png"]
+    assert (loaded["mask_file_name_of_row"], loaded["shop"]) == (["a", "b"], ["x", "y"])
+    assert all(sha256(row["image"]) == row["sha256"] for row in loaded)
+
+
+def test_a_link_to_an_empty_folder_or_to_one_that_is_not_there_is_followed(out, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new"):
+        (tmp_path / f"to-{name}").symlink_to(tmp_path / name)
+        assert export(out, tmp_path / f"to-{name}", "coco").pictures == len(IDS)
+        assert (tmp_path / name / "annotations.json").is_file()
+        assert (tmp_path / f"to-{name}").is_symlink()
+        assert export(out, tmp_path / f"to-{name}", "coco").there_already

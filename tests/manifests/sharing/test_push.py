@@ -254,11 +254,13 @@ def test_addresses():
 
 
 def test_size_categories():
-    assert [size_category(n) for n in (1, 999, 1000, 99_999, 10**6, 10**8)] == [
+    assert [size_category(n) for n in (1, 999, 1000, 99_999, 10**6, 10**7, 10**8, 10**9)] == [
         "n<1K",
         "n<1K",
         "1K<n<10K",
         "10K<n<100K",
         "1M<n<10M",
-        "n>10M",
+        "10M<n<100M",
+        "100M<n<1B",
+        "1B<n<10B",
     ]

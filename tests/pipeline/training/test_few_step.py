@@ -208,6 +208,35 @@ def test_a_distillation_is_gone_on_with_to_the_bit(tmp_path):
     assert [json.loads(line)["step"] for line in (halves / LOG_FILE).read_text().splitlines()] == [2, 5, 9]
 
 
+class Killed(Exception):
+    """Ends a process at once."""
+
+
+def test_a_distillation_that_is_killed_is_gone_on_with_to_the_bit(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    distillation(whole, 9).run(dict)
+    for last in (2, 3):  # steps of the call, after each of which the state is kept
+        kept = []
+
+        def until_killed(kept=kept, last=last) -> dict:
+            kept.append(None)
+            if len(kept) == last:
+                raise Killed
+            return {}
+
+        with pytest.raises(Killed):
+            distillation(killed, 9).run(until_killed, minutes_between=0)
+    steps = []
+    distillation(killed, 9).run(dict, told=lambda made, phase: steps.append(made))
+    assert steps == [6, 7, 8, 9]
+    wanted, header = read_state(whole / ADAPTER_FILE)
+    found, of_killed = read_state(killed / ADAPTER_FILE)
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    assert of_killed["ss_steps"] == header["ss_steps"] == "9"
+
+
 class GradientsOnly(Learner):
     """Learns nothing, and keeps what it would have learned from."""
 

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import save_file
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.registry import find
+from wanbatch.pipeline.training.few_step import card as few_step_card
+from wanbatch.pipeline.training.few_step import measures as few_step_measures
+from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.lora.buckets import bucket, fitted
 from wanbatch.pipeline.training.lora.captions import check_template, fill
-from wanbatch.pipeline.training.lora.card import About
+from wanbatch.pipeline.training.lora.card import About, write
 from wanbatch.pipeline.training.lora.examples import Picture, encode_examples
+from wanbatch.pipeline.training.lora.measures import Measures
 from wanbatch.pipeline.training.lora.model import TrainingModel
 from wanbatch.pipeline.training.lora.run import Listener, train_lora
 from wanbatch.pipeline.training.lora.settings import LoraSettings
@@ -103,7 +108,7 @@ def test_a_training_that_is_killed_goes_on_to_the_bit_and_leaves_all_that_was_pr
     assert "80 of 80" in measured.coverage, measured.coverage
     assert measured.held_out_pictures == 1
     card = (tmp_path / "whole/README.md").read_text()
-    assert "base_model: tiny" in card
+    assert ModelCard(card).data["base_model"] == "tiny"
     assert "Rights in them: drawn here" in card
     for picture in re.findall(r"^!\[.*?\]\((.*?)\)$", card, re.MULTILINE):
         assert (tmp_path / "whole" / picture).exists(), picture
@@ -238,6 +243,19 @@ def test_captions_go_into_their_template():
         check_template("{trigger} {caption}", None)
     with pytest.raises(UserError, match="the trigger 'wug' is not in the template"):
         check_template("{caption}", "wug")
+
+
+@pytest.mark.parametrize("trigger", ["[V]", "sks: a dog", "a 'quoted' \"one\"", "#1", "yes", "düne"])
+def test_cards_can_be_read_whatever_the_user_said(trigger):
+    about = About("n", "models/[a]: b", "x", 1, trigger=trigger, license="other")
+    measured = Measures(1, 1.0, 1.0, 0.1, 1.0, 1.0, 0.0, 30.0, 0.0, "all")
+    read = ModelCard(write(about, LoraSettings(), measured, 1.0)).data
+    assert (read["instance_prompt"], read["base_model"], read["license"]) == (trigger, about.base, "other")
+    few = few_step_card.About("n", "models/[a]: b", "x", 1, license="a: b")
+    made = few_step_measures.Measures(4, 1.0, 0.5, 0.5, 0.5, 0.0, "all")
+    done = {"steps": 1, "seconds": 1.0, "phase": "matching"}
+    text = few_step_card.write(few, FewStepSettings(), made, done, (32, 32), ["n.safetensors"])
+    assert ModelCard(text).data["license"] == "a: b"
 
 
 def test_pictures_are_brought_to_sizes_of_one_area():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from report_folders import event, timing_of
 
@@ -140,3 +142,15 @@ def test_groups_of_pictures_stand_under_headings_and_single_ones_side_by_side():
         ("0.3", [1, 3, 5]),
         ("none", [0, 2, 4]),
     ]
+
+
+def test_what_comes_to_a_folder_after_its_run_is_no_part_of_it():
+    def at(day: int, second: int, name: str, **said) -> dict:
+        return {"time": datetime(2026, 11, day, 10, 0, second, tzinfo=UTC), "event": name, **said}
+
+    unit = {"made": 2, "failed": 0, "busy_seconds": 3.0, "worker": "w"}
+    finished = [at(1, 0, "started"), at(1, 9, "unit", **unit), at(1, 10, "finished")]
+    killed = [at(3, 0, "started"), at(3, 7, "unit", **unit)]
+    events = [*finished, at(2, 0, "repaired"), *killed, at(4, 0, "set_aside"), at(4, 1, "started")]
+    assert [one.seconds for one in sessions_of(events)] == [10.0, 7.0, 0.0]
+    assert [one.ended for one in sessions_of(events)] == ["finished", None, None]

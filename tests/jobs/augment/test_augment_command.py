@@ -335,27 +335,3 @@ def test_a_dataset_that_was_grown_before_keeps_its_lineage(pictures):
     change('"set"', '"set/train/rows.jsonl"')
     assert invoke("augment", "recipe.toml").exit_code == 0
     assert {row["source_id"] for row in rows_of(Path("recipe.jsonl"))} == {"the-first-disc"}
-
-
-def test_rows_that_start_below_the_last_level_of_their_steps_are_told_of_once(pictures):
-    low = RECIPE.replace("creativity = [0.3, 0.6]", "creativity = 0.05")
-    assert low != RECIPE
-    Path("recipe.toml").write_text(low, encoding="utf-8")
-    made = invoke("augment", "recipe.toml", "--out", "manifest.jsonl")
-    assert made.exit_code == 0
-    assert "  next  " not in made.stdout
-    assert made.stdout.count("is below the last noise level of 30 steps") == 1
-    assert "19 of 19 rows cannot be made: creativity 0.05" in made.stdout
-    told = json.loads(invoke("augment", "recipe.toml", "--out", "manifest.jsonl", "--json").stdout)
-    assert "19 of 19 rows" in told["warnings"][-1]
-    [message] = refused(invoke("augment", "recipe.toml", "--run", "--out", "out/low"))
-    assert "19 of 19 rows" in message
-    assert not Path("out/low").exists()
-    ways = ("creativity = 0.05", "creativity = 0.2"), ("[settings]", '[settings]\ncreativity_steps = "respace"')
-    for old, new in ways:
-        text = low.replace(old, new) if old in low else f"{low}\n{new}\n"
-        Path("recipe.toml").write_text(text, encoding="utf-8")
-        mended = invoke("augment", "recipe.toml", "--out", "manifest.jsonl")
-        assert "  next  " in mended.stdout, mended.output
-        planned = invoke("plan", "manifest.jsonl")
-        assert planned.exit_code == 0, planned.output

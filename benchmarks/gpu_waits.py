@@ -6,7 +6,7 @@ One whole `wanbatch run` on one GPU, prompts of many lengths, 1280x704. In the w
 few milliseconds whether all that was asked of the GPU is done. If so, it notes where the model's thread is: what the
 GPU waits for. A GPU that has work whenever it is looked at is never waited for by the host.
 
-idle: the share of looks at which the GPU had nothing to do, from the first picture that was made to the last.
+idle: the share of looks at which the GPU had nothing to do, while the worker had pictures to make.
 parts: what the model's thread was at then, as shares of all looks. waits: the lines, each the innermost of wanbatch
 and that of all. Looking takes some of Python's time itself, so a run is slower by it
 (`pictures_per_second`). Without a GPU every look counts as idle: then it says what the thread does at all.

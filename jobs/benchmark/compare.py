@@ -24,6 +24,7 @@ from diffusers import WanPipeline
 from wanbatch import __version__
 from wanbatch.jobs.benchmark.stages import StageSettings, bench_stages, shared_copies
 from wanbatch.jobs.config.hardware import ExecutionConfig, cpu_name
+from wanbatch.manifests.storage.user_files import write_file
 from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.generate import Wan
@@ -141,8 +142,6 @@ def _whole_pictures(info: ModelInfo, wan: Wan, modules: Modules, settings: Bench
 
 def write(result: dict[str, Any], path: Path) -> None:
     """Write the figures as JSON, whole; folders that are missing are made. Raises UserError if that fails."""
-    from wanbatch.jobs.reporting.report.write import write_file  # needs pydantic, which a bare GPU is without
-
     write_file(path, (json.dumps(result, indent=2) + "\n").encode())
 
 

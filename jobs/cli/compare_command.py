@@ -39,7 +39,8 @@ def compare(
     from wanbatch.jobs.comparison.compare import compare as compare_folders
     from wanbatch.jobs.comparison.page import comparison_page
     from wanbatch.jobs.comparison.text import lines_of
-    from wanbatch.jobs.reporting.report.write import require_page, write_file
+    from wanbatch.jobs.reporting.report.write import require_page
+    from wanbatch.manifests.storage.user_files import write_file
 
     require_page(to)
     names = tuple(dict.fromkeys((*metrics, "psnr")))

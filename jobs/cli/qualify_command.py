@@ -61,7 +61,7 @@ def qualify(
     from wanbatch.jobs.benchmark.compare import write
     from wanbatch.jobs.benchmark.qualification_page import qualification_page, qualification_text
     from wanbatch.jobs.config.hardware import detect_hardware
-    from wanbatch.jobs.reporting.report.write import write_file
+    from wanbatch.manifests.storage.user_files import write_file
     from wanbatch.pipeline.loading.registry import find
 
     model = find(settings.model, settings.revision)

@@ -43,8 +43,7 @@ def warn_of_kept_values(folder: OutputFolder, plan: Plan, again: Collection[str]
     Raises:
         UserError: A committed part is not there as it was committed. MachineryError: It cannot be read.
     """
-    recorded = recorded_plan(folder.url)
-    if not folder.committed().made or recorded.get("digest") in (None, plan.manifest.digest):
+    if not folder.committed().made or recorded_plan(folder.url).get("digest") in (None, plan.manifest.digest):
         return
     columns = plan.manifest.passthrough.column_names
     parts = CommittedParts.open(folder.url)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from wanbatch.errors import UserError
 from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.manifests.dataset.part_files import open_parts
-from wanbatch.manifests.storage.atomic_files import write_atomic
+from wanbatch.manifests.storage.user_files import write_file
 
 CAPTION_LINES = 3
 LINE_HEIGHT, MARGIN = 15, 12  # pixels
@@ -47,13 +47,9 @@ def contact_sheet(
     if not shown:
         raise UserError(f"{out}: no picture has the keyword {keyword!r}")
     sheet = _draw(shown, columns, cell)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        sheet.save(buffer, "PNG")
-        write_atomic(target, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error}): choose another file") from error
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_file(target, buffer.getvalue())
     return len(shown)
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from wanbatch.errors import UserError
 from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.result import TuningResult, score_text
-from wanbatch.manifests.storage.atomic_files import write_atomic
+from wanbatch.manifests.storage.user_files import write_file
 from wanbatch.pipeline.evaluation.metrics import psnr_of
 from wanbatch.pipeline.evaluation.quality import Pictures
 
@@ -87,13 +86,9 @@ def write_sheet(columns: Sequence[Column], captions: Mapping[str, str], path: Pa
         for left, column in zip(lefts, columns, strict=True):
             sheet.paste(_scaled(column.pictures[name]), (left, top + CAPTION_LINES * LINE))
         top += height
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        sheet.save(buffer, "PNG")
-        write_atomic(path, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}): choose another file") from error
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_file(path, buffer.getvalue())
 
 
 def _row_height(columns: Sequence[Column], name: str) -> int:

@@ -12,7 +12,7 @@ from wanbatch.jobs.reporting.report.collect import ReportData, collect
 from wanbatch.jobs.reporting.report.page import report_page
 from wanbatch.jobs.reporting.report.pages import FOLDER, all_pages, page_names
 from wanbatch.jobs.reporting.report.sources import FindManifest, SourceThumbnails
-from wanbatch.manifests.storage.atomic_files import write_atomic
+from wanbatch.manifests.storage.user_files import write_file
 
 PAGE, DATA = "report.html", "report.json"
 
@@ -88,12 +88,3 @@ def require_page(target: Path) -> None:
     if target.suffix == ".json":
         page = target.with_suffix(".html")
         raise UserError(f"--to {target}: is the page, and the figures lie beside it as .json: give --to {page}")
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole; its folder is made. Raises UserError, naming it, if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}): choose another file") from error

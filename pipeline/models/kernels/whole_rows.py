@@ -1,0 +1,192 @@
+"""Whole rows of a product that adapters change, in registers: what the kernels of `low_rank_rows.py` are made of.
+
+**Layout.** What a thread gets of a dot on tensor cores (`mma.m16n8k16` of PTX) is not what it loads in one piece of 16
+bytes, and bringing one to the other takes shared memory and many barriers. The order of a dot's columns and summands
+is free, though. So the columns of `up` are taken in such an order that a thread's results are eight neighbouring
+columns of two rows, and the ranks so that its share of `up` is one piece: thread q of four has columns 8 q to 8 q + 7
+and ranks 8 q to 8 q + 7 of every `WIDTH`. Tensors are [2, groups, 8, WIDTH] here, row 8 a + b at [a, :, b]; Triton
+gives each group of `WIDTH` columns to a warp, as the dot does. Nothing but sums over rows then crosses threads. If
+Triton chose otherwise, results would be the same and it would be slow.
+
+Rows must be of some chunks of a power of two. Where they cannot be, or what is kept does not fit, there is no
+`RowPlan`, and the kernels of several passes are used.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+ROWS = tl.constexpr(16)  # of a program, as many as a dot takes
+WIDTH = tl.constexpr(32)  # columns of a warp, and ranks of a dot
+MOST_WIDTHS = 2  # of `WIDTH` ranks each, whose matrices fit beside what is kept
+MOST_CHUNKS = 12  # that are written out in a program
+MOST_BYTES = 2**17  # that are kept: half of a processor's registers
+
+
+class RowTiles(NamedTuple):
+    """How the work of a kernel that has whole rows is cut.
+
+    Attributes:
+        columns: Of a chunk at most, a power of two.
+        warps: Of a program at most; each has `WIDTH` columns of a chunk, or several times as many.
+        ahead: Chunks that are loaded before the one that is worked on.
+    """
+
+    columns: int
+    warps: int
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """The tiles of one launch.
+
+    Attributes:
+        tiles: Whose columns and warps are those of a chunk.
+        chunks: Of a row.
+        widths: How many times `WIDTH` ranks there are.
+    """
+
+    tiles: RowTiles
+    chunks: int
+    widths: int
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """What both kernels take of it."""
+        tiles = self.tiles
+        return {
+            "chunk": tiles.columns, "chunks": self.chunks, "widths": self.widths, "ahead": tiles.ahead,
+            "warps": tiles.warps, "num_warps": tiles.warps,
+        }  # fmt: skip
+
+
+def row_plan(tiles: RowTiles | None, dim: int, rank: int, dtype: torch.dtype) -> RowPlan | None:
+    """How a launch is cut, or None where whole rows are not for it.
+
+    Args:
+        tiles: None for the kernels of several passes.
+        dim: Columns of a row.
+        rank: Of the adapters.
+        dtype: Of the product.
+    """
+    if tiles is None:
+        return None
+    chunk, widths = math.gcd(dim, tiles.columns), triton.cdiv(rank, WIDTH.value)
+    fits = ROWS.value * dim * dtype.itemsize <= MOST_BYTES and widths <= MOST_WIDTHS
+    if not fits or chunk < WIDTH.value or dim // chunk > MOST_CHUNKS:
+        return None
+    warps = min(tiles.warps, chunk // WIDTH.value)
+    return RowPlan(tiles._replace(columns=chunk, warps=warps), dim // chunk, widths)
+
+
+@triton.jit
+def tokens_of_program():
+    """A program's tokens, [2, 1, 8, 1]."""
+    return tl.program_id(0) * ROWS + (tl.arange(0, 2)[:, None] * 8 + tl.arange(0, 8)[None, :])[:, None, :, None]
+
+
+@triton.jit
+def chunk_columns(chunk: tl.constexpr):
+    """The columns of a chunk, [1, groups, 1, WIDTH]."""
+    return (tl.arange(0, chunk // WIDTH)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :])[None, :, None, :]
+
+
+@triton.jit
+def vector_chunk(vectors, number, chunk: tl.constexpr):
+    """A chunk of a vector, [1, groups, 8, WIDTH], in two pieces a thread, as its numbers may have four bytes."""
+    piece = tl.arange(0, chunk // WIDTH)[:, None] * WIDTH + tl.arange(0, WIDTH // 8)[None, :] * 8
+    at = number * chunk + piece[None, :, None, :, None] + tl.arange(0, 4)[None, None, None, None, :]
+    at += tl.zeros((8,), dtype=tl.int32)[None, None, :, None, None]
+    x = tl.permute(tl.join(tl.load(vectors + at), tl.load(vectors + at + 4)), (0, 1, 2, 3, 5, 4))
+    return tl.reshape(x, (1, chunk // WIDTH, 8, WIDTH)).to(tl.float32)
+
+
+@triton.jit
+def inner_parts(
+    lows, split_stride, row_stride, first_row, tokens, part, rank,
+    dtype: tl.constexpr, splits: tl.constexpr, widths: tl.constexpr,
+):  # fmt: skip
+    """The inner part of a program's rows, [ROWS, WIDTH] for each `WIDTH` ranks, in the order of the dot's summands."""
+    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    k = tl.arange(0, WIDTH)
+    order = k // 2 % 4 * 8 + k // 16 * 4 + k // 8 % 2 * 2 + k % 2
+    low = ()
+    for width in tl.static_range(widths):
+        ranks = width * WIDTH + order
+        place = lows + (first_row + token)[:, None] * row_stride + part * rank + ranks[None, :]
+        inside = (token < tokens)[:, None] & (ranks < rank)[None, :]
+        total = tl.load(place, mask=inside, other=0.0)
+        for split in tl.static_range(1, splits):
+            total += tl.load(place + split * split_stride, mask=inside, other=0.0)
+        low = low + (total.to(dtype),)
+    return low
+
+
+@triton.jit
+def up_chunk(up, number, rank, chunk: tl.constexpr, widths: tl.constexpr, warps: tl.constexpr):
+    """A chunk of a slot's `up`, [chunk, WIDTH] for each `WIDTH` ranks, columns in the order of the dot's results."""
+    n = tl.arange(0, chunk)
+    group = n // (WIDTH * warps) * warps + n // 8 % warps
+    column = number * chunk + group * WIDTH + n // 2 % 4 * 8 + n // (8 * warps) % 4 * 2 + n % 2
+    matrices = ()
+    for width in tl.static_range(widths):
+        ranks = width * WIDTH + tl.arange(0, WIDTH)
+        place = up + column[:, None] * rank + ranks[None, :]
+        matrices = matrices + (tl.load(place, mask=(ranks < rank)[None, :], other=0.0),)
+    return matrices
+
+
+@triton.jit
+def change_of_chunk(low, matrices, chunk: tl.constexpr, widths: tl.constexpr, warps: tl.constexpr):
+    """What a slot's adapter adds to a chunk of a program's rows, [2, groups, 8, WIDTH]."""
+    times: tl.constexpr = chunk // (WIDTH * warps)
+    x = tl.zeros((ROWS, chunk), dtype=tl.float32)
+    for width in tl.static_range(widths):
+        matrix = tl.permute(tl.reshape(matrices[width], (chunk, 4, 2, 2, 2)), (0, 2, 3, 1, 4))
+        matrix = tl.trans(tl.reshape(matrix, (chunk, WIDTH)))
+        x = tl.dot(low[width], matrix, x, input_precision="ieee")
+    x = tl.permute(tl.reshape(x, (2, 8, times, 4, warps, 4, 2)), (0, 2, 4, 1, 5, 3, 6))
+    return tl.reshape(x, (2, times * warps, 8, WIDTH))
+
+
+@triton.jit
+def _over_columns(x):
+    """Sums over a chunk's columns, [2, 1, 8, 1]."""
+    return tl.sum(tl.sum(x, axis=3), axis=1)[:, None, :, None]
+
+
+@triton.jit
+def factor_and_offset(kept, eps, centred: tl.constexpr, chunk: tl.constexpr, chunks: tl.constexpr):
+    """What rows are multiplied by and what is added then to make their norm, [2, 1, 8, 1] each.
+
+    That this is not `(x - mean) * factor` keeps the compiler from keeping `x - mean` of whole rows in registers.
+    """
+    mean = 0.0
+    if centred:
+        total = tl.zeros((2, chunk // WIDTH, 8, WIDTH), dtype=tl.float32)
+        for number in tl.static_range(chunks):
+            total += kept[number].to(tl.float32)
+        mean = _over_columns(total) / (chunk * chunks)
+    squares = tl.zeros((2, chunk // WIDTH, 8, WIDTH), dtype=tl.float32)
+    for number in tl.static_range(chunks):
+        x = kept[number].to(tl.float32) - mean
+        squares += x * x
+    factor = tl.rsqrt(_over_columns(squares) / (chunk * chunks) + eps)
+    return factor, -mean * factor
+
+
+@triton.jit
+def store_chunk(out, at, dim, number, mask, x, chunk: tl.constexpr):
+    """Write a chunk of rows, in pieces of eight columns also where the numbers are smaller than those loaded."""
+    piece = tl.arange(0, chunk // WIDTH)[:, None] * WIDTH + tl.arange(0, WIDTH // 8)[None, :] * 8
+    place = (at * dim)[:, :, :, :, None] + piece[None, :, None, :, None]
+    place += number * chunk + tl.arange(0, 8)[None, None, None, None, :]
+    x = tl.reshape(x, (2, chunk // WIDTH, 8, WIDTH // 8, 8))
+    tl.store(out + place, x.to(out.dtype.element_ty), mask=mask[:, :, :, :, None])

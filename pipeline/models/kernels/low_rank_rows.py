@@ -25,18 +25,20 @@ from wanbatch.pipeline.models.kernels.common import (
     new_activation,
 )
 from wanbatch.pipeline.models.kernels.whole_rows import (
+    PIECE,
     ROWS,
     WIDTH,
     RowPlan,
     RowTiles,
     change_of_chunk,
-    chunk_columns,
     factor_and_offset,
     inner_parts,
+    load_chunk,
+    load_vector,
+    over_columns,
+    pieces_of_program,
     store_chunk,
-    tokens_of_program,
     up_chunk,
-    vector_chunk,
 )
 
 # None: the kernels of several passes are used, until it is measured on a GPU which are better.
@@ -102,34 +104,34 @@ def _with_residual(
     warps: tl.constexpr,
 ):  # fmt: skip
     """The chunks of a program's rows of the new hidden states, which are written to `added`."""
-    place = starts + chunk_columns(chunk)
     kept, products, states, matrices, factors = (), (), (), (), ()
     for step in tl.static_range(chunks + ahead):
         if step < chunks:
-            products = products + (tl.load(values + place + step * chunk, mask=mask, other=0.0),)
-            states = states + (tl.load(hidden + place + step * chunk, mask=mask, other=0.0),)
+            products = products + (load_chunk(values, starts, mask, step, chunk),)
+            states = states + (load_chunk(hidden, starts, mask, step, chunk),)
             matrices = matrices + (up_chunk(up, step, rank, chunk, widths, warps),)
             if gated:
-                factors = factors + (vector_chunk(gates, step, chunk),)
+                factors = factors + (load_vector(gates, step, chunk),)
         if step >= ahead:
-            x = products[step - ahead].to(tl.float32) + change_of_chunk(low, matrices[step - ahead], chunk, widths, warps)
+            change = change_of_chunk(low, matrices[step - ahead], chunk, widths, warps)
+            x = products[step - ahead].to(tl.float32) + change
             if gated:
                 x *= factors[step - ahead]
             x = (states[step - ahead].to(tl.float32) + x).to(added.dtype.element_ty)
-            tl.store(added + place + (step - ahead) * chunk, x, mask=mask)
+            store_chunk(added, starts, mask, step - ahead, x, chunk)
             kept = kept + (x,)
     return kept
 
 
 @triton.jit
 def _modulation(scales, shifts, number, modulated: tl.constexpr, shifted: tl.constexpr, chunk: tl.constexpr):
-    """What a chunk of the norm is multiplied by and what is added then, [1, groups, 8, WIDTH] each."""
-    scale = vector_chunk(scales, number, chunk)
+    """What a chunk of the norm is multiplied by and what is added then, [1, groups, 8, 4, PIECE] each."""
+    scale = load_vector(scales, number, chunk)
     if modulated:
         scale += 1.0
     shift = tl.zeros_like(scale)
     if shifted:
-        shift = vector_chunk(shifts, number, chunk)
+        shift = load_vector(shifts, number, chunk)
     return scale, shift
 
 
@@ -141,27 +143,29 @@ def _add_norm_rows(
     splits: tl.constexpr, chunk: tl.constexpr, chunks: tl.constexpr, widths: tl.constexpr, ahead: tl.constexpr,
     warps: tl.constexpr,
 ):  # fmt: skip
-    sequence, token = tl.program_id(1), tokens_of_program()
+    sequence = tl.program_id(1)
     dim: tl.constexpr = chunk * chunks
-    first, mask = sequence.to(tl.int64) * tokens, token < tokens
-    at = first + token
+    first = sequence.to(tl.int64) * tokens
+    token, column = pieces_of_program(chunk // WIDTH)
+    mask, starts = token < tokens, (first + token) * dim + column
     low = inner_parts(lows, split_stride, row_stride, first, tokens, 0, rank, ups.dtype.element_ty, splits, widths)
     up = ups + (sequence % slots).to(tl.int64) * dim * rank
     gates += sequence * gate_stride
     scales += sequence * scale_stride
     shifts += sequence * shift_stride
     kept = _with_residual(
-        hidden, values, gates, added, at * dim, mask, low, up, rank, gated, chunk, chunks, widths, ahead, warps
+        hidden, values, gates, added, starts, mask, low, up, rank, gated, chunk, chunks, widths, ahead, warps
     )
     factor, offset = factor_and_offset(kept, eps, centred, chunk, chunks)
     last = 1.0
     if fp8:
-        peaks = tl.zeros((2, chunk // WIDTH, 8, WIDTH), dtype=tl.float32)
+        peaks = tl.zeros((2, chunk // WIDTH, 8, 4, PIECE), dtype=tl.float32)
         for number in tl.static_range(chunks):
             scale, shift = _modulation(scales, shifts, number, modulated, shifted, chunk)
             peaks = tl.maximum(peaks, tl.abs((kept[number].to(tl.float32) * factor + offset) * scale + shift))
-        peak = tl.maximum(tl.max(tl.max(peaks, axis=3), axis=1)[:, None, :, None], SMALLEST_PEAK)
-        tl.store(row_scales + at, peak / LARGEST, mask=mask)
+        peak = tl.maximum(over_columns(peaks, True), SMALLEST_PEAK)
+        row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        tl.store(row_scales + first + row, tl.reshape(peak, (ROWS,)) / LARGEST, mask=row < tokens)
         last = (tl.zeros((1,), dtype=tl.float32) + LARGEST) / peak
         factor, offset = factor * last, offset * last
     vectors = (_modulation(scales, shifts, 0, modulated, shifted, chunk),)
@@ -170,7 +174,7 @@ def _add_norm_rows(
             vectors = vectors + (_modulation(scales, shifts, number + 1, modulated, shifted, chunk),)
         scale, shift = vectors[number]
         x = (kept[number].to(tl.float32) * factor + offset) * scale + shift * last
-        store_chunk(out, at, dim, number, mask, x, chunk)
+        store_chunk(out, starts, mask, number, x, chunk)
 
 
 @triton.jit
@@ -179,27 +183,45 @@ def _with_change(
     chunk: tl.constexpr, chunks: tl.constexpr, widths: tl.constexpr, ahead: tl.constexpr, warps: tl.constexpr,
 ):  # fmt: skip
     """The chunks of a program's rows of a product with what an adapter adds, in the product's dtype."""
-    place = starts + chunk_columns(chunk)
     kept, products, matrices = (), (), ()
     for step in tl.static_range(chunks + ahead):
         if step < chunks:
-            products = products + (tl.load(states + place + step * chunk, mask=mask, other=0.0),)
+            products = products + (load_chunk(states, starts, mask, step, chunk),)
             matrices = matrices + (up_chunk(up, step, rank, chunk, widths, warps),)
         if step >= ahead:
-            x = products[step - ahead].to(tl.float32) + change_of_chunk(low, matrices[step - ahead], chunk, widths, warps)
-            kept = kept + (x.to(states.dtype.element_ty),)
+            change = change_of_chunk(low, matrices[step - ahead], chunk, widths, warps)
+            kept = kept + ((products[step - ahead].to(tl.float32) + change).to(states.dtype.element_ty),)
     return kept
 
 
 @triton.jit
-def _turned(x, cosines, sines, token, mask, half, number, chunk: tl.constexpr):
-    """A chunk of rows with its pairs turned by the angles of their tokens."""
-    pairs = tl.arange(0, chunk // WIDTH)[:, None] * (WIDTH // 2) + tl.arange(0, WIDTH // 2)[None, :]
-    angle = token * half + ((number * (chunk // 2) + pairs) % half)[None, :, None, :]
-    cosine = tl.load(cosines + angle, mask=mask, other=0.0)
-    sine = tl.load(sines + angle, mask=mask, other=0.0)
-    a, b = tl.split(tl.reshape(x, (2, chunk // WIDTH, 8, WIDTH // 2, 2)))
-    return tl.reshape(tl.join(a * cosine - b * sine, a * sine + b * cosine), (2, chunk // WIDTH, 8, WIDTH))
+def _angles(table, token, column, mask, half, number, chunk: tl.constexpr):
+    """Cosines or sines for a chunk's pairs, [2, groups, 8, 4, PIECE / 2]."""
+    pairs = ((number * chunk + column) // 2)[:, None] + tl.arange(0, PIECE // 2)[None, :]
+    x = tl.load(table + token[:, None] * half + pairs % half, mask=mask[:, None], other=0.0)
+    return tl.reshape(x, (2, chunk // WIDTH, 8, 4, PIECE // 2))
+
+
+@triton.jit
+def _store_rotated(
+    kept, factor, weight, cosines, sines, out, token, column, places, mask, half,
+    rotated: tl.constexpr, chunk: tl.constexpr, chunks: tl.constexpr,
+):  # fmt: skip
+    """Write the norm of what was kept, turned. A chunk's tables are loaded before the chunk before it is written."""
+    weights, cosine, sine = (), (), ()
+    for step in tl.static_range(chunks + 1):
+        if step < chunks:
+            weights = weights + (load_vector(weight, step, chunk),)
+            if rotated:
+                cosine = cosine + (_angles(cosines, token, column, mask, half, step, chunk),)
+                sine = sine + (_angles(sines, token, column, mask, half, step, chunk),)
+        if step > 0:
+            x = kept[step - 1].to(tl.float32) * factor * weights[step - 1]
+            if rotated:
+                a, b = tl.split(tl.reshape(x, (2, chunk // WIDTH, 8, 4, PIECE // 2, 2)))
+                c, d = cosine[step - 1], sine[step - 1]
+                x = tl.join(a * c - b * d, a * d + b * c)
+            store_chunk(out, places, mask, step - 1, x, chunk)
 
 
 @triton.jit
@@ -209,22 +231,21 @@ def _norm_rotate_rows(
     rotated: tl.constexpr, splits: tl.constexpr, chunk: tl.constexpr, chunks: tl.constexpr, widths: tl.constexpr,
     ahead: tl.constexpr, warps: tl.constexpr,
 ):  # fmt: skip
-    part, sequence, token = tl.program_id(1), tl.program_id(2), tokens_of_program()
+    part, sequence = tl.program_id(1), tl.program_id(2)
     dim: tl.constexpr = chunk * chunks
-    first, mask = sequence.to(tl.int64) * tokens, token < tokens
+    first = sequence.to(tl.int64) * tokens
+    token, column = pieces_of_program(chunk // WIDTH)
+    mask, starts = token < tokens, (first + token) * columns + part * dim + column
     low = inner_parts(lows, split_stride, row_stride, first, tokens, part, rank, ups.dtype.element_ty, splits, widths)
     up = ups + (part * slots + sequence % slots).to(tl.int64) * dim * rank
-    starts = (first + token) * columns + part * dim
     kept = _with_change(states, starts, mask, low, up, rank, chunk, chunks, widths, ahead, warps)
     if part >= parts:
         for number in tl.static_range(chunks):
-            tl.store(states + starts + chunk_columns(chunk) + number * chunk, kept[number], mask=mask)
+            store_chunk(states, starts, mask, number, kept[number], chunk)
     else:
         weight = first_weight if part == 0 else last_weight
         factor, _ = factor_and_offset(kept, eps, False, chunk, chunks)
-        out += part * part_stride
-        for number in tl.static_range(chunks):
-            x = kept[number].to(tl.float32) * factor * vector_chunk(weight, number, chunk)
-            if rotated:
-                x = _turned(x, cosines, sines, token, mask, half, number, chunk)
-            store_chunk(out, first + token, dim, number, mask, x, chunk)
+        places = part * part_stride + (first + token) * dim + column
+        _store_rotated(
+            kept, factor, weight, cosines, sines, out, token, column, places, mask, half, rotated, chunk, chunks
+        )

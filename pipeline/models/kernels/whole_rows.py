@@ -24,6 +24,7 @@ import triton.language as tl
 
 ROWS = tl.constexpr(16)  # of a program, as many as a dot takes
 WIDTH = tl.constexpr(32)  # columns of a warp, and ranks of a dot
+PIECE = tl.constexpr(8)  # columns of a thread
 MOST_WIDTHS = 2  # of `WIDTH` ranks each, whose matrices fit beside what is kept
 MOST_CHUNKS = 12  # that are written out in a program
 MOST_BYTES = 2**17  # that are kept: half of a processor's registers
@@ -87,25 +88,37 @@ def row_plan(tiles: RowTiles | None, dim: int, rank: int, dtype: torch.dtype) ->
 
 
 @triton.jit
-def tokens_of_program():
-    """A program's tokens, [2, 1, 8, 1]."""
-    return tl.program_id(0) * ROWS + (tl.arange(0, 2)[:, None] * 8 + tl.arange(0, 8)[None, :])[:, None, :, None]
+def pieces_of_program(groups: tl.constexpr):
+    """The tokens and first columns of the pieces of a program's chunk, [2 * groups * 8 * 4] each."""
+    piece = tl.arange(0, 2 * groups * WIDTH)
+    token = tl.program_id(0) * ROWS + piece // (groups * WIDTH) * 8 + piece // 4 % 8
+    return token, piece // WIDTH % groups * WIDTH + piece % 4 * PIECE
 
 
 @triton.jit
-def chunk_columns(chunk: tl.constexpr):
-    """The columns of a chunk, [1, groups, 1, WIDTH]."""
-    return (tl.arange(0, chunk // WIDTH)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :])[None, :, None, :]
+def load_chunk(states, starts, mask, number, chunk: tl.constexpr):
+    """A chunk of a program's rows, [2, groups, 8, 4, PIECE], whose pieces start at these places; zeros if masked."""
+    place = (starts + number * chunk)[:, None] + tl.arange(0, PIECE)[None, :]
+    x = tl.load(states + place, mask=mask[:, None], other=0.0)
+    return tl.reshape(x, (2, chunk // WIDTH, 8, 4, PIECE))
 
 
 @triton.jit
-def vector_chunk(vectors, number, chunk: tl.constexpr):
-    """A chunk of a vector, [1, groups, 8, WIDTH], in two pieces a thread, as its numbers may have four bytes."""
-    piece = tl.arange(0, chunk // WIDTH)[:, None] * WIDTH + tl.arange(0, WIDTH // 8)[None, :] * 8
-    at = number * chunk + piece[None, :, None, :, None] + tl.arange(0, 4)[None, None, None, None, :]
-    at += tl.zeros((8,), dtype=tl.int32)[None, None, :, None, None]
-    x = tl.permute(tl.join(tl.load(vectors + at), tl.load(vectors + at + 4)), (0, 1, 2, 3, 5, 4))
-    return tl.reshape(x, (1, chunk // WIDTH, 8, WIDTH)).to(tl.float32)
+def store_chunk(out, starts, mask, number, x, chunk: tl.constexpr):
+    """Write a chunk to where its pieces start."""
+    place = (starts + number * chunk)[:, None] + tl.arange(0, PIECE)[None, :]
+    x = tl.reshape(x, (2 * chunk, PIECE)).to(out.dtype.element_ty)
+    tl.store(out + place, x, mask=mask[:, None])
+
+
+@triton.jit
+def load_vector(vectors, number, chunk: tl.constexpr):
+    """A chunk of a vector, [1, groups, 8, 4, PIECE], float32, loaded by halves: its numbers may have four bytes."""
+    piece = tl.arange(0, chunk)
+    column = number * chunk + piece // WIDTH * WIDTH + piece % 4 * PIECE
+    place = vectors + column[:, None] + tl.arange(0, PIECE // 2)[None, :]
+    x = tl.permute(tl.join(tl.load(place), tl.load(place + PIECE // 2)), (0, 2, 1))
+    return tl.reshape(x, (1, chunk // WIDTH, 8, 4, PIECE)).to(tl.float32)
 
 
 @triton.jit
@@ -145,7 +158,7 @@ def up_chunk(up, number, rank, chunk: tl.constexpr, widths: tl.constexpr, warps:
 
 @triton.jit
 def change_of_chunk(low, matrices, chunk: tl.constexpr, widths: tl.constexpr, warps: tl.constexpr):
-    """What a slot's adapter adds to a chunk of a program's rows, [2, groups, 8, WIDTH]."""
+    """What a slot's adapter adds to a chunk of a program's rows, [2, groups, 8, 4, PIECE]."""
     times: tl.constexpr = chunk // (WIDTH * warps)
     x = tl.zeros((ROWS, chunk), dtype=tl.float32)
     for width in tl.static_range(widths):
@@ -153,40 +166,34 @@ def change_of_chunk(low, matrices, chunk: tl.constexpr, widths: tl.constexpr, wa
         matrix = tl.trans(tl.reshape(matrix, (chunk, WIDTH)))
         x = tl.dot(low[width], matrix, x, input_precision="ieee")
     x = tl.permute(tl.reshape(x, (2, 8, times, 4, warps, 4, 2)), (0, 2, 4, 1, 5, 3, 6))
-    return tl.reshape(x, (2, times * warps, 8, WIDTH))
+    return tl.reshape(x, (2, times * warps, 8, 4, PIECE))
 
 
 @triton.jit
-def _over_columns(x):
-    """Sums over a chunk's columns, [2, 1, 8, 1]."""
-    return tl.sum(tl.sum(x, axis=3), axis=1)[:, None, :, None]
+def over_columns(x, largest: tl.constexpr):
+    """Sums over a chunk's columns, or the largest numbers, [2, 1, 8, 1, 1]."""
+    if largest:
+        x = tl.max(tl.max(tl.max(x, axis=4), axis=3), axis=1)
+    else:
+        x = tl.sum(tl.sum(tl.sum(x, axis=4), axis=3), axis=1)
+    return x[:, None, :, None, None]
 
 
 @triton.jit
 def factor_and_offset(kept, eps, centred: tl.constexpr, chunk: tl.constexpr, chunks: tl.constexpr):
-    """What rows are multiplied by and what is added then to make their norm, [2, 1, 8, 1] each.
+    """What rows are multiplied by and what is added then to make their norm, [2, 1, 8, 1, 1] each.
 
     That this is not `(x - mean) * factor` keeps the compiler from keeping `x - mean` of whole rows in registers.
     """
     mean = 0.0
     if centred:
-        total = tl.zeros((2, chunk // WIDTH, 8, WIDTH), dtype=tl.float32)
+        total = tl.zeros((2, chunk // WIDTH, 8, 4, PIECE), dtype=tl.float32)
         for number in tl.static_range(chunks):
             total += kept[number].to(tl.float32)
-        mean = _over_columns(total) / (chunk * chunks)
-    squares = tl.zeros((2, chunk // WIDTH, 8, WIDTH), dtype=tl.float32)
+        mean = over_columns(total, False) / (chunk * chunks)
+    squares = tl.zeros((2, chunk // WIDTH, 8, 4, PIECE), dtype=tl.float32)
     for number in tl.static_range(chunks):
         x = kept[number].to(tl.float32) - mean
         squares += x * x
-    factor = tl.rsqrt(_over_columns(squares) / (chunk * chunks) + eps)
+    factor = tl.rsqrt(over_columns(squares, False) / (chunk * chunks) + eps)
     return factor, -mean * factor
-
-
-@triton.jit
-def store_chunk(out, at, dim, number, mask, x, chunk: tl.constexpr):
-    """Write a chunk of rows, in pieces of eight columns also where the numbers are smaller than those loaded."""
-    piece = tl.arange(0, chunk // WIDTH)[:, None] * WIDTH + tl.arange(0, WIDTH // 8)[None, :] * 8
-    place = (at * dim)[:, :, :, :, None] + piece[None, :, None, :, None]
-    place += number * chunk + tl.arange(0, 8)[None, None, None, None, :]
-    x = tl.reshape(x, (2, chunk // WIDTH, 8, WIDTH // 8, 8))
-    tl.store(out + place, x.to(out.dtype.element_ty), mask=mask[:, :, :, :, None])

@@ -61,5 +61,3 @@ def inputs_and_product(dtype: torch.dtype, layer: LayerStack) -> tuple[torch.Ten
     """Of two sequences a slot."""
     states = random(2 * SLOTS, TOKENS, layer.down.shape[2], dtype=dtype)
     return states, random(2 * SLOTS, TOKENS, len(layer.ups) * layer.ups.shape[2], dtype=dtype, seed=7)
-
-

@@ -3,11 +3,12 @@
 A norm needs all of a row before its first number can be written, and several rows must share what they read of an
 adapter. A program here has `ROWS` whole rows of one sequence. It goes through their columns chunk by chunk, adds what
 the adapter adds, and keeps the sums in the product's dtype; then it makes the norm of what it kept and writes it.
-`low_rank.add_residual` with a norm after it and the kernels of `low_rank_norms.py` read the product or the sums twice.
-
-`whole_rows.py` says how. The constants below choose between these kernels and those.
+`low_rank.add_residual` with a norm after it and the kernels of `low_rank_norms.py` read the product or the sums
+twice. `whole_rows.py` says how. The constants below choose between these kernels and those.
 """
 
+# ruff: noqa: RUF005 - Triton's compiler does not know how to unpack a tuple within another.
+# mypy: disable-error-code="assignment, var-annotated"
 from __future__ import annotations
 
 import torch

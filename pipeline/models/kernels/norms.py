@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wanbatch.pipeline.models.kernels import low_rank_rows
 from wanbatch.pipeline.models.kernels.common import (
     Activation,
     PendingResidual,
@@ -15,7 +16,6 @@ from wanbatch.pipeline.models.kernels.common import (
     store_row,
     warps_for,
 )
-from wanbatch.pipeline.models.kernels import low_rank_rows
 from wanbatch.pipeline.models.kernels.low_rank import add_residual
 from wanbatch.pipeline.models.kernels.whole_rows import row_plan
 

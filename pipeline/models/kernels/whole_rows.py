@@ -1,17 +1,21 @@
 """Whole rows of a product that adapters change, in registers: what the kernels of `low_rank_rows.py` are made of.
 
-**Layout.** What a thread gets of a dot on tensor cores (`mma.m16n8k16` of PTX) is not what it loads in one piece of 16
-bytes, and bringing one to the other takes shared memory and many barriers. The order of a dot's columns and summands
-is free, though. So the columns of `up` are taken in such an order that a thread's results are eight neighbouring
-columns of two rows, and the ranks so that its share of `up` is one piece: thread q of four has columns 8 q to 8 q + 7
-and ranks 8 q to 8 q + 7 of every `WIDTH`. Tensors are [2, groups, 8, WIDTH] here, row 8 a + b at [a, :, b]; Triton
-gives each group of `WIDTH` columns to a warp, as the dot does. Nothing but sums over rows then crosses threads. If
-Triton chose otherwise, results would be the same and it would be slow.
+**Layout.** What a thread gets of a dot on tensor cores (`mma.m16n8k16` of PTX) is not what it loads in one piece of
+16 bytes, and bringing one to the other takes shared memory and many barriers. The order of a dot's columns and
+summands is free, though. So the columns of `up` are taken in such an order that a thread's results are eight
+neighbouring columns of two rows, and the ranks so that its share of `up` is one piece: thread q of four has columns
+8 q to 8 q + 7 and ranks 8 q to 8 q + 7 of every `WIDTH`. Chunks are [2, groups, 8, 4, PIECE] here: column 32 a + 8
+b + c of row 8 d + e is at [d, a, e, b, c]. They are loaded and written as matrices of pieces, which Triton gives to
+threads in that order, so that each group of `WIDTH` columns is with one warp, as the dot has it. Nothing but sums
+over columns then crosses threads. If Triton chose otherwise, results would be the same and it would be slow.
+`tests/pipeline/models/test_compiled_kernels.py` sees to it.
 
 Rows must be of some chunks of a power of two. Where they cannot be, or what is kept does not fit, there is no
 `RowPlan`, and the kernels of several passes are used.
 """
 
+# ruff: noqa: RUF005 - Triton's compiler does not know how to unpack a tuple within another.
+# mypy: disable-error-code="assignment, var-annotated"
 from __future__ import annotations
 
 import math
@@ -126,7 +130,7 @@ def inner_parts(
     lows, split_stride, row_stride, first_row, tokens, part, rank,
     dtype: tl.constexpr, splits: tl.constexpr, widths: tl.constexpr,
 ):  # fmt: skip
-    """The inner part of a program's rows, [ROWS, WIDTH] for each `WIDTH` ranks, in the order of the dot's summands."""
+    """The inner part of a program's rows, [ROWS, WIDTH] for each `WIDTH` ranks, in the dot's order of summands."""
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     k = tl.arange(0, WIDTH)
     order = k // 2 % 4 * 8 + k // 16 * 4 + k // 8 % 2 * 2 + k % 2

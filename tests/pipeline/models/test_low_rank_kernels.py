@@ -33,6 +33,8 @@ RANKS_AND_PARTS = [
     (16, 1), (33, 3), (160, 3),
     *(interpreted(*both) for both in ((4, 1), (4, 3), (16, 3), (33, 1), (64, 1), (64, 3), (160, 1))),
 ]  # fmt: skip
+
+
 @pytest.fixture(params=["one share", "several shares"], autouse=True)
 def shares(request, monkeypatch):
     """Small tiles, so that sums are made of several shares also here."""

@@ -59,9 +59,11 @@ def test_rows_are_cut_into_chunks_of_a_power_of_two_or_are_not_for_these_kernels
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("gated", "centred", "fp8_out"), [(True, True, False), (True, True, True), (False, False, False)])
+@pytest.mark.parametrize(
+    ("gated", "centred", "small"), [(True, True, False), (True, True, True), (False, False, False)]
+)
 @pytest.mark.parametrize(("dim", "rank", "tiles"), SHAPES)
-def test_a_residual_and_the_norm_after_it(monkeypatch, dtype, dim, rank, tiles, gated, centred, fp8_out):
+def test_a_residual_and_the_norm_after_it(monkeypatch, dtype, dim, rank, tiles, gated, centred, small):
     if dim * dtype.itemsize > 2 * 3072:
         pytest.skip("float32 rows of this width are not for these kernels")
     layer = stack(rank, dtype, out=dim)
@@ -72,7 +74,7 @@ def test_a_residual_and_the_norm_after_it(monkeypatch, dtype, dim, rank, tiles, 
     scale, shift = random(2 * SLOTS, dim, seed=5), random(2 * SLOTS, dim, seed=6)
     if not gated:
         scale, shift = scale[0].to(dtype), None
-    how = {"centred": centred, "modulated": gated, "fp8": fp8_out}
+    how = {"centred": centred, "modulated": gated, "fp8": small}
     whole_rows(monkeypatch, None)
     before, normed_before = kernels.add_norm(hidden, pending, scale, shift, 1e-6, **how)
     whole_rows(monkeypatch, tiles)
@@ -89,7 +91,7 @@ def test_a_residual_and_the_norm_after_it(monkeypatch, dtype, dim, rank, tiles, 
     x = found.float()
     x = F.layer_norm(x, (dim,), eps=1e-6) if centred else F.rms_norm(x, (dim,), eps=1e-6)
     wanted = x * (1 + scale[:, None]) + shift[:, None] if gated else x * scale.float()
-    if fp8_out:
+    if small:
         _, row_scale = fp8.quantise(wanted.flatten(0, 1))
         torch.testing.assert_close(normed.scale, row_scale, rtol=1e-5, atol=0)
         same = normed.values.float() == normed_before.values.float()

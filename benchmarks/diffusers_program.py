@@ -4,8 +4,8 @@
 
 `WanPipeline` in bfloat16 (VAE too), lists of prompts, blocks and decoder compiled, files written by threads beside
 it. With `--fp8` the blocks' large layers are torchao's row-wise dynamic float8, compiled with them, by the compiler's
-usual settings. The last line it prints is JSON: seconds to load, seconds to the first batch's pictures (most of them the compiler's), and pictures a
-second after that.
+usual settings. The last line it prints is JSON: seconds to load, seconds to the first batch's pictures (most of them
+the compiler's), and pictures a second after that.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """How many units a second the driver hands out and commits, and how fast it comes back to a million rows. No model.
 
-    python benchmarks/driver.py dispatch [--units N] [--unit-rows N] [--picture-bytes N] [--workers N] [--out FILE.json]
+    python benchmarks/driver.py dispatch [--units N] [--unit-rows N] [--picture-bytes N] [--workers N] [--out FILE]
     python benchmarks/driver.py resume [--rows N] [--left N] [--sources N] [--folder PATH] [--out FILE.json]
 
 `dispatch`: the real loop (`Dispatcher`, `WorkerPool`, `OutputFolder`) on a real Ray. Its workers hand back attempts
 that were written before (one 32x32 picture each; `--unit-rows 16 --picture-bytes 2700000` for 16 of the size of
-1280x704), so that what is measured is the driver: making tasks, Ray's calls, verifying every byte, moving, committing durably. With few cores the workers and Ray's daemons compete with the
-driver for them, so the driver's own processor seconds a unit are given too: their inverse is what it could do
-with a core to itself.
+1280x704), so that what is measured is the driver: making tasks, Ray's calls, verifying every byte, moving, committing
+durably. With few cores the workers and Ray's daemons compete with the driver for them, so the driver's own processor
+seconds a unit are given too: their inverse is what it could do with a core to itself.
 
 `resume`: a manifest of JSON lines is planned in a process of its own; then its folder is given commits for all but
 `--left` rows, in units of 16, and another process measures everything that `wanbatch run` does before it starts

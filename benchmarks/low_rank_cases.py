@@ -131,7 +131,7 @@ def downs(rank: int) -> Iterator[Case]:
                 None,
                 lambda _, layer=layer: plainly(layer, states),
                 lambda _, layer=layer, given=activation: term_of(layer, given),
-                [(low_rank, "DOWN")],
+                [(low_rank, "DOWN_FP8" if kind == "fp8" else "DOWN")],
                 DOWN_TILES,
             )
 

@@ -25,7 +25,7 @@ from wanbatch.pipeline.models.kernels.low_rank import (
 from wanbatch.pipeline.models.kernels.whole_rows import row_plan
 
 # The best of those that benchmarks/low_rank.py compared on an H200, of query, key and value together, and of a query.
-JOINED = Tiles(32, 128, 1024, 4, 2)
+JOINED = Tiles(32, 128, 1024, 4, 3)
 ALONE = Tiles(64, 128, 3072, 8, 2)
 
 

@@ -42,6 +42,7 @@ def shares(request, monkeypatch):
         small = low_rank.Tiles(rows=16, columns=16, share=32, warps=4, stages=2)
         for module, name in (
             (low_rank, "DOWN"),
+            (low_rank, "DOWN_FP8"),
             (low_rank, "ADD"),
             (low_rank, "RESIDUAL"),
             (low_rank_gelu, "GELU"),

@@ -72,6 +72,20 @@ def test_sources_outside_the_manifests_folder_are_named_in_the_next_command(pict
     assert json.loads(planned.stdout)["unreadable_sources"] == {}, planned.output
 
 
+def test_the_next_command_has_the_flags_that_the_pictures_are_made_with(pictures, monkeypatch):
+    """Not those that say how the dataset is read; and variables are there for the next command, too."""
+    monkeypatch.setenv("WANBATCH_GUIDANCE", "2")
+    flags = ["--steps", "13", "--sampler", "euler", "--embed-settings", "--negative-prompt", "blur; dust"]
+    made = invoke("augment", "recipe.toml", "--out", "manifest.jsonl", *flags, "--source-root", pictures)
+    words = shlex.split(made.stdout.splitlines()[-1])
+    assert words[1:4] == ["wanbatch", "run", "manifest.jsonl"], made.output
+    assert words[-2:] == ["--out", "out/manifest"]
+    given = words[4:-2]
+    assert sorted(given) == sorted(flags)
+    planned = invoke("plan", "manifest.jsonl", *given, "--json")
+    assert json.loads(planned.stdout)["images"], planned.output
+
+
 def test_a_dataset_behind_a_link_is_named_in_the_next_command(pictures, tmp_path):
     (tmp_path / "plans").mkdir()
     (tmp_path / "plans/set").symlink_to(pictures)

@@ -18,6 +18,7 @@ from ray.job_submission import JobSubmissionClient
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.cluster.job_state import JobState, exit_code_of
 from wanbatch.jobs.cluster.submission import ID_PREFIX, STOP_VARIABLE
+from wanbatch.jobs.config.settings import AUTO
 from wanbatch.jobs.driver.cluster_session import TOKEN_HELP, token_sent
 
 OLDEST_RAY = "2.40"
@@ -173,6 +174,11 @@ def dashboard_address(given: str | None, environment: Mapping[str, str], flag: s
         raise UserError(
             f"RAY_ADDRESS={address}: is not the address of the dashboard, which takes jobs: give {flag} "
             "http://HOST:8265"
+        )
+    if address == AUTO:
+        raise UserError(
+            f"{source} {address}: jobs are asked of the dashboard of a cluster, which has to be named: give {flag} "
+            f"http://HOST:8265, or no address for a cluster on this machine, which is {DEFAULT_ADDRESS}"
         )
     if not separator:
         scheme, rest = "http", address

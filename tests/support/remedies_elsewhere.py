@@ -120,6 +120,10 @@ ELSEWHERE: Table = {
         "is not the one that this command found": f"{MODELS}::test_another_model_under_the_same_name",
         "there is no model folder": f"{MODELS}::test_a_folder_that_only_the_driver_has",
     },
+    "jobs/driver/cpu_workers.py": {
+        "a new folder may have --threads": "tests/jobs/driver/test_cpu_workers.py::"
+        "test_a_large_model_is_in_the_memory_as_often_as_it_fits",
+    },
     "jobs/driver/circuit_breaker.py": {
         "images failed alike": f"{CAUSES}::test_a_bug_that_fails_every_row_quarantines_nobody",
     },

@@ -65,6 +65,9 @@ def test_a_large_model_is_in_the_memory_as_often_as_it_fits(machine, rows, setti
     machine(16, memory=64 * GIB)
     assert prepare_run(rows, tmp_path / "out", settings(device="cpu")).workers == 3
     assert "there is memory for 3 of the 8 workers of 2 threads that 16 cores could have" in caplog.text
-    assert "--threads 5 instead" in caplog.text
+    assert "a new folder may have --threads 5 instead" in caplog.text
+    caplog.clear()
+    found = prepare_run(rows, tmp_path / "another", settings(device="cpu", threads=5))
+    assert (found.workers, found.fingerprint["threads"], caplog.text) == (3, 5, "")
     machine(16, memory=4 * GIB)
     assert prepare_run(rows, tmp_path / "out", settings(device="cpu")).workers == 1, "one is tried"

@@ -3,7 +3,8 @@
 Where there is no GPU, Triton interprets our kernels; it reads this when it is first imported, by torch perhaps. Ray's
 workers are as important as the tests that wait for them, also where other tests keep all cores busy. Threads of
 OpenMP sleep while they wait for each other: where there are more of them than cores, those that wait actively take
-the core of the one that they wait for, and a run took five times as long. It changes no bit.
+the core of the one that they wait for, and a run took five times as long. It changes no bit. A run on CPUs has a
+worker for every two cores: each process of tests has two, so that runs are the same everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ pytest.register_assert_rewrite("fault_making")  # so that its checks show what t
 
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        first = 2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        os.sched_setaffinity(0, {cores[first % len(cores)], cores[(first + 1) % len(cores)]})
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

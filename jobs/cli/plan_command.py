@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanbatch.jobs.cli.flag_types import PathOrUrl
-from wanbatch.jobs.cli.options import json_option, manifest_argument, settings_options
+from wanbatch.jobs.cli.options import (
+    default_output,
+    drop_removed_option,
+    json_option,
+    manifest_argument,
+    settings_options,
+)
 from wanbatch.jobs.config.settings import read_settings
 from wanbatch.jobs.reporting.report.charts import duration, size
 from wanbatch.manifests.sources.notes import WORDS
@@ -18,6 +24,7 @@ from wanbatch.manifests.sources.notes import WORDS
 if TYPE_CHECKING:
     from wanbatch.jobs.config.settings import Settings
     from wanbatch.jobs.planning.estimates import Estimate
+    from wanbatch.jobs.planning.plan import Plan
     from wanbatch.manifests.reading.column_names import UnusedColumn
     from wanbatch.pipeline.loading.registry import ModelInfo
 
@@ -27,6 +34,7 @@ NAMES_SHOWN = 10
 @click.command()
 @manifest_argument
 @click.option("--out", "-o", type=PathOrUrl("dir"), help="output folder of the run; default: out/NAME-OF-MANIFEST")
+@drop_removed_option
 @click.option(
     "--like", type=PathOrUrl("dir"), help="estimate time and disk as an earlier run in this folder took them"
 )
@@ -36,6 +44,7 @@ NAMES_SHOWN = 10
 def plan(
     manifest: str | Path,
     out: str | Path | None,
+    drop_removed: bool,
     like: str | Path | None,
     gpu: str | None,
     as_json: bool,
@@ -50,11 +59,10 @@ def plan(
       wanbatch plan shop.parquet --model tiny
       wanbatch plan shop.parquet --like out/quickstart
     """
-    if like is not None and gpu is not None:
-        raise click.UsageError("--like and --gpu are two ways to estimate the time: give one of them")
+    _require_one_estimate(like, gpu)
     from wanbatch.jobs.driver.fingerprint import model_location
     from wanbatch.jobs.planning.estimates import supposed
-    from wanbatch.jobs.planning.first_rows import first_rows, table_lines
+    from wanbatch.jobs.planning.first_rows import first_rows
     from wanbatch.jobs.planning.forecast import forecast
     from wanbatch.jobs.planning.gpu_memory import needed_memory, transformer_form
     from wanbatch.jobs.planning.preparation import prepare
@@ -65,7 +73,8 @@ def plan(
     planned, model = prepare(manifest, settings, weights=False, every_source=True)
     described = planned.describe(len(units_of_run(planned, (), *supposed(settings, None), settings.unit_rows)))
     precision = _precision_on_a_gpu(settings)
-    of_model = model_location(model), out or Path("out") / Path(manifest).stem
+    of_model = model_location(model), out or default_output(manifest)
+    described["removed"] = _removed(of_model[1], planned) if drop_removed else 0
     foreseen = forecast(planned, settings, *of_model, like, gpu, precision, transformer_form(model))
     slots, text_fp8 = supposed(settings, foreseen.rates)[1], settings.text_precision == "fp8"
     memory = needed_memory(model, planned, precision, slots, text_fp8)
@@ -78,11 +87,22 @@ def plan(
         *_lines(manifest, model, described),
         *_estimate_lines(foreseen, settings.workers if isinstance(settings.workers, int) else None),
         *_memory_lines(memory, precision),
-        f"  {'first' if len(shown) < len(planned) else 'all'} rows",
-        *(f"    {row}" for row in table_lines(shown)),
+        *_row_lines(shown, len(planned)),
         *_warning_lines(described, planned.manifest.unused_columns),
     ]
     click.echo("\n".join(lines))
+
+
+def _require_one_estimate(like: str | Path | None, gpu: str | None) -> None:
+    if like is not None and gpu is not None:
+        raise click.UsageError("--like and --gpu are two ways to estimate the time: give one of them")
+
+
+def _removed(out: str | Path, planned: Plan) -> int:
+    """How many images a run would take out of its folder."""
+    from wanbatch.jobs.driver.resume import rows_to_leave
+
+    return len(rows_to_leave(out, planned))
 
 
 def _precision_on_a_gpu(settings: Settings) -> str:
@@ -121,6 +141,14 @@ def _memory_lines(memory: Mapping[str, int], precision: str) -> Iterator[str]:
         yield f"  {'memory' if number == 0 else '':<9} {needed / 1e9:.1f} GB of a GPU in {precision} where {how}"
 
 
+def _row_lines(shown: Sequence[Mapping[str, Any]], rows: int) -> Iterator[str]:
+    """The first rows as a table."""
+    from wanbatch.jobs.planning.first_rows import table_lines
+
+    yield f"  {'first' if len(shown) < rows else 'all'} rows"
+    yield from (f"    {row}" for row in table_lines(shown))
+
+
 def _warning_lines(described: dict[str, Any], unused: Sequence[UnusedColumn]) -> Iterator[str]:
     """Warnings of all kinds."""
     for message in described["warnings"]:
@@ -150,6 +178,8 @@ def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) ->
     for name, noted in described["source_notes"].items():
         first = " ".join(noted["example"].split())
         yield f"  note      {_count(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"
+    if described["removed"]:
+        yield f"  removed   {_count(described['removed'], 'images')} of the output folder would leave it"
     if names := described["passthrough"]:
         yield f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}"
 

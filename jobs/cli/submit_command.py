@@ -53,6 +53,7 @@ def submit(
     manifest: str | Path,
     out: str | Path | None,
     rerun_changed: bool,
+    drop_removed: bool,
     new_run: bool,
     address: str | None,
     detach: bool,
@@ -80,7 +81,8 @@ def submit(
     settings = read_settings(**given)
     from wanbatch.jobs.cluster.prepare import prepare_submission
 
-    flags = [flag for flag, is_set in (("--rerun-changed", rerun_changed), ("--new-run", new_run)) if is_set]
+    earlier = {"--rerun-changed": rerun_changed, "--drop-removed": drop_removed, "--new-run": new_run}
+    flags = [flag for flag, is_set in earlier.items() if is_set]
     prepared = prepare_submission(manifest, out or default_output(manifest), settings, flags, env)
     for note in prepared.notes:
         _note(note)

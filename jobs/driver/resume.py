@@ -16,6 +16,7 @@ from wanbatch.jobs.driver.changed_sources import rows_of_changed_sources
 from wanbatch.jobs.driver.fingerprint import model_location
 from wanbatch.jobs.planning.plan import Plan, has_sources
 from wanbatch.jobs.reporting.run_log import RunLog
+from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.dataset.fingerprint import decoding_changes
 from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings
 from wanbatch.manifests.dataset.status import recorded_fingerprint
@@ -54,7 +55,13 @@ def folder_of_run(
     return folder, slots
 
 
-def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | None, rerun_changed: bool) -> set[str]:
+def rows_made_again(
+    folder: OutputFolder,
+    plan: Plan,
+    retry: Collection[str] | None,
+    rerun_changed: bool,
+    drop_removed: bool = False,
+) -> set[str]:
     """Check what a folder holds against the plan; the ids of rows in it that are made again.
 
     Args:
@@ -63,23 +70,59 @@ def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | N
         retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
         rerun_changed: rows that changed since they were made are made again, and so are those whose pictures did.
 
+        drop_removed: whether rows may leave the folder that the manifest does not ask for any more.
+
     Raises:
-        UserError: The folder has images that the manifest does not ask for, or images of rows that changed, and
-            these are not to be made again.
+        UserError: The folder has images that the manifest does not ask for, see `rows_to_drop`; or images of rows
+            that changed, and these are not to be made again.
     """
-    require_all_asked(folder, plan)
-    again = rows_to_retry(folder, retry) | changed_rows(folder, plan, rerun_changed)
+    leaving = rows_to_drop(folder.url, folder.committed().where, plan, drop_removed)
+    again = (rows_to_retry(folder, retry) - leaving) | changed_rows(folder, plan, rerun_changed)
     return again | rows_of_changed_sources(folder, plan) if rerun_changed else again
 
 
-def require_all_asked(folder: OutputFolder, plan: Plan) -> None:
-    """Raise UserError if the folder holds images that the manifest does not ask for."""
-    ids = frozenset(plan.ids())
-    if others := [name for name in folder.committed().where if name not in ids]:
+def rows_to_drop(out: str | Path, held: Collection[str], plan: Plan, drop_removed: bool) -> set[str]:
+    """The ids in a folder, made or failed, that the manifest does not ask for any more.
+
+    Args:
+        out: the folder, as messages name it.
+        held: the ids in it, made or failed.
+        plan: of the manifest that the folder is filled from.
+        drop_removed: whether they may be taken out of the dataset.
+
+    Raises:
+        UserError: There are such ids and they may not; or the manifest asks for none of what the folder holds, and
+            so is another one.
+    """
+    asked = frozenset(plan.ids())
+    others = {name for name in held if name not in asked}
+    if not others:
+        return others
+    if len(others) == len(held):
         raise UserError(
-            f"{folder.url}: holds {len(others)} images that {plan.manifest.path} does not ask for, {min(others)!r} "
-            "for one: go on with the manifest that did (it may have grown), or choose another output folder"
+            f"{out}: {plan.manifest.path} asks for none of the {len(others)} images that it holds, {min(others)!r} "
+            "for one, so all would leave it: go on with the manifest that did ask for them (it may have grown, and "
+            "rows of it may be gone), or choose another output folder"
         )
+    if not drop_removed:
+        raise UserError(
+            f"{out}: holds {len(others)} images that {plan.manifest.path} does not ask for, {min(others)!r} for one: "
+            f"go on with the manifest that did (it may have grown), take these {len(others)} out of the dataset with "
+            "--drop-removed, or choose another output folder"
+        )
+    return others
+
+
+def rows_to_leave(out: str | Path, plan: Plan) -> set[str]:
+    """What `rows_to_drop` gives of a folder that is only looked at, without its lock, and need not exist.
+
+    Raises:
+        UserError: The manifest asks for none of what the folder holds, or the folder is damaged.
+        MachineryError: It cannot be read.
+    """
+    if recorded_fingerprint(out) is None:
+        return set()
+    return rows_to_drop(out, CommittedParts.open(out).finished, plan, drop_removed=True)
 
 
 def rows_to_retry(folder: OutputFolder, classes: Collection[str] | None) -> set[str]:

@@ -23,6 +23,8 @@ def summary_text(summary: Summary) -> str:
     lines = [_headline(summary), f"  output    {summary.out}"]
     if summary.report is not None:
         lines.append(f"  report    {summary.report}")
+    if summary.removed:
+        lines.append(f"  removed   {_pictures(summary.removed)} that the manifest does not ask for any more")
     if summary.made_now:
         rate = summary.made_now / seconds["make"]
         busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"
@@ -32,8 +34,8 @@ def summary_text(summary: Summary) -> str:
             lines.append(f"  memory    {_moved(summary)}")
         lines.append(f"  stages    {_stage_text(stage_seconds(summary.out, summary.first_unit))}")
     for name, noted in summary.source_notes.items():
-        count = f"{noted.images} pictures" if noted.images != 1 else "1 picture"
-        lines.append(f"  sources   {count} made from a source {WORDS[name]}; {_one_line(noted.example)} for one")
+        of = f"{_pictures(noted.images)} made from a source {WORDS[name]}"
+        lines.append(f"  sources   {of}; {_one_line(noted.example)} for one")
     if summary.quarantined:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
         lines += [f"            {line}" for line in _failure_lines(summary.out, summary.quarantined)]
@@ -60,6 +62,10 @@ def stage_seconds(out: str | Path, first_unit: int = 0) -> dict[str, float]:
         return dict.fromkeys(STAGES, 0.0)
     table = parts.to_table(columns=columns, filter=pc.field("unit") >= first_unit)
     return {stage: pc.sum(table[column]).as_py() or 0.0 for stage, column in zip(STAGES, columns, strict=True)}
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
 
 
 def _moved(summary: Summary) -> str:

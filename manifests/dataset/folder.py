@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,7 @@ import pyarrow as pa
 from wanbatch.errors import UserError
 from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.card import Card, CardContent, refresh_card
-from wanbatch.manifests.dataset.commit_log import (
-    COMMITS,
-    FORMAT,
-    published_parts,
-    read_json,
-    to_json,
-)
+from wanbatch.manifests.dataset.commit_log import COMMITS, FORMAT, published_parts, read_json, to_json
 from wanbatch.manifests.dataset.committed import Committed
 from wanbatch.manifests.dataset.disk_errors import disk_message, machinery_error
 from wanbatch.manifests.dataset.event_log import LOG, log_line
@@ -267,6 +261,17 @@ class OutputFolder:
             if self._card is not None:
                 self._card.follow(self.committed())
             return rejected
+
+    def remove(self, ids: Collection[str]) -> None:
+        """Take committed ids, made or failed, out of the dataset by one commit. Durable on return.
+
+        Raises:
+            UserError: if a part is damaged. MachineryError: if the disk or the store refuses.
+        """
+        with self._publishing, self._disk():
+            self._part_schemas.forget(self._publisher.remove(ids))
+            refresh_card(self._backend, self.committed())
+        self.append_internal_file(LOG, log_line("rows_removed", rows=len(ids)))
 
     def discard(self, attempt: Attempt) -> None:
         """Remove the files of an attempt that will not be published."""

@@ -7,7 +7,7 @@ out. So when a manifest has grown, the parts that there are get the new columns,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 
@@ -95,7 +95,17 @@ class PartSchemas:
             self._changing = False
         self._schemas = dict.fromkeys(self._names[:1], schema)
 
+    def forget(self, gone: Collection[str]) -> None:
+        """Leave out parts that are not there any more."""
+        schemas = {name: schema for name, schema in self._schemas.items() if name not in gone}
+        self._names = [name for name in self._names if name not in gone]
+        if not schemas and self._names:  # the one that was read spoke for all
+            schemas = dict.fromkeys(self._names[:1], next(iter(self._schemas.values())))
+        self._schemas = schemas
+
     def _not_of(self, schema: pa.Schema) -> list[tuple[str, pa.Schema]]:
         """The parts that have another schema, with it."""
+        if not self._names:
+            return []
         known = self._schemas if self._changing else dict.fromkeys(self._names, next(iter(self._schemas.values())))
         return [(name, old) for name, old in known.items() if not old.equals(schema)]

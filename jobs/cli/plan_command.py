@@ -141,7 +141,7 @@ def _memory_lines(memory: Mapping[str, int], precision: str) -> Iterator[str]:
         yield f"  {'memory' if number == 0 else '':<9} {needed / 1e9:.1f} GB of a GPU in {precision} where {how}"
 
 
-def _row_lines(shown: Sequence[Mapping[str, Any]], rows: int) -> Iterator[str]:
+def _row_lines(shown: Sequence[dict[str, Any]], rows: int) -> Iterator[str]:
     """The first rows as a table."""
     from wanbatch.jobs.planning.first_rows import table_lines
 

@@ -26,6 +26,8 @@ from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.storage.backend import open_backend
 
 UNITS = [(["a", "b"], ["c"]), (["d"], []), ([], ["e"]), (["f", "g"], ["h"])]
+BEFORE = [list("abdfg"), list("ceh")]  # made, failed
+AFTER = [list("afg"), ["e"]]
 LEAVING = {"b", "c", "d", "h"}  # a part of a unit, and all of one
 
 
@@ -75,6 +77,22 @@ def visible(out: str) -> list[list[str]]:
     if out.startswith("s3://"):
         return [killed_store_run.visible(out)[f"{kind}_ids"] for kind in ("data", "timings", "failures")]
     return list(killed_run.visible(Path(out)))
+
+
+def require_all_or_nothing(runs: list) -> None:
+    """What this file printed, parsed, is what it may be: all ids that leave are there, or none is."""
+    for killed, found, left, counts, files, removals, whole in runs:
+        data, timings, failures = killed
+        assert set(AFTER[0]) <= set(data) <= set(BEFORE[0]), "nothing that stays is gone at any moment"
+        assert set(AFTER[0]) <= set(timings) <= set(BEFORE[0])
+        assert set(AFTER[1]) <= set(failures) <= set(BEFORE[1])
+        made, failed, *seen = found
+        assert [made, failed] in (BEFORE, AFTER)
+        assert seen == [made, made, failed]
+        assert left == [AFTER[0], AFTER[0], AFTER[1]]
+        assert counts == [4, 3, 1, 0]
+        assert (files, removals, whole) == ([], 1, True)
+    assert [found[:2] for _, found, *_ in (runs[0], runs[-1])] == [BEFORE, AFTER]
 
 
 def main(folder: str, step: int) -> None:

@@ -4,11 +4,15 @@ Where there is no GPU, Triton interprets our kernels; it reads this when it is f
 workers are as important as the tests that wait for them, also where other tests keep all cores busy. Threads of
 OpenMP sleep while they wait for each other: where there are more of them than cores, those that wait actively take
 the core of the one that they wait for, and a run took five times as long. It changes no bit.
+
+What Python compiles is kept, whatever the environment says (`PYTHONDONTWRITEBYTECODE`, which is common in containers):
+tests start some hundred processes, and each would compile our modules anew, those of Ray's workers, too.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,8 @@ if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

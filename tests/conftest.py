@@ -5,8 +5,8 @@ workers are as important as the tests that wait for them, also where other tests
 OpenMP sleep while they wait for each other: where there are more of them than cores, those that wait actively take
 the core of the one that they wait for, and a run took five times as long. It changes no bit.
 
-What Python compiles is kept, whatever the environment says (`PYTHONDONTWRITEBYTECODE`, which is common in containers):
-tests start some hundred processes, and each would compile our modules anew, those of Ray's workers, too.
+What Python compiles is kept, whatever the environment says: `PYTHONDONTWRITEBYTECODE` is common in containers. Tests
+start some hundred processes, and each would compile our modules anew, those of Ray's workers, too.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def in_heic(width: int, height: int) -> bytes:
 
 
 def packed_zeros(megabytes: int) -> bytes:
-    """What zlib makes of zeros, put together from what it makes of one megabyte, since a gigabyte takes it seconds."""
+    """What zlib makes of zeros, put together from what it makes of one megabyte: a gigabyte takes it seconds."""
     packer, parts = zlib.compressobj(9), []
     for _ in range(2):  # the first one has the header
         parts.append(packer.compress(b"\0" * MEGABYTE) + packer.flush(zlib.Z_FULL_FLUSH))

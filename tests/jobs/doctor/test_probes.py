@@ -35,7 +35,7 @@ print(json.dumps(asdict(run(check, Question(*sys.argv[2:])).finding)))
 
 
 def found(name: str, *question: object, before: str = "", cwd: Path | None = None, **changes: str) -> Finding:
-    """What a check finds with another environment. before: shell commands that come first, in a process of its own."""
+    """What a check finds with another environment. before: shell commands that come first, in its own process."""
     given = environment(**changes)
     if not before:
         with pytest.MonkeyPatch.context() as patch:  # the probe's process inherits both

@@ -12,6 +12,7 @@ from io import StringIO
 import fake_pipelines
 import faulty_models
 import pytest
+from command_line import invoke
 from example_rows import MIXED
 from job_making import (
     command,

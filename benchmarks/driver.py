@@ -1,13 +1,13 @@
 """How many units a second the driver hands out and commits, and how fast it comes back to a million rows. No model.
 
-    python benchmarks/driver.py dispatch [--units N] [--workers N] [--folder PATH] [--out FILE.json]
+    python benchmarks/driver.py dispatch [--units N] [--unit-rows N] [--picture-bytes N] [--workers N] [--out FILE]
     python benchmarks/driver.py resume [--rows N] [--left N] [--sources N] [--folder PATH] [--out FILE.json]
 
 `dispatch`: the real loop (`Dispatcher`, `WorkerPool`, `OutputFolder`) on a real Ray. Its workers hand back attempts
-that were written before (one 32x32 picture each), so that what is measured is the driver: making tasks, Ray's calls,
-verifying every byte, moving, committing durably. With few cores the workers and Ray's daemons compete with the
-driver for them, so the driver's own processor seconds a unit are given too: their inverse is what it could do
-with a core to itself.
+that were written before (one 32x32 picture each; `--unit-rows 16 --picture-bytes 2700000` for 16 of the size of
+1280x704), so that what is measured is the driver: making tasks, Ray's calls, verifying every byte, moving, committing
+durably. With few cores the workers and Ray's daemons compete with the driver for them, so the driver's own processor
+seconds a unit are given too: their inverse is what it could do with a core to itself.
 
 `resume`: a manifest of JSON lines is planned in a process of its own; then its folder is given commits for all but
 `--left` rows, in units of 16, and another process measures everything that `wanbatch run` does before it starts
@@ -33,13 +33,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
 
 import ray
 from circumstances import circumstances, print_result
 from PIL import Image
-from small_records import record, timing
+from small_records import PNG, record, timing
 
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.dispatcher import Dispatcher, DispatchOptions
@@ -84,6 +85,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("dispatch", "resume"))
     parser.add_argument("--units", type=int, default=4000)
+    parser.add_argument("--unit-rows", type=int, default=1)
+    parser.add_argument("--picture-bytes", type=int, default=0, help="of each picture's file, at least")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--left", type=int, default=1_000)
@@ -123,16 +126,18 @@ class PrewrittenWorker:
 
 
 def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
-    manifest = folder / "m.jsonl"
-    manifest.write_text("".join(json.dumps({"prompt": f"picture {n}"}) + "\n" for n in range(options.units)))
+    manifest, rows = folder / "m.jsonl", options.units * options.unit_rows
+    manifest.write_text("".join(json.dumps({"prompt": f"picture {n}"}) + "\n" for n in range(rows)))
     settings = Settings(width=32, height=32)
     plan, model = prepare(manifest, settings)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     with OutputFolder.open(folder / "out", {}) as out:
-        dispatcher = Dispatcher(plan, out, RunLog(out), DispatchOptions("run", unit_rows=1, slots=settings.slots))
+        dispatcher = Dispatcher(
+            plan, out, RunLog(out), DispatchOptions("run", unit_rows=options.unit_rows, slots=settings.slots)
+        )
         attempts = {
-            unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.indices))
+            unit.number: _attempt(folder / "out", plan.task(unit.number, 1, "t", unit.indices), options.picture_bytes)
             for unit in dispatcher.waiting_units
         }
         (folder / "attempts").write_bytes(pickle.dumps(attempts))
@@ -148,13 +153,15 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
         profile.disable()
         wall, own = time.perf_counter() - wall, time.process_time() - own
         pool.close()
-        assert len(out.committed().made) == options.units
+        assert len(out.committed().made) == rows
     ray.shutdown()
     if options.profile:
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(45)
     return {
         "workers": options.workers,
         "units": options.units,
+        "unit_rows": options.unit_rows,
+        "picture_bytes": options.picture_bytes,
         "seconds": round(wall, 2),
         "units_per_second": round(options.units / wall, 1),
         "driver_cpu_milliseconds_a_unit": round(1000 * own / options.units, 3),
@@ -162,8 +169,9 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
     }
 
 
-def _attempt(out: Path, task: Task):
-    records = [record(image.id) for image in task.images]
+def _attempt(out: Path, task: Task, picture_bytes: int):
+    more = max(0, picture_bytes - len(PNG))
+    records = [replace(record(image.id), image=PNG + os.urandom(more)) for image in task.images]
     data = data_table(records, task.passthrough)
     digests = {image.id: image.digest for image in task.images}
     return write_attempt(out, task.unit, "t", data, [timing(image.id) for image in task.images], [], digests)

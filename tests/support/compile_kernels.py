@@ -18,6 +18,8 @@ from triton.runtime.jit import JITFunction
 
 from wanbatch.pipeline.models import kernels
 from wanbatch.pipeline.models.adapter_stacks import LayerStack
+from wanbatch.pipeline.models.kernels import low_rank_rows
+from wanbatch.pipeline.models.kernels.whole_rows import RowTiles
 
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float8_e4m3fn: "*fp8e4nv"}
 SLOTS, SEQUENCES, TOKENS, DIM, INNER, HEADS = 2, 4, 880, 3072, 14336, 24
@@ -72,6 +74,24 @@ def ask_for_all(rank: int, fp8: bool) -> None:
         kernels.add(hidden, kernels.PendingResidual(hidden, gate, term))
 
 
+def ask_for_rows(rank: int, fp8: bool) -> None:
+    """The kernels that have whole rows, of ranks that they take."""
+    tiles = RowTiles(256, 8, 1)
+    low_rank_rows.RESIDUAL_ROWS = low_rank_rows.JOINED_ROWS = low_rank_rows.ALONE_ROWS = tiles
+    rotary = (empty(TOKENS, 1, DIM // HEADS // 2, dtype=torch.float32),) * 2
+    hidden, low = empty(SEQUENCES, TOKENS, DIM), empty(1, SEQUENCES * TOKENS, 3 * rank, dtype=torch.float32)
+    vectors = empty(SEQUENCES, 3, DIM, dtype=torch.float32).unbind(1)
+    term = kernels.LowRankTerm(low, empty(3, SLOTS, DIM, rank))
+    kernels.norm_rotate_low_rank(empty(SEQUENCES, TOKENS, 3 * DIM), (empty(DIM),) * 2, 1e-6, rotary, HEADS, term)
+    term = kernels.LowRankTerm(low[..., :rank], empty(1, SLOTS, DIM, rank))
+    kernels.norm_rotate_low_rank(hidden, (empty(DIM),), 1e-6, None, HEADS, term)
+    gate, scale, shift = vectors
+    kernels.add_norm(hidden, kernels.PendingResidual(hidden, gate, term), scale, shift, 1e-6, modulated=True, fp8=fp8)
+    kernels.add_norm(hidden, kernels.PendingResidual(hidden, None, term), empty(DIM), empty(DIM), 1e-6, fp8=False)
+
+
 if __name__ == "__main__":
     compile_instead(int(sys.argv[1]))
     ask_for_all(int(sys.argv[2]), fp8=int(sys.argv[1]) >= FP8_SINCE)
+    if int(sys.argv[2]) <= 64:
+        ask_for_rows(int(sys.argv[2]), fp8=int(sys.argv[1]) >= FP8_SINCE)

@@ -47,6 +47,7 @@ class Tiles(NamedTuple):
 
 # The best of those that benchmarks/low_rank.py compared on an H200.
 DOWN = Tiles(64, 64, 3072, 4, 4)
+DOWN_FP8 = Tiles(128, 64, 1536, 8, 4)
 ADD = Tiles(64, 128, 3072, 8, 2)
 RESIDUAL = Tiles(32, 128, 1024, 4, 2)
 
@@ -102,7 +103,7 @@ def low_rank_term(activation: Activation, down: Tensor, ups: Tensor, tokens: int
     values, scale = activation.values, activation.scale
     (rows, columns), (slots, width) = values.shape, down.shape[:2]
     block = min(WIDEST, triton.next_power_of_2(width))
-    cut = plan(DOWN, tokens, columns, block, down.dtype)
+    cut = plan(DOWN if scale is None else DOWN_FP8, tokens, columns, block, down.dtype)
     low = values.new_empty(cut.shares, rows, width, dtype=torch.float32)
     grid = (cut.grid_rows, cut.shares * triton.cdiv(width, cut.padded), rows // tokens)
     _down[grid](

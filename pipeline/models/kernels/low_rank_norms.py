@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wanbatch.pipeline.models.kernels import low_rank_rows
 from wanbatch.pipeline.models.kernels.common import LowRankTerm
 from wanbatch.pipeline.models.kernels.low_rank import (
     Tiles,
@@ -21,9 +22,10 @@ from wanbatch.pipeline.models.kernels.low_rank import (
     sums_of_squares,
     tile,
 )
+from wanbatch.pipeline.models.kernels.whole_rows import row_plan
 
 # The best of those that benchmarks/low_rank.py compared on an H200, of query, key and value together, and of a query.
-JOINED = Tiles(32, 128, 1024, 4, 2)
+JOINED = Tiles(32, 128, 1024, 4, 3)
 ALONE = Tiles(64, 128, 3072, 8, 2)
 
 
@@ -51,7 +53,11 @@ def norm_rotate_low_rank(
     """
     batch, tokens, columns = states.shape
     dim, parts, rank = len(weights[0]), len(weights), term.ups.shape[3]
-    tiles = ALONE if len(term.ups) == 1 else JOINED
+    alone = len(term.ups) == 1
+    whole = row_plan(low_rank_rows.ALONE_ROWS if alone else low_rank_rows.JOINED_ROWS, dim, rank, states)
+    if whole is not None:
+        return low_rank_rows.norm_rotate_rows(whole, states, weights, eps, rotary, heads, term)
+    tiles = ALONE if alone else JOINED
     squares = sums_of_squares(states, term, parts, tiles)
     if parts < len(term.ups):
         add_low_rank(states, term, parts, tiles)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wanbatch.pipeline.models.kernels import low_rank_rows
 from wanbatch.pipeline.models.kernels.common import (
     Activation,
     PendingResidual,
@@ -16,6 +17,7 @@ from wanbatch.pipeline.models.kernels.common import (
     warps_for,
 )
 from wanbatch.pipeline.models.kernels.low_rank import add_residual
+from wanbatch.pipeline.models.kernels.whole_rows import row_plan
 
 
 def add_norm(
@@ -46,6 +48,10 @@ def add_norm(
     """
     batch, tokens, dim = hidden.shape
     if pending is not None and pending.term is not None:
+        plan = row_plan(low_rank_rows.RESIDUAL_ROWS, dim, pending.term.ups.shape[3], hidden)
+        if plan is not None:
+            how = {"centred": centred, "modulated": modulated, "fp8": fp8}
+            return low_rank_rows.add_norm_rows(plan, hidden, pending, scale, shift, eps, **how)
         hidden, pending = add_residual(hidden, pending), None
     added = hidden if pending is None else torch.empty_like(hidden)
     normed = new_activation(batch * tokens, dim, hidden, fp8)

@@ -5,36 +5,34 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from low_rank_layers import (
+    BOUND,
+    DEVICE,
+    DTYPES,
+    EMPTY,
+    INPUTS,
+    OUT,
+    SLOTS,
+    TOKENS,
+    change,
+    inputs_and_product,
+    interpreted,
+    random,
+    relative,
+    stack,
+    term_of,
+)
 
 from wanbatch.pipeline.models import fp8
-from wanbatch.pipeline.models.adapter_stacks import LayerStack, add_low_rank
+from wanbatch.pipeline.models.adapter_stacks import LayerStack
 
 kernels = pytest.importorskip("wanbatch.pipeline.models.kernels", reason="Triton is not installed")
 from wanbatch.pipeline.models.kernels import low_rank, low_rank_gelu, low_rank_norms  # noqa: E402 - Triton is there
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter rounds to FP8 wrongly")
-DTYPES = [
-    torch.float32,
-    pytest.param(
-        torch.bfloat16, marks=pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter has no bf16 products")
-    ),
-]
-
-
-def interpreted(*values):
-    """Values of parameters for the interpreter alone."""
-    reason = "a GPU compiles variants of the kernels for it, and others that it compiles anyway show the same"
-    return pytest.param(*values, marks=pytest.mark.skipif(DEVICE == "cuda", reason=reason))
-
-
-SLOTS, TOKENS, INPUTS, OUT = 2, 21, 72, 80  # no whole tiles
-BOUND = {torch.float32: 3e-6, torch.bfloat16: 1e-2}
 RANKS_AND_PARTS = [
     (16, 1), (33, 3), (160, 3),
     *(interpreted(*both) for both in ((4, 1), (4, 3), (16, 3), (33, 1), (64, 1), (64, 3), (160, 1))),
 ]  # fmt: skip
-EMPTY = 1  # the slot without an adapter
 
 
 @pytest.fixture(params=["one share", "several shares"], autouse=True)
@@ -44,6 +42,7 @@ def shares(request, monkeypatch):
         small = low_rank.Tiles(rows=16, columns=16, share=32, warps=4, stages=2)
         for module, name in (
             (low_rank, "DOWN"),
+            (low_rank, "DOWN_FP8"),
             (low_rank, "ADD"),
             (low_rank, "RESIDUAL"),
             (low_rank_gelu, "GELU"),
@@ -53,39 +52,6 @@ def shares(request, monkeypatch):
             (low_rank_norms, "ALONE"),
         ):
             monkeypatch.setattr(module, name, small)
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
-
-
-def stack(rank: int, dtype: torch.dtype, parts: int = 1, inputs: int = INPUTS, out: int = OUT, seed: int = 0):
-    """Of `SLOTS` slots, one of which is empty."""
-    down = random(SLOTS, parts * rank, inputs, dtype=dtype, seed=seed + 1) * inputs**-0.5
-    ups = random(parts, SLOTS, out, rank, dtype=dtype, seed=seed + 2) * rank**-0.5
-    down[EMPTY], ups[:, EMPTY] = 0, 0
-    return LayerStack(down, ups)
-
-
-def change(states: torch.Tensor, layer: LayerStack) -> torch.Tensor:
-    """What is added, float32, by the plain arithmetic."""
-    wide = LayerStack(layer.down.float(), layer.ups.float())
-    out = states.new_zeros(*states.shape[:2], len(layer.ups) * layer.ups.shape[2], dtype=torch.float32)
-    return add_low_rank(out, states.float(), wide)
-
-
-def term_of(states: torch.Tensor, layer: LayerStack):
-    return kernels.low_rank_term(kernels.Activation(states.flatten(0, 1)), *layer, states.shape[1])
-
-
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
-
-
-def inputs_and_product(dtype: torch.dtype, layer: LayerStack) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of two sequences a slot."""
-    states = random(2 * SLOTS, TOKENS, layer.down.shape[2], dtype=dtype)
-    return states, random(2 * SLOTS, TOKENS, len(layer.ups) * layer.ups.shape[2], dtype=dtype, seed=7)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -49,6 +49,10 @@ ELSEWHERE: Table = {
         "hears noise alone": "tests/pipeline/sound/test_nothing_heard.py"
         "::test_noise_alone_needs_a_prompt_or_another_sound",
     },
+    "jobs/cluster/local_sources.py": {
+        "unless the nodes see them": "tests/jobs/cluster/test_submission.py"
+        "::test_sources_that_are_not_here_are_told_of_where_their_folder_is"
+    },
     "jobs/cluster/job_entrypoint.py": {
         "cannot import what wanbatch needs": "tests/jobs/cluster/test_job_entrypoint.py"
         "::test_a_python_without_the_packages_is_one_message",

@@ -108,7 +108,7 @@ def rows_to_drop(out: str | Path, held: Collection[str], plan: Plan, drop_remove
         raise UserError(
             f"{out}: holds {len(others)} images that {plan.manifest.path} does not ask for, {min(others)!r} for one: "
             f"go on with the manifest that did (it may have grown), take these {len(others)} out of the dataset with "
-            "--drop-removed, or choose another output folder"
+            "`wanbatch run --drop-removed`, or choose another output folder"
         )
     return others
 

@@ -156,7 +156,7 @@ def folders_that_are_gone_on_with(at: At) -> Iterator[str]:
         held = folder.committed().where
         told = raised(lambda: rows_to_drop(folder.url, held, plan("a", "c"), drop_removed=False))
         yield told
-        (number,) = re.search(r"take these (\d) out of the dataset with --drop-removed", told).groups()  # type: ignore[union-attr]
+        (number,) = re.search(r"take these (\d) out of the dataset with `wanbatch run --drop-removed`", told).groups()  # type: ignore[union-attr]
         assert len(rows_to_drop(folder.url, held, plan("a", "c"), drop_removed=True)) == int(number) == 1
         yield raised(lambda: rows_to_drop(folder.url, held, plan("c", "d"), drop_removed=True))
         assert not rows_to_drop(folder.url, held, plan("a", "b", "c"), drop_removed=False)

@@ -121,7 +121,7 @@ def test_without_the_flag_the_refusal_names_it_and_how_many(filled, chosen):
     before = snapshot(filled.out)
     with pytest.raises(UserError, match=r"holds 4 images that .*m\.jsonl does not ask for, 'b' for one") as refused:
         run(filled.manifest, filled.out, chosen)
-    assert "take these 4 out of the dataset with --drop-removed" in str(refused.value)
+    assert "take these 4 out of the dataset with `wanbatch run --drop-removed`" in str(refused.value)
     assert snapshot(filled.out) == before
 
 

@@ -148,7 +148,10 @@ def test_rows_that_are_gone_from_the_manifest_leave(store, model_folder, tmp_pat
     assert command("run", *where, cwd=tmp_path).code == 3
     manifest(0, 4, 5)
     refused = command("run", *where, cwd=tmp_path)
-    assert (refused.code, "take these 4 out of the dataset with --drop-removed" in refused.err) == (2, True)
+    assert (refused.code, "take these 4 out of the dataset with `wanbatch run --drop-removed`" in refused.err) == (
+        2,
+        True,
+    )
     planned = command("plan", *where, "--drop-removed", "--json", cwd=tmp_path)
     assert json.loads(planned.out)["removed"] == 4, planned.err
     done = command("run", *where, "--drop-removed", "--json", cwd=tmp_path)

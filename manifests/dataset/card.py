@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.manifests.columns import LATER, MEANINGS, WRITTEN
 from wanbatch.manifests.dataset.checks import FOLDER, checks_note
 from wanbatch.manifests.dataset.committed import Committed
@@ -208,10 +209,11 @@ def _content(digest: str) -> str:
 
 def _summary(content: CardContent, counts: Mapping[str, Any]) -> str:
     at_revision = f" at revision {code(content.revision)}" if content.revision else ""
-    lines = [f"{counts['done']} images, made from a manifest by wanbatch with {code(content.model)}{at_revision}."]
+    images = number_of(counts["done"], "images")
+    lines = [f"{images}, made from a manifest by wanbatch with {code(content.model)}{at_revision}."]
     if counts["quarantined"]:
         classes = ", ".join(f"{count} {inline(name)}" for name, count in counts["failures"].items())
-        lines.append(f"{counts['quarantined']} rows could not be made ({classes}).")
+        lines.append(f"{number_of(counts['quarantined'], 'rows')} could not be made ({classes}).")
     lines += [f"{inline(note)}." for note in content.notes]
     return "\n".join(lines)
 

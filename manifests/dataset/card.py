@@ -238,10 +238,15 @@ def _table(left: str, right: str, rows: list[tuple[str, str]]) -> list[str]:
 
 
 def code(value: object) -> str:
-    text = inline("" if value is None else str(value)).replace("`", "'")
+    """A value as a code span, in which Markdown resolves no entities, so that `<` stays as it is."""
+    text = _one_line("" if value is None else str(value)).replace("`", "'")
     return f"`{text}`" if text else ""
 
 
 def inline(text: str) -> str:
     """Text that cannot break a table or a heading."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return _one_line(text).replace("<", "&lt;")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

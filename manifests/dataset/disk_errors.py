@@ -8,7 +8,7 @@ from wanbatch.errors import MachineryError
 
 REMEDIES = {
     errno.ENOSPC: "make room there",
-    errno.EDQUOT: "make room there, or have the quota raised",
+    errno.EDQUOT: "make room there",
     errno.EROFS: "have the disk mounted so that it can be written to",
 }
 """What to do before the same command is run again."""

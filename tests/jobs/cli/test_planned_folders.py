@@ -87,6 +87,8 @@ def test_a_gpu_that_this_machine_has_not(mixed, model_folder, tmp_path, monkeypa
     planned = invoke("plan", mixed.manifest, "--out", tmp_path / "new", *options, "--steps", 2)
     assert planned.exit_code == 0
     assert planned.stdout.count("no GPU on this machine") == 1
+    there = invoke("plan", mixed.manifest, "--out", mixed.out, *options[:-1], "cpu", "--steps", 2)
+    assert (there.exit_code, "no GPU" in there.stdout) == (0, False)
     of_cpu = invoke("plan", mixed.manifest, "--out", mixed.out, *options, "--steps", 2)
     assert 'device was "cpu", now "cuda"' in of_cpu.stderr
     out = shutil.copytree(mixed.out, tmp_path / "of-gpu")

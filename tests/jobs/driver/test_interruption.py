@@ -101,6 +101,9 @@ def test_two_signals_drop_what_is_in_hand_and_say_so(local_ray, settings, tmp_pa
     assert told is not None, ended.stderr
     assert (int(told[1]), int(told[2]) > 0) == (kept, True)
     assert json.loads(shown.getvalue().splitlines()[-1])["made"] == kept
+    monkeypatch.setattr("wanbatch.jobs.driver.run.run", run)
+    again = invoke("run", manifest, "--out", out, *flags, "--json")
+    assert (again.exit_code, json.loads(again.stdout)["made_now"]) == (0, 18 - kept)
 
 
 @pytest.mark.slow

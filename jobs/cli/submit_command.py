@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanbatch import __version__
+from wanbatch.counting import number_of
 from wanbatch.jobs.cli.options import default_output, json_option, run_arguments, settings_options
 from wanbatch.jobs.cli.process_start import print_or_drop
 from wanbatch.jobs.config.settings import Settings, read_settings
@@ -170,8 +171,11 @@ def _uploaded(prepared: Prepared, flags: tuple[str, ...], settings: Settings, ta
     from wanbatch.jobs.cluster.upload import upload_inputs
 
     done = upload_inputs(prepared, flags, settings, target)
-    missing = f", {done.missing} sources are not here" if done.missing else ""
-    _note(f"{done.files} files uploaded, {done.known} were there{missing}: {done.prepared.submission.manifest}")
+    missing = f", {number_of(done.missing, 'sources')} not here" if done.missing else ""
+    _note(
+        f"{number_of(done.files, 'files')} uploaded, {done.known} were there{missing}: "
+        f"{done.prepared.submission.manifest}"
+    )
     return done.prepared
 
 

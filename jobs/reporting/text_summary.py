@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.reporting.summary import CIRCUIT_BREAKER, MAX_FAILURES, Summary
 from wanbatch.manifests.dataset.part_files import open_parts
 from wanbatch.manifests.sources.notes import WORDS
@@ -24,7 +25,8 @@ def summary_text(summary: Summary) -> str:
     if summary.report is not None:
         lines.append(f"  report    {summary.report}")
     if summary.removed:
-        lines.append(f"  removed   {_pictures(summary.removed)} that the manifest does not ask for any more")
+        removed = number_of(summary.removed, "pictures")
+        lines.append(f"  removed   {removed} that the manifest does not ask for any more")
     if summary.made_now:
         rate = summary.made_now / seconds["make"]
         busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"
@@ -34,8 +36,8 @@ def summary_text(summary: Summary) -> str:
             lines.append(f"  memory    {_moved(summary)}")
         lines.append(f"  stages    {_stage_text(stage_seconds(summary.out, summary.first_unit))}")
     for name, noted in summary.source_notes.items():
-        of = f"{_pictures(noted.images)} made from a source {WORDS[name]}"
-        lines.append(f"  sources   {of}; {_one_line(noted.example)} for one")
+        count = number_of(noted.images, "pictures")
+        lines.append(f"  sources   {count} made from a source {WORDS[name]}; {_one_line(noted.example)} for one")
     if summary.quarantined:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
         lines += [f"            {line}" for line in _failure_lines(summary.out, summary.quarantined)]
@@ -45,12 +47,13 @@ def summary_text(summary: Summary) -> str:
     if summary.stop_cause is not None:
         lines.append(f"  cause     {_one_line(summary.stop_cause, limit=700)}")
     if summary.drained:
-        lines.append(f"  drained   {summary.drained} pictures that workers still finished")
+        lines.append(f"  drained   {number_of(summary.drained, 'pictures')} that workers still finished")
     if summary.dropped:
-        lines.append(f"  dropped   {summary.dropped} pictures that were made and not written; they are made again")
+        dropped = number_of(summary.dropped, "pictures")
+        lines.append(f"  dropped   {dropped} made and not written; the same command makes them again")
     lines += [f"  warning   {_one_line(message)}" for message in summary.warnings]
     if summary.pending:
-        lines.append(f"  left      {summary.pending} pictures: run the same command again to go on")
+        lines.append(f"  left      {number_of(summary.pending, 'pictures')}: run the same command again to go on")
     return "\n".join(lines)
 
 
@@ -62,10 +65,6 @@ def stage_seconds(out: str | Path, first_unit: int = 0) -> dict[str, float]:
         return dict.fromkeys(STAGES, 0.0)
     table = parts.to_table(columns=columns, filter=pc.field("unit") >= first_unit)
     return {stage: pc.sum(table[column]).as_py() or 0.0 for stage, column in zip(STAGES, columns, strict=True)}
-
-
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count} pictures"
 
 
 def _moved(summary: Summary) -> str:
@@ -80,7 +79,9 @@ def _headline(summary: Summary) -> str:
         state = STOPPED[summary.stopped_by]
     earlier = summary.made - summary.made_now
     before = f" ({earlier} by earlier runs)" if earlier else ""
-    return f"{state}{summary.made} of {summary.rows} pictures made{before}, {summary.quarantined} failed"
+    return (
+        f"{state}{summary.made} of {number_of(summary.rows, 'pictures')} made{before}, {summary.quarantined} failed"
+    )
 
 
 def _parts(seconds: dict[str, float]) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.card import Card, CardContent, refresh_card
 from wanbatch.manifests.dataset.commit_log import COMMITS, FORMAT, published_parts, read_json, to_json
 from wanbatch.manifests.dataset.committed import Committed
@@ -30,7 +29,6 @@ from wanbatch.manifests.dataset.part_schemas import PartSchemas
 from wanbatch.manifests.dataset.publisher import Publisher, RejectedAttempt
 from wanbatch.manifests.dataset.recovery import recover
 from wanbatch.manifests.dataset.status import INTERNAL, RUN
-from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.local import LocalBackend
 
@@ -78,7 +76,7 @@ class OutputFolder:
         backend = open_backend(path)
         folder = cls(backend)
         try:
-            _require_usable(backend, fingerprint)
+            require_usable(backend, fingerprint)
             backend.make_folders((*KINDS, COMMITS, TMP))
             backend.acquire()
         except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -86,7 +84,7 @@ class OutputFolder:
         except OSError as error:
             raise machinery_error(backend.root, error) from error
         try:
-            _require_usable(backend, fingerprint)  # again: another run may have been first
+            require_usable(backend, fingerprint)  # again: another run may have been first
             if not backend.exists(RUN):
                 run = {"format": FORMAT, "fingerprint": dict(fingerprint), "info": dict(info or {}), "plan": {}}
                 backend.write_exclusive(RUN, to_json(run, indent=1))  # never over one that was only not seen
@@ -182,22 +180,15 @@ class OutputFolder:
 
     def later_columns(self) -> tuple[str, ...] | None:
         """Which of `columns.LATER` its data parts have; None before the first part."""
-        schema = self._publisher.data_schema
-        return None if schema is None else tuple(name for name in LATER if name in schema.names)
+        return self._part_schemas.later
 
     def common_columns(self, added: pa.Schema) -> pa.Schema:
-        """The schema that both its data parts and new ones can have; nothing is changed.
+        """The schema that both its data parts and new ones can have; see `PartSchemas.with_added`.
 
-        Args:
-            added: the columns of new parts after those of `records.DATA_SCHEMA`.
-        Returns:
-            Of the whole part; see `schema_changes.common_schema`.
         Raises:
             UserError: naming each column that differs, if values would be lost.
             MachineryError: if the disk or the store refuses.
         """
-        if self._publisher.data_schema is None:
-            return pa.schema([*DATA_SCHEMA, *added], metadata=added.metadata)
         with self._disk():
             return self._part_schemas.with_added(added)
 
@@ -316,7 +307,7 @@ def _changes(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> list[st
     return changes(read_json(backend, RUN)["fingerprint"], json.loads(to_json(fingerprint)))
 
 
-def _require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> None:
+def require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> None:
     """Raises UserError unless the folder is new, empty, or an output folder with this fingerprint."""
     names = backend.top_level_names()
     if names is None:

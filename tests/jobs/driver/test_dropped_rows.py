@@ -104,7 +104,7 @@ def test_rows_leave_while_others_come_and_change(filled, chosen):
     rows = [{**row, "note": "kept"} for row in ROWS if row.get("id") not in ("b", "many", "gone")]
     rows[0] |= {"prompt": "a red heart"}
     write_jsonl(filled.manifest, [{"id": "new", "prompt": "a sun", "note": "came"}, *rows])
-    with pytest.raises(UserError, match="1 rows changed since they were made, 'a' for one"):
+    with pytest.raises(UserError, match="1 row changed since it was made, 'a' for one"):
         run(filled.manifest, filled.out, chosen, drop_removed=True)
     assert LEAVING - {"gone"} <= rows_by_id(filled.out).keys(), "what is refused takes nothing out"
     summary = run(filled.manifest, filled.out, chosen, drop_removed=True, rerun_changed=True)
@@ -141,7 +141,7 @@ def arguments(filled, chosen) -> list[str]:
 def test_plan_says_how_many_would_leave_and_takes_none(filled, chosen):
     before = snapshot(filled.out)
     told = CliRunner().invoke(main, ["plan", *arguments(filled, chosen)])
-    assert "  removed   4 images of the output folder would leave it\n" in told.output, told.output
+    assert f"  removed   4 images of {filled.out} would leave it\n" in told.output, told.output
     told = CliRunner().invoke(main, ["plan", *arguments(filled, chosen), "--json"])
     assert json.loads(told.stdout)["removed"] == 4
     assert snapshot(filled.out) == before

@@ -147,7 +147,6 @@ CASES = {
         (),
         r"for example (\S+), and keep this one in a column of your own, like (source_id)$",
         [
-            suggested("id", source_id="../up"),
             lambda match: ([{**GOOD, "id": match[1], match[2]: "../up"}], ()),
         ],
     ),

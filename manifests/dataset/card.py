@@ -43,8 +43,8 @@ images = load_dataset("path/to/this/folder", split="train")
 ```
 
 `data/` holds one row an image, and `timings/` how each was made; the two join on `id`. `failures/` holds the ids of \
-rows that could not be made. It is empty if there are none: then `pandas.read_parquet("failures")` reads no rows, and \
-a pattern like `failures/*.parquet` finds no file.
+rows that could not be made. It is empty if there are none: `pandas.read_parquet("failures")` reads no rows then, \
+and a pattern like `failures/*.parquet` finds no file.
 """
 
 

@@ -43,8 +43,9 @@ from datasets import load_dataset
 images = load_dataset("path/to/this/folder", split="train")
 ```
 
-`data/` holds one row an image; `timings/` how each was made and `failures/` the rows that could not be made. \
-All three join on `id`.
+`data/` holds one row an image, and `timings/` how each was made; the two join on `id`. `failures/` holds the ids of \
+rows that could not be made. It is empty if there are none: `pandas.read_parquet("failures")` reads no rows then, \
+and a pattern like `failures/*.parquet` finds no file.
 """
 
 

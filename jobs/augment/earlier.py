@@ -23,8 +23,8 @@ from wanbatch.jobs.augment.originals import Original
 Rows = Sequence[Mapping[str, Any]]
 
 
-def earlier_rows(manifest: Path, recipe_digest: str) -> Rows:
-    """The rows of a manifest that the same recipe wrote; none if there is no such file, or another recipe wrote it.
+def earlier_rows(manifest: Path) -> Rows:
+    """The rows of a manifest that a recipe wrote; none if there is no such file.
 
     Raises:
         UserError: There is a file of this name that no recipe wrote, or it cannot be read.
@@ -35,7 +35,11 @@ def earlier_rows(manifest: Path, recipe_digest: str) -> Rows:
         return []
     except OSError as error:  # not the same as none: its rows would be lost
         raise _unreadable(manifest, error) from error
-    rows = read_rows(manifest, "is there already, and no recipe wrote it: give another name with --out, or remove it")
+    return read_rows(manifest, "is there already, and no recipe wrote it: give another name with --out, or remove it")
+
+
+def of_recipe(rows: Rows, recipe_digest: str) -> Rows:
+    """The rows of a manifest, if this recipe wrote it; else none."""
     return rows if {row["recipe_digest"] for row in rows} == {recipe_digest} else []
 
 

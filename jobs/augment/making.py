@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wanbatch.jobs.augment.augment import Written
+from wanbatch.jobs.augment.writing import Written
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.reporting.summary import Summary
 

@@ -17,8 +17,9 @@ from wanbatch.jobs.cli.process_start import print_or_drop
 from wanbatch.jobs.config.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from wanbatch.jobs.augment.augment import Augmentation, Written
+    from wanbatch.jobs.augment.augment import Augmentation
     from wanbatch.jobs.augment.classifier import Learner
+    from wanbatch.jobs.augment.writing import Written
 
 DECIDED = ("prompt", "creativity", "seed")
 """Settings that the rows of a recipe decide."""
@@ -110,13 +111,13 @@ def _write(
     as_json: bool,
 ) -> None:
     """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
-    from wanbatch.jobs.augment.augment import write_augmentation
     from wanbatch.jobs.augment.manifest_file import require_outside
     from wanbatch.jobs.augment.starts import rows_too_low
+    from wanbatch.jobs.augment.writing import write_augmentation
 
     if isinstance(out, Path):
         require_outside(planned.dataset, out, "name a folder elsewhere with --out")
-    written = write_augmentation(planned, target)
+    written = write_augmentation(planned, target, out)
     problem = rows_too_low(written.rows, settings)
     if problem is not None and out is not None:
         raise UserError(f"{target}: {problem}")

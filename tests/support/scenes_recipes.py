@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from augment_making import folder_by_class, made_red
+from augment_making import fill_folder, folder_by_class, made_red
 from remedy_scenes import At, raised, scene
 
 from wanbatch.jobs.augment.augment import plan_augmentation
@@ -101,6 +101,22 @@ def manifests_of_recipes(at: At) -> Iterator[str]:
     yield told
     command = re.search(r"next +wanbatch run (\S+) (--source-fence) (\S+)", told)
     at.works("plan", *command.groups())  # type: ignore[union-attr]
+
+
+@scene
+def manifests_of_filled_folders(at: At) -> Iterator[str]:
+    folder_by_class(at.folder / "set", COUNTS)
+    at.write("recipe.toml", GOOD + "variants = 2\n")
+    at.works("augment", "recipe.toml", "--out", "out/grown.jsonl")
+    fill_folder(at.folder / "out/grown", at.folder / "out/grown.jsonl")
+    at.write("recipe.toml", GOOD + "variants = 1\n")
+    yield at.refused("augment", "recipe.toml", "--out", "out/grown.jsonl")
+    at.works("augment", "recipe.toml", "--out", "out/anew.jsonl")
+    (at.folder / "out/grown.jsonl").rename(at.folder / "kept.jsonl")
+    yield at.refused("augment", "recipe.toml", "--run", "--out", "out/grown", "--manifest", "other.jsonl")
+    at.write("recipe.toml", GOOD + "variants = 2\n")
+    (at.folder / "kept.jsonl").rename(at.folder / "out/grown.jsonl")
+    at.works("augment", "recipe.toml", "--out", "out/grown.jsonl")
 
 
 @scene

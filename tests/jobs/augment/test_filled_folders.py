@@ -1,0 +1,106 @@
+"""A manifest is not written anew if an output folder holds what it alone asks for; folders are as runs leave them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from augment_making import RECIPE, fill_folder, folder_by_class, rows_of
+from command_line import invoke, refused
+
+from wanbatch.errors import UserError
+from wanbatch.jobs.augment import making
+from wanbatch.manifests.dataset.status import status
+from wanbatch.manifests.storage.backend import open_backend
+
+COUNTS = {"train/disc": 3, "train/box": 2, "test/disc": 2, "test/box": 2}
+MANIFEST = Path("out/grown.jsonl")
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch) -> Path:
+    """The pictures of the recipe; a run tells what it was given, and makes nothing."""
+
+    def run(written, out, settings):
+        raise UserError(f"a run of {len(written.rows)} rows into {out}")
+
+    monkeypatch.setattr(making, "make_pictures", run)
+    Path("recipe.toml").write_text(RECIPE, encoding="utf-8")
+    return folder_by_class(tmp_path / "set", COUNTS)
+
+
+def grow(out: str = "out/grown") -> str:
+    """The last thing that the command says."""
+    done = invoke("augment", "recipe.toml", "--run", "--out", out)
+    assert done.exit_code == 2, done.output
+    return done.stderr.splitlines()[-1]
+
+
+def change(old: str, new: str) -> None:
+    text = RECIPE.replace(old, new)
+    assert text != RECIPE
+    Path("recipe.toml").write_text(text, encoding="utf-8")
+
+
+def test_a_changed_recipe_is_refused_before_the_manifest_of_a_filled_folder_is_replaced(pictures):
+    assert grow() == "wanbatch: a run of 19 rows into out/grown"
+    before = MANIFEST.read_bytes()
+    fill_folder(Path("out/grown"), MANIFEST, failed=1)
+    (pictures / "train/disc/0.png").unlink()  # the recipe as it was does not bring its rows back
+    change("fill = 12 ", "fill = 4 ")
+    said = grow()
+    assert said.startswith(
+        "wanbatch: out/grown.jsonl: is not written anew, since out/grown holds 15 rows that it does not ask for any "
+    )
+    assert said.endswith(
+        "take recipe and dataset back as they were when it was written, or begin anew with another --out"
+    )
+    assert MANIFEST.read_bytes() == before
+    assert grow("out/other") == "wanbatch: a run of 4 rows into out/other"
+    Path("recipe.toml").write_text(RECIPE)
+    assert grow() == "wanbatch: a run of 20 rows into out/grown"  # all of before, and what takes the disc's place
+    assert {row["id"] for row in map(json.loads, before.splitlines())} < {row["id"] for row in rows_of(MANIFEST)}
+
+
+def test_rows_that_ask_for_something_else_under_their_ids_are_refused_and_new_ones_are_not(pictures):
+    grow()
+    fill_folder(Path("out/grown"), MANIFEST)
+    before = MANIFEST.read_bytes()
+    change('"a {label}"', '"one {label}"')
+    assert "out/grown holds 19 rows that are others by now, 'box-" in grow()
+    assert MANIFEST.read_bytes() == before
+    change("fill = 12 ", "fill = 14 ")  # asks for all that there is, and more
+    assert grow() == "wanbatch: a run of 23 rows into out/grown"
+
+
+def test_the_command_that_writes_the_manifest_alone_knows_its_usual_folder(pictures):
+    for target, out in (("grown.jsonl", "out/grown"), ("plans/grown.jsonl", "plans/grown")):
+        Path("recipe.toml").write_text(RECIPE)
+        assert invoke("augment", "recipe.toml", "--out", target).exit_code == 0
+        before = Path(target).read_bytes()
+        fill_folder(Path(out), Path(target))
+        change("fill = 12 ", "fill = 4 ")
+        (line,) = refused(invoke("augment", "recipe.toml", "--out", target))
+        assert line.startswith(f"{target}: is not written anew, since {out} holds ")
+        assert Path(target).read_bytes() == before
+        shutil.rmtree(out)
+        assert invoke("augment", "recipe.toml", "--out", target).exit_code == 0
+
+
+def test_a_manifest_is_not_replaced_while_a_run_of_it_may_still_make_its_rows(pictures):
+    grow()
+    before = MANIFEST.read_bytes()
+    fill_folder(Path("out/grown"), MANIFEST, only=0)
+    change("fill = 12 ", "fill = 4 ")
+    backend = open_backend("out/grown")
+    backend.acquire()
+    try:
+        done = invoke("augment", "recipe.toml", "--run", "--out", "out/grown")
+        assert done.exit_code == 4, done.output
+    finally:
+        backend.release()
+    assert MANIFEST.read_bytes() == before
+    assert grow() == "wanbatch: a run of 3 rows into out/grown"  # nothing was made of it
+    assert status("out/grown")["holder"] is None

@@ -17,7 +17,9 @@ from wanbatch.jobs.augment.earlier import (
     earlier_rows,
     of_recipe,
     of_this_dataset,
+    parents_of,
     require_none_held_out,
+    require_none_moved,
     taken_by,
     warnings_about,
 )
@@ -123,6 +125,8 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     there = () if anew else earlier_rows(target)
     earlier = of_this_dataset(of_recipe(there, recipe.digest), digests)
     require_none_held_out(target, earlier, leaks, held_out)
+    of_others = _of_other_classes(found, recipe, reading) if parents_of(earlier) - set(digests) else ()
+    require_none_moved(target, earlier, [*loaded.originals, *of_others])
     taken = taken_by(earlier)
     drawn = draw(kept, recipe, taken, scheduled_values(os.environ))
     require_no_leak(drawn.children, recipe.split)
@@ -161,14 +165,37 @@ def _find(recipe: Recipe, folder: Path, settings: Settings) -> tuple[str, FoundD
     return path, find_dataset(path, images, reading, recipe.dataset), reading
 
 
+def _of_other_classes(found: FoundDataset, recipe: Recipe, reading: Reading) -> tuple[Original, ...]:
+    """The pictures of the splits that are augmented whose classes are not."""
+    if recipe.classes is None:
+        return ()
+    its, _ = of_splits(found, recipe)
+    others = [picture for picture in its if picture.label not in recipe.classes]
+    return load_originals(found, others, reading, look=False).originals
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The pictures of a recipe's dataset: those that are augmented, with where they are, and those held out."""
+    """The pictures of a recipe's dataset: those that are augmented, with where they are, and those held out.
+
+    others: of the splits that are augmented, the pictures of the classes that are not.
+    """
 
     recipe: Recipe
     augmented: Loaded
     held_out: tuple[Original, ...]
     held_out_sources: dict[str, Source]
+    others: tuple[Original, ...] = ()
+
+    @property
+    def classes(self) -> dict[str, set[str]]:
+        """By the digests of all pictures: their classes in the augmented splits; none if they are held out."""
+        found: dict[str, set[str]] = {}
+        for original in (*self.augmented.originals, *self.others):
+            found.setdefault(original.sha256, set()).add(str(original.label))
+        for original in self.held_out if self.recipe.near_copies != "keep" else ():
+            found[original.sha256] = set()
+        return found
 
 
 def read_reference(recipe_path: Path, settings: Settings, everything_looked_at: bool = False) -> Reference:
@@ -188,7 +215,8 @@ def read_reference(recipe_path: Path, settings: Settings, everything_looked_at: 
     augmented = load_originals(found, of_classes(found, wanted, recipe), reading, everything_looked_at)
     own = load_originals(found, others, reading, look=True)
     elsewhere, _ = _of_other_datasets(recipe, folder, reading)
-    return Reference(recipe, augmented, (*own.originals, *elsewhere), own.sources)
+    held_out = (*own.originals, *elsewhere)
+    return Reference(recipe, augmented, held_out, own.sources, _of_other_classes(found, recipe, reading))
 
 
 def _held_out(

@@ -129,7 +129,7 @@ def _way_on(folder: Filled, target: Path, lost: list[str], had: Mapping[str, Any
     """What to do so that the folder can be gone on with."""
     if not lost or had.keys() & set(lost):
         return "take recipe and dataset back as they were when it was written"
-    if folder.manifest is not None and folder.manifest != absolute(target):
+    if folder.manifest not in (None, absolute(target)) and Path(folder.manifest or "").is_file():
         return f"name the manifest that asked for them, {folder.manifest}, with --manifest"
     return "bring back the manifest that asked for them"
 

@@ -23,6 +23,7 @@ from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
 from wanbatch.jobs.augment.writing import Written
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
@@ -155,3 +156,9 @@ def made_red(written: Written, out: Path, settings: Settings) -> None:
     (out / "data").mkdir(parents=True)
     rows = [{"id": row["id"], "image": {"bytes": red, "path": "x.png"}} for row in written.rows]
     pq.write_table(pa.Table.from_pylist(rows), out / "data/part-00000.parquet")
+
+
+def nothing_made(written: Written, out: Path, settings: Settings) -> Summary:
+    """In place of `make_pictures`: a run that finds everything made."""
+    rows = len(written.rows)
+    return Summary(str(out), rows, made=rows, quarantined=0, failures={}, made_now=0, seconds={})

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from augment_making import fill_folder, folder_by_class, made_red
+from augment_making import fill_folder, folder_by_class, made_red, nothing_made
 from remedy_scenes import At, raised, scene
 
 from wanbatch.jobs.augment.augment import plan_augmentation
@@ -112,11 +112,17 @@ def manifests_of_filled_folders(at: At) -> Iterator[str]:
     at.write("recipe.toml", GOOD + "variants = 1\n")
     yield at.refused("augment", "recipe.toml", "--out", "out/grown.jsonl")
     at.works("augment", "recipe.toml", "--out", "out/anew.jsonl")
-    (at.folder / "out/grown.jsonl").rename(at.folder / "kept.jsonl")
-    yield at.refused("augment", "recipe.toml", "--run", "--out", "out/grown", "--manifest", "other.jsonl")
+    at.monkeypatch.setattr("wanbatch.jobs.augment.making.make_pictures", nothing_made)
     at.write("recipe.toml", GOOD + "variants = 2\n")
+    run = ("augment", "recipe.toml", "--run", "--out", "out/grown", "--manifest")
+    (at.folder / "set/train/disc/0.png").unlink()
+    told = at.refused(*run, "other.jsonl")
+    yield told
+    at.works(*run, re.search(r"asked for them, (.*), with --manifest", told)[1])  # type: ignore[index]
+    (at.folder / "out/grown.jsonl").rename(at.folder / "kept.jsonl")
+    yield at.refused(*run, "other.jsonl")
     (at.folder / "kept.jsonl").rename(at.folder / "out/grown.jsonl")
-    at.works("augment", "recipe.toml", "--out", "out/grown.jsonl")
+    at.works(*run, "out/grown.jsonl")
 
 
 @scene

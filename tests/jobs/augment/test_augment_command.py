@@ -133,7 +133,10 @@ def test_rows_that_a_manifest_has_stay_when_the_dataset_changes(pictures):
 
     shutil.move(pictures / "train/disc/1.png", pictures / "test/disc/moved.png")
     (line,) = refused(invoke("augment", "recipe.toml"))
-    assert "was made from a picture that is held out by now (test/disc/moved.png of split test): begin anew" in line
+    assert "4 rows are of pictures that are held out by now: disc-" in line
+    assert line.endswith(
+        " (test/disc/moved.png of split test): move what moved back, or begin anew with another --out"
+    )
     assert rows_of(Path("recipe.jsonl")) == after
 
 

@@ -104,3 +104,36 @@ def test_a_manifest_is_not_replaced_while_a_run_of_it_may_still_make_its_rows(pi
     assert MANIFEST.read_bytes() == before
     assert grow() == "wanbatch: a run of 3 rows into out/grown"  # nothing was made of it
     assert status("out/grown")["holder"] is None
+
+
+def test_rows_of_pictures_that_are_held_out_or_in_another_class_by_now_are_all_named(pictures):
+    grow()
+    before = rows_of(MANIFEST)
+    fill_folder(Path("out/grown"), MANIFEST)
+    shutil.move(pictures / "train/disc/0.png", pictures / "train/box/moved.png")
+    ids = ", ".join(row["id"] for row in before if row["source_id"] == "train-disc-0")
+    assert ids.count("disc-") == 3
+    assert grow() == (
+        f"wanbatch: out/grown.jsonl: 3 rows are of pictures that are in another class or split by now: {ids} "
+        "(train/box/moved.png): move what moved back, or begin anew with another --out"
+    )
+    Path("recipe.toml").write_text(RECIPE + 'classes = ["disc"]\n')  # another recipe, of the same dataset
+    assert grow("out/others") == "wanbatch: a run of 10 rows into out/others"
+    Path("recipe.toml").write_text(RECIPE)
+    shutil.copy(pictures / "train/box/moved.png", pictures / "train/disc/0.png")
+    assert grow() == "wanbatch: a run of 19 rows into out/grown"  # a picture of both classes
+    assert rows_of(MANIFEST) == before
+    (pictures / "train/box/moved.png").unlink()
+    for number in (0, 1):
+        shutil.move(pictures / f"train/disc/{number}.png", pictures / f"test/disc/{number}-too.png")
+    said = grow()
+    assert said.startswith("wanbatch: out/grown.jsonl: 6 rows are of pictures that are held out by now: disc-")
+    assert all(row["id"] in said for row in before if row["source_id"] in ("train-disc-0", "train-disc-1"))
+    assert rows_of(MANIFEST) == before
+
+
+def test_a_picture_that_went_to_a_class_that_is_not_augmented_is_found(pictures):
+    Path("recipe.toml").write_text(RECIPE + 'classes = ["disc"]\n')
+    grow()
+    shutil.move(pictures / "train/disc/0.png", pictures / "train/box/moved.png")
+    assert "3 rows are of pictures that are in another class or split by now" in grow()

@@ -109,9 +109,8 @@ def check_folder(
     try:
         backend.acquire()
         try:
-            return _check(
-                backend, out, _parts(out), checks, held_out, readers, classes or {}
-            )  # as they are now that none changes
+            parts = _parts(out)  # as they are now that none changes
+            return _check(backend, out, parts, checks, held_out, readers, classes or {})
         finally:
             backend.release()
     except OSError as error:

@@ -23,8 +23,9 @@ def regenerate(
 ) -> CheckReport:
     """Make rejected pictures again, until none is rejected or each was made again so many times.
 
-    Not those whose source moved: their label is no better from another seed. Rows are added to the manifest that filled the folder, with a seed of their own and `regeneration` counting up;
-    what was rejected stays, and so does its row.
+    Rows are added to the manifest that filled the folder, with a seed of their own and `regeneration` counting up;
+    what was rejected stays, and so does its row. Pictures whose source moved are not made again: another seed gives
+    them no better label.
 
     Args:
         out: the output folder.

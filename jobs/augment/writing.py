@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,26 @@ from wanbatch.jobs.augment.earlier import Rows, key_of, pool_of
 from wanbatch.jobs.augment.filled import filled, nobody_fills, require_all_asked, usual_folder
 from wanbatch.jobs.augment.manifest_file import SourcePaths, write_manifest
 from wanbatch.jobs.augment.map_files import MapFiles
+from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.rows import manifest_row
 from wanbatch.manifests.sources.loader import SourceLoader
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A manifest that was written. fence: the folder that holds it and all its sources, absolute."""
+    """A manifest that was written.
+
+    Attributes:
+        manifest: its path.
+        fence: the folder that holds it and all its sources, absolute.
+        rows: all of them, in their order.
+        renamed: ids of rows that it had before and that name their pictures by other paths now.
+    """
 
     manifest: Path
     fence: str
     rows: Sequence[Mapping[str, Any]]
+    renamed: tuple[str, ...] = ()
 
     @property
     def needs_fence(self) -> bool:
@@ -54,10 +63,10 @@ def write_augmentation(planned: Augmentation, target: Path, out: str | Path | No
         return write_rows(planned, target, planned.children, planned.earlier)
     with nobody_fills(folder.out) if planned.replaced else nullcontext():
         folder = filled(folder.out) or folder  # as it is now that nobody fills it
-        found, fence = manifest_rows(planned, target, planned.children, planned.earlier)
-        require_all_asked(folder, target, found, planned.replaced or planned.earlier)
-        write_manifest(target, found)
-    return Written(target, fence, found)
+        written = rows_to_write(planned, target, planned.children, planned.earlier, folder.made)
+        require_all_asked(folder, target, written.rows, planned.replaced or planned.earlier)
+        write_manifest(target, written.rows)
+    return written
 
 
 def write_rows(planned: Augmentation, target: Path, children: Sequence[Child], earlier: Rows = ()) -> Written:
@@ -69,20 +78,20 @@ def write_rows(planned: Augmentation, target: Path, children: Sequence[Child], e
         children: rows that are new.
         earlier: rows that it had before.
     """
-    rows, fence = manifest_rows(planned, target, children, earlier)
-    write_manifest(target, rows)
-    return Written(target, fence, rows)
+    written = rows_to_write(planned, target, children, earlier)
+    write_manifest(target, written.rows)
+    return written
 
 
-def manifest_rows(
-    planned: Augmentation, target: Path, children: Sequence[Child], earlier: Rows
-) -> tuple[list[Mapping[str, Any]], str]:
-    """The rows of a manifest in their order, and the folder that holds it and all its sources.
-
-    Sources and maps that are in no file of their own are written beside the manifest.
+def rows_to_write(
+    planned: Augmentation, target: Path, children: Sequence[Child], earlier: Rows, made: Collection[str] = ()
+) -> Written:
+    """What a manifest is to be, which is not written yet; sources and maps that have no file are, beside it.
 
     Args:
         planned, target, children, earlier: as for `write_rows`.
+        made: ids of earlier rows that stay as they are, since their pictures are made; the others name their
+            pictures by where these are now.
     Raises:
         UserError: A source or a map cannot be read or written.
     """
@@ -91,9 +100,26 @@ def manifest_rows(
         paths = SourcePaths(target, lambda original: loader.encoded(loaded.sources[original.sha256]))
         maps = MapFiles(target, loader, planned.recipe.objects)
         new = [manifest_row(child, planned.recipe, paths.of, maps.of) for child in children]
-    for row in earlier:
+        originals = {original.sha256: original for original in loaded.originals}
+        now = [row if row["id"] in made else _with_paths_of_now(row, originals, paths) for row in earlier]
+    for row in now:
         paths.include(row.get("images") or [row["image"]])
-    return sorted([*earlier, *new], key=_order), paths.fence
+    renamed = tuple(row["id"] for row, was in zip(now, earlier, strict=True) if row is not was)
+    return Written(target, paths.fence, sorted([*now, *new], key=_order), renamed)
+
+
+def _with_paths_of_now(
+    row: Mapping[str, Any], originals: Mapping[str, Original], paths: SourcePaths
+) -> Mapping[str, Any]:
+    """A row with the paths that its pictures have by now, of those that are not where it says; else the same row."""
+    had = row.get("images") or [row["image"]]
+    now = [
+        paths.of(originals[parent["sha256"]]) if parent["sha256"] in originals and not paths.is_there(path) else path
+        for path, parent in zip(had, row["parents"], strict=True)
+    ]
+    if now == had:
+        return row
+    return {**row, "images": now} if "images" in row else {**row, "image": now[0]}
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:

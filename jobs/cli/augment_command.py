@@ -235,6 +235,9 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
         yield f"  {name:<16} {each.originals} + {each.rows} rows = {total}"
     if len(planned.counts) > CLASSES_SHOWN:
         yield f"  and {len(planned.counts) - CLASSES_SHOWN} more classes (--json names them all)"
+    if written.renamed:
+        count = _count(len(written.renamed), "rows")
+        yield f"  paths     {count} of before name their pictures by other paths now, {written.renamed[0]} for one"
     yield from (line.rstrip("\n") for line in _warnings(planned))
 
 

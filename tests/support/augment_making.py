@@ -161,4 +161,4 @@ def made_red(written: Written, out: Path, settings: Settings) -> None:
 def nothing_made(written: Written, out: Path, settings: Settings) -> Summary:
     """In place of `make_pictures`: a run that finds everything made."""
     rows = len(written.rows)
-    return Summary(str(out), rows, made=rows, quarantined=0, failures={}, made_now=0, seconds={"total": 0.0})
+    return Summary(str(out), rows, made=rows, quarantined=0, failures={}, made_now=0, seconds={}, interrupted=False)

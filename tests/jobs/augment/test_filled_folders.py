@@ -137,3 +137,32 @@ def test_a_picture_that_went_to_a_class_that_is_not_augmented_is_found(pictures)
     grow()
     shutil.move(pictures / "train/disc/0.png", pictures / "train/box/moved.png")
     assert "3 rows are of pictures that are in another class or split by now" in grow()
+
+
+def test_rows_that_are_not_made_name_their_pictures_by_where_they_are_now(pictures):
+    Path("recipe.toml").write_text(RECIPE + "[blend]\nshare = 0.5\n")
+    grow()
+    before = {row["id"]: row for row in rows_of(MANIFEST)}
+    (pictures / "train/disc/0.png").rename(pictures / "train/disc/renamed.png")
+    (pictures / "train/box").rename(pictures / "train/old")
+    (pictures / "train/old").rename(pictures / "train/box")  # where it was
+    fill_folder(Path("out/grown"), MANIFEST, failed=1, only=11)
+    made = status("out/grown")["done"]
+    assert made == 10
+    assert grow() == "wanbatch: a run of 19 rows into out/grown"
+    names = [row["id"] for row in rows_of(MANIFEST)]
+    others = 0
+    for row in rows_of(MANIFEST):
+        was = before[row["id"]]
+        if names.index(row["id"]) < 11:
+            assert row == was
+            continue
+        paths, had = (one.get("images") or [one["image"]] for one in (row, was))
+        assert paths == [path.replace("disc/0.png", "disc/renamed.png") for path in had]
+        assert all((MANIFEST.parent / path).exists() for path in paths)
+        others += paths != had
+        assert {**row, "image": 0, "images": 0} == {**was, "image": 0, "images": 0}
+    assert others > 1
+    again = MANIFEST.read_bytes()
+    grow()
+    assert MANIFEST.read_bytes() == again

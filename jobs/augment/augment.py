@@ -108,7 +108,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     require_form(target)
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
-    remedy = "name a file elsewhere with --out or --manifest; of a schedule, keep the recipe elsewhere"
+    remedy = "name a file elsewhere with --out or --manifest; of a schedule, have recipe and output elsewhere"
     require_outside(dataset_path(recipe.dataset, folder), target, remedy)
     path, found, reading = _find(recipe, folder, settings)
     wanted, others = of_splits(found, recipe)

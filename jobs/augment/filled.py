@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from wanbatch.manifests.columns import GIVEN
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.status import held_ids, recorded_plan
 from wanbatch.manifests.storage.backend import open_backend
-from wanbatch.manifests.storage.urls import absolute
+from wanbatch.manifests.storage.urls import absolute, is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +51,28 @@ def filled(out: str | Path) -> Filled | None:
     return Filled(str(out), recorded_plan(out).get("manifest"), *found)
 
 
-def manifest_of(out: str | Path) -> Path | None:
-    """The manifest that an output folder was filled from, if it is on this disk and may be one of a recipe.
+def manifest_for(recipe: Path, out: str | Path) -> Path:
+    """The manifest of a recipe for an output folder: by hand and of schedules the same.
+
+    It is the one that the folder was filled from, if that is on this disk; else one beside the folder, of its name;
+    for a folder in a store one beside the recipe, whose name no other folder gives.
 
     Args:
-        out: path of the folder, or its URL.
+        recipe: of the TOML file.
+        out: path of the folder, or its URL; it need not exist.
     Raises:
-        UserError, MachineryError: as `filled`.
+        UserError: A record in the folder is damaged.
+        MachineryError: It cannot be read.
     """
     noted = recorded_plan(out).get("manifest")
-    if noted is None or Path(noted).suffix.lower() not in FORMS or not Path(noted).is_file():
-        return None
-    return Path(noted)
+    name = absolute(out).rpartition("/")[2]
+    usual = Path(out).with_name(f"{name}.jsonl")
+    if is_url(out):
+        digest = hashlib.sha256(absolute(out).encode()).hexdigest()[:8]
+        usual = recipe.with_name(f"{recipe.stem}-{name}-{digest}.jsonl")
+    if noted is None or noted == absolute(usual):
+        return usual
+    return Path(noted) if Path(noted).suffix.lower() in FORMS and Path(noted).is_file() else usual
 
 
 def usual_folder(target: Path) -> Filled | None:

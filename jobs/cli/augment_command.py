@@ -35,7 +35,9 @@ CLASSES_SHOWN = 12
     "--submit-to", metavar="URL", help="with --run, make them as a job on the Ray cluster with this dashboard"
 )
 @click.option(
-    "--manifest", type=click.Path(path_type=Path), help="with --run, manifest to write; default: beside OUT"
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="with --run, manifest to write; default: that of OUT",
 )
 @click.option(
     "--preview", type=click.IntRange(1, 200), help="make so many rows and draw them on NAME.preview.png only"
@@ -214,9 +216,9 @@ def _manifest(recipe: Path, out: str | Path | None, make: bool, manifest: Path |
         return Path(out) if out is not None else Path(f"{recipe.stem}.jsonl")
     if manifest is not None:
         return manifest
-    where = _output(recipe, out)
-    name = str(where).rstrip("/").rpartition("/")[2]
-    return Path(f"{name}.jsonl") if is_url(where) else Path(where).with_name(f"{name}.jsonl")
+    from wanbatch.jobs.augment.filled import manifest_for
+
+    return manifest_for(recipe, _output(recipe, out))
 
 
 def _output(recipe: Path, out: str | Path | None) -> str | Path:
@@ -236,8 +238,8 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
     if len(planned.counts) > CLASSES_SHOWN:
         yield f"  and {len(planned.counts) - CLASSES_SHOWN} more classes (--json names them all)"
     if written.renamed:
-        count = _count(len(written.renamed), "rows")
-        yield f"  paths     {count} of before name their pictures by other paths now, {written.renamed[0]} for one"
+        renamed = _count(len(written.renamed), "rows")
+        yield f"  paths     {renamed} of before name their pictures by other paths now, {written.renamed[0]} for one"
     yield from (line.rstrip("\n") for line in _warnings(planned))
 
 

@@ -294,7 +294,7 @@ def test_nothing_is_written_into_the_dataset_which_would_be_read_with_it(picture
         (line,) = refused(invoke("augment", "set/recipe.toml", "--out", "set/made.jsonl", *flags))
         assert line.endswith(
             f"is inside the dataset {tmp_path}/set, and would be read as part of it: "
-            "name a file elsewhere with --out or --manifest; of a schedule, keep the recipe elsewhere"
+            "name a file elsewhere with --out or --manifest; of a schedule, have recipe and output elsewhere"
         )
     flags = ["--run", "--out", "set/made", "--manifest", "made.jsonl"]
     (line,) = refused(invoke("augment", "set/recipe.toml", *flags))

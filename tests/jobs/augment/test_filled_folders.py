@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 from augment_making import RECIPE, fill_folder, folder_by_class, rows_of
 from command_line import invoke, refused
+from job_making import picture
+from s3_server import ENVIRONMENT, empty_bucket, running
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment import making
+from wanbatch.jobs.augment.filled import manifest_for
+from wanbatch.jobs.schedule.commands import THIS_WANBATCH, tick_commands
+from wanbatch.jobs.schedule.definition import read_schedules
 from wanbatch.manifests.dataset.status import status
+from wanbatch.manifests.storage import fsspec_io
 from wanbatch.manifests.storage.backend import open_backend
 
 COUNTS = {"train/disc": 3, "train/box": 2, "test/disc": 2, "test/box": 2}
@@ -166,3 +172,46 @@ def test_rows_that_are_not_made_name_their_pictures_by_where_they_are_now(pictur
     again = MANIFEST.read_bytes()
     grow()
     assert MANIFEST.read_bytes() == again
+
+
+def test_a_folder_goes_on_with_its_manifest_by_hand_and_by_schedule(pictures, tmp_path):
+    def tick() -> str:
+        (one,) = read_schedules(Path("wanbatch.toml"))
+        (words,) = tick_commands(one)
+        return invoke(*words[len(THIS_WANBATCH) :]).stderr.splitlines()[-1]
+
+    Path("wanbatch.toml").write_text(
+        '[schedule.nightly]\ncron = "0 2 * * *"\ntimezone = "UTC"\nrecipe = "recipe.toml"\noutput = "out/grown"\n'
+    )
+    grow()
+    fill_folder(Path("out/grown"), MANIFEST)
+    (pictures / "train/disc/0.png").unlink()
+    assert tick() == f"wanbatch: a run of 20 rows into {tmp_path}/out/grown"
+    before = rows_of(MANIFEST)
+    former = tmp_path / "recipe-nightly.jsonl"  # as schedules named it in earlier versions
+    former.write_text("".join(f"{json.dumps({**row, 'image': row['image'][3:]})}\n" for row in before))
+    MANIFEST.unlink()
+    shutil.rmtree("out/grown")
+    fill_folder(Path("out/grown"), former)
+    picture(pictures / "train/box/new.png", 64, 64, seed=99)
+    (pictures / "train/box/0.png").unlink()
+    assert tick() == f"wanbatch: a run of 20 rows into {tmp_path}/out/grown"
+    assert grow() == "wanbatch: a run of 20 rows into out/grown"
+    assert not MANIFEST.exists()
+    assert tick() == f"wanbatch: a run of 20 rows into {tmp_path}/out/grown"
+
+
+def test_folders_of_one_name_have_manifests_of_their_own(tmp_path, monkeypatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    recipe = tmp_path / "recipe.toml"
+    with running() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        fsspec_io.forget_file_systems()
+        empty_bucket("folders")
+        outs = [tmp_path / "a/grown", tmp_path / "b/grown", "s3://folders/a/grown", "s3://folders/b/grown/"]
+        found = [manifest_for(recipe, out) for out in outs]
+        assert manifest_for(recipe, "s3://folders/a/grown/") == found[2]
+    assert found[:2] == [tmp_path / "a/grown.jsonl", tmp_path / "b/grown.jsonl"]
+    assert len({path.name for path in found[2:]}) == 2
+    assert {path.parent for path in found[2:]} == {tmp_path}

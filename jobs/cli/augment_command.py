@@ -18,8 +18,9 @@ from wanbatch.jobs.cli.process_start import print_or_drop
 from wanbatch.jobs.config.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from wanbatch.jobs.augment.augment import Augmentation, Written
+    from wanbatch.jobs.augment.augment import Augmentation
     from wanbatch.jobs.augment.classifier import Learner
+    from wanbatch.jobs.augment.writing import Written
 
 DECIDED = ("prompt", "creativity", "seed")
 """Settings that the rows of a recipe decide."""
@@ -35,7 +36,9 @@ CLASSES_SHOWN = 12
     "--submit-to", metavar="URL", help="with --run, make them as a job on the Ray cluster with this dashboard"
 )
 @click.option(
-    "--manifest", type=click.Path(path_type=Path), help="with --run, manifest to write; default: beside OUT"
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="with --run, manifest to write; default: that of OUT",
 )
 @click.option(
     "--preview", type=click.IntRange(1, 200), help="make so many rows and draw them on NAME.preview.png only"
@@ -113,13 +116,13 @@ def _write(
     as_json: bool,
 ) -> None:
     """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
-    from wanbatch.jobs.augment.augment import write_augmentation
     from wanbatch.jobs.augment.manifest_file import require_outside
     from wanbatch.jobs.augment.starts import rows_too_low
+    from wanbatch.jobs.augment.writing import write_augmentation
 
     if isinstance(out, Path):
         require_outside(planned.dataset, out, "name a folder elsewhere with --out")
-    written = write_augmentation(planned, target)
+    written = write_augmentation(planned, target, out)
     problem = rows_too_low(written.rows, settings)
     if problem is not None and out is not None:
         raise UserError(f"{target}: {problem}")
@@ -216,9 +219,9 @@ def _manifest(recipe: Path, out: str | Path | None, make: bool, manifest: Path |
         return Path(out) if out is not None else Path(f"{recipe.stem}.jsonl")
     if manifest is not None:
         return manifest
-    where = _output(recipe, out)
-    name = str(where).rstrip("/").rpartition("/")[2]
-    return Path(f"{name}.jsonl") if is_url(where) else Path(where).with_name(f"{name}.jsonl")
+    from wanbatch.jobs.augment.filled import manifest_for
+
+    return manifest_for(recipe, _output(recipe, out))
 
 
 def _output(recipe: Path, out: str | Path | None) -> str | Path:
@@ -237,6 +240,9 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
         yield f"  {name:<16} {each.originals} + {each.rows} rows = {total}"
     if len(planned.counts) > CLASSES_SHOWN:
         yield f"  and {len(planned.counts) - CLASSES_SHOWN} more classes (--json names them all)"
+    if written.renamed:
+        renamed = _count(len(written.renamed), "rows")
+        yield f"  paths     {renamed} of before name their pictures by other paths now, {written.renamed[0]} for one"
     yield from (line.rstrip("\n") for line in _warnings(planned))
 
 

@@ -222,7 +222,7 @@ NOT_HERE: Table = {
     **remedies_models.NOT_HERE,
     "pipeline/sound/birdnet.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
     "pipeline/sound/config.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
-    "jobs/augment/augment.py": {"gives no rows": "which of the three leaves none is not known"},
+    "jobs/augment/writing.py": {"gives no rows": "which of the three leaves none is not known"},
     "pipeline/models/int8.py": {"precision int8": NO_GPU},
     "engines/onnx_export.py": {
         "export it again": "why an export is broken is not known",

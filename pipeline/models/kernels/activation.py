@@ -63,7 +63,7 @@ def _quick_gelu(x):
 
 @triton.jit
 def gelu_close(x):
-    """The same within 2^-20 of itself, float32, by a GPU's own exp2 and reciprocal, without a division; in jitted code.
+    """The same within 2^-20 of itself, float32, by a GPU's own exp2 and reciprocal; in jitted code.
 
     Their errors: 2^-22 and one unit in the last place (PTX ISA, `ex2.approx.ftz` and `rcp.approx.ftz`).
     """

@@ -7,7 +7,7 @@ are two passes, each of which makes GELU anew from the product: reading it twice
 once more in between. The inner part of the second product's change is made from the same tiles, before they are
 rounded to FP8, so that nothing has to be read for it.
 
-The kernels here are for all sizes. The constants of `low_rank_gelu_warps.py` choose other ones where those can be used.
+The kernels here are for all sizes. The constants of `low_rank_gelu_warps.py` choose another one where it can be used.
 """
 
 from __future__ import annotations

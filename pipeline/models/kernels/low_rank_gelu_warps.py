@@ -1,14 +1,15 @@
 """GELU between two products that adapters change, where each warp has rows of its own: no shared memory in the loop.
 
 A warp goes through a share of the columns of its rows, a step of some times `WIDTH` columns at once. The orders of
-columns, ranks and summands are those of `whole_rows.py`: what a thread gets of a dot with `up` is its own pieces of the
-product. The same numbers are, within the thread, its operand of the dot with `down`, whose pieces of a thread are eight
-neighbouring columns of one rank. So no number crosses threads but a row's peak, once at the end. The warps of a program
-are one above the other and take the same pieces of `up` and `down` at about the same time, from the processor's own
-cache. The dots have the warps as batch, which Triton gives to one warp each. A tensor that is loaded or written is a
-matrix of pieces here, those of a warp's threads side by side.
+columns, ranks and summands are those of `whole_rows.py`: what a thread gets of a dot with `up` is its own pieces of
+the product. The same numbers are, within the thread, its operand of the dot with `down`, whose pieces of a thread are
+eight neighbouring columns of one rank. So no number crosses threads but a row's peak, once at the end. The warps of a
+program are one above the other and take the same pieces of `up` and `down` at about the same time, from the
+processor's own cache. The dots have the warps as batch, which Triton gives to one warp each. A tensor that is loaded
+or written is a matrix of pieces here, those of a warp's threads side by side. Only the product's pieces are loaded a
+step ahead: with those of `up` and `down`, too, a thread takes half as many registers again, and fewer warps fit.
 
-The constants below choose between these kernels and those of `low_rank_gelu.py`.
+The constants below choose between this kernel and those of `low_rank_gelu.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ class WarpTiles(NamedTuple):
         columns: Of a step at most, a power of two.
         share: Columns that a program goes through, a multiple of `columns`.
         warps: Of a program.
-        ahead: Load the adapters' matrices a step ahead, as the product is.
         registers: Of a thread at most, so that more programs are on a processor; None: as many as the compiler takes.
     """
 
@@ -45,7 +45,6 @@ class WarpTiles(NamedTuple):
     columns: int
     share: int
     warps: int
-    ahead: bool
     registers: int | None = None
 
 
@@ -113,7 +112,7 @@ def gelu_and_down_warps(
     rows, fp8 = product.shape[0] * product.shape[1], result.scale is not None
     low = product.new_empty(plan.shares, rows, down.shape[1], dtype=torch.float32)
     peaks = product.new_empty(plan.shares, rows if fp8 else 0, dtype=torch.float32)
-    how = "exact" if not product.is_cuda else "quick" if fp8 else "close"
+    how = "exact" if product.device.type == "cpu" else "quick" if fp8 else "close"
     _launch(plan, product, term, down, (result.values, peaks, peaks, low), measured=fp8, how=how)
     return low, peaks
 
@@ -130,7 +129,7 @@ def gelu_quantised_warps(
         peaks: Float32 [shares, sequences * tokens].
         result: What is written.
     """
-    how, scale = "quick" if product.is_cuda else "exact", result.scale
+    how, scale = "exact" if product.device.type == "cpu" else "quick", result.scale
     assert scale is not None
     _launch(plan, product, term, None, (result.values, peaks, scale, peaks), peak_count=len(peaks), how=how)
 
@@ -146,13 +145,13 @@ def _launch(
         *term.low.stride()[:2], next_rank, sequences * tokens, plan.steps,
         how=how, measured=measured, peak_count=peak_count, full=rank == next_rank == padded, columns=columns,
         splits=len(term.low), rows=tiles.rows, times=tiles.columns // WIDTH.value, widths=plan.widths,
-        ahead=tiles.ahead, warps=tiles.warps, num_warps=tiles.warps, num_stages=1, maxnreg=tiles.registers,
+        warps=tiles.warps, num_warps=tiles.warps, num_stages=1, maxnreg=tiles.registers,
     )  # fmt: skip
 
 
 @triton.jit
 def _piece_of_rows(repeats: tl.constexpr, rows: tl.constexpr, warps: tl.constexpr):
-    """The rows, within a program, of the pieces of all its rows, and their columns: [rows * repeats * warps * 4] each."""
+    """The rows, within a program, of all its pieces, and their columns, [rows * repeats * warps * 4] each."""
     piece = tl.arange(0, rows // 8 * repeats * warps * WIDTH)
     row = piece // WIDTH % warps * rows + piece // (repeats * warps * WIDTH) * 8 + piece // 4 % 8
     return row, piece // (warps * WIDTH) % repeats * WIDTH + piece % 4 * PIECE
@@ -199,24 +198,34 @@ def _pieces(start, places, inside, full: tl.constexpr):
 
 
 @triton.jit
-def _matrices(
-    up, down, rank, next_rank, column,
-    with_down: tl.constexpr, full: tl.constexpr, columns: tl.constexpr, times: tl.constexpr, widths: tl.constexpr,
-    warps: tl.constexpr,
-):  # fmt: skip
-    """The pieces of a slot's `up` and `down` for the columns of a step; each warp has all of them."""
-    piece = tl.arange(0, widths * times * 4 * warps * WIDTH)
-    tile, k = piece // (warps * WIDTH), piece // (4 * times * warps * WIDTH) * WIDTH
-    eighth, own = piece % 4 * PIECE, piece // 8 % 4 * 8 + tile % 4 * 2 + piece // 4 % 2
-    group = tile // 4 % times * WIDTH
-    inside = (k + eighth)[:, None] + tl.arange(0, PIECE)[None, :] < rank
+def _piece_of_columns(times: tl.constexpr, widths: tl.constexpr, warps: tl.constexpr):
+    """Of the pieces of `up` or `down` for a step, where: a group's first column, the first rank of a width, which of
+    the group's columns or the width's ranks a thread has of a dot's, and the first of those that its piece has."""
+    piece = tl.arange(0, widths * times * 4 * warps * WIDTH).to(tl.int64)
+    tile = piece // (warps * WIDTH)
+    own = piece // 8 % 4 * 8 + tile % 4 * 2 + piece // 4 % 2
+    return tile // 4 % times * WIDTH, tile // (4 * times) * WIDTH, own, piece % 4 * PIECE
+
+
+@triton.jit
+def _up_pieces(up, rank, column, full: tl.constexpr, times: tl.constexpr, widths: tl.constexpr, warps: tl.constexpr):
+    """The pieces of a slot's `up` for the columns of a step; each warp has all of them."""
+    group, width, own, eighth = _piece_of_columns(times, widths, warps)
+    inside = (width + eighth)[:, None] + tl.arange(0, PIECE)[None, :] < rank
     if full:
         rank = widths * WIDTH  # known to the compiler, as are the distances of places then
-    ups = _pieces(up + column * rank, (group + own) * rank + k + eighth, inside, full)
-    if with_down:
-        inside = (k + own < next_rank)[:, None]
-        return ups, _pieces(down + column, (k + own) * columns + group + eighth, inside, full)
-    return ups, ups
+    return _pieces(up + column * rank, (group + own) * rank + width + eighth, inside, full)
+
+
+@triton.jit
+def _down_pieces(
+    down, rank, column,
+    full: tl.constexpr, columns: tl.constexpr, times: tl.constexpr, widths: tl.constexpr, warps: tl.constexpr,
+):  # fmt: skip
+    """The pieces of a slot's `down` for the columns of a step; each warp has all of them."""
+    group, width, own, eighth = _piece_of_columns(times, widths, warps)
+    inside = (width + own < rank)[:, None]
+    return _pieces(down + column, (width + own) * columns + group + eighth, inside, full)
 
 
 @triton.jit
@@ -293,16 +302,15 @@ def _gelu_warps(
     states, lows, ups, downs, out, peaks, scales, next_lows, tokens, slots, rank, split_stride, row_stride, next_rank,
     row_count, steps,
     how: tl.constexpr, measured: tl.constexpr, peak_count: tl.constexpr, full: tl.constexpr, columns: tl.constexpr,
-    splits: tl.constexpr, rows: tl.constexpr, times: tl.constexpr, widths: tl.constexpr, ahead: tl.constexpr,
-    warps: tl.constexpr,
+    splits: tl.constexpr, rows: tl.constexpr, times: tl.constexpr, widths: tl.constexpr, warps: tl.constexpr,
 ):  # fmt: skip
     """One pass: `measured` is the first of FP8, `peak_count` other than 0 the second, which has no inner part."""
     share, sequence, begin = tl.program_id(1), tl.program_id(2), tl.program_id(0) * rows * warps
     slot, first, left = (sequence % slots).to(tl.int64), sequence.to(tl.int64) * tokens + begin, tokens - begin
+    lows += first * row_stride
     low = _inner_parts_of_warps(
-        lows + first * row_stride, split_stride, row_stride, left, rank, ups.dtype.element_ty, splits, rows, widths,
-        warps,
-    )  # fmt: skip
+        lows, split_stride, row_stride, left, rank, ups.dtype.element_ty, splits, rows, widths, warps
+    )
     row, own = _piece_of_rows(times, rows, warps)
     places, given, step = row * columns + own, tl.minimum(row, left - 1) * columns + own, times * WIDTH
     column, end = share * steps * step, tl.minimum(columns, (share + 1) * steps * step)
@@ -312,29 +320,18 @@ def _gelu_warps(
     total = tl.zeros((warps, rows, widths * WIDTH), dtype=tl.float32)
     if peak_count > 0:
         factor = _factor_of_rows(peaks + first, scales + first, share, row_count, left, peak_count, rows, warps)
-    next_x = _product_pieces(states + column, given)
-    if ahead:
-        next_up, next_down = _matrices(
-            up, down, rank, next_rank, column, peak_count == 0, full, columns, times, widths, warps
-        )
+    ahead = _product_pieces(states + column, given)
     while column < end:
+        x, matrix = ahead, _up_pieces(up, rank, column, full, times, widths, warps)
         following = column + step * (column + step < end)  # the last one again, so that nothing must be masked
-        asked = following if ahead else column
-        x, matrices = (
-            next_x,
-            _matrices(up, down, rank, next_rank, asked, peak_count == 0, full, columns, times, widths, warps),
-        )
-        next_x = _product_pieces(states + following, given)
-        if ahead:
-            up_of_step, down_of_step = next_up, next_down
-            next_up, next_down = matrices
-        else:
-            up_of_step, down_of_step = matrices
-        x = _gelu(_plus_times_up(x, low, up_of_step, rows, times, widths, warps), how)
         if peak_count > 0:
-            x *= factor
+            ahead = _product_pieces(states + following, given)
+            x = _gelu(_plus_times_up(x, low, matrix, rows, times, widths, warps), how) * factor
         else:
-            total = _plus_times_down(total, x, down_of_step, times, widths, warps)
+            next_matrix = _down_pieces(down, next_rank, column, full, columns, times, widths, warps)
+            ahead = _product_pieces(states + following, given)
+            x = _gelu(_plus_times_up(x, low, matrix, rows, times, widths, warps), how)
+            total = _plus_times_down(total, x, next_matrix, times, widths, warps)
         if measured:
             peak = tl.maximum(peak, _peaks(x, rows, times, warps))
         else:

@@ -34,11 +34,11 @@ of_gpu = [
 # Columns, ranks of both products, tiles: one warp, whose last share is shorter; two rows of dots and ranks that fill
 # no width; two widths of one and some of the other.
 SHAPES = [
-    interpreted(160, 32, 32, WarpTiles(16, 32, 64, 1, False)),
-    (256, 33, 4, WarpTiles(32, 64, 128, 2, True, 168)),
-    interpreted(128, 64, 48, WarpTiles(16, 64, 128, 2, False)),
+    interpreted(160, 32, 32, WarpTiles(16, 32, 64, 1)),
+    (256, 33, 4, WarpTiles(32, 64, 128, 2, 168)),
+    interpreted(128, 64, 48, WarpTiles(16, 64, 128, 2)),
     pytest.param(
-        14336, 32, 32, WarpTiles(16, 32, 1792, 8, False, 80),
+        14336, 32, 32, WarpTiles(16, 32, 1792, 8, 80),
         marks=pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter takes minutes for rows of full width"),
     ),
 ]  # fmt: skip
@@ -57,7 +57,7 @@ def without_others(monkeypatch: pytest.MonkeyPatch, tiles: WarpTiles) -> None:
 
 
 def test_steps_are_of_a_power_of_two_or_rows_are_not_for_these_kernels():
-    tiles = WarpTiles(16, 64, 1792, 8, False)
+    tiles = WarpTiles(16, 64, 1792, 8)
     product = torch.empty(2, 880, 14336, dtype=torch.bfloat16, device="meta")
     plan = warp_plan(tiles, product, 32)
     assert (plan.tiles, plan.grid_rows, plan.shares, plan.steps, plan.widths) == (tiles, 7, 8, 28, 1)
@@ -109,7 +109,7 @@ def test_gelu_and_the_inner_part_of_the_next_product(monkeypatch, dtype, columns
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter has these kernels for float32, too")
 def test_float32_on_a_gpu_is_for_the_other_kernels(monkeypatch):
-    own_rows(monkeypatch, WarpTiles(16, 32, 64, 1, False))
+    own_rows(monkeypatch, WarpTiles(16, 32, 64, 1))
     for name in ("gelu_and_down_warps", "gelu_quantised_warps"):
         monkeypatch.delattr(low_rank_gelu, name)
     layer, following = stack(16, torch.float32, out=96), stack(16, torch.float32, inputs=96, out=INPUTS, seed=20)
@@ -122,7 +122,7 @@ def test_float32_on_a_gpu_is_for_the_other_kernels(monkeypatch):
 def test_a_row_has_the_same_bits_in_any_slot_and_beside_any_other(monkeypatch, dtype):
     """Also where each slot has one sequence instead of two, and where its sequence ends after it."""
     columns = 96
-    without_others(monkeypatch, WarpTiles(16, 32, 64, 2, False))
+    without_others(monkeypatch, WarpTiles(16, 32, 64, 2))
     layer, following = stack(16, dtype, out=columns), stack(16, dtype, inputs=columns, out=INPUTS, seed=20)
     states, product = inputs_and_product(dtype, layer)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 from circumstances import circumstances
 
-from wanbatch.jobs.driver.ray_session import SPINNING, SPINS
+from wanbatch.machine import SPINNING, SPINS
 
 WAYS: dict[str, tuple[int, dict[str, str]]] = {
     "default": (2, {}),

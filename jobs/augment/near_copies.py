@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from wanbatch.jobs.augment.near_index import ColourCells, HashBands
+
 NEAR_BITS = 10
 """Bits in which the hashes of near-copies differ at most."""
 
@@ -24,6 +26,25 @@ LARGEST_NEAR = 24
 
 SAME_COLOURS = 8
 """The largest difference of colours, of 255, with which the hash plays no part."""
+
+
+COLOURS = 8 * 8 * 3
+"""Values of a picture's colours."""
+
+MOST_APART = int(max(SAME_COLOURS, NEAR_COLOURS) * COLOURS)
+"""By how much the sums of the colours of near-copies differ at most."""
+
+FEW = 4096
+"""Pictures among which nothing is looked up: each is compared with all."""
+
+MOST_AT_ONCE = 1 << 16
+"""Pictures that one is compared with at once, so that memory is bounded."""
+
+WIDE = 4096
+"""Pictures with nearly the same quarters of a hash from which on their colours may tell them apart sooner."""
+
+WORTH_WHILE = 8
+"""Looking up is for one picture in so many: it takes about as many times as long as comparing in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +75,61 @@ def fingerprint_of(pixels: np.ndarray) -> Fingerprint:
 
 
 class NearCopies:
-    """Finds near-copies among pictures, each by one pass over the hashes of all."""
+    """Finds near-copies among pictures.
+
+    Of many pictures each is compared with few: those whose hash has a quarter that is nearly the same, or those whose
+    colours are in the same cell or in one beside it, whichever are fewer (`near_index.py`). What is found is what a
+    comparison with all finds. Where so many may be alike that looking them up takes as long, all are compared, the
+    first ones first.
+    """
 
     def __init__(self, pictures: Sequence[Fingerprint]):
         """pictures: to look among."""
         self._hashes = np.array([one.hash for one in pictures], dtype=np.uint64)
-        colours = [np.frombuffer(one.colours, np.uint8).astype(np.int16) for one in pictures]
-        self._colours = np.stack(colours) if colours else np.zeros((0, 192), np.int16)
-        self._means = self._colours.reshape(-1, 64, 3).mean(axis=1)
+        colours = np.frombuffer(b"".join(one.colours for one in pictures), np.uint8)
+        self._colours = colours.reshape(-1, COLOURS)
+        self._sums = self._colours.sum(axis=1, dtype=np.int32)
+        self._by_hash: HashBands | None = None
+        self._by_colour: ColourCells | None = None
+        if len(pictures) > FEW:
+            self._by_hash = HashBands(self._hashes, NEAR_BITS)
+            self._by_colour = ColourCells(self._colours)
 
     def of(self, picture: Fingerprint) -> Iterator[int]:
         """The places of the pictures that are near-copies of one, in their order."""
+        likely = self._looked_up(picture)
+        places = np.arange(len(self._hashes)) if likely is None else likely
+        begin, count = 0, FEW
+        while begin < len(places):
+            block = places[begin : begin + count]
+            yield from block[self._alike(block, picture)].tolist()
+            begin, count = begin + count, min(2 * count, MOST_AT_ONCE)
+
+    def _looked_up(self, picture: Fingerprint) -> np.ndarray | None:
+        """The places of all pictures that may be near-copies, in order; None: too many for it to be worth while."""
+        if self._by_hash is None or self._by_colour is None:
+            return None
+        own = np.frombuffer(picture.colours, np.uint8)
+        by_hash, same = self._by_hash.runs(picture.hash), self._by_colour.runs(own, SAME_COLOURS)
+        hashed, most = sum(run.count for run in by_hash), len(self._hashes) // WORTH_WHILE
+        wider = self._by_colour.runs(own, LARGEST_NEAR) if hashed > WIDE else None
+        if wider is not None and wider.count < hashed:  # hashes of the whole set are alike
+            return np.sort(wider.places()) if wider.count <= most else None
+        if hashed + same.count > most:
+            return None
+        alike = np.concatenate([run.places() for run in by_hash])
+        alike = alike[np.bitwise_count(self._hashes[alike] ^ np.uint64(picture.hash)) <= NEAR_BITS]
+        return np.unique(np.concatenate([alike, same.places()]))
+
+    def _alike(self, places: np.ndarray, picture: Fingerprint) -> np.ndarray:
+        """Which of the pictures at some places are near-copies of one, as a mask."""
         own = np.frombuffer(picture.colours, np.uint8).astype(np.int16)
-        mean = own.reshape(64, 3).mean(axis=0)
-        likely = np.flatnonzero(np.abs(self._means - mean).max(axis=1) <= max(SAME_COLOURS, 3 * NEAR_COLOURS))
-        apart = np.abs(self._colours[likely] - own)
-        bits = np.bitwise_count(self._hashes[likely] ^ np.uint64(picture.hash))
+        likely = np.flatnonzero(np.abs(self._sums[places] - int(own.sum())) <= MOST_APART)
+        near = places[likely]
+        apart = np.abs(self._colours[near] - own)
+        bits = np.bitwise_count(self._hashes[near] ^ np.uint64(picture.hash))
         most = apart.max(axis=1, initial=0)
-        alike = (bits <= NEAR_BITS) & (apart.mean(axis=1) <= NEAR_COLOURS) & (most <= LARGEST_NEAR)
-        return iter(likely[alike | (most <= SAME_COLOURS)].tolist())
+        alike = (bits <= NEAR_BITS) & (apart.sum(axis=1) <= NEAR_COLOURS * COLOURS) & (most <= LARGEST_NEAR)
+        mask = np.zeros(len(places), bool)
+        mask[likely] = alike | (most <= SAME_COLOURS)
+        return mask

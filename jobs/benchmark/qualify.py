@@ -259,10 +259,7 @@ def _presets(
             runner = Wan(shared_copies(modules), wan.device, wan.slots, runtime)
         runner.use_step_cache(of.step_cache)
         asked = [_by_preset(request, info, of) for request in requests]
-        made_by_wanbatch(runner, asked)  # what a first use compiles and records is no part of a picture's time
-        begin = synchronized_time(wan.device)
-        made = made_by_wanbatch(runner, asked)
-        seconds = synchronized_time(wan.device) - begin
+        made, seconds = _timed(runner, asked, used=runner is wan and of.step_cache == "none")
         pictures[f"preset {preset}"] = made
         score = meter.score({request.id: picture for request, picture in zip(asked, made, strict=True)}, truth)
         figures[preset] = {
@@ -279,6 +276,19 @@ def _presets(
     finite = all(np.isfinite(one["psnr"]) and one["psnr"] > 0 for one in figures.values())
     said = f"all {len(figures)} make pictures" + (f"; not tried: {', '.join(not_tried)}" if not_tried else "")
     return _Presets(figures, not_tried, [Finding("presets", finite, said)])
+
+
+def _timed(runner: Wan, requests: Sequence[Request], used: bool) -> tuple[list[np.ndarray], float]:
+    """Pictures, and the seconds that they took.
+
+    What a first use compiles and records is no part of them: where the runner was not used so before, one picture is
+    made first, with all its steps. The two steps of `Wan.warm_up` would not do, as a step cache gives nothing there.
+    """
+    if not used:
+        made_by_wanbatch(runner, requests[:1])
+    begin = synchronized_time(runner.device)
+    made = made_by_wanbatch(runner, requests)
+    return made, synchronized_time(runner.device) - begin
 
 
 def _bytes_beside(info: ModelInfo, execution: ExecutionConfig) -> int:

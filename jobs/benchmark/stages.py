@@ -7,8 +7,10 @@ contender runs once. Ours also get what the arithmetic alone would take at the m
 from __future__ import annotations
 
 import copy
+import gc
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -168,15 +170,31 @@ def compare(
         function()
         found[name] = {"warm_up_seconds": round(synchronized_time(device) - begin, 2)}
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, function in contenders.items():
-            begin = synchronized_time(device)
-            function()
-            times[name].append(synchronized_time(device) - begin)
+    with short_search_for_garbage():
+        for _ in range(rounds):
+            for name, function in contenders.items():
+                begin = synchronized_time(device)
+                function()
+                times[name].append(synchronized_time(device) - begin)
     for name, seconds in times.items():
         found[name]["ms"] = _short(statistics.median(seconds) * 1000 / pictures)
         found[name]["spread"] = round(max(seconds) / min(seconds), 3)
     return found
+
+
+@contextmanager
+def short_search_for_garbage() -> Iterator[None]:
+    """Keep what is there already out of Python's search for garbage, as workers do.
+
+    In a process that has compiled something a search of all of it takes tenths of a second, and would be in the time
+    of whoever is measured just then.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _arithmetic(work: float, milliseconds: float, rate: float) -> dict[str, float]:

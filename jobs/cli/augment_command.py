@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,8 @@ def augment(
         shown = None if planned.is_full or preview is None else _preview(planned, preview, target, settings, as_json)
         click.echo(shown or _full(planned, as_json))
         return
-    _write(ctx, planned, target, _output(recipe, out) if make else None, submit_to, settings, as_json)
+    flags = [name for name, value in given.items() if value is not None]
+    _write(ctx, planned, target, _output(recipe, out) if make else None, submit_to, settings, flags, as_json)
 
 
 def _write(
@@ -107,6 +108,7 @@ def _write(
     out: str | Path | None,
     submit_to: str | None,
     settings: Settings,
+    flags: Collection[str],
     as_json: bool,
 ) -> None:
     """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
@@ -128,7 +130,7 @@ def _write(
         told = {"manifest": str(target), "source_fence": written.fence, **planned.as_json()}
         if problem is not None:
             told["warnings"] = [*told["warnings"], problem]
-        next_line = f"  next      {_next(written)}" if problem is None else f"  warning   {problem}"
+        next_line = f"  next      {_next(written, settings, flags)}" if problem is None else f"  warning   {problem}"
         click.echo(json.dumps(told) if as_json else next_line)
     elif submit_to is not None:
         from wanbatch.jobs.augment.making import settings_for
@@ -242,11 +244,12 @@ def _warnings(planned: Augmentation) -> Iterator[str]:
     return (f"  warning   {message}\n" for message in planned.warnings)
 
 
-def _next(written: Written) -> str:
+def _next(written: Written, settings: Settings, given: Collection[str]) -> str:
     """The command that makes the pictures, as a shell takes it."""
-    fence = ["--source-fence", written.fence] if written.needs_fence else []
-    out = f"out/{written.manifest.stem}"
-    return shlex.join(["wanbatch", "run", str(written.manifest), *fence, "--out", out])
+    from wanbatch.jobs.augment.making import flags_for
+
+    flags = flags_for(written, settings, given)
+    return shlex.join(["wanbatch", "run", str(written.manifest), *flags, "--out", f"out/{written.manifest.stem}"])
 
 
 def _count(number: int, things: str) -> str:

@@ -81,6 +81,8 @@ def logs(job: str, address: str | None) -> None:
 def stop(job: str, address: str | None) -> None:
     """Ask JOB to stop. It finishes what its workers hold, for --drain-seconds at most; what is written is kept.
 
+    Asking again changes nothing: the job ends when it would have ended.
+
     \b
     Example:
       wanbatch jobs stop wanbatch-0123456789abcdef-1
@@ -91,7 +93,8 @@ def stop(job: str, address: str | None) -> None:
         click.echo(f"{job}: has ended before, as {state.status}")
         return
     connected.stop(job)
-    click.echo(f"{job}: is asked to stop; submitting the same again goes on with it")
+    within = "" if state.stop_seconds is None else f" and ends within {state.stop_seconds} s, also if asked again"
+    click.echo(f"{job}: is asked to stop{within}; submitting the same again goes on with it")
 
 
 def _connect(address: str | None) -> ClusterJobs:

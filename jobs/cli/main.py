@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -43,6 +44,7 @@ from wanbatch.jobs.cli.schedule_commands import schedule
 from wanbatch.jobs.cli.submit_command import submit
 from wanbatch.jobs.cli.train_command import train
 from wanbatch.jobs.cli.tune_command import tune
+from wanbatch.machine import waiting_variables
 
 INTERRUPTED = 130
 
@@ -53,6 +55,7 @@ class Commands(click.Group):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command line."""
         open_standard_streams()
+        os.environ.update(waiting_variables(os.environ))  # for commands that use the model in this process
         return super().main(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -100,9 +100,12 @@ def _estimate_lines(foreseen: Estimate, workers: int | None) -> Iterator[str]:
     if seconds is None or rates is None:
         yield "            time: not known; --like OUT takes it from an earlier run, --gpu h100 from benchmarks"
     elif foreseen.images:
-        what = "GPU hours" if rates.is_gpu else "hours of a worker"
         least, middle, most = (duration(value) for value in (seconds.least, seconds.middle, seconds.most))
-        yield f"            {seconds.middle / 3600:.3g} {what}: {middle} ({least} to {most}), loading the model aside"
+        whole = f"{middle} of a {'GPU' if rates.is_gpu else 'worker'}"
+        if seconds.middle >= 3600:
+            what = "GPU hours" if rates.is_gpu else "hours of a worker"
+            whole = f"{seconds.middle / 3600:.3g} {what}: {middle}"
+        yield f"            {whole} ({least} to {most}), loading the model aside"
         if workers:
             yield f"            {duration(seconds.middle / workers)} with {_count(workers, 'workers')}, if none waits"
         yield f"            on {rates.device}, by {rates.origin}"

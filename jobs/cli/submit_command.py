@@ -86,6 +86,8 @@ def submit(
         _note(note)
     if upload is not None:
         prepared = _uploaded(prepared, tuple(flags), settings, upload)
+    else:
+        _note_absent_files(prepared, settings)
     if emit is not None:
         click.echo(_emitted(emit, prepared.submission, image, nodes, gpus_per_node), nl=False)
         return
@@ -169,6 +171,14 @@ def _uploaded(prepared: Prepared, flags: tuple[str, ...], settings: Settings, ta
     missing = f", {done.missing} sources are not here" if done.missing else ""
     _note(f"{done.files} files uploaded, {done.known} were there{missing}: {done.prepared.submission.manifest}")
     return done.prepared
+
+
+def _note_absent_files(prepared: Prepared, settings: Settings) -> None:
+    """Say which files of the rows this machine does not see, if it sees their folder."""
+    from wanbatch.jobs.cluster.local_sources import note_of_absent_files
+
+    if prepared.manifest is not None and (note := note_of_absent_files(prepared.manifest, settings.allow_http)):
+        _note(note)
 
 
 def _finish(ctx: click.Context, out: str, done: Submitted, as_json: bool) -> None:

@@ -125,8 +125,8 @@ def lora(
         return
     click.echo(
         f"{found['file']}: {found['coverage']}. Loss on {found['held_out_pictures'] or 'its own'} pictures "
-        f"{found['loss_without']:.4f} without it, {found['loss_with']:.4f} with it ({-found['gain']:+.1%}); on the "
-        f"model's own pictures of unrelated prompts {found['damage']:+.1%}. Its card and samples are beside it.\n"
+        f"{found['loss_without']:.4f} without it, {found['loss_with']:.4f} with it ({-found['gain']:+z.1%}); on the "
+        f"model's own pictures of unrelated prompts {found['damage']:+z.1%}. Its card and samples are beside it.\n"
         f"Use it: wanbatch run MANIFEST --lora {name}={found['file']}"
     )
 

@@ -17,7 +17,8 @@ from ray.job_submission import JobSubmissionClient
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.cluster.job_state import JobState, exit_code_of
-from wanbatch.jobs.cluster.submission import ID_PREFIX
+from wanbatch.jobs.cluster.submission import ID_PREFIX, STOP_VARIABLE
+from wanbatch.jobs.config.settings import AUTO
 from wanbatch.jobs.driver.cluster_session import TOKEN_HELP, token_sent
 
 OLDEST_RAY = "2.40"
@@ -120,7 +121,10 @@ class ClusterJobs:
             return self._client.get_job_logs(submission_id)
 
     def stop(self, submission_id: str) -> None:
-        """Ask a job to stop; it goes on until its run has drained."""
+        """Ask a job to stop; it goes on until its run has drained. Asked again, it goes on as before.
+
+        Ray sends the run one SIGTERM, however often it is asked.
+        """
         with self._failures():
             self._client.stop_job(submission_id)
 
@@ -170,6 +174,11 @@ def dashboard_address(given: str | None, environment: Mapping[str, str], flag: s
         raise UserError(
             f"RAY_ADDRESS={address}: is not the address of the dashboard, which takes jobs: give {flag} "
             "http://HOST:8265"
+        )
+    if address == AUTO:
+        raise UserError(
+            f"{source} {address}: jobs are asked of the dashboard of a cluster, which has to be named: give {flag} "
+            f"http://HOST:8265, or no address for a cluster on this machine, which is {DEFAULT_ADDRESS}"
         )
     if not separator:
         scheme, rest = "http", address
@@ -223,7 +232,13 @@ def _state(found: Any) -> JobState:
         metadata=dict(found.metadata or {}),
         started=None if found.start_time is None else found.start_time / 1000,
         ended=None if found.end_time is None else found.end_time / 1000,
+        stop_seconds=_stop_seconds(found.runtime_env or {}),
     )
+
+
+def _stop_seconds(runtime_env: Mapping[str, Any]) -> int | None:
+    seconds = str((runtime_env.get("env_vars") or {}).get(STOP_VARIABLE, ""))
+    return int(seconds) if seconds.isdecimal() else None
 
 
 def _headers(environment: Mapping[str, str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ class JobState:
         metadata: what was noted when it was submitted.
         started: seconds since 1970.
         ended: likewise; None while it goes on.
+        stop_seconds: that it has to end once it is asked to stop, before it is killed; None: not known.
     """
 
     id: str
@@ -34,6 +35,7 @@ class JobState:
     metadata: Mapping[str, str] = field(default_factory=dict)
     started: float | None = None
     ended: float | None = None
+    stop_seconds: int | None = None
 
     @property
     def has_ended(self) -> bool:

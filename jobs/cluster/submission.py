@@ -17,6 +17,7 @@ from wanbatch import __version__
 from wanbatch.errors import UserError
 from wanbatch.jobs.cluster.job_entrypoint import SHARED, UPLOAD
 from wanbatch.jobs.config.adapter_texts import registered
+from wanbatch.jobs.config.flag_words import flag_words
 from wanbatch.jobs.config.setting_paths import (
     CACHES,
     FOLDERS,
@@ -46,6 +47,9 @@ NOT_COMPARED = (*CACHES, "c2pa_key")
 
 STOP_MARGIN_SECONDS = 15
 """What a job that is stopped gets beyond `--drain-seconds`, before Ray kills it."""
+
+STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+"""By which Ray knows how long that is."""
 
 NEVER_SENT = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_JOB_HEADERS")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_KEY|ACCESS_KEY", re.IGNORECASE)
@@ -112,7 +116,7 @@ class Submission:
 
     def runtime_env(self, package: Path) -> dict[str, Any]:
         """The job's environment: this package and variables, never the working directory."""
-        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(self.stop_seconds), **self.variables}
+        variables = {STOP_VARIABLE: str(self.stop_seconds), **self.variables}
         return {"py_modules": [str(package)], "env_vars": variables}
 
     @property
@@ -133,14 +137,7 @@ def flags_of(settings: Settings) -> tuple[str, ...]:
         value = getattr(settings, name)
         if name in OF_THE_CLUSTER or value == model_field.get_default(call_default_factory=True) or value is None:
             continue
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, Mapping):
-            for column, target in value.items():
-                words += [flag, f"{column}={target}"]
-        else:
-            words += [flag, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
+        words += flag_words(name, value)
     return tuple(words)
 
 

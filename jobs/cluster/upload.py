@@ -6,15 +6,13 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
-import pyarrow as pa
-
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.jobs.cluster.local_sources import file_paths, location_here
 from wanbatch.jobs.cluster.prepare import Prepared
 from wanbatch.jobs.cluster.submission import flags_of, needed_paths
 from wanbatch.jobs.config.settings import Settings
@@ -29,7 +27,6 @@ from wanbatch.manifests.storage.urls import INTERNAL, absolute, files_below, is_
 INDEX = "uploaded.json"
 """In the uploaded folder: name -> SHA-256 of what was sent, so that nothing that is there is sent twice."""
 THREADS = 8
-ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ def _source_files(manifest: Manifest, settings: Settings) -> tuple[dict[str, str
     finder = SourceFinder(PathPolicy(manifest.source_root, settings.allow_http, manifest.source_fence))
     found: dict[str, str] = {}
     missing = 0
-    for path in dict.fromkeys(_paths(manifest)):
+    for path in dict.fromkeys(file_paths(manifest)):
         name = posixpath.normpath(path)
         if name.startswith(("/", "../")):
             raise UserError(
@@ -109,28 +106,12 @@ def _source_files(manifest: Manifest, settings: Settings) -> tuple[dict[str, str
                 "folder of --source-root"
             )
         try:
-            found[name] = finder.first(path, _file)
+            found[name] = finder.first(path, location_here)
         except SourceError:
             missing += 1
         except OSError as error:
             raise MachineryError(f"{path} cannot be looked at, to upload it ({error.strerror or error})") from error
     return found, missing
-
-
-def _paths(manifest: Manifest) -> Iterator[str]:
-    """The paths of all that rows are made from and that are files: sources, creativity maps and sounds."""
-    for start in range(0, len(manifest), ROWS_AT_ONCE):
-        rows = pa.array(range(start, min(len(manifest), start + ROWS_AT_ONCE)))
-        others = chain(manifest.map_sources(rows), manifest.sounds(rows))
-        for source in chain(chain.from_iterable(manifest.sources(rows)), others):
-            if source is None or source.embedded or source.path is None or "://" in source.path:
-                continue
-            yield source.path
-
-
-def _file(location: str) -> str:
-    os.stat(location)
-    return location
 
 
 def _send(files: Mapping[str, str], base: str) -> int:

@@ -146,8 +146,8 @@ class Settings(_ColumnDefaults):
     require_engines: bool = Field(False, description="stop if the store has no engines for the run")
     workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] | None = Field(
         None,
-        description="worker processes; auto, the default: one for each GPU, also of nodes that join later; on CPUs "
-        "one for each host",
+        description="worker processes; auto, the default: one for each GPU, also of nodes that join later; "
+        "without GPUs as many as cores and memory have room for, on a cluster one for each host",
     )
     address: str | None = Field(
         None,

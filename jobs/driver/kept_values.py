@@ -14,9 +14,13 @@ from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import recorded_plan
 from wanbatch.manifests.storage.arrow_casts import cast
+from wanbatch.manifests.storage.urls import is_url
 
-MOST_PARTS = 256
-"""How many parts are looked at, evenly spread: a folder may have very many, and a store takes its time for each."""
+MOST_PARTS, MOST_PARTS_OF_STORE = 256, 64
+"""How many parts are looked at, evenly spread, on a disk and in a store, which takes its time for each. This and the
+next one keep it to a second or so, whatever the folder."""
+MOST_IMAGES = 1 << 16
+"""About how many images are looked at."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +37,7 @@ def warn_of_kept_values(folder: OutputFolder, plan: Plan, again: Collection[str]
     """Tell the user if a manifest that changed since the last run has other values for images that are made.
 
     A row's digest is of what it asks of the model, so such images are not made again, and keep the values that they
-    were made with.
+    were made with. In a large folder some are looked at, evenly spread.
 
     Args:
         folder: open, before it notes this run's plan.
@@ -47,7 +51,7 @@ def warn_of_kept_values(folder: OutputFolder, plan: Plan, again: Collection[str]
         return
     columns = plan.manifest.passthrough.column_names
     parts = CommittedParts.open(folder.url)
-    step = -(-len(parts.names["data"]) // MOST_PARTS)
+    step = step_between(len(parts.names["data"]), len(folder.committed().made), is_url(folder.url))
     some = replace(parts, names={**parts.names, "data": parts.names["data"][::step]})
     made = some.table("data", ["id", *columns]) if columns else None
     if made is None or not (kept := kept_values(made, plan, again)).ids:
@@ -64,6 +68,18 @@ def warn_of_kept_values(folder: OutputFolder, plan: Plan, again: Collection[str]
     )
 
 
+def step_between(parts: int, images: int, in_store: bool) -> int:
+    """Of how many parts one is looked at.
+
+    Args:
+        parts: of the folder.
+        images: in them.
+        in_store: whether they are in a store.
+    """
+    most = MOST_PARTS_OF_STORE if in_store else MOST_PARTS
+    return max(1, -(-parts // most), -(-images // MOST_IMAGES))
+
+
 def kept_values(made: pa.Table, plan: Plan, again: Collection[str]) -> Kept:
     """Compare images that are made with the manifest.
 
@@ -72,18 +88,17 @@ def kept_values(made: pa.Table, plan: Plan, again: Collection[str]) -> Kept:
         plan: of the manifest.
         again: ids that are left out, since they are made again.
     """
-    asked = pa.array(plan.ids())
-    place = pc.index_in(made["id"].cast(asked.type), value_set=asked)
-    there = pc.and_(
-        pc.is_valid(place), pc.invert(pc.is_in(made["id"], value_set=pa.array(sorted(again), pa.string())))
-    )
-    made, place = made.filter(there), place.filter(there)
-    rows = plan.images["row"].take(place)
+    known = set(made["id"].to_pylist()).difference(again)
+    places = {name: place for place, name in enumerate(plan.ids()) if name in known}
+    found = [places.get(name) for name in made["id"].to_pylist()]
+    there = pa.array([place is not None for place in found], pa.bool_())
+    made = made.filter(there)
+    rows = plan.images["row"].take(pa.array([place for place in found if place is not None], pa.int64()))
     columns, differ = [], pa.array([False] * len(made))
     for name in plan.manifest.passthrough.column_names:
         wanted = plan.manifest.passthrough[name].take(rows)
-        found = made[name] if name in made.column_names else pa.chunked_array([pa.nulls(len(made), wanted.type)])
-        other = _differ(found, wanted)
+        kept = made[name] if name in made.column_names else pa.chunked_array([pa.nulls(len(made), wanted.type)])
+        other = _differ(kept, wanted)
         if pc.any(other).as_py():
             columns.append(name)
             differ = pc.or_(differ, other)

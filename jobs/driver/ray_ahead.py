@@ -18,12 +18,14 @@ from pathlib import Path
 from types import TracebackType
 
 from wanbatch.jobs.config.settings import AUTO, Settings
+from wanbatch.jobs.driver.cpu_workers import workers_here
 from wanbatch.jobs.driver.ray_session import local_ray
 from wanbatch.manifests.dataset.event_log import LOG, parsed_events
 from wanbatch.manifests.storage.local_lock import FolderLock
 from wanbatch.manifests.storage.urls import INTERNAL, is_url
 
 DEVICES = Path("/dev")
+MOST_ON_CPUS = 4  # workers whose processes start at once: each needs a core to start, and there may be few rows
 END_BYTES = 1 << 14  # of a log, that have its last event
 
 
@@ -39,7 +41,10 @@ def workers_to_expect(settings: Settings, devices: Path = DEVICES) -> int:
     if visible is not None:
         gpus = min(gpus, sum(bool(one.strip()) for one in visible.split(",")))
     wanted = gpus if settings.workers in (None, AUTO) else min(gpus, int(settings.workers))
-    return 1 if settings.device == "cpu" else max(1, wanted)
+    if gpus and settings.device != "cpu":
+        return max(1, wanted)
+    on_cpus = workers_here(settings.threads) if settings.workers in (None, AUTO) else int(settings.workers)
+    return min(MOST_ON_CPUS, on_cpus)
 
 
 def seems_unfinished(out: Path) -> bool:

@@ -23,16 +23,13 @@ from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
 from wanbatch.jobs.driver.ray_folder import OBJECT_STORE_BYTES, find_folder, object_store_folder, session_folder
 from wanbatch.jobs.driver.ray_processes import AgentFailedError, needed_processes_alone, nothing_printed
-from wanbatch.machine import room_for_threads
+from wanbatch.machine import room_for_threads, waiting_variables
 
 LOOPBACK_IP = "127.0.0.1"
 LOOPBACK = ("localhost", LOOPBACK_IP, "::1")
 CONNECT_SECONDS = 10.0
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 WORKER_NICENESS = "5"  # of the workers of a Ray of one's own: what the user does in the meantime comes first
-# How often a thread of PyTorch looks for the others before it sleeps. By default it does so for milliseconds, and
-# takes the core from the one it waits for where other programs have the rest (benchmarks/busy_machine.py).
-SPINNING, SPINS = "GOMP_SPINCOUNT", "10000"
 
 LEAST_THREADS, GOOD_THREADS = 150, 250  # of Ray's processes, a worker and the driver: 209 on 2 cores
 WHOSE_LIMIT = {
@@ -218,8 +215,7 @@ def local_variables(given: Mapping[str, str], preload: str | None = None) -> dic
         # Otherwise Ray writes a token to the home folder, which may not be writable, for all to read.
         "RAY_AUTH_TOKEN": given.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
     }
-    if not given.keys() & {SPINNING, "OMP_WAIT_POLICY"}:
-        changed[SPINNING] = SPINS
+    changed |= waiting_variables(given)
     for name in ("no_proxy", "NO_PROXY"):
         there = [host for host in given.get(name, "").split(",") if host]
         changed[name] = ",".join([*there, *(host for host in LOOPBACK if host not in there)])

@@ -16,12 +16,13 @@ from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware, resolve_exe
 from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format, signing_files
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
 from wanbatch.jobs.driver.cluster_nodes import Placement
+from wanbatch.jobs.driver.cpu_workers import with_model
 from wanbatch.jobs.driver.dispatcher import DispatchOptions
 from wanbatch.jobs.driver.engine_choice import ChosenEngines, choose_engines
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.driver.resume import folder_of_run, settings_for_later
 from wanbatch.jobs.driver.seen_source import seen_source
-from wanbatch.jobs.driver.site import FindSite, this_machine
+from wanbatch.jobs.driver.site import FindSite, Site, this_machine
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.jobs.planning.preparation import read_plan
 from wanbatch.jobs.planning.presets import with_preset
@@ -208,11 +209,18 @@ def prepare_run(
         model=model,
         execution=execution,
         batch_size=batch_size,
-        workers=site.workers,
+        workers=_workers(site, settings, model, plan, execution),
         placement=site.placement,
         fingerprint=fingerprint(batch_size.slots),
         engines=engines(batch_size.slots).checked_for(plan),
     )
+
+
+def _workers(site: Site, settings: Settings, model: ModelInfo, plan: Plan, execution: ExecutionConfig) -> int:
+    """How many there can be, which on this machine's processors its memory limits."""
+    if site.placement.on_cluster:
+        return site.workers
+    return with_model(site.workers, settings, model, plan, execution)
 
 
 def _of_slots(

@@ -15,6 +15,7 @@ from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.driver.batch_size import Measure, measure_here
 from wanbatch.jobs.driver.cluster_nodes import Placement, kind_to_use
 from wanbatch.jobs.driver.cluster_session import connected, hardware_there, nodes, placement_of, run_on_a_node
+from wanbatch.jobs.driver.cpu_workers import workers_here
 from wanbatch.jobs.worker.model_files import local_model
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.manifests.dataset.status import recorded_fingerprint
@@ -63,14 +64,14 @@ def site_finder(address: str | None, stack: ExitStack) -> FindSite:
 
 
 def this_machine(settings: Settings, out: str | Path) -> Site:
-    """This machine, with a worker for each of its GPUs."""
+    """This machine, with a worker for each of its GPUs; without one, with as many as a small model has room for."""
     for name in ("label_selector", "accelerator_type"):
         if getattr(settings, name):
             _log.warning("--%s has no effect without a cluster: --address gives one", name.replace("_", "-"))
     by_driver = None if settings.device == "cpu" else gpus_by_driver()
     hardware = by_driver or detect_hardware()
     device = "cuda" if hardware.gpus and settings.device != "cpu" else "cpu"
-    workers = _wanted(settings) or (hardware.gpus if device == "cuda" else 1)
+    workers = _wanted(settings) or (hardware.gpus if device == "cuda" else workers_here(settings.threads))
     return Site(hardware, workers, placement_of(settings, device, None, on_cluster=False))
 
 

@@ -150,7 +150,7 @@ def table(trials: Sequence[Trial], by: str) -> list[str]:
             continue
         found = trial.measures
         lines.append(
-            f"{start}  {found['gain']:+7.1%}  {found['damage']:+7.1%}  {found['unrelated_psnr']:6.1f} dB  "
+            f"{start}  {found['gain']:+z7.1%}  {found['damage']:+z7.1%}  {found['unrelated_psnr']:6.1f} dB  "
             f"{(trial.seconds or 0) / 60:7.1f}"
         )
     return lines

@@ -144,6 +144,8 @@ def write_card(root: str | Path, content: CardContent, counts: Mapping[str, Any]
         _LOADING,
         "## Settings",
         "",
+        "Of the run; rows may have their own, which their columns hold.",
+        "",
         *_table("setting", "value", [(name, code(value)) for name, value in content.settings.items()]),
         "",
         "## Columns",

@@ -19,7 +19,8 @@ _REMEDIES: Mapping[tuple[str, ...], str] = {
     (".zip", ".tar", ".tar.gz", ".tgz", ".7z"): "is an archive: unpack it and give the manifest in it",
     (".bz2", ".xz"): "is compressed in a way that is not read: unpack it, or compress it with gzip or zstd",
     (".pkl", ".pickle", ".pt", ".npy", ".npz"): "may run code when it is read: write the rows as Parquet or JSONL",
-    (".yaml", ".yml", ".toml", ".xml"): "is not read: write the rows as JSONL, CSV or Parquet",
+    (".toml",): "is no manifest: a recipe is for `wanbatch augment PATH`; rows are JSONL, CSV or Parquet",
+    (".yaml", ".yml", ".xml"): "is not read: write the rows as JSONL, CSV or Parquet",
     PICTURE_SUFFIXES: 'is a picture: give its folder, or write a manifest with a row like {"image": "NAME"}',
 }
 

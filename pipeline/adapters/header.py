@@ -71,13 +71,18 @@ def read_header(path: Path) -> Header:
     """
     try:
         with path.open("rb") as file:
-            begin = file.read(8)
+            begin = file.read(9)
     except OSError as error:
         raise UserError(f"adapter {path}: cannot be read ({error.strerror or error}): check the path") from error
     if path.suffix.lower() in PICKLES or _begins_like_pickle(begin):
         raise UserError(
             f"adapter {path}: is a pickle, which can run any code when it is loaded, so it is never opened: take the "
             ".safetensors file of the adapter, or have its author convert it"
+        )
+    if not _begins_like_safetensors(begin):
+        raise UserError(
+            f"adapter {path}: is no safetensors file: a .safetensors file with the layers of a LoRA is accepted, as "
+            "trainers and hubs offer it; if this should be one, something else has its name: fetch it again"
         )
     try:
         with safe_open(path, framework="np"):  # checks all of the header
@@ -92,8 +97,18 @@ def read_header(path: Path) -> Header:
 
 def _begins_like_pickle(begin: bytes) -> bool:
     """Whether these are the first bytes of a pickle or of a ZIP file with one, as torch writes it."""
-    length = int.from_bytes(begin, "little")  # of the header, if it is a safetensors file
-    return begin[:4] == b"PK\x03\x04" or (begin[:1] == b"\x80" and (len(begin) < 8 or length > MOST_HEADER_BYTES))
+    if begin[:4] == b"PK\x03\x04":
+        return True
+    return begin[:1] == b"\x80" and (len(begin) < 8 or _header_bytes(begin) > MOST_HEADER_BYTES)
+
+
+def _begins_like_safetensors(begin: bytes) -> bool:
+    """Whether these are the first bytes of a safetensors file: the length of the header, and a JSON object."""
+    return _header_bytes(begin) <= MOST_HEADER_BYTES and begin[8:] in (b"{", b"")
+
+
+def _header_bytes(begin: bytes) -> int:
+    return int.from_bytes(begin[:8], "little")
 
 
 def digest_of(path: Path) -> str:

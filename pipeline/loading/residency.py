@@ -248,8 +248,15 @@ def working_for(folder: Path, slots: int, pixels: int) -> dict[str, int]:
 
 
 def weights_in(path: Path) -> int:
-    """How many numbers a safetensors file holds, by its header."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-        header = json.loads(file.read(length))
-    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    """How many numbers a safetensors file holds, by its header.
+
+    Raises:
+        UserError: It is damaged, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+        return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is not a whole safetensors file ({error}): restore the model's files") from error

@@ -7,12 +7,27 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
 MEMORY_FILES = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
 NO_LIMIT = 1 << 60  # version 1 of control groups has a number near 2**63 where there is no limit
+
+# How often a thread of PyTorch looks for the others before it sleeps. By default it does so for milliseconds, and
+# takes the core from the one it waits for where other programs have the rest (benchmarks/busy_machine.py).
+SPINNING, SPINS = "GOMP_SPINCOUNT", "10000"
+
+
+def waiting_variables(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables by which threads of PyTorch fall asleep soon while they wait for each other.
+
+    They act in processes that have not imported PyTorch yet, and change no bit.
+
+    Args:
+        given: the environment's. Whoever says there how threads wait has the last word.
+    """
+    return {} if given.keys() & {SPINNING, "OMP_WAIT_POLICY"} else {SPINNING: SPINS}
 
 
 def usable_cores(root: Path = ROOT) -> int:

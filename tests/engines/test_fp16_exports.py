@@ -129,30 +129,24 @@ def in_float16(encoder: UMT5Encoder) -> Graph:
     return float16.called_in_float32(text_graph(PlainUMT5(encoder), 1, CPU))
 
 
-def test_a_feed_forward_beyond_float16_is_computed_all_the_same(loud_encoder, tmp_path):
-    plain = in_float16(loud_encoder)
-    assert not verify.compare_float16(plain).passed
-    wanted = verify.widened(plain)
-    float16.keep_large_sums(loud_encoder)
-    graph = in_float16(loud_encoder)
-    layer = loud_encoder.encoder.block[0].layer[1].DenseReluDense
-    assert layer(torch.ones(1, 32).half()).abs().max() > float16.LARGEST
-    assert verify.compare_float16(graph).relative < 1e-2
-    onnx_export.export(graph, tmp_path / "text.onnx")
-    assert verify.compare(wanted, verify.onnx_engine(tmp_path / "text.onnx")).relative < 1e-2
-
-
-def test_what_float16_cannot_hold_is_not_kept(loud_encoder, tmp_path, monkeypatch):
-    """The same encoder as it would be without what is done about it."""
+def test_what_float16_cannot_hold_is_not_kept_or_is_computed_all_the_same(loud_encoder, tmp_path, monkeypatch):
+    """An encoder as it would be without what is done about it is refused; with that it is built, and right."""
     monkeypatch.setattr(building, "loaded", lambda *given: None)
     monkeypatch.setattr(building, "graph_of", lambda *given: in_float16(loud_encoder))
     request = BuildRequest(registry.find(), ("text",), (), 2, "onnx", ("native",), "cpu", "float16")
-    store = Store.create(tmp_path / "store")
+    store, plain = Store.create(tmp_path / "store"), in_float16(loud_encoder)
+    assert not verify.compare_float16(plain).passed
+    wanted = verify.widened(plain)
     with pytest.raises(UserError, match=r"text: some of its numbers are larger than float16 holds .*: use"):
         list(building.build(store, request))
     assert store.engines() == []
     float16.keep_large_sums(loud_encoder)
+    layer = loud_encoder.encoder.block[0].layer[1].DenseReluDense
+    assert layer(torch.ones(1, 32).half()).abs().max() > float16.LARGEST
+    assert verify.compare_float16(in_float16(loud_encoder)).relative < 1e-2
     assert [one.what for one in building.build(store, request)] == ["built"]
+    [path] = (tmp_path / "store").rglob("*.onnx")
+    assert verify.compare(wanted, verify.onnx_engine(path)).relative < 1e-2
 
 
 @needs_rtx
@@ -210,7 +204,24 @@ def test_an_error_that_is_no_number_is_not_forgotten_at_the_next_length(loud_enc
     assert verify.compare(graph, engine, lengths=(48,)).passed
 
 
-def test_a_store_has_them_under_a_dtype_of_their_own_and_no_run_takes_them(model, tmp_path):
+class HalfLayer(nn.Module):
+    """A layer in float16 that is called in float32, as the parts of a model are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16).half().requires_grad_(False)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.linear(values.to(self.linear.weight.dtype)).float()
+
+
+def test_a_store_has_them_under_a_dtype_of_their_own_and_no_run_takes_them(model, tmp_path, monkeypatch):
+    """A layer stands for each part of the VAE, whose own exports are above."""
+    torch.manual_seed(0)
+    graph = Graph("vae-encode", HalfLayer(), {"values": torch.randn(2, 16)}, "y", 64, 32)
+    for module in (building, verifying):
+        monkeypatch.setattr(module, "loaded", lambda *given: None)
+        monkeypatch.setattr(module, "graph_of", lambda parts, name, *more: replace(graph, component=name))
     request = BuildRequest(model, ("vae",), ((64, 32),), 2, "onnx", ("native",), "cpu", "float16")
     store = Store.create(tmp_path / "store")
     assert [one.what for one in building.build(store, request)] == ["built", "built"]

@@ -19,6 +19,7 @@ from job_making import environment, write_jsonl
 from progress_hooks import SMALL, ProgressHook
 
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver.ray_processes import needed_processes_alone
 from wanbatch.jobs.driver.run import run
 from wanbatch.jobs.reporting.summary import Summary
 
@@ -46,7 +47,8 @@ def _ray() -> Iterator[None]:
     mine = not ray.is_initialized()
     if mine:
         options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-        ray.init(address="local", object_store_memory=100 << 20, **options)
+        with needed_processes_alone():
+            ray.init(address="local", object_store_memory=100 << 20, **options)
     yield
     ray.cloudpickle.unregister_pickle_by_value(fake_pipelines)
     if mine:

@@ -66,7 +66,7 @@ def test_a_unit_that_takes_too_long_is_cut_off_and_what_is_made_of_it_is_kept(st
     assert (before, 1 <= drained(told) < 12) == (12, True), told
     assert committed(out) == before + drained(told)
     require_whole(out, set(rows_by_id(out)))
-    again = start_command(rows, *options, WANBATCH_TEST_RAY=shared_ray)
+    again = start_command(rows, *options, WANBATCH_TEST_RAY=shared_ray, pipeline="load_mended")
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     require_whole(out, {row["id"] for row in rows})

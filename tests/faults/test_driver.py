@@ -33,7 +33,7 @@ def require_readable(out) -> None:
         pq.read_table(path)
 
 
-@pytest.mark.parametrize("step", [40, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [60, pytest.param(8, marks=pytest.mark.slow)])
 def test_killed_before_every_so_many_file_operations(start_command, shared_ray, tmp_path, step):
     """Fault 1, for the whole command; `manifests/dataset/test_kills.py` does it at every single operation."""
     out, at, killed = tmp_path / "out", step, 0

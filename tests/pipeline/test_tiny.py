@@ -75,7 +75,7 @@ def test_the_judge_reads_renders_and_reconstructions(tiny):
 
 
 def test_pictures_show_what_their_prompts_ask_for(tiny):
-    attributes = world.sample(16, torch.Generator().manual_seed(21))
+    attributes = world.sample(8, torch.Generator().manual_seed(21))
     prompts = write_prompts(attributes, seed=22)
     requests = [replace(PLAIN, id=str(i), seed=i, prompt=prompt) for i, prompt in enumerate(prompts)]
     scores = Judge.load().score(stacked(make(tiny, requests)), attributes)
@@ -84,12 +84,14 @@ def test_pictures_show_what_their_prompts_ask_for(tiny):
 
 def test_unknown_words_and_odd_prompts_do_no_harm(tiny):
     odd = ["", "???", "ein roter Apfel 🙂", "a LARGE Owl, CENTER, on a striped BLUE background", "x" * 4000]
-    pictures = make(tiny, [replace(PLAIN, id=str(i), prompt=prompt) for i, prompt in enumerate(odd)])
+    rows = [replace(PLAIN, id=str(i), prompt=prompt, steps=2) for i, prompt in enumerate(odd)]
+    rows[3] = replace(rows[3], steps=PLAIN.steps)
+    pictures = make(tiny, rows)
     names = world.describe(Judge.load().read(stacked(pictures[3:4])))[0]
     assert (names["first"], names["layout"], names["background"]) == ("owl", "center", "blue")
 
 
-@pytest.mark.parametrize(("width", "height", "guidance"), [(128, 128, 3.0), (160, 128, 3.0), (128, 128, 1.0)])
+@pytest.mark.parametrize(("width", "height", "guidance"), [(160, 128, 3.0), (128, 128, 1.0)])
 def test_equals_diffusers(tiny, width, height, guidance):
     pipeline = WanPipeline.from_pretrained(INFO.folder, use_safetensors=True, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -112,7 +114,7 @@ def test_equals_diffusers(tiny, width, height, guidance):
 def test_distance_to_the_source_grows_with_creativity(tiny):
     attributes = world.sample(4, torch.Generator().manual_seed(31))
     sources = [SourceImage(str(i), render(attributes[i : i + 1])) for i in range(4)]
-    steps = (0.0, 0.25, 0.5, 0.75, 1.0)
+    steps = (0.0, 0.5, 1.0)
     requests = [
         replace(PLAIN, id=f"{i}-{c}", seed=i, sources=(source,), creativity=c)
         for i, source in enumerate(sources)
@@ -136,7 +138,7 @@ def test_a_blend_with_all_weight_on_one_equals_that_one(tiny):
 
 
 def test_pixels_do_not_depend_on_neighbours(tiny):
-    rows = [replace(PLAIN, id=str(i), seed=i, steps=4 + i % 3, guidance=1.5 + i) for i in range(6)]
+    rows = [replace(PLAIN, id=str(i), seed=i, steps=2 + i % 3, guidance=1.5 + i) for i in range(4)]
     together = make(tiny, rows)
     alone = [make(tiny, [row])[0] for row in rows]
     assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))

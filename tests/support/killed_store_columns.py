@@ -2,7 +2,8 @@
 
     python killed_store_columns.py s3://bucket/folder STEP
 
-Like killed_column_change.py. Kills before writing requests 1, 1 + STEP, 1 + 2 STEP...; one JSON line for each.
+Like killed_column_change.py. Kills before writing requests STEP / 2, 3 / 2 STEP, ..., as long as there are so many;
+one JSON line for each.
 """
 
 import json
@@ -61,11 +62,8 @@ def look(out: str) -> None:
 
 
 def main(folder: str, step: int) -> None:
-    at, killed = 1, True
-    while killed:
-        out = f"{folder}/run{at}"
-        forked(before, out)
-        killed = forked(dying, out, at) == -signal.SIGKILL
+    at = max(1, step // 2)
+    while forked(before, out := f"{folder}/run{at}") == 0 and forked(dying, out, at) == -signal.SIGKILL:
         if forked(look, out) != 0:
             sys.exit(f"the run after kill {at} failed")
         at += step

@@ -2,7 +2,8 @@
 
     python killed_store_run.py s3://bucket/folder STEP
 
-Like killed_run.py; the server is the one of AWS_ENDPOINT_URL. Kills before operations 1, 1 + STEP, 1 + 2 STEP...
+Like killed_run.py; the server is the one of AWS_ENDPOINT_URL. Kills before operations STEP / 2, 3 / 2 STEP, ..., as
+long as there are so many.
 """
 
 import json
@@ -98,13 +99,10 @@ def after(out: str, at: int) -> None:
 
 def main(folder: str, step: int) -> None:
     at = 0
-    killed = True
-    while killed or at == 1:
-        out = f"{folder}/run{at}"
-        killed = forked(dying_work, out, at) == -signal.SIGKILL or at == 0
-        if forked(after, out, at) != 0:
+    while forked(dying_work, f"{folder}/run{at}", at) == (-signal.SIGKILL if at else 0):
+        if forked(after, f"{folder}/run{at}", at) != 0:
             sys.exit(f"the run after kill {at} failed")
-        at += step if at else 1
+        at += step if at else max(1, step // 2)
 
 
 if __name__ == "__main__":

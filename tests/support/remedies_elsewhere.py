@@ -27,6 +27,7 @@ REPAIR = f"{DATASET}/test_repair.py"
 CARDS = "tests/jobs/worker/test_device_check.py::test_what_is_offered_for_such_a_card_works"
 MODELS = "tests/jobs/worker/test_model_files.py"
 ADAPTER_COPIES = "tests/jobs/worker/test_adapter_copies.py"
+CPU_WORKERS = "tests/jobs/driver/test_cpu_workers.py::test_a_large_model_is_in_the_memory_as_often_as_it_fits"
 NODES = "tests/faults/test_nodes.py"
 SITE = "tests/jobs/driver/test_site.py"
 HEARD = "tests/jobs/cli/test_train_sound.py::test_an_adapter_is_trained_in_both_stages_and_taken_by_a_run"
@@ -47,6 +48,10 @@ ELSEWHERE: Table = {
     "pipeline/sound/hearing.py": {
         "hears noise alone": "tests/pipeline/sound/test_nothing_heard.py"
         "::test_noise_alone_needs_a_prompt_or_another_sound",
+    },
+    "jobs/cluster/local_sources.py": {
+        "unless the nodes see them": "tests/jobs/cluster/test_submission.py"
+        "::test_sources_that_are_not_here_are_told_of_where_their_folder_is"
     },
     "jobs/cluster/job_entrypoint.py": {
         "cannot import what wanbatch needs": "tests/jobs/cluster/test_job_entrypoint.py"
@@ -120,6 +125,7 @@ ELSEWHERE: Table = {
         "is not the one that this command found": f"{MODELS}::test_another_model_under_the_same_name",
         "there is no model folder": f"{MODELS}::test_a_folder_that_only_the_driver_has",
     },
+    "jobs/driver/cpu_workers.py": {"a new folder may have --threads": CPU_WORKERS},
     "jobs/driver/circuit_breaker.py": {
         "images failed alike": f"{CAUSES}::test_a_bug_that_fails_every_row_quarantines_nobody",
     },

@@ -80,6 +80,12 @@ CASES = {
             lambda match: ([{**GOOD, "sampler": "dpmp_2m"}], from_line(match[3])),
         ],
     ),
+    "one adapter in a column of several": Case(
+        [{**GOOD, "loras": "flat"}],
+        (),
+        r"must be a list of {name, weight}; for one adapter in full write style, '(\w+)', instead",
+        [suggested("style"), row({**GOOD, "loras": [{"name": "flat", "weight": 0.5}]})],
+    ),
     "unknown schedule": Case(
         [{**GOOD, "schedule": "Karras"}], (), r"is unknown; did you mean (\w+)\?", [suggested("schedule")]
     ),

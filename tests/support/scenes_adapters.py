@@ -32,6 +32,7 @@ def adapters_that_cannot_be_used(at: At) -> Iterator[str]:
     tensors = load_file(good)
     at.write("a.pt", pickle.dumps({}))
     at.write("half.safetensors", good.read_bytes()[:200])
+    at.write("page.safetensors", "<!doctype html>")
     save_file(dict(list(tensors.items())[:1]), at.folder / "part.safetensors")
     wide = config | {"num_attention_heads": 2 * config["num_attention_heads"]}
     save_adapter(at.folder / "wide.safetensors", wide, random_pairs(wide), "ai-toolkit")
@@ -42,7 +43,11 @@ def adapters_that_cannot_be_used(at: At) -> Iterator[str]:
     }
     save_file(named, at.folder / "both.safetensors")
     shutil.copy(next((folder / "transformer").glob("*.safetensors")), "whole.safetensors")
-    for name in ("none.safetensors", "a.pt", *(f"{name}.safetensors" for name in ("half", "part", "wide", "both"))):
+    for name in (
+        "none.safetensors",
+        "a.pt",
+        *(f"{name}.safetensors" for name in ("half", "page", "part", "wide", "both")),
+    ):
         yield raised(lambda name=name: read_adapter(at.folder / name, layers))
     wrong = {"lora_adapter_metadata": "{'lora_alpha': 8}"}
     save_file(tensors, at.folder / "mangled.safetensors", metadata=wrong)

@@ -16,6 +16,7 @@ from output_folders import publish
 from remedy_scenes import At, raised, scene
 
 from wanbatch.errors import MachineryError
+from wanbatch.jobs.cluster import job_client
 from wanbatch.jobs.cluster.job_entrypoint import content_of, problem_with_output, problem_with_paths
 from wanbatch.jobs.cluster.job_follow import FolderWatch, JobEnd, follow
 from wanbatch.jobs.cluster.job_state import JobState
@@ -84,6 +85,10 @@ def addresses_of_dashboards(at: At) -> Iterator[str]:
     at.rows({"prompt": "x"})
     with served(Dashboard()) as good, served(Dashboard(page="<html>")) as other:
         yield at.refused("jobs", "list", "--address", other.address)
+        yield at.refused("jobs", "list", "--address", "auto")
+        at.works("jobs", "list", "--address", good.address)
+        at.monkeypatch.setattr(job_client, "DEFAULT_ADDRESS", good.address)
+        at.works("jobs", "list")
         at.monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
         yield at.refused("jobs", "list")
         at.works("jobs", "list", "--address", good.address)

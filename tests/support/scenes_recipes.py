@@ -37,6 +37,15 @@ def mistakes(at: At, wrong: dict[str, list[str]]) -> Iterator[str]:
 
 
 @scene
+def a_recipe_given_as_a_manifest(at: At) -> Iterator[str]:
+    folder_by_class(at.folder / "set", COUNTS)
+    at.write("recipe.toml", GOOD)
+    said = at.refused("plan", "recipe.toml")
+    yield said
+    at.works(*re.search(r"`wanbatch (augment \S+)`", said)[1].split())
+
+
+@scene
 def keys_of_a_recipe(at: At) -> Iterator[str]:
     folder_by_class(at.folder / "set", COUNTS)
     band = "[[checks.bands]]\ncreativity = [0.2, 0.5]\ndistance = {}\n"

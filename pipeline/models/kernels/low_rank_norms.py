@@ -54,7 +54,7 @@ def norm_rotate_low_rank(
     batch, tokens, columns = states.shape
     dim, parts, rank = len(weights[0]), len(weights), term.ups.shape[3]
     alone = len(term.ups) == 1
-    whole = row_plan(low_rank_rows.ALONE_ROWS if alone else low_rank_rows.JOINED_ROWS, dim, rank, states.dtype)
+    whole = row_plan(low_rank_rows.ALONE_ROWS if alone else low_rank_rows.JOINED_ROWS, dim, rank, states)
     if whole is not None:
         return low_rank_rows.norm_rotate_rows(whole, states, weights, eps, rotary, heads, term)
     tiles = ALONE if alone else JOINED

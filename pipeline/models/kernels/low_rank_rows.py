@@ -42,10 +42,10 @@ from wanbatch.pipeline.models.kernels.whole_rows import (
     up_chunk,
 )
 
-# None: the kernels of several passes are used, until it is measured on a GPU which are better.
-RESIDUAL_ROWS: RowTiles | None = None  # of a residual and the norm after it
-JOINED_ROWS: RowTiles | None = None  # of query, key and value together
-ALONE_ROWS: RowTiles | None = None  # of a query
+# The best of those that benchmarks/low_rank.py compared on an H200; None: the kernels of several passes are used.
+RESIDUAL_ROWS: RowTiles | None = RowTiles(256, 8, 2)  # of a residual and the norm after it
+JOINED_ROWS: RowTiles | None = RowTiles(512, 8, 1)  # of query, key and value together
+ALONE_ROWS: RowTiles | None = RowTiles(1024, 16, 0)  # of a query
 
 
 def add_norm_rows(

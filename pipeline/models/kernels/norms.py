@@ -48,7 +48,7 @@ def add_norm(
     """
     batch, tokens, dim = hidden.shape
     if pending is not None and pending.term is not None:
-        plan = row_plan(low_rank_rows.RESIDUAL_ROWS, dim, pending.term.ups.shape[3], hidden.dtype)
+        plan = row_plan(low_rank_rows.RESIDUAL_ROWS, dim, pending.term.ups.shape[3], hidden)
         if plan is not None:
             how = {"centred": centred, "modulated": modulated, "fp8": fp8}
             return low_rank_rows.add_norm_rows(plan, hidden, pending, scale, shift, eps, **how)

@@ -22,9 +22,9 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 ROWS = tl.constexpr(16)  # of a program, as many as a dot takes
 WIDTH = tl.constexpr(32)  # columns of a warp, and ranks of a dot
@@ -32,6 +32,7 @@ PIECE = tl.constexpr(8)  # columns of a thread
 MOST_WIDTHS = 2  # of `WIDTH` ranks each, whose matrices fit beside what is kept
 MOST_CHUNKS = 12  # that are written out in a program
 MOST_BYTES = 2**17  # that are kept: half of a processor's registers
+SIZE = 2  # bytes of a number, with which a dot on a GPU has the order that is written here
 
 
 class RowTiles(NamedTuple):
@@ -72,19 +73,20 @@ class RowPlan:
         }  # fmt: skip
 
 
-def row_plan(tiles: RowTiles | None, dim: int, rank: int, dtype: torch.dtype) -> RowPlan | None:
+def row_plan(tiles: RowTiles | None, dim: int, rank: int, product: Tensor) -> RowPlan | None:
     """How a launch is cut, or None where whole rows are not for it.
 
     Args:
         tiles: None for the kernels of several passes.
         dim: Columns of a row.
         rank: Of the adapters.
-        dtype: Of the product.
+        product: With rows of so many columns, or several of them side by side.
     """
-    if tiles is None:
+    size = product.dtype.itemsize
+    if tiles is None or (product.is_cuda and size > SIZE):
         return None
     chunk, widths = math.gcd(dim, tiles.columns), triton.cdiv(rank, WIDTH.value)
-    fits = ROWS.value * dim * dtype.itemsize <= MOST_BYTES and widths <= MOST_WIDTHS
+    fits = ROWS.value * dim * size <= MOST_BYTES and widths <= MOST_WIDTHS
     if not fits or chunk < WIDTH.value or dim // chunk > MOST_CHUNKS:
         return None
     warps = min(tiles.warps, chunk // WIDTH.value)

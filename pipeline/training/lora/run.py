@@ -116,24 +116,32 @@ def _trained(
     out, size = loop.out, bucket(1, 1, loop.model.info.multiple, area)
     samples, shown = _Samples(loop, size), tuple(prompts[0]) or _some_captions(held, loop.examples)
     loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
+    files = _save(loop, about, size)
+    count = len(shown) + len(prompts[1])
+    listener.say(f"{files[0]} is written; now pictures of {count} prompts without it and with it, which are measured")
     _, other = samples.write(out / "samples/end.png", shown, prompts[1])
-    return _finish(loop, about, size, (held, len(held)) if len(held) else (loop.examples, 0), other)
+    return _finish(loop, about, files[0], (held, len(held)) if len(held) else (loop.examples, 0), other)
 
 
-def _finish(
-    loop: LoraTraining, about: card.About, size: tuple[int, int], own: tuple[Examples, int], other: Comparison
-) -> tuple[Path, Measures]:
-    """Write the adapter, its numbers and its card."""
-    model, settings, out = loop.model, loop.settings, loop.out
-    shift = model.info.shift if settings.shift is None else settings.shift
+def _save(loop: LoraTraining, about: card.About, size: tuple[int, int]) -> list[Path]:
+    """Write the adapter, of A14B for each expert that is trained."""
+    settings, out = loop.settings, loop.out
+    shift = loop.model.info.shift if settings.shift is None else settings.shift
     header = card.header(about, settings, size, shift, settings.steps)
     files = [out / name for name in card.file_names(about.name, settings)]
     for expert, file in zip(loop.adapters.experts, files, strict=True):
         loop.adapters.save(about.name, file, header | {"ss_output_name": file.stem}, expert=expert)
-    measured = measure(model, loop.adapters, about.name, own, other, files[0])
-    _describe(out, about, settings, measured, loop)
+    return files
+
+
+def _finish(
+    loop: LoraTraining, about: card.About, file: Path, own: tuple[Examples, int], other: Comparison
+) -> tuple[Path, Measures]:
+    """Write the adapter's numbers and its card."""
+    measured = measure(loop.model, loop.adapters, about.name, own, other, file)
+    _describe(loop.out, about, loop.settings, measured, loop)
     loop.processes.wait()
-    return files[0], measured
+    return file, measured
 
 
 def _left_by_the_first(loop: LoraTraining, about: card.About) -> tuple[Path, Measures]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 
@@ -60,28 +59,6 @@ def test_the_smallest_recipe_fills_every_class_byte_for_byte_the_same(pictures, 
         {"id": row["source_id"], "sha256": row["source_sha256"], "split": "train", "share": 1.0}
     ]
     assert (row["label"], row["split"], row["prompt"]) == ("box", "train", "a box")
-
-
-def test_sources_outside_the_manifests_folder_are_named_in_the_next_command(pictures, tmp_path):
-    Path("my plans").mkdir()
-    made = invoke("augment", "recipe.toml", "--out", "my plans/the manifest.jsonl")
-    last = shlex.split(made.stdout.splitlines()[-1])
-    assert last[1:4] == ["wanbatch", "run", "my plans/the manifest.jsonl"]
-    assert last[-2:] == ["--out", "out/the manifest"]
-    planned = invoke("plan", *last[3:6], "--json")
-    assert json.loads(planned.stdout)["unreadable_sources"] == {}, planned.output
-
-
-def test_a_dataset_behind_a_link_is_named_in_the_next_command(pictures, tmp_path):
-    (tmp_path / "plans").mkdir()
-    (tmp_path / "plans/set").symlink_to(pictures)
-    shutil.move("recipe.toml", "plans/recipe.toml")
-    made = invoke("augment", "plans/recipe.toml", "--out", "plans/manifest.jsonl")
-    last = made.stdout.splitlines()[-1].split()
-    planned = invoke("plan", *last[3:6], "--json")
-    assert json.loads(planned.stdout)["unreadable_sources"] == {}, planned.output
-    again = invoke("augment", "plans/recipe.toml", "--out", "plans/manifest.jsonl")  # all rows are there
-    assert again.stdout.splitlines()[-1].split() == last
 
 
 def test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones(pictures, local_ray, settings, tmp_path):

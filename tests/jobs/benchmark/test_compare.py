@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from wanbatch.jobs.benchmark import compare as benching
-from wanbatch.jobs.benchmark.stages import GuidedStep, shared_copies, shared_copy
+from wanbatch.jobs.benchmark.stages import GuidedStep, compare, shared_copies, shared_copy
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.hardware import ExecutionConfig
 from wanbatch.pipeline.loading import registry
@@ -42,6 +43,24 @@ def check_stages(result: dict, contenders: set[str]) -> None:
             rate = figures["tflops"] / figures["share_of_matmul_rate"]
             assert any(rate == pytest.approx(one, rel=0.05) for one in result["tflops_of_a_matmul"].values())
     assert all(figures["difference"] < 1e-4 for figures in result["stages"]["denoise"].values())
+
+
+def test_what_was_there_before_is_not_searched_for_garbage_while_contenders_are_timed():
+    """A contender that leaves much garbage starts a search, which is of what came since alone."""
+    there = [[number] for number in range(50_000)]  # of the process, as what was compiled is
+    searched = []
+
+    def contender() -> None:
+        searched.append(gc.get_freeze_count())
+        gc.collect()
+
+    before = gc.get_freeze_count()
+    found = compare({"one": contender}, torch.device("cpu"), 2, 1)
+    assert searched[:2] == [before, before], "warm-up"
+    assert all(count >= len(there) for count in searched[2:])
+    assert len(searched) == 4
+    assert set(found["one"]) == {"warm_up_seconds", "ms", "spread"}
+    assert gc.get_freeze_count() <= before
 
 
 def test_the_command(model_folder, tmp_path):

@@ -109,20 +109,21 @@ def test_bits_that_depend_on_neighbours_are_noticed(monkeypatch):
     assert "1 of 2" in found.said
 
 
-def test_the_time_of_a_preset_has_no_first_use_in_it(model, monkeypatch):
-    clock, used = [0.0], set()
+def test_the_time_of_a_preset_has_no_first_use_in_it_and_one_picture_is_made_before(model, monkeypatch):
+    clock, used, made = [0.0], {"none"}, []  # `qualify` has made pictures with neither cache nor other precision
     picture = np.zeros((32, 32, 3), dtype=np.uint8)
 
     class Runner(SimpleNamespace):
         def use_step_cache(self, text: str) -> None:
             self.cache = text
 
-    def made(runner, requests):
+    def make(runner, requests):
         clock[0] += len(requests) + (0 if runner.cache in used else 1000)
         used.add(runner.cache)
+        made.append((runner.cache, len(requests)))
         return [picture for _ in requests]
 
-    monkeypatch.setattr(qualifying, "made_by_wanbatch", made)
+    monkeypatch.setattr(qualifying, "made_by_wanbatch", make)
     monkeypatch.setattr(qualifying, "synchronized_time", lambda device: clock[0])
     monkeypatch.setattr(qualifying, "at_hand", lambda: False)
     exact = ExecutionConfig("cpu", "fp32", False)
@@ -132,6 +133,11 @@ def test_the_time_of_a_preset_has_no_first_use_in_it(model, monkeypatch):
     assert {name: one["seconds_a_picture"] for name, one in found.figures.items()} == dict.fromkeys(
         ("exact", "balanced", "fast"), 1.0
     )
+    caches = {name: one["step_cache"] for name, one in found.figures.items()}
+    expected = [("none", 2)]
+    for name in ("balanced", "fast"):
+        expected += [(caches[name], 2)] if caches[name] == "none" else [(caches[name], 1), (caches[name], 2)]
+    assert made == expected
 
 
 def test_a_folder_that_cannot_be_written_is_named_and_the_figures_are_told(model_folder, tmp_path):

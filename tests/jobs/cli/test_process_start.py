@@ -30,6 +30,33 @@ def test_what_is_printed_to_a_closed_stream_goes_into_no_file(tmp_path, closed):
     assert (tmp_path / "file").read_text() == ""
 
 
+AS_COMMAND = """
+import os, sys
+from wanbatch.jobs.cli.main import main
+try:
+    main(["--version"])
+finally:
+    print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, "10000 None False"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None False"),
+        ({"OMP_WAIT_POLICY": "active"}, "None active False"),
+    ],
+)
+def test_threads_of_the_command_itself_fall_asleep_soon_as_those_of_its_workers(given, found):
+    """`bench`, `qualify`, `tune` and trainings use the model in their own process. It is set before torch looks."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    ours = {name: value for name, value in environment().items() if name not in names}
+    command = [sys.executable, "-c", AS_COMMAND]
+    done = subprocess.run(command, env=ours | given, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == found
+
+
 def test_a_command_without_standard_error(tmp_path):
     write_jsonl(tmp_path / "m.jsonl", [{"prompt": "a star"}, "{oops}"])
     shell = '"$0" -m wanbatch.jobs.cli plan m.jsonl 2>&-'

@@ -74,6 +74,13 @@ def test_another_address_than_the_dashboards_is_refused(given, environment):
         dashboard_address(given, environment)
 
 
+@pytest.mark.parametrize(("given", "environment"), [("auto", {}), (None, {"RAY_API_SERVER_ADDRESS": "auto"})])
+def test_auto_is_no_dashboard(given, environment):
+    """It is an address of `wanbatch run`, for which Ray looks at this machine."""
+    with pytest.raises(UserError, match=r"auto: jobs are asked of the dashboard .* which is http://127.0.0.1:8265$"):
+        dashboard_address(given, environment)
+
+
 def test_the_address_that_is_given_is_used_whatever_variables_say(serve, monkeypatch):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
     address = serve(version("2.60.0"))

@@ -9,6 +9,7 @@ import shlex
 import pytest
 from click.testing import CliRunner
 from job_making import write_jsonl
+from PIL import Image
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
@@ -105,6 +106,25 @@ def test_what_is_written_for_a_scheduler_says_which_files_every_node_must_see(tm
     words = ["submit", str(tmp_path / "m.jsonl"), "--out", "s3://b/out", "--emit", "slurm"]
     done = CliRunner().invoke(main, [*words, "--lora", "ink=ink.safetensors"])
     assert f"{tmp_path}/ink.safetensors: every node must see it under this name" in done.stderr
+
+
+def test_sources_that_are_not_here_are_told_of_where_their_folder_is(tmp_path):
+    def noted(*words: str) -> str:
+        asked = ["submit", str(tmp_path / "m.jsonl"), "--out", "s3://b/out", "--emit", "slurm"]
+        return CliRunner().invoke(main, [*asked, *words]).stderr
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "here.png")
+    rows = [{"prompt": "a cup", "image": name} for name in ("here.png", "gone.png", "gone.png", "lost.png")]
+    write_jsonl(tmp_path / "m.jsonl", rows[:1])
+    assert "on this machine" not in noted()
+    write_jsonl(tmp_path / "m.jsonl", rows[:3])
+    assert f"gone.png is not below {tmp_path} on this machine: their rows fail unless the nodes see them" in noted()
+    write_jsonl(tmp_path / "m.jsonl", rows)
+    assert "gone.png and 1 more are not below" in noted()
+    planned = CliRunner().invoke(main, ["plan", str(tmp_path / "m.jsonl")]).output
+    assert "gone.png" in planned
+    assert "lost.png" in planned
+    assert "on this machine:" not in noted("--source-root", str(tmp_path / "elsewhere"))
 
 
 def test_of_a_manifest_only_the_split_that_is_asked_for_is_checked(tmp_path):

@@ -35,11 +35,20 @@ print(json.dumps(asdict(run(check, Question(*sys.argv[2:])).finding)))
 
 
 def found(name: str, *question: object, before: str = "", cwd: Path | None = None, **changes: str) -> Finding:
-    """What a check finds in a process with another environment. before: shell commands that come first."""
+    """What a check finds with another environment. before: shell commands that come first, in its own process."""
+    given = environment(**changes)
+    if not before:
+        with pytest.MonkeyPatch.context() as patch:  # the probe's process inherits both
+            for variable in os.environ.keys() - given.keys():
+                patch.delenv(variable)
+            for variable, value in given.items():
+                patch.setenv(variable, value)
+            patch.chdir(cwd or Path.cwd())
+            return run(NAMED[name], Question(*map(str, question))).finding
     command = f'{before}\nexec "$0" -c "$1" "${{@:2}}"'
     done = subprocess.run(
         ["bash", "-c", command, sys.executable, RUN, name, *map(str, question)],
-        env=environment(**changes),
+        env=given,
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -9,6 +9,7 @@ from datasets import load_dataset
 from job_making import write_jsonl
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.driver.kept_values import MOST_PARTS, MOST_PARTS_OF_STORE, step_between
 
 DAY_1 = [
     {"id": "a", "prompt": "a red heart", "note": None, "score": 1},
@@ -103,3 +104,33 @@ def test_values_that_changed_of_images_that_are_made_are_told(run_fast, settings
         ("fox", None),
         ("owl", "test"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("parts", "images", "in_store", "step"),
+    [
+        (1, 16, False, 1),
+        (256, 4096, False, 1),
+        (257, 4112, False, 2),
+        (62_500, 1_000_000, False, 245),
+        (62_500, 1_000_000, True, 977),
+        (245, 1_000_000, False, 16),
+        (65, 1040, True, 2),
+    ],
+)
+def test_of_a_large_folder_some_parts_are_compared_with_the_manifest(parts, images, in_store, step):
+    assert step_between(parts, images, in_store) == step
+    assert parts / step <= (MOST_PARTS_OF_STORE if in_store else MOST_PARTS)
+
+
+def test_values_of_a_part_of_the_parts_are_told_as_of_so_many_or_more(
+    run_fast, settings, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("wanbatch.jobs.driver.kept_values.MOST_IMAGES", 4)
+    path = tmp_path / "m.parquet"
+    ids = [f"r{number}" for number in range(8)]
+    for label in ("cat", "dog"):
+        caplog.clear()
+        pq.write_table(pa.table({"id": ids, "prompt": ["a star"] * 8, "label": [label] * 8}), path)
+        run_fast(path, tmp_path / "out", settings(unit_rows=1, slots=1))
+    assert ": 4 or more images that are made keep the values of label" in caplog.text

@@ -63,11 +63,15 @@ def test_it_starts_in_a_thread_that_also_stops_it_when_the_session_ends(events, 
         ({"workers": 2}, None, 2),
         ({"workers": 5}, None, 3),
         ({}, "1,2", 2),
-        ({}, "", 1),
-        ({"device": "cpu"}, None, 1),
+        ({}, "", 4),
+        ({"device": "cpu"}, None, 4),
+        ({"device": "cpu", "threads": 8}, None, 2),
+        ({"device": "cpu", "workers": 3}, None, 3),
     ],
 )
 def test_as_many_processes_of_workers_start_as_there_are_gpus(monkeypatch, tmp_path, settings, visible, expected):
+    """Without any, as many as the cores are for, and no more than 4 before it is known how many units there are."""
+    monkeypatch.setattr(ray_ahead, "workers_here", lambda threads: 16 // threads)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -13,8 +13,6 @@ from job_making import WANBATCH, environment, rows_by_id, write_jsonl
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.driver.ray_session import (
-    SPINNING,
-    SPINS,
     WORKER_NICENESS,
     ensure_threads,
     ensure_unicode,
@@ -136,8 +134,9 @@ def test_what_the_user_gave_is_kept():
     assert (changed["RAY_AUTH_TOKEN"], changed["RAY_USAGE_STATS_ENABLED"]) == ("mine", "1")
     assert changed["RAY_worker_niceness"] == WORKER_NICENESS
     assert local_variables({"RAY_worker_niceness": "0"})["RAY_worker_niceness"] == "0"
-    assert changed[SPINNING] == SPINS
-    assert all(SPINNING not in local_variables({name: "x"}) for name in (SPINNING, "OMP_WAIT_POLICY"))
+    assert changed["GOMP_SPINCOUNT"] == "10000"
+    given_ways = ({"GOMP_SPINCOUNT": "1"}, {"OMP_WAIT_POLICY": "active"})
+    assert all("GOMP_SPINCOUNT" not in local_variables(given) for given in given_ways)
 
 
 def test_names_that_ray_cannot_take():

@@ -12,6 +12,7 @@ from io import StringIO
 import fake_pipelines
 import faulty_models
 import pytest
+from command_line import invoke
 from example_rows import MIXED
 from job_making import (
     command,
@@ -158,8 +159,8 @@ class Watcher(JsonLines):
         super().update(made, failed)
         if self.status is None and commits(self.out):
             here = self.out.parent
-            self.status = command("status", self.out, "--json", cwd=here)
-            self.status_text = command("status", self.out, cwd=here)
+            self.status = invoke("status", self.out, "--json")
+            self.status_text = invoke("status", self.out)
             options = ["--model", self.model, "--width", 32, "--height", 32, "--steps", 2]
             self.second = command("run", self.manifest, "--out", self.out, *options, cwd=here)
             self.workers = workers_of(os.getpid())
@@ -182,7 +183,7 @@ def watched(local_ray, settings, model_folder, tmp_path_factory):
     summary = run(manifest, out, chosen, watch, fake_pipelines.load)
     seen = {"watcher": watchers[0], "summary": summary, "out": out, "alive": gone(watchers[0].workers)}
     seen |= {"parts": part_files(out), "tmp": list((out / "_wanbatch" / "tmp").iterdir())}
-    seen["status"] = command("status", out, "--json", cwd=folder)
+    seen["status"] = invoke("status", out, "--json")
     seen["again"] = run(
         manifest, out, chosen, lambda total, before: JsonLines(total, before, StringIO()), fake_pipelines.load_mended
     )
@@ -191,20 +192,20 @@ def watched(local_ray, settings, model_folder, tmp_path_factory):
 
 def test_status_while_a_run_goes_on(watched):
     ended = watched["watcher"].status
-    assert ended.code == 0, ended.err
-    found = json.loads(ended.out)
+    assert ended.exit_code == 0, ended.stderr
+    found = json.loads(ended.stdout)
     assert (found["rows"], found["quarantined"]) == (30, 0)
     assert found["done"] >= 2
     assert found["done"] + found["pending"] == 30
     assert found["holder"]["pid"] == os.getpid()
-    text = watched["watcher"].status_text.out
+    text = watched["watcher"].status_text.stdout
     assert "of 30 pictures made, 0 failed" in text
     assert f"a run goes on (pid {os.getpid()} on {found['holder']['host']} since" in text
 
 
 def test_a_second_run_on_a_held_folder(watched):
     ended = watched["watcher"].second
-    holder = json.loads(watched["watcher"].status.out)["holder"]
+    holder = json.loads(watched["watcher"].status.stdout)["holder"]
     assert ended.code == 4
     assert len(ended.err.splitlines()) == 1
     assert f"another run writes to this folder (pid {holder['pid']} on {holder['host']}" in ended.err
@@ -215,7 +216,7 @@ def test_interrupt_keeps_what_is_done(watched):
     assert (summary.exit_code, summary.interrupted, summary.quarantined) == (130, True, 0)
     assert 0 < summary.made < 30
     assert summary.pending == 30 - summary.made
-    found = json.loads(watched["status"].out)
+    found = json.loads(watched["status"].stdout)
     assert (found["done"], found["pending"], found["holder"]) == (summary.made, summary.pending, None)
     assert [event["pending"] for event in log_events(watched["out"], "interrupted")] == [summary.pending]
 

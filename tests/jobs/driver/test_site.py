@@ -73,7 +73,8 @@ def test_gpus_that_are_to_come(look):
     assert (placement.device, placement.accelerator) == ("cuda", "H100")
 
 
-def test_flags_that_have_no_effect_are_told(look, caplog, tmp_path):
+def test_flags_that_have_no_effect_are_told(look, caplog, tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "workers_here", lambda threads: 1)
     assert site_finder(None, None) is this_machine
     found = this_machine(Settings(label_selector={"a": "b"}, accelerator_type="H100", device="cpu"), tmp_path)
     assert (found.workers, found.placement.labels) == (1, {})

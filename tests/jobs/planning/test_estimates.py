@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from datetime import timedelta
 from pathlib import Path
@@ -232,7 +233,7 @@ def test_the_command_by_an_earlier_run(tmp_path):
     code, out, err = plan_command("rows.jsonl", "--like", tmp_path / "earlier")
     assert code == 0, err
     assert "estimate  24 images left" in out
-    assert "hours of a worker: " in out
+    assert re.search(r"^ +\d.*s of a worker \(.*s to .*s\), loading", out, re.MULTILINE), out
     assert f"by 14 images of {tmp_path / 'earlier'}" in out
     assert out.index("warning   1 column passes") > out.index("first rows")
     code, out, _ = plan_command("rows.jsonl", "--out", "earlier", "--json")
@@ -246,7 +247,10 @@ def test_the_command_by_the_table_marks_it(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}])
     code, out, _ = plan_command("rows.jsonl", "--gpu", "h100")
     assert code == 0
-    assert "GPU hours" in out
+    assert re.search(r"s of a GPU \(.* s to .* s\), loading the model aside", out), out
+    write_jsonl(tmp_path / "many.jsonl", [{"prompt": "a", "num_images": 1000}] * 90)
+    _, out, _ = plan_command("many.jsonl", "--gpu", "h100", "--steps", 300)
+    assert re.search(r" [\d.]+ GPU hours: \d+ h \d+ min \(", out), out
     assert "no H100 was measured" in out
     assert "of the 5B model" in out
     code, _, err = plan_command("rows.jsonl", "--gpu", "h100", "--precision", "fp32")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from command_line import invoke
 from example_rows import MIXED
 from hypothesis import HealthCheck, given, seed
 from hypothesis import settings as hypothesis_settings
@@ -266,8 +267,8 @@ def test_plan_counts_loads_nothing_and_writes_nothing(model_folder, sources, tmp
 
 def test_plan_as_text(model_folder, manifest, tmp_path):
     path = manifest({"prompt": "a heart"}, {"prompt": "a star", "num_images": 2, "width": 96, "height": 32})
-    done = plan_command(path, "--model", model_folder, "--steps", 5, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = invoke("plan", path, "--model", model_folder, "--steps", 5)
+    assert done.exit_code == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines[0].endswith("shop.jsonl: 2 rows, 3 images in 2 units")
     assert lines[1].endswith("unipc, 15 evaluations in all, 5 an image")
@@ -305,12 +306,12 @@ def test_plan_tells_which_sources_cannot_be_read_and_what_passes_through(manifes
         {"image": "bad.png", "width": 64, "height": 64},
         {"images": ["a.png", "none.png"], "promt": "a typo"},
     ]
-    done = plan_command(manifest(*rows), "--model", model_folder, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = invoke("plan", manifest(*rows), "--model", model_folder)
+    assert done.exit_code == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "columns passed through unchanged: label, promt" in lines
     assert "warning 2 sources cannot be read; their rows will fail:" in lines
     assert lines[-2].startswith("bad.png is an HTML page, not an image")
     assert lines[-1] == f"none.png does not exist in {tmp_path}"
-    found = json.loads(plan_command(manifest(*rows), "--json", "--model", model_folder, cwd=tmp_path).stdout)
+    found = json.loads(invoke("plan", manifest(*rows), "--json", "--model", model_folder).stdout)
     assert set(found["unreadable_sources"]) == {"bad.png", "none.png"}

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_line import invoke
 from PIL import Image
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.driver.tasks import CallFailed
+from wanbatch.jobs.training import lora as lora_training
 from wanbatch.jobs.training import sweep_run
 from wanbatch.jobs.training.lora import LoraRequest
 from wanbatch.jobs.training.sweep import Trial, best_of, named_lists, rule, table, trials_of
@@ -71,6 +73,17 @@ def test_the_best_trial_has_the_highest_gain_and_with_a_trigger_little_damage():
     assert lines[2].endswith("rank=32  has not ended")
     (star,) = [line for line in lines if line.startswith("*")]
     assert star.split() == ["*", "rank=8", "+2.0%", "-10.0%", "30.0", "dB", "0.0"]
+    nothing = {"gain": -0.00001, "damage": -0.0, "unrelated_psnr": 30.0}
+    assert table([Trial({"rank": 1}, nothing)], rule(None))[1].split()[2:4] == ["+0.0%", "+0.0%"]
+
+
+def test_a_loss_that_an_adapter_does_not_change_is_no_minus_zero(monkeypatch):
+    found = {"gain": 0.00001, "damage": -0.0, "loss_without": 0.1, "loss_with": 0.1, "held_out_pictures": 2}
+    told = found | {"file": "a.safetensors", "coverage": "2 of 2 layers"}
+    monkeypatch.setattr(lora_training, "train", lambda request, say: told)
+    done = invoke("train", "lora", "--images", "set", "--name", "a", "--device", "cpu")
+    assert "with it (+0.0%)" in done.output
+    assert "unrelated prompts +0.0%" in done.output
 
 
 @pytest.fixture

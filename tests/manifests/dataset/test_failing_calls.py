@@ -23,17 +23,17 @@ FINAL = {  # work -> made, failed
 }
 MACHINERY = 75
 USUAL = [
-    ("open", "ESTALE", 40),
-    ("stat", "ESTALE", 40),
-    ("stat", "ENOENT", 40),
-    ("read", "EIO", 40),
-    ("list", "EIO", 40),
-    ("list", "ENOENT", 40),
-    ("rename", "EACCES", 4),
-    ("link", "EIO", 4),
-    ("unlink", "EACCES", 8),
-    ("fsync", "EIO", 10),
-    ("write", "EIO", 8),
+    ("open", "ESTALE", 80),
+    ("stat", "ESTALE", 80),
+    ("stat", "ENOENT", 80),
+    ("read", "EIO", 80),
+    ("list", "EIO", 80),
+    ("list", "ENOENT", 80),
+    ("rename", "EACCES", 8),
+    ("link", "EIO", 8),
+    ("unlink", "EACCES", 16),
+    ("fsync", "EIO", 20),
+    ("write", "EIO", 16),
 ]
 EVERY = [
     pytest.param(kind, code, 1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])

@@ -17,7 +17,7 @@ RUN = {"_wanbatch/run.json"}
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 
-@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_before_every_file_operation(tmp_path, step):
     command = [sys.executable, SUPPORT / "killed_run.py", tmp_path, str(step)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

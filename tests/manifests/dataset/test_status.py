@@ -53,7 +53,7 @@ def writing(out):
 
 def test_status_while_units_are_published(out, writing):
     """Commits and run.json are written beside their names first; such a file is gone when it is looked at."""
-    process = writing(300)
+    process = writing(80)
     assert process.stdout.readline() == "0\n"
     seen = []
     while process.poll() is None:
@@ -61,7 +61,7 @@ def test_status_while_units_are_published(out, writing):
     assert process.returncode == 0
     assert seen == sorted(seen)
     assert len(set(seen)) > 5
-    assert status(out)["done"] == 300
+    assert status(out)["done"] == 80
 
 
 def test_a_commit_that_vanishes_between_listing_and_reading(out, monkeypatch):

@@ -235,7 +235,7 @@ class TestDamage:
         )
         write_stream(tmp_path / "m.arrow", table, form=form)
         raw = (tmp_path / "m.arrow").read_bytes()
-        for place in range(0, len(raw), 5):
+        for place in range(0, len(raw), 11):
             flipped = bytearray(raw)
             flipped[place] ^= 0x55
             (tmp_path / "m.arrow").write_bytes(flipped)

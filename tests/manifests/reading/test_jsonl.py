@@ -92,7 +92,10 @@ def test_every_column_is_read(jsonl):
         ({"image": {"url": "x"}}, "image.url is unknown; known are path, bytes"),
         ({**GOOD, "loras": [{"name": "a", "wieght": 1}]}, "loras[0].wieght is unknown; known are name, weight"),
         ({**GOOD, "loras": [{"weight": 1}]}, "loras[0].name is missing"),
-        ({**GOOD, "loras": "ink"}, "loras is 'ink': must be a list of {name, weight}"),
+        (
+            {**GOOD, "loras": "ink"},
+            "loras is 'ink': must be a list of {name, weight}; for one adapter in full write style, 'ink', instead",
+        ),
         ({**GOOD, "blend_weight": 2}, "has a blend_weight but no blend_group"),
         ({**GOOD, "id": "a/../b"}, "id is 'a/../b': must be 1 to 128 of the characters"),
         ({**GOOD, "id": ".."}, "id is '..': must be"),

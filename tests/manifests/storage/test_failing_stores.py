@@ -77,6 +77,7 @@ class TestStoresThatFail:
     def test_a_store_that_is_gone_or_never_answers(self, bucket, monkeypatch, state):
         monkeypatch.setattr(fsspec_io, "CONNECT_SECONDS", 1)
         monkeypatch.setattr(fsspec_io, "READ_SECONDS", 1)
+        monkeypatch.setattr(fsspec_io, "TRIES", 1)
         fsspec_io.forget_file_systems()
         with socket.create_server(("127.0.0.1", 0)) as silent:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -274,6 +274,9 @@ def test_what_is_no_adapter_or_not_all_of_one_is_refused(model, layers, pairs, t
     whole = save_adapter(tmp_path / "cut.safetensors", model.config, pairs)
     whole.write_bytes(whole.read_bytes()[:-100])
     assert "is not a whole safetensors file" in refused(whole, layers)
+    (tmp_path / "page.safetensors").write_text("<!doctype html><html></html>")
+    said = refused(tmp_path / "page.safetensors", layers)
+    assert "is no safetensors file: a .safetensors file with the layers of a LoRA is accepted" in said
     assert "cannot be read (No such file or directory)" in refused(tmp_path / "none.safetensors", layers)
 
 

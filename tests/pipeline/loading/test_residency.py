@@ -147,3 +147,14 @@ def test_sizes_of_modules_are_those_of_their_files(wan, model_folder):
     sizes = weight_sizes(model_folder, "float32")
     assert size_of(wan.text.model) == pytest.approx(sizes["text"], rel=0.02)
     assert size_of(wan.experts[0]) == pytest.approx(sizes["transformer"], rel=0.1)  # rotary tables are not in files
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x01", b"\xff" * 4000, b"\x10" + b"\0" * 7 + b'{"a": {"shape": [', b"\2" + b"\0" * 7 + b"[]"]
+)
+def test_a_file_whose_header_is_damaged_is_named(tmp_path, content):
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"weights.safetensors: is not a whole safetensors file .*: restore the model's"
+    ):
+        weights_in(tmp_path / "weights.safetensors")

@@ -30,6 +30,7 @@ from wanbatch.pipeline.models.kernels.whole_rows import RowTiles, row_plan  # no
 
 on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter takes minutes for rows of full width")
 SMALL = RowTiles(64, 2, 1)
+HERE = [interpreted(torch.float32), DTYPES[1]]  # on a GPU float32 is for the kernels of several passes
 # Columns, rank, tiles: three chunks of one warp; two of four groups for two warps; one; all of full width.
 SHAPES = [
     interpreted(96, 16, RowTiles(64, 4, 0)),
@@ -45,7 +46,7 @@ def whole_rows(monkeypatch: pytest.MonkeyPatch, tiles: RowTiles | None) -> None:
 
 
 def test_rows_are_cut_into_chunks_of_a_power_of_two_or_are_not_for_these_kernels():
-    tiles, bf16 = RowTiles(256, 8, 1), torch.bfloat16
+    tiles, bf16 = RowTiles(256, 8, 1), torch.empty(0, dtype=torch.bfloat16)
     plan = row_plan(tiles, 3072, 32, bf16)
     assert (plan.tiles, plan.chunks, plan.widths) == (tiles, 12, 1)
     assert row_plan(RowTiles(1024, 16, 1), 1536, 33, bf16).tiles.columns == 512
@@ -58,7 +59,7 @@ def test_rows_are_cut_into_chunks_of_a_power_of_two_or_are_not_for_these_kernels
     assert row_plan(RowTiles(128, 4, 1), 3072, 32, bf16) is None  # 24 chunks
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", HERE)
 @pytest.mark.parametrize(
     ("gated", "centred", "small"), [(True, True, False), (True, True, True), (False, False, False)]
 )
@@ -103,7 +104,7 @@ def test_a_residual_and_the_norm_after_it(monkeypatch, dtype, dim, rank, tiles, 
         assert relative(normed.values, normed_before.values) < BOUND[dtype]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", HERE)
 @pytest.mark.parametrize(("parts", "rotated"), [(3, True), (1, False)])
 @pytest.mark.parametrize(("dim", "rank", "tiles"), SHAPES)
 def test_norm_and_rotation(monkeypatch, dtype, dim, rank, tiles, parts, rotated):
@@ -139,7 +140,7 @@ def test_norm_and_rotation(monkeypatch, dtype, dim, rank, tiles, parts, rotated)
         assert torch.equal(product[EMPTY::SLOTS, :, kept:], as_it_was[EMPTY::SLOTS, :, kept:])
 
 
-@pytest.mark.parametrize("dtype", [interpreted(torch.float32), DTYPES[1]])
+@pytest.mark.parametrize("dtype", HERE)
 def test_a_row_has_the_same_bits_in_any_slot_and_beside_any_other(monkeypatch, dtype):
     """Also where each slot has one sequence instead of two, and where its sequence ends after it."""
     dim, heads = 64, 2

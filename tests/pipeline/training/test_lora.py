@@ -117,6 +117,24 @@ def test_a_training_that_is_killed_goes_on_to_the_bit_and_leaves_all_that_was_pr
         assert sheet.height == 4 * 36  # two pairs of lines
 
 
+def test_the_adapter_is_there_before_it_is_measured(info, tmp_path, monkeypatch):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    said: list[str] = []
+    settings, listener = replace(SETTINGS, steps=1), Listener(say=said.append)
+    given = {"area": 32 * 32, "unrelated": ("a dog",), "listener": listener}
+    with monkeypatch.context() as patched:
+        patched.setattr("wanbatch.pipeline.training.lora.run.compare", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_lora(model_of(info), pictures(), ABOUT, settings, tmp_path / "out", **given)
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+    before, _ = read_state(file)
+    assert f"{file} is written; now pictures of" in said[-1]
+    assert train_lora(model_of(info), pictures(), ABOUT, settings, tmp_path / "out", **given)[0] == file
+    assert all(torch.equal(value, before[name]) for name, value in read_state(file)[0].items())
+
+
 def test_prior_pictures_are_trained_beside_the_others_and_a_training_has_always_the_same(info, tmp_path):
     drawn = np.random.default_rng(9)
     prior = [Picture(drawn.integers(0, 255, (16, 16, 3), dtype=np.uint8), f"other {number}") for number in range(3)]

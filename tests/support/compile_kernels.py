@@ -2,7 +2,8 @@
 
 A kernel that is asked for is compiled for the arguments that it is given, tensors without memory, and not launched.
 Prints a line a kernel: its name, the bytes of shared memory that a program of it takes, and how many instructions of
-PTX have a thread take a number of any other thread of its warp. Runs in a process of its own, since Triton's interpreter, which the tests use, takes the place of its compiler in a whole process.
+PTX have a thread take a number of any other thread of its warp. Runs in a process of its own, since Triton's
+interpreter, which the tests use, takes the place of its compiler in a whole process.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from triton.runtime.jit import JITFunction
 
 from wanbatch.pipeline.models import kernels
 from wanbatch.pipeline.models.adapter_stacks import LayerStack
-from wanbatch.pipeline.models.kernels import low_rank_gelu_warps, low_rank_rows
-from wanbatch.pipeline.models.kernels.low_rank_gelu_warps import WarpTiles
+from wanbatch.pipeline.models.kernels import low_rank_rows, low_rank_warps
+from wanbatch.pipeline.models.kernels.low_rank_warps import WarpTiles
 from wanbatch.pipeline.models.kernels.whole_rows import RowTiles
 
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float8_e4m3fn: "*fp8e4nv"}
@@ -94,7 +95,7 @@ def ask_for_rows(rank: int, fp8: bool) -> None:
 def ask_for_warps(rank: int, fp8: bool) -> None:
     """The kernel whose warps have rows of their own, of ranks that it takes."""
     tiles = WarpTiles(16, 64, 1792, 4)
-    low_rank_gelu_warps.GELU_WARPS = low_rank_gelu_warps.MEASURE_WARPS = low_rank_gelu_warps.QUANTISE_WARPS = tiles
+    low_rank_warps.GELU_WARPS = low_rank_warps.MEASURE_WARPS = low_rank_warps.QUANTISE_WARPS = tiles
     low = empty(1, SEQUENCES * TOKENS, rank, dtype=torch.float32)
     term = kernels.LowRankTerm(low, empty(1, SLOTS, INNER, rank))
     following = LayerStack(empty(SLOTS, rank, INNER), empty(1, SLOTS, DIM, rank))

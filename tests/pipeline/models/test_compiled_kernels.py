@@ -32,6 +32,6 @@ def test_kernels_for_adapters_fit_into_a_gpu(capability, rank):
     assert {name for name, *_ in taken} == expected
     assert all(0 < int(size) <= SHARED_MEMORY for _, size, _ in taken)
     assert all(int(size) <= SUMS_AND_INNER_PART for name, size, _ in taken if name in WHOLE_ROWS)
-    # Once, before the loop, the inner part is brought to where the dot has it. A step's numbers stay with their thread.
+    # Before the loop the inner part is brought to where the dot has it. The numbers of a step stay with their thread.
     inner_part = 4 * 16 * max(32, rank) * 2
     assert all((int(size), int(moves)) == (inner_part, 0) for name, size, moves in taken if name in OWN_ROWS)

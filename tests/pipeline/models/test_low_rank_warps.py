@@ -25,8 +25,8 @@ from wanbatch.pipeline.models import fp8
 from wanbatch.pipeline.models.adapter_stacks import LayerStack
 
 kernels = pytest.importorskip("wanbatch.pipeline.models.kernels", reason="Triton is not installed")
-from wanbatch.pipeline.models.kernels import low_rank_gelu, low_rank_gelu_warps  # noqa: E402 - Triton is there
-from wanbatch.pipeline.models.kernels.low_rank_gelu_warps import WarpTiles, warp_plan  # noqa: E402
+from wanbatch.pipeline.models.kernels import low_rank_gelu, low_rank_warps  # noqa: E402 - Triton is there
+from wanbatch.pipeline.models.kernels.low_rank_warps import WarpTiles, warp_plan  # noqa: E402
 
 of_gpu = [
     dtype for dtype in DTYPES if dtype is not torch.float32 or DEVICE == "cpu"
@@ -46,7 +46,7 @@ SHAPES = [
 
 def own_rows(monkeypatch: pytest.MonkeyPatch, tiles: WarpTiles | None) -> None:
     for name in ("GELU_WARPS", "MEASURE_WARPS", "QUANTISE_WARPS"):
-        monkeypatch.setattr(low_rank_gelu_warps, name, tiles)
+        monkeypatch.setattr(low_rank_warps, name, tiles)
 
 
 def without_others(monkeypatch: pytest.MonkeyPatch, tiles: WarpTiles) -> None:
@@ -100,7 +100,7 @@ def test_gelu_and_the_inner_part_of_the_next_product(monkeypatch, dtype, columns
     bound = 2**-8 if dtype == torch.bfloat16 else 1e-5
     _, scale = fp8.quantise(expected.flatten(0, 1))
     torch.testing.assert_close(inner.scale, scale, rtol=bound, atol=0)
-    torch.testing.assert_close(inner.scale, before.scale, rtol=1e-5, atol=0)
+    torch.testing.assert_close(inner.scale, before.scale, rtol=1e-5 if DEVICE == "cpu" else 2**-11, atol=0)
     assert relative(fp8.quantise(unchanged.flatten(0, 1))[1], scale) > 10 * bound
     same = inner.values.float() == before.values.float()
     assert float(same.float().mean()) > 0.999

@@ -246,7 +246,7 @@ def _plus_times_down(total, x, down, times: tl.constexpr, widths: tl.constexpr, 
 
 @triton.jit
 def _gelu(x, how: tl.constexpr):
-    """GELU, float32: exactly, within 2^-20 of that by a GPU's own functions, or quickly; see `activation.py`."""
+    """GELU, float32: exactly, closely by a GPU's own functions, or quickly; see `activation.py`."""
     return gelu_close(x) if how == "close" else gelu_tanh(x, how == "quick")
 
 

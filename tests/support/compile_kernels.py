@@ -55,8 +55,15 @@ def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
+def choose(rows: RowTiles | None = None, warps: WarpTiles | None = None) -> None:
+    """Have kernels with these tiles used where they can be; None: those of several passes, which are for all sizes."""
+    low_rank_rows.RESIDUAL_ROWS = low_rank_rows.JOINED_ROWS = low_rank_rows.ALONE_ROWS = rows
+    low_rank_warps.GELU_WARPS = low_rank_warps.MEASURE_WARPS = low_rank_warps.QUANTISE_WARPS = warps
+
+
 def ask_for_all(rank: int, fp8: bool) -> None:
-    """Every kernel for adapters of rows, at the sizes of Wan2.2 TI2V-5B."""
+    """Every kernel for adapters of rows that is for all sizes, at those of Wan2.2 TI2V-5B."""
+    choose()
     wide = kernels.Activation(empty(SEQUENCES * TOKENS, DIM))
     small = kernels.Activation(
         empty(SEQUENCES * TOKENS, DIM, dtype=kernels.FORMAT), empty(SEQUENCES * TOKENS, 1, dtype=torch.float32)
@@ -78,8 +85,7 @@ def ask_for_all(rank: int, fp8: bool) -> None:
 
 def ask_for_rows(rank: int, fp8: bool) -> None:
     """The kernels that have whole rows, of ranks that they take."""
-    tiles = RowTiles(256, 8, 1)
-    low_rank_rows.RESIDUAL_ROWS = low_rank_rows.JOINED_ROWS = low_rank_rows.ALONE_ROWS = tiles
+    choose(rows=RowTiles(256, 8, 1))
     rotary = (empty(TOKENS, 1, DIM // HEADS // 2, dtype=torch.float32),) * 2
     hidden, low = empty(SEQUENCES, TOKENS, DIM), empty(1, SEQUENCES * TOKENS, 3 * rank, dtype=torch.float32)
     vectors = empty(SEQUENCES, 3, DIM, dtype=torch.float32).unbind(1)
@@ -94,8 +100,7 @@ def ask_for_rows(rank: int, fp8: bool) -> None:
 
 def ask_for_warps(rank: int, fp8: bool) -> None:
     """The kernel whose warps have rows of their own, of ranks that it takes."""
-    tiles = WarpTiles(16, 64, 1792, 4)
-    low_rank_warps.GELU_WARPS = low_rank_warps.MEASURE_WARPS = low_rank_warps.QUANTISE_WARPS = tiles
+    choose(warps=WarpTiles(16, 64, 1792, 4))
     low = empty(1, SEQUENCES * TOKENS, rank, dtype=torch.float32)
     term = kernels.LowRankTerm(low, empty(1, SLOTS, INNER, rank))
     following = LayerStack(empty(SLOTS, rank, INNER), empty(1, SLOTS, DIM, rank))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,25 @@ from wanbatch.jobs.augment.drawing import Child, draw, pools_of
 from wanbatch.jobs.augment.earlier import (
     Rows,
     earlier_rows,
-    key_of,
+    of_recipe,
     of_this_dataset,
-    pool_of,
+    parents_of,
     require_none_held_out,
+    require_none_moved,
     taken_by,
     warnings_about,
 )
 from wanbatch.jobs.augment.found import Found, FoundDataset
 from wanbatch.jobs.augment.leakage import Leak, groups_in_several_splits, leaks_between, require_no_leak
-from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, require_outside, write_manifest
-from wanbatch.jobs.augment.map_files import MapFiles
+from wanbatch.jobs.augment.manifest_file import require_form, require_outside
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
 from wanbatch.jobs.augment.recipe_file import read_recipe
-from wanbatch.jobs.augment.rows import manifest_row
 from wanbatch.jobs.augment.selection import check_names, check_objects, of_classes, of_splits
 from wanbatch.jobs.augment.tables import Reading
 from wanbatch.jobs.config.schedule_names import scheduled_values
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.records import Source
-from wanbatch.manifests.sources.loader import SourceLoader
 
 NAMED = 3
 """Pictures that a message names; of the others it says how many there are."""
@@ -60,6 +58,7 @@ class Augmentation:
         dataset: path of the dataset, absolute, or its URL.
         children: the rows that are new.
         earlier: the rows that the manifest had before, which stay.
+        replaced: the rows that it had before and that another recipe or dataset takes the place of.
         counts: by split and class.
         leaks: pictures that look like one of another split.
         warnings: what was left out or could not be done, a sentence each.
@@ -70,6 +69,7 @@ class Augmentation:
     dataset: str
     children: tuple[Child, ...]
     earlier: Rows
+    replaced: Rows
     counts: tuple[ClassCount, ...]
     leaks: tuple[Leak, ...]
     warnings: tuple[str, ...]
@@ -108,7 +108,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     require_form(target)
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
-    remedy = "name a file elsewhere with --out or --manifest; of a schedule, keep the recipe elsewhere"
+    remedy = "name a file elsewhere with --out or --manifest; of a schedule, have recipe and output elsewhere"
     require_outside(dataset_path(recipe.dataset, folder), target, remedy)
     path, found, reading = _find(recipe, folder, settings)
     wanted, others = of_splits(found, recipe)
@@ -122,8 +122,11 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     _require_no_shared_group(loaded.originals, others)
     kept = _without_leaks(loaded.originals, leaks, recipe)
     digests = [original.sha256 for original in (*loaded.originals, *held_out)]
-    earlier = of_this_dataset(() if anew else earlier_rows(target, recipe.digest), digests)
+    there = () if anew else earlier_rows(target)
+    earlier = of_this_dataset(of_recipe(there, recipe.digest), digests)
     require_none_held_out(target, earlier, leaks, held_out)
+    of_others = _of_other_classes(found, recipe, reading) if parents_of(earlier) - set(digests) else ()
+    require_none_moved(target, earlier, [*loaded.originals, *of_others])
     taken = taken_by(earlier)
     drawn = draw(kept, recipe, taken, scheduled_values(os.environ))
     require_no_leak(drawn.children, recipe.split)
@@ -141,7 +144,15 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
         *_of_splitless(found, recipe),
     )
     return Augmentation(
-        recipe, path, drawn.children, earlier, counts, tuple(leaks), (*warnings, *drawn.warnings), loaded
+        recipe=recipe,
+        dataset=path,
+        children=drawn.children,
+        earlier=earlier,
+        replaced=() if earlier else there,
+        counts=counts,
+        leaks=tuple(leaks),
+        warnings=(*warnings, *drawn.warnings),
+        loaded=loaded,
     )
 
 
@@ -154,14 +165,37 @@ def _find(recipe: Recipe, folder: Path, settings: Settings) -> tuple[str, FoundD
     return path, find_dataset(path, images, reading, recipe.dataset), reading
 
 
+def _of_other_classes(found: FoundDataset, recipe: Recipe, reading: Reading) -> tuple[Original, ...]:
+    """The pictures of the splits that are augmented whose classes are not."""
+    if recipe.classes is None:
+        return ()
+    its, _ = of_splits(found, recipe)
+    others = [picture for picture in its if picture.label not in recipe.classes]
+    return load_originals(found, others, reading, look=False).originals
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The pictures of a recipe's dataset: those that are augmented, with where they are, and those held out."""
+    """The pictures of a recipe's dataset: those that are augmented, with where they are, and those held out.
+
+    others: of the splits that are augmented, the pictures of the classes that are not.
+    """
 
     recipe: Recipe
     augmented: Loaded
     held_out: tuple[Original, ...]
     held_out_sources: dict[str, Source]
+    others: tuple[Original, ...] = ()
+
+    @property
+    def classes(self) -> dict[str, set[str]]:
+        """By the digests of all pictures: their classes in the augmented splits; none if they are held out."""
+        found: dict[str, set[str]] = {}
+        for original in (*self.augmented.originals, *self.others):
+            found.setdefault(original.sha256, set()).add(str(original.label))
+        for original in self.held_out if self.recipe.near_copies != "keep" else ():
+            found[original.sha256] = set()
+        return found
 
 
 def read_reference(recipe_path: Path, settings: Settings, everything_looked_at: bool = False) -> Reference:
@@ -181,61 +215,8 @@ def read_reference(recipe_path: Path, settings: Settings, everything_looked_at: 
     augmented = load_originals(found, of_classes(found, wanted, recipe), reading, everything_looked_at)
     own = load_originals(found, others, reading, look=True)
     elsewhere, _ = _of_other_datasets(recipe, folder, reading)
-    return Reference(recipe, augmented, (*own.originals, *elsewhere), own.sources)
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A manifest that was written. fence: the folder that holds it and all its sources, absolute."""
-
-    manifest: Path
-    fence: str
-    rows: Sequence[Mapping[str, Any]]
-
-    @property
-    def needs_fence(self) -> bool:
-        """Whether a run must be told that sources may be outside the manifest's own folder."""
-        return self.fence != str(self.manifest.absolute().parent)
-
-
-def write_augmentation(planned: Augmentation, target: Path) -> Written:
-    """Write the manifest of what was planned, with the rows that it had before.
-
-    Args:
-        planned: what is made.
-        target: the manifest, as it was planned for.
-    Raises:
-        UserError: It cannot be written, or has no rows.
-    """
-    if not planned.children and not planned.earlier:
-        raise UserError(f"{planned.dataset}: gives no rows: check classes, split and [hard]")
-    return write_rows(planned, target, planned.children, planned.earlier)
-
-
-def write_rows(planned: Augmentation, target: Path, children: Sequence[Child], earlier: Rows = ()) -> Written:
-    """Write a manifest of some rows. Raises UserError if it cannot be written.
-
-    Args:
-        planned: that they are of.
-        target: the manifest, ending in `.jsonl` or `.parquet`.
-        children: rows that are new.
-        earlier: rows that it had before.
-    """
-    loaded = planned.loaded
-    with SourceLoader(loaded.root, allow_http=True, fence=loaded.fence) as loader:
-        paths = SourcePaths(target, lambda original: loader.encoded(loaded.sources[original.sha256]))
-        maps = MapFiles(target, loader, planned.recipe.objects)
-        new = [manifest_row(child, planned.recipe, paths.of, maps.of) for child in children]
-    for row in earlier:
-        paths.include(row.get("images") or [row["image"]])
-    rows = sorted([*earlier, *new], key=_order)
-    write_manifest(target, rows)
-    return Written(target, paths.fence, rows)
-
-
-def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    split, label = pool_of(row)
-    return split or "", label or "", *key_of(row)
+    held_out = (*own.originals, *elsewhere)
+    return Reference(recipe, augmented, held_out, own.sources, _of_other_classes(found, recipe, reading))
 
 
 def _held_out(

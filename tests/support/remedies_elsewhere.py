@@ -152,6 +152,13 @@ ELSEWHERE: Table = {
         "restore it, or {}": LOST,
         "and then the command of its run": LOST,
     },
+    "manifests/dataset/disk_errors.py": {"make room there": "tests/faults/test_disk.py::test_a_full_disk"},
+    "jobs/driver/interruption.py": {
+        "made and kept": "tests/jobs/driver/test_interruption.py::test_two_signals_drop_what_is_in_hand_and_say_so",
+    },
+    "jobs/driver/planned_folder.py": {
+        "torch sees no GPU": "tests/jobs/cli/test_planned_folders.py::test_a_gpu_that_this_machine_has_not",
+    },
     "manifests/dataset/recovery.py": {"and no commits in": f"{REPAIR}::test_lost_commits"},
     "manifests/dataset/repair.py": {
         "it may be whole": f"{REPAIR}::test_a_part_that_cannot_be_read_is_not_given_up",
@@ -215,7 +222,7 @@ NOT_HERE: Table = {
     **remedies_models.NOT_HERE,
     "pipeline/sound/birdnet.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
     "pipeline/sound/config.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
-    "jobs/augment/augment.py": {"gives no rows": "which of the three leaves none is not known"},
+    "jobs/augment/writing.py": {"gives no rows": "which of the three leaves none is not known"},
     "pipeline/models/int8.py": {"precision int8": NO_GPU},
     "engines/onnx_export.py": {
         "export it again": "why an export is broken is not known",

@@ -56,7 +56,7 @@ def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 
 def choose(rows: RowTiles | None = None, warps: WarpTiles | None = None) -> None:
-    """Have kernels with these tiles used where they can be; None: those of several passes, which are for all sizes."""
+    """Have kernels with these tiles used where they can be; None: those of several passes, for all sizes."""
     low_rank_rows.RESIDUAL_ROWS = low_rank_rows.JOINED_ROWS = low_rank_rows.ALONE_ROWS = rows
     low_rank_warps.GELU_WARPS = low_rank_warps.MEASURE_WARPS = low_rank_warps.QUANTISE_WARPS = warps
 

@@ -300,5 +300,9 @@ COLUMNS: tuple[Column, ...] = (
         since=4,
     ),
     Column("wanbatch_version", "the version of wanbatch that made the picture", written=pa.string(), since=4),
-    Column("manifest_row", "the row of the manifest, from 0", written=pa.int64()),
+    Column(
+        "manifest_row",
+        "the row, from 0, of the manifest that made the picture; it may have changed since: join on `id`",
+        written=pa.int64(),
+    ),
 )

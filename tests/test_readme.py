@@ -12,7 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -116,6 +118,18 @@ def test_the_pictures_show_what_the_quickstart_asked_for(workplace):
     assert away == sorted(away)
     assert away[1] < 0.6 * away[3], "there is a passage between the source and the prompt"
     assert away[2] > 1.2 * away[1]
+
+
+def test_the_join_is_one_and_failures_are_read_where_there_are_none(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    [query] = blocks("sql")
+    rows = duckdb.sql(query).fetchall()
+    assert len(rows) == pq.read_table("out/quickstart/data").num_rows
+    assert all(prompt and seconds >= 0 for _, prompt, seconds in rows)
+    [way] = re.findall(r"`pandas\.read_parquet\(\"(.*?)\"\)`", README)
+    assert pd.read_parquet(way).empty
+    with pytest.raises(duckdb.IOException, match="No files found"):
+        duckdb.sql(f"select * from '{way}/*.parquet'")
 
 
 def test_the_python_example_prints_a_picture_and_its_prompt(workplace):

@@ -117,7 +117,7 @@ def test_a_link_that_leaves_the_folder_is_read_by_what_the_plan_says(folder):
 @pytest.mark.parametrize(
     ("text", "said", "better"),
     [
-        ("stpes = 3\n", r"unknown field 'stpes'; .*; did you mean (\w+)\?", "{} = 3\n"),
+        ("stpes = 3\n", r"unknown field 'stpes': did you mean (\w+)\?", "{} = 3\n"),
         ('device = "cudo"\n', r"must be auto, cpu, cuda; did you mean (\w+)\?", 'device = "auto" # {}\n'),
         ("width = 100\nheight = 64\n", r"width: .*; every model takes (\d+)", "width = {}\nheight = 64\n"),
         ('sampler = "Euler"\n', r"'Euler' is unknown: .*; did you mean (\w+)\?", 'sampler = "{}"\n'),
@@ -136,7 +136,7 @@ def test_a_settings_file(folder, text, said, better):
 def test_a_variable(folder):
     write_jsonl(Path("m.jsonl"), [GOOD])
     refused = invoke("plan", "m.jsonl", env={"WANBATCH_STEP": "3"})
-    match = re.search(r"variable WANBATCH_STEP sets nothing; .*; did you mean (\w+)\?", refused.stderr)
+    match = re.search(r"variable WANBATCH_STEP sets nothing: did you mean (\w+)\?", refused.stderr)
     assert match is not None, refused.stderr
     assert invoke("plan", "m.jsonl", "--json", env={match[1]: "3"}).exit_code == 0
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from wanbatch.counting import number_of
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.augment.checks_settings import Band, Checks
 from wanbatch.jobs.augment.measures import blended, distance, measure, small
@@ -269,7 +270,7 @@ class _Sources:
             return ()
         name, why = next(iter(self._missing.items()))
         count = len(self._missing)
-        return (f"{count} pictures are not compared with their sources, {name!r} for one: {why}",)
+        return (f"not compared with their sources: {number_of(count, 'pictures')}, {name!r} for one: {why}",)
 
     def _references(self, row: Mapping[str, Any]) -> tuple[Source, ...]:
         if self._sources is None:

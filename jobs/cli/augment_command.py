@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option, settings_options
@@ -162,7 +163,7 @@ def _preview(planned: Augmentation, count: int, target: Path, settings: Settings
     shown = preview(planned, count, target, sheet, settings)
     if as_json:
         return json.dumps({"preview": str(sheet), "shown": shown, **planned.as_json()})
-    return f"{_count(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written"
+    return f"{number_of(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written"
 
 
 def _measure(
@@ -231,7 +232,7 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
     count, parents = len(written.rows), len({parent["sha256"] for row in written.rows for parent in row["parents"]})
     new = f", {len(planned.children)} of them new" if planned.earlier else ""
     of_split = f" of split {' and '.join(planned.recipe.split)}" if planned.recipe.split else ""
-    rows, pictures = _count(count, "rows"), _count(parents, "pictures")
+    rows, pictures = number_of(count, "rows"), number_of(parents, "pictures")
     yield f"{written.manifest}: {rows} from {pictures}{of_split} ({planned.dataset}){new}"
     for each in planned.counts[:CLASSES_SHOWN]:
         name = " ".join(str(part) for part in (each.split, each.label) if part is not None) or "all"
@@ -256,7 +257,3 @@ def _next(written: Written, settings: Settings, given: Collection[str]) -> str:
 
     flags = flags_for(written, settings, given)
     return shlex.join(["wanbatch", "run", str(written.manifest), *flags, "--out", f"out/{written.manifest.stem}"])
-
-
-def _count(number: int, things: str) -> str:
-    return f"{number} {things if number != 1 else things.removesuffix('s')}"

@@ -75,4 +75,6 @@ def _lines(file: Path, marks: FileMarks, folder: str | Path | None, row: FoundRo
             yield f"  row       none in {folder}"
         else:
             yield f"  row       {row.values['id']!r} of {folder}, found {_FOUND_BY[row.by]}"
-            yield f"            {row.part} row {row.row}, manifest row {row.values['manifest_row']}"
+            yield f"            {row.part} row {row.row}"
+            number = row.values["manifest_row"]
+            yield f"            row {number} of the manifest as it was then; it may have changed since: join on id"

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import GivenSettings, Settings, accepted_instead
-from wanbatch.suggestions import did_you_mean
+from wanbatch.jobs.config.unknown_settings import instead_of
 
 
 def given_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def given_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The fields that are given, as JSON values.
     Raises:
-        UserError: One is not known, or not accepted; the message names it and what is.
+        UserError: One is not known, or not accepted; the message names it and the likely one.
     """
     try:
         return GivenSettings(**values).model_dump(mode="json", include=set(values))
@@ -28,10 +28,7 @@ def given_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
-            near = did_you_mean(name, Settings.model_fields)
-            raise UserError(
-                f"settings: unknown field {name!r}; known: {', '.join(Settings.model_fields)}{near}"
-            ) from error
+            raise UserError(f"settings: unknown field {name!r}: {instead_of(name, Settings.model_fields)}") from error
         said = accepted_instead(name, first["input"]) if name in Settings.model_fields else first["msg"]
         raise UserError(f"settings: {name} is {first['input']!r}: must be {said}") from error
 

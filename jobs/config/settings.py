@@ -29,6 +29,7 @@ from wanbatch.jobs.config.field_help import METAVAR, RULE, accepted, choices
 from wanbatch.jobs.config.field_texts import column_pairs, node_labels, possible_pairs, split_list
 from wanbatch.jobs.config.schedule_names import SCHEDULE_TABLES, SCHEDULED_RUN, SCHEDULED_TIME
 from wanbatch.jobs.config.sound_settings import SoundSettings
+from wanbatch.jobs.config.unknown_settings import instead_of
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
 from wanbatch.manifests.dataset.content_credentials import SigningFiles
 from wanbatch.manifests.dataset.image_formats import ImageFormat
@@ -255,7 +256,7 @@ def signing_files(settings: Settings) -> SigningFiles | None:
 def read_settings(**given: Any) -> Settings:
     """Settings from flags (`given`; None means not given), variables and the file in the current folder.
 
-    Raises UserError that names the field, and for an unknown one the known ones.
+    Raises UserError that names the field, and for an unknown one the likely one.
     """
     unknown = [
         n
@@ -265,9 +266,8 @@ def read_settings(**given: Any) -> Settings:
         and n not in (SCHEDULED_TIME, SCHEDULED_RUN)
     ]
     if unknown:
-        known = _known(PREFIX, str.upper)
-        near = did_you_mean(sorted(unknown)[0], known)
-        raise UserError(f"variable {sorted(unknown)[0]} sets nothing; known: {', '.join(known)}{near}")
+        instead = instead_of(sorted(unknown)[0], Settings.model_fields, PREFIX)
+        raise UserError(f"variable {sorted(unknown)[0]} sets nothing: {instead}")
     try:
         if given.get("lora") is not None:
             given["lora"] = named_adapters(given["lora"])  # so that those of the file are there, too
@@ -325,7 +325,7 @@ def _words(error: ValidationError, given: Mapping[str, Any]) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
-        return f"{FILE}: unknown field {name!r}; known: {', '.join(_known())}{did_you_mean(name, _known())}"
+        return f"{FILE}: unknown field {name!r}: {instead_of(name, Settings.model_fields)}"
     if name not in Settings.model_fields:  # a rule over several fields
         return first["msg"].removeprefix("Value error, ")
     flag, variable = f"--{name.replace('_', '-')}", f"{PREFIX}{name.upper()}"
@@ -344,7 +344,3 @@ def accepted_instead(name: str, value: object) -> str:
         with suppress(TypeError, ValueError, OverflowError):
             return f"{accepted(field)}; {nearest_sides(float(value))}"  # type: ignore[arg-type]
     return accepted(field)
-
-
-def _known(prefix: str = "", spell=str) -> list[str]:
-    return [prefix + spell(name) for name in Settings.model_fields]

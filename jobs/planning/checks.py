@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,10 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.adapters import check_merged, unknown_names
 from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, sigmas_of_run, too_low
+from wanbatch.manifests.columns import MAPS
+from wanbatch.manifests.reading.arrow_rows import UNKNOWN
 from wanbatch.manifests.reading.column_names import if_own, map_option, own_name
+from wanbatch.manifests.reading.contradictions import SOURCES
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.sampling.schedules import RESPACE, SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
@@ -21,6 +24,8 @@ from wanbatch.suggestions import closest, did_you_mean
 
 KNOWN: dict[str, Iterable[str]] = {"sampler": SOLVERS, "schedule": SCHEDULES}
 SIDES = ("width", "height")
+OF_SCHEDULES = frozenset((*REPLACED, "sigmas", "creativity", "creativity_steps", *MAPS, *SOURCES))
+"""The columns that decide a row's noise levels, and where on them it starts."""
 MOST_TEXT = 2**31 - 1  # bytes that an Arrow array of texts takes
 
 
@@ -75,19 +80,35 @@ def _check_converted(settings: Settings, model: ModelInfo) -> None:
 def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
     """What rows ask that this model or version does not have: pairs of a row's index and what to say of it.
 
-    rows: of `manifests.columns.ROWS_SCHEMA`.
+    rows: of `arrow_rows.ROWS_SCHEMA`, or `DOUBTFUL_SCHEMA`: then nothing is said that rests on an unknown value.
     """
     for name, known in KNOWN.items():
         unknown = pc.and_(pc.is_valid(rows[name]), pc.invert(pc.is_in(rows[name], pa.array(list(known)))))
         for index in np.flatnonzero(unknown).tolist():
             yield index, _unknown_name(name, rows[name][index].as_py(), known)
     yield from unknown_names(rows, settings, model)
+    yield from _bad_sides(rows, model)
+    for index in np.flatnonzero(pc.is_valid(rows["guidance_2"])).tolist() if not model.two_experts else ():
+        yield index, _no_second_expert(model) + if_own("guidance_2")
+    settled = _with_all_of(rows, OF_SCHEDULES)
+    yield from ((index, message) for index, message in _check_schedules(rows, model, settings) if settled[index])
+
+
+def _with_all_of(rows: pa.Table, columns: Set[str]) -> np.ndarray:
+    """Of each row, whether none of some columns is unknown; bool."""
+    if UNKNOWN not in rows.column_names:
+        return np.ones(len(rows), dtype=bool)
+    return np.array([columns.isdisjoint(unknown or ()) for unknown in rows[UNKNOWN].to_pylist()], dtype=bool)
+
+
+def _bad_sides(rows: pa.Table, model: ModelInfo) -> Iterator[tuple[int, str]]:
     for name in SIDES:
         sides = pc.fill_null(rows[name], 0).to_numpy()
         for index in np.flatnonzero(sides % model.multiple).tolist():
             yield index, _bad_side(name, int(sides[index]), model)
-    for index in np.flatnonzero(pc.is_valid(rows["guidance_2"])).tolist() if not model.two_experts else ():
-        yield index, _no_second_expert(model) + if_own("guidance_2")
+
+
+def _check_schedules(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator[tuple[int, str]]:
     both = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(rows["sigmas"]))
     resolved = pa.table(resolved_schedules(rows, model, settings))
     of_run = pc.and_(pc.equal(rows["creativity_steps"], RESPACE), pc.is_valid(resolved["sigmas"]))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.errors import RowError
+from wanbatch.errors import MachineryError, RowError
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.manifests.reading.arrow_rows import source_of
 from wanbatch.manifests.records import Source
@@ -124,6 +124,19 @@ def with_every_source(plan: Plan, cache: SizeCache, measuring: Measuring) -> Pla
     errors = {sources[index].name: str(error) for index, error in found.items() if isinstance(error, RowError)}
     notes = {**plan.source_notes, **_notes(sources, found)}
     return replace(plan, unreadable={**plan.unreadable, **errors}, source_notes=notes)
+
+
+def unreadable_sources(sources: Sequence[Source], make_loader: Callable[[], SourceLoader]) -> dict[int, str]:
+    """What is wrong with sources, by their index. Those on the web are not looked at.
+
+    Nothing, if a store that holds them does not answer: this is asked about a manifest that is wrong anyway.
+    """
+    on_the_web = {i for i, one in enumerate(sources) if not one.embedded and is_web_address(one.path or "")}
+    try:
+        found = measure(sources, [None] * len(sources), Measuring(make_loader), on_the_web)
+    except MachineryError:
+        return {}
+    return {index: f"image {error}" for index, error in found.items() if isinstance(error, RowError)}
 
 
 def _notes(sources: Sequence[Source], found: Mapping[int, SourceSize | RowError]) -> dict[str, frozenset[str]]:

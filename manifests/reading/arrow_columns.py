@@ -32,6 +32,7 @@ class FileColumns:
         stored: by these names, those that they have in the file.
         known: the columns that wanbatch knows.
         others: those that pass through.
+        refused: those that are not read, since something is wrong with them as such; in none of the above.
     """
 
     def __init__(
@@ -50,20 +51,25 @@ class FileColumns:
         self.schema = _renamed(schema, checker)
         self.known = [name for name in self.schema.names if name in KNOWN]
         self.others = [name for name in self.schema.names if name not in KNOWN]
+        self.refused: frozenset[str] = frozenset()
         self._constants = {checker.name_of(name): value for name, value in (constants or {}).items()}
         for name in self.schema.names:
             self._constants.pop(name, None)  # some tools write these columns into the files, too
 
-    def are_good(self) -> bool:
-        """Report what is wrong with the columns as such, and what of them is not used."""
+    def report(self) -> None:
+        """Report what is wrong with the columns as such, and what of them is not used; leave out those that are."""
         wrong = list(self._problems())
-        for message in wrong:
+        for _, message in wrong:
             self._checker.problems.add(self._index, -1, message)
+        self.refused = frozenset(name for name, _ in wrong)
+        self.known = [name for name in self.known if name not in self.refused]
+        self.others = [name for name in self.others if name not in self.refused]
+        self._constants = {n: value for n, value in self._constants.items() if n not in self.refused}
         for name in (name for name in self.known if name in IMAGES):
             if unused := unused_fields(self.schema.field(name).type):
                 said = f"only bytes and path of column {name!r} are used, not {', '.join(unused)}"
                 self._checker.problems.warn(self._index, said)
-        for name in self.others if not wrong else ():
+        for name in self.others:
             if kind := unknown_to_datasets(self.schema.field(name).type):
                 how = "a list of structs of key and value" if pa.types.is_map(kind) else "decimal128"
                 self._checker.problems.warn(
@@ -71,7 +77,6 @@ class FileColumns:
                     f"column {name!r} is or holds {kind}, for which the library `datasets` has no type: for "
                     f"`load_dataset` to read the output, store it as {how}",
                 )
-        return not wrong
 
     def passthrough_schema(self) -> pa.Schema:
         """Without file-specific metadata; Hugging Face features of these columns are kept."""
@@ -128,33 +133,35 @@ class FileColumns:
         for name, value in self._constants.items():
             if name in KNOWN:
                 columns[name] = [None if value is None else known_value(name, value)] * count
-        check_rows(columns, count, self._checker, self._index, position)
+        check_rows(columns, count, self._checker, self._index, position, self.refused)
 
     def _passed_constants(self) -> dict[str, pa.Scalar]:
         """The constant columns that pass through, as text."""
         return {n: pa.scalar(v, pa.string()) for n, v in self._constants.items() if n not in KNOWN}
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Pairs of a column and what is wrong with it."""
         names = self.schema.names
         for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-            yield f"column {name!r} is there {names.count(name)} times: keep one"
+            yield name, f"column {name!r} is there {names.count(name)} times: keep one"
         for field in self.schema:
+            name = field.name
             if has_extension(field):
-                yield f"column {field.name!r} has the extension type {field.type}: store it as a plain type"
-            elif field.name in KNOWN and (rule := type_rule(field.name, field.type)):
-                yield f"column {field.name!r} is {field.type}: must be {rule}; cast the column{if_own(field.name)}"
-            elif field.name in RESERVED:
-                yield reserved_name(field.name)
-            elif field.name not in KNOWN and (why := bad_type(field.type)):
-                yield f"column {field.name!r} {why}: simplify it"
+                yield name, f"column {name!r} has the extension type {field.type}: store it as a plain type"
+            elif name in KNOWN and (rule := type_rule(name, field.type)):
+                yield name, f"column {name!r} is {field.type}: must be {rule}; cast the column{if_own(name)}"
+            elif name in RESERVED:
+                yield name, reserved_name(name)
+            elif name not in KNOWN and (why := bad_type(field.type)):
+                yield name, f"column {name!r} {why}: simplify it"
         for name, value in self._constants.items():
             if name in RESERVED:
-                yield reserved_name(name)
+                yield name, reserved_name(name)
             elif name in KNOWN and value is not None:
                 try:
                     known_value(name, value)
                 except BadTextError as error:
-                    yield str(error)
+                    yield name, str(error)
 
 
 def _renamed(schema: pa.Schema, checker: RowChecker) -> pa.Schema:

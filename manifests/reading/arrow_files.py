@@ -61,10 +61,9 @@ class ArrowFiles:
                 digest.update(f"{file.size}".encode())
                 with readable(path, "Arrow"):
                     columns = FileColumns(index, file.schema, checker, found.constants_of(index))
-                    good = columns.are_good()
-                if good:
-                    batches = _read(path, file, columns, checker, budget, digest)
-                    tables.append(pa.Table.from_batches(batches, schema=columns.passthrough_schema()))
+                    columns.report()
+                batches = _read(path, file, columns, checker, budget, digest)
+                tables.append(pa.Table.from_batches(batches, schema=columns.passthrough_schema()))
         rows = unified(tables, checker.problems) if tables else pa.table({})
         partitions = {checker.name_of(name) for constants in found.constants for name in constants if name != SPLIT}
         return with_inferred_types(rows, partitions), digest.hexdigest()
@@ -126,9 +125,9 @@ def _read(
 ) -> Iterator[pa.RecordBatch]:
     """Check all rows of a file; yields the columns that pass through."""
     embedded = [n for n in columns.known if n in IMAGES and has_bytes(columns.schema.field(n).type)]
-    held = [name for name in columns.schema.names if name not in embedded]
+    held = [name for name in columns.schema.names if name not in embedded and name not in columns.refused]
     position = 0
-    for batch in _batches(path, file, checker):
+    for batch in _batches(path, file, columns, checker):
         digest.update(batch.select(held).serialize())
         budget.spend(path, columns.check_sizes(batch, position, held))
         values = {name: known_values(name, batch.column(name)) for name in columns.known if name in held}
@@ -142,7 +141,7 @@ def _read(
         yield columns.passthrough(batch)
 
 
-def _batches(path: str, file: ArrowFile, checker: RowChecker) -> Iterator[pa.RecordBatch]:
+def _batches(path: str, file: ArrowFile, columns: FileColumns, checker: RowChecker) -> Iterator[pa.RecordBatch]:
     """Batches in plain types, not too large, with the names under which their columns are read."""
     batches = file.batches()
     while True:
@@ -150,7 +149,11 @@ def _batches(path: str, file: ArrowFile, checker: RowChecker) -> Iterator[pa.Rec
             whole = next(batches, None)
             if whole is None:
                 return
+            names = [checker.name_of(name) for name in whole.schema.names]
+            if columns.refused:
+                whole = whole.select([at for at, name in enumerate(names) if name not in columns.refused])
+                names = [name for name in names if name not in columns.refused]
             whole.validate(full=True)
-            whole = plain_batch(whole).rename_columns([checker.name_of(name) for name in whole.schema.names])
+            whole = plain_batch(whole).rename_columns(names)
         for start in range(0, len(whole), BATCH):
             yield whole.slice(start, BATCH)

@@ -45,6 +45,11 @@ GROUP_COLUMNS = tuple(name for name, given in GIVEN.items() if given.role == "gr
 UNMERGED_SCHEMA = pa.schema([*ROWS_SCHEMA, *((name, GIVEN[name].kind.type) for name in GROUP_COLUMNS)])
 """Like `ROWS_SCHEMA`, while blend groups are not merged yet."""
 
+UNKNOWN = "unknown"
+DOUBTFUL_SCHEMA = ROWS_SCHEMA.append(pa.field(UNKNOWN, pa.list_(pa.string())))
+"""Rows that cannot be taken, as far as they are right. `unknown`: columns that are wrong, could not be read or may be
+given by other rows, which are null here."""
+
 
 class TableBuilder:
     """Collects rows as plain lists and turns them into a chunk of Arrow columns now and then."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -26,7 +26,14 @@ IMAGES = tuple(name for name, given in GIVEN.items() if given.kind in IMAGE_KIND
 STRUCTS = (*IMAGES, *(name for name, given in GIVEN.items() if given.kind.parts and name not in IMAGES))
 
 
-def check_rows(columns: Mapping[str, Sequence[Any]], count: int, checker: RowChecker, file: int, first: int) -> None:
+def check_rows(
+    columns: Mapping[str, Sequence[Any]],
+    count: int,
+    checker: RowChecker,
+    file: int,
+    first: int,
+    unread: Set[str] = frozenset(),
+) -> None:
     """Hand rows to the checker.
 
     Args:
@@ -34,12 +41,13 @@ def check_rows(columns: Mapping[str, Sequence[Any]], count: int, checker: RowChe
         count: how many rows there are.
         checker: takes them.
         file, first: the file's index, and the position of the first row in it.
+        unread: columns that the rows may have, but that cannot be read.
     """
     names = list(columns)
     rows = zip(*columns.values(), strict=True) if names else iter([()] * count)
     for offset, row in enumerate(rows):
         given = {name: value for name, value in zip(names, row, strict=True) if value is not None}
-        checker.add(given, file, first + offset)
+        checker.add(given, file, first + offset, unread)
 
 
 def known_values(name: str, column: pa.Array) -> list[Any]:

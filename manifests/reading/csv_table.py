@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.manifests.reading.inferred_columns import MAX_COLUMNS
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
@@ -73,6 +74,7 @@ class _Reader:
         self._constants = dict(constants)
         self._fixed: list[str] = []  # the cells of these columns, which stand after the file's own
         self.names: list[str | None] = []
+        self._refused: frozenset[str] = frozenset()  # columns that are there twice
         self._known: list[tuple[int, str]] = []  # columns that wanbatch knows: position and name
         self._others: list[tuple[int, str]] = []  # passthrough columns, likewise
         self._rows: list[list[str]] = []
@@ -112,7 +114,9 @@ class _Reader:
     def _begin(self, header: Sequence[str], number: int) -> None:
         """Take the names of the columns."""
         if len(header) > MAX_COLUMNS:
-            raise UserError(f"{self._shown}: has {len(header)} columns; at most {MAX_COLUMNS} are read: drop some")
+            raise UserError(
+                f"{self._shown}: has {number_of(len(header), 'columns')}; at most {MAX_COLUMNS} are read: drop some"
+            )
         for position, cell in enumerate(header, 1):
             if not cell:
                 said = f"column {position} has no name, as an index that pandas writes: it is not used"
@@ -131,7 +135,8 @@ class _Reader:
             elif name in RESERVED:
                 self._checker.problems.add(self._index, number, reserved_name(name))
         named = [(at, name) for at, name in enumerate(self.names) if name]
-        self._known = [(at, name) for at, name in named if name in KNOWN]
+        self._refused = frozenset(name for _, name in named if self.names.count(name) > 1)
+        self._known = [(at, name) for at, name in named if name in KNOWN and name not in self._refused]
         self._others = [(at, name) for at, name in named if name not in KNOWN]
 
     def _add(self, cells: list[str], number: int, separator: str) -> None:
@@ -139,23 +144,21 @@ class _Reader:
         problems = self._checker.problems
         named = len(self.names) - len(self._fixed)
         if len(cells) != named:
-            said = f"has {len(cells)} cells, but the first line names {named} columns"
+            said = f"has {number_of(len(cells), 'cells')}, but the first line names {named} columns"
             problems.add(self._index, number, f"{said}: put a cell that holds {separator!r} in double quotes")
             self._checker.skip()
             return
         cells = [*cells, *self._fixed]
-        known, bad = {}, False
+        known, unread = {}, self._refused
         for at, name in self._known:
             try:
                 value = known_value(name, cells[at])
             except BadTextError as error:
                 problems.add(self._index, number, str(error))
-                bad = True
+                unread |= {name}
             else:
                 known.update({} if value is None else {name: value})
-        if bad:
-            self._checker.skip()
-        elif self._checker.add(known, self._index, number):
+        if self._checker.add(known, self._index, number, unread):
             self._rows.append([cells[at] for at, _ in self._others])
             if len(self._rows) >= CHUNK:
                 self._flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -46,15 +46,11 @@ class InferredColumns:
         """
         self._rows.append(values)
         self._positions.append((file, position))
-        self.look_at_names(values, file, position)
-        if len(self._rows) >= self._chunk:
-            self._flush()
-
-    def look_at_names(self, names: Iterable[str], file: int, position: int) -> None:
-        """Report columns that cannot be called so, also those of a row that is not added as it has other problems."""
-        for name in names:
+        for name in values:
             if name not in self._first:
                 self._appear(name, (file, position))
+        if len(self._rows) >= self._chunk:
+            self._flush()
 
     def table(self) -> pa.Table:
         """All rows added; only useful if no problem was reported."""

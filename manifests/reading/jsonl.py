@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import pyarrow as pa
@@ -56,13 +56,15 @@ class JsonLines:
         partitions = typed_partitions(found.constants)
         for index, (path, shown) in enumerate(zip(found.files, found.shown, strict=True)):
             begun = False
-            fixed = _fixed(found.constants_of(index), partitions[index] if partitions else {}, checker, index)
+            constants = found.constants_of(index)
+            fixed = _fixed(constants, partitions[index] if partitions else {}, checker, index)
+            unread = constants.keys() - fixed.keys()
             for number, raw in numbered_lines(path, shown):
                 digest.update(raw)
                 if not begun and raw.strip():
                     begun = True
                     _check_form(path, shown, raw)
-                _read_line(shown, raw, index, number, checker, others, fixed)
+                _read_line(shown, raw, index, number, checker, others, fixed, unread)
         return others.table(), digest.hexdigest()
 
 
@@ -120,8 +122,9 @@ def _read_line(
     checker: RowChecker,
     others: InferredColumns,
     fixed: Mapping[str, Any],
+    unread: Set[str],
 ) -> None:
-    """Check one line. fixed: values of columns that it may lack."""
+    """Check one line. fixed: values of columns that it may lack. unread: such columns whose values are wrong."""
     try:
         values = _parse(shown, raw)
     except _BadLine as bad:
@@ -133,10 +136,8 @@ def _read_line(
     row = checker.renamed({**fixed, **values} if fixed else values)
     known = {name: value for name, value in row.items() if name in KNOWN and value is not None}
     unknown = {name: value for name, value in row.items() if name not in KNOWN}
-    if checker.add(known, file, number):
-        others.add(unknown, file, number)
-    else:
-        others.look_at_names(unknown, file, number)
+    checker.add(known, file, number, {checker.name_of(name) for name in unread} - row.keys() if unread else unread)
+    others.add(unknown, file, number)  # also of a row that is wrong, to find what is wrong with these
 
 
 def _parse(shown: str, raw: bytes) -> dict[str, Any] | None:

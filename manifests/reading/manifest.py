@@ -6,8 +6,7 @@ so that a million of them fit in memory; `Manifest.row` makes a `Row` of one.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.errors import MachineryError, ManifestError, UserError
-from wanbatch.manifests.reading.arrow_rows import ROWS_SCHEMA, row_of, source_of
+from wanbatch.manifests.reading.arrow_rows import DOUBTFUL_SCHEMA, ROWS_SCHEMA, row_of, source_of
 from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
 from wanbatch.manifests.reading.column_map import ColumnMap
-from wanbatch.manifests.reading.column_names import UnusedColumn, suspects, unused_columns
+from wanbatch.manifests.reading.column_names import UnusedColumn, same_name, suspects, unused_columns
 from wanbatch.manifests.reading.kind import CommittedRowsOf, ManifestFiles, ManifestKind, no_output_folder
 from wanbatch.manifests.reading.kinds import find_manifest
+from wanbatch.manifests.reading.row_ids import check_ids
 from wanbatch.manifests.reading.validation import Positions, Problems, RowChecker, location_of
 from wanbatch.manifests.records import Row, Source
 from wanbatch.manifests.sources.path_policy import PathPolicy
@@ -109,7 +109,16 @@ class Manifest:
 
 
 Check = Callable[[pa.Table], Iterable[tuple[int, str]]]
-"""What else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it."""
+"""What else is wrong with rows: pairs of a row's index and what to say of it. The rows are of `ROWS_SCHEMA`, or of
+`DOUBTFUL_SCHEMA` if some are wrong already."""
+
+LookAt = Callable[[Sequence[Source], PathPolicy], Mapping[int, str]]
+"""What is wrong with sources themselves, by their index; the second argument says where their paths start."""
+
+
+def look_at_none(sources: Sequence[Source], policy: PathPolicy) -> Mapping[int, str]:
+    """Look at no source."""
+    return {}
 
 
 def nothing_else(rows: pa.Table) -> Iterable[tuple[int, str]]:
@@ -130,6 +139,7 @@ def read_manifest(
     committed_rows: CommittedRowsOf = no_output_folder,
     split: str | None = None,
     seems_right: Callable[[], None] | None = None,
+    look_at: LookAt = look_at_none,
 ) -> Manifest:
     """Read and check a manifest.
 
@@ -137,7 +147,7 @@ def read_manifest(
         path: a file or folder of one of the kinds in `kinds.py`, or the URL of one (a string).
         source_root: the folder (or its URL) that relative source paths start from; default: the manifest's own.
         allow_http: take web addresses as sources too. Nothing is fetched here.
-        check: what else is wrong with rows (`ROWS_SCHEMA`): pairs of a row's index and what to say of it.
+        check: what else is wrong with rows: pairs of a row's index and what to say of it.
         source_fence: the folder (or its URL) that no source may leave; default: `source_root`.
         renames: columns of the manifest that are read under another name (`column_map.map_problem` checks them).
         strict: passthrough columns that seem to mean another one are problems.
@@ -146,6 +156,7 @@ def read_manifest(
         split: the one to read of a folder that has several; None: all.
         seems_right: called once if a long manifest's first rows are right, before the rest is read; that may still
             be wrong.
+        look_at: what is wrong with sources themselves; asked only if something else is wrong, so that it is said too.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -153,7 +164,7 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        named = (renames or {}, strict, prompt_of_run, committed_rows, split, seems_right)
+        named = (renames or {}, strict, prompt_of_run, committed_rows, split, seems_right, look_at)
         return _read(path, _Rules(source_root, source_fence, allow_http, check, *named))
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
@@ -176,6 +187,7 @@ class _Rules:
     committed_rows: CommittedRowsOf
     split: str | None
     seems_right: Callable[[], None] | None
+    look_at: LookAt
 
 
 def _read(path: str | Path, rules: _Rules) -> Manifest:
@@ -192,13 +204,12 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     passthrough, digest = _read_rows(kind, found, checker, rules.strict)
     lines = checker.lines()
     rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
-    _check_ids(rows, problems)
-    for index, message in rules.check(rows):
-        problems.add(rows["file"][index].as_py(), rows["position"][index].as_py(), message)
     for message in checker.columns.problems():
         problems.add(0, -1, message)
+    everything = _check_together(rows, checker.doubtful(), rules, problems)
     if problems.found:
         _report_suspects(checker, rules.strict)
+        _report_sources(everything, found.files, lambda sources: rules.look_at(sources, policy), problems)
     problems.raise_any()
 
     if not checker.count:
@@ -228,11 +239,53 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     )
 
 
+def _check_together(rows: pa.Table, doubtful: pa.Table, rules: _Rules, problems: Problems) -> pa.Table:
+    """Report what shows when rows are seen together, or beside what the run says.
+
+    Args:
+        rows: the good ones (`ROWS_SCHEMA`).
+        doubtful: the others, as far as they are right (`DOUBTFUL_SCHEMA`).
+        rules: how the manifest is read.
+        problems: takes what is found.
+    Returns:
+        All rows, ordered by manifest row; `DOUBTFUL_SCHEMA` if there are doubtful ones.
+    """
+    if len(doubtful):
+        nothing = pa.nulls(len(rows), DOUBTFUL_SCHEMA.types[-1])
+        rows = pa.concat_tables([rows.append_column(DOUBTFUL_SCHEMA[-1], nothing), doubtful]).sort_by("number")
+    check_ids(rows, problems)
+    for index, message in rules.check(rows):
+        problems.add(rows["file"][index].as_py(), rows["position"][index].as_py(), message)
+    return rows
+
+
+def _report_sources(
+    rows: pa.Table, files: Sequence[str], look_at: Callable[[Sequence[Source]], Mapping[int, str]], problems: Problems
+) -> None:
+    """Report sources that are missing or cannot be read, each at the first of its rows.
+
+    Args:
+        rows: `ROWS_SCHEMA` or `DOUBTFUL_SCHEMA`.
+        files: of the manifest.
+        look_at: what is wrong with sources.
+        problems: takes what is found.
+    """
+    places: dict[object, tuple[Source, int, int]] = {}
+    for batch in rows.select(["sources", "file", "position"]).to_batches(max_chunksize=4096):
+        for row in batch.to_pylist():
+            for source in (source_of(values, files) for values in row["sources"] or ()):
+                places.setdefault(source.key, (source, row["file"], row["position"]))
+    found = list(places.values())
+    for index, message in look_at([source for source, _, _ in found]).items():
+        _, file, position = found[index]
+        problems.add(file, position, message)
+
+
 def _look(checker: RowChecker, rules: _Rules, seems_right: Callable[[], None]) -> None:
     """Check the rows read so far; members of blend groups, whose others may come later, are left for then."""
     lines, scratch = checker.lines(), Problems(checker.problems.files, checker.problems.positions)
     rows = lines.filter(pc.is_null(lines["blend_group"])).select(ROWS_SCHEMA.names)
-    _check_ids(rows, scratch)
+    check_ids(rows, scratch)
     if not (checker.problems.found or scratch.found or any(True for _ in rules.check(rows))):
         seems_right()
 
@@ -254,14 +307,16 @@ def _renames(found: ManifestFiles, rules: _Rules) -> dict[str, str]:
 
 
 def _report_suspects(checker: RowChecker, strict: bool) -> None:
-    """Add columns that may be the cause of other problems: rows ask for nothing, but have a caption.
+    """Add columns that may be the cause of other problems: rows ask for nothing, but have a caption, or a `Prompt`.
 
     strict: all columns that seem to mean another one are problems.
     """
     for column in suspects(checker.columns.names):
         if strict:
             checker.problems.add_cause(column.strict_message)
-        elif checker.nothing_asked and column.meant in ("prompt", "image", "images"):
+        elif same_name(column.column, column.meant) or (
+            checker.nothing_asked and column.meant in ("prompt", "image", "images")
+        ):
             checker.problems.add_cause(column.message)
 
 
@@ -272,36 +327,3 @@ def _require_folder(folder: str, flag: str) -> None:
             raise UserError(f"{folder}: is not a folder: give {flag} an existing one")
     except OSError as error:
         raise MachineryError(f"{folder}: cannot be looked at ({error.strerror or error}): is it mounted?") from error
-
-
-def _check_ids(rows: pa.Table, problems: Problems) -> None:
-    """Report ids that two rows share, also through the numbers that `num_images` adds."""
-    counts = pc.value_counts(rows["id"])
-    shared = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    if len(shared):
-        _report_shared(rows.filter(pc.is_in(rows["id"], shared)), problems)
-    expanded = rows.filter(pc.greater(pc.fill_null(rows["num_images"], 1), 1))
-    if len(expanded):
-        _report_expanded(expanded, rows, problems)
-
-
-def _report_shared(rows: pa.Table, problems: Problems) -> None:
-    first: dict[str, str] = {}
-    for row in rows.select(["id", "file", "position"]).to_pylist():
-        location = problems.location(row["file"], row["position"])
-        if row["id"] in first:
-            message = f"id {row['id']!r} is already at {first[row['id']]}: give each row its own"
-            problems.add(row["file"], row["position"], message)
-        first.setdefault(row["id"], location)
-
-
-def _report_expanded(expanded: pa.Table, rows: pa.Table, problems: Problems) -> None:
-    """`a` with num_images 2 makes `a-0` and `a-1`; a row that is called so clashes with it."""
-    counts = dict(zip(expanded["id"].to_pylist(), expanded["num_images"].to_pylist(), strict=True))
-    single = rows.filter(pc.less_equal(pc.fill_null(rows["num_images"], 1), 1))
-    numbered = single.filter(pc.match_substring_regex(single["id"], r"-(0|[1-9][0-9]{0,2})$"))
-    for row in numbered.select(["id", "file", "position"]).to_pylist():
-        base, number = re.fullmatch(r"(.*)-(\d+)", row["id"]).groups()  # type: ignore[union-attr]
-        if int(number) < counts.get(base, 0):
-            message = f"id {row['id']!r} is also image {number} of {base!r} (num_images {counts[base]}): rename one"
-            problems.add(row["file"], row["position"], message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import unicodedata
@@ -11,6 +12,7 @@ from typing import Any, get_args
 
 from wanbatch.manifests.column_types import NAME
 from wanbatch.manifests.columns import GIVEN
+from wanbatch.manifests.reading.column_names import own_name
 from wanbatch.suggestions import nearest_sides
 
 OWN_SEED = "without a seed the row gets one of its own"
@@ -67,7 +69,7 @@ def _of_text(column: str, value: str, kind: str) -> str | None:
         return f"for one adapter in full write style, {value.strip()!r}, instead"
     given = GIVEN.get(column)
     if given is not None and given.kind is NAME and (name := name_like(value)):
-        return f"for example {name}"
+        return f"for example {name}, and keep this one in a column of your own, like {own_name(column)}"
     return None
 
 
@@ -90,10 +92,16 @@ def _one_of(column: str, value: str) -> str | None:
 
 
 def name_like(text: str) -> str | None:
-    """A name that is allowed, made of one that is not: letters without marks, `_` for anything else."""
+    """A name that is allowed, made of one that is not; None if that is blank.
+
+    It has letters without marks and `_` for anything else, from the first letter or figure on, and ends in 8
+    hexadecimal digits of the SHA-256 of the text, so that texts that look alike then have different names.
+    """
+    if not text.strip():
+        return None
     plain = unicodedata.normalize("NFKD", text[:1000]).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", plain.strip())[:128]
-    return name if name.strip("._") else None
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", plain.strip()).strip("._-")[:100]
+    return f"{name or 'id'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def shorten(value: object, limit: int = 60) -> str:

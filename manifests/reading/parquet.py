@@ -78,7 +78,8 @@ class Parquet:
                     why = too_much(file.metadata, reader.unread)
                 if why:
                     raise UserError(f"{path}: {why}")
-                if reader.columns.are_good():
+                reader.columns.report()
+                if reader.can_leave_out_refused:
                     tables.append(pa.Table.from_batches(reader.read(), schema=reader.columns.passthrough_schema()))
             if partition:
                 digest.update(repr(sorted(partition.items())).encode())
@@ -101,6 +102,11 @@ class _FileReader:
     ):
         self._path, self._file, self._checker, self._budget = path, file, checker, budget
         self.columns = FileColumns(index, file.schema_arrow, checker, partition)
+
+    @property
+    def can_leave_out_refused(self) -> bool:
+        """Whether the other columns can be read alone: dots in names of columns are also between parts of paths."""
+        return not (self.columns.refused and any("." in name for name in self._file.schema_arrow.names))
 
     def read(self) -> Iterator[pa.RecordBatch]:
         """Check all rows; yields the columns that pass through."""
@@ -146,10 +152,17 @@ class _FileReader:
         return next((path for path in paths if path.endswith(f".{leaf}")), None)
 
     def _columns_to_read(self) -> list[str] | None:
-        """All columns but the bytes of images; None means all."""
-        skipped = self.unread
+        """All columns but the bytes of images and those that something is wrong with; None means all."""
+        skipped = self.unread | self._refused_leaves()
         paths = (self._file.metadata.schema.column(i).path for i in range(len(self._file.metadata.schema)))
         return [path for path in paths if path not in skipped] if skipped else None
+
+    def _refused_leaves(self) -> set[str]:
+        """The leaf columns of those that something is wrong with."""
+        refused = [n for n in self._file.schema_arrow.names if self._checker.name_of(n) in self.columns.refused]
+        schema = self._file.metadata.schema
+        paths = (schema.column(i).path for i in range(len(schema)))
+        return {path for path in paths if any(_is_within(path, name) for name in refused)}
 
     def _embedded(self, group: int, name: str) -> list[Flags]:
         """For each row of a row group: which of its images have bytes.

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from wanbatch.errors import ManifestError, Problem
 from wanbatch.manifests.columns import WRITTEN
-from wanbatch.manifests.reading.arrow_rows import UNMERGED_SCHEMA, TableBuilder, row_values
+from wanbatch.manifests.reading.arrow_rows import (
+    DOUBTFUL_SCHEMA,
+    ROWS_SCHEMA,
+    UNMERGED_SCHEMA,
+    TableBuilder,
+    row_values,
+)
 from wanbatch.manifests.reading.column_map import ColumnMap
 from wanbatch.manifests.reading.column_names import map_option, own_name
-from wanbatch.manifests.reading.row_model import KNOWN, NOTHING_ASKED, ManifestRow, parse_row, shorten
+from wanbatch.manifests.reading.contradictions import NOTHING_ASKED
+from wanbatch.manifests.reading.row_model import KNOWN, ManifestRow, judge_row, shorten
 from wanbatch.manifests.sources.path_policy import PathPolicy
 
 FIRST_ROWS = 4096  # after which a manifest may be taken for a good one (`RowChecker.after_first`)
@@ -117,6 +124,7 @@ class RowChecker:
         self.nothing_asked = False
         self._rules = rules
         self._builder = TableBuilder(UNMERGED_SCHEMA)
+        self._doubtful = TableBuilder(DOUBTFUL_SCHEMA)
 
     def leaves_fence(self, location: str) -> bool:
         """Whether a local file is outside the folder that no source may leave, with its links resolved."""
@@ -134,31 +142,55 @@ class RowChecker:
         """Count a row that is not even readable, so that the others keep their numbers."""
         self.count += 1
 
-    def add(self, values: Mapping[str, Any], file: int, position: int) -> bool:
-        """Check one row; values: its known columns that are not null. Returns whether it was kept."""
+    def add(self, values: Mapping[str, Any], file: int, position: int, unread: Set[str] = frozenset()) -> bool:
+        """Check one row.
+
+        Args:
+            values: its known columns that are not null.
+            file, position: where it is.
+            unread: columns that could not be read, which is told of already.
+        Returns:
+            Whether it was kept.
+        """
         if self.image_folders and isinstance(path := values.get("image"), str):
             values = {**values, "image": posixpath.join(self.image_folders[file], path)}
-        line, wrong = parse_row(values, self._prompt_of_run)
-        if line is not None:
-            wrong = list(self._path_problems(line))
-        if line is None or wrong:
+        line, wrong, unknown = judge_row(values, self._prompt_of_run, unread)
+        bad_paths = list(self._path_problems(line))
+        kept = not (wrong or bad_paths or unknown)
+        if not kept:
             self.nothing_asked = self.nothing_asked or NOTHING_ASKED in wrong
-            for message in wrong:
+            for message in (*wrong, *(message for _, message in bad_paths)):
                 self.problems.add(file, position, message)
             self.broken_groups.add(str(values.get("blend_group")))
+            self._add_doubtful(line, unknown | {name for name, _ in bad_paths}, file, position)
         else:
             self._builder.add(row_values(line, self.count, file, position, self.columns.stored_name))
         self.count += 1
         if self.count >= FIRST_ROWS and self.after_first is not None:
             call, self.after_first = self.after_first, None
             call()
-        return not wrong
+        return kept
+
+    def doubtful(self) -> pa.Table:
+        """The rows of those seen so far that were not kept, as far as they are right (`DOUBTFUL_SCHEMA`)."""
+        return self._doubtful.table()
 
     def lines(self) -> pa.Table:
         """The good rows of those seen so far (`LINES_SCHEMA`)."""
         return self._builder.table()
 
-    def _path_problems(self, line: ManifestRow) -> Iterator[str]:
+    def _add_doubtful(self, line: ManifestRow, unknown: Set[str], file: int, position: int) -> None:
+        """Keep what is right of a row that is not. unknown: its columns that are not."""
+        if "image" in unknown:
+            unknown = unknown | {"images"}
+        if line.blend_group is not None:
+            unknown = unknown | {"blend_group"}
+        right = line.model_copy(update=dict.fromkeys((*unknown, "blend_weights")))
+        its = row_values(right, self.count, file, position, self.columns.stored_name)[: len(ROWS_SCHEMA)]
+        self._doubtful.add((*its, sorted(unknown)))
+
+    def _path_problems(self, line: ManifestRow) -> Iterator[tuple[str, str]]:
+        """Pairs of a column and what is wrong with a path in it."""
         given = [("image", image) for image in line.source_images]
         alone = {"creativity_map": line.creativity_map, "audio": line.audio}
         given += [(name, value) for name, value in alone.items() if value is not None]
@@ -166,11 +198,12 @@ class RowChecker:
             if image.bytes is not None:
                 continue
             if image.path is None:
-                yield f"has {'an image' if name == 'image' else name} with neither bytes nor path: give one of them"
+                what = "an image" if name == "image" else name
+                yield name, f"has {what} with neither bytes nor path: give one of them"
             elif not image.path:
-                yield f"{name} '' is empty: leave it out if there is none"
+                yield name, f"{name} '' is empty: leave it out if there is none"
             elif problem := self._rules.problem(image.path):
-                yield f"{name} {shorten(image.path)} {problem}"
+                yield name, f"{name} {shorten(image.path)} {problem}"
 
 
 def reserved_name(name: str) -> str:

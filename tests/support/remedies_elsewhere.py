@@ -152,6 +152,13 @@ ELSEWHERE: Table = {
         "restore it, or {}": LOST,
         "and then the command of its run": LOST,
     },
+    "manifests/dataset/disk_errors.py": {"make room there": "tests/faults/test_disk.py::test_a_full_disk"},
+    "jobs/driver/interruption.py": {
+        "made and kept": "tests/jobs/driver/test_interruption.py::test_two_signals_drop_what_is_in_hand_and_say_so",
+    },
+    "jobs/driver/planned_folder.py": {
+        "torch sees no GPU": "tests/jobs/cli/test_planned_folders.py::test_a_gpu_that_this_machine_has_not",
+    },
     "manifests/dataset/recovery.py": {"and no commits in": f"{REPAIR}::test_lost_commits"},
     "manifests/dataset/repair.py": {
         "it may be whole": f"{REPAIR}::test_a_part_that_cannot_be_read_is_not_given_up",

@@ -148,7 +148,14 @@ CASES = {
     ),
     "negative seed": Case([{**GOOD, "seed": -1}], (), r"without a seed the row gets one of its own", [row(GOOD)]),
     "huge seed": Case([{**GOOD, "seed": 2**64}], (), r"the nearest is (\d+)", [suggested("seed", int)]),
-    "bad id": Case([{**GOOD, "id": "../up"}], (), r"for example (\S+)$", [suggested("id")]),
+    "bad id": Case(
+        [{**GOOD, "id": "../up"}],
+        (),
+        r"for example (\S+), and keep this one in a column of your own, like (source_id)$",
+        [
+            lambda match: ([{**GOOD, "id": match[1], match[2]: "../up"}], ()),
+        ],
+    ),
     "both images": Case(
         [{**A, "images": ["b.png"]}], (), r"has both image and images: put all of them into images", [row(TWO)]
     ),

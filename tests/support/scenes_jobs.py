@@ -184,3 +184,17 @@ def models_that_are_not_there(at: At) -> Iterator[str]:
 def a_folder_for_texts(at: At) -> Iterator[str]:
     yield raised(lambda: TextCache(at.folder / "a.png/texts", "key"))
     TextCache(at.folder / "texts", "key")
+
+
+@scene
+def settings_that_there_are_none_of(at: At) -> Iterator[str]:
+    at.rows(GOOD)
+    for name, meant in (("stepz", "did you mean steps"), ("wallpaper", "none is like it"), ("out", "--out")):
+        at.write("wanbatch.toml", f"{name} = 3")
+        refused = at.refused("plan", "m.jsonl")
+        assert meant in refused
+        yield refused
+    at.write("wanbatch.toml", "steps = 3")
+    at.works("plan", "m.jsonl", "--out", "x")
+    listed = at.works("run", "--help")
+    assert "--steps" in listed

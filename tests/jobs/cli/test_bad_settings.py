@@ -9,7 +9,9 @@ import pytest
 from command_line import GOOD, invoke, usage_error
 from job_making import write_jsonl
 
+from wanbatch.jobs.cli.run_commands import run
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.config.unknown_settings import FLAGS_ALONE
 from wanbatch.jobs.tuning.settings_file import update_settings_file
 from wanbatch.pipeline.sampling.schedules import SCHEDULES
 from wanbatch.pipeline.sampling.solvers import SOLVERS
@@ -107,7 +109,14 @@ def test_a_gpu_that_is_not_there(run_bad, manifest, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("stepz = 5\n", ["wanbatch.toml: unknown field 'stepz'; known: ", "unit_rows", "steps"]),
+        ("stepz = 5\n", ["wanbatch.toml: unknown field 'stepz': did you mean steps? `wanbatch run --help` lists"]),
+        (
+            "wallpaper = 5\n",
+            ["unknown field 'wallpaper': none is like it; `wanbatch run --help` lists them all"],
+        ),
+        ('out = "x"\n', ["wanbatch.toml: unknown field 'out': this is a flag only: give --out with the command"]),
+        ("new-run = true\n", ["unknown field 'new-run': this is a flag only: give --new-run with the command"]),
+        ("[run]\njson = true\n", ["wanbatch.toml: unknown field 'run'"]),
         ("steps = 'many'\n", ["setting steps: "]),
         ("steps = \n", ["wanbatch.toml: "]),
         ("[run]\nsteps = 5\n", ["wanbatch.toml: unknown field 'run'"]),
@@ -119,10 +128,22 @@ def test_bad_settings_file(run_bad, manifest, tmp_path, text, told):
     assert all(part in message for part in told)
 
 
-def test_an_unknown_variable(run_bad, manifest):
-    [message] = run_bad(manifest(GOOD), env={"WANBATCH_STEPZ": "5"})
-    assert message.startswith("variable WANBATCH_STEPZ sets nothing; known: ")
-    assert "WANBATCH_STEPS" in message
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("WANBATCH_STEPZ", "did you mean WANBATCH_STEPS? `wanbatch run --help` lists them all"),
+        ("WANBATCH_WALLPAPER", "none is like it; `wanbatch run --help` lists them all"),
+        ("WANBATCH_OUT", "this is a flag only: give --out with the command, and drop it here"),
+        ("WANBATCH_RERUN_CHANGED", "this is a flag only: give --rerun-changed with the command, and drop it here"),
+    ],
+)
+def test_an_unknown_variable(run_bad, manifest, name, told):
+    assert run_bad(manifest(GOOD), env={name: "5"}) == [f"variable {name} sets nothing: {told}"]
+
+
+def test_what_is_a_flag_only_is_no_setting():
+    spelled = {flag.lstrip("-").replace("-", "_") for p in run.params for flag in p.opts if flag.startswith("--")}
+    assert set(FLAGS_ALONE) == spelled - set(Settings.model_fields)
 
 
 def test_a_bad_variable(run_bad, manifest):

@@ -33,7 +33,8 @@ def test_a_picture_and_its_row(picture):
         "  tool      wanbatch 0.1.0",
         "  pixels    those that were made",
         "  row       'dog' of out, found by its pixels",
-        "            data/part-00000.parquet row 1, manifest row 1",
+        "            data/part-00000.parquet row 1",
+        "            row 1 of the manifest as it was then; it may have changed since: join on id",
     ]
     found = json.loads(invoke("origin", picture, "--in", "out", "--json").stdout)
     assert found["term"] == "trainedAlgorithmicMedia"

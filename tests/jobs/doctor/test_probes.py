@@ -116,7 +116,7 @@ def test_settings_that_cannot_be_read(tmp_path):
     (tmp_path / "wanbatch.toml").write_text("stepps = 4\n")
     wrong = found("settings", cwd=tmp_path)
     assert wrong.level == "fault"
-    assert wrong.message.startswith("wanbatch.toml: unknown field 'stepps'; known: ")
+    assert wrong.message.startswith("wanbatch.toml: unknown field 'stepps': did you mean steps? ")
     assert wrong.remedy == "mend it there, or remove it"
     (tmp_path / "wanbatch.toml").unlink()
     assert found("settings", cwd=tmp_path).level == "ok"

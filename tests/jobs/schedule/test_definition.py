@@ -113,7 +113,7 @@ def _day(*date: int):
         (table(rerun_changed='"yes"'), "rerun_changed is 'yes': must be true or false, without quotes"),
         (table(manifest="7"), "manifest is 7: must be text in quotes"),
         (table(output='"ftp://shop/out"'), "such addresses are not supported here"),
-        (table() + "[schedule.nightly.settings]\nstep = 3\n", "settings: unknown field 'step'; known: "),
+        (table() + "[schedule.nightly.settings]\nstep = 3\n", "settings: unknown field 'step': did you mean steps?"),
         (table() + "[schedule.nightly.settings]\nsteps = 0\n", "settings: steps is 0: must be an integer from 1"),
         (table() + '[schedule.nightly.settings]\npreset = "fats"\n', "did you mean fast?"),
         (table() + "[schedule.nightly.settings]\nstrict = false\n", "settings: strict is false, which no flag says"),

@@ -127,4 +127,6 @@ def test_the_card_follows_what_is_committed(out, monkeypatch):
         publish(folder, 2, ["c"])
         folder.settle_card()
         assert made().startswith("3 images, ")
-    assert "| `steps` | `4` |" in (out / "README.md").read_text()
+    text = (out / "README.md").read_text()
+    assert "| `steps` | `4` |" in text
+    assert "it may have changed since: join on `id`" in next(c for c in text.splitlines() if "`manifest_row`" in c)

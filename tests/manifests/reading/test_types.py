@@ -1,6 +1,7 @@
 """Types of Parquet columns as tools write them: which values are read, and what is refused as it lost some."""
 
 import io
+import re
 from decimal import Decimal
 
 import duckdb
@@ -133,12 +134,21 @@ class TestIds:
         assert f"id is {bad}" in found
 
     def test_an_id_that_is_refused_comes_with_one_that_is_not(self, jsonl, problems):
-        bad = ["train/0001.jpg", "a b", "é", "", "雪"]
+        bad = ["train/0001.jpg", "a b", "a/b", "é", "日本-é", "", "雪", "雨", "x" * 129]
         found = problems(jsonl(*({"id": name, "prompt": "a"} for name in bad)))
         hints = [problem.rpartition("neither . nor ..")[2] for problem in found]
-        assert hints == ["; for example train_0001.jpg", "; for example a_b", "; for example e", "", ""]
-        hinted = [{"id": hint.split()[-1], "prompt": "a"} for hint in hints if hint]
-        assert len(read_manifest(jsonl(*hinted))) == 3
+        names = [
+            re.search("; for example (.*), and keep this one in a column of your own, like source_id", hint)
+            for hint in hints
+        ]
+        stems = [name and name[1].rpartition("-")[0] for name in names]
+        assert stems == ["train_0001.jpg", "a_b", "a_b", "e", "e", None, "id", "id", "x" * 100]
+        hinted = [
+            {"id": name[1], "source_id": text, "prompt": "a"} for name, text in zip(names, bad, strict=True) if name
+        ]
+        manifest = read_manifest(jsonl(*hinted, {"id": "a_b", "prompt": "a"}))
+        assert len({row.id for row in manifest.iter_rows()}) == 9
+        assert manifest.passthrough["source_id"][3].as_py() == "é"
 
 
 class TestImages:

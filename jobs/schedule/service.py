@@ -232,7 +232,7 @@ def _told(tick: Tick, schedule: Schedule | None, state: Path) -> str:
     ending = f" with exit code {tick.exit_code}" if tick.exit_code is not None and not tick.is_open else ""
     when = f" at {shown(tick.ended, schedule)}" if tick.ended is not None and not tick.is_open else ""
     reason = f" ({tick.reason})" if tick.reason else ""
-    log = f"; log: {log_of(state, tick)}" if tick.state == "failed" else ""
+    log = f"; its log is {log_of(state, tick)}" if tick.state == "failed" else ""
     return f"{tick.schedule} of {shown(tick.time, schedule)}: {tick.state}{when}{ending}{reason}{log}"
 
 

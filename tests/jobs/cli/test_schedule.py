@@ -140,7 +140,7 @@ def test_a_tick_that_failed_says_why_and_where_its_log_is_and_is_not_run_again(f
     [log] = (state / "always").glob("*.log")
     assert "begun" in log.read_text()
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f": failed at {shown(row.ended, schedules[0])} with exit code 2 ({reason}); log: {log}" in said
+    assert f": failed at {shown(row.ended, schedules[0])} with exit code 2 ({reason}); its log is {log}" in said
 
     history = invoke("schedule", "history").stdout.splitlines()
     assert history[0].endswith(f"failed, exit code 2: {reason}")
@@ -150,7 +150,10 @@ def test_a_tick_that_failed_says_why_and_where_its_log_is_and_is_not_run_again(f
     before = log.read_bytes()
     assert run_tick(schedules, "always", state, folder, wanbatch=words) == row
     (said,) = capsys.readouterr().err.splitlines()
-    assert f": failed at {shown(row.ended, schedules[0])} with exit code 2 ({reason}); log: {log}: it is not" in said
+    assert (
+        f": failed at {shown(row.ended, schedules[0])} with exit code 2 ({reason}); its log is {log}: it is not"
+        in said
+    )
     assert re.search(r": it is not run again; next at \d{4}-\d\d-\d\d \d\d:\d\d CES?T$", said)
     assert log.read_bytes() == before
     log.unlink()

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.dataset import Loaded, dataset_path, find_dataset, load_originals
-from wanbatch.jobs.augment.drawing import Child, draw, pools_of
+from wanbatch.jobs.augment.drawing import Child, Taken, draw, pools_of
 from wanbatch.jobs.augment.earlier import (
     Rows,
     earlier_rows,
-    key_of,
+    of_recipe,
     of_this_dataset,
-    pool_of,
+    parents_of,
     require_none_held_out,
+    require_none_moved,
     taken_by,
     warnings_about,
 )
 from wanbatch.jobs.augment.found import Found, FoundDataset
 from wanbatch.jobs.augment.leakage import Leak, groups_in_several_splits, leaks_between, require_no_leak
-from wanbatch.jobs.augment.manifest_file import SourcePaths, require_form, require_outside, write_manifest
-from wanbatch.jobs.augment.map_files import MapFiles
+from wanbatch.jobs.augment.manifest_file import require_form, require_outside
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.recipe import Recipe
 from wanbatch.jobs.augment.recipe_file import read_recipe
-from wanbatch.jobs.augment.rows import manifest_row
 from wanbatch.jobs.augment.selection import check_names, check_objects, of_classes, of_splits
 from wanbatch.jobs.augment.tables import Reading
 from wanbatch.jobs.config.schedule_names import scheduled_values
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.records import Source
-from wanbatch.manifests.sources.loader import SourceLoader
+
+ELSEWHERE = "name a file elsewhere with --out or --manifest; of a schedule, have recipe and output elsewhere"
+"""What to do about a manifest within the dataset."""
 
 NAMED = 3
 """Pictures that a message names; of the others it says how many there are."""
@@ -60,6 +62,7 @@ class Augmentation:
         dataset: path of the dataset, absolute, or its URL.
         children: the rows that are new.
         earlier: the rows that the manifest had before, which stay.
+        replaced: the rows that it had before and that another recipe or dataset takes the place of.
         counts: by split and class.
         leaks: pictures that look like one of another split.
         warnings: what was left out or could not be done, a sentence each.
@@ -70,6 +73,7 @@ class Augmentation:
     dataset: str
     children: tuple[Child, ...]
     earlier: Rows
+    replaced: Rows
     counts: tuple[ClassCount, ...]
     leaks: tuple[Leak, ...]
     warnings: tuple[str, ...]
@@ -108,8 +112,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     require_form(target)
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
-    remedy = "name a file elsewhere with --out or --manifest; of a schedule, keep the recipe elsewhere"
-    require_outside(dataset_path(recipe.dataset, folder), target, remedy)
+    require_outside(dataset_path(recipe.dataset, folder), target, ELSEWHERE)
     path, found, reading = _find(recipe, folder, settings)
     wanted, others = of_splits(found, recipe)
     check_names(found, recipe)
@@ -122,26 +125,26 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     _require_no_shared_group(loaded.originals, others)
     kept = _without_leaks(loaded.originals, leaks, recipe)
     digests = [original.sha256 for original in (*loaded.originals, *held_out)]
-    earlier = of_this_dataset(() if anew else earlier_rows(target, recipe.digest), digests)
+    there = () if anew else earlier_rows(target)
+    earlier = of_this_dataset(of_recipe(there, recipe.digest), digests)
     require_none_held_out(target, earlier, leaks, held_out)
+    _require_none_moved(
+        target, earlier, loaded.originals, digests, partial(_of_other_classes, found, recipe, reading)
+    )
     taken = taken_by(earlier)
     drawn = draw(kept, recipe, taken, scheduled_values(os.environ))
     require_no_leak(drawn.children, recipe.split)
-    made = Counter((child.first.split, child.first.label) for child in drawn.children)
-    counts = tuple(
-        ClassCount(*pool, len(its), len(taken.get(pool, ())) + made[pool]) for pool, its in pools_of(kept).items()
-    )
-    warnings = (
-        *warnings_about(earlier, digests),
-        *found.warnings,
-        *loaded.warnings,
-        *more,
-        *of_objects,
-        *_of_leaks(leaks),
-        *_of_splitless(found, recipe),
-    )
+    said = (*found.warnings, *loaded.warnings, *more, *of_objects, *_of_leaks(leaks), *_of_splitless(found, recipe))
     return Augmentation(
-        recipe, path, drawn.children, earlier, counts, tuple(leaks), (*warnings, *drawn.warnings), loaded
+        recipe=recipe,
+        dataset=path,
+        children=drawn.children,
+        earlier=earlier,
+        replaced=() if earlier else there,
+        counts=_counts(kept, drawn.children, taken),
+        leaks=tuple(leaks),
+        warnings=(*warnings_about(earlier, digests), *said, *drawn.warnings),
+        loaded=loaded,
     )
 
 
@@ -154,14 +157,65 @@ def _find(recipe: Recipe, folder: Path, settings: Settings) -> tuple[str, FoundD
     return path, find_dataset(path, images, reading, recipe.dataset), reading
 
 
+def _counts(kept: Sequence[Original], children: Sequence[Child], taken: Taken) -> tuple[ClassCount, ...]:
+    """Originals and rows by split and class. taken: by rows that there are already."""
+    made = Counter((child.first.split, child.first.label) for child in children)
+    return tuple(
+        ClassCount(*pool, len(its), len(taken.get(pool, ())) + made[pool]) for pool, its in pools_of(kept).items()
+    )
+
+
+def _require_none_moved(
+    target: Path,
+    earlier: Rows,
+    originals: Sequence[Original],
+    digests: Collection[str],
+    of_other_classes: Callable[[], Sequence[Original]],
+) -> None:
+    """Refuse rows whose pictures are in another class by now, and be it one that is not augmented.
+
+    Args:
+        target: the manifest.
+        earlier: its rows.
+        originals: that are augmented.
+        digests: of the pictures that rows may be of.
+        of_other_classes: reads the others; called only if there are rows of other pictures than these.
+    """
+    others = of_other_classes() if parents_of(earlier) - set(digests) else ()
+    require_none_moved(target, earlier, [*originals, *others])
+
+
+def _of_other_classes(found: FoundDataset, recipe: Recipe, reading: Reading) -> tuple[Original, ...]:
+    """The pictures of the splits that are augmented whose classes are not."""
+    if recipe.classes is None:
+        return ()
+    its, _ = of_splits(found, recipe)
+    others = [picture for picture in its if picture.label not in recipe.classes]
+    return load_originals(found, others, reading, look=False).originals
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The pictures of a recipe's dataset: those that are augmented, with where they are, and those held out."""
+    """The pictures of a recipe's dataset: those that are augmented, with where they are, and those held out.
+
+    others: of the splits that are augmented, the pictures of the classes that are not.
+    """
 
     recipe: Recipe
     augmented: Loaded
     held_out: tuple[Original, ...]
     held_out_sources: dict[str, Source]
+    others: tuple[Original, ...] = ()
+
+    @property
+    def classes(self) -> dict[str, set[str]]:
+        """By the digests of all pictures: their classes in the augmented splits; none if they are held out."""
+        found: dict[str, set[str]] = {}
+        for original in (*self.augmented.originals, *self.others):
+            found.setdefault(original.sha256, set()).add(str(original.label))
+        for original in self.held_out if self.recipe.near_copies != "keep" else ():
+            found[original.sha256] = set()
+        return found
 
 
 def read_reference(recipe_path: Path, settings: Settings, everything_looked_at: bool = False) -> Reference:
@@ -181,61 +235,8 @@ def read_reference(recipe_path: Path, settings: Settings, everything_looked_at: 
     augmented = load_originals(found, of_classes(found, wanted, recipe), reading, everything_looked_at)
     own = load_originals(found, others, reading, look=True)
     elsewhere, _ = _of_other_datasets(recipe, folder, reading)
-    return Reference(recipe, augmented, (*own.originals, *elsewhere), own.sources)
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A manifest that was written. fence: the folder that holds it and all its sources, absolute."""
-
-    manifest: Path
-    fence: str
-    rows: Sequence[Mapping[str, Any]]
-
-    @property
-    def needs_fence(self) -> bool:
-        """Whether a run must be told that sources may be outside the manifest's own folder."""
-        return self.fence != str(self.manifest.absolute().parent)
-
-
-def write_augmentation(planned: Augmentation, target: Path) -> Written:
-    """Write the manifest of what was planned, with the rows that it had before.
-
-    Args:
-        planned: what is made.
-        target: the manifest, as it was planned for.
-    Raises:
-        UserError: It cannot be written, or has no rows.
-    """
-    if not planned.children and not planned.earlier:
-        raise UserError(f"{planned.dataset}: gives no rows: check classes, split and [hard]")
-    return write_rows(planned, target, planned.children, planned.earlier)
-
-
-def write_rows(planned: Augmentation, target: Path, children: Sequence[Child], earlier: Rows = ()) -> Written:
-    """Write a manifest of some rows. Raises UserError if it cannot be written.
-
-    Args:
-        planned: that they are of.
-        target: the manifest, ending in `.jsonl` or `.parquet`.
-        children: rows that are new.
-        earlier: rows that it had before.
-    """
-    loaded = planned.loaded
-    with SourceLoader(loaded.root, allow_http=True, fence=loaded.fence) as loader:
-        paths = SourcePaths(target, lambda original: loader.encoded(loaded.sources[original.sha256]))
-        maps = MapFiles(target, loader, planned.recipe.objects)
-        new = [manifest_row(child, planned.recipe, paths.of, maps.of) for child in children]
-    for row in earlier:
-        paths.include(row.get("images") or [row["image"]])
-    rows = sorted([*earlier, *new], key=_order)
-    write_manifest(target, rows)
-    return Written(target, paths.fence, rows)
-
-
-def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    split, label = pool_of(row)
-    return split or "", label or "", *key_of(row)
+    held_out = (*own.originals, *elsewhere)
+    return Reference(recipe, augmented, held_out, own.sources, _of_other_classes(found, recipe, reading))
 
 
 def _held_out(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from wanbatch.counting import number_of
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.augment.checks_settings import Band, Checks
 from wanbatch.jobs.augment.measures import blended, distance, measure, small
@@ -32,6 +33,9 @@ from wanbatch.pipeline.core.requests import fit
 
 ROWS = 64
 """Pictures that are read at a time."""
+
+Classes = Mapping[str, Collection[str]]
+"""By the digests of pictures: their classes in the splits that are augmented; none, if they are held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ def check_folder(
     checks: Checks,
     held_out: Sequence[Fingerprint] = (),
     readers: Sequence[Reader] = (),
+    classes: Classes | None = None,
 ) -> CheckReport:
     """Measure all pictures of an output folder and write `checks/` beside them; no picture is changed.
 
@@ -94,6 +99,7 @@ def check_folder(
         checks: from where on a picture is rejected.
         held_out: what pictures look like that none may be a copy of.
         readers: the user's own models.
+        classes: of the pictures of the dataset that the folder was made from.
     Raises:
         UserError: It is no output folder, or has no pictures.
         FolderHeldError: A run writes to it.
@@ -104,7 +110,8 @@ def check_folder(
     try:
         backend.acquire()
         try:
-            return _check(backend, out, _parts(out), checks, held_out, readers)  # as they are now that none changes
+            parts = _parts(out)  # as they are now that none changes
+            return _check(backend, out, parts, checks, held_out, readers, classes or {})
         finally:
             backend.release()
     except OSError as error:
@@ -128,6 +135,7 @@ def _check(
     checks: Checks,
     held_out: Sequence[Fingerprint],
     readers: Sequence[Reader],
+    classes: Classes,
 ) -> CheckReport:
     sources = _Sources(status(out)["plan"])
     copies = NearCopies(held_out) if held_out else None
@@ -137,6 +145,7 @@ def _check(
             its = by_part.setdefault(part, [])
             for row in _rows(backend, part):
                 its.append(_measured(row, sources, copies, readers))
+                its[-1].source_moved = _has_moved(row, classes)
     pictures = [one for its in by_part.values() for one in its]
     pictures.sort(key=lambda one: (one.manifest_row, one.variant))
     folder: dict[str, float] = {}
@@ -193,6 +202,14 @@ def _measured(
     for reader in readers:
         reader.see(one, pixels)
     return one
+
+
+def _has_moved(row: Mapping[str, Any], classes: Classes) -> bool | None:
+    """Whether a source of a picture is in none of the splits and classes that its label says; None: not known."""
+    known = [classes[one["sha256"]] for one in row["sources"] or () if one["sha256"] in classes]
+    if row.get("label") is None or not known:
+        return None
+    return not all(str(row["label"]) in labels for labels in known)
 
 
 def _decoded(data: bytes) -> np.ndarray | None:
@@ -253,7 +270,7 @@ class _Sources:
             return ()
         name, why = next(iter(self._missing.items()))
         count = len(self._missing)
-        return (f"{count} pictures are not compared with their sources, {name!r} for one: {why}",)
+        return (f"not compared with their sources: {number_of(count, 'pictures')}, {name!r} for one: {why}",)
 
     def _references(self, row: Mapping[str, Any]) -> tuple[Source, ...]:
         if self._sources is None:

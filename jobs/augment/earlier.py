@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from wanbatch.jobs.augment.originals import Original
 Rows = Sequence[Mapping[str, Any]]
 
 
-def earlier_rows(manifest: Path, recipe_digest: str) -> Rows:
-    """The rows of a manifest that the same recipe wrote; none if there is no such file, or another recipe wrote it.
+def earlier_rows(manifest: Path) -> Rows:
+    """The rows of a manifest that a recipe wrote; none if there is no such file.
 
     Raises:
         UserError: There is a file of this name that no recipe wrote, or it cannot be read.
@@ -35,7 +35,11 @@ def earlier_rows(manifest: Path, recipe_digest: str) -> Rows:
         return []
     except OSError as error:  # not the same as none: its rows would be lost
         raise _unreadable(manifest, error) from error
-    rows = read_rows(manifest, "is there already, and no recipe wrote it: give another name with --out, or remove it")
+    return read_rows(manifest, "is there already, and no recipe wrote it: give another name with --out, or remove it")
+
+
+def of_recipe(rows: Rows, recipe_digest: str) -> Rows:
+    """The rows of a manifest, if this recipe wrote it; else none."""
     return rows if {row["recipe_digest"] for row in rows} == {recipe_digest} else []
 
 
@@ -81,6 +85,11 @@ def key_of(row: Mapping[str, Any]) -> tuple[str, int]:
     return row["source_sha256"], int(row["id"].rpartition("-")[2])
 
 
+def parents_of(rows: Rows) -> set[str]:
+    """The digests of all parents of rows."""
+    return {parent["sha256"] for row in rows for parent in row["parents"]}
+
+
 def taken_by(rows: Rows) -> Taken:
     """What `draw` is told of rows that there are already."""
     taken: defaultdict[Pool, set[tuple[str, int]]] = defaultdict(set)
@@ -114,14 +123,55 @@ def require_none_held_out(manifest: Path, rows: Rows, leaks: Sequence[Leak], hel
     """Refuse to go on with rows whose parents are held out by now, or look like a picture that is.
 
     Raises:
-        UserError: There is such a row.
+        UserError: There are such rows; the message names all of them.
     """
     names = {original.sha256: f"{original.name} of split {original.split}" for original in held_out}
     names |= {leak.original.sha256: str(leak) for leak in leaks}
+    if found := _by_picture(rows, lambda row, sha256: names.get(sha256)):
+        raise UserError(f"{manifest}: {_made_from(found)} held out by now: {_listed(found)}: {_WAYS_ON}")
+
+
+def require_none_moved(manifest: Path, rows: Rows, originals: Collection[Original]) -> None:
+    """Refuse to go on with rows whose parents are in another class or split by now.
+
+    Args:
+        manifest: that has the rows.
+        rows: that there are already.
+        originals: all pictures of the splits that are augmented, those of other classes, too.
+    Raises:
+        UserError: There are such rows; the message names all of them.
+    """
+    where: defaultdict[str, dict[Pool, Original]] = defaultdict(dict)
+    for original in originals:
+        where[original.sha256][original.split, original.label] = original
+
+    def moved(row: Mapping[str, Any], sha256: str) -> str | None:
+        pools = where.get(sha256, {})
+        return None if not pools or pool_of(row) in pools else next(iter(pools.values())).name
+
+    if found := _by_picture(rows, moved):
+        raise UserError(
+            f"{manifest}: {_made_from(found)} in another class or split by now: {_listed(found)}: {_WAYS_ON}"
+        )
+
+
+_WAYS_ON = "move what moved back, or begin anew with another --out"
+
+
+def _by_picture(rows: Rows, name_of: Callable[[Mapping[str, Any], str], str | None]) -> dict[str, list[str]]:
+    """The ids of rows by what is said of a parent of theirs. name_of: says it of a row and a digest, or None."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
-        for parent in row["parents"]:
-            if parent["sha256"] in names:
-                raise UserError(
-                    f"{manifest}: row {row['id']} was made from a picture that is held out by now "
-                    f"({names[parent['sha256']]}): begin anew with another --out"
-                )
+        said = (name_of(row, parent["sha256"]) for parent in row["parents"])
+        if (name := next(filter(None, said), None)) is not None:
+            found[name].append(row["id"])
+    return found
+
+
+def _made_from(found: Mapping[str, Sequence[str]]) -> str:
+    count = sum(map(len, found.values()))
+    return f"{count} rows are of pictures that are" if count != 1 else "1 row is of a picture that is"
+
+
+def _listed(found: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{', '.join(names)} ({picture})" for picture, names in found.items())

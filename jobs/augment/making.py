@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from wanbatch.jobs.augment.augment import Written
+from wanbatch.jobs.augment.writing import Written
 from wanbatch.jobs.config.flag_words import flag_words
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.reporting.summary import Summary

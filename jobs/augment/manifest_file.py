@@ -96,6 +96,10 @@ class SourcePaths:
         for path in paths:
             self._hold(os.path.normpath(f"{self._folder}/{path}"))
 
+    def is_there(self, path: str) -> bool:
+        """Whether there is a file at a path that a row has. path: as the manifest has it."""
+        return os.path.isfile(os.path.normpath(f"{self._folder}/{path}"))
+
     def _hold(self, location: str) -> None:
         """Widen `fence` if a source is outside of it, as a run sees it, which follows links."""
         real, fence = os.path.realpath(location), os.path.realpath(self.fence)

@@ -15,10 +15,11 @@ import pyarrow.dataset as ds
 from PIL import Image, ImageDraw, ImageFont
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.augment.augment import Augmentation, write_rows
+from wanbatch.jobs.augment.augment import Augmentation
 from wanbatch.jobs.augment.drawing import Child
 from wanbatch.jobs.augment.draws import uniform
 from wanbatch.jobs.augment.making import make_pictures
+from wanbatch.jobs.augment.writing import write_rows
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.reporting.caption_font import caption_font
 from wanbatch.manifests.columns import MAPS

@@ -24,7 +24,8 @@ def regenerate(
     """Make rejected pictures again, until none is rejected or each was made again so many times.
 
     Rows are added to the manifest that filled the folder, with a seed of their own and `regeneration` counting up;
-    what was rejected stays, and so does its row.
+    what was rejected stays, and so does its row. Pictures whose source moved are not made again: another seed gives
+    them no better label.
 
     Args:
         out: the output folder.
@@ -41,7 +42,8 @@ def regenerate(
     manifest, settings = Path(plan["manifest"]), recorded_settings(plan["settings"], RUN)
     for _ in range(times):
         rows = read_rows(manifest, "was written by no recipe, so its rows are not made again: leave out --regenerate")
-        new = rows_again(rows, {one.id for one in report.pictures if one.rejected_by}, times)
+        rejected = {one.id for one in report.pictures if one.rejected_by and not one.source_moved}
+        new = rows_again(rows, rejected, times)
         if not new:
             break
         write_manifest(manifest, [*rows, *new])

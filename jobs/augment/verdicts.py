@@ -36,6 +36,7 @@ class Checked:
         source_sharpness: of its source at its size, of blends the mean.
         source_distance: from its source, as `measures.distance` has it.
         fingerprint: what it looks like; not a column.
+        source_moved: a source of its is held out by now, or in another class than its label says.
         near_held_out: it looks like a picture that is held out.
         exact_duplicate, near_duplicate: an earlier picture is the same, or looks the same.
         too_near, too_far: it is outside the band of its creativity.
@@ -58,6 +59,7 @@ class Checked:
     source_sharpness: float | None = None
     source_distance: float | None = None
     fingerprint: Fingerprint | None = None
+    source_moved: bool | None = None
     near_held_out: bool | None = None
     exact_duplicate: bool | None = None
     near_duplicate: bool | None = None
@@ -80,6 +82,7 @@ REASONS: dict[str, str] = {
     "too_near": "they are nearer to their source than others of their creativity",
     "too_far": "they are farther from their source than others of their creativity",
     "held_out_copy": "they look like a picture that is held out",
+    "source_moved": "their source is held out or in another class by now",
     "wrong_class": "the classifier takes them for another class",
 }
 """The names that stand in `rejected_by`, and what they mean."""
@@ -148,6 +151,7 @@ def _findings(one: Checked, checks: Checks, usual_sharpness: float) -> Mapping[s
         "too_near": one.too_near,
         "too_far": one.too_far,
         "held_out_copy": one.near_held_out,
+        "source_moved": one.source_moved,
         "wrong_class": one.label_rank is not None and one.label_rank >= checks.top_k,
     }
 
@@ -207,6 +211,6 @@ COLUMNS: dict[str, str] = {
     "creativity": "double", "decodes": "bool", "size_matches": "bool", "brightness": "double", "contrast": "double",
     "sharpness": "double", "source_sharpness": "double", "source_distance": "double", "near_held_out": "bool",
     "exact_duplicate": "bool", "near_duplicate": "bool", "too_near": "bool", "too_far": "bool", "label_rank": "int32",
-    "label_confidence": "double", "within_originals": "bool",
+    "label_confidence": "double", "within_originals": "bool", "source_moved": "bool",
 }  # fmt: skip
 """The columns of the sidecar before `rejected_by`, and their Arrow types."""

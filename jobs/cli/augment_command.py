@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option, settings_options
@@ -17,8 +18,9 @@ from wanbatch.jobs.cli.process_start import print_or_drop
 from wanbatch.jobs.config.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from wanbatch.jobs.augment.augment import Augmentation, Written
+    from wanbatch.jobs.augment.augment import Augmentation
     from wanbatch.jobs.augment.classifier import Learner
+    from wanbatch.jobs.augment.writing import Written
 
 DECIDED = ("prompt", "creativity", "seed")
 """Settings that the rows of a recipe decide."""
@@ -34,7 +36,9 @@ CLASSES_SHOWN = 12
     "--submit-to", metavar="URL", help="with --run, make them as a job on the Ray cluster with this dashboard"
 )
 @click.option(
-    "--manifest", type=click.Path(path_type=Path), help="with --run, manifest to write; default: beside OUT"
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="with --run, manifest to write; default: that of OUT",
 )
 @click.option(
     "--preview", type=click.IntRange(1, 200), help="make so many rows and draw them on NAME.preview.png only"
@@ -112,13 +116,13 @@ def _write(
     as_json: bool,
 ) -> None:
     """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
-    from wanbatch.jobs.augment.augment import write_augmentation
     from wanbatch.jobs.augment.manifest_file import require_outside
     from wanbatch.jobs.augment.starts import rows_too_low
+    from wanbatch.jobs.augment.writing import write_augmentation
 
     if isinstance(out, Path):
         require_outside(planned.dataset, out, "name a folder elsewhere with --out")
-    written = write_augmentation(planned, target)
+    written = write_augmentation(planned, target, out)
     problem = rows_too_low(written.rows, settings)
     if problem is not None and out is not None:
         raise UserError(f"{target}: {problem}")
@@ -159,7 +163,7 @@ def _preview(planned: Augmentation, count: int, target: Path, settings: Settings
     shown = preview(planned, count, target, sheet, settings)
     if as_json:
         return json.dumps({"preview": str(sheet), "shown": shown, **planned.as_json()})
-    return f"{_count(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written"
+    return f"{number_of(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written"
 
 
 def _measure(
@@ -215,9 +219,9 @@ def _manifest(recipe: Path, out: str | Path | None, make: bool, manifest: Path |
         return Path(out) if out is not None else Path(f"{recipe.stem}.jsonl")
     if manifest is not None:
         return manifest
-    where = _output(recipe, out)
-    name = str(where).rstrip("/").rpartition("/")[2]
-    return Path(f"{name}.jsonl") if is_url(where) else Path(where).with_name(f"{name}.jsonl")
+    from wanbatch.jobs.augment.filled import manifest_for
+
+    return manifest_for(recipe, _output(recipe, out))
 
 
 def _output(recipe: Path, out: str | Path | None) -> str | Path:
@@ -228,7 +232,7 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
     count, parents = len(written.rows), len({parent["sha256"] for row in written.rows for parent in row["parents"]})
     new = f", {len(planned.children)} of them new" if planned.earlier else ""
     of_split = f" of split {' and '.join(planned.recipe.split)}" if planned.recipe.split else ""
-    rows, pictures = _count(count, "rows"), _count(parents, "pictures")
+    rows, pictures = number_of(count, "rows"), number_of(parents, "pictures")
     yield f"{written.manifest}: {rows} from {pictures}{of_split} ({planned.dataset}){new}"
     for each in planned.counts[:CLASSES_SHOWN]:
         name = " ".join(str(part) for part in (each.split, each.label) if part is not None) or "all"
@@ -236,6 +240,9 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
         yield f"  {name:<16} {each.originals} + {each.rows} rows = {total}"
     if len(planned.counts) > CLASSES_SHOWN:
         yield f"  and {len(planned.counts) - CLASSES_SHOWN} more classes (--json names them all)"
+    if written.renamed:
+        renamed = number_of(len(written.renamed), "rows")
+        yield f"  paths     {renamed} of before name their pictures by other paths now, {written.renamed[0]} for one"
     yield from (line.rstrip("\n") for line in _warnings(planned))
 
 
@@ -250,7 +257,3 @@ def _next(written: Written, settings: Settings, given: Collection[str]) -> str:
 
     flags = flags_for(written, settings, given)
     return shlex.join(["wanbatch", "run", str(written.manifest), *flags, "--out", f"out/{written.manifest.stem}"])
-
-
-def _count(number: int, things: str) -> str:
-    return f"{number} {things if number != 1 else things.removesuffix('s')}"

@@ -81,7 +81,7 @@ def check(
         readers = _readers(classifier, classes)
         if embedder is not None and reference is not None:
             readers.append(EmbeddingsReader(embedder, reference.augmented))
-        return check_folder(out, said, held_out, readers)
+        return check_folder(out, said, held_out, readers, None if reference is None else reference.classes)
 
     report = check_all()
     if regenerate:

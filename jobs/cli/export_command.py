@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import folder_argument, json_option
 
@@ -37,8 +38,8 @@ def export(out: str | Path, to: str | Path, format: str, partial: bool, as_json:
         click.echo(json.dumps(asdict(report)))
         return
     was = "holds already" if report.there_already else "has"
-    click.echo(f"{report.folder}: {was} {report.pictures} pictures as {report.format}")
+    click.echo(f"{report.folder}: {was} {number_of(report.pictures, 'pictures')} as {report.format}")
     if report.quarantined:
-        click.echo(f"  failed    {report.quarantined} rows have no picture and are not in it")
+        click.echo(f"  failed    {number_of(report.quarantined, 'rows')} without a picture, not in it")
     if report.left:
         click.echo(f"  left      {report.left} rows were still to be made")

@@ -91,6 +91,10 @@ class NumberRange(click.FloatRange):
             self.fail(f"{value!r} is not a number", param, ctx)
         return number
 
+    def _describe_range(self) -> str:
+        """What help says of the bounds: click's own words are `x<=None` where there are none."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
 
 class IntegerOrWord(IntegerField):
     """A whole number, or one of some words like `auto`, which shells complete."""

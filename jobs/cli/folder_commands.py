@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.cli.flag_types import NumberRange
 from wanbatch.jobs.cli.options import folder_argument, json_option
 
@@ -103,7 +104,8 @@ def repair(out: str | Path, as_json: bool) -> None:
 
 def _repair_lines(report: RepairReport) -> Iterator[str]:
     if report.whole:
-        yield f"{report.folder}: all {report.parts} parts are whole"
+        parts = "its 1 part is" if report.parts == 1 else f"all {report.parts} parts are"
+        yield f"{report.folder}: {parts} whole"
         return
     bad = len(report.lost) + len(report.damaged)
     yield f"{report.folder}: {report.parts - bad} of {report.parts} parts are whole"
@@ -117,4 +119,4 @@ def _repair_lines(report: RepairReport) -> Iterator[str]:
         for name in names:
             moved = f", now {report.orphans[name]}" if name in report.orphans else ""
             yield f"  {state:<13}{name}{moved}"
-    yield f"  to be made   {len(report.ids)} rows of these parts: run the same command again"
+    yield f"  to be made   {number_of(len(report.ids), 'rows')} of these parts: run the same command again"

@@ -47,6 +47,7 @@ from wanbatch.jobs.cli.tune_command import tune
 from wanbatch.machine import waiting_variables
 
 INTERRUPTED = 130
+INTERRUPTED_ANYWHERE = "interrupted; what was committed is kept"
 
 
 class Commands(click.Group):
@@ -68,8 +69,8 @@ class Commands(click.Group):
             if isinstance(error, ManifestError) and ctx.meta.get(AS_JSON):
                 click.echo(json.dumps({"problems": [asdict(problem) for problem in error.problems]}))
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            print_or_drop("wanbatch: interrupted; what was committed is kept", err=True)
+        except KeyboardInterrupt as interrupt:
+            print_or_drop(f"wanbatch: {interrupt or INTERRUPTED_ANYWHERE}", err=True)
             ctx.exit(INTERRUPTED)
         except OSError as error:
             if error.errno == errno.EPIPE or not is_of_printing(error):

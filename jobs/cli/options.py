@@ -28,6 +28,11 @@ folder_argument = click.argument("out", type=PathOrUrl("dir"))
 json_option = click.option("--json", "as_json", is_flag=True, callback=_remember, help="print JSON")
 
 
+drop_removed_option = click.option(
+    "--drop-removed", is_flag=True, help="take rows out of the dataset that MANIFEST does not ask for any more"
+)
+
+
 def run_arguments(command: Callable) -> Callable:
     """Add what a run is given besides settings: the manifest, the output folder, what is done about earlier runs."""
     for add in reversed(
@@ -37,6 +42,7 @@ def run_arguments(command: Callable) -> Callable:
                 "--out", "-o", type=PathOrUrl("dir"), help="output folder or its URL; default: out/NAME-OF-MANIFEST"
             ),
             click.option("--rerun-changed", is_flag=True, help="make rows again that changed since they were made"),
+            drop_removed_option,
             click.option(
                 "--new-run", is_flag=True, help="use OUT-2, OUT-3, ... if a run with other settings filled OUT"
             ),

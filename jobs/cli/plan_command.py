@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.cli.flag_types import PathOrUrl
-from wanbatch.jobs.cli.options import json_option, manifest_argument, settings_options
+from wanbatch.jobs.cli.options import default_output, json_option, run_arguments, settings_options
 from wanbatch.jobs.config.settings import read_settings
 from wanbatch.jobs.reporting.report.charts import duration, size
 from wanbatch.manifests.sources.notes import WORDS
 
 if TYPE_CHECKING:
     from wanbatch.jobs.config.settings import Settings
+    from wanbatch.jobs.driver.planned_folder import PlannedFolder
     from wanbatch.jobs.planning.estimates import Estimate
+    from wanbatch.jobs.planning.plan import Plan
     from wanbatch.manifests.reading.column_names import UnusedColumn
     from wanbatch.pipeline.loading.registry import ModelInfo
 
@@ -25,8 +29,7 @@ NAMES_SHOWN = 10
 
 
 @click.command()
-@manifest_argument
-@click.option("--out", "-o", type=PathOrUrl("dir"), help="output folder of the run; default: out/NAME-OF-MANIFEST")
+@run_arguments
 @click.option(
     "--like", type=PathOrUrl("dir"), help="estimate time and disk as an earlier run in this folder took them"
 )
@@ -36,6 +39,9 @@ NAMES_SHOWN = 10
 def plan(
     manifest: str | Path,
     out: str | Path | None,
+    rerun_changed: bool,
+    drop_removed: bool,
+    new_run: bool,
     like: str | Path | None,
     gpu: str | None,
     as_json: bool,
@@ -43,46 +49,111 @@ def plan(
 ) -> None:
     """Check MANIFEST and say what a run would do, and what it would take. Loads no model and writes nothing.
 
-    Time and disk are estimated from what the output folder has already, or as --like or --gpu say.
+    What a run with the same flags would refuse is refused, with the same exit code; so is an output folder, --out,
+    that it could not go on with. Time and disk are estimated from what that folder has already, or as --like or
+    --gpu say.
 
     \b
     Example:
       wanbatch plan shop.parquet --model tiny
       wanbatch plan shop.parquet --like out/quickstart
     """
-    if like is not None and gpu is not None:
-        raise click.UsageError("--like and --gpu are two ways to estimate the time: give one of them")
+    _require_one_estimate(like, gpu)
+    from wanbatch.jobs.planning.presets import with_preset
+
+    settings = with_preset(read_settings(**given))
+    earlier = rerun_changed, drop_removed, new_run
+    found = _found(manifest, out or default_output(manifest), settings, earlier, like, gpu)
+    click.echo(json.dumps(found.as_json()) if as_json else "\n".join(found.lines()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is said of a run.
+
+    Attributes:
+        manifest: as the user gave it.
+        plan: of it.
+        model: that it is for.
+        settings: of the run.
+        folder: its output folder, as far as there is one.
+        described: the plan in numbers and words.
+        foreseen: what it would take.
+        precision: on a GPU.
+        memory: bytes of a GPU, by which parts are on it at a time.
+    """
+
+    manifest: str | Path
+    plan: Plan
+    model: ModelInfo
+    settings: Settings
+    folder: PlannedFolder
+    described: dict[str, Any]
+    foreseen: Estimate
+    precision: str
+    memory: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        from wanbatch.jobs.planning.first_rows import first_rows
+
+        return {
+            "manifest": str(self.manifest),
+            "model": self.model.name,
+            **self.described,
+            "made_again": len(self.folder.again),
+            "removed": len(self.folder.leaving),
+            "estimate": self.foreseen.as_json(),
+            "first_rows": first_rows(self.plan),
+            "gpu_memory_bytes": self.memory,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        from wanbatch.jobs.planning.first_rows import first_rows, table_lines
+
+        shown, workers = first_rows(self.plan), self.settings.workers
+        yield from _lines(self.manifest, self.model, self.described)
+        yield from _again_lines(len(self.folder.again), len(self.folder.leaving), self.folder.out)
+        yield from _estimate_lines(self.foreseen, workers if isinstance(workers, int) else None)
+        yield from _memory_lines(self.memory, self.precision)
+        yield f"  {'first' if len(shown) < len(self.plan) else 'all'} rows"
+        yield from (f"    {row}" for row in table_lines(shown))
+        yield from _warning_lines(self.described, self.plan.manifest.unused_columns)
+
+
+def _found(
+    manifest: str | Path,
+    out: str | Path,
+    settings: Settings,
+    earlier: tuple[bool, bool, bool],
+    like: str | Path | None,
+    gpu: str | None,
+) -> _Found:
+    """Look at everything. earlier: what is done about rows that changed, that are gone, and about other settings."""
     from wanbatch.jobs.driver.fingerprint import model_location
+    from wanbatch.jobs.driver.planned_folder import device_warnings, look_at_folder
     from wanbatch.jobs.planning.estimates import supposed
-    from wanbatch.jobs.planning.first_rows import first_rows, table_lines
     from wanbatch.jobs.planning.forecast import forecast
     from wanbatch.jobs.planning.gpu_memory import needed_memory, transformer_form
     from wanbatch.jobs.planning.preparation import prepare
-    from wanbatch.jobs.planning.presets import with_preset
     from wanbatch.jobs.planning.run_units import units_of_run
 
-    settings = with_preset(read_settings(**given))
     planned, model = prepare(manifest, settings, weights=False, every_source=True)
+    folder = look_at_folder(manifest, out, settings, (planned, model), *earlier)
     described = planned.describe(len(units_of_run(planned, (), *supposed(settings, None), settings.unit_rows)))
-    precision = _precision_on_a_gpu(settings)
-    of_model = model_location(model), out or Path("out") / Path(manifest).stem
-    foreseen = forecast(planned, settings, *of_model, like, gpu, precision, transformer_form(model))
+    described["warnings"] = [*described["warnings"], *device_warnings(settings)]
+    precision, form = _precision_on_a_gpu(settings), transformer_form(model)
+    of_model = model_location(model), folder.out
+    foreseen = forecast(planned, settings, *of_model, like, gpu, precision, form, folder.again)
     slots, text_fp8 = supposed(settings, foreseen.rates)[1], settings.text_precision == "fp8"
     memory = needed_memory(model, planned, precision, slots, text_fp8)
-    shown = first_rows(planned)
-    if as_json:
-        more = {"estimate": foreseen.as_json(), "first_rows": shown, "gpu_memory_bytes": memory}
-        click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described, **more}))
-        return
-    lines = [
-        *_lines(manifest, model, described),
-        *_estimate_lines(foreseen, settings.workers if isinstance(settings.workers, int) else None),
-        *_memory_lines(memory, precision),
-        f"  {'first' if len(shown) < len(planned) else 'all'} rows",
-        *(f"    {row}" for row in table_lines(shown)),
-        *_warning_lines(described, planned.manifest.unused_columns),
-    ]
-    click.echo("\n".join(lines))
+    return _Found(manifest, planned, model, settings, folder, described, foreseen, precision, memory)
+
+
+def _require_one_estimate(like: str | Path | None, gpu: str | None) -> None:
+    if like is not None and gpu is not None:
+        raise click.UsageError("--like and --gpu are two ways to estimate the time: give one of them")
 
 
 def _precision_on_a_gpu(settings: Settings) -> str:
@@ -92,9 +163,17 @@ def _precision_on_a_gpu(settings: Settings) -> str:
     return PRESETS[settings.preset][True]["precision"] if settings.precision == "auto" else settings.precision
 
 
+def _again_lines(count: int, leaving: int, out: str | Path) -> Iterator[str]:
+    """How many rows of an output folder --rerun-changed makes again, and --drop-removed takes out of it."""
+    if leaving:
+        yield f"  removed   {number_of(leaving, 'images')} of {out} would leave it"
+    if count:
+        yield f"  again     {number_of(count, 'rows')} of {out} changed; made again, and counted in the estimate"
+
+
 def _estimate_lines(foreseen: Estimate, workers: int | None) -> Iterator[str]:
     """What is left to make and what it takes."""
-    done = f"{_count(foreseen.images, 'images')} left, {foreseen.evaluations} evaluations"
+    done = f"{number_of(foreseen.images, 'images')} left, {foreseen.evaluations} evaluations"
     yield f"  estimate  {done}"
     seconds, rates = foreseen.seconds, foreseen.rates
     if seconds is None or rates is None:
@@ -107,7 +186,8 @@ def _estimate_lines(foreseen: Estimate, workers: int | None) -> Iterator[str]:
             whole = f"{seconds.middle / 3600:.3g} {what}: {middle}"
         yield f"            {whole} ({least} to {most}), loading the model aside"
         if workers:
-            yield f"            {duration(seconds.middle / workers)} with {_count(workers, 'workers')}, if none waits"
+            those = number_of(workers, "workers")
+            yield f"            {duration(seconds.middle / workers)} with {those}, if none waits"
         yield f"            on {rates.device}, by {rates.origin}"
     least, middle, most = (size(getattr(foreseen.bytes, name)) for name in ("least", "middle", "most"))
     yield f"            {middle} on the disk ({least} to {most})"
@@ -127,7 +207,7 @@ def _warning_lines(described: dict[str, Any], unused: Sequence[UnusedColumn]) ->
         yield f"  warning   {message}"
     yield from _unused_lines(unused)
     if unreadable := list(described["unreadable_sources"].values()):
-        yield f"  warning   {_count(len(unreadable), 'sources')} cannot be read; their rows will fail:"
+        yield f"  warning   {number_of(len(unreadable), 'sources')} cannot be read; their rows will fail:"
         for message in unreadable[:NAMES_SHOWN]:
             yield f"            {message}"
         if _more(unreadable):
@@ -135,21 +215,21 @@ def _warning_lines(described: dict[str, Any], unused: Sequence[UnusedColumn]) ->
 
 
 def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) -> Iterator[str]:
-    counts = (_count(described[name], name) for name in ("rows", "images", "units"))
+    counts = (number_of(described[name], name) for name in ("rows", "images", "units"))
     yield "{}: {}, {} in {}".format(manifest, *counts)
     least, most = (described["evaluations_of_an_image"][name] for name in ("least", "most"))
     each = f"{least} an image" if least == most else f"{least} to {most} an image"
     yield f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all, {each}"
     for shape, count in described["sizes"].items():
-        yield f"  {shape:<9} {_count(count, 'images')}"
-    yield f"  sources   {_count(described['with_sources'], 'images')} start from one or more"
+        yield f"  {shape:<9} {number_of(count, 'images')}"
+    yield f"  sources   {number_of(described['with_sources'], 'images')} start from one or more"
     for one in described["adapters"]:
         how = "merged into the model" if one["merged"] else "for rows that name it"
         weight = f", weight {one['weight']:g}" if one["weight"] != 1 else ""
         yield f"  adapter   {one['name']}, {how}: {one['coverage']}{weight}"
     for name, noted in described["source_notes"].items():
         first = " ".join(noted["example"].split())
-        yield f"  note      {_count(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"
+        yield f"  note      {number_of(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"
     if names := described["passthrough"]:
         yield f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}"
 
@@ -167,10 +247,6 @@ def _unused_lines(unused: Sequence[UnusedColumn]) -> Iterator[str]:
     if options := [column.option for column in unused if column.can_be_mapped]:
         yield f"            take {'them' if len(options) > 1 else 'it'}: {' '.join(options)}"
     yield f"            or keep one under another name, without this warning: {unused[0].keeping}"
-
-
-def _count(number: int, things: str) -> str:
-    return f"{number} {things if number != 1 else things.removesuffix('s')}"
 
 
 def _more(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.cli.options import folder_argument, json_option
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def push(
 
     def say(shard: Shard, sent: bool) -> None:
         what = "would go up" if dry_run else "sent" if sent else "is there"
-        click.echo(f"{shard.name}: {shard.rows} images, {shard.bytes / 1e6:.1f} MB, {what}", err=True)
+        click.echo(f"{shard.name}: {number_of(shard.rows, 'images')}, {shard.bytes / 1e6:.1f} MB, {what}", err=True)
 
     report = push_folder(out, target, options, say)
     click.echo(json.dumps({**asdict(report), "dry_run": dry_run}) if as_json else "\n".join(_lines(report, dry_run)))
@@ -64,9 +65,10 @@ def push(
 def _lines(report: PushReport, dry_run: bool) -> Iterator[str]:
     size = sum(report.files.values()) / 1e6
     whose = {True: "private", False: "public", None: "of unknown visibility"}[report.private]
-    yield f"hf://{report.repository}: {report.images} images, {size:.1f} MB in {len(report.files)} files, {whose}"
+    images, files = number_of(report.images, "images"), number_of(len(report.files), "files")
+    yield f"hf://{report.repository}: {images}, {size:.1f} MB in {files}, {whose}"
     if report.rows_left:
-        yield f"  left      {report.rows_left} rows were still to be made"
+        yield f"  left      {number_of(report.rows_left, 'rows')} still to be made"
     for message in report.warnings:
         yield f"  warning   {message}"
     for name in report.removed:
@@ -80,5 +82,5 @@ def _lines(report: PushReport, dry_run: bool) -> Iterator[str]:
     elif report.commit is None:
         yield "  everything was there already"
     else:
-        yield f"  sent      {len(report.sent)} files, by one commit"
+        yield f"  sent      {number_of(len(report.sent), 'files')}, by one commit"
         yield f"  commit    {report.commit}"

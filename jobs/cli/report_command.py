@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.cli.options import folder_argument
 
 
@@ -54,11 +55,11 @@ def report(
     shown = f"{written.pictures} of {written.images}" if written.pictures < written.images else f"{written.images}"
     click.echo(f"{written.path}: {shown} pictures, {size(written.bytes)}")
     if written.pages:
-        click.echo(f"{written.pages[0]}: {len(written.pages)} pages with all pictures and failures")
+        click.echo(f"{written.pages[0]}: {number_of(len(written.pages), 'pages')} with all pictures and failures")
 
 
 def _draw_sheet(out: str | Path, sheet: Path, columns: int, limit: int, keyword: str) -> None:
     from wanbatch.jobs.reporting.contact_sheet import contact_sheet
 
     count = contact_sheet(out, sheet, columns=columns, limit=limit, keyword=keyword)
-    click.echo(f"{count} pictures on {sheet}")
+    click.echo(f"{number_of(count, 'pictures')} on {sheet}")

@@ -33,6 +33,7 @@ def run(
     manifest: str | Path,
     out: str | Path | None,
     rerun_changed: bool,
+    drop_removed: bool,
     new_run: bool,
     as_json: bool,
     **given: Any,
@@ -56,7 +57,10 @@ def run(
     from wanbatch.jobs.driver.run import run as run_manifest
 
     target = out or default_output(manifest)
-    finish(ctx, run_manifest(manifest, target, settings, rerun_changed=rerun_changed, new_run=new_run), as_json)
+    summary = run_manifest(
+        manifest, target, settings, rerun_changed=rerun_changed, drop_removed=drop_removed, new_run=new_run
+    )
+    finish(ctx, summary, as_json)
 
 
 @click.command()

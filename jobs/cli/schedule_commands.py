@@ -101,7 +101,7 @@ def tick(ctx: click.Context, name: str, file: Path, state: Path | None, as_json:
     one = chosen(schedules, name)
     row = run_tick(schedules, name, folder, file.absolute().parent)
     if as_json:
-        click.echo(json.dumps(tick_values(row, one)))
+        click.echo(json.dumps(tick_values(row, one, folder)))
     ctx.exit(
         row.exit_code if row.exit_code is not None and row.exit_code >= 0 else 75 if row.state == "failed" else 0
     )
@@ -152,7 +152,7 @@ def list_schedules(file: Path, state: Path | None, as_json: bool) -> None:
     from wanbatch.jobs.schedule.service import opened_ledger
 
     with opened_ledger(folder, read_only=True) as ledger:
-        found = listed(schedules, ledger, datetime.now(UTC))
+        found = listed(schedules, ledger, datetime.now(UTC), folder)
     click.echo(json.dumps(found) if as_json else "\n".join(list_lines(schedules, found)))
 
 
@@ -177,7 +177,7 @@ def history(name: str | None, file: Path, state: Path | None, limit: int, as_jso
         chosen(schedules, name)
     named = {one.name: one for one in schedules}
     with opened_ledger(folder, read_only=True) as ledger:
-        rows = [tick_values(row, named.get(row.schedule)) for row in ledger.latest(name, limit)]
+        rows = [tick_values(row, named.get(row.schedule), folder) for row in ledger.latest(name, limit)]
     lines = list(history_lines(named, rows)) or ["no tick yet"]
     click.echo(json.dumps(rows) if as_json else "\n".join(lines))
 

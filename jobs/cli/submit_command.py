@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wanbatch import __version__
+from wanbatch.counting import number_of
 from wanbatch.jobs.cli.options import default_output, json_option, run_arguments, settings_options
 from wanbatch.jobs.cli.process_start import print_or_drop
 from wanbatch.jobs.config.settings import Settings, read_settings
@@ -53,6 +54,7 @@ def submit(
     manifest: str | Path,
     out: str | Path | None,
     rerun_changed: bool,
+    drop_removed: bool,
     new_run: bool,
     address: str | None,
     detach: bool,
@@ -80,7 +82,8 @@ def submit(
     settings = read_settings(**given)
     from wanbatch.jobs.cluster.prepare import prepare_submission
 
-    flags = [flag for flag, is_set in (("--rerun-changed", rerun_changed), ("--new-run", new_run)) if is_set]
+    earlier = {"--rerun-changed": rerun_changed, "--drop-removed": drop_removed, "--new-run": new_run}
+    flags = [flag for flag, is_set in earlier.items() if is_set]
     prepared = prepare_submission(manifest, out or default_output(manifest), settings, flags, env)
     for note in prepared.notes:
         _note(note)
@@ -168,8 +171,11 @@ def _uploaded(prepared: Prepared, flags: tuple[str, ...], settings: Settings, ta
     from wanbatch.jobs.cluster.upload import upload_inputs
 
     done = upload_inputs(prepared, flags, settings, target)
-    missing = f", {done.missing} sources are not here" if done.missing else ""
-    _note(f"{done.files} files uploaded, {done.known} were there{missing}: {done.prepared.submission.manifest}")
+    missing = f", {number_of(done.missing, 'sources')} not here" if done.missing else ""
+    _note(
+        f"{number_of(done.files, 'files')} uploaded, {done.known} were there{missing}: "
+        f"{done.prepared.submission.manifest}"
+    )
     return done.prepared
 
 

@@ -31,7 +31,9 @@ def lines_of(data: Mapping[str, Any], page: str) -> Iterator[str]:
         yield f"  warning   {data['not_comparable']} pairs cannot be compared; of one: {problem}"
     if data["measured"] < data["pairs"]:
         yield f"  measured  {data['measured']} pairs, evenly spread"
-    for name, of in data["metrics"].items():
+    if data["same_pixels"] == data["pairs"] > 0:
+        yield "  metrics   none to tell: all pictures have the same pixels"
+    for name, of in data["metrics"].items() if data["same_pixels"] < data["pairs"] else ():
         yield (
             f"  {name:<9} mean {of['mean']:.4g}, median {of['median']:.4g}, "
             f"from {of['least']:.4g} to {of['most']:.4g}"

@@ -13,11 +13,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wanbatch.jobs.config.hardware import Hardware
+from wanbatch.jobs.config.hardware import Hardware, detect_hardware
 
 LIBRARY = "libcuda.so.1"
 CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 NAME_BYTES = 256
+
+
+def hardware_here(device: str) -> Hardware:
+    """What a run on this machine has.
+
+    Args:
+        device: `cuda`, `cpu` or `auto`; for `cpu`, and where only torch can tell, torch is imported.
+    """
+    return (None if device == "cpu" else gpus_by_driver()) or detect_hardware()
 
 
 def gpus_by_driver(open_library: Callable[[str], Any] = ctypes.CDLL) -> Hardware | None:

@@ -8,10 +8,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.errors import MachineryError, RowError
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
-from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.seen_folder import AnyFolder
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
 
@@ -23,7 +24,7 @@ DIGESTS = ("sources", "audio_source")
 CLOCKS_DIFFER = 2.0  # seconds by which a file may seem older than it is
 
 
-def rows_of_changed_sources(folder: OutputFolder, plan: Plan) -> set[str]:
+def rows_of_changed_sources(folder: AnyFolder, plan: Plan) -> set[str]:
     """The ids of rows that were made from local files which hold something else by now.
 
     A file is read only if it was changed after its row was begun. What is inside manifests, in stores and on the web
@@ -61,7 +62,9 @@ def rows_of_changed_sources(folder: OutputFolder, plan: Plan) -> set[str]:
                 changed.add(name)
     if changed:
         _log.warning(
-            "%d rows are made again, as their pictures or sounds changed: %r for one", len(changed), min(changed)
+            "made again, as their pictures or sounds changed: %s, %r for one",
+            number_of(len(changed), "rows"),
+            min(changed),
         )
     return changed
 

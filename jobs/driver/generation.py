@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wanbatch.jobs.driver.dispatcher import POLL_SECONDS, Dispatcher
-from wanbatch.jobs.driver.interruption import StopRequest
+from wanbatch.jobs.driver.interruption import StopRequest, what_is_kept
 from wanbatch.jobs.driver.progress_metrics import ProgressMetrics
 from wanbatch.jobs.driver.ray_ahead import RayAhead
 from wanbatch.jobs.driver.ray_session import workers_on_a_host
@@ -50,6 +50,7 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
 
     Raises:
         MachineryError: Ray does not start or fails, or too many workers are lost.
+        KeyboardInterrupt: The run was interrupted while it stopped; its message says what is kept.
     """
     plan, stop, stopwatch = context.plan, controls.stop, controls.stopwatch
     examples = plan.examples(dispatcher.waiting_images) if context.execution.compile else ()
@@ -72,6 +73,10 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
                 stopwatch.lap("make")
                 busy = dispatcher.counters.model_busy
                 progress.stage("stopping" if stop() else "done")
+            except KeyboardInterrupt:
+                told, kept = what_is_kept(out, len(plan), dispatcher.counters, pool.images_in_hand)
+                progress.update(kept, dispatcher.counters.quarantined)
+                raise KeyboardInterrupt(told) from None
             finally:
                 pool.close()
         stopwatch.lap("stop")

@@ -5,7 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from wanbatch.counting import number_of
+from wanbatch.errors import WanbatchError
+from wanbatch.jobs.driver.run_counters import RunCounters
+from wanbatch.manifests.dataset.status import status
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,6 +32,27 @@ class StopRequest:
         if self._signalled:
             raise KeyboardInterrupt
         self._signalled = True
+
+
+def what_is_kept(out: str, rows: int, counters: RunCounters, in_hand: int) -> tuple[str, int]:
+    """What is left of a run that was interrupted once more while it stopped.
+
+    Args:
+        out: the output folder, a path or URL.
+        rows: images of the plan.
+        counters: of the run.
+        in_hand: images that are made of units that no one will commit.
+
+    Returns:
+        A sentence for the user, and how many images are committed.
+    """
+    kept = counters.made
+    with suppress(WanbatchError):  # the folder knows best, if it can be read: the last commit may not be counted yet
+        kept = max(kept, int(status(out)["done"]))
+    dropped = max(0, counters.made + in_hand - kept)
+    lost = f", {dropped} more made and dropped" if dropped else ""
+    told = f"interrupted: {kept} of {number_of(rows, 'pictures')} made and kept{lost}; run the same command again"
+    return f"{told} to go on", kept
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
-from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.seen_folder import AnyFolder
 from wanbatch.manifests.dataset.status import recorded_plan
 from wanbatch.manifests.storage.arrow_casts import cast
 from wanbatch.manifests.storage.urls import is_url
@@ -33,7 +33,7 @@ class Kept:
     ids: tuple[str, ...]
 
 
-def warn_of_kept_values(folder: OutputFolder, plan: Plan, again: Collection[str]) -> None:
+def warn_of_kept_values(folder: AnyFolder, plan: Plan, again: Collection[str]) -> None:
     """Tell the user if a manifest that changed since the last run has other values for images that are made.
 
     A row's digest is of what it asks of the model, so such images are not made again, and keep the values that they

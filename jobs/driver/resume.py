@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.setting_paths import in_any_current_folder
 from wanbatch.jobs.config.settings import Settings
@@ -16,9 +18,12 @@ from wanbatch.jobs.driver.changed_sources import rows_of_changed_sources
 from wanbatch.jobs.driver.fingerprint import model_location
 from wanbatch.jobs.planning.plan import Plan, has_sources
 from wanbatch.jobs.reporting.run_log import RunLog
+from wanbatch.manifests.columns import ALWAYS
 from wanbatch.manifests.dataset.fingerprint import decoding_changes
-from wanbatch.manifests.dataset.folder import OutputFolder, is_of_other_settings
+from wanbatch.manifests.dataset.folder import is_of_other_settings
+from wanbatch.manifests.dataset.seen_folder import AnyFolder
 from wanbatch.manifests.dataset.status import recorded_fingerprint
+from wanbatch.manifests.storage.urls import absolute
 from wanbatch.pipeline.loading.registry import ModelInfo
 
 _log = logging.getLogger(__name__)
@@ -54,35 +59,66 @@ def folder_of_run(
     return folder, slots
 
 
-def rows_made_again(folder: OutputFolder, plan: Plan, retry: Collection[str] | None, rerun_changed: bool) -> set[str]:
+def rows_made_again(
+    folder: AnyFolder,
+    plan: Plan,
+    retry: Collection[str] | None,
+    rerun_changed: bool,
+    drop_removed: bool = False,
+) -> set[str]:
     """Check what a folder holds against the plan; the ids of rows in it that are made again.
 
     Args:
-        folder: open.
+        folder: open, or only looked at.
         plan: of the manifest that the folder is filled from.
         retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
         rerun_changed: rows that changed since they were made are made again, and so are those whose pictures did.
 
+        drop_removed: whether rows may leave the folder that the manifest does not ask for any more.
+
     Raises:
-        UserError: The folder has images that the manifest does not ask for, or images of rows that changed, and
-            these are not to be made again.
+        UserError: The folder has images that the manifest does not ask for, see `rows_to_drop`; or images of rows
+            that changed, and these are not to be made again.
     """
-    require_all_asked(folder, plan)
-    again = rows_to_retry(folder, retry) | changed_rows(folder, plan, rerun_changed)
+    leaving = rows_to_drop(folder.url, folder.committed().where, plan, drop_removed)
+    again = (rows_to_retry(folder, retry) - leaving) | changed_rows(folder, plan, rerun_changed)
     return again | rows_of_changed_sources(folder, plan) if rerun_changed else again
 
 
-def require_all_asked(folder: OutputFolder, plan: Plan) -> None:
-    """Raise UserError if the folder holds images that the manifest does not ask for."""
-    ids = frozenset(plan.ids())
-    if others := [name for name in folder.committed().where if name not in ids]:
+def rows_to_drop(out: str | Path, held: Collection[str], plan: Plan, drop_removed: bool) -> set[str]:
+    """The ids in a folder, made or failed, that the manifest does not ask for any more.
+
+    Args:
+        out: the folder, as messages name it.
+        held: the ids in it, made or failed.
+        plan: of the manifest that the folder is filled from.
+        drop_removed: whether they may be taken out of the dataset.
+
+    Raises:
+        UserError: There are such ids and they may not; or the manifest asks for none of what the folder holds, and
+            so is another one.
+    """
+    asked = frozenset(plan.ids())
+    others = {name for name in held if name not in asked}
+    if not others:
+        return others
+    if len(others) == len(held):
         raise UserError(
-            f"{folder.url}: holds {len(others)} images that {plan.manifest.path} does not ask for, {min(others)!r} "
-            "for one: go on with the manifest that did (it may have grown), or choose another output folder"
+            f"{out}: {plan.manifest.path} asks for none of the {len(others)} images that it holds, {min(others)!r} "
+            "for one, so all would leave it: go on with the manifest that did ask for them (it may have grown, and "
+            "rows of it may be gone), or choose another output folder"
         )
+    if not drop_removed:
+        held_too = number_of(len(others), "images")
+        raise UserError(
+            f"{out}: holds {held_too} that {plan.manifest.path} does not ask for, {min(others)!r} for one: "
+            f"go on with the manifest that did (it may have grown), take these {len(others)} out of the dataset with "
+            "`wanbatch run --drop-removed`, or choose another output folder"
+        )
+    return others
 
 
-def rows_to_retry(folder: OutputFolder, classes: Collection[str] | None) -> set[str]:
+def rows_to_retry(folder: AnyFolder, classes: Collection[str] | None) -> set[str]:
     """The ids of quarantined rows that are made again.
 
     Args:
@@ -94,7 +130,7 @@ def rows_to_retry(folder: OutputFolder, classes: Collection[str] | None) -> set[
     return {name for name, kind in folder.committed().failed.items() if not classes or kind in classes}
 
 
-def changed_rows(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
+def changed_rows(folder: AnyFolder, plan: Plan, allowed: bool) -> set[str]:
     """The ids whose rows ask for something else than what was made of them.
 
     Raises:
@@ -104,14 +140,16 @@ def changed_rows(folder: OutputFolder, plan: Plan, allowed: bool) -> set[str]:
     digests = zip(plan.ids(), plan.images["digest"].to_pylist(), strict=True)
     changed = {name for name, digest in digests if made.get(name) not in (None, digest)}
     if changed and not allowed:
+        since = "it was" if len(changed) == 1 else "they were"
         raise UserError(
-            f"{plan.manifest.path}: {len(changed)} rows changed since they were made, {min(changed)!r} for one: "
-            "leave them as they were and add rows with new ids, or make them again with --rerun-changed"
+            f"{plan.manifest.path}: {number_of(len(changed), 'rows')} changed since {since} made, "
+            f"{min(changed)!r} for one: leave them as they were and add rows with new ids, or make them "
+            "again with --rerun-changed"
         )
     return changed
 
 
-def warn_of_other_decoding(folder: OutputFolder, plan: Plan, fingerprint: Mapping[str, Any], log: RunLog) -> None:
+def warn_of_other_decoding(folder: AnyFolder, plan: Plan, fingerprint: Mapping[str, Any], log: RunLog) -> None:
     """Tell the user, and the log, if a folder has images whose sources were decoded otherwise than they are now.
 
     Args:
@@ -131,6 +169,31 @@ def warn_of_other_decoding(folder: OutputFolder, plan: Plan, fingerprint: Mappin
             folder.url,
             "; ".join(changed),
         )
+
+
+def plan_for_folder(folder: AnyFolder, plan: Plan, again: Collection[str]) -> tuple[Plan, pa.Schema]:
+    """A plan with the columns that a folder's data parts can have, too; and these parts' schema.
+
+    The first run of a folder has all of `columns.ALWAYS`; a folder that was begun without one goes on so.
+
+    Args:
+        folder: what was made of the plan so far.
+        plan: what is made.
+        again: ids in the folder that are made again.
+
+    Raises:
+        UserError: The folder has other columns than the manifest, and values of one or the other would be lost.
+    """
+    there = folder.later_columns()
+    fitting = plan.with_later(ALWAYS) if there is None else plan.for_folder(there, folder.committed().made, again)
+    schema = folder.common_columns(fitting.added_columns)
+    return fitting.with_columns(schema), schema
+
+
+def check_output_is_another(manifest: str | Path, out: str | Path) -> None:
+    """Raise UserError if the output folder is the manifest."""
+    if absolute(manifest) == absolute(out):
+        raise UserError(f"{out}: is the manifest and cannot be the output folder, too: give --out another one")
 
 
 def settings_for_later(settings: Settings, model: ModelInfo, plan: Plan) -> dict[str, Any]:

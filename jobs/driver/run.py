@@ -16,8 +16,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-
 from wanbatch import __version__
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings, recorded_settings
@@ -29,7 +27,7 @@ from wanbatch.jobs.driver.interruption import stop_on_signals
 from wanbatch.jobs.driver.kept_values import warn_of_kept_values
 from wanbatch.jobs.driver.ray_ahead import RayAhead
 from wanbatch.jobs.driver.ray_session import ensure_ray_can_start
-from wanbatch.jobs.driver.resume import rows_made_again, warn_of_other_decoding
+from wanbatch.jobs.driver.resume import rows_made_again, rows_to_drop, warn_of_other_decoding
 from wanbatch.jobs.driver.run_context import RunContext, prepare_run
 from wanbatch.jobs.driver.site import site_finder
 from wanbatch.jobs.driver.source_sizing import size_what_is_pending
@@ -58,6 +56,7 @@ def run(
     load: LoadPipeline | None = None,
     retry: Collection[str] | None = None,
     rerun_changed: bool = False,
+    drop_removed: bool = False,
     new_run: bool = False,
     stop: threading.Event | None = None,
 ) -> Summary:
@@ -73,6 +72,7 @@ def run(
         load: what workers build their pipeline with, instead of `Wan.load`; for tests of faults.
         retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
         rerun_changed: make rows again that changed since they were made, instead of refusing them.
+        drop_removed: take rows out of the dataset that the manifest does not ask for any more, instead of refusing.
         new_run: if a run with other settings filled the folder, use `OUT-2`, `OUT-3`, ... instead of refusing.
         stop: once it is set, the run ends as if it was interrupted.
 
@@ -93,19 +93,27 @@ def run(
             _log.warning("%s", message)
         stop_request = stack.enter_context(stop_on_signals(stop))
         folder = stack.enter_context(OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}))
-        again = rows_made_again(folder, context.plan, retry, rerun_changed)
-        context, schema = context.going_on_with(folder, again)
-        _note_plan(folder, context, schema, again)
+        again = rows_made_again(folder, context.plan, retry, rerun_changed, drop_removed)
+        context, removed = _go_on(folder, context, again, drop_removed)
         plan = size_what_is_pending(folder, context, again, stop_request)
         controls = RunControls(progress, load, stop_request, stopwatch, ray)
-        return _fill(folder, replace(context, plan=plan), again, controls)
+        return replace(_fill(folder, replace(context, plan=plan), again, controls), removed=removed)
 
 
-def _note_plan(folder: OutputFolder, context: RunContext, schema: pa.Schema, again: set[str]) -> None:
-    """Give a folder the columns of a run and its plan, and tell what it keeps of an earlier one."""
+def _go_on(folder: OutputFolder, context: RunContext, again: set[str], drop_removed: bool) -> tuple[RunContext, int]:
+    """Take out of a folder what leaves it, give it the columns of a run and its plan, tell what it keeps of before.
+
+    Returns:
+        The run with the columns of the folder; how many ids left it.
+    """
+    leaving = rows_to_drop(folder.url, folder.committed().where, context.plan, drop_removed)
+    context, schema = context.going_on_with(folder, again)
     warn_of_kept_values(folder, context.plan, again)
+    if leaving:
+        folder.remove(leaving)
     folder.change_columns(schema)
     folder.set_plan(context.plan_note())
+    return context, len(leaving)
 
 
 def retry(

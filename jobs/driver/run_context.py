@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from wanbatch.errors import UserError
-from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware, resolve_execution
+from wanbatch.jobs.config.hardware import ExecutionConfig, resolve_execution
 from wanbatch.jobs.config.settings import AUTO, Settings, failures_allowed, image_format, signing_files
 from wanbatch.jobs.driver.batch_size import BatchSize, batch_size_for
 from wanbatch.jobs.driver.cluster_nodes import Placement
 from wanbatch.jobs.driver.cpu_workers import with_model
 from wanbatch.jobs.driver.dispatcher import DispatchOptions
-from wanbatch.jobs.driver.engine_choice import ChosenEngines, choose_engines
-from wanbatch.jobs.driver.fingerprint import fingerprint_of
-from wanbatch.jobs.driver.resume import folder_of_run, settings_for_later
+from wanbatch.jobs.driver.engine_choice import ChosenEngines
+from wanbatch.jobs.driver.identity import of_slots
+from wanbatch.jobs.driver.resume import check_output_is_another, folder_of_run, plan_for_folder, settings_for_later
 from wanbatch.jobs.driver.seen_source import seen_source
 from wanbatch.jobs.driver.site import FindSite, Site, this_machine
 from wanbatch.jobs.planning.plan import Plan
@@ -29,7 +28,6 @@ from wanbatch.jobs.planning.presets import with_preset
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.start_steps import StartSteps
-from wanbatch.manifests.columns import ALWAYS
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.storage.urls import absolute
@@ -83,11 +81,8 @@ class RunContext:
         Raises:
             UserError: The folder has other columns than the manifest, and values of one or the other would be lost.
         """
-        there = folder.later_columns()
-        made = folder.committed().made
-        plan = self.plan.with_later(ALWAYS) if there is None else self.plan.for_folder(there, made, again)
-        schema = folder.common_columns(plan.added_columns)
-        return replace(self, plan=plan.with_columns(schema)), schema
+        plan, schema = plan_for_folder(folder, self.plan, again)
+        return replace(self, plan=plan), schema
 
     def plan_note(self) -> dict[str, Any]:
         """What the output folder notes of the plan, for `status` and `retry`."""
@@ -189,7 +184,7 @@ def prepare_run(
         UserError: Manifest, model or settings are not right.
         MachineryError: A store does not answer.
     """
-    _check_output_is_another(manifest, out)
+    check_output_is_another(manifest, out)
     settings, steps = with_preset(settings), StartSteps() if steps is None else steps
     plan, model = read_plan(manifest, settings, seems_right=partial(seems_right, settings))
     steps.end("manifest and model")
@@ -197,7 +192,7 @@ def prepare_run(
     site = find_site(settings, out)
     steps.end("device")
     execution = resolve_execution(settings, site.hardware, model.converted)
-    engines, fingerprint = _of_slots(settings, plan, model, execution, site.hardware)
+    engines, fingerprint = of_slots(settings, plan, model, execution, site.hardware)
     slots = None if settings.slots == AUTO else int(settings.slots)
     out, recorded = folder_of_run(out, slots, fingerprint, new_run)
     batch_size = batch_size_for(settings, recorded, plan, model, execution, site.measure)
@@ -221,24 +216,3 @@ def _workers(site: Site, settings: Settings, model: ModelInfo, plan: Plan, execu
     if site.placement.on_cluster:
         return site.workers
     return with_model(site.workers, settings, model, plan, execution)
-
-
-def _of_slots(
-    settings: Settings, plan: Plan, model: ModelInfo, execution: ExecutionConfig, hardware: Hardware
-) -> tuple[Callable[[int], ChosenEngines], Callable[[int], dict[str, Any]]]:
-    """What says which engines a run has, and what its fingerprint is, with so many rows denoised together."""
-
-    @cache  # their files are read whole
-    def engines(slots: int) -> ChosenEngines:
-        return choose_engines(settings, model, execution, slots, hardware, plan.adapters.values())
-
-    def fingerprint(slots: int) -> dict[str, Any]:
-        used = engines(slots).digests
-        return fingerprint_of(settings, model, execution, slots, hardware, used, plan.adapters.values())
-
-    return engines, fingerprint
-
-
-def _check_output_is_another(manifest: str | Path, out: str | Path) -> None:
-    if absolute(manifest) == absolute(out):
-        raise UserError(f"{out}: is the manifest and cannot be the output folder, too: give --out another one")

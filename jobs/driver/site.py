@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from wanbatch.jobs.config.cuda_driver import gpus_by_driver
-from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware, detect_hardware
+from wanbatch.jobs.config.cuda_driver import hardware_here
+from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.driver.batch_size import Measure, measure_here
 from wanbatch.jobs.driver.cluster_nodes import Placement, kind_to_use
@@ -68,8 +68,7 @@ def this_machine(settings: Settings, out: str | Path) -> Site:
     for name in ("label_selector", "accelerator_type"):
         if getattr(settings, name):
             _log.warning("--%s has no effect without a cluster: --address gives one", name.replace("_", "-"))
-    by_driver = None if settings.device == "cpu" else gpus_by_driver()
-    hardware = by_driver or detect_hardware()
+    hardware = hardware_here(settings.device)
     device = "cuda" if hardware.gpus and settings.device != "cpu" else "cpu"
     workers = _wanted(settings) or (hardware.gpus if device == "cuda" else workers_here(settings.threads))
     return Site(hardware, workers, placement_of(settings, device, None, on_cluster=False))

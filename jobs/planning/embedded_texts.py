@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow.compute as pc
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.manifests.dataset.origin_marks import MAX_TEXT
 
@@ -16,6 +17,6 @@ def warnings_of_cut_texts(plan: Plan) -> Iterator[str]:
         count = pc.sum(pc.greater(pc.utf8_length(plan.images[column]), MAX_TEXT)).as_py()
         if count:
             yield (
-                f"the files of {count} images have only the first {MAX_TEXT - 1} characters of their "
+                f"the files of {number_of(count, 'images')} have only the first {MAX_TEXT - 1} characters of their "
                 f"{column.replace('_', ' ')} embedded; the dataset has them whole"
             )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from wanbatch.errors import UserError
@@ -24,6 +23,7 @@ def forecast(
     gpu: str | None = None,
     precision: str = "bf16",
     transformer: Sequence[int] | None = None,
+    again: Collection[str] = (),
 ) -> Estimate:
     """Estimate what a run takes.
 
@@ -31,31 +31,28 @@ def forecast(
         plan: what it makes.
         settings: with the preset applied.
         model: as a fingerprint names it.
-        out: its output folder; it need not exist.
+        out: its output folder; it need not exist. A run goes on with what it has.
         like: a folder whose timing records are taken; None: those of `out`.
         gpu: a key of the benchmark table, instead; None: none.
         precision: of the run on that GPU.
         transformer: what the table knows the model by, see `rates.rates_of_gpu`.
+        again: ids that `out` has and that are made again.
 
     Raises:
-        UserError: `like` has no timing records or is of another model; the table has no such precision.
+        UserError: `like` has no timing records, or the folder is of another model; the table has no such precision.
         MachineryError: A folder cannot be read.
     """
     done: frozenset[str] = frozenset()
     rates: Rates | None = None
-    notes: tuple[str, ...] = ()
-    if (recorded := recorded_fingerprint(out)) is not None:
-        done = CommittedParts.open(out).finished
-        if recorded.get("model") != model:
-            notes = (f"{out} was filled by the model {recorded.get('model')}: a run there would be refused",)
-        elif like is None and gpu is None:
+    if recorded_fingerprint(out) is not None:
+        done = CommittedParts.open(out).finished.difference(again)
+        if like is None and gpu is None:
             rates = rates_of_folder(out, model)
     if like is not None and (rates := rates_of_folder(like, model)) is None:
         raise UserError(f"{like}: has no timing records: name the output folder of an earlier run")
     if gpu is not None:
         rates = rates_of_gpu(gpu, _timed(precision), transformer)
-    found = estimate(plan, rates, settings, done)
-    return replace(found, notes=(*found.notes, *notes))
+    return estimate(plan, rates, settings, done)
 
 
 def _timed(precision: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.manifests.columns import RARE
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS
@@ -71,8 +72,8 @@ def notes_on_long_prompts(plan: Plan) -> tuple[str, ...]:
     """How many images the model read only a part of the prompt for, for the dataset card."""
     counts = {column: len(plan) - plan.images[cut].null_count for column, cut in CUT.items()}
     return tuple(
-        f"Of the {column.replace('_', ' ')} of {count} images the model read only the first {TEXT_TOKENS} tokens; "
-        f"see `{CUT[column]}`"
+        f"Of the {column.replace('_', ' ')} of {number_of(count, 'images')} "
+        f"the model read only the first {TEXT_TOKENS} tokens; see `{CUT[column]}`"
         for column, count in counts.items()
         if count and CUT[column] in plan.later
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.planning.slot_turns import ONE_BY_ONE, slots_computed
 from wanbatch.jobs.planning.workload import denoising_work
@@ -142,7 +143,7 @@ def rates_of_records(
         held=max(1.0, _held_seconds(timings) / max(1e-12, float(spent.sum()))),
         low=low,
         high=high,
-        origin=f"{len(timings)} images of {name}",
+        origin=f"{number_of(len(timings), 'images')} of {name}",
         blocks_run=_ratio((work * share).sum(), work.sum()) or 1.0,
         step_cache=str(fingerprint.get("step_cache", "none")),
         bytes_of_a_pixel=_ratio(data_bytes, own.sum()),

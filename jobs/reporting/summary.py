@@ -40,6 +40,8 @@ class Summary:
         first_unit: the units of this run are numbered from it.
         dropped: images that were made and not committed when the run was stopped; they are made again.
         drained: images that were committed after it was asked to stop.
+        removed: images, made or quarantined, that this run took out of the dataset, since the manifest does not ask
+            for them any more.
         source_notes: what the user should know of the sources of images that this run made: the name of each note
             (`notes.WORDS`) -> how many images it concerns, and a source that it is about.
         warnings: what of the manifest is not read or not used, a sentence each.
@@ -63,6 +65,7 @@ class Summary:
     first_unit: int = 0
     dropped: int = 0
     drained: int = 0
+    removed: int = 0
     source_notes: Mapping[str, NotedImages] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     report: str | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.reporting.summary import CIRCUIT_BREAKER, MAX_FAILURES, Summary
 from wanbatch.manifests.dataset.part_files import open_parts
 from wanbatch.manifests.sources.notes import WORDS
@@ -23,6 +24,9 @@ def summary_text(summary: Summary) -> str:
     lines = [_headline(summary), f"  output    {summary.out}"]
     if summary.report is not None:
         lines.append(f"  report    {summary.report}")
+    if summary.removed:
+        removed = number_of(summary.removed, "pictures")
+        lines.append(f"  removed   {removed} that the manifest does not ask for any more")
     if summary.made_now:
         rate = summary.made_now / seconds["make"]
         busy = "" if summary.model_busy is None else f", the model busy {summary.model_busy:.0%} of the time"
@@ -32,7 +36,7 @@ def summary_text(summary: Summary) -> str:
             lines.append(f"  memory    {_moved(summary)}")
         lines.append(f"  stages    {_stage_text(stage_seconds(summary.out, summary.first_unit))}")
     for name, noted in summary.source_notes.items():
-        count = f"{noted.images} pictures" if noted.images != 1 else "1 picture"
+        count = number_of(noted.images, "pictures")
         lines.append(f"  sources   {count} made from a source {WORDS[name]}; {_one_line(noted.example)} for one")
     if summary.quarantined:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
@@ -43,12 +47,13 @@ def summary_text(summary: Summary) -> str:
     if summary.stop_cause is not None:
         lines.append(f"  cause     {_one_line(summary.stop_cause, limit=700)}")
     if summary.drained:
-        lines.append(f"  drained   {summary.drained} pictures that workers still finished")
+        lines.append(f"  drained   {number_of(summary.drained, 'pictures')} that workers still finished")
     if summary.dropped:
-        lines.append(f"  dropped   {summary.dropped} pictures that were made and not written; they are made again")
+        dropped = number_of(summary.dropped, "pictures")
+        lines.append(f"  dropped   {dropped} made and not written; the same command makes them again")
     lines += [f"  warning   {_one_line(message)}" for message in summary.warnings]
     if summary.pending:
-        lines.append(f"  left      {summary.pending} pictures: run the same command again to go on")
+        lines.append(f"  left      {number_of(summary.pending, 'pictures')}: run the same command again to go on")
     return "\n".join(lines)
 
 
@@ -74,7 +79,9 @@ def _headline(summary: Summary) -> str:
         state = STOPPED[summary.stopped_by]
     earlier = summary.made - summary.made_now
     before = f" ({earlier} by earlier runs)" if earlier else ""
-    return f"{state}{summary.made} of {summary.rows} pictures made{before}, {summary.quarantined} failed"
+    return (
+        f"{state}{summary.made} of {number_of(summary.rows, 'pictures')} made{before}, {summary.quarantined} failed"
+    )
 
 
 def _parts(seconds: dict[str, float]) -> str:

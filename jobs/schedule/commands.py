@@ -21,13 +21,13 @@ def tick_commands(schedule: Schedule, wanbatch: Sequence[str] = THIS_WANBATCH) -
         wanbatch: the words that start wanbatch.
     """
     if schedule.is_recipe:
-        words = ["augment", schedule.source, "--run", "--manifest", schedule.manifest, "--out", schedule.output]
+        words = ["augment", schedule.source, "--run", "--out", schedule.output]
         cluster = [] if schedule.address is None else ["--submit-to", schedule.address]
         return [[*wanbatch, *words, *cluster, *schedule.flags]]
     again = ["--rerun-changed"] if schedule.rerun_changed else []
     if schedule.address is None:
-        return [[*wanbatch, "run", schedule.manifest, "--out", schedule.output, *again, *schedule.flags]]
-    words = ["submit", schedule.manifest, "--out", schedule.output, "--address", schedule.address, *again]
+        return [[*wanbatch, "run", schedule.source, "--out", schedule.output, *again, *schedule.flags]]
+    words = ["submit", schedule.source, "--out", schedule.output, "--address", schedule.address, *again]
     return [[*wanbatch, *words, *schedule.flags]]
 
 

@@ -153,6 +153,11 @@ def ended(tick: Tick, schedule: Schedule | None, outcome: Outcome, now: datetime
     return changed(row, now, state="failed", reason=ENDINGS.get(code, "see its log"))
 
 
+def with_last_line(reason: str, said: str) -> str:
+    """Why a tick failed, with the last line that its commands printed. said: that line."""
+    return f"{reason}, which ends with: {said}" if reason.endswith("see its log") else f"{reason}; it said: {said}"
+
+
 def gone(tick: Tick, schedule: Schedule | None, now: datetime) -> Tick:
     """What becomes of a tick that was running and whose process is gone without a word."""
     what = "its process was gone: it was killed, or the machine stopped"

@@ -28,7 +28,7 @@ KEYS = {
     "cron": "when: five fields, like `30 2 * * *`, or `@daily` and the like",
     "timezone": "whose clock the cron is read by, like `Europe/Berlin` or `UTC`",
     "manifest": "what is made: any manifest that `wanbatch run` takes (instead of `recipe`)",
-    "recipe": "what is made: a recipe of `wanbatch augment`, whose manifest is made anew at each tick",
+    "recipe": "what is made: a recipe of `wanbatch augment`, whose manifest grows at each tick",
     "output": "the output folder or its URL; it grows from tick to tick, and no two schedules may share it",
     "overlap": "what becomes of a tick while an earlier one still runs: `skip` (default) or `queue`",
     "catch_up": "of the ticks that were missed, run the `latest` (default) or `none`",
@@ -78,13 +78,6 @@ class Schedule:
     rerun_changed: bool = True
     address: str | None = None
     flags: tuple[str, ...] = field(default=())
-
-    @property
-    def manifest(self) -> str:
-        """The manifest that is run: that of a recipe is made beside it."""
-        if not self.is_recipe:
-            return self.source
-        return f"{os.path.splitext(self.source)[0]}-{self.name}.jsonl"
 
 
 def read_schedules(file: Path) -> list[Schedule]:

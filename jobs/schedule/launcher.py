@@ -21,13 +21,15 @@ from wanbatch.jobs.schedule.commands import THIS_WANBATCH, tick_commands, tick_e
 from wanbatch.jobs.schedule.decisions import Outcome
 from wanbatch.jobs.schedule.definition import Schedule
 from wanbatch.jobs.schedule.ledger import Tick, stamp
-from wanbatch.jobs.schedule.tick_process import Description, arguments, write_holders
+from wanbatch.jobs.schedule.tick_process import OWN_LINE, Description, arguments, write_holders
 from wanbatch.manifests.storage.atomic_files import make_folder, remove
 
 LOGS, LOG_BYTES = 100, 1 << 30
 """Of each schedule the logs of so many ticks are kept, and no more bytes than that; the oldest go first."""
 
 ENDING_SECONDS = 5.0
+TAIL_BYTES, MOST_SAID = 16_384, 500
+"""Of a log so much is read for its last line, of which so many characters are told."""
 CLOCK_SECONDS = 2.0
 """When a process began is reckoned from when the host did, which is told in whole seconds and moves with its clock.
 So much may lie between two answers about one process; nobody else has its number again so soon."""
@@ -47,7 +49,19 @@ class ProcessLauncher:
 
     def log_of(self, tick: Tick) -> Path:
         """The file with the output of a tick's commands."""
-        return self._file(tick, ".log")
+        return log_of(self._state, tick)
+
+    def said(self, tick: Tick) -> str:
+        """The last line in the log of a tick that is of its commands, or nothing if there is none."""
+        try:
+            with open(self.log_of(tick), "rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except OSError:
+            return ""
+        lines = [line.strip() for line in text.splitlines()]
+        last = next((line for line in reversed(lines) if line and not line.startswith(OWN_LINE)), "")
+        return last if len(last) <= MOST_SAID else f"{last[:MOST_SAID]}..."
 
     def reserve(self, tick: Tick) -> bool:
         """Take the lock of a tick; False: one of its processes still lives."""
@@ -173,6 +187,11 @@ class ProcessLauncher:
 
     def _file(self, tick: Tick, ending: str) -> Path:
         return self._state / tick.schedule / f"{stamp(tick.time)}{ending}"
+
+
+def log_of(state: Path, tick: Tick) -> Path:
+    """The file with the output of a tick's commands. state: the folder of the ledger."""
+    return state / tick.schedule / f"{stamp(tick.time)}.log"
 
 
 def _failed(path: Path, error: OSError) -> MachineryError:

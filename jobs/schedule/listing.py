@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from wanbatch.jobs.schedule.decisions import shown
 from wanbatch.jobs.schedule.definition import Schedule
+from wanbatch.jobs.schedule.launcher import log_of
 from wanbatch.jobs.schedule.ledger import Ledger, Tick
 from wanbatch.jobs.schedule.ticks import next_tick
 
 
-def listed(schedules: Sequence[Schedule], ledger: Ledger, now: datetime) -> list[dict[str, Any]]:
+def listed(schedules: Sequence[Schedule], ledger: Ledger, now: datetime, state: Path) -> list[dict[str, Any]]:
     """Each schedule as JSON values: what it is, when it is due next, and the last ticks of it.
 
     Args:
         schedules: those of the file.
         ledger: of their service; it may be empty.
         now: UTC.
+        state: the folder of the ledger.
     """
     found = []
     for one in schedules:
@@ -33,15 +36,22 @@ def listed(schedules: Sequence[Schedule], ledger: Ledger, now: datetime) -> list
                 "output": one.output,
                 "next": _text(coming),
                 "next_local": _local(coming, one),
-                "last": tick_values(newest[0], one) if newest else None,
-                "last_run": tick_values(started, one) if started else None,
+                "last": tick_values(newest[0], one, state) if newest else None,
+                "last_run": tick_values(started, one, state) if started else None,
             }
         )
     return found
 
 
-def tick_values(tick: Tick, schedule: Schedule | None) -> dict[str, Any]:
-    """A row of the ledger as JSON values; times are UTC, but for `local`."""
+def tick_values(tick: Tick, schedule: Schedule | None, state: Path) -> dict[str, Any]:
+    """A row of the ledger as JSON values; times are UTC, but for `local`; `log` is the path of its log, if kept.
+
+    Args:
+        tick: the row.
+        schedule: its own; None: it is no longer in the file.
+        state: the folder of the ledger.
+    """
+    log = log_of(state.absolute(), tick)
     return {
         "run_id": tick.run_id,
         "schedule": tick.schedule,
@@ -55,6 +65,7 @@ def tick_values(tick: Tick, schedule: Schedule | None) -> dict[str, Any]:
         "ended": _text(tick.ended),
         "not_before": _text(tick.not_before),
         "noted": _text(tick.noted),
+        "log": str(log) if log.exists() else None,
     }
 
 
@@ -70,10 +81,12 @@ def list_lines(schedules: Sequence[Schedule], values: Sequence[Mapping[str, Any]
 
 
 def history_lines(schedules: Mapping[str, Schedule], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What `history` prints: a line a tick, the newest first."""
+    """What `history` prints: a line a tick, the newest first, and the log of one that failed."""
     width = max((len(row["schedule"]) for row in rows), default=0)
     for row in rows:
         yield f"{row['schedule']:<{width}}  {_line(row, schedules.get(row['schedule']))}"
+        if row["state"] == "failed" and row["log"]:
+            yield f"{'':<{width}}  log: {row['log']}"
 
 
 def _line(row: Mapping[str, Any], schedule: Schedule | None) -> str:

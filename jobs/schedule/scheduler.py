@@ -56,6 +56,9 @@ class Launcher(Protocol):
     def look(self, tick: Tick) -> Outcome | Literal["running", "gone"]:
         """What became of a tick that was started."""
 
+    def said(self, tick: Tick) -> str:
+        """The last line that a tick's commands printed; or nothing."""
+
     def stop(self, tick: Tick) -> None:
         """Ask the process of a tick to stop: its run ends what it holds."""
 
@@ -126,6 +129,8 @@ class Scheduler:
                 continue
             now = self._clock.now()
             row = decisions.gone(tick, one, now) if found == "gone" else decisions.ended(tick, one, found, now)
+            if row.state == "failed" and (said := self._launcher.said(tick)):
+                row = changed(row, now, reason=decisions.with_last_line(row.reason, said))
             self._note([row])
             if not row.is_open:
                 self._launcher.forget(row, one)

@@ -16,7 +16,7 @@ from wanbatch.jobs.driver.interruption import stop_on_signals
 from wanbatch.jobs.schedule.commands import THIS_WANBATCH
 from wanbatch.jobs.schedule.decisions import shown
 from wanbatch.jobs.schedule.definition import Schedule
-from wanbatch.jobs.schedule.launcher import ProcessLauncher
+from wanbatch.jobs.schedule.launcher import ProcessLauncher, log_of
 from wanbatch.jobs.schedule.ledger import Ledger, Tick
 from wanbatch.jobs.schedule.scheduler import Scheduler
 from wanbatch.jobs.schedule.ticks import next_tick, ticks_between
@@ -70,12 +70,11 @@ def serve(
         named = {one.name: one for one in schedules}
         scheduler = Scheduler(
             schedules, ledger, ProcessLauncher(state, folder, wanbatch), clock, parallel=parallel,
-            tell=lambda tick: _tell(tick, named.get(tick.schedule)),
+            tell=lambda tick: _tell(tick, named.get(tick.schedule), state),
         )  # fmt: skip
         scheduler.begin()
         for one in schedules:
-            due = next_tick(one.cron, one.zone, clock.now())
-            _say(f"{one.name}: next at {shown(due, one) if due else 'no time within 50 years'}")
+            _say(f"{one.name}: {_next(one, clock.now())}")
         _until(stop, scheduler.look, clock)
         scheduler.stop()
         if under_way := scheduler.under_way():
@@ -116,10 +115,15 @@ def run_tick(
     due = due_time(one, clock.now())
     with state_lock(state, shared=True), opened_ledger(state) as ledger, stop_on_signals() as stop:
         launcher = ProcessLauncher(state, folder, wanbatch)
-        scheduler = Scheduler(schedules, ledger, launcher, clock, only=name, tell=lambda tick: _tell(tick, one))
+        scheduler = Scheduler(
+            schedules, ledger, launcher, clock, only=name, tell=lambda tick: _tell(tick, one, state)
+        )
         scheduler.begin()
         scheduler.settle()
-        scheduler.admit(name, due)
+        known = ledger.find(name, [due]).get(due)
+        admitted = scheduler.admit(name, due)
+        if known is not None and known == admitted and not known.is_open:
+            _say(f"{_told(known, one, state)}: it is not run again; {_next(one, clock.now())}")
 
         def over() -> bool:
             return not ledger.find(name, [due])[due].is_open
@@ -213,12 +217,23 @@ def _until(over: Callable[[], bool], look: Callable[[], None], clock: SystemCloc
         clock.sleep(LOOK_SECONDS)
 
 
-def _tell(tick: Tick, schedule: Schedule | None) -> None:
+def _next(one: Schedule, now: datetime) -> str:
+    """When a schedule is due next, in words."""
+    due = next_tick(one.cron, one.zone, now)
+    return f"next at {shown(due, one) if due else 'no time within 50 years'}"
+
+
+def _tell(tick: Tick, schedule: Schedule | None, state: Path) -> None:
+    _say(_told(tick, schedule, state))
+
+
+def _told(tick: Tick, schedule: Schedule | None, state: Path) -> str:
+    """What became of a tick, with its log if it failed. state: the folder of the ledger."""
     ending = f" with exit code {tick.exit_code}" if tick.exit_code is not None and not tick.is_open else ""
-    _say(
-        f"{tick.schedule} of {shown(tick.time, schedule)}: {tick.state}{ending}"
-        + (f" ({tick.reason})" if tick.reason else "")
-    )
+    when = f" at {shown(tick.ended, schedule)}" if tick.ended is not None and not tick.is_open else ""
+    reason = f" ({tick.reason})" if tick.reason else ""
+    log = f"; its log is {log_of(state, tick)}" if tick.state == "failed" else ""
+    return f"{tick.schedule} of {shown(tick.time, schedule)}: {tick.state}{when}{ending}{reason}{log}"
 
 
 def _say(text: str) -> None:

@@ -20,6 +20,8 @@ from typing import Any
 
 from wanbatch.manifests.storage.atomic_files import write_atomic
 
+OWN_LINE = "--- "
+"""What a line of the log begins with that is not from a command."""
 INTERRUPTED = 130
 CANNOT_START = 75
 RETRY_SECONDS, RETRIES = 10.0, 360
@@ -104,7 +106,7 @@ class Attempt:
         return self._child.wait()
 
     def _write(self, log: Any, text: str) -> None:
-        log.write(f"--- {datetime.now(UTC).isoformat(timespec='seconds')} {text}\n".encode())
+        log.write(f"{OWN_LINE}{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n".encode())
         log.flush()
 
     def _leave(self, result: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.training.asked import check_batch, check_name, said_by_first, training_device, training_type
 from wanbatch.jobs.training.pictures import PictureSet, find_pictures
@@ -101,7 +102,7 @@ def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
     found = checked(request, say)
     pictures, info = found.pictures, found.info
     device = found.device if processes.state is None else processes.state.device
-    say(f"{len(pictures.found)} pictures, {info.name}, {device.type}, {request.settings.steps} steps")
+    say(f"{number_of(len(pictures.found), 'pictures')}, {info.name}, {device.type}, {request.settings.steps} steps")
     model = TrainingModel.load(info, device, training_type(info, device), request.settings.base_precision)
     file, measured = _train(request, model, found, say, processes)
     return {"file": str(file), "pictures": len(pictures.found), **measured.as_dict()}

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from wanbatch.counting import number_of
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.training.asked import training_device
 from wanbatch.manifests.dataset.status import committed_rows
@@ -90,7 +91,10 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     captions = list(dict.fromkeys(prompts))
     request.out.parent.mkdir(parents=True, exist_ok=True)
     _ensure_same(request, info, sounds, prompts, None if clap is None else clap.digest)
-    say(f"{len(sounds)} sounds with {len(captions)} captions, {info.name}, {device}, {request.minutes:g} minutes")
+    say(
+        f"{number_of(len(sounds), 'sounds')} with {number_of(len(captions), 'captions')}, {info.name}, {device}, "
+        f"{request.minutes:g} minutes"
+    )
     teacher, lessons = _lessons(Wan.load(info, device, "float32", slots=1), captions, info.height, info.width)
     width = teacher.empty.shape[1]
     adapter = (

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.training.asked import ensure_alone
 from wanbatch.jobs.training.lora import Checked, LoraRequest, checked, train
@@ -87,7 +88,7 @@ def _train_left(
     """Train those that have not ended, and put what came out of them in their places."""
     left = [index for index, trial in enumerate(trials) if trial.measures is None and trial.failed is None]
     at_once, threads = _shares(gpu)
-    say(f"{len(trials)} trials, {len(left)} to train, {min(at_once, max(1, len(left)))} at once")
+    say(f"{number_of(len(trials), 'trials')}, {len(left)} to train, {min(at_once, max(1, len(left)))} at once")
 
     def ended(place: int, outcome: Trial | Exception) -> None:
         index = left[place]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.tuning.candidates import Candidate, Trial
 from wanbatch.jobs.tuning.goals import Goal
 
@@ -72,8 +73,8 @@ class TuningResult:
         """Say in a few lines what was measured."""
         sample = self.sample
         lines = [
-            f"{len(sample.requests)} pictures of {sample.images}, against {self.reference} from the same noise; "
-            f"{self.candidates} candidates tried"
+            f"{number_of(len(sample.requests), 'pictures')} of {sample.images}, "
+            f"against {self.reference} from the same noise; {self.candidates} candidates tried"
         ]
         if self.fewest_steps > 1:
             lines.append(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.manifests.columns import LATER, MEANINGS, WRITTEN
 from wanbatch.manifests.dataset.checks import FOLDER, checks_note
 from wanbatch.manifests.dataset.committed import Committed
@@ -211,10 +212,11 @@ def _content(digest: str) -> str:
 
 def _summary(content: CardContent, counts: Mapping[str, Any]) -> str:
     at_revision = f" at revision {code(content.revision)}" if content.revision else ""
-    lines = [f"{counts['done']} images, made from a manifest by wanbatch with {code(content.model)}{at_revision}."]
+    images = number_of(counts["done"], "images")
+    lines = [f"{images}, made from a manifest by wanbatch with {code(content.model)}{at_revision}."]
     if counts["quarantined"]:
         classes = ", ".join(f"{count} {inline(name)}" for name, count in counts["failures"].items())
-        lines.append(f"{counts['quarantined']} rows could not be made ({classes}).")
+        lines.append(f"{number_of(counts['quarantined'], 'rows')} could not be made ({classes}).")
     lines += [f"{inline(note)}." for note in content.notes]
     return "\n".join(lines)
 
@@ -239,10 +241,15 @@ def _table(left: str, right: str, rows: list[tuple[str, str]]) -> list[str]:
 
 
 def code(value: object) -> str:
-    text = inline("" if value is None else str(value)).replace("`", "'")
+    """A value as a code span, in which Markdown resolves no entities, so that `<` stays as it is."""
+    text = _one_line("" if value is None else str(value)).replace("`", "'")
     return f"`{text}`" if text else ""
 
 
 def inline(text: str) -> str:
     """Text that cannot break a table or a heading."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return _one_line(text).replace("<", "&lt;")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

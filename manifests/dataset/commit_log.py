@@ -1,8 +1,9 @@
 """Commit records: what counts in an output folder, and the files it consists of.
 
 A commit file holds one record a line; the units of one file were committed together. Records count in the order
-of their `seq`. A record may name parts of earlier ones that it replaces, since it decides some of their ids anew; and
-parts that it withdraws, since they were lost or damaged: their ids are as if they had never been made.
+of their `seq`. A record may name parts of earlier ones that it replaces, since it decides some of their ids anew, or
+removes them; and parts that it withdraws, since they were lost or damaged: ids that are removed, and those of parts
+that are withdrawn, are as if they had never been made.
 """
 
 from __future__ import annotations
@@ -198,6 +199,12 @@ def withdrawal_record(committed: Committed, parts: Iterable[str]) -> dict[str, A
 def columns_record(committed: Committed, replaced: Iterable[Replacement]) -> dict[str, Any]:
     """The commit record that gives parts other columns, and leaves their ids as they are."""
     return {**_record_without_ids(committed, "columns"), "replaced": [new.to_record() for new in replaced]}
+
+
+def removal_record(committed: Committed, ids: Iterable[str], replaced: Iterable[Replacement]) -> dict[str, Any]:
+    """The commit record that takes ids out of the dataset, by parts that are written again without them."""
+    record = {**_record_without_ids(committed, "removal"), "removed": sorted(ids)}
+    return {**record, "replaced": [new.to_record() for new in replaced]}
 
 
 def _record_without_ids(committed: Committed, attempt: str) -> dict[str, Any]:

@@ -102,13 +102,14 @@ class Committed:
         """Count a commit record. What it says of an id holds, whatever earlier ones said."""
         told = json.dumps([record.get(name) for name in _DIGESTED], sort_keys=True).encode()
         self._digest = (self._digest + int(hashlib.sha256(told).hexdigest()[:32], 16)) % 2**128
+        self._forget(record.get("removed", ()))
         made: Sequence[str] = record["ids"]
         failed: Mapping[str, str] = record["failed"]
         digests = record.get("digests") or [None] * (len(made) + len(failed))
         unit = record["unit"]
         self._highest_number = max(self._highest_number, unit)
         if (withdrawn := record.get("withdrawn")) is not None:
-            self._withdraw(withdrawn)
+            self._forget(self.ids_in(withdrawn))
         elif record["parts"]:
             self._units.add(unit)
         self._seq = max(self._seq, record.get("seq", -1))
@@ -132,8 +133,8 @@ class Committed:
             if any((kind, unit) in wanted for kind in kinds[name not in self._failed])
         ]
 
-    def _withdraw(self, parts: Iterable[str]) -> None:
-        for name in self.ids_in(parts):
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in names:
             self._made.pop(name, None)
             self._failed.pop(name, None)
-            del self._unit_of[name]
+            self._unit_of.pop(name, None)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
 from wanbatch.errors import MachineryError
+
+REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "have the disk mounted so that it can be written to",
+}
+"""What to do before the same command is run again."""
 
 
 def is_of_the_disk(error: Exception) -> bool:
@@ -27,4 +36,6 @@ def machinery_error(root: str, error: OSError, reading: bool = False) -> Machine
 def disk_message(root: str, error: OSError, reading: bool = False) -> str:
     """The words for what `machinery_error` is raised for."""
     file = f" at {error.filename}" if error.filename not in (None, root) else ""
-    return f"{root}: cannot be {'read' if reading else 'written to'} ({error.strerror or error}){file}"
+    said = f"{root}: cannot be {'read' if reading else 'written to'} ({error.strerror or error}){file}"
+    remedy = REMEDIES.get(error.errno or 0)
+    return f"{said}: {remedy}, and run the same command again" if remedy and not reading else said

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.card import Card, CardContent, refresh_card
-from wanbatch.manifests.dataset.commit_log import (
-    COMMITS,
-    FORMAT,
-    published_parts,
-    read_json,
-    to_json,
-)
+from wanbatch.manifests.dataset.commit_log import COMMITS, FORMAT, published_parts, read_json, to_json
 from wanbatch.manifests.dataset.committed import Committed
 from wanbatch.manifests.dataset.disk_errors import disk_message, machinery_error
 from wanbatch.manifests.dataset.event_log import LOG, log_line
@@ -36,7 +29,6 @@ from wanbatch.manifests.dataset.part_schemas import PartSchemas
 from wanbatch.manifests.dataset.publisher import Publisher, RejectedAttempt
 from wanbatch.manifests.dataset.recovery import recover
 from wanbatch.manifests.dataset.status import INTERNAL, RUN
-from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.local import LocalBackend
 
@@ -84,7 +76,7 @@ class OutputFolder:
         backend = open_backend(path)
         folder = cls(backend)
         try:
-            _require_usable(backend, fingerprint)
+            require_usable(backend, fingerprint)
             backend.make_folders((*KINDS, COMMITS, TMP))
             backend.acquire()
         except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -92,7 +84,7 @@ class OutputFolder:
         except OSError as error:
             raise machinery_error(backend.root, error) from error
         try:
-            _require_usable(backend, fingerprint)  # again: another run may have been first
+            require_usable(backend, fingerprint)  # again: another run may have been first
             if not backend.exists(RUN):
                 run = {"format": FORMAT, "fingerprint": dict(fingerprint), "info": dict(info or {}), "plan": {}}
                 backend.write_exclusive(RUN, to_json(run, indent=1))  # never over one that was only not seen
@@ -188,22 +180,15 @@ class OutputFolder:
 
     def later_columns(self) -> tuple[str, ...] | None:
         """Which of `columns.LATER` its data parts have; None before the first part."""
-        schema = self._publisher.data_schema
-        return None if schema is None else tuple(name for name in LATER if name in schema.names)
+        return self._part_schemas.later
 
     def common_columns(self, added: pa.Schema) -> pa.Schema:
-        """The schema that both its data parts and new ones can have; nothing is changed.
+        """The schema that both its data parts and new ones can have; see `PartSchemas.with_added`.
 
-        Args:
-            added: the columns of new parts after those of `records.DATA_SCHEMA`.
-        Returns:
-            Of the whole part; see `schema_changes.common_schema`.
         Raises:
             UserError: naming each column that differs, if values would be lost.
             MachineryError: if the disk or the store refuses.
         """
-        if self._publisher.data_schema is None:
-            return pa.schema([*DATA_SCHEMA, *added], metadata=added.metadata)
         with self._disk():
             return self._part_schemas.with_added(added)
 
@@ -268,6 +253,17 @@ class OutputFolder:
                 self._card.follow(self.committed())
             return rejected
 
+    def remove(self, ids: Collection[str]) -> None:
+        """Take committed ids, made or failed, out of the dataset by one commit. Durable on return.
+
+        Raises:
+            UserError: if a part is damaged. MachineryError: if the disk or the store refuses.
+        """
+        with self._publishing, self._disk():
+            self._part_schemas.forget(self._publisher.remove(ids))
+            refresh_card(self._backend, self.committed())
+        self.append_internal_file(LOG, log_line("rows_removed", rows=len(ids)))
+
     def discard(self, attempt: Attempt) -> None:
         """Remove the files of an attempt that will not be published."""
         with self._disk():
@@ -311,7 +307,7 @@ def _changes(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> list[st
     return changes(read_json(backend, RUN)["fingerprint"], json.loads(to_json(fingerprint)))
 
 
-def _require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> None:
+def require_usable(backend: StorageBackend, fingerprint: Mapping[str, Any]) -> None:
     """Raises UserError unless the folder is new, empty, or an output folder with this fingerprint."""
     names = backend.top_level_names()
     if names is None:

@@ -7,13 +7,14 @@ out. So when a manifest has grown, the parts that there are get the new columns,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 
 import pyarrow as pa
 
 from wanbatch.errors import UserError
+from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.commit_log import FORMAT, to_json
 from wanbatch.manifests.dataset.part_files import read_schema
 from wanbatch.manifests.dataset.rewrite import require_castable
@@ -24,6 +25,7 @@ from wanbatch.manifests.dataset.schema_changes import (
     require_none_gone,
     require_own,
 )
+from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.storage.backend import StorageBackend
 
 CHANGING = "_wanbatch/columns.json"
@@ -56,15 +58,26 @@ class PartSchemas:
         """What holds the rows of all parts; None if there are none."""
         return reduce(common_schema, self._schemas.values()) if self._schemas else None
 
-    def with_added(self, added: pa.Schema) -> pa.Schema:
-        """The schema that holds the rows of all parts, and of new ones with these columns. There must be parts.
+    @property
+    def later(self) -> tuple[str, ...] | None:
+        """Which of `columns.LATER` the parts have; None if there are no parts."""
+        common = self.common
+        return None if common is None else tuple(name for name in LATER if name in common.names)
 
+    def with_added(self, added: pa.Schema) -> pa.Schema:
+        """The schema that both its parts and new ones with these columns can have; nothing is changed.
+
+        Args:
+            added: the columns of new parts after those of `records.DATA_SCHEMA`.
+        Returns:
+            Of the whole part; see `schema_changes.common_schema`.
         Raises:
             UserError: naming each column that differs, if there is none.
             OSError: if the disk or the store refuses.
         """
         common = self.common
-        assert common is not None
+        if common is None:
+            return pa.schema([*DATA_SCHEMA, *added], metadata=added.metadata)
         try:
             require_own(common)
             require_none_gone(common, added)
@@ -95,7 +108,17 @@ class PartSchemas:
             self._changing = False
         self._schemas = dict.fromkeys(self._names[:1], schema)
 
+    def forget(self, gone: Collection[str]) -> None:
+        """Leave out parts that are not there any more."""
+        schemas = {name: schema for name, schema in self._schemas.items() if name not in gone}
+        self._names = [name for name in self._names if name not in gone]
+        if not schemas and self._names:  # the one that was read spoke for all
+            schemas = dict.fromkeys(self._names[:1], next(iter(self._schemas.values())))
+        self._schemas = schemas
+
     def _not_of(self, schema: pa.Schema) -> list[tuple[str, pa.Schema]]:
         """The parts that have another schema, with it."""
+        if not self._names:
+            return []
         known = self._schemas if self._changing else dict.fromkeys(self._names, next(iter(self._schemas.values())))
         return [(name, old) for name, old in known.items() if not old.equals(schema)]

@@ -1,15 +1,15 @@
 """Publishing: attempts are verified, moved to where readers find them, and committed, several at once.
 
 Order of a group: verify, move, sync the folders, then one commit file. An attempt that decides ids anew goes
-alone: its replacements of older parts are written first, its commit record names them, and only then do they
-take the names of the old ones. Killed before the record, nothing has happened; after it, the next
-opening of the folder goes on. So it is after an error of the disk that leaves open whether the record was written:
-nothing more is published then until the folder is opened again.
+alone, and so does a removal of ids: its replacements of older parts are written first, its commit record names
+them, and only then do they take the names of the old ones. Killed before the record, nothing has happened; after
+it, the next opening of the folder goes on. So it is after an error of the disk that leaves open whether the record
+was written: nothing more is published then until the folder is opened again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,9 +22,11 @@ from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
     FIRST_GROUP,
     FORMAT,
+    Replacement,
     columns_record,
     commit_name,
     commit_record,
+    removal_record,
     to_json,
     write_commit,
 )
@@ -38,8 +40,9 @@ from wanbatch.manifests.dataset.part_files import (
     verify_part,
 )
 from wanbatch.manifests.dataset.rewrite import (
+    damage_is_to_be_repaired,
     install_replacements,
-    superseded,
+    parts_holding,
     write_replacements,
     write_with_columns,
 )
@@ -106,7 +109,7 @@ class Publisher:
         rejected = self._verify(attempts, verify_checksums)
         bad = {one.attempt.unit for one in rejected}
         good = [attempt for attempt in attempts if attempt.unit not in bad]
-        deciding_anew = {attempt.unit for attempt in good if superseded(self._committed, attempt)}
+        deciding_anew = {attempt.unit for attempt in good if parts_holding(self._committed, attempt.all_ids())}
         self._commit_together([attempt for attempt in good if attempt.unit not in deciding_anew])
         for attempt in good:
             if attempt.unit in deciding_anew:
@@ -125,7 +128,28 @@ class Publisher:
         """
         self._backend.ensure_writer()
         replaced = write_with_columns(self._backend, self._committed.next_unit, names, schema)
-        record = columns_record(self._committed, replaced)
+        self._commit_replacements(columns_record(self._committed, replaced), replaced)
+
+    def remove(self, ids: Collection[str]) -> list[str]:
+        """Take ids out of the dataset, all by one commit: made ones with their timings, and failed ones.
+
+        Args:
+            ids: committed ones, at least one.
+        Returns:
+            The names of the parts that nothing was left of; all others that held ids are written again without.
+        Raises:
+            UserError: if a part is damaged. MachineryError: if a part does not hold what was committed with it.
+            OSError: if the disk or the store refuses.
+        """
+        self._backend.ensure_writer()
+        parts = parts_holding(self._committed, ids)
+        by = f"{self._committed.next_unit:05d}-removal"
+        replaced = write_replacements(self._backend, by, parts, damage_is_to_be_repaired)
+        self._commit_replacements(removal_record(self._committed, ids, replaced), replaced)
+        return [new.name for new in replaced if new.temporary is None]
+
+    def _commit_replacements(self, record: Mapping[str, Any], replaced: Sequence[Replacement]) -> None:
+        """Commit a record that has no parts of its own, and put its replacements in their places."""
         self._must_be_reopened = True
         self._write([record])
         self._committed.add(record)
@@ -208,7 +232,8 @@ class Publisher:
                 self._backend.remove(FIRST_GROUP)
 
     def _commit_replacing(self, attempt: Attempt) -> None:
-        replaced = write_replacements(self._backend, attempt, superseded(self._committed, attempt))
+        parts_before = parts_holding(self._committed, attempt.all_ids())
+        replaced = write_replacements(self._backend, f"{attempt.unit:05d}-{attempt.attempt}", parts_before)
         with self._rolled_back_on_error([attempt]) as published_names:
             (parts,) = self._move([attempt], published_names)
             record = commit_record(attempt, parts, self._committed.next_seq, replaced)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.manifests.dataset.commit_log import (
     COMMITS,
@@ -48,7 +49,7 @@ def recover(backend: StorageBackend) -> CommitLog:
     log = read_commit_log(backend)
     temporary = backend.sizes(TMP)
     internal = backend.sizes(INTERNAL)
-    _require_commits(backend, log, FIRST_GROUP in internal)
+    require_commits(backend, log, FIRST_GROUP in internal)
     finish_replacements(backend, log, temporary)
     found = published_parts(backend)
     ensure_parts_intact(backend, log.parts, found)
@@ -131,7 +132,7 @@ def _under_free_name(name: str, create: Callable[[str], object]) -> str:
     return target
 
 
-def _require_commits(backend: StorageBackend, log: CommitLog, first_group_begun: bool) -> None:
+def require_commits(backend: StorageBackend, log: CommitLog, first_group_begun: bool) -> None:
     """Raises UserError if there are parts and no commits, unless the first group was being published."""
     if log.records:
         return
@@ -139,7 +140,8 @@ def _require_commits(backend: StorageBackend, log: CommitLog, first_group_begun:
     expected = {part_name(kind, unit) for kind in KINDS for unit in units}
     if unknown := sorted(published_parts(backend).keys() - expected):
         raise UserError(
-            f"{backend.root}: holds {len(unknown)} parts ({unknown[0]}, for one), and no commits in {COMMITS}: "
-            f"restore that folder; or run `{repair_command(backend)}`, which moves the parts to {ORPHANS}, so that "
+            f"{backend.root}: holds {number_of(len(unknown), 'parts')} ({unknown[0]}, for one), "
+            f"and no commits in {COMMITS}: restore that folder; "
+            f"or run `{repair_command(backend)}`, which moves the parts to {ORPHANS}, so that "
             "their rows are made again"
         )

@@ -1,9 +1,9 @@
-"""Parts that are written again: without the ids that an attempt decides anew, or with the columns that came since."""
+"""Parts that are written again: without ids that are decided anew or removed, or with the columns that came since."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,15 +12,18 @@ from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.dataset.commit_log import Replacement, repair_command
 from wanbatch.manifests.dataset.committed import Committed, part_name
 from wanbatch.manifests.dataset.disk_errors import is_of_the_disk
-from wanbatch.manifests.dataset.part_files import TMP, Attempt, read_schema, row_groups, write_part
+from wanbatch.manifests.dataset.part_files import TMP, read_schema, row_groups, write_part
 from wanbatch.manifests.dataset.schema_changes import ColumnsDifferError, cast
 from wanbatch.manifests.storage.backend import StorageBackend
 
+Reading = Callable[[StorageBackend, str], AbstractContextManager[None]]
+"""What is around the reading of a part, whose name it is given: turns damage to it into an error of ours."""
 
-def superseded(done: Committed, attempt: Attempt) -> dict[str, set[str]]:
-    """Name of each committed part that holds ids of the attempt -> these ids."""
+
+def parts_holding(done: Committed, ids: Iterable[str]) -> dict[str, set[str]]:
+    """Name of each committed part that holds some of these ids -> those that it holds."""
     parts: dict[str, set[str]] = {}
-    for name in attempt.all_ids():
+    for name in ids:
         if name in done.where:
             kinds = ("failures",) if name in done.failed else ("data", "timings")
             for kind in kinds:
@@ -28,17 +31,54 @@ def superseded(done: Committed, attempt: Attempt) -> dict[str, set[str]]:
     return parts
 
 
-def write_replacements(backend: StorageBackend, attempt: Attempt, parts: Mapping[str, set[str]]) -> list[Replacement]:
+@contextmanager
+def damage_is_of_the_machinery(backend: StorageBackend, name: str) -> Iterator[None]:
+    """Damage to a part becomes a MachineryError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if is_of_the_disk(error):
+            raise
+        raise MachineryError(f"{backend.location(name)}: cannot be read ({error})") from error
+
+
+@contextmanager
+def damage_is_to_be_repaired(backend: StorageBackend, name: str) -> Iterator[None]:
+    """Damage to a part becomes a UserError that says what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if is_of_the_disk(error):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{backend.location(name)}: cannot be read ({reason}): run `{repair_command(backend)}` and then the "
+            "command of its run again, which makes the rows again that it held"
+        ) from error
+
+
+def write_replacements(
+    backend: StorageBackend,
+    by: str,
+    parts: Mapping[str, set[str]],
+    reading: Reading = damage_is_of_the_machinery,
+) -> list[Replacement]:
     """Write to `_wanbatch/tmp/` what is left of each part, durably. Changes nothing that readers see.
 
+    Args:
+        backend: the folder.
+        by: what replaces the parts, as names of files have it; no other has it while these files are there.
+        parts: name of each part -> ids that it holds and that it is written without.
+        reading: says what damage to a part is.
     Raises:
-        MachineryError: if a part is damaged, or does not hold the ids. OSError: if the disk refuses.
+        MachineryError: if a part does not hold the ids, or, as `reading` has it, is damaged.
+        OSError: if the disk refuses. Nothing is left behind then.
     """
     written: list[Replacement] = []
     try:
         for number, (name, ids) in enumerate(sorted(parts.items())):
-            temporary = f"{TMP}/{attempt.unit:05d}-{attempt.attempt}-replaced-{number}.parquet"
-            written.append(_rewritten(backend, name, ids, temporary))
+            with reading(backend, name):
+                written.append(_rewritten(backend, name, ids, f"{TMP}/{by}-replaced-{number}.parquet"))
     except BaseException:
         remove_replacements(backend, written)
         raise
@@ -63,7 +103,7 @@ def write_with_columns(
     try:
         for number, name in enumerate(names):
             temporary = f"{TMP}/{unit:05d}-columns-replaced-{number}.parquet"
-            with _readable(backend, name):
+            with damage_is_to_be_repaired(backend, name):
                 tables = (cast(group, schema) for group in row_groups(backend, name))
                 sha256 = write_part(backend, temporary, schema, tables)
             written.append(Replacement(name, temporary, backend.size(temporary), sha256))
@@ -75,7 +115,7 @@ def write_with_columns(
 
 def require_castable(backend: StorageBackend, name: str, columns: Sequence[str], schema: pa.Schema) -> None:
     """Raises ColumnsDifferError unless these columns of a part can be cast to a schema without loss."""
-    with _readable(backend, name):
+    with damage_is_to_be_repaired(backend, name):
         for group in row_groups(backend, name, columns):
             for column in columns:
                 try:
@@ -85,21 +125,6 @@ def require_castable(backend: StorageBackend, name: str, columns: Sequence[str],
                     raise ColumnsDifferError(
                         f"{column} was {kinds}, which not all values have room in ({error})"
                     ) from error
-
-
-@contextmanager
-def _readable(backend: StorageBackend, name: str) -> Iterator[None]:
-    """Damage to a part becomes a UserError that says what to do."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        if is_of_the_disk(error):
-            raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"{backend.location(name)}: cannot be read ({reason}): run `{repair_command(backend)}` and then the "
-            "command of its run again, which makes the rows again that it held"
-        ) from error
 
 
 def install_replacements(backend: StorageBackend, replaced: Sequence[Replacement]) -> None:
@@ -120,18 +145,13 @@ def remove_replacements(backend: StorageBackend, replaced: Iterable[Replacement]
 
 
 def _rewritten(backend: StorageBackend, name: str, ids: set[str], temporary: str) -> Replacement:
-    try:
-        schema = read_schema(backend, name)
-        found = [one for group in row_groups(backend, name, ["id"]) for one in group["id"].to_pylist()]
-        if not ids <= set(found):
-            raise MachineryError(f"{backend.location(name)}: lacks ids that were committed with it")
-        if len(found) == len(ids):
-            return Replacement(name, None, None, None)
-        sha256 = write_part(backend, temporary, schema, _without(backend, name, ids))
-    except (OSError, pa.ArrowException) as error:
-        if is_of_the_disk(error):
-            raise
-        raise MachineryError(f"{backend.location(name)}: cannot be read ({error})") from error
+    schema = read_schema(backend, name)
+    found = [one for group in row_groups(backend, name, ["id"]) for one in group["id"].to_pylist()]
+    if not ids <= set(found):
+        raise MachineryError(f"{backend.location(name)}: lacks ids that were committed with it")
+    if len(found) == len(ids):
+        return Replacement(name, None, None, None)
+    sha256 = write_part(backend, temporary, schema, _without(backend, name, ids))
     return Replacement(name, temporary, backend.size(temporary), sha256)
 
 

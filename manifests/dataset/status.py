@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
-from wanbatch.manifests.dataset.commit_log import read_commits, read_json
+from wanbatch.manifests.dataset.commit_log import read_commit_log, read_commits, read_json
 from wanbatch.manifests.dataset.committed import Committed, part_of
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.settled_log import read_settled_log
@@ -75,6 +75,27 @@ def recorded_plan(path: str | Path) -> dict[str, Any]:
         return read_json(backend, RUN).get("plan", {}) if backend.exists(RUN) else {}
     except OSError as error:
         raise machinery_error(str(path), error, reading=True) from error
+
+
+def held_ids(path: str | Path) -> tuple[frozenset[str], frozenset[str]] | None:
+    """The ids in an output folder, read without its lock: those with an image, and these and the quarantined ones.
+
+    Args:
+        path: of the folder, or its URL.
+    Returns:
+        None if no run has begun to fill it.
+    Raises:
+        UserError: if a record is damaged.
+        MachineryError: if it cannot be read.
+    """
+    backend = open_backend(path, reading=True)
+    try:
+        if not backend.exists(RUN):
+            return None
+        committed = read_commit_log(backend).committed
+    except OSError as error:
+        raise machinery_error(str(path), error, reading=True) from error
+    return frozenset(committed.made), frozenset(committed.where)
 
 
 @dataclass(frozen=True, slots=True)

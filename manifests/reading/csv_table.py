@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.manifests.reading.inferred_columns import MAX_COLUMNS
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
@@ -113,7 +114,9 @@ class _Reader:
     def _begin(self, header: Sequence[str], number: int) -> None:
         """Take the names of the columns."""
         if len(header) > MAX_COLUMNS:
-            raise UserError(f"{self._shown}: has {len(header)} columns; at most {MAX_COLUMNS} are read: drop some")
+            raise UserError(
+                f"{self._shown}: has {number_of(len(header), 'columns')}; at most {MAX_COLUMNS} are read: drop some"
+            )
         for position, cell in enumerate(header, 1):
             if not cell:
                 said = f"column {position} has no name, as an index that pandas writes: it is not used"
@@ -141,7 +144,7 @@ class _Reader:
         problems = self._checker.problems
         named = len(self.names) - len(self._fixed)
         if len(cells) != named:
-            said = f"has {len(cells)} cells, but the first line names {named} columns"
+            said = f"has {number_of(len(cells), 'cells')}, but the first line names {named} columns"
             problems.add(self._index, number, f"{said}: put a cell that holds {separator!r} in double quotes")
             self._checker.skip()
             return

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from wanbatch.errors import FolderHeldError, MachineryError, UserError
+from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.sharing.contents import Contents
 from wanbatch.manifests.sharing.pictures import contents_of
 from wanbatch.manifests.sharing.writers import WRITERS, Writer
@@ -83,10 +84,7 @@ def export(
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{target}: is to be inside {error.filename}, which is no folder: choose another") from error
     except OSError as error:
-        raise MachineryError(
-            f"{error.filename or target}: cannot be written to ({error.strerror or error}): make room, and run the "
-            "same command again"
-        ) from error
+        raise machinery_error(str(error.filename or target), error) from error
     return _report(contents, target, format, pictures, False)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from wanbatch.counting import number_of
 from wanbatch.manifests.dataset.card import NAME, code, inline
 from wanbatch.manifests.sharing.contents import Contents
 from wanbatch.manifests.sharing.facts import Facts
@@ -80,7 +81,7 @@ def _beginning(repository: str, contents: Contents, facts: Facts) -> list[str]:
     made_by = code(model) + (f" at revision {code(revision)}" if revision else "")
     return [
         f"# {inline(repository.partition('/')[2])}",
-        f"{contents.images} images, made from a manifest by wanbatch with {made_by}.",
+        f"{number_of(contents.images, 'images')}, made from a manifest by wanbatch with {made_by}.",
         f'```python\nfrom datasets import load_dataset\n\nimages = load_dataset("{repository}", split="train")\n```',
     ]
 

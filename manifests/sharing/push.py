@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wanbatch import __version__
+from wanbatch.counting import number_of
 from wanbatch.errors import MachineryError, UserError, WanbatchError
 from wanbatch.manifests.sharing.contents import Contents
 from wanbatch.manifests.sharing.facts import Facts, facts_of
@@ -202,7 +203,7 @@ def _push(
             CommitOperationAdd(RECORD, _record(contents)),
             *(CommitOperationDelete(name) for name in stale),
         ],
-        commit_message=f"{contents.images} images",
+        commit_message=number_of(contents.images, "images"),
         repo_type="dataset",
         parent_commit=remote.commit,
     )
@@ -284,8 +285,9 @@ def _images_there(api: HfApi, repository: str, commit: str) -> int:
 def _require_not_larger(remote: _Remote, repository: str, contents: Contents, options: PushOptions) -> None:
     if remote.images > contents.images and not options.replace:
         raise UserError(
-            f"hf://{repository}: holds {remote.images} images, and {contents.folder} has {contents.images}: is it "
-            "the folder that was pushed before? Choose another name, or replace the dataset with --replace"
+            f"hf://{repository}: holds {number_of(remote.images, 'images')}, and {contents.folder} has "
+            f"{contents.images}: is it the folder that was pushed before? Choose another name, "
+            "or replace the dataset with --replace"
         )
 
 

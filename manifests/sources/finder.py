@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import posixpath
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -45,6 +46,7 @@ class SourceFinder:
         """policy: says where paths start and what they may not leave."""
         self._policy = policy
         self._listings: dict[str, tuple[str, ...]] = {}
+        self._root_is_right = False  # since a source was found in it
         self._devices = {} if policy.in_store else _devices((policy.root, policy.fence))
 
     def first(self, path: str, action: Callable[[str], T]) -> T:
@@ -59,10 +61,13 @@ class SourceFinder:
         """
         for location in self._policy.locations(path):
             try:
-                return action(location)
+                found = action(location)
             except OSError as error:
                 if not is_absent(error):
                     raise
+            else:
+                self._root_is_right = self._root_is_right or is_below(location, self._policy.root)
+                return found
         if not self._policy.in_store and (same := self._same_name(path)) is not None:
             return action(same)
         self._require_folders()
@@ -147,11 +152,20 @@ class SourceFinder:
         loose = _loose(name)
         if (same := next((other for other in names if _loose(other) == loose), None)) is not None:
             return same
-        close = difflib.get_close_matches(name[:255], names, 1, 0.85) if len(names) <= NAMES_COMPARED else []
+        if len(names) > NAMES_COMPARED:
+            return None
+        alike = [other for other in names if _numbers(other) == _numbers(name)]  # `dog07` is no slip for `dog01`
+        close = difflib.get_close_matches(name[:255], alike, 1, 0.85)
         return close[0] if close else None
 
     def _other_root(self, path: str) -> str | None:
-        """The current folder, or the one above the root, if the path is that of a file below it."""
+        """The current folder, or the one above the root, if the path is that of a file below it.
+
+        Not if the root is the right one: others were found in it, or it has the folder that the path begins with.
+        """
+        first, _, rest = path.removeprefix("./").partition("/")
+        if self._root_is_right or (rest and os.path.isdir(os.path.join(self._policy.root, first))):
+            return None
         for folder in (os.getcwd(), posixpath.dirname(self._policy.root)):
             there = os.path.normpath(f"{folder}/{path}")
             if folder != self._policy.root and is_below(there, folder) and os.path.isfile(there):
@@ -161,6 +175,10 @@ class SourceFinder:
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(figures) for figures in re.findall("[0-9]{1,18}", name)]
 
 
 def _loose(name: str) -> str:

@@ -30,13 +30,24 @@ def test_a_full_disk(run_rows, small_disk, tmp_path):
     """A real one: pictures are written until it is full, and it is made larger for the rerun."""
     out = small_disk("out", "-o", "size=600k")
     rows = [{"id": f"r{index}", "prompt": "x"} for index in range(12)]
-    with pytest.raises(MachineryError, match=r"cannot be written to \(No space left on device\)"):
+    told = r"cannot be written to \(No space left on device\).*: make room there, and run the same command again"
+    with pytest.raises(MachineryError, match=told):
         run_rows(rows, width=160, height=160)  # 77 kB of noise each
     done = table(out, "data")["id"].to_pylist()
     assert 0 < len(done) < 12
     subprocess.run(["mount", "-o", "remount,size=8m", out], check=True)
     assert run_rows(rows, width=160, height=160).exit_code == 0
     require_whole(out, {row["id"] for row in rows}, size=160)
+
+
+def test_a_read_only_disk(run_rows, small_disk):
+    """Nothing can be made there; what the message asks for helps."""
+    out, rows = small_disk("out", "-o", "size=8m"), [{"id": "r0", "prompt": "x"}]
+    subprocess.run(["mount", "-o", "remount,ro", out], check=True)
+    with pytest.raises(MachineryError, match=r"\(Read-only file system\).*: have the disk mounted so that it can"):
+        run_rows(rows)
+    subprocess.run(["mount", "-o", "remount,rw", out], check=True)
+    assert run_rows(rows).exit_code == 0
 
 
 @pytest.mark.slow

@@ -68,15 +68,16 @@ WINGS = {  # the middle of each box
 }
 NOTES = (
     "Each box is a wing: a folder, or a file that stands alone. An arrow goes from a wing to one that it imports;",
-    "it is dashed where other arrows lead there as well. wanbatch.errors, .machine and .suggestions are left out.",
+    "it is dashed where other arrows lead there as well. Files that are in wanbatch itself are left out.",
 )
 LEFT_OUT = {
     "wanbatch",
     "errors",
     "machine",
     "suggestions",
+    "counting",
     *FOLDERS,
-}  # every wing may use the three; folders: no code
+}  # every wing may use these; folders: no code
 STYLE = """
   .page { fill: #ffffff } .folder { fill: #f3f4f6; stroke: #c3c7cf } .wing { fill: #ffffff; stroke-width: 1.5 }
   text { font: 14px system-ui, sans-serif; fill: #16181d; text-anchor: middle }

@@ -152,6 +152,13 @@ ELSEWHERE: Table = {
         "restore it, or {}": LOST,
         "and then the command of its run": LOST,
     },
+    "manifests/dataset/disk_errors.py": {"make room there": "tests/faults/test_disk.py::test_a_full_disk"},
+    "jobs/driver/interruption.py": {
+        "made and kept": "tests/jobs/driver/test_interruption.py::test_two_signals_drop_what_is_in_hand_and_say_so",
+    },
+    "jobs/driver/planned_folder.py": {
+        "torch sees no GPU": "tests/jobs/cli/test_planned_folders.py::test_a_gpu_that_this_machine_has_not",
+    },
     "manifests/dataset/recovery.py": {"and no commits in": f"{REPAIR}::test_lost_commits"},
     "manifests/dataset/repair.py": {
         "it may be whole": f"{REPAIR}::test_a_part_that_cannot_be_read_is_not_given_up",
@@ -215,7 +222,7 @@ NOT_HERE: Table = {
     **remedies_models.NOT_HERE,
     "pipeline/sound/birdnet.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
     "pipeline/sound/config.py": {"pip install 'wanbatch[birdnet]'": FETCHED},
-    "jobs/augment/augment.py": {"gives no rows": "which of the three leaves none is not known"},
+    "jobs/augment/writing.py": {"gives no rows": "which of the three leaves none is not known"},
     "pipeline/models/int8.py": {"precision int8": NO_GPU},
     "engines/onnx_export.py": {
         "export it again": "why an export is broken is not known",
@@ -315,39 +322,3 @@ NOT_HERE: Table = {
     },
 }
 """Not to be followed in a test, with the reason."""
-
-NO_REMEDIES: Table = {
-    "jobs/augment/embeddings.py": {"gives {} numbers": "what is wrong"},
-    "jobs/benchmark/qualification_page.py": {"start: loaded in": "what was measured"},
-    "jobs/augment/measuring.py": {"nothing to test on": "what is wrong"},
-    "jobs/cluster/slurm.py": {"#SBATCH --gpus-per-node": "a line of a script", "export {}": "a line of a script"},
-    "jobs/schedule/decisions.py": {"run late": "what became of a run"},
-    "jobs/schedule/definition.py": {
-        "any manifest that": "what a key means",
-        "a recipe of": "what a key means",
-        "ticks that were missed": "what a key means",
-        "make rows of a manifest again": "what a key means",
-        "to which a tick submits": "what a key means",
-    },
-    "jobs/schedule/export_cron.py": {"fields are read by the clock": "what a file says of itself"},
-    "jobs/schedule/ledger.py": {
-        "CREATE TABLE": "words of SQL",
-        "INSERT OR REPLACE": "words of SQL",
-        "DELETE FROM": "words of SQL",
-    },
-    "manifests/sharing/hub_card.py": {"load_dataset": "an example; tests/manifests/sharing/ follow it"},
-    "jobs/cli/train_command.py": {"Use it: wanbatch run": "what comes next", " --sound-model": "what comes next"},
-    "jobs/doctor/machine_checks.py": {"refuses every timezone": "what is wrong"},
-    "jobs/tuning/settings_file.py": {"Written by": "the first line of a file"},
-    "manifests/column_types.py": {
-        "(keep the source)": "a rule of a column",
-        "keep or respace": "a rule of a column",
-    },
-    "manifests/column_table.py": {
-        "share in the blend": "what a column means",
-        "a row that starts below 1": "what a column means",
-        "the run's setting": "a default of a column",
-        "keep a schedule's levels": "what a column means",
-    },
-}
-"""Texts that only look like remedies, with what they are."""

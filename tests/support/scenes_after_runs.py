@@ -19,7 +19,7 @@ from report_folders import fill_folder, write_checks
 
 from wanbatch.jobs.augment.regeneration import run_again
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.driver.resume import require_all_asked, warn_of_other_decoding
+from wanbatch.jobs.driver.resume import rows_to_drop, warn_of_other_decoding
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.reporting.report.after_run import report_after_run
 from wanbatch.jobs.reporting.report.checks import read_checks
@@ -153,12 +153,17 @@ def folders_that_are_gone_on_with(at: At) -> Iterator[str]:
     now = {"model": "tiny", SOURCE_DECODING: decoding_versions()}
     with OutputFolder.open(at.folder / "out", {"model": "tiny"}) as folder:
         publish(folder, 0, ["a", "b"])
-        yield raised(lambda: require_all_asked(folder, plan("a", "c")))
-        require_all_asked(folder, plan("a", "b", "c"))
+        held = folder.committed().where
+        told = raised(lambda: rows_to_drop(folder.url, held, plan("a", "c"), drop_removed=False))
+        yield told
+        (number,) = re.search(r"take these (\d) out of the dataset with `wanbatch run --drop-removed`", told).groups()  # type: ignore[union-attr]
+        assert len(rows_to_drop(folder.url, held, plan("a", "c"), drop_removed=True)) == int(number) == 1
+        yield raised(lambda: rows_to_drop(folder.url, held, plan("c", "d"), drop_removed=True))
+        assert not rows_to_drop(folder.url, held, plan("a", "b", "c"), drop_removed=False)
         told = warned(lambda: warn_of_other_decoding(folder, plan("a", "b"), now, log))
         yield told
         assert "decoded by another version" in told
     with OutputFolder.open(at.folder / "other", now) as folder:
-        require_all_asked(folder, plan("a", "c"))
+        assert not rows_to_drop(folder.url, folder.committed().where, plan("a", "c"), drop_removed=False)
         publish(folder, 0, ["a", "c"])
         assert warned(lambda: warn_of_other_decoding(folder, plan("a", "c"), now, log)) == ""

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from augment_making import folder_by_class, made_red
+from augment_making import fill_folder, folder_by_class, made_red, nothing_made
 from remedy_scenes import At, raised, scene
 
 from wanbatch.jobs.augment.augment import plan_augmentation
@@ -113,6 +113,28 @@ def manifests_of_recipes(at: At) -> Iterator[str]:
 
 
 @scene
+def manifests_of_filled_folders(at: At) -> Iterator[str]:
+    folder_by_class(at.folder / "set", COUNTS)
+    at.write("recipe.toml", GOOD + "variants = 2\n")
+    at.works("augment", "recipe.toml", "--out", "out/grown.jsonl")
+    fill_folder(at.folder / "out/grown", at.folder / "out/grown.jsonl")
+    at.write("recipe.toml", GOOD + "variants = 1\n")
+    yield at.refused("augment", "recipe.toml", "--out", "out/grown.jsonl")
+    at.works("augment", "recipe.toml", "--out", "out/anew.jsonl")
+    at.monkeypatch.setattr("wanbatch.jobs.augment.making.make_pictures", nothing_made)
+    at.write("recipe.toml", GOOD + "variants = 2\n")
+    run = ("augment", "recipe.toml", "--run", "--out", "out/grown", "--manifest")
+    (at.folder / "set/train/disc/0.png").unlink()
+    told = at.refused(*run, "other.jsonl")
+    yield told
+    at.works(*run, re.search(r"asked for them, (.*), with --manifest", told)[1])  # type: ignore[index]
+    (at.folder / "out/grown.jsonl").rename(at.folder / "kept.jsonl")
+    yield at.refused(*run, "other.jsonl")
+    (at.folder / "kept.jsonl").rename(at.folder / "out/grown.jsonl")
+    at.works(*run, "out/grown.jsonl")
+
+
+@scene
 def columns_and_classes_of_recipes(at: At) -> Iterator[str]:
     folder_by_class(at.folder / "set", COUNTS)
     names = ("train/disc/0.png", "train/box/0.png")
@@ -179,6 +201,14 @@ def pictures_that_are_held_out(at: At) -> Iterator[str]:
     twin.write_bytes((at.folder / "set/train/disc/0.png").read_bytes())
     yield at.refused("augment", "recipe.toml")
     at.works("augment", "recipe.toml", "--out", "anew.jsonl")
+    twin.unlink()
+    (at.folder / "set/train/box").mkdir()
+    (at.folder / "set/train/disc/0.png").rename(at.folder / "set/train/box/0.png")
+    yield at.refused("augment", "recipe.toml")
+    (at.folder / "set/train/box/0.png").rename(at.folder / "set/train/disc/0.png")
+    (at.folder / "set/train/box").rmdir()
+    at.works("augment", "recipe.toml")
+    twin.write_bytes((at.folder / "set/train/disc/0.png").read_bytes())
     yield from mistakes(at, {one + 'near_copies = "refuse"\n': [one + 'near_copies = "drop"\n']})
     (at.folder / "set/train/disc/1.png").unlink()
     yield from mistakes(at, {one: [one + 'near_copies = "keep"\n']})

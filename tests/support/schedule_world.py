@@ -123,6 +123,9 @@ class FakeLauncher:
         key = (tick.schedule, tick.time)
         return "running" if key in self._world.alive else self._world.results.get(key, "gone")
 
+    def said(self, tick: Tick) -> str:
+        return ""
+
     def stop(self, tick: Tick) -> None:
         world, key = self._world, (tick.schedule, tick.time)
         if world.alive.pop(key, None):

@@ -31,6 +31,7 @@ KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
     "too_near": (("too_near",), HIGH),
     "too_far": (("too_far",), HIGH),
     "near_held_out": (("held_out_copy",), HIGH),
+    "source_moved": (("source_moved",), HIGH),
     "label_rank": (("wrong_class",), HIGH),
     "label_confidence": (("wrong_class",), LOW),
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.pipeline.training.adapter_header import front_matter
 from wanbatch.pipeline.training.few_step.measures import Measures
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
@@ -78,8 +79,8 @@ def write(
         f"The file changes {measures.coverage}. Below are the three ways, one below the other.", "",
         "![pictures of the teacher, without the adapter, and with it](samples.png)", "",
         "## Training", "",
-        f"{about.count} prompts from `{about.prompts}`, no pictures; {size[0]}x{size[1]} pixels; {done['steps']} "
-        f"steps in {done['seconds'] / 60:.1f} minutes.", "",
+        f"{number_of(about.count, 'prompts')} from `{about.prompts}`, no pictures; {size[0]}x{size[1]} pixels; "
+        f"{done['steps']} steps in {done['seconds'] / 60:.1f} minutes.", "",
         *_paragraph(words_of_base(measures.base_difference, measures.change_difference)),
         "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in asdict(settings).items()), "",
         "## Known failures", "", _failures(measures, str(done["phase"])), "",

@@ -110,7 +110,10 @@ def test_rows_that_a_manifest_has_stay_when_the_dataset_changes(pictures):
 
     shutil.move(pictures / "train/disc/1.png", pictures / "test/disc/moved.png")
     (line,) = refused(invoke("augment", "recipe.toml"))
-    assert "was made from a picture that is held out by now (test/disc/moved.png of split test): begin anew" in line
+    assert "4 rows are of pictures that are held out by now: disc-" in line
+    assert line.endswith(
+        " (test/disc/moved.png of split test): move what moved back, or begin anew with another --out"
+    )
     assert rows_of(Path("recipe.jsonl")) == after
 
 
@@ -268,7 +271,7 @@ def test_nothing_is_written_into_the_dataset_which_would_be_read_with_it(picture
         (line,) = refused(invoke("augment", "set/recipe.toml", "--out", "set/made.jsonl", *flags))
         assert line.endswith(
             f"is inside the dataset {tmp_path}/set, and would be read as part of it: "
-            "name a file elsewhere with --out or --manifest; of a schedule, keep the recipe elsewhere"
+            "name a file elsewhere with --out or --manifest; of a schedule, have recipe and output elsewhere"
         )
     flags = ["--run", "--out", "set/made", "--manifest", "made.jsonl"]
     (line,) = refused(invoke("augment", "set/recipe.toml", *flags))

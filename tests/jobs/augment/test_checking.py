@@ -174,9 +174,7 @@ def test_sources_that_are_gone_or_changed_are_said_and_the_rest_is_checked(out, 
     shutil.copy(tmp_path / "set/train/box/1.png", tmp_path / "set/train/box/2.png")
     done = invoke("check", out, "--json")
     (warning,) = json.loads(done.stdout)["warnings"]
-    assert warning.startswith(
-        "4 pictures are not compared with their sources, 'good-2' for one: its source has changed"
-    )
+    assert warning.startswith("not compared with their sources: 4 pictures, 'good-2' for one: its source has changed")
     assert found(out)["good-2"]["source_distance"] is None
     assert found(out)["good-3"]["source_distance"] is not None
     Path("rows.jsonl").unlink()
@@ -199,3 +197,17 @@ def test_what_is_no_output_folder_or_held_by_a_run_is_refused(out, tmp_path):
         held = invoke("check", out)
     assert held.exit_code == 4
     assert "checks" not in [path.name for path in out.iterdir()]
+
+
+def test_pictures_whose_source_is_in_another_class_or_held_out_by_now_are_rejected(out, tmp_path):
+    Path("recipe.toml").write_text(RECIPE)
+    train = tmp_path / "set/train"
+    (train / "box/1.png").rename(train / "disc/moved.png")
+    (train / "box/2.png").rename(tmp_path / "set/test/box/moved.png")
+    assert invoke("check", out).exit_code == 0
+    assert {row["source_moved"] for row in found(out).values()} == {None}
+    assert invoke("check", out, "--recipe", "recipe.toml").exit_code == 0
+    moved = {name: row["rejected_by"] for name, row in found(out).items() if row["source_moved"]}
+    assert moved.keys() == {"good-1", "good-2", "small", "black"}
+    assert all("source_moved" in reasons for reasons in moved.values())
+    assert found(out)["good-0"]["source_moved"] is False

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wanbatch.errors import UserError
-from wanbatch.jobs.augment.earlier import earlier_rows
+from wanbatch.jobs.augment.earlier import earlier_rows, of_recipe
 from wanbatch.jobs.augment.manifest_file import write_manifest
 
 ODD = ["one\u2028two", "one\u2029two", "one\x85two", "one\x1ctwo\x0bthree\x0cfour", "one\ntwo\r\nthree", ""]
@@ -23,11 +23,11 @@ def test_rows_with_any_text_are_found_again(tmp_path: Path, form):
     ]  # fmt: skip
     target = tmp_path / f"rows{form}"
     write_manifest(target, rows)
-    assert earlier_rows(target, "r") == rows
+    assert of_recipe(earlier_rows(target), "r") == rows
 
 
 def test_a_manifest_that_cannot_be_looked_at_is_not_taken_for_none(tmp_path: Path):
-    assert earlier_rows(tmp_path / "none.jsonl", "r") == []
+    assert earlier_rows(tmp_path / "none.jsonl") == []
     (tmp_path / "rows.jsonl").symlink_to("rows.jsonl")
     with pytest.raises(UserError, match=r"rows\.jsonl: cannot be read \(Too many levels of symbolic links\)"):
-        earlier_rows(tmp_path / "rows.jsonl", "r")
+        earlier_rows(tmp_path / "rows.jsonl")

@@ -123,3 +123,10 @@ def test_no_flag_takes_what_is_no_number():
     for name, option in numbers:
         with pytest.raises(click.BadParameter):
             option.type.convert("nan", option, click.Context(click.Command(str(name))))
+
+
+def test_no_help_shows_bounds_that_there_are_not():
+    """Of any command; click shows `x<=None` for a range without bounds."""
+    found = {name: command.get_help(click.Context(command)) for name, command in main.commands.items()}
+    assert "--speedup" in found["tune"]
+    assert [name for name, text in found.items() if "None]" in text] == []

@@ -15,10 +15,11 @@ import pytest
 from command_line import invoke, refused
 from job_making import environment, rows_by_id, start, table, wait_until
 
-from wanbatch.jobs.schedule.definition import KEYS
+from wanbatch.jobs.schedule.decisions import shown
+from wanbatch.jobs.schedule.definition import KEYS, REQUIRED, read_schedules
 from wanbatch.jobs.schedule.launcher import ProcessLauncher
 from wanbatch.jobs.schedule.ledger import MOST_ROWS, Ledger, Tick, stamp
-from wanbatch.jobs.schedule.service import opened_ledger
+from wanbatch.jobs.schedule.service import opened_ledger, run_tick
 
 PAGE = (Path(__file__).parents[3] / "docs" / "schedules.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -61,7 +62,9 @@ def test_commands_of_the_page_that_only_look(folder):
 
 def test_the_page_names_the_keys_as_the_code_does():
     for name, meaning in KEYS.items():
-        assert f"| `{name}` | {meaning} |" in PAGE
+        either = "one of the two" if name in ("manifest", "recipe") else ""
+        required = "yes" if name in REQUIRED else either
+        assert f"| `{name}` | {required} | {meaning} |".replace("|  |", "| |") in PAGE
     assert f"{MOST_ROWS:,} rows" in PAGE
 
 
@@ -121,6 +124,40 @@ def test_a_damaged_ledger(folder):
         [told] = refused(invoke("schedule", *command))
         assert "ledger.sqlite: is damaged, or no ledger" in told
         assert "move it away" in told
+
+
+def test_a_tick_that_failed_says_why_and_where_its_log_is_and_is_not_run_again(folder, capsys):
+    """The command is a stand-in that ends as the real one does: its last line says what is wrong."""
+    (folder / "wanbatch.toml").write_text(ALWAYS.replace("* * * * *", _hourly()))
+    (folder / "failing.py").write_text(
+        "import sys\nprint('begun')\nprint('wanbatch: shop.jsonl: bad')\nsys.exit(2)\n"
+    )
+    state, schedules = folder / "schedule-state", read_schedules(Path("wanbatch.toml"))
+    words = (sys.executable, "-S", str(folder / "failing.py"))
+    row = run_tick(schedules, "always", state, folder, wanbatch=words)
+    reason = "bad usage, settings or manifest: see its log, which ends with: wanbatch: shop.jsonl: bad"
+    assert (row.state, row.exit_code, row.reason) == ("failed", 2, reason)
+    [log] = (state / "always").glob("*.log")
+    assert "begun" in log.read_text()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f": failed at {shown(row.ended, schedules[0])} with exit code 2 ({reason}); its log is {log}" in said
+
+    history = invoke("schedule", "history").stdout.splitlines()
+    assert history[0].endswith(f"failed, exit code 2: {reason}")
+    assert history[1].strip() == f"log: {log}"
+    assert json.loads(invoke("schedule", "history", "--json").stdout)[0]["log"] == str(log)
+
+    before = log.read_bytes()
+    assert run_tick(schedules, "always", state, folder, wanbatch=words) == row
+    (said,) = capsys.readouterr().err.splitlines()
+    assert (
+        f": failed at {shown(row.ended, schedules[0])} with exit code 2 ({reason}); its log is {log}: it is not"
+        in said
+    )
+    assert re.search(r": it is not run again; next at \d{4}-\d\d-\d\d \d\d:\d\d CES?T$", said)
+    assert log.read_bytes() == before
+    log.unlink()
+    assert len(invoke("schedule", "history").stdout.splitlines()) == 1
 
 
 @pytest.mark.slow

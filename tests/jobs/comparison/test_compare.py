@@ -72,6 +72,9 @@ def test_equal_pictures_are_not_read(folders, monkeypatch):
     data = compare(folders[0], folders[0], ["psnr", "ssim", "lpips"]).data
     assert {name: one["mean"] for name, one in data["metrics"].items()} == {"psnr": 100, "ssim": 1, "lpips": 0}
     assert data["same_pixels"] == data["pairs"] == 22
+    said = "\n".join(lines_of(data, "c.html"))
+    assert "all pictures have the same pixels" in said
+    assert "psnr" not in said
     assert data["requests_differ"] == data["settings_differ"] == []
 
 

@@ -106,11 +106,11 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_cuda_driver import BUILD, Driver
 from wanbatch.jobs.config import cuda_driver
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.driver import site
 from wanbatch.jobs.driver.run_context import prepare_run
 
 cuda_driver._torch_build = lambda: BUILD
-site.gpus_by_driver = lambda: cuda_driver.gpus_by_driver(lambda name: Driver())
+driver_asked = cuda_driver.gpus_by_driver
+cuda_driver.gpus_by_driver = lambda: driver_asked(lambda name: Driver())
 context = prepare_run({str(manifest)!r}, {str(tmp_path / "out")!r}, Settings(compile_cache={str(tmp_path)!r}))
 print(context.execution.device, context.workers, context.fingerprint["environment"], "torch" in sys.modules)
 """

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import StringIO
+from pathlib import Path
 
 import faulty_models
 import pytest
+from command_line import invoke
 from job_making import log_events, rows_by_id, write_jsonl
 
 from wanbatch.jobs.driver.interruption import stop_on_signals
 from wanbatch.jobs.driver.run import run
 from wanbatch.jobs.reporting.progress import JsonLines
+from wanbatch.manifests.dataset.status import status
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -61,6 +67,43 @@ class StopAfter(JsonLines):
         super().update(made, failed)
         if made >= self._after:
             self._stop.set()
+
+
+class StopTwice(JsonLines):
+    """Progress that interrupts the run twice once images are made after the first commit and not committed."""
+
+    def __init__(self, total: int, before: int, out: Path, stream: StringIO):
+        super().__init__(total, before, stream)
+        self._out = out
+
+    def update(self, made: int, failed: int) -> None:
+        super().update(made, failed)
+        if made > status(self._out)["done"] > 0:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_two_signals_drop_what_is_in_hand_and_say_so(local_ray, settings, tmp_path, monkeypatch):
+    """Through the command line: the last progress, the message and `status` have the same number."""
+    rows = [{"id": f"row-{number}", "prompt": "x"} for number in range(18)]
+    manifest, out, shown = write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", StringIO()
+    slow_disk = partial(faulty_models.load_with_slow_disk, 2.0)
+    watched = partial(run, progress=lambda rows, before: StopTwice(rows, before, out, shown), load=slow_disk)
+    monkeypatch.setattr("wanbatch.jobs.driver.run.run", watched)
+    flags = ["--model", settings().model, "--width", 32, "--height", 32, "--steps", 2, "--unit-rows", 6]
+    ended = invoke("run", manifest, "--out", out, *flags)
+    kept = status(out)["done"]
+    assert ended.exit_code == 130, ended.output
+    told = re.search(
+        r"interrupted: (\d+) of 18 pictures made and kept, (\d+) more made and dropped; run", ended.stderr
+    )
+    assert told is not None, ended.stderr
+    assert (int(told[1]), int(told[2]) > 0) == (kept, True)
+    assert json.loads(shown.getvalue().splitlines()[-1])["made"] == kept
+    monkeypatch.setattr("wanbatch.jobs.driver.run.run", run)
+    again = invoke("run", manifest, "--out", out, *flags, "--json")
+    assert (again.exit_code, json.loads(again.stdout)["made_now"]) == (0, 18 - kept)
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def test_a_changed_row_is_found_by_the_digest_of_the_release(run_here, released)
     manifest.write_text(
         manifest.read_text().replace("a large owl in the center under", "a small owl in the center under")
     )
-    with pytest.raises(UserError, match="1 rows changed since they were made, 'owl'"):
+    with pytest.raises(UserError, match="1 row changed since it was made, 'owl'"):
         run_here(manifest, released / "dataset", Settings(model="tiny"))
 
 

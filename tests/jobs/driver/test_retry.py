@@ -80,7 +80,7 @@ def changed(run_fast, settings, tmp_path):
 
 
 def test_a_changed_row_is_refused_with_the_remedy(changed, run_fast, settings):
-    with pytest.raises(UserError, match=r"1 rows changed since they were made, 'green' for one.*--rerun-changed"):
+    with pytest.raises(UserError, match=r"1 row changed since it was made, 'green' for one.*--rerun-changed"):
         run_fast(changed.manifest, changed.out, settings())
     assert rows_by_id(changed.out)["green"]["prompt"] == "a green heart"
 
@@ -177,6 +177,6 @@ def test_a_folder_goes_on_with_a_manifest_that_asks_for_all_it_holds(run_fast, s
     ran = run_fast(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out", settings())
     before = snapshot(ran.out)
     other = write_jsonl(tmp_path / "other.jsonl", [rows[0], {"id": "c", "prompt": "a star"}])
-    with pytest.raises(UserError, match=r"holds 1 images that .*other\.jsonl does not ask for, 'b' for one"):
+    with pytest.raises(UserError, match=r"holds 1 image that .*other\.jsonl does not ask for, 'b' for one"):
         run(other, ran.out, settings(), quiet)
     assert snapshot(ran.out) == before

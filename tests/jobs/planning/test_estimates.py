@@ -21,6 +21,7 @@ from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning import gpu_memory, rates
 from wanbatch.jobs.planning.estimates import estimate
 from wanbatch.jobs.planning.first_rows import first_rows, table_lines
+from wanbatch.jobs.planning.forecast import forecast
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.planning.rates import TABLE, Rates, rates_of_gpu, rates_of_records
 from wanbatch.jobs.planning.slot_turns import MAX_IN_MODEL, ONE_BY_ONE
@@ -236,11 +237,14 @@ def test_the_command_by_an_earlier_run(tmp_path):
     assert re.search(r"^ +\d.*s of a worker \(.*s to .*s\), loading", out, re.MULTILINE), out
     assert f"by 14 images of {tmp_path / 'earlier'}" in out
     assert out.index("warning   1 column passes") > out.index("first rows")
-    code, out, _ = plan_command("rows.jsonl", "--out", "earlier", "--json")
-    found = json.loads(out)
-    assert found["estimate"]["images"] == 24 - 16, "what is made or failed is not counted"
-    assert found["estimate"]["from"] == "14 images of earlier"
-    assert [row["id"] for row in found["first_rows"]] == [f"row-{number:06d}" for number in range(10)]
+    found = forecast(prepare("rows.jsonl", Settings())[0], Settings(), "tiny", "earlier")
+    assert found.images == 24 - 16, "what is made or failed is not counted"
+    assert found.rates is not None
+    assert found.rates.origin == "14 images of earlier"
+    found = forecast(prepare("rows.jsonl", Settings())[0], Settings(), "tiny", "earlier", again=["row-000003"])
+    assert found.images == 24 - 16 + 1
+    first = json.loads(plan_command("rows.jsonl", "--json")[1])["first_rows"]
+    assert [row["id"] for row in first] == [f"row-{number:06d}" for number in range(10)]
 
 
 def test_the_command_by_the_table_marks_it(tmp_path):

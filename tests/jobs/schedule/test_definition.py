@@ -46,14 +46,11 @@ def test_everything_that_can_be_said(tmp_path):
     text += '[schedule.weekly.settings]\nsteps = 12\nstrict = true\nmap = {caption = "prompt"}\nsigmas = [1.0, 0.5]\n'
     [one] = read_schedules(written(tmp_path, text))
     assert one.deadline == timedelta(minutes=90)
-    manifest = str(tmp_path / "sets/cups-weekly.jsonl")
     [submitted] = tick_commands(one, ("wanbatch",))
     recipe = str(tmp_path / "sets/cups.toml")
-    assert submitted[:9] == [
-        *("wanbatch", "augment", recipe, "--run", "--manifest", manifest, "--out", "s3://shop/cups", "--submit-to")
-    ]
+    assert submitted[:7] == ["wanbatch", "augment", recipe, "--run", "--out", "s3://shop/cups", "--submit-to"]
     flags = ["--steps", "12", "--sigmas", "1.0,0.5", "--map", "caption=prompt", "--strict"]
-    assert submitted[9:] == ["http://head:8265", *flags]
+    assert submitted[7:] == ["http://head:8265", *flags]
 
 
 def test_what_the_commands_see_of_the_time(tmp_path):

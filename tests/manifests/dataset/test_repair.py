@@ -142,7 +142,7 @@ def test_a_damaged_commit_file_loses_its_damaged_lines_only(filled):
 def test_lost_commits(filled):
     for path in (filled / "_wanbatch/commits").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="wanbatch repair"):
+    with pytest.raises(UserError, match="restore that folder; or run `wanbatch repair"):
         OutputFolder.open(filled, {})
     assert len(repair(filled).uncommitted) == len(orphans(filled)) == 60
     assert make_missing(filled, NAMES) == NAMES

@@ -237,7 +237,7 @@ def test_a_full_disk_ends_an_export_that_the_same_command_goes_on_with(out, tmp_
     monkeypatch.setattr(
         Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError(28, "No space left", str(self)))
     )
-    with pytest.raises(MachineryError, match=r"No space left.*: make room, and run the same command again"):
+    with pytest.raises(MachineryError, match=r"No space left.*: make room there, and run the same command again"):
         export(out, tmp_path / "to", "coco")
     monkeypatch.undo()
     assert export(out, tmp_path / "to", "coco").pictures == len(IDS)

@@ -142,6 +142,13 @@ class TestNames:
         assert error.kind == "missing_image"
         assert error.message.endswith(f"does not exist in {tmp_path}: there is 'heart.png', if that is meant")
 
+    @pytest.mark.parametrize("path", ["img/dog01.png", "img/dog7-1.png"])
+    def test_a_name_with_another_number_is_not_told(self, tmp_path, path):
+        put(tmp_path / "img" / "dog07.png")
+        put(tmp_path / "img" / "dog7-2.png")
+        assert refusal(path, tmp_path).message.endswith(f"does not exist in {tmp_path}")
+        assert refusal("img/dgo07.png", tmp_path).message.endswith("there is 'dog07.png', if that is meant")
+
     def test_a_folder_that_is_not_there_is_told(self, tmp_path):
         put(tmp_path / "images" / "1.png")
         message = refusal("image/1.png", tmp_path).message
@@ -217,6 +224,23 @@ class TestOtherFolders:
             assert f"does not exist in {project / 'manifests'}, but it does in {project}" in message
             told = re.search(r"--source-root (\S+)", message)[1]
             assert width_of("img/1.png", told) == 48
+
+    def test_an_equal_path_elsewhere_is_not_told_where_the_root_has_the_others(self, project, monkeypatch):
+        """A picture that was renamed, in one of two datasets with the same folders."""
+        root = project / "own"
+        put(root / "img" / "2.png")
+        message = refusal("img/1.png", root).message
+        assert "--source-root" not in message
+        put(root / "plain.png")
+        put(project / "gone.png")
+        with SourceLoader(root, allow_http=False, fence=root) as loader:
+            with pytest.raises(RowError) as before:
+                loader.load(Source("gone.png"))
+            loader.load(Source("plain.png"))
+            with pytest.raises(RowError) as after:
+                loader.load(Source("gone.png"))
+        assert f"set --source-root {project}" in str(before.value)
+        assert "--source-root" not in str(after.value)
 
     def test_a_hub_snapshot(self, tmp_path):
         """Manifest and pictures are links to ../../blobs."""

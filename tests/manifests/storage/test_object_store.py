@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from killed_removal import require_all_or_nothing
 from killed_run import STATES
 from manifest_making import unit_of
 from store_folders import publish, put
@@ -127,6 +128,15 @@ class TestOutput:
             assert found["tmp"] == []
             assert run["final"] == clean["final"]
             assert run["counts"] == {"done": 3, "quarantined": 2, "pending": 0}
+
+    @pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.slow)])
+    def test_killed_while_ids_leave(self, bucket, step):
+        command = [sys.executable, SUPPORT / "killed_removal.py", bucket, str(step)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        runs = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(runs) * step >= 20
+        require_all_or_nothing(runs)
 
     @pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
     def test_killed_while_columns_change(self, bucket, step):

@@ -66,7 +66,7 @@ def _of_text(column: str, value: str, kind: str) -> str | None:
     if any("\ud800" <= character <= "\udfff" for character in value):
         return "it holds half of a character, as text does that was cut inside an emoji"
     if column == "loras" and value.strip():
-        return f"for one adapter in full write style, {value.strip()!r}, instead"
+        return f"for one adapter in full write style, {shorten(value.strip())}, instead"
     given = GIVEN.get(column)
     if given is not None and given.kind is NAME and (name := name_like(value)):
         return f"for example {name}, and keep this one in a column of your own, like {own_name(column)}"

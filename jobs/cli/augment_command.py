@@ -241,7 +241,7 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
     if len(planned.counts) > CLASSES_SHOWN:
         yield f"  and {len(planned.counts) - CLASSES_SHOWN} more classes (--json names them all)"
     if written.renamed:
-        renamed = _count(len(written.renamed), "rows")
+        renamed = number_of(len(written.renamed), "rows")
         yield f"  paths     {renamed} of before name their pictures by other paths now, {written.renamed[0]} for one"
     yield from (line.rstrip("\n") for line in _warnings(planned))
 

@@ -34,7 +34,8 @@ import scenes_training  # noqa: F401
 import scenes_training_processes  # noqa: F401
 from command_line import GOOD, invoke
 from job_making import picture, write_jsonl
-from remedies_elsewhere import ELSEWHERE, NO_REMEDIES, NOT_HERE
+from remedies_elsewhere import ELSEWHERE, NOT_HERE
+from remedies_that_are_none import NO_REMEDIES
 from remedy_cases import CASES as PLAIN_CASES
 from remedy_cases import Case, below, from_line, linked
 from remedy_map_cases import MAP_CASES

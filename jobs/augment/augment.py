@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.dataset import Loaded, dataset_path, find_dataset, load_originals
-from wanbatch.jobs.augment.drawing import Child, draw, pools_of
+from wanbatch.jobs.augment.drawing import Child, Taken, draw, pools_of
 from wanbatch.jobs.augment.earlier import (
     Rows,
     earlier_rows,
@@ -34,6 +35,9 @@ from wanbatch.jobs.augment.tables import Reading
 from wanbatch.jobs.config.schedule_names import scheduled_values
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.records import Source
+
+ELSEWHERE = "name a file elsewhere with --out or --manifest; of a schedule, have recipe and output elsewhere"
+"""What to do about a manifest within the dataset."""
 
 NAMED = 3
 """Pictures that a message names; of the others it says how many there are."""
@@ -108,8 +112,7 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     require_form(target)
     recipe = read_recipe(recipe_path)
     folder = recipe_path.absolute().parent
-    remedy = "name a file elsewhere with --out or --manifest; of a schedule, have recipe and output elsewhere"
-    require_outside(dataset_path(recipe.dataset, folder), target, remedy)
+    require_outside(dataset_path(recipe.dataset, folder), target, ELSEWHERE)
     path, found, reading = _find(recipe, folder, settings)
     wanted, others = of_splits(found, recipe)
     check_names(found, recipe)
@@ -125,33 +128,22 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     there = () if anew else earlier_rows(target)
     earlier = of_this_dataset(of_recipe(there, recipe.digest), digests)
     require_none_held_out(target, earlier, leaks, held_out)
-    of_others = _of_other_classes(found, recipe, reading) if parents_of(earlier) - set(digests) else ()
-    require_none_moved(target, earlier, [*loaded.originals, *of_others])
+    _require_none_moved(
+        target, earlier, loaded.originals, digests, partial(_of_other_classes, found, recipe, reading)
+    )
     taken = taken_by(earlier)
     drawn = draw(kept, recipe, taken, scheduled_values(os.environ))
     require_no_leak(drawn.children, recipe.split)
-    made = Counter((child.first.split, child.first.label) for child in drawn.children)
-    counts = tuple(
-        ClassCount(*pool, len(its), len(taken.get(pool, ())) + made[pool]) for pool, its in pools_of(kept).items()
-    )
-    warnings = (
-        *warnings_about(earlier, digests),
-        *found.warnings,
-        *loaded.warnings,
-        *more,
-        *of_objects,
-        *_of_leaks(leaks),
-        *_of_splitless(found, recipe),
-    )
+    said = (*found.warnings, *loaded.warnings, *more, *of_objects, *_of_leaks(leaks), *_of_splitless(found, recipe))
     return Augmentation(
         recipe=recipe,
         dataset=path,
         children=drawn.children,
         earlier=earlier,
         replaced=() if earlier else there,
-        counts=counts,
+        counts=_counts(kept, drawn.children, taken),
         leaks=tuple(leaks),
-        warnings=(*warnings, *drawn.warnings),
+        warnings=(*warnings_about(earlier, digests), *said, *drawn.warnings),
         loaded=loaded,
     )
 
@@ -163,6 +155,34 @@ def _find(recipe: Recipe, folder: Path, settings: Settings) -> tuple[str, FoundD
     where = (settings.source_root, settings.source_fence, settings.allow_http)
     reading = Reading(recipe.columns, settings.map, *where)
     return path, find_dataset(path, images, reading, recipe.dataset), reading
+
+
+def _counts(kept: Sequence[Original], children: Sequence[Child], taken: Taken) -> tuple[ClassCount, ...]:
+    """Originals and rows by split and class. taken: by rows that there are already."""
+    made = Counter((child.first.split, child.first.label) for child in children)
+    return tuple(
+        ClassCount(*pool, len(its), len(taken.get(pool, ())) + made[pool]) for pool, its in pools_of(kept).items()
+    )
+
+
+def _require_none_moved(
+    target: Path,
+    earlier: Rows,
+    originals: Sequence[Original],
+    digests: Collection[str],
+    of_other_classes: Callable[[], Sequence[Original]],
+) -> None:
+    """Refuse rows whose pictures are in another class by now, and be it one that is not augmented.
+
+    Args:
+        target: the manifest.
+        earlier: its rows.
+        originals: that are augmented.
+        digests: of the pictures that rows may be of.
+        of_other_classes: reads the others; called only if there are rows of other pictures than these.
+    """
+    others = of_other_classes() if parents_of(earlier) - set(digests) else ()
+    require_none_moved(target, earlier, [*originals, *others])
 
 
 def _of_other_classes(found: FoundDataset, recipe: Recipe, reading: Reading) -> tuple[Original, ...]:

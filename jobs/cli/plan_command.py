@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from wanbatch.manifests.sources.notes import WORDS
 
 if TYPE_CHECKING:
     from wanbatch.jobs.config.settings import Settings
+    from wanbatch.jobs.driver.planned_folder import PlannedFolder
     from wanbatch.jobs.planning.estimates import Estimate
+    from wanbatch.jobs.planning.plan import Plan
     from wanbatch.manifests.reading.column_names import UnusedColumn
     from wanbatch.pipeline.loading.registry import ModelInfo
 
@@ -56,49 +59,96 @@ def plan(
       wanbatch plan shop.parquet --like out/quickstart
     """
     _require_one_estimate(like, gpu)
+    from wanbatch.jobs.planning.presets import with_preset
+
+    settings = with_preset(read_settings(**given))
+    earlier = rerun_changed, drop_removed, new_run
+    found = _found(manifest, out or default_output(manifest), settings, earlier, like, gpu)
+    click.echo(json.dumps(found.as_json()) if as_json else "\n".join(found.lines()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is said of a run.
+
+    Attributes:
+        manifest: as the user gave it.
+        plan: of it.
+        model: that it is for.
+        settings: of the run.
+        folder: its output folder, as far as there is one.
+        described: the plan in numbers and words.
+        foreseen: what it would take.
+        precision: on a GPU.
+        memory: bytes of a GPU, by which parts are on it at a time.
+    """
+
+    manifest: str | Path
+    plan: Plan
+    model: ModelInfo
+    settings: Settings
+    folder: PlannedFolder
+    described: dict[str, Any]
+    foreseen: Estimate
+    precision: str
+    memory: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        from wanbatch.jobs.planning.first_rows import first_rows
+
+        return {
+            "manifest": str(self.manifest),
+            "model": self.model.name,
+            **self.described,
+            "made_again": len(self.folder.again),
+            "removed": len(self.folder.leaving),
+            "estimate": self.foreseen.as_json(),
+            "first_rows": first_rows(self.plan),
+            "gpu_memory_bytes": self.memory,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        from wanbatch.jobs.planning.first_rows import first_rows, table_lines
+
+        shown, workers = first_rows(self.plan), self.settings.workers
+        yield from _lines(self.manifest, self.model, self.described)
+        yield from _again_lines(len(self.folder.again), len(self.folder.leaving), self.folder.out)
+        yield from _estimate_lines(self.foreseen, workers if isinstance(workers, int) else None)
+        yield from _memory_lines(self.memory, self.precision)
+        yield f"  {'first' if len(shown) < len(self.plan) else 'all'} rows"
+        yield from (f"    {row}" for row in table_lines(shown))
+        yield from _warning_lines(self.described, self.plan.manifest.unused_columns)
+
+
+def _found(
+    manifest: str | Path,
+    out: str | Path,
+    settings: Settings,
+    earlier: tuple[bool, bool, bool],
+    like: str | Path | None,
+    gpu: str | None,
+) -> _Found:
+    """Look at everything. earlier: what is done about rows that changed, that are gone, and about other settings."""
     from wanbatch.jobs.driver.fingerprint import model_location
     from wanbatch.jobs.driver.planned_folder import device_warnings, look_at_folder
     from wanbatch.jobs.planning.estimates import supposed
-    from wanbatch.jobs.planning.first_rows import first_rows, table_lines
     from wanbatch.jobs.planning.forecast import forecast
     from wanbatch.jobs.planning.gpu_memory import needed_memory, transformer_form
     from wanbatch.jobs.planning.preparation import prepare
-    from wanbatch.jobs.planning.presets import with_preset
     from wanbatch.jobs.planning.run_units import units_of_run
 
-    settings = with_preset(read_settings(**given))
     planned, model = prepare(manifest, settings, weights=False, every_source=True)
-    target = out or default_output(manifest)
-    earlier = rerun_changed, drop_removed, new_run
-    folder = look_at_folder(manifest, target, settings, (planned, model), *earlier)
+    folder = look_at_folder(manifest, out, settings, (planned, model), *earlier)
     described = planned.describe(len(units_of_run(planned, (), *supposed(settings, None), settings.unit_rows)))
-    precision = _precision_on_a_gpu(settings)
     described["warnings"] = [*described["warnings"], *device_warnings(settings)]
-    of_model, form = (model_location(model), folder.out), transformer_form(model)
+    precision, form = _precision_on_a_gpu(settings), transformer_form(model)
+    of_model = model_location(model), folder.out
     foreseen = forecast(planned, settings, *of_model, like, gpu, precision, form, folder.again)
     slots, text_fp8 = supposed(settings, foreseen.rates)[1], settings.text_precision == "fp8"
     memory = needed_memory(model, planned, precision, slots, text_fp8)
-    shown = first_rows(planned)
-    if as_json:
-        more = {
-            "made_again": len(folder.again),
-            "removed": len(folder.leaving),
-            "estimate": foreseen.as_json(),
-            "first_rows": shown,
-            "gpu_memory_bytes": memory,
-        }
-        click.echo(json.dumps({"manifest": str(manifest), "model": model.name, **described, **more}))
-        return
-    lines = [
-        *_lines(manifest, model, described),
-        *_again_lines(len(folder.again), len(folder.leaving), folder.out),
-        *_estimate_lines(foreseen, settings.workers if isinstance(settings.workers, int) else None),
-        *_memory_lines(memory, precision),
-        f"  {'first' if len(shown) < len(planned) else 'all'} rows",
-        *(f"    {row}" for row in table_lines(shown)),
-        *_warning_lines(described, planned.manifest.unused_columns),
-    ]
-    click.echo("\n".join(lines))
+    return _Found(manifest, planned, model, settings, folder, described, foreseen, precision, memory)
 
 
 def _require_one_estimate(like: str | Path | None, gpu: str | None) -> None:

@@ -6,6 +6,8 @@ many of them as share the adapter's matrices (16 rows of 14336 take more than al
 are two passes, each of which makes GELU anew from the product: reading it twice is less than writing and reading it
 once more in between. The inner part of the second product's change is made from the same tiles, before they are
 rounded to FP8, so that nothing has to be read for it.
+
+The kernels here are for all sizes. The constants of `low_rank_warps.py` choose another one where it can be used.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wanbatch.pipeline.models.kernels import low_rank_warps
 from wanbatch.pipeline.models.kernels.activation import gelu_tanh
 from wanbatch.pipeline.models.kernels.common import (
     LARGEST,
@@ -24,6 +27,7 @@ from wanbatch.pipeline.models.kernels.common import (
     new_activation,
 )
 from wanbatch.pipeline.models.kernels.low_rank import Tiles, inner_part, plan, plus_times_up, tile, times_down
+from wanbatch.pipeline.models.kernels.low_rank_warps import gelu_and_down_warps, gelu_quantised_warps, warp_plan
 
 # The best of those that benchmarks/low_rank.py compared on an H200: without FP8, of FP8 the first and second pass.
 GELU = MEASURE = QUANTISE = Tiles(64, 64, 1792, 4, 3)
@@ -45,27 +49,49 @@ def gelu_low_rank(
         The next product's inputs, [sequences * tokens, columns], and what is added to it.
     """
     sequences, tokens, columns = product.shape
-    slots, rank = term.ups.shape[1], term.ups.shape[3]
-    cut = plan(MEASURE if fp8 else GELU, tokens, columns, max(rank, down.shape[1]), down.dtype)
-    rows = sequences * tokens
-    result = new_activation(rows, columns, product, fp8)
-    low = product.new_empty(cut.shares, rows, down.shape[1], dtype=torch.float32)
-    peaks = product.new_empty(cut.shares, rows, dtype=torch.float32) if fp8 else low
-    shape = (tokens, columns, slots, rank, *term.low.stride()[:2])
-    quick = fp8 and product.is_cuda
-    _gelu_and_down[(cut.grid_rows, cut.shares, sequences)](
-        product, result.values, peaks, term.low, term.ups, down, low, *shape, down.shape[1], rows, cut.steps,
-        measured=fp8, quick=quick, splits=len(term.low), rows=cut.tiles.rows, block=cut.tiles.columns,
-        padded=cut.padded, num_warps=cut.tiles.warps, num_stages=cut.tiles.stages,
-    )  # fmt: skip
+    result = new_activation(sequences * tokens, columns, product, fp8)
+    of_warps = low_rank_warps.MEASURE_WARPS if fp8 else low_rank_warps.GELU_WARPS
+    own = warp_plan(of_warps, product, max(term.ups.shape[3], down.shape[1]))
+    if own is not None:
+        low, peaks = gelu_and_down_warps(own, product, term, down, result)
+    else:
+        low, peaks = _gelu_with_down(product, term, down, result)
     if fp8:
-        cut = plan(QUANTISE, tokens, columns, rank, term.ups.dtype)
-        _gelu_quantised[(cut.grid_rows, cut.shares, sequences)](
-            product, result.values, result.scale, peaks, term.low, term.ups, *shape, rows, cut.steps,
-            quick=quick, peak_count=len(peaks), splits=len(term.low), rows=cut.tiles.rows, block=cut.tiles.columns,
-            padded=cut.padded, num_warps=cut.tiles.warps, num_stages=cut.tiles.stages,
-        )  # fmt: skip
+        own = warp_plan(low_rank_warps.QUANTISE_WARPS, product, term.ups.shape[3])
+        if own is not None:
+            gelu_quantised_warps(own, product, term, peaks, result)
+        else:
+            _quantised(product, term, peaks, result)
     return result, LowRankTerm(low, ups)
+
+
+def _gelu_with_down(product: Tensor, term: LowRankTerm, down: Tensor, result: Activation) -> tuple[Tensor, Tensor]:
+    """As `gelu_and_down_warps`."""
+    (sequences, tokens, columns), fp8 = product.shape, result.scale is not None
+    slots, rank, rows = term.ups.shape[1], term.ups.shape[3], sequences * tokens
+    cut = plan(MEASURE if fp8 else GELU, tokens, columns, max(rank, down.shape[1]), down.dtype)
+    low = product.new_empty(cut.shares, rows, down.shape[1], dtype=torch.float32)
+    peaks = product.new_empty(cut.shares, rows if fp8 else 0, dtype=torch.float32)
+    _gelu_and_down[(cut.grid_rows, cut.shares, sequences)](
+        product, result.values, peaks, term.low, term.ups, down, low, tokens, columns, slots, rank,
+        *term.low.stride()[:2], down.shape[1], rows, cut.steps,
+        measured=fp8, quick=fp8 and product.is_cuda, splits=len(term.low), rows=cut.tiles.rows,
+        block=cut.tiles.columns, padded=cut.padded, num_warps=cut.tiles.warps, num_stages=cut.tiles.stages,
+    )  # fmt: skip
+    return low, peaks
+
+
+def _quantised(product: Tensor, term: LowRankTerm, peaks: Tensor, result: Activation) -> None:
+    """As `gelu_quantised_warps`."""
+    sequences, tokens, columns = product.shape
+    slots, rank = term.ups.shape[1], term.ups.shape[3]
+    cut = plan(QUANTISE, tokens, columns, rank, term.ups.dtype)
+    _gelu_quantised[(cut.grid_rows, cut.shares, sequences)](
+        product, result.values, result.scale, peaks, term.low, term.ups, tokens, columns, slots, rank,
+        *term.low.stride()[:2], sequences * tokens, cut.steps,
+        quick=product.is_cuda, peak_count=len(peaks), splits=len(term.low), rows=cut.tiles.rows,
+        block=cut.tiles.columns, padded=cut.padded, num_warps=cut.tiles.warps, num_stages=cut.tiles.stages,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -249,8 +249,7 @@ def test_the_examples_of_the_page_about_reports(filled, tmp_path, monkeypatch):
     blocks = [block.split("```")[0] for block in text.split("```sh\n")[1:]]
     for line in "".join(blocks).splitlines():
         command = shlex.split(line, comments=True)
-        # the folder here says nothing of its settings, so that no run, and no plan of one, could go on with it
-        more = ["--out", "new"] if command[1] == "plan" else []
+        more = ["--out", "new"] if command[1] == "plan" else []  # the folder here is without settings
         result = CliRunner().invoke(main, [*command[1:], *more])
         assert (command[0], result.exit_code) == ("wanbatch", 0), result.output
     for name in (

@@ -169,7 +169,7 @@ def measure_dispatch(folder: Path, options: argparse.Namespace) -> dict:
     }
 
 
-def _attempt(out: Path, task: Task, picture_bytes: int):
+def _attempt(out: Path, task: Task, picture_bytes: int = 0):
     more = max(0, picture_bytes - len(PNG))
     records = [replace(record(image.id), image=PNG + os.urandom(more)) for image in task.images]
     data = data_table(records, task.passthrough)

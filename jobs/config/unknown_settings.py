@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from wanbatch.suggestions import closest
 
-FLAGS_ALONE = ("out", "new_run", "rerun_changed", "json")
+FLAGS_ALONE = ("out", "new_run", "rerun_changed", "drop_removed", "json")
 """What `wanbatch run` takes as flags alone: it is of one command, and nothing for all those of a folder."""
 
 

@@ -69,7 +69,7 @@ def test_prompts_that_a_file_does_not_hold_whole_are_warned_of(tmp_path, model_f
     manifest = write_jsonl(tmp_path / "m.jsonl", [GOOD, {"prompt": "é" * 5000}])
     common = {"model": str(model_folder), "width": 32, "height": 32}
     plan, _ = prepare(manifest, Settings(**common, embed_settings=True))
-    assert "the files of 1 images have only the first 4095 characters of their prompt embedded" in plan.warnings[0]
+    assert "the files of 1 image have only the first 4095 characters of their prompt embedded" in plan.warnings[0]
     assert not any("embedded" in warning for warning in prepare(manifest, Settings(**common))[0].warnings)
 
 

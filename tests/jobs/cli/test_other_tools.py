@@ -111,7 +111,7 @@ def test_a_bad_pair_is_told_before_the_manifest_is_read(invoke_unwritten, tmp_pa
 
 def test_a_manifest_of_0_1_0_with_columns_that_are_ours_now(rows, plan, run_bad):
     path = rows({"prompt": "a", "evaluations": 3, "guidance_2": 2.0, "keywords": "old,new"})
-    known, written = run_bad(path, lines=2)
+    known, written, _ = run_bad(path, lines=3)
     assert known.endswith("or, if it is a column of your own, --map keywords=source_keywords")
     assert written.endswith("rename it, or --map evaluations=source_evaluations")
     written, unknown = run_bad(path, "--map", "keywords=source_keywords", lines=2)

@@ -41,7 +41,7 @@ def test_other_rows(mixed, model_folder, sources):
     fewer = write_jsonl(sources / "fewer.jsonl", MIXED[:-1])
     assert "holds 2 images that" in both(fewer, mixed.out, model_folder)
     others = write_jsonl(sources / "others.jsonl", [GOOD])
-    assert "holds 15 images that" in both(others, mixed.out, model_folder)
+    assert "asks for none of the 15 images" in both(others, mixed.out, model_folder)
     two = write_jsonl(sources / "two.jsonl", [*MIXED[:-1], {**MIXED[-1], "num_images": 1, "id": "shifted-0"}])
     assert "holds 1 image that" in both(two, mixed.out, model_folder)
     changed = [{**MIXED[0], "prompt": "a blue heart"}, *MIXED[1:]]

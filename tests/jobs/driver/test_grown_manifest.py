@@ -37,7 +37,7 @@ def test_a_grown_manifest_goes_on(run_fast, settings, tmp_path):
     assert [rows[name]["prompt_tokens_cut"] is None for name in "abcd"] == [True, True, True, False]
     (warning,) = (message for message in ran.summary.warnings if "tokens" in message)
     assert "m.jsonl:4 (" in warning
-    assert "of 1 images the model read only the first 512 tokens" in (out / "README.md").read_text()
+    assert "of 1 image the model read only the first 512 tokens" in (out / "README.md").read_text()
     assert "| `tag` | from the manifest (`string`) |" in (out / "README.md").read_text()
     assert '"event": "columns_changed"' in (out / "_wanbatch/log.jsonl").read_text()
 

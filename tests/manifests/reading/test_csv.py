@@ -182,7 +182,7 @@ class TestMistakes:
                 "prompt,n\na star, red,1\n",
                 ":2: has 3 cells, but the first line names 2 columns: put a cell that holds ','",
             ),
-            ("prompt,n\na\n", ":2: has 1 cells, but the first line names 2 columns"),
+            ("prompt,n\na\n", ":2: has 1 cell, but the first line names 2 columns"),
             ("prompt,n,n\na,1,2\n", ":1: column 'n' is there 2 times: keep one"),
             ("prompt,model\na,b\n", ":1: column 'model' is also one that wanbatch writes"),
             ("prompt,prompt\na,b\n", ":1: column 'prompt' is there 2 times: keep one"),

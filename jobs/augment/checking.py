@@ -23,7 +23,7 @@ from wanbatch.jobs.config.settings import recorded_settings
 from wanbatch.manifests.dataset.card import refresh_card
 from wanbatch.manifests.dataset.checks import REJECTED_BY, write_checks
 from wanbatch.manifests.dataset.commit_log import read_commit_log
-from wanbatch.manifests.dataset.disk_errors import machinery_error
+from wanbatch.manifests.dataset.held_folder import held_folder
 from wanbatch.manifests.dataset.status import RUN, committed_rows, status
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.records import Source
@@ -107,15 +107,9 @@ def check_folder(
     """
     _parts(out)
     backend = open_backend(out)
-    try:
-        backend.acquire()
-        try:
-            parts = _parts(out)  # as they are now that none changes
-            return _check(backend, out, parts, checks, held_out, readers, classes or {})
-        finally:
-            backend.release()
-    except OSError as error:
-        raise machinery_error(backend.root, error) from error
+    with held_folder(backend):
+        parts = _parts(out)  # as they are now that none changes
+        return _check(backend, out, parts, checks, held_out, readers, classes or {})
 
 
 def _parts(out: str | Path) -> Sequence[str]:

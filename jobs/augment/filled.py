@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.augment.earlier import Rows
 from wanbatch.jobs.augment.manifest_file import FORMS
 from wanbatch.manifests.columns import GIVEN
-from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.status import held_ids, recorded_plan
-from wanbatch.manifests.storage.backend import open_backend
 from wanbatch.manifests.storage.urls import absolute, is_url
 
 
@@ -87,25 +84,6 @@ def usual_folder(target: Path) -> Filled | None:
         if out.is_dir() and recorded_plan(out).get("manifest") == absolute(target):
             return filled(out)
     return None
-
-
-@contextmanager
-def nobody_fills(out: str | Path) -> Iterator[None]:
-    """Keep runs from an output folder for a while.
-
-    Raises:
-        FolderHeldError: A run writes to it.
-        MachineryError: It cannot be used.
-    """
-    backend = open_backend(out)
-    try:
-        backend.acquire()
-        try:
-            yield
-        finally:
-            backend.release()
-    except OSError as error:
-        raise machinery_error(backend.root, error) from error
 
 
 def require_all_asked(folder: Filled, target: Path, rows: Rows, before: Rows) -> None:

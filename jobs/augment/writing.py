@@ -12,12 +12,14 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.augment.augment import Augmentation
 from wanbatch.jobs.augment.drawing import Child
 from wanbatch.jobs.augment.earlier import Rows, key_of, pool_of
-from wanbatch.jobs.augment.filled import filled, nobody_fills, require_all_asked, usual_folder
+from wanbatch.jobs.augment.filled import filled, require_all_asked, usual_folder
 from wanbatch.jobs.augment.manifest_file import SourcePaths, write_manifest
 from wanbatch.jobs.augment.map_files import MapFiles
 from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.rows import manifest_row
+from wanbatch.manifests.dataset.held_folder import held_folder
 from wanbatch.manifests.sources.loader import SourceLoader
+from wanbatch.manifests.storage.backend import open_backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def write_augmentation(planned: Augmentation, target: Path, out: str | Path | No
     folder = usual_folder(target) if out is None else filled(out)
     if folder is None:
         return write_rows(planned, target, planned.children, planned.earlier)
-    with nobody_fills(folder.out) if planned.replaced else nullcontext():
+    with held_folder(open_backend(folder.out)) if planned.replaced else nullcontext():
         folder = filled(folder.out) or folder  # as it is now that nobody fills it
         written = rows_to_write(planned, target, planned.children, planned.earlier, folder.made)
         require_all_asked(folder, target, written.rows, planned.replaced or planned.earlier)

@@ -10,6 +10,7 @@ from pathlib import Path
 from wanbatch.errors import UserError
 from wanbatch.jobs.cluster.submission import Submission, flags_of, needed_paths, variables_of
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.driver.resume import check_output_is_another
 from wanbatch.jobs.planning.preparation import read_plan
 from wanbatch.jobs.planning.presets import with_preset
 from wanbatch.manifests.dataset.status import committed_rows
@@ -42,8 +43,7 @@ def prepare_submission(
     Raises:
         UserError: With everything that is wrong with a manifest that can be read from here.
     """
-    if absolute(manifest) == absolute(out):
-        raise UserError(f"{out}: is the manifest and cannot be the output folder, too: give --out another one")
+    check_output_is_another(manifest, out)
     variables, notes = variables_of(env, os.environ)
     found, unseen = _read(manifest, settings)
     if unseen is not None:

@@ -88,9 +88,10 @@ def kept_values(made: pa.Table, plan: Plan, again: Collection[str]) -> Kept:
         plan: of the manifest.
         again: ids that are left out, since they are made again.
     """
-    known = set(made["id"].to_pylist()).difference(again)
+    ids = made["id"].to_pylist()
+    known = set(ids).difference(again)
     places = {name: place for place, name in enumerate(plan.ids()) if name in known}
-    found = [places.get(name) for name in made["id"].to_pylist()]
+    found = [places.get(name) for name in ids]
     there = pa.array([place is not None for place in found], pa.bool_())
     made = made.filter(there)
     rows = plan.images["row"].take(pa.array([place for place in found if place is not None], pa.int64()))

@@ -18,8 +18,7 @@ from wanbatch.jobs.driver.resume import (
     check_output_is_another,
     folder_of_run,
     plan_for_folder,
-    rows_made_again,
-    rows_to_drop,
+    rows_to_change,
 )
 from wanbatch.jobs.planning.model_copies import find_model
 from wanbatch.jobs.planning.plan import Plan
@@ -84,8 +83,7 @@ def look_at_folder(
     if slots is None:  # a new folder, whose slots are to be measured
         return PlannedFolder(out)
     folder = SeenFolder.look_at(out, fingerprint(slots))
-    again = rows_made_again(folder, plan, None, rerun_changed, drop_removed)
-    leaving = rows_to_drop(folder.url, folder.committed().where, plan, drop_removed)
+    again, leaving = rows_to_change(folder, plan, None, rerun_changed, drop_removed)
     plan, _ = plan_for_folder(folder, plan, again)
     warn_of_kept_values(folder, plan, again)
     return PlannedFolder(out, frozenset(again), frozenset(leaving))

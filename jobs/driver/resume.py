@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,21 +59,27 @@ def folder_of_run(
     return folder, slots
 
 
-def rows_made_again(
+class RowsToChange(NamedTuple):
+    """The ids in a folder that do not stay as they are: those that are made again, and those that leave it."""
+
+    again: set[str]
+    leaving: set[str]
+
+
+def rows_to_change(
     folder: AnyFolder,
     plan: Plan,
     retry: Collection[str] | None,
     rerun_changed: bool,
     drop_removed: bool = False,
-) -> set[str]:
-    """Check what a folder holds against the plan; the ids of rows in it that are made again.
+) -> RowsToChange:
+    """Check what a folder holds against the plan, and find what of it a run would change.
 
     Args:
         folder: open, or only looked at.
         plan: of the manifest that the folder is filled from.
         retry: error classes whose quarantined rows are made again; empty: all of them; None: none.
         rerun_changed: rows that changed since they were made are made again, and so are those whose pictures did.
-
         drop_removed: whether rows may leave the folder that the manifest does not ask for any more.
 
     Raises:
@@ -82,7 +88,9 @@ def rows_made_again(
     """
     leaving = rows_to_drop(folder.url, folder.committed().where, plan, drop_removed)
     again = (rows_to_retry(folder, retry) - leaving) | changed_rows(folder, plan, rerun_changed)
-    return again | rows_of_changed_sources(folder, plan) if rerun_changed else again
+    if rerun_changed:
+        again |= rows_of_changed_sources(folder, plan)
+    return RowsToChange(again, leaving)
 
 
 def rows_to_drop(out: str | Path, held: Collection[str], plan: Plan, drop_removed: bool) -> set[str]:

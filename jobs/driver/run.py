@@ -27,7 +27,7 @@ from wanbatch.jobs.driver.interruption import stop_on_signals
 from wanbatch.jobs.driver.kept_values import warn_of_kept_values
 from wanbatch.jobs.driver.ray_ahead import RayAhead
 from wanbatch.jobs.driver.ray_session import ensure_ray_can_start
-from wanbatch.jobs.driver.resume import rows_made_again, rows_to_drop, warn_of_other_decoding
+from wanbatch.jobs.driver.resume import rows_to_change, warn_of_other_decoding
 from wanbatch.jobs.driver.run_context import RunContext, prepare_run
 from wanbatch.jobs.driver.site import site_finder
 from wanbatch.jobs.driver.source_sizing import size_what_is_pending
@@ -93,27 +93,26 @@ def run(
             _log.warning("%s", message)
         stop_request = stack.enter_context(stop_on_signals(stop))
         folder = stack.enter_context(OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}))
-        again = rows_made_again(folder, context.plan, retry, rerun_changed, drop_removed)
-        context, removed = _go_on(folder, context, again, drop_removed)
+        again, leaving = rows_to_change(folder, context.plan, retry, rerun_changed, drop_removed)
+        context = _go_on(folder, context, again, leaving)
         plan = size_what_is_pending(folder, context, again, stop_request)
         controls = RunControls(progress, load, stop_request, stopwatch, ray)
-        return replace(_fill(folder, replace(context, plan=plan), again, controls), removed=removed)
+        return replace(_fill(folder, replace(context, plan=plan), again, controls), removed=len(leaving))
 
 
-def _go_on(folder: OutputFolder, context: RunContext, again: set[str], drop_removed: bool) -> tuple[RunContext, int]:
+def _go_on(folder: OutputFolder, context: RunContext, again: set[str], leaving: set[str]) -> RunContext:
     """Take out of a folder what leaves it, give it the columns of a run and its plan, tell what it keeps of before.
 
     Returns:
-        The run with the columns of the folder; how many ids left it.
+        The run with the columns of the folder.
     """
-    leaving = rows_to_drop(folder.url, folder.committed().where, context.plan, drop_removed)
     context, schema = context.going_on_with(folder, again)
     warn_of_kept_values(folder, context.plan, again)
     if leaving:
         folder.remove(leaving)
     folder.change_columns(schema)
     folder.set_plan(context.plan_note())
-    return context, len(leaving)
+    return context
 
 
 def retry(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.adapters import check_merged, unknown_names
 from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, sigmas_of_run, too_low
 from wanbatch.manifests.columns import MAPS
-from wanbatch.manifests.reading.arrow_rows import UNKNOWN
+from wanbatch.manifests.reading.arrow_rows import knows
 from wanbatch.manifests.reading.column_names import if_own, map_option, own_name
 from wanbatch.manifests.reading.contradictions import SOURCES
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -90,15 +90,8 @@ def check_rows(rows: pa.Table, model: ModelInfo, settings: Settings) -> Iterator
     yield from _bad_sides(rows, model)
     for index in np.flatnonzero(pc.is_valid(rows["guidance_2"])).tolist() if not model.two_experts else ():
         yield index, _no_second_expert(model) + if_own("guidance_2")
-    settled = _with_all_of(rows, OF_SCHEDULES)
+    settled = knows(rows, OF_SCHEDULES)
     yield from ((index, message) for index, message in _check_schedules(rows, model, settings) if settled[index])
-
-
-def _with_all_of(rows: pa.Table, columns: Set[str]) -> np.ndarray:
-    """Of each row, whether none of some columns is unknown; bool."""
-    if UNKNOWN not in rows.column_names:
-        return np.ones(len(rows), dtype=bool)
-    return np.array([columns.isdisjoint(unknown or ()) for unknown in rows[UNKNOWN].to_pylist()], dtype=bool)
 
 
 def _bad_sides(rows: pa.Table, model: ModelInfo) -> Iterator[tuple[int, str]]:

@@ -30,6 +30,7 @@ from wanbatch.manifests.dataset.commit_log import (
 from wanbatch.manifests.dataset.committed import part_name, part_of
 from wanbatch.manifests.dataset.disk_errors import disk_message, machinery_error
 from wanbatch.manifests.dataset.event_log import LOG, log_line
+from wanbatch.manifests.dataset.held_folder import held_folder
 from wanbatch.manifests.dataset.part_files import KINDS, TMP
 from wanbatch.manifests.dataset.recovery import finish_replacements, keep_copy, set_aside
 from wanbatch.manifests.dataset.status import INTERNAL, RUN
@@ -126,13 +127,10 @@ def _held(backend: StorageBackend) -> Iterator[None]:
         if not backend.exists(RUN):
             raise UserError(f"{backend.root}: is not an output folder of wanbatch (it has no {RUN})")
         backend.make_folders((*KINDS, COMMITS, TMP))
-        backend.acquire()
-        try:
-            yield
-        finally:
-            backend.release()
     except OSError as error:
         raise machinery_error(backend.root, error) from error
+    with held_folder(backend):
+        yield
 
 
 def _require_same_commits(backend: StorageBackend, log: CommitLog) -> None:

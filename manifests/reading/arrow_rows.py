@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
@@ -49,6 +50,14 @@ UNKNOWN = "unknown"
 DOUBTFUL_SCHEMA = ROWS_SCHEMA.append(pa.field(UNKNOWN, pa.list_(pa.string())))
 """Rows that cannot be taken, as far as they are right. `unknown`: columns that are wrong, could not be read or may be
 given by other rows, which are null here."""
+
+
+def knows(rows: pa.Table, columns: Collection[str]) -> np.ndarray:
+    """Of each row of `ROWS_SCHEMA` or `DOUBTFUL_SCHEMA`, whether none of some columns is unknown; bool [rows]."""
+    if UNKNOWN not in rows.column_names:
+        return np.ones(len(rows), dtype=bool)
+    wanted = frozenset(columns)
+    return np.array([wanted.isdisjoint(unknown or ()) for unknown in rows[UNKNOWN].to_pylist()], dtype=bool)
 
 
 class TableBuilder:

@@ -7,7 +7,7 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.manifests.reading.arrow_rows import UNKNOWN
+from wanbatch.manifests.reading.arrow_rows import UNKNOWN, knows
 from wanbatch.manifests.reading.validation import Problems
 
 
@@ -32,8 +32,7 @@ def rows_that_know(rows: pa.Table, *columns: str) -> pa.Table:
     """The rows of which it is known what they give in some columns. rows: `ROWS_SCHEMA` or `DOUBTFUL_SCHEMA`."""
     if UNKNOWN not in rows.column_names:
         return rows
-    known = [unknown is None or set(columns).isdisjoint(unknown) for unknown in rows[UNKNOWN].to_pylist()]
-    return rows.filter(pa.array(known, pa.bool_()))
+    return rows.filter(pa.array(knows(rows, columns)))
 
 
 def _report_shared(rows: pa.Table, problems: Problems) -> None:

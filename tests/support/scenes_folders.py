@@ -145,7 +145,7 @@ def manifests_that_do_not_go_on_with_a_folder(at: At) -> Iterator[str]:
     def opened(*rows: dict, anew: bool = False) -> None:
         plan = prepare(at.rows(*rows), Settings())[0]
         with OutputFolder.open(at.folder / "out", {}) as folder:
-            resume.rows_made_again(folder, plan, None, anew)
+            resume.rows_to_change(folder, plan, None, anew)
 
     a, b = {"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}
     yield raised(lambda: opened(a))

@@ -16,11 +16,10 @@ from wanbatch.jobs.augment.drawing import Child, Taken, draw, pools_of
 from wanbatch.jobs.augment.earlier import (
     Rows,
     earlier_rows,
-    of_recipe,
-    of_this_dataset,
     parents_of,
     require_none_held_out,
     require_none_moved,
+    sort_earlier,
     taken_by,
     warnings_about,
 )
@@ -63,6 +62,8 @@ class Augmentation:
         children: the rows that are new.
         earlier: the rows that the manifest had before, which stay.
         replaced: the rows that it had before and that another recipe or dataset takes the place of.
+        leaving: the rows of this recipe that it had before and that leave it, since the dataset has their pictures no
+            more, or in another class or split.
         counts: by split and class.
         leaks: pictures that look like one of another split.
         warnings: what was left out or could not be done, a sentence each.
@@ -74,6 +75,7 @@ class Augmentation:
     children: tuple[Child, ...]
     earlier: Rows
     replaced: Rows
+    leaving: Rows
     counts: tuple[ClassCount, ...]
     leaks: tuple[Leak, ...]
     warnings: tuple[str, ...]
@@ -82,7 +84,7 @@ class Augmentation:
     @property
     def is_full(self) -> bool:
         """Whether there is nothing to make, since every class has as many pictures as it is to be filled to."""
-        return self.recipe.fill is not None and not self.children and not self.earlier
+        return self.recipe.fill is not None and not self.children and not self.earlier and not self.leaving
 
     def as_json(self) -> dict[str, Any]:
         """What a script may want to read."""
@@ -90,6 +92,7 @@ class Augmentation:
             "dataset": self.dataset,
             "rows": len(self.earlier) + len(self.children),
             "new_rows": len(self.children),
+            "leaving_rows": len(self.leaving),
             "recipe_digest": self.recipe.digest,
             "classes": [asdict(count) for count in self.counts],
             "near_copies": [str(leak) for leak in self.leaks],
@@ -97,7 +100,9 @@ class Augmentation:
         }
 
 
-def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew: bool = False) -> Augmentation:
+def plan_augmentation(
+    recipe_path: Path, target: Path, settings: Settings, anew: bool = False, drop_removed: bool = False
+) -> Augmentation:
     """Read a recipe and its dataset, and draw the rows. Nothing is written or started.
 
     Args:
@@ -105,9 +110,9 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
         target: the manifest; rows that it has of the same recipe stay.
         settings: `map`, `source_root`, `source_fence` and `allow_http` say how the dataset is read.
         anew: draw all rows, as though there was no manifest yet.
+        drop_removed: rows leave whose pictures the dataset has no more, or in another class or split.
     Raises:
-        UserError: Something in the recipe or the dataset is wrong.
-        MachineryError: A store does not answer.
+        UserError: Something in the recipe or the dataset is wrong. MachineryError: A store does not answer.
     """
     require_form(target)
     recipe = read_recipe(recipe_path)
@@ -126,13 +131,11 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
     kept = _without_leaks(loaded.originals, leaks, recipe)
     digests = [original.sha256 for original in (*loaded.originals, *held_out)]
     there = () if anew else earlier_rows(target)
-    earlier = of_this_dataset(of_recipe(there, recipe.digest), digests)
+    earlier, leaving, replaced = sort_earlier(there, recipe.digest, loaded.originals, leaks, held_out, drop_removed)
     require_none_held_out(target, earlier, leaks, held_out)
-    _require_none_moved(
-        target, earlier, loaded.originals, digests, partial(_of_other_classes, found, recipe, reading)
-    )
-    taken = taken_by(earlier)
-    drawn = draw(kept, recipe, taken, scheduled_values(os.environ))
+    others_of = partial(_of_other_classes, found, recipe, reading)
+    _require_none_moved(target, earlier, loaded.originals, digests, others_of)
+    drawn = draw(kept, recipe, taken_by(earlier), scheduled_values(os.environ))
     require_no_leak(drawn.children, recipe.split)
     said = (*found.warnings, *loaded.warnings, *more, *of_objects, *_of_leaks(leaks), *_of_splitless(found, recipe))
     return Augmentation(
@@ -140,8 +143,9 @@ def plan_augmentation(recipe_path: Path, target: Path, settings: Settings, anew:
         dataset=path,
         children=drawn.children,
         earlier=earlier,
-        replaced=() if earlier else there,
-        counts=_counts(kept, drawn.children, taken),
+        leaving=leaving,
+        replaced=replaced,
+        counts=_counts(kept, drawn.children, taken_by(earlier)),
         leaks=tuple(leaks),
         warnings=(*warnings_about(earlier, digests), *said, *drawn.warnings),
         loaded=loaded,

@@ -1,7 +1,8 @@
 """The manifest that an earlier call of the same recipe wrote: its rows stay, whatever the dataset is now.
 
 A run goes on only with a manifest that asks for all that it has made. So rows are added to a manifest and never taken
-out of it, not even if their class has more pictures by now, or their source is gone.
+out of it, not even if their class has more pictures by now, or their source is gone; unless the user says that what
+the dataset has no more is to leave (`--drop-removed`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,11 +113,51 @@ def of_this_dataset(rows: Rows, digests: Collection[str]) -> Rows:
 def warnings_about(rows: Rows, digests: Collection[str]) -> list[str]:
     """What to say of rows whose pictures a dataset has no more, a sentence each. digests: of its pictures."""
     known = set(digests)
-    gone = [parent["id"] for row in rows for parent in row["parents"][:1] if parent["sha256"] not in known]
-    if not gone:
+    gone = [next((one["id"] for one in row["parents"] if one["sha256"] not in known), None) for row in rows]
+    names = [name for name in gone if name is not None]
+    if not names:
         return []
-    stay = "1 row stays whose picture" if len(gone) == 1 else f"{len(gone)} rows stay whose pictures"
-    return [f"{stay} the dataset has no more, {gone[0]} for one"]
+    stay = "1 row stays" if len(names) == 1 else f"{len(names)} rows stay"
+    return [f"{stay} with pictures that the dataset has no more, {names[0]} for one: --drop-removed takes them out"]
+
+
+class Sorted(NamedTuple):
+    """The rows that a manifest had before: those that stay, those that leave, those that others take the place of."""
+
+    stay: Rows
+    leaving: Rows
+    replaced: Rows
+
+
+def sort_earlier(
+    rows: Rows,
+    recipe_digest: str,
+    originals: Collection[Original],
+    leaks: Sequence[Leak],
+    held_out: Collection[Original],
+    drop_removed: bool,
+) -> Sorted:
+    """What becomes of the rows that a manifest had before.
+
+    Args:
+        rows: all of them.
+        recipe_digest: of the recipe of now.
+        originals: of the splits and classes that are augmented.
+        leaks: those of them that look like one that is held out.
+        held_out: pictures of other splits.
+        drop_removed: rows leave that have a parent which is none of the originals of their class and split, or held
+            out.
+    """
+    its = of_this_dataset(of_recipe(rows, recipe_digest), [one.sha256 for one in (*originals, *held_out)])
+    if not its:
+        return Sorted([], [], rows)
+    apart = {one.sha256 for one in held_out} | {leak.original.sha256 for leak in leaks}
+    there = {(one.sha256, (one.split, one.label)) for one in originals if one.sha256 not in apart}
+    stay, leaving = list[Mapping[str, Any]](), list[Mapping[str, Any]]()
+    for row in its:
+        stays = not drop_removed or all((parent["sha256"], pool_of(row)) in there for parent in row["parents"])
+        (stay if stays else leaving).append(row)
+    return Sorted(stay, leaving, [])
 
 
 def require_none_held_out(manifest: Path, rows: Rows, leaks: Sequence[Leak], held_out: Collection[Original]) -> None:
@@ -155,7 +196,7 @@ def require_none_moved(manifest: Path, rows: Rows, originals: Collection[Origina
         )
 
 
-_WAYS_ON = "move what moved back, or begin anew with another --out"
+_WAYS_ON = "move what moved back, take these rows out with --drop-removed, or begin anew with another --out"
 
 
 def _by_picture(rows: Rows, name_of: Callable[[Mapping[str, Any], str], str | None]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.earlier import Rows
 from wanbatch.jobs.augment.manifest_file import FORMS
@@ -86,7 +87,7 @@ def usual_folder(target: Path) -> Filled | None:
     return None
 
 
-def require_all_asked(folder: Filled, target: Path, rows: Rows, before: Rows) -> None:
+def require_all_asked(folder: Filled, target: Path, rows: Rows, before: Rows, drop_removed: bool = False) -> None:
     """Refuse to write a manifest that does not ask for all that its output folder holds, as the folder has it.
 
     Args:
@@ -94,8 +95,9 @@ def require_all_asked(folder: Filled, target: Path, rows: Rows, before: Rows) ->
         target: the manifest.
         rows: that it is to have.
         before: that it has now.
+        drop_removed: rows may leave the folder that are not asked for any more, as long as others are.
     Raises:
-        UserError: Some are not asked for any more, or ask for something else.
+        UserError: Some are not asked for any more and may not leave, or ask for something else.
     """
     asked = {row["id"]: row for row in rows}
     lost = sorted(name for name in folder.held if name not in asked)
@@ -103,15 +105,18 @@ def require_all_asked(folder: Filled, target: Path, rows: Rows, before: Rows) ->
     changed = sorted(
         name for name in folder.made & had.keys() & asked.keys() if _asks(asked[name]) != _asks(had[name])
     )
-    if not lost and not changed:
+    may_leave = not changed and len(lost) < len(folder.held)  # else the run would refuse
+    if not changed and (not lost or (drop_removed and may_leave)):
         return
-    what = f"{len(lost)} rows that it does not ask for any more, {lost[0]!r} for one" if lost else ""
+    what = f"{number_of(len(lost), 'rows')} that it does not ask for any more, {lost[0]!r} for one" if lost else ""
     if changed:
-        what += f"{' and ' if lost else ''}{len(changed)} rows that are others by now, {changed[0]!r} for one"
-    raise UserError(
-        f"{target}: is not written anew, since {folder.out} holds {what}: {_way_on(folder, target, lost, had)}, or "
-        "begin anew with another --out"
-    )
+        are = "is another" if len(changed) == 1 else "are others"
+        what += (
+            f"{' and ' if lost else ''}{number_of(len(changed), 'rows')} that {are} by now, {changed[0]!r} for one"
+        )
+    drop = f", take these {len(lost)} out of the dataset with --drop-removed" if may_leave else ""
+    way_on = f"{_way_on(folder, target, lost, had)}{drop}, or begin anew with another --out"
+    raise UserError(f"{target}: is not written anew, since {folder.out} holds {what}: {way_on}")
 
 
 def _way_on(folder: Filled, target: Path, lost: list[str], had: Mapping[str, Any]) -> str:

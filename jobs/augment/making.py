@@ -28,7 +28,13 @@ def flags_for(written: Written, settings: Settings, given: Collection[str]) -> l
     of_run = settings_for(written, settings)
     names = [name for name in Settings.model_fields if name in given and name != "source_fence"]
     values = {"source_fence": of_run.source_fence} | {name: getattr(of_run, name) for name in names}
-    return [word for name, value in values.items() if value is not None for word in flag_words(name, value)]
+    words = [word for name, value in values.items() if value is not None for word in flag_words(name, value)]
+    return words + further_flags(written)
+
+
+def further_flags(written: Written) -> list[str]:
+    """The flags of a run of a manifest that are no settings."""
+    return ["--drop-removed"] if written.drop_removed else []
 
 
 def make_pictures(written: Written, out: str | Path, settings: Settings) -> Summary:
@@ -43,4 +49,4 @@ def make_pictures(written: Written, out: str | Path, settings: Settings) -> Summ
     """
     from wanbatch.jobs.driver.run import run
 
-    return run(written.manifest, out, settings_for(written, settings))
+    return run(written.manifest, out, settings_for(written, settings), drop_removed=written.drop_removed)

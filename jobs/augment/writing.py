@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ class Written:
         fence: the folder that holds it and all its sources, absolute.
         rows: all of them, in their order.
         renamed: ids of rows that it had before and that name their pictures by other paths now.
+        drop_removed: whether rows may leave its output folder that it does not ask for any more.
     """
 
     manifest: Path
     fence: str
     rows: Sequence[Mapping[str, Any]]
     renamed: tuple[str, ...] = ()
+    drop_removed: bool = False
 
     @property
     def needs_fence(self) -> bool:
@@ -44,7 +46,9 @@ class Written:
         return self.fence != str(self.manifest.absolute().parent)
 
 
-def write_augmentation(planned: Augmentation, target: Path, out: str | Path | None = None) -> Written:
+def write_augmentation(
+    planned: Augmentation, target: Path, out: str | Path | None = None, drop_removed: bool = False
+) -> Written:
     """Write the manifest of what was planned, with the rows that it had before.
 
     A manifest that must not be replaced, since an output folder holds what it alone asks for, is left as it is.
@@ -53,22 +57,25 @@ def write_augmentation(planned: Augmentation, target: Path, out: str | Path | No
         planned: what is made.
         target: the manifest, as it was planned for.
         out: the output folder that it fills, a path or URL; None: the usual one, if there is one.
+        drop_removed: rows may leave the folder that the manifest does not ask for any more.
     Raises:
         UserError: It cannot be written, has no rows, or does not ask for all that the folder holds.
-        FolderHeldError: Another manifest is to take its place, and a run still fills the folder.
+        FolderHeldError: Another manifest is to take its place, or rows are to leave it, and a run still fills the
+            folder.
         MachineryError: The folder cannot be read.
     """
     if not planned.children and not planned.earlier:
         raise UserError(f"{planned.dataset}: gives no rows: check classes, split and [hard]")
     folder = usual_folder(target) if out is None else filled(out)
     if folder is None:
-        return write_rows(planned, target, planned.children, planned.earlier)
-    with held_folder(open_backend(folder.out)) if planned.replaced else nullcontext():
+        return replace(write_rows(planned, target, planned.children, planned.earlier), drop_removed=drop_removed)
+    had = [*planned.replaced, *planned.leaving, *planned.earlier]
+    with held_folder(open_backend(folder.out)) if planned.replaced or planned.leaving else nullcontext():
         folder = filled(folder.out) or folder  # as it is now that nobody fills it
         written = rows_to_write(planned, target, planned.children, planned.earlier, folder.made)
-        require_all_asked(folder, target, written.rows, planned.replaced or planned.earlier)
+        require_all_asked(folder, target, written.rows, had, drop_removed)
         write_manifest(target, written.rows)
-    return written
+    return replace(written, drop_removed=drop_removed)
 
 
 def write_rows(planned: Augmentation, target: Path, children: Sequence[Child], earlier: Rows = ()) -> Written:
@@ -113,7 +120,8 @@ def rows_to_write(
 def _with_paths_of_now(
     row: Mapping[str, Any], originals: Mapping[str, Original], paths: SourcePaths
 ) -> Mapping[str, Any]:
-    """A row with the paths that its pictures have by now, of those that are not where it says; else the same row."""
+    """A row with the paths that its pictures have by now, of those that are not where it says; else the same row.
+    """
     had = row.get("images") or [row["image"]]
     now = [
         paths.of(originals[parent["sha256"]]) if parent["sha256"] in originals and not paths.is_there(path) else path

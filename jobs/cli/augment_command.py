@@ -51,6 +51,11 @@ CLASSES_SHOWN = 12
     type=click.Path(path_type=Path),
     help="with --measure, ONNX file or folder of transformers: also measure a linear layer on its embeddings",
 )
+@click.option(
+    "--drop-removed",
+    is_flag=True,
+    help="take rows out of the manifest whose pictures are gone or moved, and with --run out of the dataset",
+)
 @json_option
 @settings_options(*(name for name in Settings.model_fields if name not in DECIDED))
 @click.pass_context
@@ -66,6 +71,7 @@ def augment(
     epochs: int,
     result: Path | None,
     embeddings: Path | None,
+    drop_removed: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -88,13 +94,12 @@ def augment(
         raise click.UsageError("--embeddings is for --measure: it says what else is measured")
     settings = read_settings(**given)
     if measure is not None:
-        written = result or Path(f"{recipe.stem}.measured.json")
-        _measure(recipe, measure, epochs, written, embeddings, settings, as_json)
+        _measure(recipe, measure, epochs, result, embeddings, settings, as_json)
         return
     from wanbatch.jobs.augment.augment import plan_augmentation
 
     target = _manifest(recipe, out, make, manifest)
-    planned = plan_augmentation(recipe, target, settings, anew=preview is not None)
+    planned = plan_augmentation(recipe, target, settings, preview is not None, drop_removed)
     if planned.is_full or preview is not None:
         if not as_json:
             click.echo("".join(_warnings(planned)), err=True, nl=False)
@@ -102,7 +107,8 @@ def augment(
         click.echo(shown or _full(planned, as_json))
         return
     flags = [name for name, value in given.items() if value is not None]
-    _write(ctx, planned, target, _output(recipe, out) if make else None, submit_to, settings, flags, as_json)
+    made_into = _output(recipe, out) if make else None
+    _write(ctx, planned, target, made_into, drop_removed, submit_to, settings, flags, as_json)
 
 
 def _write(
@@ -110,6 +116,7 @@ def _write(
     planned: Augmentation,
     target: Path,
     out: str | Path | None,
+    drop_removed: bool,
     submit_to: str | None,
     settings: Settings,
     flags: Collection[str],
@@ -122,7 +129,7 @@ def _write(
 
     if isinstance(out, Path):
         require_outside(planned.dataset, out, "name a folder elsewhere with --out")
-    written = write_augmentation(planned, target, out)
+    written = write_augmentation(planned, target, out, drop_removed)
     problem = rows_too_low(written.rows, settings)
     if problem is not None and out is not None:
         raise UserError(f"{target}: {problem}")
@@ -137,10 +144,11 @@ def _write(
         next_line = f"  next      {_next(written, settings, flags)}" if problem is None else f"  warning   {problem}"
         click.echo(json.dumps(told) if as_json else next_line)
     elif submit_to is not None:
-        from wanbatch.jobs.augment.making import settings_for
+        from wanbatch.jobs.augment.making import further_flags, settings_for
         from wanbatch.jobs.cli.submit_command import submit_manifest
 
-        submit_manifest(ctx, target, out, settings_for(written, settings), submit_to, as_json)
+        of_run = settings_for(written, settings)
+        submit_manifest(ctx, target, out, of_run, further_flags(written), submit_to, as_json)
     else:
         from wanbatch.jobs.augment.making import make_pictures
         from wanbatch.jobs.cli.run_commands import finish
@@ -170,12 +178,12 @@ def _measure(
     recipe: Path,
     out: str | Path,
     epochs: int,
-    result: Path,
+    result: Path | None,
     embeddings: Path | None,
     settings: Settings,
     as_json: bool,
 ) -> None:
-    """Train, and say whether it pays."""
+    """Train, and say whether it pays. result: the file of it; None: the usual one."""
     from wanbatch.jobs.augment.classifier import SmallNetwork
     from wanbatch.jobs.augment.measuring import Effort, Material, measure_gain, write_result
     from wanbatch.jobs.augment.statistics import table
@@ -185,6 +193,7 @@ def _measure(
     measured = measure_gain(material, SmallNetwork("cuda" if settings.device == "cuda" else "cpu"), effort, _said)
     by_model = None if model is None else measure_gain(material, model, effort, _said)
     facts = {"recipe": str(recipe), "out": str(out), "epochs": epochs, "seeds": effort.seeds}
+    result = result or Path(f"{recipe.stem}.measured.json")
     write_result(result, measured, facts, None if embeddings is None or by_model is None else (embeddings, by_model))
     if as_json:
         told = measured.as_json()
@@ -243,6 +252,10 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
     if written.renamed:
         renamed = number_of(len(written.renamed), "rows")
         yield f"  paths     {renamed} of before name their pictures by other paths now, {written.renamed[0]} for one"
+    if planned.leaving:
+        leave = "1 row leaves" if len(planned.leaving) == 1 else f"{len(planned.leaving)} rows leave"
+        name = planned.leaving[0]["id"]
+        yield f"  leaving   {leave} it, of pictures that are gone, held out or in another class: {name} for one"
     yield from (line.rstrip("\n") for line in _warnings(planned))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,13 @@ def submit(
 
 
 def submit_manifest(
-    ctx: click.Context, manifest: Path, out: str | Path, settings: Settings, address: str, as_json: bool
+    ctx: click.Context,
+    manifest: Path,
+    out: str | Path,
+    settings: Settings,
+    flags: Sequence[str],
+    address: str,
+    as_json: bool,
 ) -> None:
     """Have a cluster make the images of a manifest as `wanbatch submit` does, and exit with the code of its run.
 
@@ -108,12 +115,13 @@ def submit_manifest(
         manifest: as every node sees it.
         out: path or URL of the output folder.
         settings: of the run.
+        flags: further ones of `wanbatch run`.
         address: of the cluster's dashboard, as `--submit-to` has it.
         as_json: whether to print the end as JSON.
     """
     from wanbatch.jobs.cluster.prepare import prepare_submission
 
-    prepared = prepare_submission(manifest, out, settings)
+    prepared = prepare_submission(manifest, out, settings, flags)
     for note in prepared.notes:
         _note(note)
     done = _submitted(ctx, prepared.submission, address, flag="--submit-to")

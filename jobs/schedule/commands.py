@@ -20,14 +20,15 @@ def tick_commands(schedule: Schedule, wanbatch: Sequence[str] = THIS_WANBATCH) -
         schedule: whose tick it is.
         wanbatch: the words that start wanbatch.
     """
+    drop = ["--drop-removed"] if schedule.drop_removed else []
     if schedule.is_recipe:
         words = ["augment", schedule.source, "--run", "--out", schedule.output]
         cluster = [] if schedule.address is None else ["--submit-to", schedule.address]
-        return [[*wanbatch, *words, *cluster, *schedule.flags]]
-    again = ["--rerun-changed"] if schedule.rerun_changed else []
+        return [[*wanbatch, *words, *cluster, *drop, *schedule.flags]]
+    earlier = [*(["--rerun-changed"] if schedule.rerun_changed else []), *drop]
     if schedule.address is None:
-        return [[*wanbatch, "run", schedule.source, "--out", schedule.output, *again, *schedule.flags]]
-    words = ["submit", schedule.source, "--out", schedule.output, "--address", schedule.address, *again]
+        return [[*wanbatch, "run", schedule.source, "--out", schedule.output, *earlier, *schedule.flags]]
+    words = ["submit", schedule.source, "--out", schedule.output, "--address", schedule.address, *earlier]
     return [[*wanbatch, *words, *schedule.flags]]
 
 

@@ -34,6 +34,7 @@ KEYS = {
     "catch_up": "of the ticks that were missed, run the `latest` (default) or `none`",
     "deadline": "how long after its time a tick may be started, or started again, like `90m`; default: `12h`",
     "rerun_changed": "make rows of a manifest again that changed since they were made; default: true",
+    "drop_removed": "take rows out of the dataset that manifest or recipe do not ask for any more; default: false",
     "address": "a Ray cluster to which a tick submits a job; default: run on this machine",
     "settings": "a table of settings of the run, as in `wanbatch.toml` itself",
 }
@@ -62,6 +63,7 @@ class Schedule:
         catch_up: which of the ticks that were missed is run.
         deadline: how long after its time a tick may be started, or started again.
         rerun_changed: whether rows that changed are made again.
+        drop_removed: whether rows leave the dataset that are not asked for any more.
         address: the Ray cluster that a tick is submitted to; None: this machine.
         flags: of the run, from `settings`.
     """
@@ -76,6 +78,7 @@ class Schedule:
     catch_up: CatchUp = "latest"
     deadline: timedelta = timedelta(hours=12)
     rerun_changed: bool = True
+    drop_removed: bool = False
     address: str | None = None
     flags: tuple[str, ...] = field(default=())
 
@@ -187,6 +190,7 @@ def _schedule(name: str, table: Mapping[str, Any], folder: Path) -> Schedule:
         catch_up=_word(table, "catch_up", get_args(CatchUp), "latest"),
         deadline=_duration(table.get("deadline", DEADLINE)),
         rerun_changed=_boolean(table, "rerun_changed", True),
+        drop_removed=_boolean(table, "drop_removed", False),
         address=address,
         flags=tuple(flags_of(given_settings(given))),
     )

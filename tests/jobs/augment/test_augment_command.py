@@ -91,6 +91,14 @@ def test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones(pictures
     told = json.loads(again.stdout)
     assert (told["made_now"], told["quarantined"], told["pending"]) == (2, 0, 0)
     assert len(pq.read_table("out/grown/data").to_pylist()) == 12
+    gone = {row["id"] for row in rows if row["source_id"] == "train-disc-0"}
+    dropped = invoke("augment", "recipe.toml", "--run", "--out", "out/grown", "--drop-removed", "--json", *flags)
+    assert dropped.exit_code == 0, dropped.output
+    told = json.loads(dropped.stdout)
+    assert (told["made_now"], told["removed"], told["pending"]) == (0, len(gone), 0)
+    ids = set(pq.read_table("out/grown/data").column("id").to_pylist())
+    assert len(ids) == 12 - len(gone) == 10
+    assert not ids & gone
 
 
 def test_rows_that_a_manifest_has_stay_when_the_dataset_changes(pictures):
@@ -106,13 +114,17 @@ def test_rows_that_a_manifest_has_stay_when_the_dataset_changes(pictures):
     assert [row["label"] for row in after if row not in before] == ["disc"]
     gone = before[-1]["source_id"]
     assert any(row["source_id"] == gone for row in after)
-    assert "  warning   3 rows stay whose pictures the dataset has no more, train-disc-0 for one" in made.stdout
+    assert (
+        "  warning   3 rows stay with pictures that the dataset has no more, train-disc-0 for one: --drop"
+        in made.stdout
+    )
 
     shutil.move(pictures / "train/disc/1.png", pictures / "test/disc/moved.png")
     (line,) = refused(invoke("augment", "recipe.toml"))
     assert "4 rows are of pictures that are held out by now: disc-" in line
     assert line.endswith(
-        " (test/disc/moved.png of split test): move what moved back, or begin anew with another --out"
+        " (test/disc/moved.png of split test): move what moved back, take these rows out with --drop-removed, or "
+        "begin anew with another --out"
     )
     assert rows_of(Path("recipe.jsonl")) == after
 

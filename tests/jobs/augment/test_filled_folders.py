@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -44,6 +45,10 @@ def grow(out: str = "out/grown") -> str:
     return done.stderr.splitlines()[-1]
 
 
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def change(old: str, new: str) -> None:
     text = RECIPE.replace(old, new)
     assert text != RECIPE
@@ -61,7 +66,8 @@ def test_a_changed_recipe_is_refused_before_the_manifest_of_a_filled_folder_is_r
         "wanbatch: out/grown.jsonl: is not written anew, since out/grown holds 15 rows that it does not ask for any "
     )
     assert said.endswith(
-        "take recipe and dataset back as they were when it was written, or begin anew with another --out"
+        "take recipe and dataset back as they were when it was written, take these 15 out of the dataset with "
+        "--drop-removed, or begin anew with another --out"
     )
     assert MANIFEST.read_bytes() == before
     assert grow("out/other") == "wanbatch: a run of 4 rows into out/other"
@@ -121,7 +127,8 @@ def test_rows_of_pictures_that_are_held_out_or_in_another_class_by_now_are_all_n
     assert ids.count("disc-") == 3
     assert grow() == (
         f"wanbatch: out/grown.jsonl: 3 rows are of pictures that are in another class or split by now: {ids} "
-        "(train/box/moved.png): move what moved back, or begin anew with another --out"
+        "(train/box/moved.png): move what moved back, take these rows out with --drop-removed, or begin anew with "
+        "another --out"
     )
     Path("recipe.toml").write_text(RECIPE + 'classes = ["disc"]\n')  # another recipe, of the same dataset
     assert grow("out/others") == "wanbatch: a run of 10 rows into out/others"
@@ -172,6 +179,80 @@ def test_rows_that_are_not_made_name_their_pictures_by_where_they_are_now(pictur
     again = MANIFEST.read_bytes()
     grow()
     assert MANIFEST.read_bytes() == again
+
+
+def test_rows_leave_a_manifest_and_its_folder_whose_pictures_are_gone_or_elsewhere(pictures, monkeypatch):
+    Path("recipe.toml").write_text(RECIPE + "[blend]\nshare = 0.5\n")
+    grow()
+    before = rows_of(MANIFEST)
+    fill_folder(Path("out/grown"), MANIFEST, failed=1)
+    gone, moved, kept_out = (digest_of(pictures / f"train/{name}.png") for name in ("disc/0", "disc/1", "box/0"))
+    (pictures / "train/disc/0.png").unlink()
+    shutil.move(pictures / "train/disc/1.png", pictures / "train/box/moved.png")
+    shutil.copy(pictures / "train/box/0.png", pictures / "test/box/too.png")
+    out = {row["id"] for row in before if {gone, moved, kept_out} & {one["sha256"] for one in row["parents"]}}
+    blends = [row for row in before if row["id"] in out and row["source_sha256"] not in (gone, moved, kept_out)]
+    assert blends
+    assert len(out) < len(before)
+    assert "take these rows out with --drop-removed" in grow()
+    assert rows_of(MANIFEST) == before
+    backend = open_backend("out/grown")
+    backend.acquire()
+    try:
+        assert invoke("augment", "recipe.toml", "--run", "--out", "out/grown", "--drop-removed").exit_code == 4
+    finally:
+        backend.release()
+    assert rows_of(MANIFEST) == before
+    dropped: list[bool] = []
+
+    def run(written, out, settings):
+        dropped.append(written.drop_removed)
+        raise UserError(f"a run of {len(written.rows)} rows into {out}")
+
+    monkeypatch.setattr(making, "make_pictures", run)
+    done = invoke("augment", "recipe.toml", "--run", "--out", "out/grown", "--drop-removed")
+    assert f"  leaving   {len(out)} rows leave it, of pictures that are gone, held out" in done.stderr, done.output
+    after = rows_of(MANIFEST)
+    assert {row["id"] for row in before} - {row["id"] for row in after} == out
+    assert {row["id"]: row for row in after} == {row["id"]: row for row in after + before if row["id"] not in out}
+    there = {digest_of(path) for path in pictures.glob("train/*/*.png")} - {kept_out}
+    assert {one["sha256"] for row in after for one in row["parents"]} <= there
+    assert f"holds {len(out)} rows that it does not ask for any more" in grow()  # the run did not get that far
+    assert invoke("augment", "recipe.toml", "--run", "--out", "out/grown", "--drop-removed").exit_code == 2
+    assert dropped == [True, True]
+    assert rows_of(MANIFEST) == after
+
+
+def test_rows_of_classes_that_a_recipe_has_no_more_leave_if_they_may(pictures):
+    grow()
+    before = rows_of(MANIFEST)
+    fill_folder(Path("out/grown"), MANIFEST)
+    Path("recipe.toml").write_text(RECIPE + 'classes = ["disc"]\n')
+    assert "take these 10 out of the dataset with --drop-removed" in grow()
+    drop = ("augment", "recipe.toml", "--run", "--out", "out/grown", "--drop-removed")
+    assert invoke(*drop).stderr.endswith("wanbatch: a run of 9 rows into out/grown\n")
+    assert [row["id"] for row in rows_of(MANIFEST)] == [row["id"] for row in before if row["label"] == "disc"]
+    written = MANIFEST.read_bytes()
+    Path("recipe.toml").write_text(RECIPE.replace("fill", "seed = 5\nfill").replace("a {label}", "one {label}"))
+    told = invoke(*drop).stderr.splitlines()[-1]  # all would ask for other pictures
+    assert "--drop-removed" not in told
+    shutil.rmtree(pictures / "train")
+    folder_by_class(pictures, {"train/disc": 2}, first_seed=70)
+    Path("recipe.toml").write_text(RECIPE + 'classes = ["disc"]\n')
+    told = invoke(*drop).stderr.splitlines()[-1]  # none would be asked for
+    assert "out/grown holds 19 rows that it does not ask for any more" in told
+    assert "--drop-removed" not in told
+    assert MANIFEST.read_bytes() == written
+
+
+def test_the_next_command_takes_out_what_left_the_manifest(pictures):
+    assert invoke("augment", "recipe.toml", "--out", "grown.jsonl").exit_code == 0
+    fill_folder(Path("out/grown"), Path("grown.jsonl"))
+    (pictures / "train/disc/0.png").unlink()
+    done = invoke("augment", "recipe.toml", "--out", "grown.jsonl", "--drop-removed")
+    assert done.stdout.splitlines()[-1].endswith("wanbatch run grown.jsonl --drop-removed --out out/grown")
+    told = invoke("augment", "recipe.toml", "--out", "grown.jsonl", "--drop-removed", "--json")
+    assert json.loads(told.stdout)["leaving_rows"] == 0
 
 
 def test_a_folder_goes_on_with_its_manifest_by_hand_and_by_schedule(pictures, tmp_path):

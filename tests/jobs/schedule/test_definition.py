@@ -41,7 +41,7 @@ def test_everything_that_can_be_said(tmp_path):
     text = table(
         "weekly", "manifest",
         recipe='"sets/cups.toml"', output='"s3://shop/cups/"', overlap='"queue"', catch_up='"none"', deadline='"90m"',
-        rerun_changed="false", address='"http://head:8265"',
+        rerun_changed="false", drop_removed="true", address='"http://head:8265"',
     )  # fmt: skip
     text += '[schedule.weekly.settings]\nsteps = 12\nstrict = true\nmap = {caption = "prompt"}\nsigmas = [1.0, 0.5]\n'
     [one] = read_schedules(written(tmp_path, text))
@@ -50,7 +50,9 @@ def test_everything_that_can_be_said(tmp_path):
     recipe = str(tmp_path / "sets/cups.toml")
     assert submitted[:7] == ["wanbatch", "augment", recipe, "--run", "--out", "s3://shop/cups", "--submit-to"]
     flags = ["--steps", "12", "--sigmas", "1.0,0.5", "--map", "caption=prompt", "--strict"]
-    assert submitted[7:] == ["http://head:8265", *flags]
+    assert submitted[7:] == ["http://head:8265", "--drop-removed", *flags]
+    [one] = read_schedules(written(tmp_path, table(drop_removed="true")))
+    assert tick_commands(one, ("wanbatch",))[0][-2:] == ["--rerun-changed", "--drop-removed"]
 
 
 def test_what_the_commands_see_of_the_time(tmp_path):

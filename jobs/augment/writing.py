@@ -110,7 +110,8 @@ def rows_to_write(
         maps = MapFiles(target, loader, planned.recipe.objects)
         new = [manifest_row(child, planned.recipe, paths.of, maps.of) for child in children]
         originals = {original.sha256: original for original in loaded.originals}
-        now = [row if row["id"] in made else _with_paths_of_now(row, originals, paths) for row in earlier]
+        masks = {(one.sha256, one.split, one.label): one.mask for one in loaded.originals if one.mask is not None}
+        now = [row if row["id"] in made else _with_paths_of_now(row, originals, masks, paths) for row in earlier]
     for row in now:
         paths.include(row.get("images") or [row["image"]])
     renamed = tuple(row["id"] for row, was in zip(now, earlier, strict=True) if row is not was)
@@ -118,10 +119,20 @@ def rows_to_write(
 
 
 def _with_paths_of_now(
-    row: Mapping[str, Any], originals: Mapping[str, Original], paths: SourcePaths
+    row: Mapping[str, Any], originals: Mapping[str, Original], masks: Mapping[Any, str], paths: SourcePaths
 ) -> Mapping[str, Any]:
     """A row with the paths that its pictures have by now, of those that are not where it says; else the same row.
+
+    Its mask, if it has one, is the one that the dataset has of its first picture.
+
+    Args:
+        row: that the manifest had before.
+        originals: by the digests of their files.
+        masks: by digest, split and class: the paths of those that have one.
+        paths: of originals.
     """
+    if (mask := masks.get((row["source_sha256"], *pool_of(row)))) not in (None, row.get("mask")) and "mask" in row:
+        row = {**row, "mask": mask}
     had = row.get("images") or [row["image"]]
     now = [
         paths.of(originals[parent["sha256"]]) if parent["sha256"] in originals and not paths.is_there(path) else path

@@ -181,6 +181,28 @@ def test_rows_that_are_not_made_name_their_pictures_by_where_they_are_now(pictur
     assert MANIFEST.read_bytes() == again
 
 
+def test_rows_that_are_not_made_have_the_masks_that_their_pictures_have_now(pictures):
+    Path("recipe.toml").write_text(
+        'dataset = "set/table.csv"\nsplit = "train"\ntemplate = "a {label}"\ncreativity = 0.3\nvariants = 2\n'
+    )
+
+    def table(mask: str) -> None:
+        lines = [f"train/disc/{number}.png,disc,train,{name}" for number, name in enumerate((mask, "masks/b.png"))]
+        (pictures / "table.csv").write_text("\n".join(["image,label,split,mask", *lines, ""]))
+
+    table("masks/a.png")
+    grow()
+    before = {row["id"]: row for row in rows_of(MANIFEST)}
+    assert {row["mask"] for row in before.values()} == {"masks/a.png", "masks/b.png"}
+    of_first = [name for name, row in before.items() if row["mask"] == "masks/a.png"]
+    fill_folder(Path("out/grown"), MANIFEST, only=list(before).index(of_first[1]))
+    table("masks/renamed.png")
+    grow()
+    for row in rows_of(MANIFEST):
+        renamed = row["id"] == of_first[1]  # the first one is made
+        assert row == {**before[row["id"]], **({"mask": "masks/renamed.png"} if renamed else {})}
+
+
 def test_rows_leave_a_manifest_and_its_folder_whose_pictures_are_gone_or_elsewhere(pictures, monkeypatch):
     Path("recipe.toml").write_text(RECIPE + "[blend]\nshare = 0.5\n")
     grow()

@@ -34,7 +34,7 @@ KEYS = {
     "catch_up": "of the ticks that were missed, run the `latest` (default) or `none`",
     "deadline": "how long after its time a tick may be started, or started again, like `90m`; default: `12h`",
     "rerun_changed": "make rows of a manifest again that changed since they were made; default: true",
-    "drop_removed": "take rows out of the dataset that manifest or recipe do not ask for any more; default: false",
+    "drop_removed": "rows that manifest or recipe do not ask for any more leave the dataset; default: false",
     "address": "a Ray cluster to which a tick submits a job; default: run on this machine",
     "settings": "a table of settings of the run, as in `wanbatch.toml` itself",
 }

@@ -81,10 +81,10 @@ def submit(
     """
     _require_flags_of_emit(ctx, emit)
     settings = read_settings(**given)
-    from wanbatch.jobs.cluster.prepare import prepare_submission
+    from wanbatch.jobs.cluster.prepare import EARLIER_RUNS, prepare_submission
 
-    earlier = {"--rerun-changed": rerun_changed, "--drop-removed": drop_removed, "--new-run": new_run}
-    flags = [flag for flag, is_set in earlier.items() if is_set]
+    given_of_earlier = zip(EARLIER_RUNS, (rerun_changed, drop_removed, new_run), strict=True)
+    flags = [flag for flag, is_set in given_of_earlier if is_set]
     prepared = prepare_submission(manifest, out or default_output(manifest), settings, flags, env)
     for note in prepared.notes:
         _note(note)

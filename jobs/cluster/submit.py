@@ -7,15 +7,15 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-from wanbatch.errors import MachineryError, UserError, WanbatchError
+from wanbatch.errors import UserError, WanbatchError
 from wanbatch.jobs.cluster.job_client import JobExistsError
 from wanbatch.jobs.cluster.job_entrypoint import UPLOAD, content_of, entries_of
 from wanbatch.jobs.cluster.job_follow import FolderWatch, JobEnd, Jobs, follow
 from wanbatch.jobs.cluster.job_state import JobState
 from wanbatch.jobs.cluster.package import shipped_package
+from wanbatch.jobs.cluster.prepare import output_is_seen
 from wanbatch.jobs.cluster.submission import Submission
 from wanbatch.jobs.reporting.progress import Progress, progress_for
 from wanbatch.manifests.dataset.part_files import TMP
@@ -101,22 +101,6 @@ def latest_attempt(submission: Submission, jobs: Jobs) -> tuple[int, JobState | 
             return attempt - 1, found
         found = state
     raise UserError(f"this was submitted {MAX_ATTEMPTS - 1} times: give --out another folder")
-
-
-def output_is_seen(out: str) -> bool:
-    """Whether this machine can see an output folder: one in a store, or one below a folder that is there."""
-    if is_url(out):
-        try:
-            status(out)
-        except UserError as error:  # there is none yet, or the store's package is missing
-            return "pip install" not in str(error)
-        except MachineryError:  # no credentials, no connection
-            return False
-        return True
-    above = Path(out)
-    while not above.is_dir():
-        above = above.parent
-    return above != Path(above.anchor)
 
 
 def expected_of(submission: Submission, seen: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from wanbatch.jobs.config.cuda_driver import hardware_here
 from wanbatch.jobs.config.hardware import FP8_CAPABILITY, INT8_CAPABILITY, Hardware, resolve_execution
 from wanbatch.jobs.config.settings import AUTO, Settings
-from wanbatch.jobs.driver.fingerprint import fingerprint_of
+from wanbatch.jobs.driver.fingerprint import DEFAULTS, fingerprint_of
 from wanbatch.jobs.driver.identity import of_slots
 from wanbatch.jobs.driver.kept_values import warn_of_kept_values
 from wanbatch.jobs.driver.resume import (
@@ -22,11 +22,13 @@ from wanbatch.jobs.driver.resume import (
 )
 from wanbatch.jobs.planning.model_copies import find_model
 from wanbatch.jobs.planning.plan import Plan
+from wanbatch.manifests.columns import RUN_SETTINGS
 from wanbatch.manifests.dataset.fingerprint import ENVIRONMENT
 from wanbatch.manifests.dataset.seen_folder import SeenFolder
 from wanbatch.manifests.dataset.status import recorded_fingerprint
 from wanbatch.manifests.storage.urls import is_url
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.sampling.schedules import KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def look_at_folder(
     rerun_changed: bool = False,
     drop_removed: bool = False,
     new_run: bool = False,
+    elsewhere: bool = False,
 ) -> PlannedFolder:
     """Check the output folder of a run as the run itself would.
 
@@ -66,6 +69,7 @@ def look_at_folder(
         rerun_changed: rows that changed since they were made are made again.
         drop_removed: rows may leave that the manifest does not ask for any more.
         new_run: use `OUT-2`, `OUT-3`, ... if a run with other settings filled the folder.
+        elsewhere: the run is on a cluster, as submitted ones are; else the settings and variables say so.
 
     Raises:
         UserError: The run would be refused: it says the same.
@@ -78,7 +82,8 @@ def look_at_folder(
     plan, model = planned
     if not _is_elsewhere(model):
         model = find_model(settings.model, settings.revision, cache=settings.model_cache)
-    fingerprint = _fingerprint(settings, plan, model, recorded)
+    elsewhere = elsewhere or _on_a_cluster(settings)
+    fingerprint = _fingerprint(settings, plan, model, recorded, elsewhere)
     out, slots = folder_of_run(out, None if settings.slots == AUTO else int(settings.slots), fingerprint, new_run)
     if slots is None:  # a new folder, whose slots are to be measured
         return PlannedFolder(out)
@@ -87,6 +92,32 @@ def look_at_folder(
     plan, _ = plan_for_folder(folder, plan, again)
     warn_of_kept_values(folder, plan, again)
     return PlannedFolder(out, frozenset(again), frozenset(leaving))
+
+
+def compare_given_settings(out: str | Path, settings: Settings) -> bool:
+    """Check an output folder against the settings of a run that say the same for every model.
+
+    Args:
+        out: path or URL of the folder.
+        settings: of the run, with the preset applied.
+
+    Returns:
+        Whether a run has begun to fill the folder, so that there is more to compare where the model is known.
+
+    Raises:
+        UserError: The run would be refused.
+        MachineryError: The folder cannot be read.
+    """
+    recorded = recorded_fingerprint(out)
+    columns = {name: getattr(settings, name) for name in DEFAULTS if name in RUN_SETTINGS}
+    if settings.creativity_steps == KEEP:
+        del columns["creativity_steps"]
+    told = {**columns, **{name: getattr(settings, name) for name in ("seed", "format", "quality")}}
+    if settings.slots != AUTO:
+        told["slots"] = int(settings.slots)
+    given = {name: value for name, value in told.items() if value not in (None, "")}
+    SeenFolder.look_at(out, {**(recorded or {}), **given})
+    return recorded is not None
 
 
 def device_warnings(settings: Settings) -> tuple[str, ...]:
@@ -111,22 +142,22 @@ def _on_a_cluster(settings: Settings) -> bool:
 
 
 def _fingerprint(
-    settings: Settings, plan: Plan, model: ModelInfo, recorded: Mapping[str, Any]
+    settings: Settings, plan: Plan, model: ModelInfo, recorded: Mapping[str, Any], elsewhere: bool
 ) -> Callable[[int], dict[str, Any]]:
     """The fingerprint of a run with so many rows denoised together, as far as it is known here."""
     weights = {"weights": recorded.get("weights")} if _is_elsewhere(model) else {}
-    if not _on_a_cluster(settings):
+    if not elsewhere:
         hardware = hardware_here(settings.device)
         if hardware.gpus or settings.device != "cuda":
             execution = resolve_execution(settings, hardware, model.converted)
             found = of_slots(settings, plan, model, execution, hardware)[1]
             return lambda slots: found(slots) | weights
-    elsewhere, hardware = _as_recorded(settings, recorded)
-    execution = resolve_execution(elsewhere, hardware, model.converted)
+    supposed, hardware = _as_recorded(settings, recorded)
+    execution = resolve_execution(supposed, hardware, model.converted)
     engines = recorded.get("engines") if settings.engines is not None else None
 
     def without_environment(slots: int) -> dict[str, Any]:
-        found = fingerprint_of(elsewhere, model, execution, slots, hardware, engines, plan.adapters.values())
+        found = fingerprint_of(supposed, model, execution, slots, hardware, engines, plan.adapters.values())
         return {name: value for name, value in found.items() if name != ENVIRONMENT} | weights
 
     return without_environment

@@ -33,6 +33,7 @@ from wanbatch.jobs.driver.site import site_finder
 from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.stopwatch import Stopwatch
 from wanbatch.jobs.planning.long_prompts import notes_on_long_prompts
+from wanbatch.jobs.reporting.parts_progress import PartsProgress
 from wanbatch.jobs.reporting.progress import Progress, progress_for
 from wanbatch.jobs.reporting.report.after_run import is_worth_waiting, report_after_run
 from wanbatch.jobs.reporting.run_log import RunLog
@@ -109,8 +110,10 @@ def _go_on(folder: OutputFolder, context: RunContext, again: set[str], leaving: 
     context, schema = context.going_on_with(folder, again)
     warn_of_kept_values(folder, context.plan, again)
     if leaving:
-        folder.remove(leaving)
-    folder.change_columns(schema)
+        with PartsProgress("rows taken out of") as told:
+            folder.remove(leaving, told)
+    with PartsProgress("columns changed in") as told:
+        folder.change_columns(schema, told)
     folder.set_plan(context.plan_note())
     return context
 

@@ -28,6 +28,7 @@ from wanbatch.manifests.dataset.part_files import KINDS, TMP, Attempt
 from wanbatch.manifests.dataset.part_schemas import PartSchemas
 from wanbatch.manifests.dataset.publisher import Publisher, RejectedAttempt
 from wanbatch.manifests.dataset.recovery import recover
+from wanbatch.manifests.dataset.rewrite import Told, told_nobody
 from wanbatch.manifests.dataset.status import INTERNAL, RUN
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.local import LocalBackend
@@ -192,11 +193,12 @@ class OutputFolder:
         with self._disk():
             return self._part_schemas.with_added(added)
 
-    def change_columns(self, schema: pa.Schema) -> None:
+    def change_columns(self, schema: pa.Schema, told: Told = told_nobody) -> None:
         """Give the data parts that have other columns those of a schema, and publish only such from now on.
 
         Args:
             schema: what `common_columns` gave.
+            told: of each part that is written, of how many of those that have the same columns.
         Raises:
             UserError: if a part is damaged. MachineryError: if the disk or the store refuses.
         """
@@ -205,7 +207,7 @@ class OutputFolder:
         with self._publishing, self._disk():
             changed = 0
             for names in self._part_schemas.groups_to_change(schema):
-                self._publisher.change_columns(names, schema)
+                self._publisher.change_columns(names, schema, told)
                 refresh_card(self._backend, self.committed())
                 changed += len(names)
             self._publisher.expect_columns(schema)
@@ -253,14 +255,17 @@ class OutputFolder:
                 self._card.follow(self.committed())
             return rejected
 
-    def remove(self, ids: Collection[str]) -> None:
+    def remove(self, ids: Collection[str], told: Told = told_nobody) -> None:
         """Take committed ids, made or failed, out of the dataset by one commit. Durable on return.
 
+        Args:
+            ids: at least one.
+            told: of each part that is written again without them.
         Raises:
             UserError: if a part is damaged. MachineryError: if the disk or the store refuses.
         """
         with self._publishing, self._disk():
-            self._part_schemas.forget(self._publisher.remove(ids))
+            self._part_schemas.forget(self._publisher.remove(ids, told))
             refresh_card(self._backend, self.committed())
         self.append_internal_file(LOG, log_line("rows_removed", rows=len(ids)))
 

@@ -40,9 +40,11 @@ from wanbatch.manifests.dataset.part_files import (
     verify_part,
 )
 from wanbatch.manifests.dataset.rewrite import (
+    Told,
     damage_is_to_be_repaired,
     install_replacements,
     parts_holding,
+    told_nobody,
     write_replacements,
     write_with_columns,
 )
@@ -117,24 +119,26 @@ class Publisher:
         self._count_rejected(len(good), rejected)
         return rejected
 
-    def change_columns(self, names: Sequence[str], schema: pa.Schema) -> None:
+    def change_columns(self, names: Sequence[str], schema: pa.Schema, told: Told = told_nobody) -> None:
         """Give data parts the columns of another schema, by one commit; their ids stay as they are.
 
         Args:
             names: of committed parts.
             schema: `schema_changes.common_schema` of theirs and another.
+            told: of each part that is written.
         Raises:
             UserError: if a part is damaged. OSError: if the disk or the store refuses.
         """
         self._backend.ensure_writer()
-        replaced = write_with_columns(self._backend, self._committed.next_unit, names, schema)
+        replaced = write_with_columns(self._backend, self._committed.next_unit, names, schema, told)
         self._commit_replacements(columns_record(self._committed, replaced), replaced)
 
-    def remove(self, ids: Collection[str]) -> list[str]:
+    def remove(self, ids: Collection[str], told: Told = told_nobody) -> list[str]:
         """Take ids out of the dataset, all by one commit: made ones with their timings, and failed ones.
 
         Args:
             ids: committed ones, at least one.
+            told: of each part that is written.
         Returns:
             The names of the parts that nothing was left of; all others that held ids are written again without.
         Raises:
@@ -144,7 +148,7 @@ class Publisher:
         self._backend.ensure_writer()
         parts = parts_holding(self._committed, ids)
         by = f"{self._committed.next_unit:05d}-removal"
-        replaced = write_replacements(self._backend, by, parts, damage_is_to_be_repaired)
+        replaced = write_replacements(self._backend, by, parts, damage_is_to_be_repaired, told)
         self._commit_replacements(removal_record(self._committed, ids, replaced), replaced)
         return [new.name for new in replaced if new.temporary is None]
 

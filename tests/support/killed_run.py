@@ -8,6 +8,7 @@ is printed, and one for an undisturbed run (N = 0). Forking is safe because this
 thread.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -53,15 +54,13 @@ def work(out: Path, token: str) -> None:
 
 def killed_before(out: Path, at: int) -> None:
     """Let this process be killed before its Nth file operation in a folder."""
-    left = at
+    numbers = itertools.count(1)  # operations are those of several threads
 
     def before(event: str, arguments: tuple) -> None:
-        nonlocal left
         concerned = event in EVENTS and str(out) in str(arguments[0])
-        if concerned and (event != "open" or (isinstance(arguments[1], str) and "x" in arguments[1])):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        concerned = concerned and (event != "open" or (isinstance(arguments[1], str) and "x" in arguments[1]))
+        if concerned and next(numbers) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(before)
 

@@ -6,6 +6,7 @@ Like killed_run.py; the server is the one of AWS_ENDPOINT_URL. Kills before oper
 long as there are so many.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -39,13 +40,12 @@ class Dying:
     """A file system whose process is killed before its Nth writing operation."""
 
     def __init__(self, system, at: int):
-        self._system, self._left = system, at
+        self._system, self._at = system, at
+        self._numbers = itertools.count(1)  # requests are those of several threads
 
     def __getattr__(self, name: str):
-        if name in WRITING:
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if name in WRITING and next(self._numbers) == self._at:
+            os.kill(os.getpid(), signal.SIGKILL)
         return getattr(self._system, name)
 
 

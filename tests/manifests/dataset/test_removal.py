@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,12 +13,14 @@ from killed_removal import AFTER, BEFORE, require_all_or_nothing
 from manifest_making import unit_of
 from output_folders import publish, tree, visible
 
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.dataset import rewrite
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.repair import repair
 from wanbatch.manifests.dataset.status import status
+from wanbatch.manifests.storage.local import LocalBackend
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
@@ -96,6 +99,45 @@ def test_a_damaged_part_is_named_with_the_remedy_and_nothing_leaves(filled):
         folder.remove({"d"})
     assert visible(filled) == ([], [], ["c"])
     assert status(filled)["done"] == 0
+
+
+def test_parts_are_written_several_at_a_time_and_each_is_told_of(filled, monkeypatch):
+    """The two of them wait for each other; one after the other they would wait in vain."""
+    both = threading.Barrier(2)
+    written, told = rewrite.write_part, []
+
+    def write_part(*arguments):
+        both.wait(timeout=60)
+        return written(*arguments)
+
+    monkeypatch.setattr(rewrite, "write_part", write_part)
+    monkeypatch.setattr(LocalBackend, "max_concurrency", 2)
+    with OutputFolder.open(filled, {}) as folder:
+        folder.remove({"b", "d"}, lambda *counts: told.append(counts))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]  # two are written again, two go
+    assert visible(filled) == (["a"], ["a"], ["c"])
+
+
+def test_an_error_while_several_are_written_leaves_nothing_behind(filled, monkeypatch):
+    written = rewrite.write_part
+
+    def write_part(backend, name, *more):
+        if "replaced-2" in name:
+            raise OSError(28, "No space left on device")
+        return written(backend, name, *more)
+
+    with OutputFolder.open(filled, {}) as folder:
+        publish(folder, 2, ["e", "f"], passthrough=pa.table({"label": [4, 5]}))
+        publish(folder, 3, ["g", "h"], passthrough=pa.table({"label": [6, 7]}))
+        before = tree(filled)
+        monkeypatch.setattr(rewrite, "write_part", write_part)
+        with pytest.raises(MachineryError, match="No space left"):
+            folder.remove({"b", "e", "g"})
+        assert tree(filled) == before
+        monkeypatch.undo()
+    with OutputFolder.open(filled, {}) as folder:
+        folder.remove({"b", "e", "g"})
+    assert visible(filled)[0] == ["a", "d", "f", "h"]
 
 
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])

@@ -1,0 +1,48 @@
+"""What is shown while parts of an output folder are written again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+
+from wanbatch.jobs.reporting.parts_progress import PartsProgress
+from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS
+
+
+def test_lines_tell_of_what_takes_long_and_of_nothing_else():
+    stream, now = io.StringIO(), [0.0]
+    with PartsProgress("rows taken out of", stream, lambda: now[0]) as told:
+        for number in range(1, 6):
+            now[0] += HEARTBEAT_SECONDS * 0.6
+            told(number, 5)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["written"] for line in lines] == [2, 4]
+    assert lines[0] == {"event": "parts", "what": "rows taken out of", "written": 2, "parts": 5}
+
+
+def test_nobody_needs_to_read_them():
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    now = [0.0]
+    with PartsProgress("x", Closed(), lambda: now[0]) as told:
+        now[0] = HEARTBEAT_SECONDS
+        told(1, 2)
+
+
+def test_a_terminal_has_a_bar(monkeypatch):
+    monkeypatch.setattr("wanbatch.jobs.reporting.parts_progress.QUIET_SECONDS", 0)
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as stream, PartsProgress("columns changed in", stream) as told:
+        told(1, 2)
+        told(2, 2)
+        told(1, 3)  # parts of other columns are begun
+        told(3, 3)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "columns changed in" in shown
+    assert "/2 parts" in shown
+    assert "/3 parts" in shown

@@ -4,6 +4,10 @@ A commit file holds one record a line; the units of one file were committed toge
 of their `seq`. A record may name parts of earlier ones that it replaces, since it decides some of their ids anew, or
 removes them; and parts that it withdraws, since they were lost or damaged: ids that are removed, and those of parts
 that are withdrawn, are as if they had never been made.
+
+A record that a version cannot count rightly unless it knows a feature says so by its `format`: the lowest one that
+has the feature, above `FORMAT`. A version that does not know the format refuses the folder, and reads every folder
+without such records.
 """
 
 from __future__ import annotations
@@ -22,6 +26,11 @@ from wanbatch.manifests.dataset.part_files import KINDS, Attempt, is_part
 from wanbatch.manifests.storage.backend import StorageBackend
 
 FORMAT = 1
+"""Of the files in `_wanbatch/`, and of commit records that do not say: release 0.1.0 reads it."""
+FORMAT_OF_REMOVALS = 2
+"""Of records with `removed`: a version that skips that counts ids that have left."""
+NEWEST_FORMAT = FORMAT_OF_REMOVALS
+"""What this version reads is from `FORMAT` up to here; a feature that readers must know adds one."""
 COMMITS = "_wanbatch/commits"
 FIRST_GROUP = "_wanbatch/first-group.json"
 """Names the units that are published first, until their commit exists: the only time when there are parts and no
@@ -157,7 +166,7 @@ def _list_and_read_commits(backend: StorageBackend) -> list[tuple[str, bytes]]:
 
 
 def parse_commit(backend: StorageBackend, name: str, line: bytes) -> dict[str, Any]:
-    """One record of a commit file. Raises DamagedError if it is none."""
+    """One record of a commit file. Raises DamagedError if it is none, UserError if its format is not known."""
     record = _parse(backend, name, line)
     if not record.keys() >= _NEEDED:
         raise _damaged(backend, name, "it is no commit record")
@@ -203,7 +212,7 @@ def columns_record(committed: Committed, replaced: Iterable[Replacement]) -> dic
 
 def removal_record(committed: Committed, ids: Iterable[str], replaced: Iterable[Replacement]) -> dict[str, Any]:
     """The commit record that takes ids out of the dataset, by parts that are written again without them."""
-    record = {**_record_without_ids(committed, "removal"), "removed": sorted(ids)}
+    record = {"format": FORMAT_OF_REMOVALS, **_record_without_ids(committed, "removal"), "removed": sorted(ids)}
     return {**record, "replaced": [new.to_record() for new in replaced]}
 
 
@@ -271,7 +280,13 @@ def _parse(backend: StorageBackend, name: str, data: bytes) -> dict[str, Any]:
         value = json.loads(data)
     except ValueError as error:
         raise _damaged(backend, name, error) from error
-    if not isinstance(value, dict) or value.get("format", FORMAT) != FORMAT:
+    form = value.get("format", FORMAT) if isinstance(value, dict) else None
+    if isinstance(form, int) and form > NEWEST_FORMAT:
+        raise UserError(
+            f"{backend.location(name)}: is of format {form}, as newer versions of wanbatch write it, and this one "
+            f"reads {NEWEST_FORMAT} at most: use that version or a later one"
+        )
+    if not isinstance(value, dict) or not isinstance(form, int) or form < FORMAT:
         raise UserError(f"{backend.location(name)}: was written by another version of wanbatch: use that one")
     return value
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,16 +147,12 @@ def _mend_commit_files(backend: StorageBackend) -> dict[str, str]:
 
     Returns:
         Name of each damaged file -> where it is kept.
+    Raises:
+        UserError: if a record is of a format that is not known; nothing is changed then.
     """
     kept: dict[str, str] = {}
-    for name, data in read_commit_files(backend):
-        good = []
-        for line in data.splitlines():
-            try:
-                parse_commit(backend, name, line)
-            except DamagedError:
-                continue
-            good.append(line)
+    files = [(name, data, _whole_records(backend, name, data)) for name, data in read_commit_files(backend)]
+    for name, data, good in files:
         if good and len(good) == len(data.splitlines()):
             continue
         kept[name] = keep_copy(backend, name, data)
@@ -167,6 +163,16 @@ def _mend_commit_files(backend: StorageBackend) -> dict[str, str]:
             backend.remove(name)
             backend.sync((COMMITS,))
     return kept
+
+
+def _whole_records(backend: StorageBackend, name: str, data: bytes) -> list[bytes]:
+    """The lines of a commit file that are not damaged. Raises UserError if one is of a format that is not known."""
+    good = []
+    for line in data.splitlines():
+        with suppress(DamagedError):
+            parse_commit(backend, name, line)
+            good.append(line)
+    return good
 
 
 def _states(backend: StorageBackend, log: CommitLog, found: Mapping[str, int]) -> dict[str, str]:

@@ -63,7 +63,7 @@ class TestOpening:
         with pytest.raises(UserError, match=r"00000\.json: cannot be read"):
             OutputFolder.open(out, {})
         (out / "_wanbatch/run.json").write_text('{"format": 99}')
-        with pytest.raises(UserError, match="another version of wanbatch"):
+        with pytest.raises(UserError, match="is of format 99, as newer versions of wanbatch"):
             OutputFolder.open(out, {})
 
     def test_a_committed_part_that_is_gone_or_cut_is_named(self, out):

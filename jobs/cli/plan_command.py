@@ -50,8 +50,8 @@ def plan(
     """Check MANIFEST and say what a run would do, and what it would take. Loads no model and writes nothing.
 
     What a run with the same flags would refuse is refused, with the same exit code; so is an output folder, --out,
-    that it could not go on with. Time and disk are estimated from what that folder has already, or as --like or
-    --gpu say.
+    that it could not go on with; where a run is at work in it, that is said. Time
+    and disk are estimated from what that folder has already, or as --like or --gpu say.
 
     \b
     Example:
@@ -103,6 +103,7 @@ class _Found:
             **self.described,
             "made_again": len(self.folder.again),
             "removed": len(self.folder.leaving),
+            "folder": self.folder.as_json(),
             "estimate": self.foreseen.as_json(),
             "first_rows": first_rows(self.plan),
             "gpu_memory_bytes": self.memory,
@@ -114,6 +115,7 @@ class _Found:
 
         shown, workers = first_rows(self.plan), self.settings.workers
         yield from _lines(self.manifest, self.model, self.described)
+        yield from _holder_lines(self.folder.as_json())
         yield from _again_lines(len(self.folder.again), len(self.folder.leaving), self.folder.out)
         yield from _estimate_lines(self.foreseen, workers if isinstance(workers, int) else None)
         yield from _memory_lines(self.memory, self.precision)
@@ -145,7 +147,8 @@ def _found(
     described["warnings"] = [*described["warnings"], *device_warnings(settings)]
     precision, form = _precision_on_a_gpu(settings), transformer_form(model)
     of_model = model_location(model), folder.out
-    foreseen = forecast(planned, settings, *of_model, like, gpu, precision, form, folder.again)
+    parts = None if folder.seen is None else folder.seen.parts
+    foreseen = forecast(planned, settings, *of_model, like, gpu, precision, form, folder.again, parts)
     slots, text_fp8 = supposed(settings, foreseen.rates)[1], settings.text_precision == "fp8"
     memory = needed_memory(model, planned, precision, slots, text_fp8)
     return _Found(manifest, planned, model, settings, folder, described, foreseen, precision, memory)
@@ -161,6 +164,15 @@ def _precision_on_a_gpu(settings: Settings) -> str:
     from wanbatch.jobs.config.hardware import PRESETS
 
     return PRESETS[settings.preset][True]["precision"] if settings.precision == "auto" else settings.precision
+
+
+def _holder_lines(folder: Mapping[str, Any] | None) -> Iterator[str]:
+    """Who is at work in the output folder."""
+    if folder is not None and (holder := folder["holder"]) is not None:
+        who = f"pid {holder['pid']} on {holder['host']} since {holder['since']}"
+        so_far = f"{number_of(folder['done'], 'images')} made so far, {folder['quarantined']} failed"
+        yield f"  folder    a run is at work in {folder['out']} ({who}): {so_far}"
+        yield "            until it has ended, `wanbatch run` with this folder ends with 4"
 
 
 def _again_lines(count: int, leaving: int, out: str | Path) -> Iterator[str]:

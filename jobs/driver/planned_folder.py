@@ -39,11 +39,21 @@ class PlannedFolder:
         out: the folder, a path or URL; it need not exist.
         again: ids in it that the run would make again.
         leaving: ids in it that the run would take out of it.
+        seen: it as it was looked at; None: no run has begun to fill it.
     """
 
     out: str | Path
     again: frozenset[str] = frozenset()
     leaving: frozenset[str] = frozenset()
+    seen: SeenFolder | None = None
+
+    def as_json(self) -> dict[str, Any] | None:
+        """What it holds, and who is at work in it; None: no run has begun to fill it."""
+        if self.seen is None:
+            return None
+        done = self.seen.committed()
+        counts = {"done": len(done.made), "quarantined": len(done.failed)}
+        return {"out": str(self.out), **counts, "holder": self.seen.holder and dict(self.seen.holder)}
 
 
 def look_at_folder(
@@ -91,7 +101,7 @@ def look_at_folder(
     again, leaving = rows_to_change(folder, plan, None, rerun_changed, drop_removed)
     plan, _ = plan_for_folder(folder, plan, again)
     warn_of_kept_values(folder, plan, again)
-    return PlannedFolder(out, frozenset(again), frozenset(leaving))
+    return PlannedFolder(out, frozenset(again), frozenset(leaving), folder)
 
 
 def compare_given_settings(out: str | Path, settings: Settings) -> bool:

@@ -24,6 +24,7 @@ def forecast(
     precision: str = "bf16",
     transformer: Sequence[int] | None = None,
     again: Collection[str] = (),
+    parts: CommittedParts | None = None,
 ) -> Estimate:
     """Estimate what a run takes.
 
@@ -37,6 +38,7 @@ def forecast(
         precision: of the run on that GPU.
         transformer: what the table knows the model by, see `rates.rates_of_gpu`.
         again: ids that `out` has and that are made again.
+        parts: of `out`, as they were found already; None: they are looked for.
 
     Raises:
         UserError: `like` has no timing records, or the folder is of another model; the table has no such precision.
@@ -45,9 +47,10 @@ def forecast(
     done: frozenset[str] = frozenset()
     rates: Rates | None = None
     if recorded_fingerprint(out) is not None:
-        done = CommittedParts.open(out).finished.difference(again)
+        parts = parts or CommittedParts.open(out)
+        done = parts.finished.difference(again)
         if like is None and gpu is None:
-            rates = rates_of_folder(out, model)
+            rates = rates_of_folder(out, model, parts)
     if like is not None and (rates := rates_of_folder(like, model)) is None:
         raise UserError(f"{like}: has no timing records: name the output folder of an earlier run")
     if gpu is not None:

@@ -77,12 +77,13 @@ class Rates:
         return not self.device.startswith("cpu")
 
 
-def rates_of_folder(out: str | Path, model: str) -> Rates | None:
+def rates_of_folder(out: str | Path, model: str, parts: CommittedParts | None = None) -> Rates | None:
     """What the timing records of a folder say; None if it has none.
 
     Args:
         out: the folder, or its URL; it need not exist.
         model: which model the planned run uses, as its fingerprint names it.
+        parts: of the folder, as they were found already; None: they are looked for.
 
     Raises:
         UserError: Another model made the folder, or it is damaged. MachineryError: It cannot be read.
@@ -95,7 +96,7 @@ def rates_of_folder(out: str | Path, model: str) -> Rates | None:
             f"{out}: was made by the model {fingerprint.get('model')}, which says nothing about {model}: name a "
             "folder that this model made"
         )
-    parts = CommittedParts.open(out)
+    parts = parts or CommittedParts.open(out)
     data, timings = parts.table("data", DATA_COLUMNS), parts.table("timings", TIMING_COLUMNS)
     if data is None or timings is None or not len(timings):
         return None

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wanbatch.errors import MachineryError
+from wanbatch.manifests.dataset.commit_log import CommitLog
 from wanbatch.manifests.dataset.committed import part_of
 from wanbatch.manifests.dataset.disk_errors import is_of_the_disk, machinery_error
 from wanbatch.manifests.dataset.part_files import KINDS
@@ -58,6 +59,11 @@ class CommittedParts:
             log = read_settled_log(backend, KINDS)
         except OSError as error:
             raise machinery_error(str(path), error, reading=True) from error
+        return cls.of_log(backend, log)
+
+    @classmethod
+    def of_log(cls, backend: StorageBackend, log: CommitLog) -> CommittedParts:
+        """The parts that the commits of a folder name, which are read already."""
         ordered = sorted(log.parts, key=part_of)
         finished = frozenset(log.committed.made).union(log.committed.failed)
         return cls(backend, {kind: tuple(n for n in ordered if part_of(n)[0] == kind) for kind in KINDS}, finished)

@@ -8,26 +8,31 @@ from typing import Any
 
 import pyarrow as pa
 
-from wanbatch.manifests.dataset.commit_log import FIRST_GROUP
+from wanbatch.manifests.dataset.commit_log import FIRST_GROUP, CommitLog
 from wanbatch.manifests.dataset.committed import Committed
+from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.folder import OutputFolder, require_usable
 from wanbatch.manifests.dataset.part_files import KINDS
 from wanbatch.manifests.dataset.part_schemas import PartSchemas
 from wanbatch.manifests.dataset.recovery import require_commits
 from wanbatch.manifests.dataset.settled_log import read_settled_log
-from wanbatch.manifests.storage.backend import open_backend
+from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 
 
 class SeenFolder:
     """What a run that opens an output folder would find in it. Made by `SeenFolder.look_at`.
 
-    url: its absolute path or its URL.
+    Attributes:
+        url: its absolute path or its URL.
+        parts: that are committed.
+        holder: host, pid and since of a run that is at work in it; None: there is none.
     """
 
-    def __init__(self, url: str, committed: Committed, part_schemas: PartSchemas):
-        self.url = url
-        self._committed, self._part_schemas = committed, part_schemas
+    def __init__(self, backend: StorageBackend, log: CommitLog, holder: Mapping[str, Any] | None):
+        self.url, self.holder = backend.root, holder
+        self.parts = CommittedParts.of_log(backend, log)
+        self._committed, self._part_schemas = log.committed, PartSchemas(backend, log.parts)
 
     @classmethod
     def look_at(cls, path: str | Path, fingerprint: Mapping[str, Any]) -> SeenFolder:
@@ -45,7 +50,7 @@ class SeenFolder:
             require_usable(backend, fingerprint)
             log = read_settled_log(backend, KINDS)
             require_commits(backend, log, backend.exists(FIRST_GROUP))
-            return cls(backend.root, log.committed, PartSchemas(backend, log.parts))
+            return cls(backend, log, backend.holder())
         except OSError as error:
             raise machinery_error(backend.root, error, reading=True) from error
 

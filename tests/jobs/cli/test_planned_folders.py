@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 
 import pytest
@@ -11,6 +13,8 @@ from example_rows import MIXED
 from job_making import snapshot, write_jsonl
 
 from wanbatch.manifests.dataset.status import recorded_fingerprint
+from wanbatch.manifests.storage.backend import open_backend
+from wanbatch.manifests.storage.local import LocalBackend
 
 
 def both(manifest, out, model_folder, *more, code=2):
@@ -78,6 +82,44 @@ def test_rows_that_would_be_made_again_are_counted(mixed, model_folder, sources)
     beside = invoke("plan", grown, *options, "--steps", 3, "--new-run", "--json")
     assert json.loads(beside.stdout)["estimate"]["images"] == 16
     assert snapshot(mixed.out) == before
+
+
+def test_a_run_that_is_at_work_there_is_told_of_with_what_it_has_made(mixed, model_folder):
+    options = ["--out", mixed.out, "--model", model_folder, "--width", 32, "--height", 32, "--seed", 9, "--steps", 2]
+    backend = open_backend(mixed.out)
+    backend.acquire()
+    try:
+        shown = invoke("plan", mixed.manifest, *options)
+        told = json.loads(invoke("plan", mixed.manifest, *options, "--json").stdout)["folder"]
+    finally:
+        backend.release()
+    assert shown.exit_code == 0, shown.output
+    who = rf"a run is at work in {mixed.out} \(pid {os.getpid()} on .* since .*\)"
+    assert re.search(rf"  folder    {who}: 15 images made so far, 0 failed", shown.stdout)
+    assert (told["out"], told["done"], told["quarantined"]) == (str(mixed.out), 15, 0)
+    assert told["holder"]["pid"] == os.getpid()
+    told = json.loads(invoke("plan", mixed.manifest, *options, "--json").stdout)["folder"]
+    assert told == {"out": str(mixed.out), "done": 15, "quarantined": 0, "holder": None}
+    assert "at work" not in invoke("plan", mixed.manifest, *options).stdout
+
+
+def test_commits_are_read_once(mixed, model_folder, tmp_path, monkeypatch):
+    """All that is said of a folder is of one moment."""
+    options = ["--model", model_folder, "--width", 32, "--height", 32, "--seed", 9, "--steps", 2, "--json"]
+    read_all, read = LocalBackend.read_all, []
+
+    def counted(backend, names):
+        read.extend(names)
+        return read_all(backend, names)
+
+    monkeypatch.setattr(LocalBackend, "read_all", counted)
+    planned = invoke("plan", mixed.manifest, "--out", mixed.out, *options)
+    told = json.loads(planned.stdout)
+    assert told["estimate"]["images"] == 0
+    assert told["estimate"]["from"] == f"15 images of {mixed.out}"
+    assert sorted(read) == sorted(set(read))
+    assert len(read) == len(list((mixed.out / "_wanbatch/commits").iterdir()))
+    assert json.loads(invoke("plan", mixed.manifest, "--out", tmp_path / "new", *options).stdout)["folder"] is None
 
 
 def test_a_gpu_that_this_machine_has_not(mixed, model_folder, tmp_path, monkeypatch):

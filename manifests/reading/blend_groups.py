@@ -15,18 +15,23 @@ from wanbatch.manifests.reading.arrow_rows import ROWS_SCHEMA, TableBuilder
 from wanbatch.manifests.reading.row_model import shorten
 
 Member = Mapping[str, Any]
+GIVEN_ONCE = (*SETTINGS, "audio")
+"""What a group has one value of."""
 Report = Callable[[int, int, str], None]
 """Takes a problem: file, position, message."""
 
 
 def merge_groups(
-    lines: pa.Table, broken: set[str], report: Report, location: Callable[[int, int], str]
+    lines: pa.Table, doubtful: pa.Table, broken: set[str], report: Report, location: Callable[[int, int], str]
 ) -> tuple[pa.Table, list[list[int]] | None]:
-    """Merge the groups of a table of `LINES_SCHEMA`.
+    """Merge the groups of a table of `UNMERGED_SCHEMA`.
 
-    A setting may be given by one member or by several; those that give it must agree.
+    A setting may be given by one member or by several; those that give it must agree, also with what is right of
+    members that have other problems.
 
     Args:
+        lines: the good rows.
+        doubtful: members of groups that have problems of their own, as far as they are right (`UNMERGED_SCHEMA`).
         broken: groups with a member that had problems of its own; they may seem to have one member only.
         report: takes the problems found.
         location: names a file and position, for messages.
@@ -34,18 +39,26 @@ def merge_groups(
         The rows (`ROWS_SCHEMA`, ordered by manifest row), and the indices of the `lines` that each came from, in
         order; None means that nothing was merged.
     """
+    faulty = dict(_groups(doubtful))
     in_group = pc.is_valid(lines["blend_group"])
     if not pc.any(in_group).as_py():
+        for name, group in faulty.items():
+            _report_clashes(name, group, report, location)
         return lines.select(ROWS_SCHEMA.names), None
     lines = lines.append_column("index", pa.array(range(len(lines)), pa.int64()))
-    members = lines.filter(in_group).sort_by([("blend_group", "ascending"), ("number", "ascending")])
     builder = TableBuilder(ROWS_SCHEMA.append(lines.schema.field("index")))
     others: dict[int, list[int]] = {}
-    for name, grouped in groupby(_each(members), key=lambda member: member["blend_group"]):
-        group = list(grouped)
-        merged = _merge(group, name in broken, report, location)
+    for name, group in _groups(lines):
+        if len(group) < 2 and name not in broken:
+            message = f"blend group {name!r} has only this row: it needs two or more; for one image drop blend_group"
+            report(group[0]["file"], group[0]["position"], message)
+        everyone = sorted([*group, *faulty.pop(name, ())], key=lambda member: member["number"])
+        _report_clashes(name, everyone, report, location)
+        merged = _merge(group)
         builder.add([merged[column] for column in builder.schema.names])
         others[merged["index"]] = [member["index"] for member in group]
+    for name, group in faulty.items():
+        _report_clashes(name, group, report, location)
     single = lines.filter(pc.invert(in_group)).select(builder.schema.names)
     rows = pa.concat_tables([single, builder.table()]).sort_by("number")
     return rows.select(ROWS_SCHEMA.names), [others.get(index, [index]) for index in rows["index"].to_pylist()]
@@ -67,33 +80,43 @@ def merge_passthrough(columns: pa.Table, origins: Sequence[Sequence[int]]) -> pa
     return pa.Table.from_arrays(merged, schema=columns.schema)
 
 
+def _groups(lines: pa.Table) -> Iterator[tuple[str, list[Member]]]:
+    """The members of each group, in their order. lines: `UNMERGED_SCHEMA`; rows of no group may be among them."""
+    members = lines.filter(pc.is_valid(lines["blend_group"]))
+    members = members.sort_by([("blend_group", "ascending"), ("number", "ascending")])
+    for name, group in groupby(_each(members), key=lambda member: member["blend_group"]):
+        yield name, list(group)
+
+
 def _each(table: pa.Table) -> Iterator[Member]:
     for batch in table.to_batches(max_chunksize=4096):
         yield from batch.to_pylist()
 
 
-def _merge(members: list[Member], broken: bool, report: Report, location: Callable[[int, int], str]) -> Member:
-    first = members[0]
-    name = first["blend_group"]
-    if len(members) < 2 and not broken:
-        message = f"blend group {name!r} has only this row: it needs two or more; for one image drop blend_group"
-        report(first["file"], first["position"], message)
-    merged = {**first, "sources": list(_weighted(members))}
-    mapped = [member for member in members if member["map_source"] is not None]
-    merged["map_source"] = mapped[0]["map_source"] if mapped else None
-    if len(mapped) > 1:
+def _report_clashes(name: str, members: list[Member], report: Report, location: Callable[[int, int], str]) -> None:
+    """Report what members of a group say otherwise than the first that says it. name: of the group."""
+    for mapped in [member for member in members if member["map_source"] is not None][1:]:
         message = f"blend group {name!r} has an embedded creativity_map in several rows: give it in one of them"
-        report(mapped[1]["file"], mapped[1]["position"], message)
-    for setting in (*SETTINGS, "audio"):
-        merged[setting], clash = _agreed(members, setting)
-        if clash:
-            one, other = clash
-            message = (
-                f"blend group {name!r} has clashing values of {setting}: {shorten(other[setting])} here, "
-                f"{shorten(one[setting])} at {location(one['file'], one['position'])}; give it once or make it equal"
-            )
-            report(other["file"], other["position"], message)
-    return merged
+        report(mapped["file"], mapped["position"], message)
+    for setting in GIVEN_ONCE:
+        given = [member for member in members if member[setting] is not None]
+        for other in given[1:]:
+            if other[setting] != given[0][setting]:
+                first = location(given[0]["file"], given[0]["position"])
+                message = (
+                    f"blend group {name!r} has clashing values of {setting}: {shorten(other[setting])} here, "
+                    f"{shorten(given[0][setting])} at {first}; give it once or make it equal"
+                )
+                report(other["file"], other["position"], message)
+
+
+def _merge(members: list[Member]) -> Member:
+    """The row that members make: of each setting the first value that one of them gives."""
+    given = {
+        name: next((member[name] for member in members if member[name] is not None), None)
+        for name in ("map_source", *GIVEN_ONCE)
+    }
+    return {**members[0], "sources": list(_weighted(members)), **given}
 
 
 def _weighted(members: Sequence[Member]) -> Iterator[Mapping[str, Any]]:
@@ -101,13 +124,3 @@ def _weighted(members: Sequence[Member]) -> Iterator[Mapping[str, Any]]:
     total = sum(weights)
     for member, weight in zip(members, weights, strict=True):
         yield {**member["sources"][0], "weight": weight / total}
-
-
-def _agreed(members: list[Member], setting: str) -> tuple[Any, tuple[Member, Member] | None]:
-    """The group's value of a setting, and the first two members that disagree, if any."""
-    given = [m for m in members if m[setting] is not None]
-    if not given:
-        return None, None
-    one = given[0]
-    other = next((m for m in given if m[setting] != one[setting]), None)
-    return one[setting], (one, other) if other else None

@@ -203,7 +203,8 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
         checker.after_first = partial(_look, checker, rules, rules.seems_right)
     passthrough, digest = _read_rows(kind, found, checker, rules.strict)
     lines = checker.lines()
-    rows, origins = merge_groups(lines, checker.broken_groups, problems.add, problems.location)
+    members = checker.doubtful_members()
+    rows, origins = merge_groups(lines, members, checker.broken_groups, problems.add, problems.location)
     for message in checker.columns.problems():
         problems.add(0, -1, message)
     everything = _check_together(rows, checker.doubtful(), rules, problems)

@@ -125,6 +125,7 @@ class RowChecker:
         self._rules = rules
         self._builder = TableBuilder(UNMERGED_SCHEMA)
         self._doubtful = TableBuilder(DOUBTFUL_SCHEMA)
+        self._doubtful_members = TableBuilder(UNMERGED_SCHEMA)
 
     def leaves_fence(self, location: str) -> bool:
         """Whether a local file is outside the folder that no source may leave, with its links resolved."""
@@ -175,14 +176,21 @@ class RowChecker:
         """The rows of those seen so far that were not kept, as far as they are right (`DOUBTFUL_SCHEMA`)."""
         return self._doubtful.table()
 
+    def doubtful_members(self) -> pa.Table:
+        """Those of them whose blend group is known (`UNMERGED_SCHEMA`); values that are wrong are null."""
+        return self._doubtful_members.table()
+
     def lines(self) -> pa.Table:
-        """The good rows of those seen so far (`LINES_SCHEMA`)."""
+        """The good rows of those seen so far (`UNMERGED_SCHEMA`)."""
         return self._builder.table()
 
     def _add_doubtful(self, line: ManifestRow, unknown: Set[str], file: int, position: int) -> None:
         """Keep what is right of a row that is not. unknown: its columns that are not."""
         if "image" in unknown:
             unknown = unknown | {"images"}
+        if line.blend_group is not None and "blend_group" not in unknown:
+            member = line.model_copy(update=dict.fromkeys((*unknown, "blend_weights")))
+            self._doubtful_members.add(row_values(member, self.count, file, position, self.columns.stored_name))
         if line.blend_group is not None:
             unknown = unknown | {"blend_group"}
         right = line.model_copy(update=dict.fromkeys((*unknown, "blend_weights")))

@@ -43,6 +43,40 @@ class TestBlendGroups:
         assert "shop.jsonl:1; give it once" in found
 
     @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"blend_weight": 0}, "blend_weight is 0"),
+            ({"steps": "many"}, "steps is 'many'"),
+            ({"images": ["b.png", "c.png"], "image": None}, "with 2 images"),
+            ({"image": "/etc/b.png"}, "image '/etc/b.png'"),
+        ],
+    )
+    def test_a_member_with_another_fault_is_checked_against_its_group(self, jsonl, problems, wrong, said):
+        member = {"blend_group": "mix", "image": "a.png"}
+        bad = {**member, "prompt": "dog", "seed": 1, **wrong}
+        for rows, line in (
+            ([{**member, "prompt": "cat", "steps": 4}, bad], 2),
+            ([bad, {**member, "prompt": "cat"}], 1),
+        ):
+            found = problems(jsonl(*rows))
+            assert len(found) == 2, found
+            assert any(one.startswith(f"shop.jsonl:{line}: ") and said in one for one in found)
+            (clash,) = (one for one in found if "clashing values of prompt" in one)
+            assert clash.startswith("shop.jsonl:2: ")
+
+    def test_members_that_all_have_faults_are_checked_against_each_other(self, jsonl, problems):
+        rows = [{"blend_group": "mix", "image": "a.png", "blend_weight": 0, "seed": seed} for seed in (1, 2, 1, 3)]
+        found = problems(jsonl(*rows))
+        assert sum("blend_weight is 0" in one for one in found) == 4
+        clashes = [one for one in found if "clashing values of seed" in one]
+        assert [one.split(": ")[0] for one in clashes] == ["shop.jsonl:2", "shop.jsonl:4"]
+        assert len(found) == 6
+
+    def test_a_group_of_unknown_name_is_compared_with_none(self, jsonl, problems):
+        rows = [{"blend_group": ["mix"], "image": "a.png", "seed": seed} for seed in (1, 2)]
+        assert not [one for one in problems(jsonl(*rows)) if "clashing" in one]
+
+    @pytest.mark.parametrize(
         ("extra", "said"),
         [
             ({"blend_weight": 0}, "blend_weight is 0: must be a number above 0"),

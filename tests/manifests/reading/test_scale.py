@@ -22,8 +22,8 @@ MEASURE = (
 )
 
 
-def measure(path) -> dict:
-    done = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, check=True)
+def measure(path, what: str = MEASURE) -> dict:
+    done = subprocess.run([sys.executable, "-c", what, path], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -55,6 +55,53 @@ def test_thirty_thousand_parquet_rows(tmp_path):
     assert found["rows"] == 30_000
     assert found["seconds"] < 7
     assert found["megabytes"] < 300
+
+
+MISTAKES = (
+    "import json, sys\n"
+    "from wanbatch.errors import ManifestError\n"
+    "from wanbatch.manifests.reading.manifest import read_manifest\n"
+    "try:\n"
+    "    read_manifest(sys.argv[1])\n"
+    "except ManifestError as error:\n"
+    "    found = [(one.location.rpartition('/')[2], one.message) for one in error.problems]\n"
+    "status = open('/proc/self/status').read()\n"
+    "print(json.dumps({'found': found, 'megabytes': int(status.split('VmHWM:')[1].split()[0]) / 1024}))\n"
+)
+
+
+def test_a_hundred_thousand_parquet_rows(tmp_path):
+    """In ten row groups, of which reading holds one at a time: all rows, all mistakes, and memory within bounds."""
+    count = 100_000
+    rows = {
+        "id": pa.array([f"row-{n}" for n in range(count)]),
+        "prompt": pa.array([f"a big red heart number {n}" for n in range(count)]),
+        "image": pa.array([None if n % 2 else f"images/{n:07d}.png" for n in range(count)]),
+        "creativity": pa.array([None if n % 2 else 0.4 for n in range(count)]),
+        "seed": pa.array(range(count)),
+        "label": pa.array([n % 7 for n in range(count)]),
+        "tags": pa.array([["x", "y"]] * count),
+    }
+    pq.write_table(pa.table(rows), tmp_path / "shop.parquet", row_group_size=10_000)
+    found = measure(tmp_path / "shop.parquet", MEASURE)
+    assert found["rows"] == count
+    assert found["megabytes"] < 320  # of which 90 are the modules
+    ids, creativity = rows["id"].to_pylist(), rows["creativity"].to_pylist()
+    ids[count - 1] = ids[5]  # of the first row group and the last
+    for bad in (0, 49_998, 50_000):
+        creativity[bad] = 1.5
+    creativity[99_997] = 0.5  # of a row without an image
+    wrong = rows | {"id": pa.array(ids), "creativity": pa.array(creativity)}
+    pq.write_table(pa.table(wrong), tmp_path / "wrong.parquet", row_group_size=10_000)
+    found = measure(tmp_path / "wrong.parquet", MISTAKES)
+    assert [place for place, _ in found["found"]] == [
+        f"wrong.parquet row {row}" for row in (0, 49_998, 50_000, 99_997, 99_999)
+    ]
+    said = [message for _, message in found["found"]]
+    assert all(message.startswith("creativity is 1.5: must be") for message in said[:3])
+    assert "there is no source image" in said[3]
+    assert said[4] == f"id 'row-5' is already at {tmp_path / 'wrong.parquet'} row 5: give each row its own"
+    assert found["megabytes"] < 420  # what is right of bad rows is kept, too, and all are sorted
 
 
 @pytest.mark.parametrize("some_null", [False, True])

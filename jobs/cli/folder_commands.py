@@ -63,9 +63,9 @@ def _told(out: str | Path, as_json: bool) -> str:
 
     found = read_status(out)
     rate = speed(out)
-    found["pictures_per_second"] = rate
+    found["pictures_per_second"] = rate and rate.made
     found["seconds_left"] = (
-        found["pending"] / rate if rate and found["holder"] and found["pending"] is not None else None
+        found["pending"] / rate.ended if rate and found["holder"] and found["pending"] is not None else None
     )
     return json.dumps(found) if as_json else "\n".join(_lines(out, found))
 

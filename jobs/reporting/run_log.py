@@ -8,7 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wanbatch.manifests.dataset.event_log import LOG, last_run, log_line, making_seconds, parsed_events
+from wanbatch.manifests.dataset.event_log import (
+    LOG,
+    Speed,
+    counts_of_units,
+    last_run,
+    log_line,
+    making_seconds,
+    parsed_events,
+    speed_of,
+)
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import read_internal_file
 
@@ -28,12 +37,11 @@ class RunLog:
         self._folder.append_internal_file(LOG, log_line(event, **fields))
 
 
-def speed(out: str | Path) -> float | None:
-    """How many images a second the run that wrote last made, from its first unit's begin to its last unit's end.
+def speed(out: str | Path) -> Speed | None:
+    """How fast the run was that wrote last, from its first unit's begin to its last unit's end.
 
     None if it has not finished a unit yet or there is no log.
     """
     run = last_run(parsed_events(read_internal_file(out, LOG)))
-    images = sum(event["made"] + event["failed"] for event in run if event["event"] == "unit")
-    seconds = making_seconds(run)
-    return images / seconds if seconds > 0 else None
+    made, failed = counts_of_units(run)
+    return speed_of(made, failed, making_seconds(run))

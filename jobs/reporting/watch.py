@@ -15,7 +15,16 @@ from PIL import Image
 
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
-from wanbatch.manifests.dataset.event_log import LOG, Event, last_run, parsed_events, unit_times
+from wanbatch.manifests.dataset.event_log import (
+    LOG,
+    Event,
+    Speed,
+    counts_of_units,
+    last_run,
+    parsed_events,
+    speed_of,
+    unit_times,
+)
 from wanbatch.manifests.dataset.status import read_internal_file, status
 
 RECENT = timedelta(minutes=5)
@@ -48,8 +57,9 @@ class Look:
 
     Attributes:
         found: what `dataset.status.status` says.
-        images_per_second: of the last minutes; None if nothing was finished in them.
-        seconds_left: at that speed; None if that is not known, or nothing goes on.
+        images_per_second: made in the last minutes; None if nothing was finished in them.
+        seconds_left: as fast as images were finished in them, failed ones too; None if that is not known, or nothing
+            goes on.
         workers: of this run, the busiest first.
         last_failures: the last ones, `(id, error class)`, the latest first.
         ended: how the last run ended, of `history.ENDS`; None: it has not said.
@@ -85,24 +95,23 @@ def look(out: str | Path, with_pictures: bool = False, now: datetime | None = No
     run = last_run(parsed_events(read_internal_file(out, LOG)))
     now = now or datetime.now(UTC)
     rate = recent_speed(run, now)
-    left = found["pending"] / rate if rate and found["pending"] is not None and found["holder"] else None
+    left = found["pending"] / rate.ended if rate and found["pending"] is not None and found["holder"] else None
     failures = [(event["id"], event["error_class"]) for event in run if event["event"] == "quarantined"]
     ended = next((event["event"] for event in run if event["event"] in ("finished", "interrupted", "stopped")), None)
     pictures = last_pictures(out) if with_pictures else ()
-    return Look(found, rate, left, workers_of(run, now), failures[:-4:-1], ended, pictures)
+    return Look(found, rate and rate.made, left, workers_of(run, now), failures[:-4:-1], ended, pictures)
 
 
-def recent_speed(run: Sequence[Event], now: datetime) -> float | None:
-    """Images a second in the last minutes of a run; before it is that old, since its first unit began."""
+def recent_speed(run: Sequence[Event], now: datetime) -> Speed | None:
+    """The speed in the last minutes of a run; before it is that old, since its first unit began."""
     units = [event for event in run if event["event"] == "unit"]
     if not units:
         return None
     begin = min(begin for begin, _ in unit_times(run))
     end = now if run[-1]["event"] not in ("finished", "interrupted", "stopped") else units[-1]["time"]
     since = max(begin, end - RECENT)
-    images = sum(event["made"] + event["failed"] for event in units if event["time"] > since)
-    seconds = (end - since).total_seconds()
-    return images / seconds if images and seconds > 0 else None
+    counts = counts_of_units(event for event in units if event["time"] > since)
+    return speed_of(*counts, (end - since).total_seconds())
 
 
 def workers_of(run: Sequence[Event], now: datetime) -> list[WorkerSeen]:

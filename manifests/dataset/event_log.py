@@ -5,12 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 LOG = "log.jsonl"
 """Inside the folder's `_wanbatch/`."""
 
 Event = Mapping[str, Any]
+
+
+class Speed(NamedTuple):
+    """Images a second.
+
+    Attributes:
+        made: those that were made, which is what a speed is said to be.
+        ended: these and those that failed, by which it is counted how long the others take.
+    """
+
+    made: float
+    ended: float
+
+
+def speed_of(made: int, failed: int, seconds: float) -> Speed | None:
+    """The speed of a run, or of a while of it; None if nothing was made or failed, or in no time.
+
+    Args:
+        made, failed: images.
+        seconds: in which they were, see `making_seconds`.
+    """
+    return Speed(made / seconds, (made + failed) / seconds) if made + failed and seconds > 0 else None
 
 
 def log_line(event: str, **fields: Any) -> bytes:
@@ -53,6 +75,12 @@ def unit_times(run: Iterable[Event]) -> list[tuple[datetime, Event]]:
             alone = event["time"] - timedelta(seconds=event["busy_seconds"])
             found.append((min(alone, ready.pop(event["worker"], alone)), event))
     return found
+
+
+def counts_of_units(run: Iterable[Event]) -> tuple[int, int]:
+    """How many images the units of a run made, and how many failed in them."""
+    units = [event for event in run if event["event"] == "unit"]
+    return sum(event["made"] for event in units), sum(event["failed"] for event in units)
 
 
 def making_seconds(run: Iterable[Event]) -> float:

@@ -19,7 +19,7 @@ from wanbatch.jobs.reporting.report.failures import failure_classes
 from wanbatch.jobs.reporting.report.history import Session, Timeline, sessions_of, timeline_of
 from wanbatch.jobs.reporting.report.sources import FindManifest, manifest_of
 from wanbatch.manifests.dataset.committed_parts import PART, POSITION, CommittedParts
-from wanbatch.manifests.dataset.event_log import LOG, Event, parsed_events
+from wanbatch.manifests.dataset.event_log import LOG, Event, parsed_events, speed_of
 from wanbatch.manifests.dataset.status import read_internal_file, status
 
 FORMAT = 1
@@ -176,13 +176,13 @@ def _work(parts: CommittedParts, sessions: Sequence[Session], events: Sequence[E
     """Where the time went and what was used."""
     runs = [session.as_json() for session in sessions]
     seconds = sum(session.seconds for session in sessions)
-    making = sum(session.making_seconds for session in sessions)
-    made = sum(session.made for session in sessions)
+    sums = [sum(getattr(session, name) for session in sessions) for name in ("made", "failed", "making_seconds")]
+    speed = speed_of(*sums)
     calibrated = [event for event in events if event["event"] == "calibrated"]
     found: dict[str, Any] = {
         "runs": runs,
         "seconds": round(seconds, 3),
-        "images_per_second": round(made / making, 4) if making else None,
+        "images_per_second": None if speed is None else round(speed.made, 4),
         "calibration": None if not calibrated else calibrated[-1]["milliseconds_of_a_step_and_row"],
     }
     timings = parts.table("timings", work.COLUMNS)

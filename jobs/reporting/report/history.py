@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wanbatch.manifests.dataset.event_log import Event, making_seconds, unit_times
+from wanbatch.manifests.dataset.event_log import Event, counts_of_units, making_seconds, unit_times
 
 ENDS = ("finished", "interrupted", "stopped")
 AFTERWARDS = ("set_aside", "repaired")
@@ -56,7 +56,7 @@ class Timeline:
 
     Attributes:
         bin_seconds: the length of one point.
-        images_per_second: images that came to their end in it.
+        images_per_second: images that were made in it.
         workers: how many workers had a unit in hand in it.
         run_starts: seconds at which a run begins.
     """
@@ -71,14 +71,14 @@ def sessions_of(events: Iterable[Event]) -> list[Session]:
     """The runs of a folder, in their order."""
     found: list[Session] = []
     for run in _runs(events):
-        units = [event for event in run if event["event"] == "unit"]
+        made, failed = counts_of_units(run)
         end = next((event for event in run if event["event"] in ENDS), None)
         found.append(
             Session(
                 begin=run[0]["time"],
                 end=(end or run[-1])["time"],
-                made=sum(event["made"] for event in units),
-                failed=sum(event["failed"] for event in units),
+                made=made,
+                failed=failed,
                 making_seconds=round(making_seconds(run), 3),
                 ended=None if end is None else end["event"],
                 cause=None if end is None else end.get("cause") or end.get("by"),
@@ -98,7 +98,7 @@ def timeline_of(events: Iterable[Event], bins: int = BINS) -> Timeline | None:
         starts.append(offset)
         for begin, event in times:
             since, until = (offset + (time - first).total_seconds() for time in (begin, event["time"]))
-            spans.append((since, until, event["made"] + event["failed"], event["worker"]))
+            spans.append((since, until, event["made"], event["worker"]))
         offset = max(span[1] for span in spans)
     return _binned(spans, starts, offset, bins) if spans and offset > 0 else None
 

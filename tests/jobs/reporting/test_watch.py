@@ -58,18 +58,18 @@ def test_speed_is_that_of_the_last_minutes():
     slow = b"".join(unit(60 * minute, made=6) for minute in range(1, 61))
     fast = b"".join(unit(3600 + 60 * minute, made=60) for minute in range(1, 6))
     run = parsed_events(event("started", 0) + slow + fast)
-    assert recent_speed(run, at(3900)) == pytest.approx(1.0)
-    assert recent_speed(run, at(4050)) == pytest.approx(0.6, rel=0.35), "it falls while nothing comes"
+    assert recent_speed(run, at(3900)) == pytest.approx((1.0, 1.0))
+    assert recent_speed(run, at(4050)) == pytest.approx((0.6, 0.6), rel=0.35), "it falls while nothing comes"
     assert recent_speed(run, at(9000)) is None
     ended = [*run, *parsed_events(event("finished", 3900))]
-    assert recent_speed(ended, at(9000)) == pytest.approx(1.0), "after the end it is that of the end"
+    assert recent_speed(ended, at(9000)) == pytest.approx((1.0, 1.0)), "after the end it is that of the end"
     assert recent_speed(parsed_events(event("started", 0)), at(10)) is None
 
 
 def test_speed_counts_from_when_the_first_worker_was_ready():
     """The first unit's own ten seconds are not all that it took, if another one was in the model meanwhile."""
     run = parsed_events(event("started", 0) + event("worker_ready", 5, worker="w0") + unit(25) + unit(25, made=30))
-    assert recent_speed(run, at(25)) == pytest.approx(40 / 20)
+    assert recent_speed(run, at(25)) == pytest.approx((40 / 20, 40 / 20))
 
 
 def test_workers_and_when_they_were_heard_of():
@@ -160,7 +160,7 @@ def test_the_speed_of_a_run_begins_with_its_first_unit_and_not_with_the_first_on
     began = {"time": "2026-11-01T10:00:00+00:00", "event": "started"}
     lines = [began, unit(60, 10, "late"), unit(100, 100, "slow")]
     (tmp_path / "_wanbatch" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert speed(tmp_path) == pytest.approx(0.1)  # 10 pictures in 100 s
+    assert speed(tmp_path) == pytest.approx((0.1, 0.1))  # 10 pictures in 100 s
 
 
 def test_pictures_that_are_damaged_end_neither_a_look_nor_a_sheet(tmp_path, monkeypatch):

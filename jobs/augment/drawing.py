@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.draws import Key, Partners, choice, integer, shares, uniform
 from wanbatch.jobs.augment.object_words import object_words
@@ -100,8 +101,8 @@ def draw(
         made = drawer.rows(_hard(its, recipe), wanted, there)
         if wanted is not None and len(made) + len(there) < wanted:
             warnings.append(
-                f"class {pool[1]!r} gets {len(made)} rows of the {wanted} that it lacks: raise per_source above "
-                f"{drawer.most}, or add pictures"
+                f"class {pool[1]!r} gets {number_of(len(made), 'rows')} of the {wanted} that it lacks: raise "
+                f"per_source above {drawer.most}, or add pictures"
             )
         children += made
     return Drawn(tuple(children), tuple(warnings))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.drawing import Pool, Taken
 from wanbatch.jobs.augment.leakage import Leak
@@ -117,7 +118,7 @@ def warnings_about(rows: Rows, digests: Collection[str]) -> list[str]:
     names = [name for name in gone if name is not None]
     if not names:
         return []
-    stay = "1 row stays" if len(names) == 1 else f"{len(names)} rows stay"
+    stay = number_of(len(names), "rows", "stays", "stay")
     return [f"{stay} with pictures that the dataset has no more, {names[0]} for one: --drop-removed takes them out"]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from wanbatch.counting import number_of
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.augment.checking import Reader
 from wanbatch.jobs.augment.dataset import Loaded
@@ -113,7 +114,8 @@ class EmbeddingsReader(Reader):
         made, real = self._together(self._found), self._together(list(self._of_originals()))
         if min(len(made), len(real)) < FEWEST:
             raise UserError(
-                f"--embeddings compares {len(made)} pictures with {len(real)} originals: it needs {FEWEST} of each"
+                f"--embeddings compares {number_of(len(made), 'pictures')} with "
+                f"{number_of(len(real), 'originals')}: it needs {FEWEST} of each"
             )
         within, covered = precision_and_recall(made, real)
         for one, is_within in zip(self._seen, within.tolist(), strict=True):

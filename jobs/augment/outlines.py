@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 
 
@@ -37,7 +38,7 @@ def polygons_of(given: Sequence[Any]) -> Outline:
     polygons = tuple(tuple(map(float, one)) for one in given)
     for one in polygons:
         if len(one) < 6 or len(one) % 2 or not np.isfinite(one).all():
-            raise ValueError(f"a polygon of {len(one)} numbers")
+            raise ValueError(f"a polygon of {number_of(len(one), 'numbers')}")
     return Outline(polygons)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.checking import CheckReport
 from wanbatch.jobs.augment.draws import integer
@@ -85,5 +86,8 @@ def run_again(manifest: Path, out: str | Path, settings: Settings) -> Summary:
 
     summary = run(manifest, out, settings)
     if summary.pending:
-        raise UserError(f"{out}: {summary.pending} pictures are not made yet: run wanbatch check {out} once more")
+        raise UserError(
+            f"{out}: {number_of(summary.pending, 'pictures', 'is', 'are')} not made yet: run wanbatch check "
+            f"{out} once more"
+        )
     return summary

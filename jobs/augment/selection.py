@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.found import TRAIN, Found, FoundDataset
 from wanbatch.jobs.augment.object_words import OBJECT_NAMES
@@ -27,7 +28,11 @@ def of_splits(found: FoundDataset, recipe: Recipe) -> tuple[list[Found], list[Fo
         if names:
             likely = next((name for name in names if name.lower() in TRAIN), names[0])
             bare = sum(picture.split is None for picture in found.pictures)
-            of_none = f"; {bare} pictures are in none: if {likely!r} is a class, rename its folder" if bare else ""
+            of_none = (
+                f"; {number_of(bare, 'pictures', 'is', 'are')} in none: if {likely!r} is a class, rename its folder"
+                if bare
+                else ""
+            )
             raise UserError(
                 f"{recipe.dataset}: has splits {', '.join(names)}: say which one is augmented, like "
                 f'split = "{likely}"; the others are held out{of_none}'
@@ -91,10 +96,12 @@ def check_objects(wanted: Sequence[Found], recipe: Recipe) -> list[str]:
     said = []
     by_mask = objects.keep == "masks"
     if bare := sum(not (one.boxes or (by_mask and one.mask is not None)) for one in wanted):
-        said.append(f"{bare} of {len(wanted)} pictures have nothing that is kept, and are varied as a whole")
+        its = "has" if bare == 1 else "have"
+        said.append(f"{bare} of {number_of(len(wanted), 'pictures')} {its} nothing that is kept: varied as a whole")
     lacking = [box for one in wanted if one.mask is None for box in one.boxes or () if box.outline is None]
     if objects.keep == "masks" and lacking:
-        said.append(f"{len(lacking)} of {len(boxes)} objects have no mask, and are kept by their boxes")
+        its = "has" if len(lacking) == 1 else "have"
+        said.append(f"{len(lacking)} of {number_of(len(boxes), 'objects')} {its} no mask: the box is kept instead")
     return said
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.planning.noise_schedule import REPLACED, resolved_schedules, too_low
 from wanbatch.manifests.reading.arrow_rows import ROWS_SCHEMA, UNMERGED_SCHEMA, TableBuilder, row_values
@@ -48,5 +49,5 @@ def rows_too_low(rows: Sequence[Mapping[str, Any]], settings: Settings) -> str |
     if not found:
         return None
     counts = list(kinds.values())
-    which = f"{sum(counts[index] for index, _ in found)} of {len(rows)} rows cannot be made"
+    which = f"{sum(counts[index] for index, _ in found)} of {number_of(len(rows), 'rows')} cannot be made"
     return f"{which}: {found[0][1]}; in the recipe, creativity_steps and steps go under [settings]"

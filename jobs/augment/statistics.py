@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from wanbatch.counting import number_of
+
 ARMS: dict[str, str] = {
     "real": "the originals",
     "repeated": "the originals, each as often as it takes to train as long as ours",
@@ -159,7 +161,8 @@ def plot(measured: Measured) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         'aria-label="Accuracy of each arm" font-family="system-ui, sans-serif" font-size="14">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="{left}" y="22" fill="#16181d">accuracy on {measured.test} test pictures, a dot a seed</text>',
+        f'<text x="{left}" y="22" fill="#16181d">accuracy on {number_of(measured.test, "test pictures")}, a dot '
+        f"a seed</text>",
     ]
     for index, arm in enumerate(ARMS):
         y = top + row * index + row / 2

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.checking import Reader
 from wanbatch.jobs.augment.verdicts import Checked
@@ -143,8 +144,8 @@ class ClassifierReader(Reader):
         outputs = len(self._found[0][1])
         if len(classes) != outputs:
             raise UserError(
-                f"the classifier has {outputs} outputs for {len(classes)} classes: name them in their order with "
-                "--classes a,b,c"
+                f"the classifier has {number_of(outputs, 'outputs')} for {number_of(len(classes), 'classes')}: "
+                f"name them in their order with --classes a,b,c"
             )
         for label in labels:
             if label not in classes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.benchmark.qualify import Qualification
 from wanbatch.jobs.reporting.report.page import environment
 from wanbatch.jobs.reporting.report.thumbnails import thumbnail
@@ -38,7 +39,8 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
     for name, preset in data["presets"].items():
         lpips = "" if preset["lpips"] is None else f", LPIPS {preset['lpips']:.4f}"
         yield (
-            f"  preset {name}: {preset['psnr']:.1f} dB of {data['settings']['reference_steps']} steps"
+            f"  preset {name}: {preset['psnr']:.1f} dB of "
+            f"{number_of(data['settings']['reference_steps'], 'steps')}"
             f" (worst {preset['worst_psnr']:.1f}){lpips}, {preset['seconds_a_picture']:.3f} s a picture"
         )
     for name, why in data["presets_not_tried"].items():

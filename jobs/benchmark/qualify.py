@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from wanbatch import __version__
+from wanbatch.counting import number_of
 from wanbatch.jobs.benchmark.compare import (
     PACKAGES,
     BenchSettings,
@@ -203,7 +204,7 @@ def _parity(pictures: Mapping[str, Sequence[np.ndarray]], execution: ExecutionCo
         good, bound = largest <= MOST_DIFFERENCE, f"at most {MOST_DIFFERENCE} of 255 is right in fp32"
     else:
         good, bound = psnr >= LEAST_PSNR, f"{LEAST_PSNR:g} dB or more is right in {execution.precision}"
-    said = f"{psnr:.1f} dB, largest difference {largest} of 255, over {len(pairs)} pictures; {bound}"
+    said = f"{psnr:.1f} dB, largest difference {largest} of 255, over {number_of(len(pairs), 'pictures')}; {bound}"
     return Finding("the pictures of diffusers", good, said)
 
 
@@ -213,7 +214,8 @@ def _bits(wan: Wan, requests: Sequence[Request], together: Sequence[np.ndarray])
     other = replace(requests[-1], id="other", prompt="a", seed=99, steps=max(1, requests[-1].steps - 1))
     same = sum(np.array_equal(one, two) for one, two in zip(together, backwards, strict=True))
     alike = np.array_equal(made_by_wanbatch(wan, [requests[0], other])[0], together[0])
-    said = f"{same} of {len(requests)} pictures have the same bits in the opposite order"
+    which = f"{same} of {number_of(len(requests), 'pictures')} {'has' if same == 1 else 'have'}"
+    said = f"{which} the same bits in the opposite order"
     if not alike:
         said += "; the first one has others beside another neighbour"
     return Finding("bits beside neighbours", alike and same == len(requests), said)

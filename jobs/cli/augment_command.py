@@ -246,14 +246,14 @@ def _lines(planned: Augmentation, written: Written) -> Iterator[str]:
     for each in planned.counts[:CLASSES_SHOWN]:
         name = " ".join(str(part) for part in (each.split, each.label) if part is not None) or "all"
         total = each.originals + each.rows
-        yield f"  {name:<16} {each.originals} + {each.rows} rows = {total}"
+        yield f"  {name:<16} {each.originals} + {number_of(each.rows, 'rows')} = {total}"
     if len(planned.counts) > CLASSES_SHOWN:
-        yield f"  and {len(planned.counts) - CLASSES_SHOWN} more classes (--json names them all)"
+        yield f"  and {number_of(len(planned.counts) - CLASSES_SHOWN, 'more classes')} (--json names them all)"
     if written.renamed:
         renamed = number_of(len(written.renamed), "rows")
         yield f"  paths     {renamed} of before name their pictures by other paths now, {written.renamed[0]} for one"
     if planned.leaving:
-        leave = "1 row leaves" if len(planned.leaving) == 1 else f"{len(planned.leaving)} rows leave"
+        leave = number_of(len(planned.leaving), "rows", "leaves", "leave")
         name = planned.leaving[0]["id"]
         yield f"  leaving   {leave} it, of pictures that are gone, held out or in another class: {name} for one"
     yield from (line.rstrip("\n") for line in _warnings(planned))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.cli.flag_types import NumberRange
 from wanbatch.jobs.cli.options import folder_argument, json_option
 
@@ -121,14 +122,16 @@ def lines_of(report: CheckReport) -> Iterator[str]:
 
     count = len(report.pictures)
     verb = "is" if report.rejected == 1 else "are"
-    yield f"{report.out}: {count - report.rejected} of {count} pictures pass, {report.rejected} {verb} rejected"
+    good = count - report.rejected
+    passing = f"{good} of {number_of(count, 'pictures')} {'passes' if good == 1 else 'pass'}"
+    yield f"{report.out}: {passing}, {report.rejected} {verb} rejected"
     for reason, number in by_reason(report.pictures).items():
         yield f"  {reason:<16} {number}: {REASONS[reason]}"
     classes = by_class(report.pictures)
     for each in classes[:CLASSES_SHOWN] if len(classes) > 1 else ():
         yield f"  class {each.label or 'none':<10} {each.made - each.rejected} of {each.made} pass"
     if len(classes) > CLASSES_SHOWN:
-        yield f"  and {len(classes) - CLASSES_SHOWN} more classes (--json names them all)"
+        yield f"  and {number_of(len(classes) - CLASSES_SHOWN, 'more classes')} (--json names them all)"
     for name, value in report.folder.items():
         yield f"  {name:<16} {value:.4f}"
     for message in report.warnings:

@@ -42,4 +42,4 @@ def export(out: str | Path, to: str | Path, format: str, partial: bool, as_json:
     if report.quarantined:
         click.echo(f"  failed    {number_of(report.quarantined, 'rows')} without a picture, not in it")
     if report.left:
-        click.echo(f"  left      {report.left} rows were still to be made")
+        click.echo(f"  left      {number_of(report.left, 'rows', 'was', 'were')} still to be made")

@@ -71,8 +71,8 @@ def _told(out: str | Path, as_json: bool) -> str:
 
 
 def _lines(out: str | Path, found: dict[str, Any]) -> Iterator[str]:
-    total = "?" if found["rows"] is None else found["rows"]
-    yield f"{out}: {found['done']} of {total} pictures made, {found['quarantined']} failed, {found['pending']} left"
+    total = "? pictures" if found["rows"] is None else number_of(found["rows"], "pictures")
+    yield f"{out}: {found['done']} of {total} made, {found['quarantined']} failed, {found['pending']} left"
     for name, count in found["failures"].items():
         yield f"  failed    {count} {name}"
     holder = found["holder"]
@@ -108,7 +108,8 @@ def _repair_lines(report: RepairReport) -> Iterator[str]:
         yield f"{report.folder}: {parts} whole"
         return
     bad = len(report.lost) + len(report.damaged)
-    yield f"{report.folder}: {report.parts - bad} of {report.parts} parts are whole"
+    good = report.parts - bad
+    yield f"{report.folder}: {good} of {number_of(report.parts, 'parts')} {'is' if good == 1 else 'are'} whole"
     for state, names in (
         ("lost", report.lost),
         ("damaged", report.damaged),

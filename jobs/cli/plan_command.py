@@ -250,7 +250,7 @@ def _unused_lines(unused: Sequence[UnusedColumn]) -> Iterator[str]:
     """What to do about columns that seem to mean others, as a table and one line to copy."""
     if not unused:
         return
-    count = "1 column passes" if len(unused) == 1 else f"{len(unused)} columns pass"
+    count = number_of(len(unused), "columns", "passes", "pass")
     yield f"  warning   {count} through without being used; did you mean another?"
     width = max(len(column.column) for column in unused)
     for column in unused:

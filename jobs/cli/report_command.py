@@ -52,8 +52,8 @@ def report(
 
     target = to or (out / PAGE if isinstance(out, Path) else Path(PAGE))
     written = write_report(out, target, class_column, pages)
-    shown = f"{written.pictures} of {written.images}" if written.pictures < written.images else f"{written.images}"
-    click.echo(f"{written.path}: {shown} pictures, {size(written.bytes)}")
+    some = f"{written.pictures} of " if written.pictures < written.images else ""
+    click.echo(f"{written.path}: {some}{number_of(written.images, 'pictures')}, {size(written.bytes)}")
     if written.pages:
         click.echo(f"{written.pages[0]}: {number_of(len(written.pages), 'pages')} with all pictures and failures")
 

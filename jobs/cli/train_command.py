@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.cli.flag_types import NumberRange, PathOrUrl
 from wanbatch.jobs.cli.options import json_option
 
@@ -123,8 +124,9 @@ def lora(
     if as_json:
         click.echo(json.dumps(found))
         return
+    own = found["held_out_pictures"] and number_of(found["held_out_pictures"], "pictures")
     click.echo(
-        f"{found['file']}: {found['coverage']}. Loss on {found['held_out_pictures'] or 'its own'} pictures "
+        f"{found['file']}: {found['coverage']}. Loss on {own or 'its own pictures'} "
         f"{found['loss_without']:.4f} without it, {found['loss_with']:.4f} with it ({-found['gain']:+z.1%}); on the "
         f"model's own pictures of unrelated prompts {found['damage']:+z.1%}. Its card and samples are beside it.\n"
         f"Use it: wanbatch run MANIFEST --lora {name}={found['file']}"
@@ -192,10 +194,11 @@ def sound(manifest: str | Path, as_json: bool, **given: Any) -> None:
     if as_json:
         click.echo(json.dumps(found))
         return
+    names = ("sounds", "captions", "steps")
+    sounds, captions, steps = (number_of(found[name], name) for name in names)
     click.echo(
-        f"{found['file']}: trained on {found['sounds']} sounds with {found['captions']} captions, {found['steps']} "
-        f"steps.\nUse it: wanbatch run MANIFEST --sound {found['file']}"
-        + (f" --sound-model {given['encoder']}" if given["encoder"] else "")
+        f"{found['file']}: trained on {sounds} with {captions}, {steps}.\nUse it: wanbatch run MANIFEST --sound "
+        f"{found['file']}" + (f" --sound-model {given['encoder']}" if given["encoder"] else "")
     )
 
 
@@ -262,8 +265,9 @@ def few_step(
         click.echo(json.dumps(found))
         return
     click.echo(
-        f"{found['file']}: {found['coverage']}. Pictures in {found['steps']} steps without guidance are "
-        f"{found['distance_with']:.3f} from the teacher's with it, {found['distance_without']:.3f} without; two of "
+        f"{found['file']}: {found['coverage']}. Pictures in {number_of(found['steps'], 'steps')} without "
+        f"guidance are {found['distance_with']:.3f} from the teacher's with it, {found['distance_without']:.3f} "
+        f"without; two of "
         f"one prompt are {found['diversity_with']:.3f} apart, the teacher's {found['diversity_of_teacher']:.3f}. Its "
         "card and samples are beside it.\n"
         f"Use it: wanbatch run MANIFEST --lora {name}={found['file']} --merge {name} --preset fast"

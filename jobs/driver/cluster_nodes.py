@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wanbatch.counting import number_of
+
 ACCELERATOR = "accelerator_type:"
 NODE_ID_LABEL = "ray.io/node-id"
 
@@ -145,7 +147,7 @@ def what_there_is(nodes: Sequence[Node]) -> str:
 
 def _kind(node: Node) -> str:
     kinds = f" ({', '.join(node.accelerators)})" if node.accelerators else ""
-    return f"{node.gpus} GPUs{kinds} and {node.cpus} CPUs"
+    return f"{number_of(node.gpus, 'GPUs')}{kinds} and {number_of(node.cpus, 'CPUs')}"
 
 
 def kind_to_use(nodes: Sequence[Node], device_name: str | None) -> tuple[str | None, tuple[str, ...]]:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
-from wanbatch.manifests.dataset.seen_folder import AnyFolder
+from wanbatch.manifests.dataset.seen_folder import AnyFolder, SeenFolder
 from wanbatch.manifests.dataset.status import recorded_plan
 from wanbatch.manifests.storage.arrow_casts import cast
 from wanbatch.manifests.storage.urls import is_url
@@ -50,19 +50,21 @@ def warn_of_kept_values(folder: AnyFolder, plan: Plan, again: Collection[str]) -
     if not folder.committed().made or recorded_plan(folder.url).get("digest") in (None, plan.manifest.digest):
         return
     columns = plan.manifest.passthrough.column_names
-    parts = CommittedParts.open(folder.url)
+    parts = folder.parts if isinstance(folder, SeenFolder) else CommittedParts.open(folder.url)
     step = step_between(len(parts.names["data"]), len(folder.committed().made), is_url(folder.url))
     some = replace(parts, names={**parts.names, "data": parts.names["data"][::step]})
     made = some.table("data", ["id", *columns]) if columns else None
     if made is None or not (kept := kept_values(made, plan, again)).ids:
         return
-    count = f"{len(kept.ids)}{' or more' if step > 1 else ''} images that are made"
+    several = f"{len(kept.ids)}{' or more' if step > 1 else ''} images that are made keep the values"
+    one = step == 1 and len(kept.ids) == 1
     _log.warning(
-        "%s: %s keep the values of %s that they were made with, %r for one, where %s has others by now: to have "
+        "%s: %s of %s that %s made with, %r for one, where %s has others by now: to have "
         "these, join the manifest to the dataset by id, or fill another output folder",
         folder.url,
-        count,
+        "1 image that is made keeps the values" if one else several,
         ", ".join(kept.columns),
+        "it was" if one else "they were",
         kept.ids[0],
         plan.manifest.path,
     )

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import ray
 
 import wanbatch
+from wanbatch.counting import number_of
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.interruption import kept_signal_handlers
 from wanbatch.jobs.driver.ray_errors import ray_failures_raised
@@ -79,8 +80,8 @@ def ensure_threads(rooms: Mapping[str, int]) -> None:
     for limit, room in rooms.items():
         if room < LEAST_THREADS:
             raise UserError(
-                f"{max(0, room)} more threads can be started {WHOSE_LIMIT[limit][0]}, and Ray with one worker takes "
-                f"about {GOOD_THREADS}: {WHOSE_LIMIT[limit][1]}"
+                f"{number_of(max(0, room), 'more threads')} can be started {WHOSE_LIMIT[limit][0]}, and Ray with "
+                f"one worker takes about {GOOD_THREADS}: {WHOSE_LIMIT[limit][1]}"
             )
 
 

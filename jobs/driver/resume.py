@@ -112,8 +112,9 @@ def rows_to_drop(out: str | Path, held: Collection[str], plan: Plan, drop_remove
         return others
     if len(others) == len(held):
         raise UserError(
-            f"{out}: {plan.manifest.path} asks for none of the {len(others)} images that it holds, {min(others)!r} "
-            "for one, so all would leave it: go on with the manifest that did ask for them (it may have grown, and "
+            f"{out}: {plan.manifest.path} asks for none of the {number_of(len(others), 'images')} that it holds, "
+            f"{min(others)!r} for one, so all would leave it: go on with the manifest that did ask for them (it "
+            f"may have grown, and "
             "rows of it may be gone), or choose another output folder"
         )
     if not drop_removed:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.planning.adapters import NamedAdapter, names_of_each
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.pipeline.adapters.few_step import FewStepUse, steps_by_name
@@ -46,9 +47,9 @@ def _warning(plan: Plan, adapter: NamedAdapter, made_for: FewStepUse) -> Iterato
         flags += f" --schedule {made_for.schedule} --shift {made_for.shift:g}"
     by_preset = ", or --preset fast, which takes them from its file" if adapter.merged else ""
     yield (
-        f"adapter {adapter.name!r} was made for {made_for.steps} steps of {made_for.sampler} with guidance "
-        f"{made_for.guidance:g}, and {differ} of {int(used.sum())} images that use it have "
-        f"{' and '.join(what)}: give {flags}, or the same in their rows{by_preset}"
+        f"adapter {adapter.name!r} was made for {number_of(made_for.steps, 'steps')} of {made_for.sampler} with "
+        f"guidance {made_for.guidance:g}, and {differ} of {number_of(int(used.sum()), 'images')} that use it "
+        f"{'has' if differ == 1 else 'have'} {' and '.join(what)}: give {flags}, or the same in their rows{by_preset}"
     )
 
 
@@ -63,10 +64,11 @@ def _warning_by_name(plan: Plan, adapter: NamedAdapter, steps: int) -> Iterator[
     if not what:
         return
     yield (
-        f"adapter {adapter.name!r} seems to be made for {steps} steps without guidance, by the name of its file "
-        f"{Path(adapter.file.path).name}, which does not say it inside, and {differ} of "
-        f"{int(used.sum())} images that use it have {' and '.join(what)}: if it is, give --steps {steps} "
-        "--guidance 1, or the same in their rows; if it is not, this does not matter"
+        f"adapter {adapter.name!r} seems to be made for {number_of(steps, 'steps')} without guidance, by the "
+        f"name of its file {Path(adapter.file.path).name}, which does not say it inside, and {differ} of "
+        f"{number_of(int(used.sum()), 'images')} that use it {'has' if differ == 1 else 'have'} "
+        f"{' and '.join(what)}: if it is, give --steps {steps} --guidance 1, or the same in their rows; if it is "
+        f"not, this does not matter"
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -156,7 +157,11 @@ def too_low(resolved: pa.Table) -> Iterator[tuple[int, str]]:
     lowest = _lowest(resolved, (creativity > 0) & (creativity < 1))
     for index in np.flatnonzero((creativity > 0) & (creativity < lowest)).tolist():
         ((steps, shift, schedule, sigmas),) = schedules_of(resolved.slice(index, 1))
-        whose = "its sigmas" if sigmas else f"{steps} steps with the {schedule} schedule and shift {shift:g}"
+        whose = (
+            "its sigmas"
+            if sigmas
+            else f"{number_of(steps, 'steps')} with the {schedule} schedule and shift {shift:g}"
+        )
         yield (
             index,
             f"creativity {creativity[index]:g} is below the last noise level of {whose}: the lowest that works is "

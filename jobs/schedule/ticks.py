@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.suggestions import did_you_mean
 
@@ -50,8 +51,8 @@ def plain_cron(text: str) -> str:
         return fields
     if len(found := cron.split()) != len(FIELDS):
         raise UserError(
-            f"cron {text!r}: has {len(found)} fields; must have five: {' '.join(FIELDS)}, like '30 2 * * *' for half "
-            "past two every night"
+            f"cron {text!r}: has {number_of(len(found), 'fields')}; must have five: {' '.join(FIELDS)}, like '30 "
+            f"2 * * *' for half past two every night"
         )
     try:
         next(CronSim(cron, SOME_START))

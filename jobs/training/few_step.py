@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.training.asked import check_batch, check_name, said_by_first, training_device, training_type
 from wanbatch.manifests.dataset.status import committed_rows
@@ -83,7 +84,8 @@ def train(request: FewStepRequest, say: Callable[[str], None]) -> dict[str, Any]
     found = checked(request, processes.count, say)
     info, settings, prompts, size = found.info, found.settings, found.prompts, found.size
     device = found.device if processes.state is None else processes.state.device
-    say(f"{len(prompts)} prompts, {info.name}, {device.type}, {size[0]}x{size[1]}, {request.steps} steps")
+    count, steps = number_of(len(prompts), "prompts"), number_of(request.steps, "steps")
+    say(f"{count}, {info.name}, {device.type}, {size[0]}x{size[1]}, {steps}")
     model = TrainingModel.load(info, device, training_type(info, device), settings.base_precision)
     said = {key: value for key in ("license", "author") if (value := getattr(request, key)) is not None}
     about = About(request.name, request.model, str(request.manifest), len(prompts), **said)
@@ -165,5 +167,8 @@ def _prompts(manifest: str | Path, most: int, say: Callable[[str], None]) -> lis
             f"{manifest}: has {len(found)} different prompts: give at least {FEWEST}, better some hundred"
         )
     if len(found) > most:
-        say(f"warning: {manifest}: {most} of {len(found)} prompts are used: --set prompts={len(found)} takes all")
+        say(
+            f"warning: {manifest}: {most} of {len(found)} prompts {'is' if most == 1 else 'are'} used: --set "
+            f"prompts={len(found)} takes all"
+        )
     return found[:most]

@@ -195,7 +195,7 @@ def _train(
     about = About(
         request.name, request.model, str(request.images), len(pictures.found),
         template=request.template, trigger=request.trigger, **said,
-        prior=f"{len(prior.found)} pictures from `{prior.path}` with a weight of {weight:g}" if prior else "",
+        prior=f"{number_of(len(prior.found), 'pictures')} from `{prior.path}`, weight {weight:g}" if prior else "",
         start=_words_of_start(request, found),
         masks=f"of `{request.masks}`, black parts with a weight of {_unmasked(request):g}" if request.masks else "",
     )  # fmt: skip

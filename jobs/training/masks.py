@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from wanbatch.counting import number_of
 from wanbatch.errors import RowError, UserError
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.records import Source
@@ -168,7 +169,8 @@ def find_masks(
     without = [each.location for each, reference in zip(pictures, references, strict=True) if reference is None]
     if without:
         raise UserError(
-            f"--masks {given}: {len(without)} of {len(pictures)} pictures have no mask, {without[0]} for one "
+            f"--masks {given}: {len(without)} of {number_of(len(pictures), 'pictures')} "
+            f"{'has' if len(without) == 1 else 'have'} no mask, {without[0]} for one "
             f"({found}): add it, all white to learn all of the picture, or take the picture out"
         )
     return MaskSet(given, tuple(each for each in references if each is not None), root, fence)

@@ -8,6 +8,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.errors import RowError, UserError
 from wanbatch.jobs.training.masks import BESIDE, MaskSet, find_masks, is_mask_of_another, stem
 from wanbatch.manifests.dataset.status import committed_rows
@@ -94,7 +95,9 @@ def find_pictures(
     taken = _sorted_rows(manifest, caption)
     found = [Captioned(row.sources[0], fill(template, said, trigger), row.location) for _, row, said in taken.found]
     if not found and taken.without:
-        raise UserError(f"{path}: none of its {len(taken.without)} pictures has a caption: {HOW_TO_CAPTION}")
+        raise UserError(
+            f"{path}: none of its {number_of(len(taken.without), 'pictures')} has a caption: {HOW_TO_CAPTION}"
+        )
     if not found:
         raise UserError(f"{path}: no row of it has an image: give a folder of pictures, or a dataset with images")
     warnings = [*manifest.warnings]
@@ -164,7 +167,7 @@ def _read(path: str | Path) -> Manifest:
 
 
 def _rows(count: int) -> str:
-    return "1 row is" if count == 1 else f"{count} rows are"
+    return number_of(count, "rows", "is", "are")
 
 
 def _have(count: int) -> str:

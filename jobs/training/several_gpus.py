@@ -13,6 +13,7 @@ import torch
 import torch.multiprocessing
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from wanbatch.counting import number_of
 from wanbatch.errors import MachineryError, UserError, WanbatchError
 from wanbatch.jobs.training import few_step, lora
 from wanbatch.jobs.training.asked import check_batch, first_line, without_memory
@@ -39,7 +40,9 @@ def train_on_gpus(request: Request, gpus: int, say: Callable[[str], None]) -> di
     """
     there = torch.cuda.device_count()
     if gpus > there:
-        raise UserError(f"--gpus {gpus}: PyTorch finds {there} GPUs here: give as many at most, or drop it")
+        raise UserError(
+            f"--gpus {gpus}: PyTorch finds {number_of(there, 'GPUs')} here: give as many at most, or drop it"
+        )
     if isinstance(request, FewStepRequest):
         few_step.checked(request, gpus, say)
     else:

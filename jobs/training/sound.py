@@ -93,7 +93,7 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     _ensure_same(request, info, sounds, prompts, None if clap is None else clap.digest)
     say(
         f"{number_of(len(sounds), 'sounds')} with {number_of(len(captions), 'captions')}, {info.name}, {device}, "
-        f"{request.minutes:g} minutes"
+        f"{number_of(request.minutes, 'minutes')}"
     )
     teacher, lessons = _lessons(Wan.load(info, device, "float32", slots=1), captions, info.height, info.width)
     width = teacher.empty.shape[1]

@@ -211,5 +211,6 @@ def _take(request: LoraRequest, best: Trial, lines: Sequence[str], by: str) -> N
         (out / f"{name}.new").replace(out / name)
     shutil.rmtree(out / SAMPLES, ignore_errors=True)  # of an earlier best
     shutil.copytree(trial / SAMPLES, out / SAMPLES)
-    told = ["", "## Sweep", "", f"The one of {len(lines) - 1} trials with {by}:", "", "```", *lines, "```", ""]
+    headline = f"The one of {number_of(len(lines) - 1, 'trials')} with {by}:"
+    told = ["", "## Sweep", "", headline, "", "```", *lines, "```", ""]
     (out / CARD_FILE).write_text((trial / CARD_FILE).read_text() + "\n".join(told))

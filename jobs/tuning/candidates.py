@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from wanbatch.counting import number_of
 from wanbatch.pipeline.evaluation.metrics import HIGHER_IS_BETTER, Score
 
 NO_CACHE = "none"
@@ -26,7 +27,7 @@ class Candidate:
     schedule: str = "linear"
 
     def __str__(self) -> str:
-        text = f"{self.sampler}, {self.steps} steps"
+        text = f"{self.sampler}, {number_of(self.steps, 'steps')}"
         if self.schedule != "linear":
             text += f", {self.schedule}"
         return text if self.step_cache == NO_CACHE else f"{text}, {self.step_cache}"

@@ -78,16 +78,19 @@ class TuningResult:
         ]
         if self.fewest_steps > 1:
             lines.append(
-                f"not with fewer than {self.fewest_steps} steps: rows of low creativity would start below the last "
-                "level"
+                f"not with fewer than {number_of(self.fewest_steps, 'steps')}: rows of low creativity would "
+                f"start below the last level"
             )
         if sample.unaffected:
             lines.append(
-                f"{sample.unaffected} images keep their rows' own steps, sampler, schedule or sigmas, or have an "
-                "adapter, a map or creativity 0, and were not measured; only a step cache applies to them too"
+                f"{number_of(sample.unaffected, 'images', 'keeps', 'keep')} the rows' own steps, sampler, "
+                f"schedule or sigmas, or rows have an adapter, a map or creativity 0; they were not measured, "
+                f"and only a step cache applies to them too"
             )
         if sample.unreadable:
-            lines.append(f"{sample.unreadable} images were skipped: their sources cannot be read")
+            lines.append(
+                f"{number_of(sample.unreadable, 'images', 'was', 'were')} skipped: their sources cannot be read"
+            )
         return lines
 
     def table(self) -> list[str]:

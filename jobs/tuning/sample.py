@@ -51,7 +51,8 @@ def draw_sample(plan: Plan, count: int, settings: Settings) -> Sample:
     affected = _affected(plan)
     if not len(affected):
         raise UserError(
-            f"all {len(plan)} images have {' or '.join(ROW_SETTINGS)} of their own in the manifest, an adapter, a "
+            f"{'its 1 image has' if len(plan) == 1 else f'all {len(plan)} images have'} "
+            f"{' or '.join(ROW_SETTINGS)} of their own in the manifest, an adapter, a "
             "creativity map or boxes, or creativity 0: there is nothing to tune"
         )
     order = np.random.default_rng(settings.seed).permutation(affected)

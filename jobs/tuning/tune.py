@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from wanbatch import __version__
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, describe_device
 from wanbatch.jobs.config.settings import Settings
@@ -96,7 +97,7 @@ def tune(
     on_progress(f"loading {model.name}")
     runner = CandidateRunner(_load(model, execution, settings, plan), sample.requests)
     reference = Candidate(model.sampler, options.reference_steps, schedule=model.schedule)
-    on_progress(f"references: {len(sample.requests)} of {sample.images} images, {reference}")
+    on_progress(f"references: {len(sample.requests)} of {number_of(sample.images, 'images')}, {reference}")
     references = _make_references(runner, reference)
     measurement = _Measurement(
         runner, Meter(goal.metrics, execution.device), meter, references.pictures, options.timing_rounds, on_progress

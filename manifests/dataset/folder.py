@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.manifests.dataset.card import Card, CardContent, refresh_card
 from wanbatch.manifests.dataset.commit_log import COMMITS, FORMAT, published_parts, read_json, to_json
@@ -212,7 +213,7 @@ class OutputFolder:
                 changed += len(names)
             self._publisher.expect_columns(schema)
         if changed:
-            were = "1 part was" if changed == 1 else f"{changed} parts were"
+            were = number_of(changed, "parts", "was", "were")
             _log.warning("%s: %s given the columns that the manifest has now", self.url, were)
             self.append_internal_file(LOG, log_line("columns_changed", parts=changed))
 

@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from wanbatch.counting import number_of
 from wanbatch.errors import MachineryError
 from wanbatch.manifests.dataset.disk_errors import is_of_the_disk, machinery_error
 from wanbatch.manifests.records import (
@@ -234,7 +235,7 @@ def _part_problem(file: pq.ParquetFile, kind: str, ids: Sequence[str], schema: p
     if schema is None or not file.schema_arrow.equals(schema):
         return f"its columns are not those of {kind}"
     if file.metadata.num_rows != len(ids):
-        return f"{file.metadata.num_rows} rows instead of {len(ids)}"
+        return f"{number_of(file.metadata.num_rows, 'rows')} instead of {len(ids)}"
     if _ids(file) != list(ids):
         return "other ids"
     return None

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.manifests.column_types import IMAGES, SOUND
 from wanbatch.manifests.columns import GIVEN, LATER, WRITTEN
 
@@ -67,7 +68,7 @@ class UnusedColumn:
     def note(self) -> str | None:
         """What else there is to say of the two columns, or None."""
         if self.mixed:
-            rows = f"{self.rows} rows have" if self.rows > 1 else "1 row has"
+            rows = number_of(self.rows, "rows", "has", "have")
             return f"{rows} no {self.meant}, and others have: put the values of {self.column!r} there"
         if self.lists:
             return f"its values are lists: give one {self.meant} a row, with a row for each"

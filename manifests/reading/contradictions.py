@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.manifests.column_types import NAME
 from wanbatch.manifests.columns import MAPS
 from wanbatch.manifests.reading.column_names import if_own
@@ -47,7 +48,8 @@ def contradictions(row: Any, prompt_of_run: bool) -> Iterator[Found]:
             if getattr(row, name) is not None:
                 yield (), f"has both sigmas and {name}: sigmas say every noise level; drop one of the two"
     if row.blend_weights is not None and len(row.blend_weights) != len(sources):
-        said = f"has {len(row.blend_weights)} blend_weights for {len(sources)} images: give one weight for each image"
+        images = number_of(len(sources), "images")
+        said = f"has {len(row.blend_weights)} blend_weights for {images}: give one weight for each image"
         yield ("image", "images"), said
     yield from _map_contradictions(row)
     yield from _blend_group_contradictions(row)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.manifests.reading.csv_table import Csv
 from wanbatch.manifests.reading.jsonl import JsonLines
@@ -49,6 +50,6 @@ class ImageFolder:
         named = {posixpath.normpath(path) for path in paths.to_pylist() if path}
         folders = tuple(f"{folder}/" if folder else "" for folder in checker.image_folders)
         if left := [name for name in found.pictures if name not in named and name.startswith(folders)]:
-            there = "1 picture is" if len(left) == 1 else f"{len(left)} pictures are"
+            there = number_of(len(left), "pictures", "is", "are")
             checker.problems.warn(0, f"{there} in no row and left out, {left[0]!r} for one")
         return passthrough, digest

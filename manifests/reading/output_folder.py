@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.reading.column_names import OWN
@@ -65,8 +66,8 @@ def _warnings(path: ManifestPath, held: CommittedRows) -> list[str]:
     warnings = []
     if left := held.rows - held.images - held.quarantined:
         warnings.append(
-            f"{path.given}: holds {held.images} of {held.rows} images so far, which are read; run the same command "
-            f"again for the other {left} once they are made"
+            f"{path.given}: holds {held.images} of {number_of(held.rows, 'images')} so far, which are read; run "
+            f"the same command again for the other {left} once they are made"
         )
     if held.quarantined == 1:
         warnings.append(f"{path.given}: 1 row of it is quarantined; there is no image of it to read")

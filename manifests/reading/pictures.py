@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from wanbatch.counting import number_of
 from wanbatch.manifests.column_types import ID_PATTERN
 from wanbatch.manifests.reading.kind import ManifestFiles, ManifestPath
 from wanbatch.manifests.reading.row_model import KNOWN
@@ -130,8 +131,8 @@ def _not_read(others: Sequence[str]) -> str:
     """What to say of files that are no pictures and no captions."""
     kinds = Counter(posixpath.splitext(name)[1].lower() or "without ending" for name in others)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
-    more = f", {len(kinds) - 6} other kinds" if len(kinds) > 6 else ""
-    count = "1 file is" if len(others) == 1 else f"{len(others)} files are"
+    more = f", {number_of(len(kinds) - 6, 'other kinds')}" if len(kinds) > 6 else ""
+    count = number_of(len(others), "files", "is", "are")
     return f"{count} not read, neither pictures ({', '.join(PICTURE_SUFFIXES)}) nor captions of these: {told}{more}"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from wanbatch.counting import number_of
 from wanbatch.errors import FolderHeldError, MachineryError, UserError
 from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.sharing.contents import Contents
@@ -128,7 +129,11 @@ def _counted(writer: Writer, folder: Path, contents: Contents) -> int:
     if count == contents.images:
         return count
     (folder / RECORD).unlink(missing_ok=True)
-    found = f"{count} pictures instead of {contents.images}" if not problem else f"what cannot be read ({problem})"
+    found = (
+        f"{number_of(count, 'pictures')} instead of {contents.images}"
+        if not problem
+        else f"what cannot be read ({problem})"
+    )
     raise MachineryError(
         f"{folder}: has {found}: if a run goes on in the output folder, wait for its end; remove {folder} and run "
         "the same command again"

@@ -103,8 +103,9 @@ def _ending(facts: Facts, licences: Licences) -> list[str]:
     sources = "No image was made from another one."
     if facts.with_sources:
         sources = (
-            f"{facts.with_sources} images were made from {facts.sources} other pictures, which `sources` names with "
-            f"their SHA-256. Licence of these pictures: {inline(licences.source_license or '')}."
+            f"{number_of(facts.with_sources, 'images', 'was', 'were')} made from "
+            f"{number_of(facts.sources, 'other pictures')}, which `sources` names by SHA-256. Licence of these "
+            f"pictures: {inline(licences.source_license or '')}."
         )
     checks = "No checks of the images were run before they were published."
     if facts.rejected is not None:

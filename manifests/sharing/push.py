@@ -145,8 +145,8 @@ def _require_licences(licences: Licences, facts: Facts) -> None:
         )
     if facts.with_sources and not (licences.source_license or "").strip():
         raise UserError(
-            f"{facts.with_sources} images were made from other pictures: give --source-license the licence under "
-            "which you may pass on what is made from these"
+            f"{number_of(facts.with_sources, 'images', 'was', 'were')} made from other pictures: give "
+            f"--source-license the licence under which you may pass on what is made from these"
         )
 
 
@@ -310,5 +310,7 @@ def _warnings(facts: Facts, private: bool | None) -> tuple[str, ...]:
     if private is False:
         found.append("everyone can see the dataset")
     if facts.rejected:
-        found.append(f"{sum(facts.rejected.values())} rejections by checks: what was rejected is published, too")
+        found.append(
+            f"{number_of(sum(facts.rejected.values()), 'rejections')} by checks: what was rejected is published, too"
+        )
     return tuple(found)

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 
 TRAIN_TIMESTEPS = 1000  # the model's time input is sigma times this
@@ -67,7 +68,8 @@ def _respaced(steps: int, shift: float | None, schedule: str | None, start: floa
     spaced[0] = start
     if not (np.diff(spaced) <= -SMALLEST_FALL).all():
         raise UserError(
-            f"creativity {start:g} leaves no room for {steps} steps between it and 0: raise it or take fewer steps"
+            f"creativity {start:g} leaves no room for {number_of(steps, 'steps')} between it and 0: raise it or "
+            f"take fewer steps"
         )
     spaced.flags.writeable = False
     return spaced

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.tensors import load_tensors
@@ -73,7 +74,9 @@ def read_back(model: TrainingModel, adapters: LowRankAdapters, name: str, file: 
     for expert, tensors in zip(model.experts, load_tensors(adapter), strict=True):
         trained = adapters.paths(expert) if expert in adapters.experts else {}
         if set(tensors.pairs) != set(trained):
-            raise UserError(f"{file}: changes {len(tensors.pairs)} layers, and {len(trained)} were trained")
+            raise UserError(
+                f"{file}: changes {number_of(len(tensors.pairs), 'layers')}, and {len(trained)} were trained"
+            )
         if trained:
             adapters.load(READ_BACK, state_of_pairs(tensors.pairs), expert)
     found = _velocities(model, adapters, (None, name, READ_BACK))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 
-def number_of(number: int, things: str) -> str:
+def number_of(number: float, things: str, does: str = "", do: str = "") -> str:
     """A number of things, with the noun in its singular where it is one: `1 row`, `2 rows`, `1 reply`.
 
     Args:
-        number: how many.
-        things: the plural, in `-s` or `-ies`; what stands before the noun stays: `quarantined rows`.
+        number: how many; a fraction is said as short as can be.
+        things: the plural, in `-s`, `-ies` or `-sses`; what stands before the noun stays: `quarantined rows`.
+        does, do: the words that follow, of one thing and of others: `1 row is`, `2 rows are`.
     """
+    said = f"{number:g}" if isinstance(number, float) else str(number)
     if number != 1:
-        return f"{number} {things}"
-    one = f"{things[:-3]}y" if things.endswith("ies") else things.removesuffix("s")
-    return f"1 {one}"
+        return f"{said} {things} {do}".rstrip()
+    endings = {"ies": "y", "sses": "ss", "s": ""}
+    ending = next((ending for ending in endings if things.endswith(ending)), "")
+    return f"{said} {things.removesuffix(ending)}{endings.get(ending, '')} {does}".rstrip()

@@ -13,3 +13,11 @@ from wanbatch.counting import number_of
 )
 def test_one_thing_is_in_the_singular(number, things, words):
     assert number_of(number, things) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(1, "1 class is"), (2, "2 classes are"), (1.0, "1 class is"), (1.5, "1.5 classes are"), (0, "0 classes are")],
+)
+def test_what_follows_agrees_with_the_number(number, words):
+    assert number_of(number, "classes", "is", "are") == words

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.jobs.reporting.report.groups import counted
 
 MESSAGES, IDS, CLASSES = 20, 10, 20
@@ -61,7 +62,7 @@ def _messages(failures: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
     if rest := ordered[MESSAGES:]:
         count = sum(len(of) for _, of in rest)
-        found.append({"stage": "", "message": f"{len(rest)} other messages", "images": count, "ids": []})
+        found.append({"stage": "", "message": number_of(len(rest), "other messages"), "images": count, "ids": []})
     return found
 
 

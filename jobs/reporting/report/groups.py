@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wanbatch.counting import number_of
+
 CLASS_COLUMNS = ("class", "class_name", "label", "category", "species")
 """Passthrough columns that are taken for the class of an image, the first that is there."""
 
@@ -66,7 +68,7 @@ def counted(values: Collection[str], most: int = MOST_CLASSES) -> list[dict[str,
     counts = Counter(values).most_common()
     found = [{"value": value, "images": count} for value, count in counts[:most]]
     if rest := counts[most:]:
-        found.append({"value": f"{len(rest)} others", "images": sum(count for _, count in rest)})
+        found.append({"value": number_of(len(rest), "others"), "images": sum(count for _, count in rest)})
     return found
 
 

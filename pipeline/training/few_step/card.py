@@ -55,32 +55,33 @@ def write(
         size: (width, height) of a training picture in pixels.
         files: Names of the adapter's files, one for each transformer.
     """
-    (file, *second), steps = files, settings.main_steps
+    (file, *second), steps = files, number_of(settings.main_steps, "steps")
     guidance = f"{settings.guidance:g}" + (f" and {settings.guidance_2:g}" if settings.guidance_2 else "")
     front = {"license": about.license, "base_model": about.base, "library_name": "diffusers"}
     lines = [
         "---", *front_matter(front), "tags:", "- lora", "- text-to-image", "---", "",
         f"# {about.name}", "",
-        f"An adapter (LoRA, rank {settings.rank}) for `{about.base}`, with which it makes pictures in {steps} steps "
-        "of `euler` without guidance, distilled with `wanbatch train few-step`.", "",
+        f"An adapter (LoRA, rank {settings.rank}) for `{about.base}`, with which it makes pictures in "
+        f"{steps} of `euler` without guidance, distilled with `wanbatch train few-step`.", "",
         "## Use", "", "```",
         f"wanbatch run manifest.jsonl --lora {about.name}={file} --merge {about.name} --preset fast",
         "```", "",
         *([f"`{second[0]}` beside it is for the low noise levels; a run finds it.", ""] if second else []),
-        f"In other tools: {steps} steps of Euler's method, shift {settings.shift:g}, guidance 1.", "",
+        f"In other tools: {steps} of Euler's method, shift {settings.shift:g}, guidance 1.", "",
         "## What it does", "",
-        f"{measures.pictures} pictures of the same prompts from the same noise; latents are compared, the norm of "
-        "their difference over that of the teacher's.", "",
+        f"{number_of(measures.pictures, 'pictures')} of the same prompts from the same noise; latents are "
+        f"compared, the norm of their difference over that of the teacher's.", "",
         "| | from the teacher's pictures | between two pictures of one prompt |", "|---|---|---|",
-        f"| the teacher, {settings.teacher_steps} steps, guidance {guidance} | 0 | "
+        f"| the teacher, {number_of(settings.teacher_steps, 'steps')}, guidance {guidance} | 0 | "
         f"{measures.diversity_of_teacher:.3f} |",
-        f"| as it was, {steps} steps, no guidance | {measures.distance_without:.3f} | |",
-        f"| with the adapter, {steps} steps | {measures.distance_with:.3f} | {measures.diversity_with:.3f} |", "",
+        f"| as it was, {steps}, no guidance | {measures.distance_without:.3f} | |",
+        f"| with the adapter, {steps} | {measures.distance_with:.3f} | "
+        f"{measures.diversity_with:.3f} |", "",
         f"The file changes {measures.coverage}. Below are the three ways, one below the other.", "",
         "![pictures of the teacher, without the adapter, and with it](samples.png)", "",
         "## Training", "",
         f"{number_of(about.count, 'prompts')} from `{about.prompts}`, no pictures; {size[0]}x{size[1]} pixels; "
-        f"{done['steps']} steps in {done['seconds'] / 60:.1f} minutes.", "",
+        f"{number_of(done['steps'], 'steps')} in {done['seconds'] / 60:.1f} minutes.", "",
         *_paragraph(words_of_base(measures.base_difference, measures.change_difference)),
         "| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in asdict(settings).items()), "",
         "## Known failures", "", _failures(measures, str(done["phase"])), "",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.few_step import FewStepUse
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
@@ -287,7 +288,7 @@ class Distillation:
             "ss_discrete_flow_shift": settings.shift,
             "modelspec.sai_model_spec": "1.0.1",
             "modelspec.title": "few steps without guidance",
-            "modelspec.usage_hint": f"{steps} steps of euler, shift {settings.shift:g}, guidance 1",
+            "modelspec.usage_hint": f"{number_of(steps, 'steps')} of euler, shift {settings.shift:g}, guidance 1",
         }
         for expert, file in zip(self.adapters.experts, self.files, strict=True):
             self.adapters.save(STUDENT, file, {**header, **more, "ss_output_name": file.stem}, expert=expert)

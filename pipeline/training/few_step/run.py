@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from wanbatch.counting import number_of
 from wanbatch.pipeline.training.adapter_header import origin_header
 from wanbatch.pipeline.training.few_step import card
 from wanbatch.pipeline.training.few_step.distillation import Distillation
@@ -77,20 +78,20 @@ def train_few_step(
         UserError: If the folder is of another training, or a loss is not a number any more.
     """
     out.mkdir(parents=True, exist_ok=True)
-    said = _identity(model, prompts, settings, size, about.name)
     with processes.first_one_first():
+        said = _identity(model, prompts, settings, size, about.name)
         ensure_same_training(out, said, _WORDS, asdict(FewStepSettings()))
     torch.manual_seed(settings.seed)
-    experts = model.by_level
-    adapters = LowRankAdapters(experts.by_name, IMAGE_LAYERS)
-    listener.say(f"the teacher makes {min(settings.teacher_latents, len(prompts))} pictures to begin with")
+    adapters = LowRankAdapters((experts := model.by_level).by_name, IMAGE_LAYERS)
+    begin = number_of(min(settings.teacher_latents, len(prompts)), "pictures")
+    listener.say(f"the teacher makes {begin} to begin with")
     bank = with_latents(experts, adapters, encode_bank(model, prompts, size), settings, out, processes)
     training = Distillation(experts, adapters, bank, settings, budget, out, listener.say, about.name, processes)
     done = training.run(dict, minutes_between, listener.stepped)
-    if not processes.first:
-        processes.wait()
-        return training.files[0], Measures.read(out / MEASURES_FILE)
-    return _finish(training, model, about, done, size, shown)
+    if processes.first:
+        return _finish(training, model, about, done, size, shown)
+    processes.wait()
+    return training.files[0], Measures.read(out / MEASURES_FILE)
 
 
 def _finish(

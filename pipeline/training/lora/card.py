@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.pipeline.adapters.files import LOW
 from wanbatch.pipeline.training.adapter_header import front_matter, origin_header
 from wanbatch.pipeline.training.experts import file_names as names_of_files
@@ -86,7 +87,11 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
         front["instance_prompt"] = about.trigger
     lines = ["---", *front_matter(front), "tags:", "- lora", "- text-to-image"]
     own = measures.held_out_pictures
-    shown = f"{own} pictures that were held out" if own else "the training's own pictures, since none was held out"
+    shown = (
+        f"{number_of(own, 'pictures', 'that was', 'that were')} held out"
+        if own
+        else "the training's own pictures, since none was held out"
+    )
     said = "on every prompt while it is active" if not about.trigger else f"where the prompt has `{about.trigger}`"
     file, *second = file_names(about.name, settings)
     lines += [
@@ -106,7 +111,7 @@ def write(about: About, settings: LoraSettings, measures: Measures, seconds: flo
         f"The file changes {measures.coverage}. Pictures without it and, below, with it: of its own prompts, then of "
         "unrelated ones.", "", "![pictures without it and with it](samples/end.png)", "",
         "## Training", "",
-        f"{about.pictures} pictures from `{about.images}`. Rights in them: {about.rights}."
+        f"{number_of(about.pictures, 'pictures')} from `{about.images}`. Rights in them: {about.rights}."
         + (f" Masks: {about.masks}." if about.masks else "")
         + (f" Beside them {about.prior}." if about.prior else "")
         + (f" It began with {about.start}." if about.start else ""), "",

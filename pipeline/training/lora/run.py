@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wanbatch.counting import number_of
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.training.lora import card
 from wanbatch.pipeline.training.lora.buckets import bucket
@@ -117,8 +118,8 @@ def _trained(
     samples, shown = _Samples(loop, size), tuple(prompts[0]) or _some_captions(held, loop.examples)
     loop.run(lambda made: samples.write(out / f"samples/step-{made:06d}.png", shown), listener.stepped)
     files = _save(loop, about, size)
-    count = len(shown) + len(prompts[1])
-    listener.say(f"{files[0]} is written; now pictures of {count} prompts without it and with it, which are measured")
+    count = number_of(len(shown) + len(prompts[1]), "prompts")
+    listener.say(f"{files[0]} is written; now pictures of {count} without it and with it, which are measured")
     _, other = samples.write(out / "samples/end.png", shown, prompts[1])
     return _finish(loop, about, files[0], (held, len(held)) if len(held) else (loop.examples, 0), other)
 

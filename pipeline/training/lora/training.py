@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.files import HIGH
 from wanbatch.pipeline.training.few_step.levels import shifted
@@ -154,7 +155,8 @@ class LoraTraining:
             total += float(loss.detach())
         total = self._averaged_over_processes(total)
         if not math.isfinite(total):
-            kept = f"the state after {len(self.losses) // settings.save_every * settings.save_every} steps is kept"
+            saved = len(self.losses) // settings.save_every * settings.save_every
+            kept = f"the state after {number_of(saved, 'steps')} is kept"
             raise LossNotFinite(
                 f"the loss is {total} at step {number + 1}: {kept} in {self.out}. Lower the rate (--rate, now "
                 f"{settings.rate:g}) and give another --out, or look for pictures that are damaged"

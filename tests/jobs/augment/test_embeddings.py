@@ -129,4 +129,4 @@ def test_one_original_is_too_few(out):
     for number in range(1, 6):
         Path(f"set/train/a/{number}.png").unlink()
     (line,) = refused(invoke("check", out, "--recipe", "recipe.toml", "--embeddings", "model.onnx"))
-    assert line == "--embeddings compares 4 pictures with 1 originals: it needs 2 of each"
+    assert line == "--embeddings compares 4 pictures with 1 original: it needs 2 of each"

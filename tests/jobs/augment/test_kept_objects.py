@@ -124,7 +124,7 @@ def test_a_picture_without_objects_is_varied_as_a_whole_and_said_so():
         (True, "copied"),
     ]
     made = invoke("augment", "recipe.toml", "--out", "again.jsonl")
-    assert "warning   1 of 3 pictures have nothing that is kept, and are varied as a whole" in made.output
+    assert "warning   1 of 3 pictures has nothing that is kept: varied as a whole" in made.output
 
 
 def test_objects_that_are_kept_may_change_a_little_and_with_masks_their_pixels_come_back():

@@ -103,7 +103,7 @@ def test_a_run_that_is_at_work_there_is_told_of_with_what_it_has_made(mixed, mod
     assert "at work" not in invoke("plan", mixed.manifest, *options).stdout
 
 
-def test_commits_are_read_once(mixed, model_folder, tmp_path, monkeypatch):
+def test_commits_are_read_once(mixed, model_folder, sources, tmp_path, monkeypatch, caplog):
     """All that is said of a folder is of one moment."""
     options = ["--model", model_folder, "--width", 32, "--height", 32, "--seed", 9, "--steps", 2, "--json"]
     read_all, read = LocalBackend.read_all, []
@@ -120,6 +120,12 @@ def test_commits_are_read_once(mixed, model_folder, tmp_path, monkeypatch):
     assert sorted(read) == sorted(set(read))
     assert len(read) == len(list((mixed.out / "_wanbatch/commits").iterdir()))
     assert json.loads(invoke("plan", mixed.manifest, "--out", tmp_path / "new", *options).stdout)["folder"] is None
+    read.clear()
+    labels = write_jsonl(sources / "labelled.jsonl", [{**row, "note": "other"} for row in MIXED])
+    planned = invoke("plan", labels, "--out", mixed.out, *options)
+    assert planned.exit_code == 0
+    assert "15 images that are made keep the values of note that they were made with" in caplog.text
+    assert sorted(read) == sorted(set(read))
 
 
 def test_a_gpu_that_this_machine_has_not(mixed, model_folder, tmp_path, monkeypatch):

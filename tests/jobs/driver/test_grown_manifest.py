@@ -84,15 +84,13 @@ def test_values_that_changed_of_images_that_are_made_are_told(run_fast, settings
         pq.write_table(pa.table(table), path)
         caplog.clear()
         run_fast(path, out, settings())
-        return [record.getMessage() for record in caplog.records if "keep the values" in record.getMessage()]
+        return [record.getMessage() for record in caplog.records if " the values of " in record.getMessage()]
 
     nan = float("nan")
     assert run("ab", label=["cat", "dog"], score=[nan, 1.0], of=[[1], None]) == []
     assert run("abc", label=["cat", "dog", "fox"], score=[nan, 1.0, 2.0], of=[[1], None, None]) == []
     (told,) = run("abc", label=["cat", "ox", "fox"], score=[nan, 1.0, 2.0], of=[[1], [2], None])
-    assert told.startswith(
-        f"{out}: 1 images that are made keep the values of label, of that they were made with, 'b'"
-    )
+    assert told.startswith(f"{out}: 1 image that is made keeps the values of label, of that it was made with, 'b'")
     assert run("abc", label=["cat", "ox", "fox"], score=[nan, 1.0, 2.0], of=[[1], [2], None]) == [], "it is told once"
     new = {"label": ["cat", "dog", "fox", "owl"], "score": [nan, 1.0, 2.0, 3.0], "of": [[1], None, None, [4]]}
     (told,) = run("abcd", **new, split=["train", "train", "test", "test"])

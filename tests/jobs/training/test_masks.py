@@ -72,7 +72,7 @@ def test_masks_of_a_folder_have_the_names_of_the_pictures(drawings, tmp_path):
     half_white(tmp_path / "masks/sub/two.jpg", white=128)
     assert whites(with_masks(drawings, str(tmp_path / "masks"))) == [[0, 255], [0, 128]]
     (tmp_path / "masks/sub/two.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 pictures have no mask, .*two\.png for one .*: add it, all white"):
+    with pytest.raises(UserError, match=r"1 of 2 pictures has no mask, .*two\.png for one .*: add it, all white"):
         with_masks(drawings, str(tmp_path / "masks"))
     half_white(tmp_path / "masks/one.webp")
     with pytest.raises(UserError, match=r"has both one\.png and one\.webp: take one of them out"):
@@ -105,7 +105,7 @@ def test_masks_beside_the_pictures_are_no_pictures(drawings):
     assert "2 rows are left out that by the name would be a mask of the picture beside it" in warning
     assert "give --masks beside, or other names" in warning
     (drawings / "one_mask.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 pictures have no mask, .*one\.png for one \(there is no NAME_mask"):
+    with pytest.raises(UserError, match=r"1 of 2 pictures has no mask, .*one\.png for one \(there is no NAME_mask"):
         with_masks(drawings, "beside")
 
 
@@ -134,7 +134,7 @@ def test_masks_of_a_column(tmp_path):
     }  # fmt: skip
     pq.write_table(pa.table(table), tmp_path / "rows.parquet")
     assert whites(with_masks(tmp_path / "rows.parquet", "outline")) == [[0, 255]] * 2
-    with pytest.raises(UserError, match=r"1 of 2 pictures have no mask, .* \(its column 'empty' is empty\): add it"):
+    with pytest.raises(UserError, match=r"1 of 2 pictures has no mask, .* \(its column 'empty' is empty\): add it"):
         with_masks(tmp_path / "rows.parquet", "empty")
     with pytest.raises(UserError, match=r"no such folder, and no such column .* \(it has outline, empty\): give"):
         with_masks(tmp_path / "rows.parquet", "outlines")

@@ -92,12 +92,12 @@ def test_more_gpus_than_there_are_is_one_line(tmp_path, monkeypatch):
     given = ["train", "lora", "--images", str(tmp_path), "--name", "ink", "--gpus", "2"]
     done = CliRunner().invoke(main, given)
     assert done.exit_code == 2
-    assert "--gpus 2: PyTorch finds 1 GPUs here: give as many at most, or drop it" in done.stderr
+    assert "--gpus 2: PyTorch finds 1 GPU here: give as many at most, or drop it" in done.stderr
     done = CliRunner().invoke(main, [*given, "--sweep", "rank=1,2"])
     assert "--gpus: a sweep has one trial on each GPU already: drop it" in done.stderr
     done = CliRunner().invoke(main, ["train", "few-step", "none.jsonl", "--gpus", "2"])
     assert done.exit_code == 2
-    assert "--gpus 2: PyTorch finds 1 GPUs here: give as many at most, or drop it" in done.stderr
+    assert "--gpus 2: PyTorch finds 1 GPU here: give as many at most, or drop it" in done.stderr
 
 
 def test_a_distillation_on_several_gpus_is_checked_before_it_is_started(tmp_path, monkeypatch):

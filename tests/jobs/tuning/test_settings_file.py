@@ -116,8 +116,8 @@ def test_the_evidence_is_all_there():
     ):
         assert part in text
     assert "fewer than 5 steps" in text
-    assert "3 images keep their rows' own" in text
-    assert "1 images were skipped: their sources cannot be read" in text
+    assert "3 images keep the rows' own" in text
+    assert "1 image was skipped: their sources cannot be read" in text
     assert any(line.startswith("# * ") and "4.00x" in line and str(CHOSEN) in line for line in evidence())
 
 

@@ -91,7 +91,7 @@ def _notes_on_folder(
     Raises:
         UserError: The run would be refused.
     """
-    left = f"{out}: cannot be read from this machine, so that what it holds is compared on the cluster first"
+    left = f"{out}: is not seen from this machine, so that what it holds is compared on the cluster first"
     if not output_is_seen(absolute(out)):
         return [left]
     rerun_changed, drop_removed, new_run = (flag in flags for flag in EARLIER_RUNS)

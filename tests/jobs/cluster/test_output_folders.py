@@ -58,7 +58,7 @@ def test_of_a_model_that_is_not_here_what_every_model_shares_is_compared(mixed):
 
 def test_a_folder_that_this_machine_does_not_see_is_left_to_the_cluster(mixed, model_folder, tmp_path):
     out = "/no-such-folder-here/out"
-    left = f"{out}: cannot be read from this machine, so that what it holds is compared on the cluster first"
+    left = f"{out}: is not seen from this machine, so that what it holds is compared on the cluster first"
     assert left in submit(mixed.manifest, out, model_folder, "--emit", "slurm").stderr
     assert (
         "on the cluster first" not in submit(mixed.manifest, tmp_path / "new", model_folder, "--emit", "slurm").stderr

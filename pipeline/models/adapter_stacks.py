@@ -7,10 +7,11 @@ result does not depend on the others, to the last bit. Stacks are filled when a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # The products of a block and which of diffusers' modules each stands for.
@@ -36,6 +37,30 @@ class LayerStack(NamedTuple):
 
     down: Tensor
     ups: Tensor
+
+    def product(self, layer: Any, states: Tensor) -> Tensor:
+        """What a linear layer gives [slots, tokens, in], with what is added to it."""
+        return add_low_rank(layer(states), states, self)
+
+
+class MergedStack(NamedTuple):
+    """The same of a product of one layer whose weight is merged with the slots' adapters; in float32."""
+
+    down: Tensor
+    ups: Tensor
+
+    def product(self, layer: Any, states: Tensor) -> Tensor:
+        """What a linear layer gives [slots, tokens, in] with these merged into its weight, each slot by itself."""
+        weights = (merged(layer.weight, down, up) for down, up in zip(self.down, self.ups[0], strict=True))
+        return torch.stack([F.linear(own, weight, layer.bias) for own, weight in zip(states, weights, strict=True)])
+
+
+def merged(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """A weight [out, in] with down [rank, in] and up [out, rank], float32, merged in; rounded once.
+
+    The arithmetic of `adapters/merging.py`.
+    """
+    return torch.addmm(weight.float(), up, down).to(weight.dtype)
 
 
 BlockStacks = Mapping[str, LayerStack]
@@ -78,9 +103,11 @@ class AdapterStacks:
         rank: Of each slot.
         dtype: Of the products.
         device: Where they are.
+        kind: Of the stacks: `LayerStack` or `MergedStack`.
 
     Attributes:
         blocks: For each block its stacks. Their tensors stay where they are.
+        held: What is in which slot, for who fills them.
     """
 
     def __init__(
@@ -92,16 +119,18 @@ class AdapterStacks:
         rank: int,
         dtype: torch.dtype,
         device: torch.device,
+        kind: Any = LayerStack,
     ):
         self.rank, self._products = rank, products
-        self.blocks: list[dict[str, LayerStack]] = []
+        self.held: dict[int, Hashable] = {}
+        self.blocks: list[dict[str, Any]] = []
         for _ in range(layers):
             block = {}
             for name, modules in products.items():
                 shapes = [shape_of(module) for module in modules]
                 down = torch.zeros(slots, len(modules) * rank, shapes[0][1], dtype=dtype, device=device)
                 ups = torch.zeros(len(shapes), slots, shapes[0][0], rank, dtype=dtype, device=device)
-                block[name] = LayerStack(down, ups)
+                block[name] = kind(down, ups)
             self.blocks.append(block)
 
     def fill(self, slot: int, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:

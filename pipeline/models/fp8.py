@@ -55,11 +55,11 @@ class Float8Linear(nn.Module):
         self.register_buffer("scale", scale.t().contiguous())
         self.register_buffer("bias", bias)
 
-    def take(self, weight: Tensor) -> None:
-        """Have another weight from now on, float [out, in], in the same memory."""
+    def take(self, weight: Tensor, rows: slice) -> None:
+        """Have other rows of the weight from now on, float [rows, in], in the same memory."""
         quantised, scale = quantise(weight)
-        self.weight.copy_(quantised)
-        self.scale.copy_(scale.t())
+        self.weight[rows].copy_(quantised)
+        self.scale[:, rows].copy_(scale.t())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in the dtype of x."""

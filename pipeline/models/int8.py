@@ -70,11 +70,11 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", bias)
         self._compiled = compiled
 
-    def take(self, weight: Tensor) -> None:
-        """Have another weight from now on, float [out, in], in the same memory."""
+    def take(self, weight: Tensor, rows: slice) -> None:
+        """Have other rows of the weight from now on, float [rows, in], in the same memory."""
         quantised, scale = quantise(weight)
-        self.weight.copy_(quantised)
-        self.scale.copy_(scale.t())
+        self.weight[rows].copy_(quantised)
+        self.scale[:, rows].copy_(scale.t())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in the dtype of x."""

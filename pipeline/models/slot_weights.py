@@ -35,15 +35,16 @@ class SlotLinear(nn.Module):
         layer: That of all rows: with a weight [out, in] and a bias [out] or None, in 8 bits or not.
         original: The weight before it was rounded to 8 bits, [out, in].
         slots: Of the batch.
+        merge: `kernels.merge_low_rank`, where it can be used.
 
     Attributes:
         layers: One a slot.
     """
 
-    def __init__(self, layer: Any, original: Tensor, slots: int):
+    def __init__(self, layer: Any, original: Tensor, slots: int, merge: Callable[..., None] | None = None):
         super().__init__()
         self.layers = [_copied(layer) for _ in range(slots)]
-        self._original = original
+        self._layer, self._original, self._merge = layer, original, merge
         self._width = len(original)
 
     @property
@@ -59,16 +60,19 @@ class SlotLinear(nn.Module):
             parts: Of the layers that this one is, which are equally wide: down [r, in] and up [width, r], float32;
                 None: the adapter leaves that one as it is.
         """
-        weights = [
-            weight if pair is None else merged(weight, *pair)
-            for weight, pair in zip(self._original.chunk(len(parts)), parts, strict=True)
-        ]
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        layer = self.layers[slot]
-        if isinstance(layer, Float8Linear | Int8Linear):
-            layer.take(weight)
-        else:
-            layer.weight.copy_(weight)
+        layer, width = self.layers[slot], self._width // len(parts)
+        for number, pair in enumerate(parts):
+            rows = slice(number * width, (number + 1) * width)
+            if pair is None:
+                layer.weight[rows].copy_(self._layer.weight[rows])
+                if _in_8_bits(layer):
+                    layer.scale[:, rows].copy_(self._layer.scale[:, rows])
+            elif self._merge is not None and not isinstance(layer, Int8Linear):
+                scale = layer.scale[0, rows] if self.takes_float8 else None
+                self._merge(self._original[rows], *pair, layer.weight[rows], scale)
+            else:
+                weight = merged(self._original[rows], *pair)
+                layer.take(weight, rows) if _in_8_bits(layer) else layer.weight[rows].copy_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """[sequences, tokens, in] -> [sequences, tokens, out], or [rows, in] -> [rows, out]; the slots in turn."""
@@ -124,6 +128,10 @@ class SlotLinear(nn.Module):
         return out
 
 
+def _in_8_bits(layer: Any) -> bool:
+    return isinstance(layer, Float8Linear | Int8Linear)
+
+
 def _copied(layer: Any) -> Any:
     """A layer with memory of its own for the weight."""
     if isinstance(layer, nn.Module):
@@ -147,6 +155,7 @@ class SlotWeights:
         blocks: Of the transformer, on their device, made ready.
         slots: How many rows they take.
         compiled: Whether blocks are to be compiled, as `FrameTransformer.compile_blocks` does.
+        merge: `kernels.merge_low_rank`, where it can be used.
 
     Attributes:
         blocks: The same, sharing all but their large linear layers.
@@ -154,11 +163,17 @@ class SlotWeights:
         held: What is in which slot, for who fills them.
     """
 
-    def __init__(self, blocks: Iterable[Any], slots: int, compiled: bool = False):
+    def __init__(
+        self,
+        blocks: Iterable[Any],
+        slots: int,
+        compiled: bool = False,
+        merge: Callable[..., None] | None = None,
+    ):
         self.slots = slots
         self.held: dict[int, Hashable] = {}
         self.blocks: list[FrameBlock] = [
-            block.with_layers(lambda layer, original: SlotLinear(layer, original, slots)) for block in blocks
+            block.with_layers(lambda layer, original: SlotLinear(layer, original, slots, merge)) for block in blocks
         ]
         if compiled:
             for block in self.blocks:

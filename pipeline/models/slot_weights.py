@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from wanbatch.pipeline.models.adapter_stacks import PRODUCTS, merged
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.fp8 import Float8Linear
 from wanbatch.pipeline.models.int8 import Int8Linear
+
+BESIDE = 1  # streams that products run in besides the current one
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 """Diffusers' name of a module -> down [r, in] and up [out, r], float32, scale included."""
@@ -108,7 +111,7 @@ class SlotLinear(nn.Module):
         return self._in_turn(product, dtype, rows, scale)
 
     def _in_turn(self, product: Callable[..., None], dtype: torch.dtype, *inputs: Tensor) -> Tensor:
-        """The products of all slots; on a GPU every second one in another stream.
+        """The products of all slots; on a GPU in several streams in turn.
 
         The last tiles of one product do not fill a GPU, so the next one's begin beside them.
         """
@@ -119,12 +122,15 @@ class SlotLinear(nn.Module):
             for share in shares:
                 product(*share)
             return out
-        here, beside = torch.cuda.current_stream(out.device), _second_stream(out.device)
-        beside.wait_stream(here)
+        here = torch.cuda.current_stream(out.device)
+        streams = [here, *_streams_beside(out.device)]
+        for stream in streams[1:]:
+            stream.wait_stream(here)
         for number, share in enumerate(shares):
-            with torch.cuda.stream(beside if number % 2 else here):
+            with torch.cuda.stream(streams[number % len(streams)]):
                 product(*share)
-        here.wait_stream(beside)
+        for stream in streams[1:]:
+            here.wait_stream(stream)
         return out
 
 
@@ -139,13 +145,9 @@ def _copied(layer: Any) -> Any:
     return layer._replace(weight=layer.weight.clone())
 
 
-_streams: dict[torch.device, torch.cuda.Stream] = {}
-
-
-def _second_stream(device: torch.device) -> torch.cuda.Stream:
-    if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
-    return _streams[device]
+@cache
+def _streams_beside(device: torch.device) -> list[torch.cuda.Stream]:
+    return [torch.cuda.Stream(device) for _ in range(BESIDE)]
 
 
 class SlotWeights:

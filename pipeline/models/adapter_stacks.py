@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wanbatch.pipeline.models.weight_merging import merged
+
 # The products of a block and which of diffusers' modules each stands for.
 PRODUCTS: dict[str, tuple[str, ...]] = {
     "qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
@@ -50,17 +52,13 @@ class MergedStack(NamedTuple):
     ups: Tensor
 
     def product(self, layer: Any, states: Tensor) -> Tensor:
-        """What a linear layer gives [slots, tokens, in] with these merged into its weight, each slot by itself."""
+        """What a linear layer gives [slots, tokens, in] with a slot's own matrices merged into its weight.
+
+        Each product is one of all slots, of which one is taken: it has the bits that a model has whose weight was
+        merged before, since the size of a product can decide them.
+        """
         weights = (merged(layer.weight, down, up) for down, up in zip(self.down, self.ups[0], strict=True))
-        return torch.stack([F.linear(own, weight, layer.bias) for own, weight in zip(states, weights, strict=True)])
-
-
-def merged(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """A weight [out, in] with down [rank, in] and up [out, rank], float32, merged in; rounded once.
-
-    The arithmetic of `adapters/merging.py`.
-    """
-    return torch.addmm(weight.float(), up, down).to(weight.dtype)
+        return torch.stack([F.linear(states, weight, layer.bias)[slot] for slot, weight in enumerate(weights)])
 
 
 BlockStacks = Mapping[str, LayerStack]
@@ -109,6 +107,8 @@ class AdapterStacks:
         blocks: For each block its stacks. Their tensors stay where they are.
         held: What is in which slot, for who fills them.
     """
+
+    many_launches = False
 
     def __init__(
         self,

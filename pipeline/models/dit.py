@@ -192,8 +192,7 @@ class FrameTransformer(nn.Module):
     def _weights_of_slots(self, slots: int) -> SlotWeights:
         if self._slot_weights is None or self._slot_weights.slots != slots:
             self._slot_weights = None  # its memory is needed
-            merge = None if self._fused is None else self._fused.kernels.merge_low_rank
-            self._slot_weights = SlotWeights(self.blocks, slots, self._compiled, merge)
+            self._slot_weights = SlotWeights(self.blocks, slots, self._compiled)
         return self._slot_weights
 
     def context(

@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanbatch.pipeline.models.adapter_stacks import PRODUCTS, merged
+from wanbatch.pipeline.models.adapter_stacks import PRODUCTS
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.fp8 import Float8Linear
 from wanbatch.pipeline.models.int8 import Int8Linear
+from wanbatch.pipeline.models.weight_merging import by_kernel, merged
 
 BESIDE = 1  # streams that products run in besides the current one
 
@@ -38,16 +39,15 @@ class SlotLinear(nn.Module):
         layer: That of all rows: with a weight [out, in] and a bias [out] or None, in 8 bits or not.
         original: The weight before it was rounded to 8 bits, [out, in].
         slots: Of the batch.
-        merge: `kernels.merge_low_rank`, where it can be used.
 
     Attributes:
         layers: One a slot.
     """
 
-    def __init__(self, layer: Any, original: Tensor, slots: int, merge: Callable[..., None] | None = None):
+    def __init__(self, layer: Any, original: Tensor, slots: int):
         super().__init__()
         self.layers = [_copied(layer) for _ in range(slots)]
-        self._layer, self._original, self._merge = layer, original, merge
+        self._layer, self._original = layer, original
         self._width = len(original)
 
     @property
@@ -70,12 +70,14 @@ class SlotLinear(nn.Module):
                 layer.weight[rows].copy_(self._layer.weight[rows])
                 if _in_8_bits(layer):
                     layer.scale[:, rows].copy_(self._layer.scale[:, rows])
-            elif self._merge is not None and not isinstance(layer, Int8Linear):
-                scale = layer.scale[0, rows] if self.takes_float8 else None
-                self._merge(self._original[rows], *pair, layer.weight[rows], scale)
+            elif self.takes_float8 and by_kernel(self._original):
+                from wanbatch.pipeline.models.kernels import merge_low_rank  # needs Triton
+
+                merge_low_rank(self._original[rows], *pair, layer.weight[rows], layer.scale[0, rows])
+            elif _in_8_bits(layer):
+                layer.take(merged(self._original[rows], *pair), rows)
             else:
-                weight = merged(self._original[rows], *pair)
-                layer.take(weight, rows) if _in_8_bits(layer) else layer.weight[rows].copy_(weight)
+                layer.weight[rows].copy_(merged(self._original[rows], *pair))
 
     def forward(self, x: Tensor) -> Tensor:
         """[sequences, tokens, in] -> [sequences, tokens, out], or [rows, in] -> [rows, out]; the slots in turn."""
@@ -157,7 +159,6 @@ class SlotWeights:
         blocks: Of the transformer, on their device, made ready.
         slots: How many rows they take.
         compiled: Whether blocks are to be compiled, as `FrameTransformer.compile_blocks` does.
-        merge: `kernels.merge_low_rank`, where it can be used.
 
     Attributes:
         blocks: The same, sharing all but their large linear layers.
@@ -165,17 +166,13 @@ class SlotWeights:
         held: What is in which slot, for who fills them.
     """
 
-    def __init__(
-        self,
-        blocks: Iterable[Any],
-        slots: int,
-        compiled: bool = False,
-        merge: Callable[..., None] | None = None,
-    ):
+    many_launches = True
+
+    def __init__(self, blocks: Iterable[Any], slots: int, compiled: bool = False):
         self.slots = slots
         self.held: dict[int, Hashable] = {}
         self.blocks: list[FrameBlock] = [
-            block.with_layers(lambda layer, original: SlotLinear(layer, original, slots, merge)) for block in blocks
+            block.with_layers(lambda layer, original: SlotLinear(layer, original, slots)) for block in blocks
         ]
         if compiled:
             for block in self.blocks:

@@ -28,7 +28,8 @@ def merge_low_rank(weight: Tensor, down: Tensor, up: Tensor, out: Tensor, scale:
     _merge[(triton.cdiv(rows, ROWS),)](
         weight, down, up, out, out if scale is None else scale, rows, columns, len(down),
         *down.stride(), *up.stride(), fp8=scale is not None, rows=ROWS, block=COLUMNS,
-        padded=max(SMALLEST_DOT, triton.next_power_of_2(len(down))), precision=_precision(weight.device), num_warps=4,
+        padded=max(SMALLEST_DOT, triton.next_power_of_2(len(down))), precision=_precision(weight.device),
+        reciprocal=weight.is_cuda, num_warps=4,
     )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def _sum_of(
 def _merge(
     weight, down, up, out, scales, row_count, columns, rank, rank_stride, in_stride, out_stride, up_stride,
     fp8: tl.constexpr, rows: tl.constexpr, block: tl.constexpr, padded: tl.constexpr, precision: tl.constexpr,
+    reciprocal: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     ranks = tl.arange(0, padded)
@@ -70,7 +72,11 @@ def _merge(
                 weight, down, own, row, column, columns, rank_stride, in_stride, is_row, is_rank, ranks, precision
             )
             peak = tl.maximum(peak, tl.max(tl.abs(x), axis=1))
-        scale = tl.div_rn(tl.maximum(peak, SMALLEST_PEAK), tl.zeros((rows,), dtype=tl.float32) + LARGEST)
+        peak = tl.maximum(peak, SMALLEST_PEAK)
+        if reciprocal:  # as PyTorch divides by a number on a GPU
+            scale = peak * (1.0 / LARGEST)
+        else:
+            scale = tl.div_rn(peak, tl.zeros((rows,), dtype=tl.float32) + LARGEST)
         tl.store(scales + row, scale, mask=is_row)
     for first in range(0, columns, block):
         column = first + tl.arange(0, block)

@@ -51,6 +51,18 @@ class AdapterTable:
         """Have a row's adapters in its slot; nothing is done if they are there."""
         self._fill(self.stacks, slot, sample.adapters)
 
+    def arranged(self, samples: Sequence[Sample], slots: Sequence[int]) -> list[int]:
+        """Slots in the order in which rows take them: those first that hold the adapters of a row, for that row."""
+        left = list(slots)
+        chosen: list[int | None] = []
+        for sample in samples[: len(left)]:
+            key = None if sample.adapters is None else sample.adapters.key
+            slot = next((one for one in left if self.stacks.held.get(one) == key), None)
+            chosen.append(slot)
+            if slot is not None:
+                left.remove(slot)
+        return [left.pop(0) if slot is None else slot for slot in chosen] + left
+
     def entered(self, samples: Sequence[Sample]) -> None:
         """Take note that rows have all that they need of their adapters, for their slots and their texts."""
         for sample in samples:
@@ -58,7 +70,9 @@ class AdapterTable:
                 sample.adapters.entered(self._index)
 
     def of_texts(self, texts: Sequence[PromptOfRow]) -> AdapterSlots:
-        """The stacks with the adapters of some texts, in their order; what is in the slots after them is left."""
+        """The stacks with the adapters of some texts, in their order, and of no others."""
+        for number in [number for number in self._text_stacks.held if number >= len(texts)]:
+            del self._text_stacks.held[number]
         for number, text in enumerate(texts):
             self._fill(self._text_stacks, number, text.adapters)
         return self._text_stacks

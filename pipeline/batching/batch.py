@@ -49,7 +49,7 @@ class Batch:
         self._model, self._expert, self._cache, self._slot_count = model, expert, cache, slots
         self._device = first.start.device
         self._slots = SlotTable(model, expert, cache, slots, first)
-        graphs = stationary and worth_capturing(self._device, self._slots.tokens, self._slots.many_launches)
+        graphs = stationary and worth_capturing(self._device, self._slots.tokens)
         self._graphs = CudaGraphs() if graphs else None
 
     def step(self, kind: Kind, rows: Sequence[Row]) -> None:

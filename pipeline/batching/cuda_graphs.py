@@ -1,8 +1,7 @@
 """CUDA graphs: what an evaluation launches is recorded once and replayed with one launch.
 
 An evaluation of the 5B model is some 400 launches, 20 to 40 ms of a processor's time. A GPU that has more to do than
-that never waits for them; with few tokens it would. So graphs are used where they pay: for small batches, and where
-each slot has products of its own.
+that never waits for them; with few tokens it would. So graphs are used for small batches only, where they pay.
 """
 
 from __future__ import annotations
@@ -61,6 +60,6 @@ class CudaGraphs:
         return _Recorded(graph, own, outputs)
 
 
-def worth_capturing(device: torch.device, tokens: int, many_launches: bool = False) -> bool:
-    """Whether graphs are of use for evaluations of so many tokens, or of several times as many launches as usual."""
-    return device.type == "cuda" and (many_launches or tokens <= MOST_TOKENS)
+def worth_capturing(device: torch.device, tokens: int) -> bool:
+    """Whether graphs are of use for evaluations of so many tokens."""
+    return device.type == "cuda" and tokens <= MOST_TOKENS

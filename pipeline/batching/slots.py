@@ -62,7 +62,6 @@ class SlotTable:
         guided: Whether there are sequences without the prompt.
         sequences: How many sequences an evaluation has at most.
         tokens: How many tokens an evaluation has at most.
-        many_launches: Whether rows' adapters make many more launches of it.
     """
 
     def __init__(self, model: AnyDenoisingModel, expert: int, cache: StepCache, slots: int, first: Sample):
@@ -85,7 +84,6 @@ class SlotTable:
         # Texts whose keys and values are made together. A GPU takes as long for one as for several.
         self._texts_at_once = slots if self._device.type == "cuda" else 1
         self._adapters = AdapterTable(model, expert, slots, self._texts_at_once, rank) if rank else None
-        self.many_launches = self._adapters is not None and self._adapters.stacks.many_launches
 
     def assign(self, rows: Sequence[Row]) -> dict[int, Row]:
         """Bring rows into slots. Those that are there stay; others are parked only if no slot is empty.
@@ -98,6 +96,8 @@ class SlotTable:
         empty = [slot for slot in range(self._slots) if slot not in self.rows]
         idle = [slot for slot in self.rows if slot not in taking_part]
         entering: dict[int, Row] = {}
+        if self._adapters is not None:
+            empty = self._adapters.arranged([row.sample for row in coming], empty)
         for row, slot in zip(coming, empty + idle, strict=False):
             if slot in self.rows:
                 self._park(slot)

@@ -57,11 +57,9 @@ class AdapterSlots(Protocol):
 
     Attributes:
         held: What is in which slot, for who fills them; batches may share the slots.
-        many_launches: Whether an evaluation with them is many more launches than one without.
     """
 
     held: dict[int, Hashable]
-    many_launches: bool
 
     def fill(self, slot: int, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Put an adapter into a slot in place of what was there.

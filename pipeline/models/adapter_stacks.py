@@ -46,19 +46,33 @@ class LayerStack(NamedTuple):
 
 
 class MergedStack(NamedTuple):
-    """The same of a product of one layer whose weight is merged with the slots' adapters; in float32."""
+    """The same of a product of one layer whose weight is merged with the slots' adapters; in float32.
+
+    Attributes:
+        down: As of `LayerStack`.
+        ups: As of `LayerStack`.
+        held: What is in which slot; slots with the same have the same matrices.
+    """
 
     down: Tensor
     ups: Tensor
+    held: Mapping[int, Hashable]
 
     def product(self, layer: Any, states: Tensor) -> Tensor:
         """What a linear layer gives [slots, tokens, in] with a slot's own matrices merged into its weight.
 
-        Each product is one of all slots, of which one is taken: it has the bits that a model has whose weight was
-        merged before, since the size of a product can decide them.
+        Each product is one of all slots, of which those are taken that hold the same: it has the bits that a model
+        has whose weight was merged before, since the size of a product can decide them. Slots that hold nothing get
+        zeros.
         """
-        weights = (merged(layer.weight, down, up) for down, up in zip(self.down, self.ups[0], strict=True))
-        return torch.stack([F.linear(states, weight, layer.bias)[slot] for slot, weight in enumerate(weights)])
+        out = states.new_zeros(*states.shape[:2], len(layer.weight))
+        slots: dict[Hashable, list[int]] = {}
+        for slot, key in self.held.items():
+            slots.setdefault(key, []).append(slot)
+        for same in slots.values():
+            weight = merged(layer.weight, self.down[same[0]], self.ups[0, same[0]])
+            out[same] = F.linear(states, weight, layer.bias)[same]
+        return out
 
 
 BlockStacks = Mapping[str, LayerStack]
@@ -101,14 +115,12 @@ class AdapterStacks:
         rank: Of each slot.
         dtype: Of the products.
         device: Where they are.
-        kind: Of the stacks: `LayerStack` or `MergedStack`.
+        merging: Whether the stacks are `MergedStack`s.
 
     Attributes:
         blocks: For each block its stacks. Their tensors stay where they are.
         held: What is in which slot, for who fills them.
     """
-
-    many_launches = False
 
     def __init__(
         self,
@@ -119,7 +131,7 @@ class AdapterStacks:
         rank: int,
         dtype: torch.dtype,
         device: torch.device,
-        kind: Any = LayerStack,
+        merging: bool = False,
     ):
         self.rank, self._products = rank, products
         self.held: dict[int, Hashable] = {}
@@ -130,7 +142,7 @@ class AdapterStacks:
                 shapes = [shape_of(module) for module in modules]
                 down = torch.zeros(slots, len(modules) * rank, shapes[0][1], dtype=dtype, device=device)
                 ups = torch.zeros(len(shapes), slots, shapes[0][0], rank, dtype=dtype, device=device)
-                block[name] = kind(down, ups)
+                block[name] = MergedStack(down, ups, self.held) if merging else LayerStack(down, ups)
             self.blocks.append(block)
 
     def fill(self, slot: int, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:

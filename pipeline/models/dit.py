@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.models import dit_plain
-from wanbatch.pipeline.models.adapter_stacks import PRODUCTS, TEXT_PRODUCTS, AdapterStacks, LayerStack, MergedStack
+from wanbatch.pipeline.models.adapter_stacks import PRODUCTS, TEXT_PRODUCTS, AdapterStacks
 from wanbatch.pipeline.models.attention_choice import cudnn_first
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.fp8 import float8_linear
@@ -184,9 +184,16 @@ class FrameTransformer(nn.Module):
         shapes = {"ffn.net.0.proj": (inner, self.dim), "ffn.net.2": (self.dim, inner)}
         products = TEXT_PRODUCTS if text else PRODUCTS
         square = (self.dim, self.dim)
-        dtype, kind = (torch.float32, MergedStack) if self._merges_rows else (self.dtype, LayerStack)
+        dtype = torch.float32 if self._merges_rows else self.dtype
         return AdapterStacks(
-            self.layers, products, lambda name: shapes.get(name, square), slots, rank, dtype, device, kind
+            self.layers,
+            products,
+            lambda name: shapes.get(name, square),
+            slots,
+            rank,
+            dtype,
+            device,
+            self._merges_rows,
         )
 
     def _weights_of_slots(self, slots: int) -> SlotWeights:

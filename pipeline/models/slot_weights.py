@@ -166,8 +166,6 @@ class SlotWeights:
         held: What is in which slot, for who fills them.
     """
 
-    many_launches = True
-
     def __init__(self, blocks: Iterable[Any], slots: int, compiled: bool = False):
         self.slots = slots
         self.held: dict[int, Hashable] = {}

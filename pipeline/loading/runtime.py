@@ -8,6 +8,9 @@ from pathlib import Path
 
 from wanbatch.errors import UserError
 
+ADDED, MERGED = "added", "merged"
+"""How rows have their adapters: beside the model's weights, or in weights of each slot's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:

@@ -71,7 +71,9 @@ class MergedStack(NamedTuple):
             slots.setdefault(key, []).append(slot)
         for same in slots.values():
             weight = merged(layer.weight, self.down[same[0]], self.ups[0, same[0]])
-            out[same] = F.linear(states, weight, layer.bias)[same]
+            product = F.linear(states, weight, layer.bias)
+            for slot in same:
+                out[slot] = product[slot]
         return out
 
 

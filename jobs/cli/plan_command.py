@@ -173,7 +173,7 @@ def _holder_lines(folder: Mapping[str, Any] | None) -> Iterator[str]:
         who = f"pid {holder['pid']} on {holder['host']} since {holder['since']}"
         so_far = f"{number_of(folder['done'], 'images')} made so far, {folder['quarantined']} failed"
         yield f"  folder    a run is at work in {folder['out']} ({who}): {so_far}"
-        yield "            until it has ended, `wanbatch run` with this folder ends with 4"
+        yield "            until it has ended, another run with this folder ends with 4"
 
 
 def _again_lines(count: int, leaving: int, out: str | Path) -> Iterator[str]:

@@ -21,7 +21,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
     },
     "jobs/augment/selection.py": {
-        "pictures are in none": "tests/jobs/augment/test_datasets.py"
+        "in none: if {} is a class": "tests/jobs/augment/test_datasets.py"
         "::test_names_of_pictures_are_no_splits_and_blends_without_splits_are_read",
     },
     "jobs/cli/augment_command.py": {
@@ -47,7 +47,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     "jobs/augment/user_models.py": {
         "there is no such classifier": f"{CHECKED}::test_an_onnx_file_flags_the_picture_of_another_class",
         "is no ONNX file": f"{CHECKED}::test_an_onnx_file_flags_the_picture_of_another_class",
-        "outputs for {} classes": f"{CHECKED}::test_names_are_given_where_the_file_has_none",
+        "the classifier has {} for {}": f"{CHECKED}::test_names_are_given_where_the_file_has_none",
         "is none of the classifier's": f"{CHECKED}::test_names_are_given_where_the_file_has_none",
     },
 }

@@ -48,7 +48,7 @@ def _warning(plan: Plan, adapter: NamedAdapter, made_for: FewStepUse) -> Iterato
     by_preset = ", or --preset fast, which takes them from its file" if adapter.merged else ""
     yield (
         f"adapter {adapter.name!r} was made for {number_of(made_for.steps, 'steps')} of {made_for.sampler} with "
-        f"guidance {made_for.guidance:g}, and {differ} of {number_of(int(used.sum()), 'images')} that use it "
+        f"guidance {made_for.guidance:g}, and {differ} of {_users(used)} "
         f"{'has' if differ == 1 else 'have'} {' and '.join(what)}: give {flags}, or the same in their rows{by_preset}"
     )
 
@@ -66,10 +66,15 @@ def _warning_by_name(plan: Plan, adapter: NamedAdapter, steps: int) -> Iterator[
     yield (
         f"adapter {adapter.name!r} seems to be made for {number_of(steps, 'steps')} without guidance, by the "
         f"name of its file {Path(adapter.file.path).name}, which does not say it inside, and {differ} of "
-        f"{number_of(int(used.sum()), 'images')} that use it {'has' if differ == 1 else 'have'} "
+        f"{_users(used)} {'has' if differ == 1 else 'have'} "
         f"{' and '.join(what)}: if it is, give --steps {steps} --guidance 1, or the same in their rows; if it is "
         f"not, this does not matter"
     )
+
+
+def _users(used: np.ndarray) -> str:
+    """The images that use an adapter, in words. used: of each image whether it does, bool."""
+    return number_of(int(used.sum()), "images", "that uses it", "that use it")
 
 
 def _differing(other: Mapping[str, np.ndarray], used: np.ndarray) -> tuple[list[str], int]:

@@ -61,7 +61,7 @@ def test_the_preset_fast_takes_the_settings_of_a_merged_adapter(tmp_path):
 def test_another_shift_is_told_with_the_flags_that_mend_it(tmp_path):
     rows = [{"id": "a", "prompt": "a dog"}]
     (said,) = warnings(tmp_path, rows, "--merge", "few-step", *FEW, "--shift", "5")
-    assert "have another shift: give --steps 4 --sampler euler --guidance 1 --schedule linear --shift 3, or" in said
+    assert "has another shift: give --steps 4 --sampler euler --guidance 1 --schedule linear --shift 3, or" in said
     assert warnings(tmp_path, rows, "--merge", "few-step", *FEW, "--schedule", "linear", "--shift", "3") == []
 
 
@@ -89,7 +89,7 @@ def test_only_rows_that_name_it_count(tmp_path):
     plain = {"id": "a", "prompt": "a dog"}
     assert warnings(tmp_path, [plain, {"id": "b", "prompt": "a cat", **few}]) == []
     (said,) = warnings(tmp_path, [plain, {"id": "b", "prompt": "a cat", **few, "guidance": 2}])
-    assert "1 of 1 images that use it have guidance: give" in said
+    assert "1 of 1 image that uses it has guidance: give" in said
 
 
 def test_a_file_of_others_that_is_for_few_steps_by_its_name(tmp_path):
@@ -100,7 +100,7 @@ def test_a_file_of_others_that_is_for_few_steps_by_its_name(tmp_path):
     flags = ["--lora", f"quick={tmp_path}/Wan2.2-Lightning-4steps-rank64.safetensors", "--merge", "quick"]
     (said,) = warnings(tmp_path, rows, *flags)
     assert "seems to be made for 4 steps without guidance" in said
-    assert "1 of 2 images that use it have guidance and more steps: if it is, give --steps 4 --guidance 1" in said
+    assert "1 of 2 images that use it has guidance and more steps: if it is, give --steps 4 --guidance 1" in said
     assert warnings(tmp_path, rows, *flags, "--steps", "4", "--guidance", "1") == []
     other = ["--lora", f"crayon={tmp_path}/crayon-epoch3_step_500.safetensors", "--merge", "crayon"]
     assert warnings(tmp_path, rows, *other) == []

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from wanbatch.errors import MachineryError
+from wanbatch.manifests.dataset.committed import part_of
 from wanbatch.manifests.dataset.disk_errors import is_of_the_disk, machinery_error
 from wanbatch.manifests.records import (
     DATA_SCHEMA,
@@ -267,14 +268,19 @@ def row_groups(backend: StorageBackend, name: str, columns: Sequence[str] | None
             yield part.read_row_group(group, columns=columns)
 
 
-def open_parts(root: str | Path, kind: str) -> ds.Dataset | None:
-    """All published parts of a kind as one dataset, which reads what it is asked for; None if there are none.
+def open_parts(root: str | Path, kind: str, first_unit: int = 0) -> ds.Dataset | None:
+    """The published parts of a kind as one dataset, which reads what it is asked for; None if there are none.
 
-    root: the output folder, a path or a URL. Raises MachineryError if it cannot be read.
+    Args:
+        root: the output folder, a path or a URL.
+        kind: one of `KINDS`.
+        first_unit: the lowest number of the units whose parts are taken.
+    Raises:
+        MachineryError: It cannot be read.
     """
     backend = open_backend(root)
     try:
-        names = sorted(name for name in backend.sizes(kind) if is_part(name))
+        names = sorted(name for name in backend.sizes(kind) if is_part(name) and part_of(name)[1] >= first_unit)
         paths = [backend.location(name) for name in names]
         if not paths:
             return None

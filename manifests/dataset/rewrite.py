@@ -47,7 +47,7 @@ def damage_is_to_be_repaired(backend: StorageBackend, name: str) -> Iterator[Non
     """Damage to a part becomes a UserError that says what to do."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         if is_of_the_disk(error):
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -140,6 +140,7 @@ ELSEWHERE: Table = {
         "start from another folder": f"{SESSION}::test_names_that_ray_cannot_take",
     },
     "jobs/reporting/text_summary.py": {
+        "finds what is damaged": f"{REPAIR}::test_damaged_parts_are_kept_aside",
         "run the same command again": "tests/jobs/driver/test_killed_command.py::test_a_signal_to_the_command",
     },
     "jobs/tuning/tune.py": {

@@ -121,7 +121,7 @@ def test_the_card_has_what_the_hub_reads(server, tmp_path):
 
 
 def test_rejections_are_of_the_pictures_that_go_up(tmp_path):
-    """Not of those that left the folder since the check, nor of one that was made again; its new picture is unseen."""
+    """Not of those that left the folder since the check, nor of one that was made again."""
     out = fill(tmp_path / "out", NAMES)
     (part,) = (out / "data").glob("*.parquet")
     hashes = pq.read_table(part)["sha256"].to_pylist()

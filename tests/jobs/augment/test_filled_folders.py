@@ -215,3 +215,11 @@ def test_folders_of_one_name_have_manifests_of_their_own(tmp_path, monkeypatch):
     assert found[:2] == [tmp_path / "a/grown.jsonl", tmp_path / "b/grown.jsonl"]
     assert len({path.name for path in found[2:]}) == 2
     assert {path.parent for path in found[2:]} == {tmp_path}
+
+
+@pytest.mark.parametrize(("out", "usual"), [(".", "a/grown.jsonl"), ("..", "a.jsonl"), ("sub/", "sub.jsonl")])
+def test_the_manifest_of_a_folder_is_never_in_it(tmp_path, monkeypatch, out, usual):
+    (tmp_path / "a/grown").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/grown")
+    found = manifest_for(tmp_path / "recipe.toml", out)
+    assert found == (tmp_path / usual if out.startswith(".") else Path(usual))

@@ -141,6 +141,26 @@ def test_twice_the_same_column(tmp_path, problems):
 
 
 @pytest.mark.parametrize(
+    ("name", "values", "more"),
+    [
+        ("image", pa.array(["a.png"]), []),
+        ("images", pa.array([[{"bytes": b"x", "path": None}]]), []),
+        (
+            "steps",
+            pa.array(["two"]),
+            ["shop.parquet: column 'steps' is string: must be a number; cast the column"],
+        ),
+        ("label", pa.array(["a"]), []),
+    ],
+)
+def test_any_column_that_is_there_twice(tmp_path, problems, name, values, more):
+    """Columns of images are looked at before the others; what else is wrong with both is said once."""
+    table = pa.Table.from_arrays([pa.array(["a"]), values, values], names=["prompt", name, name])
+    pq.write_table(table, tmp_path / "shop.parquet")
+    assert problems(tmp_path / "shop.parquet") == [f"shop.parquet: column {name!r} is there 2 times: keep one", *more]
+
+
+@pytest.mark.parametrize(
     "column",
     [
         pa.array([b"0123456789abcdef"], pa.uuid()),

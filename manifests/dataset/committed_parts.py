@@ -149,15 +149,18 @@ def opened_part(backend: StorageBackend, name: str, **options: Any) -> Iterator[
         options: others than these, as `ParquetFile` takes them.
 
     Raises:
-        UserError: It is damaged. MachineryError: It cannot be read.
+        UserError: It is damaged. MachineryError: It cannot be read, or is gone, as while a run replaces it.
     """
     try:
-        with (
-            damage_is_to_be_repaired(backend, name),
-            backend.open(name) as file,
-            pq.ParquetFile(file, **{"page_checksum_verification": True, **options}) as part,
-        ):
-            yield part
+        with damage_is_to_be_repaired(backend, name):
+            try:
+                with (
+                    backend.open(name) as file,
+                    pq.ParquetFile(file, **{"page_checksum_verification": True, **options}) as part,
+                ):
+                    yield part
+            except FileNotFoundError as error:
+                raise machinery_error(backend.location(name), error, reading=True) from error
     except OSError as error:
         raise machinery_error(backend.location(name), error, reading=True) from error
 

@@ -10,10 +10,12 @@ import pytest
 from click.testing import CliRunner
 from picture_folders import fill
 
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.cli.main import main
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
+from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.repair import repair
+from wanbatch.manifests.dataset.status import recorded_fingerprint
 
 NAMES = [f"picture-{number:02}" for number in range(12)]
 COLUMNS = ("id", "prompt", "seed", "sha256", "label")
@@ -72,3 +74,12 @@ def test_commands_name_the_part_and_the_remedy(filled, tmp_path, monkeypatch, co
     assert repair(filled).ids == tuple(NAMES[6:])
     again = CliRunner().invoke(main, command)
     assert again.exit_code == 0, again.output
+
+
+def test_a_part_that_goes_while_it_is_read_is_not_called_damaged(filled):
+    """As where a run takes rows out of the dataset."""
+    parts = CommittedParts.open(filled)
+    with OutputFolder.open(filled, recorded_fingerprint(filled)) as folder:
+        folder.remove(set(NAMES[6:]))
+    with pytest.raises(MachineryError, match=r"part-00001\.parquet: cannot be read \(.*No such file or directory\)$"):
+        parts.table("data", COLUMNS)

@@ -201,6 +201,22 @@ def test_a_folder_goes_on_with_its_manifest_by_hand_and_by_schedule(pictures, tm
     assert tick() == f"wanbatch: a run of 20 rows into {tmp_path}/out/grown"
 
 
+def test_a_folder_that_was_filled_from_a_manifest_of_ones_own_keeps_it(pictures):
+    """Nobody is told to remove it: it is what the folder is gone on with."""
+    grow()
+    own = Path("own.jsonl")
+    rows = [{name: row[name] for name in row if name != "recipe_digest"} for row in rows_of(MANIFEST)]
+    own.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    MANIFEST.unlink()
+    fill_folder(Path("out/grown"), own)
+    before = own.read_bytes()
+    assert grow() == (
+        f"wanbatch: {own.absolute()}: is there already, and no recipe wrote it: give another name with --out"
+    )
+    assert (own.read_bytes(), MANIFEST.exists()) == (before, False)
+    assert grow("out/others") == "wanbatch: a run of 19 rows into out/others"
+
+
 def test_folders_of_one_name_have_manifests_of_their_own(tmp_path, monkeypatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

@@ -1,5 +1,6 @@
 """Parquet manifests: types, embedded images, folders, damage."""
 
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -219,6 +220,13 @@ class TestDamage:
             path.write_bytes(content)
             with pytest.raises(UserError, match=r"shop\.parquet: cannot be read as Parquet \(.*write the file again"):
                 read_manifest(path)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+    def test_a_file_that_the_system_does_not_let_be_read_is_not_called_damaged(self, tmp_path):
+        pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "a.parquet")
+        (tmp_path / "b.parquet").symlink_to("/proc/self/mem")  # the first read of it fails
+        with pytest.raises(UserError, match=rf"^{tmp_path}/b\.parquet: cannot be read \([A-Z][a-z /]+\)$"):
+            read_manifest(tmp_path)
 
     def test_no_rows(self, parquet):
         with pytest.raises(UserError, match="has no rows"):

@@ -170,7 +170,7 @@ def _made_rows(out: str | Path) -> Iterator[tuple[dict[str, Any], bool]]:
 def _rejected(backend: StorageBackend, name: str) -> set[str]:
     """The ids that a part of `checks/` rejects."""
     try:
-        with backend.open(name) as file, pq.ParquetFile(file) as part:
+        with backend.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
             rows = part.read(columns=["id", REJECTED_BY]).to_pylist()
     except (OSError, pa.ArrowException, ValueError) as error:
         raise UserError(

@@ -146,6 +146,10 @@ ELSEWHERE: Table = {
     "jobs/tuning/tune.py": {
         "use another budget": "tests/jobs/tuning/test_tune.py::test_the_judge_is_for_the_small_model",
     },
+    "manifests/dataset/checks.py": {
+        "`wanbatch check {}` writes": "tests/jobs/augment/test_checking.py"
+        "::test_checks_that_are_damaged_are_named_and_written_again"
+    },
     "manifests/dataset/card.py": {
         "load_dataset": f"{DATASET}/test_dataset_cache.py::test_what_the_card_shows_loads_the_images"
     },

@@ -44,15 +44,15 @@ def contact_sheet(
         UserError: There are none, a part of the folder is damaged, or the file cannot be written.
         MachineryError: The folder cannot be read.
     """
-    parts = open_parts(out, "data")
-    if parts is None:
-        raise UserError(f"{out}: has no pictures in data/ to show")
     backend = open_backend(out)
     try:
         with damage_is_to_be_repaired(backend, "data"):
-            shown = first_records(parts, limit, keyword)
+            parts = open_parts(out, "data")
+            shown = [] if parts is None else first_records(parts, limit, keyword)
     except OSError as error:
         raise machinery_error(backend.root, error, reading=True) from error
+    if parts is None:
+        raise UserError(f"{out}: has no pictures in data/ to show")
     if not shown:
         raise UserError(f"{out}: no picture has the keyword {keyword!r}")
     sheet = _draw(shown, columns, cell)

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.counting import number_of
-from wanbatch.errors import MachineryError
 from wanbatch.jobs.reporting.summary import CIRCUIT_BREAKER, MAX_FAILURES, Summary
 from wanbatch.manifests.dataset.part_files import open_parts
 from wanbatch.manifests.sources.notes import WORDS
@@ -67,7 +66,7 @@ def stage_seconds(out: str | Path, first_unit: int = 0) -> dict[str, float]:
     """Seconds of each stage, summed over the pictures of all units from number `first_unit` on.
 
     Raises:
-        MachineryError, OSError, ArrowException: Their timings cannot be read.
+        OSError, ArrowException: Their timings cannot be read.
     """
     columns = [f"{stage}_seconds" for stage in STAGES]
     parts = open_parts(out, "timings", first_unit)
@@ -106,7 +105,7 @@ def _as_far_as_readable(out: str, lines: Iterator[str]) -> Iterator[str]:
     """Lines of what is read from a folder; where reading fails, one that says so takes the place of the rest."""
     try:
         yield from lines
-    except (MachineryError, OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         yield f"cannot be read ({_one_line(str(error))}): `wanbatch repair {shlex.quote(out)}` finds what is damaged"
 
 

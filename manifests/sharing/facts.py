@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from wanbatch.errors import MachineryError
 from wanbatch.manifests.dataset.checks import FOLDER, REJECTED_BY, checks_tables
+from wanbatch.manifests.dataset.commit_log import repair_command
+from wanbatch.manifests.dataset.disk_errors import first_line
 from wanbatch.manifests.dataset.part_files import read_schema, row_groups
 from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.sharing.contents import Contents
@@ -61,7 +63,10 @@ def facts_of(contents: Contents) -> Facts:
                     if rejections and (its := rejections.get(row["id"])):
                         rejected.update(its.get(row["sha256"], its.get(None, ())))
     except (OSError, pa.ArrowException) as error:
-        raise MachineryError(f"{contents.folder}: cannot be read ({error}): run the same command again") from error
+        raise MachineryError(
+            f"{contents.folder}: cannot be read ({first_line(error)}): run the same command again; if it stays so, "
+            f"`{repair_command(backend)}`"
+        ) from error
     found = status(contents.folder)
     return Facts(
         with_sources=with_sources,
@@ -91,7 +96,8 @@ def _rejections(folder: str) -> dict[str, dict[str | None, Sequence[str]]] | Non
         tables = list(checks_tables(backend, ["id", "sha256", REJECTED_BY]))
     except (OSError, pa.ArrowException) as error:
         raise MachineryError(
-            f"{folder}: its checks cannot be read ({error}): move the folder {FOLDER} away to publish without them"
+            f"{folder}: its checks cannot be read ({first_line(error)}): move the folder {FOLDER} away to publish "
+            "without them"
         ) from error
     for table in tables:
         for row in table.to_pylist() if {"id", REJECTED_BY} <= {*table.column_names} else ():

@@ -15,6 +15,7 @@ from wanbatch.jobs.cli.main import main
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.repair import repair
+from wanbatch.manifests.dataset.seen_folder import SeenFolder
 from wanbatch.manifests.dataset.status import recorded_fingerprint
 
 NAMES = [f"picture-{number:02}" for number in range(12)]
@@ -31,6 +32,13 @@ def filled(tmp_path):
 def change(part, position):
     raw = bytearray(part.read_bytes())
     raw[position] ^= 255
+    part.write_bytes(raw)
+
+
+def spoil_footer(part):
+    raw = bytearray(part.read_bytes())
+    begin = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    raw[begin : begin + 40] = b"\xff" * 40
     part.write_bytes(raw)
 
 
@@ -74,6 +82,33 @@ def test_commands_name_the_part_and_the_remedy(filled, tmp_path, monkeypatch, co
     assert repair(filled).ids == tuple(NAMES[6:])
     again = CliRunner().invoke(main, command)
     assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize("command", [("report", "out"), ("report", "out", "--sheet", "s.png"), ("check", "out")])
+def test_a_first_part_without_a_footer_is_named_in_one_line(filled, tmp_path, monkeypatch, command):
+    """By it the columns of all are told. What pyarrow says of it has several lines."""
+    monkeypatch.chdir(tmp_path)
+    spoil_footer(filled / "data/part-00000.parquet")
+    told = CliRunner().invoke(main, command)
+    assert told.exit_code == 2, told.output
+    (line,) = told.stderr.splitlines()
+    assert line.endswith(
+        f": run `wanbatch repair {filled}` and then the command of its run again, which makes the "
+        "rows again that it held"
+    )
+
+
+def test_a_folder_whose_first_part_has_no_footer_is_no_fault_of_the_machinery(filled):
+    """Which the same command would be run again for, without end."""
+    spoil_footer(filled / "data/part-00000.parquet")
+    for look in (OutputFolder.open, SeenFolder.look_at):
+        with pytest.raises(
+            UserError, match=rf"part-00000\.parquet: cannot be read .*: run `wanbatch repair {filled}`"
+        ):
+            look(filled, recorded_fingerprint(filled))
+    assert repair(filled).ids == tuple(NAMES[:6])
+    with OutputFolder.open(filled, recorded_fingerprint(filled)) as folder:
+        assert folder.committed().made == set(NAMES[6:])
 
 
 def test_a_part_that_goes_while_it_is_read_is_not_called_damaged(filled):

@@ -7,7 +7,9 @@ another adapter of rank 32 on all 300 layers: with 4 steps, guided and not, and 
 are 32 rows, and each that enters a slot brings another adapter than the one before it had, so that filling slots
 counts as often as it does in a run. Each round runs all rows through their schedules without adapters and with, so
 that both see the same machine; figures are medians over the rounds. `merged` has one adapter merged into the weights
-before they are fused and quantised. Then: the time to put an adapter into a slot, whether a row alone has the bits
+before they are fused and quantised. With `--rows merged` the rows' adapters are not added to the products, but merged
+into weights that each slot has of its own: in bf16 that takes some 110 GB of a GPU for the whole measurement, 8 slots
+of 10 GB among them. Then: the time to put an adapter into a slot, whether a row alone has the bits
 that it has among others, and how far an evaluation is from that of the merged weights and both from float32. Each
 figure is printed, and written, as soon as it is there, in bf16 first: with `--precisions fp8` FP8 alone, for which
 nothing else is needed. Beside other work an H200 got through bf16 in 260 seconds; how long FP8 takes was not
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--precisions", nargs="*", default=["bf16", "fp8"])
+    parser.add_argument("--rows", choices=["added", "merged"], default="added", help="how they have their adapters")
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     given = parser.parse_args()
     large = torch.cuda.is_available()
@@ -93,8 +96,11 @@ def measured(
     adapters: Mapping[str, AdapterTensors],
 ) -> Iterator[dict[str, Any]]:
     """What each size takes in one precision, each way."""
-    plain, merged = (built(config, device, precision, tensors) for tensors in (None, adapters["adapter-0"]))
-    store = AdapterStore({name: ((tensors,), 1.0) for name, tensors in adapters.items()}, device, plain.dtype)
+    own_weights = given.rows == "merged"
+    plain = built(config, device, precision, None, own_weights)
+    merged = built(config, device, precision, adapters["adapter-0"])
+    of_rows = torch.float32 if own_weights else plain.dtype
+    store = AdapterStore({name: ((tensors,), 1.0) for name, tensors in adapters.items()}, device, of_rows)
     for size in given.sizes:
         shape = SIZES[size] if device.type == "cuda" else (8, 8)
         for way in given.ways:
@@ -113,8 +119,8 @@ def measured(
         one = replace(rows[0], adapters=store.applied([("adapter-0", 1.0)]))
         yield {
             "precision": precision, "size": size, "kernels": plain.fused,
-            "fill_ms_a_slot": round(fill_milliseconds(plain, store, given, device), 3),
             "bits_are_those_of_the_row_alone": bits_alone(plain, given.slots, mixed[: given.slots]),
+            "fill_ms_a_slot": round(fill_milliseconds(plain, store, given, device), 3),
             "velocity": velocities(plain, merged, config, device, one, given.slots, adapters["adapter-0"]),
         }  # fmt: skip
     del plain, merged, store
@@ -159,7 +165,11 @@ def times_of(
 
 
 def built(
-    config: dict[str, Any], device: torch.device, precision: str, tensors: AdapterTensors | None
+    config: dict[str, Any],
+    device: torch.device,
+    precision: str,
+    tensors: AdapterTensors | None,
+    merged_rows: bool = False,
 ) -> FrameTransformer:
     """The random model in a precision, with an adapter merged into it."""
     model = transformer_like(config, device, torch.bfloat16)
@@ -167,7 +177,7 @@ def built(
         model = model.float()  # the same weights
     if tensors is not None:
         merge(model, tensors)
-    return single_frame_transformer(model, Runtime(fp8=precision == "fp8"), device)
+    return single_frame_transformer(model, Runtime(fp8=precision == "fp8", merged_rows=merged_rows), device)
 
 
 def samples(config, device, dtype, steps: int, count: int, size, guidance: float) -> list[Sample]:

@@ -6,15 +6,13 @@ Eight slots with guidance at 1280x704: 16 sequences of 880 tokens, of the full w
 interpreter with `TRITON_INTERPRET=1`: a few of small width, in float32, whose times say nothing). `none` is what the
 block does there without adapters, `plain` the same with batched products of PyTorch in passes of their own, as the
 plain path adds adapters; in FP8 without the second copy of each activation that this once took. `now` is our kernel
-with the tiles that are set, then come others: of kernels of several passes as rows, columns, share, warps, stages; of
-those that have whole rows as columns of a chunk, warps, chunks ahead; of the one whose warps have rows of their own
-as rows of a warp, columns, share, warps, registers, each pass of FP8 alone beside the kernel of several passes. `off`
-is the distance of the result from the one of `plain`, by its norm, the largest of all tiles. Both make the inner part
-of a product's change from its inputs, too; `down` is that alone. Times are medians over calls with a cold cache, each
-recorded as a CUDA graph before: what the host takes to ask for kernels, which in a step it does ahead of the GPU, is
-not in them. Each line is printed as soon as it is there. Tiles that do not compile or fit are named and left out.
-Most of the time goes into compiling, which `BUILDERS` processes do first, each its share of the tiles, into the cache
-of Triton that all use.
+with the tiles that are set, then come others: of kernels of several passes as rows, columns, share, warps, stages;
+of those that have whole rows as columns of a chunk, warps, chunks ahead. `off` is the distance of the result from
+the one of `plain`, by its norm, the largest of all tiles. Both make the inner part of a product's change from its
+inputs, too; `down` is that alone. Times are medians over calls with a cold cache, each recorded as a CUDA graph
+before: what the host takes to ask for kernels, which in a step it does ahead of the GPU, is not in them. Each line is
+printed as soon as it is there. Tiles that do not compile or fit are named and left out. Most of the time goes into
+compiling, which `BUILDERS` processes do first, each its share of the tiles, into the cache of Triton that all use.
 Needs torch and Triton alone.
 """
 

@@ -19,10 +19,8 @@ from wanbatch.pipeline.models.kernels import (
     low_rank_gelu,
     low_rank_norms,
     low_rank_rows,
-    low_rank_warps,
 )
 from wanbatch.pipeline.models.kernels.low_rank import Tiles
-from wanbatch.pipeline.models.kernels.low_rank_warps import WarpTiles
 from wanbatch.pipeline.models.kernels.whole_rows import RowTiles
 
 LARGE = torch.cuda.is_available()
@@ -44,19 +42,12 @@ ROW_TILES = (
     if LARGE
     else [RowTiles(32, 1, 1)]
 )
-WARP_TILES = (
-    [WarpTiles(16, 32, share, 8, registers) for share in (1024, 2048) for registers in (None, 80)]
-    + [WarpTiles(16, 32, 2048, 4), WarpTiles(16, 64, 2048, 8, 128), WarpTiles(32, 32, 2048, 4, 128)]
-    + [WarpTiles(32, 32, share, 4) for share in (1024, 2048)]
-    if LARGE
-    else [WarpTiles(16, 32, 64, 1)]
-)
 
 
 Found = Tensor | Activation | kernels.LowRankTerm
 Work = Callable[[Tensor], Any]
 """Of a product, to which what adapters add is added in place; gives one of `Found`."""
-Settings = list[tuple[ModuleType, str, Tiles | RowTiles | WarpTiles | None]]
+Settings = list[tuple[ModuleType, str, Tiles | RowTiles | None]]
 """Modules and the names of their constants, with what these are set to."""
 
 
@@ -71,7 +62,7 @@ class Case(NamedTuple):
         ours: The same by the kernel.
         settings: Modules and names of the tiles that are tried together.
         tiles: Which ones.
-        instead: Modules and names of the tiles of other kernels that can take its place, each with what it is called.
+        rows: The name of the tiles of the kernel that has whole rows instead; None: there is none.
     """
 
     name: str
@@ -81,18 +72,17 @@ class Case(NamedTuple):
     ours: Work
     settings: list[tuple[ModuleType, str]]
     tiles: list[Tiles]
-    instead: tuple[tuple[str, ModuleType, str], ...] = ()
+    rows: str | None = None
 
     def trials(self) -> Iterator[tuple[str, Settings]]:
         """What is tried: its name in the result and all tiles that are set for it."""
-        chosen = [(module, name) for _, module, name in self.instead]
-        yield "now", [(module, name, getattr(module, name)) for module, name in self.settings + chosen]
-        passes: Settings = [(module, name, None) for module, name in chosen]
+        whole = [] if self.rows is None else [(low_rank_rows, self.rows)]
+        yield "now", [(module, name, getattr(module, name)) for module, name in self.settings + whole]
+        passes = [(module, name, None) for module, name in whole]
         for tiles in self.tiles:
             yield str(tuple(tiles)), [*((module, name, tiles) for module, name in self.settings), *passes]
-        for label, module, name in self.instead:
-            for own in WARP_TILES if module is low_rank_warps else ROW_TILES:
-                yield f"{label} {tuple(own)}", [*passes, (module, name, own)]
+        for tiles in ROW_TILES if whole else ():
+            yield f"whole rows {tuple(tiles)}", [(module, name, tiles) for module, name in whole]
 
 
 def cases(rank: int, words: list[str] | None) -> Iterator[Case]:
@@ -176,7 +166,7 @@ def norms(rank: int) -> Iterator[Case]:
             )[0],
             [(low_rank_norms, tiles)],
             others(DIM),
-            (("whole rows", low_rank_rows, f"{tiles}_ROWS"),),
+            f"{tiles}_ROWS",
         )
 
 
@@ -215,7 +205,7 @@ def residuals(rank: int) -> Iterator[Case]:
             lambda product, kind=kind: normed(product, kind, term_of(layer, inputs[kind])),
             [(low_rank, "RESIDUAL")],
             others(DIM),
-            (("whole rows", low_rank_rows, "RESIDUAL_ROWS"),),
+            "RESIDUAL_ROWS",
         )
 
 
@@ -250,5 +240,4 @@ def gelus(rank: int) -> Iterator[Case]:
             )[0],
             [(low_rank_gelu, one) for one in tiles],
             others(INNER),
-            tuple((f"own rows, {one.lower()}", low_rank_warps, f"{one}_WARPS") for one in tiles),
         )

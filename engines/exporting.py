@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import sdpa_kernel
 
 from wanbatch.engines.graphs import Graph
 from wanbatch.errors import UserError
-from wanbatch.pipeline.models.dit import ATTENTION_KERNELS
+from wanbatch.pipeline.models.attention_choice import attention_kernels
 
 COMPILER_ERROR = re.compile(r"(?:\berror: |: (?=undefined reference to ))(.+)")
 """Of what a compiler or linker writes: the first thing that is wrong, without the place."""
@@ -111,4 +110,4 @@ def quietly() -> Iterator[None]:
 def _attention(graph: Graph) -> Any:
     """On a GPU the attention kernels are chosen while the graph is compiled."""
     device = next(iter(graph.inputs.values())).device
-    return sdpa_kernel(ATTENTION_KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
+    return attention_kernels(device)

@@ -138,6 +138,7 @@ def _found(
     from wanbatch.jobs.planning.gpu_memory import needed_memory, transformer_form
     from wanbatch.jobs.planning.preparation import prepare
     from wanbatch.jobs.planning.run_units import units_of_run
+    from wanbatch.pipeline.loading.runtime import MERGED
 
     planned, model = prepare(manifest, settings, weights=False, every_source=True)
     folder = look_at_folder(manifest, out, settings, (planned, model), *earlier)
@@ -147,7 +148,7 @@ def _found(
     of_model = model_location(model), folder.out
     foreseen = forecast(planned, settings, *of_model, like, gpu, precision, form, folder.again)
     slots, text_fp8 = supposed(settings, foreseen.rates)[1], settings.text_precision == "fp8"
-    memory = needed_memory(model, planned, precision, slots, text_fp8)
+    memory = needed_memory(model, planned, precision, slots, text_fp8, settings.row_adapters == MERGED)
     return _Found(manifest, planned, model, settings, folder, described, foreseen, precision, memory)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.converted import Converted
-from wanbatch.pipeline.loading.runtime import Runtime, default_compile_cache
+from wanbatch.pipeline.loading.runtime import MERGED, Runtime, default_compile_cache
 
 if TYPE_CHECKING:
     from wanbatch.jobs.config.settings import Settings  # needs pydantic, which benchmarks on a bare GPU do without
@@ -86,9 +86,10 @@ class ExecutionConfig:
             fp8=self.precision == "fp8",
             int8=self.precision == "int8",
             text_fp8=settings.text_precision == "fp8",
+            merged_rows=settings.row_adapters == MERGED,
             compile_cache=_absolute(settings.compile_cache),
             text_cache=_absolute(settings.text_cache),
-            offload=self.device == "cuda" and settings.offload == "auto",
+            offload=self.device == "cuda" and settings.offload == "auto" and settings.row_adapters != MERGED,
             step_cache=step_cache,
         )
 

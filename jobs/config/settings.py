@@ -135,6 +135,9 @@ class Settings(_ColumnDefaults):
     text_precision: Literal["auto", "fp8"] = Field(
         "auto", description="auto: as the rest; fp8: of the text encoder's weights alone, half its memory"
     )
+    row_adapters: Literal["added", "merged"] = Field(
+        "added", description="of rows that name adapters; merged: each slot has weights of its own, exact and large"
+    )
     compile: Literal["auto", "never", "always"] = Field(
         "auto", description="whether the model is compiled before the first unit; auto: on a GPU"
     )

@@ -15,6 +15,7 @@ from wanbatch.jobs.planning.gpu_memory import needed_memory
 from wanbatch.jobs.planning.plan import Plan
 from wanbatch.machine import available_memory, room_for_threads, usable_cores
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.loading.runtime import MERGED
 
 WORKER_BYTES = 1 << 30
 """Of the process of a worker with a small model, twice what one with the model that ships takes (0.5 GB)."""
@@ -69,7 +70,8 @@ def with_model(workers: int, settings: Settings, model: ModelInfo, plan: Plan, e
     if settings.workers not in (None, AUTO) or execution.device != "cpu":
         return workers
     slots = 1 if settings.slots == AUTO else int(settings.slots)
-    needed = needed_memory(model, plan, execution.precision, slots, settings.text_precision == "fp8")
+    merged = settings.row_adapters == MERGED
+    needed = needed_memory(model, plan, execution.precision, slots, settings.text_precision == "fp8", merged)
     fitting = min(workers, workers_here(settings.threads, next(iter(needed.values()), 0))) if needed else workers
     if fitting < workers:
         _log.warning(

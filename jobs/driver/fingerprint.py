@@ -15,6 +15,7 @@ from wanbatch.manifests.sources.decoding import decoding_versions
 from wanbatch.manifests.storage.urls import is_url
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
 from wanbatch.pipeline.loading.residency import OFFLOADED
+from wanbatch.pipeline.loading.runtime import MERGED
 from wanbatch.pipeline.sampling.step_cache import parse
 
 DEFAULTS = tuple(column.name for column in COLUMNS if column.pixels and column.name in RUN_SETTINGS)
@@ -58,6 +59,7 @@ def fingerprint_of(
         "device": chosen.device,
         "precision": chosen.precision,
         **({"text_precision": settings.text_precision} if settings.text_precision != AUTO else {}),
+        **({"row_adapters": MERGED} if settings.row_adapters == MERGED else {}),
         "compile": chosen.compile,
         "format": settings.format,
         "quality": settings.quality,

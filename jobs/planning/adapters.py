@@ -13,13 +13,15 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.adapter_texts import Registered, registered
-from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.adapter_copies import is_fetched, local_adapter
 from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.pipeline.adapters.files import AdapterFile, ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.location import SUFFIX
 from wanbatch.pipeline.loading.registry import ADAPTERS, ModelInfo
+from wanbatch.pipeline.loading.runtime import ADDED, MERGED
+from wanbatch.pipeline.sampling.step_cache import parse
 from wanbatch.suggestions import did_you_mean
 
 
@@ -83,6 +85,36 @@ def check_merged(settings: Settings, model: ModelInfo) -> None:
             raise UserError(f"setting merge: {_unknown(name, known)}")
         if (settings.merge or ()).count(name) > 1:
             raise UserError(f"setting merge: names adapter {name!r} twice: drop one")
+
+
+def check_row_adapters(settings: Settings, model: ModelInfo) -> None:
+    """Check that the adapters of rows can be merged into weights of each slot's own, if that is asked for.
+
+    Raises:
+        UserError: The model's own weights are not there, or what the settings ask for does not go with it.
+    """
+    if settings.row_adapters != MERGED:
+        return
+    if model.converted is not None and not model.converted.runs_in("bf16"):
+        raise UserError(
+            f"setting row_adapters: {model.name} was converted to {model.converted.precision}, and adapters are "
+            f"merged into weights that are not rounded yet: --model {model.converted.source}, or "
+            f"--row-adapters {ADDED}"
+        )
+    if settings.slots == AUTO:
+        raise UserError(f"setting row_adapters: {MERGED} takes memory for each slot: give a number of --slots")
+    if parse(settings.step_cache, model.layers).partial:
+        raise UserError(
+            f"setting row_adapters: {MERGED} runs every block at every step: --step-cache none, or "
+            f"--row-adapters {ADDED}"
+        )
+
+
+def idle_row_adapters(settings: Settings, adapters: Adapters) -> tuple[str, ...]:
+    """A sentence about a choice of how rows have their adapters, where none has any."""
+    if settings.row_adapters != MERGED or any(not one.merged for one in adapters.values()):
+        return ()
+    return (f"--row-adapters {MERGED} has no effect: no row names an adapter in style or loras",)
 
 
 def unknown_names(rows: pa.Table, settings: Settings, model: ModelInfo) -> Iterator[tuple[int, str]]:

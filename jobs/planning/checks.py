@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import AUTO, Settings
-from wanbatch.jobs.planning.adapters import check_merged, unknown_names
+from wanbatch.jobs.planning.adapters import check_merged, check_row_adapters, unknown_names
 from wanbatch.jobs.planning.noise_schedule import REPLACED, no_room, resolved_schedules, sigmas_of_run, too_low
 from wanbatch.manifests.columns import MAPS
 from wanbatch.manifests.reading.arrow_rows import knows
@@ -41,6 +41,7 @@ def check_settings(settings: Settings, model: ModelInfo) -> None:
     if settings.engines is not None and settings.text_precision != AUTO:
         raise UserError("setting text_precision: engines have the text encoder's weights as they are: leave out one")
     check_merged(settings, model)
+    check_row_adapters(settings, model)
     for name, known in KNOWN.items():
         if (given := getattr(settings, name)) not in (None, *known):
             raise UserError(f"setting {name}: {given!r} is unknown: {_of(given, known)}")

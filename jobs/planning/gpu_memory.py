@@ -16,7 +16,9 @@ SMALL = 1 << 30
 """Bytes of a model that fits on every GPU, of whose memory nothing need be said."""
 
 
-def needed_memory(model: ModelInfo, plan: Plan, precision: str, slots: int, text_fp8: bool = False) -> dict[str, int]:
+def needed_memory(
+    model: ModelInfo, plan: Plan, precision: str, slots: int, text_fp8: bool = False, merged: bool = False
+) -> dict[str, int]:
     """Bytes of a GPU's memory by how the parts of the model share it, what moves least first.
 
     Empty if the model is a small one, or its weights are not on this machine.
@@ -27,14 +29,16 @@ def needed_memory(model: ModelInfo, plan: Plan, precision: str, slots: int, text
         precision: of the run, never `auto`.
         slots: rows denoised together.
         text_fp8: whether the text encoder's weights are in FP8.
+        merged: whether each slot has weights of its own, so that no part may leave.
     """
     folder, eight_bits = Path(model.folder), precision in ("fp8", "int8")
-    sizes = weight_sizes(folder, DTYPES.get(precision, "bfloat16"), eight_bits, text_fp8)
+    sizes = weight_sizes(folder, DTYPES.get(precision, "bfloat16"), eight_bits, text_fp8, slots if merged else 0)
     if not all(sizes.values()) or sum(sizes.values()) < SMALL or not len(plan):
         return {}
     width, height = (plan.images[name].to_numpy().astype(int) for name in ("width", "height"))
     working = working_for(folder, slots, int((width * height).max()))
-    return {str(residency): needed for residency, needed in choices(sizes, working)}
+    ways = choices(sizes, working)
+    return {str(residency): needed for residency, needed in (ways[:1] if merged else ways)}
 
 
 def transformer_form(model: ModelInfo) -> tuple[int, int, int]:

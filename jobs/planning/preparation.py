@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wanbatch.jobs.config.settings import Settings, image_format, signing_files
-from wanbatch.jobs.planning.adapters import find_adapters, half_warnings, unused_warning
+from wanbatch.jobs.planning.adapters import find_adapters, half_warnings, idle_row_adapters, unused_warning
 from wanbatch.jobs.planning.checks import check_rows, check_settings
 from wanbatch.jobs.planning.embedded_texts import warnings_of_cut_texts
 from wanbatch.jobs.planning.few_step import warnings_of_few_steps
@@ -78,7 +78,8 @@ def read_plan(
         model = find_model(settings.model, settings.revision, cache=settings.model_cache)
     adapters = find_adapters(manifest, settings, model)
     plan = with_syntax_warnings(make_plan(manifest, model, settings, adapters, hearing))
-    unused = (*unused_warning(settings, adapters), *half_warnings(adapters), *sound_warnings(manifest.rows, settings))
+    unused = (*unused_warning(settings, adapters), *idle_row_adapters(settings, adapters), *half_warnings(adapters))
+    unused += tuple(sound_warnings(manifest.rows, settings))
     plan = replace(plan, warnings=(*plan.warnings, *unused, *warnings_of_few_steps(plan)))
     if settings.embed_settings:
         plan = replace(plan, warnings=(*plan.warnings, *warnings_of_cut_texts(plan)))

@@ -75,7 +75,14 @@ def check_card(card: Card, setup: WorkerSetup, host: str) -> None:
     eight_bits = setup.runtime.fp8 or setup.runtime.int8
     folder, pixels = Path(setup.model.folder), setup.model.width * setup.model.height
     offload, text_fp8 = setup.runtime.offload, setup.runtime.text_fp8
-    needed = needed_bytes(folder, setup.dtype, offload, eight_bits, setup.slots, pixels, text_fp8)
+    merged = setup.runtime.merged_rows
+    needed = needed_bytes(folder, setup.dtype, offload, eight_bits, setup.slots, pixels, text_fp8, merged)
+    if card.memory < needed and merged:
+        raise NodeError(
+            f"{where} has {card.memory / GIB:.1f} GiB of memory, and the model with weights for each of "
+            f"{setup.slots} slots needs {needed / GIB:.1f} GiB: use fewer --slots, --precision fp8, or "
+            "--row-adapters added"
+        )
     if card.memory < needed:
         raise NodeError(
             f"{where} has {card.memory / GIB:.1f} GiB of memory, and the model needs {needed / GIB:.1f} GiB: keep "
@@ -132,6 +139,7 @@ def needed_bytes(
     slots: int = 1,
     pixels: int = 0,
     text_fp8: bool = False,
+    merged: bool = False,
 ) -> int:
     """Bytes of memory that a model needs on a GPU, at least.
 
@@ -143,8 +151,9 @@ def needed_bytes(
         slots: rows denoised together.
         pixels: of a picture.
         text_fp8: whether the text encoder's are in FP8.
+        merged: whether each slot has weights of its own.
     """
-    sizes = residency.weight_sizes(folder, dtype, eight_bits, text_fp8)
+    sizes = residency.weight_sizes(folder, dtype, eight_bits, text_fp8, slots if merged else 0)
     needs = [needed for _, needed in residency.choices(sizes, residency.working_for(folder, slots, pixels))]
     return min(needs) if offload else needs[0]
 

@@ -9,6 +9,7 @@ import torch
 
 from wanbatch.pipeline.adapters.files import AdapterFile
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, load_tensors
+from wanbatch.pipeline.models.weight_merging import merged
 
 
 def merge_files(transformers: Sequence[Any], files: Iterable[tuple[AdapterFile, float]]) -> None:
@@ -34,12 +35,10 @@ def merge(transformer: Any, tensors: AdapterTensors, weight: float = 1.0) -> Non
     """
     for name, pair in tensors.pairs.items():
         parameter = transformer.get_parameter(f"{name}.weight")
-        up, down = pair.up.to(parameter.device).float(), pair.down.to(parameter.device).float()
-        _add(parameter, (weight * pair.scale) * (up @ down))
+        up, down = (part.to(parameter.device).float() for part in (pair.up, pair.down))
+        matrix = parameter.data.flatten(1)
+        parameter.data.copy_(merged(matrix, down, weight * (pair.scale * up)).view_as(parameter))
     for name, delta in tensors.deltas.items():
         parameter = transformer.get_parameter(name)
-        _add(parameter, weight * delta.to(parameter.device))
-
-
-def _add(parameter: torch.nn.Parameter, delta: torch.Tensor) -> None:
-    parameter.data.copy_(parameter.data.float() + delta.view_as(parameter))
+        delta = weight * delta.to(parameter.device)
+        parameter.data.copy_(parameter.data.float() + delta.view_as(parameter))

@@ -46,12 +46,22 @@ class AdapterTable:
         self._index = index
         self.stacks = expert.adapter_stacks(slots, rank)
         self._text_stacks = expert.adapter_stacks(texts, rank, text=True)
-        self._held: dict[int, Hashable] = {}
-        self._text_held: dict[int, Hashable] = {}
 
     def enter(self, slot: int, sample: Sample) -> None:
-        """Have a row's adapters in its slot."""
-        self._fill(self.stacks, self._held, slot, sample.adapters)
+        """Have a row's adapters in its slot; nothing is done if they are there."""
+        self._fill(self.stacks, slot, sample.adapters)
+
+    def arranged(self, samples: Sequence[Sample], slots: Sequence[int]) -> list[int]:
+        """Slots in the order in which rows take them: those first that hold the adapters of a row, for that row."""
+        left = list(slots)
+        chosen: list[int | None] = []
+        for sample in samples[: len(left)]:
+            key = None if sample.adapters is None else sample.adapters.key
+            slot = next((one for one in left if self.stacks.held.get(one) == key), None)
+            chosen.append(slot)
+            if slot is not None:
+                left.remove(slot)
+        return [left.pop(0) if slot is None else slot for slot in chosen] + left
 
     def entered(self, samples: Sequence[Sample]) -> None:
         """Take note that rows have all that they need of their adapters, for their slots and their texts."""
@@ -60,13 +70,16 @@ class AdapterTable:
                 sample.adapters.entered(self._index)
 
     def of_texts(self, texts: Sequence[PromptOfRow]) -> AdapterSlots:
-        """The stacks with the adapters of some texts, in their order; what is in the slots after them is left."""
+        """The stacks with the adapters of some texts, in their order, and of no others."""
+        for number in [number for number in self._text_stacks.held if number >= len(texts)]:
+            del self._text_stacks.held[number]
         for number, text in enumerate(texts):
-            self._fill(self._text_stacks, self._text_held, number, text.adapters)
+            self._fill(self._text_stacks, number, text.adapters)
         return self._text_stacks
 
-    def _fill(self, stacks: AdapterSlots, held: dict[int, Hashable], slot: int, adapters: RowAdapters | None) -> None:
+    def _fill(self, stacks: AdapterSlots, slot: int, adapters: RowAdapters | None) -> None:
         assert adapters is not None  # or the row would be of another size class
-        if held.get(slot) != adapters.key:
+        if stacks.held.get(slot) != adapters.key:
+            stacks.held.pop(slot, None)  # what a fill that fails leaves is nobody's
             stacks.fill(slot, adapters.pairs(self._index))
-            held[slot] = adapters.key
+            stacks.held[slot] = adapters.key

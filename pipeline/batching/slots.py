@@ -96,17 +96,20 @@ class SlotTable:
         empty = [slot for slot in range(self._slots) if slot not in self.rows]
         idle = [slot for slot in self.rows if slot not in taking_part]
         entering: dict[int, Row] = {}
+        if self._adapters is not None:
+            empty = self._adapters.arranged([row.sample for row in coming], empty)
         for row, slot in zip(coming, empty + idle, strict=False):
             if slot in self.rows:
                 self._park(slot)
-            if self._adapters is not None:
-                self._adapters.enter(slot, row.sample)
             self.rows[slot], self._slot_of[row] = row, slot
             if row in self._parked:
                 for view, kept in zip(self._views(slot), self._parked.pop(row), strict=True):
                     view.copy_(kept)
             else:
                 entering[slot] = row
+        if self._adapters is not None:
+            for row in rows:  # other batches may have been at work in between
+                self._adapters.enter(self._slot_of[row], row.sample)
         self._enter(entering)
         return {self._slot_of[row]: row for row in rows}
 

@@ -6,7 +6,7 @@ ahead-of-time engine that does can stand in for any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -53,7 +53,13 @@ class TextContext(Protocol):
 
 
 class AdapterSlots(Protocol):
-    """The adapters of the rows of a batch, slot by slot, in memory of fixed shape that stays where it is."""
+    """The adapters of the rows of a batch, slot by slot, in memory of fixed shape that stays where it is.
+
+    Attributes:
+        held: What is in which slot, for who fills them; batches may share the slots.
+    """
+
+    held: dict[int, Hashable]
 
     def fill(self, slot: int, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Put an adapter into a slot in place of what was there.

@@ -176,7 +176,9 @@ def working_bytes(form: TransformerForm, stride: int, slots: int, pixels: int, r
     }
 
 
-def weight_sizes(folder: Path, dtype: str, eight_bits: bool = False, text_fp8: bool = False) -> dict[str, int]:
+def weight_sizes(
+    folder: Path, dtype: str, eight_bits: bool = False, text_fp8: bool = False, slots: int = 0
+) -> dict[str, int]:
     """Bytes of each group's weights on a device, by the headers of a model's files.
 
     Args:
@@ -184,17 +186,22 @@ def weight_sizes(folder: Path, dtype: str, eight_bits: bool = False, text_fp8: b
         dtype: Of its weights there, as torch calls it.
         eight_bits: Whether the transformers' weights are in FP8 or INT8.
         text_fp8: Whether the text encoder's are in FP8.
+        slots: That have weights of a transformer of their own (`Runtime.merged_rows`), beside those of all rows.
     """
     of_one_byte = {TEXT: text_fp8, VAE_PART: False}
     two = (folder / FOLDERS["low_noise"]).is_dir()
     first = EXPERTS[0] if two else TRANSFORMER[0]
     names = {TEXT: TEXT, VAE_PART: VAE_PART, "transformer": first, "low_noise": EXPERTS[1]}
-    return {
-        name: sum(weights_in(path) for path in (folder / FOLDERS[part]).glob("*.safetensors"))
-        * (1 if of_one_byte.get(part, eight_bits) else ITEM_BYTES[dtype])
-        for part, name in names.items()
-        if part != "low_noise" or two
-    }
+    sizes = {}
+    for part, name in names.items():
+        if part == "low_noise" and not two:
+            continue
+        numbers = sum(weights_in(path) for path in (folder / FOLDERS[part]).glob("*.safetensors"))
+        rounded = of_one_byte.get(part, eight_bits)
+        sizes[name] = numbers * (1 if rounded else ITEM_BYTES[dtype])
+        if slots and part not in of_one_byte:  # and weights that are not rounded, to merge with
+            sizes[name] += slots * sizes[name] + (numbers * ITEM_BYTES[dtype] if rounded else 0)
+    return sizes
 
 
 def fits_whole(

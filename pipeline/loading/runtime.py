@@ -8,6 +8,9 @@ from pathlib import Path
 
 from wanbatch.errors import UserError
 
+ADDED, MERGED = "added", "merged"
+"""How rows have their adapters: beside the model's weights, or in weights of each slot's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -18,6 +21,8 @@ class Runtime:
         fp8: Run the blocks' large linear layers in FP8.
         int8: Run them in INT8 instead.
         text_fp8: Keep the text encoder's weights in FP8.
+        merged_rows: Merge the adapters of rows into weights that each slot has of its own, instead of adding what
+            they change to each product.
         compile_cache: Folder of compiled code; None for `default_compile_cache`.
         text_cache: Folder of text embeddings; None to keep them in memory only.
         offload: Let parts leave the device when another needs the room.
@@ -28,6 +33,7 @@ class Runtime:
     fp8: bool = False
     int8: bool = False
     text_fp8: bool = False
+    merged_rows: bool = False
     compile_cache: str | None = None
     text_cache: str | None = None
     offload: bool = False

@@ -85,6 +85,8 @@ def single_frame_transformer(model: Any, runtime: Runtime, device: torch.device)
             make_ready(block)
     if kernels_usable(device):
         frame.use_kernels()
+    if runtime.merged_rows:
+        frame.merge_rows()
     if not runtime.compile or frame.fused:
         return frame
     set_up_dynamo()
@@ -105,9 +107,10 @@ def block_maker(runtime: Runtime, device: torch.device) -> Callable[[FrameBlock]
     def make_ready(block: FrameBlock) -> None:
         block.fuse()
         if runtime.fp8:
-            block.replace_linears(partial(fp8.float8_linear, device=device))
+            block.replace_linears(partial(fp8.float8_linear, device=device), runtime.merged_rows)
         if runtime.int8:
-            block.replace_linears(partial(int8.int8_linear, device=device, compiled=runtime.compile))
+            linear = partial(int8.int8_linear, device=device, compiled=runtime.compile)
+            block.replace_linears(linear, runtime.merged_rows)
 
     return make_ready
 

@@ -7,11 +7,14 @@ result does not depend on the others, to the last bit. Stacks are filled when a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from wanbatch.pipeline.models.weight_merging import merged
 
 # The products of a block and which of diffusers' modules each stands for.
 PRODUCTS: dict[str, tuple[str, ...]] = {
@@ -36,6 +39,42 @@ class LayerStack(NamedTuple):
 
     down: Tensor
     ups: Tensor
+
+    def product(self, layer: Any, states: Tensor) -> Tensor:
+        """What a linear layer gives [slots, tokens, in], with what is added to it."""
+        return add_low_rank(layer(states), states, self)
+
+
+class MergedStack(NamedTuple):
+    """The same of a product of one layer whose weight is merged with the slots' adapters; in float32.
+
+    Attributes:
+        down: As of `LayerStack`.
+        ups: As of `LayerStack`.
+        held: What is in which slot; slots with the same have the same matrices.
+    """
+
+    down: Tensor
+    ups: Tensor
+    held: Mapping[int, Hashable]
+
+    def product(self, layer: Any, states: Tensor) -> Tensor:
+        """What a linear layer gives [slots, tokens, in] with a slot's own matrices merged into its weight.
+
+        Each product is one of all slots, of which those are taken that hold the same: it has the bits that a model
+        has whose weight was merged before, since the size of a product can decide them. Slots that hold nothing get
+        zeros.
+        """
+        out = states.new_zeros(*states.shape[:2], len(layer.weight))
+        slots: dict[Hashable, list[int]] = {}
+        for slot, key in self.held.items():
+            slots.setdefault(key, []).append(slot)
+        for same in slots.values():
+            weight = merged(layer.weight, self.down[same[0]], self.ups[0, same[0]])
+            product = F.linear(states, weight, layer.bias)
+            for slot in same:
+                out[slot] = product[slot]
+        return out
 
 
 BlockStacks = Mapping[str, LayerStack]
@@ -78,9 +117,11 @@ class AdapterStacks:
         rank: Of each slot.
         dtype: Of the products.
         device: Where they are.
+        merging: Whether the stacks are `MergedStack`s.
 
     Attributes:
         blocks: For each block its stacks. Their tensors stay where they are.
+        held: What is in which slot, for who fills them.
     """
 
     def __init__(
@@ -92,16 +133,18 @@ class AdapterStacks:
         rank: int,
         dtype: torch.dtype,
         device: torch.device,
+        merging: bool = False,
     ):
         self.rank, self._products = rank, products
-        self.blocks: list[dict[str, LayerStack]] = []
+        self.held: dict[int, Hashable] = {}
+        self.blocks: list[dict[str, Any]] = []
         for _ in range(layers):
             block = {}
             for name, modules in products.items():
                 shapes = [shape_of(module) for module in modules]
                 down = torch.zeros(slots, len(modules) * rank, shapes[0][1], dtype=dtype, device=device)
                 ups = torch.zeros(len(shapes), slots, shapes[0][0], rank, dtype=dtype, device=device)
-                block[name] = LayerStack(down, ups)
+                block[name] = MergedStack(down, ups, self.held) if merging else LayerStack(down, ups)
             self.blocks.append(block)
 
     def fill(self, slot: int, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:

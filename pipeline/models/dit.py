@@ -20,47 +20,25 @@ It does not know about guidance, schedules or batching; see `batching/denoiser.p
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.models import dit_plain
 from wanbatch.pipeline.models.adapter_stacks import PRODUCTS, TEXT_PRODUCTS, AdapterStacks
+from wanbatch.pipeline.models.attention_choice import cudnn_first
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.fp8 import float8_linear
 from wanbatch.pipeline.models.int8 import int8_linear
+from wanbatch.pipeline.models.slot_weights import SlotWeights
 from wanbatch.pipeline.models.text_context import CrossAttentionContext, padding_bias
 
 # On a CPU, equal rows of a matrix product of 5, 6, 7, 9, 10 or 11 rows differ in the last bit by their index.
 ROWS_OF_A_TILE = 4
-ATTENTION_KERNELS = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
-
-
-def attention_kernels(device: torch.device) -> AbstractContextManager:
-    """Within, attention on a GPU runs on cuDNN's kernel: at 880 tokens twice as fast as PyTorch's first choice."""
-    return sdpa_kernel(ATTENTION_KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
-
-
-def cudnn_first(forward: Callable) -> Callable:
-    """Have a method run within `attention_kernels` of its first argument's device."""
-
-    @functools.wraps(forward)
-    def chosen(self: FrameTransformer, latents: Tensor, *arguments: Any, **named: Any) -> Any:
-        with attention_kernels(latents.device):
-            return forward(self, latents, *arguments, **named)
-
-    return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +89,8 @@ class FrameTransformer(nn.Module):
         self.scale_shift_table = model.scale_shift_table
         self.rope = model.rope
         self._fused: Any = None  # the module that runs the blocks instead
+        self._merges_rows = self._compiled = False
+        self._slot_weights: SlotWeights | None = None
         self._rotary_tables: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -182,23 +162,45 @@ class FrameTransformer(nn.Module):
         """Compile each block when it is first called with a shape; all blocks share the code. Last of all changes."""
         for block in self.blocks:
             block.compile(fullgraph=True, dynamic=False)
+        self._compiled = True
         return self
 
-    def adapter_stacks(self, slots: int, rank: int, text: bool = False) -> AdapterStacks:
-        """Empty stacks for the adapters of the rows of a batch.
+    def merge_rows(self) -> FrameTransformer:
+        """Merge the adapters of rows into weights of each slot's own from now on, see `slot_weights.py`."""
+        self._merges_rows = True
+        return self
+
+    def adapter_stacks(self, slots: int, rank: int, text: bool = False) -> AdapterStacks | SlotWeights:
+        """Empty stacks for the adapters of the rows of a batch; or the weights of its slots, which all batches share.
 
         Args:
             slots: How many rows they hold.
             rank: Of the adapters of one row together, at most.
             text: Those that `context` takes, for the texts' keys and values; else those of the evaluations.
         """
+        if self._merges_rows and not text:
+            return self._weights_of_slots(slots)
         inner, device = self.blocks[0].ffn.net[0].proj.weight.shape[0], self.proj_out.weight.device
         shapes = {"ffn.net.0.proj": (inner, self.dim), "ffn.net.2": (self.dim, inner)}
         products = TEXT_PRODUCTS if text else PRODUCTS
         square = (self.dim, self.dim)
+        dtype = torch.float32 if self._merges_rows else self.dtype
         return AdapterStacks(
-            self.layers, products, lambda name: shapes.get(name, square), slots, rank, self.dtype, device
+            self.layers,
+            products,
+            lambda name: shapes.get(name, square),
+            slots,
+            rank,
+            dtype,
+            device,
+            self._merges_rows,
         )
+
+    def _weights_of_slots(self, slots: int) -> SlotWeights:
+        if self._slot_weights is None or self._slot_weights.slots != slots:
+            self._slot_weights = None  # its memory is needed
+            self._slot_weights = SlotWeights(self.blocks, slots, self._compiled)
+        return self._slot_weights
 
     def context(
         self, embeds: Tensor, lengths: Tensor, padded_length: int, adapters: AdapterStacks | None = None
@@ -309,13 +311,12 @@ class FrameTransformer(nn.Module):
         return _Shared(height, width, tables, *self.modulation(timestep))
 
     def _through(self, hidden: Tensor, shared: _Shared, context: CrossAttentionContext, blocks: range) -> Tensor:
-        if self._fused is not None:
-            return self._fused.through(self.blocks, blocks, hidden, shared.modulation, shared.rotary, context)
-        for index in blocks:
-            keys, values = context.keys[index], context.values[index]
-            own = () if context.adapters is None else (context.adapters.blocks[index],)
-            hidden = self.blocks[index](hidden, shared.modulation, shared.rotary, keys, values, context.bias, *own)
-        return hidden
+        through = dit_plain.through if self._fused is None else self._fused.through
+        own, modulation, rotary = context.adapters, shared.modulation, shared.rotary
+        if not isinstance(own, SlotWeights):
+            return through(self.blocks, blocks, hidden, modulation, rotary, context)
+        context = replace(context, adapters=None)
+        return own.apart(through(own.blocks, blocks, own.beside(hidden), own.beside(modulation), rotary, context))
 
     def _velocity(self, hidden: Tensor, shared: _Shared) -> Tensor:
         return self._unpatchify(self._output(hidden, shared.embedding), shared.height, shared.width)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,26 @@ from torch import Tensor, nn
 
 from wanbatch.pipeline.models.adapter_stacks import BlockStacks, with_adapters
 
+ORIGINAL = "original_"  # before the names of weights that are kept beside those in 8 bits
+
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
 """(weight [out, in], bias [out] or None) -> the layer that takes a linear layer's place."""
+
+
+class Joined(NamedTuple):
+    """Several linear layers of one input as one.
+
+    Attributes:
+        weight: [out, in], theirs after each other.
+        bias: [out].
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return F.linear(states, self.weight, self.bias)
 
 
 class FrameBlock(nn.Module):
@@ -47,25 +66,81 @@ class FrameBlock(nn.Module):
         self._share_fused()
 
     @torch.no_grad()
-    def replace_linears(self, make: MakeLinear) -> None:
+    def replace_linears(self, make: MakeLinear, keep: bool = False) -> None:
         """Replace the large linear layers and free their weights; the text's keys and values stay as they are.
 
         Args:
             make: Makes the new layer from a weight and a bias.
+            keep: Keep the weights, for what is merged into them (`with_layers`).
 
         Raises:
             ValueError: If the block was not fused before.
         """
-        if self.qkv_weight is None:
-            raise ValueError("fuse the transformer before its layers are replaced")
-        self.qkv = make(self.qkv_weight, self.qkv_bias)
+        layers = self.large_layers()
+        if keep:
+            for name, layer in layers.items():
+                self.register_buffer(ORIGINAL + name, layer.weight.data, persistent=False)
         self.qkv_weight = self.qkv_bias = None
         self.attn1.to_q = self.attn1.to_k = self.attn1.to_v = None  # views of the weight that is to be freed
-        self.attn1.to_out[0] = make(self.attn1.to_out[0].weight, self.attn1.to_out[0].bias)
-        self.attn2.to_q = make(self.attn2.to_q.weight, self.attn2.to_q.bias)
-        self.attn2.to_out[0] = make(self.attn2.to_out[0].weight, self.attn2.to_out[0].bias)
-        self.ffn.net[0].proj = make(self.ffn.net[0].proj.weight, self.ffn.net[0].proj.bias)
-        self.ffn.net[2] = make(self.ffn.net[2].weight, self.ffn.net[2].bias)
+        self._set_layers({name: make(layer.weight, layer.bias) for name, layer in layers.items()})
+
+    def query_key_value(self) -> Any:
+        """The layer that gives all three, with `weight` and `bias`.
+
+        Raises:
+            ValueError: If the block was not fused before.
+        """
+        if self.qkv is not None:
+            return self.qkv
+        if self.qkv_weight is None:
+            raise ValueError("fuse the transformer before its layers are used or replaced")
+        return Joined(self.qkv_weight, self.qkv_bias)
+
+    def large_layers(self) -> dict[str, Any]:
+        """The linear layers of `adapter_stacks.PRODUCTS`, by their names, each with `weight` and `bias`.
+
+        Raises:
+            ValueError: If the block was not fused before.
+        """
+        return {
+            "qkv": self.query_key_value(),
+            "out": self.attn1.to_out[0],
+            "text_query": self.attn2.to_q,
+            "text_out": self.attn2.to_out[0],
+            "inner": self.ffn.net[0].proj,
+            "outer": self.ffn.net[2],
+        }
+
+    def with_layers(self, make: Callable[[Any, Tensor], nn.Module]) -> FrameBlock:
+        """A block that shares all with this one but its large linear layers.
+
+        Args:
+            make: Makes each from the one here and its weight before any rounding to 8 bits.
+
+        Raises:
+            ValueError: If the layers were replaced and their weights not kept.
+        """
+        layers = self.large_layers()
+        if self.qkv is not None and not hasattr(self, f"{ORIGINAL}qkv"):
+            raise ValueError("the weights were not kept when the layers were replaced")
+        twin = _sharing(self)
+        for name in ("attn1", "attn2", "ffn"):
+            setattr(twin, name, _sharing(getattr(self, name)))
+        for module, name in ((twin.attn1, "to_out"), (twin.attn2, "to_out"), (twin.ffn, "net")):
+            setattr(module, name, _sharing(getattr(module, name)))
+        twin.ffn.net[0] = _sharing(twin.ffn.net[0])
+        twin.qkv_weight = twin.qkv_bias = None
+        twin._set_layers(
+            {name: make(layer, getattr(self, ORIGINAL + name, layer.weight)) for name, layer in layers.items()}
+        )
+        return twin
+
+    def _set_layers(self, layers: Mapping[str, nn.Module]) -> None:
+        self.qkv = layers["qkv"]
+        self.attn1.to_out[0], self.attn2.to_q, self.attn2.to_out[0] = (
+            layers[name] for name in ("out", "text_query", "text_out")
+        )
+        self.ffn.net[0].proj, self.ffn.net[2] = layers["inner"], layers["outer"]
 
     def share_joined(self) -> None:
         """Make query, key and value, which need not have weights yet, views of joined ones that were read."""
@@ -97,8 +172,12 @@ class FrameBlock(nn.Module):
             stacks: What the texts' adapters add (`adapter_stacks.TEXT_PRODUCTS`); None for nothing.
         """
         attention = self.attn2
-        keys = attention.norm_k(with_adapters(attention.to_k(states), states, stacks, "text_key"))
-        values = with_adapters(attention.to_v(states), states, stacks, "text_value")
+        if stacks is None:
+            keys, values = attention.to_k(states), attention.to_v(states)
+        else:
+            keys = stacks["text_key"].product(attention.to_k, states)
+            values = stacks["text_value"].product(attention.to_v, states)
+        keys = attention.norm_k(keys)
         return self._split(keys).transpose(1, 2), self._split(values).transpose(1, 2)
 
     def forward(
@@ -174,6 +253,14 @@ class FrameBlock(nn.Module):
 
     def _split(self, states: Tensor) -> Tensor:
         return states.unflatten(2, (self.heads, -1))
+
+
+def _sharing(module: Any) -> Any:
+    """A module with all that is another's, whose parts can be replaced without replacing those of the other."""
+    twin = copy.copy(module)
+    for name in ("_modules", "_parameters", "_buffers"):
+        setattr(twin, name, dict(getattr(module, name)))
+    return twin
 
 
 def _concatenated(linears: tuple[Any, ...]) -> tuple[Tensor, Tensor]:

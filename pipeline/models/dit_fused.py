@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from wanbatch.pipeline.models import kernels
 from wanbatch.pipeline.models.adapter_stacks import BlockStacks
 from wanbatch.pipeline.models.dit_block import FrameBlock
-from wanbatch.pipeline.models.fp8 import Float8Linear
 from wanbatch.pipeline.models.int8 import Int8Linear
 from wanbatch.pipeline.models.kernels import Activation, LowRankTerm, PendingResidual
+from wanbatch.pipeline.models.slot_weights import SlotLinear
 from wanbatch.pipeline.models.text_context import CrossAttentionContext
 
 
@@ -57,7 +57,7 @@ def through(
     modulated = tables[:, None] + modulation.float()
     for index, vectors in zip(indices, modulated, strict=True):
         keys, values = context.keys[index], context.values[index]
-        stacks = None if context.adapters is None else context.adapters.blocks[index]
+        stacks = context.stacks_of(index)
         text = keys, values, context.bias
         hidden, pending = _block(blocks[index], hidden, pending, vectors, rotary, text, stacks)
     assert pending is not None
@@ -80,7 +80,7 @@ def _block(
     stacks: BlockStacks | None,
 ) -> tuple[Tensor, PendingResidual]:
     """Hidden states without what the block's last product adds, and that. vectors: float32 [batch, 6, dim]."""
-    fp8 = isinstance(block.qkv, Float8Linear)
+    fp8 = getattr(block.qkv, "takes_float8", False)
     own, text, eps = block.attn1, block.attn2, block.norm1.eps
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = vectors.unbind(1)
     dim = hidden.shape[2]
@@ -88,7 +88,7 @@ def _block(
 
     hidden, normed = kernels.add_norm(hidden, pending, scale, shift, eps, modulated=True, fp8=fp8)
     term = change(normed, "qkv")
-    projected = product(_query_key_value(block), normed)
+    projected = product(block.query_key_value(), normed)
     weights = own.norm_q.weight, own.norm_k.weight
     query, key = _norm_rotate(projected, weights, own.norm_q.eps, rotary, block.heads, term)
     value = projected[..., -dim:].unflatten(2, (block.heads, -1))
@@ -161,19 +161,6 @@ def _as_input(attended: Tensor, fp8: bool) -> Activation:
     return kernels.quantise(rows) if fp8 else Activation(rows)
 
 
-class _Joined(NamedTuple):
-    weight: Tensor
-    bias: Tensor | None
-
-
-def _query_key_value(block: FrameBlock) -> Any:
-    """The layer that gives query, key and value."""
-    if block.qkv is not None:
-        return block.qkv
-    assert block.qkv_weight is not None
-    return _Joined(block.qkv_weight, block.qkv_bias)
-
-
 def _product(layer: Any, activation: Activation, *, like: Tensor) -> Tensor:
     """A linear layer's output, [batch, tokens, out]; quantised inputs are for layers in FP8.
 
@@ -191,11 +178,15 @@ def _product(layer: Any, activation: Activation, *, like: Tensor) -> Tensor:
 
 def _linear(layer: Any, rows: Tensor) -> Tensor:
     """A linear layer's output, [rows, out], of inputs that are not quantised yet."""
+    if isinstance(layer, SlotLinear):
+        return layer.linear(rows)
     return layer(rows) if isinstance(layer, Int8Linear) else F.linear(rows, layer.weight, layer.bias)
 
 
 def _gelu_of_product(layer: Any, rows: Tensor) -> Tensor:
     """GELU (tanh form) of a linear layer; on a GPU in the product's epilogue."""
+    if isinstance(layer, SlotLinear):
+        return layer.linear_gelu(rows)
     if isinstance(layer, Int8Linear):
         return F.gelu(layer(rows), approximate="tanh")
     if rows.is_cuda:

@@ -42,6 +42,7 @@ class Float8Linear(nn.Module):
         device: Where the weight is rounded; None: where it is. The layer stays where the weight is.
     """
 
+    takes_float8 = True
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
@@ -54,13 +55,19 @@ class Float8Linear(nn.Module):
         self.register_buffer("scale", scale.t().contiguous())
         self.register_buffer("bias", bias)
 
+    def take(self, weight: Tensor, rows: slice) -> None:
+        """Have other rows of the weight from now on, float [rows, in], in the same memory."""
+        quantised, scale = quantise(weight)
+        self.weight[rows].copy_(quantised)
+        self.scale[:, rows].copy_(scale.t())
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in the dtype of x."""
         rows, scale = quantise(x.flatten(0, -2))
         return self.multiply(rows, scale, x.dtype).unflatten(0, x.shape[:-1])
 
-    def multiply(self, rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-        """Quantised inputs [rows, in] with their scales, float32 [rows, 1] -> [rows, out] in `dtype`."""
+    def multiply(self, rows: Tensor, scale: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+        """Quantised inputs [rows, in] with their scales, float32 [rows, 1] -> [rows, out] in `dtype`, or in `out`."""
         if rows.device.type == "cuda":
             return torch._scaled_mm(
                 rows,
@@ -70,8 +77,10 @@ class Float8Linear(nn.Module):
                 bias=self.bias,
                 out_dtype=dtype,
                 use_fast_accum=True,
+                out=out,
             )
-        return self.emulated(rows, scale, dtype)
+        product = self.emulated(rows, scale, dtype)
+        return product if out is None else out.copy_(product)
 
     def emulated(self, rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
         """What `multiply` gives, multiplied in float32 on any device."""

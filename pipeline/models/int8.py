@@ -70,6 +70,12 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", bias)
         self._compiled = compiled
 
+    def take(self, weight: Tensor, rows: slice) -> None:
+        """Have other rows of the weight from now on, float [rows, in], in the same memory."""
+        quantised, scale = quantise(weight)
+        self.weight[rows].copy_(quantised)
+        self.scale[:, rows].copy_(scale.t())
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in the dtype of x."""
         passes: Callable[[Any], Any] = _compiled if self._compiled and x.is_cuda else _as_it_is

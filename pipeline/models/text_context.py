@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from wanbatch.pipeline.models.adapter_stacks import AdapterStacks
+from wanbatch.pipeline.models.adapter_stacks import AdapterStacks, BlockStacks
+from wanbatch.pipeline.models.slot_weights import SlotWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,21 @@ class CrossAttentionContext:
     keys: Tensor
     values: Tensor
     bias: Tensor
-    adapters: AdapterStacks | None = None
+    adapters: AdapterStacks | SlotWeights | None = None
 
     def first(self, count: int) -> CrossAttentionContext:
         """Views of the first `count` prompts of the batch, with all adapters."""
-        return CrossAttentionContext(self.keys[:, :count], self.values[:, :count], self.bias[:count], self.adapters)
+        beside = isinstance(self.adapters, SlotWeights) and self.adapters.slots == count < len(self.bias)
+        own = slice(None, None, 2) if beside else slice(count)
+        return CrossAttentionContext(self.keys[:, own], self.values[:, own], self.bias[own], self.adapters)
 
-    def with_adapters(self, adapters: AdapterStacks) -> CrossAttentionContext:
-        """The same prompts, for rows with these adapters."""
+    def with_adapters(self, adapters: AdapterStacks | SlotWeights) -> CrossAttentionContext:
+        """The same prompts, for rows with these adapters; copies of one prompt, if its order depends on them."""
         return replace(self, adapters=adapters)
+
+    def stacks_of(self, block: int) -> BlockStacks | None:
+        """What is added to the products of a block; None for nothing, or where weights of the slots have it."""
+        return self.adapters.blocks[block] if isinstance(self.adapters, AdapterStacks) else None
 
     def repeated(self, count: int) -> CrossAttentionContext:
         """A new batch of `count` copies of the first prompt, without adapters."""
@@ -43,6 +50,8 @@ class CrossAttentionContext:
 
     def views(self, index: int) -> list[Tensor]:
         """Views of all that is held for one prompt of the batch."""
+        if isinstance(self.adapters, SlotWeights):
+            index = self.adapters.place(index, len(self.bias))
         return [self.keys[:, index], self.values[:, index], self.bias[index]]
 
 

@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.tensors import LowRank
 from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
-from wanbatch.pipeline.models.dit import FrameTransformer, attention_kernels
+from wanbatch.pipeline.models.attention_choice import attention_kernels
+from wanbatch.pipeline.models.dit import FrameTransformer
 
 IMAGE_LAYERS = tuple(layer for layer in BLOCK_LAYERS if layer not in ("attn2.to_k", "attn2.to_v"))
 """Those that see the picture: the text's keys and values stay those of the model."""

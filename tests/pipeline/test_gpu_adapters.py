@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from repeating import meanwhile
 
 from wanbatch.pipeline.adapters import store as store_module
 from wanbatch.pipeline.adapters.host_adapters import HostAdapter
+from wanbatch.pipeline.adapters.merging import merge
 from wanbatch.pipeline.adapters.store import AdapterStore
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank
 from wanbatch.pipeline.core.requests import ComingRow
@@ -27,6 +29,9 @@ from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading import registry, weights
 from wanbatch.pipeline.loading.host_memory import clear_last_error, pin, whole_pages
 from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.models.fp8 import float8_linear
+from wanbatch.pipeline.models.slot_weights import SlotLinear
+from wanbatch.pipeline.models.weight_merging import merged
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -214,7 +219,15 @@ def adapters_that_come_and_go(wan: Wan, names) -> AbstractContextManager[None]:
     return meanwhile(prepare, least=11)
 
 
-@pytest.mark.parametrize("runtime", [Runtime(), Runtime(compile=True)], ids=["eager", "compiled"])
+RUNTIMES = {
+    "eager": Runtime(),
+    "compiled": Runtime(compile=True),
+    "merged": Runtime(merged_rows=True),
+    "merged in fp8": Runtime(fp8=True, merged_rows=True),
+}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
 def test_pictures_are_the_same_with_adapters_that_were_brought_before(runtime):
     """Rows of a model whose launches are recorded meanwhile, on a device with room for two adapters."""
     modules = weights.load(registry.find("tiny"), GPU, torch.bfloat16)
@@ -236,12 +249,65 @@ def test_pictures_are_the_same_with_adapters_that_were_brought_before(runtime):
     alone = make(wan, *rows)
     assert len({picture.tobytes() for picture in alone.values()}) == len(rows)
     for kind in ("pinned", "staged"):
-        wan._adapters = AdapterStore(
-            of_rows, GPU, torch.bfloat16, int(2.5 * size), {"pinned": 1 << 30, "staged": 0}[kind]
-        )
+        dtype, room = (torch.float32, 5 * size) if runtime.merged_rows else (torch.bfloat16, int(2.5 * size))
+        wan._adapters = AdapterStore(of_rows, GPU, dtype, room, {"pinned": 1 << 30, "staged": 0}[kind])
         wan.use_slots(4)  # launches are recorded again
         with adapters_that_come_and_go(wan, NAMES):
             for shuffle in range(3):
                 order = np.random.default_rng(shuffle).permutation(len(rows))
                 again = make(wan, *[rows[index] for index in order])
                 assert all(np.array_equal(again[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize("fp8", [False, True], ids=["bf16", "fp8"])
+def test_rows_with_weights_of_their_own_are_what_the_merged_adapter_gives(fp8):
+    info = registry.find("tiny")
+    config = json.loads((Path(info.folder) / "transformer" / "config.json").read_text())
+    its = AdapterTensors(
+        {layer: LowRank(*pair, 0.5) for layer, pair in random_pairs(config, 16, 1, size=0.2).items()}
+    )
+    asked = replace(PLAIN, id="one", width=128, height=128)
+    own = Wan(
+        weights.load(info, GPU, torch.bfloat16), GPU, 4, Runtime(fp8=fp8, merged_rows=True),
+        adapters={"first": ((its,), 1.0)},
+    )  # fmt: skip
+    modules = weights.load(info, GPU, torch.bfloat16)
+    for transformer in modules.transformers:
+        merge(transformer, its)
+    merged = Wan(modules, GPU, 4, Runtime(fp8=fp8))
+    found, expected = (
+        next(iter(make(wan, one).values())).astype(np.float32)
+        for wan, one in ((own, replace(asked, adapters=(("first", 1.0),))), (merged, asked))
+    )
+    without = next(iter(make(own, asked).values())).astype(np.float32)
+    far = np.abs(found - without).mean()  # small products have other kernels with fewer rows, and so other last bits
+    assert np.abs(found - expected).mean() < far / 4
+    assert far > 5
+
+
+@pytest.mark.parametrize("fp8", [False, True], ids=["bf16", "fp8"])
+@pytest.mark.parametrize(("inputs", "outputs"), [(3072, 3072), (3072, 14336), (14336, 3072)])
+@torch.no_grad()
+def test_a_slot_of_full_size_has_the_bits_of_a_layer_merged_before(inputs, outputs, fp8):
+    generator = torch.Generator(GPU).manual_seed(0)
+    normal = partial(torch.randn, device=GPU, generator=generator)
+    plain = torch.nn.Linear(inputs, outputs, device=GPU, dtype=torch.bfloat16)
+    layer = float8_linear(plain.weight, plain.bias) if fp8 else plain
+    slots = SlotLinear(layer, plain.weight, 4)
+    rows = normal(4 * 2 * 880, inputs, dtype=torch.bfloat16)
+    pairs = [(normal(32, inputs) * inputs**-0.5, normal(outputs, 32) * 0.05) for _ in range(4)]
+    for slot, pair in enumerate(pairs):
+        slots.fill(slot, [pair])
+    from wanbatch.pipeline.models import kernels  # needs Triton
+
+    quantised = kernels.quantise(rows)
+    found = slots.multiply(quantised.values, quantised.scale, rows.dtype) if fp8 else slots.linear(rows)
+    for slot, pair in enumerate(pairs):
+        weight = merged(plain.weight, *pair)
+        if fp8:
+            whole = float8_linear(weight, plain.bias).multiply(quantised.values, quantised.scale, rows.dtype)
+        else:
+            whole = torch.nn.functional.linear(rows, weight, plain.bias)
+        own = slice(slot * 2 * 880, (slot + 1) * 2 * 880)
+        assert torch.equal(found[own], whole[own])
+        assert not torch.equal(found[own], layer(rows)[own])

@@ -1,9 +1,8 @@
 """Compiles kernels for a GPU that need not be there: `python compile_kernels.py CAPABILITY RANK`.
 
 A kernel that is asked for is compiled for the arguments that it is given, tensors without memory, and not launched.
-Prints a line a kernel: its name, the bytes of shared memory that a program of it takes, and how many instructions of
-PTX have a thread take a number of any other thread of its warp. Runs in a process of its own, since Triton's
-interpreter, which the tests use, takes the place of its compiler in a whole process.
+Prints a line a kernel: its name and the bytes of shared memory that a program of it takes. Runs in a process of its
+own, since Triton's interpreter, which the tests use, takes the place of its compiler in a whole process.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from triton.runtime.jit import JITFunction
 
 from wanbatch.pipeline.models import kernels
 from wanbatch.pipeline.models.adapter_stacks import LayerStack
-from wanbatch.pipeline.models.kernels import low_rank_rows, low_rank_warps
-from wanbatch.pipeline.models.kernels.low_rank_warps import WarpTiles
+from wanbatch.pipeline.models.kernels import low_rank_rows
 from wanbatch.pipeline.models.kernels.whole_rows import RowTiles
 
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float8_e4m3fn: "*fp8e4nv"}
@@ -46,7 +44,7 @@ def compile_instead(capability: int) -> None:
         source = ASTSource(self, signature, constants, attributes)
         options = {"num_warps": num_warps, "num_stages": num_stages}
         made = compiled(source, target=GPUTarget("cuda", capability, 32), options=options)
-        print(self.__name__, made.metadata.shared, made.asm["ptx"].count("shfl.sync.idx"), flush=True)
+        print(self.__name__, made.metadata.shared, flush=True)
 
     JITFunction.run = run
 
@@ -55,10 +53,9 @@ def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-def choose(rows: RowTiles | None = None, warps: WarpTiles | None = None) -> None:
+def choose(rows: RowTiles | None = None) -> None:
     """Have kernels with these tiles used where they can be; None: those of several passes, for all sizes."""
     low_rank_rows.RESIDUAL_ROWS = low_rank_rows.JOINED_ROWS = low_rank_rows.ALONE_ROWS = rows
-    low_rank_warps.GELU_WARPS = low_rank_warps.MEASURE_WARPS = low_rank_warps.QUANTISE_WARPS = warps
 
 
 def ask_for_all(rank: int, fp8: bool) -> None:
@@ -98,19 +95,8 @@ def ask_for_rows(rank: int, fp8: bool) -> None:
     kernels.add_norm(hidden, kernels.PendingResidual(hidden, None, term), empty(DIM), empty(DIM), 1e-6, fp8=False)
 
 
-def ask_for_warps(rank: int, fp8: bool) -> None:
-    """The kernel whose warps have rows of their own, of ranks that it takes."""
-    choose(warps=WarpTiles(16, 64, 1792, 4))
-    low = empty(1, SEQUENCES * TOKENS, rank, dtype=torch.float32)
-    term = kernels.LowRankTerm(low, empty(1, SLOTS, INNER, rank))
-    following = LayerStack(empty(SLOTS, rank, INNER), empty(1, SLOTS, DIM, rank))
-    for small in (False, True) if fp8 else (False,):
-        kernels.gelu_low_rank(empty(SEQUENCES, TOKENS, INNER), term, *following, small)
-
-
 if __name__ == "__main__":
     compile_instead(int(sys.argv[1]))
     ask_for_all(int(sys.argv[2]), fp8=int(sys.argv[1]) >= FP8_SINCE)
     if int(sys.argv[2]) <= 64:
         ask_for_rows(int(sys.argv[2]), fp8=int(sys.argv[1]) >= FP8_SINCE)
-        ask_for_warps(int(sys.argv[2]), fp8=int(sys.argv[1]) >= FP8_SINCE)

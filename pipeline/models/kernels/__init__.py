@@ -14,6 +14,7 @@ from wanbatch.pipeline.models.kernels.common import FORMAT, Activation, LowRankT
 from wanbatch.pipeline.models.kernels.low_rank import add_low_rank, low_rank_term
 from wanbatch.pipeline.models.kernels.low_rank_gelu import gelu_low_rank
 from wanbatch.pipeline.models.kernels.low_rank_norms import norm_rotate_low_rank
+from wanbatch.pipeline.models.kernels.merging import merge_low_rank
 from wanbatch.pipeline.models.kernels.norms import add, add_norm, norm_rotate
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "gelu_low_rank",
     "holds_text",
     "low_rank_term",
+    "merge_low_rank",
     "norm_rotate",
     "norm_rotate_low_rank",
     "quantise",

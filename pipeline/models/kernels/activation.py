@@ -62,20 +62,6 @@ def _quick_gelu(x):
 
 
 @triton.jit
-def gelu_close(x):
-    """The same within 2^-17 of itself, float32, by a GPU's own exp2 and reciprocal; in jitted code.
-
-    Theirs are 2^-22 and a unit in the last place (PTX ISA, `ex2.approx.ftz`, `rcp.approx.ftz`); the rest is rounding
-    of the exponent, for x near -8. Above -3 it is within 2^-20. Rounding to bf16 is off by up to 2^-9.
-    """
-    u = x * (-2.302208198 - 0.10294324 * x * x)
-    asm: tl.constexpr = (
-        "{ .reg .f32 t; ex2.approx.ftz.f32 t, $1; add.f32 t, t, 0f3F800000; rcp.approx.ftz.f32 $0, t; }"
-    )
-    return x * tl.inline_asm_elementwise(asm, "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1)
-
-
-@triton.jit
 def gelu_tanh(x, quick: tl.constexpr):
     """GELU (tanh form), float32; `quick` where it is quantised next, on a GPU; in jitted code."""
     return _quick_gelu(x) if quick else _gelu(x)

@@ -6,8 +6,6 @@ many of them as share the adapter's matrices (16 rows of 14336 take more than al
 are two passes, each of which makes GELU anew from the product: reading it twice is less than writing and reading it
 once more in between. The inner part of the second product's change is made from the same tiles, before they are
 rounded to FP8, so that nothing has to be read for it.
-
-The kernels here are for all sizes. The constants of `low_rank_warps.py` choose another one where it can be used.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wanbatch.pipeline.models.kernels import low_rank_warps
 from wanbatch.pipeline.models.kernels.activation import gelu_tanh
 from wanbatch.pipeline.models.kernels.common import (
     LARGEST,
@@ -27,7 +24,6 @@ from wanbatch.pipeline.models.kernels.common import (
     new_activation,
 )
 from wanbatch.pipeline.models.kernels.low_rank import Tiles, inner_part, plan, plus_times_up, tile, times_down
-from wanbatch.pipeline.models.kernels.low_rank_warps import gelu_and_down_warps, gelu_quantised_warps, warp_plan
 
 # The best of those that benchmarks/low_rank.py compared on an H200: without FP8, of FP8 the first and second pass.
 GELU = MEASURE = QUANTISE = Tiles(64, 64, 1792, 4, 3)
@@ -50,18 +46,9 @@ def gelu_low_rank(
     """
     sequences, tokens, columns = product.shape
     result = new_activation(sequences * tokens, columns, product, fp8)
-    of_warps = low_rank_warps.MEASURE_WARPS if fp8 else low_rank_warps.GELU_WARPS
-    own = warp_plan(of_warps, product, max(term.ups.shape[3], down.shape[1]))
-    if own is not None:
-        low, peaks = gelu_and_down_warps(own, product, term, down, result)
-    else:
-        low, peaks = _gelu_with_down(product, term, down, result)
+    low, peaks = _gelu_with_down(product, term, down, result)
     if fp8:
-        own = warp_plan(low_rank_warps.QUANTISE_WARPS, product, term.ups.shape[3])
-        if own is not None:
-            gelu_quantised_warps(own, product, term, peaks, result)
-        else:
-            _quantised(product, term, peaks, result)
+        _quantised(product, term, peaks, result)
     return result, LowRankTerm(low, ups)
 
 

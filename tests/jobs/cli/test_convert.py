@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ from click.testing import CliRunner
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.config.hardware import Hardware, resolve_execution
+from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware, resolve_execution
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
 from wanbatch.jobs.planning.checks import check_settings
 from wanbatch.jobs.worker import model_files
 from wanbatch.jobs.worker.model_files import local_model
 from wanbatch.pipeline.loading.registry import ModelInfo, find
+from wanbatch.pipeline.loading.runtime import MERGED
 
 GPU = Hardware(gpus=1, capability=(9, 0), name="H200", torch="2", cpu="AVX2")
 AMPERE = Hardware(gpus=1, capability=(8, 0), name="A100", torch="2", cpu="AVX2")
@@ -117,3 +119,13 @@ def test_a_text_encoder_in_fp8_makes_another_folder_and_no_engines():
     assert ours == theirs
     with pytest.raises(UserError, match="setting text_precision: engines have the text encoder's weights"):
         check_settings(Settings(text_precision="fp8", engines="store"), find())
+
+
+def test_weights_of_slots_are_part_of_the_fingerprint_and_keep_all_of_the_model_on_the_gpu():
+    ours, theirs = fingerprint(find(), NO_GPU, row_adapters=MERGED), fingerprint(find(), NO_GPU)
+    assert ours.pop("row_adapters") == MERGED
+    assert ours == theirs
+    on_gpu = ExecutionConfig("cuda", "fp8", True)
+    assert on_gpu.runtime(Settings(row_adapters=MERGED)) == replace(
+        on_gpu.runtime(Settings()), merged_rows=True, offload=False
+    )

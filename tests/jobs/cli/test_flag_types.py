@@ -26,7 +26,7 @@ TEXTS = {
     "negative_prompt": "", "keywords": "red, round", "step_cache": "taylor:interval=2", "source_root": "s3://shop/folder",
     "source_fence": "s3://shop",
     "allow_http": "true", "log_prompts": "true", "device": "cpu", "preset": "fast", "precision": "bf16",
-    "text_precision": "fp8", "compile": "never",
+    "text_precision": "fp8", "row_adapters": "merged", "compile": "never",
     "compile_cache": "a/code", "offload": "never", "text_cache": "texts", "workers": "3", "slots": "auto",
     "threads": "4", "format": "webp", "quality": "90", "unit_timeout": "1e3", "max_failures": "5%", "unit_rows": "8",
     "creativity_steps": "respace", "prompt": "a heart, big", "creativity": "0.4", "map": "caption=prompt",

@@ -18,6 +18,7 @@ from wanbatch.jobs.worker.actor import Worker
 from wanbatch.jobs.worker.messages import WorkerSetup
 from wanbatch.jobs.worker.requests import coming_row
 from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.runtime import MERGED, Runtime
 
 SMALL = {"width": 64, "height": 64, "steps": 3}
 
@@ -44,7 +45,10 @@ def make(model, lora, settings, tmp_path):
         out = tmp_path / "out"
         (out / "_wanbatch" / "tmp").mkdir(parents=True, exist_ok=True)
         adapters = tuple(plan.adapters.values())
-        setup = WorkerSetup(model, str(out), str(tmp_path), False, "cpu", "float32", 2, 0, adapters=adapters)
+        setup = WorkerSetup(
+            model, str(out), str(tmp_path), False, "cpu", "float32", 2, 0, adapters=adapters,
+            runtime=Runtime(merged_rows=given.get("row_adapters") == MERGED),
+        )  # fmt: skip
         worker = Worker(setup, "worker")
         worker.ready()
         task = plan.task(0, 1, f"t{len(list(out.rglob('*.parquet')))}", np.arange(len(plan)))
@@ -158,3 +162,20 @@ def test_a_units_adapters_come_while_the_one_before_it_has_the_model(model, lora
     assert pipeline.resident == ["crayon", "ink"]
     assert pipeline.spare_memory() > 0
     assert pipeline.resident == []
+
+
+def test_rows_with_weights_of_their_own_make_the_pictures_of_a_merged_adapter(make):
+    rows = [
+        {"id": "plain", "prompt": "a star", "seed": 1},
+        {"id": "crayon", "prompt": "a star", "seed": 1, "style": "crayon"},
+        {"id": "ink", "prompt": "a star", "seed": 1, "style": "ink"},
+    ]
+    pictures, _ = make(*rows, row_adapters=MERGED)
+    added, _ = make(*rows)
+    assert np.array_equal(added["plain"], pictures["plain"])
+    for name in ("crayon", "ink"):
+        merged, _ = make({**rows[0], "id": name}, merge=[name])
+        assert np.abs(merged[name].astype(int) - pictures[name]).max() <= 1
+        assert np.abs(added["plain"].astype(int) - pictures[name]).max() > 5
+        alone, _ = make(next(row for row in rows if row["id"] == name), row_adapters=MERGED)
+        assert np.array_equal(alone[name], pictures[name])

@@ -81,6 +81,23 @@ def test_a_card_without_room_for_the_text_encoder_has_it_with_its_weights_in_fp8
     check_card(small, replace(setup, model=model, runtime=fp8), "h")
 
 
+def test_a_card_without_room_for_weights_of_each_slot(setup):
+    """In bf16 four slots take four transformers more, in FP8 half of that and the weights that are merged with."""
+    folder, merged = Path(setup.model.folder), Runtime(merged_rows=True)
+    transformer = weight_sizes(folder, "bfloat16")["transformer"]
+    assert weight_sizes(folder, "bfloat16", slots=4)["transformer"] == 5 * transformer
+    assert weight_sizes(folder, "bfloat16", True, slots=4)["transformer"] == 3.5 * transformer
+    assert weight_sizes(folder, "bfloat16", slots=4)["text"] == weight_sizes(folder, "bfloat16")["text"]
+    pixels = setup.model.width * setup.model.height
+    room = needed_bytes(folder, "bfloat16", False, False, 4, pixels, merged=True)
+    small = replace(H100, memory=room - 1)
+    with pytest.raises(NodeError, match=r"for each of 4 slots needs .* use fewer --slots, --precision"):
+        check_card(small, replace(setup, runtime=merged), "h")
+    check_card(small, replace(setup, runtime=merged, slots=2), "h")
+    check_card(small, replace(setup, runtime=replace(merged, fp8=True)), "h")
+    check_card(small, replace(setup, runtime=Runtime()), "h")
+
+
 def test_any_kind_where_devices_are_mixed(setup):
     check_kind("cpu AVX2", replace(setup, device_kind=None), "h")
     check_kind("cpu AVX2", replace(setup, device_kind="cpu AVX2"), "h")

@@ -51,9 +51,10 @@ def store(adapters) -> AdapterStore:
     return AdapterStore({name: ((tensors, tensors), 1.0) for name, tensors in adapters.items()}, CPU, torch.float32)
 
 
-@pytest.fixture(scope="module")
-def expert() -> FrameTransformer:
-    return FrameTransformer(random_transformer()).fuse()
+@pytest.fixture(params=["added", "merged"])
+def expert(request) -> FrameTransformer:
+    frame = FrameTransformer(random_transformer()).fuse()
+    return frame.merge_rows() if request.param == "merged" else frame
 
 
 def sample(seed: int, adapters=None, steps: int = 4, guidance: float = 3.0, text: int | None = None) -> Sample:

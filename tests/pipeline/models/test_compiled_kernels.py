@@ -15,7 +15,6 @@ SCRIPT = Path(__file__).parents[2] / "support" / "compile_kernels.py"
 SHARED_MEMORY = 99 * 1024  # that a program may take on GPUs of compute capability 8.6, 8.9 and 12.0; others have more
 LOW_RANK = {"_down", "_add", "_norm_rotate_low_rank", "_gelu_and_down", "_add_residual"}
 WHOLE_ROWS = {"_norm_rotate_rows", "_add_norm_rows"}
-OWN_ROWS = {"_gelu_warps"}
 SUMS_AND_INNER_PART = 4096  # bytes; a chunk that goes through shared memory to change its layout takes 8192
 
 
@@ -28,10 +27,7 @@ def test_kernels_for_adapters_fit_into_a_gpu(capability, rank):
     assert done.returncode == 0, done.stderr
     taken = [line.split() for line in done.stdout.splitlines()]
     expected = LOW_RANK | ({"_gelu_quantised"} if capability >= 89 else set())
-    expected |= WHOLE_ROWS | OWN_ROWS if rank <= 64 else set()
-    assert {name for name, *_ in taken} == expected
-    assert all(0 < int(size) <= SHARED_MEMORY for _, size, _ in taken)
-    assert all(int(size) <= SUMS_AND_INNER_PART for name, size, _ in taken if name in WHOLE_ROWS)
-    # Before the loop the inner part is brought to where the dot has it. The numbers of a step stay with their thread.
-    inner_part = 4 * 16 * max(32, rank) * 2
-    assert all((int(size), int(moves)) == (inner_part, 0) for name, size, moves in taken if name in OWN_ROWS)
+    expected |= WHOLE_ROWS if rank <= 64 else set()
+    assert {name for name, _ in taken} == expected
+    assert all(0 < int(size) <= SHARED_MEMORY for _, size in taken)
+    assert all(int(size) <= SUMS_AND_INNER_PART for name, size in taken if name in WHOLE_ROWS)

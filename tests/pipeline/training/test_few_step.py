@@ -12,7 +12,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.models import dit as dit_module
+from wanbatch.pipeline.models import attention_choice
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.training import low_rank
@@ -296,7 +296,7 @@ def test_the_backward_pass_computes_blocks_with_the_same_attention_kernels(monke
         finally:
             torch.backends.cuda.enable_math_sdp(before)
 
-    monkeypatch.setattr(dit_module, "attention_kernels", kernels)
+    monkeypatch.setattr(attention_choice, "attention_kernels", kernels)
     monkeypatch.setattr(low_rank, "attention_kernels", kernels)
     dit = small_transformer()
     adapters = LowRankAdapters(dit, IMAGE_LAYERS)

@@ -36,7 +36,7 @@ class SlotLinear(nn.Module):
     """A linear layer whose weight is another one in each slot.
 
     Args:
-        layer: That of all rows: with a weight [out, in] and a bias [out] or None, in 8 bits or not.
+        layer: That of all rows: with a weight [out, in] and a bias [out], in 8 bits or not.
         original: The weight before it was rounded to 8 bits, [out, in].
         slots: Of the batch.
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from wanbatch.counting import number_of
@@ -23,6 +22,7 @@ from wanbatch.jobs.config.settings import recorded_settings
 from wanbatch.manifests.dataset.card import refresh_card
 from wanbatch.manifests.dataset.checks import REJECTED_BY, write_checks
 from wanbatch.manifests.dataset.commit_log import read_commit_log
+from wanbatch.manifests.dataset.committed_parts import opened_part
 from wanbatch.manifests.dataset.held_folder import held_folder
 from wanbatch.manifests.dataset.status import RUN, committed_rows, status
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
@@ -101,7 +101,7 @@ def check_folder(
         readers: the user's own models.
         classes: of the pictures of the dataset that the folder was made from.
     Raises:
-        UserError: It is no output folder, or has no pictures.
+        UserError: It is no output folder, has no pictures, or a part of it is damaged.
         FolderHeldError: A run writes to it.
         MachineryError: It cannot be read or written.
     """
@@ -167,8 +167,7 @@ _READ = ("id", "image", "manifest_row", "variant", "sha256", "label", "creativit
 
 
 def _rows(backend: StorageBackend, part: str) -> Iterator[dict[str, Any]]:
-    with backend.open(part) as file:
-        table = pq.ParquetFile(file)
+    with opened_part(backend, part) as table:
         there = [name for name in _READ if name in table.schema_arrow.names]
         for batch in table.iter_batches(batch_size=ROWS, columns=there):
             yield from batch.to_pylist()

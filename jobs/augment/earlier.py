@@ -37,7 +37,7 @@ def earlier_rows(manifest: Path) -> Rows:
         return []
     except OSError as error:  # not the same as none: its rows would be lost
         raise _unreadable(manifest, error) from error
-    return read_rows(manifest, "is there already, and no recipe wrote it: give another name with --out, or remove it")
+    return read_rows(manifest, "is there already, and no recipe wrote it: give another name with --out")
 
 
 def of_recipe(rows: Rows, recipe_digest: str) -> Rows:

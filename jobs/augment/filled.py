@@ -64,7 +64,8 @@ def manifest_for(recipe: Path, out: str | Path) -> Path:
     """
     noted = recorded_plan(out).get("manifest")
     name = absolute(out).rpartition("/")[2]
-    usual = Path(out).with_name(f"{name}.jsonl")
+    where = Path(out) if Path(out).name == name else Path(absolute(out))  # `.` has no name, and `..` another one
+    usual = where.parent / f"{name}.jsonl"
     if is_url(out):
         digest = hashlib.sha256(absolute(out).encode()).hexdigest()[:8]
         usual = recipe.with_name(f"{recipe.stem}-{name}-{digest}.jsonl")

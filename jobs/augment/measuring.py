@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -22,10 +24,11 @@ from wanbatch.jobs.augment.originals import Original
 from wanbatch.jobs.augment.statistics import ARMS, Measured, plot, table
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.dataset.checks import REJECTED_BY, checks_name
+from wanbatch.manifests.dataset.committed_parts import opened_part
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.storage.atomic_files import make_folder, write_atomic
-from wanbatch.manifests.storage.backend import open_backend
+from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 
 TEST = ("test", "testing", "val", "valid", "validation")
 """Splits that are tested on, the first that there is."""
@@ -153,18 +156,28 @@ def _made_rows(out: str | Path) -> Iterator[tuple[dict[str, Any], bool]]:
         raise UserError(f"{out}: has no pictures: make them with wanbatch augment RECIPE --run --out {out}")
     backend = open_backend(out)
     for part in held.parts:
-        with backend.open(part) as file:
-            data = pq.ParquetFile(file)
+        with opened_part(backend, part) as data:
             if not {"label", "source_sha256"} <= set(data.schema_arrow.names):
                 raise UserError(f"{out}: was made from no recipe: its pictures have no label and no source_sha256")
             rows = data.read(columns=["id", "image", "label", "source_sha256"]).to_pylist()
         if not backend.exists(checks_name(part)):
             raise UserError(f"{out}: is not checked yet: wanbatch check {out} says which pictures are filtered out")
-        with backend.open(checks_name(part)) as file:
-            checks = pq.ParquetFile(file).read(columns=["id", REJECTED_BY]).to_pylist()
-        rejected = {one["id"] for one in checks if one[REJECTED_BY]}
+        rejected = _rejected(backend, checks_name(part))
         for row in rows:
             yield row, row["id"] in rejected
+
+
+def _rejected(backend: StorageBackend, name: str) -> set[str]:
+    """The ids that a part of `checks/` rejects."""
+    try:
+        with backend.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
+            rows = part.read(columns=["id", REJECTED_BY]).to_pylist()
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise UserError(
+            f"{backend.location(name)}: cannot be read ({error}): "
+            f"`wanbatch check {shlex.quote(backend.root)}` writes it again"
+        ) from error
+    return {one["id"] for one in rows if one[REJECTED_BY]}
 
 
 def _train(sets: _Sets, learner: Learner, effort: Effort, progress: Callable[[str], None]) -> Measured:

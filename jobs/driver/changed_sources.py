@@ -34,7 +34,8 @@ def rows_of_changed_sources(folder: AnyFolder, plan: Plan) -> set[str]:
         folder: open.
         plan: of what is in the folder.
     Raises:
-        MachineryError: A part of the folder cannot be read, or a file cannot be looked at.
+        UserError: A part of the folder is damaged.
+        MachineryError: It cannot be read, or a file cannot be looked at.
     """
     parts = CommittedParts.open(folder.url)
     data, timings = parts.table("data", ["id", *DIGESTS]), parts.table("timings", ["id", "started"])

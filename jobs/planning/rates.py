@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wanbatch.counting import number_of
 from wanbatch.errors import UserError
@@ -98,7 +99,7 @@ def rates_of_folder(out: str | Path, model: str, parts: CommittedParts | None = 
         )
     parts = parts or CommittedParts.open(out)
     data, timings = parts.table("data", DATA_COLUMNS), parts.table("timings", TIMING_COLUMNS)
-    if data is None or timings is None or not len(timings):
+    if data is None or timings is None or not len(data) or not len(timings):
         return None
     events = parsed_events(read_internal_file(out, LOG))
     return rates_of_records(data, timings, fingerprint, parts.bytes_of("data"), str(out), events)
@@ -116,13 +117,14 @@ def rates_of_records(
 
     Args:
         data: of the images.
-        timings: of the same images, in any order.
+        timings: of the same images, in any order; others, of rows that are just leaving the folder, do not count.
         fingerprint: of the runs that made them.
         data_bytes: that the data parts take.
         name: the folder that these are from.
         events: of its log.
     """
     rows = {name: index for index, name in enumerate(data["id"].to_pylist())}
+    timings = timings.filter(pc.is_in(timings["id"], data["id"]))
     of_image = data.take(pa.array([rows[name] for name in timings["id"].to_pylist()], pa.int64()))
     work, share, pixels = _work_of(of_image, timings)
     unit = np.unique(timings["unit"].to_numpy(), return_inverse=True)[1]

@@ -14,7 +14,10 @@ from PIL import Image, ImageDraw
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.reporting.caption_font import caption_font
+from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.part_files import open_parts
+from wanbatch.manifests.dataset.rewrite import damage_is_to_be_repaired
+from wanbatch.manifests.storage.backend import open_backend
 from wanbatch.manifests.storage.user_files import write_file
 
 CAPTION_LINES = 3
@@ -38,12 +41,18 @@ def contact_sheet(
         How many pictures it shows.
 
     Raises:
-        UserError: There are none, or the file cannot be written.
+        UserError: There are none, a part of the folder is damaged, or the file cannot be written.
+        MachineryError: The folder cannot be read.
     """
-    parts = open_parts(out, "data")
+    backend = open_backend(out)
+    try:
+        with damage_is_to_be_repaired(backend, "data"):
+            parts = open_parts(out, "data")
+            shown = [] if parts is None else first_records(parts, limit, keyword)
+    except OSError as error:
+        raise machinery_error(backend.root, error, reading=True) from error
     if parts is None:
         raise UserError(f"{out}: has no pictures in data/ to show")
-    shown = first_records(parts, limit, keyword)
     if not shown:
         raise UserError(f"{out}: no picture has the keyword {keyword!r}")
     sheet = _draw(shown, columns, cell)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.counting import number_of
@@ -19,7 +20,10 @@ FAILURES_SHOWN = 5
 
 
 def summary_text(summary: Summary) -> str:
-    """Say in a few lines how a run ended, where the output is, where the time went, and what failed."""
+    """Say in a few lines how a run ended, where the output is, where the time went, and what failed.
+
+    What of the folder cannot be read for it is said in its place: the run has ended, and nothing here changes how.
+    """
     seconds = summary.seconds
     lines = [_headline(summary), f"  output    {summary.out}"]
     if summary.report is not None:
@@ -34,13 +38,14 @@ def summary_text(summary: Summary) -> str:
         lines.append(f"  time      {_parts(seconds)}; {rate:.2f} pictures/s{busy}{filled}")
         if summary.moves:
             lines.append(f"  memory    {_moved(summary)}")
-        lines.append(f"  stages    {_stage_text(stage_seconds(summary.out, summary.first_unit))}")
+        lines += [f"  stages    {line}" for line in _as_far_as_readable(summary.out, _stage_lines(summary))]
     for name, noted in summary.source_notes.items():
         count = number_of(noted.images, "pictures")
         lines.append(f"  sources   {count} made from a source {WORDS[name]}; {_one_line(noted.example)} for one")
     if summary.quarantined:
         lines += ["  failed    " + ", ".join(f"{count} {name}" for name, count in summary.failures.items())]
-        lines += [f"            {line}" for line in _failure_lines(summary.out, summary.quarantined)]
+        shown = _as_far_as_readable(summary.out, _failure_lines(summary.out, summary.quarantined))
+        lines += [f"            {line}" for line in shown]
         lines.append(
             f"            wanbatch retry {shlex.quote(summary.out)}  makes them again once the cause is mended"
         )
@@ -58,12 +63,16 @@ def summary_text(summary: Summary) -> str:
 
 
 def stage_seconds(out: str | Path, first_unit: int = 0) -> dict[str, float]:
-    """Seconds of each stage, summed over the pictures of all units from number `first_unit` on."""
+    """Seconds of each stage, summed over the pictures of all units from number `first_unit` on.
+
+    Raises:
+        OSError, ArrowException: Their timings cannot be read.
+    """
     columns = [f"{stage}_seconds" for stage in STAGES]
-    parts = open_parts(out, "timings")
+    parts = open_parts(out, "timings", first_unit)
     if parts is None:
         return dict.fromkeys(STAGES, 0.0)
-    table = parts.to_table(columns=columns, filter=pc.field("unit") >= first_unit)
+    table = parts.to_table(columns=columns)
     return {stage: pc.sum(table[column]).as_py() or 0.0 for stage, column in zip(STAGES, columns, strict=True)}
 
 
@@ -86,6 +95,18 @@ def _headline(summary: Summary) -> str:
 
 def _parts(seconds: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+
+
+def _stage_lines(summary: Summary) -> Iterator[str]:
+    yield _stage_text(stage_seconds(summary.out, summary.first_unit))
+
+
+def _as_far_as_readable(out: str, lines: Iterator[str]) -> Iterator[str]:
+    """Lines of what is read from a folder; where reading fails, one that says so takes the place of the rest."""
+    try:
+        yield from lines
+    except (OSError, pa.ArrowException) as error:
+        yield f"cannot be read ({_one_line(str(error))}): `wanbatch repair {shlex.quote(out)}` finds what is damaged"
 
 
 def _stage_text(seconds: dict[str, float]) -> str:

@@ -10,10 +10,11 @@ the same one.
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +32,15 @@ from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCardData
 
+_log = logging.getLogger(__name__)
+
 NAME = "README.md"
 
 UPDATE_SECONDS = 30.0
 """How old the counts of a card may get while units are published. Its front matter is never older than a commit."""
 
-_MADE = re.compile(r"^\d+(?= images, made from a manifest by wanbatch)", re.MULTILINE)
+_MADE = re.compile(r"^\d+ images?(?=, made from a manifest by wanbatch)", re.MULTILINE)
+_FAILED = re.compile(r"^\d+ rows? could not be made \(.*\)\.\n", re.MULTILINE)
 _LOADING = """```python
 from datasets import load_dataset
 
@@ -111,16 +115,34 @@ class Card:
 
 
 def refresh_card(backend: StorageBackend, committed: Committed) -> None:
-    """Let the card of a folder, if it has one, say which parts there are, and how many images. Raises OSError."""
+    """Let the card of a folder, if it has one, say which parts there are, and how many rows are made and failed.
+
+    A file of its name that is no card any more stays as it is, with a warning.
+
+    Raises:
+        OSError: if the disk or the store refuses.
+    """
     try:
-        text = backend.read(NAME).decode()
+        data = backend.read(NAME)
     except FileNotFoundError:
         return
     from huggingface_hub import DatasetCard  # takes a third of a second
+    from yaml import YAMLError
 
-    card = DatasetCard(text)
+    try:
+        card = DatasetCard(data.decode())
+    except (ValueError, TypeError, YAMLError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        _log.warning(
+            "%s: is no dataset card any more (%s): it stays as it is until a run writes the card again",
+            backend.location(NAME),
+            why,
+        )
+        return
     card.data["configs"] = _configs(committed.content_digest, _checks_digest(backend))
-    card.text = _MADE.sub(str(len(committed.made)), card.text)
+    card.text = _MADE.sub(number_of(len(committed.made), "images"), card.text)
+    failed = "".join(f"{line}\n" for line in _failed(counts_of(committed)))
+    card.text = _FAILED.sub(lambda _: failed, card.text)
     backend.ensure_writer()
     backend.write_atomic(NAME, str(card).encode())
 
@@ -214,11 +236,15 @@ def _summary(content: CardContent, counts: Mapping[str, Any]) -> str:
     at_revision = f" at revision {code(content.revision)}" if content.revision else ""
     images = number_of(counts["done"], "images")
     lines = [f"{images}, made from a manifest by wanbatch with {code(content.model)}{at_revision}."]
+    lines += [*_failed(counts), *(f"{inline(note)}." for note in content.notes)]
+    return "\n".join(lines)
+
+
+def _failed(counts: Mapping[str, Any]) -> Iterator[str]:
+    """The line about rows that could not be made, if there are any."""
     if counts["quarantined"]:
         classes = ", ".join(f"{count} {inline(name)}" for name, count in counts["failures"].items())
-        lines.append(f"{number_of(counts['quarantined'], 'rows')} could not be made ({classes}).")
-    lines += [f"{inline(note)}." for note in content.notes]
-    return "\n".join(lines)
+        yield f"{number_of(counts['quarantined'], 'rows')} could not be made ({classes})."
 
 
 def _storable(text: str) -> str:

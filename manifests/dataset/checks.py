@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wanbatch.errors import UserError
 from wanbatch.manifests.dataset.commit_log import to_json
 from wanbatch.manifests.dataset.committed import part_of
 from wanbatch.manifests.dataset.part_files import is_part
@@ -43,7 +45,7 @@ def write_checks(backend: StorageBackend, tables: Mapping[str, pa.Table], note: 
     kept = set()
     for part, table in sorted(tables.items()):
         buffer = io.BytesIO()
-        pq.write_table(table, buffer)
+        pq.write_table(table, buffer, write_page_checksum=True)
         data = buffer.getvalue()
         digest.update(data)
         backend.ensure_writer()
@@ -62,22 +64,31 @@ def checks_tables(backend: StorageBackend, columns: Sequence[str] | None = None)
         backend: of the folder.
         columns: of these those that a part has; None: all.
     Raises:
-        OSError, ArrowException: a part cannot be read.
+        OSError, ArrowException: a part cannot be read, or is damaged.
     """
     for name in sorted(name for name in backend.sizes(FOLDER) if name.endswith(".parquet")):
         with backend.open(name) as file:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
             there = parquet.schema_arrow.names
-            yield parquet.read(None if columns is None else [column for column in columns if column in there])
+            table = parquet.read(None if columns is None else [column for column in columns if column in there])
+            table.validate(full=True)  # parts of earlier versions have no checksums
+            yield table
 
 
 def checks_note(backend: StorageBackend) -> dict[str, Any] | None:
     """What was noted of the checks of a folder, with the `digest` of what they found; None if it has none.
 
     Raises:
-        OSError: it cannot be read.
+        UserError: it is damaged. OSError: it cannot be read.
     """
     try:
-        return json.loads(backend.read(NOTE))
+        note = json.loads(backend.read(NOTE))
+        note["digest"]
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{backend.location(NOTE)}: cannot be read ({error}): "
+            f"`wanbatch check {shlex.quote(backend.root)}` writes it again"
+        ) from error
+    return note

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,11 +12,11 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wanbatch.errors import MachineryError
 from wanbatch.manifests.dataset.commit_log import CommitLog
 from wanbatch.manifests.dataset.committed import part_of
-from wanbatch.manifests.dataset.disk_errors import is_of_the_disk, machinery_error
+from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.part_files import KINDS
+from wanbatch.manifests.dataset.rewrite import damage_is_to_be_repaired
 from wanbatch.manifests.dataset.settled_log import read_settled_log
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 
@@ -88,6 +89,9 @@ class CommittedParts:
         """Some columns of all parts of a kind, with `PART` and `POSITION`; None if there are no parts.
 
         Columns that no part has are left out; those that some parts lack are null there.
+
+        Raises:
+            UserError: A part is damaged. MachineryError: It cannot be read.
         """
         if not self.names[kind]:
             return None
@@ -117,12 +121,16 @@ class CommittedParts:
 
         Returns:
             What `convert` gave, in the order of parts and places.
+
+        Raises:
+            UserError: A part is damaged elsewhere than in its pictures, which are handed on as they are.
+            MachineryError: It cannot be read.
         """
         share = None if max_bytes is None else max_bytes // max(1, len(wanted))
 
         def read(index: int) -> list[T]:
             name, places = self.names["data"][index], frozenset(wanted[index])
-            return self._read(name, lambda part: [convert(row) for row in _rows_of(part, places, share)])
+            return self._read(name, lambda part: [convert(row) for row in _rows_of(part, places, share)], False)
 
         with ThreadPoolExecutor(self._threads) as pool:
             return [row for rows in pool.map(read, sorted(wanted)) for row in rows]
@@ -131,17 +139,36 @@ class CommittedParts:
     def _threads(self) -> int:
         return max(LOCAL_THREADS, self.backend.max_concurrency)
 
-    def _read(self, name: str, look: Callable[[pq.ParquetFile], T]) -> T:
-        try:
-            with (
-                self.backend.open(name) as file,
-                pq.ParquetFile(file, buffer_size=READ_BUFFER, pre_buffer=False) as part,
-            ):
-                return look(part)
-        except (OSError, pa.ArrowException) as error:
-            if isinstance(error, OSError) and is_of_the_disk(error):
-                raise machinery_error(self.backend.location(name), error, reading=True) from error
-            raise MachineryError(f"{self.backend.location(name)}: cannot be read ({error})") from error
+    def _read(self, name: str, look: Callable[[pq.ParquetFile], T], check_pages: bool = True) -> T:
+        options = {"buffer_size": READ_BUFFER, "pre_buffer": False, "page_checksum_verification": check_pages}
+        with opened_part(self.backend, name, **options) as part:
+            return look(part)
+
+
+@contextmanager
+def opened_part(backend: StorageBackend, name: str, **options: Any) -> Iterator[pq.ParquetFile]:
+    """A part of a folder, while it is read; its pages are compared with their checksums.
+
+    Args:
+        backend: the folder.
+        name: of the part, relative to the folder.
+        options: others than these, as `ParquetFile` takes them.
+
+    Raises:
+        UserError: It is damaged. MachineryError: It cannot be read, or is gone, as while a run replaces it.
+    """
+    try:
+        with damage_is_to_be_repaired(backend, name):
+            try:
+                with (
+                    backend.open(name) as file,
+                    pq.ParquetFile(file, **{"page_checksum_verification": True, **options}) as part,
+                ):
+                    yield part
+            except FileNotFoundError as error:
+                raise machinery_error(backend.location(name), error, reading=True) from error
+    except OSError as error:
+        raise machinery_error(backend.location(name), error, reading=True) from error
 
 
 def _columns_of(part: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:

@@ -22,6 +22,11 @@ def is_of_the_disk(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; those of pyarrow have several, some of which are empty."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+
+
 def machinery_error(root: str, error: OSError, reading: bool = False) -> MachineryError:
     """The error for an output folder whose disk or store refuses.
 

@@ -11,6 +11,8 @@ LOG = "log.jsonl"
 """Inside the folder's `_wanbatch/`."""
 
 Event = Mapping[str, Any]
+_BEGIN = b'{"time": '
+"""How each line begins."""
 
 
 class Speed(NamedTuple):
@@ -42,16 +44,22 @@ def log_line(event: str, **fields: Any) -> bytes:
 
 
 def parsed_events(log: bytes | None) -> list[Event]:
-    """The events of a log; lines that a kill has cut off are left out."""
+    """The events of a log; what a kill or a full disk has cut off is left out, and not what was written behind it."""
     found = []
     for line in (log or b"").splitlines():
-        try:
-            event = json.loads(line)
-            event["time"] = datetime.fromisoformat(event["time"])
+        event = _parsed(line) or _parsed(line[max(0, line.rfind(_BEGIN)) :])
+        if event is not None:
             found.append(event)
-        except (ValueError, TypeError, KeyError):
-            continue
     return found
+
+
+def _parsed(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+        event["time"] = datetime.fromisoformat(event["time"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return event
 
 
 def last_run(events: Sequence[Event]) -> list[Event]:

@@ -267,8 +267,8 @@ class OutputFolder:
         """
         with self._publishing, self._disk():
             self._part_schemas.forget(self._publisher.remove(ids, told))
+            self.append_internal_file(LOG, log_line("rows_removed", rows=len(ids)))
             refresh_card(self._backend, self.committed())
-        self.append_internal_file(LOG, log_line("rows_removed", rows=len(ids)))
 
     def discard(self, attempt: Attempt) -> None:
         """Remove the files of an attempt that will not be published."""

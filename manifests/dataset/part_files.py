@@ -20,7 +20,8 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from wanbatch.counting import number_of
 from wanbatch.errors import MachineryError
-from wanbatch.manifests.dataset.disk_errors import is_of_the_disk, machinery_error
+from wanbatch.manifests.dataset.committed import part_of
+from wanbatch.manifests.dataset.disk_errors import first_line, is_of_the_disk, machinery_error
 from wanbatch.manifests.records import (
     DATA_SCHEMA,
     FAILURE_SCHEMA,
@@ -226,7 +227,7 @@ def verify_part(
     except (OSError, pa.ArrowException) as error:
         if is_of_the_disk(error):
             raise
-        problem = str(error)
+        problem = first_line(error)
     if problem:
         raise MachineryError(f"{backend.location(name)}: is not what was written ({problem})")
 
@@ -247,18 +248,9 @@ def _ids(file: pq.ParquetFile) -> list[str]:
 
 
 def read_schema(backend: StorageBackend, name: str) -> pa.Schema:
-    """The Arrow schema of a part.
-
-    Raises:
-        MachineryError: if it is gone or damaged. OSError: if the disk or the store does not let it be read.
-    """
-    try:
-        with backend.open(name) as file:
-            return pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
-        if is_of_the_disk(error):
-            raise
-        raise MachineryError(f"{backend.location(name)}: cannot be read ({error})") from error
+    """The Arrow schema of a part. Raises OSError or ArrowException if it is damaged."""
+    with backend.open(name) as file:
+        return pq.read_schema(file)
 
 
 def row_groups(backend: StorageBackend, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -268,24 +260,26 @@ def row_groups(backend: StorageBackend, name: str, columns: Sequence[str] | None
             yield part.read_row_group(group, columns=columns)
 
 
-def open_parts(root: str | Path, kind: str) -> ds.Dataset | None:
-    """All published parts of a kind as one dataset, which reads what it is asked for; None if there are none.
+def open_parts(root: str | Path, kind: str, first_unit: int = 0) -> ds.Dataset | None:
+    """The published parts of a kind as one dataset, which reads what it is asked for; None if there are none.
 
-    root: the output folder, a path or a URL. Raises MachineryError if it cannot be read.
+    Args:
+        root: the output folder, a path or a URL.
+        kind: one of `KINDS`.
+        first_unit: the lowest number of the units whose parts are taken.
+    Raises:
+        OSError, ArrowException: It cannot be read, or the first part is damaged.
     """
     backend = open_backend(root)
-    try:
-        names = sorted(name for name in backend.sizes(kind) if is_part(name))
-        paths = [backend.location(name) for name in names]
-        if not paths:
-            return None
-        if not is_url(backend.root):
-            return ds.dataset(paths, format="parquet")
-        system = file_system(backend.root)
-        keys = [system._strip_protocol(path) for path in paths]
-        return ds.dataset(keys, format="parquet", filesystem=PyFileSystem(FSSpecHandler(system)))
-    except (OSError, pa.ArrowException) as error:
-        raise MachineryError(f"{backend.location(kind)}: cannot be read ({error})") from error
+    names = sorted(name for name in backend.sizes(kind) if is_part(name) and part_of(name)[1] >= first_unit)
+    paths = [backend.location(name) for name in names]
+    if not paths:
+        return None
+    if not is_url(backend.root):
+        return ds.dataset(paths, format="parquet")
+    system = file_system(backend.root)
+    keys = [system._strip_protocol(path) for path in paths]
+    return ds.dataset(keys, format="parquet", filesystem=PyFileSystem(FSSpecHandler(system)))
 
 
 def is_part(name: str) -> bool:

@@ -17,7 +17,7 @@ from wanbatch.errors import UserError
 from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.commit_log import FORMAT, to_json
 from wanbatch.manifests.dataset.part_files import read_schema
-from wanbatch.manifests.dataset.rewrite import require_castable
+from wanbatch.manifests.dataset.rewrite import damage_is_to_be_repaired, require_castable
 from wanbatch.manifests.dataset.schema_changes import (
     ColumnsDifferError,
     columns_to_check,
@@ -43,15 +43,19 @@ class PartSchemas:
             backend: the folder.
             parts: the names of its committed parts.
         Raises:
-            MachineryError: if a part is gone or damaged. OSError: if the disk or the store refuses.
+            UserError: if a part is gone or damaged. OSError: if the disk or the store refuses.
         """
         self._backend = backend
         self._names = sorted(name for name in parts if name.startswith("data/"))
         self._changing = backend.exists(CHANGING)
         read = self._names if self._changing else self._names[:1]
         with ThreadPoolExecutor(backend.max_concurrency) as pool:
-            schemas = list(pool.map(lambda name: read_schema(backend, name), read))
+            schemas = list(pool.map(self._schema_of, read))
         self._schemas: Mapping[str, pa.Schema] = dict(zip(read, schemas, strict=True))
+
+    def _schema_of(self, name: str) -> pa.Schema:
+        with damage_is_to_be_repaired(self._backend, name):
+            return read_schema(self._backend, name)
 
     @property
     def common(self) -> pa.Schema | None:

@@ -41,6 +41,7 @@ from wanbatch.manifests.dataset.part_files import (
 )
 from wanbatch.manifests.dataset.rewrite import (
     Told,
+    damage_is_of_the_machinery,
     damage_is_to_be_repaired,
     install_replacements,
     parts_holding,
@@ -202,7 +203,8 @@ class Publisher:
 
     def _first_schema(self, attempt: Attempt) -> pa.Schema:
         name = attempt.names["data"]
-        schema = read_schema(self._backend, f"{TMP}/{name}")
+        with damage_is_of_the_machinery(self._backend, f"{TMP}/{name}"):
+            schema = read_schema(self._backend, f"{TMP}/{name}")
         if not is_data_schema(schema):
             raise MachineryError(f"{name}: its columns are not those of data")
         verify_part(self._backend, f"{TMP}/{name}", "data", attempt.made, schema, None)

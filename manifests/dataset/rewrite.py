@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.dataset.commit_log import Replacement, repair_command
 from wanbatch.manifests.dataset.committed import Committed, part_name
-from wanbatch.manifests.dataset.disk_errors import is_of_the_disk
+from wanbatch.manifests.dataset.disk_errors import first_line, is_of_the_disk
 from wanbatch.manifests.dataset.part_files import TMP, row_groups, write_part
 from wanbatch.manifests.dataset.schema_changes import ColumnsDifferError, cast
 from wanbatch.manifests.storage.backend import StorageBackend
@@ -51,7 +51,7 @@ def damage_is_of_the_machinery(backend: StorageBackend, name: str) -> Iterator[N
     except (OSError, pa.ArrowException) as error:
         if is_of_the_disk(error):
             raise
-        raise MachineryError(f"{backend.location(name)}: cannot be read ({error})") from error
+        raise MachineryError(f"{backend.location(name)}: cannot be read ({first_line(error)})") from error
 
 
 @contextmanager
@@ -59,13 +59,12 @@ def damage_is_to_be_repaired(backend: StorageBackend, name: str) -> Iterator[Non
     """Damage to a part becomes a UserError that says what to do."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         if is_of_the_disk(error):
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"{backend.location(name)}: cannot be read ({reason}): run `{repair_command(backend)}` and then the "
-            "command of its run again, which makes the rows again that it held"
+            f"{backend.location(name)}: cannot be read ({first_line(error)}): run `{repair_command(backend)}` and "
+            "then the command of its run again, which makes the rows again that it held"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,8 +31,8 @@ class FileColumns:
     Attributes:
         schema: in plain types, with the names under which the columns are read.
         stored: by these names, those that they have in the file.
-        known: the columns that wanbatch knows.
-        others: those that pass through.
+        known: the columns that wanbatch knows, of those that are there once.
+        others: those that pass through, likewise.
         refused: those that are not read, since something is wrong with them as such; in none of the above.
     """
 
@@ -49,8 +50,9 @@ class FileColumns:
         self._index, self._checker = index, checker
         self.stored = {checker.name_of(name): name for name in schema.names}
         self.schema = _renamed(schema, checker)
-        self.known = [name for name in self.schema.names if name in KNOWN]
-        self.others = [name for name in self.schema.names if name not in KNOWN]
+        once = [name for name, count in Counter(self.schema.names).items() if count == 1]
+        self.known = [name for name in once if name in KNOWN]
+        self.others = [name for name in once if name not in KNOWN]
         self.refused: frozenset[str] = frozenset()
         self._constants = {checker.name_of(name): value for name, value in (constants or {}).items()}
         for name in self.schema.names:
@@ -58,7 +60,7 @@ class FileColumns:
 
     def report(self) -> None:
         """Report what is wrong with the columns as such, and what of them is not used; leave out those that are."""
-        wrong = list(self._problems())
+        wrong = list(dict.fromkeys(self._problems()))
         for _, message in wrong:
             self._checker.problems.add(self._index, -1, message)
         self.refused = frozenset(name for name, _ in wrong)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from wanbatch.errors import MachineryError
 from wanbatch.manifests.dataset.checks import FOLDER, REJECTED_BY, checks_tables
+from wanbatch.manifests.dataset.commit_log import repair_command
+from wanbatch.manifests.dataset.disk_errors import first_line
 from wanbatch.manifests.dataset.part_files import read_schema, row_groups
 from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.sharing.contents import Contents
@@ -27,7 +29,7 @@ class Facts:
         synthetic: how many pictures a generative model has part in; None: the folder does not say.
         private_paths: values of the rows that name folders of the machine, a few of them.
         failures: error class -> rows.
-        rejected: check -> pictures that it rejected; None: no check was run.
+        rejected: check -> pictures of these that it rejected, as they are; None: no check was run.
         fingerprint: of the run.
     """
 
@@ -45,9 +47,10 @@ def facts_of(contents: Contents) -> Facts:
     backend = open_backend(contents.folder, reading=True)
     with_sources = synthetic = 0
     hashes, paths = set[str](), dict[str, None]()
+    rejections, rejected = _rejections(contents.folder), Counter[str]()
     try:
         says = "is_synthetic" in read_schema(backend, contents.parts[0]).names
-        columns = ["sources", "model", *(["is_synthetic"] if says else [])]
+        columns = ["id", "sha256", "sources", "model", *(["is_synthetic"] if says else [])]
         for part in contents.parts:
             for group in row_groups(backend, part, columns):
                 for row in group.to_pylist():
@@ -57,8 +60,13 @@ def facts_of(contents: Contents) -> Facts:
                     hashes.update(source["sha256"] for source in used)
                     named = (row["model"], *(source["path"] for source in used))
                     paths.update(dict.fromkeys(name for name in named if name and _is_private(name)))
+                    if rejections and (its := rejections.get(row["id"])):
+                        rejected.update(its.get(row["sha256"], its.get(None, ())))
     except (OSError, pa.ArrowException) as error:
-        raise MachineryError(f"{contents.folder}: cannot be read ({error}): run the same command again") from error
+        raise MachineryError(
+            f"{contents.folder}: cannot be read ({first_line(error)}): run the same command again; if it stays so, "
+            f"`{repair_command(backend)}`"
+        ) from error
     found = status(contents.folder)
     return Facts(
         with_sources=with_sources,
@@ -66,7 +74,7 @@ def facts_of(contents: Contents) -> Facts:
         synthetic=synthetic if says else None,
         private_paths=tuple(paths)[:5],
         failures=found["failures"],
-        rejected=_rejected(contents.folder),
+        rejected=None if rejections is None else dict(sorted(rejected.items())),
         fingerprint=found["fingerprint"],
     )
 
@@ -76,17 +84,23 @@ def _is_private(name: str) -> bool:
     return name.startswith(("/", "~", "\\")) or name[1:3] in (":\\", ":/")
 
 
-def _rejected(folder: str) -> dict[str, int] | None:
-    """What `wanbatch check` left beside the parts."""
+def _rejections(folder: str) -> dict[str, dict[str | None, Sequence[str]]] | None:
+    """What `wanbatch check` left beside the parts: id -> SHA-256 of its picture -> the checks that reject it.
+
+    Pictures may have left the folder since, or been made again. A part of `checks/` that others wrote may not say
+    which picture it means: None stands for its hash. None alone: nothing was checked.
+    """
     backend = open_backend(folder, reading=True)
-    counts: Counter[str] = Counter()
+    found: dict[str, dict[str | None, Sequence[str]]] = {}
     try:
-        tables = list(checks_tables(backend, [REJECTED_BY]))
+        tables = list(checks_tables(backend, ["id", "sha256", REJECTED_BY]))
     except (OSError, pa.ArrowException) as error:
         raise MachineryError(
-            f"{folder}: its checks cannot be read ({error}): move the folder {FOLDER} away to publish without them"
+            f"{folder}: its checks cannot be read ({first_line(error)}): move the folder {FOLDER} away to publish "
+            "without them"
         ) from error
     for table in tables:
-        for rejected in table[REJECTED_BY].to_pylist() if table.num_columns else ():
-            counts.update(rejected or ())
-    return dict(sorted(counts.items())) if tables else None
+        for row in table.to_pylist() if {"id", REJECTED_BY} <= {*table.column_names} else ():
+            if row[REJECTED_BY]:
+                found.setdefault(row["id"], {})[row.get("sha256")] = row[REJECTED_BY]
+    return found if tables else None

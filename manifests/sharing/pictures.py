@@ -15,6 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.dataset.commit_log import repair_command
+from wanbatch.manifests.dataset.disk_errors import first_line
 from wanbatch.manifests.dataset.part_files import row_groups
 from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.sharing.contents import Contents
@@ -112,8 +114,8 @@ def groups(contents: Contents) -> Iterator[pa.Table]:
             yield from row_groups(backend, part)
         except (OSError, pa.ArrowException) as error:
             raise MachineryError(
-                f"{backend.location(part)}: cannot be read ({error}): run the same command again; if it stays so, "
-                f"`wanbatch repair {contents.folder}`"
+                f"{backend.location(part)}: cannot be read ({first_line(error)}): run the same command again; if it "
+                f"stays so, `{repair_command(backend)}`"
             ) from error
 
 

@@ -310,7 +310,6 @@ def _warnings(facts: Facts, private: bool | None) -> tuple[str, ...]:
     if private is False:
         found.append("everyone can see the dataset")
     if facts.rejected:
-        found.append(
-            f"{number_of(sum(facts.rejected.values()), 'rejections')} by checks: what was rejected is published, too"
-        )
+        count = number_of(sum(facts.rejected.values()), "rejections")
+        found.append(f"{count} by checks: what was rejected is published, too")
     return tuple(found)

@@ -41,6 +41,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     "jobs/augment/measuring.py": {
         "has no pictures: make them": "tests/jobs/augment/test_augment_command.py"
         "::test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones",
+        "writes it again": "tests/jobs/augment/test_measuring.py::test_the_command_writes_table_plot_and_numbers",
         "name the folder that they were made into": "tests/jobs/augment/test_measuring.py"
         "::test_pictures_of_others_and_a_result_that_cannot_be_written",
     },

@@ -140,10 +140,15 @@ ELSEWHERE: Table = {
         "start from another folder": f"{SESSION}::test_names_that_ray_cannot_take",
     },
     "jobs/reporting/text_summary.py": {
+        "finds what is damaged": f"{REPAIR}::test_damaged_parts_are_kept_aside",
         "run the same command again": "tests/jobs/driver/test_killed_command.py::test_a_signal_to_the_command",
     },
     "jobs/tuning/tune.py": {
         "use another budget": "tests/jobs/tuning/test_tune.py::test_the_judge_is_for_the_small_model",
+    },
+    "manifests/dataset/checks.py": {
+        "`wanbatch check {}` writes": "tests/jobs/augment/test_checking.py"
+        "::test_checks_that_are_damaged_are_named_and_written_again"
     },
     "manifests/dataset/card.py": {
         "load_dataset": f"{DATASET}/test_dataset_cache.py::test_what_the_card_shows_loads_the_images"

@@ -141,7 +141,7 @@ def test_a_changed_recipe_or_another_dataset_begins_anew_and_other_files_are_not
     assert not {row["id"] for row in rows_of(Path("recipe.jsonl"))} & {row["id"] for row in before}
     Path("recipe.jsonl").write_text('{"prompt": "mine"}\n')
     (line,) = refused(invoke("augment", "recipe.toml"))
-    assert line.startswith("recipe.jsonl: is there already, and no recipe wrote it: give another name")
+    assert line == "recipe.jsonl: is there already, and no recipe wrote it: give another name with --out"
     assert Path("recipe.jsonl").read_text() == '{"prompt": "mine"}\n'
 
 

@@ -17,12 +17,17 @@ from job_making import write_jsonl
 from manifest_making import encoded, record, timing
 from PIL import Image, ImageFilter
 
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.augment.checking import check_folder
 from wanbatch.jobs.augment.checks_settings import Checks
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.jobs.reporting.report.collect import collect
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.dataset.status import recorded_fingerprint
 from wanbatch.manifests.records import data_table
+from wanbatch.manifests.sharing.contents import Contents
+from wanbatch.manifests.sharing.facts import facts_of
 from wanbatch.manifests.storage.local import LocalBackend
 
 SIZE = 64
@@ -150,6 +155,32 @@ def test_every_defect_is_a_column_and_a_count_and_no_picture_changes(out):
     note = json.loads((out / "_wanbatch/checks.json").read_text())
     assert note["rejected"] == 9
     assert note["bands"][0]["creativity"] == [0.3, 0.3999]
+
+
+def test_checks_that_are_damaged_are_named_and_written_again(out):
+    """By a byte that makes a reason no text any more, and in the note, which dataset cards are written with."""
+    assert invoke("check", out).exit_code == 0
+    part, note = out / "checks/part-00003.parquet", out / "_wanbatch/checks.json"
+    before = part.read_bytes(), note.read_bytes()
+    raw = bytearray(before[0])
+    group = pq.ParquetFile(part).metadata.row_group(0)
+    columns = (group.column(i) for i in range(group.num_columns))
+    reasons = next(one for one in columns if "rejected_by" in one.path_in_schema)
+    raw[reasons.dictionary_page_offset + reasons.total_compressed_size // 3] ^= 255
+    part.write_bytes(raw)
+    assert "run `wanbatch check` again" in collect(out).data["checks"]["problem"]
+    with pytest.raises(MachineryError, match="its checks cannot be read"):
+        facts_of(Contents.of(out))
+    note.write_bytes(before[1][:-9])
+    with (
+        OutputFolder.open(out, recorded_fingerprint(out)) as folder,
+        pytest.raises(UserError, match=rf"checks\.json: cannot be read .*: `wanbatch check {out}` writes it again"),
+    ):
+        folder.remove({"good-1"})
+    assert '"rows_removed"' in (out / "_wanbatch/log.jsonl").read_text(), "they are gone, and the log says so"
+    assert invoke("check", out).exit_code == 0
+    assert collect(out).data["checks"]["problem"] is None
+    assert json.loads(note.read_bytes())["pictures"] == 20
 
 
 def test_the_card_has_a_config_for_the_checks_and_keeps_it(out):

@@ -304,6 +304,22 @@ def test_a_folder_goes_on_with_its_manifest_by_hand_and_by_schedule(pictures, tm
     assert tick() == f"wanbatch: a run of 20 rows into {tmp_path}/out/grown"
 
 
+def test_a_folder_that_was_filled_from_a_manifest_of_ones_own_keeps_it(pictures):
+    """Nobody is told to remove it: it is what the folder is gone on with."""
+    grow()
+    own = Path("own.jsonl")
+    rows = [{name: row[name] for name in row if name != "recipe_digest"} for row in rows_of(MANIFEST)]
+    own.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    MANIFEST.unlink()
+    fill_folder(Path("out/grown"), own)
+    before = own.read_bytes()
+    assert grow() == (
+        f"wanbatch: {own.absolute()}: is there already, and no recipe wrote it: give another name with --out"
+    )
+    assert (own.read_bytes(), MANIFEST.exists()) == (before, False)
+    assert grow("out/others") == "wanbatch: a run of 19 rows into out/others"
+
+
 def test_folders_of_one_name_have_manifests_of_their_own(tmp_path, monkeypatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -318,3 +334,11 @@ def test_folders_of_one_name_have_manifests_of_their_own(tmp_path, monkeypatch):
     assert found[:2] == [tmp_path / "a/grown.jsonl", tmp_path / "b/grown.jsonl"]
     assert len({path.name for path in found[2:]}) == 2
     assert {path.parent for path in found[2:]} == {tmp_path}
+
+
+@pytest.mark.parametrize(("out", "usual"), [(".", "a/grown.jsonl"), ("..", "a.jsonl"), ("sub/", "sub.jsonl")])
+def test_the_manifest_of_a_folder_is_never_in_it(tmp_path, monkeypatch, out, usual):
+    (tmp_path / "a/grown").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/grown")
+    found = manifest_for(tmp_path / "recipe.toml", out)
+    assert found == (tmp_path / usual if out.startswith(".") else Path(usual))

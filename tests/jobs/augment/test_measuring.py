@@ -89,6 +89,12 @@ def test_the_command_writes_table_plot_and_numbers(dataset):
     (line,) = refused(invoke("augment", "recipe.toml", "--measure", good))
     assert line == f"{good}: is not checked yet: wanbatch check {good} says which pictures are filtered out"
     invoke("check", good)
+    spoilt = min((good / "checks").iterdir())
+    spoilt.write_bytes(spoilt.read_bytes()[:-20])
+    (line,) = refused(invoke("augment", "recipe.toml", "--measure", good))
+    assert line.startswith(f"{spoilt.absolute()}: cannot be read (")
+    assert line.endswith(f": `wanbatch check {good.absolute()}` writes it again")
+    invoke("check", good)
     done = invoke("augment", "recipe.toml", "--measure", good, "--epochs", 1, "--result", "said.json")
     assert done.exit_code == 0, done.output
     told = json.loads(Path("said.json").read_text())

@@ -66,6 +66,13 @@ def test_what_was_timed_is_what_is_expected(tmp_path):
     assert (found.images, found.evaluations) == (1, 10)
 
 
+def test_timings_of_images_that_are_leaving_do_not_count():
+    """A look may find data parts without them and timings still with them: each part takes its name in turn."""
+    data, timings = records(40, 0.05)
+    left = data.slice(0, 30)
+    assert rates_of_records(left, timings, {}, 1, "out") == rates_of_records(left, timings.slice(0, 30), {}, 1, "out")
+
+
 def test_guidance_and_size_count(tmp_path):
     data, timings = records(40, 0.05)
     timed = rates_of_records(data, timings, {}, 1, "out")

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import termios
 from dataclasses import replace
@@ -212,6 +213,26 @@ def test_stage_seconds_are_those_of_the_timings(mixed):
     for stage in ("text", "encode", "denoise", "decode", "image"):
         assert sums[stage] == pytest.approx(sum(row[f"{stage}_seconds"] for row in rows))
         assert sums[stage] > 0
+
+
+def test_a_damaged_part_does_not_end_the_summary_of_a_run(faulty, tmp_path):
+    """What an earlier run left is not looked at; what cannot be read of this one is said in its place."""
+    out = shutil.copytree(faulty.out, tmp_path / "out")
+    told = replace(faulty.summary, out=str(out))
+    parts = sorted((out / "timings").iterdir())
+    parts[0].write_bytes(b"PAR1 no footer PAR1")
+    later = replace(told, first_unit=1)
+    assert stage_seconds(out, 1) == stage_seconds(faulty.out, 1) != stage_seconds(faulty.out)
+    assert summary_text(later) == summary_text(replace(later, out=str(faulty.out))).replace(str(faulty.out), str(out))
+    (out / "failures" / min(path.name for path in (out / "failures").iterdir())).write_bytes(b"PAR1 nor here PAR1")
+    lines = summary_text(told).splitlines()
+    unread = [
+        line.split(" (")[0] for line in lines if line.endswith(f": `wanbatch repair {out}` finds what is damaged")
+    ]
+    assert unread == ["  stages    cannot be read", "            cannot be read"]
+    assert [line.split()[0] for line in lines[:5]] == [
+        line.split()[0] for line in summary_text(later).splitlines()[:5]
+    ]
 
 
 # ---- contact sheet

@@ -95,7 +95,7 @@ def test_a_repaired_folder(out, load):
     (out / "data/part-00001.parquet").unlink()
     assert repair(out).ids == ("b",)
     assert load(out) == ["a"]
-    assert "\n1 images, made from a manifest" in (out / "README.md").read_text()
+    assert "\n1 image, made from a manifest" in (out / "README.md").read_text()
     assert load(fill(out, ["a"], ["b"])) == ["a", "b"]
 
 

@@ -15,6 +15,7 @@ from output_folders import orphans, publish, visible
 
 from wanbatch.errors import FolderHeldError, MachineryError, UserError
 from wanbatch.jobs.cli.main import main
+from wanbatch.manifests.dataset.card import CardContent
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.dataset.repair import repair
@@ -198,3 +199,44 @@ def test_a_folder_of_release_0_1_0(tmp_path):
     assert report.with_them == ("data/part-00001.parquet",)
     assert 0 < len(report.ids) < 16
     assert status(out)["done"] == before["done"] - len(report.ids)
+
+
+def carded(out):
+    """A folder with a card, two made rows and two quarantined ones, a unit each."""
+    with OutputFolder.open(out, {}) as folder:
+        for unit in range(2):
+            publish(folder, unit, [f"a{unit}"], [f"b{unit}"])
+        folder.keep_card(CardContent("some/model", None, {}))
+        folder.settle_card()
+    return out / "README.md"
+
+
+def numbers(card):
+    """What a card says of how many rows were made and failed."""
+    return re.findall(r"^\d+ images?(?=, made)|^\d+ rows? could not.*", card.read_text(), re.MULTILINE)
+
+
+def test_the_card_has_the_numbers_of_what_is_left(out):
+    card = carded(out)
+    assert numbers(card) == ["2 images", "2 rows could not be made (2 bad_image)."]
+    for unit, left in ((0, ["1 image", "1 row could not be made (1 bad_image)."]), (1, ["0 images"])):
+        (out / f"data/part-{unit:05d}.parquet").unlink()
+        (out / f"failures/part-{unit:05d}.parquet").unlink()
+        repair(out)
+        assert numbers(card) == left
+    assert "with `some/model`.\n\n```python" in card.read_text()
+
+
+@pytest.mark.parametrize("spoilt", [b"---\nname: [open\n---\n# mine\n", b"---\n- a\n- list\n---\n", b"\xff\xfe"])
+def test_a_card_that_somebody_spoilt_is_left_alone(out, spoilt, caplog):
+    """It ends neither a repair nor the removal of rows, which are done by then."""
+    carded(out).write_bytes(spoilt)
+    (out / "data/part-00001.parquet").unlink()
+    assert repair(out).ids == ("a1",)
+    with OutputFolder.open(out, {}) as folder:
+        folder.remove({"b0"})
+        assert (folder.committed().made, set(folder.committed().failed)) == ({"a0"}, {"b1"})
+    log = [json.loads(line)["event"] for line in (out / "_wanbatch/log.jsonl").read_text().splitlines()]
+    assert log[-2:] == ["repaired", "rows_removed"]
+    assert (out / "README.md").read_bytes() == spoilt
+    assert caplog.text.count(f"{out}/README.md: is no dataset card any more (") == 2

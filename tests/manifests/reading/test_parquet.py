@@ -1,5 +1,6 @@
 """Parquet manifests: types, embedded images, folders, damage."""
 
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -141,6 +142,26 @@ def test_twice_the_same_column(tmp_path, problems):
 
 
 @pytest.mark.parametrize(
+    ("name", "values", "more"),
+    [
+        ("image", pa.array(["a.png"]), []),
+        ("images", pa.array([[{"bytes": b"x", "path": None}]]), []),
+        (
+            "steps",
+            pa.array(["two"]),
+            ["shop.parquet: column 'steps' is string: must be a number; cast the column"],
+        ),
+        ("label", pa.array(["a"]), []),
+    ],
+)
+def test_any_column_that_is_there_twice(tmp_path, problems, name, values, more):
+    """Columns of images are looked at before the others; what else is wrong with both is said once."""
+    table = pa.Table.from_arrays([pa.array(["a"]), values, values], names=["prompt", name, name])
+    pq.write_table(table, tmp_path / "shop.parquet")
+    assert problems(tmp_path / "shop.parquet") == [f"shop.parquet: column {name!r} is there 2 times: keep one", *more]
+
+
+@pytest.mark.parametrize(
     "column",
     [
         pa.array([b"0123456789abcdef"], pa.uuid()),
@@ -199,6 +220,13 @@ class TestDamage:
             path.write_bytes(content)
             with pytest.raises(UserError, match=r"shop\.parquet: cannot be read as Parquet \(.*write the file again"):
                 read_manifest(path)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+    def test_a_file_that_the_system_does_not_let_be_read_is_not_called_damaged(self, tmp_path):
+        pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "a.parquet")
+        (tmp_path / "b.parquet").symlink_to("/proc/self/mem")  # the first read of it fails
+        with pytest.raises(UserError, match=rf"^{tmp_path}/b\.parquet: cannot be read \([A-Z][a-z /]+\)$"):
+            read_manifest(tmp_path)
 
     def test_no_rows(self, parquet):
         with pytest.raises(UserError, match="has no rows"):

@@ -21,6 +21,10 @@ from picture_folders import ODD_IDS
 from picture_folders import fill as fill_folder
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.status import recorded_fingerprint
+from wanbatch.manifests.sharing.contents import Contents
+from wanbatch.manifests.sharing.facts import facts_of
 from wanbatch.manifests.sharing.hub_card import Licences, size_category
 from wanbatch.manifests.sharing.push import PushOptions, push, repository_of
 from wanbatch.manifests.storage import fsspec_io
@@ -114,6 +118,22 @@ def test_the_card_has_what_the_hub_reads(server, tmp_path):
     ):
         assert text in card.text
     assert "/" not in json.dumps(data["pretty_name"])
+
+
+def test_rejections_are_of_the_pictures_that_go_up(tmp_path):
+    """Not of those that left the folder since the check, nor of one that was made again."""
+    out = fill(tmp_path / "out", NAMES)
+    (part,) = (out / "data").glob("*.parquet")
+    hashes = pq.read_table(part)["sha256"].to_pylist()
+    rows = {"id": [*NAMES[:3], "gone"], "sha256": [*hashes[:2], "of another", "0"], "rejected_by": [["flat"]] * 4}
+    (out / "checks").mkdir()
+    pq.write_table(pa.table(rows), out / "checks" / part.name)
+    assert facts_of(Contents.of(out)).rejected == {"flat": 2}
+    with OutputFolder.open(out, recorded_fingerprint(out)) as folder:
+        folder.remove({NAMES[0]})
+    assert facts_of(Contents.of(out)).rejected == {"flat": 1}
+    report = push(out, TARGET, replace(CC, dry_run=True, partial=True))
+    assert "1 rejection by checks: what was rejected is published, too" in report.warnings
 
 
 def test_files_have_an_index_of_their_pages_and_row_groups_of_few_rows(server, tmp_path):

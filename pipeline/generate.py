@@ -88,8 +88,7 @@ class Wan:
         self.experts = [single_frame_transformer(part, runtime, device) for part in modules.transformers]
         self.evaluated: list[AnyDenoisingModel] = list(self.experts)
         self.boundary, self.dtype = modules.boundary, self.experts[0].dtype
-        of_adapters = torch.float32 if runtime.merged_rows else self.dtype
-        self._adapters = AdapterStore(adapters, device, of_adapters, boundary=self.boundary)
+        self._adapters = AdapterStore(adapters, device, self.dtype, boundary=self.boundary, exact=runtime.merged_rows)
         text_model, self._text_how = single_frame_text_encoder(modules.text_encoder, device, runtime.text_fp8)
         self.frame_vae = frame_vae = single_frame_vae(modules.vae, device)
         self.vae, self._vae_how = runnable_vae(frame_vae, runtime, device)

@@ -115,6 +115,7 @@ class AdapterStore:
         pinned_bytes: What is pinned of the host's memory at most, the first adapters first; the others get to the
             device through a small pinned piece. None: see `pinned_share`.
         boundary: The second transformer takes noise levels below it; None: there is one.
+        exact: Keep and give them in float32, for what merges them into weights.
 
     Attributes:
         failures: How often what was expected could not be brought, by the class of the error.
@@ -128,7 +129,9 @@ class AdapterStore:
         device_bytes: int = DEVICE_BYTES,
         pinned_bytes: int | None = None,
         boundary: float | None = None,
+        exact: bool = False,
     ):
+        dtype = torch.float32 if exact else dtype
         self._device, self._dtype, self._side = device, dtype, SideStream(device)
         self._weights = {name: weight for name, (_, weight) in adapters.items()}
         self._host: dict[str, list[HostAdapter]] = {}

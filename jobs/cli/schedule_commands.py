@@ -87,7 +87,9 @@ def run(file: Path, state: Path | None, parallel: int) -> None:
 def tick(ctx: click.Context, name: str, file: Path, state: Path | None, as_json: bool) -> None:
     """Run the schedule NAME as of the time at which it was due last, once; for cron, systemd and the like.
 
-    Exit codes are those of `wanbatch run`; 0 also if it ran before, or was skipped since the last one still ran.
+    An earlier tick that was interrupted is resumed first, within its deadline. Exit codes are those of `wanbatch
+    run`, of the last tick that was run; 0 also if it ran before, or was skipped since another command runs the last
+    one; 4 a service runs the schedules; 75 also if the tick could not start before its deadline.
 
     \b
     Example:
@@ -96,15 +98,13 @@ def tick(ctx: click.Context, name: str, file: Path, state: Path | None, as_json:
     schedules, folder = _read(file, state)
     from wanbatch.jobs.schedule.definition import chosen
     from wanbatch.jobs.schedule.listing import tick_values
-    from wanbatch.jobs.schedule.service import run_tick
+    from wanbatch.jobs.schedule.one_tick import exit_code, run_tick
 
     one = chosen(schedules, name)
     row = run_tick(schedules, name, folder, file.absolute().parent)
     if as_json:
         click.echo(json.dumps(tick_values(row, one, folder)))
-    ctx.exit(
-        row.exit_code if row.exit_code is not None and row.exit_code >= 0 else 75 if row.state == "failed" else 0
-    )
+    ctx.exit(exit_code(row))
 
 
 @schedule.command()
@@ -149,7 +149,7 @@ def list_schedules(file: Path, state: Path | None, as_json: bool) -> None:
     from datetime import UTC, datetime
 
     from wanbatch.jobs.schedule.listing import list_lines, listed
-    from wanbatch.jobs.schedule.service import opened_ledger
+    from wanbatch.jobs.schedule.state_folder import opened_ledger
 
     with opened_ledger(folder, read_only=True) as ledger:
         found = listed(schedules, ledger, datetime.now(UTC), folder)
@@ -171,7 +171,7 @@ def history(name: str | None, file: Path, state: Path | None, limit: int, as_jso
     schedules, folder = _read(file, state)
     from wanbatch.jobs.schedule.definition import chosen
     from wanbatch.jobs.schedule.listing import history_lines, tick_values
-    from wanbatch.jobs.schedule.service import opened_ledger
+    from wanbatch.jobs.schedule.state_folder import opened_ledger
 
     if name is not None:
         chosen(schedules, name)

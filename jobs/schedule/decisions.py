@@ -142,7 +142,7 @@ def ended(tick: Tick, schedule: Schedule | None, outcome: Outcome, now: datetime
     code = outcome.exit_code
     row = changed(tick, now, exit_code=code, ended=outcome.ended)
     if outcome.stopped and code not in GOOD:
-        return changed(row, now, state="interrupted", reason="stopped with the service", not_before=None)
+        return changed(row, now, state="interrupted", reason="stopped with its scheduler", not_before=None)
     if code in GOOD:
         resumed = f"resumed: {tick.attempts} attempts" if tick.attempts > 1 else ""
         late = tick.reason if tick.reason.startswith("run late") else ""

@@ -117,6 +117,7 @@ class Scheduler:
     def look(self) -> None:
         """Note what ended, decide what is due, start what may start."""
         self.settle()
+        self.expire()
         self._decide()
         self._start()
 
@@ -134,6 +135,14 @@ class Scheduler:
             self._note([row])
             if not row.is_open:
                 self._launcher.forget(row, one)
+
+    def expire(self) -> None:
+        """Note which ticks wait and may no longer be started."""
+        now = self._clock.now()
+        waiting = [tick for tick in self._open() if tick.state != "running"]
+        rows = [row for tick in waiting if (row := decisions.expired(tick, self.schedules.get(tick.schedule), now))]
+        if rows:
+            self._note(rows)
 
     def next_time(self) -> datetime | None:
         """When the next tick of any schedule is due; None: never again."""
@@ -169,10 +178,6 @@ class Scheduler:
         if self._last is not None:
             jumped = (now - self._last[0]) - timedelta(seconds=passed - self._last[1])
             cause = SLEPT if jumped > JUMP else HELD_UP
-        waiting = [tick for tick in self._open() if tick.state != "running"]
-        rows = [row for tick in waiting if (row := decisions.expired(tick, self.schedules.get(tick.schedule), now))]
-        if rows:
-            self._note(rows)
         for one in () if self._only else self.schedules.values():
             looked = self._looked(one)
             if now < looked - JUMP:  # the clock was set back: ticks whose time comes again are decided again

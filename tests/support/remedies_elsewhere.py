@@ -256,7 +256,7 @@ NOT_HERE: Table = {
         "--address auto: no Ray runs": "another test may have a Ray on this machine, which is found then",
         "this machine is no node": ONE_HOST,
     },
-    "jobs/schedule/service.py": {"cannot be locked": "disks here can lock"},
+    "jobs/schedule/state_folder.py": {"cannot be locked": "disks here can lock"},
     "jobs/schedule/ticks.py": {"pip install tzdata": FETCHED},
     "jobs/doctor/check.py": {
         "run `wanbatch doctor` again": HANG,

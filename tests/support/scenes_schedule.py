@@ -17,7 +17,8 @@ from wanbatch.jobs.schedule.export import exported
 from wanbatch.jobs.schedule.export_kubernetes import cron_job
 from wanbatch.jobs.schedule.launcher import ProcessLauncher
 from wanbatch.jobs.schedule.ledger import Ledger, Tick
-from wanbatch.jobs.schedule.service import due_time, opened_ledger, run_tick, state_lock
+from wanbatch.jobs.schedule.one_tick import due_time, run_tick
+from wanbatch.jobs.schedule.state_folder import opened_ledger, state_lock
 
 GOOD = {
     "cron": '"30 2 * * *"',

@@ -19,7 +19,8 @@ from wanbatch.jobs.schedule.decisions import shown
 from wanbatch.jobs.schedule.definition import KEYS, REQUIRED, read_schedules
 from wanbatch.jobs.schedule.launcher import ProcessLauncher
 from wanbatch.jobs.schedule.ledger import MOST_ROWS, Ledger, Tick, stamp
-from wanbatch.jobs.schedule.service import opened_ledger, run_tick
+from wanbatch.jobs.schedule.one_tick import run_tick
+from wanbatch.jobs.schedule.state_folder import opened_ledger
 
 PAGE = (Path(__file__).parents[3] / "docs" / "schedules.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -233,7 +233,7 @@ def test_a_run_that_was_stopped_with_the_service(tmp_path):
     service.scheduler.stop()
     service.scheduler.settle()
     [row] = service.rows()
-    assert (row.state, row.exit_code, row.reason) == ("interrupted", 130, "stopped with the service")
+    assert (row.state, row.exit_code, row.reason) == ("interrupted", 130, "stopped with its scheduler")
     pass_minutes(service, 60, 20)
     [row] = service.rows()
     assert (row.state, row.attempts) == ("ran", 2)
@@ -247,7 +247,10 @@ def test_a_stopped_run_that_is_not_resumed_in_time(tmp_path):
     service.kill()
     pass_minutes(service, 60 * 13)
     [row] = service.rows()
-    assert (row.state, row.reason) == ("expired", "stopped with the service; was not resumed before its deadline")
+    assert (row.state, row.reason) == (
+        "expired",
+        "stopped with its scheduler; was not resumed before its deadline",
+    )
 
 
 def test_a_cron_that_was_changed_while_the_service_was_down(tmp_path):

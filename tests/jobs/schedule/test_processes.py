@@ -150,7 +150,7 @@ def test_a_service_that_is_told_to_stop_and_goes_on_later(place):
     assert "stopping: nightly-20260501T020000Z may end what they hold" in told
     assert len(place.calls("drained")) == 1
     row = place.row()
-    assert (row.state, row.exit_code, row.reason) == ("interrupted", 130, "stopped with the service")
+    assert (row.state, row.exit_code, row.reason) == ("interrupted", 130, "stopped with its scheduler")
     place.let_it_end(3)
     place.service()
     row = place.wait_for("ran")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wanbatch.jobs.cluster.submit import Submitted
 
 INTERRUPTED = 130
+PYTHON = "python"
 IMAGE = f"wanbatch:{__version__}"
 
 address_option = click.option(
@@ -36,9 +37,7 @@ address_option = click.option(
 @click.option("--detach", is_flag=True, help="do not wait: print the job's id and end")
 @click.option("--upload", metavar="URL", help="put manifest and sources into this folder of a store first")
 @click.option("--env", multiple=True, metavar="NAME[=VALUE]", help="environment variable of the job; may be repeated")
-@click.option(
-    "--python", default="python", show_default=True, help="the interpreter, as the cluster's shell finds it"
-)
+@click.option("--python", default=PYTHON, show_default=True, help="the interpreter, as the cluster's shell finds it")
 @click.option(
     "--emit", type=click.Choice(["rayjob", "slurm"]), help="print what a scheduler takes, and submit nothing"
 )
@@ -93,7 +92,7 @@ def submit(
     else:
         _note_absent_files(prepared, settings)
     if emit is not None:
-        click.echo(_emitted(emit, prepared.submission, image, nodes, gpus_per_node), nl=False)
+        click.echo(_emitted(emit, prepared.submission, python, image, nodes, gpus_per_node), nl=False)
         return
     done = _submitted(ctx, prepared.submission, address, python, detach)
     _finish(ctx, prepared.submission.out, done, as_json)
@@ -132,7 +131,7 @@ def _submitted(
     ctx: click.Context,
     submission: Submission,
     address: str | None,
-    python: str = "python",
+    python: str = PYTHON,
     detach: bool = False,
     flag: str = "--address",
 ) -> Submitted:
@@ -148,17 +147,30 @@ def _submitted(
         ctx.exit(INTERRUPTED)
 
 
+PARTS = {
+    "address": (None,),
+    "detach": (None,),
+    "as_json": (None,),
+    "python": (None, "slurm"),
+    "image": ("rayjob",),
+    "nodes": ("rayjob", "slurm"),
+    "gpus_per_node": ("rayjob", "slurm"),
+}
+"""Flags that play a part with some values of --emit alone; None: without it."""
+
+
 def _require_flags_of_emit(ctx: click.Context, emit: str | None) -> None:
-    """Raises UsageError for flags that were given and play no part, since they are of what --emit prints."""
-    without = {None: ("image", "nodes", "gpus_per_node"), "slurm": ("image",), "rayjob": ()}[emit]
-    for name in without:
-        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            kinds = "rayjob" if name == "image" else "rayjob, slurm"
-            flag = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{flag} is for --emit ({kinds}) and plays no part here: add that, or drop {flag}")
+    """Raises UsageError for flags that were given and play no part, with this --emit or without one."""
+    flags = {option.name: option.opts[0] for option in ctx.command.params}
+    for name, kinds in PARTS.items():
+        if emit in kinds or ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
+            continue
+        flag, given = flags[name], f"with --emit {emit}" if emit else "without --emit"
+        ways = [f"drop {flag}", *(f"give --emit {kind}" if kind else "drop --emit" for kind in kinds)]
+        raise click.UsageError(f"{flag} plays no part {given}: {', '.join(ways[:-1])} or {ways[-1]}")
 
 
-def _emitted(kind: str, submission: Submission, image: str, nodes: int, gpus_per_node: int) -> str:
+def _emitted(kind: str, submission: Submission, python: str, image: str, nodes: int, gpus_per_node: int) -> str:
     """Return what a scheduler takes."""
     for path in (submission.manifest, submission.out, *submission.needed):
         if not is_url(path):
@@ -166,7 +178,7 @@ def _emitted(kind: str, submission: Submission, image: str, nodes: int, gpus_per
     if kind == "slurm":
         from wanbatch.jobs.cluster.slurm import slurm_script
 
-        return slurm_script(submission, nodes, gpus_per_node)
+        return slurm_script(submission, nodes, gpus_per_node, python)
     from importlib.metadata import version
 
     from wanbatch.jobs.cluster.rayjob import rayjob_yaml

@@ -16,10 +16,10 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.jobs.cluster.job_state import JobState, exit_code_of
+from wanbatch.jobs.cluster.job_state import JobState, exit_code_of, missing_interpreter
 from wanbatch.jobs.cluster.submission import ID_PREFIX, STOP_VARIABLE
 from wanbatch.jobs.config.settings import AUTO
-from wanbatch.jobs.driver.cluster_session import TOKEN_HELP, token_sent
+from wanbatch.jobs.driver.cluster_session import token_refused
 
 OLDEST_RAY = "2.40"
 NO_AGENT = "No available agent"
@@ -134,9 +134,8 @@ class ClusterJobs:
         try:
             yield
         except AuthenticationError as error:
-            sent = token_sent(os.environ)
             raise UserError(
-                f"{self.address}: the cluster does not take this process, which sends {sent}: {TOKEN_HELP}"
+                f"{self.address}: the cluster does not take this process, {token_refused(os.environ)}"
             ) from error
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout, ConnectionError) as error:
             raise ClusterUnreachableError(_unreachable(self.address)) from error
@@ -222,17 +221,17 @@ def _connected(address: str, headers: dict[str, str]) -> _Client:
 
 
 def _state(found: Any) -> JobState:
+    ended_by = (str(getattr(found.status, "value", found.status)), found.driver_exit_code, found.message)
     return JobState(
         id=found.submission_id,
-        status=str(getattr(found.status, "value", found.status)),
+        status=ended_by[0],
         message=found.message or "",
-        exit_code=exit_code_of(
-            str(getattr(found.status, "value", found.status)), found.driver_exit_code, found.message
-        ),
+        exit_code=exit_code_of(*ended_by),
         metadata=dict(found.metadata or {}),
         started=None if found.start_time is None else found.start_time / 1000,
         ended=None if found.end_time is None else found.end_time / 1000,
         stop_seconds=_stop_seconds(found.runtime_env or {}),
+        interpreter=missing_interpreter(*ended_by, found.entrypoint),
     )
 
 

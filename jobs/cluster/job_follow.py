@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from wanbatch.errors import MachineryError, WanbatchError
-from wanbatch.jobs.cluster.job_state import NO_COMMAND, JobState
-from wanbatch.jobs.reporting.progress import MAKING, Progress
-from wanbatch.manifests.dataset.status import status
+from wanbatch.errors import MachineryError
+from wanbatch.jobs.cluster.folder_watch import Counts, FolderWatch, RunSeen
+from wanbatch.jobs.cluster.job_state import JobState
+from wanbatch.jobs.reporting.progress import MAKING, STARTING, MeasuredProgress
 
 POLL_SECONDS = 2.0
 MAX_PAUSE_SECONDS = 30.0
 LOST_SECONDS = 900.0
 """How long a cluster may not answer before following it is given up; the job itself may go on."""
-FOLDER_SHARE = 20
-"""The folder is read again after so many times as long as reading it took: that grows with what is committed."""
-
-Counts = dict[str, Any]
 
 
 class Jobs(Protocol):
@@ -45,8 +40,11 @@ class JobEnd:
     @property
     def explanation(self) -> str | None:
         """What the run said as it failed, or what Ray says of a process that never was; None if there is nothing."""
-        if self.state.exit_code in NO_COMMAND:
-            return "the cluster's shell does not find the interpreter: say with --python where it is"
+        if self.state.interpreter is not None:
+            return (
+                f"{self.state.interpreter}: the cluster's shell does not find this interpreter, or may not run it: "
+                "give one that its nodes have with --python"
+            )
         lines = [line.strip() for line in self.state.message.splitlines() if line.strip()]
         ours = [line.removeprefix("wanbatch: ") for line in lines if line.startswith("wanbatch: ")]
         refused = [line for line in ours if not line.endswith("says all settings")]
@@ -55,31 +53,11 @@ class JobEnd:
         return lines[0] if lines and self.exit_code not in (0, 130) else None
 
 
-class FolderWatch:
-    """Reads how far an output folder is, seldom enough not to be a burden."""
-
-    def __init__(self, out: str | None, clock: Callable[[], float] = time.monotonic):
-        """Watch a folder. out: path or URL; None: it cannot be seen from here."""
-        self._out, self._clock = out, clock
-        self._next = 0.0
-        self._last: Counts | None = None
-
-    def counts(self, now: bool = False) -> Counts | None:
-        """What was read last, or is now; None if there was never anything. now: read it in any case."""
-        if self._out is None or not (now or self._clock() >= self._next):
-            return self._last
-        begin = self._clock()
-        with suppress(WanbatchError):  # not begun yet, or a store that does not answer: the job's status matters
-            self._last = status(self._out)
-        self._next = self._clock() + FOLDER_SHARE * (self._clock() - begin)
-        return self._last
-
-
 def follow(
     jobs: Jobs,
     submission_id: str,
     watch: FolderWatch,
-    progress: Callable[[int, int], Progress],
+    progress: Callable[[int, int], MeasuredProgress],
     note: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -98,22 +76,44 @@ def follow(
     Raises:
         MachineryError: The cluster does not know the job any more, or has not answered for too long.
     """
-    shown: Progress | None = None
+    shown: _Shown | None = None
     try:
         while True:
             state = _state(jobs, submission_id, note, clock, sleep)
             counts = watch.counts(now=state.has_ended)
             if counts is not None and counts["rows"] is not None and (shown is not None or not state.has_ended):
                 if shown is None:
-                    shown = progress(counts["rows"], counts["done"] + counts["quarantined"])
-                    shown.stage(MAKING)
-                shown.update(counts["done"], counts["quarantined"])
+                    shown = _Shown(progress(counts["rows"], counts["done"] + counts["quarantined"]))
+                shown.update(counts, watch.run)
             if state.has_ended:
                 return JobEnd(state, counts)
             sleep(POLL_SECONDS)
     finally:
         if shown is not None:
             shown.close()
+
+
+class _Shown:
+    """Progress that is shown of what a folder says: what the run does, its workers, its speed, its counts."""
+
+    def __init__(self, progress: MeasuredProgress):
+        self._progress = progress
+        self._stage = ""
+        self._workers: tuple[int, int] | None = None
+
+    def update(self, counts: Counts, run: RunSeen | None) -> None:
+        stage = MAKING if run is not None and run.is_making else STARTING
+        if stage != self._stage:
+            self._progress.stage(stage)
+        workers = None if run is None else run.workers
+        if workers is not None and workers != self._workers:
+            self._progress.workers(*workers)
+        self._stage, self._workers = stage, workers
+        self._progress.measured(None if run is None else run.speed)
+        self._progress.update(counts["done"], counts["quarantined"])
+
+    def close(self) -> None:
+        self._progress.close()
 
 
 def _state(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SUCCEEDED, FAILED, STOPPED = "SUCCEEDED", "FAILED", "STOPPED"
 ENDED = (SUCCEEDED, FAILED, STOPPED)
-MACHINERY, INTERRUPTED, QUARANTINED, HELD = 75, 130, 3, 4
+MACHINERY, INTERRUPTED, USAGE, QUARANTINED, HELD = 75, 130, 2, 3, 4
 NO_COMMAND = (126, 127)
+"""By which a shell says that it may not run a command, or does not find it."""
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
 
 
@@ -26,6 +28,7 @@ class JobState:
         started: seconds since 1970.
         ended: likewise; None while it goes on.
         stop_seconds: that it has to end once it is asked to stop, before it is killed; None: not known.
+        interpreter: that the cluster's shell did not find, or may not run; None: it did, or has not tried yet.
     """
 
     id: str
@@ -36,6 +39,7 @@ class JobState:
     started: float | None = None
     ended: float | None = None
     stop_seconds: int | None = None
+    interpreter: str | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -58,7 +62,7 @@ def exit_code_of(status: str, driver: int | None, message: str | None) -> int | 
 
     Returns:
         The process's own. A process that was killed, or that never began, is the machinery's failure; one that the
-        user stopped was interrupted.
+        user stopped was interrupted; one whose interpreter the shell did not find is bad usage.
     """
     if status not in ENDED:
         return None
@@ -66,6 +70,27 @@ def exit_code_of(status: str, driver: int | None, message: str | None) -> int | 
         return 0
     if status == STOPPED:
         return INTERRUPTED
+    code = _driver_code(driver, message)
+    if code in NO_COMMAND:
+        return USAGE
+    return MACHINERY if code is None or code <= 0 or (code >= 128 and code != INTERRUPTED) else code
+
+
+def missing_interpreter(status: str, driver: int | None, message: str | None, entrypoint: str) -> str | None:
+    """The interpreter that the cluster's shell did not find, or may not run; None if it did.
+
+    Args:
+        status, driver, message: as of `exit_code_of`.
+        entrypoint: the job's command, as `Submission.entrypoint` makes it.
+    """
+    if status != FAILED or _driver_code(driver, message) not in NO_COMMAND:
+        return None
+    words = shlex.split(entrypoint.partition(" -m ")[0])
+    return words[-1] if words else "python"
+
+
+def _driver_code(driver: int | None, message: str | None) -> int | None:
+    """The exit code of a job's process. Arguments as of `exit_code_of`."""
     if driver is None and (found := _EXIT_CODE.search(message or "")) is not None:
-        driver = int(found[1])
-    return MACHINERY if driver is None or driver <= 0 or (driver >= 128 and driver != INTERRUPTED) else driver
+        return int(found[1])
+    return driver

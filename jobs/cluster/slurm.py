@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 from wanbatch import __version__
@@ -24,14 +25,13 @@ _SCRIPT = """#!/bin/bash
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
-# The environment that has wanbatch, on every node: `module load ...`, or `source /shared/venv/bin/activate`.
-
+{environment}
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 address="${{hosts%%$'\\n'*}}:{port}"
 
 # Whoever shares the network of the nodes cannot use this job's Ray without its token.
 RAY_AUTH_MODE=token
-RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
+RAY_AUTH_TOKEN=$({python} -c 'import secrets; print(secrets.token_hex(32))')
 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
 export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT
 {variables}
@@ -48,17 +48,27 @@ if [ -e "$waiting" ]; then
   exit {machinery}
 fi
 """
+_ENVIRONMENT = (
+    "# The environment that has wanbatch, on every node: `module load ...`, or `source /shared/venv/bin/activate`.\n"
+)
+_OF_PYTHON = """# The environment that has wanbatch, which every node must see under this name (--python).
+PATH={folder}:$PATH
+export PATH
+"""
 _QUOTED = "# shellcheck disable=SC2016  # texts of the command are no expressions\n"
 
 
-def slurm_script(submission: Submission, nodes: int, gpus_per_node: int) -> str:
+def slurm_script(submission: Submission, nodes: int, gpus_per_node: int, python: str = "python") -> str:
     """Return the batch script.
 
     Args:
         submission: what is asked.
         nodes: of the allocation.
         gpus_per_node: 0: it is run on CPUs.
+        python: the interpreter that has wanbatch, as the nodes' shell finds it; the commands `ray` and `wanbatch` of
+            a path are those beside it.
     """
+    folder = os.path.dirname(python)
     variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in submission.variables.items())
     return _SCRIPT.format(
         version=__version__,
@@ -66,8 +76,15 @@ def slurm_script(submission: Submission, nodes: int, gpus_per_node: int) -> str:
         nodes=nodes,
         gpus=f"#SBATCH --gpus-per-node={gpus_per_node}\n" if gpus_per_node else "",
         port=PORTS,
+        environment=_OF_PYTHON.format(folder=shlex.quote(folder)) if folder else _ENVIRONMENT,
+        python=shlex.quote(python),
         variables=variables,
         quoted=_QUOTED,
         machinery=MACHINERY,
-        command=shlex.join(("wanbatch", *submission.command, *submission.on_this_cluster)),
+        command=shlex.join((*_wanbatch(python), *submission.command, *submission.on_this_cluster)),
     )
+
+
+def _wanbatch(python: str) -> tuple[str, ...]:
+    """The words that start wanbatch: by its own command, but for an interpreter of another name."""
+    return ("wanbatch",) if python == "python" else (python, "-m", "wanbatch.jobs.cli")

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wanbatch.errors import UserError, WanbatchError
+from wanbatch.jobs.cluster.folder_watch import FolderWatch
 from wanbatch.jobs.cluster.job_client import JobExistsError
 from wanbatch.jobs.cluster.job_entrypoint import UPLOAD, content_of, entries_of
-from wanbatch.jobs.cluster.job_follow import FolderWatch, JobEnd, Jobs, follow
+from wanbatch.jobs.cluster.job_follow import JobEnd, Jobs, follow
 from wanbatch.jobs.cluster.job_state import JobState
 from wanbatch.jobs.cluster.package import shipped_package
 from wanbatch.jobs.cluster.prepare import output_is_seen
 from wanbatch.jobs.cluster.submission import Submission
-from wanbatch.jobs.reporting.progress import Progress, progress_for
+from wanbatch.jobs.reporting.progress import MeasuredProgress, progress_for
 from wanbatch.manifests.dataset.part_files import TMP
 from wanbatch.manifests.dataset.status import status
 from wanbatch.manifests.dataset.visibility import leave_mark
@@ -54,7 +55,7 @@ def submit(
     jobs: JobsOfCluster,
     python: str = "python",
     detach: bool = False,
-    progress: Callable[[int, int], Progress] = progress_for,
+    progress: Callable[[int, int], MeasuredProgress] = progress_for,
     note: Callable[[str], None] = _log.warning,
 ) -> Submitted:
     """Have a cluster do what is asked, or attach to the job that does it already.

@@ -30,9 +30,10 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 CONNECT_SECONDS = 10.0
 SAY_SECONDS = 10.0  # before a wait for the first node is told of
 REFUSED = ("unauthenticated", "auth token", "authentication", "invalidauthtoken")
+NO_TOKEN = "no token"
+TOKEN_MODE = "set RAY_AUTH_MODE=token, and "
 TOKEN_HELP = (
-    "set RAY_AUTH_MODE=token, and put the cluster's own token into RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH "
-    "names, or ~/.ray/auth_token"
+    "put the cluster's own token into RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
 )
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -137,8 +138,7 @@ def connection_error(address: str, error: Exception, told: str = "") -> UserErro
     """
     text = " ".join(str(error).split())
     if type(error).__name__ == "AuthenticationError" or any(word in f"{text} {told}".lower() for word in REFUSED):
-        sent = token_sent(os.environ)
-        return UserError(f"the Ray cluster at {address} does not take this process, which sends {sent}: {TOKEN_HELP}")
+        return UserError(f"the Ray cluster at {address} does not take this process, {token_refused(os.environ)}")
     if "version mismatch" in text.lower():
         return UserError(f"the Ray cluster at {address} has another version than this process: {text[:300]}")
     if "grpc" in text and isinstance(error, ImportError):
@@ -169,11 +169,25 @@ def token_sent(environment: Mapping[str, str]) -> str:
     """
     mode = environment.get("RAY_AUTH_MODE", "")  # Ray sends a token, whatever is there, in this mode alone
     if mode.lower() != "token":
-        return f"no token (RAY_AUTH_MODE is {mode or 'not set'})"
+        return f"{NO_TOKEN} (RAY_AUTH_MODE is {mode or 'not set'})"
     if environment.get("RAY_AUTH_TOKEN"):
         return "the token of RAY_AUTH_TOKEN"
     path = environment.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
-    return f"the token of the file {path}" if os.path.exists(path) else f"no token ({path} is not there)"
+    return f"the token of the file {path}" if os.path.exists(path) else f"{NO_TOKEN} ({path} is not there)"
+
+
+def token_refused(environment: Mapping[str, str]) -> str:
+    """Which token a process showed to a Ray cluster that refused it, in words, and what to do about it.
+
+    Args:
+        environment: of the process.
+    """
+    sent = token_sent(environment)
+    if environment.get("RAY_AUTH_MODE", "").lower() != "token":
+        return f"which sends {sent}: {TOKEN_MODE}{TOKEN_HELP}"
+    if sent.startswith(NO_TOKEN):
+        return f"which sends {sent}: {TOKEN_HELP}"
+    return f"which sends {sent}, and that is not the cluster's own: put the cluster's own token there"
 
 
 def nodes() -> list[Node]:

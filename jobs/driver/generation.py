@@ -13,7 +13,7 @@ from wanbatch.jobs.driver.ray_session import workers_on_a_host
 from wanbatch.jobs.driver.run_context import RunContext
 from wanbatch.jobs.driver.stopwatch import Stopwatch
 from wanbatch.jobs.driver.worker_pool import WorkerPool
-from wanbatch.jobs.reporting.progress import MAKING, Progress
+from wanbatch.jobs.reporting.progress import MAKING, STARTING, Progress
 from wanbatch.jobs.worker.context import LoadPipeline
 
 
@@ -58,7 +58,7 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
     shown = controls.progress(len(plan), len(plan) - dispatcher.counters.pending)
     progress = ProgressMetrics(shown, len(plan), out)
     try:
-        progress.stage("starting")
+        progress.stage(STARTING)
         with controls.ray.session(workers):
             stopwatch.steps.end("rest of Ray")
             on_host = workers_on_a_host(workers, context.execution.device)

@@ -7,12 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from tqdm import tqdm
 
+from wanbatch.manifests.dataset.event_log import Speed
+
 HEARTBEAT_SECONDS = 10.0
-MAKING = "making"
+STARTING, MAKING = "starting", "making"
 
 
 class Progress(Protocol):
@@ -31,13 +33,20 @@ class Progress(Protocol):
         """End it; nothing is shown after that."""
 
 
+class MeasuredProgress(Progress, Protocol):
+    """Is told the speed, too, by whoever looks at a run of another process."""
+
+    def measured(self, speed: Speed | None) -> None:
+        """Show this speed, and the time left by it, from now on in place of one's own; None: it is not known yet."""
+
+
 def workers_text(wanted: int, placed: int) -> str:
     """Like `wanted 16 workers, have 8, waiting for 8 more`."""
     waiting = f", waiting for {wanted - placed} more" if wanted > placed else ""
     return f"wanted {wanted} worker{'s' if wanted != 1 else ''}, have {placed}{waiting}"
 
 
-def progress_for(total: int, before: int, stream: IO[str] = sys.stderr) -> Progress:
+def progress_for(total: int, before: int, stream: IO[str] = sys.stderr) -> MeasuredProgress:
     """A bar on a terminal, JSON lines anywhere else.
 
     Args:
@@ -48,25 +57,42 @@ def progress_for(total: int, before: int, stream: IO[str] = sys.stderr) -> Progr
     return Bar(total, before, stream) if stream.isatty() else JsonLines(total, before, stream)
 
 
+class _Tqdm(tqdm):
+    """Knows how long it takes by another speed than that which it shows, and may be told both."""
+
+    is_told = False
+    told: Speed | None = None
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        found = super().format_dict
+        passed = found["elapsed"]
+        ended = (found["n"] - found["initial"]) / passed if passed > 0 else 0.0
+        if self.is_told:
+            found["rate"], ended = (self.told.made, self.told.ended) if self.told else (0.0, 0.0)
+        found["left"] = tqdm.format_interval((found["total"] - found["n"]) / ended) if ended > 0 else "?"
+        return found
+
+
 class Bar:
     """A tqdm bar: made, failed, pictures a second, time left."""
 
-    FORMAT = "{desc} |{bar:%d}| {n_fmt}/{total_fmt} pictures{postfix} · {rate_noinv_fmt} · {remaining} left"
-    NARROW = "{desc} {n_fmt}/{total_fmt}{postfix} · {remaining} left"
+    FORMAT = "{desc} |{bar:%d}| {n_fmt}/{total_fmt} pictures{postfix} · {rate_noinv_fmt} · {left} left"
+    NARROW = "{desc} {n_fmt}/{total_fmt}{postfix} · {left} left"
     BAR, TEXT = 24, 74
     """Columns of the bar where there is room, and of what is around it; with less room the bar is shorter, then gone,
     since figures must not be cut."""
 
     def __init__(self, total: int, before: int, stream: IO[str]):
-        self._stage = "starting"
+        self._stage = STARTING
         room = min(self.BAR, _columns(stream) - self.TEXT)
-        self._bar = tqdm(
+        self._bar = _Tqdm(
             total=total,
             initial=before,
             file=stream,
             unit=" pictures",
             bar_format=self.FORMAT % room if room > 4 else self.NARROW,
-            desc="starting",
+            desc=STARTING,
             mininterval=0.2,
             smoothing=0,  # the mean since the start: pictures come in bursts
         )
@@ -80,6 +106,9 @@ class Bar:
     def workers(self, wanted: int, placed: int) -> None:
         short = f" ({workers_text(wanted, placed)})" if placed < wanted else ""
         self._bar.set_description_str(f"{self._stage}{short}")
+
+    def measured(self, speed: Speed | None) -> None:
+        self._bar.is_told, self._bar.told = True, speed
 
     def update(self, made: int, failed: int) -> None:
         self._bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
@@ -111,6 +140,8 @@ class JsonLines:
         self._begin = self._counted = clock()
         self._printed = -HEARTBEAT_SECONDS  # when counts were, last
         self._counts = (before, 0)
+        self._is_told = False
+        self._told: Speed | None = None
         self._is_read = True
 
     def stage(self, text: str) -> None:
@@ -121,6 +152,9 @@ class JsonLines:
     def workers(self, wanted: int, placed: int) -> None:
         counts = {"wanted": wanted, "placed": placed, "waiting": wanted - placed}
         self._print({"event": "workers", **counts, "message": workers_text(wanted, placed)})
+
+    def measured(self, speed: Speed | None) -> None:
+        self._is_told, self._told = True, speed
 
     def update(self, made: int, failed: int) -> None:
         self._counts, self._counted = (made, failed), self._clock()
@@ -134,8 +168,10 @@ class JsonLines:
         """Speed up to when the pictures were counted: what comes after, like ending workers, is no part of it."""
         self._printed = self._clock()
         made, failed = self._counts
-        rate = (made + failed - self._before) / max(1e-9, self._counted - self._begin)
-        left = (self._total - made - failed) / rate if rate > 0 else None
+        rate = ended = (made + failed - self._before) / max(1e-9, self._counted - self._begin)
+        if self._is_told:
+            rate, ended = self._told or (0.0, 0.0)
+        left = (self._total - made - failed) / ended if ended > 0 else None
         self._print(
             {
                 "event": "progress",

@@ -11,12 +11,10 @@ from typing import Any
 from wanbatch.manifests.dataset.event_log import (
     LOG,
     Speed,
-    counts_of_units,
     last_run,
     log_line,
-    making_seconds,
     parsed_events,
-    speed_of,
+    speed_of_run,
 )
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import read_internal_file
@@ -42,6 +40,4 @@ def speed(out: str | Path) -> Speed | None:
 
     None if it has not finished a unit yet or there is no log.
     """
-    run = last_run(parsed_events(read_internal_file(out, LOG)))
-    made, failed = counts_of_units(run)
-    return speed_of(made, failed, making_seconds(run))
+    return speed_of_run(last_run(parsed_events(read_internal_file(out, LOG))))

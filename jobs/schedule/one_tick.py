@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -32,9 +32,8 @@ def run_tick(
 ) -> Tick:
     """Run the tick of one schedule whose time has come, as another scheduler asks; waits until it is over.
 
-    Earlier ticks of the schedule that are not over are looked after first, unless another such command does: one that
-    was interrupted is resumed, one past its deadline expires, and of one whose run goes on alone the end is waited
-    for. What becomes of the tick that is due now is decided as the service does, by its overlap.
+    Earlier ticks of it that are not over are looked after first, unless another such command does: resumed, or
+    expired, or waited for if their run goes on alone. What the tick becomes is decided as by the service.
 
     Args:
         schedules: those of the file.
@@ -43,8 +42,7 @@ def run_tick(
         launcher: starts the processes; None: real ones.
 
     Returns:
-        The row of the last tick that was looked after, which is over or open after an interruption; that of the tick
-        that is due now if there was none.
+        The row of the last tick that was looked after, over or interrupted; if there was none, that of the one due.
 
     Raises:
         UserError: No tick of this schedule is due now.
@@ -59,24 +57,19 @@ def run_tick(
         closing(Turn(state, name)) as turn,
         stop_on_signals() as stop,
     ):
+        launcher = launcher or ProcessLauncher(state, folder, wanbatch)
         scheduler = Scheduler(
-            schedules, ledger, launcher or ProcessLauncher(state, folder, wanbatch), clock,
-            only=name, tell=lambda tick: say(told(tick, one, state)),
-        )  # fmt: skip
+            schedules, ledger, launcher, clock, only=name, tell=lambda tick: say(told(tick, one, state))
+        )
         scheduler.begin()
         if turn.take():
             scheduler.settle()
             scheduler.expire()
         due = due_time(one, clock.now())
         known = ledger.find(name, [due]).get(due)
-        admitted = scheduler.admit(name, due)
-        if known is not None and known == admitted and not known.is_open:
+        if scheduler.admit(name, due) == known and not known.is_open:
             say(f"{told(known, one, state)}: it is not run again; {next_words(one, clock.now())}")
-        watch = _Watch(ledger, scheduler, turn, name, due)
-        look_until(lambda: stop() or watch.is_over(), watch.look, clock)
-        if not watch.is_over():
-            watch.stop(clock)
-        return watch.last()
+        return _Watch(ledger, scheduler, turn, name, due).until_over(stop, clock)
 
 
 class _Watch:
@@ -85,6 +78,14 @@ class _Watch:
     def __init__(self, ledger: Ledger, scheduler: Scheduler, turn: Turn, name: str, due: datetime):
         self._ledger, self._scheduler, self._turn, self._name, self._due = ledger, scheduler, turn, name, due
         self._watched: set[datetime] = set()
+
+    def until_over(self, stop: Callable[[], bool], clock: SystemClock) -> Tick:
+        """Look until all is over, or it is to stop; returns the row of the last tick, or of the one that is due."""
+        look_until(lambda: stop() or self.is_over(), self.look, clock)
+        if not self.is_over():
+            self.stop(clock)
+        time = max(self._watched, default=self._due)
+        return self._ledger.find(self._name, [time])[time]
 
     def is_over(self) -> bool:
         """Whether nothing that is to be looked after is open."""
@@ -108,11 +109,6 @@ class _Watch:
             return
         self._scheduler.stop()
         look_until(lambda: not self._scheduler.under_way(), self._scheduler.settle, clock)
-
-    def last(self) -> Tick:
-        """The row of the last tick that was looked after; of the one that is due if there was none."""
-        time = max(self._watched, default=self._due)
-        return self._ledger.find(self._name, [time])[time]
 
 
 def exit_code(tick: Tick) -> int:

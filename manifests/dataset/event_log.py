@@ -95,3 +95,9 @@ def making_seconds(run: Iterable[Event]) -> float:
     """From the begin of a run's first unit to the end of its last one; 0 if it finished none."""
     times = unit_times(run)
     return (times[-1][1]["time"] - min(begin for begin, _ in times)).total_seconds() if times else 0.0
+
+
+def speed_of_run(run: Sequence[Event]) -> Speed | None:
+    """How fast a run is, from its first unit's begin to its last unit's end; None if it has not finished a unit."""
+    made, failed = counts_of_units(run)
+    return speed_of(made, failed, making_seconds(run))

@@ -17,9 +17,10 @@ from remedy_scenes import At, raised, scene
 
 from wanbatch.errors import MachineryError
 from wanbatch.jobs.cluster import job_client
+from wanbatch.jobs.cluster.folder_watch import FolderWatch
 from wanbatch.jobs.cluster.job_entrypoint import content_of, problem_with_output, problem_with_paths
-from wanbatch.jobs.cluster.job_follow import FolderWatch, JobEnd, follow
-from wanbatch.jobs.cluster.job_state import JobState
+from wanbatch.jobs.cluster.job_follow import JobEnd, follow
+from wanbatch.jobs.cluster.job_state import USAGE, JobState, exit_code_of, missing_interpreter
 from wanbatch.jobs.cluster.package import shipped_package
 from wanbatch.jobs.cluster.submission import Submission
 from wanbatch.jobs.cluster.submit import MAX_ATTEMPTS, latest_attempt
@@ -74,9 +75,13 @@ def flags_of_what_is_printed(at: At) -> Iterator[str]:
     words = ("submit", at.write("m.jsonl", '{"prompt": "a cup"}\n'), "--out", "s3://shop/out")
     yield at.refused(*words, "--nodes", "4")
     assert "#SBATCH --nodes=4" in at.works(*words, "--nodes", "4", *EMIT)
+    at.works(*words, "--nodes", "4", "--emit", "rayjob")
     at.works(*words, *EMIT)
     yield at.refused(*words, *EMIT, "--image", "shop:1")
     at.works(*words, "--emit", "rayjob", "--image", "shop:1")
+    yield at.refused(*words, "--emit", "rayjob", "--python", "/x/python")
+    at.works(*words, "--emit", "rayjob")
+    assert "/x/python" in at.works(*words, *EMIT, "--python", "/x/python")
 
 
 @scene
@@ -115,7 +120,10 @@ def tokens_of_clusters(at: At) -> Iterator[str]:
     in_file = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(at.folder / "token")}
     with served(Dashboard(token="1" * 64)) as server:
         try:
-            for variables in ({}, {**given, "RAY_AUTH_TOKEN": "2" * 64}):
+            at.write("stale", "2" * 64)
+            without = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(at.folder / "gone")}
+            stale = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(at.folder / "stale")}
+            for variables in ({}, {**given, "RAY_AUTH_TOKEN": "2" * 64}, stale, without):
                 yield _with(at, variables, lambda: at.refused("jobs", "list", "--address", server.address))
             for variables in (given, in_file):
                 _with(at, variables, lambda: at.works("jobs", "list", "--address", server.address))
@@ -194,13 +202,17 @@ def what_a_job_does_not_see(at: At) -> Iterator[str]:
 def interpreters_of_jobs(at: At) -> Iterator[str]:
     """As the shell of a cluster starts them: one that is there finds that the manifest is not."""
     asked = Submission("/nowhere/m.jsonl", str(at.folder / "out"))
-    codes = []
-    for python in ("pythons", sys.executable):
+    at.write("no program", "nothing")
+    for python in ("pythons", "/no where/python", str(at.folder / "no program")):
         command = asked.entrypoint(python, {"contents": {"/nowhere/m.jsonl": None}})
-        done = subprocess.run(["sh", "-c", command], cwd=at.folder, capture_output=True, text=True)
-        codes.append(done.returncode)
-    yield str(JobEnd(JobState("j", "FAILED", exit_code=codes[0]), None).explanation)
-    assert codes[1] == 2
+        code = subprocess.run(["sh", "-c", command], cwd=at.folder, capture_output=True).returncode
+        found = missing_interpreter("FAILED", code, "", command)
+        assert (found, exit_code_of("FAILED", code, "")) == (python, USAGE)
+        yield str(JobEnd(JobState("j", "FAILED", exit_code=USAGE, interpreter=found), None).explanation)
+    command = asked.entrypoint(sys.executable, {"contents": {"/nowhere/m.jsonl": None}})
+    done = subprocess.run(["sh", "-c", command], cwd=at.folder, capture_output=True, text=True)
+    assert done.returncode == USAGE
+    assert missing_interpreter("FAILED", done.returncode, "", command) is None
     yield done.stderr
 
 

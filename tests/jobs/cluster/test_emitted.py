@@ -90,6 +90,28 @@ def test_a_batch_script_runs_the_command_on_ray_and_ends_with_its_code(stubs, tm
     assert seen_command(tmp_path) == [*SUBMISSION.command, *SUBMISSION.on_this_cluster]
 
 
+@pytest.mark.parametrize("folder", ["of its own", ""])
+def test_a_batch_script_runs_the_interpreter_that_it_is_told_and_the_ray_beside_it(stubs, tmp_path, folder):
+    own = tmp_path / folder if folder else stubs
+    own.mkdir(exist_ok=True)
+    (stubs / "python").unlink()
+    (stubs / "wanbatch").unlink()
+    (stubs / "ray").rename(own / "ray")
+    run = 'printf "%s\\0" "$@" > "$SEEN"; exit 6'
+    write_command(own / "python3", f'[ "$1" = -c ] && exec {shlex.quote(sys.executable)} "$@"\n{run}')
+    python = str(own / "python3") if folder else "python3"
+    script = slurm_script(SUBMISSION, nodes=2, gpus_per_node=8, python=python)
+    environment = node_environment(stubs, tmp_path)
+    environment |= {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "10001", "SLURM_JOB_NUM_NODES": "2"}
+    done = subprocess.run(["bash"], input=script, text=True, env=environment, capture_output=True)
+    assert done.returncode == 6, done.stderr
+    assert "token 64" in done.stdout
+    assert seen_command(tmp_path) == ["-m", "wanbatch.jobs.cli", *SUBMISSION.command, *SUBMISSION.on_this_cluster]
+    checker = Path(sys.executable).parent / "shellcheck"
+    found = subprocess.run([checker, "-"], input=script, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
 def test_a_batch_script_whose_ray_does_not_start_is_no_success(stubs, tmp_path):
     """`ray symmetric-run` ends with 0 then."""
     write_command(stubs / "ray", "echo 'Failed to start Ray'")
@@ -155,15 +177,36 @@ def test_the_command_prints_what_schedulers_take_and_reaches_for_no_cluster(tmp_
     done = CliRunner().invoke(main, [*words, "--emit", "slurm"])
     assert done.exit_code == 0
     assert "#SBATCH --nodes=3" in done.stdout
+    done = CliRunner().invoke(main, [*words, "--emit", "slurm", "--python", "/shared/venv/bin/python"])
+    assert "\nPATH=/shared/venv/bin:$PATH\n" in done.stdout
+    assert "/shared/venv/bin/python -m wanbatch.jobs.cli run " in done.stdout
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--nodes", "4"], "--nodes is for --emit (rayjob, slurm)"),
-        (["--gpus-per-node", "8"], "--gpus-per-node is for --emit (rayjob, slurm)"),
-        (["--image", "i:1"], "--image is for --emit (rayjob)"),
-        (["--emit", "slurm", "--image", "i:1"], "--image is for --emit (rayjob)"),
+        (
+            ["--nodes", "4"],
+            "--nodes plays no part without --emit: drop --nodes, give --emit rayjob or give --emit slurm",
+        ),
+        (
+            ["--gpus-per-node", "8"],
+            "--gpus-per-node plays no part without --emit: drop --gpus-per-node, give --emit",
+        ),
+        (["--image", "i:1"], "--image plays no part without --emit: drop --image or give --emit rayjob"),
+        (
+            ["--emit", "slurm", "--image", "i:1"],
+            "--image plays no part with --emit slurm: drop --image or give --emit rayjob",
+        ),
+        (
+            ["--emit", "rayjob", "--python", "/x/python"],
+            "--python plays no part with --emit rayjob: drop --python, drop --emit or give --emit slurm",
+        ),
+        *(
+            (["--emit", kind, flag, *more], f"{flag} plays no part with --emit {kind}: drop {flag} or drop --emit")
+            for kind in ("rayjob", "slurm")
+            for flag, *more in (["--detach"], ["--json"], ["--address", "http://h:8265"])
+        ),
     ],
 )
 def test_flags_of_what_is_printed_are_refused_where_they_would_be_ignored(tmp_path, flags, said):

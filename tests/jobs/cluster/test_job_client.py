@@ -107,6 +107,14 @@ def test_a_cluster_with_a_token_is_one_message(serve, monkeypatch, code):
         ClusterJobs(serve(lambda path, headers: (code, "no")))
 
 
+def test_a_token_that_is_not_the_clusters_is_said_to_be_so(serve, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "2" * 64)
+    with pytest.raises(UserError, match="the token of RAY_AUTH_TOKEN, and that is not the cluster's own") as told:
+        ClusterJobs(serve(lambda path, headers: (403, "no")))
+    assert "RAY_AUTH_MODE" not in str(told.value)
+
+
 def test_another_server_is_told_from_a_cluster(serve):
     with pytest.raises(UserError, match="is not the dashboard of a Ray cluster"):
         ClusterJobs(serve(lambda path, headers: (200, "<html>")))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from output_folders import publish
 
 from wanbatch.errors import MachineryError
-from wanbatch.jobs.cluster.job_follow import LOST_SECONDS, POLL_SECONDS, FolderWatch, JobEnd, follow
-from wanbatch.jobs.cluster.job_state import JobState, exit_code_of
+from wanbatch.jobs.cluster.folder_watch import FolderWatch
+from wanbatch.jobs.cluster.job_follow import LOST_SECONDS, POLL_SECONDS, JobEnd, follow
+from wanbatch.jobs.cluster.job_state import JobState, exit_code_of, missing_interpreter
+from wanbatch.jobs.cluster.submission import Submission
+from wanbatch.jobs.reporting.progress import JsonLines
+from wanbatch.jobs.reporting.run_log import speed
+from wanbatch.manifests.dataset.event_log import LOG, Speed
+from wanbatch.manifests.dataset.folder import OutputFolder
 
 
 class ScriptedJobs:
@@ -33,6 +44,10 @@ class Shown:
         self.total, self.before, self.closed = total, before, False
 
     def stage(self, text: str) -> None: ...
+
+    def workers(self, wanted: int, placed: int) -> None: ...
+
+    def measured(self, speed: Speed | None) -> None: ...
 
     def update(self, made: int, failed: int) -> None:
         self.seen.append((made, failed))
@@ -109,6 +124,8 @@ def test_a_job_that_the_cluster_forgot_ends_it_with_what_to_do():
         ("FAILED", 6, "", 6),
         ("FAILED", 130, "", 130),
         ("FAILED", 1, "", 1),
+        ("FAILED", 127, "", 2),
+        ("FAILED", None, "Job entrypoint command failed with exit code 126, last", 2),
         ("FAILED", None, "Job entrypoint command failed with exit code 5, last", 5),
         ("FAILED", None, "runtime_env setup failed", 75),
         ("FAILED", -9, "", 75),
@@ -126,7 +143,6 @@ def test_what_the_run_said_is_told_and_nothing_else_of_its_log():
     end = JobEnd(JobState("j", "FAILED", log, exit_code=2), None)
     assert end.explanation == "m.jsonl: has no rows: write one"
     assert JobEnd(JobState("j", "FAILED", "node is dead\nmore", exit_code=75), None).explanation == "node is dead"
-    assert "--python" in (JobEnd(JobState("j", "FAILED", "", exit_code=127), None).explanation or "")
     assert JobEnd(DONE, None).explanation is None
 
 
@@ -136,9 +152,9 @@ def test_a_folder_is_read_seldom_if_reading_it_takes_long(tmp_path, monkeypatch)
     def slow(out: str) -> dict:
         reads.append(now[0])
         now[0] += 1.0
-        return {"rows": 2, "done": 0, "quarantined": 0}
+        return {"rows": 2, "done": 0, "quarantined": 0, "holder": None}
 
-    monkeypatch.setattr("wanbatch.jobs.cluster.job_follow.status", slow)
+    monkeypatch.setattr("wanbatch.jobs.cluster.folder_watch.status", slow)
     watch = FolderWatch(str(tmp_path), lambda: now[0])
     for _ in range(30):
         watch.counts()
@@ -146,3 +162,84 @@ def test_a_folder_is_read_seldom_if_reading_it_takes_long(tmp_path, monkeypatch)
     assert len(reads) == 3
     watch.counts(now=True)
     assert len(reads) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "message", "found"),
+    [
+        ("FAILED", 127, "", "/no where/python"),
+        ("FAILED", None, "Job entrypoint command failed with exit code 126", "/no where/python"),
+        ("FAILED", 2, "", None),
+        ("RUNNING", None, "", None),
+    ],
+)
+def test_an_interpreter_that_is_not_there_is_named(status, driver, message, found):
+    """Also for who attaches to a job that was submitted with another one."""
+    entrypoint = Submission("/m.jsonl", "/out").entrypoint("/no where/python", {"a": " -m "})
+    assert missing_interpreter(status, driver, message, entrypoint) == found
+    if found:
+        end = JobEnd(JobState("j", "FAILED", message, exit_code=2, interpreter=found), None)
+        assert "/no where/python: " in (end.explanation or "")
+        assert "--python" in (end.explanation or "")
+
+
+BEGAN = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
+
+
+def event(seconds: float, name: str, **fields: object) -> dict[str, object]:
+    """An event of a run, so many seconds after this process could have begun one."""
+    return {"time": (BEGAN + timedelta(seconds=seconds)).isoformat(), "event": name, **fields}
+
+
+def unit(seconds: float, made: int, failed: int = 0) -> dict[str, object]:
+    return event(seconds, "unit", worker="w", made=made, failed=failed, busy_seconds=2.0)
+
+
+READY = {"worker": "w", "host": "h", "node": "n"}
+
+
+def test_speed_and_stage_are_those_of_the_run_and_not_counted_from_when_the_job_began(tmp_path):
+    """As `wanbatch status` counts them; an earlier run of the folder, which was killed, is none of this one."""
+    out, now, stream = tmp_path / "out", [0.0], io.StringIO()
+    with OutputFolder.open(out, {}) as folder:
+
+        def write(*events: dict[str, object]) -> None:
+            folder.append_internal_file(LOG, b"".join(json.dumps(one).encode() + b"\n" for one in events))
+
+        folder.set_plan({"rows": 10})
+        publish(folder, 0, ["a"])
+        write(event(-900, "started", pid=os.getpid()), event(-890, "worker_ready", **READY), unit(-880, 1))
+        steps = [
+            lambda: write(event(0, "started", pid=os.getpid()), event(1, "workers", wanted=2, placed=0)),
+            lambda: write(event(50, "workers", wanted=2, placed=1), event(100, "worker_ready", **READY)),
+            lambda: (write(unit(102, 2, 1)), publish(folder, 1, ["b", "c"], ["d"])),
+            lambda: (write(unit(104, 2)), publish(folder, 2, ["e", "f"])),
+        ]
+
+        def sleep(seconds: float) -> None:
+            now[0] += 60
+            if steps:
+                steps.pop(0)()
+
+        jobs = ScriptedJobs([*[RUNNING] * 5, DONE])
+        follow(
+            jobs, "j", FolderWatch(str(out), lambda: now[0]), lambda total, before: JsonLines(
+                total, before, stream, clock=lambda: now[0]
+            ), str, lambda: now[0], sleep,
+        )  # fmt: skip
+        said = [json.loads(line) for line in stream.getvalue().splitlines()]
+        assert speed(out) == (1.0, 1.25)
+    assert [one.get("stage") or one.get("placed") for one in said if one["event"] != "progress"] == [
+        "starting", 0, "making", 1,
+    ]  # fmt: skip
+    counts = [(one["made"], one["failed"], one["pictures_per_second"], one["seconds_left"]) for one in said
+              if one["event"] == "progress"]  # fmt: skip
+    assert counts == [
+        (1, 0, 0.0, None),
+        (1, 0, 0.0, None),
+        (1, 0, 0.0, None),
+        (3, 1, 1.0, 4.0),
+        (5, 1, 1.0, 3.2),
+        (5, 1, 1.0, 3.2),
+        (5, 1, 1.0, 3.2),
+    ]

@@ -19,6 +19,7 @@ from wanbatch.jobs.driver.cluster_session import (
     connection_error,
     missing_package,
     needless_token,
+    token_refused,
     token_sent,
 )
 
@@ -134,6 +135,13 @@ def test_which_token_is_sent_is_told_and_not_the_token(tmp_path):
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{secret}-2"}, f"no token ({secret}-2 is not there)"),
     ):
         assert token_sent(environment) == told
+        begin, sent, remedy = token_refused(environment).partition(told)
+        assert (begin, sent) == ("which sends ", told)
+        is_wrong, is_set = told.startswith("the token"), environment.get("RAY_AUTH_MODE") == "token"
+        assert ("that is not the cluster's own: put the cluster's own token there" in remedy) == is_wrong
+        assert ("set RAY_AUTH_MODE=token" in remedy) is not is_set
+        assert ("into RAY_AUTH_TOKEN, the file" in remedy) is not is_wrong
+        assert "s3cret" not in remedy
 
 
 @pytest.mark.parametrize(("of_cluster", "here", "refused"), [(False, True, True), (True, True, False), (False,) * 3])

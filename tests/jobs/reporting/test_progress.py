@@ -23,6 +23,7 @@ from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.reporting.contact_sheet import contact_sheet, first_records
 from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, Bar, JsonLines, progress_for
 from wanbatch.jobs.reporting.text_summary import stage_seconds, summary_text
+from wanbatch.manifests.dataset.event_log import Speed
 from wanbatch.manifests.dataset.part_files import open_parts
 
 
@@ -62,6 +63,29 @@ def test_json_lines_count_earlier_runs_but_do_not_take_them_for_speed():
     # one picture since the start, three left: three times as long as it has taken
     assert last["pictures_per_second"] == first["pictures_per_second"] == 0.25
     assert last["seconds_left"] == 12
+
+
+def test_a_speed_that_is_measured_elsewhere_is_shown_in_place_of_ones_own():
+    """Made ones are the speed; failed ones, too, shorten the time left."""
+    stream, now = io.StringIO(), [0.0]
+    lines = JsonLines(20, 0, stream, clock=lambda: now[0])
+    for seconds, speed in ((10.0, None), (20.0, Speed(1.0, 2.0))):
+        now[0] = seconds
+        lines.measured(speed)
+        lines.update(8, 2)
+    found = [(event["pictures_per_second"], event["seconds_left"]) for event in events(stream.getvalue())]
+    assert found == [(0.0, None), (1.0, 5.0)]
+
+    screen = io.StringIO()
+    bar = Bar(3700, 0, screen)
+    bar.measured(None)
+    bar.update(80, 20)
+    bar.measured(Speed(0.5, 1.0))
+    bar.update(80, 20)
+    unknown, known = [line for line in screen.getvalue().split("\r") if "100/3700" in line]
+    assert re.search(r" \? pictures/s · \? left", unknown), unknown
+    assert re.search(r" 0.50 pictures/s · 1:00:00 left", known), known
+    bar.close()
 
 
 def test_json_lines_do_not_flood():

@@ -156,6 +156,19 @@ def test_a_path_that_the_cluster_does_not_see_is_refused_and_submitted_again_und
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_interpreter_that_the_cluster_does_not_have_is_named_also_to_who_attaches(wanbatch, folder):
+    manifest = write_jsonl(folder / "interpreter.jsonl", ROWS)
+    words = ["submit", manifest, "--out", folder / "interpreter", "--python", "/nope/python", "--json"]
+    done = wanbatch(*words)
+    assert done.returncode == 2, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["message"].startswith("/nope/python: the cluster's shell does not find this interpreter")
+    state = json.loads(wanbatch("jobs", "status", answer["job"], "--json").stdout)
+    assert (state["status"], state["exit_code"]) == ("FAILED", 2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -172,7 +185,9 @@ def test_without_the_token_there_is_one_message(wanbatch, folder, changes, says)
     stale.write_text("5" * 64)
     refused = wanbatch("jobs", "list", **changes)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert f"does not take this process, which sends {says.format(home=folder / 'laptop')}: " in refused.stderr
+    sent = f"does not take this process, which sends {says.format(home=folder / 'laptop')}"
+    ours = ", and that is not the cluster's own: put the cluster's own token there"
+    assert sent + (": set RAY_AUTH_MODE=token, and put" if "disabled" in says else ours) in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
     assert "5555" not in refused.stderr
 

@@ -157,14 +157,15 @@ def test_a_token_that_the_cluster_does_not_take(nodes, command_on, tmp_path):
     stale.write_text("5" * 64)
     rows = [{"id": "a", "prompt": "x"}]
     home = {"HOME": str(tmp_path / "home"), "RAY_AUTH_TOKEN": None}
-    for changes, sent in (
-        ({"RAY_AUTH_TOKEN": "4" * 64}, "the token of RAY_AUTH_TOKEN"),
-        (home, f"the token of the file {stale}"),
-        ({**home, "RAY_AUTH_MODE": None}, "no token (RAY_AUTH_MODE is not set)"),
+    ours = ", and that is not the cluster's own: put the cluster's own token there"
+    for changes, sent, remedy in (
+        ({"RAY_AUTH_TOKEN": "4" * 64}, "the token of RAY_AUTH_TOKEN", ours),
+        (home, f"the token of the file {stale}", ours),
+        ({**home, "RAY_AUTH_MODE": None}, "no token (RAY_AUTH_MODE is not set)", ": set RAY_AUTH_MODE=token"),
     ):
         told = ended(command_on(nodes, rows, **changes), code=2)
         assert len(told.splitlines()) == 1
-        for part in ("does not take this process", sent, "set RAY_AUTH_MODE=token"):
+        for part in ("does not take this process", f"{sent}{remedy}"):
             assert part in told
         assert "4444" not in told
         assert "5555" not in told

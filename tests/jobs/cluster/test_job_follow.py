@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from output_folders import publish
@@ -183,15 +184,12 @@ def test_an_interpreter_that_is_not_there_is_named(status, driver, message, foun
         assert "--python" in (end.explanation or "")
 
 
-BEGAN = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
+def event(seconds: float, name: str, **fields: object) -> dict[str, Any]:
+    """An event of a run, so many seconds after some moment."""
+    return {"time": seconds, "event": name, **fields}
 
 
-def event(seconds: float, name: str, **fields: object) -> dict[str, object]:
-    """An event of a run, so many seconds after this process could have begun one."""
-    return {"time": (BEGAN + timedelta(seconds=seconds)).isoformat(), "event": name, **fields}
-
-
-def unit(seconds: float, made: int, failed: int = 0) -> dict[str, object]:
+def unit(seconds: float, made: int, failed: int = 0) -> dict[str, Any]:
     return event(seconds, "unit", worker="w", made=made, failed=failed, busy_seconds=2.0)
 
 
@@ -202,9 +200,12 @@ def test_speed_and_stage_are_those_of_the_run_and_not_counted_from_when_the_job_
     """As `wanbatch status` counts them; an earlier run of the folder, which was killed, is none of this one."""
     out, now, stream = tmp_path / "out", [0.0], io.StringIO()
     with OutputFolder.open(out, {}) as folder:
+        began = datetime.now(UTC)  # not before the folder was held
 
-        def write(*events: dict[str, object]) -> None:
-            folder.append_internal_file(LOG, b"".join(json.dumps(one).encode() + b"\n" for one in events))
+        def write(*events: dict[str, Any]) -> None:
+            for one in events:
+                timed = {**one, "time": (began + timedelta(seconds=one["time"])).isoformat()}
+                folder.append_internal_file(LOG, json.dumps(timed).encode() + b"\n")
 
         folder.set_plan({"rows": 10})
         publish(folder, 0, ["a"])

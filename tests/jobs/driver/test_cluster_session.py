@@ -117,7 +117,8 @@ def test_what_ray_makes_of_its_mode_is_undone(monkeypatch, fails):
         (TimeoutError("timed out"), MachineryError, "run the same command again"),
     ],
 )
-def test_why_a_cluster_cannot_be_used(error, kind, told):
+def test_why_a_cluster_cannot_be_used(error, kind, told, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     made = connection_error("auto", error)
     assert type(made) is kind
     with pytest.raises(kind, match=told):

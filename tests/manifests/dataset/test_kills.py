@@ -14,8 +14,6 @@ from killed_run import STATES
 SUPPORT = Path(__file__).parents[2] / "support"
 RUN = {"_wanbatch/run.json"}
 REPLACED = "_wanbatch/tmp/00004-first-replaced-{}.parquet"  # 0: what replaces a part of `data`, 2: of `timings`
-    "_wanbatch/tmp/00004-first-replaced-{}.parquet"  # 0: what takes the place of a part of `data`, 2: `timings`
-)
 
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 

@@ -17,7 +17,11 @@ from wanbatch.jobs.comparison.compare import compare
 from wanbatch.jobs.comparison.text import lines_of
 from wanbatch.jobs.driver.run import retry, run
 from wanbatch.jobs.planning import plan as planning
+from wanbatch.manifests.dataset.mark_reading import read_marks
 from wanbatch.manifests.records import DATA_SCHEMA
+from wanbatch.manifests.sharing.facts import facts_of
+from wanbatch.manifests.sharing.hub_card import Licences, hub_card
+from wanbatch.manifests.sharing.pictures import contents_of
 
 ROWS = [
     {"id": "plain", "prompt": "a star"},
@@ -64,7 +68,7 @@ def compared(*folders) -> list[str]:
 def test_files_and_weights_in_effect_are_in_rows_card_and_export(run_fast, settings, files, tmp_path):
     manifest, out = write_jsonl(tmp_path / "m.jsonl", ROWS), tmp_path / "out"
     given = {"flat": files["flat"], "ink": files["ink"] + ":0.4", "night": files["night"]}
-    run_fast(manifest, out, settings(lora=given, merge=["night"]))
+    run_fast(manifest, out, settings(lora=given, merge=["night"], embed_settings=True))
     hashes = {name: sha256(path) for name, path in files.items()}
     merged = {"name": "night", "weight": 1.0, "sha256": hashes["night"], "merged": True}
     own = [("flat", 1.0), ("ink", 0.2)]
@@ -74,10 +78,22 @@ def test_files_and_weights_in_effect_are_in_rows_card_and_export(run_fast, setti
     assert f"| `merged_adapters` | `night at 1 (SHA-256 {hashes['night']}, merged)` |" in card
     assert "| `row_adapters` | `added` |" in card
     assert "| `adapters` | the adapters (LoRA) that were in effect" in card
+    contents = contents_of(out, False)
+    published = hub_card("me/set", contents, facts_of(contents), Licences("cc0-1.0"), 1)
+    assert f"`night at 1 (SHA-256 {hashes['night']}, merged)`" in published
     ended = CliRunner().invoke(main, ["export", str(out), "--format", "imagefolder", "--to", str(tmp_path / "given")])
     assert ended.exit_code == 0, ended.output
     lines = (tmp_path / "given" / "train" / "metadata.jsonl").read_text().splitlines()
     assert {row["id"]: row["adapters"] for row in map(json.loads, lines)} == recorded(out)
+    said = CliRunner().invoke(main, ["origin", str(tmp_path / "given" / "train" / "styled.png"), "--in", str(out)])
+    words = [f"{name} at {weight:g} (SHA-256 {hashes[name][:12]})" for name, weight in own]
+    assert (
+        f"made with the adapters night at 1 (SHA-256 {hashes['night'][:12]}, merged); {'; '.join(words)}\n"
+        in said.output
+    )
+    marks = read_marks(tmp_path / "given" / "train" / "styled.png")
+    assert marks.settings["adapters"] == recorded(out)["styled"]
+    assert marks.parameters.startswith("a star <lora:night:1> <lora:flat:1> <lora:ink:0.2>\n")
 
 
 def test_without_adapters_nothing_shows_that_there_is_such_a_column(run_fast, settings, files, tmp_path):

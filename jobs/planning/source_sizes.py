@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -101,7 +101,7 @@ def size_rows(
 
 
 def with_every_source(plan: Plan, cache: SizeCache, measuring: Measuring) -> Plan:
-    """The plan that knows of all sources but those on the web which cannot be read, and what to note of the others.
+    """The plan that knows of all sources and maps but those on the web which cannot be read, and notes of the others.
 
     Args:
         plan: of the manifest that names them.
@@ -111,12 +111,12 @@ def with_every_source(plan: Plan, cache: SizeCache, measuring: Measuring) -> Pla
     Raises:
         MachineryError: An object store that holds sources does not answer.
     """
-    distinct = {
-        source.key: source
-        for row in plan.manifest.iter_rows()
-        for source in row.sources
-        if source.embedded or not is_web_address(source.path or "")
-    }
+    mapped = np.flatnonzero(pc.is_valid(plan.manifest.rows["creativity_map"]).to_numpy())
+    named = chain(
+        (source for row in plan.manifest.iter_rows() for source in row.sources),
+        (source for source in plan.manifest.map_sources(pa.array(mapped)) if source is not None),
+    )
+    distinct = {source.key: source for source in named if source.embedded or not is_web_address(source.path or "")}
     sources = [source for source in distinct.values() if source.name not in plan.unreadable]
     with measuring.make_loader() as loader:
         known = cache.find([loader.cache_key(source) for source in sources])

@@ -64,6 +64,7 @@ class TuningResult:
                 "pictures": len(self.sample.requests),
                 "images": self.sample.images,
                 "unaffected": self.sample.unaffected,
+                "unmeasured": self.sample.unmeasured,
                 "passed_over": self.sample.unreadable,
             },
             **self.evidence,
@@ -84,8 +85,12 @@ class TuningResult:
         if sample.unaffected:
             lines.append(
                 f"{number_of(sample.unaffected, 'images', 'keeps', 'keep')} the rows' own steps, sampler, "
-                f"schedule or sigmas, or rows have an adapter, a map or creativity 0; they were not measured, "
-                f"and only a step cache applies to them too"
+                f"schedule or sigmas, or creativity 0: only a step cache applies to them too"
+            )
+        if sample.unmeasured:
+            lines.append(
+                f"{number_of(sample.unmeasured, 'images', 'has', 'have')} an adapter, a creativity map or boxes: "
+                f"what is chosen applies to them too, and was not measured with them"
             )
         if sample.unreadable:
             lines.append(

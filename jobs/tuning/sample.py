@@ -31,14 +31,16 @@ class Sample:
     Attributes:
         requests: What is asked of the model for each.
         images: How many images the whole manifest has.
-        unaffected: How many of those are of rows with one of `ROW_SETTINGS`, an adapter, or a creativity map or
-            boxes, or take no step.
+        unaffected: How many of those are of rows with one of `ROW_SETTINGS`, or take no step.
+        unmeasured: How many of the others have an adapter, or a creativity map or boxes: what is chosen applies to
+            them, but is not tried with them.
         unreadable: How many of the others were skipped because their sources cannot be read.
     """
 
     requests: tuple[Request, ...]
     images: int
     unaffected: int
+    unmeasured: int
     unreadable: int
 
 
@@ -48,19 +50,21 @@ def draw_sample(plan: Plan, count: int, settings: Settings) -> Sample:
     Raises:
         UserError: There are none, or none of them can be made.
     """
-    affected = _affected(plan)
-    if not len(affected):
+    affected, plain = _affected(plan)
+    measured = np.flatnonzero(affected & plain)
+    if not len(measured):
         raise UserError(
             f"{'its 1 image has' if len(plan) == 1 else f'all {len(plan)} images have'} "
             f"{' or '.join(ROW_SETTINGS)} of their own in the manifest, an adapter, a "
             "creativity map or boxes, or creativity 0: there is nothing to tune"
         )
-    order = np.random.default_rng(settings.seed).permutation(affected)
+    order = np.random.default_rng(settings.seed).permutation(measured)
     requests, unfit = load_requests(_images(plan, order), count, loading_from(plan, settings.allow_http))
     if not requests:
         image, error = unfit[0]
         raise UserError(f"no row can be made; the first one tried, {image.id!r}, fails with: {error}")
-    return Sample(tuple(requests), len(plan), len(plan) - len(affected), len(unfit))
+    tuned = int(affected.sum())
+    return Sample(tuple(requests), len(plan), len(plan) - tuned, tuned - len(measured), len(unfit))
 
 
 def load_requests(
@@ -113,15 +117,16 @@ def possible_candidates(plan: Plan) -> Callable[[Candidate], bool]:
     return is_possible
 
 
-def _affected(plan: Plan) -> np.ndarray:
-    """Return the indices of images that take steps, with neither map nor adapter, and nothing of what is tuned."""
-    rows = plan.manifest.rows
-    free = np.ones(len(rows), dtype=bool)
-    for name in (*ROW_SETTINGS, *MAPS):
+def _affected(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Which images take all that is tuned from the settings, and which have neither map nor adapter."""
+    rows, image_rows = plan.manifest.rows, plan.images["row"].to_numpy()
+    free, plain = np.ones(len(rows), dtype=bool), ~has_adapters(rows)
+    for name in ROW_SETTINGS:
         free &= pc.is_null(rows[name]).to_numpy()
-    free &= ~has_adapters(rows)
+    for name in MAPS:
+        plain &= pc.is_null(rows[name]).to_numpy()
     moving = plan.images["starting_level"].to_numpy() > 0
-    return np.flatnonzero(free[plan.images["row"].to_numpy()] & moving)
+    return free[image_rows] & moving, plain[image_rows]
 
 
 def _images(plan: Plan, indices: np.ndarray, together: int = 64) -> Iterator[Image]:

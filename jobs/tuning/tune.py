@@ -37,6 +37,7 @@ from wanbatch.pipeline.evaluation.metrics import Score
 from wanbatch.pipeline.evaluation.quality import Meter, Pictures
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo
+from wanbatch.pipeline.loading.runtime import MERGED
 from wanbatch.pipeline.sampling.schedules import SPACINGS, linear
 from wanbatch.pipeline.sampling.solvers import SOLVERS, evaluations, solve
 
@@ -102,7 +103,7 @@ def tune(
     measurement = _Measurement(
         runner, Meter(goal.metrics, execution.device), meter, references.pictures, options.timing_rounds, on_progress
     )
-    space = _search_space(plan, model, sample)
+    space = _search_space(plan, model, settings, sample)
     default, chosen, frontier = measurement.search(space, goal)
     result = TuningResult(
         goal=goal,
@@ -217,14 +218,14 @@ def _make_references(runner: CandidateRunner, reference: Candidate) -> Candidate
     return references
 
 
-def _search_space(plan: Plan, model: ModelInfo, sample: Sample) -> SearchSpace:
+def _search_space(plan: Plan, model: ModelInfo, settings: Settings, sample: Sample) -> SearchSpace:
     return SearchSpace(
         default=Candidate(model.sampler, model.steps, schedule=model.schedule),
         samplers=_deterministic_samplers(),
         evaluations=lambda sampler, steps: evaluations(sampler, linear(steps, model.shift)),
         schedules=tuple(name for name in SPACINGS if name != model.schedule),
         is_possible=possible_candidates(plan),
-        layers=model.layers,
+        layers=0 if settings.row_adapters == MERGED else model.layers,  # which every block goes with
         guided=any(request.guidance > 1 for request in sample.requests),
     )
 

@@ -22,6 +22,7 @@ from wanbatch.manifests.sharing.contents import Contents
 from wanbatch.manifests.sharing.facts import Facts, facts_of
 from wanbatch.manifests.sharing.hub_card import Licences, hub_card
 from wanbatch.manifests.sharing.hub_errors import hub_errors
+from wanbatch.manifests.sharing.hub_licences import unknown_licence
 from wanbatch.manifests.sharing.pictures import contents_of
 from wanbatch.manifests.sharing.shards import SHARD_BYTES, Shard, write_shards
 
@@ -164,7 +165,7 @@ def _dry_run(
         files[shard.name] = shard.bytes
         on_shard(shard, True)
     card, files = _with_card(repository, contents, facts, options, files)
-    warnings = _warnings(facts, None if not options.public else False)
+    warnings = _warnings(facts, None if not options.public else False, options.licences.license)
     return PushReport(
         repository, None, contents.images, contents.left, files, tuple(files), (), not options.public, warnings, card
     )
@@ -217,7 +218,7 @@ def _push(
         sent=(*(addition.path_in_repo for addition in additions), CARD, RECORD) if changed else (),
         removed=stale,
         private=remote.private,
-        warnings=_warnings(facts, remote.private),
+        warnings=_warnings(facts, remote.private, options.licences.license),
         card=card,
     )
 
@@ -303,8 +304,9 @@ def _record(contents: Contents) -> bytes:
     return json.dumps(record).encode()
 
 
-def _warnings(facts: Facts, private: bool | None) -> tuple[str, ...]:
-    found = []
+def _warnings(facts: Facts, private: bool | None, license: str) -> tuple[str, ...]:
+    unknown = unknown_licence(license)
+    found = [] if unknown is None else [unknown]
     if facts.private_paths:
         found.append(f"rows and card name folders of this machine: {', '.join(facts.private_paths)}")
     if private is False:

@@ -235,6 +235,10 @@ NOT_HERE: Table = {
     },
     "engines/verify.py": {"install wanbatch[onnx]": FETCHED},
     "manifests/dataset/content_credentials.py": {"pip install 'wanbatch[c2pa]'": FETCHED},
+    "manifests/sharing/hub_licences.py": {
+        "give one of its names": "tests/manifests/sharing/test_push.py"
+        "::test_a_licence_that_the_hub_does_not_know_is_warned_of",
+    },
     "manifests/sharing/writers.py": {"pip install 'wanbatch[lance]'": FETCHED},
     "jobs/augment/user_models.py": {"pip install 'wanbatch[onnx]'": FETCHED},
     "jobs/cluster/job_client.py": {

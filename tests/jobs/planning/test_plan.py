@@ -315,3 +315,13 @@ def test_plan_tells_which_sources_cannot_be_read_and_what_passes_through(manifes
     assert lines[-1] == f"none.png does not exist in {tmp_path}"
     found = json.loads(invoke("plan", manifest(*rows), "--json", "--model", model_folder).stdout)
     assert set(found["unreadable_sources"]) == {"bad.png", "none.png"}
+
+
+def test_plan_tells_which_creativity_maps_cannot_be_read(manifest, model_folder, tmp_path):
+    picture(tmp_path / "a.png", 64, 64)
+    rows = [
+        {"image": "a.png", "prompt": "x", "creativity_map": "a.png"},
+        {"image": "a.png", "prompt": "x", "creativity_map": "mask.png"},
+    ]
+    found = json.loads(invoke("plan", manifest(*rows), "--json", "--model", model_folder).stdout)
+    assert found["unreadable_sources"] == {"mask.png": f"mask.png does not exist in {tmp_path}"}

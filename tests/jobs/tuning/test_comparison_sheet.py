@@ -37,7 +37,7 @@ def result() -> TuningResult:
         frontier=trials,
         candidates=5,
         fewest_steps=1,
-        sample=Sample((request("heart", "a red\nheart"), request("star", "a star")), 2, 0, 0),
+        sample=Sample((request("heart", "a red\nheart"), request("star", "a star")), 2, 0, 0, 0),
         evidence={},
     )
 

@@ -11,6 +11,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.tuning.candidates import Candidate
 from wanbatch.jobs.tuning.sample import draw_sample, possible_candidates
+from wanbatch.jobs.tuning.tune import _search_space
 
 
 def test_few_steps_are_not_tried_where_a_row_could_not_start(rows, settings):
@@ -71,7 +72,7 @@ def test_rows_with_maps_are_left_out_and_counted(rows, settings):
     plan, _ = prepare(rows, settings(steps=8))
     sample = draw_sample(plan, 4, settings(seed=1, steps=8))
     assert [request.id for request in sample.requests] == ["plain"]
-    assert sample.unaffected == 2
+    assert (sample.unaffected, sample.unmeasured) == (0, 2)
     rows.write_text("".join(json.dumps(row) + "\n" for row in mapped))
     plan, _ = prepare(rows, settings(steps=8))
     with pytest.raises(UserError, match=r"all 2 images have .* a creativity map or boxes, or creativity 0: there is"):
@@ -85,3 +86,10 @@ def test_the_sample_is_drawn_by_the_seed(rows, settings):
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) == 8
     assert max(map(int, drawn[0])) > 60  # not the first ones
+
+
+def test_step_caches_are_not_tried_where_every_block_is_run(rows, settings, model):
+    plan, _ = prepare(rows, settings())
+    sample = draw_sample(plan, 4, settings(seed=1))
+    added, merged = (_search_space(plan, model, settings(row_adapters=way), sample) for way in ("added", "merged"))
+    assert (added.layers, merged.layers) == (model.layers, 0)

@@ -41,7 +41,7 @@ def evidence(manifest: str = "shop.jsonl") -> list[str]:
             frontier=(chosen,),
             candidates=17,
             fewest_steps=5,
-            sample=Sample((), 9, 3, 1),
+            sample=Sample((), 9, 3, 2, 1),
             evidence=known,
         )
     )

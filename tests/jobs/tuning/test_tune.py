@@ -130,6 +130,7 @@ def test_the_command(rows, model_folder, tmp_path):
         "pictures": 2,
         "images": 6,
         "unaffected": 2,
+        "unmeasured": 0,
         "passed_over": found["sample"]["passed_over"],
     }
     assert "references" in ended.err

@@ -120,6 +120,14 @@ def test_the_card_has_what_the_hub_reads(server, tmp_path):
     assert "/" not in json.dumps(data["pretty_name"])
 
 
+def test_a_licence_that_the_hub_does_not_know_is_warned_of(tmp_path):
+    out = fill(tmp_path / "out", NAMES[:2])
+    told = push(out, TARGET, replace(CC, licences=Licences("cc-by-4"), dry_run=True, partial=True)).warnings
+    assert told[0].endswith("like cc-by-4.0, or other; did you mean cc-by-4.0?")
+    known = push(out, TARGET, replace(CC, dry_run=True, partial=True)).warnings
+    assert told[1:] == known
+
+
 def test_rejections_are_of_the_pictures_that_go_up(tmp_path):
     """Not of those that left the folder since the check, nor of one that was made again."""
     out = fill(tmp_path / "out", NAMES)

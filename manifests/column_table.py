@@ -284,6 +284,18 @@ COLUMNS: tuple[Column, ...] = (
         since=3,
         rare=True,
     ),
+    Column(
+        "adapters",
+        "the adapters (LoRA) that were in effect: name, weight (the row's times that of the run), SHA-256 of the "
+        "file (of two files, over those of both), and whether it was merged into the model for all rows",
+        written=pa.list_(
+            pa.struct(
+                [("name", pa.string()), ("weight", pa.float64()), ("sha256", pa.string()), ("merged", pa.bool_())]
+            )
+        ),
+        since=7,
+        rare=True,
+    ),
     Column("model", "the model", written=pa.string()),
     Column("revision", "the model's revision", written=pa.string()),
     Column(

@@ -48,6 +48,7 @@ def origin(file: Path, folder: str | Path | None, as_json: bool) -> None:
 
 
 def _lines(file: Path, marks: FileMarks, folder: str | Path | None, row: FoundRow | None) -> Iterator[str]:
+    from wanbatch.manifests.adapter_words import adapters_words, recorded_adapters
     from wanbatch.manifests.digital_source import MEANINGS
 
     if marks.term is None:
@@ -76,5 +77,7 @@ def _lines(file: Path, marks: FileMarks, folder: str | Path | None, row: FoundRo
         else:
             yield f"  row       {row.values['id']!r} of {folder}, found {_FOUND_BY[row.by]}"
             yield f"            {row.part} row {row.row}"
+            if adapters := recorded_adapters(row.values):
+                yield f"            made with the adapters {adapters_words(adapters)}"
             number = row.values["manifest_row"]
             yield f"            row {number} of the manifest as it was then; it may have changed since: join on id"

@@ -14,7 +14,7 @@ import pyarrow as pa
 from wanbatch import __version__
 from wanbatch.errors import UserError
 from wanbatch.jobs.comparison import matching
-from wanbatch.jobs.comparison.matching import Matched, match, request_differences
+from wanbatch.jobs.comparison.matching import Matched, match, request_differences, unknown_adapters
 from wanbatch.jobs.comparison.measuring import Measured, Side, measure
 from wanbatch.jobs.reporting.report import work
 from wanbatch.jobs.reporting.report.groups import creativity_name
@@ -76,6 +76,7 @@ def compare(first: str | Path, second: str | Path, metrics: Sequence[str], limit
         "failed": [found["quarantined"] for found in statuses],
         "only_in": [_named(matched.only_first), _named(matched.only_second)],
         "requests_differ": request_differences(matched, *tables),
+        "adapters_unknown": unknown_adapters(matched, *tables),
         "settings_differ": list(differences(statuses[0]["fingerprint"], statuses[1]["fingerprint"])),
         "metrics": _metrics(measured, metrics),
         "by_creativity": _by_creativity(measured, tables[0], metrics),

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from wanbatch.jobs.comparison.compare import Comparison
+from wanbatch.jobs.comparison.matching import ADAPTERS, change_in_words, row_adapters
 from wanbatch.jobs.comparison.measuring import EQUAL, TOGETHER, Measured
+from wanbatch.jobs.comparison.text import unknown_of_adapters
 from wanbatch.jobs.reporting.report.page import PAGE_BYTES, PICTURE_BYTES, environment
 from wanbatch.jobs.reporting.report.thumbnails import Thumbnail, thumbnail
 
@@ -65,7 +67,11 @@ def comparison_page(comparison: Comparison, metric: str) -> str:
             environment(__package__ or "")
             .get_template("compare.html")
             .render(
-                data=comparison.data, groups=groups, amplified=AMPLIFIED, names=_names(comparison.data["folders"])
+                data=comparison.data,
+                groups=groups,
+                amplified=AMPLIFIED,
+                names=_names(comparison.data["folders"]),
+                unknown=list(unknown_of_adapters(comparison.data)),
             )
         )
         if len(html.encode()) <= PAGE_BYTES or not any(of for _, of in groups):
@@ -120,9 +126,7 @@ def _cards(comparison: Comparison, wanted: Sequence[Measured]) -> dict[str, Pair
 def _card(comparison: Comparison, measured: Measured, first: np.ndarray, second: np.ndarray) -> PairCard:
     pair = measured.pair
     rows = [_values(comparison, 0, pair.first), _values(comparison, 1, pair.second)]
-    changed = [
-        (name, _text(rows[0].get(name)), _text(rows[1].get(name))) for name in pair.differs if name != "sources"
-    ]
+    changed = [(name, *_change(name, rows[0], rows[1])) for name in pair.differs if name != "sources"]
     names = ("creativity", "steps", "guidance", "sampler", "schedule", "step_cache", "seed")
     return PairCard(
         measured,
@@ -133,6 +137,12 @@ def _card(comparison: Comparison, measured: Measured, first: np.ndarray, second:
         [(name, _text(rows[0][name])) for name in names if rows[0].get(name) is not None],
         changed,
     )
+
+
+def _change(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str, str]:
+    if name == ADAPTERS:
+        return change_in_words(name, row_adapters(first), row_adapters(second))
+    return _text(first.get(name)), _text(second.get(name))
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from wanbatch.counting import number_of
+from wanbatch.jobs.comparison.matching import ADAPTERS
+
 SETTINGS_SHOWN = 6
+VALUE_SHOWN, ADAPTERS_SHOWN = 60, 400
+"""Characters of a value."""
 
 
 def lines_of(data: Mapping[str, Any], page: str) -> Iterator[str]:
@@ -22,9 +27,10 @@ def lines_of(data: Mapping[str, Any], page: str) -> Iterator[str]:
             more = ", ..." if side["images"] > 3 else ""
             yield f"  warning   {side['images']} only in the {word}: {', '.join(side['ids'][:3])}{more}"
     for one in data["requests_differ"]:
-        first = one["changes"][0]
-        change = "" if one["column"] == "sources" else f": {first['from'][:60]} -> {first['to'][:60]}"
+        first, most = one["changes"][0], ADAPTERS_SHOWN if one["column"] == ADAPTERS else VALUE_SHOWN
+        change = "" if one["column"] == "sources" else f": {first['from'][:most]} -> {first['to'][:most]}"
         yield f"  differs   {one['column']} of {one['images']} ids{change}{' and others' if one['kinds'] > 1 else ''}"
+    yield from (f"  unknown   {sentence}" for sentence in unknown_of_adapters(data))
     yield from _settings(data["settings_differ"])
     if data["not_comparable"]:
         problem = next(row["problem"] for row in data["rows"] if "problem" in row)
@@ -39,6 +45,16 @@ def lines_of(data: Mapping[str, Any], page: str) -> Iterator[str]:
             f"from {of['least']:.4g} to {of['most']:.4g}"
         )
     yield f"  page      {page}"
+
+
+def unknown_of_adapters(data: Mapping[str, Any]) -> Iterator[str]:
+    """For each folder a sentence about adapters of its rows that it does not tell enough of to compare them."""
+    for folder, images in zip(data["folders"], data["adapters_unknown"], strict=True):
+        if images:
+            yield (
+                f"adapters of {number_of(images, 'ids')} of {folder}: an earlier version of wanbatch made them and "
+                "did not record files and weights of adapters, so only what rows ask for is compared"
+            )
 
 
 def _settings(sentences: Sequence[str]) -> Iterator[str]:

@@ -32,6 +32,7 @@ from wanbatch.jobs.driver.run_context import RunContext, prepare_run
 from wanbatch.jobs.driver.site import site_finder
 from wanbatch.jobs.driver.source_sizing import size_what_is_pending
 from wanbatch.jobs.driver.stopwatch import Stopwatch
+from wanbatch.jobs.planning.adapters import settings_on_card
 from wanbatch.jobs.planning.long_prompts import notes_on_long_prompts
 from wanbatch.jobs.reporting.parts_progress import PartsProgress
 from wanbatch.jobs.reporting.progress import Progress, progress_for
@@ -197,6 +198,7 @@ def _card_content(context: RunContext) -> CardContent:
     """What the dataset card says of a run."""
     names = ("seed", *DEFAULTS, *NOTED_ON_CARD)
     settings = {name: context.fingerprint[name] for name in names if name in context.fingerprint}
+    settings |= settings_on_card(context.plan.adapters, context.settings)
     passthrough = context.plan.manifest.passthrough.schema
     later, notes = context.plan.later, notes_on_long_prompts(context.plan)
     return CardContent(context.model.name, context.model.revision, settings, passthrough, later, notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.adapter_texts import Registered, registered
 from wanbatch.jobs.config.settings import AUTO, Settings
 from wanbatch.jobs.planning.adapter_copies import is_fetched, local_adapter
+from wanbatch.manifests.adapter_words import ALL_DIGITS, adapters_words
+from wanbatch.manifests.columns import WRITTEN
 from wanbatch.manifests.reading.column_names import if_own
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.pipeline.adapters.files import AdapterFile, ModelLayers, read_adapter
@@ -200,6 +202,51 @@ def identities(images: pa.Table, adapters: Adapters) -> list[tuple[tuple[str, fl
     return [
         tuple(adapters[name].identity for _, name in names if name in adapters) for names in names_of_each(images)
     ]
+
+
+def with_adapters(images: pa.Table, adapters: Adapters) -> pa.Table:
+    """Images with the adapters that are in effect for each, as its record will have them; null where there are none.
+
+    The column is a dictionary, as most images have what others have, too.
+
+    Args:
+        images: of the plan, with a column `adapters` that is replaced.
+        adapters: of the run, the merged ones in the order in which they are merged.
+    """
+    if not adapters:
+        return images
+    merged = [_in_effect(one, 1.0) for one in adapters.values() if one.merged]
+    distinct: dict[tuple[tuple[str, float], ...], int] = {}
+    pairs = zip(images["style"].to_pylist(), images["loras"].to_pylist(), strict=True)
+    indices = [distinct.setdefault(own_adapters(*pair), len(distinct)) for pair in pairs]
+    values = [
+        merged + [_in_effect(adapters[name], weight) for name, weight in own if name in adapters] for own in distinct
+    ]
+    there = [index if values[index] else None for index in indices]
+    column = pa.DictionaryArray.from_arrays(pa.array(there, pa.int32()), pa.array(values, WRITTEN["adapters"]))
+    return images.set_column(images.schema.get_field_index("adapters"), "adapters", column)
+
+
+def settings_on_card(adapters: Adapters, settings: Settings) -> dict[str, str]:
+    """What a dataset card says of adapters as settings of the run: how rows have theirs, and which are merged."""
+    merged = [_in_effect(one, 1.0) for one in adapters.values() if one.merged]
+    of_rows = {"row_adapters": settings.row_adapters} if len(merged) < len(adapters) else {}
+    return of_rows | ({"merged_adapters": adapters_words(merged, ALL_DIGITS)} if merged else {})
+
+
+def own_adapters(style: str | None, loras: Sequence[Mapping[str, Any]] | None) -> tuple[tuple[str, float], ...]:
+    """The names of the adapters that a row names, each with the weight that the row gives it."""
+    return (*([(style, 1.0)] if style is not None else ()), *((one["name"], one["weight"]) for one in loras or ()))
+
+
+def _in_effect(adapter: NamedAdapter, weight: float) -> dict[str, Any]:
+    """One value of the column `adapters`. weight: that a row gives it."""
+    return {
+        "name": adapter.name,
+        "weight": weight * adapter.weight,
+        "sha256": adapter.file.digest,
+        "merged": adapter.merged,
+    }
 
 
 def has_adapters(images: pa.Table) -> np.ndarray:

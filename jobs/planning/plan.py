@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.jobs.planning.adapters import Adapters, has_adapters, identities
+from wanbatch.jobs.planning.adapters import Adapters, has_adapters, identities, with_adapters
 from wanbatch.jobs.planning.checks import check_texts
 from wanbatch.jobs.planning.noise_schedule import (
     REPLACED,
@@ -287,7 +287,7 @@ def make_plan(
     images = images.append_column("digest", pa.array(digests, pa.string()))
     for name in RARE:
         images = images.append_column(name, pa.nulls(len(images), WRITTEN[name]))
-    images = with_sounds(images, rows, hearing, settings.keep_audio)
+    images = with_adapters(with_sounds(images, rows, hearing, settings.keep_audio), adapters)
     hearing = hearing if rows["audio"].null_count < len(rows) else None
     return Plan(manifest, images, sourced.to_numpy(), adapters=adapters, hearing=hearing).with_used_later()
 

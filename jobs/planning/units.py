@@ -31,6 +31,7 @@ class Image(_Resolved):
         digest: of everything that was decided; another one if the row changed.
         prompt_tokens_cut: how many tokens of its prompt the model does not read; None: it reads all.
         negative_prompt_tokens_cut: the same of its negative prompt.
+        adapters: those in effect, as its record will have them; None: there are none.
         audio: its sound.
         keeps_audio: whether the sound's file goes to the output.
         audio_source: a mark if its sound is heard; the worker knows the rest.
@@ -49,6 +50,7 @@ class Image(_Resolved):
     digest: str
     prompt_tokens_cut: int | None = None
     negative_prompt_tokens_cut: int | None = None
+    adapters: Any = None
     map_source: Source | None = None
     audio: Source | None = None
     keeps_audio: bool = False

@@ -31,6 +31,8 @@ def mark_of(image: Image, sources: Sequence[str | None], setup: WorkerSetup) -> 
     model = setup.model
     name = model.name if model.revision is not None else PurePath(model.name).name  # no folders of this machine
     settings = {column: getattr(image, column) for column in EMBEDDED}
+    if image.adapters is not None:
+        settings["adapters"] = image.adapters
     return OriginMark(
         term, TOOL, {**settings, "model": name, "revision": model.revision, "step_cache": setup.runtime.step_cache}
     )

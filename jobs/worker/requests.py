@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from wanbatch.errors import RowError
+from wanbatch.jobs.planning.adapters import own_adapters
 from wanbatch.jobs.planning.units import Image
 from wanbatch.jobs.worker.sounds import NO_SOUND, HeardSound
 from wanbatch.manifests.columns import RESOLVED
@@ -47,8 +48,7 @@ def request_for(
 
 def adapters_of(image: Image) -> tuple[tuple[str, float], ...]:
     """Names and weights of the adapters that a planned image has of its own."""
-    style = [(image.style, 1.0)] if image.style is not None else []
-    return (*style, *((one["name"], one["weight"]) for one in image.loras or ()))
+    return own_adapters(image.style, image.loras)
 
 
 def coming_row(image: Image) -> ComingRow:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
+from wanbatch.manifests.adapter_words import hashes, prompt_tags
 from wanbatch.manifests.dataset.image_formats import Metadata
 from wanbatch.manifests.digital_source import VOCABULARY
 
@@ -49,7 +50,8 @@ class OriginMark:
     Attributes:
         term: how it came to be, of `digital_source`.
         tool: name and version of the program.
-        settings: what it was made with, by column, `model` and `revision` too; None: its file does not say.
+        settings: what it was made with, by column, `model` and `revision` too, and `adapters` where there are some;
+            None: its file does not say.
     """
 
     term: str
@@ -78,14 +80,17 @@ class OriginMark:
 
     def _parameters(self, said: Mapping[str, Any]) -> str:
         """The text that A1111 and those who read its pictures understand: prompts, then a line of settings."""
-        lines = [cut(said.get("prompt") or "")]
+        adapters = said.get("adapters") or ()
+        lines = [" ".join(text for text in (cut(said.get("prompt") or ""), prompt_tags(adapters)) if text)]
         if negative := said.get("negative_prompt"):
             lines.append(f"Negative prompt: {cut(negative)}")
-        others = {name: value for name, value in _others(said).items() if value is not None}
+        told = ("adapters", "style", "loras") if adapters else ()  # by the tags
+        others = {name: value for name, value in _others(said).items() if value is not None and name not in told}
         size = f"{others.pop('width')}x{others.pop('height')}"
         named = {label: others.pop(name) for name, label in _A1111.items() if name in others}
         line = {**named, "Size": size, **others, "Version": self.tool}
-        lines.append(", ".join(f"{label}: {_quoted(value)}" for label, value in line.items()))
+        values = [f"{label}: {_quoted(value)}" for label, value in line.items()]
+        lines.append(", ".join([*values, *([f"Hashes: {hashes(adapters)}"] if adapters else [])]))
         return "\n".join(lines)
 
 
@@ -117,6 +122,8 @@ def _others(said: Mapping[str, Any]) -> dict[str, Any]:
 def _short(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_short(one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: _short(one) for name, one in value.items()}
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

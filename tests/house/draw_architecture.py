@@ -30,6 +30,7 @@ WINGS = {  # the middle of each box
     "manifests.reading": (95, 190),
     "manifests.dataset": (230, 242),
     "manifests.sources": (95, 330),
+    "manifests.adapter_words": (248, 370),
     "manifests.storage": (165, 440),
     "manifests.records": (230, 510),
     "manifests.columns": (100, 548),

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from wanbatch.manifests.columns import LATER
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import Attempt, write_attempt
 from wanbatch.manifests.dataset.status import INTERNAL
@@ -153,7 +154,8 @@ def _attempt(url: str, unit: int, slots: int, images: Sequence[Record], bad: Seq
     made = [image.manifest_row for image in images]
     classes = pa.table({"class": pa.array([CLASSES[number % len(CLASSES)] for number in made], pa.string())})
     timings = [timing_of(number, unit, slots, f"worker-{unit % 2}") for number in made]
-    data = data_table(images, classes) if images else None
+    later = [name for name in LATER if any(getattr(image, name) is not None for image in images)]
+    data = data_table(images, classes, later) if images else None
     return write_attempt(url, unit, "try", data, timings, [failure_of(number, unit) for number in bad])
 
 

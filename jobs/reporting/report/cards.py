@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from wanbatch.jobs.reporting.report.collect import ReportData
-from wanbatch.jobs.reporting.report.groups import NONE, creativity_name
+from wanbatch.jobs.reporting.report.groups import adapter_groups, adapters_name, creativity_name
 from wanbatch.jobs.reporting.report.sampling import stratified
 from wanbatch.jobs.reporting.report.sources import SourceThumbnail, SourceThumbnails
 from wanbatch.jobs.reporting.report.thumbnails import SIDE, Thumbnail, thumbnail_of_file
+from wanbatch.manifests.adapter_words import adapter_words, recorded_adapters
 from wanbatch.manifests.columns import RESOLVED
 from wanbatch.manifests.dataset.committed_parts import PART, POSITION
 from wanbatch.manifests.storage.urls import is_url
@@ -20,7 +21,7 @@ READ_LOCALLY, READ_FROM_A_STORE = 4 << 30, 512 << 20
 """Bytes of pictures that are read for one report, at most: files hold many, and those before one are read with it."""
 
 IN_TEXT = ("creativity", "width", "height", "steps", "guidance", "sampler", "schedule", "seed")
-OTHERS = (*(name for name in RESOLVED if name not in (*IN_TEXT, "prompt")), "step_cache", "evaluations", "keywords")
+OTHERS = (*(name for name in RESOLVED if name not in (*IN_TEXT, "prompt")), "step_cache", "evaluations", "adapters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Card:
         id: of the image, cut where it is long.
         picture: small; None if its file is damaged.
         prompt: what was asked for, cut where it is long.
-        kinds: `class`, `creativity` and `style` as far as the folder has them, as text.
+        kinds: `class`, `creativity` and `adapters` as far as the folder has them, as text.
         settings: name and value of what it was made with, in the order in which they are shown.
         sources: what it started from; at most `SOURCES_SHOWN`.
         more_sources: how many more there are.
@@ -70,9 +71,11 @@ class Card:
 
 
 def chosen_for_gallery(report: ReportData, limit: int) -> list[int]:
-    """Indices among the report's keys of images of all classes, creativities and styles."""
+    """Indices among the report's keys of images of all classes, creativities and adapters."""
     keys = report.keys
-    kinds = [keys[name].to_pylist() for name in ("class", "style") if name in keys.column_names]
+    kinds = [keys["class"].to_pylist()] if "class" in keys.column_names else []
+    if (adapters := adapter_groups(keys)) is not None:
+        kinds.append(adapters)
     if "creativity" in keys.column_names:
         kinds.append([creativity_name(value) for value in keys["creativity"].to_pylist()])
     strata = list(zip(*kinds, strict=True)) if kinds else [()] * len(keys)
@@ -116,20 +119,27 @@ def _card(
 ) -> Card:
     used = row.get("sources") or ()
     kinds = {} if class_name is None else {"class": class_name}
-    if "style" in row:
-        kinds["style"] = row["style"] or NONE
+    if "style" in row or "loras" in row:
+        kinds["adapters"] = adapters_name(row)
     kinds["creativity"] = creativity_name(row.get("creativity"))
     return Card(
         id=_cut(row["id"], NAME_SHOWN),
         picture=thumbnail_of_file((row["image"] or {}).get("bytes") or b"", side),
         prompt=_cut(row["prompt"] or "", PROMPT_SHOWN),
         kinds=kinds,
-        settings=[(name, _text(row[name])) for name in (*IN_TEXT, *OTHERS) if _is_said(row.get(name))],
+        settings=_settings(row),
         sources=sources.of({**row, "sources": used[:SOURCES_SHOWN]}),
         more_sources=max(0, len(used) - SOURCES_SHOWN),
         rejected_by=report.checks.rejected.get(row["id"], ()),
         number=row["manifest_row"],
     )
+
+
+def _settings(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an image was made with; of adapters what was in effect, if its row says so, and else what was asked."""
+    if adapters := recorded_adapters(row):
+        row = {**row, "style": None, "loras": None, "adapters": [adapter_words(one) for one in adapters]}
+    return [(name, _text(row[name])) for name in (*IN_TEXT, *OTHERS) if _is_said(row.get(name))]
 
 
 def _is_said(value: Any) -> bool:

@@ -23,7 +23,7 @@ from wanbatch.manifests.dataset.event_log import LOG, Event, parsed_events, spee
 from wanbatch.manifests.dataset.status import read_internal_file, status
 
 FORMAT = 1
-KEYS = ("id", "manifest_row", "variant", "creativity", "style")
+KEYS = ("id", "manifest_row", "variant", "creativity", "style", "loras")
 FAILURE_COLUMNS = ("id", "manifest_row", "stage", "error_class", "message")
 MOST_GROUPS = 1000
 """Values of a column that `report.json` counts; what is beyond is summed up."""
@@ -156,7 +156,7 @@ def _state(found: Mapping[str, Any], sessions: Sequence[Session], over: bool) ->
 
 
 def _grouped(keys: pa.Table, column: str | None, checks: Checks, failed: Sequence[str] | None) -> dict[str, Any]:
-    """Counts by class, creativity and style, and classes before and after."""
+    """Counts by class, creativity and adapters, and classes before and after."""
     found: dict[str, Any] = {"groups": {}, "class_column": column, "classes": []}
     if column is not None:
         classes = keys["class"].to_pylist() if "class" in keys.column_names else []
@@ -166,9 +166,8 @@ def _grouped(keys: pa.Table, column: str | None, checks: Checks, failed: Sequenc
     if "creativity" in keys.column_names:
         names = [groups.creativity_name(value) for value in keys["creativity"].to_pylist()]
         found["groups"]["creativity"] = groups.counted(names, MOST_GROUPS)
-    if "style" in keys.column_names:
-        styles = [value or groups.NONE for value in keys["style"].to_pylist()]
-        found["groups"]["style"] = groups.counted(styles, MOST_GROUPS)
+    if (adapters := groups.adapter_groups(keys)) is not None:
+        found["groups"]["adapters"] = groups.counted(adapters, MOST_GROUPS)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Images by class, creativity and style, and how many there were of each class before and after. Pure."""
+"""Images by class, creativity and adapters, and how many there were of each class before and after. Pure."""
 
 from __future__ import annotations
 
@@ -61,6 +61,22 @@ def class_names(values: pa.ChunkedArray, names: Collection[str] | None) -> list[
 def creativity_name(value: float | None) -> str:
     """A creativity as text; rounded to hundredths, so that drawn ones fall into groups."""
     return NONE if value is None else f"{round(value, 2):g}"
+
+
+def adapter_groups(rows: pa.Table) -> list[str] | None:
+    """The names of the adapters that each image's row names, as in `flat + night`; None if no row may name any.
+
+    rows: of data parts, with `style` and `loras` as far as they are there.
+    """
+    there = [name for name in ("style", "loras") if name in rows.column_names]
+    return [adapters_name(row) for row in rows.select(there).to_pylist()] if there else None
+
+
+def adapters_name(row: Mapping[str, Any]) -> str:
+    """The names of the adapters of one image, see `adapter_groups`; those that are merged are the same for all."""
+    loras = row.get("loras") or ()
+    named = [row.get("style"), *(one.get("name") for one in loras if isinstance(one, Mapping))]
+    return " + ".join(sorted(str(name) for name in named if name)) or NONE
 
 
 def counted(values: Collection[str], most: int = MOST_CLASSES) -> list[dict[str, Any]]:

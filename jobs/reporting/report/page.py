@@ -78,7 +78,7 @@ def spread(cards: Sequence[Card], count: int) -> list[Card]:
 def _render(
     report: ReportData, shown: Sequence[Card], judged: Sequence[tuple[Measure, list]], pages: str | None
 ) -> str:
-    arrangements = [name for name in ("class", "creativity", "style") if any(name in card.kinds for card in shown)]
+    arrangements = [name for name in ("class", "creativity", "adapters") if any(name in card.kinds for card in shown)]
     return (
         environment()
         .get_template("report.html")

@@ -105,6 +105,32 @@ def test_the_terminal_names_the_settings_of_the_runs_that_differ(folders):
     ]
 
 
+def in_effect(*names_and_weights: tuple[str, float], merged: bool = False) -> list[dict]:
+    """A value of the column `adapters`."""
+    return [
+        {"name": name, "weight": weight, "sha256": name * 16, "merged": merged} for name, weight in names_and_weights
+    ]
+
+
+def test_adapters_of_rows_are_compared_by_file_and_weight(tmp_path):
+    asked = {"loras": [{"name": "flat", "weight": 0.5}, {"name": "note", "weight": 1.0}]}
+    of_all = in_effect(("few", 1.0), merged=True)
+    one, other_weight, before = tmp_path / "one", tmp_path / "two", tmp_path / "before"
+    fill_folder(one, 1, 4, 0, adapters=in_effect(("flat", 0.5), ("note", 1.0)), **asked)
+    fill_folder(other_weight, 1, 4, 0, adapters=of_all + in_effect(("flat", 0.1), ("note", 1.0)), **asked)
+    fill_folder(before, 1, 4, 0, **asked)
+    found = compare(one, other_weight, ["psnr"])
+    (differs,) = found.data["requests_differ"]
+    change = {"from": "flat at 0.5 (SHA-256 flatflatflat)", "to": "flat at 0.1 (SHA-256 flatflatflat)", "images": 4}
+    assert (differs["column"], differs["images"], differs["changes"]) == ("adapters", 4, [change])
+    assert found.data["rows"][0]["differs"] == ["adapters"]
+    assert "flat at 0.5 (SHA-256 flatflatflat) → flat at 0.1" in comparison_page(found, "psnr")
+    unsure = compare(before, one, ["psnr"])
+    assert (unsure.data["requests_differ"], unsure.data["adapters_unknown"]) == ([], [4, 0])
+    assert "Not known: adapters of 4 ids of" in comparison_page(unsure, "psnr")
+    assert "are the same, as far as is known" in comparison_page(unsure, "psnr")
+
+
 def test_a_sample_says_that_it_is_one(folders, tmp_path):
     result = CliRunner().invoke(
         main, ["compare", *map(str, folders), "--limit", "5", "--to", str(tmp_path / "c.html"), "--json"]

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from wanbatch.errors import NodeError, UserError
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.driver.fingerprint import fingerprint_of
+from wanbatch.jobs.planning import plan as planning
 from wanbatch.jobs.planning.adapters import find_adapters
 from wanbatch.jobs.planning.preparation import prepare
 from wanbatch.jobs.worker.adapter_files import adapters_here
@@ -50,6 +51,48 @@ def planned(settings, tmp_path):
 
 def digests(plan) -> dict[str, str]:
     return dict(zip(plan.ids(), plan.images["digest"].to_pylist(), strict=True))
+
+
+def in_effect(plan) -> dict[str, list | None]:
+    """Id -> name, weight, and whether it is merged, of each adapter; the files' digests are compared."""
+    rows = dict(zip(plan.ids(), plan.task(0, 1, "t", np.arange(len(plan))).images, strict=True))
+    told = [one for row in rows.values() for one in row.adapters or ()]
+    assert all(one["sha256"] == plan.adapters[one["name"]].file.digest for one in told)
+    return {
+        name: row.adapters and [(one["name"], one["weight"], one["merged"]) for one in row.adapters]
+        for name, row in rows.items()
+    }
+
+
+def test_the_adapters_in_effect_are_told_with_their_weights(planned, files):
+    plan = planned(*ROWS, {"id": "plain-2", "prompt": "y", "num_images": 2}, lora=files)
+    assert plan.later[-1] == "adapters"
+    assert in_effect(plan) == {
+        "plain": None,
+        "styled": [("crayon", 1.0, False)],
+        "two": [("ink", 0.25, False), ("crayon", 1.0, False)],
+        "plain-2-0": None,
+        "plain-2-1": None,
+    }
+    merged = planned(*ROWS, lora=files, merge=["norms"])
+    own = in_effect(plan)
+    assert in_effect(merged) == {row["id"]: [("norms", 1.0, True), *(own[row["id"]] or ())] for row in ROWS}
+    assert "adapters" not in planned(ROWS[0], lora=files).later
+
+
+def test_the_column_of_adapters_changes_no_digest(planned, files, monkeypatch):
+    plan = planned(*ROWS, lora=files, merge=["norms"])
+    monkeypatch.setattr(planning, "with_adapters", lambda images, adapters: images)
+    before = planned(*ROWS, lora=files, merge=["norms"])
+    assert "adapters" not in before.later
+    assert digests(plan) == digests(before)
+
+
+def test_a_folder_without_the_column_gets_it_with_the_next_row_that_has_adapters(planned, files):
+    plan = planned(*ROWS, lora=files)
+    assert "adapters" not in plan.for_folder((), {"styled", "two"}).later
+    assert "adapters" in plan.for_folder((), {"plain", "two"}).later
+    assert "adapters" in plan.for_folder((), {"plain", "styled", "two"}, again={"two"}).later
 
 
 def test_only_what_is_used_is_looked_at_and_the_rest_is_warned_of(planned, files):

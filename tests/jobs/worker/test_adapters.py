@@ -73,6 +73,15 @@ def test_rows_beside_each_other_and_alone(make):
         alone, _ = make(row)
         assert np.array_equal(alone[row["id"]], pictures[row["id"]])
     assert [found[row["id"]]["style"] for row in rows] == [None, "crayon", None, None]
+    assert {
+        name: row["adapters"] and [(one["name"], one["weight"]) for one in row["adapters"]]
+        for name, row in found.items()
+    } == {
+        "plain": None,
+        "crayon": [("crayon", 0.5)],
+        "both": [("ink", 1.0), ("crayon", 0.5)],
+        "half": [("ink", 0.25)],
+    }
     assert found["both"]["loras"] == [{"name": "ink", "weight": 2.0}, {"name": "crayon", "weight": 1.0}]
 
 
@@ -85,6 +94,7 @@ def test_a_merged_adapter_makes_what_a_row_with_it_gets(make):
     assert difference.max() <= 1
     assert np.abs(merged["a"].astype(int) - plain["a"]).max() > 10
     assert "style" not in found["a"]
+    assert [(one["name"], one["weight"], one["merged"]) for one in found["a"]["adapters"]] == [("crayon", 0.5, True)]
 
 
 def test_what_the_model_is_told_of_coming_rows(lora, settings, tmp_path):

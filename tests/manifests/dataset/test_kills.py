@@ -13,6 +13,7 @@ from killed_run import STATES
 
 SUPPORT = Path(__file__).parents[2] / "support"
 RUN = {"_wanbatch/run.json"}
+REPLACED = "_wanbatch/tmp/00004-first-replaced-{}.parquet"  # 0: what replaces a part of `data`, 2: of `timings`
 
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -52,8 +53,10 @@ WORK = (
 )
 
 
-def run_under(fault: str, out: Path, token: str) -> subprocess.CompletedProcess:
+def run_under(fault: str, out: Path, token: str, of: str | None = None) -> subprocess.CompletedProcess:
+    """fault: which of some system calls of a thread, from 1, is killed or fails; of: the file that they are of."""
     tracer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={fault}"] if fault else []
+    tracer += ["-P", str(out / of)] if of else []
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [*tracer, sys.executable, "-c", WORK, str(out), token]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
@@ -61,18 +64,20 @@ def run_under(fault: str, out: Path, token: str) -> subprocess.CompletedProcess:
 
 @strace
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "of"),
     [
-        "fsync:signal=KILL:when=8",
-        "fsync:error=EIO:when=7",
-        "fsync:error=EIO:when=12",
-        "link,linkat:error=ENOSPC:when=2",
-        "rename:error=EIO:when=4",
+        ("fsync:signal=KILL:when=8", None),
+        ("fsync:error=EIO:when=7", None),
+        ("fsync:error=EIO:when=12", None),
+        ("link,linkat:error=ENOSPC:when=2", None),
+        ("rename:signal=KILL:when=1", REPLACED.format(0)),
+        ("rename:error=EIO:when=1", REPLACED.format(0)),
+        ("rename:error=EIO:when=1", REPLACED.format(2)),
     ],
 )
-def test_syscalls_that_kill_or_fail(tmp_path, fault):
+def test_syscalls_that_kill_or_fail(tmp_path, fault, of):
     out = tmp_path / "out"
-    first = run_under(fault, out, "first")
+    first = run_under(fault, out, "first", of)
     if "KILL" in fault:
         assert first.returncode in (-9, 137)
     else:

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,22 @@ def test_embedded_settings_are_read_back(tmp_path, name):
         "Steps: 20, Sampler: unipc, CFG scale: 5.0, Seed: 4611686018427387904, Denoising strength: 0.6, Model: tiny, "
         "Size: 80x48, Version: wanbatch 0.1.0",
     ]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_adapters_are_told_as_other_programs_write_them(tmp_path, name):
+    flat = {"name": "flat", "weight": 0.1 + 0.1 + 0.1, "sha256": "0123456789abcdef" * 4, "merged": False}
+    few = {"name": "few: 4", "weight": 1.0, "sha256": "f" * 64, "merged": True}
+    asked = {"style": None, "loras": [{"name": "flat", "weight": 0.3}], "adapters": [few, flat]}
+    marks = read_marks(written(tmp_path, name, replace(FULL, settings={**SETTINGS, **asked})))
+    prompt, _, line = marks.parameters.splitlines()
+    assert prompt == SETTINGS["prompt"] + " <lora:few_ 4:1> <lora:flat:0.3>"
+    assert line.endswith(
+        ', Version: wanbatch 0.1.0, Hashes: {"lora:few_ 4": "ffffffffff", "lora:flat": "0123456789"}'
+    )
+    assert "loras" not in line
+    assert marks.settings["adapters"] == [few, {**flat, "weight": 0.3}]
+    assert marks.settings["loras"] == asked["loras"]
 
 
 def test_the_longest_settings_fit_into_every_format(tmp_path):

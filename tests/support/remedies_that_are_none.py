@@ -31,6 +31,7 @@ NO_REMEDIES: dict[str, dict[str, str]] = {
     },
     "manifests/column_table.py": {
         "share in the blend": "what a column means",
+        "the adapters (LoRA) that were in effect": "what a column means",
         "a row that starts below 1": "what a column means",
         "the run's setting": "a default of a column",
         "keep a schedule's levels": "what a column means",

@@ -25,7 +25,6 @@ from wanbatch.errors import UserError
 from wanbatch.pipeline.core.prompts import TEXT_TOKENS, clean
 from wanbatch.pipeline.core.requests import Request, SourceImage
 from wanbatch.pipeline.first_uses.selection import Example, FirstUse, chosen
-from wanbatch.pipeline.loading.compiler import kernels_usable
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
 from wanbatch.pipeline.loading.registry import ModelInfo
@@ -34,6 +33,7 @@ from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.stand_ins import STAND_IN_BYTES, stand_ins, text_encoder_is_written_here, text_of
 from wanbatch.pipeline.loading.tokenizer import read_tokenizer
 from wanbatch.pipeline.loading.weights import DTYPES
+from wanbatch.pipeline.models.own_kernels import kernels_usable
 from wanbatch.pipeline.text.encoder import TextEncoder
 
 _log = logging.getLogger(__name__)

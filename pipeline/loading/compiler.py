@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,7 @@ from pathlib import Path
 import torch
 
 from wanbatch.pipeline.loading.runtime import Runtime, default_compile_cache
-
-
-def kernels_usable(device: torch.device) -> bool:
-    """Whether our own kernels run on a device: a GPU, with Triton installed."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+from wanbatch.pipeline.models.own_kernels import kernels_usable
 
 
 def set_up_compiler(cache: str | None) -> None:

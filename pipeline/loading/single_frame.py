@@ -12,13 +12,14 @@ from torch import Tensor
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.core.backends import VAE
-from wanbatch.pipeline.loading.compiler import kernels_usable, set_up_dynamo
+from wanbatch.pipeline.loading.compiler import set_up_dynamo
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.models import fp8, int8
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.float8_weights import Float8Embedding
+from wanbatch.pipeline.models.own_kernels import kernels_usable
 from wanbatch.pipeline.models.umt5 import PlainUMT5
 from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 from wanbatch.pipeline.models.vae import FrameVAE

@@ -6,8 +6,8 @@ from importlib.metadata import version
 
 import torch
 
-from wanbatch.pipeline.loading.compiler import kernels_usable
 from wanbatch.pipeline.loading.registry import ModelInfo
+from wanbatch.pipeline.models.own_kernels import kernels_usable
 
 
 def text_recipe(info: ModelInfo, device: torch.device, dtype: str, batch_tokens: int, fp8: bool = False) -> str:

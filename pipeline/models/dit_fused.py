@@ -2,7 +2,7 @@
 
 The same arithmetic as `FrameBlock.forward`, with fewer roundings. Nothing is compiled, so a size class costs nothing
 before it is first used. What a block's last product adds to the hidden states is added by the next block's first
-kernel: `through` carries it from block to block. Needs Triton (`compiler.kernels_usable`).
+kernel: `through` carries it from block to block. Needs Triton (`own_kernels.kernels_usable`).
 """
 
 from __future__ import annotations

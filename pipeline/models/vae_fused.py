@@ -2,7 +2,7 @@
 
 The same arithmetic as `FrameVAE`, with fewer roundings. Nothing is compiled, so a size costs nothing before it is
 first used. What a convolution's result is added to is added by the kernel that reads it next: `Pending` carries it
-from layer to layer. Pictures are [batch, height, width, channels]. Needs Triton (`compiler.kernels_usable`).
+from layer to layer. Pictures are [batch, height, width, channels]. Needs Triton (`own_kernels.kernels_usable`).
 """
 
 from __future__ import annotations

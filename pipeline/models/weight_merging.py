@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-
 import torch
 from torch import Tensor
+
+from wanbatch.pipeline.models.own_kernels import kernels_usable
 
 
 def merged(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -31,9 +30,4 @@ def merged(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 def by_kernel(weight: Tensor) -> bool:
     """Whether our own kernel merges into a weight: in two bytes a number, on a GPU."""
-    return weight.is_cuda and weight.itemsize == 2 and weight.is_contiguous() and _has_triton()
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return kernels_usable(weight.device) and weight.itemsize == 2 and weight.is_contiguous()

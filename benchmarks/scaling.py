@@ -17,8 +17,9 @@ measured alone counts as much as the mean of those that were; cards of one kind 
 --every-card where that matters. On a CPU it is the sum of all rates by one worker's times their number. busy: the
 share of its time in which a worker had pictures in the model; utilization: what nvidia-smi says of its card between
 its first commit and its last but one, while there still is something to make: files of the last unit are written and
-committed when the card has nothing left to do. seconds_to_first_picture: from the command to its commit,
-seconds_to_last_worker: to the first commit of the last worker. host: what the host did during the whole run.
+committed when the card has nothing left to do; utilization_course: the same, of each tenth of that time.
+seconds_to_first_picture: from the command to its commit, seconds_to_last_worker: to the first commit of the last
+worker. host: what the host did during the whole run.
 """
 
 from __future__ import annotations
@@ -190,14 +191,15 @@ def _of_log(out: Path, workers: int, begin: float, samples: Samples) -> dict[str
     of_worker = [[unit for unit in units if unit["worker"] == worker] for worker in range(workers)]
     found = [rates(these) for these in of_worker]
     cards = [ready[worker].get("gpu") for worker in range(workers)]
-    used = [
-        samples.mean(card, (_time(these[0]), _time(these[-1]))) if card else None
-        for card, these in zip(cards, of_worker, strict=True)
-    ]
+    windows = [(_time(these[0]), _time(these[-2])) for these in of_worker]  # at least two, see `rates`
     return {
         "pictures_per_second": round(sum(one["pictures_per_second"] for one in found), 4),
         "busy": [one["busy"] for one in found],
-        "utilization": used,
+        "utilization": [card and samples.mean(card, when) for card, when in zip(cards, windows, strict=True)],
+        "utilization_course": [
+            card and [samples.mean(card, part) for part in tenths(when)]
+            for card, when in zip(cards, windows, strict=True)
+        ],
         "workers": [
             {
                 "gpu": cards[worker],
@@ -233,6 +235,13 @@ def rates(units: Sequence[dict[str, Any]]) -> dict[str, float]:
         "pictures_per_second": round(sum(unit["made"] for unit in units[1:]) / seconds, 4),
         "busy": round(sum(unit["model_seconds"] for unit in units[1:]) / seconds, 4),
     }
+
+
+def tenths(window: tuple[float, float]) -> Iterator[tuple[float, float]]:
+    """The ten parts of a time, one after the other."""
+    begin, end = window
+    for part in range(10):
+        yield begin + (end - begin) * part / 10, begin + (end - begin) * (part + 1) / 10
 
 
 def scaling(measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

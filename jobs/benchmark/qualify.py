@@ -1,12 +1,14 @@
 """`wanbatch qualify`: whether this runtime makes of a model what it should, on the machine at hand, and how fast.
 
-Everything is measured in one process on weights that are loaded once: pictures against diffusers' own pipeline, bits
-beside neighbours, presets against many steps, milliseconds of each stage, start and memory. What can fail is a
+Everything is measured in one process. First the model is loaded as a worker of a run loads it, for its start, its
+pictures, their bits beside neighbours and the memory that it takes; then once more with diffusers beside, on the same
+weights, for diffusers' own pictures, presets against many steps, and milliseconds of each stage. What can fail is a
 `Finding`; the rest are figures.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -42,7 +44,7 @@ from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
-from wanbatch.pipeline.loading.reference import load_reference
+from wanbatch.pipeline.loading.reference import check_not_converted, load_reference
 from wanbatch.pipeline.loading.registry import ModelInfo
 from wanbatch.pipeline.loading.residency import TEXT, VAE_PART, require_whole, weight_sizes
 from wanbatch.pipeline.loading.runtime import Runtime
@@ -118,19 +120,16 @@ def qualify(
         command: The command line, to be kept with the figures.
     """
     execution = resolve_execution(settings.model_copy(update={"preset": "exact"}), hardware)
-    device = torch.device(execution.device)
     bench = _bench_settings(info, settings, options)
-    begin = synchronized_time(device)
-    wan, modules = _loaded(info, execution, replace(execution.runtime(settings), offload=False), bench)
-    loaded = synchronized_time(device) - begin
+    _check_room(info, execution, bench)
+    runtime = replace(execution.runtime(settings), offload=False)
     requests = sample_requests(info, bench)
-    begin = synchronized_time(device)
-    made_by_wanbatch(wan, requests[:1])
-    start = {"load_seconds": round(loaded, 2), "first_picture_seconds": round(synchronized_time(device) - begin, 2)}
-    pictures: dict[str, Sequence[np.ndarray]] = {"wanbatch": made_by_wanbatch(wan, requests)}
+    alone = _alone(info, execution, runtime, bench, requests)
+    wan, modules = _loaded(info, execution, runtime, bench)
+    pictures: dict[str, Sequence[np.ndarray]] = {"wanbatch": alone.pictures}
     pipeline = diffusers_pipeline(info, modules)
     pictures["diffusers"] = made_by_diffusers(pipeline, requests, 1)
-    parity, same = _parity(pictures, execution), _bits(wan, requests, pictures["wanbatch"])
+    parity = _parity(pictures, execution)
     references = made_by_wanbatch(wan, [_of_many_steps(request, options.reference_steps) for request in requests])
     pictures[f"{options.reference_steps} steps"] = references
     presets = _presets(info, settings, hardware, execution, (wan, modules), requests, references, pictures)
@@ -143,22 +142,64 @@ def qualify(
         "settings": {**asdict(options), **asdict(execution), **_settings_of(first)},
         "backends": wan.backends,
         "prompts": [request.prompt for request in requests],
-        "findings": [asdict(finding) for finding in (parity, same, *presets.findings)],
+        "findings": [asdict(finding) for finding in (parity, alone.bits, *presets.findings)],
         "presets": presets.figures,
         "presets_not_tried": presets.not_tried,
-        "start": start,
+        "start": alone.start,
         **stages,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "peak_memory_bytes": alone.peak_memory,
+        "peak_memory_bytes_with_diffusers": _peak_memory(wan.device),
     }
     return Qualification(data, pictures)
+
+
+def _check_room(info: ModelInfo, execution: ExecutionConfig, bench: BenchSettings) -> None:
+    """Raises UserError if there is no room for the model, or if it has no weights that diffusers reads."""
+    check_not_converted(info)
+    device, pixels = torch.device(execution.device), bench.width * bench.height
+    require_whole(Path(info.folder), info.name, execution.dtype, bench.batch, pixels, free_memory(device))
+
+
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    start: dict[str, float]
+    pictures: Sequence[np.ndarray]
+    bits: Finding
+    peak_memory: int | None
+
+
+def _alone(
+    info: ModelInfo, execution: ExecutionConfig, runtime: Runtime, bench: BenchSettings, requests: Sequence[Request]
+) -> _Alone:
+    """What this runtime does without diffusers, loaded as a worker of a run loads it; all of it leaves afterwards."""
+    device = torch.device(execution.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    begin = synchronized_time(device)
+    wan = Wan.load(info, execution.device, execution.dtype, bench.batch, runtime, examples=requests[:1])
+    loaded = synchronized_time(device)
+    made_by_wanbatch(wan, requests[:1])
+    first = synchronized_time(device)
+    pictures = made_by_wanbatch(wan, requests)
+    start = {"load_seconds": round(loaded - begin, 2), "first_picture_seconds": round(first - loaded, 2)}
+    alone = _Alone(start, pictures, _bits(wan, requests, pictures), _peak_memory(device))
+    del wan
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return alone
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """Bytes that tensors took at most so far; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def _loaded(
     info: ModelInfo, execution: ExecutionConfig, runtime: Runtime, bench: BenchSettings
 ) -> tuple[Wan, Modules]:
-    """This runtime, and what diffusers runs, on the same weights. Raises UserError if there is no room for them."""
-    device, pixels = torch.device(execution.device), bench.width * bench.height
-    require_whole(Path(info.folder), info.name, execution.dtype, bench.batch, pixels, free_memory(device))
+    """This runtime, and what diffusers runs, on the same weights."""
+    device = torch.device(execution.device)
     if runtime.compile:
         set_up_compiler(runtime.compile_cache)
     modules = load_reference(info, device, DTYPES[execution.dtype])
@@ -168,7 +209,7 @@ def _loaded(
 def _heading(info: ModelInfo, command: str, execution: ExecutionConfig) -> dict[str, Any]:
     """What was qualified, when and on what."""
     return {
-        "format": 1,
+        "format": 2,
         "model": info.name,
         "revision": info.revision,
         "digest": info.digest,

@@ -32,7 +32,7 @@ def load_reference(info: ModelInfo, device: torch.device, dtype: torch.dtype) ->
     Raises:
         UserError: If a part's files do not make the module that they should.
     """
-    _check_not_converted(info)
+    check_not_converted(info)
     folder = Path(info.folder)
     index = read_json(folder / "model_index.json", "")
 
@@ -61,11 +61,11 @@ def load_transformer(info: ModelInfo, dtype: torch.dtype, name: str = "transform
     Raises:
         UserError: If its files do not make one.
     """
-    _check_not_converted(info)
+    check_not_converted(info)
     return _part(WanTransformer3DModel, Path(info.folder) / name, dtype)
 
 
-def _check_not_converted(info: ModelInfo) -> None:
+def check_not_converted(info: ModelInfo) -> None:
     if info.converted is not None:
         raise UserError(f"{info.name}: was converted, which diffusers does not read: --model {info.converted.source}")
 

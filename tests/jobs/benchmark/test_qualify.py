@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from wanbatch.jobs.benchmark import qualify as qualifying
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
 from wanbatch.jobs.config.settings import Settings
+from wanbatch.pipeline.generate import Wan
 
 SMALL = ("--width", "32", "--height", "32", "--steps", "2", "--prompts", "2", "--reference-steps", "3")
 QUICK = ("--rounds", "1", "--batch", "2", "--device", "cpu")
@@ -64,6 +66,45 @@ def test_a_model_that_is_run_as_diffusers_runs_it_is_good(qualified):
     assert seen.elsewhere == 0
 
 
+def test_pictures_bits_and_start_are_those_of_a_model_that_is_loaded_as_a_run_loads_it(
+    qualified, model_folder, monkeypatch
+):
+    """And it is gone before diffusers is loaded, so that a GPU need not hold the model twice."""
+    load, load_reference = Wan.load.__func__, qualifying.load_reference
+    own, seen, made = [], [], qualifying.made_by_wanbatch
+
+    def loaded(cls, *given, **named):
+        wan = load(cls, *given, **named)
+        own.append(weakref.ref(wan))
+        return wan
+
+    def reference(*given):
+        seen.append([one() for one in own])
+        return load_reference(*given)
+
+    def spoilt(wan, requests):
+        pictures = made(wan, requests)
+        return [255 - picture for picture in pictures] if any(one() is wan for one in own) else pictures
+
+    monkeypatch.setattr(qualifying, "bench_stages", lambda *given: {"stages": {}})
+    monkeypatch.setattr(Wan, "load", classmethod(loaded))
+    monkeypatch.setattr(qualifying, "load_reference", reference)
+    assert qualified()[0] == 0
+    assert seen == [[None]]
+    monkeypatch.setattr(qualifying, "made_by_wanbatch", spoilt)
+    code, data, _ = qualified()
+    assert code == 2
+    assert [finding["good"] for finding in data["findings"]] == [False, True, True]
+
+
+def test_a_converted_model_is_refused_before_it_is_loaded(model_folder, tmp_path, monkeypatch):
+    assert CliRunner().invoke(main, ["convert", str(model_folder), "converted"]).exit_code == 0
+    monkeypatch.setattr(qualifying.Wan, "load", None)  # would fail
+    done = CliRunner().invoke(main, ["qualify", "--model", "converted", *SMALL, *QUICK])
+    assert done.exit_code == 2
+    assert f"--model {model_folder}" in done.output
+
+
 def test_another_picture_than_that_of_diffusers_is_wrong(qualified, monkeypatch):
     monkeypatch.setattr(qualifying, "bench_stages", lambda *given: {"stages": {}})
     theirs = qualifying.made_by_diffusers
@@ -77,6 +118,7 @@ def test_another_picture_than_that_of_diffusers_is_wrong(qualified, monkeypatch)
 def test_a_gpu_without_room_for_all_of_the_model_is_refused_before_it_is_loaded(model_folder, monkeypatch):
     monkeypatch.setattr(qualifying, "free_memory", lambda device: 1 << 20)
     monkeypatch.setattr(qualifying, "load_reference", None)  # would fail
+    monkeypatch.setattr(qualifying.Wan, "load", None)
     done = CliRunner().invoke(main, ["qualify", "--model", str(model_folder), *SMALL, *QUICK])
     assert done.exit_code == 2
     assert "this needs all of" in done.output

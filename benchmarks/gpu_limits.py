@@ -29,6 +29,7 @@ from wanbatch.pipeline.core.device import synchronized_time
 from wanbatch.pipeline.core.requests import Failed, Request
 from wanbatch.pipeline.core.samples import Sample
 from wanbatch.pipeline.generate import Wan
+from wanbatch.pipeline.loading.compiler import set_up_compiler
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.offload import free_memory
 from wanbatch.pipeline.loading.random_model import (
@@ -38,10 +39,10 @@ from wanbatch.pipeline.loading.random_model import (
     random_info,
     random_modules,
     transformer_like,
+    with_float8_text,
 )
 from wanbatch.pipeline.loading.runtime import Runtime
 from wanbatch.pipeline.loading.single_frame import single_frame_transformer
-from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 from wanbatch.pipeline.sampling.solvers import solve
 
 BATCHES = (((32, 32), 8, 1.0), ((32, 32), 8, 5.0), ((44, 80), 1, 1.0), ((44, 80), 2, 1.0), ((44, 80), 4, 1.0))
@@ -81,6 +82,8 @@ def main(
     if small and gpu:
         for name, found in _small_batches(device):
             progress.note("milliseconds_a_step_and_picture", name, value=found)
+    if gpu:
+        set_up_compiler(None)
     for precision in precisions:
         progress.say(f"{precision}: the model is made")
         _allow(1.0)
@@ -88,7 +91,8 @@ def main(
         text_fp8 = text_precision == "fp8"
         modules = _on_the_host(random_modules(device, torch.bfloat16, model, **({} if gpu else SMALL)), text_fp8)
         _allow(_share(max(gigabytes)))
-        runtime = Runtime(fp8=precision == "fp8", int8=precision == "int8", text_fp8=text_fp8, offload=True)
+        eight_bits = {"fp8": precision == "fp8", "int8": precision == "int8", "text_fp8": text_fp8}
+        runtime = Runtime(compile=gpu, **eight_bits, offload=True)  # as `--compile auto` has it
         info = random_info(model)
         try:
             wan = Wan(modules, device, slots, runtime, pixels=info.width * info.height)
@@ -119,15 +123,10 @@ def _allow(share: float) -> None:
 
 def _on_the_host(made: Modules, text_fp8: bool) -> Modules:
     """The parts on the host, the text encoder with its weights in FP8 if that is asked for."""
-    second, text = made.low_noise_transformer, made.text_encoder
-    if text_fp8:
-        with torch.device("meta"):
-            text = UMT5Encoder(made.text_encoder.config.to_dict())
-        text.load_state_dict(made.text_encoder.state_dict(), assign=True)
-        for part in ("shared", *(f"encoder.block.{index}" for index in range(len(text.encoder.block)))):
-            text.to_float8_weights(part)
-    parts = [part if part is None else part.cpu() for part in (text, made.transformer, second, made.vae)]
-    return Modules(made.tokenizer, parts[0], parts[1], parts[2], made.boundary, parts[3])
+    text = with_float8_text(made).text_encoder if text_fp8 else made.text_encoder
+    parts = (text, made.transformer, made.low_noise_transformer, made.vae)
+    there = [part if part is None else part.cpu() for part in parts]
+    return Modules(made.tokenizer, there[0], there[1], there[2], made.boundary, there[3])
 
 
 def _tried(progress: Progress, wan: Wan, model: Size, allowed: float, how: tuple[int, int, int]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 from wanbatch.pipeline.loading.defaults import A14B_DEFAULTS, WAN_DEFAULTS
 from wanbatch.pipeline.loading.modules import Modules
 from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
+from wanbatch.pipeline.models.umt5_parts import UMT5Encoder
 
 Size = Literal["5b", "a14b", "1.3b"]
 NAME = "random-"
@@ -169,6 +170,16 @@ def random_modules(device: torch.device, dtype: torch.dtype, size: Size = "5b", 
         boundary=model.boundary,
         vae=random_vae(device, dtype, size, **smaller.get("vae", {})),
     )
+
+
+def with_float8_text(modules: Modules) -> Modules:
+    """The same parts, the weights of the text encoder in FP8 as `--text-precision fp8` leaves them."""
+    with torch.device("meta"):
+        text = UMT5Encoder(modules.text_encoder.config.to_dict())
+    text.load_state_dict(modules.text_encoder.state_dict(), assign=True)
+    for part in ("shared", *(f"encoder.block.{index}" for index in range(len(text.encoder.block)))):
+        text.to_float8_weights(part)
+    return replace(modules, text_encoder=text)
 
 
 def random_vae(device: torch.device, dtype: torch.dtype, size: Size = "5b", **smaller: Any) -> Any:

@@ -141,6 +141,8 @@ class Timing:
 
     steps_full: evaluations of the model of which every block ran; steps_cached: the others. blocks_full,
     blocks_cached: blocks that ran and that were left out, over all evaluations, with and without the prompt.
+    slot_steps: the image's share of the slots of its evaluations, those without an image included. So evaluations by
+    slot_steps, each added up over images, is the share of the slots that was in use; null in older parts.
     """
 
     id: str
@@ -164,6 +166,7 @@ class Timing:
     blocks_full: Int32 = 0
     blocks_cached: Int32 = 0
     peak_memory_bytes: Int64 | None = None
+    slot_steps: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

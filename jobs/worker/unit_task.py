@@ -263,6 +263,7 @@ class UnitTask:
             blocks_full=result.work.blocks_full,
             blocks_cached=result.work.blocks_cached,
             peak_memory_bytes=result.peak_memory_bytes,
+            slot_steps=result.slot_steps,
         )
 
     def _record(self, image: Image, encoded: Encoded) -> records.Record:

@@ -55,9 +55,10 @@ def device_use(timings: pa.Table, run_begins: Sequence[datetime]) -> list[dict[s
 def slot_use(timings: pa.Table, events: Sequence[Mapping[str, Any]] = ()) -> float | None:
     """The share of the slots' evaluations that were of a row; None if nothing was evaluated.
 
-    Workers count it and say so in the log. For units of earlier versions, of which the log does not say it, the most
-    that it can have been is computed: a unit of rows with e evaluations in s slots, which shared none with another
-    one, takes at least max(sum(e) / s, max(e)) turns.
+    Workers count it and say so in the log, and of each image that they made in its timing record, which is what is
+    left without a log. For images of earlier versions, of which neither says it, the most that it can have been is
+    computed: a unit of rows with e evaluations in s slots, which shared none with another one, takes at least
+    max(sum(e) / s, max(e)) turns.
 
     Args:
         timings: of all images.
@@ -70,6 +71,9 @@ def slot_use(timings: pa.Table, events: Sequence[Mapping[str, Any]] = ()) -> flo
     evaluations = (timings["steps_full"].to_numpy() + timings["steps_cached"].to_numpy()).astype(np.float64)
     if not evaluations.sum():
         return None
+    recorded = timings["slot_steps"] if "slot_steps" in timings.column_names else None
+    if recorded is not None and not recorded.null_count and (slot_steps := pc.sum(recorded).as_py()):
+        return round(float(evaluations.sum()) / slot_steps, 4)
     _, unit = np.unique(timings["unit"].to_numpy(), return_inverse=True)
     slots = np.zeros(unit.max() + 1)
     slots[unit] = timings["batch_size"].to_numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -74,6 +75,18 @@ def test_slot_use_counts_what_a_unit_leaves_empty():
     full = timing_table([timing_of(number, 0, slots=4) for number in range(8)])
     assert work.slot_use(full) == 1
     assert work.slot_use(timing_table([timing_of(0, 0, slots=4)])) == 0.25
+
+
+def test_slot_use_is_what_workers_counted_where_records_have_it_of_all_images():
+    counted = [replace(timing_of(number, 0, slots=4), slot_steps=40.0) for number in range(2)]
+    used = sum(one.steps_full + one.steps_cached for one in counted)
+    assert work.slot_use(timing_table(counted)) == pytest.approx(used / 80, abs=1e-4)
+    before = timing_of(2, 0, slots=4)
+    some = timing_table([*counted, before])
+    without = timing_table([replace(one, slot_steps=None) for one in (*counted, before)])
+    assert (
+        work.slot_use(some) == work.slot_use(without) == work.slot_use(without.drop_columns(["slot_steps"])) == 0.75
+    )
 
 
 def test_stratified_takes_all_kinds_and_the_cheapest_of_each():

@@ -57,6 +57,7 @@ def grid(model: ModelInfo) -> Iterator[Configuration]:
     yield from (
         Configuration(Candidate("unipc", n), "fp8") for n in (BASE_STEPS, 12, 8)
     )  # emulated on a CPU: its time there says nothing
+    yield from (Configuration(Candidate("unipc", n), "int8") for n in (12, 8))
     for preset in ("balanced", "fast"):
         chosen = {"sampler": model.sampler, "steps": model.steps} | recipe(preset, model)
         yield Configuration(Candidate(**chosen))
@@ -92,6 +93,9 @@ def pairs(model: ModelInfo) -> Iterator[tuple[Configuration, Configuration]]:
     for steps in (8, 12, BASE_STEPS):
         yield Configuration(Candidate("unipc", steps), "fp8"), plain[steps]
     yield Configuration(Candidate("unipc", 12), "bf16"), plain[12]
+    for other in ("bf16", "fp8"):
+        yield tuple(Configuration(Candidate("unipc", 12), precision) for precision in ("int8", other))
+    yield Configuration(Candidate("unipc", 12), "int8"), plain[12]
     for task in TASKS:
         first, second = (Configuration(Candidate(sampler, 8), task=task) for sampler in ("euler", "unipc"))
         yield first, second

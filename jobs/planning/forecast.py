@@ -59,8 +59,8 @@ def forecast(
 
 
 def _timed(precision: str) -> str:
-    """A precision that the table has. Raises UserError if it was not timed."""
+    """A precision that the table has. Raises UserError if it has it not."""
     known = sorted({name for gpu in benchmark_table()["gpus"].values() for name in gpu["denoising"]})
     if precision not in known:
-        raise UserError(f"setting precision: {precision} was not timed on these GPUs; with --gpu: {', '.join(known)}")
+        raise UserError(f"setting precision: {precision} is not in the table of GPUs; with --gpu: {', '.join(known)}")
     return precision

@@ -264,8 +264,9 @@ def test_the_command_by_the_table_marks_it(tmp_path):
     assert re.search(r" [\d.]+ GPU hours: \d+ h \d+ min \(", out), out
     assert "no H100 was measured" in out
     assert "of the 5B model" in out
-    code, _, err = plan_command("rows.jsonl", "--gpu", "h100", "--precision", "fp32")
-    assert (code, "with --gpu: bf16, fp8" in err) == (2, True)
+    for precision in ("fp32", "int8"):
+        code, _, err = plan_command("rows.jsonl", "--gpu", "h100", "--precision", precision)
+        assert (code, f"{precision} is not in the table of GPUs; with --gpu: bf16, fp8" in err) == (2, True)
     code, out, _ = plan_command("rows.jsonl")
     assert "time: not known; --like OUT" in out
 

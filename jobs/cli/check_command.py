@@ -12,6 +12,7 @@ import click
 from wanbatch.counting import number_of
 from wanbatch.jobs.cli.flag_types import NumberRange
 from wanbatch.jobs.cli.options import folder_argument, json_option
+from wanbatch.jobs.cli.process_start import said_on_stderr
 
 if TYPE_CHECKING:
     from wanbatch.jobs.augment.checking import CheckReport, Reader
@@ -89,7 +90,7 @@ def check(
         from wanbatch.jobs.augment.regeneration import regenerate as make_again
         from wanbatch.jobs.augment.regeneration import run_again
 
-        report = make_again(out, report, regenerate, check_all, run_again)
+        report = make_again(out, report, regenerate, check_all, run_again, said_on_stderr)
     click.echo(json.dumps({"out": str(out), **report.as_json()}) if as_json else "\n".join(lines_of(report)))
 
 

@@ -53,7 +53,9 @@ def write_checks(backend: StorageBackend, tables: Mapping[str, pa.Table], note: 
         kept.add(checks_name(part))
     for name in backend.sizes(FOLDER):
         if is_part(name) and name not in kept:
+            backend.ensure_writer()
             backend.remove(name)
+    backend.ensure_writer()
     backend.write_atomic(NOTE, to_json({"digest": digest.hexdigest(), **note}, indent=1))
 
 

@@ -232,7 +232,8 @@ def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) ->
     yield "{}: {}, {} in {}".format(manifest, *counts)
     least, most = (described["evaluations_of_an_image"][name] for name in ("least", "most"))
     each = f"{least} an image" if least == most else f"{least} to {most} an image"
-    yield f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all, {each}"
+    evaluations = f"{described['model_evaluations']} evaluations in all, {each}"
+    yield f"  model     {model.name}, {_samplers(described['samplers'])}, {evaluations}"
     for shape, count in described["sizes"].items():
         yield f"  {shape:<9} {number_of(count, 'images')}"
     yield f"  sources   {number_of(described['with_sources'], 'images')} start from one or more"
@@ -245,6 +246,13 @@ def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) ->
         yield f"  note      {number_of(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"
     if names := described["passthrough"]:
         yield f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}"
+
+
+def _samplers(images: Mapping[str, int]) -> str:
+    """The samplers of a run, and of several for how many images each. images: by sampler."""
+    if len(images) == 1:
+        return next(iter(images))
+    return ", ".join(f"{name} for {number_of(count, 'images')}" for name, count in images.items())
 
 
 def _unused_lines(unused: Sequence[UnusedColumn]) -> Iterator[str]:

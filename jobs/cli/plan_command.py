@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wanbatch.counting import number_of
+from wanbatch.counting import made_and_failed, number_of
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import default_output, json_option, run_arguments, settings_options
 from wanbatch.jobs.config.settings import read_settings
@@ -103,6 +103,7 @@ class _Found:
             **self.described,
             "made_again": len(self.folder.again),
             "removed": len(self.folder.leaving),
+            "removed_failed": self.folder.leaving_failed,
             "folder": self.folder.as_json(),
             "estimate": self.foreseen.as_json(),
             "first_rows": first_rows(self.plan),
@@ -116,7 +117,7 @@ class _Found:
         shown, workers = first_rows(self.plan), self.settings.workers
         yield from _lines(self.manifest, self.model, self.described)
         yield from _holder_lines(self.folder.as_json())
-        yield from _again_lines(len(self.folder.again), len(self.folder.leaving), self.folder.out)
+        yield from _again_lines(self.folder)
         yield from _estimate_lines(self.foreseen, workers if isinstance(workers, int) else None)
         yield from _memory_lines(self.memory, self.precision)
         yield f"  {'first' if len(shown) < len(self.plan) else 'all'} rows"
@@ -176,12 +177,14 @@ def _holder_lines(folder: Mapping[str, Any] | None) -> Iterator[str]:
         yield "            until it has ended, another run with this folder ends with 4"
 
 
-def _again_lines(count: int, leaving: int, out: str | Path) -> Iterator[str]:
+def _again_lines(folder: PlannedFolder) -> Iterator[str]:
     """How many rows of an output folder --rerun-changed makes again, and --drop-removed takes out of it."""
-    if leaving:
-        yield f"  removed   {number_of(leaving, 'images')} of {out} would leave it"
-    if count:
-        yield f"  again     {number_of(count, 'rows')} of {out} changed; made again, and counted in the estimate"
+    if folder.leaving:
+        made = len(folder.leaving) - folder.leaving_failed
+        yield f"  removed   {made_and_failed(made, folder.leaving_failed, 'images')} of {folder.out} would leave it"
+    if count := len(folder.again):
+        rows = number_of(count, "rows")
+        yield f"  again     {rows} of {folder.out} changed; made again, and counted in the estimate"
 
 
 def _estimate_lines(foreseen: Estimate, workers: int | None) -> Iterator[str]:

@@ -47,6 +47,11 @@ class PlannedFolder:
     leaving: frozenset[str] = frozenset()
     seen: SeenFolder | None = None
 
+    @property
+    def leaving_failed(self) -> int:
+        """How many of `leaving` could not be made."""
+        return 0 if self.seen is None else len(self.leaving & self.seen.committed().failed.keys())
+
     def as_json(self) -> dict[str, Any] | None:
         """What it holds, and who is at work in it; None: no run has begun to fill it."""
         if self.seen is None:

@@ -42,6 +42,7 @@ class Summary:
         drained: images that were committed after it was asked to stop.
         removed: images, made or quarantined, that this run took out of the dataset, since the manifest does not ask
             for them any more.
+        removed_failed: of these, quarantined.
         source_notes: what the user should know of the sources of images that this run made: the name of each note
             (`notes.WORDS`) -> how many images it concerns, and a source that it is about.
         warnings: what of the manifest is not read or not used, a sentence each.
@@ -66,6 +67,7 @@ class Summary:
     dropped: int = 0
     drained: int = 0
     removed: int = 0
+    removed_failed: int = 0
     source_notes: Mapping[str, NotedImages] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     report: str | None = None

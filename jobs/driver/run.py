@@ -96,11 +96,12 @@ def run(
         stop_request = stack.enter_context(stop_on_signals(stop))
         folder = stack.enter_context(OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}))
         again, leaving = rows_to_change(folder, context.plan, retry, rerun_changed, drop_removed)
-        counts = {"removed": len(leaving), "removed_failed": len(leaving & folder.committed().failed.keys())}
+        failed = len(leaving & folder.committed().failed.keys())
         context = _go_on(folder, context, again, leaving)
         plan = size_what_is_pending(folder, context, again, stop_request)
         controls = RunControls(progress, load, stop_request, stopwatch, ray)
-        return replace(_fill(folder, replace(context, plan=plan), again, controls), **counts)
+        summary = _fill(folder, replace(context, plan=plan), again, controls)
+        return replace(summary, removed=len(leaving), removed_failed=failed)
 
 
 def _go_on(folder: OutputFolder, context: RunContext, again: set[str], leaving: set[str]) -> RunContext:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from wanbatch.errors import UserError
@@ -28,7 +27,7 @@ def convert(adapter: AdapterFile, model: ModelLayers, layout: str, out: Path) ->
         adapter: As `read_adapter` gives it.
         model: That it was read for.
         layout: One of `LAYOUTS`.
-        out: The file to write, whole or not at all.
+        out: The file to write, whole or not at all; its folder is made if it is missing.
 
     Raises:
         UserError: The layout has no names for what the adapter changes, or the file cannot be written.
@@ -41,16 +40,16 @@ def convert(adapter: AdapterFile, model: ModelLayers, layout: str, out: Path) ->
         name: text for name, text in adapter.metadata.items() if name.startswith(("ss_", "modelspec.", "wanbatch."))
     }
     kept.pop("ss_network_alpha", None)  # a scale is said once, in the layout's own way
+    data = save({name: one.contiguous() for name, one in written.items()}, {"format": "pt", **kept, **header})
     draft = out.with_name(f".{out.name}.new")
     try:
-        save_file(
-            {name: one.contiguous() for name, one in written.items()}, draft, {"format": "pt", **kept, **header}
-        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
         draft.replace(out)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
-        raise UserError(f"{out}: cannot be written ({error}): choose another path") from error
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}): choose another path") from error
 
 
 def _diffusers(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:

@@ -179,7 +179,7 @@ def adapters_in_other_layouts(at: At) -> Iterator[str]:
     command = ("adapters", "convert")
     yield at.refused(*command, "ink.safetensors", "there.safetensors", "--to", "kohya")
     at.works(*command, "ink.safetensors", "new.safetensors", "--to", "kohya")
-    yield at.refused(*command, "ink.safetensors", "none/new.safetensors", "--to", "kohya")
+    yield at.refused(*command, "ink.safetensors", "there.safetensors/new.safetensors", "--to", "kohya")
     for layout in ("diffusers", "kohya"):
         yield at.refused(*command, "norms.safetensors", "norms-2.safetensors", "--to", layout)
     at.works(*command, "norms.safetensors", "norms-2.safetensors", "--to", "comfyui")

@@ -112,6 +112,17 @@ def test_conversion_keeps_every_number(source, layout, model_folder, config, tmp
     assert "is there already" in message
 
 
+def test_a_folder_is_made_for_a_converted_adapter_and_one_that_cannot_be_is_named(model_folder, config, tmp_path):
+    path = save_adapter(tmp_path / "a.safetensors", config, random_pairs(config), "musubi")
+    there = tmp_path / "new" / "folder" / "b.safetensors"
+    done = invoke("adapters", "convert", path, there, "--to", "kohya", "--model", model_folder)
+    assert done.exit_code == 0, done.output
+    assert [one.name for one in there.parent.iterdir()] == ["b.safetensors"]
+    command = ("adapters", "convert", path, path / "c.safetensors", "--to", "kohya", "--model", model_folder)
+    (message,) = refused(invoke(*command))
+    assert message == f"{path / 'c.safetensors'}: cannot be written (File exists): choose another path"
+
+
 def test_differences_are_converted_where_there_is_a_name_for_them(model_folder, config, tmp_path):
     keys = {
         "diffusion_model.blocks.0.norm3.diff_b": torch.randn(96),

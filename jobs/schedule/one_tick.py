@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.driver.interruption import stop_on_signals
@@ -20,6 +21,19 @@ from wanbatch.jobs.schedule.state_folder import Turn, opened_ledger, state_lock
 from wanbatch.jobs.schedule.ticks import next_tick, ticks_between
 
 
+class LookedAfter(NamedTuple):
+    """What one command did.
+
+    Attributes:
+        last: the row of the last tick that was looked after, over or interrupted; if there was none, that of the one
+            due.
+        ticks: the rows of all ticks that something was decided about or that were waited for, in order.
+    """
+
+    last: Tick
+    ticks: tuple[Tick, ...]
+
+
 def run_tick(
     schedules: Sequence[Schedule],
     name: str,
@@ -29,7 +43,7 @@ def run_tick(
     clock: SystemClock | None = None,
     wanbatch: Sequence[str] = THIS_WANBATCH,
     launcher: Launcher | None = None,
-) -> Tick:
+) -> LookedAfter:
     """Run the tick of one schedule whose time has come, as another scheduler asks; waits until it is over.
 
     Earlier ticks of it that are not over are looked after first, unless another such command does: resumed, or
@@ -42,7 +56,7 @@ def run_tick(
         launcher: starts the processes; None: real ones.
 
     Returns:
-        The row of the last tick that was looked after, over or interrupted; if there was none, that of the one due.
+        What was looked after.
 
     Raises:
         UserError: No tick of this schedule is due now.
@@ -58,9 +72,14 @@ def run_tick(
         stop_on_signals() as stop,
     ):
         launcher = launcher or ProcessLauncher(state, folder, wanbatch)
-        scheduler = Scheduler(
-            schedules, ledger, launcher, clock, only=name, tell=lambda tick: say(told(tick, one, state))
-        )
+        decided: set[datetime] = set()
+
+        def tell(tick: Tick) -> None:
+            say(told(tick, one, state))
+            if tick.schedule == name:
+                decided.add(tick.time)
+
+        scheduler = Scheduler(schedules, ledger, launcher, clock, only=name, tell=tell)
         scheduler.begin()
         if turn.take():
             scheduler.settle()
@@ -69,7 +88,10 @@ def run_tick(
         known = ledger.find(name, [due]).get(due)
         if scheduler.admit(name, due) == known and not known.is_open:
             say(f"{told(known, one, state)}: it is not run again; {next_words(one, clock.now())}")
-        return _Watch(ledger, scheduler, turn, name, due).until_over(stop, clock)
+        watch = _Watch(ledger, scheduler, turn, name, due)
+        last = watch.until_over(stop, clock)
+        rows = ledger.find(name, sorted(decided | watch.watched | {due}))
+        return LookedAfter(last, tuple(rows[time] for time in sorted(rows)))
 
 
 class _Watch:
@@ -77,14 +99,14 @@ class _Watch:
 
     def __init__(self, ledger: Ledger, scheduler: Scheduler, turn: Turn, name: str, due: datetime):
         self._ledger, self._scheduler, self._turn, self._name, self._due = ledger, scheduler, turn, name, due
-        self._watched: set[datetime] = set()
+        self.watched: set[datetime] = set()
 
     def until_over(self, stop: Callable[[], bool], clock: SystemClock) -> Tick:
         """Look until all is over, or it is to stop; returns the row of the last tick, or of the one that is due."""
         look_until(lambda: stop() or self.is_over(), self.look, clock)
         if not self.is_over():
             self.stop(clock)
-        time = max(self._watched, default=self._due)
+        time = max(self.watched, default=self._due)
         return self._ledger.find(self._name, [time])[time]
 
     def is_over(self) -> bool:
@@ -95,7 +117,7 @@ class _Watch:
             for tick in self._ledger.open_ticks()
             if tick.schedule == self._name and (tick.time == self._due or (mine and tick.time < self._due))
         }
-        self._watched |= wanted
+        self.watched |= wanted
         return not wanted
 
     def look(self) -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from fake_pipelines import load
 from job_making import picture, table, write_jsonl
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.comparison.compare import compare
 from wanbatch.jobs.comparison.text import lines_of
@@ -169,6 +170,17 @@ def test_a_second_pass_keeps_what_made_the_first(run_fast, settings, files, tmp_
     assert "adapters" not in rows["styled"]
     again = run_fast(first, tmp_path / "third", settings(lora=files, merge=["night"]))
     assert [one["name"] for one in recorded(again.out)["styled"]] == ["night"]
+
+
+def test_a_column_adapters_of_the_manifest_is_kept_beside_it_as_the_message_says(run_fast, settings, files, tmp_path):
+    rows = [{**row, "adapters": f"mine-{number}"} for number, row in enumerate(ROWS)]
+    manifest, chosen = write_jsonl(tmp_path / "m.jsonl", rows), {"lora": files}
+    with pytest.raises(UserError, match=r"rename it, or --map adapters=source_adapters$"):
+        run_fast(manifest, tmp_path / "out", settings(**chosen))
+    ran = run_fast(manifest, tmp_path / "out", settings(**chosen, map={"adapters": "source_adapters"}))
+    made = {row["id"]: row for row in table(ran.out, "data").to_pylist()}
+    assert {name: row["source_adapters"] for name, row in made.items()} == {"plain": "mine-0", "styled": "mine-1"}
+    assert [one["name"] for one in made["styled"]["adapters"]] == ["flat", "ink"]
 
 
 def test_the_columns_of_release_0_1_0_are_as_they_were():

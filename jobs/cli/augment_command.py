@@ -96,21 +96,12 @@ def augment(
     if measure is not None:
         _measure(recipe, measure, epochs, result, embeddings, settings, as_json)
         return
-    from wanbatch.jobs.augment.augment import plan_augmentation
-    from wanbatch.jobs.augment.manifest_lock import locked_manifest
-
     target = _manifest(recipe, out, make, manifest)
     if preview is not None:
-        planned = plan_augmentation(recipe, target, settings, True, drop_removed)
-        if planned.is_full:
-            _say_there_is_nothing(planned, as_json)
-        else:
-            _show(planned, preview, target, settings, as_json)
+        _preview(recipe, target, preview, settings, drop_removed, as_json)
         return
     made_into = _output(recipe, out) if make else None
-    with locked_manifest(target, said_on_stderr):
-        planned = plan_augmentation(recipe, target, settings, False, drop_removed)
-        written = None if planned.is_full else _write(planned, target, made_into, drop_removed)
+    planned, written = _planned_and_written(recipe, target, made_into, settings, drop_removed)
     if written is None:
         _say_there_is_nothing(planned, as_json)
         return
@@ -118,14 +109,29 @@ def augment(
     _go_on(ctx, planned, written, made_into, submit_to, settings, flags, as_json)
 
 
-def _write(planned: Augmentation, target: Path, out: str | Path | None, drop_removed: bool) -> Written:
-    """Write the manifest. out: the output folder that it is made into; None: it is not made."""
+def _planned_and_written(
+    recipe: Path, target: Path, out: str | Path | None, settings: Settings, drop_removed: bool
+) -> tuple[Augmentation, Written | None]:
+    """Draw the rows and write the manifest, which no other command does meanwhile.
+
+    Args:
+        recipe, target, settings, drop_removed: as `plan_augmentation` takes them.
+        out: the output folder that it is made into; None: it is not made.
+    Returns:
+        What was planned and what was written; None: there is nothing to make.
+    """
+    from wanbatch.jobs.augment.augment import plan_augmentation
     from wanbatch.jobs.augment.manifest_file import require_outside
+    from wanbatch.jobs.augment.manifest_lock import locked_manifest
     from wanbatch.jobs.augment.writing import write_augmentation
 
-    if isinstance(out, Path):
-        require_outside(planned.dataset, out, "name a folder elsewhere with --out")
-    return write_augmentation(planned, target, out, drop_removed)
+    with locked_manifest(target, said_on_stderr):
+        planned = plan_augmentation(recipe, target, settings, False, drop_removed)
+        if planned.is_full:
+            return planned, None
+        if isinstance(out, Path):
+            require_outside(planned.dataset, out, "name a folder elsewhere with --out")
+        return planned, write_augmentation(planned, target, out, drop_removed)
 
 
 def _go_on(
@@ -178,10 +184,15 @@ def _say_there_is_nothing(planned: Augmentation, as_json: bool) -> None:
     click.echo(f"{planned.dataset}: every class has enough pictures already{most}: there is nothing to make")
 
 
-def _show(planned: Augmentation, count: int, target: Path, settings: Settings, as_json: bool) -> None:
-    """Draw some rows, and say where."""
+def _preview(recipe: Path, target: Path, count: int, settings: Settings, drop_removed: bool, as_json: bool) -> None:
+    """Make and draw some rows, and say where. target: the manifest, which is not written."""
+    from wanbatch.jobs.augment.augment import plan_augmentation
     from wanbatch.jobs.augment.preview import preview
 
+    planned = plan_augmentation(recipe, target, settings, True, drop_removed)
+    if planned.is_full:
+        _say_there_is_nothing(planned, as_json)
+        return
     if not as_json:
         click.echo("".join(_warnings(planned)), err=True, nl=False)
     sheet = target.with_name(f"{target.stem}.preview.png")

@@ -95,12 +95,10 @@ def run(
             _log.warning("%s", message)
         stop_request = stack.enter_context(stop_on_signals(stop))
         folder = stack.enter_context(OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}))
-        again, leaving = rows_to_change(folder, context.plan, retry, rerun_changed, drop_removed)
-        failed = len(leaving & folder.committed().failed.keys())
+        again, leaving, failed = rows_to_change(folder, context.plan, retry, rerun_changed, drop_removed)
         context = _go_on(folder, context, again, leaving)
-        plan = size_what_is_pending(folder, context, again, stop_request)
-        controls = RunControls(progress, load, stop_request, stopwatch, ray)
-        summary = _fill(folder, replace(context, plan=plan), again, controls)
+        context = replace(context, plan=size_what_is_pending(folder, context, again, stop_request))
+        summary = _fill(folder, context, again, RunControls(progress, load, stop_request, stopwatch, ray))
         return replace(summary, removed=len(leaving), removed_failed=failed)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -72,14 +72,8 @@ def run_tick(
         stop_on_signals() as stop,
     ):
         launcher = launcher or ProcessLauncher(state, folder, wanbatch)
-        decided: set[datetime] = set()
-
-        def tell(tick: Tick) -> None:
-            say(told(tick, one, state))
-            if tick.schedule == name:
-                decided.add(tick.time)
-
-        scheduler = Scheduler(schedules, ledger, launcher, clock, only=name, tell=tell)
+        decided = _Decided(one, state)
+        scheduler = Scheduler(schedules, ledger, launcher, clock, only=name, tell=decided.add)
         scheduler.begin()
         if turn.take():
             scheduler.settle()
@@ -88,10 +82,21 @@ def run_tick(
         known = ledger.find(name, [due]).get(due)
         if scheduler.admit(name, due) == known and not known.is_open:
             say(f"{told(known, one, state)}: it is not run again; {next_words(one, clock.now())}")
-        watch = _Watch(ledger, scheduler, turn, name, due)
-        last = watch.until_over(stop, clock)
-        rows = ledger.find(name, sorted(decided | watch.watched | {due}))
-        return LookedAfter(last, tuple(rows[time] for time in sorted(rows)))
+        return _Watch(ledger, scheduler, turn, name, due).until_over(stop, clock, decided.times)
+
+
+class _Decided:
+    """Says what is decided about ticks, and keeps the times of those of one schedule."""
+
+    def __init__(self, one: Schedule, state: Path):
+        self._one, self._state = one, state
+        self.times: set[datetime] = set()
+
+    def add(self, tick: Tick) -> None:
+        """Take a row that was written."""
+        say(told(tick, self._one, self._state))
+        if tick.schedule == self._one.name:
+            self.times.add(tick.time)
 
 
 class _Watch:
@@ -99,15 +104,21 @@ class _Watch:
 
     def __init__(self, ledger: Ledger, scheduler: Scheduler, turn: Turn, name: str, due: datetime):
         self._ledger, self._scheduler, self._turn, self._name, self._due = ledger, scheduler, turn, name, due
-        self.watched: set[datetime] = set()
+        self._watched: set[datetime] = set()
 
-    def until_over(self, stop: Callable[[], bool], clock: SystemClock) -> Tick:
-        """Look until all is over, or it is to stop; returns the row of the last tick, or of the one that is due."""
+    def until_over(self, stop: Callable[[], bool], clock: SystemClock, decided: Collection[datetime]) -> LookedAfter:
+        """Look until all is over, or it is to stop.
+
+        Args:
+            stop: whether it is to.
+            clock: tells the time.
+            decided: times of ticks about which something was decided, which grow meanwhile.
+        """
         look_until(lambda: stop() or self.is_over(), self.look, clock)
         if not self.is_over():
             self.stop(clock)
-        time = max(self.watched, default=self._due)
-        return self._ledger.find(self._name, [time])[time]
+        rows = self._ledger.find(self._name, sorted({self._due, *self._watched, *decided}))
+        return LookedAfter(rows[max(self._watched, default=self._due)], tuple(rows[time] for time in sorted(rows)))
 
     def is_over(self) -> bool:
         """Whether nothing that is to be looked after is open."""
@@ -117,7 +128,7 @@ class _Watch:
             for tick in self._ledger.open_ticks()
             if tick.schedule == self._name and (tick.time == self._due or (mine and tick.time < self._due))
         }
-        self.watched |= wanted
+        self._watched |= wanted
         return not wanted
 
     def look(self) -> None:

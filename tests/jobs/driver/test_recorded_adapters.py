@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
@@ -158,6 +160,21 @@ def test_a_row_of_before_whose_file_changed_is_made_again(
     picture(tmp_path / "lost.png", 32, 32)
     assert retry(out, ()).made_now == 1
     assert recorded(out)["lost"] == [{"name": "ink", "weight": 1.0, "sha256": sha256(files["ink"]), "merged": False}]
+
+
+def test_another_file_under_the_path_of_before_is_noticed(run_fast, fast_retries, settings, files, tmp_path):
+    """Of an adapter that rows name, whose path and weight are what the settings of the folder have."""
+    lost = {"id": "lost", "prompt": "a star", "image": "lost.png", "creativity": 0.8, "style": "flat"}
+    manifest, out = write_jsonl(tmp_path / "m.jsonl", [*ROWS, lost]), tmp_path / "out"
+    chosen = settings(lora={name: files[name] for name in ("flat", "ink")})
+    run_fast(manifest, out, chosen)
+    made = recorded(out)
+    shutil.copy(files["night"], files["flat"])
+    picture(tmp_path / "lost.png", 32, 32)
+    for again in (partial(run, manifest, out, chosen, load=load), partial(retry, out, ())):
+        with pytest.raises(UserError, match="1 row changed since it was made, 'styled' for one"):
+            again()
+    assert recorded(out) == made
 
 
 def test_a_second_pass_keeps_what_made_the_first(run_fast, settings, files, tmp_path):

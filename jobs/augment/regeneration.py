@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,14 @@ def regenerate(
     plan = status(out)["plan"]
     manifest, settings = Path(plan["manifest"]), recorded_settings(plan["settings"], RUN)
     for _ in range(times):
-        rejected = {one.id for one in report.pictures if one.rejected_by and not one.source_moved}
-        if not _asked_again(manifest, rejected, times, say):
+        if not _asked_again(manifest, report.to_make_again, times, say):
             break
         run(manifest, out, settings)
         report = check()
     return report
 
 
-def _asked_again(manifest: Path, rejected: set[str], times: int, say: Callable[[str], None]) -> bool:
+def _asked_again(manifest: Path, rejected: Collection[str], times: int, say: Callable[[str], None]) -> bool:
     """Add the rows that replace rejected ones to a manifest; whether there are some. Arguments as above."""
     with locked_manifest(manifest, say):
         rows = read_rows(manifest, "was written by no recipe, so its rows are not made again: leave out --regenerate")
@@ -67,7 +66,7 @@ def _asked_again(manifest: Path, rejected: set[str], times: int, say: Callable[[
     return bool(new)
 
 
-def rows_again(rows: Sequence[Mapping[str, Any]], rejected: set[str], times: int) -> list[dict[str, Any]]:
+def rows_again(rows: Sequence[Mapping[str, Any]], rejected: Collection[str], times: int) -> list[dict[str, Any]]:
     """The rows that replace rejected ones, each but those that were replaced already or so many times.
 
     Args:

@@ -119,16 +119,16 @@ def _readers(classifier: Path | None, classes: str | None) -> list[Reader]:
 
 def lines_of(report: CheckReport) -> Iterator[str]:
     """What a person is told of checks."""
-    from wanbatch.jobs.augment.verdicts import REASONS, by_class, by_reason
+    from wanbatch.jobs.augment.verdicts import REASONS
 
-    count = len(report.pictures)
+    count = report.pictures
     verb = "is" if report.rejected == 1 else "are"
     good = count - report.rejected
     passing = f"{good} of {number_of(count, 'pictures')} {'passes' if good == 1 else 'pass'}"
     yield f"{report.out}: {passing}, {report.rejected} {verb} rejected"
-    for reason, number in by_reason(report.pictures).items():
+    for reason, number in report.rejected_by.items():
         yield f"  {reason:<16} {number}: {REASONS[reason]}"
-    classes = by_class(report.pictures)
+    classes = report.classes
     for each in classes[:CLASSES_SHOWN] if len(classes) > 1 else ():
         yield f"  class {each.label or 'none':<10} {each.made - each.rejected} of {each.made} pass"
     if len(classes) > CLASSES_SHOWN:

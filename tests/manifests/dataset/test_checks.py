@@ -31,11 +31,13 @@ class BackendThatLosesItsLease(LocalBackend):
 def test_nothing_is_removed_or_written_of_a_folder_that_another_process_has(tmp_path, may_write):
     backend = BackendThatLosesItsLease(tmp_path)
     backend.make_folders([INTERNAL])
-    write_checks(backend, {"data/part-00000.parquet": TABLE, "data/part-00001.parquet": TABLE}, {"pictures": 2})
+    write_checks(
+        backend, [("data/part-00000.parquet", TABLE), ("data/part-00001.parquet", TABLE)], lambda: {"pictures": 2}
+    )
     noted = backend.read(NOTE)
     backend.writes, backend.may_write = 0, may_write
     with pytest.raises(OSError, match="lease of the folder was lost"):
-        write_checks(backend, {"data/part-00000.parquet": TABLE}, {"pictures": 1})
+        write_checks(backend, [("data/part-00000.parquet", TABLE)], lambda: {"pictures": 1})
     assert sorted(backend.sizes("checks")) == [f"checks/part-{part:05d}.parquet" for part in (0, 1)]
     assert backend.read(NOTE) == noted
 
@@ -46,6 +48,6 @@ def test_the_note_is_of_who_holds_the_folder(tmp_path):
     backend.make_folders([INTERNAL])
     backend.may_write = 1
     with pytest.raises(OSError, match="lease of the folder was lost"):
-        write_checks(backend, {"data/part-00000.parquet": TABLE}, {})
+        write_checks(backend, [("data/part-00000.parquet", TABLE)], dict)
     assert checks_note(backend) is None
     assert len(list(checks_tables(backend))) == 1

@@ -9,9 +9,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import WanPipeline, WanTransformer3DModel
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
+from wanbatch.pipeline.adapters.merging import merge
+from wanbatch.pipeline.adapters.tensors import load_tensors
 from wanbatch.pipeline.models import attention_choice
 from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
@@ -34,13 +37,16 @@ SETTINGS = FewStepSettings(
 )
 
 
-def small_transformer() -> FrameTransformer:
+def small_model() -> WanTransformer3DModel:
     torch.manual_seed(5)
-    model = WanTransformer3DModel(
+    return WanTransformer3DModel(
         patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=12, in_channels=3, out_channels=3, text_dim=8,
         freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=16,
-    )  # fmt: skip
-    return FrameTransformer(model.eval())
+    ).eval()  # fmt: skip
+
+
+def small_transformer() -> FrameTransformer:
+    return FrameTransformer(small_model())
 
 
 def random_bank() -> PromptBank:
@@ -206,6 +212,21 @@ def test_a_distillation_is_gone_on_with_to_the_bit(tmp_path):
     assert (header["wanbatch.steps"], header["wanbatch.sampler"], header["wanbatch.guidance"]) == ("4", "euler", "1")
     assert len(header["wanbatch.levels"].split(",")) == 4
     assert [json.loads(line)["step"] for line in (halves / LOG_FILE).read_text().splitlines()] == [2, 5, 9]
+
+
+def test_diffusers_reads_the_file_as_a_run_does(tmp_path):
+    distillation(tmp_path, 3).run(dict)
+    theirs, ours = small_model(), small_model()
+    (tensors,) = load_tensors(read_adapter(tmp_path / ADAPTER_FILE, ModelLayers.of_config(ours.config)))
+    merge(ours, tensors)
+    pipeline = WanPipeline(None, None, None, None, transformer=theirs)
+    pipeline.load_lora_weights(tmp_path, weight_name=ADAPTER_FILE)
+    pipeline.fuse_lora(components=["transformer"])
+    pipeline.unload_lora_weights()
+    before, found = dict(small_model().named_parameters()), dict(theirs.named_parameters())
+    assert sum(not torch.equal(before[name], weight) for name, weight in ours.named_parameters()) == 2 * 8
+    for name, weight in ours.named_parameters():
+        torch.testing.assert_close(found[name], weight, rtol=1e-5, atol=1e-7, msg=name)
 
 
 class Killed(Exception):

@@ -21,7 +21,7 @@ from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.training import low_rank
 from wanbatch.pipeline.training.experts import Experts
 from wanbatch.pipeline.training.few_step import losses
-from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE, Distillation
+from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE, STATE_FILE, Distillation
 from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.few_step.steps import DistillationSteps
@@ -350,6 +350,23 @@ def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_good_s
     with pytest.raises(UserError, match=r"loss is nan at step \d+: the last good state is in .*lower learning rate"):
         broken.run(dict)
     assert (tmp_path / ADAPTER_FILE).read_bytes() == kept
+
+
+def test_weights_that_are_not_numbers_are_never_kept_though_the_loss_was_one(tmp_path):
+    def broken(steps: int) -> Distillation:
+        training = distillation(tmp_path, steps)
+        training.learners[STUDENT].parameters[0].register_hook(lambda gradient: gradient * math.nan)
+        return training
+
+    with pytest.raises(UserError, match="student are no numbers at step 1: no state was kept yet; begin again"):
+        broken(1).run(dict)
+    assert not list(tmp_path.glob("*.pt")) + list(tmp_path.glob("*.safetensors"))
+    lower = replace(SETTINGS, consistency_rate=SETTINGS.consistency_rate / 3)
+    distillation(tmp_path, 2, settings=lower).run(dict)
+    kept = {name: (tmp_path / name).read_bytes() for name in (STATE_FILE, ADAPTER_FILE)}
+    with pytest.raises(UserError, match="weights of the student are no numbers at step 3: the last good state is in"):
+        broken(3).run(dict)
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
 
 
 def test_settings_are_kept_and_unknown_ones_refused(tmp_path):

@@ -253,6 +253,23 @@ def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_state(
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
 
 
+def test_weights_that_are_not_numbers_are_never_kept_though_the_loss_was_one(info, tmp_path, monkeypatch):
+    whole = LoraTraining._loss
+
+    def broken(self, examples):
+        nothing = self.learner.parameters[0].sum() * 0  # whose square root has a gradient that is no number
+        return whole(self, examples) + (nothing.sqrt() if len(self.losses) == 3 else 0)
+
+    monkeypatch.setattr(LoraTraining, "_loss", broken)
+    said = r"weights of the adapter are no numbers after step 4: the state after 2 steps is kept in .*--rate"
+    with pytest.raises(UserError, match=said):
+        train(info, tmp_path)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+    with pytest.raises(UserError, match="after step 4: no state was kept yet"):
+        train(info, tmp_path / "seldom", replace(SETTINGS, steps=4, save_every=5))
+    assert not list((tmp_path / "seldom").glob("*.pt")) + list((tmp_path / "seldom").glob("*.safetensors"))
+
+
 def test_a_folder_of_another_training_is_refused(info, tmp_path):
     model = model_of(info)
     quick = replace(SETTINGS, steps=1)

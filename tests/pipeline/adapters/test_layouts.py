@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
@@ -244,12 +245,14 @@ def test_another_models_adapter_is_told_by_its_width_or_blocks(model, layers, tm
     assert "of width 5120 (Wan 14B)" in refused(tmp_path / "14b", layers)
 
 
-def test_a_key_that_nothing_reads_is_refused_with_its_name(model, layers, pairs, tmp_path):
-    image = {f"transformer.blocks.0.attn2.add_k_proj.lora_{side}.weight": torch.zeros(4, 4) for side in "AB"}
-    path = save_adapter(tmp_path / "a.safetensors", model.config, pairs, **image)
-    message = refused(path, layers)
-    assert "has 2 keys that no layer of small takes: " in message
-    assert "transformer.blocks.0.attn2.add_k_proj.lora_A.weight" in message
+def test_all_keys_that_nothing_reads_are_refused_by_their_names(model, layers, pairs, tmp_path):
+    stem = "transformer.blocks.{}.attn2.{}.lora_A.weight"
+    alone = [f"transformer.mask_{name}.diff" for name in "abcdefg"]
+    others = [*alone, *(stem.format(block, "add_k_proj") for block in (0, 2, 1)), stem.format(2, "gate")]
+    more = {name: torch.zeros(4, 4) for name in others}
+    message = refused(save_adapter(tmp_path / "a.safetensors", model.config, pairs, **more), layers)
+    said = re.search(r"has 11 keys that no layer of small takes: (.*); refused", message)[1]
+    assert set(said.split(", ")) == {*alone, stem.format("0-2", "add_k_proj"), stem.format(2, "gate")}
 
 
 def test_what_is_no_adapter_or_not_all_of_one_is_refused(model, layers, pairs, tmp_path):

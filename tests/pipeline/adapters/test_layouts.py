@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from small_models import random_transformer
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.converting import convert
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.merging import merge
 from wanbatch.pipeline.adapters.tensors import load_tensors
@@ -69,17 +70,38 @@ def test_every_layout_gives_the_same_weights(layout, model, layers, pairs, tmp_p
     assert said.only_merged is None
 
 
+def merged_by_diffusers(path) -> dict[str, torch.Tensor]:
+    """As `merged`, by diffusers' own loader."""
+    theirs = random_transformer()
+    pipeline = WanPipeline(None, None, None, None, transformer=theirs)
+    pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    pipeline.fuse_lora(components=["transformer"])
+    pipeline.unload_lora_weights()
+    return dict(theirs.named_parameters())
+
+
 @pytest.mark.parametrize("layout", READ_BY_DIFFUSERS)
 def test_diffusers_merges_the_same(layout, model, layers, pairs, tmp_path):
     path = save_adapter(tmp_path / "a.safetensors", model.config, pairs, layout)
-    theirs = random_transformer()
-    pipeline = WanPipeline(None, None, None, None, transformer=theirs)
-    pipeline.load_lora_weights(tmp_path, weight_name=path.name)
-    pipeline.fuse_lora(components=["transformer"])
-    pipeline.unload_lora_weights()
-    found = dict(theirs.named_parameters())
+    found = merged_by_diffusers(path)
     for name, weight in merged(model, path, layers).items():
         torch.testing.assert_close(weight, found[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "comfyui", "kohya"])
+def test_diffusers_merges_the_same_from_a_converted_file(layout, model, layers, pairs, tmp_path):
+    """Of layers of two ranks and scales, which diffusers has to know of each."""
+    small = {name: (down[:2], up[:, :2] * 3) for name, (down, up) in pairs.items() if "attn1" in name}
+    others = save_adapter(tmp_path / "a.safetensors", model.config, pairs, "musubi")
+    halves = save_adapter(tmp_path / "b.safetensors", model.config, small, "ai-toolkit")
+    mixed = {name: one for name, one in load_file(others).items() if "self_attn" not in name} | load_file(halves)
+    save_file(mixed, tmp_path / "mixed.safetensors")
+    convert(read_adapter(tmp_path / "mixed.safetensors", layers), layers, layout, tmp_path / "new.safetensors")
+    theirs = merged_by_diffusers(tmp_path / "new.safetensors")
+    wanted = expected(model, {**pairs, **small})
+    for name, weight in merged(model, tmp_path / "new.safetensors", layers).items():
+        torch.testing.assert_close(weight, wanted[name], rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(theirs[name], wanted[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_a_weight_scales_the_change_and_a_negative_one_takes_it_away(model, layers, pairs, tmp_path):

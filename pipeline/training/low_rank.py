@@ -3,7 +3,7 @@
 Several adapters can lie on one transformer, of which one or none is active: a distillation has its student, its
 teacher (none) and its fake score on one copy of the weights. They are trained in fp32 whatever the transformer's
 type, and saved under names that both diffusers and ComfyUI read: Wan's own, after `diffusion_model.`. ComfyUI knows
-no others for Wan (`model_lora_keys_unet` of its `comfy/lora.py`), and diffusers converts them.
+no others for Wan (its `model_lora_keys_unet`), and diffusers converts them.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class _Found:
         from wanbatch.jobs.planning.first_rows import first_rows, table_lines
 
         shown, workers = first_rows(self.plan), self.settings.workers
-        yield from _lines(self.manifest, self.model, self.described)
+        yield from _lines(self.manifest, self.model, self.described, self.plan)
         yield from _holder_lines(self.folder.as_json())
         yield from _again_lines(self.folder)
         yield from _estimate_lines(self.foreseen, workers if isinstance(workers, int) else None)
@@ -230,7 +230,7 @@ def _warning_lines(described: dict[str, Any], unused: Sequence[UnusedColumn]) ->
             yield f"            {_more(unreadable).lstrip(', ')} (--json names them all)"
 
 
-def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) -> Iterator[str]:
+def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any], plan: Plan) -> Iterator[str]:
     counts = (number_of(described[name], name) for name in ("rows", "images", "units"))
     yield "{}: {}, {} in {}".format(manifest, *counts)
     least, most = (described["evaluations_of_an_image"][name] for name in ("least", "most"))
@@ -240,10 +240,8 @@ def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) ->
     for shape, count in described["sizes"].items():
         yield f"  {shape:<9} {number_of(count, 'images')}"
     yield f"  sources   {number_of(described['with_sources'], 'images')} start from one or more"
-    for one in described["adapters"]:
-        how = "merged into the model" if one["merged"] else "for rows that name it"
-        weight = f", weight {one['weight']:g}" if one["weight"] != 1 else ""
-        yield f"  adapter   {one['name']}, {how}: {one['coverage']}{weight}"
+    for adapter in plan.adapters.values():
+        yield f"  adapter   {adapter.words()}"
     for name, noted in described["source_notes"].items():
         first = " ".join(noted["example"].split())
         yield f"  note      {number_of(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"

@@ -155,6 +155,8 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
     log.write("started", pid=os.getpid(), rows=len(context.plan), pending=counters.pending)
     for message in context.warnings:
         log.write("warning", message=message)
+    for adapter in context.plan.adapters.values():
+        log.write("adapter", **adapter.describe())
     if milliseconds := context.batch_size.milliseconds:
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
     if counters.pending:
@@ -185,6 +187,7 @@ def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: 
         dropped=dispatcher.dropped,
         drained=dispatcher.drained,
         source_notes=counters.source_notes,
+        adapters=tuple(adapter.words() for adapter in context.plan.adapters.values()),
         warnings=context.warnings,
     )
     log.write(summary.ended, **summary.for_log)

@@ -39,6 +39,7 @@ def summary_text(summary: Summary) -> str:
         if summary.moves:
             lines.append(f"  memory    {_moved(summary)}")
         lines += [f"  stages    {line}" for line in _as_far_as_readable(summary.out, _stage_lines(summary))]
+    lines += [f"  adapter   {words}" for words in summary.adapters]
     for name, noted in summary.source_notes.items():
         count = number_of(noted.images, "pictures")
         lines.append(f"  sources   {count} made from a source {WORDS[name]}; {_one_line(noted.example)} for one")

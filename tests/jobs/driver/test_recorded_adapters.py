@@ -20,6 +20,7 @@ from wanbatch.jobs.comparison.compare import compare
 from wanbatch.jobs.comparison.text import lines_of
 from wanbatch.jobs.driver.run import retry, run
 from wanbatch.jobs.planning import plan as planning
+from wanbatch.jobs.reporting.text_summary import summary_text
 from wanbatch.manifests.dataset.mark_reading import read_marks
 from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.sharing.facts import facts_of
@@ -97,6 +98,21 @@ def test_files_and_weights_in_effect_are_in_rows_card_and_export(run_fast, setti
     marks = read_marks(tmp_path / "given" / "train" / "styled.png")
     assert marks.settings["adapters"] == recorded(out)["styled"]
     assert marks.parameters.startswith("a star <lora:night:1> <lora:flat:1> <lora:ink:0.2>\n")
+
+
+def test_the_summary_and_the_log_say_how_much_each_adapter_changes(run_fast, settings, files, tmp_path):
+    manifest, out = write_jsonl(tmp_path / "m.jsonl", ROWS), tmp_path / "out"
+    given = {"flat": files["flat"], "ink": files["ink"] + ":0.4", "night": files["night"]}
+    summary = run_fast(manifest, out, settings(lora=given, merge=["night"])).summary
+    changes = "30 of 30 layers, rank 4, scale 1.0"
+    assert [line for line in summary_text(summary).splitlines() if line.startswith("  adapter")] == [
+        f"  adapter   night, merged into the model: {changes}",
+        f"  adapter   flat, for rows that name it: {changes}",
+        f"  adapter   ink, for rows that name it: {changes}, weight 0.4",
+    ]
+    events = map(json.loads, (out / "_wanbatch" / "log.jsonl").read_text().splitlines())
+    logged = [(event["name"], event["coverage"]) for event in events if event["event"] == "adapter"]
+    assert logged == [(name, changes) for name in ("night", "flat", "ink")]
 
 
 def test_without_adapters_nothing_shows_that_there_is_such_a_column(run_fast, settings, files, tmp_path):

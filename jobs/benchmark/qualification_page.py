@@ -49,8 +49,10 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
         said = ", ".join(f"{name} {figures['ms']:.2f} ms" for name, figures in contenders.items())
         yield f"  {stage}: {said}"
     start = data["start"]
-    seconds = f"loaded in {start['load_seconds']:.1f} s, first picture {start['first_picture_seconds']:.1f} s"
-    yield f"  start: {seconds}, after imports and Ray"
+    yield (
+        f"  start: loaded in {start['load_seconds']:.1f} s, first picture {start['first_picture_seconds']:.1f} s, "
+        "after imports and Ray"
+    )
     if data["peak_memory_bytes"] is not None:
         beside = data["peak_memory_bytes_with_diffusers"] / 1e9
         yield f"  peak memory: {data['peak_memory_bytes'] / 1e9:.1f} GB, with diffusers beside {beside:.1f} GB"

@@ -10,14 +10,14 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from wanbatch import __version__
-from wanbatch.errors import UserError
+from wanbatch.errors import UserError, WanbatchError
 from wanbatch.jobs.config.settings import Settings, recorded_settings
 from wanbatch.jobs.driver.cluster_session import cluster_address
 from wanbatch.jobs.driver.dispatcher import Dispatcher
@@ -99,7 +99,28 @@ def run(
         context = _go_on(folder, context, again, leaving)
         plan = size_what_is_pending(folder, context, again, stop_request)
         controls = RunControls(progress, load, stop_request, stopwatch, ray)
-        return replace(_fill(folder, replace(context, plan=plan), again, controls), removed=len(leaving))
+        with _failure_in_log(RunLog(folder)):
+            summary = _fill(folder, replace(context, plan=plan), again, controls)
+        return replace(summary, removed=len(leaving))
+
+
+@contextmanager
+def _failure_in_log(log: RunLog) -> Iterator[None]:
+    """Note an error that ends a run: what it prints may be lost with the machine that it ran on.
+
+    Errors that are not ours are bugs, whose texts may hold anything: of these only the class is noted.
+    """
+    try:
+        yield
+    except Exception as error:
+        ours = isinstance(error, WanbatchError)
+        with suppress(Exception):  # it may be the disk of the log that failed
+            log.write(
+                "failed",
+                cause=str(error) if ours else type(error).__name__,
+                exit_code=getattr(error, "exit_code", WanbatchError.exit_code),
+            )
+        raise
 
 
 def _go_on(folder: OutputFolder, context: RunContext, again: set[str], leaving: set[str]) -> RunContext:

@@ -1,4 +1,4 @@
-"""Adapters on the hub: found again where it must not be asked. In processes of their own, which read its variables."""
+"""Adapters on the hub: found again where it must not be asked. In processes of their own, which read variables."""
 
 from __future__ import annotations
 

@@ -38,6 +38,16 @@ def find_dataset(path: str, images: str | None, reading: Reading, given: str) ->
         UserError: There is none, or it cannot be read.
         MachineryError: The store that holds it does not answer.
     """
+    try:
+        return _find(path, images, reading, given)
+    except OSError as error:
+        which = error.filename if isinstance(error.filename, str) else path
+        raise UserError(
+            f"{which}: cannot be read ({error.strerror or error}): let it be read, or name a dataset without it"
+        ) from error
+
+
+def _find(path: str, images: str | None, reading: Reading, given: str) -> FoundDataset:
     if is_url(path):
         return read_table(path, reading)
     there = kind_of(path)

@@ -38,7 +38,7 @@ class Text(Part):
 Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda value: tuple(_weighted(value))), Field(min_length=1)]
 Strength = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 
 
 class Range(Part):

@@ -51,6 +51,10 @@ _RULES = {
     "softness": "a number from 0 to 1",
     "keep_pixels": "true or false",
     "objects": 'a table, like [objects] with keep = "boxes" below it',
+    "columns": 'a table, like [columns] with label = "breed" below it',
+    "blend": "a table, like [blend] with share = 0.3 below it",
+    "hard": 'a table, like [hard] with column = "loss" below it',
+    "checks": "a table, like [checks] with blur = 0.1 below it",
     "near_copies": "drop, refuse or keep",
     "annotations_below": "a number from 0 to 1",
     "duplicates": "none, exact or near",
@@ -130,7 +134,10 @@ def _words(error: ValidationError, values: Mapping[str, Any]) -> str:
         return f"has no {name}: give it" + (f" {rule}" if rule else ', like dataset = "pictures"')
     if where[:2] == ["objects", "keep"]:
         return f"objects.keep is {_given(values, where)!r}: must be boxes or masks"
-    rule = next((_RULES[str(part)] for part in reversed(where) if str(part) in _RULES), "text that is not empty")
+    rule = next(
+        (_RULES[str(part)] for part in reversed(where) if str(part) in _RULES),
+        "text that is not empty and has no NUL",
+    )
     return f"{name} is {_given(values, where)!r}: must be {rule}"
 
 

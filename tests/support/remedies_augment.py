@@ -15,6 +15,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "is inside the folder of a class": "tests/jobs/augment/test_datasets.py"
         "::test_classes_inside_classes_are_told_and_a_table_names_them_otherwise",
     },
+    "jobs/augment/dataset.py": {
+        "let it be read": "tests/jobs/augment/test_recipe_file.py"
+        "::test_a_folder_of_a_dataset_that_cannot_be_read_is_named",
+    },
     "jobs/augment/embeddings.py": {
         "there is no such model": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
         "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",

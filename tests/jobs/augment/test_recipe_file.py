@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from augment_making import RECIPE
 from command_line import invoke, refused
+from job_making import picture
 
 from wanbatch.jobs.augment.recipe import shipped
 from wanbatch.jobs.augment.recipe_file import read_recipe
@@ -58,6 +59,11 @@ def write(text: str, name: str = "recipe.toml") -> Path:
         (GOOD.replace('template = "a {label}"\n', ""), 'has no template: give it text like "a {label}"'),
         (GOOD.replace('dataset = "set"\n', ""), 'has no dataset: give it, like dataset = "pictures"'),
         (GOOD.replace('"set"', "set"), "is not TOML: "),
+        (GOOD.replace('"set"', '"s\\u0000t"'), "dataset is 's\\x00t': must be text that is not empty and has no NUL"),
+        (GOOD + "hard = 3\n", 'hard is 3: must be a table, like [hard] with column = "loss" below it'),
+        (GOOD + "blend = 0.3\n", "blend is 0.3: must be a table, like [blend] with share = 0.3 below it"),
+        (GOOD + 'columns = "a"\n', "columns is 'a': must be a table, like [columns] with label = \"breed\" below it"),
+        (GOOD + "checks = []\n", "checks is []: must be a table, like [checks] with blur = 0.1 below it"),
     ],
 )
 def test_a_bad_recipe_is_refused_in_one_line(text, message):
@@ -72,6 +78,20 @@ def test_a_recipe_that_is_not_there_or_no_file():
     Path("set").mkdir()
     (line,) = refused(invoke("augment", "set"))
     assert line == "set: is a folder: give a recipe, a TOML file that names it as dataset"
+
+
+def test_a_folder_of_a_dataset_that_cannot_be_read_is_named():
+    Path("set/disc").mkdir(parents=True)
+    Path("set/disc/circle").symlink_to("circle")  # it leads to itself
+    (line,) = refused(invoke("augment", write(GOOD)))
+    assert line.startswith(
+        f"{Path('set').absolute()}/disc/circle: cannot be read (Too many levels of symbolic links)"
+    )
+    Path("set/disc/circle").unlink()
+    picture(Path("set/disc/a.png"), 16, 16)
+    assert invoke("augment", write(GOOD.replace('split = "train"\n', ""))).exit_code == 0
+    (line,) = refused(invoke("augment", write(GOOD.replace('"set"', f'"{"s" * 300}"'))))
+    assert "cannot be read (File name too long): let it be read, or name a dataset without it" in line
 
 
 def test_shipped_recipes_are_bases_whose_keys_can_be_replaced():

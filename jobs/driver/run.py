@@ -99,9 +99,7 @@ def run(
         context = _go_on(folder, context, again, leaving)
         plan = size_what_is_pending(folder, context, again, stop_request)
         controls = RunControls(progress, load, stop_request, stopwatch, ray)
-        with _failure_in_log(RunLog(folder)):
-            summary = _fill(folder, replace(context, plan=plan), again, controls)
-        return replace(summary, removed=len(leaving))
+        return replace(_fill(folder, replace(context, plan=plan), again, controls), removed=len(leaving))
 
 
 @contextmanager
@@ -169,8 +167,16 @@ def retry(
 
 def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: RunControls) -> Summary:
     """Make what an open folder lacks, and say what came of it."""
+    log = RunLog(folder)
+    with _failure_in_log(log):
+        return _make_what_lacks(folder, log, context, again, controls)
+
+
+def _make_what_lacks(
+    folder: OutputFolder, log: RunLog, context: RunContext, again: set[str], controls: RunControls
+) -> Summary:
     folder.keep_card(_card_content(context))
-    log, first_unit = RunLog(folder), folder.committed().next_unit
+    first_unit = folder.committed().next_unit
     dispatcher = Dispatcher(context.plan, folder, log, context.dispatch_options(uuid.uuid4().hex[:12], again))
     counters = dispatcher.counters
     log.write("started", pid=os.getpid(), rows=len(context.plan), pending=counters.pending)

@@ -6,30 +6,28 @@ import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile, gettempdir
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from wanbatch.counting import number_of
-from wanbatch.errors import RowError, UserError
+from wanbatch.errors import UserError
+from wanbatch.jobs.augment.checked_sources import CheckedSources
 from wanbatch.jobs.augment.checks_settings import Band, Checks
-from wanbatch.jobs.augment.measures import blended, distance, measure, small
+from wanbatch.jobs.augment.gathered import UNKNOWN, Gathered, Together
+from wanbatch.jobs.augment.measures import distance, measure, small
 from wanbatch.jobs.augment.near_copies import Fingerprint, NearCopies, fingerprint_of
-from wanbatch.jobs.augment.verdicts import COLUMNS, Checked, by_class, by_reason, columns_of, judge, learnt_bands
-from wanbatch.jobs.config.settings import recorded_settings
+from wanbatch.jobs.augment.verdicts import COLUMNS, Checked, ClassVerdict, Tally, columns_of, judge
 from wanbatch.manifests.dataset.card import refresh_card
 from wanbatch.manifests.dataset.checks import REJECTED_BY, write_checks
 from wanbatch.manifests.dataset.commit_log import read_commit_log
 from wanbatch.manifests.dataset.committed_parts import opened_part
 from wanbatch.manifests.dataset.held_folder import held_folder
-from wanbatch.manifests.dataset.status import RUN, committed_rows, status
-from wanbatch.manifests.reading.manifest import Manifest, read_manifest
-from wanbatch.manifests.records import Source
-from wanbatch.manifests.sources.loader import SourceLoader
+from wanbatch.manifests.dataset.status import committed_rows, status
+from wanbatch.manifests.storage.atomic_files import named
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
-from wanbatch.pipeline.core.requests import fit
 
 ROWS = 64
 """Pictures that are read at a time."""
@@ -44,34 +42,49 @@ class CheckReport:
 
     Attributes:
         out: the output folder.
-        pictures: all of them, in the order of the manifest.
+        pictures: how many there are.
+        rejected: how many of them are rejected.
+        rejected_by: by the name of a check, how many it rejects, the most first.
+        classes: the classes by name, with their pictures.
+        to_make_again: ids of rejected pictures that another seed may make better.
         bands: the distances that were allowed, given or learnt.
         warnings: what could not be checked, a sentence each.
         folder: numbers about the folder as a whole, such as `kid`.
     """
 
     out: str
-    pictures: tuple[Checked, ...]
+    pictures: int
+    rejected: int
+    rejected_by: Mapping[str, int]
+    classes: tuple[ClassVerdict, ...]
+    to_make_again: frozenset[str]
     bands: tuple[Band, ...]
     warnings: tuple[str, ...]
     folder: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def rejected(self) -> int:
-        """How many pictures are rejected."""
-        return sum(bool(one.rejected_by) for one in self.pictures)
-
     def as_json(self) -> dict[str, Any]:
         """What a script may want to read, and what is noted in the folder."""
         return {
-            "pictures": len(self.pictures),
+            "pictures": self.pictures,
             "rejected": self.rejected,
-            "rejected_by": by_reason(self.pictures),
-            "classes": [asdict(one) for one in by_class(self.pictures)],
+            "rejected_by": dict(self.rejected_by),
+            "classes": [asdict(one) for one in self.classes],
             "bands": [band.model_dump(mode="json") for band in self.bands],
             "folder": dict(self.folder),
             "warnings": list(self.warnings),
         }
+
+
+class ReaderFindings(NamedTuple):
+    """What a reader found.
+
+    Attributes:
+        columns: by names of `verdicts.COLUMNS`, a value for each picture that it has seen, in that order.
+        folder: numbers about the folder as a whole.
+    """
+
+    columns: Mapping[str, pa.Array]
+    folder: Mapping[str, float]
 
 
 class Reader:
@@ -80,9 +93,9 @@ class Reader:
     def see(self, one: Checked, pixels: np.ndarray) -> None:
         """Look at a picture. pixels: uint8 [rows, columns, 3]."""
 
-    def finish(self) -> Mapping[str, float]:
-        """Fill in what was found of each picture; returns numbers about the folder as a whole."""
-        return {}
+    def finish(self) -> ReaderFindings:
+        """What was found of the pictures that it has seen, and of all together."""
+        return ReaderFindings({}, {})
 
 
 def check_folder(
@@ -103,7 +116,7 @@ def check_folder(
     Raises:
         UserError: It is no output folder, has no pictures, or a part of it is damaged.
         FolderHeldError: A run writes to it.
-        MachineryError: It cannot be read or written.
+        MachineryError: It cannot be read or written, or the temporary folder has no room.
     """
     _parts(out)
     backend = open_backend(out)
@@ -131,38 +144,80 @@ def _check(
     readers: Sequence[Reader],
     classes: Classes,
 ) -> CheckReport:
-    sources = _Sources(status(out)["plan"])
     copies = NearCopies(held_out) if held_out else None
-    by_part: dict[str, list[Checked]] = {}
-    with sources:
-        for part in parts:
-            its = by_part.setdefault(part, [])
-            for row in _rows(backend, part):
-                its.append(_measured(row, sources, copies, readers))
-                its[-1].source_moved = _has_moved(row, classes)
-    pictures = [one for its in by_part.values() for one in its]
-    pictures.sort(key=lambda one: (one.manifest_row, one.variant))
-    folder: dict[str, float] = {}
-    for reader in readers:
-        folder |= reader.finish()
-    bands = checks.bands or learnt_bands(pictures, checks.tolerance)
-    judge(pictures, checks, bands)
-    report = CheckReport(str(out), tuple(pictures), bands, sources.warnings(), folder)
-    tables = {part: checks_table(its) for part, its in by_part.items()}
-    write_checks(backend, tables, {**report.as_json(), "checks": checks.model_dump(mode="json")})
+    gathered = Gathered()
+    with TemporaryFile(prefix="wanbatch-") as draft:
+        with CheckedSources(status(out)["plan"]) as sources, pa.ipc.new_stream(draft, MEASURED) as writer:
+            for part in parts:
+                its = []
+                for row in _rows(backend, part):
+                    its.append(_measured(row, sources, copies, readers))
+                    its[-1].source_moved = _has_moved(row, classes)
+                    gathered.add(its[-1])
+                with named(gettempdir()):
+                    writer.write_batch(pa.RecordBatch.from_pylist([columns_of(one) for one in its], MEASURED))
+        findings = [reader.finish() for reader in readers]
+        together = gathered.together(checks)
+        del gathered  # the most of what is kept, and what follows is known
+        verdicts = _Verdicts(checks, together, findings)
+        draft.seek(0)
+        with pa.ipc.open_stream(draft) as measured:
+            tables = ((part, verdicts.of(batch)) for part, batch in zip(parts, measured, strict=True))
+
+            def report() -> CheckReport:
+                return verdicts.report(str(out), sources.warnings())
+
+            write_checks(backend, tables, lambda: {**report().as_json(), "checks": checks.model_dump(mode="json")})
     refresh_card(backend, read_commit_log(backend).committed)
-    return report
+    return report()
 
 
-def checks_table(pictures: Sequence[Checked]) -> pa.Table:
-    """What was found of pictures, as `checks/` has it: `COLUMNS`, then `rejected_by`."""
-    schema = pa.schema([*((name, _TYPES[kind]) for name, kind in COLUMNS.items()), (REJECTED_BY, _TEXTS)])
-    rows = [{**columns_of(one), REJECTED_BY: one.rejected_by} for one in pictures]
-    return pa.Table.from_pylist(rows, schema=schema)
+class _Verdicts:
+    """Judges measured pictures, a part of the folder after the other."""
+
+    def __init__(self, checks: Checks, together: Together, findings: Sequence[ReaderFindings]):
+        self._checks, self._together, self._findings = checks, together, findings
+        self._tally = Tally()
+        self._seen = 0
+        self._again: set[str] = set()
+
+    def of(self, measured: pa.RecordBatch) -> pa.Table:
+        """What `checks/` has of the next pictures: `COLUMNS`, then `rejected_by`. measured: `MEASURED`."""
+        rows = []
+        for values in measured.to_pylist():
+            one = Checked(**values)
+            self._judge(one)
+            rows.append({**columns_of(one), REJECTED_BY: one.rejected_by})
+        return pa.Table.from_pylist(rows, schema=MEASURED.append(pa.field(REJECTED_BY, _TEXTS)))
+
+    def _judge(self, one: Checked) -> None:
+        place, together = self._tally.pictures, self._together
+        one.exact_duplicate = bool(together.exact_duplicate[place])
+        near = int(together.near_duplicate[place])
+        one.near_duplicate = None if near == UNKNOWN else bool(near)
+        if one.decodes:  # the others are shown to no reader
+            for found in self._findings:
+                for name, column in found.columns.items():
+                    setattr(one, name, column[self._seen].as_py())
+            self._seen += 1
+        judge(one, self._checks, together.bands, together.usual_sharpness)
+        self._tally.add(one)
+        if one.rejected_by and not one.source_moved:
+            self._again.add(one.id)
+
+    def report(self, out: str, warnings: tuple[str, ...]) -> CheckReport:
+        """What was found of all that were judged."""
+        folder = {name: value for found in self._findings for name, value in found.folder.items()}
+        tally = self._tally
+        counts = tally.pictures, tally.rejected, tally.by_reason(), tally.by_class()
+        return CheckReport(out, *counts, frozenset(self._again), self._together.bands, warnings, folder)
 
 
 _TEXTS = pa.list_(pa.string())
 _TYPES = {"string": pa.string(), "int64": pa.int64(), "int32": pa.int32(), "double": pa.float64(), "bool": pa.bool_()}
+MEASURED = pa.schema([(name, _TYPES[kind]) for name, kind in COLUMNS.items()])
+"""Of pictures that are measured and not judged yet, for which what is still unknown is null."""
+
 _READ = ("id", "image", "manifest_row", "variant", "sha256", "label", "creativity", "width", "height", "sources")
 
 
@@ -174,7 +229,7 @@ def _rows(backend: StorageBackend, part: str) -> Iterator[dict[str, Any]]:
 
 
 def _measured(
-    row: Mapping[str, Any], sources: _Sources, copies: NearCopies | None, readers: Sequence[Reader]
+    row: Mapping[str, Any], sources: CheckedSources, copies: NearCopies | None, readers: Sequence[Reader]
 ) -> Checked:
     one = Checked(row["id"], row["manifest_row"], row["variant"], row["sha256"])
     one.label = None if row.get("label") is None else str(row["label"])
@@ -212,97 +267,6 @@ def _decoded(data: bytes) -> np.ndarray | None:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class _FittedSource:
-    """A source, or a mixture of several, at the size of a picture."""
-
-    small: np.ndarray
-    sharpness: float
-
-
-class _Sources:
-    """The sources of a folder's pictures, as its manifest has them."""
-
-    def __init__(self, plan: Mapping[str, Any]):
-        """plan: as the folder has noted it."""
-        self._missing: dict[str, str] = {}
-        self._manifest: Manifest | None = None
-        self._loader: SourceLoader | None = None
-        self._known: dict[tuple[Any, ...], _FittedSource] = {}
-        self._sources: dict[str, tuple[Source, ...]] | None = None
-        self._unread: str | None = None
-        self._plan = plan
-
-    def __enter__(self) -> _Sources:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._loader is not None:
-            self._loader.close()
-
-    def of(self, row: Mapping[str, Any]) -> _FittedSource | None:
-        """The source of a picture, if it can be had and is the one that the picture was made from."""
-        try:
-            references = self._references(row)
-            made_from = tuple((one["sha256"], one["weight"]) for one in row["sources"])
-            key = (made_from, row["width"], row["height"])
-            if key not in self._known:
-                if len(self._known) > 256:
-                    self._known.clear()
-                self._known[key] = self._fitted(references, row)
-            return self._known[key]
-        except (RowError, LookupError) as error:
-            self._missing[row["id"]] = str(error)
-            return None
-
-    def warnings(self) -> tuple[str, ...]:
-        """What to say of sources that were not to be had, a sentence each."""
-        if not self._missing:
-            return ()
-        name, why = next(iter(self._missing.items()))
-        count = len(self._missing)
-        return (f"not compared with their sources: {number_of(count, 'pictures')}, {name!r} for one: {why}",)
-
-    def _references(self, row: Mapping[str, Any]) -> tuple[Source, ...]:
-        if self._sources is None:
-            self._sources = self._read()
-        base = row["id"]
-        if base not in self._sources and row["variant"] is not None:
-            base = base.removesuffix(f"-{row['variant']}")
-        if base not in self._sources:
-            raise LookupError(self._unread or "the manifest does not ask for it any more")
-        return self._sources[base]
-
-    def _read(self) -> dict[str, tuple[Source, ...]]:
-        try:
-            settings = recorded_settings(self._plan["settings"], RUN)
-            manifest = read_manifest(
-                self._plan["manifest"],
-                settings.source_root,
-                settings.allow_http,
-                source_fence=settings.source_fence,
-                renames=settings.map,
-                prompt_of_run=True,
-                committed_rows=committed_rows,
-                split=settings.split,
-            )
-        except UserError as error:
-            self._unread = f"the manifest cannot be read ({str(error).splitlines()[0]})"
-            return {}
-        self._loader = SourceLoader(manifest.source_root, allow_http=settings.allow_http, fence=manifest.source_fence)
-        return {row.id: row.sources for row in manifest.iter_rows() if row.sources}
-
-    def _fitted(self, references: Sequence[Source], row: Mapping[str, Any]) -> _FittedSource:
-        assert self._loader is not None
-        loaded = [self._loader.load(source) for source in references]
-        if [one.sha256 for one in loaded] != [one["sha256"] for one in row["sources"]]:
-            raise LookupError("its source has changed since it was made")
-        fitted = [fit(one.pixels, row["width"], row["height"]) for one in loaded]
-        weights = [one["weight"] for one in row["sources"]]
-        sharp = [measure(one).sharpness for one in fitted]
-        return _FittedSource(blended([small(one) for one in fitted], weights), sum(sharp) / len(sharp))
 
 
 def with_flags(checks: Checks, **given: Any) -> Checks:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from wanbatch.counting import number_of
 from wanbatch.errors import RowError, UserError
-from wanbatch.jobs.augment.checking import Reader
+from wanbatch.jobs.augment.checking import Reader, ReaderFindings
 from wanbatch.jobs.augment.dataset import Loaded
 from wanbatch.jobs.augment.embedding_distances import kernel_distance, precision_and_recall
 from wanbatch.jobs.augment.user_models import BATCH, OnnxModel
@@ -97,18 +98,16 @@ class EmbeddingsReader(Reader):
 
     def __init__(self, model: Embedder, originals: Loaded):
         self._model, self._originals = model, originals
-        self._seen: list[Checked] = []
         self._waiting: list[np.ndarray] = []
         self._found: list[np.ndarray] = []
 
     def see(self, one: Checked, pixels: np.ndarray) -> None:
         """See `Reader.see`; pictures are looked at `BATCH` at a time."""
-        self._seen.append(one)
         self._waiting.append(pixels)
         if len(self._waiting) == BATCH:
             self._look()
 
-    def finish(self) -> Mapping[str, float]:
+    def finish(self) -> ReaderFindings:
         """See `Reader.finish`. Raises UserError: there are too few pictures, or the model gives no numbers."""
         self._look()
         made, real = self._together(self._found), self._together(list(self._of_originals()))
@@ -118,10 +117,9 @@ class EmbeddingsReader(Reader):
                 f"{number_of(len(real), 'originals')}: it needs {FEWEST} of each"
             )
         within, covered = precision_and_recall(made, real)
-        for one, is_within in zip(self._seen, within.tolist(), strict=True):
-            one.within_originals = is_within
         kid = kernel_distance(made, real)
-        return {"kid": kid, "precision": float(within.mean()), "recall": float(covered.mean())}
+        numbers = {"kid": kid, "precision": float(within.mean()), "recall": float(covered.mean())}
+        return ReaderFindings({"within_originals": pa.array(within)}, numbers)
 
     def _look(self) -> None:
         if self._waiting:

@@ -51,7 +51,12 @@ def write_manifest(target: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         make_folder(target.absolute().parent)
         write_atomic(target.absolute(), data)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error}): choose another file") from error
+        raise unwritable(target, error) from error
+
+
+def unwritable(target: Path, error: OSError) -> UserError:
+    """The error for a manifest that the system does not let be written, or be locked before."""
+    return UserError(f"{target}: cannot be written ({error.strerror or error}): choose another file")
 
 
 def _jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -85,15 +85,29 @@ class NearCopies:
 
     def __init__(self, pictures: Sequence[Fingerprint]):
         """pictures: to look among."""
-        self._hashes = np.array([one.hash for one in pictures], dtype=np.uint64)
         colours = np.frombuffer(b"".join(one.colours for one in pictures), np.uint8)
-        self._colours = colours.reshape(-1, COLOURS)
-        self._sums = self._colours.sum(axis=1, dtype=np.int32)
+        self._take(np.array([one.hash for one in pictures], dtype=np.uint64), colours.reshape(-1, COLOURS))
+
+    @classmethod
+    def of_arrays(cls, hashes: np.ndarray, colours: np.ndarray) -> NearCopies:
+        """Near-copies among many pictures, of which there are no objects.
+
+        Args:
+            hashes: uint64 [pictures], as `Fingerprint.hash`.
+            colours: uint8 [pictures, `COLOURS`], as `Fingerprint.colours`; it is kept, not copied.
+        """
+        found = cls([])
+        found._take(hashes, colours)
+        return found
+
+    def _take(self, hashes: np.ndarray, colours: np.ndarray) -> None:
+        self._hashes, self._colours = hashes, colours
+        self._sums = colours.sum(axis=1, dtype=np.int32)
         self._by_hash: HashBands | None = None
         self._by_colour: ColourCells | None = None
-        if len(pictures) > FEW:
-            self._by_hash = HashBands(self._hashes, NEAR_BITS)
-            self._by_colour = ColourCells(self._colours)
+        if len(hashes) > FEW:
+            self._by_hash = HashBands(hashes, NEAR_BITS)
+            self._by_colour = ColourCells(colours)
 
     def of(self, picture: Fingerprint) -> Iterator[int]:
         """The places of the pictures that are near-copies of one, in their order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from wanbatch.jobs.augment.checking import CheckReport
 from wanbatch.jobs.augment.draws import integer
 from wanbatch.jobs.augment.earlier import read_rows
 from wanbatch.jobs.augment.manifest_file import write_manifest
+from wanbatch.jobs.augment.manifest_lock import locked_manifest
 from wanbatch.jobs.config.settings import Settings, recorded_settings
 from wanbatch.jobs.reporting.summary import Summary
 from wanbatch.manifests.dataset.status import RUN, status
@@ -20,7 +21,12 @@ Run = Callable[[Path, str | Path, Settings], Summary]
 
 
 def regenerate(
-    out: str | Path, report: CheckReport, times: int, check: Callable[[], CheckReport], run: Run
+    out: str | Path,
+    report: CheckReport,
+    times: int,
+    check: Callable[[], CheckReport],
+    run: Run,
+    say: Callable[[str], None] = lambda line: None,
 ) -> CheckReport:
     """Make rejected pictures again, until none is rejected or each was made again so many times.
 
@@ -34,6 +40,7 @@ def regenerate(
         times: how often a picture is made again at most.
         check: checks the folder once more.
         run: runs a manifest into a folder.
+        say: is told if another command writes the manifest, which is waited for.
     Returns:
         What the last checks found.
     Raises:
@@ -42,18 +49,24 @@ def regenerate(
     plan = status(out)["plan"]
     manifest, settings = Path(plan["manifest"]), recorded_settings(plan["settings"], RUN)
     for _ in range(times):
-        rows = read_rows(manifest, "was written by no recipe, so its rows are not made again: leave out --regenerate")
-        rejected = {one.id for one in report.pictures if one.rejected_by and not one.source_moved}
-        new = rows_again(rows, rejected, times)
-        if not new:
+        if not _asked_again(manifest, report.to_make_again, times, say):
             break
-        write_manifest(manifest, [*rows, *new])
         run(manifest, out, settings)
         report = check()
     return report
 
 
-def rows_again(rows: Sequence[Mapping[str, Any]], rejected: set[str], times: int) -> list[dict[str, Any]]:
+def _asked_again(manifest: Path, rejected: Collection[str], times: int, say: Callable[[str], None]) -> bool:
+    """Add the rows that replace rejected ones to a manifest; whether there are some. Arguments as above."""
+    with locked_manifest(manifest, say):
+        rows = read_rows(manifest, "was written by no recipe, so its rows are not made again: leave out --regenerate")
+        new = rows_again(rows, rejected, times)
+        if new:
+            write_manifest(manifest, [*rows, *new])
+    return bool(new)
+
+
+def rows_again(rows: Sequence[Mapping[str, Any]], rejected: Collection[str], times: int) -> list[dict[str, Any]]:
     """The rows that replace rejected ones, each but those that were replaced already or so many times.
 
     Args:

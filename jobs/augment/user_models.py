@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from wanbatch.counting import number_of
 from wanbatch.errors import UserError
-from wanbatch.jobs.augment.checking import Reader
+from wanbatch.jobs.augment.checking import Reader, ReaderFindings
 from wanbatch.jobs.augment.verdicts import Checked
 from wanbatch.pipeline.core.requests import fit
 from wanbatch.suggestions import did_you_mean
@@ -124,24 +126,27 @@ class ClassifierReader(Reader):
             classes: the names of its outputs; None: as the model says them, else the labels of the pictures, sorted.
         """
         self._model, self._classes = model, list(classes or model.classes or [])
-        self._waiting: list[tuple[Checked, np.ndarray]] = []
-        self._found: list[tuple[Checked, np.ndarray]] = []
+        self._waiting: list[np.ndarray] = []
+        self._labels: list[str | None] = []
+        self._names: dict[str, str] = {}  # each label once
+        self._found: list[np.ndarray] = []  # float32 [pictures, classes] each
 
     def see(self, one: Checked, pixels: np.ndarray) -> None:
         """See `Reader.see`; pictures are looked at `BATCH` at a time."""
-        self._waiting.append((one, pixels))
+        self._labels.append(None if one.label is None else self._names.setdefault(one.label, one.label))
+        self._waiting.append(pixels)
         if len(self._waiting) == BATCH:
             self._look()
 
-    def finish(self) -> Mapping[str, float]:
+    def finish(self) -> ReaderFindings:
         """See `Reader.finish`. Raises UserError if a class of the pictures is none of the classifier's."""
         if self._waiting:
             self._look()
-        labels = sorted({one.label for one, _ in self._found if one.label is not None})
+        labels = sorted(self._names)
         if not labels:
             raise UserError("the pictures have no column label: a classifier has nothing to compare with")
         classes = self._classes or labels
-        outputs = len(self._found[0][1])
+        outputs = self._found[0].shape[1]
         if len(classes) != outputs:
             raise UserError(
                 f"the classifier has {number_of(outputs, 'outputs')} for {number_of(len(classes), 'classes')}: "
@@ -153,18 +158,20 @@ class ClassifierReader(Reader):
                     f"class {label!r} is none of the classifier's ({', '.join(classes)}): name them in their order "
                     f"with --classes a,b,c{did_you_mean(label, classes)}"
                 )
-        kept = []
-        for one, logits in self._found:
-            if one.label is None:
-                continue
-            own = classes.index(one.label)
-            one.label_rank = int((logits > logits[own]).sum())
-            odds = np.exp(logits - logits.max())
-            one.label_confidence = float(odds[own] / odds.sum())
-            kept.append(one.label_rank == 0)
-        return {"label_kept": sum(kept) / len(kept)}
+        own = np.array([-1 if label is None else classes.index(label) for label in self._labels])
+        known = own >= 0
+        ranks, confidences = np.zeros(len(own), np.int32), np.zeros(len(own))
+        for place, (logits, index) in enumerate(zip(chain.from_iterable(self._found), own.tolist(), strict=True)):
+            if index >= 0:
+                ranks[place] = (logits > logits[index]).sum()
+                odds = np.exp(logits - logits.max())
+                confidences[place] = odds[index] / odds.sum()
+        columns = {
+            "label_rank": pa.array(ranks, mask=~known),
+            "label_confidence": pa.array(confidences, mask=~known),
+        }
+        return ReaderFindings(columns, {"label_kept": float((ranks[known] == 0).mean())})
 
     def _look(self) -> None:
-        logits: Any = self._model.logits([pixels for _, pixels in self._waiting])
-        self._found += [(one, row) for (one, _), row in zip(self._waiting, np.asarray(logits), strict=True)]
+        self._found.append(np.asarray(self._model.logits(self._waiting)))
         self._waiting = []

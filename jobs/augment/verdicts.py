@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
+import numpy as np
+
 from wanbatch.jobs.augment.checks_settings import Band, Checks
-from wanbatch.jobs.augment.near_copies import Fingerprint, NearCopies
+from wanbatch.jobs.augment.near_copies import Fingerprint
 
 BIN = 0.1
 """Bands are learnt for creativities that are at most so far apart."""
@@ -88,26 +88,25 @@ REASONS: dict[str, str] = {
 """The names that stand in `rejected_by`, and what they mean."""
 
 
-def learnt_bands(pictures: Sequence[Checked], tolerance: float) -> tuple[Band, ...]:
+def learnt_bands(creativity: np.ndarray, distance: np.ndarray, tolerance: float) -> tuple[Band, ...]:
     """The distances that are usual for each creativity: the median, and so many deviations around it.
 
     Creativities are taken together by tenths; of fewer than `FEWEST` pictures nothing is learnt.
 
     Args:
-        pictures: measured.
+        creativity: float64 [pictures], NaN without a source.
+        distance: float64 [pictures], of each from its source; NaN where it is not known.
         tolerance: deviations; the deviation is 1.4826 times the median of the distances from the median.
     """
-    bins: defaultdict[int, list[Checked]] = defaultdict(list)
-    for one in pictures:
-        if one.source_distance is not None and one.creativity is not None:
-            bins[_bin(one.creativity)].append(one)
+    known = ~(np.isnan(creativity) | np.isnan(distance))
+    bins = np.minimum(np.floor(creativity[known] / BIN + 1e-9), round(1 / BIN) - 1).astype(np.int64)
     bands = []
-    for number, its in sorted(bins.items()):
+    for number in np.unique(bins).tolist():
+        its = distance[known][bins == number]
         if len(its) < FEWEST:
             continue
-        distances = [one.source_distance for one in its if one.source_distance is not None]
-        middle = median(distances)
-        deviation = max(1.4826 * median(abs(each - middle) for each in distances), SMALLEST_DEVIATION)
+        middle = float(np.median(its))
+        deviation = max(1.4826 * float(np.median(np.abs(its - middle))), SMALLEST_DEVIATION)
         least, most = middle - tolerance * deviation, middle + tolerance * deviation
         last = number == round(1 / BIN) - 1
         creativities = (round(number * BIN, 4), 1.0 if last else round((number + 1) * BIN - 1e-4, 4))
@@ -115,24 +114,17 @@ def learnt_bands(pictures: Sequence[Checked], tolerance: float) -> tuple[Band, .
     return tuple(bands)
 
 
-def _bin(creativity: float) -> int:
-    return min(math.floor(creativity / BIN + 1e-9), round(1 / BIN) - 1)
-
-
-def judge(pictures: Sequence[Checked], checks: Checks, bands: Sequence[Band]) -> None:
-    """Fill in what follows from all pictures together, and `rejected_by` of each.
+def judge(one: Checked, checks: Checks, bands: Sequence[Band], usual_sharpness: float) -> None:
+    """Fill in whether a picture is in its band, and `rejected_by`.
 
     Args:
-        pictures: measured, in the order of the manifest: of several alike ones the first is kept.
+        one: measured, and compared with the others.
         checks: from where on a picture is rejected.
         bands: of distances, given or learnt.
+        usual_sharpness: of all pictures, which counts for those without a source.
     """
-    _mark_duplicates(pictures)
-    sharp = [one.sharpness for one in pictures if one.sharpness is not None]
-    usual = median(sharp) if sharp else 0.0
-    for one in pictures:
-        _place_in_band(one, bands)
-        one.rejected_by = [name for name, found in _findings(one, checks, usual).items() if found]
+    _place_in_band(one, bands)
+    one.rejected_by = [name for name, found in _findings(one, checks, usual_sharpness).items() if found]
 
 
 def _findings(one: Checked, checks: Checks, usual_sharpness: float) -> Mapping[str, bool | None]:
@@ -156,19 +148,6 @@ def _findings(one: Checked, checks: Checks, usual_sharpness: float) -> Mapping[s
     }
 
 
-def _mark_duplicates(pictures: Sequence[Checked]) -> None:
-    seen: set[str] = set()
-    looked_at = [one for one in pictures if one.fingerprint is not None]
-    known = NearCopies([one.fingerprint for one in looked_at if one.fingerprint is not None])
-    place = {id(one): index for index, one in enumerate(looked_at)}
-    for one in pictures:
-        one.exact_duplicate = one.sha256 in seen
-        seen.add(one.sha256)
-        if one.fingerprint is not None:
-            first = next(known.of(one.fingerprint), place[id(one)])
-            one.near_duplicate = first < place[id(one)]
-
-
 def _place_in_band(one: Checked, bands: Sequence[Band]) -> None:
     one.too_near = one.too_far = None
     if one.source_distance is None or one.creativity is None:
@@ -189,16 +168,36 @@ class ClassVerdict:
     rejected: int
 
 
-def by_class(pictures: Sequence[Checked]) -> list[ClassVerdict]:
-    """The classes by name, with their pictures."""
-    made, rejected = Counter(one.label for one in pictures), Counter(one.label for one in pictures if one.rejected_by)
-    return [ClassVerdict(label, made[label], rejected[label]) for label in sorted(made, key=str)]
+class Tally:
+    """Counts pictures that are judged.
 
+    Attributes:
+        pictures, rejected: how many, and how many of them are rejected.
+    """
 
-def by_reason(pictures: Sequence[Checked]) -> dict[str, int]:
-    """How many pictures each check rejects, the most first; a picture may be rejected by several."""
-    counts = Counter(reason for one in pictures for reason in one.rejected_by)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    def __init__(self) -> None:
+        self.pictures = self.rejected = 0
+        self._reasons = Counter[str]()
+        self._made, self._rejected = Counter[str | None](), Counter[str | None]()
+
+    def add(self, one: Checked) -> None:
+        """Count a picture."""
+        self.pictures += 1
+        self._made[one.label] += 1
+        if one.rejected_by:
+            self.rejected += 1
+            self._rejected[one.label] += 1
+            self._reasons.update(one.rejected_by)
+
+    def by_class(self) -> tuple[ClassVerdict, ...]:
+        """The classes by name, with their pictures."""
+        return tuple(
+            ClassVerdict(label, self._made[label], self._rejected[label]) for label in sorted(self._made, key=str)
+        )
+
+    def by_reason(self) -> dict[str, int]:
+        """How many pictures each check rejects, the most first; a picture may be rejected by several."""
+        return dict(sorted(self._reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
 def columns_of(one: Checked) -> dict[str, Any]:

@@ -97,23 +97,27 @@ def show(adapter: str, as_json: bool, **given: Any) -> None:
 def convert(adapter: str, out: Path, layout: str, as_json: bool, **given: Any) -> None:
     """Write ADAPTER, a file, a folder or a hub id, as OUT in another layout; its numbers stay as they are.
 
+    What changes the two transformers of A14B differently is written as OUT with `_high_noise` and `_low_noise`.
+
     \b
     Example:
       wanbatch adapters convert crayon.safetensors crayon-comfyui.safetensors --to comfyui
     """
     from wanbatch.jobs.planning.adapters import find_adapter
 
-    if out.exists():
-        raise UserError(f"{out}: is there already: choose another path, or remove it")
     _, layers = _model(read_settings(**given))
     found = find_adapter(Path(adapter).stem, adapter, layers)
     from wanbatch.pipeline.adapters.converting import convert as write
+    from wanbatch.pipeline.adapters.converting import files_of
 
-    write(found.file, layers, layout, out)
+    for _, file in files_of(found.file, out):
+        if file.exists():
+            raise UserError(f"{file}: is there already: choose another path, or remove it")
+    files = [str(file) for file in write(found.file, layers, layout, out)]
     if as_json:
-        click.echo(json.dumps({"file": str(out), "to": layout, "from": found.describe()}))
+        click.echo(json.dumps({"file": files[0], "files": files, "to": layout, "from": found.describe()}))
         return
-    click.echo(f"{out}: {found.file.coverage()}")
+    click.echo(f"{' and '.join(files)}: {found.file.coverage()}")
 
 
 def _model(settings: Settings) -> tuple[Any, ModelLayers]:

@@ -14,7 +14,7 @@ from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import json_option, settings_options
-from wanbatch.jobs.cli.process_start import print_or_drop
+from wanbatch.jobs.cli.process_start import print_or_drop, said_on_stderr
 from wanbatch.jobs.config.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -96,40 +96,58 @@ def augment(
     if measure is not None:
         _measure(recipe, measure, epochs, result, embeddings, settings, as_json)
         return
-    from wanbatch.jobs.augment.augment import plan_augmentation
-
     target = _manifest(recipe, out, make, manifest)
-    planned = plan_augmentation(recipe, target, settings, preview is not None, drop_removed)
-    if planned.is_full or preview is not None:
-        if not as_json:
-            click.echo("".join(_warnings(planned)), err=True, nl=False)
-        shown = None if planned.is_full or preview is None else _preview(planned, preview, target, settings, as_json)
-        click.echo(shown or _full(planned, as_json))
+    if preview is not None:
+        _preview(recipe, target, preview, settings, drop_removed, as_json)
+        return
+    made_into = _output(recipe, out) if make else None
+    planned, written = _planned_and_written(recipe, target, made_into, settings, drop_removed)
+    if written is None:
+        _say_there_is_nothing(planned, as_json)
         return
     flags = [name for name, value in given.items() if value is not None]
-    made_into = _output(recipe, out) if make else None
-    _write(ctx, planned, target, made_into, drop_removed, submit_to, settings, flags, as_json)
+    _go_on(ctx, planned, written, made_into, submit_to, settings, flags, as_json)
 
 
-def _write(
+def _planned_and_written(
+    recipe: Path, target: Path, out: str | Path | None, settings: Settings, drop_removed: bool
+) -> tuple[Augmentation, Written | None]:
+    """Draw the rows and write the manifest, which no other command does meanwhile.
+
+    Args:
+        recipe, target, settings, drop_removed: as `plan_augmentation` takes them.
+        out: the output folder that it is made into; None: it is not made.
+    Returns:
+        What was planned and what was written; None: there is nothing to make.
+    """
+    from wanbatch.jobs.augment.augment import plan_augmentation
+    from wanbatch.jobs.augment.manifest_file import require_outside
+    from wanbatch.jobs.augment.manifest_lock import locked_manifest
+    from wanbatch.jobs.augment.writing import write_augmentation
+
+    with locked_manifest(target, said_on_stderr):
+        planned = plan_augmentation(recipe, target, settings, False, drop_removed)
+        if planned.is_full:
+            return planned, None
+        if isinstance(out, Path):
+            require_outside(planned.dataset, out, "name a folder elsewhere with --out")
+        return planned, write_augmentation(planned, target, out, drop_removed)
+
+
+def _go_on(
     ctx: click.Context,
     planned: Augmentation,
-    target: Path,
+    written: Written,
     out: str | Path | None,
-    drop_removed: bool,
     submit_to: str | None,
     settings: Settings,
     flags: Collection[str],
     as_json: bool,
 ) -> None:
-    """Write the manifest, and make its pictures if there is an output folder for them, here or on a cluster."""
-    from wanbatch.jobs.augment.manifest_file import require_outside
+    """Say what was written, and make its pictures if there is an output folder for them, here or on a cluster."""
     from wanbatch.jobs.augment.starts import rows_too_low
-    from wanbatch.jobs.augment.writing import write_augmentation
 
-    if isinstance(out, Path):
-        require_outside(planned.dataset, out, "name a folder elsewhere with --out")
-    written = write_augmentation(planned, target, out, drop_removed)
+    target = written.manifest
     problem = rows_too_low(written.rows, settings)
     if problem is not None and out is not None:
         raise UserError(f"{target}: {problem}")
@@ -156,22 +174,33 @@ def _write(
         finish(ctx, make_pictures(written, out, settings), as_json)
 
 
-def _full(planned: Augmentation, as_json: bool) -> str:
-    """What to say of a recipe whose classes have all that they are to be filled to."""
+def _say_there_is_nothing(planned: Augmentation, as_json: bool) -> None:
+    """Say of a recipe that its classes have all that they are to be filled to."""
     if as_json:
-        return json.dumps({"manifest": None, **planned.as_json()})
+        click.echo(json.dumps({"manifest": None, **planned.as_json()}))
+        return
     most = f" (fill = {planned.recipe.fill!r})".replace("'", '"')
-    return f"{planned.dataset}: every class has enough pictures already{most}: there is nothing to make"
+    click.echo("".join(_warnings(planned)), err=True, nl=False)
+    click.echo(f"{planned.dataset}: every class has enough pictures already{most}: there is nothing to make")
 
 
-def _preview(planned: Augmentation, count: int, target: Path, settings: Settings, as_json: bool) -> str:
+def _preview(recipe: Path, target: Path, count: int, settings: Settings, drop_removed: bool, as_json: bool) -> None:
+    """Make and draw some rows, and say where. target: the manifest, which is not written."""
+    from wanbatch.jobs.augment.augment import plan_augmentation
     from wanbatch.jobs.augment.preview import preview
 
+    planned = plan_augmentation(recipe, target, settings, True, drop_removed)
+    if planned.is_full:
+        _say_there_is_nothing(planned, as_json)
+        return
+    if not as_json:
+        click.echo("".join(_warnings(planned)), err=True, nl=False)
     sheet = target.with_name(f"{target.stem}.preview.png")
     shown = preview(planned, count, target, sheet, settings)
     if as_json:
-        return json.dumps({"preview": str(sheet), "shown": shown, **planned.as_json()})
-    return f"{number_of(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written"
+        click.echo(json.dumps({"preview": str(sheet), "shown": shown, **planned.as_json()}))
+        return
+    click.echo(f"{number_of(shown, 'rows')} of {len(planned.children)} on {sheet}; nothing else was written")
 
 
 def _measure(
@@ -213,7 +242,7 @@ def _backbone(model: Path) -> Learner:
 
 
 def _said(line: str) -> None:
-    click.echo(f"  {line}", err=True)
+    said_on_stderr(f"  {line}")
 
 
 def _manifest(recipe: Path, out: str | Path | None, make: bool, manifest: Path | None) -> Path:

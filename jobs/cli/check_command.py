@@ -12,6 +12,7 @@ import click
 from wanbatch.counting import number_of
 from wanbatch.jobs.cli.flag_types import NumberRange
 from wanbatch.jobs.cli.options import folder_argument, json_option
+from wanbatch.jobs.cli.process_start import said_on_stderr
 
 if TYPE_CHECKING:
     from wanbatch.jobs.augment.checking import CheckReport, Reader
@@ -89,7 +90,7 @@ def check(
         from wanbatch.jobs.augment.regeneration import regenerate as make_again
         from wanbatch.jobs.augment.regeneration import run_again
 
-        report = make_again(out, report, regenerate, check_all, run_again)
+        report = make_again(out, report, regenerate, check_all, run_again, said_on_stderr)
     click.echo(json.dumps({"out": str(out), **report.as_json()}) if as_json else "\n".join(lines_of(report)))
 
 
@@ -118,16 +119,16 @@ def _readers(classifier: Path | None, classes: str | None) -> list[Reader]:
 
 def lines_of(report: CheckReport) -> Iterator[str]:
     """What a person is told of checks."""
-    from wanbatch.jobs.augment.verdicts import REASONS, by_class, by_reason
+    from wanbatch.jobs.augment.verdicts import REASONS
 
-    count = len(report.pictures)
+    count = report.pictures
     verb = "is" if report.rejected == 1 else "are"
     good = count - report.rejected
     passing = f"{good} of {number_of(count, 'pictures')} {'passes' if good == 1 else 'pass'}"
     yield f"{report.out}: {passing}, {report.rejected} {verb} rejected"
-    for reason, number in by_reason(report.pictures).items():
+    for reason, number in report.rejected_by.items():
         yield f"  {reason:<16} {number}: {REASONS[reason]}"
-    classes = by_class(report.pictures)
+    classes = report.classes
     for each in classes[:CLASSES_SHOWN] if len(classes) > 1 else ():
         yield f"  class {each.label or 'none':<10} {each.made - each.rejected} of {each.made} pass"
     if len(classes) > CLASSES_SHOWN:

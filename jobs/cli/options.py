@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_origin
@@ -39,7 +40,10 @@ def run_arguments(command: Callable) -> Callable:
         (
             manifest_argument,
             click.option(
-                "--out", "-o", type=PathOrUrl("dir"), help="output folder or its URL; default: out/NAME-OF-MANIFEST"
+                "--out",
+                "-o",
+                type=PathOrUrl("dir"),
+                help="output folder or its URL; default: out/NAME-OF-MANIFEST, of out/NAME out/NAME-pass-2",
             ),
             click.option("--rerun-changed", is_flag=True, help="make rows again that changed since they were made"),
             drop_removed_option,
@@ -53,8 +57,18 @@ def run_arguments(command: Callable) -> Callable:
 
 
 def default_output(manifest: str | Path) -> Path:
-    """Where a manifest's images go if no one says."""
-    return Path("out") / Path(manifest).stem
+    """Where a manifest's images go if no one says: `out/shop` of `shop.jsonl`.
+
+    Of a manifest that is itself there, the output folder of an earlier pass, `out/shop-pass-2`; of that one
+    `out/shop-pass-3`.
+    """
+    from wanbatch.manifests.storage.urls import absolute
+
+    usual = Path("out") / Path(manifest).stem
+    if absolute(usual) != absolute(manifest):
+        return usual
+    name, passes = re.fullmatch(r"(.*?)(?:-pass-([1-9][0-9]*))?", usual.name, re.DOTALL).groups()  # type: ignore[union-attr]
+    return usual.with_name(f"{name}-pass-{int(passes or 1) + 1}")
 
 
 def settings_options(*names: str, without: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wanbatch.counting import number_of
+from wanbatch.counting import made_and_failed, number_of
 from wanbatch.jobs.cli.flag_types import PathOrUrl
 from wanbatch.jobs.cli.options import default_output, json_option, run_arguments, settings_options
 from wanbatch.jobs.config.settings import read_settings
@@ -103,6 +103,7 @@ class _Found:
             **self.described,
             "made_again": len(self.folder.again),
             "removed": len(self.folder.leaving),
+            "removed_failed": self.folder.leaving_failed,
             "folder": self.folder.as_json(),
             "estimate": self.foreseen.as_json(),
             "first_rows": first_rows(self.plan),
@@ -114,9 +115,9 @@ class _Found:
         from wanbatch.jobs.planning.first_rows import first_rows, table_lines
 
         shown, workers = first_rows(self.plan), self.settings.workers
-        yield from _lines(self.manifest, self.model, self.described)
+        yield from _lines(self.manifest, self.model, self.described, self.plan)
         yield from _holder_lines(self.folder.as_json())
-        yield from _again_lines(len(self.folder.again), len(self.folder.leaving), self.folder.out)
+        yield from _again_lines(self.folder)
         yield from _estimate_lines(self.foreseen, workers if isinstance(workers, int) else None)
         yield from _memory_lines(self.memory, self.precision)
         yield f"  {'first' if len(shown) < len(self.plan) else 'all'} rows"
@@ -176,12 +177,14 @@ def _holder_lines(folder: Mapping[str, Any] | None) -> Iterator[str]:
         yield "            until it has ended, another run with this folder ends with 4"
 
 
-def _again_lines(count: int, leaving: int, out: str | Path) -> Iterator[str]:
+def _again_lines(folder: PlannedFolder) -> Iterator[str]:
     """How many rows of an output folder --rerun-changed makes again, and --drop-removed takes out of it."""
-    if leaving:
-        yield f"  removed   {number_of(leaving, 'images')} of {out} would leave it"
-    if count:
-        yield f"  again     {number_of(count, 'rows')} of {out} changed; made again, and counted in the estimate"
+    if folder.leaving:
+        made = len(folder.leaving) - folder.leaving_failed
+        yield f"  removed   {made_and_failed(made, folder.leaving_failed, 'images')} of {folder.out} would leave it"
+    if count := len(folder.again):
+        rows = number_of(count, "rows")
+        yield f"  again     {rows} of {folder.out} changed; made again, and counted in the estimate"
 
 
 def _estimate_lines(foreseen: Estimate, workers: int | None) -> Iterator[str]:
@@ -227,24 +230,30 @@ def _warning_lines(described: dict[str, Any], unused: Sequence[UnusedColumn]) ->
             yield f"            {_more(unreadable).lstrip(', ')} (--json names them all)"
 
 
-def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any]) -> Iterator[str]:
+def _lines(manifest: str | Path, model: ModelInfo, described: dict[str, Any], plan: Plan) -> Iterator[str]:
     counts = (number_of(described[name], name) for name in ("rows", "images", "units"))
     yield "{}: {}, {} in {}".format(manifest, *counts)
     least, most = (described["evaluations_of_an_image"][name] for name in ("least", "most"))
     each = f"{least} an image" if least == most else f"{least} to {most} an image"
-    yield f"  model     {model.name}, {model.sampler}, {described['model_evaluations']} evaluations in all, {each}"
+    evaluations = f"{described['model_evaluations']} evaluations in all, {each}"
+    yield f"  model     {model.name}, {_samplers(described['samplers'])}, {evaluations}"
     for shape, count in described["sizes"].items():
         yield f"  {shape:<9} {number_of(count, 'images')}"
     yield f"  sources   {number_of(described['with_sources'], 'images')} start from one or more"
-    for one in described["adapters"]:
-        how = "merged into the model" if one["merged"] else "for rows that name it"
-        weight = f", weight {one['weight']:g}" if one["weight"] != 1 else ""
-        yield f"  adapter   {one['name']}, {how}: {one['coverage']}{weight}"
+    for adapter in plan.adapters.values():
+        yield f"  adapter   {adapter.words()}"
     for name, noted in described["source_notes"].items():
         first = " ".join(noted["example"].split())
         yield f"  note      {number_of(noted['sources'], 'sources')} {WORDS[name]}; {first} for one"
     if names := described["passthrough"]:
         yield f"  columns   passed through unchanged: {', '.join(names[:NAMES_SHOWN])}{_more(names)}"
+
+
+def _samplers(images: Mapping[str, int]) -> str:
+    """The samplers of a run, and of several for how many images each. images: by sampler."""
+    if len(images) == 1:
+        return next(iter(images))
+    return ", ".join(f"{name} for {number_of(count, 'images')}" for name, count in images.items())
 
 
 def _unused_lines(unused: Sequence[UnusedColumn]) -> Iterator[str]:

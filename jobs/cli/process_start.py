@@ -44,6 +44,11 @@ def print_or_drop(text: str, err: bool = False) -> None:
         _drop(sys.stderr.fileno() if err else sys.stdout.fileno())
 
 
+def said_on_stderr(line: str) -> None:
+    """Print a line of what goes on meanwhile to standard error, or drop it as `print_or_drop` does."""
+    print_or_drop(line, err=True)
+
+
 def is_of_printing(error: OSError) -> bool:
     """Whether an error is of `click.echo`, and so of where the output goes; what it still holds is dropped then."""
     frame = error.__traceback__

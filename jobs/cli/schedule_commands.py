@@ -101,10 +101,11 @@ def tick(ctx: click.Context, name: str, file: Path, state: Path | None, as_json:
     from wanbatch.jobs.schedule.one_tick import exit_code, run_tick
 
     one = chosen(schedules, name)
-    row = run_tick(schedules, name, folder, file.absolute().parent)
+    done = run_tick(schedules, name, folder, file.absolute().parent)
     if as_json:
-        click.echo(json.dumps(tick_values(row, one, folder)))
-    ctx.exit(exit_code(row))
+        ticks = [tick_values(each, one, folder) for each in done.ticks]
+        click.echo(json.dumps({**tick_values(done.last, one, folder), "ticks": ticks}))
+    ctx.exit(exit_code(done.last))
 
 
 @schedule.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
 BASE_PRECISION = click.option(
     "--base-precision", type=click.Choice(["bf16", "fp8"]), default="bf16", show_default=True,
     help="of the frozen layers; fp8: half their memory; bf16: fp32 for small models and on a CPU",
+)  # fmt: skip
+
+
+def _pairs_of_columns(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> Mapping[str, str]:
+    from wanbatch.jobs.config.field_texts import column_pairs, possible_pairs
+
+    try:
+        return possible_pairs(dict(column_pairs(texts)))  # type: ignore[call-overload]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+MAP = click.option(
+    "--map", "renames", multiple=True, metavar="COLUMN=COLUMN", callback=_pairs_of_columns,
+    help="a column that is read as another one, like caption=prompt; repeatable",
 )  # fmt: skip
 
 
@@ -76,6 +94,7 @@ def train() -> None:
               help="adapter to begin with, of the same rank")  # fmt: skip
 @click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
 @BASE_PRECISION
+@MAP
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--license", help="of the adapter, for its card [default: apache-2.0]")
 @click.option("--rights", help="whose the pictures are, for the card")
@@ -172,6 +191,7 @@ def _sweep(request: LoraRequest, texts: tuple[str, ...], as_json: bool) -> None:
 @click.option("--tokens", type=click.IntRange(1, 64), default=8, show_default=True, help="of each sound")
 @click.option("--encoder", metavar="CLAP", help="a folder or a hub id of a CLAP that hears, frozen; default: a small "
               "encoder of its own, which is trained, too")  # fmt: skip
+@MAP
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="default: a GPU if there is one")
 @json_option
@@ -222,6 +242,7 @@ def sound(manifest: str | Path, as_json: bool, **given: Any) -> None:
 @click.option("--rank", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
 @BASE_PRECISION
+@MAP
 @click.option("--seed", type=click.IntRange(0), default=31, show_default=True)
 @click.option("--set", "more", multiple=True, metavar="NAME=VALUE",
               help="another number of those in the folder's settings.json; repeatable")  # fmt: skip

@@ -6,7 +6,6 @@ A flag wins over a variable, a variable over the file, the file over the default
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
@@ -28,6 +27,7 @@ from wanbatch.jobs.config.adapter_texts import checked_adapters, named_adapters,
 from wanbatch.jobs.config.field_help import METAVAR, RULE, accepted, choices
 from wanbatch.jobs.config.field_texts import column_pairs, node_labels, possible_pairs, split_list
 from wanbatch.jobs.config.schedule_names import SCHEDULE_TABLES, SCHEDULED_RUN, SCHEDULED_TIME
+from wanbatch.jobs.config.settings_text import ADAPTERS, settings_table
 from wanbatch.jobs.config.sound_settings import SoundSettings
 from wanbatch.jobs.config.unknown_settings import instead_of
 from wanbatch.manifests.columns import GIVEN, RUN_SETTINGS
@@ -39,8 +39,6 @@ from wanbatch.suggestions import did_you_mean, nearest_sides
 PREFIX = "WANBATCH_"
 FILE = "wanbatch.toml"
 AUTO = "auto"
-ADAPTERS = "adapters"
-"""The table of the file that is the field `lora`."""
 ADDRESS = r"^(auto|(ray://)?[^\s/:]+:\d{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:\d{1,5})$"
 
 
@@ -63,7 +61,7 @@ class _FileSource(TomlConfigSettingsSource):
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         values = {
             name: value
-            for name, value in tomllib.loads(file_path.read_bytes().decode("utf-8-sig")).items()
+            for name, value in settings_table(file_path.read_bytes()).items()
             if name not in SCHEDULE_TABLES or not isinstance(value, dict)
         }
         if isinstance(values.get(ADAPTERS), dict):

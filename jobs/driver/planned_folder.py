@@ -39,12 +39,14 @@ class PlannedFolder:
         out: the folder, a path or URL; it need not exist.
         again: ids in it that the run would make again.
         leaving: ids in it that the run would take out of it.
+        leaving_failed: how many of these had failed.
         seen: it as it was looked at; None: no run has begun to fill it.
     """
 
     out: str | Path
     again: frozenset[str] = frozenset()
     leaving: frozenset[str] = frozenset()
+    leaving_failed: int = 0
     seen: SeenFolder | None = None
 
     def as_json(self) -> dict[str, Any] | None:
@@ -98,10 +100,10 @@ def look_at_folder(
     if slots is None:  # a new folder, whose slots are to be measured
         return PlannedFolder(out)
     folder = SeenFolder.look_at(out, fingerprint(slots))
-    again, leaving = rows_to_change(folder, plan, None, rerun_changed, drop_removed)
+    again, leaving, failed = rows_to_change(folder, plan, None, rerun_changed, drop_removed)
     plan, _ = plan_for_folder(folder, plan, again)
     warn_of_kept_values(folder, plan, again)
-    return PlannedFolder(out, frozenset(again), frozenset(leaving), folder)
+    return PlannedFolder(out, frozenset(again), frozenset(leaving), failed, folder)
 
 
 def compare_given_settings(out: str | Path, settings: Settings) -> bool:

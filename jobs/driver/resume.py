@@ -60,10 +60,14 @@ def folder_of_run(
 
 
 class RowsToChange(NamedTuple):
-    """The ids in a folder that do not stay as they are: those that are made again, and those that leave it."""
+    """The ids in a folder that do not stay as they are: those that are made again, and those that leave it.
+
+    leaving_failed: how many of those that leave it had failed.
+    """
 
     again: set[str]
     leaving: set[str]
+    leaving_failed: int
 
 
 def rows_to_change(
@@ -90,7 +94,7 @@ def rows_to_change(
     again = (rows_to_retry(folder, retry) - leaving) | changed_rows(folder, plan, rerun_changed)
     if rerun_changed:
         again |= rows_of_changed_sources(folder, plan)
-    return RowsToChange(again, leaving)
+    return RowsToChange(again, leaving, len(leaving & folder.committed().failed.keys()))
 
 
 def rows_to_drop(out: str | Path, held: Collection[str], plan: Plan, drop_removed: bool) -> set[str]:

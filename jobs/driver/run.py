@@ -95,11 +95,11 @@ def run(
             _log.warning("%s", message)
         stop_request = stack.enter_context(stop_on_signals(stop))
         folder = stack.enter_context(OutputFolder.open(context.out, context.fingerprint, {"wanbatch": __version__}))
-        again, leaving = rows_to_change(folder, context.plan, retry, rerun_changed, drop_removed)
+        again, leaving, failed = rows_to_change(folder, context.plan, retry, rerun_changed, drop_removed)
         context = _go_on(folder, context, again, leaving)
-        plan = size_what_is_pending(folder, context, again, stop_request)
-        controls = RunControls(progress, load, stop_request, stopwatch, ray)
-        return replace(_fill(folder, replace(context, plan=plan), again, controls), removed=len(leaving))
+        context = replace(context, plan=size_what_is_pending(folder, context, again, stop_request))
+        summary = _fill(folder, context, again, RunControls(progress, load, stop_request, stopwatch, ray))
+        return replace(summary, removed=len(leaving), removed_failed=failed)
 
 
 @contextmanager
@@ -182,6 +182,8 @@ def _make_what_lacks(
     log.write("started", pid=os.getpid(), rows=len(context.plan), pending=counters.pending)
     for message in context.warnings:
         log.write("warning", message=message)
+    for adapter in context.plan.adapters.values():
+        log.write("adapter", **adapter.describe())
     if milliseconds := context.batch_size.milliseconds:
         log.write("calibrated", slots=context.batch_size.slots, milliseconds_of_a_step_and_row=milliseconds)
     if counters.pending:
@@ -212,6 +214,7 @@ def _make_what_lacks(
         dropped=dispatcher.dropped,
         drained=dispatcher.drained,
         source_notes=counters.source_notes,
+        adapters=tuple(adapter.words() for adapter in context.plan.adapters.values()),
         warnings=context.warnings,
     )
     log.write(summary.ended, **summary.for_log)

@@ -62,6 +62,12 @@ class NamedAdapter:
             "digest": self.file.digest,
         }
 
+    def words(self) -> str:
+        """Its name, who gets it, how much of the model it changes, and its weight if that is not 1."""
+        how = "merged into the model" if self.merged else "for rows that name it"
+        weight = f", weight {self.weight:g}" if self.weight != 1 else ""
+        return f"{self.name}, {how}: {self.file.coverage()}{weight}"
+
 
 Adapters = Mapping[str, NamedAdapter]
 

@@ -226,6 +226,7 @@ class Plan:
             "units": units,
             "model_evaluations": int(counts.sum(dtype=np.int64)),
             "evaluations_of_an_image": {"least": int(counts.min()), "most": int(counts.max())},
+            "samplers": dict(Counter(images["sampler"].to_pylist()).most_common()),
             "sizes": {f"{width}x{height}": count for (width, height), count in shapes.most_common()},
             "unreadable_sources": dict(self.unreadable),
             "source_notes": {

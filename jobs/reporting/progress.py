@@ -7,11 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
-from wanbatch.manifests.dataset.event_log import Speed
+from wanbatch.manifests.dataset.event_log import Speed, speed_of
 
 HEARTBEAT_SECONDS = 10.0
 STARTING, MAKING = "starting", "making"
@@ -21,7 +21,7 @@ class Progress(Protocol):
     """Is told how far a run is."""
 
     def stage(self, text: str) -> None:
-        """Show what the run does now; speed is measured from the stage `MAKING` on."""
+        """Show what the run does now; speed is measured from the stage `MAKING` on, and by what comes after it."""
 
     def update(self, made: int, failed: int) -> None:
         """Show how many images are made and have failed, in this and earlier runs of the folder."""
@@ -57,19 +57,32 @@ def progress_for(total: int, before: int, stream: IO[str] = sys.stderr) -> Measu
     return Bar(total, before, stream) if stream.isatty() else JsonLines(total, before, stream)
 
 
+class _Counts(NamedTuple):
+    """Images that are made and have failed, in all runs of a folder."""
+
+    made: int
+    failed: int
+
+    def speed_since(self, earlier: _Counts, seconds: float) -> Speed:
+        """The speed at which these came; none as long as none came."""
+        return speed_of(self.made - earlier.made, self.failed - earlier.failed, seconds) or NO_SPEED
+
+
+NO_SPEED = Speed(0.0, 0.0)
+
+
 class _Tqdm(tqdm):
-    """Knows how long it takes by another speed than that which it shows, and may be told both."""
+    """Shows the speed of images that are made, and how long it takes by those that fail, too; may be told both."""
 
     is_told = False
     told: Speed | None = None
+    first = counts = _Counts(0, 0)
 
     @property
     def format_dict(self) -> dict[str, Any]:
         found = super().format_dict
-        passed = found["elapsed"]
-        ended = (found["n"] - found["initial"]) / passed if passed > 0 else 0.0
-        if self.is_told:
-            found["rate"], ended = (self.told.made, self.told.ended) if self.told else (0.0, 0.0)
+        own = self.counts.speed_since(self.first, found["elapsed"])
+        found["rate"], ended = (self.told or NO_SPEED) if self.is_told else own
         found["left"] = tqdm.format_interval((found["total"] - found["n"]) / ended) if ended > 0 else "?"
         return found
 
@@ -94,14 +107,15 @@ class Bar:
             bar_format=self.FORMAT % room if room > 4 else self.NARROW,
             desc=STARTING,
             mininterval=0.2,
-            smoothing=0,  # the mean since the start: pictures come in bursts
         )
+        self._bar.first = self._bar.counts = _Counts(before, 0)
 
     def stage(self, text: str) -> None:
         self._stage = text
         self._bar.set_description_str(text)
         if text == MAKING:
             self._bar.start_t = self._bar.last_print_t = time.time()
+            self._bar.first = self._bar.counts
 
     def workers(self, wanted: int, placed: int) -> None:
         short = f" ({workers_text(wanted, placed)})" if placed < wanted else ""
@@ -111,6 +125,7 @@ class Bar:
         self._bar.is_told, self._bar.told = True, speed
 
     def update(self, made: int, failed: int) -> None:
+        self._bar.counts = _Counts(made, failed)
         self._bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
         self._bar.update(made + failed - self._bar.n)
         self._bar.refresh()
@@ -136,10 +151,10 @@ class JsonLines:
 
     def __init__(self, total: int, before: int, stream: IO[str], clock: Callable[[], float] = time.monotonic):
         """Print to a stream. total, before: see `progress_for`. clock: seconds of a monotonic clock."""
-        self._total, self._before, self._stream, self._clock = total, before, stream, clock
+        self._total, self._stream, self._clock = total, stream, clock
         self._begin = self._counted = clock()
         self._printed = -HEARTBEAT_SECONDS  # when counts were, last
-        self._counts = (before, 0)
+        self._first = self._counts = _Counts(before, 0)
         self._is_told = False
         self._told: Speed | None = None
         self._is_read = True
@@ -148,6 +163,7 @@ class JsonLines:
         self._print({"event": "stage", "stage": text})
         if text == MAKING:
             self._begin = self._counted = self._clock()
+            self._first, self._printed = self._counts, -HEARTBEAT_SECONDS
 
     def workers(self, wanted: int, placed: int) -> None:
         counts = {"wanted": wanted, "placed": placed, "waiting": wanted - placed}
@@ -157,7 +173,7 @@ class JsonLines:
         self._is_told, self._told = True, speed
 
     def update(self, made: int, failed: int) -> None:
-        self._counts, self._counted = (made, failed), self._clock()
+        self._counts, self._counted = _Counts(made, failed), self._clock()
         if self._counted - self._printed >= HEARTBEAT_SECONDS:
             self._heartbeat()
 
@@ -168,9 +184,8 @@ class JsonLines:
         """Speed up to when the pictures were counted: what comes after, like ending workers, is no part of it."""
         self._printed = self._clock()
         made, failed = self._counts
-        rate = ended = (made + failed - self._before) / max(1e-9, self._counted - self._begin)
-        if self._is_told:
-            rate, ended = self._told or (0.0, 0.0)
+        own = self._counts.speed_since(self._first, self._counted - self._begin)
+        rate, ended = (self._told or NO_SPEED) if self._is_told else own
         left = (self._total - made - failed) / ended if ended > 0 else None
         self._print(
             {

@@ -42,8 +42,10 @@ class Summary:
         drained: images that were committed after it was asked to stop.
         removed: images, made or quarantined, that this run took out of the dataset, since the manifest does not ask
             for them any more.
+        removed_failed: of these, quarantined.
         source_notes: what the user should know of the sources of images that this run made: the name of each note
             (`notes.WORDS`) -> how many images it concerns, and a source that it is about.
+        adapters: those of the run, each with how much of the model it changes, in words.
         warnings: what of the manifest is not read or not used, a sentence each.
         report: path or URL of the report; None if there is none.
     """
@@ -66,7 +68,9 @@ class Summary:
     dropped: int = 0
     drained: int = 0
     removed: int = 0
+    removed_failed: int = 0
     source_notes: Mapping[str, NotedImages] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     report: str | None = None
 

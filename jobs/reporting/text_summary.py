@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wanbatch.counting import number_of
+from wanbatch.counting import made_and_failed, number_of
 from wanbatch.jobs.reporting.summary import CIRCUIT_BREAKER, MAX_FAILURES, Summary
 from wanbatch.manifests.dataset.part_files import open_parts
 from wanbatch.manifests.sources.notes import WORDS
@@ -29,7 +29,7 @@ def summary_text(summary: Summary) -> str:
     if summary.report is not None:
         lines.append(f"  report    {summary.report}")
     if summary.removed:
-        removed = number_of(summary.removed, "pictures")
+        removed = made_and_failed(summary.removed - summary.removed_failed, summary.removed_failed, "pictures")
         lines.append(f"  removed   {removed} that the manifest does not ask for any more")
     if summary.made_now:
         rate = summary.made_now / seconds["make"]
@@ -39,6 +39,7 @@ def summary_text(summary: Summary) -> str:
         if summary.moves:
             lines.append(f"  memory    {_moved(summary)}")
         lines += [f"  stages    {line}" for line in _as_far_as_readable(summary.out, _stage_lines(summary))]
+    lines += [f"  adapter   {words}" for words in summary.adapters]
     for name, noted in summary.source_notes.items():
         count = number_of(noted.images, "pictures")
         lines.append(f"  sources   {count} made from a source {WORDS[name]}; {_one_line(noted.example)} for one")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.driver.interruption import stop_on_signals
@@ -20,6 +21,19 @@ from wanbatch.jobs.schedule.state_folder import Turn, opened_ledger, state_lock
 from wanbatch.jobs.schedule.ticks import next_tick, ticks_between
 
 
+class LookedAfter(NamedTuple):
+    """What one command did.
+
+    Attributes:
+        last: the row of the last tick that was looked after, over or interrupted; if there was none, that of the one
+            due.
+        ticks: the rows of all ticks that something was decided about or that were waited for, in order.
+    """
+
+    last: Tick
+    ticks: tuple[Tick, ...]
+
+
 def run_tick(
     schedules: Sequence[Schedule],
     name: str,
@@ -29,7 +43,7 @@ def run_tick(
     clock: SystemClock | None = None,
     wanbatch: Sequence[str] = THIS_WANBATCH,
     launcher: Launcher | None = None,
-) -> Tick:
+) -> LookedAfter:
     """Run the tick of one schedule whose time has come, as another scheduler asks; waits until it is over.
 
     Earlier ticks of it that are not over are looked after first, unless another such command does: resumed, or
@@ -42,7 +56,7 @@ def run_tick(
         launcher: starts the processes; None: real ones.
 
     Returns:
-        The row of the last tick that was looked after, over or interrupted; if there was none, that of the one due.
+        What was looked after.
 
     Raises:
         UserError: No tick of this schedule is due now.
@@ -58,9 +72,8 @@ def run_tick(
         stop_on_signals() as stop,
     ):
         launcher = launcher or ProcessLauncher(state, folder, wanbatch)
-        scheduler = Scheduler(
-            schedules, ledger, launcher, clock, only=name, tell=lambda tick: say(told(tick, one, state))
-        )
+        decided = _Decided(one, state)
+        scheduler = Scheduler(schedules, ledger, launcher, clock, only=name, tell=decided.add)
         scheduler.begin()
         if turn.take():
             scheduler.settle()
@@ -69,7 +82,21 @@ def run_tick(
         known = ledger.find(name, [due]).get(due)
         if scheduler.admit(name, due) == known and not known.is_open:
             say(f"{told(known, one, state)}: it is not run again; {next_words(one, clock.now())}")
-        return _Watch(ledger, scheduler, turn, name, due).until_over(stop, clock)
+        return _Watch(ledger, scheduler, turn, name, due).until_over(stop, clock, decided.times)
+
+
+class _Decided:
+    """Says what is decided about ticks, and keeps the times of those of one schedule."""
+
+    def __init__(self, one: Schedule, state: Path):
+        self._one, self._state = one, state
+        self.times: set[datetime] = set()
+
+    def add(self, tick: Tick) -> None:
+        """Take a row that was written."""
+        say(told(tick, self._one, self._state))
+        if tick.schedule == self._one.name:
+            self.times.add(tick.time)
 
 
 class _Watch:
@@ -79,13 +106,19 @@ class _Watch:
         self._ledger, self._scheduler, self._turn, self._name, self._due = ledger, scheduler, turn, name, due
         self._watched: set[datetime] = set()
 
-    def until_over(self, stop: Callable[[], bool], clock: SystemClock) -> Tick:
-        """Look until all is over, or it is to stop; returns the row of the last tick, or of the one that is due."""
+    def until_over(self, stop: Callable[[], bool], clock: SystemClock, decided: Collection[datetime]) -> LookedAfter:
+        """Look until all is over, or it is to stop.
+
+        Args:
+            stop: whether it is to.
+            clock: tells the time.
+            decided: times of ticks about which something was decided, which grow meanwhile.
+        """
         look_until(lambda: stop() or self.is_over(), self.look, clock)
         if not self.is_over():
             self.stop(clock)
-        time = max(self._watched, default=self._due)
-        return self._ledger.find(self._name, [time])[time]
+        rows = self._ledger.find(self._name, sorted({self._due, *self._watched, *decided}))
+        return LookedAfter(rows[max(self._watched, default=self._due)], tuple(rows[time] for time in sorted(rows)))
 
     def is_over(self) -> bool:
         """Whether nothing that is to be looked after is open."""

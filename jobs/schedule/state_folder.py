@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from wanbatch.errors import FolderHeldError, MachineryError
 from wanbatch.jobs.schedule.ledger import Ledger
-from wanbatch.manifests.storage.atomic_files import make_folder
+from wanbatch.manifests.storage.lock_file import LockFile
 
 LOCK = "lock"
 TURN = "turn.lock"
@@ -60,13 +58,12 @@ class Turn:
 
 
 class _LockFile:
-    """A file that is locked as long as it is open."""
+    """A file that is locked as long as it is open, with errors as messages."""
 
     def __init__(self, path: Path):
         self._path = path
         try:
-            make_folder(path.parent)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = LockFile(path)
         except OSError as error:
             raise MachineryError(
                 f"{path}: cannot be used ({error.strerror}): choose another folder with --state"
@@ -75,17 +72,14 @@ class _LockFile:
     def take(self, *, shared: bool = False) -> bool:
         """Lock it, unless others have; whether that was so."""
         try:
-            fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            return self._lock.take(shared=shared)
         except OSError as error:
             raise MachineryError(
                 f"{self._path}: cannot be locked ({error.strerror}): choose a folder on a local disk with --state"
             ) from error
-        return True
 
     def close(self) -> None:
-        os.close(self._file)
+        self._lock.close()
 
 
 @contextmanager

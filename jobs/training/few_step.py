@@ -48,6 +48,7 @@ class FewStepRequest:
         license: Of the adapter.
         author: Of the adapter.
         device: `cpu` or `cuda`; None: a GPU if there is one.
+        renames: Columns of the manifest that are read as others.
     """
 
     manifest: str | Path
@@ -64,6 +65,7 @@ class FewStepRequest:
     license: str | None = None
     author: str | None = None
     device: str | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(request: FewStepRequest, say: Callable[[str], None]) -> dict[str, Any]:
@@ -144,9 +146,7 @@ def checked(request: FewStepRequest, count: int, say: Callable[[str], None]) -> 
     check_batch(settings.batch, count)
     if count > 1 and math.isfinite(request.minutes):
         raise UserError(f"--minutes: {count} processes that train together end by --steps alone: drop it")
-    return Checked(
-        info, settings, _prompts(request.manifest, settings.prompts, say), size, training_device(request.device)
-    )
+    return Checked(info, settings, _prompts(request, settings.prompts, say), size, training_device(request.device))
 
 
 def _size(request: FewStepRequest, info: ModelInfo) -> tuple[int, int]:
@@ -158,9 +158,10 @@ def _size(request: FewStepRequest, info: ModelInfo) -> tuple[int, int]:
     return found
 
 
-def _prompts(manifest: str | Path, most: int, say: Callable[[str], None]) -> list[str]:
+def _prompts(request: FewStepRequest, most: int, say: Callable[[str], None]) -> list[str]:
     """The prompts of a manifest, each once."""
-    rows = read_manifest(manifest, committed_rows=committed_rows).rows
+    manifest = request.manifest
+    rows = read_manifest(manifest, committed_rows=committed_rows, renames=request.renames).rows
     found = list(dict.fromkeys(text for text in rows["prompt"].to_pylist() if (text or "").strip()))
     if len(found) < FEWEST:
         raise UserError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class LoraRequest:
         unmasked_weight: Of the loss where masks are black; None: `UNMASKED_WEIGHT`.
         cache: Folder of latents, which trainings may share; None: one in `out`.
         start_from: The file of an adapter to begin with; None: at no change.
+        renames: Columns of `images` that are read as others.
     """
 
     images: str | Path
@@ -80,6 +81,7 @@ class LoraRequest:
     unmasked_weight: float | None = None
     cache: Path | None = None
     start_from: Path | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(request: LoraRequest, say: Callable[[str], None]) -> dict[str, Any]:
@@ -142,7 +144,9 @@ def checked(request: LoraRequest, say: Callable[[str], None]) -> Checked:
     check_optimizer(request.settings.optimizer)
     if request.unmasked_weight is not None and request.masks is None:
         raise UserError("--unmasked-weight: has no effect without --masks: give them, or drop it")
-    pictures = find_pictures(request.images, request.template, request.trigger, request.caption, request.masks)
+    pictures = find_pictures(
+        request.images, request.template, request.trigger, request.caption, request.masks, request.renames
+    )
     prior = _prior(request)
     for warning in (*pictures.warnings, *(prior.warnings if prior else ())):
         say(f"warning: {warning}")

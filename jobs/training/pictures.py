@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from wanbatch.counting import number_of
@@ -76,7 +77,12 @@ class PictureSet:
 
 
 def find_pictures(
-    path: str | Path, template: str, trigger: str | None, caption: str | None, masks: str | None = None
+    path: str | Path,
+    template: str,
+    trigger: str | None,
+    caption: str | None,
+    masks: str | None = None,
+    renames: Mapping[str, str] = MappingProxyType({}),
 ) -> PictureSet:
     """Find the pictures of a training; none is opened.
 
@@ -86,12 +92,13 @@ def find_pictures(
         trigger: See `captions.fill`.
         caption: Of pictures that have none; None: these are left out, with a warning.
         masks: Where their masks are, see `find_masks`; None: they have none.
+        renames: Columns that are read as others.
 
     Raises:
         ManifestError: With all problems of the rows.
         UserError: If there is no picture, or none has a caption, or one has no mask.
     """
-    manifest = _read(path)
+    manifest = _read(path, dict(renames))
     taken = _sorted_rows(manifest, caption)
     found = [Captioned(row.sources[0], fill(template, said, trigger), row.location) for _, row, said in taken.found]
     if not found and taken.without:
@@ -155,14 +162,15 @@ def _values(manifest: Manifest, column: str, rows: Sequence[int]) -> list[Any]:
     return manifest.passthrough[column].take(rows).to_pylist()
 
 
-def _read(path: str | Path) -> Manifest:
+def _read(path: str | Path, renames: Mapping[str, str]) -> Manifest:
     """The manifest, with the column that captions are in taken for prompts if no row has one."""
-    manifest = read_manifest(path, committed_rows=committed_rows, prompt_of_run=True)
+    manifest = read_manifest(path, committed_rows=committed_rows, prompt_of_run=True, renames=renames)
     if manifest.rows["prompt"].null_count < len(manifest):
         return manifest
     for column in CAPTION_COLUMNS:
         if column in manifest.passthrough.column_names:
-            return read_manifest(path, committed_rows=committed_rows, prompt_of_run=True, renames={column: "prompt"})
+            taken = {**renames, column: "prompt"}
+            return read_manifest(path, committed_rows=committed_rows, prompt_of_run=True, renames=taken)
     return manifest
 
 

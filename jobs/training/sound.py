@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class SoundRequest:
         encoder: A folder or a hub id of a CLAP that hears, frozen; None: a small encoder that is trained, too.
         device: `cpu` or `cuda`; None: a GPU if there is one.
         seed: Of everything random.
+        renames: Columns of the manifest that are read as others.
     """
 
     manifest: str | Path
@@ -64,6 +65,7 @@ class SoundRequest:
     encoder: str | None = None
     device: str | None = None
     seed: int = 0
+    renames: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     """
     if request.out.suffix != ".safetensors":
         raise UserError(f"--out {request.out}: must end in .safetensors: it is the file of the adapter")
-    manifest = read_manifest(request.manifest, committed_rows=committed_rows)
+    manifest = read_manifest(request.manifest, committed_rows=committed_rows, renames=request.renames)
     info = find(request.model, request.revision)
     device = training_device(request.device).type
     torch.manual_seed(request.seed)

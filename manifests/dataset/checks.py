@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -30,20 +30,22 @@ def checks_name(data_part: str) -> str:
     return f"{FOLDER}/part-{part_of(data_part)[1]:05d}.parquet"
 
 
-def write_checks(backend: StorageBackend, tables: Mapping[str, pa.Table], note: Mapping[str, Any]) -> None:
+def write_checks(
+    backend: StorageBackend, tables: Iterable[tuple[str, pa.Table]], note: Callable[[], Mapping[str, Any]]
+) -> None:
     """Write the checks of a folder, each part whole or not at all, and remove those whose pictures are gone.
 
     Args:
         backend: of the folder, which this process holds.
-        tables: of each part of `data/`, by its name, what was found of its pictures.
-        note: what is noted of the checks as a whole, as JSON has it.
+        tables: the name of each part of `data/`, in their order, with what was found of its pictures.
+        note: what is noted of the checks as a whole, as JSON has it; called once all parts are written.
     Raises:
         OSError: the disk or the store refuses.
     """
     backend.make_folders([FOLDER])
     digest = hashlib.sha256()
     kept = set()
-    for part, table in sorted(tables.items()):
+    for part, table in tables:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, write_page_checksum=True)
         data = buffer.getvalue()
@@ -53,8 +55,10 @@ def write_checks(backend: StorageBackend, tables: Mapping[str, pa.Table], note: 
         kept.add(checks_name(part))
     for name in backend.sizes(FOLDER):
         if is_part(name) and name not in kept:
+            backend.ensure_writer()
             backend.remove(name)
-    backend.write_atomic(NOTE, to_json({"digest": digest.hexdigest(), **note}, indent=1))
+    backend.ensure_writer()
+    backend.write_atomic(NOTE, to_json({"digest": digest.hexdigest(), **note()}, indent=1))
 
 
 def checks_tables(backend: StorageBackend, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

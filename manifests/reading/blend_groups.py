@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wanbatch.manifests.columns import SETTINGS
-from wanbatch.manifests.reading.arrow_rows import ROWS_SCHEMA, TableBuilder
+from wanbatch.manifests.reading.arrow_rows import DOUBTFUL_SCHEMA, ROWS_SCHEMA, UNKNOWN, TableBuilder
 from wanbatch.manifests.reading.row_model import shorten
 
+ID_COLUMNS = ("id", "number", "file", "position", "num_images", UNKNOWN)
+"""Of `DOUBTFUL_SCHEMA`: what decides which ids a row makes, and where it is."""
 Member = Mapping[str, Any]
 GIVEN_ONCE = (*SETTINGS, "audio")
 """What a group has one value of."""
@@ -62,6 +64,31 @@ def merge_groups(
     single = lines.filter(pc.invert(in_group)).select(builder.schema.names)
     rows = pa.concat_tables([single, builder.table()]).sort_by("number")
     return rows.select(ROWS_SCHEMA.names), [others.get(index, [index]) for index in rows["index"].to_pylist()]
+
+
+def lost_groups(lines: pa.Table, doubtful: pa.Table, members: pa.Table) -> pa.Table:
+    """Groups of which no member is right: what would be the id of each, where it is, and how many images it has.
+
+    Args:
+        lines: the good rows (`UNMERGED_SCHEMA`).
+        doubtful: the others, as far as they are right (`DOUBTFUL_SCHEMA`).
+        members: those of them whose group is known (`UNMERGED_SCHEMA`).
+    Returns:
+        A row a group, with `ID_COLUMNS` of `DOUBTFUL_SCHEMA`.
+    """
+    kept = frozenset(pc.unique(lines["blend_group"]).to_pylist())
+    unknown = dict(zip(doubtful["number"].to_pylist(), doubtful[UNKNOWN].to_pylist(), strict=True))
+    builder = TableBuilder(pa.schema([DOUBTFUL_SCHEMA.field(name) for name in ID_COLUMNS]))
+    for name, group in _groups(members):
+        if name in kept:
+            continue
+        count = next((member["num_images"] for member in group if member["num_images"] is not None), None)
+        wrong = set().union(*(unknown[member["number"]] for member in group)) - {"id", "blend_group"}
+        if count is not None:
+            wrong -= {"num_images"}
+        first = group[0]
+        builder.add((name, first["number"], first["file"], first["position"], count, sorted(wrong)))
+    return builder.table()
 
 
 def merge_passthrough(columns: pa.Table, origins: Sequence[Sequence[int]]) -> pa.Table:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from wanbatch.errors import MachineryError, ManifestError, UserError
 from wanbatch.manifests.reading.arrow_rows import DOUBTFUL_SCHEMA, ROWS_SCHEMA, row_of, source_of
-from wanbatch.manifests.reading.blend_groups import merge_groups, merge_passthrough
+from wanbatch.manifests.reading.blend_groups import ID_COLUMNS, lost_groups, merge_groups, merge_passthrough
 from wanbatch.manifests.reading.column_map import ColumnMap
 from wanbatch.manifests.reading.column_names import UnusedColumn, same_name, suspects, unused_columns
 from wanbatch.manifests.reading.kind import CommittedRowsOf, ManifestFiles, ManifestKind, no_output_folder
@@ -207,7 +207,8 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     rows, origins = merge_groups(lines, members, checker.broken_groups, problems.add, problems.location)
     for message in checker.columns.problems():
         problems.add(0, -1, message)
-    everything = _check_together(rows, checker.doubtful(), rules, problems)
+    lost = lost_groups(lines, checker.doubtful(), members)
+    everything = _check_together(rows, checker.doubtful(), lost, rules, problems)
     if problems.found:
         _report_suspects(checker, rules.strict)
         _report_sources(everything, found.files, lambda sources: rules.look_at(sources, policy), problems)
@@ -240,12 +241,15 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     )
 
 
-def _check_together(rows: pa.Table, doubtful: pa.Table, rules: _Rules, problems: Problems) -> pa.Table:
+def _check_together(
+    rows: pa.Table, doubtful: pa.Table, lost: pa.Table, rules: _Rules, problems: Problems
+) -> pa.Table:
     """Report what shows when rows are seen together, or beside what the run says.
 
     Args:
         rows: the good ones (`ROWS_SCHEMA`).
         doubtful: the others, as far as they are right (`DOUBTFUL_SCHEMA`).
+        lost: blend groups that none of the good ones is of, as `lost_groups` gives them.
         rules: how the manifest is read.
         problems: takes what is found.
     Returns:
@@ -254,7 +258,8 @@ def _check_together(rows: pa.Table, doubtful: pa.Table, rules: _Rules, problems:
     if len(doubtful):
         nothing = pa.nulls(len(rows), DOUBTFUL_SCHEMA.types[-1])
         rows = pa.concat_tables([rows.append_column(DOUBTFUL_SCHEMA[-1], nothing), doubtful]).sort_by("number")
-    check_ids(rows, problems)
+    with_groups = pa.concat_tables([rows.select(ID_COLUMNS), lost]).sort_by("number") if len(lost) else rows
+    check_ids(with_groups, problems)
     for index, message in rules.check(rows):
         problems.add(rows["file"][index].as_py(), rows["position"][index].as_py(), message)
     return rows

@@ -15,7 +15,7 @@ def check_ids(rows: pa.Table, problems: Problems) -> None:
     """Report ids that two rows share, also through the numbers that `num_images` adds.
 
     Args:
-        rows: `ROWS_SCHEMA` or `DOUBTFUL_SCHEMA`, ordered by manifest row.
+        rows: `ROWS_SCHEMA`, `DOUBTFUL_SCHEMA` or what `blend_groups.ID_COLUMNS` names of it, ordered by manifest row.
         problems: takes what is found.
     """
     rows = rows_that_know(rows, "id", "blend_group")

@@ -14,6 +14,7 @@ from typing import Any
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.header import Header
+from wanbatch.pipeline.adapters.key_lists import listed
 from wanbatch.pipeline.adapters.layouts import (
     ALPHA,
     DIFF,
@@ -120,7 +121,7 @@ def contents_of(header: Header, layers: WanLayers, model: str) -> dict[int | Non
     name = f"adapter {header.path}"
     keys, unread = _understood(header, layers, name, model)
     if unread:
-        raise UserError(f"{name}: has {_keys(unread)} that no layer of {model} takes: {_named(unread)}; refused, as "
+        raise UserError(f"{name}: has {_keys(unread)} that no layer of {model} takes: {listed(unread)}; refused, as "
                         "leaving them out would make other pictures than its author saw")  # fmt: skip
     found: dict[int | None, Contents] = {}
     for expert in sorted({key.expert for key in keys}, key=lambda one: -1 if one is None else one):

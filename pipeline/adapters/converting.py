@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from wanbatch.errors import UserError
-from wanbatch.pipeline.adapters.files import AdapterFile, ModelLayers
+from wanbatch.pipeline.adapters.files import HIGH, LOW, AdapterFile, ModelLayers
+from wanbatch.pipeline.adapters.header import read_header
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank, load_tensors
 from wanbatch.pipeline.adapters.wan_layers import WanLayers
 
@@ -21,36 +21,69 @@ Written = tuple[dict[str, Tensor], dict[str, str]]
 """Tensors and strings of the header."""
 
 
-def convert(adapter: AdapterFile, model: ModelLayers, layout: str, out: Path) -> None:
-    """Write an adapter for one transformer in another layout.
+def files_of(adapter: AdapterFile, out: Path) -> list[tuple[int, Path]]:
+    """The files that an adapter is written as, each with the transformer whose part it holds.
+
+    One file, unless it changes the two transformers of A14B in different ways, or one of them alone: then one for
+    each that it changes, by the names that readers find them by, `NAME_high_noise` and `NAME_low_noise`.
+
+    Args:
+        adapter: As `read_adapter` gives it.
+        out: The file to write; its name may say one of the two already.
+    """
+    contents = [None if part is None else part.contents for part in adapter.parts]
+    if all(one is contents[0] for one in contents):
+        return [(0, out)]
+    one = next((name for name in (HIGH, LOW) if name in out.name), None)
+    named = [
+        out.with_name(out.name.replace(one, name)) if one else out.with_name(f"{out.stem}_{name}{out.suffix}")
+        for name in (HIGH, LOW)
+    ]
+    return [(expert, named[expert]) for expert, there in enumerate(contents) if there is not None]
+
+
+def convert(adapter: AdapterFile, model: ModelLayers, layout: str, out: Path) -> list[Path]:
+    """Write an adapter in another layout.
 
     Args:
         adapter: As `read_adapter` gives it.
         model: That it was read for.
         layout: One of `LAYOUTS`.
-        out: The file to write, whole or not at all.
+        out: The file to write, whole or not at all; its folder is made if it is missing. See `files_of` for A14B.
+
+    Returns:
+        The files, those that `files_of` names.
 
     Raises:
-        UserError: The layout has no names for what the adapter changes, or the file cannot be written.
+        UserError: The layout has no names for what the adapter changes, or a file cannot be written.
     """
-    if model.two_experts:
-        raise UserError(f"adapter {adapter.path}: conversion is for models of one transformer")
-    (tensors,) = load_tensors(adapter)
-    written, header = LAYOUTS[layout](tensors, model.layers, adapter.path)
-    kept = {
-        name: text for name, text in adapter.metadata.items() if name.startswith(("ss_", "modelspec.", "wanbatch."))
-    }
-    kept.pop("ss_network_alpha", None)  # a scale is said once, in the layout's own way
+    loaded, files = load_tensors(adapter), files_of(adapter, out)
+    written = [LAYOUTS[layout](loaded[expert], model.layers, adapter.path) for expert, _ in files]
+    for (expert, file), (tensors, header) in zip(files, written, strict=True):
+        part = adapter.parts[expert]
+        assert part is not None
+        _write(file, tensors, _kept(read_header(Path(part.path)).metadata) | header)
+    return [file for _, file in files]
+
+
+def _kept(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a header goes on saying; a scale is said once, in the layout's own way."""
+    kept = {name: text for name, text in metadata.items() if name.startswith(("ss_", "modelspec.", "wanbatch."))}
+    kept.pop("ss_network_alpha", None)
+    return {"format": "pt", **kept}
+
+
+def _write(out: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    data = save({name: one.contiguous() for name, one in tensors.items()}, dict(header))
     draft = out.with_name(f".{out.name}.new")
     try:
-        save_file(
-            {name: one.contiguous() for name, one in written.items()}, draft, {"format": "pt", **kept, **header}
-        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
         draft.replace(out)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
-        raise UserError(f"{out}: cannot be written ({error}): choose another path") from error
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}): choose another path") from error
 
 
 def _diffusers(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:

@@ -40,6 +40,8 @@ _OUTER_LAYERS = {
 }
 BLOCK_LAYERS = tuple(_BLOCK_LAYERS.values())
 """The linear layers of a block, by diffusers' names inside it."""
+OWN_NAMES: Mapping[str, str] = {theirs: ours for ours, theirs in _BLOCK_LAYERS.items()}
+"""Diffusers' name of a linear layer inside a block -> Wan's own, which ComfyUI has, too."""
 
 
 @dataclass(frozen=True, slots=True)

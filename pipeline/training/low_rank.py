@@ -2,13 +2,15 @@
 
 Several adapters can lie on one transformer, of which one or none is active: a distillation has its student, its
 teacher (none) and its fake score on one copy of the weights. They are trained in fp32 whatever the transformer's
-type, and saved under the names that diffusers and ComfyUI read.
+type, and saved under names that both diffusers and ComfyUI read: Wan's own, after `diffusion_model.`. ComfyUI knows
+no others for Wan (its `model_lora_keys_unet`), and diffusers converts them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.tensors import LowRank
-from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS
+from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS, OWN_NAMES
 from wanbatch.pipeline.models.attention_choice import attention_kernels
 from wanbatch.pipeline.models.dit import FrameTransformer
 
@@ -30,6 +32,8 @@ IMAGE_LAYERS = tuple(layer for layer in BLOCK_LAYERS if layer not in ("attn2.to_
 """Those that see the picture: the text's keys and values stay those of the model."""
 
 PREFIX = "transformer."
+FILE_PREFIX = "diffusion_model."
+_PARTS = re.compile(r"blocks\.(\d+)\.(.+)\.(lora_[AB]\.weight)")
 
 
 class LowRankLinear(nn.Module):
@@ -203,7 +207,7 @@ class LowRankAdapters:
         dtype: torch.dtype = torch.bfloat16,
         expert: str = "",
     ) -> None:
-        """Write an adapter of one transformer as safetensors, whole or not at all.
+        """Write an adapter of one transformer as safetensors, whole or not at all, under `name_in_file`.
 
         Args:
             name: Of the adapter.
@@ -215,7 +219,8 @@ class LowRankAdapters:
         """
         said = {"ss_network_dim": self.ranks[name], "ss_network_alpha": self.ranks[name]} | dict(header)
         unfinished = path.with_suffix(".new")
-        save_file(self.state(name, dtype, expert), unfinished, {key: str(value) for key, value in said.items()})
+        tensors = {name_in_file(key): matrix for key, matrix in self.state(name, dtype, expert).items()}
+        save_file(tensors, unfinished, {key: str(value) for key, value in said.items()})
         unfinished.replace(path)
 
 
@@ -223,10 +228,36 @@ def _key(expert: str, path: str) -> str:
     return f"{expert}/{path}" if expert else path
 
 
+def name_in_file(key: str) -> str:
+    """What a matrix is called in a file.
+
+    Args:
+        key: Of `LowRankAdapters.state`, `transformer.blocks.0.attn1.to_q.lora_A.weight`.
+
+    Returns:
+        `diffusion_model.blocks.0.self_attn.q.lora_A.weight`.
+    """
+    return _renamed(key, PREFIX, FILE_PREFIX, OWN_NAMES)
+
+
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The matrices and the header of an adapter that `LowRankAdapters.save` wrote."""
+    """The matrices and the header of an adapter that `LowRankAdapters.save` wrote, by the keys of `state`.
+
+    Files of before this version have those keys themselves.
+    """
+    theirs = {ours: layer for layer, ours in OWN_NAMES.items()}
     with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        found = {_renamed(key, FILE_PREFIX, PREFIX, theirs): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return found, dict(file.metadata() or {})
+
+
+def _renamed(key: str, before: str, after: str, layers: Mapping[str, str]) -> str:
+    """A key with another prefix, and another name of the layer inside its block; as it is if it is no such key."""
+    found = _PARTS.fullmatch(key.removeprefix(before))
+    if not key.startswith(before) or found is None:
+        return key
+    block, layer, part = found.groups()
+    return f"{after}blocks.{block}.{layers[layer]}.{part}"
 
 
 def state_of_pairs(pairs: Mapping[str, LowRank]) -> dict[str, Tensor]:

@@ -73,6 +73,10 @@ class Learner:
         self.optimizer.apply()
         self.average.update()
 
+    def finite(self) -> bool:
+        """Whether the weights and their average are numbers; a loss that is one does not say so of its gradients."""
+        return all(bool(one.isfinite().all()) for one in (*self.average.live, *self.average.kept))
+
     def tensors(self) -> list[Tensor]:
         """All that a training needs to be gone on with, where it lies."""
         return [*self.average.live, *self.average.kept, *self.optimizer.moments_in_place()]

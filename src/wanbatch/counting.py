@@ -17,3 +17,14 @@ def number_of(number: float, things: str, does: str = "", do: str = "") -> str:
     endings = {"ies": "y", "sses": "ss", "s": ""}
     ending = next((ending for ending in endings if things.endswith(ending)), "")
     return f"{said} {things.removesuffix(ending)}{endings.get(ending, '')} {does}".rstrip()
+
+
+def made_and_failed(made: int, failed: int, things: str) -> str:
+    """How many of some rows have a picture and how many could not be made, as `3 images and 1 failed row`.
+
+    Args:
+        made, failed: how many; what there is none of is left out, unless there is none of both.
+        things: what pictures are called, in the plural.
+    """
+    parts = [number_of(made, things)] if made or not failed else []
+    return " and ".join([*parts, *([number_of(failed, "failed rows")] if failed else [])])

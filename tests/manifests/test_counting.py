@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wanbatch.counting import number_of
+from wanbatch.counting import made_and_failed, number_of
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ def test_one_thing_is_in_the_singular(number, things, words):
 )
 def test_what_follows_agrees_with_the_number(number, words):
     assert number_of(number, "classes", "is", "are") == words
+
+
+@pytest.mark.parametrize(
+    ("made", "failed", "words"),
+    [(3, 1, "3 images and 1 failed row"), (1, 0, "1 image"), (0, 2, "2 failed rows"), (0, 0, "0 images")],
+)
+def test_failed_rows_are_not_counted_as_pictures(made, failed, words):
+    assert made_and_failed(made, failed, "images") == words

@@ -68,6 +68,31 @@ LAYOUTS = {
 }
 
 
+FULL_RANK_KINDS = ("lycoris lokr", "ai-toolkit lokr", "lycoris loha", "musubi loha", "lightx2v diff")
+"""Kinds that can hold a low-rank change, too, though what reads them does not know that its rank is low."""
+
+
+def save_full_rank(path: Path, config: Mapping[str, Any], pairs: Pairs, kind: str) -> Path:
+    """Write pairs as one of `FULL_RANK_KINDS`, scaled by alpha where the kind has one."""
+    own, tensors = own_names(wan_layers(config)), {}
+    for name, (down, up) in pairs.items():
+        rank, joined = len(down), own[name].replace(".", "_")
+        prefix = {"lycoris": "lycoris_", "musubi": "lora_unet_"}.get(kind.split()[0])
+        stem = f"diffusion_model.{own[name]}" if prefix is None else f"{prefix}{joined}"
+        if kind.endswith("diff"):
+            tensors[f"{stem}.diff"] = up @ down
+            continue
+        tensors[f"{stem}.alpha"] = torch.tensor(0.5 * rank)
+        if kind.endswith("lokr"):
+            parts = {"lokr_w1": torch.full((1, 1), 2.0), "lokr_w2_a": up, "lokr_w2_b": down}
+        else:
+            ones = torch.full((len(up), rank), 2.0 / rank), torch.ones(rank, down.shape[1])
+            parts = {"hada_w1_a": up, "hada_w1_b": down, "hada_w2_a": ones[0], "hada_w2_b": ones[1]}
+        tensors |= {f"{stem}.{part}": value for part, value in parts.items()}
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
 def save_adapter(path: Path, config: Mapping[str, Any], pairs: Pairs, layout: str = "diffusers", **more: Any) -> Path:
     """Write pairs in a layout; `more`: strings of the header, and tensors."""
     form, layers = LAYOUTS[layout], wan_layers(config)

@@ -39,7 +39,7 @@ class ClockInFile(SystemClock):
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     try:
-        row = run_tick(
+        done = run_tick(
             read_schedules(folder / "wanbatch.toml"),
             "nightly",
             folder / "state",
@@ -50,5 +50,6 @@ if __name__ == "__main__":
     except WanbatchError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    print(json.dumps(tick_values(row, None, folder / "state")))
-    sys.exit(exit_code(row))
+    ticks = [tick_values(each, None, folder / "state") for each in done.ticks]
+    print(json.dumps({**tick_values(done.last, None, folder / "state"), "ticks": ticks}))
+    sys.exit(exit_code(done.last))

@@ -135,6 +135,23 @@ def adapters_of_rows_and_of_runs(at: At) -> Iterator[str]:
 
 
 @scene
+def two_adapters_of_one_name_in_the_settings_file(at: At) -> Iterator[str]:
+    config, _ = _layers()
+    for seed, name in enumerate(("ink", "other")):
+        save_adapter(at.folder / f"{name}.safetensors", config, random_pairs(config, 2, seed))
+    manifest = at.rows(GOOD | {"style": "ink"})
+    settings = '[adapters]\nink = "ink.safetensors"\nink = "other.safetensors"\n'
+    at.write("wanbatch.toml", settings)
+    yield at.refused("plan", manifest)
+    at.write("wanbatch.toml", settings.replace('ink = "other', 'other = "other'))
+    at.works("plan", manifest)
+    at.write("wanbatch.toml", "steps = 3\nsteps = 4\n")
+    yield at.refused("plan", manifest)
+    at.write("wanbatch.toml", 'steps = 4\n[adapters]\nink = "ink.safetensors"\n')
+    at.works("plan", manifest)
+
+
+@scene
 def places_of_adapters(at: At) -> Iterator[str]:
     config, layers = _layers()
     for seed, name in enumerate(("ink", "neon")):
@@ -179,7 +196,7 @@ def adapters_in_other_layouts(at: At) -> Iterator[str]:
     command = ("adapters", "convert")
     yield at.refused(*command, "ink.safetensors", "there.safetensors", "--to", "kohya")
     at.works(*command, "ink.safetensors", "new.safetensors", "--to", "kohya")
-    yield at.refused(*command, "ink.safetensors", "none/new.safetensors", "--to", "kohya")
+    yield at.refused(*command, "ink.safetensors", "there.safetensors/new.safetensors", "--to", "kohya")
     for layout in ("diffusers", "kohya"):
         yield at.refused(*command, "norms.safetensors", "norms-2.safetensors", "--to", layout)
     at.works(*command, "norms.safetensors", "norms-2.safetensors", "--to", "comfyui")

@@ -132,7 +132,7 @@ def runs_of_schedules_that_fail(at: At) -> Iterator[str]:
     at.write("failing.py", "import sys\nprint('the reason of it')\nsys.exit(2)\n")
     one = schedule(cron="* * * * *", output=str(at.folder / "out"))
     command = (sys.executable, "-S", str(at.folder / "failing.py"))
-    row = run_tick([one], one.name, at.folder / "state", at.folder, wanbatch=command)
+    row = run_tick([one], one.name, at.folder / "state", at.folder, wanbatch=command).last
     yield row.reason
     assert "the reason of it" in ProcessLauncher(at.folder / "state", at.folder).log_of(row).read_text()
     now = datetime.now(UTC)

@@ -30,7 +30,7 @@ def drained(*_: object) -> None:
 signal.signal(signal.SIGTERM, drained)
 note("started")
 print("hello from the run", flush=True)
-while not (go := Path("go")).exists() or not go.read_text():
+while not (go := Path("go")).exists() or not (code := go.read_text()):
     time.sleep(0.02)
 note("ended")
-sys.exit(int(go.read_text()))
+sys.exit(int(code))

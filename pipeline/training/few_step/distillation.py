@@ -111,7 +111,7 @@ class Distillation:
             What was done.
 
         Raises:
-            UserError: If the loss is not a number any more; the last good state and adapter stay.
+            UserError: If a loss or a weight is not a number any more; the last good state and adapter stay.
         """
         self._prepare()
         last = self.budget.elapsed
@@ -230,12 +230,30 @@ class Distillation:
         losses = {kind: float(loss) for kind, loss in self._losses.items()}
         for kind, loss in losses.items():
             if not math.isfinite(loss):
-                rate = RATES[kind]
-                raise UserError(
-                    f"the {kind} loss is {loss} at step {self.budget.step}: the last good state is in {self.out}; "
-                    f"go on from it with a lower learning rate: --set {rate}={getattr(self.settings, rate) / 3:.2g}"
-                )
+                raise self._not_finite(f"the {kind} loss is {loss}", RATES[kind])
         return losses
+
+    def _ensure_finite_weights(self) -> None:
+        """A loss may be a number whose gradients are none.
+
+        Raises:
+            UserError: If a weight is not a number.
+        """
+        for name, rate in ((STUDENT, RATES[self.place.phase]), (FAKE, RATES[FAKE])):
+            if not self.learners[name].finite():
+                raise self._not_finite(f"weights of the {name} are no numbers", rate)
+
+    def _not_finite(self, what: str, rate: str) -> UserError:
+        """What ends the training. what: is no number; rate: the setting that would help."""
+        kept = (
+            f"the last good state is in {self.out}; go on from it"
+            if (self.out / STATE_FILE).exists()
+            else "no state was kept yet; begin again"
+        )
+        lower = getattr(self.settings, rate) / 3
+        return UserError(
+            f"{what} at step {self.budget.step}: {kept} with a lower learning rate: --set {rate}={lower:.2g}"
+        )
 
     def _keep(self, evaluate: Callable[[], dict[str, Any]], made: int) -> None:
         """Save state and adapter, and log losses and scores; this is not part of the training's time.
@@ -246,6 +264,7 @@ class Distillation:
         """
         elapsed, begin = self.budget.elapsed, time.monotonic()
         losses = self._look()
+        self._ensure_finite_weights()
         if not self.processes.first:
             return
         number, self.budget.step = self.budget.step, made

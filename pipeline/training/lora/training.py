@@ -106,7 +106,7 @@ class LoraTraining:
             told: Called with the number of steps made and the loss after each.
 
         Raises:
-            LossNotFinite: If the loss is not a number any more; the state of the last good step stays.
+            LossNotFinite: If the loss or a weight is not a number any more; the last good state that was kept stays.
         """
         torch.manual_seed(self.settings.seed)
         if (self.out / STATE_FILE).exists():
@@ -123,8 +123,11 @@ class LoraTraining:
 
     def _keep_if_due(self, made: int, sample: Callable[[int], object]) -> None:
         settings = self.settings
-        if self.processes.first and (made % settings.save_every == 0 or made == settings.steps):
-            self._save(made)
+        if made % settings.save_every == 0 or made == settings.steps:
+            if not self.learner.finite():
+                raise self._not_finite(f"weights of the adapter are no numbers after step {made}", made - 1)
+            if self.processes.first:
+                self._save(made)
         if settings.sample_every and (made % settings.sample_every == 0 or made == settings.steps):
             with self.averaged(), self.adapters.active(self.name):
                 sample(made)
@@ -155,14 +158,21 @@ class LoraTraining:
             total += float(loss.detach())
         total = self._averaged_over_processes(total)
         if not math.isfinite(total):
-            saved = len(self.losses) // settings.save_every * settings.save_every
-            kept = f"the state after {number_of(saved, 'steps')} is kept"
-            raise LossNotFinite(
-                f"the loss is {total} at step {number + 1}: {kept} in {self.out}. Lower the rate (--rate, now "
-                f"{settings.rate:g}) and give another --out, or look for pictures that are damaged"
-            )
+            raise self._not_finite(f"the loss is {total} at step {number + 1}", number)
         self.learner.apply()
         return total
+
+    def _not_finite(self, what: str, good: int) -> LossNotFinite:
+        """What ends the training. what: is no number; good: how many steps were made before."""
+        every = self.settings.save_every
+        saved = good // every * every
+        kept = (
+            f"the state after {number_of(saved, 'steps')} is kept in {self.out}" if saved else "no state was kept yet"
+        )
+        return LossNotFinite(
+            f"{what}: {kept}. Lower the rate (--rate, now {self.settings.rate:g}) and give another --out, or look "
+            "for pictures that are damaged"
+        )
 
     def _averaged_over_processes(self, loss: float) -> float:
         """Average the gradients over all processes, and the loss, which is returned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_pictures_of_one_split_are_compared_with_the_sources_of_that_split(tmp_p
         folder.set_plan({"rows": 2, "manifest": str(shop), "digest": "", "settings": chosen})
     report = check_folder(out, Checks())
     assert report.warnings == ()
-    assert all(one.source_distance is not None for one in report.pictures)
+    assert all(one["source_distance"] is not None for one in found(out).values())
 
 
 def test_parts_that_a_run_replaces_until_the_folder_is_free_are_checked_as_they_are_then(out, monkeypatch):
@@ -112,9 +113,12 @@ def test_parts_that_a_run_replaces_until_the_folder_is_free_are_checked_as_they_
         acquire(backend)
 
     monkeypatch.setattr(LocalBackend, "acquire", last_moment)
-    checked = {one.id: one for one in check_folder(out, Checks()).pictures}
-    assert checked[name].brightness == 0
-    assert set(checked) == set(found(out))
+    report, checked = check_folder(out, Checks()), found(out)
+    assert checked[name]["brightness"] == 0
+    assert (report.pictures, report.rejected) == (
+        len(checked),
+        sum(bool(one["rejected_by"]) for one in checked.values()),
+    )
 
 
 EXPECTED = {
@@ -242,3 +246,13 @@ def test_pictures_whose_source_is_in_another_class_or_held_out_by_now_are_reject
     assert moved.keys() == {"good-1", "good-2", "small", "black"}
     assert all("source_moved" in reasons for reasons in moved.values())
     assert found(out)["good-0"]["source_moved"] is False
+
+
+def test_a_temporary_folder_that_cannot_be_used_is_named_and_the_checks_of_before_stay(out, tmp_path, monkeypatch):
+    check_folder(out, Checks())
+    before = found(out)
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file" / "none"))
+    with pytest.raises(MachineryError, match=r"cannot be written to \(Not a directory\) at .*/file/none"):
+        check_folder(out, Checks(duplicates="near"))
+    assert found(out) == before

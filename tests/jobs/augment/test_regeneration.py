@@ -79,7 +79,7 @@ def test_rejected_pictures_are_made_again_until_they_pass(out):
     again = after[len(before) :]
     assert [row["regeneration"] for row in again] == [1, 1, 1, 2, 2, 2]
     assert len({row["seed"] for row in after}) == len(after)
-    rejected = {one.id for one in report.pictures if one.rejected_by}
+    rejected = report.to_make_again
     assert rejected == {before[2]["id"], before[5]["id"], before[11]["id"], *(row["id"] for row in again[:3])}
     made = invoke("augment", "recipe.toml", "--out", "rows.jsonl", "--json")
     assert made.exit_code == 0, made.output
@@ -92,7 +92,7 @@ def test_it_ends_after_so_many_times(out):
     report = regenerate(out, check(out), 2, lambda: check(out), run)
     assert [len(rows) for rows in asked] == [3, 3]
     assert report.rejected == 9
-    assert rows_again(rows_of(Path("rows.jsonl")), {one.id for one in report.pictures if one.rejected_by}, 2) == []
+    assert rows_again(rows_of(Path("rows.jsonl")), report.to_make_again, 2) == []
 
 
 def test_names_and_folders_of_other_manifests(out):

@@ -11,8 +11,10 @@ import pytest
 import torch
 from adapter_making import LAYOUTS, random_pairs, save_adapter
 from command_line import invoke, refused
+from diffusers import WanPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
+from small_models import save_random_a14b
 
 from wanbatch.jobs.cli.main import main
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
@@ -97,7 +99,8 @@ def test_conversion_keeps_every_number(source, layout, model_folder, config, tmp
     path = save_adapter(tmp_path / "a.safetensors", config, random_pairs(config), source, ss_output_name="a")
     out = tmp_path / "b.safetensors"
     done = invoke("adapters", "convert", path, out, "--to", layout, "--model", model_folder, "--json")
-    assert json.loads(done.stdout) | {"from": None} == {"file": str(out), "to": layout, "from": None}
+    said = {"file": str(out), "files": [str(out)], "to": layout, "from": None}
+    assert json.loads(done.stdout) | {"from": None} == said
     scale = 0.5 if LAYOUTS[source].alpha else 1.0
     assert f"30 of 30 layers, rank 4, scale {scale}" in done.output
     layers = ModelLayers.of_folder(model_folder, "model")
@@ -110,6 +113,71 @@ def test_conversion_keeps_every_number(source, layout, model_folder, config, tmp
         assert file.metadata()["ss_output_name"] == "a"
     (message,) = refused(invoke("adapters", "convert", path, out, "--to", layout, "--model", model_folder))
     assert "is there already" in message
+
+
+def test_a_folder_is_made_for_a_converted_adapter_and_one_that_cannot_be_is_named(model_folder, config, tmp_path):
+    path = save_adapter(tmp_path / "a.safetensors", config, random_pairs(config), "musubi")
+    there = tmp_path / "new" / "folder" / "b.safetensors"
+    done = invoke("adapters", "convert", path, there, "--to", "kohya", "--model", model_folder)
+    assert done.exit_code == 0, done.output
+    assert [one.name for one in there.parent.iterdir()] == ["b.safetensors"]
+    command = ("adapters", "convert", path, path / "c.safetensors", "--to", "kohya", "--model", model_folder)
+    (message,) = refused(invoke(*command))
+    assert message == f"{path / 'c.safetensors'}: cannot be written (File exists): choose another path"
+
+
+@pytest.fixture(scope="module")
+def a14b(model_folder, tmp_path_factory) -> Path:
+    parts = WanPipeline.from_pretrained(model_folder).components
+    return save_random_a14b(tmp_path_factory.mktemp("a14b") / "model", parts)
+
+
+def converted_of_a14b(a14b: Path, path: Path, out: Path, layout: str) -> tuple[list[str], list[dict]]:
+    """Convert an adapter for A14B: the names of the files, and what a run reads for each transformer."""
+    command = ("adapters", "convert", path, out, "--to", layout, "--model", a14b)
+    done = json.loads(invoke(*command, "--json").stdout)
+    (message,) = refused(invoke(*command))
+    assert f"{done['file']}: is there already" in message
+    read = read_adapter(done["file"], ModelLayers.of_folder(a14b, "model", two_experts=True))
+    changes = [{name: pair.delta() for name, pair in one.pairs.items()} for one in load_tensors(read)]
+    return [Path(file).name for file in done["files"]], changes
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "comfyui", "kohya"])
+def test_adapters_for_both_transformers_are_converted(layout, a14b, config, tmp_path):
+    high, low = (random_pairs(config, 2, seed) for seed in (1, 2))
+    wanted = [{name: up @ down for name, (down, up) in pairs.items()} for pairs in (high, low)]
+    for name, pairs in (("high_noise", high), ("low_noise", low)):
+        save_adapter(tmp_path / f"ink_{name}.safetensors", config, pairs, "musubi", ss_output_name=name)
+    pair = ["pair_high_noise.safetensors", "pair_low_noise.safetensors"]
+    given, out = tmp_path / "ink_low_noise.safetensors", tmp_path / "pair.safetensors"
+    names, found = converted_of_a14b(a14b, given, out, layout)
+    assert names == pair
+    for name, said in zip(names, ("high_noise", "low_noise"), strict=True):
+        with safe_open(tmp_path / name, framework="pt") as file:
+            assert file.metadata()["ss_output_name"] == said
+    assert all(torch.allclose(ours[name], one) for ours, theirs in zip(found, wanted, strict=True)
+               for name, one in theirs.items())  # fmt: skip
+
+    keyed = {}  # one file that names both
+    for number, pairs in ((1, high), (2, low)):
+        for name, (down, up) in pairs.items():
+            stem = f"diffusion_model.transformer_{number}.{name}"
+            keyed |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+    save_file(keyed, tmp_path / "both.safetensors")
+    out = tmp_path / "two_low_noise.safetensors"
+    names, found = converted_of_a14b(a14b, tmp_path / "both.safetensors", out, layout)
+    assert names == ["two_high_noise.safetensors", "two_low_noise.safetensors"]
+    assert torch.allclose(found[1]["blocks.0.attn1.to_q"], wanted[1]["blocks.0.attn1.to_q"])
+
+    (tmp_path / "ink_low_noise.safetensors").unlink()
+    names, found = converted_of_a14b(a14b, tmp_path / "ink_high_noise.safetensors", tmp_path / "half.st", layout)
+    assert names == ["half_high_noise.st"]
+    assert found[1] == {}
+    save_adapter(tmp_path / "all.safetensors", config, high)
+    names, found = converted_of_a14b(a14b, tmp_path / "all.safetensors", tmp_path / "one.safetensors", layout)
+    assert names == ["one.safetensors"]
+    assert found[0].keys() == found[1].keys() == wanted[0].keys()
 
 
 def test_differences_are_converted_where_there_is_a_name_for_them(model_folder, config, tmp_path):

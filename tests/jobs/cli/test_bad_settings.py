@@ -119,6 +119,11 @@ def test_a_gpu_that_is_not_there(run_bad, manifest, monkeypatch):
         ("[run]\njson = true\n", ["wanbatch.toml: unknown field 'run'"]),
         ("steps = 'many'\n", ["setting steps: "]),
         ("steps = \n", ["wanbatch.toml: "]),
+        (
+            '[adapters]\nink = "x"\n[site]\na = 1\na = 2\n',
+            ["wanbatch.toml: sets 'a' twice, the second time in line 5: keep one"],
+        ),
+        ("steps = 5\nslots = 1\nsteps = 6", ["sets 'steps' twice, the second time in line 3: keep one of them"]),
         ("[run]\nsteps = 5\n", ["wanbatch.toml: unknown field 'run'"]),
     ],
 )

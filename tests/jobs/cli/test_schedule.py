@@ -135,7 +135,7 @@ def test_a_tick_that_failed_says_why_and_where_its_log_is_and_is_not_run_again(f
     )
     state, schedules = folder / "schedule-state", read_schedules(Path("wanbatch.toml"))
     words = (sys.executable, "-S", str(folder / "failing.py"))
-    row = run_tick(schedules, "always", state, folder, wanbatch=words)
+    row = run_tick(schedules, "always", state, folder, wanbatch=words).last
     reason = "bad usage, settings or manifest: see its log, which ends with: wanbatch: shop.jsonl: bad"
     assert (row.state, row.exit_code, row.reason) == ("failed", 2, reason)
     [log] = (state / "always").glob("*.log")
@@ -149,7 +149,7 @@ def test_a_tick_that_failed_says_why_and_where_its_log_is_and_is_not_run_again(f
     assert json.loads(invoke("schedule", "history", "--json").stdout)[0]["log"] == str(log)
 
     before = log.read_bytes()
-    assert run_tick(schedules, "always", state, folder, wanbatch=words) == row
+    assert run_tick(schedules, "always", state, folder, wanbatch=words) == (row, (row,))
     (said,) = capsys.readouterr().err.splitlines()
     assert (
         f": failed at {shown(row.ended, schedules[0])} with exit code 2 ({reason}); its log is {log}: it is not"

@@ -66,6 +66,22 @@ def test_bad_tables():
             read_settings()
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('steps = 3\n[adapters] # mine\nink = "a"\nred = "b"\n"ink" = "c"\nblue = "d"\n', 5),
+        ('[adapters]\nink = "a"\nink = { path = "b" }', 3),
+        ('[adapters.ink]\npath = "a"\n\n[adapters.ink]\npath = "b"\n', 4),
+    ],
+)
+def test_two_adapters_of_one_name_in_the_file(text, line):
+    Path("wanbatch.toml").write_text(text)
+    said = f"wanbatch.toml: two adapters are called 'ink', the second in line {line}: give each a name of its own"
+    with pytest.raises(UserError) as error:
+        read_settings()
+    assert str(error.value) == said
+
+
 def test_recorded_paths_hold_in_any_folder(tmp_path, monkeypatch):
     (tmp_path / "ink.safetensors").touch()
     assert in_any_folder("ink.safetensors:0.5") == f"{tmp_path}/ink.safetensors:0.5"

@@ -79,7 +79,10 @@ def test_rows_leave_and_the_others_stay_as_they_are(filled, chosen, tmp_path):
     summary = run(filled.manifest, filled.out, chosen, drop_removed=True)
     counts = summary.rows, summary.made, summary.quarantined, summary.made_now, summary.removed, summary.exit_code
     assert counts == (3, 2, 1, 0, 4, 3)
-    assert "  removed   4 pictures that the manifest does not ask for any more\n" in summary_text(summary)
+    assert summary.removed_failed == 1
+    assert "  removed   3 pictures and 1 failed row that the manifest does not ask for any more\n" in summary_text(
+        summary
+    )
     require_gone(filled.out)
     assert rows_by_id(filled.out) == {name: before[name] for name in STAYING}
     assert loaded(filled.out, cache) == STAYING, "what datasets has kept is not taken for it"
@@ -141,9 +144,10 @@ def arguments(filled, chosen) -> list[str]:
 def test_plan_says_how_many_would_leave_and_takes_none(filled, chosen):
     before = snapshot(filled.out)
     told = CliRunner().invoke(main, ["plan", *arguments(filled, chosen)])
-    assert f"  removed   4 images of {filled.out} would leave it\n" in told.output, told.output
+    assert f"  removed   3 images and 1 failed row of {filled.out} would leave it\n" in told.output, told.output
     told = CliRunner().invoke(main, ["plan", *arguments(filled, chosen), "--json"])
-    assert json.loads(told.stdout)["removed"] == 4
+    found = json.loads(told.stdout)
+    assert (found["removed"], found["removed_failed"]) == (4, 1)
     assert snapshot(filled.out) == before
     write_jsonl(filled.manifest, [{"id": "x", "prompt": "a star"}])
     told = CliRunner().invoke(main, ["plan", *arguments(filled, chosen)])

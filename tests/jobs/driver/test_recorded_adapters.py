@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,11 +14,13 @@ from click.testing import CliRunner
 from fake_pipelines import load
 from job_making import picture, table, write_jsonl
 
+from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.comparison.compare import compare
 from wanbatch.jobs.comparison.text import lines_of
 from wanbatch.jobs.driver.run import retry, run
 from wanbatch.jobs.planning import plan as planning
+from wanbatch.jobs.reporting.text_summary import summary_text
 from wanbatch.manifests.dataset.mark_reading import read_marks
 from wanbatch.manifests.records import DATA_SCHEMA
 from wanbatch.manifests.sharing.facts import facts_of
@@ -96,6 +100,21 @@ def test_files_and_weights_in_effect_are_in_rows_card_and_export(run_fast, setti
     assert marks.parameters.startswith("a star <lora:night:1> <lora:flat:1> <lora:ink:0.2>\n")
 
 
+def test_the_summary_and_the_log_say_how_much_each_adapter_changes(run_fast, settings, files, tmp_path):
+    manifest, out = write_jsonl(tmp_path / "m.jsonl", ROWS), tmp_path / "out"
+    given = {"flat": files["flat"], "ink": files["ink"] + ":0.4", "night": files["night"]}
+    summary = run_fast(manifest, out, settings(lora=given, merge=["night"])).summary
+    changes = "30 of 30 layers, rank 4, scale 1.0"
+    assert [line for line in summary_text(summary).splitlines() if line.startswith("  adapter")] == [
+        f"  adapter   night, merged into the model: {changes}",
+        f"  adapter   flat, for rows that name it: {changes}",
+        f"  adapter   ink, for rows that name it: {changes}, weight 0.4",
+    ]
+    events = map(json.loads, (out / "_wanbatch" / "log.jsonl").read_text().splitlines())
+    logged = [(event["name"], event["coverage"]) for event in events if event["event"] == "adapter"]
+    assert logged == [(name, changes) for name in ("night", "flat", "ink")]
+
+
 def test_without_adapters_nothing_shows_that_there_is_such_a_column(run_fast, settings, files, tmp_path):
     manifest, out = write_jsonl(tmp_path / "m.jsonl", ROWS[:1]), tmp_path / "out"
     run_fast(manifest, out, settings(lora=files))
@@ -159,6 +178,21 @@ def test_a_row_of_before_whose_file_changed_is_made_again(
     assert recorded(out)["lost"] == [{"name": "ink", "weight": 1.0, "sha256": sha256(files["ink"]), "merged": False}]
 
 
+def test_another_file_under_the_path_of_before_is_noticed(run_fast, fast_retries, settings, files, tmp_path):
+    """Of an adapter that rows name, whose path and weight are what the settings of the folder have."""
+    lost = {"id": "lost", "prompt": "a star", "image": "lost.png", "creativity": 0.8, "style": "flat"}
+    manifest, out = write_jsonl(tmp_path / "m.jsonl", [*ROWS, lost]), tmp_path / "out"
+    chosen = settings(lora={name: files[name] for name in ("flat", "ink")})
+    run_fast(manifest, out, chosen)
+    made = recorded(out)
+    shutil.copy(files["night"], files["flat"])
+    picture(tmp_path / "lost.png", 32, 32)
+    for again in (partial(run, manifest, out, chosen, load=load), partial(retry, out, ())):
+        with pytest.raises(UserError, match="1 row changed since it was made, 'styled' for one"):
+            again()
+    assert recorded(out) == made
+
+
 def test_a_second_pass_keeps_what_made_the_first(run_fast, settings, files, tmp_path):
     manifest, first, second = write_jsonl(tmp_path / "m.jsonl", ROWS), tmp_path / "first", tmp_path / "second"
     run_fast(manifest, first, settings(lora={name: files[name] for name in ("flat", "ink")}))
@@ -169,6 +203,17 @@ def test_a_second_pass_keeps_what_made_the_first(run_fast, settings, files, tmp_
     assert "adapters" not in rows["styled"]
     again = run_fast(first, tmp_path / "third", settings(lora=files, merge=["night"]))
     assert [one["name"] for one in recorded(again.out)["styled"]] == ["night"]
+
+
+def test_a_column_adapters_of_the_manifest_is_kept_beside_it_as_the_message_says(run_fast, settings, files, tmp_path):
+    rows = [{**row, "adapters": f"mine-{number}"} for number, row in enumerate(ROWS)]
+    manifest, chosen = write_jsonl(tmp_path / "m.jsonl", rows), {"lora": files}
+    with pytest.raises(UserError, match=r"rename it, or --map adapters=source_adapters$"):
+        run_fast(manifest, tmp_path / "out", settings(**chosen))
+    ran = run_fast(manifest, tmp_path / "out", settings(**chosen, map={"adapters": "source_adapters"}))
+    made = {row["id"]: row for row in table(ran.out, "data").to_pylist()}
+    assert {name: row["source_adapters"] for name, row in made.items()} == {"plain": "mine-0", "styled": "mine-1"}
+    assert [one["name"] for one in made["styled"]["adapters"]] == ["flat", "ink"]
 
 
 def test_the_columns_of_release_0_1_0_are_as_they_were():

@@ -58,6 +58,22 @@ def test_the_preset_fast_takes_the_settings_of_a_merged_adapter(tmp_path):
     assert (plain["steps"], plain["sampler"]) == (18, "unipc1")
 
 
+def test_the_head_of_a_plan_names_the_samplers_that_its_rows_get(tmp_path):
+    """By the preset from a merged adapter, and not those of the model."""
+    rows = [{"id": "a", "prompt": "a dog"}, {"id": "b", "prompt": "a cat"}]
+
+    def head(*flags: str) -> str:
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        done = CliRunner().invoke(main, ["plan", str(tmp_path / "rows.jsonl"), *flags])
+        assert done.exit_code == 0, done.output
+        return next(line.strip() for line in done.stdout.splitlines() if line.startswith("  model "))
+
+    fast = ["--merge", "few-step", "--preset", "fast"]
+    assert head(*fast) == "model     tiny, euler, 8 evaluations in all, 4 an image"
+    rows.append({"id": "c", "prompt": "a bird", "sampler": "unipc3"})
+    assert head(*fast).startswith("model     tiny, euler for 2 images, unipc3 for 1 image, 12 evaluations in all")
+
+
 def test_another_shift_is_told_with_the_flags_that_mend_it(tmp_path):
     rows = [{"id": "a", "prompt": "a dog"}]
     (said,) = warnings(tmp_path, rows, "--merge", "few-step", *FEW, "--shift", "5")

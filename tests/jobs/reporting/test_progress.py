@@ -50,19 +50,39 @@ def test_json_lines_of_a_run(request, name, made, failed):
 
 
 def test_json_lines_count_earlier_runs_but_do_not_take_them_for_speed():
+    """The speed is that of pictures that were made; by failed ones, too, the others are done sooner."""
     stream, now = io.StringIO(), [0.0]
-    lines = JsonLines(10, 6, stream, clock=lambda: now[0])
+    lines = JsonLines(20, 6, stream, clock=lambda: now[0])
+    lines.update(5, 1)
     now[0] = 3.0  # starting workers is no part of it
     lines.stage("making")
     now[0] = 7.0
-    lines.update(6, 1)
+    lines.update(7, 3)
     now[0] = 20.0  # and neither is ending them
     lines.close()
-    first, last = [event for event in events(stream.getvalue()) if event["event"] == "progress"]
-    assert (first["made"], last["made"], last["failed"], last["total"]) == (6, 6, 1, 10)
-    # one picture since the start, three left: three times as long as it has taken
-    assert last["pictures_per_second"] == first["pictures_per_second"] == 0.25
-    assert last["seconds_left"] == 12
+    before, first, last = [event for event in events(stream.getvalue()) if event["event"] == "progress"]
+    assert (before["made"], before["failed"], before["pictures_per_second"], before["seconds_left"]) == (
+        5,
+        1,
+        0,
+        None,
+    )
+    assert (first["made"], last["made"], last["failed"], last["total"]) == (7, 7, 3, 20)
+    # two made and two failed since the start, ten left
+    assert last["pictures_per_second"] == first["pictures_per_second"] == 0.5
+    assert last["seconds_left"] == 10
+
+
+def test_a_bar_shows_the_speed_of_pictures_that_were_made():
+    screen = io.StringIO()
+    bar = Bar(100_000, 30_000, screen)
+    bar.update(20_000, 10_000)
+    bar.stage("making")
+    bar._bar.start_t -= 10_000
+    bar.update(25_000, 35_000)
+    bar.close()
+    shown = screen.getvalue().split("\r")[-1]
+    assert re.search(r"60000/100000 pictures, 35000 failed ·  0\.50 pictures/s · 3:4\d:\d\d left", shown), shown
 
 
 def test_a_speed_that_is_measured_elsewhere_is_shown_in_place_of_ones_own():

@@ -3,103 +3,48 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import psutil
 import pytest
 from job_making import wait_until
+from schedule_folder import ONE_TICK, SERVICE, ScheduleFolder
 from schedule_world import Crash, CrashingLedger, FakeLauncher, World, at, schedule
 
 from wanbatch.jobs.schedule import state_folder
-from wanbatch.jobs.schedule.launcher import ProcessLauncher
 from wanbatch.jobs.schedule.ledger import Ledger, Tick
 from wanbatch.jobs.schedule.one_tick import exit_code, run_tick
 from wanbatch.jobs.schedule.service import SystemClock
 from wanbatch.jobs.schedule.ticks import ticks_between
 
 MINUTE = timedelta(minutes=1)
-COMMAND = Path(__file__).parents[2] / "support" / "one_tick.py"
-SERVICE = COMMAND.with_name("schedule_service.py")
-SETTINGS = """
-[schedule.nightly]
-cron = "* * * * *"
-timezone = "UTC"
-manifest = "shop.jsonl"
-output = "out"
-"""
 
 
-class Crontab:
+class Crontab(ScheduleFolder):
     """A folder with a schedule that is due every minute, and the commands that were started in it."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.commands: list[subprocess.Popen] = []
-        self.set()
-
-    def set(self, more: str = "") -> None:
-        (self.folder / "wanbatch.toml").write_text(SETTINGS + more)
-
-    def tick(self, time: str | None = None, script: Path = COMMAND) -> subprocess.Popen:
+    def tick(self, time: str | None = None) -> subprocess.Popen:
         """Start the command, at a time of this day like `02:01:05`."""
         if time is not None:
             self.clock(time)
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(self.folder)], stdout=pipe, stderr=pipe, text=True
-        )
-        self.commands.append(process)
-        return process
+        return self.start(ONE_TICK)
 
     def clock(self, time: str) -> None:
         draft = self.folder / "now-draft"
         draft.write_text(f"2026-05-01T{time}")
         draft.replace(self.folder / "now")
 
-    def started(self, count: int) -> None:
-        """Wait until runs were started so often."""
-        wait_until(lambda: len(self.calls("started")) == count, what=f"run {count}")
-
-    def calls(self, what: str) -> list[dict]:
-        path = self.folder / "calls.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [call for call in map(json.loads, lines) if call["what"] == what]
-
-    def let_it_end(self, code: int = 0) -> None:
-        (self.folder / "go").write_text(str(code))
-
     def rows(self) -> list[tuple[str, str, int]]:
         """Minute, state and attempts of each tick, in order."""
-        ledger = Ledger(self.folder / "state", read_only=True)
-        try:
-            return [(f"{row.time:%H:%M}", row.state, row.attempts) for row in reversed(ledger.latest(count=1000))]
-        finally:
-            ledger.close()
-
-    def processes(self, minute: str) -> list[psutil.Process]:
-        """The processes of a tick: the one that runs its commands, and the command."""
-        time = datetime.fromisoformat(f"2026-05-01T{minute}").replace(tzinfo=UTC)
-        launcher = ProcessLauncher(self.folder / "state", self.folder)
-        return list(launcher._holders(Tick("nightly", time, "running", "", time)))
+        return [(f"{row.time:%H:%M}", row.state, row.attempts) for row in self.ticks()]
 
 
 @pytest.fixture
 def crontab(tmp_path) -> Iterator[Crontab]:
-    found = Crontab(tmp_path)
-    yield found
-    found.let_it_end()
-    for command in found.commands:
-        command.kill()
-        command.communicate(timeout=30)
-    for call in found.calls("started"):
-        if psutil.pid_exists(call["pid"]):
-            os.kill(call["pid"], signal.SIGKILL)
+    with Crontab.open(tmp_path) as found:
+        yield found
 
 
 def ended(command: subprocess.Popen) -> tuple[int, dict | None, str]:
@@ -128,6 +73,7 @@ def test_the_next_tick_resumes_what_was_interrupted_and_ends_with_its_exit_code(
     assert (found, row["exit_code"]) == (code, code)
     assert row["time"] == "2026-05-01T02:00:00Z"
     assert crontab.rows() == [("02:00", "failed" if code == 6 else "ran", 2), ("02:01", "skipped", 0)]
+    assert [(each["time"][11:16], each["state"], each["attempts"]) for each in row["ticks"]] == crontab.rows()
     assert "skipped (the run of 2026-05-01 02:00 UTC was about to be resumed)" in told
     found, row, _ = ended(crontab.tick("02:02:00"))
     assert (found, row["time"], row["state"]) == (code, "2026-05-01T02:02:00Z", "failed" if code == 6 else "ran")
@@ -140,6 +86,7 @@ def test_what_was_interrupted_expires_after_its_deadline_and_the_next_tick_runs(
     code, row, told = ended(crontab.tick("02:01:02"))
     assert (code, row["time"], row["state"]) == (0, "2026-05-01T02:01:00Z", "ran")
     assert crontab.rows() == [("02:00", "expired", 1), ("02:01", "ran", 1)]
+    assert [(each["time"][11:16], each["state"]) for each in row["ticks"]] == [("02:00", "expired"), ("02:01", "ran")]
     assert "expired at 2026-05-01 02:00 UTC" not in told, "it ended by the clock of the machine"
     assert "was not resumed before its deadline" in told
 
@@ -179,10 +126,10 @@ def test_a_killed_command_whose_run_is_killed_too_is_begun_again(crontab):
     """As after a power cut: the pause before it begins again is a minute."""
     first = crontab.tick("02:00:01")
     crontab.started(1)
-    wait_until(lambda: len(crontab.processes("02:00")) == 2, what="both processes")
+    wait_until(lambda: len(crontab.of_tick(crontab.ticks()[0])) == 2, what="both processes")
     first.kill()
     first.wait(timeout=30)
-    for process in crontab.processes("02:00"):
+    for process in crontab.of_tick(crontab.ticks()[0]):
         process.kill()
         process.wait(timeout=30)
     second = crontab.tick("02:01:01")
@@ -226,7 +173,7 @@ def test_a_queued_tick_that_is_stopped_leaves_the_run_of_another_command_alone(c
 
 def test_a_service_resumes_what_a_tick_left_and_no_tick_runs_beside_it(crontab):
     interrupted(crontab, "01:59:55")
-    service = crontab.tick(script=SERVICE)
+    service = crontab.start(SERVICE)
     crontab.started(2)
     code, _, told = ended(crontab.tick("02:00:05"))
     assert (code, "another `wanbatch schedule run`" in told) == (4, True)
@@ -293,7 +240,7 @@ def test_ticks_that_are_killed_between_any_two_operations_stopped_and_cut_off(tm
         world.crash_at = 1 + (number // 4) % 23 if troubled and number % 4 == 1 else None
         clock.stop_after = 1 + number % 5 if troubled and number % 4 == 3 else -1
         try:
-            row = run_tick([one], one.name, tmp_path, tmp_path, clock=clock, launcher=FakeLauncher(world))
+            row = run_tick([one], one.name, tmp_path, tmp_path, clock=clock, launcher=FakeLauncher(world)).last
             stopped += row.is_open
         except Crash:
             killed += 1

@@ -3,88 +3,49 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psutil
 import pytest
 from job_making import wait_until
+from schedule_folder import SERVICE, ScheduleFolder
 
 from wanbatch.jobs.schedule.launcher import ProcessLauncher
-from wanbatch.jobs.schedule.ledger import Ledger, Tick
-
-SERVICE = Path(__file__).parents[2] / "support" / "schedule_service.py"
-SETTINGS = """
-[schedule.nightly]
-cron = "0 2 * * *"
-timezone = "UTC"
-manifest = "shop.jsonl"
-output = "out"
-"""
+from wanbatch.jobs.schedule.ledger import Tick
 
 
-class Place:
+class Place(ScheduleFolder):
     """A folder with a schedule that is due some seconds after the first service begins."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.services: list[subprocess.Popen] = []
-        (folder / "wanbatch.toml").write_text(SETTINGS)
+    CRON = "0 2 * * *"
 
     def service(self) -> subprocess.Popen:
-        command = [sys.executable, str(SERVICE), str(self.folder)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        self.services.append(process)
-        return process
-
-    def calls(self, what: str) -> list[dict]:
-        path = self.folder / "calls.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [call for call in map(json.loads, lines) if call["what"] == what]
+        return self.start(SERVICE)
 
     def row(self) -> Tick | None:
-        ledger = Ledger(self.folder / "state", read_only=True)
-        try:
-            rows = ledger.latest(count=10)
-        finally:
-            ledger.close()
+        rows = self.ticks()
         assert len(rows) <= 1
         return rows[0] if rows else None
 
     def wait_for(self, state: str) -> Tick:
         return wait_until(lambda: (row := self.row()) is not None and row.state == state and row, what=state)
 
-    def let_it_end(self, code: int = 0) -> None:
-        (self.folder / "go").write_text(str(code))
-
-    def processes(self) -> list[psutil.Process]:
-        """The processes of the tick: the one that runs its commands, and the command."""
-        return list(ProcessLauncher(self.folder / "state", self.folder)._holders(self.row()))
-
 
 @pytest.fixture
 def place(tmp_path) -> Iterator[Place]:
-    found = Place(tmp_path)
-    yield found
-    found.let_it_end()
-    for service in found.services:
-        service.kill()
-        service.communicate(timeout=30)
-    for call in found.calls("started"):
-        if psutil.pid_exists(call["pid"]):
-            os.kill(call["pid"], signal.SIGKILL)
+    with Place.open(tmp_path) as found:
+        yield found
 
 
 def started(place: Place) -> subprocess.Popen:
     service = place.service()
-    wait_until(lambda: place.calls("started"), what="the run")
-    wait_until(lambda: len(place.processes()) == 2, what="both processes")
+    place.started(1)
+    wait_until(lambda: len(place.of_tick(place.row())) == 2, what="both processes")
     return service
 
 
@@ -126,7 +87,7 @@ def test_a_process_is_known_again_if_the_hosts_clock_moved_and_another_with_its_
 def test_a_killed_service_whose_run_is_killed_too(place, killed):
     service = started(place)
     service.kill()
-    parent, command = place.processes()
+    parent, command = place.of_tick(place.row())
     parent.kill()
     if killed == "both":
         command.kill()
@@ -155,7 +116,8 @@ def test_a_service_that_is_told_to_stop_and_goes_on_later(place):
     place.service()
     row = place.wait_for("ran")
     assert (row.attempts, row.exit_code) == (2, 3)
-    wait_until(lambda: not psutil.Process(place.services[-1].pid).children(), 20, what="no process that is left over")
+    service = psutil.Process(place.processes[-1].pid)
+    wait_until(lambda: not service.children(), 20, what="no process that is left over")
     log = (place.folder / "state/nightly/20260501T020000Z.log").read_text()
     assert log.count("hello from the run") == 2
     assert "attempt 1: " in log

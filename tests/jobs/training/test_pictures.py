@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
+from manifest_making import failure, record, timing
 from PIL import Image
 
 from wanbatch.errors import UserError
+from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.training.pictures import find_pictures
+from wanbatch.manifests.dataset.folder import OutputFolder
+from wanbatch.manifests.dataset.part_files import write_attempt
+from wanbatch.manifests.records import data_table
+
+
+def png_bytes(grey: int) -> bytes:
+    with io.BytesIO() as file:
+        Image.fromarray(np.full((16, 16, 3), grey, np.uint8)).save(file, "PNG")
+        return file.getvalue()
 
 
 def png(path, grey: int = 100) -> None:
@@ -46,6 +61,47 @@ def test_a_parquet_file_with_pictures_in_it(tmp_path):
     assert [
         (each.caption, picture.pixels[0, 0, 0]) for each, picture in zip(found.found, found.load(), strict=True)
     ] == [("a cat", 100)]
+
+
+def test_an_output_folder_of_wanbatch(tmp_path):
+    """Its prompts are the captions, and rows that could not be made are no pictures."""
+    with OutputFolder.open(tmp_path / "out", {"model": "tiny"}, {}) as folder:
+        records = [replace(record(name, number, png_bytes(number)), prompt=f"a {name}")
+                   for number, name in enumerate(("cat", "dog"))]  # fmt: skip
+        parts = data_table(records), [timing(each.id, 0) for each in records], [failure("owl", 0)]
+        folder.publish(write_attempt(tmp_path / "out", 0, "try", *parts))
+    found = find_pictures(tmp_path / "out", "{caption}", None, None)
+    assert [(each.caption, picture.pixels[0, 0, 0]) for each, picture in zip(found.found, found.load(), strict=True)
+            ] == [("a cat", 0), ("a dog", 1)]  # fmt: skip
+
+
+class Begun(Exception):
+    """Everything was checked."""
+
+
+@pytest.mark.parametrize("kind", ["lora", "few-step", "sound"])
+def test_columns_are_read_as_others_by_the_flags_that_messages_name(kind, tmp_path, monkeypatch):
+    def begin(*given, **more):
+        raise Begun
+
+    monkeypatch.setattr("wanbatch.pipeline.training.lora.model.TrainingModel.load", begin)
+    monkeypatch.setattr("wanbatch.jobs.training.sound.find", begin)
+    png(tmp_path / "one.png")
+    image = {"bytes": (tmp_path / "one.png").read_bytes(), "path": "one.png"}
+    table = pa.table({"image": [image] * 2, "captions": ["a cat", "a dog"], "sha256": ["x", "y"], "variant": [1, 2]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    rows = str(tmp_path / "rows.parquet")
+    given = ["--images", rows, "--name", "ink"] if kind == "lora" else [rows]
+    out = ["--out", str(tmp_path / "a.safetensors")]
+    said = CliRunner().invoke(main, ["train", kind, *given, *out])
+    assert said.exit_code == 2
+    flags = re.findall(r"--map (\S+=source_\S+)$", said.stderr, re.MULTILINE)
+    assert sorted(flags) == ["sha256=source_sha256", "variant=source_variant"]
+    mapped = [part for one in (*flags, "captions=prompt") for part in ("--map", one)]
+    with pytest.raises(Begun):
+        CliRunner().invoke(main, ["train", kind, *given, *out, *mapped], catch_exceptions=False)
+    refused = CliRunner().invoke(main, ["train", kind, *given, *out, "--map", "captions"])
+    assert "'captions' must be COLUMN=COLUMN, like caption=prompt" in refused.stderr
 
 
 def test_pictures_without_any_caption_are_one_clear_line(tmp_path):

@@ -159,10 +159,19 @@ def test_few_steps_as_the_page_shows_them_are_planned_without_a_warning(tmp_path
     assert planned["warnings"] == []
 
 
+def test_the_commands_that_made_the_styles_are_those_of_their_results():
+    """What their results file has of each training, but the folders."""
+    results = json.loads((ROOT / "benchmarks/results/styles-training-tiny-h200.json").read_text())["styles"]
+    made = [command for command in commands() if command[2:3] == ["wanbatch.pipeline.training.toy.styles"]]
+    without = [" ".join(command).replace(f"--out {command[4]}", "--out DIR") for command in made]
+    names = ("night", "flat, as it shipped before", "flat")
+    begins_with = "--start-from first/flat/flat.safetensors", "--start-from FLAT_AS_IT_SHIPPED_BEFORE"
+    assert [text.replace(*begins_with) for text in without] == [results[name]["command"] for name in names]
+
+
 def test_the_other_commands_of_the_page_are_there():
     modules = [command[2] for command in commands() if command[:2] == ["python", "-m"]]
-    styles = "wanbatch.pipeline.training.toy.styles"
-    assert modules == ["wanbatch.pipeline.training.toy.few_step", styles, styles]
+    assert modules == ["wanbatch.pipeline.training.toy.few_step", *["wanbatch.pipeline.training.toy.styles"] * 3]
     for command in commands():
         if command[0] == "wanbatch":
             assert invoke(*command[1:3], "--help").exit_code == 0

@@ -72,6 +72,34 @@ class TestBlendGroups:
         assert [one.split(": ")[0] for one in clashes] == ["shop.jsonl:2", "shop.jsonl:4"]
         assert len(found) == 6
 
+    @pytest.mark.parametrize("first", [True, False])
+    def test_the_id_of_a_group_whose_members_all_have_faults_is_compared_with_those_of_rows(
+        self, jsonl, problems, first
+    ):
+        members = [{"blend_group": "mix", "image": "a.png", "blend_weight": weight} for weight in (0, -1)]
+        row = {**GOOD, "id": "mix"}
+        found = problems(jsonl(*([row, *members] if first else [*members, row])))
+        assert len(found) == 3, found
+        later, earlier = (2, 1) if first else (3, 1)
+        assert f"shop.jsonl:{later}: id 'mix' is already at shop.jsonl:{earlier}: give each row its own" in found
+
+    @pytest.mark.parametrize(
+        ("given", "clashes"),
+        [({}, True), ({"num_images": 1}, True), ({"num_images": 3}, False), ({"num_images": 0}, False)],
+    )
+    def test_how_many_images_such_a_group_has_counts_as_far_as_it_is_known(self, jsonl, problems, given, clashes):
+        """`mix` with three images makes `mix-0`, `mix-1` and `mix-2`; none of several of `mix-1` is called so."""
+        members = [{"blend_group": "mix-1", "image": "a.png", "blend_weight": 0, **given} for _ in range(2)]
+        found = problems(jsonl(*members, {**GOOD, "id": "mix", "num_images": 3}))
+        assert [one for one in found if "is also image" in one] == [
+            "shop.jsonl:1: id 'mix-1' is also image 1 of 'mix' (num_images 3): rename one"
+        ] * clashes
+
+    def test_the_images_of_such_a_group_are_compared_with_rows(self, jsonl, problems):
+        members = [{"blend_group": "mix", "image": "a.png", "blend_weight": 0, "num_images": 2} for _ in range(2)]
+        found = problems(jsonl(*members, {**GOOD, "id": "mix-1"}))
+        assert "shop.jsonl:3: id 'mix-1' is also image 1 of 'mix' (num_images 2): rename one" in found
+
     def test_a_group_of_unknown_name_is_compared_with_none(self, jsonl, problems):
         rows = [{"blend_group": ["mix"], "image": "a.png", "seed": seed} for seed in (1, 2)]
         assert not [one for one in problems(jsonl(*rows)) if "clashing" in one]

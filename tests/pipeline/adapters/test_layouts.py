@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from small_models import random_transformer
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.adapters.converting import convert
 from wanbatch.pipeline.adapters.files import ModelLayers, read_adapter
 from wanbatch.pipeline.adapters.merging import merge
 from wanbatch.pipeline.adapters.tensors import load_tensors
@@ -68,17 +70,38 @@ def test_every_layout_gives_the_same_weights(layout, model, layers, pairs, tmp_p
     assert said.only_merged is None
 
 
+def merged_by_diffusers(path) -> dict[str, torch.Tensor]:
+    """As `merged`, by diffusers' own loader."""
+    theirs = random_transformer()
+    pipeline = WanPipeline(None, None, None, None, transformer=theirs)
+    pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    pipeline.fuse_lora(components=["transformer"])
+    pipeline.unload_lora_weights()
+    return dict(theirs.named_parameters())
+
+
 @pytest.mark.parametrize("layout", READ_BY_DIFFUSERS)
 def test_diffusers_merges_the_same(layout, model, layers, pairs, tmp_path):
     path = save_adapter(tmp_path / "a.safetensors", model.config, pairs, layout)
-    theirs = random_transformer()
-    pipeline = WanPipeline(None, None, None, None, transformer=theirs)
-    pipeline.load_lora_weights(tmp_path, weight_name=path.name)
-    pipeline.fuse_lora(components=["transformer"])
-    pipeline.unload_lora_weights()
-    found = dict(theirs.named_parameters())
+    found = merged_by_diffusers(path)
     for name, weight in merged(model, path, layers).items():
         torch.testing.assert_close(weight, found[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "comfyui", "kohya"])
+def test_diffusers_merges_the_same_from_a_converted_file(layout, model, layers, pairs, tmp_path):
+    """Of layers of two ranks and scales, which diffusers has to know of each."""
+    small = {name: (down[:2], up[:, :2] * 3) for name, (down, up) in pairs.items() if "attn1" in name}
+    others = save_adapter(tmp_path / "a.safetensors", model.config, pairs, "musubi")
+    halves = save_adapter(tmp_path / "b.safetensors", model.config, small, "ai-toolkit")
+    mixed = {name: one for name, one in load_file(others).items() if "self_attn" not in name} | load_file(halves)
+    save_file(mixed, tmp_path / "mixed.safetensors")
+    convert(read_adapter(tmp_path / "mixed.safetensors", layers), layers, layout, tmp_path / "new.safetensors")
+    theirs = merged_by_diffusers(tmp_path / "new.safetensors")
+    wanted = expected(model, {**pairs, **small})
+    for name, weight in merged(model, tmp_path / "new.safetensors", layers).items():
+        torch.testing.assert_close(weight, wanted[name], rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(theirs[name], wanted[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_a_weight_scales_the_change_and_a_negative_one_takes_it_away(model, layers, pairs, tmp_path):
@@ -244,12 +267,14 @@ def test_another_models_adapter_is_told_by_its_width_or_blocks(model, layers, tm
     assert "of width 5120 (Wan 14B)" in refused(tmp_path / "14b", layers)
 
 
-def test_a_key_that_nothing_reads_is_refused_with_its_name(model, layers, pairs, tmp_path):
-    image = {f"transformer.blocks.0.attn2.add_k_proj.lora_{side}.weight": torch.zeros(4, 4) for side in "AB"}
-    path = save_adapter(tmp_path / "a.safetensors", model.config, pairs, **image)
-    message = refused(path, layers)
-    assert "has 2 keys that no layer of small takes: " in message
-    assert "transformer.blocks.0.attn2.add_k_proj.lora_A.weight" in message
+def test_all_keys_that_nothing_reads_are_refused_by_their_names(model, layers, pairs, tmp_path):
+    stem = "transformer.blocks.{}.attn2.{}.lora_A.weight"
+    alone = [f"transformer.mask_{name}.diff" for name in "abcdefg"]
+    others = [*alone, *(stem.format(block, "add_k_proj") for block in (0, 2, 1)), stem.format(2, "gate")]
+    more = {name: torch.zeros(4, 4) for name in others}
+    message = refused(save_adapter(tmp_path / "a.safetensors", model.config, pairs, **more), layers)
+    said = re.search(r"has 11 keys that no layer of small takes: (.*); refused", message)[1]
+    assert set(said.split(", ")) == {*alone, stem.format("0-2", "add_k_proj"), stem.format(2, "gate")}
 
 
 def test_what_is_no_adapter_or_not_all_of_one_is_refused(model, layers, pairs, tmp_path):

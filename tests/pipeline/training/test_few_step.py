@@ -4,75 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from few_step_making import SETTINGS, distillation, random_bank, small_transformer
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.models import attention_choice
-from wanbatch.pipeline.models.dit import FrameTransformer
 from wanbatch.pipeline.sampling.schedules import levels as schedule_levels
 from wanbatch.pipeline.training import low_rank
 from wanbatch.pipeline.training.experts import Experts
 from wanbatch.pipeline.training.few_step import losses
-from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE, Distillation
+from wanbatch.pipeline.training.few_step.distillation import ADAPTER_FILE, LOG_FILE
 from wanbatch.pipeline.training.few_step.levels import random_schedule, shifted, unshifted
 from wanbatch.pipeline.training.few_step.settings import FewStepSettings
 from wanbatch.pipeline.training.few_step.steps import DistillationSteps
-from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, PromptBank, adapted_networks, guidance_of
-from wanbatch.pipeline.training.loop import Budget
+from wanbatch.pipeline.training.few_step.teacher import FAKE, STUDENT, adapted_networks, guidance_of
 from wanbatch.pipeline.training.low_rank import IMAGE_LAYERS, LowRankAdapters, read_state
 from wanbatch.pipeline.training.processes import ALONE, Processes
 from wanbatch.pipeline.training.resumable import Learner
 
 CPU = torch.device("cpu")
-SETTINGS = FewStepSettings(
-    rank=2, fake_rank=3, batch=4, consistency_share=0.34, fake_warm_up=1, step_counts=(1, 2, 3), consistency_again=0.5
-)
-
-
-def small_transformer() -> FrameTransformer:
-    torch.manual_seed(5)
-    model = WanTransformer3DModel(
-        patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=12, in_channels=3, out_channels=3, text_dim=8,
-        freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=16,
-    )  # fmt: skip
-    return FrameTransformer(model.eval())
-
-
-def random_bank() -> PromptBank:
-    generator = torch.Generator().manual_seed(6)
-    lengths = torch.tensor([3, 5, 2, 5, 4, 1])
-    embeds = torch.randn(6, 5, 8, generator=generator) * (torch.arange(5) < lengths[:, None])[..., None]
-    negative = losses.Prompts(torch.zeros(1, 5, 8), torch.ones(1, dtype=torch.int64))
-    return PromptBank(losses.Prompts(embeds, lengths), negative, torch.randn(6, 3, 4, 4, generator=generator))
-
-
-def distillation(out, steps: int, stop_at: int | None = None, settings: FewStepSettings = SETTINGS) -> Distillation:
-    dit = small_transformer()
-    adapters = LowRankAdapters(dit, IMAGE_LAYERS)
-    torch.manual_seed(7)
-    budget = Budget(math.inf, steps)
-    if stop_at is not None:
-        budget = _Stopped(math.inf, steps, stop_at)
-    return Distillation(Experts(dit), adapters, random_bank(), settings, budget, out, report=lambda text: None)
-
-
-class _Stopped(Budget):
-    """Ends a run early, as a machine that is taken away does."""
-
-    def __init__(self, minutes: float, steps: int, stop_at: int):
-        super().__init__(minutes, steps)
-        self._stop_at = stop_at
-
-    def __iter__(self):
-        for number in super().__iter__():
-            if number >= self._stop_at:
-                return
-            yield number
 
 
 def test_levels_are_those_of_the_schedule_that_the_student_is_for():
@@ -319,16 +272,6 @@ def _noting(forward, note):
         return forward(*arguments)
 
     return noted
-
-
-def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_good_state(tmp_path):
-    distillation(tmp_path, 6, 2).run(dict)
-    kept = (tmp_path / ADAPTER_FILE).read_bytes()
-    broken = distillation(tmp_path, 60)
-    broken.bank.latents.fill_(math.nan)
-    with pytest.raises(UserError, match=r"loss is nan at step \d+: the last good state is in .*lower learning rate"):
-        broken.run(dict)
-    assert (tmp_path / ADAPTER_FILE).read_bytes() == kept
 
 
 def test_settings_are_kept_and_unknown_ones_refused(tmp_path):

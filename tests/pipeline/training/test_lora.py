@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanPipeline
 from huggingface_hub import ModelCard
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.registry import find
@@ -201,9 +201,20 @@ def test_latents_and_captions_are_encoded_once(info, tmp_path, monkeypatch):
     assert len(encoded) <= 2
 
 
-def test_diffusers_reads_the_file_and_gives_the_same_velocity(info, tmp_path):
+COMFYUI_NAMES = (
+    "self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.k", "cross_attn.v",
+    "cross_attn.o", "ffn.0", "ffn.2",
+)  # fmt: skip
+"""Of the linear layers of a block; ComfyUI takes `diffusion_model.blocks.N.` before them, as its model has them."""
+
+
+def test_diffusers_reads_the_file_and_gives_the_same_velocity_and_its_names_are_those_of_comfyui(info, tmp_path):
     model = model_of(info)
     file, _ = train(info, tmp_path, replace(SETTINGS, steps=2, save_every=2), model=model)
+    assert set(load_file(file)) == {
+        f"diffusion_model.blocks.{block}.{name}.lora_{side}.weight"
+        for block in range(info.layers) for name in COMFYUI_NAMES for side in "AB"
+    }  # fmt: skip
     pipeline = WanPipeline.from_pretrained(info.folder, dtype=torch.float32)
     pipeline.load_lora_weights(str(tmp_path), weight_name=file.name)
     states = next(iter(model.embeddings(["a dog"]).values()))[None]
@@ -240,6 +251,23 @@ def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_state(
     with pytest.raises(UserError, match=r"the loss is nan at step 4: the state after 2 steps is kept in .*--rate"):
         train(info, tmp_path)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+
+
+def test_weights_that_are_not_numbers_are_never_kept_though_the_loss_was_one(info, tmp_path, monkeypatch):
+    whole = LoraTraining._loss
+
+    def broken(self, examples):
+        nothing = self.learner.parameters[0].sum() * 0  # whose square root has a gradient that is no number
+        return whole(self, examples) + (nothing.sqrt() if len(self.losses) == 3 else 0)
+
+    monkeypatch.setattr(LoraTraining, "_loss", broken)
+    said = r"weights of the adapter are no numbers after step 4: the state after 2 steps is kept in .*--rate"
+    with pytest.raises(UserError, match=said):
+        train(info, tmp_path)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+    with pytest.raises(UserError, match="after step 4: no state was kept yet"):
+        train(info, tmp_path / "seldom", replace(SETTINGS, steps=4, save_every=5))
+    assert not list((tmp_path / "seldom").glob("*.pt")) + list((tmp_path / "seldom").glob("*.safetensors"))
 
 
 def test_a_folder_of_another_training_is_refused(info, tmp_path):

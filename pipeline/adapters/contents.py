@@ -71,6 +71,12 @@ class Contents:
     total: int
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of all tensors that become weights."""
+        added = (key for key, _ in self.additions.values())
+        return (*(key for change in self.layers.values() for key in change.keys.values()), *added)
+
+    @property
     def covered(self) -> int:
         """How many linear layers of the blocks are changed."""
         return sum(_in_stacks(name) for name in self.layers)

@@ -11,6 +11,7 @@ from typing import Any
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.contents import Contents, contents_of
 from wanbatch.pipeline.adapters.header import Header, digest_of, read_header
+from wanbatch.pipeline.adapters.numbers import check_numbers
 from wanbatch.pipeline.adapters.wan_layers import WanLayers, wan_layers
 from wanbatch.pipeline.loading.config_files import read_json
 
@@ -103,7 +104,7 @@ class AdapterFile:
 
 
 def read_adapter(path: str | Path, model: ModelLayers, low_noise: str | Path | None = None) -> AdapterFile:
-    """Read what an adapter file holds, and check that it fits a model; its tensors are not read.
+    """Read what an adapter file holds, and check that it fits a model and that its tensors are numbers.
 
     For a model of two transformers (A14B) a file may name both in its keys; or there are two files, whose names
     differ in `high_noise` and `low_noise`, of which either is given. A file that says nothing of it is for both.
@@ -114,7 +115,7 @@ def read_adapter(path: str | Path, model: ModelLayers, low_noise: str | Path | N
         low_noise: The file for the second transformer, if its name does not follow from the first one's.
 
     Raises:
-        UserError: If it cannot be read or does not fit; see `contents_of`.
+        UserError: If it cannot be read or does not fit, or is no numbers; see `contents_of` and `check_numbers`.
     """
     path = Path(path)
     files = _files(path, model, None if low_noise is None else Path(low_noise))
@@ -130,6 +131,8 @@ def read_adapter(path: str | Path, model: ModelLayers, low_noise: str | Path | N
             f"adapter {path}: is for a model of two transformers (A14B), and {model.name} has one: take the adapter "
             "for this model"
         )
+    for one, by_expert in found.items():
+        check_numbers(one, dict.fromkeys(key for contents in by_expert.values() for key in contents.keys))
     named = [str(one) for one in headers]
     return AdapterFile(named[0], digest_of_files(named), tuple(parts), _metadata(headers))
 

@@ -87,7 +87,7 @@ def read_header(path: Path) -> Header:
     try:
         with safe_open(path, framework="np"):  # checks all of the header
             pass
-        entries, start = _entries(path)
+        entries, start = tensor_entries(path)
     except (SafetensorError, OSError, ValueError, struct.error) as error:
         raise UserError(f"adapter {path}: is not a whole safetensors file ({error}): fetch it again") from error
     metadata = entries.pop("__metadata__", {})
@@ -120,8 +120,8 @@ def digest_of(path: Path) -> str:
         raise UserError(f"adapter {path}: cannot be read ({error.strerror or error}): check the path") from error
 
 
-def _entries(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON of the header, and where the tensors begin."""
+def tensor_entries(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON of the header, with type, shape and place of each tensor, and where the tensors begin, in bytes."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > MOST_HEADER_BYTES:

@@ -43,10 +43,12 @@ def adapters_that_cannot_be_used(at: At) -> Iterator[str]:
     }
     save_file(named, at.folder / "both.safetensors")
     shutil.copy(next((folder / "transformer").glob("*.safetensors")), "whole.safetensors")
+    save_file({key: value * float("nan") for key, value in tensors.items()}, at.folder / "nan.safetensors")
+    save_file({key: value.to(torch.int8) for key, value in tensors.items()}, at.folder / "int8.safetensors")
     for name in (
         "none.safetensors",
         "a.pt",
-        *(f"{name}.safetensors" for name in ("half", "page", "part", "wide", "both")),
+        *(f"{name}.safetensors" for name in ("half", "page", "part", "wide", "both", "nan", "int8")),
     ):
         yield raised(lambda name=name: read_adapter(at.folder / name, layers))
     wrong = {"lora_adapter_metadata": "{'lora_alpha': 8}"}

@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 OUT := out/quickstart
+KUBERAY ?= 1.4.0 1.5.0
 
-.PHONY: run test test-slow check docs release-check release-test clean
+.PHONY: run test test-slow check docs kuberay-crd release-check release-test clean
 
 run: $(VENV)/.run
 	$(BIN)/wanbatch run examples/quickstart.jsonl --out $(OUT)
@@ -30,6 +31,10 @@ check: $(VENV)/.check
 docs: $(VENV)/.test
 	$(BIN)/python tests/house/draw_architecture.py
 	$(BIN)/python tests/house/write_architecture.py
+
+# Fetches KubeRay's own definition of a RayJob, of these releases, from GitHub; tests check by what lies there.
+kuberay-crd: $(VENV)/.test
+	$(BIN)/python tests/support/kuberay_crd.py $(KUBERAY)
 
 # What docs/releasing.md asks for before a version is tagged.
 release-check: release-test

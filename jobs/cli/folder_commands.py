@@ -58,11 +58,14 @@ def _watch(out: str | Path, interval: float, as_json: bool) -> None:
 
 
 def _told(out: str | Path, as_json: bool) -> str:
-    from wanbatch.jobs.reporting.run_log import speed
+    from wanbatch.jobs.reporting.run_log import events_of_last_run
+    from wanbatch.manifests.dataset.event_log import cause_of, end_of, speed_of_run
     from wanbatch.manifests.dataset.status import status as read_status
 
     found = read_status(out)
-    rate = speed(out)
+    run = events_of_last_run(out)
+    rate, end = speed_of_run(run), None if found["holder"] else end_of(run)
+    found["ended"], found["cause"] = end and end["event"], cause_of(end)
     found["pictures_per_second"] = rate and rate.made
     found["seconds_left"] = (
         found["pending"] / rate.ended if rate and found["holder"] and found["pending"] is not None else None
@@ -77,7 +80,8 @@ def _lines(out: str | Path, found: dict[str, Any]) -> Iterator[str]:
         yield f"  failed    {count} {name}"
     holder = found["holder"]
     state = f"a run goes on (pid {holder['pid']} on {holder['host']} since {holder['since']})" if holder else "no run"
-    yield f"  state     {state}"
+    last = f"; the last one {found['ended']}: {found['cause']}" if found["cause"] is not None else ""
+    yield f"  state     {state}{last}"
     if (rate := found["pictures_per_second"]) is not None:
         left = f", {found['seconds_left']:.0f} s left" if found["seconds_left"] is not None else ""
         yield f"  speed     {rate:.2f} pictures/s{left}"

@@ -67,12 +67,14 @@ class ClusterJobs:
         """
         _quiet()
         self._flag = flag
+        self._is_known = False
         self.address: str = dashboard_address(address, os.environ, flag)
         headers = _headers(os.environ)
         with self._failures(), _without(ADDRESS_VARIABLES):
             self._client = _connected(self.address, headers)
             self.ray_version = self._client._do_request("GET", "/api/version").json()["ray_version"]
         ensure_recent(self.ray_version, self.address)
+        self._is_known = True
 
     def submit(
         self, submission_id: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]
@@ -139,7 +141,11 @@ class ClusterJobs:
             ) from error
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout, ConnectionError) as error:
             raise ClusterUnreachableError(_unreachable(self.address)) from error
+        except requests.exceptions.ChunkedEncodingError as error:  # an answer that was cut off
+            raise ClusterUnreachableError(_unreachable(self.address)) from error
         except (requests.exceptions.RequestException, ValueError, KeyError) as error:
+            if self._is_known and isinstance(error, requests.exceptions.RequestException):
+                raise ClusterUnreachableError(_no_dashboard_now(self.address, error)) from error
             raise UserError(
                 f"{self.address}: what answers there is not the dashboard of a Ray cluster ({_line(error)}): give "
                 f"{self._flag} http://HOST:8265"
@@ -266,6 +272,13 @@ def _unreachable(address: str) -> str:
         f"{address}: no Ray cluster answers there: is it up, can this machine reach the port of its dashboard "
         "(8265; on Kubernetes `kubectl port-forward svc/NAME-head-svc 8265`), and is ray[default] installed on its "
         "head, without which there is none?"
+    )
+
+
+def _no_dashboard_now(address: str, error: Exception) -> str:
+    return (
+        f"{address}: what answers there is the dashboard of a Ray cluster no more ({_line(error)}): look at what is "
+        "on the way to it, such as a gateway that wants a new sign-in."
     )
 
 

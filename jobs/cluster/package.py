@@ -1,6 +1,7 @@
 """This package as a folder that Ray ships to a cluster, the same from a checkout and from an installed wheel.
 
-A wheel would not do: Ray installs one together with all that it depends on, and a cluster has PyTorch already.
+A wheel takes longer, and needs a `pip` on every node: Ray installs one there, with all that it depends on unless that
+was taken out of it before (docs/decisions/0011-a-folder-not-a-wheel.md).
 """
 
 from __future__ import annotations

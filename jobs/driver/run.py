@@ -10,14 +10,14 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from wanbatch import __version__
-from wanbatch.errors import UserError
+from wanbatch.errors import UserError, WanbatchError
 from wanbatch.jobs.config.settings import Settings, recorded_settings
 from wanbatch.jobs.driver.cluster_session import cluster_address
 from wanbatch.jobs.driver.dispatcher import Dispatcher
@@ -102,6 +102,25 @@ def run(
         return replace(summary, removed=len(leaving), removed_failed=failed)
 
 
+@contextmanager
+def _failure_in_log(log: RunLog) -> Iterator[None]:
+    """Note an error that ends a run: what it prints may be lost with the machine that it ran on.
+
+    Errors that are not ours are bugs, whose texts may hold anything: of these only the class is noted.
+    """
+    try:
+        yield
+    except Exception as error:
+        ours = isinstance(error, WanbatchError)
+        with suppress(Exception):  # it may be the disk of the log that failed
+            log.write(
+                "failed",
+                cause=str(error) if ours else type(error).__name__,
+                exit_code=getattr(error, "exit_code", WanbatchError.exit_code),
+            )
+        raise
+
+
 def _go_on(folder: OutputFolder, context: RunContext, again: set[str], leaving: set[str]) -> RunContext:
     """Take out of a folder what leaves it, give it the columns of a run and its plan, tell what it keeps of before.
 
@@ -148,8 +167,16 @@ def retry(
 
 def _fill(folder: OutputFolder, context: RunContext, again: set[str], controls: RunControls) -> Summary:
     """Make what an open folder lacks, and say what came of it."""
+    log = RunLog(folder)
+    with _failure_in_log(log):
+        return _make_what_lacks(folder, log, context, again, controls)
+
+
+def _make_what_lacks(
+    folder: OutputFolder, log: RunLog, context: RunContext, again: set[str], controls: RunControls
+) -> Summary:
     folder.keep_card(_card_content(context))
-    log, first_unit = RunLog(folder), folder.committed().next_unit
+    first_unit = folder.committed().next_unit
     dispatcher = Dispatcher(context.plan, folder, log, context.dispatch_options(uuid.uuid4().hex[:12], again))
     counters = dispatcher.counters
     log.write("started", pid=os.getpid(), rows=len(context.plan), pending=counters.pending)

@@ -10,6 +10,7 @@ from typing import Any
 
 from wanbatch.manifests.dataset.event_log import (
     LOG,
+    Event,
     Speed,
     last_run,
     log_line,
@@ -40,4 +41,9 @@ def speed(out: str | Path) -> Speed | None:
 
     None if it has not finished a unit yet or there is no log.
     """
-    return speed_of_run(last_run(parsed_events(read_internal_file(out, LOG))))
+    return speed_of_run(events_of_last_run(out))
+
+
+def events_of_last_run(out: str | Path) -> list[Event]:
+    """The events of the last run of a folder; none if there is no log."""
+    return last_run(parsed_events(read_internal_file(out, LOG)))

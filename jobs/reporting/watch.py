@@ -16,10 +16,12 @@ from PIL import Image
 from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.dataset.committed_parts import CommittedParts
 from wanbatch.manifests.dataset.event_log import (
+    ENDS,
     LOG,
     Event,
     Speed,
     counts_of_units,
+    end_of,
     last_run,
     parsed_events,
     speed_of,
@@ -62,7 +64,7 @@ class Look:
             goes on.
         workers: of this run, the busiest first.
         last_failures: the last ones, `(id, error class)`, the latest first.
-        ended: how the last run ended, of `history.ENDS`; None: it has not said.
+        ended: how the last run ended, of `event_log.ENDS`; None: it has not said.
         pictures: the last ones, small.
     """
 
@@ -97,7 +99,8 @@ def look(out: str | Path, with_pictures: bool = False, now: datetime | None = No
     rate = recent_speed(run, now)
     left = found["pending"] / rate.ended if rate and found["pending"] is not None and found["holder"] else None
     failures = [(event["id"], event["error_class"]) for event in run if event["event"] == "quarantined"]
-    ended = next((event["event"] for event in run if event["event"] in ("finished", "interrupted", "stopped")), None)
+    end = end_of(run)
+    ended = None if end is None else str(end["event"])
     pictures = last_pictures(out) if with_pictures else ()
     return Look(found, rate and rate.made, left, workers_of(run, now), failures[:-4:-1], ended, pictures)
 
@@ -108,7 +111,7 @@ def recent_speed(run: Sequence[Event], now: datetime) -> Speed | None:
     if not units:
         return None
     begin = min(begin for begin, _ in unit_times(run))
-    end = now if run[-1]["event"] not in ("finished", "interrupted", "stopped") else units[-1]["time"]
+    end = now if run[-1]["event"] not in ENDS else units[-1]["time"]
     since = max(begin, end - RECENT)
     counts = counts_of_units(event for event in units if event["time"] > since)
     return speed_of(*counts, (end - since).total_seconds())

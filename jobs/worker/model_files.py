@@ -15,7 +15,7 @@ from wanbatch.errors import MachineryError, NodeError, UserError
 from wanbatch.jobs.planning.host_copies import one_at_a_time
 from wanbatch.jobs.planning.model_copies import copied, find_model
 from wanbatch.manifests.storage.urls import is_url
-from wanbatch.pipeline.loading.registry import TINY, ModelInfo, find
+from wanbatch.pipeline.loading.registry import TINY, ModelInfo, cached_of_hub, find
 
 TRIES, FIRST_PAUSE = 6, 5.0  # of fetching, from a hub that is busy; seconds
 _log = logging.getLogger(__name__)
@@ -74,12 +74,12 @@ def _of_hub(model: ModelInfo) -> ModelInfo:
 
 def _complete_snapshot(model: ModelInfo) -> ModelInfo | None:
     """What is here already, without a word to the hub; None: it is not, or not all of it."""
-    from huggingface_hub import snapshot_download
-
-    with suppress(OSError, ValueError, UserError):
-        found = find(snapshot_download(model.name, revision=model.revision, local_files_only=True))
-        if found.digest == model.digest:
-            return found
+    folder = cached_of_hub(model.name, str(model.revision))
+    if folder is not None:
+        with suppress(OSError, ValueError, UserError):
+            found = find(folder)
+            if found.digest == model.digest:
+                return found
     return None
 
 

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 LOG = "log.jsonl"
 """Inside the folder's `_wanbatch/`."""
 
+ENDS = ("finished", "interrupted", "stopped", "failed")
+"""Events by which a run says how it ended, as its last one. `failed`: an error ended it, whose message is `cause`. A
+run that was killed says nothing."""
+
 Event = Mapping[str, Any]
 _BEGIN = b'{"time": '
 """How each line begins."""
@@ -66,6 +70,16 @@ def last_run(events: Sequence[Event]) -> list[Event]:
     """The events of the last run."""
     starts = [index for index, event in enumerate(events) if event["event"] == "started"]
     return list(events[starts[-1] :]) if starts else []
+
+
+def end_of(run: Iterable[Event]) -> Event | None:
+    """The event that says how a run ended; None if it has not said. run: its events."""
+    return next((event for event in run if event["event"] in ENDS), None)
+
+
+def cause_of(end: Event | None) -> str | None:
+    """Why a run was stopped or failed, in words; None if it was not. end: as of `end_of`."""
+    return None if end is None else end.get("cause") or end.get("by")
 
 
 def unit_times(run: Iterable[Event]) -> list[tuple[datetime, Event]]:

@@ -86,6 +86,7 @@ def _files_of(repo: str, revision: str | None) -> list[str]:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
-        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        found = snapshot_download(repo, revision=revision, allow_patterns=f"*{SUFFIX}", local_files_only=True)
+        folder = Path(found)
         return [str(file.relative_to(folder)) for file in sorted(folder.rglob(f"*{SUFFIX}"))]
     return [name for name in HfApi().list_repo_files(repo, revision=revision) if name.endswith(SUFFIX)]

@@ -162,10 +162,32 @@ def from_hub(model: str, revision: str | None, weights: bool, more: tuple[str, .
     """The snapshot folder of a hub model, and the commit it is of. more: patterns of files that are needed, too."""
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "tokenizer/*", *more] + (["*.safetensors"] if weights else [])
     with fetching("model", model, revision, "folder"):
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=[*patterns_of(weights), *more]))
     return folder, folder.name
+
+
+def patterns_of(weights: bool) -> list[str]:
+    """Patterns of a hub model's files that are needed. weights: whether these are."""
+    return ["*.json", "tokenizer/*", *(["*.safetensors"] if weights else [])]
+
+
+def cached_of_hub(model: str, revision: str) -> str | None:
+    """The folder of a hub model's snapshot with its weights in the cache of this host, without a word to the hub.
+
+    Args:
+        model: its hub id.
+        revision: its commit.
+
+    Returns:
+        None: it is not there, or not all of it.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:  # without patterns it has to be the whole repository, since huggingface_hub 2
+        return snapshot_download(model, revision=revision, allow_patterns=patterns_of(True), local_files_only=True)
+    except (OSError, ValueError):
+        return None
 
 
 def _check_weights(folder: Path, form: ModelForm) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import fake_pipelines
 import pytest
+from click.testing import CliRunner
 from fault_making import require_whole
 from job_making import commits, environment, log_events, picture, rows_by_id, wait_until
 
 from wanbatch.errors import MachineryError
+from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.driver import worker_pool, worker_slot
 from wanbatch.manifests.dataset.visibility import take_mark
 
@@ -147,12 +149,32 @@ def test_an_attempt_that_is_damaged_is_made_again_and_blames_nobody(run_rows, tm
 
 
 def test_a_disk_that_damages_everything_ends_the_run_and_blames_nobody(run_rows, tmp_path, marks):
+    rows = ROWS[:3]  # so few that none is written so often in a row that the folder itself is given up
     load = functools.partial(fake_pipelines.load_on_a_damaged_disk, marks, 1000)
     with pytest.raises(MachineryError, match="written 4 times, and never read back whole") as caught:
-        run_rows(ROWS, load=load)
+        run_rows(rows, load=load)
     for part in (str(tmp_path / "out"), socket.gethostname(), "check the disk"):
         assert part in str(caught.value)
     assert commits(tmp_path / "out") == []
+    [failed] = log_events(tmp_path / "out", "failed")
+    assert (failed["cause"], failed["exit_code"]) == (str(caught.value), 75)
+    told = CliRunner().invoke(main, ["status", str(tmp_path / "out")]).stdout
+    assert f"  state     no run; the last one failed: {failed['cause']}\n" in told
+    assert run_rows(rows).exit_code == 0
+    require_whole(tmp_path / "out", set("abc"))
+    found = json.loads(CliRunner().invoke(main, ["status", str(tmp_path / "out"), "--json"]).stdout)
+    assert (found["ended"], found["cause"]) == ("finished", None)
+    assert json.loads((tmp_path / "out" / "_wanbatch" / "run.json").read_text())["plan"]["rows"] == 3
+
+
+def test_of_an_error_of_ours_alone_the_log_has_the_text(run_rows, tmp_path):
+    """A bug's text may hold anything, also what a row says."""
+
+    def fail() -> None:
+        raise ZeroDivisionError("a secret prompt")
+
+    with pytest.raises(ZeroDivisionError):
+        run_rows(ROWS, hook=fail)
+    [failed] = log_events(tmp_path / "out", "failed")
+    assert (failed["cause"], failed["exit_code"]) == ("ZeroDivisionError", 1)
     assert run_rows(ROWS).exit_code == 0
-    require_whole(tmp_path / "out", set("abcde"))
-    assert json.loads((tmp_path / "out" / "_wanbatch" / "run.json").read_text())["plan"]["rows"] == 5

@@ -111,39 +111,27 @@ def hold(command: subprocess.Popen, nodes: RayNodes, *names: str) -> list[psutil
     return [there[name] for name in names]
 
 
-def disturbed(
-    nodes: RayNodes,
-    hidden: Path,
-    start: Callable[..., subprocess.Popen],
-    made: Callable[[], int],
-    third: bool = True,
-) -> None:
+def disturbed(nodes: RayNodes, hidden: Path, start: Callable[..., subprocess.Popen], made: Callable[[], int]) -> None:
     """Start a job on two nodes, lose the second, with a third in its place, then the driver and the first node.
 
     Args:
         nodes: the cluster; only the last node is left of it.
         hidden: a folder that is empty for the nodes.
         start: starts the command, with more words; it must end with the code of a failed machinery.
-        made: how many commits there are.
-        third: the third node is added, and the driver killed once something of it is committed; else the second one
-            is left, where a worker holds units as the driver is killed.
+        made: how many commits there are; the driver is killed once there is one of the third node.
     """
     first, second = nodes.grow(2, hidden)
     command = start()
-    early, late = hold(command, nodes, first, second)
+    early, _ = hold(command, nodes, first, second)
     early.resume()
     wait_for(command, made, "a commit")
     early.suspend()
-    last = second
-    if third:
-        nodes.kill(second)
-        _, last = nodes.grow(2, hidden)
-        before = made()
-        wait_for(command, lambda: made() > before, "a commit of the third node")
+    nodes.kill(second)
+    _, last = nodes.grow(2, hidden)
+    before = made()
+    wait_for(command, lambda: made() > before, "a commit of the third node")
     [driver] = [process for process in nodes.processes("head", DRIVER) if "sh" not in process.name()]
     driver.kill()
-    if not third:
-        late.resume()  # so that it ends with its job
     assert made() < COUNT, "it was killed in the middle: the first node held a row"
     nodes.kill(first)
     _, told = command.communicate(timeout=240)
@@ -245,7 +233,7 @@ def on_a_store(nodes, laptop, store, tmp_path) -> Iterator[tuple[Callable[..., s
 
 def test_on_a_store_without_any_shared_folder(nodes, laptop, on_a_store):
     start, made = on_a_store
-    disturbed(nodes, laptop, start, made, third=False)
+    disturbed(nodes, laptop, start, made)
     finished(start())
 
 

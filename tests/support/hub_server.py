@@ -1,4 +1,4 @@
-"""A server on this machine that answers as the Hugging Face Hub does about one dataset, whose files are a folder."""
+"""A server on this machine that answers as the Hugging Face Hub does of a dataset or a model: files of a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from wanbatch.manifests.storage import fsspec_io
 
 COMMITS = ("1" * 40, "2" * 40)
-"""The commits of the dataset, the oldest first."""
+"""The commits of the repository, the oldest first."""
 
 
 class HubServer(http.server.ThreadingHTTPServer):
@@ -27,11 +27,13 @@ class HubServer(http.server.ThreadingHTTPServer):
         commits: for each commit, the folder with its files; `main` is the last one.
         seen: the method and path of every request.
         failing: answers 500 to everything from now on.
+        kind: `datasets` or `models`.
     """
 
     daemon_threads = True
 
     private = False
+    kind = "datasets"
 
     def __init__(
         self, name: str, folders: list[Path], handler: type[http.server.BaseHTTPRequestHandler] | None = None
@@ -90,7 +92,8 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         if self.server.failing:
             self._give(500, b"{}")
             return
-        api, files = f"/api/datasets/{self.server.name}", f"/datasets/{self.server.name}/resolve/"
+        kind, name = self.server.kind, self.server.name
+        api, files = f"/api/{kind}/{name}", f"/{'' if kind == 'models' else f'{kind}/'}{name}/resolve/"
         if path.startswith(files):
             revision, _, name = path.removeprefix(files).partition("/")
             self._file(unquote(revision), unquote(name))

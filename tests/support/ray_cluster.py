@@ -24,9 +24,18 @@ START_SECONDS = 120
 
 @dataclass(frozen=True)
 class RayCluster:
-    """A running cluster. address: of its dashboard. folder: of its files. home: the nodes' home folder."""
+    """A running cluster.
+
+    Attributes:
+        address: of its dashboard.
+        metrics: URL of what it exports for Prometheus.
+        folder: of its files.
+        home: the nodes' home folder.
+        token: that it asks for; None: none.
+    """
 
     address: str
+    metrics: str
     folder: Path
     home: Path
     token: str | None
@@ -56,7 +65,9 @@ def running_cluster(token: str | None, folder: Path, cpus: int = 2, **variables:
         "--ray-client-server-port",
         str(free_port()),
     ]
-    for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port"):
+    metrics = free_port()
+    words += ["--metrics-export-port", str(metrics)]
+    for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port"):
         words += [f"--{name}", str(free_port())]  # the usual ones may be another Ray's
     words += ["--disable-usage-stats"]
     log = (folder / "cluster.log").open("wb")
@@ -70,7 +81,7 @@ def running_cluster(token: str | None, folder: Path, cpus: int = 2, **variables:
     )
     try:
         _wait_for(f"http://127.0.0.1:{port}/api/version", process, folder / "cluster.log")
-        yield RayCluster(f"http://127.0.0.1:{port}", files, home, token)
+        yield RayCluster(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics}/metrics", files, home, token)
     finally:
         _end(process)
         log.close()

@@ -102,6 +102,12 @@ def addresses_of_dashboards(at: At) -> Iterator[str]:
         listed = shlex.split(re.search(r"`wanbatch (.*?)`", told)[1])  # type: ignore[index]
         at.works(*listed, "--address", good.address)
 
+        jobs = job_client.ClusterJobs(good.address)
+        good.page = "<html>sign in</html>"
+        yield raised(lambda: jobs.state("wanbatch-x-1"))
+        good.page = ""
+        assert jobs.state("wanbatch-x-1") is None
+
         def interrupted(*given: object, **more: object) -> None:
             raise KeyboardInterrupt
 

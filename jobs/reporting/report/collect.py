@@ -145,7 +145,7 @@ def _counts(found: Mapping[str, Any], checks: Checks) -> dict[str, Any]:
 
 
 def _state(found: Mapping[str, Any], sessions: Sequence[Session], over: bool) -> str:
-    """`running`, `finished`, `interrupted`, `stopped`, or `ended without a word`, as a killed run does."""
+    """`running`, how the last run ended (`event_log.ENDS`), or `ended without a word`, as a killed run does."""
     if found["holder"] and not over:
         return "running"
     if sessions and sessions[-1].ended:

@@ -9,9 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from wanbatch.manifests.dataset.event_log import Event, counts_of_units, making_seconds, unit_times
+from wanbatch.manifests.dataset.event_log import (
+    Event,
+    cause_of,
+    counts_of_units,
+    end_of,
+    making_seconds,
+    unit_times,
+)
 
-ENDS = ("finished", "interrupted", "stopped")
 AFTERWARDS = ("set_aside", "repaired")
 """Events of those who come to a folder after its run: `wanbatch repair`, or the next run before it starts."""
 
@@ -27,8 +33,8 @@ class Session:
         begin, end: from its start to the event that says how it ended, or else to its last one.
         made, failed: images that it committed.
         making_seconds: from the begin of its first unit to the end of its last one; 0 if it finished none.
-        ended: `finished`, `interrupted` or `stopped`; None: it goes on, or it ended without saying so.
-        cause: why it was stopped, in words; None if it was not.
+        ended: as of `event_log.ENDS`; None: it goes on, or it ended without saying so.
+        cause: why it was stopped or failed, in words; None if it was not.
     """
 
     begin: datetime
@@ -72,7 +78,7 @@ def sessions_of(events: Iterable[Event]) -> list[Session]:
     found: list[Session] = []
     for run in _runs(events):
         made, failed = counts_of_units(run)
-        end = next((event for event in run if event["event"] in ENDS), None)
+        end = end_of(run)
         found.append(
             Session(
                 begin=run[0]["time"],
@@ -81,7 +87,7 @@ def sessions_of(events: Iterable[Event]) -> list[Session]:
                 failed=failed,
                 making_seconds=round(making_seconds(run), 3),
                 ended=None if end is None else end["event"],
-                cause=None if end is None else end.get("cause") or end.get("by"),
+                cause=cause_of(end),
             )
         )
     return found

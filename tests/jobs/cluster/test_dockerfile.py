@@ -37,5 +37,5 @@ def test_its_steps_make_a_root_in_which_a_run_works(tmp_path):
     last = run_dockerfile(DOCKERFILE, ROOT, bare, tmp_path / "stages")
     rows = [{"id": "a", "prompt": "a red cup", "steps": 1, "width": 32, "height": 32}]
     write_jsonl(last.path("m.jsonl"), rows)
-    assert "1 of 1 pictures made" in last.run("wanbatch run m.jsonl --out out 2>&1").stdout
+    assert "1 of 1 picture made" in last.run("wanbatch run m.jsonl --out out 2>&1").stdout
     assert list(last.path("out/data").glob("part-*.parquet"))

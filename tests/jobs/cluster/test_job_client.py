@@ -14,6 +14,8 @@ from wanbatch.jobs.cluster import job_client
 from wanbatch.jobs.cluster.job_client import ClusterJobs, ClusterUnreachableError, dashboard_address
 
 Answer = tuple[int, str]
+CUT_OFF = 206
+"""By which the server promises more than it sends, as where a connection is lost in the midst of an answer."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +34,8 @@ def serve() -> Iterator[Callable[[Callable[[str, dict], Answer]], str]]:
             def do_GET(self) -> None:
                 code, body = answer(self.path, dict(self.headers))
                 self.send_response(code)
+                if code == CUT_OFF:
+                    self.send_header("Content-Length", str(2 * len(body) + 1))
                 self.end_headers()
                 self.wfile.write(body.encode())
 
@@ -131,6 +135,22 @@ def test_errors_of_the_cluster_may_pass(serve):
     broken.append((400, "odd"))
     with pytest.raises(MachineryError, match="refused"):
         jobs.logs("wanbatch-x-1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((CUT_OFF, '{"status": "RUN'), "no Ray cluster answers there"),
+        ((200, "<html>sign in</html>"), "what answers there is the dashboard of a Ray cluster no more"),
+    ],
+)
+def test_what_comes_in_place_of_an_answer_of_a_known_cluster_may_pass(serve, answer, said):
+    """So that following a job survives it."""
+    broken: list[Answer] = []
+    jobs = ClusterJobs(serve(lambda path, headers: broken[-1] if broken else version("2.60.0")(path, headers)))
+    broken.append(answer)
+    with pytest.raises(ClusterUnreachableError, match=said):
+        jobs.state("wanbatch-x-1")
 
 
 def test_headers_are_sent_along(serve, monkeypatch):

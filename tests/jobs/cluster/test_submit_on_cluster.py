@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import pytest
 from augment_making import folder_by_class
 from job_making import commits, rows_by_id, wait_until, write_jsonl
 from ray_cluster import RayCluster, cluster_environment, running_cluster
+
+from wanbatch.jobs.config.metrics import METRICS
 
 TOKEN = "sesame" * 8
 ROWS = [{"id": f"r{n}", "prompt": "a red cup", "steps": 1, "width": 32, "height": 32} for n in range(3)]
@@ -76,6 +80,26 @@ def test_a_job_goes_on_by_itself_and_the_same_command_attaches_to_it(wanbatch, f
     found = subprocess.run(["grep", "-rl", TOKEN, cluster.folder, folder], capture_output=True, text=True)
     assert found.stdout == ""
     assert TOKEN not in started.stdout + started.stderr + done.stdout + done.stderr + log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_a_dashboard_shows_is_what_the_cluster_exports(wanbatch, folder, cluster):
+    """By the names and tags that Ray gives to it. A run long enough for Ray to have sent them."""
+    job = start_long_job(wanbatch, folder, "measured")
+    wait_until(lambda: commits(folder / "measured"), seconds=200, what="a commit")
+
+    def exported() -> dict[str, set[str]]:
+        with urllib.request.urlopen(cluster.metrics, timeout=30) as answer:
+            lines = re.findall(r"^(ray_wanbatch_\w+)\{(.*)\} ", answer.read().decode(), re.MULTILINE)
+        return {name: set(re.findall(r'(\w+)="', tags)) for name, tags in lines}
+
+    wait_until(lambda: exported().keys() >= {spec.exported for spec in METRICS}, seconds=120, what="all metrics")
+    wanbatch("jobs", "stop", job)
+    tags = exported()
+    assert tags.keys() == {spec.exported for spec in METRICS}
+    assert all(set(spec.tags) <= tags[spec.exported] for spec in METRICS)
+    wait_until(lambda: ended(wanbatch, job), seconds=120, what="the end of the job")
 
 
 @pytest.mark.slow

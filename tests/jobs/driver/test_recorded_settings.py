@@ -86,3 +86,12 @@ def test_a_new_run_does_not_take_the_slots_of_a_folder_that_it_does_not_use(tmp_
     OutputFolder.open(f"{out}-2", fingerprint(3)(2)).close()
     assert folder_of_run(str(out), None, fingerprint(3), new_run=True) == (f"{out}-2", 2)
     assert folder_of_run(out, 4, fingerprint(3), new_run=True) == (Path(f"{out}-3"), 4)
+
+
+def test_devices_that_may_be_mixed_are_recorded_and_asked_for_again(run_fast, settings, tmp_path):
+    manifest, out = write_jsonl(tmp_path / "m.jsonl", [{"prompt": "x"}]), tmp_path / "out"
+    run_fast(manifest, out, settings(mixed_devices=True))
+    assert json.loads((out / "_wanbatch/run.json").read_text())["fingerprint"]["mixed_devices"] is True
+    with pytest.raises(UserError, match="mixed_devices was true, now not set"):
+        run_fast(manifest, out, settings())
+    assert run_fast(manifest, out, settings(mixed_devices=True)).summary.exit_code == 0

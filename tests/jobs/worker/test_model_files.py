@@ -110,11 +110,9 @@ def test_the_hub_is_asked_once_a_host(model, monkeypatch):
     """The first worker fetches; the others find a whole snapshot and say nothing to the hub."""
     here, asked = [], []
 
-    def snapshot(name, revision, local_files_only):
-        assert (name, revision, local_files_only) == ("owner/name", "1" * 40, True)
-        if not here:
-            raise OSError("not here")
-        return here[0]
+    def cached(name, revision):
+        assert (name, revision) == ("owner/name", "1" * 40)
+        return here[0] if here else None
 
     def find(name, revision=None, weights=True):
         if name == "owner/name":
@@ -126,7 +124,7 @@ def test_the_hub_is_asked_once_a_host(model, monkeypatch):
         return registry.find(name)
 
     pauses: list[float] = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr(model_files, "cached_of_hub", cached)
     monkeypatch.setattr(model_files, "find", find)
     monkeypatch.setattr(model_files, "time", SimpleNamespace(sleep=pauses.append))
     of_hub = replace(model, name="owner/name", revision="1" * 40, folder="/of/the/driver")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.records import Source
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.pipeline.core.requests import fit
-
-SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
-"""Of equal values in a sorted array: before the first, and behind the last."""
 
 KEPT = 256
 """Sources that are kept at the size of a picture, for the pictures that follow."""
@@ -128,7 +125,8 @@ class _SourcesById:
 
     def of(self, name: str) -> tuple[Source, ...]:
         """The sources of the row with an id; none if it has none, or there is no such row."""
-        first, last = (int(np.searchsorted(self._hashes, hash(name), side)) for side in ("left", "right"))
+        first = np.searchsorted(self._hashes, hash(name), "left")
+        last = np.searchsorted(self._hashes, hash(name), "right")
         for place in self._order[first:last].tolist():  # several ids may have one hash
             if self._ids[place].as_py() == name:
                 return tuple(source_of(one, self._files) for one in self._sources[place].as_py() or ())

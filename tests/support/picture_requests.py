@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,18 @@ def make(wan: Wan, *requests: Request) -> dict[str, np.ndarray]:
     outcomes = list(wan.generate(requests))
     assert not [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     return {outcome.request.id: outcome.pixels for outcome in outcomes}
+
+
+def made_in_any_order(wan: Wan, rows: Sequence[Request]) -> dict[str, np.ndarray]:
+    """The pixels of rows that are made together, asserted to be the same in three other orders and of each alone."""
+    together = make(wan, *rows)
+    for shuffle in range(3):
+        order = np.random.default_rng(shuffle).permutation(len(rows))
+        again = make(wan, *[rows[index] for index in order])
+        assert all(np.array_equal(again[name], together[name]) for name in together)
+    for row in rows:
+        assert np.array_equal(make(wan, row)[row.id], together[row.id])
+    return together
 
 
 def made_by_diffusers(pipeline: WanPipeline, request: Request) -> np.ndarray:

@@ -11,11 +11,9 @@ from typing import Any
 from wanbatch.manifests.dataset.event_log import (
     LOG,
     Event,
-    Speed,
     last_run,
     log_line,
     parsed_events,
-    speed_of_run,
 )
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import read_internal_file
@@ -34,14 +32,6 @@ class RunLog:
             MachineryError: The disk or the store refuses it.
         """
         self._folder.append_internal_file(LOG, log_line(event, **fields))
-
-
-def speed(out: str | Path) -> Speed | None:
-    """How fast the run was that wrote last, from its first unit's begin to its last unit's end.
-
-    None if it has not finished a unit yet or there is no log.
-    """
-    return speed_of_run(events_of_last_run(out))
 
 
 def events_of_last_run(out: str | Path) -> list[Event]:

@@ -18,8 +18,8 @@ from wanbatch.jobs.cluster.job_follow import LOST_SECONDS, POLL_SECONDS, JobEnd,
 from wanbatch.jobs.cluster.job_state import JobState, exit_code_of, missing_interpreter
 from wanbatch.jobs.cluster.submission import Submission
 from wanbatch.jobs.reporting.progress import JsonLines
-from wanbatch.jobs.reporting.run_log import speed
-from wanbatch.manifests.dataset.event_log import LOG, Speed
+from wanbatch.jobs.reporting.run_log import events_of_last_run
+from wanbatch.manifests.dataset.event_log import LOG, Speed, speed_of_run
 from wanbatch.manifests.dataset.folder import OutputFolder
 
 
@@ -229,7 +229,7 @@ def test_speed_and_stage_are_those_of_the_run_and_not_counted_from_when_the_job_
             ), str, lambda: now[0], sleep,
         )  # fmt: skip
         said = [json.loads(line) for line in stream.getvalue().splitlines()]
-        assert speed(out) == (1.0, 1.25)
+        assert speed_of_run(events_of_last_run(out)) == (1.0, 1.25)
     assert [one.get("stage") or one.get("placed") for one in said if one["event"] != "progress"] == [
         "starting", 0, "making", 1,
     ]  # fmt: skip

@@ -26,10 +26,10 @@ from rich.console import Console
 
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.reporting import contact_sheet, watch
-from wanbatch.jobs.reporting.run_log import speed
+from wanbatch.jobs.reporting.run_log import events_of_last_run
 from wanbatch.jobs.reporting.terminal_view import sheet, view
 from wanbatch.jobs.reporting.watch import Look, look, looks, recent_speed, workers_of
-from wanbatch.manifests.dataset.event_log import parsed_events
+from wanbatch.manifests.dataset.event_log import parsed_events, speed_of_run
 
 
 def at(seconds: float):
@@ -160,7 +160,7 @@ def test_the_speed_of_a_run_begins_with_its_first_unit_and_not_with_the_first_on
     began = {"time": "2026-11-01T10:00:00+00:00", "event": "started"}
     lines = [began, unit(60, 10, "late"), unit(100, 100, "slow")]
     (tmp_path / "_wanbatch" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert speed(tmp_path) == pytest.approx((0.1, 0.1))  # 10 pictures in 100 s
+    assert speed_of_run(events_of_last_run(tmp_path)) == pytest.approx((0.1, 0.1))  # 10 pictures in 100 s
 
 
 def test_pictures_that_are_damaged_end_neither_a_look_nor_a_sheet(tmp_path, monkeypatch):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+import socket
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from job_making import wait_until
 from manifest_making import encoded
 from store_folders import put
 
@@ -112,3 +114,16 @@ def test_what_tells_a_file_of_a_store_from_a_later_one(bucket, pauses):
         assert loader.measure(Source("a.png"), known) is known
         put(f"{bucket}/a.png", encoded(4, 8))
         assert (loader.measure(Source("a.png"), known).width, loader.size(Source("a.png"))) == (4, (4, 8))
+
+
+def test_a_client_that_is_stopped_in_the_middle_of_a_request_stops_nobody_else(bucket, server):
+    """The tests' own server, which does one request after the other; tests stop workers while they write."""
+    address = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1]))) as stopped:
+        stopped.sendall(b"PUT /bucket/half HTTP/1.1\r\nHost: bucket\r\nContent-Length: 10\r\n\r\nhalf")
+        wait_until(lambda: "PUT /bucket/half" in server.log, 60, "the half request")
+        put(f"{bucket}/a.png", encoded(8, 4))
+        assert not fsspec_io.file_system(bucket).exists("bucket/half")
+        stopped.sendall(b"whole!")
+        assert stopped.recv(15) == b"HTTP/1.1 200 OK"
+    assert fsspec_io.file_system(bucket).cat_file("bucket/half") == b"halfwhole!"

@@ -24,7 +24,7 @@ from wanbatch.pipeline.adapters.location import SUFFIX
 from wanbatch.pipeline.loading.registry import ADAPTERS, ModelInfo
 from wanbatch.pipeline.loading.runtime import ADDED, MERGED
 from wanbatch.pipeline.sampling.step_cache import parse
-from wanbatch.suggestions import did_you_mean
+from wanbatch.suggestions import closest
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,4 +280,5 @@ def _unknown(name: str, known: Mapping[str, str]) -> str:
     register = f"register it with --lora {name}=PATH, or in [adapters] of wanbatch.toml"
     if not known:
         return f"adapter {name!r} is unknown, as none is registered: {register}"
-    return f"adapter {name!r} is unknown; known are {', '.join(known)}{did_you_mean(name, known)}: or {register}"
+    meant = f" (did you mean {found}?)" if (found := closest(name, known)) else ""
+    return f"adapter {name!r} is unknown{meant}: use one of {', '.join(known)}, or {register}"

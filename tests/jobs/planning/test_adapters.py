@@ -154,8 +154,7 @@ def test_unknown_names_are_all_told_before_anything_else(planned, files):
         planned(*rows, lora=files)
     said = str(error.value).splitlines()
     assert len(said) == 3
-    assert "shop.jsonl:1: style: adapter 'crayom' is unknown; known are crayon, ink, norms" in said[0]
-    assert "crayon?" in said[0]
+    assert "shop.jsonl:1: style: adapter 'crayom' is unknown (did you mean crayon?): use one of crayon, " in said[0]
     assert "shop.jsonl:2: loras: adapter 'neon' is unknown" in said[1]
     assert "shop.jsonl:3: names adapter 'ink' twice" in said[2]
 
@@ -163,7 +162,7 @@ def test_unknown_names_are_all_told_before_anything_else(planned, files):
 @pytest.mark.parametrize(
     ("rows", "given", "said"),
     [
-        ([{"prompt": "x"}], {"merge": ["neon"]}, "setting merge: adapter 'neon' is unknown; known are crayon"),
+        ([{"prompt": "x"}], {"merge": ["neon"]}, "setting merge: adapter 'neon' is unknown: use one of crayon, "),
         ([{"prompt": "x"}], {"merge": ["ink", "ink"]}, "setting merge: names adapter 'ink' twice"),
         ([{"prompt": "x", "style": "ink"}], {"merge": ["ink"]}, "shop.jsonl:1: style: names adapter 'ink', which is"),
         (

@@ -35,7 +35,7 @@ def by_length(samples: list[Sample]) -> list[Sample]:
 
 @pytest.mark.parametrize(
     ("steps", "rows"),
-    [((4,), 1024), ((50,), 256), ((4, 6, 20), 512)],
+    [((4,), 1024), ((50,), 512), ((4, 6, 20), 1024)],
     ids=["of four steps", "of fifty steps", "of different steps"],
 )
 def test_slots_stay_full_with_prompts_of_all_lengths(steps, rows):

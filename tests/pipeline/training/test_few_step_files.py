@@ -40,6 +40,7 @@ def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_good_s
     broken.bank.latents.fill_(math.nan)
     with pytest.raises(UserError, match=r"loss is nan at step 6: the last good state is in .*lower learning rate"):
         broken.run(dict)  # which is seen when a state is to be kept, and now and then before
+    (tmp_path / "early").mkdir()
     early = distillation(tmp_path / "early", 6)
     early.bank.latents.fill_(math.nan)
     with pytest.raises(UserError, match=r"loss is nan at step 0: no state was kept yet"):

@@ -138,7 +138,7 @@ def test_an_adapter_on_an_fp8_base_is_compared_with_the_model_that_a_run_loads(i
     training.adapters.save("a", file, {})
     found = read_back(training.model, training.adapters, "a", file)
     assert found.difference < 0.01
-    assert 0.005 < found.base_difference < 0.1
+    assert 0.001 < found.base_difference < 0.1
     assert 0.005 < found.change_difference < 0.5
     # The comparison sees the weights of the model's files: with those in the layers nothing differs.
     transformer = load_transformer(info, torch.float32)

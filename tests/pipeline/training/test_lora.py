@@ -211,7 +211,7 @@ COMFYUI_NAMES = (
 
 def test_diffusers_reads_the_file_and_gives_the_same_velocity_and_its_names_are_those_of_comfyui(info, tmp_path):
     model = model_of(info)
-    file, _ = train(info, tmp_path, replace(SETTINGS, steps=2, save_every=2), model=model)
+    file, _ = train(info, tmp_path, replace(SETTINGS, steps=2, save_every=2, rate=0.1), model=model)
     assert set(load_file(file)) == {
         f"diffusion_model.blocks.{block}.{name}.lora_{side}.weight"
         for block in range(info.layers) for name in COMFYUI_NAMES for side in "AB"

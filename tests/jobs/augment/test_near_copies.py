@@ -58,13 +58,12 @@ def drawn(draws: np.random.Generator, count: int) -> list[Fingerprint]:
     return pictures
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("wide", [20, 4096])
-def test_what_is_looked_up_is_what_a_comparison_with_all_finds(monkeypatch, seed, wide):
+@pytest.mark.parametrize(("wide", "seed"), [(20, 0), (4096, 1)])
+def test_what_is_looked_up_is_what_a_comparison_with_all_finds(monkeypatch, wide, seed):
     """Also by colours alone, where hashes are alike."""
     monkeypatch.setattr(near_copies, "WIDE", wide)
     draws = np.random.default_rng(seed)
-    pictures = drawn(draws, 1000)
+    pictures = drawn(draws, 500)
     monkeypatch.setattr(near_copies, "FEW", 100)
     copies = NearCopies(pictures)
     asked = [*pictures[::5], *(like(draws, one) for one in pictures[::7])]

@@ -64,7 +64,7 @@ def test_what_was_there_before_is_not_searched_for_garbage_while_contenders_are_
 
 
 def test_the_command(model_folder, tmp_path):
-    options = ["--model", str(model_folder), "--width", "64", "--height", "32", "--steps", "2", "--rounds", "1"]
+    options = ["--model", str(model_folder), "--width", "32", "--height", "32", "--steps", "2", "--rounds", "1"]
     options += ["--images", "2", "--batch", "2", "--no-compiled", "--out", "bench.json"]
     done = CliRunner().invoke(main, ["bench", *options])
     assert done.exit_code == 0, done.output

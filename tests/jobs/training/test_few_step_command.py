@@ -92,7 +92,7 @@ def test_a_model_of_two_transformers_gets_an_adapter_for_each(tmp_path, monkeypa
     info = two_experts(tmp_path / "model")
     (tmp_path / "model" / "wanbatch.json").write_text(json.dumps({"guidance": 4.0, "guidance_2": 3.0, "shift": 3.0}))
     command = ["train", "few-step", "prompts.jsonl", "--name", "four", "--model", "model", *QUICK]
-    done = invoke(*command, "--steps", "4")
+    done = invoke(*command, "--steps", "6")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
     folder, names = tmp_path / "adapters" / "four", ("four_high_noise.safetensors", "four_low_noise.safetensors")
@@ -113,10 +113,10 @@ def test_a_model_of_two_transformers_gets_an_adapter_for_each(tmp_path, monkeypa
     assert row["warnings"] == []
     assert (row["first_rows"][0]["steps"], row["first_rows"][0]["guidance"]) == (4, 1.0)
 
-    again = invoke(*command, "--steps", "5")
+    again = invoke(*command, "--steps", "7")
     assert again.exit_code == 0, again.output
-    assert "going on at step 4" in again.stderr
-    assert read_state(folder / names[1])[1]["ss_steps"] == "5"
+    assert "going on at step 6" in again.stderr
+    assert read_state(folder / names[1])[1]["ss_steps"] == "7"
 
 
 @pytest.mark.parametrize(

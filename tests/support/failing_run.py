@@ -1,10 +1,11 @@
 """Run by test_failing_calls.py, with failing_calls.so preloaded: one system call after another fails.
 
-    python failing_run.py FOLDER KIND ERRNO STEP
+    python failing_run.py FOLDER KIND:ERRNO:STEP...
 
-For each work of `WORKS`, and for N = 1, 1 + STEP, 1 + 2 STEP, ..., a forked process does the work while the Nth call
-of this kind fails; another one then opens the folder without faults, notes what it finds, and finishes. One JSON
-line is printed for each. Forking is safe because this process itself never starts a thread.
+For each case and each work of `WORKS`, and for N = STEP / 2, 3 / 2 STEP, ... (all, if STEP is 1), a forked process
+does the work while the Nth call of this kind fails; another one then opens the folder without faults, notes what it
+finds, and finishes. One JSON line is printed for each. Forking is safe because this process itself never starts a
+thread.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def faulty(out: Path, notes: Path, do: Callable[[Path], None], kind: str, code: 
         notes.write_text(json.dumps(noted))
 
 
-def after(out: Path, notes: Path, work: str) -> None:
+def after(out: Path, notes: Path, case: str, work: str) -> None:
     """Open the folder without faults, note what is there, finish the work, and print it all."""
     noted = json.loads(notes.read_text())
     if work == "mend":
@@ -141,28 +142,41 @@ def after(out: Path, notes: Path, work: str) -> None:
         found = {"parts": parts(out), "records": records(out)}
     WORKS[work].do(out)
     final = killed_run.survey(out)
-    print(json.dumps({"work": work, **noted, "found": found, "final": final, "counts": status(out)["done"]}))
+    print(
+        json.dumps(
+            {"case": case, "work": work, **noted, "found": found, "final": final, "counts": status(out)["done"]}
+        )
+    )
 
 
-def main(folder: Path, kind: str, code: int, step: int) -> None:
+def main(folder: Path, cases: list[str]) -> None:
     logging.disable()
     for name, work in WORKS.items():
-        template = folder / f"{name}-before"
-        work.before(template)
-        nth, seen = 0, 1
-        while nth <= seen:
-            out, notes = folder / f"{name}-{nth}", folder / f"{name}-{nth}.json"
-            if template.exists():
-                shutil.copytree(template, out)
-            if killed_run.forked(faulty, out, notes, work.do, kind, code, nth) != 0:
-                sys.exit(f"{name}: a bug when call {nth} of {kind} failed with {errno.errorcode[code]}")
-            if killed_run.forked(after, out, notes, name) != 0:
-                sys.exit(f"{name}: the work after call {nth} of {kind} failed with {errno.errorcode[code]} failed")
-            if nth == 0:
-                seen = json.loads(notes.read_text())["seen"]
-            nth += step if nth else 1
-            shutil.rmtree(out)
+        work.before(folder / f"{name}-before")
+    seen: dict[tuple[str, str], int] = {}
+    for case in cases:
+        kind, _, step = case.split(":")
+        for name in WORKS:
+            if (name, kind) not in seen:
+                seen[name, kind] = seen_when(folder, case, name, 0)
+            begin = max(1, min(int(step), seen[name, kind]) // 2)
+            for nth in range(begin, seen[name, kind] + 1, int(step)):
+                seen_when(folder, case, name, nth)
+
+
+def seen_when(folder: Path, case: str, name: str, nth: int) -> int:
+    """Do a work while the Nth call fails (0: none), then look what became of it. Gives how many calls it made."""
+    kind, code, _ = case.split(":")
+    out, notes, template = folder / f"{name}-{nth}", folder / f"{name}-{nth}.json", folder / f"{name}-before"
+    if template.exists():
+        shutil.copytree(template, out)
+    if killed_run.forked(faulty, out, notes, WORKS[name].do, kind, getattr(errno, code), nth) != 0:
+        sys.exit(f"{name}: a bug when call {nth} of {kind} failed with {code}")
+    if nth and killed_run.forked(after, out, notes, case, name) != 0:
+        sys.exit(f"{name}: the work after call {nth} of {kind} failed with {code} failed")
+    shutil.rmtree(out)
+    return json.loads(notes.read_text())["seen"]
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], getattr(errno, sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,10 +1,10 @@
-"""Run by test_fuzz.py: damaged manifests and images, in a process of limited memory.
+"""Run by test_fuzz.py: damaged manifests and images, in processes of limited memory.
 
-    python fuzz_run.py KIND COUNT FOLDER      (a KIND of `KINDS`)
+    python fuzz_run.py COUNT FOLDER KIND...      (each a KIND of `KINDS`, in a process forked for it)
 
 Each case is a good file with some bytes changed, dropped, doubled or put in. Only UserError and RowError may come
-of it. Prints the number of cases, how many were still read, the slowest one and the growth of memory, as JSON.
-Cases are derived from a fixed seed.
+of it. Prints the number of cases, how many were still read, the slowest one and the growth of memory, as a line
+of JSON for each kind. Cases are derived from a fixed seed.
 """
 
 import gzip
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from icc_profiles import cmyk_profile, rgb_profile
+from killed_run import forked
 from manifest_making import encoded
 from PIL import Image
 
@@ -237,7 +238,7 @@ def main(kind: str, count: int, folder: Path) -> None:
         max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
     )
     rules(given(st.sampled_from(good), changes)(case))()
-    print(json.dumps({**found, "grown_megabytes": peak() - before}))
+    print(json.dumps({**found, "kind": kind, "grown_megabytes": peak() - before}))
 
 
 def peak() -> int:
@@ -246,4 +247,6 @@ def peak() -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    for each in sys.argv[3:]:
+        if forked(main, each, int(sys.argv[1]), Path(sys.argv[2])) != 0:
+            sys.exit(f"{each}: a case ended otherwise")

@@ -153,7 +153,7 @@ def main(folder: Path) -> None:
     """Print what becomes of each image."""
     path = folder / "a.img"
     for name, make in CASES.items():
-        path.write_bytes(make())
+        path.write_bytes(data := make())
         forget_peak()
         before, outcomes = peak(), []
         with SourceLoader(folder) as loader:
@@ -163,7 +163,8 @@ def main(folder: Path) -> None:
                     outcomes.append("read")
                 except RowError as error:
                     outcomes.append(error.kind)
-        print(json.dumps({"name": name, "outcomes": outcomes, "grown_megabytes": peak() - before}), flush=True)
+        told = {"name": name, "bytes": len(data), "outcomes": outcomes, "grown_megabytes": peak() - before}
+        print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

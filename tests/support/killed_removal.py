@@ -7,6 +7,7 @@ FOLDER: a local one, or s3://bucket/folder. Like killed_run.py and killed_store_
 """
 
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -48,10 +49,12 @@ def remove(out: str) -> None:
         folder.set_plan({"rows": 4})
 
 
-def dying(out: str, at: int) -> None:
+def dying(filled: str, out: str, at: int) -> None:
     if out.startswith("s3://"):
+        killed_store_run.copied(filled, out)
         killed_store_run.killed_before(at)
     else:
+        shutil.copytree(filled, out)
         killed_run.killed_before(Path(out), at)
     remove(out)
 
@@ -75,7 +78,8 @@ def look(out: str) -> None:
 def visible(out: str) -> list[list[str]]:
     """The ids that readers of data, timings and failures see."""
     if out.startswith("s3://"):
-        return [killed_store_run.visible(out)[f"{kind}_ids"] for kind in ("data", "timings", "failures")]
+        seen = killed_store_run.visible(out)
+        return [seen[f"{kind}_ids"] for kind in ("data", "timings", "failures")]
     return list(killed_run.visible(Path(out)))
 
 
@@ -96,12 +100,12 @@ def require_all_or_nothing(runs: list) -> None:
 
 
 def main(folder: str, step: int) -> None:
-    at, killed = 1, True
+    at, killed, filled = 1, True, f"{folder}/before"
+    if forked(before, filled) != 0:
+        sys.exit("the run before the kills failed")
     while killed:
         out = f"{folder}/run{at}"
-        if forked(before, out) != 0:
-            sys.exit("the run before the kills failed")
-        killed = forked(dying, out, at) == -signal.SIGKILL
+        killed = forked(dying, filled, out, at) == -signal.SIGKILL
         if forked(look, out) != 0:
             sys.exit(f"the run after kill {at} failed")
         at += step

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import s3fs  # noqa: F401  as well
 from killed_run import forked
-from killed_store_run import killed_before, visible
+from killed_store_run import copied, killed_before, visible
 from manifest_making import unit_of
 
 from wanbatch.manifests.dataset import part_schemas
@@ -42,7 +42,8 @@ def change(out: str) -> None:
         folder.change_columns(folder.common_columns(NEW))
 
 
-def dying(out: str, at: int) -> None:
+def dying(filled: str, out: str, at: int) -> None:
+    copied(filled, out)
     killed_before(at)
     change(out)
 
@@ -51,19 +52,22 @@ def look(out: str) -> None:
     """What a killed process left, and what the next one makes of it."""
     killed = visible(out)["data_ids"]
     change(out)
+    seen = visible(out)
     backend = ObjectStoreBackend(out)
     schemas = set()
     for name in backend.sizes("data"):
         with backend.open(name) as file:
             schemas.add(", ".join(f"{field.name} {field.type}" for field in list(pq.read_schema(file))[-3:]))
-    left = [*visible(out)["tmp"], *backend.sizes("_wanbatch/orphans")]
+    left = [*seen["tmp"], *backend.sizes("_wanbatch/orphans")]
     marked = backend.exists(part_schemas.CHANGING)
-    print(json.dumps([killed, visible(out)["data_ids"], sorted(schemas), left, marked]))
+    print(json.dumps([killed, seen["data_ids"], sorted(schemas), left, marked]))
 
 
 def main(folder: str, step: int) -> None:
-    at = max(1, step // 2)
-    while forked(before, out := f"{folder}/run{at}") == 0 and forked(dying, out, at) == -signal.SIGKILL:
+    at, filled = max(1, step // 2), f"{folder}/before"
+    if forked(before, filled) != 0:
+        sys.exit("the run before the kills failed")
+    while forked(dying, filled, out := f"{folder}/run{at}", at) == -signal.SIGKILL:
         if forked(look, out) != 0:
             sys.exit(f"the run after kill {at} failed")
         at += step

@@ -49,6 +49,13 @@ class Dying:
         return getattr(self._system, name)
 
 
+def copied(filled: str, out: str) -> None:
+    """Another folder with all the files of one."""
+    system = object_store.file_system(out)
+    for path in system.find(filled):
+        system.cp_file(path, f"{out}/{path.removeprefix(filled.removeprefix('s3://') + '/')}")
+
+
 def killed_before(at: int) -> None:
     """Let this process be killed before its Nth request that writes."""
     real = object_store.file_system

@@ -140,7 +140,7 @@ def test_an_error_while_several_are_written_leaves_nothing_behind(filled, monkey
     assert visible(filled)[0] == ["a", "d", "f", "h"]
 
 
-@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_before_every_file_operation(tmp_path, step):
     command = [sys.executable, SUPPORT / "killed_removal.py", tmp_path, str(step)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)

@@ -13,6 +13,7 @@ from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.reading.manifest import read_manifest
 from wanbatch.manifests.records import Source
+from wanbatch.manifests.sources import store_retries
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.storage import fsspec_io
 from wanbatch.manifests.storage.object_store import ObjectStoreBackend
@@ -72,7 +73,7 @@ class TestStoresThatFail:
             publish(folder, 1, ["b"])
         assert set(ObjectStoreBackend(bucket).sizes("data")) == {"data/part-00000.parquet", "data/part-00001.parquet"}
 
-    @pytest.mark.timeout(60)
+    @pytest.mark.timeout(200)
     @pytest.mark.parametrize("state", ["gone", pytest.param("silent", marks=pytest.mark.slow)])
     def test_a_store_that_is_gone_or_never_answers(self, bucket, monkeypatch, state):
         monkeypatch.setattr(fsspec_io, "CONNECT_SECONDS", 1)
@@ -87,6 +88,7 @@ class TestStoresThatFail:
                 OutputFolder.open(bucket, {})
             with pytest.raises(MachineryError):
                 read_manifest(f"{bucket}/shop.jsonl")
+            monkeypatch.setattr(store_retries.time, "sleep", lambda seconds: None)
             with pytest.raises(MachineryError), SourceLoader(bucket) as loader:
                 loader.load(Source("a.png"))
 

@@ -55,14 +55,13 @@ class TestOutput:
             assert pq.read_table(file)["id"].to_pylist() == ["b"]
 
     def test_a_folder_whose_address_looks_like_a_pattern_is_gone_on_with(self, bucket):
-        for name in ("run[1]", "run*", "run?"):
-            url = f"{bucket}/{name}"
-            with OutputFolder.open(url, {"model": "tiny"}) as folder:
-                publish(folder, 0, ["a"])
-                publish(folder, 1, ["b"])
-            with OutputFolder.open(url, {"model": "tiny"}) as folder:
-                assert set(folder.committed().made) == {"a", "b"}
-            assert status(url)["done"] == 2
+        url = f"{bucket}/run[1]*?"
+        with OutputFolder.open(url, {"model": "tiny"}) as folder:
+            publish(folder, 0, ["a"])
+            publish(folder, 1, ["b"])
+        with OutputFolder.open(url, {"model": "tiny"}) as folder:
+            assert set(folder.committed().made) == {"a", "b"}
+        assert status(url)["done"] == 2
 
     def test_parts_are_given_the_columns_of_a_grown_manifest(self, bucket):
         with OutputFolder.open(bucket, {}) as folder:
@@ -106,11 +105,11 @@ class TestOutput:
                 folder.publish(attempt)
             assert folder.committed().units == set()
 
-    @pytest.mark.parametrize("step", [40, pytest.param(5, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("step", [50, pytest.param(5, marks=pytest.mark.slow)])
     def test_killed_before_writing_requests(self, bucket, step):
         command = [sys.executable, SUPPORT / "killed_store_run.py", bucket, str(step)]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
         assert done.returncode == 0, done.stderr
         clean, *runs = [json.loads(line) for line in done.stdout.splitlines()]
         assert len(runs) * step >= 40
@@ -129,19 +128,19 @@ class TestOutput:
             assert run["final"] == clean["final"]
             assert run["counts"] == {"done": 3, "quarantined": 2, "pending": 0}
 
-    @pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("step", [18, pytest.param(1, marks=pytest.mark.slow)])
     def test_killed_while_ids_leave(self, bucket, step):
         command = [sys.executable, SUPPORT / "killed_removal.py", bucket, str(step)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         runs = [json.loads(line) for line in done.stdout.splitlines()]
         assert len(runs) * step >= 20
         require_all_or_nothing(runs)
 
-    @pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("step", [24, pytest.param(1, marks=pytest.mark.slow)])
     def test_killed_while_columns_change(self, bucket, step):
         command = [sys.executable, SUPPORT / "killed_store_columns.py", bucket, str(step)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         runs = [json.loads(line) for line in done.stdout.splitlines()]
         assert len(runs) * step >= 18

@@ -9,12 +9,12 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 
-import fake_pipelines
 import pytest
 import ray
 import torch
 from example_rows import FAULTY, MIXED
 from job_making import picture, write_jsonl
+from local_pool import run_without_ray
 from small_models import save_random_pipeline
 
 from wanbatch.jobs.config.settings import Settings
@@ -111,15 +111,22 @@ def run_here(local_ray) -> Callable[..., Ran]:
 
 
 @pytest.fixture(scope="session")
-def run_fast(run_here) -> Callable[..., Ran]:
-    """As `run_here`, where pictures may show anything: without a model, whose start takes 8 s of a core."""
-    return partial(run_here, load=fake_pipelines.load)
+def run_fast(_environment) -> Callable[..., Ran]:
+    """As `run_here`, where pictures may show anything and no process matters: without a model and without Ray."""
+
+    def call(manifest: Path, out: Path, chosen: Settings, **more) -> Ran:
+        stream = StringIO()
+        told = partial(progress_for, stream=stream)
+        summary = run_without_ray(manifest, out, chosen, told, **more)
+        return Ran(summary, manifest, out, stream.getvalue())
+
+    return call
 
 
 @pytest.fixture
 def fast_retries(monkeypatch) -> None:
     """`retry` works as `run_fast` does."""
-    monkeypatch.setattr(driver_run, "run", partial(driver_run.run, load=fake_pipelines.load))
+    monkeypatch.setattr(driver_run, "run", run_without_ray)
 
 
 @pytest.fixture(scope="session")

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 from io import StringIO
 from pathlib import Path
 
-import fake_pipelines
 import pytest
 from click.testing import CliRunner
 from job_making import log_events, picture, rows_by_id, snapshot, write_jsonl
+from local_pool import run_without_ray as run
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.driver import run as driver_run
 from wanbatch.jobs.driver.run import retry
 from wanbatch.jobs.reporting.progress import JsonLines
 from wanbatch.jobs.reporting.text_summary import summary_text
 
-run = partial(driver_run.run, load=fake_pipelines.load)
 pytestmark = pytest.mark.usefixtures("fast_retries")
 
 

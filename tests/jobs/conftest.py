@@ -144,20 +144,20 @@ def sources(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mixed(run_here, settings, sources, tmp_path_factory) -> Ran:
-    """One of everything, without faults: 14 manifest rows, 15 pictures."""
+def mixed(run_fast, settings, sources, tmp_path_factory) -> Ran:
+    """One of everything, without faults: 14 manifest rows, 15 pictures. Made by the model in this process."""
     manifest = write_jsonl(sources / "mixed.jsonl", MIXED)
-    return run_here(manifest, tmp_path_factory.mktemp("runs") / "mixed", settings(unit_rows=4, seed=9))
+    return run_fast(manifest, tmp_path_factory.mktemp("runs") / "mixed", settings(unit_rows=4, seed=9), load=None)
 
 
 @pytest.fixture(scope="session")
-def faulty(run_here, settings, sources, tmp_path_factory) -> Ran:
-    """Three good rows among seven that cannot be made, all in one unit or two."""
+def faulty(run_fast, settings, sources, tmp_path_factory) -> Ran:
+    """Three good rows among seven that cannot be made, all in one unit or two. Made by the model in this process."""
     import faulty_models
 
     manifest = write_jsonl(sources / "faulty.jsonl", FAULTY)
     out = tmp_path_factory.mktemp("runs") / "faulty"
-    return run_here(manifest, out, settings(unit_rows=16), faulty_models.load)
+    return run_fast(manifest, out, settings(unit_rows=16), load=faulty_models.load)
 
 
 @pytest.fixture

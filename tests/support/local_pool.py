@@ -137,9 +137,7 @@ class WorkersHere(LocalPool):
         started = worker.ready()
         take_mark(self._setup.out, started.mark, started.host, patience=0.0)
         times = started.load_seconds, started.warm_up_seconds
-        return WorkerReady(
-            number, *times, started.backends, started.host, started.device, started.gpu, started.steps
-        )
+        return WorkerReady(number, *times, started.backends, started.host, started.device, started.gpu, started.steps)
 
     def close(self) -> None:
         """Their threads wait for nothing more, and end with this process."""
@@ -159,7 +157,7 @@ def without_ray() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def run_without_ray(*given: object, load: LoadPipeline = fake_pipelines.load, **more: object) -> Summary:
-    """As `run`, with pipelines without a model and their workers in this process: in a tenth of the time."""
+def run_without_ray(*given: object, load: LoadPipeline | None = fake_pipelines.load, **more: object) -> Summary:
+    """As `run`, with workers in this process: in a tenth of the time. load: None: of the model, not without one."""
     with without_ray():
         return run(*given, load=load, **more)

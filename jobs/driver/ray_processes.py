@@ -5,9 +5,10 @@ This takes the place of parts of Ray that are not its interface; a version that 
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +20,10 @@ FOR_CLUSTERS = ("start_monitor", "start_api_server", "start_log_monitor")
 AGENT_NEEDS = ("aiohttp", "aiohttp_cors", "grpc", "opencensus", "opentelemetry.exporter.prometheus",
                "opentelemetry.proto", "prometheus_client", "pydantic")  # fmt: skip
 """Packages without which Ray's agent, which exports metrics, runs without these (`ray.dashboard.optional_deps`)."""
+
+AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+"""Parameters of a node, and files in its folder by which its agents tell it where they listen. It waits 15 s for each
+file and then ends: too short for what agents import, on a busy machine."""
 
 POLL_SECONDS, PATIENCE_SECONDS = 0.02, 30.0
 
@@ -33,7 +38,8 @@ def needed_processes_alone(quick: bool = True) -> Iterator[None]:
 
     Args:
         quick: also take packages that are found for good ones, where Ray imports them all before it starts its
-            node, and look often whether the node is there, where Ray looks once a second.
+            node; tell it the ports of its agents in their place, so that it need not wait for them; and look often whether the node is
+            there, where Ray looks once a second.
 
     Raises:
         AgentFailedError: The node ended at once, with `quick`.
@@ -89,9 +95,25 @@ def _is_there(package: str) -> bool:
 def _noting(start: Callable[..., Any], started: list[Any]) -> Callable[..., Any]:
     def noting(self: Any, *given: Any, **named: Any) -> Any:
         started.append(self)
+        if hasattr(ray._raylet, "persist_port"):
+            _choose_ports(self)
         return start(self, *given, **named)
 
     return noting
+
+
+def _choose_ports(node: Any) -> None:
+    """Choose free ports of this machine for the agents of a node, where nobody has, and tell it in their place."""
+    listening, parameters = all(map(_is_there, AGENT_NEEDS)), node._ray_params
+    with ExitStack() as held:  # all at once, so that they differ
+        for name in AGENT_PORTS:
+            port = getattr(parameters, name)
+            if not listening and name != "runtime_env_agent_port":
+                port = -1  # as the agent says that runs without these packages
+            elif not port:
+                port = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+                setattr(parameters, name, port)
+            ray._raylet.persist_port(node.get_session_dir_path(), node.node_id, name, port)
 
 
 def _polling(get_node: Callable[[str, str], Any], started: Sequence[Any]) -> Callable[[str, str], Any]:

@@ -30,9 +30,10 @@ class State:
 
 
 @pytest.fixture
-def node(monkeypatch):
+def node(monkeypatch, tmp_path):
     """A node that is starting, in place of Ray's, and whether its process has ended."""
-    started = SimpleNamespace(ended=None, killed=False, state=State())
+    ports = {**dict.fromkeys(ray_processes.AGENT_PORTS, 0), "dashboard_agent_listen_port": 52365}
+    started = SimpleNamespace(ended=None, killed=False, state=State(), ports=SimpleNamespace(**ports))
     raylet = SimpleNamespace(process=SimpleNamespace(poll=lambda: started.ended))
 
     def kill(check_alive: bool, allow_graceful: bool) -> None:
@@ -41,6 +42,10 @@ def node(monkeypatch):
     class Node:
         all_processes = MappingProxyType({"raylet": [raylet]})
         kill_all_processes = staticmethod(kill)
+        node_id, _ray_params = "a" * 56, started.ports
+
+        def get_session_dir_path(self) -> str:
+            return str(tmp_path)
 
         def start_ray_processes(self) -> str:
             return "started"
@@ -97,3 +102,20 @@ def test_ray_starts_as_it_does_by_itself_where_a_package_of_its_agent_is_broken(
     with pytest.raises(MachineryError, match="Ray did not start: no ports"), ray_session.local_ray():
         pytest.fail("there is none")
     assert ways == [True, False]
+
+
+@pytest.mark.parametrize("package", ["json", "no_such_package"])
+def test_a_node_need_not_wait_until_its_agents_say_where_they_listen(node, monkeypatch, tmp_path, package):
+    """Ray reads it from files for 15 s; `faults/test_slow_agents.py` has agents that take longer."""
+    monkeypatch.setattr(ray_processes, "AGENT_NEEDS", (package,))
+    with needed_processes_alone():
+        ray._private.node.Node().start_ray_processes()
+    told = [
+        ray._raylet.wait_for_persisted_port(str(tmp_path), "a" * 56, name, 0) for name in ray_processes.AGENT_PORTS
+    ]
+    if package == "json":
+        assert told == [getattr(node.ports, name) for name in ray_processes.AGENT_PORTS]
+        assert len({*told, 0, 52365}) == 5, "free ones, and the one that was given"
+    else:
+        assert told == [-1, -1, -1, node.ports.runtime_env_agent_port], "its agent listens nowhere"
+        assert node.ports.metrics_agent_port == 0

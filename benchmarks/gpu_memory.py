@@ -9,6 +9,7 @@ it. Nothing is loaded: modules are made without memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import click
 import torch
@@ -41,11 +42,10 @@ WAYS = {
 
 def bytes_by_way(size: Size, slots: int, eight_bits: bool, text_fp8: bool = False) -> dict[Residency, int]:
     """Bytes that a model needs in each way, in bf16 or with its large layers in eight bits, and the text encoder."""
-    modules, published = random_modules(torch.device("meta"), torch.bfloat16, size), PUBLISHED[size]
-    experts = modules.transformers
+    published, (text, vae, experts) = PUBLISHED[size], _numbers(size)
     names = EXPERTS if len(experts) == 2 else TRANSFORMER
-    sizes = {TEXT: (1 if text_fp8 else 2) * _count(modules.text_encoder), VAE_PART: 2 * _count(modules.vae)}
-    sizes |= {name: (1 if eight_bits else 2) * _count(expert) for name, expert in zip(names, experts, strict=True)}
+    sizes = {TEXT: (1 if text_fp8 else 2) * text, VAE_PART: 2 * vae}
+    sizes |= {name: (1 if eight_bits else 2) * expert for name, expert in zip(names, experts, strict=True)}
     form = form_by_config(published.transformer, len(experts))
     return dict(choices(sizes, working_bytes(form, published.vae["scale_factor_spatial"], slots, PIXELS)))
 
@@ -59,6 +59,13 @@ def table() -> Iterator[str]:
             found = bytes_by_way(size, slots, *in_eight_bits)
             needed = (f"{found[way] / 1e9:.1f}" if way in found else "" for way in WAYS.values())
             yield f"| {name}, {precision} | {slots} | {' | '.join(needed)} |"
+
+
+@cache
+def _numbers(size: Size) -> tuple[int, int, list[int]]:
+    """How many weights text encoder, VAE and each transformer have."""
+    modules = random_modules(torch.device("meta"), torch.bfloat16, size)
+    return _count(modules.text_encoder), _count(modules.vae), [_count(expert) for expert in modules.transformers]
 
 
 def _count(module: nn.Module) -> int:

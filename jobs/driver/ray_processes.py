@@ -38,8 +38,8 @@ def needed_processes_alone(quick: bool = True) -> Iterator[None]:
 
     Args:
         quick: also take packages that are found for good ones, where Ray imports them all before it starts its
-            node; tell it the ports of its agents in their place, so that it need not wait for them; and look often whether the node is
-            there, where Ray looks once a second.
+            node; tell it the ports of its agents in their place, so that it need not wait for them; and look often
+            whether the node is there, where Ray looks once a second.
 
     Raises:
         AgentFailedError: The node ended at once, with `quick`.

@@ -92,7 +92,7 @@ def test_adapters_of_both_experts_act_at_their_own_noise_levels(both, folder, tm
         pairs = random_pairs(config, seed=number, size=0.5)
         save_adapter(tmp_path / f"style_{name}_noise.safetensors", config, pairs, "ai-toolkit")
     file = read_adapter(tmp_path / "style_low_noise.safetensors", ModelLayers.of_folder(folder, "a14b", True))
-    rows = requests(info)
+    rows = requests(info)[:3]
     plain = make(wan, *rows)
     merged = make(Wan.load(info, slots=2, merged=[(file, 1.0)]), *rows)
     of_rows = Wan.load(info, slots=2, adapters={"style": (file, 1.0)})
@@ -117,7 +117,7 @@ def test_a_converted_model_has_both_experts(both, tmp_path):
     converting.convert(info, str(info.folder), tmp_path / "fp8", "fp8", torch.device("cpu"))
     kept = Wan.load(registry.find(str(tmp_path / "fp8")), dtype="bfloat16", slots=2, runtime=Runtime(fp8=True))
     rounded = Wan.load(info, dtype="bfloat16", slots=2, runtime=Runtime(fp8=True))
-    ours, expected = make(kept, *requests(info)), make(rounded, *requests(info))
+    ours, expected = (make(each, *requests(info)[:2]) for each in (kept, rounded))
     assert all(np.array_equal(ours[name], expected[name]) for name in expected)
 
 
@@ -127,7 +127,7 @@ def test_both_experts_have_their_large_layers_in_eight_bits(both, folder, runtim
     rounded = Wan.load(info, slots=2, runtime=runtime)
     for expert, exact in zip(rounded.experts, wan.experts, strict=True):
         assert size_of(expert) < 0.6 * size_of(exact)
-    ours, exact = make(rounded, *requests(info)), make(wan, *requests(info))
+    ours, exact = (make(each, *requests(info)[:3]) for each in (rounded, wan))
     for name, pixels in ours.items():
         assert 0 < np.abs(pixels.astype(int) - exact[name].astype(int)).mean() < 12, name
 

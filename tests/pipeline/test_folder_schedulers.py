@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,8 +57,8 @@ def both(folder) -> tuple[registry.ModelInfo, Wan, WanPipeline]:
 
 
 def request_of(info: registry.ModelInfo, steps: int) -> Request:
-    chosen = {"shift": info.shift, "sampler": info.sampler, "schedule": info.schedule}
-    return Request(**{**{name: getattr(PLAIN, name) for name in PLAIN.__slots__}, **chosen, "steps": steps})
+    small = replace(PLAIN, width=32, height=32, steps=steps)
+    return replace(small, shift=info.shift, sampler=info.sampler, schedule=info.schedule)
 
 
 def with_our_noise(monkeypatch, seed: int) -> None:
@@ -71,7 +72,7 @@ def with_our_noise(monkeypatch, seed: int) -> None:
         )
 
 
-@pytest.mark.parametrize("steps", [4, 8, 20])
+@pytest.mark.parametrize("steps", [4, 20])
 def test_a_folder_makes_the_pictures_that_diffusers_makes_of_it(both, steps, monkeypatch):
     """Before, the levels of UniPC were taken with each of them: FlowMatchEuler was off by 0.125 of white."""
     info, wan, pipeline = both

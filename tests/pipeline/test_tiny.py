@@ -35,7 +35,14 @@ PLAIN = replace(
 
 @pytest.fixture(scope="module")
 def tiny() -> Wan:
-    return Wan.load(INFO, slots=8)
+    return Wan.load(INFO, slots=4)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> WanPipeline:
+    loaded = WanPipeline.from_pretrained(INFO.folder, use_safetensors=True, dtype=torch.float32)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
 
 
 def make(wan: Wan, requests: list[Request]) -> list[np.ndarray]:
@@ -65,44 +72,43 @@ def test_the_files_are_small_and_safe():
 
 
 def test_the_judge_reads_renders_and_reconstructions(tiny):
-    attributes = world.sample(64, torch.Generator().manual_seed(11))
+    attributes = world.sample(24, torch.Generator().manual_seed(11))
     pictures = world.render(attributes, generator=torch.Generator().manual_seed(12))
     judge = Judge.load()
     assert judge.score(pictures, attributes)["all"] >= 0.99
     with torch.inference_mode():
-        restored = torch.cat([tiny.vae.decode(tiny.vae.encode(part)) for part in pictures.split(16)])
+        restored = torch.cat([tiny.vae.decode(tiny.vae.encode(part)) for part in pictures.split(12)])
     assert judge.score(restored, attributes)["all"] >= 0.95
 
 
 def test_pictures_show_what_their_prompts_ask_for(tiny):
-    attributes = world.sample(8, torch.Generator().manual_seed(21))
+    """With eight steps, after which more change little, as the model's card has it."""
+    attributes = world.sample(4, torch.Generator().manual_seed(21))
     prompts = write_prompts(attributes, seed=22)
-    requests = [replace(PLAIN, id=str(i), seed=i, prompt=prompt) for i, prompt in enumerate(prompts)]
+    requests = [replace(PLAIN, id=str(i), seed=i, prompt=prompt, steps=8) for i, prompt in enumerate(prompts)]
     scores = Judge.load().score(stacked(make(tiny, requests)), attributes)
     assert scores["all"] >= 0.9, scores
 
 
 def test_unknown_words_and_odd_prompts_do_no_harm(tiny):
     odd = ["", "???", "ein roter Apfel 🙂", "a LARGE Owl, CENTER, on a striped BLUE background", "x" * 4000]
-    rows = [replace(PLAIN, id=str(i), prompt=prompt, steps=2) for i, prompt in enumerate(odd)]
-    rows[3] = replace(rows[3], steps=PLAIN.steps)
+    rows = [replace(PLAIN, id=str(i), prompt=prompt, steps=1) for i, prompt in enumerate(odd)]
+    rows[3] = replace(rows[3], steps=8)
     pictures = make(tiny, rows)
     names = world.describe(Judge.load().read(stacked(pictures[3:4])))[0]
     assert (names["first"], names["layout"], names["background"]) == ("owl", "center", "blue")
 
 
-@pytest.mark.parametrize(("width", "height", "guidance"), [(160, 128, 3.0), (128, 128, 1.0)])
-def test_equals_diffusers(tiny, width, height, guidance):
-    pipeline = WanPipeline.from_pretrained(INFO.folder, use_safetensors=True, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    request = replace(PLAIN, width=width, height=height, guidance=guidance, steps=8)
+@pytest.mark.parametrize(("width", "height", "guidance"), [(160, 128, 3.0), (64, 64, 1.0)])
+def test_equals_diffusers(tiny, pipeline, width, height, guidance):
+    request = replace(PLAIN, width=width, height=height, guidance=guidance, steps=4)
     frames = pipeline(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         width=width,
         height=height,
         num_frames=1,
-        num_inference_steps=8,
+        num_inference_steps=4,
         guidance_scale=guidance,
         generator=torch.Generator("cpu").manual_seed(request.seed),
         output_type="pil",
@@ -112,11 +118,11 @@ def test_equals_diffusers(tiny, width, height, guidance):
 
 
 def test_distance_to_the_source_grows_with_creativity(tiny):
-    attributes = world.sample(4, torch.Generator().manual_seed(31))
-    sources = [SourceImage(str(i), render(attributes[i : i + 1])) for i in range(4)]
-    steps = (0.0, 0.5, 1.0)
+    attributes = world.sample(4, torch.Generator().manual_seed(31))[1:3]
+    sources = [SourceImage(str(i), render(attributes[i : i + 1])) for i in range(2)]
+    steps = (0.0, 0.1, 0.5, 1.0)
     requests = [
-        replace(PLAIN, id=f"{i}-{c}", seed=i, sources=(source,), creativity=c)
+        replace(PLAIN, id=f"{i}-{c}", seed=i + 1, sources=(source,), creativity=c, steps=8)
         for i, source in enumerate(sources)
         for c in steps
     ]
@@ -131,14 +137,15 @@ def test_distance_to_the_source_grows_with_creativity(tiny):
 def test_a_blend_with_all_weight_on_one_equals_that_one(tiny):
     attributes = world.sample(2, torch.Generator().manual_seed(41))
     first, second = (SourceImage(str(i), render(attributes[i : i + 1])) for i in range(2))
-    alone = replace(PLAIN, sources=(first,), creativity=0.5)
+    alone = replace(PLAIN, sources=(first,), creativity=0.5, steps=4)
     blended = replace(alone, id="b", sources=(first, replace(second, weight=0.0)))
     one, other = make(tiny, [alone, blended])
     assert np.array_equal(one, other)
 
 
 def test_pixels_do_not_depend_on_neighbours(tiny):
-    rows = [replace(PLAIN, id=str(i), seed=i, steps=2 + i % 3, guidance=1.5 + i) for i in range(4)]
+    small = replace(PLAIN, width=64, height=64)
+    rows = [replace(small, id=str(i), seed=i, steps=2 + i % 3, guidance=1.5 + i) for i in range(4)]
     together = make(tiny, rows)
     alone = [make(tiny, [row])[0] for row in rows]
     assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))

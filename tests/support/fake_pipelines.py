@@ -270,3 +270,14 @@ class PickyPipeline(FakePipeline):
 
 def load_with_rows_that_raise(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
     return PickyPipeline(slots)
+
+
+class TimedPipeline(FakePipeline):
+    """Says that each picture took two seconds."""
+
+    def result(self, request: Request) -> Result:
+        return replace(super().result(request), seconds=Seconds(0.5, 0.5, 0.5, 0.5))
+
+
+def load_timed(model: ModelInfo, device: str, dtype: str, slots: int) -> FakePipeline:
+    return TimedPipeline(slots)

@@ -1,4 +1,4 @@
-"""A model of two transformers in the form of A14B, made of the small model that ships with the package."""
+"""Two blocks of the small model that ships with the package, and a model in the form of A14B that is made of them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ BOUNDARY = 0.7
 BEYOND = re.compile(r"blocks\.([2-9]|\d\d)\.")
 
 
-def two_experts(folder: Path) -> ModelInfo:
-    """Two blocks of the small model, and a second transformer, which is another one; `folder` is made."""
+def two_blocks(folder: Path) -> ModelInfo:
+    """The small model with two blocks instead of eight; `folder` is made."""
     shutil.copytree(find().folder, folder, ignore=shutil.ignore_patterns("adapters", "sound", "*.py", "__pycache__"))
     (file,) = (folder / "transformer").glob("*.safetensors")
     tensors = {name: tensor for name, tensor in load_file(file).items() if not BEYOND.match(name)}
     save_file(tensors, file, {"format": "pt"})
     config = json.loads((folder / "transformer/config.json").read_text()) | {"num_layers": 2}
     (folder / "transformer/config.json").write_text(json.dumps(config))
+    return find(str(folder))
+
+
+def two_experts(folder: Path) -> ModelInfo:
+    """Two blocks of the small model, and a second transformer, which is another one; `folder` is made."""
+    two_blocks(folder)
+    (file,) = (folder / "transformer").glob("*.safetensors")
+    tensors = load_file(file)
     shutil.copytree(folder / "transformer", folder / "transformer_2")
     drawn = torch.Generator().manual_seed(1)
     noisy = {name: tensor + 0.02 * torch.randn(tensor.shape, generator=drawn).to(tensor.dtype)

@@ -48,11 +48,11 @@ def dataset(tmp_path) -> Path:
     return tmp_path
 
 
-def made(dataset: Path, truthful: bool) -> Path:
-    """Thirty pictures a class, of their class or of the other one."""
+def made(dataset: Path, truthful: bool, count: int = 60) -> Path:
+    """As many pictures, half of them of each class, of their class or of the other one."""
     other = {"across": "along", "along": "across"}
     records, labels, digests = [], [], []
-    for index in range(60):
+    for index in range(count):
         label = ("across", "along")[index % 2]
         source = dataset / f"set/train/{label}/0.png"
         image = png(stripes(label if truthful else other[label], 5000 + index))
@@ -62,7 +62,7 @@ def made(dataset: Path, truthful: bool) -> Path:
     rows = [{"id": one.id, "prompt": "a", "image": one.sources[0].path} for one in records]
     manifest = write_jsonl(dataset / "rows.jsonl", rows)
     columns = pa.table({"label": labels, "source_sha256": digests})
-    return output_folder(dataset / f"made-{truthful}", manifest, records, columns, (0, 30))
+    return output_folder(dataset / f"made-{truthful}", manifest, records, columns, (0, count // 2))
 
 
 def gain(out: Path, effort: Effort) -> Measured:
@@ -85,7 +85,7 @@ def test_pictures_that_teach_the_class_help_and_those_of_the_other_class_do_not(
 
 
 def test_the_command_writes_table_plot_and_numbers(dataset):
-    good = made(dataset, True)
+    good = made(dataset, True, 12)
     (line,) = refused(invoke("augment", "recipe.toml", "--measure", good))
     assert line == f"{good}: is not checked yet: wanbatch check {good} says which pictures are filtered out"
     invoke("check", good)
@@ -167,7 +167,7 @@ def test_disturbed_copies_of_a_backbone_stay_with_their_pictures():
 
 
 def test_what_cannot_be_measured_is_refused(dataset):
-    good = made(dataset, True)
+    good = made(dataset, True, 12)
     invoke("check", good)
     (dataset / "set/test").rename(dataset / "set/holdout")
     (line,) = refused(invoke("augment", "recipe.toml", "--measure", good))
@@ -178,7 +178,7 @@ def test_what_cannot_be_measured_is_refused(dataset):
 
 def test_pictures_of_others_and_a_result_that_cannot_be_written(dataset):
     """What the messages offer works: the folder that has them, and another file."""
-    good = made(dataset, True)
+    good = made(dataset, True, 12)
     invoke("check", good)
     other = made_of_others(dataset)
     invoke("check", other)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
-
-import pytest
 
 HEAVY = ("torch", "ray", "diffusers", "transformers")
 CODE = """
 import json, sys
 from wanbatch.jobs.cli.main import main
-main({arguments!r}, prog_name="wanbatch", standalone_mode=False)
-print("modules", json.dumps(sorted(sys.modules)))
+for arguments in {commands!r}:
+    main(arguments, prog_name="wanbatch", standalone_mode=False)
+    print("modules", json.dumps(sorted(sys.modules)))
 """
 
 WHILE_IMPORTING = """
@@ -43,13 +43,15 @@ def test_ctrl_c_before_all_is_imported(tmp_path):
     assert ignored.stdout.startswith("Usage: wanbatch")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["tune", "--help"], ["completion", "zsh"]])
-def test_help_and_completion_import_nothing_heavy(tmp_path, arguments):
-    code = CODE.format(arguments=arguments)
+def test_help_and_completion_import_nothing_heavy(tmp_path):
+    commands = [["--help"], ["run", "--help"], ["tune", "--help"], ["completion", "zsh"]]
+    code = CODE.format(commands=commands)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    text, _, modules = done.stdout.rpartition("modules ")
-    assert "wanbatch" in text
-    assert not set(HEAVY) & set(json.loads(modules))
+    told = re.split(r"^modules (.*)\n", done.stdout, flags=re.MULTILINE)
+    assert told.pop() == ""
+    for arguments, text, modules in zip(commands, told[::2], told[1::2], strict=True):
+        assert "wanbatch" in text, arguments
+        assert not set(HEAVY) & set(json.loads(modules)), arguments
 
 
 def test_the_package_is_a_command_too(tmp_path):

@@ -107,7 +107,7 @@ def test_a_damaged_index_counts_as_none(upload, tmp_path):
     for content in (b"{", b"[]", b"\xff"):
         system.pipe_file(f"{base}/uploaded.json", content)
         assert upload(manifest).files == 2
-        assert upload(manifest).files == 0
+    assert upload(manifest).files == 0
 
 
 def test_a_folder_of_pictures_is_its_own_source(upload, tmp_path):

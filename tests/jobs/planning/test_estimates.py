@@ -259,8 +259,8 @@ def test_the_command_by_the_table_marks_it(tmp_path):
     code, out, _ = plan_command("rows.jsonl", "--gpu", "h100")
     assert code == 0
     assert re.search(r"s of a GPU \(.* s to .* s\), loading the model aside", out), out
-    write_jsonl(tmp_path / "many.jsonl", [{"prompt": "a", "num_images": 1000}] * 90)
-    _, out, _ = plan_command("many.jsonl", "--gpu", "h100", "--steps", 300)
+    write_jsonl(tmp_path / "many.jsonl", [{"prompt": "a", "num_images": 1000}] * 10)
+    _, out, _ = plan_command("many.jsonl", "--gpu", "h100", "--steps", 1000)
     assert re.search(r" [\d.]+ GPU hours: \d+ h \d+ min \(", out), out
     assert "no H100 was measured" in out
     assert "of the 5B model" in out

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from job_making import command
 from PIL import Image
 
 from wanbatch.errors import UserError
@@ -114,14 +114,16 @@ def test_bad_goals_are_told_first(tmp_path):
     assert invoke("nowhere.jsonl").exit_code == 2
 
 
-def test_the_command(rows, model_folder, tmp_path):
-    """Once as a user does it: a file that the next command takes up, numbers as JSON, a sheet, progress beside."""
+def test_the_command(rows, model_folder, tmp_path, monkeypatch):
+    """As a user types it: a file that the next command takes up, numbers as JSON, a sheet, progress beside."""
+    # what takes long is what other tests ask for in their own way
+    monkeypatch.setattr(tuning, "TuningOptions", partial(tuning.TuningOptions, reference_steps=16, timing_rounds=1))
     toml = tmp_path / "wanbatch.toml"
     toml.write_text(f"model = {json.dumps(str(model_folder))}\nsteps = 5\nwidth = 32\nheight = 32\n")
     options = ["--budget", "psnr>=15", "--sample", 2, "--threads", 1, "--json", "--force"]
-    ended = command("tune", "shop.jsonl", *options, cwd=tmp_path)
-    assert ended.code == 0, ended.err
-    found = json.loads(ended.out)
+    ended = invoke("shop.jsonl", *options)
+    assert ended.exit_code == 0, ended.stderr
+    found = json.loads(ended.stdout)
     chosen = found["chosen"]
     assert chosen["score"]["psnr"] >= 15
     assert chosen in found["frontier"]
@@ -133,7 +135,7 @@ def test_the_command(rows, model_folder, tmp_path):
         "unmeasured": 0,
         "passed_over": found["sample"]["passed_over"],
     }
-    assert "references" in ended.err
+    assert "references" in ended.stderr
 
     text = toml.read_text()
     written = tomllib.loads(text)
@@ -146,5 +148,5 @@ def test_the_command(rows, model_folder, tmp_path):
     assert str(Candidate(**{name: chosen[name] for name in ("sampler", "steps", "step_cache", "schedule")})) in text
     assert Image.open(tmp_path / "wanbatch-tune.png").width > 600
 
-    planned = command("plan", "shop.jsonl", "--json", cwd=tmp_path)
-    assert planned.code == 0, planned.err
+    planned = CliRunner().invoke(main, ["plan", "shop.jsonl", "--json"])
+    assert planned.exit_code == 0, planned.stderr

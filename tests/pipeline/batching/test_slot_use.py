@@ -34,10 +34,12 @@ def by_length(samples: list[Sample]) -> list[Sample]:
 
 
 @pytest.mark.parametrize(
-    "steps", [(4,), (50,), (4, 6, 20)], ids=["of four steps", "of fifty steps", "of different steps"]
+    ("steps", "rows"),
+    [((4,), 1024), ((50,), 512), ((4, 6, 20), 1024)],
+    ids=["of four steps", "of fifty steps", "of different steps"],
 )
-def test_slots_stay_full_with_prompts_of_all_lengths(steps):
-    samples = samples_of(mixed_lengths(1024), steps)
+def test_slots_stay_full_with_prompts_of_all_lengths(steps, rows):
+    samples = samples_of(mixed_lengths(rows), steps)
     in_units, _, all_of_them = run_in_units(samples, 16, streamed=False)
     streamed, _, finished = run_in_units(by_length(samples), 16, streamed=True)
     assert sorted(finished) == sorted(all_of_them) == sorted(sample.id for sample in samples)

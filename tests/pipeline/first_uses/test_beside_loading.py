@@ -38,13 +38,13 @@ def begun(monkeypatch) -> list[Begun]:
 
 
 def test_pictures_have_the_bits_that_they_have_without_and_nothing_random_is_drawn(kernels, info, monkeypatch, begun):
-    hold_weights(monkeypatch, lambda: len(begun) > 4)
+    hold_weights(monkeypatch, lambda: len(begun) >= 2)
     state = torch.get_rng_state()
     wan = load(info)
     assert torch.equal(torch.get_rng_state(), state)
     assert any(one.use.size is not None for one in begun)
-    wanted = replace(PLAIN, width=32, height=32, steps=2)
-    rows = [wanted, replace(wanted, id="b", guidance=1.0, prompt=words(40), sampler="euler")]
+    wanted = replace(PLAIN, width=32, height=32, steps=1)
+    rows = [wanted, replace(wanted, id="b", guidance=1.0, prompt=words(20), sampler="euler")]
     ours, theirs = make(wan, *rows), make(load(info, examples=None), *rows)
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
@@ -63,7 +63,7 @@ def test_stand_ins_are_gone_when_the_model_is_there(kernels, info, monkeypatch):
     seen: list[weakref.ref] = []
     real = beside_loading.make
     monkeypatch.setattr(beside_loading, "make", lambda wan, use: seen.append(weakref.ref(wan)) or real(wan, use))
-    hold_weights(monkeypatch, lambda: len(seen) > 3)
+    hold_weights(monkeypatch, lambda: len(seen) >= 2)
     gc.collect()
     gc.disable()
     try:
@@ -75,7 +75,7 @@ def test_stand_ins_are_gone_when_the_model_is_there(kernels, info, monkeypatch):
 
 
 def test_no_embedding_of_a_stand_in_is_kept_on_the_disk(kernels, info, monkeypatch, begun, tmp_path):
-    hold_weights(monkeypatch, lambda: len(begun) > 3)
+    hold_weights(monkeypatch, lambda: len(begun) >= 2)
     load(info, runtime=Runtime(text_cache=str(tmp_path / "texts")))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

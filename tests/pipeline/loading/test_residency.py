@@ -76,9 +76,8 @@ def test_each_way_needs_less_than_the_one_before(sizes):
     assert all(one > other for one, other in pairwise(needed))
 
 
-@pytest.fixture
-def script(monkeypatch) -> dict:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+@pytest.fixture(scope="module")
+def script() -> dict:
     return runpy.run_path(str(BENCHMARKS / "gpu_memory.py"))
 
 

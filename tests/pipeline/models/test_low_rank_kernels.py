@@ -30,14 +30,16 @@ kernels = pytest.importorskip("wanbatch.pipeline.models.kernels", reason="Triton
 from wanbatch.pipeline.models.kernels import low_rank, low_rank_gelu, low_rank_norms  # noqa: E402 - Triton is there
 
 RANKS_AND_PARTS = [
-    (16, 1), (33, 3), (160, 3),
-    *(interpreted(*both) for both in ((4, 1), (4, 3), (16, 3), (33, 1), (64, 1), (64, 3), (160, 1))),
+    (16, 1), (33, 3), (160, 3), *(interpreted(*both) for both in ((4, 3), (64, 1))),
 ]  # fmt: skip
 
 
-@pytest.fixture(params=["one share", "several shares"], autouse=True)
+one_share = pytest.param("one share", marks=[pytest.mark.slow] if DEVICE == "cpu" else [])
+
+
+@pytest.fixture(params=[one_share, "several shares"], autouse=True)
 def shares(request, monkeypatch):
-    """Small tiles, so that sums are made of several shares also here."""
+    """Small tiles, so that sums are made of several shares also here; whole blocks have tiles of one share."""
     if request.param == "several shares":
         small = low_rank.Tiles(rows=16, columns=16, share=32, warps=4, stages=2)
         for module, name in (
@@ -193,6 +195,6 @@ def test_a_sequence_has_the_same_bits_in_any_slot_and_beside_any_other(dtype):
         return [query, key, own, activation.values.view_as(added), added, *rows]
 
     together = all_of([0, 1, 2, 3], [0, 1])
-    for order, slots in (([1, 0, 3, 2], [1, 0]), ([0, 1], [0, 1]), ([0], [0])):
+    for order, slots in (([3, 0], [1, 0]), ([2], [0])):
         for ours, theirs in zip(all_of(order, slots), together, strict=True):
             assert torch.equal(ours, theirs[order])

@@ -57,7 +57,7 @@ def test_both_directions_equal_diffusers(video, height, width, batch):
     assert expected.shape == images.shape
 
 
-@pytest.mark.parametrize(("height", "width", "batch"), [(48, 80, 2), (32, 16, 1)])
+@pytest.mark.parametrize(("height", "width", "batch"), [(16, 48, 2), (32, 16, 1)])
 def test_both_directions_by_kernels_equal_the_plain_ones(video, height, width, batch, monkeypatch):
     fused = pytest.importorskip("wanbatch.pipeline.models.vae_fused", reason="Triton is not installed")
     device = "cuda" if torch.cuda.is_available() else "cpu"  # there in Triton's interpreter

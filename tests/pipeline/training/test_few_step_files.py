@@ -36,10 +36,15 @@ def test_diffusers_reads_the_file_as_a_run_does(tmp_path):
 def test_a_loss_that_is_not_a_number_ends_the_training_and_keeps_the_last_good_state(tmp_path):
     distillation(tmp_path, 6, 2).run(dict)
     kept = (tmp_path / ADAPTER_FILE).read_bytes()
-    broken = distillation(tmp_path, 60)
+    broken = distillation(tmp_path, 6)
     broken.bank.latents.fill_(math.nan)
-    with pytest.raises(UserError, match=r"loss is nan at step \d+: the last good state is in .*lower learning rate"):
-        broken.run(dict)
+    with pytest.raises(UserError, match=r"loss is nan at step 6: the last good state is in .*lower learning rate"):
+        broken.run(dict)  # which is seen when a state is to be kept, and now and then before
+    (tmp_path / "early").mkdir()
+    early = distillation(tmp_path / "early", 6)
+    early.bank.latents.fill_(math.nan)
+    with pytest.raises(UserError, match=r"loss is nan at step 0: no state was kept yet"):
+        early.run(dict)
     assert (tmp_path / ADAPTER_FILE).read_bytes() == kept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import fake_pipelines
 from job_making import write_jsonl
 
 from wanbatch.jobs.reporting.text_summary import summary_text
@@ -15,7 +16,7 @@ def test_a_run_leaves_its_report(run_here, run_fast, settings, sources, tmp_path
         {"id": "gone", "image": "nowhere.png", "creativity": 0, "label": "square"},
     ]
     manifest = write_jsonl(sources / "reported.jsonl", rows)
-    ran = run_here(manifest, tmp_path / "out", settings(report="on"))
+    ran = run_here(manifest, tmp_path / "out", settings(report="on"), fake_pipelines.load_timed)
     assert ran.summary.report == f"{tmp_path / 'out'}/report.html"
     assert f"  report    {ran.summary.report}" in summary_text(ran.summary).splitlines()
     data = json.loads((tmp_path / "out" / "report.json").read_text())

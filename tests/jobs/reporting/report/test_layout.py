@@ -17,33 +17,42 @@ from wanbatch.jobs.reporting.report.thumbnails import thumbnail
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAGE = """{% from "parts.html" import figure %}<!doctype html><style>{% include "style.css" %}</style>
-<body><div style="width:260px">{{ figure(card) }}</div><pre id="found"></pre><script>
+<body>{% for card in cards %}<div style="width:260px">{{ figure(card) }}</div>{% endfor %}
+<pre id="found"></pre><script>
 addEventListener("load", () => {
   const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom] }
-  const images = [...document.querySelectorAll(".pair img")]
-  for (const image of images) image.loading = "eager"
-  document.getElementById("found").textContent = JSON.stringify({
-    pair: box(document.querySelector(".pair")), images: images.map(box), of: images.map(i => box(i.parentElement)),
-  })
+  const found = []
+  for (const pair of document.querySelectorAll(".pair")) {
+    const images = [...pair.querySelectorAll("img")]
+    for (const image of images) image.loading = "eager"
+    found.push({pair: box(pair), images: images.map(box), of: images.map(i => box(i.parentElement))})
+  }
+  document.getElementById("found").textContent = JSON.stringify(found)
 })
 </script>"""
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-@pytest.mark.parametrize("count", range(1, SOURCES_SHOWN + 1))
-def test_all_sources_of_a_picture_are_seen_whole(tmp_path, count):
-    """None is cut off by the edges of the card, and none lies over another."""
+def test_all_sources_of_a_picture_are_seen_whole(tmp_path):
+    """As many as are shown, or fewer. None is cut off by the edges of the card, and none lies over another."""
     small = thumbnail(Image.new("RGB", (128, 128), "red"))
-    sources = [SourceThumbnail(f"{number}.png", small, None) for number in range(count)]
-    card = Card("a", small, "a cat", {"creativity": "0.5"}, (), sources, 0, (), 0)
+    sources = [SourceThumbnail(f"{number}.png", small, None) for number in range(SOURCES_SHOWN)]
+    counts = range(1, SOURCES_SHOWN + 1)
+    cards = [Card("a", small, "a cat", {"creativity": "0.5"}, (), sources[:count], 0, (), 0) for count in counts]
     page = tmp_path / "page.html"
-    page.write_text(environment().from_string(PAGE).render(card=card), "utf-8")
+    page.write_text(environment().from_string(PAGE).render(cards=cards), "utf-8")
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/user"]
     shown = subprocess.run(
         [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, check=True, timeout=300
     )
-    found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', shown.stdout)[1])  # type: ignore[index]
-    assert len(found["images"]) == count + 1
+    pairs = json.loads(re.search(r'<pre id="found">(.*?)</pre>', shown.stdout)[1])  # type: ignore[index]
+    for count, pair in zip(counts, pairs, strict=True):
+        assert len(pair["images"]) == count + 1
+        _check_seen(pair)
+
+
+def _check_seen(found: dict) -> None:
+    """Check the boxes of one picture and its sources."""
     for left, top, right, bottom in found["images"]:
         assert right - left >= 50
         assert bottom - top >= 50

@@ -9,12 +9,12 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 
-import fake_pipelines
 import pytest
 import ray
 import torch
 from example_rows import FAULTY, MIXED
 from job_making import picture, write_jsonl
+from local_pool import run_without_ray
 from small_models import save_random_pipeline
 
 from wanbatch.jobs.config.settings import Settings
@@ -111,15 +111,22 @@ def run_here(local_ray) -> Callable[..., Ran]:
 
 
 @pytest.fixture(scope="session")
-def run_fast(run_here) -> Callable[..., Ran]:
-    """As `run_here`, where pictures may show anything: without a model, whose start takes 8 s of a core."""
-    return partial(run_here, load=fake_pipelines.load)
+def run_fast(_environment) -> Callable[..., Ran]:
+    """As `run_here`, where pictures may show anything and no process matters: without a model and without Ray."""
+
+    def call(manifest: Path, out: Path, chosen: Settings, **more) -> Ran:
+        stream = StringIO()
+        told = partial(progress_for, stream=stream)
+        summary = run_without_ray(manifest, out, chosen, told, **more)
+        return Ran(summary, manifest, out, stream.getvalue())
+
+    return call
 
 
 @pytest.fixture
 def fast_retries(monkeypatch) -> None:
     """`retry` works as `run_fast` does."""
-    monkeypatch.setattr(driver_run, "run", partial(driver_run.run, load=fake_pipelines.load))
+    monkeypatch.setattr(driver_run, "run", run_without_ray)
 
 
 @pytest.fixture(scope="session")
@@ -137,20 +144,20 @@ def sources(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mixed(run_here, settings, sources, tmp_path_factory) -> Ran:
-    """One of everything, without faults: 14 manifest rows, 15 pictures."""
+def mixed(run_fast, settings, sources, tmp_path_factory) -> Ran:
+    """One of everything, without faults: 14 manifest rows, 15 pictures. Made by the model in this process."""
     manifest = write_jsonl(sources / "mixed.jsonl", MIXED)
-    return run_here(manifest, tmp_path_factory.mktemp("runs") / "mixed", settings(unit_rows=4, seed=9))
+    return run_fast(manifest, tmp_path_factory.mktemp("runs") / "mixed", settings(unit_rows=4, seed=9), load=None)
 
 
 @pytest.fixture(scope="session")
-def faulty(run_here, settings, sources, tmp_path_factory) -> Ran:
-    """Three good rows among seven that cannot be made, all in one unit or two."""
+def faulty(run_fast, settings, sources, tmp_path_factory) -> Ran:
+    """Three good rows among seven that cannot be made, all in one unit or two. Made by the model in this process."""
     import faulty_models
 
     manifest = write_jsonl(sources / "faulty.jsonl", FAULTY)
     out = tmp_path_factory.mktemp("runs") / "faulty"
-    return run_here(manifest, out, settings(unit_rows=16), faulty_models.load)
+    return run_fast(manifest, out, settings(unit_rows=16), load=faulty_models.load)
 
 
 @pytest.fixture

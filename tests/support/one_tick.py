@@ -1,8 +1,7 @@
 """`wanbatch schedule tick nightly` as a process of its own, with a clock that a test turns by hand.
 
-    python one_tick.py FOLDER
-
-FOLDER has the settings file, and in `now` the time, UTC. The tick runs `scheduled_command.py` in place of wanbatch.
+`main` is what the process does (`schedule_folder.py` starts it). Its folder has the settings file, and in `now` the
+time, UTC. The tick runs `scheduled_command.py` in place of wanbatch.
 """
 
 import json
@@ -36,8 +35,7 @@ class ClockInFile(SystemClock):
         time.sleep(seconds / 20)
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
     try:
         done = run_tick(
             read_schedules(folder / "wanbatch.toml"),

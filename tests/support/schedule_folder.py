@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +18,9 @@ from job_making import wait_until
 from wanbatch.jobs.schedule.launcher import ProcessLauncher
 from wanbatch.jobs.schedule.ledger import Ledger, Tick
 
-SUPPORT = Path(__file__).parent
-SERVICE, ONE_TICK = SUPPORT / "schedule_service.py", SUPPORT / "one_tick.py"
+SERVICE, ONE_TICK = "schedule_service", "one_tick"
+_FORKS = multiprocessing.get_context("forkserver")  # a process that has imported everything, which takes seconds
+_FORKS.set_forkserver_preload([SERVICE, ONE_TICK, "schedule_folder"])
 SETTINGS = """
 [schedule.nightly]
 cron = "{cron}"
@@ -27,6 +28,50 @@ timezone = "UTC"
 manifest = "shop.jsonl"
 output = "out"
 """
+
+
+def _work(module: str, folder: Path, output: Path) -> None:
+    """Run the `main` of a module, with its output in files."""
+    os.setsid()
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT), number)
+    import_module(module).main(folder)
+
+
+class Started:
+    """A process of one of these modules, in a session of its own; to be used like a `Popen`."""
+
+    def __init__(self, module: str, folder: Path, output: Path):
+        self._output = output
+        self._process = _FORKS.Process(target=_work, args=(module, folder, output))
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise TimeoutError(f"process {self.pid} did not end within {timeout} s")
+        return self._process.exitcode
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What it has printed and told, once it has ended."""
+        self.wait(timeout)
+        printed, told = (Path(f"{self._output}.{name}") for name in ("out", "err"))
+        return printed.read_text() if printed.exists() else "", told.read_text() if told.exists() else ""
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class ScheduleFolder:
@@ -40,7 +85,7 @@ class ScheduleFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[Started] = []
         self.set()
 
     @classmethod
@@ -61,11 +106,9 @@ class ScheduleFolder:
         """Write the schedule. more: keys of it."""
         (self.folder / "wanbatch.toml").write_text(SETTINGS.format(cron=self.CRON) + more)
 
-    def start(self, script: Path) -> subprocess.Popen:
+    def start(self, module: str) -> Started:
         """Start a service or a command."""
-        pipe = subprocess.PIPE
-        command = [sys.executable, str(script), str(self.folder)]
-        process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+        process = Started(module, self.folder, self.folder / f"output-{len(self.processes)}")
         self.processes.append(process)
         return process
 

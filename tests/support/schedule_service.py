@@ -1,10 +1,8 @@
 """A service of schedules as a process of its own, with a clock that runs sixty times as fast from a given time.
 
-    python schedule_service.py FOLDER
-
-FOLDER has the settings file. The clock says 2026-05-01 01:59:50 UTC until the first service of a folder waits for the
-first time, however long it took to begin, and goes on from there for later ones. Ticks run
-`scheduled_command.py` in place of wanbatch.
+`main` is what the process does (`schedule_folder.py` starts it). Its folder has the settings file. The clock says
+2026-05-01 01:59:50 UTC until the first service of a folder waits for the first time, however long it took to begin,
+and goes on from there for later ones. Ticks run `scheduled_command.py` in place of wanbatch.
 """
 
 import os
@@ -48,8 +46,7 @@ class FastClock(SystemClock):
         time.sleep(seconds / 20)
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
     try:
         serve(
             read_schedules(folder / "wanbatch.toml"),

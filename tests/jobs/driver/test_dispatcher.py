@@ -63,10 +63,10 @@ def test_a_model_with_damaged_weights_is_a_user_error(run_here, settings, manife
     assert str(damaged / "transformer") in str(caught.value)
 
 
-def test_memory_that_runs_out_halves_the_slots_and_costs_no_row(run_here, settings, tmp_path):
+def test_memory_that_runs_out_halves_the_slots_and_costs_no_row(run_fast, settings, tmp_path):
     rows = [{"id": f"wide-{i}", "prompt": f"picture {i}", "seed": i} for i in range(5)]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    ran = run_here(manifest, tmp_path / "out", settings(slots=8), fake_pipelines.load_with_room_for_two)
+    ran = run_fast(manifest, tmp_path / "out", settings(slots=8), load=fake_pipelines.load_with_room_for_two)
     assert ran.summary.exit_code == 0
     made = rows_by_id(ran.out)
     assert [made[row["id"]]["seed"] for row in rows] == list(range(5))
@@ -75,20 +75,20 @@ def test_memory_that_runs_out_halves_the_slots_and_costs_no_row(run_here, settin
     assert unit["slots"] == 2
 
 
-def test_a_row_too_large_for_one_slot_is_quarantined_as_oom(run_here, settings, tmp_path):
+def test_a_row_too_large_for_one_slot_is_quarantined_as_oom(run_fast, settings, tmp_path):
     rows = [{"id": "a", "prompt": "x"}, {"id": "huge-b", "prompt": "x"}, {"id": "c", "prompt": "x"}]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    ran = run_here(manifest, tmp_path / "out", settings(slots=2), fake_pipelines.load_with_room_for_two)
+    ran = run_fast(manifest, tmp_path / "out", settings(slots=2), load=fake_pipelines.load_with_room_for_two)
     assert ran.summary.failures == {"oom": 1}
     assert sorted(rows_by_id(ran.out)) == ["a", "c"]
     assert list(rows_by_id(ran.out, "failures")) == ["huge-b"]
 
 
-def test_a_broken_device_costs_the_worker_and_no_row(run_fast, settings, tmp_path):
+def test_a_broken_device_costs_the_worker_and_no_row(run_here, settings, tmp_path):
     broken = tmp_path / "was-broken"
     rows = [{"id": "a", "prompt": "x"}, {"id": "device-b", "prompt": str(broken)}]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    ran = run_fast(manifest, tmp_path / "out", settings())
+    ran = run_here(manifest, tmp_path / "out", settings(), fake_pipelines.load)
     assert broken.exists()
     assert ran.summary.exit_code == 0
     assert sorted(rows_by_id(ran.out)) == ["a", "device-b"]

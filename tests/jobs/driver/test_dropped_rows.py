@@ -9,23 +9,21 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 
-import fake_pipelines
 import pytest
 from click.testing import CliRunner
 from datasets import load_dataset
 from job_making import environment, log_events, picture, rows_by_id, snapshot, write_jsonl
+from local_pool import run_without_ray
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.driver import run as driver_run
 from wanbatch.jobs.reporting.progress import JsonLines
 from wanbatch.jobs.reporting.text_summary import summary_text
 from wanbatch.manifests.dataset.repair import repair
 from wanbatch.manifests.dataset.status import status
 
 SUPPORT = Path(__file__).parents[2] / "support"
-run = partial(driver_run.run, progress=lambda total, before: JsonLines(total, before, StringIO()))
-run = partial(run, load=fake_pipelines.load)
+run = partial(run_without_ray, progress=lambda total, before: JsonLines(total, before, StringIO()))
 
 ROWS = [
     {"id": "a", "prompt": "a heart"},
@@ -40,20 +38,38 @@ LEAVING = {"b", "many-0", "many-1", "gone"}
 STAYING = {"a", "both"}
 
 
-@pytest.fixture
+STEPS = [
+    ("os.link", "/_wanbatch/commits/", 4),
+    ("os.rename", "/timings/part-", 0),
+    ("os.rename", "/data/part-", 0),
+    ("os.rename", "/README.md", 0),
+    ("os.rename", "/_wanbatch/run.json", 0),
+]
+"""Where the command is killed: (event, a part of a path, rows that the next one takes out)."""
+
+
+@pytest.fixture(scope="module")
 def chosen(settings):
     return settings(unit_rows=2, threads=1)
 
 
+@pytest.fixture(scope="module")
+def fill(run_fast, chosen):
+    def call(folder: Path):
+        """A finished run, whose manifest lacks three of its rows now: four images, of which one is quarantined."""
+        for number, name in enumerate(("left", "right")):
+            picture(folder / f"{name}.png", 32, 32, seed=number)
+        ran = run_fast(write_jsonl(folder / "m.jsonl", ROWS), folder / "out", chosen)
+        assert rows_by_id(ran.out).keys() == (STAYING | LEAVING) - {"gone"}
+        write_jsonl(folder / "m.jsonl", [row for row in ROWS if row.get("id") not in ("b", "many", "gone")])
+        return ran
+
+    return call
+
+
 @pytest.fixture
-def filled(run_fast, chosen, tmp_path):
-    """A finished run, whose manifest lacks three of its rows now: four images, of which one is quarantined."""
-    for number, name in enumerate(("left", "right")):
-        picture(tmp_path / f"{name}.png", 32, 32, seed=number)
-    ran = run_fast(write_jsonl(tmp_path / "m.jsonl", ROWS), tmp_path / "out", chosen)
-    assert rows_by_id(ran.out).keys() == (STAYING | LEAVING) - {"gone"}
-    write_jsonl(tmp_path / "m.jsonl", [row for row in ROWS if row.get("id") not in ("b", "many", "gone")])
-    return ran
+def filled(fill, tmp_path):
+    return fill(tmp_path)
 
 
 def loaded(out: Path, cache: Path) -> set[str]:
@@ -161,21 +177,28 @@ def test_submit_passes_the_flag_on(filled, chosen):
     assert "--drop-removed" in line
 
 
-@pytest.mark.parametrize(
-    ("event", "name", "left"),
-    [
-        ("os.link", "/_wanbatch/commits/", 4),
-        ("os.rename", "/timings/part-", 0),
-        pytest.param("os.rename", "/data/part-", 0, marks=pytest.mark.slow),
-        pytest.param("os.rename", "/README.md", 0, marks=pytest.mark.slow),
-        ("os.rename", "/_wanbatch/run.json", 0),
-    ],
-)
-def test_the_command_killed_between_its_steps(filled, chosen, tmp_path, event, name, left):
-    before = rows_by_id(filled.out)
-    command = [sys.executable, SUPPORT / "killed_command.py", event, name, "run", *arguments(filled, chosen)]
-    killed = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200)
-    assert killed.returncode == -9, killed.stderr
+@pytest.fixture(scope="module")
+def killed(fill, chosen, tmp_path_factory):
+    """A filled folder for each step, with its rows as they were before the command that was killed there."""
+    runs = [fill(tmp_path_factory.mktemp("killed")) for _ in STEPS]
+    found = [(ran, rows_by_id(ran.out)) for ran in runs]
+    commands = [[*step[:2], "run", *arguments(ran, chosen)] for step, ran in zip(STEPS, runs, strict=True)]
+    done = subprocess.run(
+        [sys.executable, SUPPORT / "killed_command.py"],
+        cwd=tmp_path_factory.mktemp("here"),
+        env=environment(),
+        input="".join(json.dumps(command) + "\n" for command in commands),
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.stdout.split() == ["-9"] * len(STEPS), done.stderr
+    return found
+
+
+@pytest.mark.parametrize("step", range(len(STEPS)), ids=[f"{event}-{name}" for event, name, _ in STEPS])
+def test_the_command_killed_between_its_steps(killed, chosen, step):
+    (filled, before), (_, _, left) = killed[step], STEPS[step]
     summary = run(filled.manifest, filled.out, chosen, drop_removed=True)
     assert (summary.removed, summary.made_now, summary.exit_code) == (left, 0, 3)
     require_gone(filled.out)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+
+import faulty_models
 import numpy as np
 from data_row_requests import data_row_request
-from job_making import decoded, rows_by_id, table, write_jsonl
+from job_making import decoded, log_events, part_files, rows_by_id, table, write_jsonl
 
 from wanbatch.manifests.records import FAILURE_SCHEMA
 from wanbatch.pipeline.generate import Wan
@@ -63,3 +67,21 @@ def test_a_run_of_failures_alone_leaves_a_whole_folder(run_fast, settings, sourc
     assert not list((ran.out / "data").iterdir())
     assert sorted(rows_by_id(ran.out, "failures")) == ["00000000", "00000001"]
     assert "0 images" in (ran.out / "README.md").read_text()
+
+
+def test_the_log_names_quarantined_rows_without_their_prompts(faulty):
+    events = log_events(faulty.out, "quarantined")
+    assert {event["id"]: event["error_class"] for event in events} == {
+        name: row["error_class"] for name, row in rows_by_id(faulty.out, "failures").items()
+    }
+    assert all(re.fullmatch("[0-9a-f]{24}", event["digest"]) for event in events)
+    assert "heart" not in (faulty.out / "_wanbatch" / "log.jsonl").read_text()
+
+
+def test_failed_rows_are_not_tried_again(faulty, run_here, settings, tmp_path):
+    out = shutil.copytree(faulty.out, tmp_path / "out")
+    before = part_files(out)
+    ran = run_here(faulty.manifest, out, settings(), faulty_models.load)
+    assert ran.summary.exit_code == 3
+    assert ran.summary.failures == faulty.summary.failures
+    assert part_files(out) == before

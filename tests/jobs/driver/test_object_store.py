@@ -134,8 +134,8 @@ def test_mistakes(store, arguments, told):
     assert told in message
 
 
-def test_rows_that_are_gone_from_the_manifest_leave(store, model_folder, tmp_path):
-    """The whole command, with quarantined rows, and with images of a unit that lose one and all."""
+def test_rows_that_are_gone_from_the_manifest_leave(store, run_fast, settings, model_folder):
+    """With quarantined rows, and with images of a unit that lose one and all."""
     rows = [{"id": f"r{number}", "prompt": "a star"} for number in range(5)]
     rows += [{"id": name, "image": "nowhere.png"} for name in ("absent", "gone")]
     where = ["s3://shop/in/dropped.jsonl", "--out", "s3://shop/dropped", "--model", model_folder, *OPTIONS]
@@ -145,18 +145,16 @@ def test_rows_that_are_gone_from_the_manifest_leave(store, model_folder, tmp_pat
         store.pipe_file("s3://shop/in/dropped.jsonl", lines.encode())
 
     manifest(*range(7))
-    assert command("run", *where, cwd=tmp_path).code == 3
+    chosen = settings(unit_rows=2, log_prompts=True)
+    assert run_fast("s3://shop/in/dropped.jsonl", "s3://shop/dropped", chosen).summary.exit_code == 3
     manifest(0, 4, 5)
-    refused = command("run", *where, cwd=tmp_path)
-    assert (refused.code, "take these 4 out of the dataset with `wanbatch run --drop-removed`" in refused.err) == (
-        2,
-        True,
-    )
-    planned = command("plan", *where, "--drop-removed", "--json", cwd=tmp_path)
-    assert json.loads(planned.out)["removed"] == 4, planned.err
-    done = command("run", *where, "--drop-removed", "--json", cwd=tmp_path)
-    told = json.loads(done.out)
-    assert (done.code, told["removed"], told["made"], told["made_now"], told["quarantined"]) == (3, 4, 2, 0, 1)
+    [message] = refused(invoke("run", *where))
+    assert "take these 4 out of the dataset with `wanbatch run --drop-removed`" in message
+    planned = invoke("plan", *where, "--drop-removed", "--json")
+    assert json.loads(planned.stdout)["removed"] == 4, planned.stderr
+    done = invoke("run", *where, "--drop-removed", "--json")
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["removed"], told["made"], told["made_now"], told["quarantined"]) == (3, 4, 2, 0, 1)
     fsspec_io.forget_file_systems()
     ids = {
         kind: sorted(
@@ -167,6 +165,6 @@ def test_rows_that_are_gone_from_the_manifest_leave(store, model_folder, tmp_pat
         for kind in ("data", "timings", "failures")
     }
     assert ids == {"data": ["r0", "r4"], "timings": ["r0", "r4"], "failures": ["absent"]}
-    told = json.loads(command("status", "s3://shop/dropped", "--json", cwd=tmp_path).out)
+    told = json.loads(invoke("status", "s3://shop/dropped", "--json").stdout)
     assert [told[name] for name in ("rows", "done", "quarantined", "pending")] == [3, 2, 1, 0]
-    assert command("repair", "s3://shop/dropped", cwd=tmp_path).code == 0
+    assert invoke("repair", "s3://shop/dropped").exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -22,9 +23,15 @@ from wanbatch.jobs.driver.ray_session import (
 UV = Path(sys.executable).parent / "uv"
 DEAD = "http://127.0.0.1:9"
 TWO_SESSIONS = """
-import json, os, sys
+import json, os, sys, threading
 import psutil, ray
 from wanbatch.jobs.driver.ray_session import local_ray, run_in_a_worker
+worker, told = ray._private.worker, threading.Event()
+printing = worker.print_worker_logs
+def noted(*given, **more):
+    printing(*given, **more)
+    told.set()
+worker.print_worker_logs = noted
 ours = lambda: {k: v for k, v in os.environ.items() if k.startswith(("RAY_A", "RAY_U")) or k.lower() == "no_proxy"}
 before, found = ours(), []
 for preload in ("this", None):
@@ -35,38 +42,61 @@ for preload in ("this", None):
         processes = psutil.Process().children(recursive=True)
         heard = {c.laddr.ip for p in processes for c in p.net_connections() if c.status == "LISTEN"}
         found.append({"token": token, "address": address, "heard": sorted(heard)})
+        if preload is None:
+            try:
+                ray.get(ray.remote(max_retries=0)(lambda: os._exit(1)).remote())
+            except ray.exceptions.WorkerCrashedError:
+                print("died")
+            assert told.wait(100)
+    assert worker._worker_logs_enabled
     assert ours() == before
 print(json.dumps(found))
 """
 
-DYING = """
-import os, threading
-import ray
-from wanbatch.jobs.driver.ray_session import local_ray
-worker, told = ray._private.worker, threading.Event()
-printing = worker.print_worker_logs
-def noted(*given, **more):
-    printing(*given, **more)
-    told.set()
-worker.print_worker_logs = noted
-with local_ray():
-    try:
-        ray.get(ray.remote(max_retries=0)(lambda: os._exit(1)).remote())
-    except ray.exceptions.WorkerCrashedError:
-        print("died")
-    assert told.wait(60)
-assert worker._worker_logs_enabled
+FEW_THREADS = """
+import resource
+from wanbatch.errors import UserError
+from wanbatch.jobs.driver.ray_session import ensure_threads
+from wanbatch.machine import room_for_threads
+try:
+    ensure_threads(room_for_threads())
+except UserError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_NPROC, (4096, resource.getrlimit(resource.RLIMIT_NPROC)[1]))  # as ulimit -u does
+ensure_threads(room_for_threads())
+"""
+
+UNCONNECTED = """
+import subprocess, sys
+from click.testing import CliRunner
+from wanbatch.jobs.cli.main import main
+from wanbatch.jobs.driver.ray_session import ensure_loopback
+done = CliRunner().invoke(main, ["run", "m.jsonl", "--out", "out"])
+print(done.exit_code, done.stderr.strip())
+try:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    ensure_loopback()
+except FileNotFoundError:
+    pass  # no such command here
 """
 
 
-def test_sessions_one_after_the_other_listen_on_this_machine_alone(tmp_path):
-    """In a process of its own: this one is connected to the Ray of these tests."""
-    home = tmp_path / "home"
-    home.mkdir()
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory) -> tuple[Path, list[str]]:
+    """The home of a process that had two sessions, and the lines that it printed.
+
+    This one is connected to the Ray of these tests.
+    """
+    home = tmp_path_factory.mktemp("home")
     changed = environment(HOME=str(home), TMPDIR="/tmp")
     done = subprocess.run([sys.executable, "-c", TWO_SESSIONS], env=changed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    first, second = json.loads(done.stdout.splitlines()[-1])
+    return home, done.stdout.splitlines()
+
+
+def test_sessions_one_after_the_other_listen_on_this_machine_alone(sessions):
+    home, printed = sessions
+    first, second = json.loads(printed[-1])
     for session in (first, second):
         assert session["address"] == "127.0.0.1"
         assert {address.removeprefix("::ffff:") for address in session["heard"]} == {"127.0.0.1"}
@@ -74,12 +104,9 @@ def test_sessions_one_after_the_other_listen_on_this_machine_alone(tmp_path):
     assert list(home.rglob("*token*")) == []
 
 
-def test_what_ray_says_of_a_process_that_died_is_no_part_of_the_output(tmp_path):
+def test_what_ray_says_of_a_process_that_died_is_no_part_of_the_output(sessions):
     """Ray tells the driver of it, which would print it to standard output, between the lines of JSON."""
-    changed = environment(HOME=str(tmp_path), TMPDIR="/tmp")
-    done = subprocess.run([sys.executable, "-c", DYING], env=changed, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "died\n"
+    assert sessions[1][:-1] == ["died"]
 
 
 @pytest.mark.slow
@@ -159,10 +186,10 @@ def test_a_folder_outside_ascii_in_an_ascii_locale(tmp_path):
     assert done.returncode == 2
     assert done.stderr.decode(errors="replace").rstrip().endswith("export PYTHONUTF8=1")
     assert [entry.name for entry in folder.iterdir()] == ["m.jsonl"]
-    code = (
-        "import os, sys; from wanbatch.jobs.driver.ray_session import ensure_unicode; ensure_unicode([os.getcwd()])"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=folder, env=ascii_only | {"PYTHONUTF8": "1"}, check=True)
+    asked, mended = [sys.executable, "-c", "import os; print(ascii(os.getcwd()))"], ascii_only | {"PYTHONUTF8": "1"}
+    ensure_unicode([ast.literal_eval(subprocess.check_output(asked, cwd=folder, env=mended, text=True))])
+    with pytest.raises(UserError):
+        ensure_unicode([ast.literal_eval(subprocess.check_output(asked, cwd=folder, env=ascii_only, text=True))])
 
 
 def test_too_few_threads():
@@ -176,36 +203,24 @@ def test_too_few_threads():
 
 def test_a_user_with_few_threads_and_the_remedy():
     """As another user, since root has no such limit."""
-    code = (
-        "from wanbatch.machine import room_for_threads; from wanbatch.jobs.driver.ray_session import ensure_threads\n"
-        "ensure_threads(room_for_threads())"
-    )
     rights = ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
     user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *rights, "bash", "-c"]
-    few, more = (
-        subprocess.run(
-            [*user, f'ulimit -S -u {n}; exec "$0" -c "$1"', sys.executable, code], capture_output=True, text=True
-        )
-        for n in (60, 4096)
-    )
-    if "setpriv" in few.stderr:
-        pytest.skip(f"no other user here: {few.stderr.strip()}")
-    assert "UserError" in few.stderr
-    assert few.stderr.rstrip().endswith("ulimit -u 4096")
-    assert (more.returncode, more.stderr) == (0, "")
+    limited = [*user, 'ulimit -S -u 60; exec "$0" -c "$1"', sys.executable, FEW_THREADS]
+    done = subprocess.run(limited, capture_output=True, text=True)
+    if "setpriv" in done.stderr:
+        pytest.skip(f"no other user here: {done.stderr.strip()}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.rstrip().endswith("ulimit -u 4096")
 
 
 def test_without_a_loopback_address(tmp_path):
     """In a network of its own, whose loopback interface is down. Ray would wait for minutes."""
     write_jsonl(tmp_path / "m.jsonl", [{"id": "a", "prompt": "a star"}])
-    command = ["unshare", "-n", WANBATCH, "run", "m.jsonl", "--out", "out"]
+    command = ["unshare", "-n", sys.executable, "-c", UNCONNECTED]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     if "unshare" in done.stderr:
         pytest.skip(f"no network of one's own here: {done.stderr.strip()}")
-    assert done.returncode == 2
-    assert "bring the loopback interface up (`ip link set lo up`)" in done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("2 ")
+    assert "bring the loopback interface up (`ip link set lo up`)" in done.stdout
     assert not (tmp_path / "out").exists()
-    check = "from wanbatch.jobs.driver.ray_session import ensure_loopback; ensure_loopback()"
-    code = f"ip link set lo up && exec {sys.executable} -c '{check}'"
-    done = subprocess.run(["unshare", "-n", "bash", "-c", code], env=environment(), capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "") or "ip: command not found" in done.stderr

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from adapter_making import random_pairs, save_adapter
 from click.testing import CliRunner
-from fake_pipelines import load
 from job_making import picture, table, write_jsonl
+from local_pool import run_without_ray as run
 
 from wanbatch.errors import UserError
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.comparison.compare import compare
 from wanbatch.jobs.comparison.text import lines_of
-from wanbatch.jobs.driver.run import retry, run
+from wanbatch.jobs.driver.run import retry
 from wanbatch.jobs.planning import plan as planning
 from wanbatch.jobs.reporting.text_summary import summary_text
 from wanbatch.manifests.dataset.mark_reading import read_marks
@@ -170,7 +170,7 @@ def test_a_row_of_before_whose_file_changed_is_made_again(
     manifest, out = write_jsonl(tmp_path / "m.jsonl", [*ROWS, lost]), tmp_path / "out"
     of_before(run_fast, manifest, out, settings(lora={name: files[name] for name in ("flat", "ink")}))
     other = settings(lora={"flat": files["night"], "ink": files["ink"]})
-    assert run(manifest, out, other, load=load, rerun_changed=True).made_now == 1
+    assert run(manifest, out, other, rerun_changed=True).made_now == 1
     assert recorded(out)["plain"] is None
     assert [one["sha256"] for one in recorded(out)["styled"]] == [sha256(files[name]) for name in ("night", "ink")]
     picture(tmp_path / "lost.png", 32, 32)
@@ -187,7 +187,7 @@ def test_another_file_under_the_path_of_before_is_noticed(run_fast, fast_retries
     made = recorded(out)
     shutil.copy(files["night"], files["flat"])
     picture(tmp_path / "lost.png", 32, 32)
-    for again in (partial(run, manifest, out, chosen, load=load), partial(retry, out, ())):
+    for again in (partial(run, manifest, out, chosen), partial(retry, out, ())):
         with pytest.raises(UserError, match="1 row changed since it was made, 'styled' for one"):
             again()
     assert recorded(out) == made

@@ -49,21 +49,23 @@ def same_cpu() -> bool:
     return family == CPU_FAMILY and torch.backends.cpu.get_cpu_capability() == CAPABILITY
 
 
-def test_the_same_command_has_nothing_to_do(run_here, released):
+def test_the_same_command_has_nothing_to_do(run_fast, released):
     before = {path: path.read_bytes() for path in released.glob("dataset/*/*.parquet")}
-    ran = run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
+    ran = run_fast(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"), load=None)
     assert (ran.summary.made, ran.summary.made_now, ran.summary.quarantined) == (16, 0, 1)
     assert {path: path.read_bytes() for path in released.glob("dataset/*/*.parquet")} == before
 
 
-def test_a_converted_model_goes_on_with_it(run_here, released, tmp_path):
+def test_a_converted_model_goes_on_with_it(run_fast, released, tmp_path):
     """It stands for the model that it was made of."""
     convert(find(), "tiny", tmp_path / "converted", "fp32", torch.device("cpu"))
-    ran = run_here(released / "manifest.jsonl", released / "dataset", Settings(model=str(tmp_path / "converted")))
+    ran = run_fast(
+        released / "manifest.jsonl", released / "dataset", Settings(model=str(tmp_path / "converted")), load=None
+    )
     assert (ran.summary.made, ran.summary.made_now, ran.summary.quarantined) == (16, 0, 1)
 
 
-def test_a_grown_manifest_adds_to_it(run_here, released, caplog):
+def test_a_grown_manifest_adds_to_it(run_fast, released, caplog):
     shop = {"shop": "south", "price": 4}
     added = [
         {"id": "new-1", "prompt": "a blue star", "steps": 2, **shop},
@@ -71,7 +73,7 @@ def test_a_grown_manifest_adds_to_it(run_here, released, caplog):
     ]
     with (released / "manifest.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in added)
-    ran = run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
+    ran = run_fast(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"), load=None)
     assert (ran.summary.made, ran.summary.made_now, ran.summary.quarantined) == (18, 2, 1)
     assert "had its sources decoded by another version (version was 1, now 2)" in caplog.text
     assert '"event": "sources_decoded_otherwise"' in (released / "dataset" / "_wanbatch" / "log.jsonl").read_text()
@@ -83,16 +85,16 @@ def test_a_grown_manifest_adds_to_it(run_here, released, caplog):
     assert {row["id"]: row["shop"] for row in loaded}["new-1"] == "south"
 
 
-def test_another_setting_is_refused(run_here, released):
+def test_another_setting_is_refused(run_fast, released):
     with pytest.raises(UserError, match="steps was 30, now 29"):
-        run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny", steps=29))
+        run_fast(released / "manifest.jsonl", released / "dataset", Settings(model="tiny", steps=29), load=None)
     assert status(released / "dataset")["done"] == 16
 
 
-def test_it_learns_the_environment_that_decides_bits_and_keeps_to_it(run_here, released):
+def test_it_learns_the_environment_that_decides_bits_and_keeps_to_it(run_fast, released):
     with (released / "manifest.jsonl").open("a") as file:
         file.write('{"id": "new-1", "prompt": "a blue star", "steps": 2}\n')
-    run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
+    run_fast(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"), load=None)
     environment = status(released / "dataset")["fingerprint"]["environment"]
     assert environment["torch"] == torch.__version__
     assert environment["device_name"] == f"cpu {torch.backends.cpu.get_cpu_capability()}"
@@ -100,10 +102,10 @@ def test_it_learns_the_environment_that_decides_bits_and_keeps_to_it(run_here, r
     run_json = released / "dataset" / "_wanbatch" / "run.json"
     run_json.write_text(run_json.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "2.0.0"'))
     with pytest.raises(UserError, match=r'environment\.torch was "2\.0\.0", now'):
-        run_here(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"))
+        run_fast(released / "manifest.jsonl", released / "dataset", Settings(model="tiny"), load=None)
 
 
-def test_workers_that_compute_a_stage_in_another_way_make_nothing(run_here, released):
+def test_workers_that_compute_a_stage_in_another_way_make_nothing(run_fast, released):
     out = released / "dataset"
     run_json = json.loads((out / "_wanbatch" / "run.json").read_text())
     run_json["fingerprint"]["environment"] = {"backends": {"denoise": "kernels-bfloat16"}}
@@ -111,23 +113,23 @@ def test_workers_that_compute_a_stage_in_another_way_make_nothing(run_here, rele
     with (released / "manifest.jsonl").open("a") as file:
         file.write('{"id": "new-1", "prompt": "a blue star", "steps": 2}\n')
     with pytest.raises(UserError, match=r'backends\.denoise was "kernels-bfloat16", now "eager-float32"'):
-        run_here(released / "manifest.jsonl", out, Settings(model="tiny"))
+        run_fast(released / "manifest.jsonl", out, Settings(model="tiny"), load=None)
     assert status(out)["done"] == 16
 
 
-def test_a_changed_row_is_found_by_the_digest_of_the_release(run_here, released):
+def test_a_changed_row_is_found_by_the_digest_of_the_release(run_fast, released):
     manifest = released / "manifest.jsonl"
     manifest.write_text(
         manifest.read_text().replace("a large owl in the center under", "a small owl in the center under")
     )
     with pytest.raises(UserError, match="1 row changed since it was made, 'owl'"):
-        run_here(manifest, released / "dataset", Settings(model="tiny"))
+        run_fast(manifest, released / "dataset", Settings(model="tiny"), load=None)
 
 
 @pytest.mark.slow
-def test_the_same_rows_give_the_same_pixels(run_here, released):
+def test_the_same_rows_give_the_same_pixels(run_fast, released):
     """Bit for bit on the kind of CPU that the folder was made on; on others within one grey level."""
-    ran = run_here(released / "manifest.jsonl", released / "again", Settings(model="tiny"))
+    ran = run_fast(released / "manifest.jsonl", released / "again", Settings(model="tiny"), load=None)
     assert ran.summary.made_now == 16
     ours, theirs = rows(released / "again"), rows(released / "dataset")
     assert ours.keys() == theirs.keys()

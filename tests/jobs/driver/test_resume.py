@@ -50,15 +50,6 @@ def test_the_same_command_again_does_nothing(copied, mixed, run_here, settings):
     assert part_files(copied) == before
 
 
-def test_failed_rows_are_not_tried_again(faulty, run_here, settings, tmp_path):
-    out = shutil.copytree(faulty.out, tmp_path / "out")
-    before = part_files(out)
-    ran = run_here(faulty.manifest, out, settings(), faulty_models.load)
-    assert ran.summary.exit_code == 3
-    assert ran.summary.failures == faulty.summary.failures
-    assert part_files(out) == before
-
-
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -1,4 +1,7 @@
-"""A manifest becomes a dataset: the real driver, Ray, workers and files, with a small model of random weights."""
+"""A manifest becomes a dataset: the real driver, worker and files, with a small model of random weights.
+
+The worker is in this process; that of test_resume.py and its neighbours makes the same pictures on Ray.
+"""
 
 from __future__ import annotations
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from job_making import wait_until
-from schedule_folder import ONE_TICK, SERVICE, ScheduleFolder
+from schedule_folder import ONE_TICK, SERVICE, ScheduleFolder, Started
 from schedule_world import Crash, CrashingLedger, FakeLauncher, World, at, schedule
 
 from wanbatch.jobs.schedule import state_folder
@@ -25,7 +24,7 @@ MINUTE = timedelta(minutes=1)
 class Crontab(ScheduleFolder):
     """A folder with a schedule that is due every minute, and the commands that were started in it."""
 
-    def tick(self, time: str | None = None) -> subprocess.Popen:
+    def tick(self, time: str | None = None) -> Started:
         """Start the command, at a time of this day like `02:01:05`."""
         if time is not None:
             self.clock(time)
@@ -47,7 +46,7 @@ def crontab(tmp_path) -> Iterator[Crontab]:
         yield found
 
 
-def ended(command: subprocess.Popen) -> tuple[int, dict | None, str]:
+def ended(command: Started) -> tuple[int, dict | None, str]:
     """Exit code, the row that it printed, and what it told."""
     printed, told = command.communicate(timeout=120)
     return command.returncode, json.loads(printed) if printed else None, told
@@ -228,15 +227,18 @@ class CrontabClock(SystemClock):
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue"])
-def test_ticks_that_are_killed_between_any_two_operations_stopped_and_cut_off(tmp_path, monkeypatch, overlap):
+@pytest.mark.parametrize("commands", [120, pytest.param(300, marks=pytest.mark.slow)])
+def test_ticks_that_are_killed_between_any_two_operations_stopped_and_cut_off(
+    tmp_path, monkeypatch, commands, overlap
+):
     """A command each half hour, as cron starts it; each second one is killed, stopped or loses its run, too."""
     world = World(at("2026-05-01 00:00"), seconds=lambda tick: 600)
     monkeypatch.setattr(state_folder, "Ledger", lambda folder, read_only: CrashingLedger(folder, world))
     one, clock = schedule(cron="*/30 * * * *", zone="UTC", overlap=overlap), CrontabClock(world)
     killed = stopped = 0
-    for number in range(300):
+    for number in range(commands):
         world.time = max(world.time, at("2026-05-01 00:00") + timedelta(minutes=30 * number, seconds=1))
-        troubled = number % 2 and number < 290
+        troubled = number % 2 and number < commands - 10
         world.crash_at = 1 + (number // 4) % 23 if troubled and number % 4 == 1 else None
         clock.stop_after = 1 + number % 5 if troubled and number % 4 == 3 else -1
         try:
@@ -246,8 +248,8 @@ def test_ticks_that_are_killed_between_any_two_operations_stopped_and_cut_off(tm
             killed += 1
             if number % 8 == 1:
                 world.power_cut()
-    assert killed > 40
-    assert stopped > 20
+    assert killed > commands // 8
+    assert stopped > commands // 15
     ledger = Ledger(tmp_path)
     rows = ledger.latest(one.name, 1000)[::-1]
     ledger.close()
@@ -258,5 +260,5 @@ def test_ticks_that_are_killed_between_any_two_operations_stopped_and_cut_off(tm
         assert world.made[key] == (row.state == "ran"), row
         assert row.state == "ran" or world.started[key] == 0, row
     assert world.overlaps == []
-    assert sum(row.state == "ran" for row in rows) > 150
-    assert sum(row.attempts > 1 for row in rows) > 50
+    assert sum(row.state == "ran" for row in rows) > commands // 2
+    assert sum(row.attempts > 1 for row in rows) > commands // 6

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import psutil
 import pytest
 from job_making import wait_until
-from schedule_folder import SERVICE, ScheduleFolder
+from schedule_folder import SERVICE, ScheduleFolder, Started
 
 from wanbatch.jobs.schedule.launcher import ProcessLauncher
 from wanbatch.jobs.schedule.ledger import Tick
@@ -24,7 +24,7 @@ class Place(ScheduleFolder):
 
     CRON = "0 2 * * *"
 
-    def service(self) -> subprocess.Popen:
+    def service(self) -> Started:
         return self.start(SERVICE)
 
     def row(self) -> Tick | None:
@@ -42,7 +42,7 @@ def place(tmp_path) -> Iterator[Place]:
         yield found
 
 
-def started(place: Place) -> subprocess.Popen:
+def started(place: Place) -> Started:
     service = place.service()
     place.started(1)
     wait_until(lambda: len(place.of_tick(place.row())) == 2, what="both processes")
@@ -65,7 +65,7 @@ def test_a_killed_service_whose_run_goes_on(place):
     assert call["WANBATCH_SCHEDULED_RUN"] == "nightly-20260501T020000Z"
     losers = [one for one in (again, other) if one.poll() is not None]
     assert [one.returncode for one in losers] == [4]
-    assert "another `wanbatch schedule run`" in losers[0].stderr.read()
+    assert "another `wanbatch schedule run`" in losers[0].communicate(timeout=30)[1]
 
 
 @pytest.mark.parametrize(("off", "code"), [(1.0, -signal.SIGTERM), (10.0, 0)])

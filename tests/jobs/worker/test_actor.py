@@ -79,7 +79,7 @@ def test_timings_name_the_worker_and_the_attempt(work):
 
 
 @pytest.mark.parametrize("kind", ["raise", "late"])
-@pytest.mark.parametrize("size", [1, 2, 5, 8])
+@pytest.mark.parametrize("size", [1, 2, 5, pytest.param(8, marks=pytest.mark.slow)])
 def test_one_bad_row_is_found_wherever_it_stands(work, kind, size):
     for place in range(size):
         rows = [{"id": f"good-{number}", "prompt": "x"} for number in range(size)]

@@ -48,7 +48,7 @@ def _ray() -> Iterator[None]:
     if mine:
         options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
         with needed_processes_alone():
-            ray.init(address="local", object_store_memory=100 << 20, **options)
+            ray.init(address="local", num_cpus=1, object_store_memory=100 << 20, **options)
     yield
     ray.cloudpickle.unregister_pickle_by_value(fake_pipelines)
     if mine:

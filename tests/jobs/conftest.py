@@ -72,13 +72,17 @@ def settings(model_folder) -> Callable[..., Settings]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_ray(_environment) -> Iterator[None]:
-    """One Ray for all runs in this process, with the environment of these tests in its workers."""
+    """One Ray for all runs in this process, with the environment of these tests in its workers.
+
+    It ends with the last of these tests: idle, it takes a twentieth of a core.
+    """
     ray.shutdown()  # the one of tests/faults, if they came before; they can do with this one
     with needed_processes_alone():
         ray.init(
             address="local",
+            num_cpus=1,  # workers ask for none, and it starts a process for each
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
@@ -98,7 +102,7 @@ class Ran:
     progress: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def run_here(local_ray) -> Callable[..., Ran]:
     """Run a manifest in this process."""
 

@@ -86,6 +86,9 @@ CASES = {
         r"must be a list of {name, weight}; for one adapter in full write style, '(\w+)', instead",
         [suggested("style"), row({**GOOD, "loras": [{"name": "flat", "weight": 0.5}]})],
     ),
+    "a style that is nearly one": Case(
+        [{**GOOD, "style": "falt"}], (), r"adapter 'falt' is unknown \(did you mean (\w+)\?\)", [suggested("style")]
+    ),
     "unknown schedule": Case(
         [{**GOOD, "schedule": "Karras"}], (), r"is unknown; did you mean (\w+)\?", [suggested("schedule")]
     ),

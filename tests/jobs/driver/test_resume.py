@@ -158,7 +158,7 @@ class Watcher(JsonLines):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def watched(local_ray, settings, model_folder, tmp_path_factory):
     """What was seen of thirty rows of a second each, stopped with SIGINT in the middle and run again."""
     folder = tmp_path_factory.mktemp("watched")

@@ -104,6 +104,7 @@ def _noting(start: Callable[..., Any], started: list[Any]) -> Callable[..., Any]
 
 def _choose_ports(node: Any) -> None:
     """Choose free ports of this machine for the agents of a node, where nobody has, and tell it in their place."""
+    raylet: Any = ray._raylet
     listening, parameters = all(map(_is_there, AGENT_NEEDS)), node._ray_params
     with ExitStack() as held:  # all at once, so that they differ
         for name in AGENT_PORTS:
@@ -113,7 +114,7 @@ def _choose_ports(node: Any) -> None:
             elif not port:
                 port = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
                 setattr(parameters, name, port)
-            ray._raylet.persist_port(node.get_session_dir_path(), node.node_id, name, port)
+            raylet.persist_port(node.get_session_dir_path(), node.node_id, name, port)
 
 
 def _polling(get_node: Callable[[str, str], Any], started: Sequence[Any]) -> Callable[[str, str], Any]:

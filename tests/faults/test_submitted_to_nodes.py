@@ -37,6 +37,9 @@ FLAGS = ("--steps", 30, "--width", 32, "--height", 32, "--unit-rows", 1, "--slot
 FLAGS += ("--unit-timeout", 900)  # workers are stopped for a while
 DRIVER = "wanbatch.jobs.cluster.job_entrypoint"
 WORKER, AT_WORK = "ray::Worker", "ray::Worker.exchange"
+PATIENCE = 600  # seconds that a process may take on a busy machine
+
+pytestmark = pytest.mark.timeout(2400)
 
 
 def write_inputs(folder: Path) -> Path:
@@ -86,7 +89,7 @@ def submitted(nodes: RayNodes, folder: Path, *words: object) -> subprocess.Popen
 def wait_for(command: subprocess.Popen, holds: Callable[[], Any], what: str) -> Any:
     """Wait until something holds, and return it; a command that ends before says why."""
     ended = object()
-    found = wait_until(lambda: holds() or (ended if command.poll() is not None else None), 240, what)
+    found = wait_until(lambda: holds() or (ended if command.poll() is not None else None), PATIENCE, what)
     if found is ended:
         raise AssertionError(f"{what}: {command.communicate()[1]}")
     return found
@@ -134,14 +137,14 @@ def disturbed(nodes: RayNodes, hidden: Path, start: Callable[..., subprocess.Pop
     driver.kill()
     assert made() < COUNT, "it was killed in the middle: the first node held a row"
     nodes.kill(first)
-    _, told = command.communicate(timeout=240)
+    _, told = command.communicate(timeout=PATIENCE)
     assert command.returncode == 75, told
     assert nodes.names == [last]
 
 
 def finished(command: subprocess.Popen) -> str:
     """What a command prints to both streams that ends well."""
-    out, told = command.communicate(timeout=240)
+    out, told = command.communicate(timeout=PATIENCE)
     assert command.returncode == 0, told
     return out + told
 
@@ -168,7 +171,7 @@ def test_a_cluster_without_a_place_for_a_worker(nodes, start_command, tmp_path):
         nodes.kill(name)
     words = ("--address", nodes.address, "--start-deadline", 3)
     command = start_command([{"id": "a", "prompt": "x"}], *words, **nodes.variables)
-    _, told = command.communicate(timeout=240)
+    _, told = command.communicate(timeout=PATIENCE)
     assert command.returncode == 75, told
     assert told.splitlines()[-1].startswith(
         "wanbatch: no worker found a place within 3 s: 1 wanted, each with 1 CPU; the cluster has 1 node with 0 GPUs"
@@ -249,7 +252,7 @@ def test_a_head_that_is_started_anew(nodes, tmp_path):
     wait_for(command, lambda: commits(out), "a commit")
     worker.suspend()
     nodes.restart_head()
-    _, told = command.communicate(timeout=240)
+    _, told = command.communicate(timeout=PATIENCE)
     assert command.returncode == 75, told
     assert "does not know job" in told
     assert "give the same command again" in told
@@ -257,6 +260,6 @@ def test_a_head_that_is_started_anew(nodes, tmp_path):
     nodes.kill(first)
     command = submitted(nodes, tmp_path, manifest, "--out", out)
     nodes.grow(1)
-    _, told = command.communicate(timeout=240)
+    _, told = command.communicate(timeout=PATIENCE)
     assert command.returncode == 0, told
     require_once(out, tmp_path)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wanbatch.pipeline.core.tensor_files import save_tensors
 from wanbatch.pipeline.evaluation.attributes import FIELDS, NAMES
 
 _NAMES = list(NAMES.values())
@@ -57,7 +58,7 @@ class Judge(nn.Module):
         config = {"widths": self.widths, "certainty": self.certainty}
         (folder / "config.json").write_text(json.dumps(config) + "\n")
         weights = {name: value.half().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        save_tensors(weights, folder / "model.safetensors")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Logits of each field, in the order of `FIELDS`: `[B, names]`."""

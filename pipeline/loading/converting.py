@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import nn
 
 from wanbatch import __version__
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.pipeline.core.tensor_files import save_tensors
 from wanbatch.pipeline.loading.converted import CONVERTED_FILE, CONVERTED_STEM, Converted
 from wanbatch.pipeline.loading.filling import kept_tensors
 from wanbatch.pipeline.loading.model_form import CLASSES
@@ -163,6 +163,4 @@ def _write_part(part: nn.Module, source: Path, folder: Path) -> None:
     folder.mkdir()
     shutil.copyfile(source / "config.json", folder / "config.json")
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in kept_tensors(part).items()}
-    file = folder / f"{CONVERTED_STEM}.safetensors"
-    save_file(kept, file)
-    file.chmod(0o644)  # as the other files; safetensors lets the user alone read it
+    save_tensors(kept, folder / f"{CONVERTED_STEM}.safetensors")

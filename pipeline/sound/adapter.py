@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.core.tensor_files import save_tensors
 from wanbatch.pipeline.sound.adapter_file import SMALL, AdapterHeader, read_header
 from wanbatch.pipeline.sound.clap_encoder import ClapEncoder
 from wanbatch.pipeline.sound.config import CLAP
@@ -241,9 +242,7 @@ class SoundAdapter(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write weights in fp16, with metadata, whole or not at all."""
         weights = {name: value.detach().half().cpu().contiguous() for name, value in self.state_dict().items()}
-        unfinished = Path(path).with_suffix(".new")
-        save_file(weights, unfinished, replace(self.header, digest="").metadata())
-        unfinished.replace(path)
+        save_tensors(weights, path, replace(self.header, digest="").metadata())
 
     def forward(self, samples: Tensor) -> Tensor:
         """Tokens [batch, tokens, width] of sounds [batch, samples]."""

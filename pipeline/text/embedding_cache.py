@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.core.tensor_files import save_tensors
 
 NAME = "embedding"
 
@@ -68,15 +66,10 @@ class TextCache:
     def put(self, text: str, embedding: Tensor) -> None:
         """Store an embedding; readers see all of it or nothing. A full disk only costs the time it would save."""
         path = self.path(text)
-        draft = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.tmp")
         on_cpu = embedding.detach().cpu().contiguous()
-        try:
+        with contextlib.suppress(OSError, SafetensorError):
             path.parent.mkdir(exist_ok=True)
-            save_file({NAME: on_cpu}, draft, metadata={"sha256": _digest(on_cpu)})
-            os.replace(draft, path)
-        except (OSError, SafetensorError):
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+            save_tensors({NAME: on_cpu}, path, {"sha256": _digest(on_cpu)})
 
 
 def _digest(embedding: Tensor) -> str:

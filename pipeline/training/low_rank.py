@@ -18,13 +18,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.tensors import LowRank
 from wanbatch.pipeline.adapters.wan_layers import BLOCK_LAYERS, OWN_NAMES
+from wanbatch.pipeline.core.tensor_files import save_tensors
 from wanbatch.pipeline.models.attention_choice import attention_kernels
 from wanbatch.pipeline.models.dit import FrameTransformer
 
@@ -218,10 +218,8 @@ class LowRankAdapters:
             expert: Which transformer's.
         """
         said = {"ss_network_dim": self.ranks[name], "ss_network_alpha": self.ranks[name]} | dict(header)
-        unfinished = path.with_suffix(".new")
         tensors = {name_in_file(key): matrix for key, matrix in self.state(name, dtype, expert).items()}
-        save_file(tensors, unfinished, {key: str(value) for key, value in said.items()})
-        unfinished.replace(path)
+        save_tensors(tensors, path, {key: str(value) for key, value in said.items()})
 
 
 def _key(expert: str, path: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from wanbatch.pipeline.core.conditioning import to_model
+from wanbatch.pipeline.core.tensor_files import save_tensors
 from wanbatch.pipeline.training.lora.buckets import bucket, fitted
 from wanbatch.pipeline.training.lora.model import TrainingModel
 
@@ -169,6 +169,4 @@ def _kept(file: Path, name: str) -> Tensor | None:
 
 
 def _keep(file: Path, name: str, tensor: Tensor) -> None:
-    unfinished = file.with_suffix(f".{os.getpid()}.new")  # another training may have the same cache
-    save_file({name: tensor}, unfinished)
-    unfinished.replace(file)
+    save_tensors({name: tensor}, file)

@@ -125,14 +125,14 @@ def test_a_damaged_note_is_refused(copy, change, message):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    save = converting.save_file
+    save = converting.save_tensors
 
     def full(tensors, path):
         if "vae" in str(path):
             raise OSError(28, "No space left on device")
         save(tensors, path)
 
-    monkeypatch.setattr(converting, "save_file", full)
+    monkeypatch.setattr(converting, "save_tensors", full)
     with pytest.raises(MachineryError, match=r"No space left .* nothing of it was left: make room"):
         converting.convert(find(), "tiny", tmp_path / "model", "bf16", CPU)
     assert list(tmp_path.iterdir()) == []

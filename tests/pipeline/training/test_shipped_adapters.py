@@ -77,6 +77,6 @@ def test_a_style_shows_beside_the_adapter_for_few_steps(name):
 def test_each_can_be_given_to_single_rows_and_says_what_it_is(path):
     adapter = read_adapter(path, LAYERS)
     assert adapter.only_merged is None
-    assert adapter.metadata["modelspec.title"]
+    assert all(adapter.metadata[f"modelspec.{said}"] for said in ("title", "license", "date", "architecture"))
     assert adapter.metadata["ss_output_name"] == path.stem
     assert path.stat().st_size <= 3e6

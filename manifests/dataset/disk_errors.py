@@ -10,6 +10,8 @@ REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
     errno.EROFS: "have the disk mounted so that it can be written to",
+    errno.EACCES: "have its owner let you write there",
+    errno.EPERM: "have its owner let you write there",
 }
 """What to do before the same command is run again."""
 

@@ -216,13 +216,15 @@ def _measure(
     from wanbatch.jobs.augment.classifier import SmallNetwork
     from wanbatch.jobs.augment.measuring import Effort, Material, measure_gain, write_result
     from wanbatch.jobs.augment.statistics import table
+    from wanbatch.manifests.storage.user_files import require_place
 
+    result = result or Path(f"{recipe.stem}.measured.json")
+    require_place(result)
     model = None if embeddings is None else _backbone(embeddings)
     effort, material = Effort(epochs), Material(recipe, out, settings)
     measured = measure_gain(material, SmallNetwork("cuda" if settings.device == "cuda" else "cpu"), effort, _said)
     by_model = None if model is None else measure_gain(material, model, effort, _said)
     facts = {"recipe": str(recipe), "out": str(out), "epochs": epochs, "seeds": effort.seeds}
-    result = result or Path(f"{recipe.stem}.measured.json")
     write_result(result, measured, facts, None if embeddings is None or by_model is None else (embeddings, by_model))
     if as_json:
         told = measured.as_json()

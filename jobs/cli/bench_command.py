@@ -54,12 +54,15 @@ def bench(
     settings = read_settings(**given)
     from wanbatch.jobs.benchmark import compare
     from wanbatch.jobs.config.hardware import detect_hardware, resolve_execution
+    from wanbatch.manifests.storage.user_files import require_place
     from wanbatch.pipeline.loading.random_model import random_info
     from wanbatch.pipeline.loading.registry import find
 
     model = random_info(random) if random else find(settings.model, settings.revision)
     model.check_scheduler()
     execution = resolve_execution(settings, detect_hardware())
+    if out is not None:
+        require_place(out)
     measured = compare.BenchSettings(
         images=images,
         batch=batch,

@@ -61,11 +61,12 @@ def qualify(
     from wanbatch.jobs.benchmark.compare import write
     from wanbatch.jobs.benchmark.qualification_page import qualification_page, qualification_text
     from wanbatch.jobs.config.hardware import detect_hardware
-    from wanbatch.manifests.storage.user_files import write_file
+    from wanbatch.manifests.storage.user_files import require_place, write_file
     from wanbatch.pipeline.loading.registry import find
 
     model = find(settings.model, settings.revision)
     model.check_scheduler()
+    require_place(out, folder=True)
     options = qualifying.QualifyOptions(prompts, reference_steps, batch, rounds)
     command = " ".join(["wanbatch", *sys.argv[1:]])
     found = qualifying.qualify(model, settings, detect_hardware(), options, command)

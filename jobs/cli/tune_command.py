@@ -68,7 +68,10 @@ def tune(
     from wanbatch.jobs.config.hardware import detect_hardware, resolve_execution
     from wanbatch.jobs.tuning import settings_file
     from wanbatch.jobs.tuning import tune as tuning
+    from wanbatch.manifests.storage.user_files import require_place
 
+    require_place(Path.cwd(), folder=True)
+    require_place(sheet)
     execution = resolve_execution(settings, detect_hardware())
     options = tuning.TuningOptions(sample_size=sample, sheet=sheet)
     result = tuning.tune(manifest, settings, goal, execution, options)

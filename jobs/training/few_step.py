@@ -17,6 +17,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.training.asked import check_batch, check_name, said_by_first, training_device, training_type
 from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import read_manifest
+from wanbatch.manifests.storage.user_files import require_place
 from wanbatch.pipeline.loading.registry import ModelInfo, find
 from wanbatch.pipeline.training.few_step.card import About
 from wanbatch.pipeline.training.few_step.run import Listener, train_few_step
@@ -137,6 +138,7 @@ def checked(request: FewStepRequest, count: int, say: Callable[[str], None]) -> 
         UserError: If something is wrong with it.
     """
     check_name(request.name)
+    require_place(request.out, folder=True)
     info = find(request.model, request.revision)
     size = _size(request, info)
     own = {"guidance": float(info.guidance), "shift": float(info.shift)}

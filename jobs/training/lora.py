@@ -15,6 +15,7 @@ from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.training.asked import check_batch, check_name, said_by_first, training_device, training_type
 from wanbatch.jobs.training.pictures import PictureSet, find_pictures
+from wanbatch.manifests.storage.user_files import require_place
 from wanbatch.pipeline.adapters.files import AdapterFile
 from wanbatch.pipeline.loading.registry import ModelInfo, find
 from wanbatch.pipeline.training.lora.captions import check_template
@@ -140,6 +141,7 @@ def checked(request: LoraRequest, say: Callable[[str], None]) -> Checked:
         UserError: If something is wrong with it.
     """
     check_name(request.name)
+    require_place(request.out, folder=True)
     check_template(request.template, request.trigger)
     check_optimizer(request.settings.optimizer)
     if request.unmasked_weight is not None and request.masks is None:

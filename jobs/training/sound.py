@@ -20,6 +20,7 @@ from wanbatch.manifests.dataset.status import committed_rows
 from wanbatch.manifests.reading.manifest import Manifest, read_manifest
 from wanbatch.manifests.sources.loader import SourceLoader
 from wanbatch.manifests.sources.sounds import load_sound
+from wanbatch.manifests.storage.user_files import require_place
 from wanbatch.pipeline.generate import Wan
 from wanbatch.pipeline.loading.registry import ModelInfo, find
 from wanbatch.pipeline.sound.adapter import LogMelEncoder, SoundAdapter, SoundEncoder, loudest
@@ -83,6 +84,7 @@ def train(request: SoundRequest, say: Callable[[str], None]) -> dict[str, Any]:
     """
     if request.out.suffix != ".safetensors":
         raise UserError(f"--out {request.out}: must end in .safetensors: it is the file of the adapter")
+    require_place(request.out)
     manifest = read_manifest(request.manifest, committed_rows=committed_rows, renames=request.renames)
     info = find(request.model, request.revision)
     device = training_device(request.device).type

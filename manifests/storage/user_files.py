@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from wanbatch.errors import UserError
 from wanbatch.manifests.storage.atomic_files import write_atomic
+
+
+def require_place(path: Path, folder: bool = False) -> None:
+    """Check that a file can be written, before the work whose result it is to have. Nothing is made.
+
+    Args:
+        path: of the file; the folder that it is in may be missing.
+        folder: it is a folder, there or not, that files are to be written to.
+
+    Raises:
+        UserError: It cannot.
+    """
+    places = [path.absolute(), *path.absolute().parents]
+    there = next(place for place in places if os.path.lexists(place) and (folder or place != places[0]))
+    if path.is_dir() and not folder:
+        raise _refused(path, os.strerror(errno.EISDIR))
+    if not there.is_dir():
+        raise _refused(path, f"{there} is no folder", folder)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _refused(path, f"nothing can be written to {there}", folder)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -14,4 +36,8 @@ def write_file(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}): choose another file") from error
+        raise _refused(path, error.strerror or str(error)) from error
+
+
+def _refused(path: Path, why: str, folder: bool = False) -> UserError:
+    return UserError(f"{path}: cannot be written ({why}): choose another {'folder' if folder else 'file'}")

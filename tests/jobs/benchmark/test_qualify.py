@@ -6,12 +6,14 @@ import json
 import weakref
 from html.parser import HTMLParser
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
+from wanbatch.jobs.benchmark import compare
 from wanbatch.jobs.benchmark import qualify as qualifying
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.config.hardware import ExecutionConfig, Hardware
@@ -182,8 +184,14 @@ def test_the_time_of_a_preset_has_no_first_use_in_it_and_one_picture_is_made_bef
     assert made == expected
 
 
-def test_a_folder_that_cannot_be_written_is_named_and_the_figures_are_told(model_folder, tmp_path):
-    (tmp_path / "full").write_text("")
+def test_a_disk_that_refuses_meanwhile_is_named_and_the_figures_are_told(model_folder, tmp_path, monkeypatch):
+    measure = compare.bench
+
+    def bench(*given: Any) -> dict[str, Any]:
+        (tmp_path / "full").write_text("")  # where the folder was to be
+        return measure(*given)
+
+    monkeypatch.setattr(compare, "bench", bench)
     given = ["--model", str(model_folder), "--out", "full/q.json", *SMALL[:6], "--rounds", "1", "--images", "0"]
     done = CliRunner().invoke(main, ["bench", "--no-compiled", "--no-stages", "--device", "cpu", *given])
     assert done.exit_code == 2

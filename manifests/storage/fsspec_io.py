@@ -71,7 +71,7 @@ def _options(scheme: str) -> dict[str, Any]:
         return {"block_size": HUB_BLOCK}
     if not scheme.startswith("s3"):
         return {"use_listings_cache": False}
-    retries = {"max_attempts": TRIES, "mode": "standard"}
+    retries = {"total_max_attempts": TRIES, "mode": "standard"}
     config = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retries": retries}
     return {"use_listings_cache": False, "config_kwargs": config}
 

@@ -12,7 +12,7 @@ from job_making import commit_records, log_events, rows_by_id, write_jsonl
 from wanbatch.errors import MachineryError, UserError
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deadly(run_here, settings, tmp_path_factory):
     """Six rows in units of two: one kills its worker each time, one does so once."""
     folder = tmp_path_factory.mktemp("deadly")

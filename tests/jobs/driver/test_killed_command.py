@@ -35,7 +35,7 @@ def options(model_folder) -> list:
     return ["--model", model_folder, "--width", 64, "--height", 64, "--steps", 30, "--unit-rows", 2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undisturbed(run_here, settings, tmp_path_factory) -> dict[str, str]:
     """The pictures of ROWS, made in one go."""
     folder = tmp_path_factory.mktemp("undisturbed")

@@ -254,8 +254,12 @@ def read_schema(backend: StorageBackend, name: str) -> pa.Schema:
 
 
 def row_groups(backend: StorageBackend, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """A part's rows, a row group at a time. Raises OSError or ArrowException if it is damaged."""
-    with backend.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
+    """A part's rows, a row group at a time. Raises OSError, which names it, or ArrowException if it is damaged."""
+    with (
+        named(backend.location(name)),
+        backend.open(name) as file,
+        pq.ParquetFile(file, page_checksum_verification=True) as part,
+    ):
         for group in range(part.metadata.num_row_groups):
             yield part.read_row_group(group, columns=columns)
 

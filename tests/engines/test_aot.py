@@ -160,9 +160,9 @@ def test_a_compiler_whose_packages_crash_is_passed_over(graph, monkeypatch, tmp_
     compiler.write_text(f"#!/bin/sh\n{static}\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(compiler)))  # read from CXX when it is imported
     forms = FormsHere()
-    path = forms.build(graph, tmp_path, "engine", probe.description_of(graph))
+    with torch._inductor.config.patch({"cpp.cxx": (None, str(compiler))}):  # read from CXX when it is imported
+        path = forms.build(graph, tmp_path, "engine", probe.description_of(graph))
     assert path.name == "engine.pt2"
     assert verify.compare(graph, aot.load(path, graph.module), lengths=(4, 6, MOST)).relative < 1e-6
     assert str(forms).startswith(f"package by {compiler}: ")  # SIGSEGV or std::bad_cast, as it happens

@@ -20,11 +20,11 @@ def require_place(path: Path, folder: bool = False) -> None:
     Raises:
         UserError: It cannot.
     """
-    places = [path.absolute(), *path.absolute().parents]
-    there = next(place for place in places if os.path.lexists(place) and (folder or place != places[0]))
-    if path.is_dir() and not folder:
+    file = path / "any" if folder else path
+    there = next(place for place in file.absolute().parents if os.path.lexists(place))
+    if os.path.isdir(file) and not folder:
         raise _refused(path, os.strerror(errno.EISDIR))
-    if not there.is_dir():
+    if not os.path.isdir(there):
         raise _refused(path, f"{there} is no folder", folder)
     if not os.access(there, os.W_OK | os.X_OK):
         raise _refused(path, f"nothing can be written to {there}", folder)

@@ -14,6 +14,7 @@ from store_folders import publish
 from wanbatch.errors import UserError
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.status import status
+from wanbatch.manifests.storage.user_files import require_place
 
 NOBODY = 65534
 
@@ -23,12 +24,12 @@ def somebody_else() -> Iterator[None]:
     """Whoever tests has no right to write; root is somebody else for a while."""
     root = os.geteuid() == 0
     if root:
-        os.seteuid(NOBODY)
+        os.setresuid(NOBODY, NOBODY, 0)
     try:
         yield
     finally:
         if root:
-            os.seteuid(0)
+            os.setresuid(0, 0, 0)
 
 
 def test_it_is_read_and_not_written():
@@ -49,3 +50,17 @@ def test_it_is_read_and_not_written():
             path.chmod(0o755)
         with OutputFolder.open(out, {"model": "tiny"}) as folder:
             assert set(folder.committed().made) == {"a", "b"}
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_place_in_a_folder_that_only_somebody_else_may_enter_is_refused(folder):
+    with tempfile.TemporaryDirectory() as there:  # for its owner alone
+        Path(there, "mine").mkdir()
+        if os.geteuid() != 0:
+            os.chmod(there, 0)
+        with (
+            somebody_else(),
+            pytest.raises(UserError, match=rf"mine/new: cannot be written \(nothing .* to {there}\)"),
+        ):
+            require_place(Path(there, "mine/new"), folder)
+        os.chmod(there, 0o700)

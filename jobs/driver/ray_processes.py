@@ -48,10 +48,11 @@ def needed_processes_alone(quick: bool = True) -> Iterator[None]:
     replaced: list[tuple[Any, str, Any]] = [(node, name, _nothing) for name in FOR_CLUSTERS]
     if quick:
         started: list[Any] = []
+        listening = all(map(_is_there, AGENT_NEEDS))
         if hasattr(node, "start_ray_processes") and hasattr(services, "get_node"):
-            replaced.append((node, "start_ray_processes", _noting(node.start_ray_processes, started)))
+            replaced.append((node, "start_ray_processes", _prepared(node.start_ray_processes, started, listening)))
             replaced.append((services, "get_node", _polling(services.get_node, started)))
-        if all(map(_is_there, AGENT_NEEDS)):
+        if listening:
             replaced.append((utils, "get_dashboard_dependency_error", _nothing))
     with _replaced(replaced):
         yield
@@ -92,20 +93,27 @@ def _is_there(package: str) -> bool:
         return False
 
 
-def _noting(start: Callable[..., Any], started: list[Any]) -> Callable[..., Any]:
-    def noting(self: Any, *given: Any, **named: Any) -> Any:
+def _prepared(start: Callable[..., Any], started: list[Any], listening: bool) -> Callable[..., Any]:
+    """Note a node that starts, and choose the ports of its agents before."""
+
+    def prepared(self: Any, *given: Any, **named: Any) -> Any:
         started.append(self)
         if hasattr(ray._raylet, "persist_port"):
-            _choose_ports(self)
+            _choose_ports(self, listening)
         return start(self, *given, **named)
 
-    return noting
+    return prepared
 
 
-def _choose_ports(node: Any) -> None:
-    """Choose free ports of this machine for the agents of a node, where nobody has, and tell it in their place."""
+def _choose_ports(node: Any, listening: bool) -> None:
+    """Choose free ports of this machine for the agents of a node, where nobody has, and tell it in their place.
+
+    Args:
+        node: that starts.
+        listening: whether its agent has the packages without which it listens nowhere.
+    """
     raylet: Any = ray._raylet
-    listening, parameters = all(map(_is_there, AGENT_NEEDS)), node._ray_params
+    parameters = node._ray_params
     with ExitStack() as held:  # all at once, so that they differ
         for name in AGENT_PORTS:
             port = getattr(parameters, name)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
 from wanbatch.errors import UserError
@@ -16,6 +15,7 @@ from wanbatch.pipeline.adapters.files import HIGH, LOW, AdapterFile, ModelLayers
 from wanbatch.pipeline.adapters.header import read_header
 from wanbatch.pipeline.adapters.tensors import AdapterTensors, LowRank, load_tensors
 from wanbatch.pipeline.adapters.wan_layers import WanLayers
+from wanbatch.pipeline.core.tensor_files import save_tensors
 
 Written = tuple[dict[str, Tensor], dict[str, str]]
 """Tensors and strings of the header."""
@@ -74,16 +74,12 @@ def _kept(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _write(out: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    data = save({name: one.contiguous() for name, one in tensors.items()}, dict(header))
-    draft = out.with_name(f".{out.name}.new")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data)
-        draft.replace(out)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}): choose another path") from error
+        save_tensors({name: one.contiguous() for name, one in tensors.items()}, out, header)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{out}: cannot be written ({why}): choose another path") from error
 
 
 def _diffusers(tensors: AdapterTensors, layers: WanLayers, path: str) -> Written:

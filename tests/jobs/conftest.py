@@ -102,29 +102,23 @@ class Ran:
     progress: str
 
 
+def ran(runner: Callable[..., Summary], manifest: Path, out: Path, chosen: Settings, *more, **named) -> Ran:
+    """What `runner`, which is called as `run`, makes of a manifest."""
+    stream = StringIO()
+    summary = runner(manifest, out, chosen, partial(progress_for, stream=stream), *more, **named)
+    return Ran(summary, manifest, out, stream.getvalue())
+
+
 @pytest.fixture(scope="package")
 def run_here(local_ray) -> Callable[..., Ran]:
     """Run a manifest in this process."""
-
-    def call(manifest: Path, out: Path, chosen: Settings, load: Callable | None = None) -> Ran:
-        stream = StringIO()
-        summary = run(manifest, out, chosen, lambda total, before: progress_for(total, before, stream), load)
-        return Ran(summary, manifest, out, stream.getvalue())
-
-    return call
+    return partial(ran, run)
 
 
 @pytest.fixture(scope="session")
 def run_fast(_environment) -> Callable[..., Ran]:
     """As `run_here`, where pictures may show anything and no process matters: without a model and without Ray."""
-
-    def call(manifest: Path, out: Path, chosen: Settings, **more) -> Ran:
-        stream = StringIO()
-        told = partial(progress_for, stream=stream)
-        summary = run_without_ray(manifest, out, chosen, told, **more)
-        return Ran(summary, manifest, out, stream.getvalue())
-
-    return call
+    return partial(ran, run_without_ray)
 
 
 @pytest.fixture

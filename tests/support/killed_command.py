@@ -11,10 +11,10 @@ import json
 import os
 import signal
 import sys
-import traceback
 
 import pandas  # noqa: F401  pyarrow imports it on first use
 import torch  # noqa: F401  as a run does
+from killed_run import forked
 
 import wanbatch.jobs.driver.run  # noqa: F401  which the command imports when it begins
 from wanbatch.jobs.cli.main import main
@@ -30,23 +30,12 @@ def killed_before(event: str, name: str) -> None:
     sys.addaudithook(before)
 
 
-def ended(event: str, name: str, arguments: list[str]) -> int:
-    """How the command ended in a fork of this process."""
-    if (pid := os.fork()) == 0:
-        code = 1
-        try:
-            killed_before(event, name)
-            main(arguments, standalone_mode=False)
-            code = 0
-        except BaseException:  # noqa: BLE001  a fork never goes on with what its parent does
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def command(event: str, name: str, arguments: list[str]) -> None:
+    killed_before(event, name)
+    main(arguments, standalone_mode=False)
 
 
 if __name__ == "__main__":
     for line in sys.stdin:
         event, name, *arguments = json.loads(line)
-        print(ended(event, name, arguments), flush=True)
+        print(forked(command, event, name, arguments), flush=True)

@@ -61,9 +61,7 @@ def test_the_smallest_recipe_fills_every_class_byte_for_byte_the_same(pictures, 
     assert (row["label"], row["split"], row["prompt"]) == ("box", "train", "a box")
 
 
-def test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones(
-    pictures, local_ray, fast_retries, settings, tmp_path
-):
+def test_run_makes_the_pictures_and_a_grown_dataset_makes_only_new_ones(pictures, fast_retries, settings, tmp_path):
     """The command that `--measure` names: wanbatch augment RECIPE --run --out OUT."""
     change("fill = 12 ", "variants = 1 ")
     flags = [

@@ -33,7 +33,7 @@ def test_no_manifest_is_its_own_output_folder(tmp_path, monkeypatch, manifest, o
 
 
 def test_a_second_and_a_third_pass_are_planned_and_run_without_out(
-    mixed, model_folder, local_ray, fast_retries, tmp_path, monkeypatch
+    mixed, model_folder, fast_retries, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(mixed.out, "out/shop")

@@ -63,9 +63,7 @@ def folder(tmp_path_factory) -> Path:
     return place
 
 
-def test_every_command_works_and_leaves_no_column_unused(
-    folder, shop_on_the_hub, local_ray, fast_retries, monkeypatch
-):
+def test_every_command_works_and_leaves_no_column_unused(folder, shop_on_the_hub, fast_retries, monkeypatch):
     monkeypatch.chdir(folder)
     commands = [line for _, language, text in blocks() if language == "sh" for line in text.splitlines()]
     assert len(commands) > 8

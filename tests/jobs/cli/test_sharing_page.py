@@ -43,7 +43,7 @@ def server(tmp_path, monkeypatch):
     fsspec_io.forget_file_systems()
 
 
-def test_every_example_works(server, tmp_path, local_ray, fast_retries):
+def test_every_example_works(server, tmp_path, fast_retries):
     for name, _, text in blocks("sharing.md"):
         if name:
             Path(name).write_text(text, encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from wanbatch.jobs.augment.classifier import Examples, Labelled, as_inputs, disturb, likeliest, train_on
-from wanbatch.jobs.augment.embeddings import Embedder, embedded
-from wanbatch.jobs.augment.user_models import BATCH
+from wanbatch.jobs.augment.embeddings import FLAG, Embedder
+from wanbatch.jobs.augment.model_answers import ModelAnswers
+from wanbatch.jobs.augment.readers import BATCH
 from wanbatch.pipeline.core.requests import fit
 
 SIDE = 224
@@ -33,19 +34,21 @@ class Backbone:
     """
 
     def __init__(self, model: Embedder):
-        self._model = model
+        self._answers = ModelAnswers(FLAG, model.embeddings)
 
     def examples(self, pictures: Labelled, trained_on: bool) -> Examples:
         """See `Learner.examples`. Raises UserError if the model gives no numbers."""
         generator = torch.Generator().manual_seed(0)
-        inputs, labels, copies = [], [], []
+        inputs, copies = [], []
+        labels: list[int] = []
         for batch in _batches(pictures):
             pixels = np.stack([fit(one, SIDE, SIDE) for one, _ in batch])
-            inputs.append(self._seen(pixels))
+            names = [f"number {len(labels) + place}" for place in range(1, len(batch) + 1)]
+            inputs.append(self._seen(pixels, names))
             labels += [label for _, label in batch]
             if trained_on:
                 disturbed = (disturb(as_inputs(pixels), generator) for _ in range(COPIES))
-                copies.append(np.stack([self._seen(_as_pixels(one)) for one in disturbed], axis=1))
+                copies.append(np.stack([self._seen(_as_pixels(one), names) for one in disturbed], axis=1))
         return Examples(np.concatenate(inputs), np.array(labels), np.concatenate(copies) if copies else None)
 
     def train_and_test(
@@ -70,8 +73,8 @@ class Backbone:
         train_on(model, drawn, torch.from_numpy(train.labels), steps, generator, rate=RATE)
         return likeliest(model, shown)
 
-    def _seen(self, pixels: np.ndarray) -> np.ndarray:
-        return embedded(self._model, list(pixels)).astype(np.float32)
+    def _seen(self, pixels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        return self._answers.of(list(pixels), names).astype(np.float32)
 
 
 def _batches(pictures: Labelled) -> Iterator[list[tuple[np.ndarray, int]]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from wanbatch.jobs.augment.checks_settings import Band, Checks
 from wanbatch.jobs.augment.gathered import UNKNOWN, Gathered, Together
 from wanbatch.jobs.augment.measures import distance, measure, small
 from wanbatch.jobs.augment.near_copies import Fingerprint, NearCopies, fingerprint_of
+from wanbatch.jobs.augment.readers import Reader, ReaderFindings, ShownPictures
 from wanbatch.jobs.augment.verdicts import COLUMNS, Checked, ClassVerdict, Tally, columns_of, judge
 from wanbatch.manifests.dataset.card import refresh_card
 from wanbatch.manifests.dataset.checks import REJECTED_BY, write_checks
@@ -46,7 +48,6 @@ class CheckReport:
         rejected: how many of them are rejected.
         rejected_by: by the name of a check, how many it rejects, the most first.
         classes: the classes by name, with their pictures.
-        to_make_again: ids of rejected pictures that another seed may make better.
         bands: the distances that were allowed, given or learnt.
         warnings: what could not be checked, a sentence each.
         folder: numbers about the folder as a whole, such as `kid`.
@@ -57,7 +58,6 @@ class CheckReport:
     rejected: int
     rejected_by: Mapping[str, int]
     classes: tuple[ClassVerdict, ...]
-    to_make_again: frozenset[str]
     bands: tuple[Band, ...]
     warnings: tuple[str, ...]
     folder: Mapping[str, float] = field(default_factory=dict)
@@ -73,29 +73,6 @@ class CheckReport:
             "folder": dict(self.folder),
             "warnings": list(self.warnings),
         }
-
-
-class ReaderFindings(NamedTuple):
-    """What a reader found.
-
-    Attributes:
-        columns: by names of `verdicts.COLUMNS`, a value for each picture that it has seen, in that order.
-        folder: numbers about the folder as a whole.
-    """
-
-    columns: Mapping[str, pa.Array]
-    folder: Mapping[str, float]
-
-
-class Reader:
-    """What is shown each picture with its pixels, and says at last what it found; for the user's own models."""
-
-    def see(self, one: Checked, pixels: np.ndarray) -> None:
-        """Look at a picture. pixels: uint8 [rows, columns, 3]."""
-
-    def finish(self) -> ReaderFindings:
-        """What was found of the pictures that it has seen, and of all together."""
-        return ReaderFindings({}, {})
 
 
 def check_folder(
@@ -145,20 +122,26 @@ def _check(
     classes: Classes,
 ) -> CheckReport:
     copies = NearCopies(held_out) if held_out else None
-    gathered = Gathered()
-    with TemporaryFile(prefix="wanbatch-") as draft:
+    shown = ShownPictures(readers)
+    with ExitStack() as stack:
+        gathered = stack.enter_context(Gathered())
+        for reader in readers:
+            stack.callback(reader.close)
+            reader.begin(lambda: _labels(backend, parts))
+        draft = stack.enter_context(TemporaryFile(prefix="wanbatch-"))
         with CheckedSources(status(out)["plan"]) as sources, pa.ipc.new_stream(draft, MEASURED) as writer:
             for part in parts:
-                its = []
                 for row in _rows(backend, part):
-                    its.append(_measured(row, sources, copies, readers))
-                    its[-1].source_moved = _has_moved(row, classes)
-                    gathered.add(its[-1])
-                with named(gettempdir()):
-                    writer.write_batch(pa.RecordBatch.from_pylist([columns_of(one) for one in its], MEASURED))
-        findings = [reader.finish() for reader in readers]
+                    one, pixels = _measured(row, sources, copies)
+                    one.source_moved = _has_moved(row, classes)
+                    gathered.add(one)
+                    shown.add(one, pixels)
+                shown.end_part()
+                _write(writer, shown)
+            shown.end()
+            _write(writer, shown)
+        findings = [reader.finish(gathered.order_of_shown()) for reader in readers]
         together = gathered.together(checks)
-        del gathered  # the most of what is kept, and what follows is known
         verdicts = _Verdicts(checks, together, findings)
         draft.seek(0)
         with pa.ipc.open_stream(draft) as measured:
@@ -172,6 +155,24 @@ def _check(
     return report()
 
 
+def _write(writer: pa.ipc.RecordBatchStreamWriter, shown: ShownPictures) -> None:
+    """Write the parts whose pictures were all looked at, a batch each."""
+    for part in shown.parts():
+        with named(gettempdir()):
+            writer.write_batch(pa.RecordBatch.from_pylist([columns_of(one) for one in part], MEASURED))
+
+
+def _labels(backend: StorageBackend, parts: Sequence[str]) -> set[str]:
+    """The classes of all pictures, also of those whose file cannot be read."""
+    found: set[str] = set()
+    for part in parts:
+        with opened_part(backend, part) as table:
+            if LABEL in table.schema_arrow.names:
+                for batch in table.iter_batches(columns=[LABEL]):
+                    found.update(str(label) for label in batch[LABEL].to_pylist() if label is not None)
+    return found
+
+
 class _Verdicts:
     """Judges measured pictures, a part of the folder after the other."""
 
@@ -179,7 +180,6 @@ class _Verdicts:
         self._checks, self._together, self._findings = checks, together, findings
         self._tally = Tally()
         self._seen = 0
-        self._again: set[str] = set()
 
     def of(self, measured: pa.RecordBatch) -> pa.Table:
         """What `checks/` has of the next pictures: `COLUMNS`, then `rejected_by`. measured: `MEASURED`."""
@@ -202,15 +202,13 @@ class _Verdicts:
             self._seen += 1
         judge(one, self._checks, together.bands, together.usual_sharpness)
         self._tally.add(one)
-        if one.rejected_by and not one.source_moved:
-            self._again.add(one.id)
 
     def report(self, out: str, warnings: tuple[str, ...]) -> CheckReport:
         """What was found of all that were judged."""
         folder = {name: value for found in self._findings for name, value in found.folder.items()}
         tally = self._tally
         counts = tally.pictures, tally.rejected, tally.by_reason(), tally.by_class()
-        return CheckReport(out, *counts, frozenset(self._again), self._together.bands, warnings, folder)
+        return CheckReport(out, *counts, self._together.bands, warnings, folder)
 
 
 _TEXTS = pa.list_(pa.string())
@@ -218,7 +216,8 @@ _TYPES = {"string": pa.string(), "int64": pa.int64(), "int32": pa.int32(), "doub
 MEASURED = pa.schema([(name, _TYPES[kind]) for name, kind in COLUMNS.items()])
 """Of pictures that are measured and not judged yet, for which what is still unknown is null."""
 
-_READ = ("id", "image", "manifest_row", "variant", "sha256", "label", "creativity", "width", "height", "sources")
+LABEL = "label"
+_READ = ("id", "image", "manifest_row", "variant", "sha256", LABEL, "creativity", "width", "height", "sources")
 
 
 def _rows(backend: StorageBackend, part: str) -> Iterator[dict[str, Any]]:
@@ -229,14 +228,15 @@ def _rows(backend: StorageBackend, part: str) -> Iterator[dict[str, Any]]:
 
 
 def _measured(
-    row: Mapping[str, Any], sources: CheckedSources, copies: NearCopies | None, readers: Sequence[Reader]
-) -> Checked:
+    row: Mapping[str, Any], sources: CheckedSources, copies: NearCopies | None
+) -> tuple[Checked, np.ndarray | None]:
+    """A picture and its pixels, uint8 [rows, columns, 3]; None if its file cannot be read."""
     one = Checked(row["id"], row["manifest_row"], row["variant"], row["sha256"])
     one.label = None if row.get("label") is None else str(row["label"])
     one.creativity = row["creativity"] if row["sources"] else None
     pixels = _decoded(row["image"]["bytes"])
     if pixels is None:
-        return one
+        return one, None
     one.decodes = True
     one.size_matches = pixels.shape[:2] == (row["height"], row["width"])
     told = measure(pixels)
@@ -247,9 +247,7 @@ def _measured(
     if row["sources"] and (source := sources.of(row)) is not None:
         one.source_sharpness = source.sharpness
         one.source_distance = distance(small(pixels), source.small)
-    for reader in readers:
-        reader.see(one, pixels)
-    return one
+    return one, pixels
 
 
 def _has_moved(row: Mapping[str, Any], classes: Classes) -> bool | None:

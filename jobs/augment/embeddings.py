@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,14 +11,19 @@ import pyarrow as pa
 
 from wanbatch.counting import number_of
 from wanbatch.errors import RowError, UserError
-from wanbatch.jobs.augment.checking import Reader, ReaderFindings
 from wanbatch.jobs.augment.dataset import Loaded
-from wanbatch.jobs.augment.embedding_distances import kernel_distance, precision_and_recall
-from wanbatch.jobs.augment.user_models import BATCH, OnnxModel
+from wanbatch.jobs.augment.embedding_distances import differences
+from wanbatch.jobs.augment.model_answers import ModelAnswers
+from wanbatch.jobs.augment.numbers_on_disk import NumbersOnDisk
+from wanbatch.jobs.augment.originals import Original
+from wanbatch.jobs.augment.readers import BATCH, Reader, ReaderFindings
+from wanbatch.jobs.augment.user_models import OnnxModel
 from wanbatch.jobs.augment.verdicts import Checked
 from wanbatch.manifests.sources.loader import SourceLoader
 
+FLAG = "--embeddings"
 FEWEST = 2
+"""Pictures and originals that are compared at least."""
 
 
 class Embedder(Protocol):
@@ -80,16 +85,8 @@ def open_embedder(path: Path) -> Embedder:
     return OnnxEmbedder(path)
 
 
-def embedded(model: Embedder, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """What a model says of pictures, float [N, dimensions]. Raises UserError if that is not what it gives."""
-    found = np.asarray(model.embeddings(pictures))
-    if found.ndim != 2 or not np.isfinite(found).all():
-        raise UserError(f"the model of --embeddings gives {found.shape} numbers, or some that are none")
-    return found
-
-
 class EmbeddingsReader(Reader):
-    """Compares all pictures of a folder with the originals of a recipe.
+    """Compares all pictures of a folder with the originals of a recipe. Embeddings are in temporary files.
 
     Args:
         model: says what pictures are like.
@@ -97,50 +94,50 @@ class EmbeddingsReader(Reader):
     """
 
     def __init__(self, model: Embedder, originals: Loaded):
-        self._model, self._originals = model, originals
-        self._waiting: list[np.ndarray] = []
-        self._found: list[np.ndarray] = []
+        self._answers, self._originals = ModelAnswers(FLAG, model.embeddings), originals
+        self._made, self._real = NumbersOnDisk(), NumbersOnDisk()
 
-    def see(self, one: Checked, pixels: np.ndarray) -> None:
-        """See `Reader.see`; pictures are looked at `BATCH` at a time."""
-        self._waiting.append(pixels)
-        if len(self._waiting) == BATCH:
-            self._look()
-
-    def finish(self) -> ReaderFindings:
-        """See `Reader.finish`. Raises UserError: there are too few pictures, or the model gives no numbers."""
-        self._look()
-        made, real = self._together(self._found), self._together(list(self._of_originals()))
-        if min(len(made), len(real)) < FEWEST:
-            raise UserError(
-                f"--embeddings compares {number_of(len(made), 'pictures')} with "
-                f"{number_of(len(real), 'originals')}: it needs {FEWEST} of each"
-            )
-        within, covered = precision_and_recall(made, real)
-        kid = kernel_distance(made, real)
-        numbers = {"kid": kid, "precision": float(within.mean()), "recall": float(covered.mean())}
-        return ReaderFindings({"within_originals": pa.array(within)}, numbers)
-
-    def _look(self) -> None:
-        if self._waiting:
-            self._found.append(embedded(self._model, self._waiting))
-            self._waiting = []
-
-    def _of_originals(self) -> Iterator[np.ndarray]:
+    def begin(self, labels: Callable[[], Set[str]]) -> None:
+        """See `Reader.begin`; looks at the originals. Raises UserError if there are too few, or one is gone."""
         loaded = self._originals
+        count = len(loaded.originals)
+        if count < FEWEST:
+            raise UserError(
+                f"{FLAG} compares with {number_of(count, 'originals')} that the recipe augments: it needs {FEWEST}"
+            )
         with SourceLoader(loaded.root, allow_http=True, fence=loaded.fence) as loader:
-            batch: list[np.ndarray] = []
-            for original in loaded.originals:
-                try:
-                    batch.append(loader.load(loaded.sources[original.sha256]).pixels)
-                except RowError as error:
-                    raise UserError(f"{original.name}: cannot be compared with: {error}") from error
-                if len(batch) == BATCH:
-                    yield embedded(self._model, batch)
-                    batch = []
-            if batch:
-                yield embedded(self._model, batch)
+            for start in range(0, count, BATCH):
+                batch = loaded.originals[start : start + BATCH]
+                pixels = [self._pixels_of(one, loader) for one in batch]
+                self._real.add(self._answers.of(pixels, [one.name for one in batch]))
 
-    def _together(self, parts: Iterable[np.ndarray]) -> np.ndarray:
-        found = list(parts)
-        return np.concatenate(found) if found else np.zeros((0, 1))
+    def look(self, pictures: Sequence[Checked], pixels: Sequence[np.ndarray]) -> None:
+        """See `Reader.look`. Raises UserError if the model gives no embeddings."""
+        self._made.add(self._answers.of(pixels, [one.id for one in pictures]))
+
+    def finish(self, order: np.ndarray) -> ReaderFindings:
+        """See `Reader.finish`. Raises UserError if there are too few pictures."""
+        if len(self._made) < FEWEST:
+            raise UserError(
+                f"{FLAG} compares {number_of(len(self._made), 'pictures')} with "
+                f"{number_of(len(self._real), 'originals')}: it needs {FEWEST} of each"
+            )
+        with self._made.in_order(order) as made:  # so that sums do not depend on which part has which picture
+            found = differences(made, self._real)
+        within = np.empty_like(found.within)
+        within[order] = found.within
+        precision, recall = float(found.within.mean()), float(found.covered.mean())
+        return ReaderFindings(
+            {"within_originals": pa.array(within)}, {"kid": found.kid, "precision": precision, "recall": recall}
+        )
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self._made.close()
+        self._real.close()
+
+    def _pixels_of(self, original: Original, loader: SourceLoader) -> np.ndarray:
+        try:
+            return loader.load(self._originals.sources[original.sha256]).pixels
+        except RowError as error:
+            raise UserError(f"{original.name}: cannot be compared with: {error}") from error

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from wanbatch.jobs.augment.near_index import ColourCells, HashBands
+from wanbatch.jobs.augment.near_index import SAMPLE, ColourCells, HashBands, telling_colours
 
 NEAR_BITS = 10
 """Bits in which the hashes of near-copies differ at most."""
@@ -45,6 +46,17 @@ WIDE = 4096
 
 WORTH_WHILE = 8
 """Looking up is for one picture in so many: it takes about as many times as long as comparing in order."""
+
+
+READ = 4096
+"""Pictures whose colours are read at a time."""
+
+
+class Colours(Protocol):
+    """The colours of many pictures, in memory or elsewhere, uint8 [pictures, `COLOURS`]."""
+
+    def __getitem__(self, places: slice | np.ndarray, /) -> np.ndarray:
+        """Those of the pictures at some places, uint8 [N, `COLOURS`]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +101,34 @@ class NearCopies:
         self._take(np.array([one.hash for one in pictures], dtype=np.uint64), colours.reshape(-1, COLOURS))
 
     @classmethod
-    def of_arrays(cls, hashes: np.ndarray, colours: np.ndarray) -> NearCopies:
-        """Near-copies among many pictures, of which there are no objects.
+    def of_many(cls, hashes: np.ndarray, colours: Colours) -> NearCopies:
+        """Near-copies among many pictures, of which there are no objects; it keeps some 50 bytes of each.
 
         Args:
-            hashes: uint64 [pictures], as `Fingerprint.hash`.
-            colours: uint8 [pictures, `COLOURS`], as `Fingerprint.colours`; it is kept, not copied.
+            hashes: uint64 [pictures], as `Fingerprint.hash`; it is kept, not copied.
+            colours: of each picture, as `Fingerprint.colours`; of few of them, when they are compared.
         """
         found = cls([])
         found._take(hashes, colours)
         return found
 
-    def _take(self, hashes: np.ndarray, colours: np.ndarray) -> None:
+    def _take(self, hashes: np.ndarray, colours: Colours) -> None:
+        count = len(hashes)
         self._hashes, self._colours = hashes, colours
-        self._sums = colours.sum(axis=1, dtype=np.int32)
         self._by_hash: HashBands | None = None
         self._by_colour: ColourCells | None = None
-        if len(hashes) > FEW:
+        telling = np.zeros(0, np.int64)
+        if count > FEW:
+            telling = telling_colours(colours[np.arange(0, count, -(-count // SAMPLE))])
+        self._sums, self._few = np.zeros(count, np.int32), np.zeros((count, len(telling)), np.uint8)
+        for start in range(0, count, READ):
+            block = colours[start : start + READ]
+            self._sums[start : start + READ] = block.sum(axis=1, dtype=np.int32)
+            self._few[start : start + READ] = block[:, telling]
+        if count > FEW:
             self._by_hash = HashBands(hashes, NEAR_BITS)
-            self._by_colour = ColourCells(colours)
+            self._by_colour = ColourCells(self._few, telling)
+        self._telling = telling
 
     def of(self, picture: Fingerprint) -> Iterator[int]:
         """The places of the pictures that are near-copies of one, in their order."""
@@ -139,6 +160,7 @@ class NearCopies:
         """Which of the pictures at some places are near-copies of one, as a mask."""
         own = np.frombuffer(picture.colours, np.uint8).astype(np.int16)
         likely = np.flatnonzero(np.abs(self._sums[places] - int(own.sum())) <= MOST_APART)
+        likely = likely[self._may_be_alike(places[likely], picture.hash, own)]
         near = places[likely]
         apart = np.abs(self._colours[near] - own)
         bits = np.bitwise_count(self._hashes[near] ^ np.uint64(picture.hash))
@@ -147,3 +169,15 @@ class NearCopies:
         mask = np.zeros(len(places), bool)
         mask[likely] = alike | (most <= SAME_COLOURS)
         return mask
+
+    def _may_be_alike(self, places: np.ndarray, wanted: int, own: np.ndarray) -> np.ndarray:
+        """Which of the pictures at some places can be near-copies by their hashes and the few colours in memory.
+
+        Args:
+            places: int64 [N].
+            wanted: the hash of the picture that they are compared with.
+            own: its colours, int16 [`COLOURS`].
+        """
+        apart = np.abs(self._few[places] - own[self._telling]).max(axis=1, initial=0)
+        bits = np.bitwise_count(self._hashes[places] ^ np.uint64(wanted))
+        return (apart <= SAME_COLOURS) | ((apart <= LARGEST_NEAR) & (bits <= NEAR_BITS))

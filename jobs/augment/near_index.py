@@ -86,11 +86,17 @@ def _flips(radius: int) -> np.ndarray:
 class ColourCells:
     """Colours of pictures by the cells of a grid, in those of their values that tell most of them apart."""
 
-    def __init__(self, colours: np.ndarray):
-        """Choose the values and sort the pictures. colours: uint8 [pictures, values]."""
-        self._chosen = telling(colours[:: -(-len(colours) // SAMPLE)])
-        cells = colours[:, self._chosen].astype(np.int64) // CELL
-        keys = cells @ self._weights
+    def __init__(self, few: np.ndarray, chosen: np.ndarray):
+        """Sort pictures.
+
+        Args:
+            few: uint8 [pictures, `DIMENSIONS` or fewer], the values of each that are chosen.
+            chosen: which of all values these are, as `telling_colours` says.
+        """
+        self._chosen = chosen
+        keys = np.zeros(len(few), np.int32)
+        for column, weight in zip(few.T, self._weights.tolist(), strict=True):
+            keys += (column // CELL).astype(np.int32) * np.int32(weight)
         self._order = np.argsort(keys, kind="stable").astype(np.int32)
         self._keys = keys[self._order]
 
@@ -110,10 +116,11 @@ class ColourCells:
         for value, weight in zip(values, self._weights, strict=True):
             first, last = max(0, value - apart) // CELL, min(255, value + apart) // CELL
             keys = (keys[:, None] + np.arange(first, last + 1) * weight).reshape(-1)
+        keys = keys.astype(self._keys.dtype)  # else all of these would be copied to compare with them
         return Runs(self._order, np.searchsorted(self._keys, keys), np.searchsorted(self._keys, keys, "right"))
 
 
-def telling(colours: np.ndarray) -> np.ndarray:
+def telling_colours(colours: np.ndarray) -> np.ndarray:
     """Which values tell pictures apart best: each has the largest variance that those before it do not explain.
 
     That is the order of pivots in a Cholesky decomposition of the covariances.

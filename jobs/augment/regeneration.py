@@ -15,7 +15,12 @@ from wanbatch.jobs.augment.manifest_file import write_manifest
 from wanbatch.jobs.augment.manifest_lock import locked_manifest
 from wanbatch.jobs.config.settings import Settings, recorded_settings
 from wanbatch.jobs.reporting.summary import Summary
+from wanbatch.manifests.dataset.checks import REJECTED_BY, checks_tables
+from wanbatch.manifests.dataset.disk_errors import machinery_error
 from wanbatch.manifests.dataset.status import RUN, status
+from wanbatch.manifests.storage.backend import open_backend
+
+MOVED = "source_moved"
 
 Run = Callable[[Path, str | Path, Settings], Summary]
 
@@ -49,11 +54,28 @@ def regenerate(
     plan = status(out)["plan"]
     manifest, settings = Path(plan["manifest"]), recorded_settings(plan["settings"], RUN)
     for _ in range(times):
-        if not _asked_again(manifest, report.to_make_again, times, say):
+        if not _asked_again(manifest, to_make_again(out), times, say):
             break
         run(manifest, out, settings)
         report = check()
     return report
+
+
+def to_make_again(out: str | Path) -> set[str]:
+    """The ids of rejected pictures that another seed may make better, by the checks of an output folder.
+
+    Raises:
+        MachineryError: They cannot be read.
+    """
+    found: set[str] = set()
+    try:
+        for table in checks_tables(open_backend(out), ["id", REJECTED_BY, MOVED]):
+            for row in table.to_pylist():
+                if row[REJECTED_BY] and not row[MOVED]:
+                    found.add(row["id"])
+    except OSError as error:
+        raise machinery_error(str(out), error, reading=True) from error
+    return found
 
 
 def _asked_again(manifest: Path, rejected: Collection[str], times: int, say: Callable[[str], None]) -> bool:

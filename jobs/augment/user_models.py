@@ -6,22 +6,20 @@ An ONNX file, or a folder of transformers. Both are read from the disk; nothing 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from wanbatch.counting import number_of
 from wanbatch.errors import UserError
-from wanbatch.jobs.augment.checking import Reader, ReaderFindings
+from wanbatch.jobs.augment.model_answers import ModelAnswers
+from wanbatch.jobs.augment.readers import BATCH, Reader, ReaderFindings
 from wanbatch.jobs.augment.verdicts import Checked
 from wanbatch.pipeline.core.requests import fit
 from wanbatch.suggestions import did_you_mean
 
-BATCH = 32
 USUAL_SIDE = 224
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, which colours are scaled by for ONNX files; a folder of transformers says its own."""
@@ -54,6 +52,7 @@ class OnnxModel:
             raise UserError(f"{path}: takes {len(inputs)} inputs: it must take one, float [N, 3, height, width]")
         self._name = inputs[0].name
         batch, _, height, width = inputs[0].shape
+        self._fixed = isinstance(batch, int)
         self._batch = batch if isinstance(batch, int) else BATCH
         self._size = tuple(side if isinstance(side, int) else USUAL_SIDE for side in (width, height))
         self.classes = _names(self._session.get_modelmeta().custom_metadata_map)
@@ -63,8 +62,14 @@ class OnnxModel:
         width, height = self._size
         scaled = np.stack([fit(one, width, height) for one in pictures]).astype(np.float32) / 255
         inputs = ((scaled - MEAN) / DEVIATION).transpose(0, 3, 1, 2).astype(np.float32)
-        parts = [inputs[start : start + self._batch] for start in range(0, len(inputs), self._batch)]
-        return np.concatenate([self._session.run(None, {self._name: part})[0] for part in parts])
+        starts = range(0, len(inputs), self._batch)
+        return np.concatenate([self._run(inputs[start : start + self._batch]) for start in starts])
+
+    def _run(self, inputs: np.ndarray) -> np.ndarray:
+        """Of a file of so many pictures at a time, the last ones are filled up with the last one."""
+        missing = self._batch - len(inputs) if self._fixed else 0
+        filled = np.concatenate([inputs, *[inputs[-1:]] * missing])
+        return self._session.run(None, {self._name: filled})[0][: len(inputs)]
 
 
 def _names(metadata: Mapping[str, str]) -> Sequence[str] | None:
@@ -125,53 +130,43 @@ class ClassifierReader(Reader):
             model: the classifier.
             classes: the names of its outputs; None: as the model says them, else the labels of the pictures, sorted.
         """
-        self._model, self._classes = model, list(classes or model.classes or [])
-        self._waiting: list[np.ndarray] = []
-        self._labels: list[str | None] = []
-        self._names: dict[str, str] = {}  # each label once
-        self._found: list[np.ndarray] = []  # float32 [pictures, classes] each
+        self._answers = ModelAnswers("--classifier", model.logits, minus_infinity=True)
+        self._classes = list(classes or model.classes or [])
+        self._place: dict[str, int] = {}
+        self._known = self._kept = 0
 
-    def see(self, one: Checked, pixels: np.ndarray) -> None:
-        """See `Reader.see`; pictures are looked at `BATCH` at a time."""
-        self._labels.append(None if one.label is None else self._names.setdefault(one.label, one.label))
-        self._waiting.append(pixels)
-        if len(self._waiting) == BATCH:
-            self._look()
-
-    def finish(self) -> ReaderFindings:
-        """See `Reader.finish`. Raises UserError if a class of the pictures is none of the classifier's."""
-        if self._waiting:
-            self._look()
-        labels = sorted(self._names)
-        if not labels:
+    def begin(self, labels: Callable[[], Set[str]]) -> None:
+        """See `Reader.begin`. Raises UserError if a class of the pictures is none of the classifier's."""
+        named = sorted(labels())
+        if not named:
             raise UserError("the pictures have no column label: a classifier has nothing to compare with")
-        classes = self._classes or labels
-        outputs = self._found[0].shape[1]
-        if len(classes) != outputs:
-            raise UserError(
-                f"the classifier has {number_of(outputs, 'outputs')} for {number_of(len(classes), 'classes')}: "
-                f"name them in their order with --classes a,b,c"
-            )
-        for label in labels:
-            if label not in classes:
+        self._classes = self._classes or named
+        self._place = {name: place for place, name in reversed(list(enumerate(self._classes)))}  # the first counts
+        for label in named:
+            if label not in self._place:
                 raise UserError(
-                    f"class {label!r} is none of the classifier's ({', '.join(classes)}): name them in their order "
-                    f"with --classes a,b,c{did_you_mean(label, classes)}"
+                    f"class {label!r} is none of the classifier's ({', '.join(self._classes)}): name them in their "
+                    f"order with --classes a,b,c{did_you_mean(label, self._classes)}"
                 )
-        own = np.array([-1 if label is None else classes.index(label) for label in self._labels])
-        known = own >= 0
-        ranks, confidences = np.zeros(len(own), np.int32), np.zeros(len(own))
-        for place, (logits, index) in enumerate(zip(chain.from_iterable(self._found), own.tolist(), strict=True)):
-            if index >= 0:
-                ranks[place] = (logits > logits[index]).sum()
-                odds = np.exp(logits - logits.max())
-                confidences[place] = odds[index] / odds.sum()
-        columns = {
-            "label_rank": pa.array(ranks, mask=~known),
-            "label_confidence": pa.array(confidences, mask=~known),
-        }
-        return ReaderFindings(columns, {"label_kept": float((ranks[known] == 0).mean())})
 
-    def _look(self) -> None:
-        self._found.append(np.asarray(self._model.logits(self._waiting)))
-        self._waiting = []
+    def look(self, pictures: Sequence[Checked], pixels: Sequence[np.ndarray]) -> None:
+        """See `Reader.look`. Raises UserError if the classifier has not as many outputs as classes."""
+        found = self._answers.of(pixels, [one.id for one in pictures])
+        if found.shape[1] != len(self._classes):
+            raise UserError(
+                f"the classifier has {number_of(found.shape[1], 'outputs')} for "
+                f"{number_of(len(self._classes), 'classes')}: name them in their order with --classes a,b,c"
+            )
+        for one, logits in zip(pictures, found, strict=True):
+            if one.label is None:
+                continue
+            place = self._place[one.label]
+            odds = np.exp(logits - logits.max())
+            one.label_rank = int((logits > logits[place]).sum())
+            one.label_confidence = float(odds[place] / odds.sum())
+            self._known += 1
+            self._kept += one.label_rank == 0
+
+    def finish(self, order: np.ndarray) -> ReaderFindings:
+        """See `Reader.finish`."""
+        return ReaderFindings({}, {"label_kept": self._kept / self._known} if self._known else {})

@@ -20,7 +20,7 @@ from torchmetrics.image.kid import poly_mmd
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
 from wanbatch.jobs.augment import embedding_distances
-from wanbatch.jobs.augment.embedding_distances import kernel_distance, precision_and_recall
+from wanbatch.jobs.augment.embedding_distances import differences
 
 
 def normal(count: int, mean: float, seed: int, dimensions: int = 16) -> np.ndarray:
@@ -31,7 +31,7 @@ def test_the_distance_is_that_of_torchmetrics_and_grows_with_the_difference(monk
     monkeypatch.setattr(embedding_distances, "ROWS", 7)  # in several parts
     real = normal(60, 0, 1)
 
-    distances = [kernel_distance(made, real) for made in (normal(60, mean, 2) for mean in (0, 0.5, 1))]
+    distances = [differences(made, real).kid for made in (normal(60, mean, 2) for mean in (0, 0.5, 1))]
     assert distances[0] < distances[1] < distances[2]
     assert abs(distances[0]) < 0.1
     for mean, distance in zip((0, 0.5, 1), distances, strict=True):
@@ -44,13 +44,12 @@ def test_precision_is_of_made_ones_and_recall_of_the_originals(monkeypatch):
     monkeypatch.setattr(embedding_distances, "ROWS", 3)
     real = np.concatenate([normal(20, 0, 1, 2), normal(20, 50, 2, 2)])
     one_mode = normal(20, 0, 3, 2)
-    within, covered = precision_and_recall(one_mode, real)
-    assert within.mean() > 0.7
-    assert covered[:20].mean() > 0.7
-    assert not covered[20:].any()  # what was never made is not covered
-    within, covered = precision_and_recall(np.concatenate([one_mode, normal(20, -90, 4, 2)]), real)
-    assert not within[20:].any()
-    assert precision_and_recall(real, real)[0].all()
+    found = differences(one_mode, real)
+    assert found.within.mean() > 0.7
+    assert found.covered[:20].mean() > 0.7
+    assert not found.covered[20:].any()  # what was never made is not covered
+    assert not differences(np.concatenate([one_mode, normal(20, -90, 4, 2)]), real).within[20:].any()
+    assert differences(real, real).within.all()
 
 
 def means_of_colours(path: str) -> str:
@@ -129,4 +128,4 @@ def test_one_original_is_too_few(out):
     for number in range(1, 6):
         Path(f"set/train/a/{number}.png").unlink()
     (line,) = refused(invoke("check", out, "--recipe", "recipe.toml", "--embeddings", "model.onnx"))
-    assert line == "--embeddings compares 4 pictures with 1 original: it needs 2 of each"
+    assert line == "--embeddings compares with 1 original that the recipe augments: it needs 2"

@@ -16,7 +16,7 @@ from PIL import Image
 from wanbatch.errors import UserError
 from wanbatch.jobs.augment.checking import check_folder
 from wanbatch.jobs.augment.checks_settings import Checks
-from wanbatch.jobs.augment.regeneration import name_again, regenerate, rows_again
+from wanbatch.jobs.augment.regeneration import name_again, regenerate, rows_again, to_make_again
 from wanbatch.manifests.dataset.folder import OutputFolder
 from wanbatch.manifests.dataset.part_files import write_attempt
 from wanbatch.manifests.records import data_table
@@ -72,14 +72,14 @@ def check(out: Path):
 def test_rejected_pictures_are_made_again_until_they_pass(out):
     before = rows_of(Path("rows.jsonl"))
     run, asked = fake_run(good_from=2)
-    report = regenerate(out, check(out), 5, lambda: check(out), run)
+    regenerate(out, check(out), 5, lambda: check(out), run)
     assert [len(rows) for rows in asked] == [3, 3]
     after = rows_of(Path("rows.jsonl"))
     assert after[: len(before)] == before
     again = after[len(before) :]
     assert [row["regeneration"] for row in again] == [1, 1, 1, 2, 2, 2]
     assert len({row["seed"] for row in after}) == len(after)
-    rejected = report.to_make_again
+    rejected = to_make_again(out)
     assert rejected == {before[2]["id"], before[5]["id"], before[11]["id"], *(row["id"] for row in again[:3])}
     made = invoke("augment", "recipe.toml", "--out", "rows.jsonl", "--json")
     assert made.exit_code == 0, made.output
@@ -92,7 +92,7 @@ def test_it_ends_after_so_many_times(out):
     report = regenerate(out, check(out), 2, lambda: check(out), run)
     assert [len(rows) for rows in asked] == [3, 3]
     assert report.rejected == 9
-    assert rows_again(rows_of(Path("rows.jsonl")), report.to_make_again, 2) == []
+    assert rows_again(rows_of(Path("rows.jsonl")), to_make_again(out), 2) == []
 
 
 def test_names_and_folders_of_other_manifests(out):

@@ -96,8 +96,8 @@ def test_a_folder_of_transformers_says_its_own_names(out):
         (["--classifier", "rows.jsonl"], "rows.jsonl: is no ONNX file (.onnx): export the model"),
         (["--classifier", "empty"], "empty: is no classifier of transformers ("),
         (
-            ["--classifier", "model.onnx", "--classes", "red,green"],
-            "the classifier has 3 outputs for 2 classes: name",
+            ["--classifier", "model.onnx", "--classes", "red,green,blue,white"],
+            "the classifier has 3 outputs for 4 classes: name",
         ),
         (["--classifier", "model.onnx", "--classes", "reds,green,blue"], "class 'red' is none of the classifier's"),
         (["--classes", "red"], "--classes names the outputs of a --classifier: give that, too"),

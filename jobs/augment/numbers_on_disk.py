@@ -49,7 +49,7 @@ class NumbersOnDisk:
                 f"rows of {rows.shape[1]} {rows.dtype} among those of {self._row.shape[1]} {self._dtype}"
             )
         with named(gettempdir()):
-            self._file.write(np.ascontiguousarray(rows).data.cast("B"))
+            self._file.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
         self._count += len(rows)
         self._all_written = False
 
@@ -64,7 +64,8 @@ class NumbersOnDisk:
             return self._read(start, max(0, stop - start))
         found = np.empty((len(places), self._row.shape[1]), self._dtype)
         begins = np.flatnonzero(np.diff(places, prepend=-2) != 1).tolist()  # of rows that follow each other
-        for begin, end in zip(begins, [*begins[1:], len(places)], strict=True):
+        ends = [*begins[1:], len(places)] if begins else []
+        for begin, end in zip(begins, ends, strict=True):
             found[begin:end] = self._read(int(places[begin]), end - begin)
         return found
 
@@ -92,7 +93,7 @@ class NumbersOnDisk:
 
     def _read(self, start: int, count: int) -> np.ndarray:
         rows = np.empty((count, self._row.shape[1]), self._dtype)
-        view, offset = rows.data.cast("B"), start * self._row.shape[1] * self._dtype.itemsize
+        view, offset = rows.reshape(-1).view(np.uint8), start * self._row.shape[1] * self._dtype.itemsize
         while len(view):
             with named(gettempdir()):
                 got = os.preadv(self._file.fileno(), [view], offset)

@@ -22,7 +22,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     "jobs/augment/embeddings.py": {
         "there is no such model": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
         "is no ONNX file": f"{LIKE}::test_a_folder_of_transformers_gives_embeddings",
-        "--embeddings compares": f"{LIKE}::test_an_onnx_file_says_which_pictures_are_like_the_originals",
+    },
+    "jobs/augment/model_answers.py": {
+        "correct the model, or leave out {}": "tests/jobs/augment/test_model_answers.py"
+        "::test_what_is_wrong_is_said_in_one_line_with_the_picture_and_the_remedies_work",
     },
     "jobs/augment/selection.py": {
         "in none: if {} is a class": "tests/jobs/augment/test_datasets.py"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 NO_REMEDIES: dict[str, dict[str, str]] = {
-    "jobs/augment/embeddings.py": {"gives {} numbers": "what is wrong"},
     "jobs/benchmark/qualification_page.py": {"start: loaded in": "what was measured"},
     "jobs/augment/measuring.py": {"nothing to test on": "what is wrong"},
     "jobs/cluster/slurm.py": {"#SBATCH --gpus-per-node": "a line of a script", "export {}": "a line of a script"},

@@ -21,6 +21,8 @@ from wanbatch.pipeline.core.requests import fit
 from wanbatch.suggestions import did_you_mean
 
 USUAL_SIDE = 224
+FATAL = 4
+"""What onnxruntime itself writes to stderr; errors are raised, too."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, which colours are scaled by for ONNX files; a folder of transformers says its own."""
 
@@ -43,8 +45,10 @@ class OnnxModel:
             import onnxruntime
         except ImportError as error:
             raise UserError(f"{path}: needs onnxruntime: pip install 'wanbatch[onnx]'") from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = FATAL
         try:
-            self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise UserError(f"{path}: is no ONNX model ({' '.join(str(error).split())[:200]})") from error
         inputs = self._session.get_inputs()

@@ -106,8 +106,9 @@ FLAGS = {
         (of_all_together, "gives float32 of shape 1x3 for "),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_the_picture_and_the_remedies_work(out, flag, model, message):
+def test_what_is_wrong_is_said_in_one_line_with_the_picture_and_the_remedies_work(out, capfd, flag, model, message):
     (line,) = refused(invoke("check", out, flag, model("bad.onnx"), *FLAGS[flag]))
+    assert capfd.readouterr().err == ""  # onnxruntime writes past Python's stderr
     assert line.startswith(f"the model of {flag} {message}")
     assert line.endswith(f": correct the model, or leave out {flag}")
     assert not (out / "checks").exists()

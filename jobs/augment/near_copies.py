@@ -38,6 +38,9 @@ MOST_APART = int(max(SAME_COLOURS, NEAR_COLOURS) * COLOURS)
 FEW = 4096
 """Pictures among which nothing is looked up: each is compared with all."""
 
+FIRST = 16
+"""Pictures that are looked up and compared at once at first, as the first one is often what is asked for."""
+
 MOST_AT_ONCE = 1 << 16
 """Pictures that one is compared with at once, so that memory is bounded."""
 
@@ -134,7 +137,7 @@ class NearCopies:
         """The places of the pictures that are near-copies of one, in their order."""
         likely = self._looked_up(picture)
         places = np.arange(len(self._hashes)) if likely is None else likely
-        begin, count = 0, FEW
+        begin, count = 0, FEW if likely is None else FIRST
         while begin < len(places):
             block = places[begin : begin + count]
             yield from block[self._alike(block, picture)].tolist()

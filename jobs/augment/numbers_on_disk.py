@@ -49,7 +49,7 @@ class NumbersOnDisk:
                 f"rows of {rows.shape[1]} {rows.dtype} among those of {self._row.shape[1]} {self._dtype}"
             )
         with named(gettempdir()):
-            self._file.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
+            self._file.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
         self._count += len(rows)
         self._all_written = False
 
@@ -93,7 +93,7 @@ class NumbersOnDisk:
 
     def _read(self, start: int, count: int) -> np.ndarray:
         rows = np.empty((count, self._row.shape[1]), self._dtype)
-        view, offset = rows.reshape(-1).view(np.uint8), start * self._row.shape[1] * self._dtype.itemsize
+        view, offset = rows.reshape(-1).view(np.uint8).data, start * self._row.shape[1] * self._dtype.itemsize
         while len(view):
             with named(gettempdir()):
                 got = os.preadv(self._file.fileno(), [view], offset)

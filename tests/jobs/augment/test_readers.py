@@ -71,7 +71,9 @@ def records(tmp_path) -> list[Record]:
     made = []
     for number in range(COUNT):
         image = encoded()[:40] if number in BROKEN else png(picture(number))
-        made.append(replace(made_from(f"row-{number}", number, tmp_path / "source.png", image, SIZE, "s"), sources=()))
+        made.append(
+            replace(made_from(f"row-{number}", number, tmp_path / "source.png", image, SIZE, "s"), sources=())
+        )
     return made
 
 
@@ -177,7 +179,7 @@ def test_classes_without_names_are_those_of_pictures_that_cannot_be_read_too(tmp
 
 def test_nothing_is_kept_of_the_pictures_that_a_classifier_has_seen():
     class Wide:
-        classes = [f"class {number}" for number in range(10_000)]
+        classes: Sequence[str] = tuple(f"class {number}" for number in range(10_000))
 
         def logits(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
             return np.zeros((len(pictures), 10_000), np.float32)
@@ -209,7 +211,7 @@ def test_embeddings_are_compared_without_all_distances_in_memory(monkeypatch):
     assert peak < 2000 * 2000  # an eighth of the distances
 
 
-def test_a_temporary_folder_that_is_gone_is_named_and_no_checks_are_written(tmp_path, monkeypatch, records, originals):
+def test_a_temporary_folder_that_is_gone_is_named_and_nothing_is_written(tmp_path, monkeypatch, records, originals):
     out = folder_of(tmp_path / "out", records, (0,))
     reader = EmbeddingsReader(Means(), originals)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))

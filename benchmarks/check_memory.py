@@ -51,7 +51,7 @@ def main() -> None:
             folder = made_up(Path(around) / f"{rows}", rows)
             for kind in given.kinds:
                 if rows in (given.compared if kind == "embeddings" else given.rows):
-                    found.setdefault(kind, []).append({"rows": rows, **_in_a_process(kind, folder)})
+                    found.setdefault(kind, []).append({"rows": rows, **_in_its_process(kind, folder)})
                     print(kind, found[kind][-1], file=sys.stderr, flush=True)
     result = {
         "what": "peak memory of wanbatch check",
@@ -79,7 +79,7 @@ def _a_row(sizes: Sequence[dict[str, Any]]) -> int:
     return round((many["peak_bytes"] - few["peak_bytes"]) / (many["rows"] - few["rows"]))
 
 
-def _in_a_process(kind: str, folder: Path) -> dict[str, Any]:
+def _in_its_process(kind: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", kind, "--folder", str(folder)]
     environment = {**os.environ, "TMPDIR": str(folder.parent)}
     return json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)

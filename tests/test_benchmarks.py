@@ -16,6 +16,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 SMALL = {
+    "check_memory.py": ["--kinds", "embeddings", "--compared", "4", "8"],
     "cluster_scale.py": [
         "--workers",
         "8",

@@ -194,8 +194,8 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     kind, found = find_manifest(path, rules.committed_rows, rules.split)
     root = absolute(rules.source_root if rules.source_root is not None else found.folder)
     policy = PathPolicy(root, rules.allow_http, rules.source_fence)
-    _require_folder(root, "--source-root")
-    _require_folder(policy.fence, "--source-fence")
+    require_source_folder(root, "--source-root")
+    require_source_folder(policy.fence, "--source-fence")
 
     problems = Problems(found.shown, kind.positions)
     checker = RowChecker(policy, problems, ColumnMap(_renames(found, rules), found.rename), rules.prompt_of_run)
@@ -326,8 +326,16 @@ def _report_suspects(checker: RowChecker, strict: bool) -> None:
             checker.problems.add_cause(column.message)
 
 
-def _require_folder(folder: str, flag: str) -> None:
-    """Raises UserError unless a local folder of sources is there, MachineryError if that cannot be told."""
+def require_source_folder(folder: str, flag: str) -> None:
+    """Make sure that a folder of sources is there, unless it is in a store.
+
+    Args:
+        folder: absolute, or a URL.
+        flag: that gives it.
+    Raises:
+        UserError: It is not there, or no folder.
+        MachineryError: That cannot be told.
+    """
     try:
         if not is_url(folder) and kind_of(folder) != "folder":
             raise UserError(f"{folder}: is not a folder: give {flag} an existing one")

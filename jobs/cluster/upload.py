@@ -16,10 +16,10 @@ from wanbatch.jobs.cluster.local_sources import file_paths, location_here, sourc
 from wanbatch.jobs.cluster.prepare import Prepared
 from wanbatch.jobs.cluster.submission import flags_of, needed_paths
 from wanbatch.jobs.config.settings import Settings
-from wanbatch.manifests.reading.manifest import Manifest, require_source_folder
+from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.finder import SourceFinder
-from wanbatch.manifests.sources.path_policy import PathPolicy
+from wanbatch.manifests.sources.path_policy import PathPolicy, require_source_folder
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
 from wanbatch.manifests.storage.urls import INTERNAL, absolute, files_below, is_hub, is_url, plain_url

@@ -7,7 +7,7 @@ so that a million of them fit in memory; `Manifest.row` makes a `Row` of one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from wanbatch.manifests.reading.kinds import find_manifest
 from wanbatch.manifests.reading.row_ids import check_ids
 from wanbatch.manifests.reading.validation import Positions, Problems, RowChecker, location_of
 from wanbatch.manifests.records import Row, Source
-from wanbatch.manifests.sources.path_policy import PathPolicy
-from wanbatch.manifests.storage.urls import absolute, is_url, kind_of, local_path
+from wanbatch.manifests.sources.path_policy import PathPolicy, require_source_folder
+from wanbatch.manifests.storage.urls import absolute, is_url, local_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Manifest:
         digest: changes when the manifest does (see the kinds); hex.
         warnings: what of it is not read or not used, one sentence each.
         unused_columns: passthrough columns that seem to mean another one.
+        not_renamed: columns that were to be read as others and are not there, with what to say of each.
     """
 
     path: str | Path
@@ -59,6 +60,7 @@ class Manifest:
     digest: str
     warnings: tuple[str, ...] = ()
     unused_columns: tuple[UnusedColumn, ...] = ()
+    not_renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def all_warnings(self) -> tuple[str, ...]:
@@ -140,6 +142,7 @@ def read_manifest(
     split: str | None = None,
     seems_right: Callable[[], None] | None = None,
     look_at: LookAt = look_at_none,
+    all_renamed: bool = True,
 ) -> Manifest:
     """Read and check a manifest.
 
@@ -157,6 +160,7 @@ def read_manifest(
         seems_right: called once if a long manifest's first rows are right, before the rest is read; that may still
             be wrong.
         look_at: what is wrong with sources themselves; asked only if something else is wrong, so that it is said too.
+        all_renamed: a column of `renames` that is not there is a problem; else it is in `not_renamed`.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -164,7 +168,7 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        named = (renames or {}, strict, prompt_of_run, committed_rows, split, seems_right, look_at)
+        named = (renames or {}, strict, prompt_of_run, committed_rows, split, seems_right, look_at, all_renamed)
         return _read(path, _Rules(source_root, source_fence, allow_http, check, *named))
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
@@ -188,6 +192,7 @@ class _Rules:
     split: str | None
     seems_right: Callable[[], None] | None
     look_at: LookAt
+    all_renamed: bool
 
 
 def _read(path: str | Path, rules: _Rules) -> Manifest:
@@ -205,7 +210,8 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     lines = checker.lines()
     members = checker.doubtful_members()
     rows, origins = merge_groups(lines, members, checker.broken_groups, problems.add, problems.location)
-    for message in checker.columns.problems():
+    absent = checker.columns.absent()
+    for message in (*(absent.values() if rules.all_renamed else ()), *checker.columns.present_twice()):
         problems.add(0, -1, message)
     lost = lost_groups(lines, checker.doubtful(), members)
     everything = _check_together(rows, checker.doubtful(), lost, rules, problems)
@@ -238,6 +244,7 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
         digest,
         (*found.warnings, *problems.warnings),
         unused,
+        absent,
     )
 
 
@@ -324,20 +331,3 @@ def _report_suspects(checker: RowChecker, strict: bool) -> None:
             checker.nothing_asked and column.meant in ("prompt", "image", "images")
         ):
             checker.problems.add_cause(column.message)
-
-
-def require_source_folder(folder: str, flag: str) -> None:
-    """Make sure that a folder of sources is there, unless it is in a store.
-
-    Args:
-        folder: absolute, or a URL.
-        flag: that gives it.
-    Raises:
-        UserError: It is not there, or no folder.
-        MachineryError: That cannot be told.
-    """
-    try:
-        if not is_url(folder) and kind_of(folder) != "folder":
-            raise UserError(f"{folder}: is not a folder: give {flag} an existing one")
-    except OSError as error:
-        raise MachineryError(f"{folder}: cannot be looked at ({error.strerror or error}): is it mounted?") from error

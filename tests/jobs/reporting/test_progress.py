@@ -36,8 +36,14 @@ def events(text: str) -> list[dict]:
 
 @pytest.mark.parametrize(("name", "made", "failed"), [("mixed", 15, 0), ("faulty", 3, 7)])
 def test_json_lines_of_a_run(request, name, made, failed):
-    """Each line is one object; stages come in order; counts never pass the total and end at it."""
+    """Each line is one object; stages come in order; counts never pass the total and end at it.
+
+    There are none before images are made, then at once what is there.
+    """
     found = events(request.getfixturevalue(name).progress)
+    assert [event.get("stage") for event in found[:3]] == ["starting", "making", None]
+    assert (found[2]["event"], found[2]["made"], found[2]["failed"]) == ("progress", 0, 0)
+    assert [event.get("stage") for event in found[-2:]] == ["done", None]
     stages = [event["stage"] for event in found if event["event"] == "stage"]
     assert stages == ["starting", "making", "done"]
     counts = [event for event in found if event["event"] == "progress"]
@@ -53,10 +59,13 @@ def test_json_lines_count_earlier_runs_but_do_not_take_them_for_speed():
     """The speed is that of pictures that were made; by failed ones, too, the others are done sooner."""
     stream, now = io.StringIO(), [0.0]
     lines = JsonLines(20, 6, stream, clock=lambda: now[0])
-    lines.update(5, 1)
-    now[0] = 3.0  # starting workers is no part of it
+    lines.stage("starting")
+    now[0] = 3.0  # which is no part of it
     lines.stage("making")
+    lines.update(5, 1)
     now[0] = 7.0
+    lines.update(6, 2)  # not shown so soon after the last one
+    now[0] = 13.0
     lines.update(7, 3)
     now[0] = 20.0  # and neither is ending them
     lines.close()
@@ -69,17 +78,19 @@ def test_json_lines_count_earlier_runs_but_do_not_take_them_for_speed():
     )
     assert (first["made"], last["made"], last["failed"], last["total"]) == (7, 7, 3, 20)
     # two made and two failed since the start, ten left
-    assert last["pictures_per_second"] == first["pictures_per_second"] == 0.5
-    assert last["seconds_left"] == 10
+    assert last["pictures_per_second"] == first["pictures_per_second"] == 0.2
+    assert last["seconds_left"] == 25
 
 
 def test_a_bar_shows_the_speed_of_pictures_that_were_made():
     screen = io.StringIO()
     bar = Bar(100_000, 30_000, screen)
-    bar.update(20_000, 10_000)
     bar.stage("making")
+    bar.update(20_000, 10_000)
     bar._bar.start_t -= 10_000
     bar.update(25_000, 35_000)
+    bar._bar.start_t -= 90_000  # workers take long to end, which is no part of it
+    bar.stage("done")
     bar.close()
     shown = screen.getvalue().split("\r")[-1]
     assert re.search(r"60000/100000 pictures, 35000 failed ·  0\.50 pictures/s · 3:4\d:\d\d left", shown), shown
@@ -172,6 +183,10 @@ def test_bar_on_a_terminal(terminal):
     drawn = [line for line in re.split(r"[\r\n]+", screen) if line.strip()]
     assert drawn[0].startswith("starting |")
     assert any(line.startswith("making |") for line in drawn)
+    stages = [line.split(" |")[0].split(" (")[0] for line in drawn if "pictures" in line]
+    assert list(dict.fromkeys(stages)) == ["starting", "making", "done"]
+    assert stages == sorted(stages, key=["starting", "making", "done"].index), "one after the other"
+    assert all("| 0/7 pictures ·" in line for line in drawn if line.startswith("starting"))
     last = [line for line in drawn if "pictures" in line][-1]
     assert last.startswith("done |")
     assert re.search(r"\| 7/7 pictures, 1 failed · +[\d.]+ pictures/s · 00:00 left", last), last

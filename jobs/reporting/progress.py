@@ -14,6 +14,7 @@ from tqdm import tqdm
 from wanbatch.manifests.dataset.event_log import Speed, speed_of
 
 HEARTBEAT_SECONDS = 10.0
+USUAL_ROWS = 24
 STARTING, MAKING = "starting", "making"
 
 
@@ -109,6 +110,7 @@ class Bar:
             bar_format=self.FORMAT % room if room > 4 else self.NARROW,
             desc=STARTING,
             mininterval=0.2,
+            nrows=rows_of(stream),
         )
         self._bar.first = self._bar.counts = _Counts(before, 0)
 
@@ -144,6 +146,17 @@ def _columns(stream: IO[str]) -> int:
         return os.get_terminal_size(stream.fileno()).columns or Bar.BAR + Bar.TEXT
     except OSError:
         return Bar.BAR + Bar.TEXT
+
+
+def rows_of(stream: IO[str]) -> int:
+    """How many lines the terminal of a stream has; where it does not say so, as many as most have.
+
+    A bar of tqdm is not shown on one of no lines, which is what serial lines, `script` and the like say.
+    """
+    try:
+        return os.get_terminal_size(stream.fileno()).lines or USUAL_ROWS
+    except OSError:
+        return USUAL_ROWS
 
 
 class JsonLines:

@@ -9,6 +9,7 @@ import pty
 import re
 import shutil
 import subprocess
+import sys
 import termios
 from dataclasses import replace
 from itertools import pairwise
@@ -21,6 +22,7 @@ from PIL import Image
 
 from wanbatch.jobs.cli.main import main
 from wanbatch.jobs.reporting.contact_sheet import contact_sheet, first_records
+from wanbatch.jobs.reporting.parts_progress import PartsProgress
 from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, Bar, JsonLines, progress_for
 from wanbatch.jobs.reporting.text_summary import stage_seconds, summary_text
 from wanbatch.manifests.dataset.event_log import Speed
@@ -338,6 +340,29 @@ def test_run_as_json(manifest, model_folder, tmp_path):
     assert expected.items() <= summary.items()
     assert events(ended.err)[0] == {"event": "stage", "stage": "starting"}
     assert list(rows_by_id(tmp_path / "out" / "shop")) == ["a"]
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_terminal_that_does_not_say_its_size_has_a_bar(parts, monkeypatch):
+    """As a serial line and `script` in a pipe; tqdm shows none on the standard error of a terminal of no lines."""
+    monkeypatch.setattr("wanbatch.jobs.reporting.parts_progress.QUIET_SECONDS", 0)
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (0, 0))
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        if parts:
+            with PartsProgress("columns changed in") as told:
+                told(1, 5)
+        else:
+            bar = progress_for(5, 0, terminal)
+            bar.update(1, 0)
+            bar.close()
+    try:
+        shown = os.read(master, 65536).decode()
+    except OSError:  # nothing was
+        shown = ""
+    os.close(master)
+    assert re.search(r"\| 1/5 (pictures|parts)", shown), shown
 
 
 @pytest.mark.parametrize("columns", [44, 60, 80, 97, 120, 200])

@@ -210,9 +210,7 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     lines = checker.lines()
     members = checker.doubtful_members()
     rows, origins = merge_groups(lines, members, checker.broken_groups, problems.add, problems.location)
-    absent = checker.columns.absent()
-    for message in (*(absent.values() if rules.all_renamed else ()), *checker.columns.present_twice()):
-        problems.add(0, -1, message)
+    absent = _report_renames(checker.columns, rules.all_renamed, problems)
     lost = lost_groups(lines, checker.doubtful(), members)
     everything = _check_together(rows, checker.doubtful(), lost, rules, problems)
     if problems.found:
@@ -317,6 +315,14 @@ def _renames(found: ManifestFiles, rules: _Rules) -> dict[str, str]:
     """The renames of the user, and those of the manifest's kind that do not contradict them."""
     taken = {*rules.renames, *rules.renames.values()}
     return {**{c: target for c, target in found.renames.items() if not {c, target} & taken}, **rules.renames}
+
+
+def _report_renames(columns: ColumnMap, all_renamed: bool, problems: Problems) -> dict[str, str]:
+    """Add what is wrong with columns that are read as others. Returns those that are not there."""
+    absent = columns.absent()
+    for message in (*(absent.values() if all_renamed else ()), *columns.present_twice()):
+        problems.add(0, -1, message)
+    return absent
 
 
 def _report_suspects(checker: RowChecker, strict: bool) -> None:

@@ -6,9 +6,14 @@ import io
 import json
 import os
 import pty
+import re
+import sys
+import termios
+
+import pytest
 
 from wanbatch.jobs.reporting.parts_progress import PartsProgress
-from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS
+from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, progress_for
 
 
 def test_lines_tell_of_what_takes_long_and_of_nothing_else():
@@ -46,3 +51,26 @@ def test_a_terminal_has_a_bar(monkeypatch):
     assert "columns changed in" in shown
     assert "/2 parts" in shown
     assert "/3 parts" in shown
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_terminal_that_does_not_say_its_size_has_a_bar(parts, monkeypatch):
+    """As a serial line and `script` in a pipe; tqdm shows none on the standard error of a terminal of no lines."""
+    monkeypatch.setattr("wanbatch.jobs.reporting.parts_progress.QUIET_SECONDS", 0)
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (0, 0))
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        if parts:
+            with PartsProgress("columns changed in") as told:
+                told(1, 5)
+        else:
+            bar = progress_for(5, 0, terminal)
+            bar.update(1, 0)
+            bar.close()
+    try:
+        shown = os.read(master, 65536).decode()
+    except OSError:  # nothing was
+        shown = ""
+    os.close(master)
+    assert re.search(r"\| 1/5 (pictures|parts)", shown), shown

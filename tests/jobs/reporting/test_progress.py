@@ -1,4 +1,4 @@
-"""What a run shows: JSON lines for programs, a bar for people, a summary for both, a contact sheet."""
+"""What a run shows: JSON lines for programs, a bar for people, a summary for both."""
 
 from __future__ import annotations
 
@@ -9,24 +9,18 @@ import pty
 import re
 import shutil
 import subprocess
-import sys
 import termios
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from job_making import WANBATCH, command, decoded, environment, rows_by_id, write_jsonl
-from PIL import Image
+from job_making import WANBATCH, command, environment, rows_by_id, write_jsonl
 
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.reporting.contact_sheet import contact_sheet, first_records
-from wanbatch.jobs.reporting.parts_progress import PartsProgress
 from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, Bar, JsonLines, progress_for
 from wanbatch.jobs.reporting.text_summary import stage_seconds, summary_text
 from wanbatch.manifests.dataset.event_log import Speed
-from wanbatch.manifests.dataset.part_files import open_parts
 
 
 def events(text: str) -> list[dict]:
@@ -296,37 +290,7 @@ def test_a_damaged_part_does_not_end_the_summary_of_a_run(faulty, tmp_path):
     ]
 
 
-# ---- contact sheet
-
-
-def test_contact_sheet(mixed, tmp_path):
-    target = tmp_path / "sheets" / "sheet.png"
-    assert contact_sheet(mixed.out, target, columns=5, cell=96) == 15
-    sheet = Image.open(target)
-    assert (sheet.format, sheet.size) == ("PNG", (5 * (96 + 12) + 12, 3 * (96 + 3 * 15 + 12) + 12))
-    pixels = np.asarray(sheet.convert("RGB")).astype(int)
-    first = decoded(rows_by_id(mixed.out)["plain"])
-    enlarged = np.repeat(np.repeat(first, 3, axis=0), 3, axis=1)
-    assert np.array_equal(pixels[12 : 12 + 96, 12 : 12 + 96], enlarged)
-    for row in range(3):
-        for column in range(5):
-            top, left = 12 + row * 153, 12 + column * 108
-            assert pixels[top : top + 96, left : left + 96].std() > 5, "no picture there"
-            assert pixels[top + 98 : top + 113, left : left + 96].min() < 128, "no caption there"
-
-
-def test_contact_sheet_by_the_command(mixed, tmp_path):
-    result = CliRunner().invoke(
-        main, ["report", str(mixed.out), "--sheet", "s.png", "--columns", "2", "--limit", "3"]
-    )
-    assert (result.exit_code, result.stdout) == (0, "3 pictures on s.png\n")
-    assert Image.open(tmp_path / "s.png").size == (2 * 204 + 12, 2 * (192 + 45 + 12) + 12)
-
-
-def test_contact_sheet_is_in_the_order_of_the_manifest(mixed):
-    shown = [record["id"] for record in first_records(open_parts(mixed.out, "data"), 15)]
-    rows = rows_by_id(mixed.out)
-    assert shown == sorted(rows, key=lambda name: (rows[name]["manifest_row"], rows[name]["variant"]))
+# ---- programs, and terminals of other sizes
 
 
 @pytest.mark.slow
@@ -340,29 +304,6 @@ def test_run_as_json(manifest, model_folder, tmp_path):
     assert expected.items() <= summary.items()
     assert events(ended.err)[0] == {"event": "stage", "stage": "starting"}
     assert list(rows_by_id(tmp_path / "out" / "shop")) == ["a"]
-
-
-@pytest.mark.parametrize("parts", [False, True])
-def test_a_terminal_that_does_not_say_its_size_has_a_bar(parts, monkeypatch):
-    """As a serial line and `script` in a pipe; tqdm shows none on the standard error of a terminal of no lines."""
-    monkeypatch.setattr("wanbatch.jobs.reporting.parts_progress.QUIET_SECONDS", 0)
-    master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (0, 0))
-    with os.fdopen(slave, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        if parts:
-            with PartsProgress("columns changed in") as told:
-                told(1, 5)
-        else:
-            bar = progress_for(5, 0, terminal)
-            bar.update(1, 0)
-            bar.close()
-    try:
-        shown = os.read(master, 65536).decode()
-    except OSError:  # nothing was
-        shown = ""
-    os.close(master)
-    assert re.search(r"\| 1/5 (pictures|parts)", shown), shown
 
 
 @pytest.mark.parametrize("columns", [44, 60, 80, 97, 120, 200])

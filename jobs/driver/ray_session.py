@@ -12,7 +12,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 import ray
@@ -140,12 +140,16 @@ def local_ray(workers: int = 1, preload: str | None = None) -> Iterator[None]:
             ADDRESS_VARIABLE,
             address,
         )
-    with session_folder() as folder, ray_variables(local_variables(os.environ, preload)):
+    with (
+        session_folder() as folder,
+        ray_variables(local_variables(os.environ, preload)),
+        ExitStack() as held,
+    ):
         try:
             try:
-                _init(workers, folder)
+                _init(workers, folder, held)
             except AgentFailedError:
-                _init(workers, folder, quick=False)
+                _init(workers, folder, held, quick=False)
         except Exception as error:  # of many kinds: no memory, no port, no process, no time
             ray.shutdown()
             raise MachineryError(
@@ -159,9 +163,9 @@ def local_ray(workers: int = 1, preload: str | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _init(workers: int, folder: str | None, quick: bool = True) -> None:
+def _init(workers: int, folder: str | None, held: ExitStack, quick: bool = True) -> None:
     # Ray puts its own handlers in place
-    with kept_signal_handlers(), _for_this_machine(), needed_processes_alone(quick):
+    with kept_signal_handlers(), _for_this_machine(), needed_processes_alone(held, quick):
         ray.init(
             address="local",
             num_cpus=max(1, workers),  # workers ask for none

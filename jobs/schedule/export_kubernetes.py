@@ -86,7 +86,7 @@ def _flags(name: str, value: Any, own: set[str]) -> list[str]:
 
 
 def _job(pod: dict[str, Any]) -> dict[str, Any]:
-    """The Job: a pod that a node lost, or that ended with 4 or 75, is started again, one that ended otherwise is not."""
+    """The Job: a pod that a node lost or that ended with 4 or 75 is started again, others are not."""
     rules = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "Count", "onExitCodes": {"operator": "In", "values": [HELD, MACHINERY, 137]}},

@@ -98,7 +98,9 @@ class Attempt:
         except OSError as error:
             self._write(log, f"cannot be started: {error.strerror}")
             return MACHINERY
-        self._write(log, f"ended with exit code {code} in the middle, as Ray ends a process when a part of it is gone")
+        self._write(
+            log, f"ended with exit code {code} in the middle, as Ray ends a process when a part of it is gone"
+        )
         return MACHINERY
 
     def _wait_for(self, command: list[str], log: Any, own_end: OwnEnd) -> int:

@@ -2,8 +2,8 @@
 
     python scheduled_command.py run MANIFEST --out OUT ...
 
-It ends with the number in the file `go` once that is there, and with 130 after SIGTERM, as a run does. With `cut` before
-the number it ends as a process does that Ray ends.
+It ends with the number in the file `go` once that is there, and with 130 after SIGTERM, as a run does. With `cut`
+before the number it ends as a process does that Ray ends.
 """
 
 import atexit

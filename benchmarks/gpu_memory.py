@@ -13,7 +13,6 @@ from functools import cache
 
 import click
 import torch
-from torch import nn
 
 from wanbatch.pipeline.loading.random_model import PUBLISHED, Size, random_modules
 from wanbatch.pipeline.loading.residency import (
@@ -22,12 +21,14 @@ from wanbatch.pipeline.loading.residency import (
     TRANSFORMER,
     VAE_PART,
     Residency,
+    bytes_of,
     choices,
     form_by_config,
     working_bytes,
 )
 
 PIXELS = 1280 * 704
+Shapes = dict[str, tuple[int, ...]]
 ROWS: tuple[tuple[str, Size, int], ...] = (
     ("Wan2.2 TI2V-5B", "5b", 8), ("Wan2.2 T2V-A14B", "a14b", 4), ("Wan2.1 T2V-1.3B", "1.3b", 8)
 )  # fmt: skip
@@ -42,10 +43,10 @@ WAYS = {
 
 def bytes_by_way(size: Size, slots: int, eight_bits: bool, text_fp8: bool = False) -> dict[Residency, int]:
     """Bytes that a model needs in each way, in bf16 or with its large layers in eight bits, and the text encoder."""
-    published, (text, vae, experts) = PUBLISHED[size], _numbers(size)
+    published, (text, vae, experts) = PUBLISHED[size], _shapes(size)
     names = EXPERTS if len(experts) == 2 else TRANSFORMER
-    sizes = {TEXT: (1 if text_fp8 else 2) * text, VAE_PART: 2 * vae}
-    sizes |= {name: (1 if eight_bits else 2) * expert for name, expert in zip(names, experts, strict=True)}
+    sizes = {TEXT: bytes_of(text, 1 if text_fp8 else 2), VAE_PART: bytes_of(vae, 2)}
+    sizes |= {name: bytes_of(expert, 2, eight_bits) for name, expert in zip(names, experts, strict=True)}
     form = form_by_config(published.transformer, len(experts))
     return dict(choices(sizes, working_bytes(form, published.vae["scale_factor_spatial"], slots, PIXELS)))
 
@@ -62,14 +63,14 @@ def table() -> Iterator[str]:
 
 
 @cache
-def _numbers(size: Size) -> tuple[int, int, list[int]]:
-    """How many weights text encoder, VAE and each transformer have."""
+def _shapes(size: Size) -> tuple[Shapes, Shapes, list[Shapes]]:
+    """The weights of text encoder, VAE and each transformer."""
     modules = random_modules(torch.device("meta"), torch.bfloat16, size)
-    return _count(modules.text_encoder), _count(modules.vae), [_count(expert) for expert in modules.transformers]
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    text, vae, *experts = (
+        {name: tuple(weight.shape) for name, weight in part.named_parameters()}
+        for part in (modules.text_encoder, modules.vae, *modules.transformers)
+    )
+    return text, vae, experts
 
 
 @click.command(help=__doc__)

@@ -42,3 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """What libraries keep can be given back; duckdb prints all that it sees as leaked otherwise, a hundred lines."""
+    gc.unfreeze()
+    gc.collect()

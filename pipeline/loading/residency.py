@@ -8,7 +8,7 @@ leaves, too. Decided once, when a model is loaded; `offload.py` moves what is de
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.loading.config_files import read_json
+from wanbatch.pipeline.models.block_products import LARGE_WEIGHTS
 
 GIB = 1 << 30
 TEXT, VAE_PART = "text", "vae"
@@ -44,6 +45,8 @@ WAN_2_1 = {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 1382
            "patch_size": (1, 2, 2)}  # fmt: skip
 """What a transformer's configuration means that does not say it, as in diffusers."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+SCALE_BYTES = 4
+"""Of a row of a weight in eight bits."""
 HEADER_LENGTH_BYTES = 8
 
 
@@ -196,12 +199,30 @@ def weight_sizes(
     for part, name in names.items():
         if part == "low_noise" and not two:
             continue
-        numbers = sum(weights_in(path) for path in (folder / FOLDERS[part]).glob("*.safetensors"))
-        rounded = of_one_byte.get(part, eight_bits)
-        sizes[name] = numbers * (1 if rounded else ITEM_BYTES[dtype])
-        if slots and part not in of_one_byte:  # and weights that are not rounded, to merge with
-            sizes[name] += slots * sizes[name] + (numbers * ITEM_BYTES[dtype] if rounded else 0)
+        files, item = (folder / FOLDERS[part]).glob("*.safetensors"), ITEM_BYTES[dtype]
+        shapes = {tensor: shape for path in files for tensor, shape in shapes_in(path).items()}
+        transformer = part not in of_one_byte
+        rounded = transformer and eight_bits
+        sizes[name] = bytes_of(shapes, 1 if of_one_byte.get(part) else item, rounded)
+        if slots and transformer:  # and weights that are not rounded, to merge with
+            sizes[name] += slots * sizes[name] + (bytes_of(shapes, item) if rounded else 0)
     return sizes
+
+
+def bytes_of(shapes: Mapping[str, Sequence[int]], item: int, eight_bits: bool = False) -> int:
+    """Bytes of a part's weights on a device.
+
+    Args:
+        shapes: Of its tensors, by their names.
+        item: Bytes of a number.
+        eight_bits: Whether the large layers' weights are in FP8 or INT8, with a scale for each row. A sixth of
+            A14B's numbers is in other layers, most of them those of the texts' keys and values.
+    """
+    total = 0
+    for name, shape in shapes.items():
+        large = eight_bits and name.startswith("blocks.") and name.split(".", 2)[2] in LARGE_WEIGHTS
+        total += prod(shape) + SCALE_BYTES * shape[0] if large else prod(shape) * item
+    return total
 
 
 def fits_whole(
@@ -254,8 +275,8 @@ def working_for(folder: Path, slots: int, pixels: int) -> dict[str, int]:
     return working_bytes(form_by_config(transformer, experts), stride, slots, pixels)
 
 
-def weights_in(path: Path) -> int:
-    """How many numbers a safetensors file holds, by its header.
+def shapes_in(path: Path) -> dict[str, list[int]]:
+    """The shapes of a safetensors file's tensors by their names, by its header.
 
     Raises:
         UserError: It is damaged, or cannot be read.
@@ -264,6 +285,6 @@ def weights_in(path: Path) -> int:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
             header = json.loads(file.read(min(length, path.stat().st_size)))
-        return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        return {name: list(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is not a whole safetensors file ({error}): restore the model's files") from error

@@ -16,17 +16,6 @@ from torch import Tensor
 
 from wanbatch.pipeline.models.weight_merging import merged
 
-# The products of a block and which of diffusers' modules each stands for.
-PRODUCTS: dict[str, tuple[str, ...]] = {
-    "qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
-    "out": ("attn1.to_out.0",),
-    "text_query": ("attn2.to_q",),
-    "text_out": ("attn2.to_out.0",),
-    "inner": ("ffn.net.0.proj",),
-    "outer": ("ffn.net.2",),
-}
-TEXT_PRODUCTS: dict[str, tuple[str, ...]] = {"text_key": ("attn2.to_k",), "text_value": ("attn2.to_v",)}
-
 
 class LayerStack(NamedTuple):
     """What is added to one product, for all slots.
@@ -78,7 +67,7 @@ class MergedStack(NamedTuple):
 
 
 BlockStacks = Mapping[str, LayerStack]
-"""By the names of `PRODUCTS` or `TEXT_PRODUCTS`."""
+"""By the names of `block_products.PRODUCTS` or `TEXT_PRODUCTS`."""
 
 
 def with_adapters(out: Tensor, states: Tensor, stacks: BlockStacks | None, product: str) -> Tensor:
@@ -111,7 +100,7 @@ class AdapterStacks:
 
     Args:
         layers: How many blocks there are.
-        products: `PRODUCTS` or `TEXT_PRODUCTS`.
+        products: `block_products.PRODUCTS` or `TEXT_PRODUCTS`.
         shape_of: Gives rows and columns of the weight of a module of a block.
         slots: How many rows they hold.
         rank: Of each slot.

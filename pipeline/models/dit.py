@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.models import dit_plain
-from wanbatch.pipeline.models.adapter_stacks import PRODUCTS, TEXT_PRODUCTS, AdapterStacks
+from wanbatch.pipeline.models.adapter_stacks import AdapterStacks
 from wanbatch.pipeline.models.attention_choice import cudnn_first
+from wanbatch.pipeline.models.block_products import PRODUCTS, TEXT_PRODUCTS
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.fp8 import float8_linear
 from wanbatch.pipeline.models.int8 import int8_linear

@@ -97,7 +97,7 @@ class FrameBlock(nn.Module):
         return Joined(self.qkv_weight, self.qkv_bias)
 
     def large_layers(self) -> dict[str, Any]:
-        """The linear layers of `adapter_stacks.PRODUCTS`, by their names, each with `weight` and `bias`.
+        """The linear layers of `block_products.PRODUCTS`, by their names, each with `weight` and `bias`.
 
         Raises:
             ValueError: If the block was not fused before.
@@ -169,7 +169,7 @@ class FrameBlock(nn.Module):
 
         Args:
             states: Of the texts.
-            stacks: What the texts' adapters add (`adapter_stacks.TEXT_PRODUCTS`); None for nothing.
+            stacks: What the texts' adapters add (`block_products.TEXT_PRODUCTS`); None for nothing.
         """
         attention = self.attn2
         if stacks is None:
@@ -199,7 +199,7 @@ class FrameBlock(nn.Module):
             text_keys: [batch, heads, length, head_dim].
             text_values: As `text_keys`.
             text_bias: [batch, 1, 1, length], added to the scores of the attention to the text.
-            stacks: What the rows' adapters add (`adapter_stacks.PRODUCTS`); None for nothing.
+            stacks: What the rows' adapters add (`block_products.PRODUCTS`); None for nothing.
 
         Returns:
             [batch, tokens, dim].

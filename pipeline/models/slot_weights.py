@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanbatch.pipeline.models.adapter_stacks import PRODUCTS
+from wanbatch.pipeline.models.block_products import PRODUCTS
 from wanbatch.pipeline.models.dit_block import FrameBlock
 from wanbatch.pipeline.models.fp8 import Float8Linear
 from wanbatch.pipeline.models.int8 import Int8Linear

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import runpy
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import pytest
+import torch
 
 from wanbatch.errors import UserError
+from wanbatch.pipeline.loading import registry, weights
 from wanbatch.pipeline.loading.offload import size_of
 from wanbatch.pipeline.loading.residency import (
     GIB,
@@ -17,11 +20,14 @@ from wanbatch.pipeline.loading.residency import (
     fits_whole,
     plan_residency,
     require_whole,
+    shapes_in,
     weight_sizes,
-    weights_in,
     working_for,
 )
+from wanbatch.pipeline.loading.runtime import Runtime
+from wanbatch.pipeline.loading.single_frame import single_frame_transformer
 
+CPU = torch.device("cpu")
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 ONE = {"text": 11, "transformer": 10, "vae": 2}
 TWO = {"text": 11, "high_noise": 28, "low_noise": 28, "vae": 1}
@@ -82,7 +88,7 @@ def script() -> dict:
 
 
 def test_cards_that_the_models_fit_on(script):
-    """By reckoning: all of A14B on 80 GB with few slots, in FP8 on 48 GB, on which its experts in bf16 take turns."""
+    """By reckoning: all of A14B on 80 GB with few slots, all in FP8 on 48 GB, where experts in bf16 take turns."""
 
     def gigabytes(*which) -> list[float]:
         return [needed / 1e9 for needed in script["bytes_by_way"](*which).values()]
@@ -91,7 +97,9 @@ def test_cards_that_the_models_fit_on(script):
     assert 70 < whole < 80
     assert text < whole - 10
     assert 32 < turns < 40
-    assert gigabytes("a14b", 4, True)[0] < 48
+    assert 48 < gigabytes("a14b", 4, True)[0] < 52  # an H200 with 80 GB allowed: 50.7 at most were allocated
+    assert 21 < gigabytes("a14b", 4, True)[2] < 24  # with 24 GB allowed: 21.8
+    assert gigabytes("a14b", 4, True, True)[0] < 48
     whole, text, every = gigabytes("5b", 4, False)
     assert 22.5 < whole < 26  # with 24 GB the text encoder took turns, and the most that was allocated was 22.1 GB
     assert 12 < text < 16
@@ -105,13 +113,10 @@ def test_the_page_on_performance_has_the_table(script):
 
 
 def test_a_folder_is_weighed_by_the_headers_of_its_files(model_folder):
-    parts = {path.parent.name: weights_in(path) for path in Path(model_folder).glob("*/*.safetensors")}
-    sizes = weight_sizes(model_folder, "bfloat16", eight_bits=True)
-    assert sizes == {
-        "text": 2 * parts["text_encoder"],
-        "vae": 2 * parts["vae"],
-        "transformer": parts["transformer"],
-    }
+    files = Path(model_folder).glob("*/*.safetensors")
+    parts = {path.parent.name: sum(prod(shape) for shape in shapes_in(path).values()) for path in files}
+    names = {"text": "text_encoder", "vae": "vae", "transformer": "transformer"}
+    assert weight_sizes(model_folder, "bfloat16") == {name: 2 * parts[part] for name, part in names.items()}
     free = sum(weight_sizes(model_folder, "float32").values()) + max(working_for(model_folder, 2, 64 * 64).values())
     assert fits_whole(model_folder, "float32", False, 2, 64 * 64, free)
     assert not fits_whole(model_folder, "float32", False, 2, 64 * 64, free - 1)
@@ -148,6 +153,16 @@ def test_sizes_of_modules_are_those_of_their_files(wan, model_folder):
     assert size_of(wan.experts[0]) == pytest.approx(sizes["transformer"], rel=0.1)  # rotary tables are not in files
 
 
+@pytest.mark.parametrize("precision", [{"fp8": True}, {"int8": True}], ids=str)
+def test_in_eight_bits_layers_that_stay_as_they_are_count_too(precision):
+    """Those of the texts' keys and values, a sixth of A14B: without them a card of 48 GB seemed to have room."""
+    info = registry.find()
+    modules = weights.load(info, CPU, torch.bfloat16)
+    transformer = single_frame_transformer(modules.transformer, Runtime(**precision), CPU)
+    size = weight_sizes(Path(info.folder), "bfloat16", eight_bits=True)["transformer"]
+    assert size_of(transformer) == pytest.approx(size, rel=0.05)  # the embedding of times is in float32
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\x01", b"\xff" * 4000, b"\x10" + b"\0" * 7 + b'{"a": {"shape": [', b"\2" + b"\0" * 7 + b"[]"]
 )
@@ -156,4 +171,4 @@ def test_a_file_whose_header_is_damaged_is_named(tmp_path, content):
     with pytest.raises(
         UserError, match=r"weights.safetensors: is not a whole safetensors file .*: restore the model's"
     ):
-        weights_in(tmp_path / "weights.safetensors")
+        shapes_in(tmp_path / "weights.safetensors")

@@ -2,18 +2,20 @@
 
     python benchmarks/gpu_limits.py [--model 5b] [--gigabytes 24 --gigabytes 16] [--out benchmarks/results/NAME.json]
 
-Random weights. For each precision the model is made once, in the host's memory; then this process is allowed so many
-gigabytes of the GPU (`torch.cuda.set_per_process_memory_fraction`), from the most to the least, and makes pictures at
-1280x704 with guidance: first one with two steps, to warm up, then two units whose prompts are new. Where memory runs
-out the slots are halved, as a run does. What cannot run in any way must be refused before it works. With `--small` it
-also times an FP8 step of batches too small to keep the GPU busy, launched and replayed as CUDA graphs. What is found
-is written after each measurement. On a CPU nothing is ever short, and the model is a small one.
+Random weights. Each precision has a process of its own, since what an earlier one compiled keeps its model on the
+GPU. The model is made once there, in the host's memory; then the process is allowed so many gigabytes of the GPU
+(`torch.cuda.set_per_process_memory_fraction`), from the most to the least, and makes pictures at 1280x704 with
+guidance: first one with two steps, to warm up, then two units whose prompts are new. Where memory runs out the slots
+are halved, as a run does. What cannot run in any way must be refused before it works. With `--small` it also times an
+FP8 step of batches too small to keep the GPU busy, launched and replayed as CUDA graphs. What is found is written
+after each measurement. On a CPU nothing is ever short, and the model is a small one.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import torch
 from circumstances import circumstances
 from large_models import SMALL, Progress
 from model_requests import request_of
+from own_process import in_a_process
 
 from wanbatch.errors import UserError
 from wanbatch.pipeline.batching.denoiser import KEPT_CLASSES, Denoiser
@@ -59,7 +62,6 @@ STEPS = 8
 @click.option("--unit", default=8, show_default=True, help="pictures of a unit")
 @click.option("--small/--no-small", default=False, help="also time small batches")
 @click.option("--out", type=click.Path(path_type=Path))
-@torch.no_grad()
 def main(
     model: Size,
     gigabytes: Sequence[float],
@@ -71,41 +73,77 @@ def main(
     small: bool,
     out: Path | None,
 ) -> None:
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
-    hardware = {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if gpu else {}
     options = {"model": model, "slots": slots, "steps": steps, "pictures_of_a_unit": unit}
     options["text_precision"] = text_precision
+    (hardware,) = in_a_process(_hardware)
     progress = Progress(
         out, {**circumstances(("torch", "diffusers", "transformers"), **hardware), "settings": options}
     )
-    if small and gpu:
-        for name, found in _small_batches(device):
+    if small and hardware:
+        for name, found in in_a_process(_small_batches):
             progress.note("milliseconds_a_step_and_picture", name, value=found)
+    asked = Asked(model, tuple(gigabytes), text_precision == "fp8", slots, steps, unit)
+    for precision in precisions:
+        for path, value in in_a_process(_of_precision, precision, asked):
+            if path:
+                progress.note(*path, value=value)
+            else:
+                progress.say(value)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured of each precision.
+
+    Attributes:
+        model: which one.
+        gigabytes: that the process is allowed.
+        text_fp8: whether the weights of the text encoder are in FP8.
+        slots: of the denoiser at first.
+        steps: of a picture.
+        unit: how many pictures it has.
+    """
+
+    model: Size
+    gigabytes: tuple[float, ...]
+    text_fp8: bool
+    slots: int
+    steps: int
+    unit: int
+
+
+def _hardware() -> Iterator[dict[str, Any]]:
+    """The GPU, or nothing. Asked in a process of its own, as whoever asks takes some memory of it."""
+    gpu = torch.cuda.is_available()
+    yield {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if gpu else {}
+
+
+@torch.no_grad()
+def _of_precision(precision: str, asked: Asked) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What is found of one precision, by its place in the results; by none what is only said."""
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
     if gpu:
         set_up_compiler(None)
-    for precision in precisions:
-        progress.say(f"{precision}: the model is made")
-        _allow(1.0)
-        begin = time.perf_counter()
-        text_fp8 = text_precision == "fp8"
-        modules = _on_the_host(random_modules(device, torch.bfloat16, model, **({} if gpu else SMALL)), text_fp8)
-        _allow(_share(max(gigabytes)))
-        eight_bits = {"fp8": precision == "fp8", "int8": precision == "int8", "text_fp8": text_fp8}
-        runtime = Runtime(compile=gpu, **eight_bits, offload=True)  # as `--compile auto` has it
-        info = random_info(model)
-        try:
-            wan = Wan(modules, device, slots, runtime, pixels=info.width * info.height)
-        except UserError as error:
-            progress.note("caps", precision, f"{max(gigabytes):g}_gb", value={"refused": str(error)})
-            continue
-        finally:
-            del modules
-        progress.note("seconds_to_make_and_load", precision, value=round(time.perf_counter() - begin, 1))
-        for allowed in sorted(gigabytes, reverse=True):
-            found = _tried(progress, wan, model, allowed, (slots, steps, unit))
-            progress.note("caps", precision, f"{allowed:g}_gb", value=found)
-        del wan
+    yield (), f"{precision}: the model is made"
+    begin = time.perf_counter()
+    made = random_modules(device, torch.bfloat16, asked.model, **({} if gpu else SMALL))
+    modules = _on_the_host(made, asked.text_fp8)
+    del made
+    _allow(_share(max(asked.gigabytes)))
+    eight_bits = {"fp8": precision == "fp8", "int8": precision == "int8", "text_fp8": asked.text_fp8}
+    runtime = Runtime(compile=gpu, **eight_bits, offload=True)  # as `--compile auto` has it
+    info = random_info(asked.model)
+    try:
+        wan = Wan(modules, device, asked.slots, runtime, pixels=info.width * info.height)
+    except UserError as error:
+        yield ("caps", precision, f"{max(asked.gigabytes):g}_gb"), {"refused": str(error)}
+        return
+    del modules
+    yield ("seconds_to_make_and_load", precision), round(time.perf_counter() - begin, 1)
+    for allowed in sorted(asked.gigabytes, reverse=True):
+        for said in _tried(wan, asked, allowed):
+            yield ((), said) if isinstance(said, str) else (("caps", precision, f"{allowed:g}_gb"), said)
 
 
 def _share(gigabytes: float) -> float:
@@ -129,9 +167,8 @@ def _on_the_host(made: Modules, text_fp8: bool) -> Modules:
     return Modules(made.tokenizer, there[0], there[1], there[2], made.boundary, there[3])
 
 
-def _tried(progress: Progress, wan: Wan, model: Size, allowed: float, how: tuple[int, int, int]) -> dict[str, Any]:
-    """What became of two units under a cap of so many gigabytes."""
-    slots, steps, unit = how
+def _tried(wan: Wan, asked: Asked, allowed: float) -> Iterator[str | dict[str, Any]]:
+    """What became of two units under a cap of so many gigabytes, after a line on how the parts share the GPU."""
     gpu = wan.device.type == "cuda"
     wan.denoiser.forget()
     wan.placement.to_host()
@@ -140,30 +177,33 @@ def _tried(progress: Progress, wan: Wan, model: Size, allowed: float, how: tuple
     try:
         wan.placement.plan_again()
     except UserError as error:
-        return {"refused": str(error), "seconds_until_refused": round(time.perf_counter() - begin, 2)}
-    wan.use_slots(slots)
+        yield {"refused": str(error), "seconds_until_refused": round(time.perf_counter() - begin, 2)}
+        return
+    wan.use_slots(asked.slots)
     offloader = wan.placement.offloader
     assert offloader is not None
-    progress.say(f"{allowed:g} GB: {offloader.residency}")
+    yield f"{allowed:g} GB: {offloader.residency}"
     found: dict[str, Any] = {
         "residency": str(offloader.residency),
         "backends": wan.backends,
         "free_bytes_at_first": free if gpu else None,
         "pinned": offloader.pinned,
     }
-    _make(wan, model, f"{allowed:g} warm up", 1, 2)
+    _make(wan, asked.model, f"{allowed:g} warm up", 1, 2)
     units = []
     for number in range(2):
-        seconds, moves, moving, failed = _make(wan, model, f"{allowed:g} unit {number}", unit, steps)
+        seconds, moves, moving, failed = _make(
+            wan, asked.model, f"{allowed:g} unit {number}", asked.unit, asked.steps
+        )
         units.append({
-            "seconds": round(seconds, 2), "pictures_per_second": round(unit / seconds, 3), "moves": moves,
+            "seconds": round(seconds, 2), "pictures_per_second": round(asked.unit / seconds, 3), "moves": moves,
             "seconds_moving": round(moving, 2), "failed": failed,
         })  # fmt: skip
     found |= {"slots": wan.slots, "units": units}
     if gpu:
         found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
         found["peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
-    return found
+    yield found
 
 
 def _make(wan: Wan, model: Size, unit: str, pictures: int, steps: int) -> tuple[float, int, float, int]:
@@ -190,7 +230,9 @@ def _request(model: Size, wan: Wan, name: str, seed: int, steps: int) -> Request
     return request_of(random_info(model), id=name, prompt=f"{name} a red heart", seed=seed, steps=steps, **size)
 
 
-def _small_batches(device: torch.device) -> Iterator[tuple[str, dict[str, float]]]:
+@torch.no_grad()
+def _small_batches() -> Iterator[tuple[str, dict[str, float]]]:
+    device = torch.device("cuda")
     frame = single_frame_transformer(transformer_like(TRANSFORMER, device, torch.bfloat16), Runtime(fp8=True), device)
     for size, slots, guidance in BATCHES:
         found = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -82,6 +83,20 @@ def test_a_script_that_takes_longer_is_whole(script, monkeypatch):
     names = runpy.run_path(str(FOLDER / script), run_name="benchmark")
     with pytest.raises(SystemExit, match="0"):
         names["main"]()
+
+
+def test_what_has_a_process_of_its_own_comes_from_it_and_so_does_its_end(monkeypatch):
+    """Named functions, as a new process must find them."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    in_a_process = importlib.import_module("own_process").in_a_process
+    threads = [list(in_a_process(os.listdir, "/proc/self/task")) for _ in range(2)]
+    assert all(threads)
+    assert str(os.getpid()) not in threads[0] + threads[1]
+    assert not {*threads[0]} & {*threads[1]}
+    found = in_a_process(map, int, ["1", "2", "no number"])
+    assert [next(found), next(found)] == [1, 2]
+    with pytest.raises(SystemExit, match="the process of map ended with exit code 1"):
+        next(found)
 
 
 def test_the_page_on_quality_has_the_table_of_its_results(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +35,15 @@ def _pairs_of_columns(
         raise click.BadParameter(str(error)) from error
 
 
-MAP = click.option(
-    "--map", "renames", multiple=True, metavar="COLUMN=COLUMN", callback=_pairs_of_columns,
-    help="a column that is read as another one, like caption=prompt; repeatable",
-)  # fmt: skip
+def _map_option(help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`--map`, with what its help calls a column."""
+    return click.option(
+        "--map", "renames", multiple=True, metavar="COLUMN=COLUMN", callback=_pairs_of_columns,
+        help=f"{help} that is read as another one, like caption=prompt; repeatable",
+    )  # fmt: skip
+
+
+MAP = _map_option(help="a column")
 
 
 @click.group()
@@ -94,7 +99,7 @@ def train() -> None:
               help="adapter to begin with, of the same rank")  # fmt: skip
 @click.option("--checkpointing", is_flag=True, help="less memory, a third slower")
 @BASE_PRECISION
-@MAP
+@_map_option(help="a column of --images, --prior or both")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--license", help="of the adapter, for its card [default: apache-2.0]")
 @click.option("--rights", help="whose the pictures are, for the card")

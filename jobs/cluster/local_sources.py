@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from itertools import chain, islice
+from pathlib import Path
 
 import pyarrow as pa
 
+from wanbatch.errors import UserError
+from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.finder import SourceFinder
-from wanbatch.manifests.sources.path_policy import PathPolicy
-from wanbatch.manifests.storage.urls import is_url
+from wanbatch.manifests.sources.path_policy import PathPolicy, is_below
+from wanbatch.manifests.storage.urls import absolute, is_url, local_path
 
 ROWS_AT_ONCE = 65_536
 MOST_LOOKED_AT = 10_000
@@ -61,3 +64,44 @@ def note_of_absent_files(manifest: Manifest, allow_http: bool) -> str | None:
         f"{of_them} not below {manifest.source_root} on this machine: their rows fail unless the nodes see them "
         "there (`wanbatch plan` says which they are)"
     )
+
+
+def source_folders(settings: Settings) -> dict[str, str]:
+    """The folders of sources that a run is given and that are in no store: flag -> path, as it was given."""
+    given = {"--source-root": settings.source_root, "--source-fence": settings.source_fence}
+    return {flag: folder for flag, folder in given.items() if folder is not None and not is_url(folder)}
+
+
+def folder_of_the_cluster(manifest: str | Path, settings: Settings) -> str | None:
+    """The folder of sources that is not on this machine and may be one that the nodes see; None: there is none.
+
+    Args:
+        manifest: path or URL.
+        settings: of the run.
+    Raises:
+        UserError: A folder of sources is not there, and can be none of the cluster's: something else has its name,
+            its path is one of this machine, or the manifest is below the folder that it would be in, which the
+            nodes share then; or the fence is in a store and sources are not, or the other way round.
+    """
+    if settings.source_fence is not None:
+        PathPolicy(manifest if settings.source_root is None else settings.source_root, fence=settings.source_fence)
+    found = None
+    for flag, given in source_folders(settings).items():
+        path = absolute(given)
+        if os.path.isdir(path):
+            continue
+        if not local_path(given).is_absolute() or os.path.exists(path) or _is_seen_beside(path, manifest):
+            raise UserError(f"{path}: is not a folder: give {flag} an existing one, or the path that every node sees")
+        found = found or path
+    return found
+
+
+def _is_seen_beside(path: str, manifest: str | Path) -> bool:
+    """Whether a path would be in a folder that holds the manifest, too, so that this machine sees what nodes see.
+
+    A link that leads nowhere here may lead somewhere on the nodes.
+    """
+    folder = os.path.dirname(path)
+    if is_url(manifest) or os.path.islink(path) or folder == os.path.dirname(folder):
+        return False
+    return os.path.exists(absolute(manifest)) and is_below(absolute(manifest), folder)

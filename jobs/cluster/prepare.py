@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wanbatch.errors import MachineryError, UserError
+from wanbatch.jobs.cluster.local_sources import folder_of_the_cluster
 from wanbatch.jobs.cluster.submission import Submission, flags_of, needed_paths, variables_of
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.jobs.driver.planned_folder import compare_given_settings, look_at_folder
@@ -55,7 +56,7 @@ def prepare_submission(
     settings_of_run = with_preset(settings)
     found, planned, unseen = _read(manifest, settings_of_run)
     if unseen is not None:
-        notes.append(f"{unseen}: cannot be read from this machine, so that its rows are checked on the cluster first")
+        notes.append(f"{unseen}: cannot be read from this machine, so that the rows are checked on the cluster first")
     elif found is not None:
         notes += found.all_warnings
     notes += _notes_on_folder(manifest, out, settings_of_run, planned, flags)
@@ -123,9 +124,7 @@ def output_is_seen(out: str) -> bool:
 
 def _read(manifest: str | Path, settings: Settings) -> _Read:
     """Read a manifest, as far as it can be here. settings: with the preset applied."""
-    roots = [root for root in (settings.source_root, settings.source_fence) if root is not None and not is_url(root)]
-    if missing := next((root for root in roots if not os.path.isdir(root)), None):
-        return _Read(unseen=str(missing))
+    folder = folder_of_the_cluster(manifest, settings)
     try:
         there = kind_of(absolute(manifest))
     except OSError:  # a store without credentials for this machine
@@ -136,6 +135,8 @@ def _read(manifest: str | Path, settings: Settings) -> _Read:
                 f"{manifest}: does not exist: give an existing manifest, or the path that every node sees"
             )
         return _Read(unseen=str(manifest))
+    if folder is not None:
+        return _Read(unseen=folder)
     if settings.model == TINY or os.path.isdir(settings.model):
         planned = read_plan(manifest, settings, weights=False)
         return _Read(planned[0].manifest, planned)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wanbatch.errors import MachineryError, UserError
-from wanbatch.jobs.cluster.local_sources import file_paths, location_here
+from wanbatch.jobs.cluster.local_sources import file_paths, location_here, source_folders
 from wanbatch.jobs.cluster.prepare import Prepared
 from wanbatch.jobs.cluster.submission import flags_of, needed_paths
 from wanbatch.jobs.config.settings import Settings
 from wanbatch.manifests.reading.manifest import Manifest
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.finder import SourceFinder
-from wanbatch.manifests.sources.path_policy import PathPolicy
+from wanbatch.manifests.sources.path_policy import PathPolicy, require_source_folder
 from wanbatch.manifests.storage.backend import StorageBackend, open_backend
 from wanbatch.manifests.storage.fsspec_io import file_system, os_errors
 from wanbatch.manifests.storage.urls import INTERNAL, absolute, files_below, is_hub, is_url, plain_url
@@ -62,6 +62,9 @@ def upload_inputs(prepared: Prepared, flags: tuple[str, ...], settings: Settings
     manifest = prepared.manifest
     if not is_url(target) or is_hub(target):
         raise UserError(f"--upload {target}: must be a folder in an object store, like s3://bucket/folder")
+    if manifest is None:
+        for flag, folder in source_folders(settings).items():
+            require_source_folder(absolute(folder), flag)
     if manifest is None or is_url(manifest.path):
         raise UserError(f"--upload: {prepared.submission.manifest} is not a manifest of this machine: leave it out")
     base = f"{plain_url(target)}/{manifest.digest[:16]}"

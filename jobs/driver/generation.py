@@ -68,8 +68,8 @@ def make_images(context: RunContext, out: str, dispatcher: Dispatcher, controls:
             try:
                 _wait_until_ready(pool, dispatcher, progress, controls)
                 stopwatch.lap("start")
-                progress.update(dispatcher.counters.made, dispatcher.counters.quarantined)
                 progress.stage(MAKING)
+                progress.update(dispatcher.counters.made, dispatcher.counters.quarantined)
                 dispatcher.loop(pool, progress, stop)
                 stopwatch.lap("make")
                 busy = dispatcher.counters.model_busy

@@ -11,7 +11,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS
+from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, rows_of
 
 QUIET_SECONDS = 1.0
 """What is over by then shows no bar."""
@@ -54,6 +54,7 @@ class PartsProgress:
                 delay=QUIET_SECONDS,
                 leave=False,
                 mininterval=0,
+                nrows=rows_of(self._stream),
                 miniters=1,
             )
         self._bar.total = parts

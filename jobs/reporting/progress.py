@@ -14,6 +14,7 @@ from tqdm import tqdm
 from wanbatch.manifests.dataset.event_log import Speed, speed_of
 
 HEARTBEAT_SECONDS = 10.0
+USUAL_ROWS = 24
 STARTING, MAKING = "starting", "making"
 
 
@@ -21,7 +22,7 @@ class Progress(Protocol):
     """Is told how far a run is."""
 
     def stage(self, text: str) -> None:
-        """Show what the run does now; speed is measured from the stage `MAKING` on, and by what comes after it."""
+        """Show what the run does now; speed is measured from the first counts of the stage `MAKING` on."""
 
     def update(self, made: int, failed: int) -> None:
         """Show how many images are made and have failed, in this and earlier runs of the folder."""
@@ -76,12 +77,14 @@ class _Tqdm(tqdm):
 
     is_told = False
     told: Speed | None = None
-    first = counts = _Counts(0, 0)
+    first: _Counts | None = None  # those that speed is measured from; None: the next ones
+    counts = _Counts(0, 0)
+    counted = 0.0  # seconds from the begin until there were these: ending workers is no part of the speed
 
     @property
     def format_dict(self) -> dict[str, Any]:
         found = super().format_dict
-        own = self.counts.speed_since(self.first, found["elapsed"])
+        own = self.counts.speed_since(self.first or self.counts, self.counted)
         found["rate"], ended = (self.told or NO_SPEED) if self.is_told else own
         found["left"] = tqdm.format_interval((found["total"] - found["n"]) / ended) if ended > 0 else "?"
         return found
@@ -107,6 +110,7 @@ class Bar:
             bar_format=self.FORMAT % room if room > 4 else self.NARROW,
             desc=STARTING,
             mininterval=0.2,
+            nrows=rows_of(stream),
         )
         self._bar.first = self._bar.counts = _Counts(before, 0)
 
@@ -115,7 +119,7 @@ class Bar:
         self._bar.set_description_str(text)
         if text == MAKING:
             self._bar.start_t = self._bar.last_print_t = time.time()
-            self._bar.first = self._bar.counts
+            self._bar.first, self._bar.counted = None, 0.0
 
     def workers(self, wanted: int, placed: int) -> None:
         short = f" ({workers_text(wanted, placed)})" if placed < wanted else ""
@@ -126,6 +130,8 @@ class Bar:
 
     def update(self, made: int, failed: int) -> None:
         self._bar.counts = _Counts(made, failed)
+        self._bar.first = self._bar.first or self._bar.counts
+        self._bar.counted = time.time() - self._bar.start_t
         self._bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
         self._bar.update(made + failed - self._bar.n)
         self._bar.refresh()
@@ -142,6 +148,17 @@ def _columns(stream: IO[str]) -> int:
         return Bar.BAR + Bar.TEXT
 
 
+def rows_of(stream: IO[str]) -> int:
+    """How many lines the terminal of a stream has; where it does not say so, as many as most have.
+
+    A bar of tqdm is not shown on one of no lines, which is what serial lines, `script` and the like say.
+    """
+    try:
+        return os.get_terminal_size(stream.fileno()).lines or USUAL_ROWS
+    except OSError:
+        return USUAL_ROWS
+
+
 class JsonLines:
     """One JSON object a line: each stage at once, counts at most every `HEARTBEAT_SECONDS` and at the end.
 
@@ -154,7 +171,8 @@ class JsonLines:
         self._total, self._stream, self._clock = total, stream, clock
         self._begin = self._counted = clock()
         self._printed = -HEARTBEAT_SECONDS  # when counts were, last
-        self._first = self._counts = _Counts(before, 0)
+        self._counts = _Counts(before, 0)
+        self._first: _Counts | None = self._counts  # those that speed is measured from; None: the next ones
         self._is_told = False
         self._told: Speed | None = None
         self._is_read = True
@@ -163,7 +181,7 @@ class JsonLines:
         self._print({"event": "stage", "stage": text})
         if text == MAKING:
             self._begin = self._counted = self._clock()
-            self._first, self._printed = self._counts, -HEARTBEAT_SECONDS
+            self._first, self._printed = None, -HEARTBEAT_SECONDS
 
     def workers(self, wanted: int, placed: int) -> None:
         counts = {"wanted": wanted, "placed": placed, "waiting": wanted - placed}
@@ -174,6 +192,7 @@ class JsonLines:
 
     def update(self, made: int, failed: int) -> None:
         self._counts, self._counted = _Counts(made, failed), self._clock()
+        self._first = self._first or self._counts
         if self._counted - self._printed >= HEARTBEAT_SECONDS:
             self._heartbeat()
 
@@ -184,7 +203,7 @@ class JsonLines:
         """Speed up to when the pictures were counted: what comes after, like ending workers, is no part of it."""
         self._printed = self._clock()
         made, failed = self._counts
-        own = self._counts.speed_since(self._first, self._counted - self._begin)
+        own = self._counts.speed_since(self._first or self._counts, self._counted - self._begin)
         rate, ended = (self._told or NO_SPEED) if self._is_told else own
         left = (self._total - made - failed) / ended if ended > 0 else None
         self._print(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from wanbatch.counting import number_of
 from wanbatch.errors import UserError
 from wanbatch.jobs.training.asked import check_batch, check_name, said_by_first, training_device, training_type
-from wanbatch.jobs.training.pictures import PictureSet, find_pictures
+from wanbatch.jobs.training.pictures import PictureSet, find_pictures, renames_of_each
 from wanbatch.manifests.storage.user_files import require_place
 from wanbatch.pipeline.adapters.files import AdapterFile
 from wanbatch.pipeline.loading.registry import ModelInfo, find
@@ -57,7 +57,7 @@ class LoraRequest:
         unmasked_weight: Of the loss where masks are black; None: `UNMASKED_WEIGHT`.
         cache: Folder of latents, which trainings may share; None: one in `out`.
         start_from: The file of an adapter to begin with; None: at no change.
-        renames: Columns of `images` that are read as others.
+        renames: Columns of `images` and `prior` that are read as others, each where it is.
     """
 
     images: str | Path
@@ -146,10 +146,7 @@ def checked(request: LoraRequest, say: Callable[[str], None]) -> Checked:
     check_optimizer(request.settings.optimizer)
     if request.unmasked_weight is not None and request.masks is None:
         raise UserError("--unmasked-weight: has no effect without --masks: give them, or drop it")
-    pictures = find_pictures(
-        request.images, request.template, request.trigger, request.caption, request.masks, request.renames
-    )
-    prior = _prior(request)
+    pictures, prior = _pictures_and_prior(request)
     for warning in (*pictures.warnings, *(prior.warnings if prior else ())):
         say(f"warning: {warning}")
     info = find(request.model, request.revision)
@@ -179,13 +176,19 @@ def check_expert(expert: str | None, info: ModelInfo) -> None:
         raise UserError(f"--expert {expert}: {info.name} has one transformer: drop it")
 
 
-def _prior(request: LoraRequest) -> PictureSet | None:
-    """The pictures of what the model shall go on making, whose captions stand as they are."""
-    if request.prior is not None:
-        return find_pictures(request.prior, "{caption}", None, None)
-    if request.prior_weight is not None:
+def _pictures_and_prior(request: LoraRequest) -> tuple[PictureSet, PictureSet | None]:
+    """The pictures to train on, and those of what the model shall go on making, whose captions stand as they are."""
+    if request.prior is None and request.prior_weight is not None:
         raise UserError("--prior-weight: has no effect without --prior: give it pictures, or drop it")
-    return None
+    paths = [request.images] if request.prior is None else [request.images, request.prior]
+    renames, *renames_of_prior = renames_of_each(paths, request.renames)
+    pictures = find_pictures(
+        request.images, request.template, request.trigger, request.caption, request.masks, renames
+    )
+    if request.prior is None:
+        return pictures, None
+    of_prior = find_pictures(request.prior, "{caption}", None, None, renames=renames_of_prior[0], one_for_all=False)
+    return pictures, of_prior
 
 
 def _train(

@@ -23,7 +23,8 @@ CAPTION_COLUMNS = ("source_prompt", "caption", "text")
 """Columns that are taken for captions where no row has a prompt, the first that is there."""
 
 HOW_TO_CAPTION = (
-    "put NAME.txt beside NAME.png, or a metadata.jsonl with file_name and prompt, or give one for all with --caption"
+    "put NAME.txt beside NAME.png, or a metadata.jsonl with file_name and prompt, or say with --map COLUMN=prompt "
+    "which column they are in"
 )
 
 
@@ -83,6 +84,7 @@ def find_pictures(
     caption: str | None,
     masks: str | None = None,
     renames: Mapping[str, str] = MappingProxyType({}),
+    one_for_all: bool = True,
 ) -> PictureSet:
     """Find the pictures of a training; none is opened.
 
@@ -93,6 +95,7 @@ def find_pictures(
         caption: Of pictures that have none; None: these are left out, with a warning.
         masks: Where their masks are, see `find_masks`; None: they have none.
         renames: Columns that are read as others.
+        one_for_all: Whether the user may give a caption for all that have none, as messages then say.
 
     Raises:
         ManifestError: With all problems of the rows.
@@ -104,6 +107,7 @@ def find_pictures(
     if not found and taken.without:
         raise UserError(
             f"{path}: none of its {number_of(len(taken.without), 'pictures')} has a caption: {HOW_TO_CAPTION}"
+            + (", or give one for all with --caption" if one_for_all else "")
         )
     if not found:
         raise UserError(f"{path}: no row of it has an image: give a folder of pictures, or a dataset with images")
@@ -122,6 +126,29 @@ def find_pictures(
         values = _values(manifest, masks, [index for index, _, _ in taken.found])
         beside = find_masks(masks, manifest, found, taken.masks, values)
     return PictureSet(path, manifest, tuple(found), tuple(warnings), beside)
+
+
+def renames_of_each(paths: Sequence[str | Path], renames: Mapping[str, str]) -> list[Mapping[str, str]]:
+    """Columns of several manifests that are read as others: of each manifest those that it has.
+
+    Args:
+        paths: Of manifests, see `find_pictures`.
+        renames: Column -> what it is read as.
+
+    Returns:
+        The same for each manifest, in the order of `paths`.
+
+    Raises:
+        ManifestError: With all problems of the rows of one.
+        UserError: If none has one of the columns.
+    """
+    if len(paths) < 2 or not renames:
+        return [renames] * len(paths)
+    absent = [_manifest(path, renames, all_renamed=False).not_renamed for path in paths]
+    for column in renames:
+        if all(column in each for each in absent):
+            raise UserError("; ".join(f"{path}: {each[column]}" for path, each in zip(paths, absent, strict=True)))
+    return [{column: target for column, target in renames.items() if column not in each} for each in absent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +189,20 @@ def _values(manifest: Manifest, column: str, rows: Sequence[int]) -> list[Any]:
     return manifest.passthrough[column].take(rows).to_pylist()
 
 
+def _manifest(path: str | Path, renames: Mapping[str, str], all_renamed: bool = True) -> Manifest:
+    return read_manifest(
+        path, committed_rows=committed_rows, prompt_of_run=True, renames=renames, all_renamed=all_renamed
+    )
+
+
 def _read(path: str | Path, renames: Mapping[str, str]) -> Manifest:
     """The manifest, with the column that captions are in taken for prompts if no row has one."""
-    manifest = read_manifest(path, committed_rows=committed_rows, prompt_of_run=True, renames=renames)
+    manifest = _manifest(path, renames)
     if manifest.rows["prompt"].null_count < len(manifest):
         return manifest
     for column in CAPTION_COLUMNS:
         if column in manifest.passthrough.column_names:
-            taken = {**renames, column: "prompt"}
-            return read_manifest(path, committed_rows=committed_rows, prompt_of_run=True, renames=taken)
+            return _manifest(path, {**renames, column: "prompt"})
     return manifest
 
 

@@ -23,7 +23,8 @@ def fetch_adapters(adapters: Sequence[NamedAdapter], host: str) -> dict[str, str
         host: the name of this one, for messages.
 
     Returns:
-        The file of each on this host, by the adapter's name; those that are on a disk of every host are left out.
+        The file of each that came, by the adapter's name; those that are on a disk of every host are left out, and
+        those of which the very file that the command read is here already, which was looked at whole for that.
 
     Raises:
         NodeError: One cannot be had.
@@ -34,8 +35,8 @@ def fetch_adapters(adapters: Sequence[NamedAdapter], host: str) -> dict[str, str
             continue
         with one_at_a_time(f"adapter {adapter.given.path}"):
             try:
-                here = _is_here(adapter)
-                found[adapter.name] = adapter.file.path if here else str(local_adapter(adapter.given))
+                if not _is_here(adapter):
+                    found[adapter.name] = str(local_adapter(adapter.given))
             except (UserError, MachineryError) as error:
                 raise NodeError(f"host {host}: {error}") from error
     return found
@@ -65,10 +66,10 @@ def adapters_here(
     """
     found = []
     for adapter in adapters:
-        if adapter.name in fetched and fetched[adapter.name] != adapter.file.path:
+        if adapter.name in fetched:
             layers = ModelLayers.of_folder(model.folder, model.name, model.two_experts)
             adapter = replace(adapter, file=_read(adapter, fetched[adapter.name], layers, host))
-        else:
+        elif adapter.given is None:
             require_same_file(adapter, host)
         found.append(adapter)
     return tuple(found)

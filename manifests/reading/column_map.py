@@ -47,21 +47,24 @@ class ColumnMap:
         """The name that a column that is read so has in the manifest."""
         return self._stored.get(column, column)
 
-    def problems(self) -> Iterator[str]:
-        """What is wrong with it, once the whole manifest was read: what is not there, and what is there twice."""
+    def absent(self) -> dict[str, str]:
+        """Columns that are to be read as others and are not there, once the whole manifest was read; what to say."""
+        there = sorted(self.seen - self.renames.keys())
+        listed = f"there are {', '.join(map(repr, there)) or 'none'}"
+        return {
+            column: f"has no column {column!r}, which {map_option(column, target)} names: "
+            + (f"did you mean {nearest!r}?" if (nearest := nearest_name(column, there)) else listed)
+            for column, target in self.renames.items()
+            if column not in self.seen
+        }
+
+    def present_twice(self) -> Iterator[str]:
+        """What to say of columns that would be read as others that are there, once the whole manifest was read."""
         for column, target in self.renames.items():
-            option = map_option(column, target)
-            if column not in self.seen:
-                there = sorted(self.seen - self.renames.keys())
-                nearest = nearest_name(column, there)
-                hint = (
-                    f"did you mean {nearest!r}?" if nearest else f"there are {', '.join(map(repr, there)) or 'none'}"
-                )
-                yield f"has no column {column!r}, which {option} names: {hint}"
-            elif target in self.seen and target not in self.renames:
+            if column in self.seen and target in self.seen and target not in self.renames:
                 yield (
-                    f"column {target!r} is there, and {option} would read {column!r} as {target} too: keep one of "
-                    f"them, or rename the other with {map_option(target, own_name(target))}"
+                    f"column {target!r} is there, and {map_option(column, target)} would read {column!r} as {target} "
+                    f"too: keep one of them, or rename the other with {map_option(target, own_name(target))}"
                 )
 
 

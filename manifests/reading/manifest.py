@@ -7,7 +7,7 @@ so that a million of them fit in memory; `Manifest.row` makes a `Row` of one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from wanbatch.manifests.reading.kinds import find_manifest
 from wanbatch.manifests.reading.row_ids import check_ids
 from wanbatch.manifests.reading.validation import Positions, Problems, RowChecker, location_of
 from wanbatch.manifests.records import Row, Source
-from wanbatch.manifests.sources.path_policy import PathPolicy
-from wanbatch.manifests.storage.urls import absolute, is_url, kind_of, local_path
+from wanbatch.manifests.sources.path_policy import PathPolicy, require_source_folder
+from wanbatch.manifests.storage.urls import absolute, is_url, local_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Manifest:
         digest: changes when the manifest does (see the kinds); hex.
         warnings: what of it is not read or not used, one sentence each.
         unused_columns: passthrough columns that seem to mean another one.
+        not_renamed: columns that were to be read as others and are not there, with what to say of each.
     """
 
     path: str | Path
@@ -59,6 +60,7 @@ class Manifest:
     digest: str
     warnings: tuple[str, ...] = ()
     unused_columns: tuple[UnusedColumn, ...] = ()
+    not_renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def all_warnings(self) -> tuple[str, ...]:
@@ -140,6 +142,7 @@ def read_manifest(
     split: str | None = None,
     seems_right: Callable[[], None] | None = None,
     look_at: LookAt = look_at_none,
+    all_renamed: bool = True,
 ) -> Manifest:
     """Read and check a manifest.
 
@@ -157,6 +160,7 @@ def read_manifest(
         seems_right: called once if a long manifest's first rows are right, before the rest is read; that may still
             be wrong.
         look_at: what is wrong with sources themselves; asked only if something else is wrong, so that it is said too.
+        all_renamed: a column of `renames` that is not there is a problem; else it is in `not_renamed`.
     Raises:
         ManifestError: with every problem of the rows and columns, each with its location.
         UserError: if there is no such file, or it is empty, damaged, or of an unknown kind.
@@ -164,7 +168,7 @@ def read_manifest(
     """
     path = path if is_url(path) else local_path(path)
     try:
-        named = (renames or {}, strict, prompt_of_run, committed_rows, split, seems_right, look_at)
+        named = (renames or {}, strict, prompt_of_run, committed_rows, split, seems_right, look_at, all_renamed)
         return _read(path, _Rules(source_root, source_fence, allow_http, check, *named))
     except OSError as error:
         if is_url(path) and not isinstance(error, FileNotFoundError | PermissionError):
@@ -188,14 +192,15 @@ class _Rules:
     split: str | None
     seems_right: Callable[[], None] | None
     look_at: LookAt
+    all_renamed: bool
 
 
 def _read(path: str | Path, rules: _Rules) -> Manifest:
     kind, found = find_manifest(path, rules.committed_rows, rules.split)
     root = absolute(rules.source_root if rules.source_root is not None else found.folder)
     policy = PathPolicy(root, rules.allow_http, rules.source_fence)
-    _require_folder(root, "--source-root")
-    _require_folder(policy.fence, "--source-fence")
+    require_source_folder(root, "--source-root")
+    require_source_folder(policy.fence, "--source-fence")
 
     problems = Problems(found.shown, kind.positions)
     checker = RowChecker(policy, problems, ColumnMap(_renames(found, rules), found.rename), rules.prompt_of_run)
@@ -205,8 +210,7 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
     lines = checker.lines()
     members = checker.doubtful_members()
     rows, origins = merge_groups(lines, members, checker.broken_groups, problems.add, problems.location)
-    for message in checker.columns.problems():
-        problems.add(0, -1, message)
+    absent = _report_renames(checker.columns, rules.all_renamed, problems)
     lost = lost_groups(lines, checker.doubtful(), members)
     everything = _check_together(rows, checker.doubtful(), lost, rules, problems)
     if problems.found:
@@ -238,6 +242,7 @@ def _read(path: str | Path, rules: _Rules) -> Manifest:
         digest,
         (*found.warnings, *problems.warnings),
         unused,
+        absent,
     )
 
 
@@ -312,6 +317,14 @@ def _renames(found: ManifestFiles, rules: _Rules) -> dict[str, str]:
     return {**{c: target for c, target in found.renames.items() if not {c, target} & taken}, **rules.renames}
 
 
+def _report_renames(columns: ColumnMap, all_renamed: bool, problems: Problems) -> dict[str, str]:
+    """Add what is wrong with columns that are read as others. Returns those that are not there."""
+    absent = columns.absent()
+    for message in (*(absent.values() if all_renamed else ()), *columns.present_twice()):
+        problems.add(0, -1, message)
+    return absent
+
+
 def _report_suspects(checker: RowChecker, strict: bool) -> None:
     """Add columns that may be the cause of other problems: rows ask for nothing, but have a caption, or a `Prompt`.
 
@@ -324,12 +337,3 @@ def _report_suspects(checker: RowChecker, strict: bool) -> None:
             checker.nothing_asked and column.meant in ("prompt", "image", "images")
         ):
             checker.problems.add_cause(column.message)
-
-
-def _require_folder(folder: str, flag: str) -> None:
-    """Raises UserError unless a local folder of sources is there, MachineryError if that cannot be told."""
-    try:
-        if not is_url(folder) and kind_of(folder) != "folder":
-            raise UserError(f"{folder}: is not a folder: give {flag} an existing one")
-    except OSError as error:
-        raise MachineryError(f"{folder}: cannot be looked at ({error.strerror or error}): is it mounted?") from error

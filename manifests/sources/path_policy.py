@@ -12,10 +12,10 @@ import re
 import unicodedata
 from pathlib import Path
 
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.manifests.sources.errors import SourceError
 from wanbatch.manifests.sources.web_address import parse_web_address
-from wanbatch.manifests.storage.urls import absolute, is_url
+from wanbatch.manifests.storage.urls import absolute, is_url, kind_of
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://|^(file|data|http|https):", re.IGNORECASE)
 _WINDOWS = re.compile(r"^(?:[A-Za-z]:[\\/]|\\)")
@@ -157,3 +157,20 @@ def spellings(path: str) -> tuple[str, ...]:
 def is_below(location: str, folder: str) -> bool:
     """Whether a location is a folder or below it, by its text."""
     return location == folder or location.startswith(os.path.join(folder, ""))
+
+
+def require_source_folder(folder: str, flag: str) -> None:
+    """Make sure that a folder of sources is there, unless it is in a store.
+
+    Args:
+        folder: absolute, or a URL.
+        flag: that gives it.
+    Raises:
+        UserError: It is not there, or no folder.
+        MachineryError: That cannot be told.
+    """
+    try:
+        if not is_url(folder) and kind_of(folder) != "folder":
+            raise UserError(f"{folder}: is not a folder: give {flag} an existing one")
+    except OSError as error:
+        raise MachineryError(f"{folder}: cannot be looked at ({error.strerror or error}): is it mounted?") from error

@@ -11,7 +11,7 @@ from typing import Any
 from wanbatch.errors import UserError
 from wanbatch.pipeline.adapters.contents import Contents, contents_of
 from wanbatch.pipeline.adapters.header import Header, digest_of, read_header
-from wanbatch.pipeline.adapters.numbers import check_numbers
+from wanbatch.pipeline.adapters.numbers import digest_of_numbers
 from wanbatch.pipeline.adapters.wan_layers import WanLayers, wan_layers
 from wanbatch.pipeline.loading.config_files import read_json
 
@@ -106,6 +106,8 @@ class AdapterFile:
 def read_adapter(path: str | Path, model: ModelLayers, low_noise: str | Path | None = None) -> AdapterFile:
     """Read what an adapter file holds, and check that it fits a model and that its tensors are numbers.
 
+    Its tensors are read once, a few at a time, for the digest and for the check.
+
     For a model of two transformers (A14B) a file may name both in its keys; or there are two files, whose names
     differ in `high_noise` and `low_noise`, of which either is given. A file that says nothing of it is for both.
 
@@ -115,7 +117,7 @@ def read_adapter(path: str | Path, model: ModelLayers, low_noise: str | Path | N
         low_noise: The file for the second transformer, if its name does not follow from the first one's.
 
     Raises:
-        UserError: If it cannot be read or does not fit, or is no numbers; see `contents_of` and `check_numbers`.
+        UserError: If it cannot be read or does not fit, or is no numbers; see `contents_of` and `digest_of_numbers`.
     """
     path = Path(path)
     files = _files(path, model, None if low_noise is None else Path(low_noise))
@@ -131,10 +133,11 @@ def read_adapter(path: str | Path, model: ModelLayers, low_noise: str | Path | N
             f"adapter {path}: is for a model of two transformers (A14B), and {model.name} has one: take the adapter "
             "for this model"
         )
-    for one, by_expert in found.items():
-        check_numbers(one, dict.fromkeys(key for contents in by_expert.values() for key in contents.keys))
-    named = [str(one) for one in headers]
-    return AdapterFile(named[0], digest_of_files(named), tuple(parts), _metadata(headers))
+    digests = [
+        digest_of_numbers(headers[one], dict.fromkeys(key for contents in its.values() for key in contents.keys))
+        for one, its in found.items()
+    ]
+    return AdapterFile(str(next(iter(headers))), _joined(digests), tuple(parts), _metadata(headers))
 
 
 def other_file(name: str) -> str | None:
@@ -147,7 +150,10 @@ def other_file(name: str) -> str | None:
 
 def digest_of_files(paths: Sequence[str]) -> str:
     """SHA-256 of a file; of several, over those of each."""
-    digests = [digest_of(Path(path)) for path in paths]
+    return _joined([digest_of(Path(path)) for path in paths])
+
+
+def _joined(digests: Sequence[str]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

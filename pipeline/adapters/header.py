@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,16 @@ class Header:
         shapes: Of each tensor.
         metadata: Strings of the header.
         scalars: Values of the tensors with one element.
+        entries: What the header says of each tensor: `dtype`, `shape`, and `data_offsets` from `start` on.
+        start: Where the tensors begin, in bytes.
     """
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
     scalars: Mapping[str, float]
+    entries: Mapping[str, Mapping[str, Any]]
+    start: int
 
     def adapter_config(self, expert: int | None = None) -> dict[str, Any]:
         """The configuration that diffusers keeps in the header, or PEFT in a file beside the adapter; else empty.
@@ -69,11 +75,8 @@ def read_header(path: Path) -> Header:
     Raises:
         UserError: If it cannot be read, or is in a format that can run code when it is loaded.
     """
-    try:
-        with path.open("rb") as file:
-            begin = file.read(9)
-    except OSError as error:
-        raise UserError(f"adapter {path}: cannot be read ({error.strerror or error}): check the path") from error
+    with readable(path) as file:
+        begin = file.read(9)
     if path.suffix.lower() in PICKLES or _begins_like_pickle(begin):
         raise UserError(
             f"adapter {path}: is a pickle, which can run any code when it is loaded, so it is never opened: take the "
@@ -87,12 +90,12 @@ def read_header(path: Path) -> Header:
     try:
         with safe_open(path, framework="np"):  # checks all of the header
             pass
-        entries, start = tensor_entries(path)
+        entries, start = _entries(path)
     except (SafetensorError, OSError, ValueError, struct.error) as error:
         raise UserError(f"adapter {path}: is not a whole safetensors file ({error}): fetch it again") from error
     metadata = entries.pop("__metadata__", {})
     shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-    return Header(path, shapes, metadata, _scalars(path, entries, start))
+    return Header(path, shapes, metadata, _scalars(path, entries, start), entries, start)
 
 
 def _begins_like_pickle(begin: bytes) -> bool:
@@ -113,14 +116,21 @@ def _header_bytes(begin: bytes) -> int:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, hex."""
+    with readable(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[BufferedReader]:
+    """An adapter file to read from. What keeps it from being read, then or later, is a UserError."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            yield file
     except OSError as error:
         raise UserError(f"adapter {path}: cannot be read ({error.strerror or error}): check the path") from error
 
 
-def tensor_entries(path: Path) -> tuple[dict[str, Any], int]:
+def _entries(path: Path) -> tuple[dict[str, Any], int]:
     """The JSON of the header, with type, shape and place of each tensor, and where the tensors begin, in bytes."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))

@@ -159,12 +159,15 @@ def what_is_submitted(at: At) -> Iterator[str]:
         ("m.jsonl", "--env", "UNSET"): [("m.jsonl", "--env", "UNSET=x")],
         ("m.jsonl", "--upload", "folder"): [],  # into a store: below
         ("/shared/n.jsonl", "--upload", "s3://shop/up"): [("/shared/n.jsonl",)],
+        ("m.jsonl", "--source-fence", "none"): [("m.jsonl", "--source-fence", ".")],
+        ("m.jsonl", "--source-root", "m.jsonl"): [("m.jsonl", "--source-root", ".")],
     }
     for words, ways in wrong.items():
         yield at.refused("submit", *words, *EMIT)
         for way in ways:
             works = at.works_with_warnings if way[0].startswith("/shared") else at.works
             works("submit", *way, *EMIT)
+    at.works_with_warnings("submit", "m.jsonl", "--source-fence", "/shared/pictures", *EMIT)
     at.monkeypatch.setenv("UNSET", "x")
     at.works("submit", "m.jsonl", "--env", "UNSET", *EMIT)
 

@@ -1,4 +1,4 @@
-"""What a run shows: JSON lines for programs, a bar for people, a summary for both, a contact sheet."""
+"""What a run shows: JSON lines for programs, a bar for people, a summary for both."""
 
 from __future__ import annotations
 
@@ -13,18 +13,14 @@ import termios
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from job_making import WANBATCH, command, decoded, environment, rows_by_id, write_jsonl
-from PIL import Image
+from job_making import WANBATCH, command, environment, rows_by_id, write_jsonl
 
 from wanbatch.jobs.cli.main import main
-from wanbatch.jobs.reporting.contact_sheet import contact_sheet, first_records
 from wanbatch.jobs.reporting.progress import HEARTBEAT_SECONDS, Bar, JsonLines, progress_for
 from wanbatch.jobs.reporting.text_summary import stage_seconds, summary_text
 from wanbatch.manifests.dataset.event_log import Speed
-from wanbatch.manifests.dataset.part_files import open_parts
 
 
 def events(text: str) -> list[dict]:
@@ -36,8 +32,14 @@ def events(text: str) -> list[dict]:
 
 @pytest.mark.parametrize(("name", "made", "failed"), [("mixed", 15, 0), ("faulty", 3, 7)])
 def test_json_lines_of_a_run(request, name, made, failed):
-    """Each line is one object; stages come in order; counts never pass the total and end at it."""
+    """Each line is one object; stages come in order; counts never pass the total and end at it.
+
+    There are none before images are made, then at once what is there.
+    """
     found = events(request.getfixturevalue(name).progress)
+    assert [event.get("stage") for event in found[:3]] == ["starting", "making", None]
+    assert (found[2]["event"], found[2]["made"], found[2]["failed"]) == ("progress", 0, 0)
+    assert [event.get("stage") for event in found[-2:]] == ["done", None]
     stages = [event["stage"] for event in found if event["event"] == "stage"]
     assert stages == ["starting", "making", "done"]
     counts = [event for event in found if event["event"] == "progress"]
@@ -53,10 +55,13 @@ def test_json_lines_count_earlier_runs_but_do_not_take_them_for_speed():
     """The speed is that of pictures that were made; by failed ones, too, the others are done sooner."""
     stream, now = io.StringIO(), [0.0]
     lines = JsonLines(20, 6, stream, clock=lambda: now[0])
-    lines.update(5, 1)
-    now[0] = 3.0  # starting workers is no part of it
+    lines.stage("starting")
+    now[0] = 3.0  # which is no part of it
     lines.stage("making")
+    lines.update(5, 1)
     now[0] = 7.0
+    lines.update(6, 2)  # not shown so soon after the last one
+    now[0] = 13.0
     lines.update(7, 3)
     now[0] = 20.0  # and neither is ending them
     lines.close()
@@ -69,17 +74,19 @@ def test_json_lines_count_earlier_runs_but_do_not_take_them_for_speed():
     )
     assert (first["made"], last["made"], last["failed"], last["total"]) == (7, 7, 3, 20)
     # two made and two failed since the start, ten left
-    assert last["pictures_per_second"] == first["pictures_per_second"] == 0.5
-    assert last["seconds_left"] == 10
+    assert last["pictures_per_second"] == first["pictures_per_second"] == 0.2
+    assert last["seconds_left"] == 25
 
 
 def test_a_bar_shows_the_speed_of_pictures_that_were_made():
     screen = io.StringIO()
     bar = Bar(100_000, 30_000, screen)
-    bar.update(20_000, 10_000)
     bar.stage("making")
+    bar.update(20_000, 10_000)
     bar._bar.start_t -= 10_000
     bar.update(25_000, 35_000)
+    bar._bar.start_t -= 90_000  # workers take long to end, which is no part of it
+    bar.stage("done")
     bar.close()
     shown = screen.getvalue().split("\r")[-1]
     assert re.search(r"60000/100000 pictures, 35000 failed ·  0\.50 pictures/s · 3:4\d:\d\d left", shown), shown
@@ -172,6 +179,10 @@ def test_bar_on_a_terminal(terminal):
     drawn = [line for line in re.split(r"[\r\n]+", screen) if line.strip()]
     assert drawn[0].startswith("starting |")
     assert any(line.startswith("making |") for line in drawn)
+    stages = [line.split(" |")[0].split(" (")[0] for line in drawn if "pictures" in line]
+    assert list(dict.fromkeys(stages)) == ["starting", "making", "done"]
+    assert stages == sorted(stages, key=["starting", "making", "done"].index), "one after the other"
+    assert all("| 0/7 pictures ·" in line for line in drawn if line.startswith("starting"))
     last = [line for line in drawn if "pictures" in line][-1]
     assert last.startswith("done |")
     assert re.search(r"\| 7/7 pictures, 1 failed · +[\d.]+ pictures/s · 00:00 left", last), last
@@ -279,37 +290,7 @@ def test_a_damaged_part_does_not_end_the_summary_of_a_run(faulty, tmp_path):
     ]
 
 
-# ---- contact sheet
-
-
-def test_contact_sheet(mixed, tmp_path):
-    target = tmp_path / "sheets" / "sheet.png"
-    assert contact_sheet(mixed.out, target, columns=5, cell=96) == 15
-    sheet = Image.open(target)
-    assert (sheet.format, sheet.size) == ("PNG", (5 * (96 + 12) + 12, 3 * (96 + 3 * 15 + 12) + 12))
-    pixels = np.asarray(sheet.convert("RGB")).astype(int)
-    first = decoded(rows_by_id(mixed.out)["plain"])
-    enlarged = np.repeat(np.repeat(first, 3, axis=0), 3, axis=1)
-    assert np.array_equal(pixels[12 : 12 + 96, 12 : 12 + 96], enlarged)
-    for row in range(3):
-        for column in range(5):
-            top, left = 12 + row * 153, 12 + column * 108
-            assert pixels[top : top + 96, left : left + 96].std() > 5, "no picture there"
-            assert pixels[top + 98 : top + 113, left : left + 96].min() < 128, "no caption there"
-
-
-def test_contact_sheet_by_the_command(mixed, tmp_path):
-    result = CliRunner().invoke(
-        main, ["report", str(mixed.out), "--sheet", "s.png", "--columns", "2", "--limit", "3"]
-    )
-    assert (result.exit_code, result.stdout) == (0, "3 pictures on s.png\n")
-    assert Image.open(tmp_path / "s.png").size == (2 * 204 + 12, 2 * (192 + 45 + 12) + 12)
-
-
-def test_contact_sheet_is_in_the_order_of_the_manifest(mixed):
-    shown = [record["id"] for record in first_records(open_parts(mixed.out, "data"), 15)]
-    rows = rows_by_id(mixed.out)
-    assert shown == sorted(rows, key=lambda name: (rows[name]["manifest_row"], rows[name]["variant"]))
+# ---- programs, and terminals of other sizes
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_the_largest_numbers_of_each_type_are_numbers(dtype, largest, tmp_path):
     + [(dtype, sign * float("inf")) for dtype in INFINITE for sign in (1, -1)],
 )
 def test_what_is_no_number_is_refused_with_the_name_of_its_tensor(dtype, value, tmp_path, monkeypatch):
-    monkeypatch.setattr(numbers, "AT_ONCE", 7)  # it is in the last of several pieces
+    monkeypatch.setattr(numbers, "BYTES_AT_ONCE", 24)  # it is in the last of several pieces
     for which in ("lora_A", "lora_B"):
         path, key = written(tmp_path, dtype, which, value)
         with pytest.raises(UserError) as error:

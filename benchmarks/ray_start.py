@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import click
@@ -27,15 +28,17 @@ from circumstances import circumstances, print_result
 
 from wanbatch.jobs.driver.ray_processes import needed_processes_alone
 
+HELD = ExitStack()  # the ports of agents, until this process ends
+
 
 @contextmanager
 def _waiting_for_agents() -> Iterator[None]:
     del ray._raylet.persist_port  # as in versions that do not have it
-    with needed_processes_alone():
+    with needed_processes_alone(HELD):
         yield
 
 
-WAYS = {"ray": nullcontext, "needed": _waiting_for_agents, "ports": needed_processes_alone}
+WAYS = {"ray": nullcontext, "needed": _waiting_for_agents, "ports": partial(needed_processes_alone, HELD)}
 
 
 @click.command(help=__doc__)

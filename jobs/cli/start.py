@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
+
+from wanbatch.jobs.schedule.own_end import say_own_end
 
 
 def main(**options: Any) -> None:
     """Run the command line. options: of click's `main`."""
+    say_own_end(os.environ)
     answers = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it is not ignored, as behind `nohup`
     if answers:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -126,7 +126,7 @@ def look_at_limits(question: Question) -> LimitFacts:
     """Find the limits of this process."""
     import resource
 
-    from wanbatch.errors import UserError
+    from wanbatch.errors import MachineryError
     from wanbatch.jobs.driver.ray_session import ensure_threads
     from wanbatch.machine import room_for_threads
 
@@ -137,7 +137,7 @@ def look_at_limits(question: Question) -> LimitFacts:
     rooms, refused = room_for_threads(), ""
     try:
         ensure_threads(rooms)
-    except UserError as error:
+    except MachineryError as error:
         refused = str(error)
     return LimitFacts(
         files=limit(resource.RLIMIT_NOFILE, hard=True),

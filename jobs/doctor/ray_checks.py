@@ -35,14 +35,14 @@ class TempFacts:
 
 def look_at_temp(question: Question) -> TempFacts:
     """Find the folder of Ray's files."""
-    from wanbatch.errors import UserError
+    from wanbatch.errors import MachineryError, UserError
     from wanbatch.jobs.driver.ray_folder import find_folder, look_at, rays_choice
 
     wanted, variable = rays_choice()
     why = look_at(wanted, own=False).fault
     try:
         found, _ = find_folder()
-    except UserError as error:
+    except (UserError, MachineryError) as error:
         return TempFacts(wanted, variable, why, "", 0, str(error))
     return TempFacts(wanted, variable, why, found.path, found.free, "")
 

@@ -7,6 +7,7 @@ system without sockets.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError, WanbatchError
 
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of the path of a Unix socket
 SESSION = "/session_2026-11-26_16-55-16_503762_4194304/sockets/plasma_store.1"  # what Ray adds to its folder, at most
@@ -41,12 +42,19 @@ class FolderFacts:
         length: bytes that the path of Ray's folder in it has.
         free: bytes that are free there.
         error: why nothing can be made there; empty: it can.
+        full: whether that is because there is no room.
     """
 
     path: str
     length: int
     free: int = 0
     error: str = ""
+    full: bool = False
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether it could be used if there were more room."""
+        return self.length <= LONGEST_FOLDER and (self.full or (not self.error and self.free < FREE_BYTES))
 
     @property
     def fault(self) -> str:
@@ -55,7 +63,7 @@ class FolderFacts:
             return f"is too long for the paths of Ray's sockets ({self.length} bytes, at most {LONGEST_FOLDER})"
         if self.error:
             return self.error
-        if self.free < FREE_BYTES:
+        if self.lacks_room:
             return f"has {self.free >> 20} MB free, of {FREE_BYTES >> 20} MB that Ray needs"
         return ""
 
@@ -87,7 +95,8 @@ def look_at(folder: str, own: bool) -> FolderFacts:
                 probe.bind(os.path.join(t, "s"))
             free = shutil.disk_usage(t).free
     except OSError as error:
-        return FolderFacts(folder, length, error=f"cannot be used ({error.strerror or error})")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return FolderFacts(folder, length, error=f"cannot be used ({error.strerror or error})", full=full)
     return FolderFacts(folder, length, free)
 
 
@@ -101,13 +110,17 @@ def choose(wanted: FolderFacts, variable: str, others: Sequence[FolderFacts]) ->
 
     Raises:
         UserError: None can be used.
+        MachineryError: One could be, if there were room, which others may give back.
     """
     for folder in (wanted, *others):
         if not folder.fault:
             return folder
     told = [f"{named(wanted.path, variable)} {wanted.fault}"]
     told += [f"{other.path} {other.fault}" for other in others if other.path != wanted.path]
-    raise UserError(
+    kind: type[WanbatchError] = UserError
+    if any(folder.lacks_room for folder in (wanted, *others)):
+        kind = MachineryError
+    raise kind(
         f"no folder for Ray's files: {'; '.join(told)}: set {VARIABLE} to a folder on a local disk with a path of at "
         f"most {LONGEST_FOLDER - len('/ray')} bytes and {FREE_BYTES >> 20} MB free"
     )
@@ -123,6 +136,7 @@ def find_folder() -> tuple[FolderFacts, bool]:
 
     Raises:
         UserError: No folder can be used.
+        MachineryError: None has room.
     """
     path, variable = rays_choice()
     wanted = look_at(path, own=False)
@@ -163,6 +177,7 @@ def session_folder() -> Iterator[str | None]:
 
     Raises:
         UserError: No folder can be used.
+        MachineryError: None has room.
     """
     found, elsewhere = find_folder()
     if not elsewhere:

@@ -6,6 +6,7 @@ This takes the place of parts of Ray that are not its interface; a version that 
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,9 @@ AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_lis
 """Parameters of a node, and files in its folder by which its agents tell it where they listen. It waits 15 s for each
 file and then ends: too short for what agents import, on a busy machine."""
 
+HOLDS_PORTS = sys.platform.startswith("linux")
+"""Whether a port can be kept from others while the process that it is meant for may listen there."""
+
 POLL_SECONDS, PATIENCE_SECONDS = 0.02, 30.0
 
 
@@ -33,10 +37,11 @@ class AgentFailedError(Exception):
 
 
 @contextmanager
-def needed_processes_alone(quick: bool = True) -> Iterator[None]:
+def needed_processes_alone(held: ExitStack, quick: bool = True) -> Iterator[None]:
     """Keep Ray from starting what only clusters need: seconds of a core, some of which Ray waits for.
 
     Args:
+        held: keeps the ports of its agents for them until it is closed: as long as the node lives.
         quick: also take packages that are found for good ones, where Ray imports them all before it starts its
             node; tell it the ports of its agents in their place, so that it need not wait for them; and look often
             whether the node is there, where Ray looks once a second.
@@ -50,7 +55,9 @@ def needed_processes_alone(quick: bool = True) -> Iterator[None]:
         started: list[Any] = []
         listening = all(map(_is_there, AGENT_NEEDS))
         if hasattr(node, "start_ray_processes") and hasattr(services, "get_node"):
-            replaced.append((node, "start_ray_processes", _prepared(node.start_ray_processes, started, listening)))
+            replaced.append(
+                (node, "start_ray_processes", _prepared(node.start_ray_processes, started, listening, held))
+            )
             replaced.append((services, "get_node", _polling(services.get_node, started)))
         if listening:
             replaced.append((utils, "get_dashboard_dependency_error", _nothing))
@@ -93,36 +100,51 @@ def _is_there(package: str) -> bool:
         return False
 
 
-def _prepared(start: Callable[..., Any], started: list[Any], listening: bool) -> Callable[..., Any]:
+def _prepared(start: Callable[..., Any], started: list[Any], listening: bool, held: ExitStack) -> Callable[..., Any]:
     """Note a node that starts, and choose the ports of its agents before."""
 
     def prepared(self: Any, *given: Any, **named: Any) -> Any:
         started.append(self)
         if hasattr(ray._raylet, "persist_port"):
-            _choose_ports(self, listening)
+            _choose_ports(self, listening, held)
         return start(self, *given, **named)
 
     return prepared
 
 
-def _choose_ports(node: Any, listening: bool) -> None:
+def _choose_ports(node: Any, listening: bool, held: ExitStack) -> None:
     """Choose free ports of this machine for the agents of a node, where nobody has, and tell it in their place.
+
+    An agent that finds its port taken ends, and its node with it.
 
     Args:
         node: that starts.
         listening: whether its agent has the packages without which it listens nowhere.
+        held: keeps the ports for the agents until it is closed, where the system can.
     """
     raylet: Any = ray._raylet
     parameters = node._ray_params
-    with ExitStack() as held:  # all at once, so that they differ
+    with ExitStack() as meanwhile:  # all at once, so that they differ
         for name in AGENT_PORTS:
             port = getattr(parameters, name)
             if not listening and name != "runtime_env_agent_port":
                 port = -1  # as the agent says that runs without these packages
             elif not port:
-                port = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+                port = _free_port(held if HOLDS_PORTS else meanwhile)
                 setattr(parameters, name, port)
             raylet.persist_port(node.get_session_dir_path(), node.node_id, name, port)
+
+
+def _free_port(held: ExitStack) -> int:
+    """A free port that the system gives to nobody who asks for any, until `held` is closed.
+
+    On Linux a process that asks for this very port may listen there meanwhile, if it sets SO_REUSEADDR as agents do,
+    since the socket that holds it does not listen (`man 7 socket`).
+    """
+    holder = held.enter_context(socket.socket())
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return int(holder.getsockname()[1])
 
 
 def _polling(get_node: Callable[[str, str], Any], started: Sequence[Any]) -> Callable[[str, str], Any]:

@@ -12,7 +12,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 import ray
@@ -58,8 +58,9 @@ def ensure_ray_can_start() -> None:
     """Check what a Ray of one's own needs of this machine, before anything is written or started.
 
     Raises:
-        UserError: There is no folder for its files, the loopback address cannot be reached, names that Ray notes are
-            no Unicode, or its threads cannot be started.
+        UserError: There is no folder for its files, the loopback address cannot be reached, or names that Ray notes
+            are no Unicode.
+        MachineryError: There is no room for its files, or its threads cannot be started.
     """
     if not ray.is_initialized():
         find_folder()
@@ -75,11 +76,11 @@ def ensure_threads(rooms: Mapping[str, int]) -> None:
         rooms: how many more can be started, by what limits them (`machine.room_for_threads`).
 
     Raises:
-        UserError: They cannot.
+        MachineryError: They cannot; it may be others who have so many now.
     """
     for limit, room in rooms.items():
         if room < LEAST_THREADS:
-            raise UserError(
+            raise MachineryError(
                 f"{number_of(max(0, room), 'more threads')} can be started {WHOSE_LIMIT[limit][0]}, and Ray with "
                 f"one worker takes about {GOOD_THREADS}: {WHOSE_LIMIT[limit][1]}"
             )
@@ -129,7 +130,7 @@ def local_ray(workers: int = 1, preload: str | None = None) -> Iterator[None]:
 
     Raises:
         UserError: There is no folder for Ray's files.
-        MachineryError: Ray does not start.
+        MachineryError: There is no room for them, or Ray does not start.
     """
     if ray.is_initialized():
         yield
@@ -140,12 +141,16 @@ def local_ray(workers: int = 1, preload: str | None = None) -> Iterator[None]:
             ADDRESS_VARIABLE,
             address,
         )
-    with session_folder() as folder, ray_variables(local_variables(os.environ, preload)):
+    with (
+        session_folder() as folder,
+        ray_variables(local_variables(os.environ, preload)),
+        ExitStack() as held,
+    ):
         try:
             try:
-                _init(workers, folder)
+                _init(workers, folder, held)
             except AgentFailedError:
-                _init(workers, folder, quick=False)
+                _init(workers, folder, held, quick=False)
         except Exception as error:  # of many kinds: no memory, no port, no process, no time
             ray.shutdown()
             raise MachineryError(
@@ -159,9 +164,9 @@ def local_ray(workers: int = 1, preload: str | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _init(workers: int, folder: str | None, quick: bool = True) -> None:
+def _init(workers: int, folder: str | None, held: ExitStack, quick: bool = True) -> None:
     # Ray puts its own handlers in place
-    with kept_signal_handlers(), _for_this_machine(), needed_processes_alone(quick):
+    with kept_signal_handlers(), _for_this_machine(), needed_processes_alone(held, quick):
         ray.init(
             address="local",
             num_cpus=max(1, workers),  # workers ask for none

@@ -16,6 +16,7 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=15)
 """Before a run is started again: it doubles each time."""
 
 MACHINERY = 75
+HELD = 4
 INTERRUPTED = 130
 KILLED = 128
 """An exit code above it, or a negative one, is that of a process that a signal ended."""
@@ -25,7 +26,7 @@ ENDINGS = {
     1: "a bug: see its log",
     2: "bad usage, settings or manifest: see its log",
     3: "some rows could not be made: `wanbatch status` says how many, `wanbatch retry` makes them again",
-    4: "another run held the output folder",
+    HELD: "another run held the output folder",
     5: "stopped by max_failures",
     6: "stopped, since images failed alike for a common cause: see its log",
     INTERRUPTED: "interrupted by somebody else; the next run goes on with its rows",
@@ -147,10 +148,21 @@ def ended(tick: Tick, schedule: Schedule | None, outcome: Outcome, now: datetime
         resumed = f"resumed: {tick.attempts} attempts" if tick.attempts > 1 else ""
         late = tick.reason if tick.reason.startswith("run late") else ""
         return changed(row, now, state="ran", reason="; ".join(filter(None, (late, resumed, ENDINGS[code]))))
-    if code == MACHINERY or _was_killed(code):
-        what = "the machinery failed" if code == MACHINERY else f"killed by signal {_signal(code)}"
+    if what := _passing(code):
         return again(row, schedule, what, now)
     return changed(row, now, state="failed", reason=ENDINGS.get(code, "see its log"))
+
+
+def _passing(code: int) -> str:
+    """What an exit code says was the matter, if that may pass; else nothing.
+
+    The folder may be held by a run that was killed, too: a store frees it after minutes only.
+    """
+    if code == MACHINERY:
+        return "the machinery failed"
+    if code == HELD:
+        return ENDINGS[HELD]
+    return f"killed by signal {_signal(code)}" if _was_killed(code) else ""
 
 
 def with_last_line(reason: str, said: str) -> str:

@@ -12,7 +12,7 @@ from wanbatch.errors import UserError
 from wanbatch.jobs.config.run_flags import flags_of, given_settings
 from wanbatch.jobs.schedule.commands import tick_commands
 from wanbatch.jobs.schedule.cron_fields import cron_fields, listed
-from wanbatch.jobs.schedule.decisions import MACHINERY
+from wanbatch.jobs.schedule.decisions import HELD, MACHINERY
 from wanbatch.jobs.schedule.definition import Schedule
 from wanbatch.manifests.storage.urls import is_url
 
@@ -86,10 +86,10 @@ def _flags(name: str, value: Any, own: set[str]) -> list[str]:
 
 
 def _job(pod: dict[str, Any]) -> dict[str, Any]:
-    """The Job: a pod that a node lost or that ended with 75 is started again, one that ended otherwise is not."""
+    """The Job: a pod that a node lost or that ended with 4 or 75 is started again, others are not."""
     rules = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "Count", "onExitCodes": {"operator": "In", "values": [MACHINERY, 137]}},
+        {"action": "Count", "onExitCodes": {"operator": "In", "values": [HELD, MACHINERY, 137]}},
         {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
     ]
     return {"backoffLimit": RETRIES, "podFailurePolicy": {"rules": rules}, "template": {"spec": pod}}

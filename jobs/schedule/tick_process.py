@@ -18,12 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from wanbatch.jobs.schedule.own_end import OwnEnd
 from wanbatch.manifests.storage.atomic_files import write_atomic
 
 OWN_LINE = "--- "
 """What a line of the log begins with that is not from a command."""
 INTERRUPTED = 130
-CANNOT_START = 75
+MACHINERY = 75
+ENDED_WITHIN = 1
+"""The exit code with which Ray ends a process, and with which a bug does."""
 RETRY_SECONDS, RETRIES = 10.0, 360
 
 
@@ -81,25 +84,36 @@ class Attempt:
                 self._write(log, f"ended with exit code {code}")
         except OSError as error:
             print(f"wanbatch: {self._what.log}: cannot be written ({error.strerror})", file=sys.stderr)
-            code = CANNOT_START
+            code = MACHINERY
         self._leave({"exit_code": code, "stopped": self._stopped, "ended": datetime.now(UTC).isoformat()})
         return code
 
     def _run_one(self, command: list[str], log: Any) -> int:
         self._write(log, f"{self._what.title}: {' '.join(command)}")
         try:
-            self._child = subprocess.Popen(
-                command,
-                cwd=self._what.folder,
-                env={**os.environ, **self._what.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[self._what.lock],
-            )
+            with OwnEnd() as own_end:
+                code = self._wait_for(command, log, own_end)
+                if code != ENDED_WITHIN or own_end.was_said():
+                    return code
         except OSError as error:
             self._write(log, f"cannot be started: {error.strerror}")
-            return CANNOT_START
+            return MACHINERY
+        self._write(
+            log, f"ended with exit code {code} in the middle, as Ray ends a process when a part of it is gone"
+        )
+        return MACHINERY
+
+    def _wait_for(self, command: list[str], log: Any, own_end: OwnEnd) -> int:
+        """Start a command and return its exit code once it has ended. Raises OSError if it cannot be started."""
+        self._child = subprocess.Popen(
+            command,
+            cwd=self._what.folder,
+            env={**os.environ, **self._what.environment, **own_end.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[self._what.lock, own_end.number],
+        )
         write_holders(self._what.lock, os.getpid(), self._child.pid)
         if self._stopped:  # a signal came while it was started
             self._child.send_signal(signal.SIGTERM)

@@ -17,6 +17,7 @@ from wanbatch.manifests.dataset.committed import Committed, part_name
 from wanbatch.manifests.dataset.disk_errors import first_line, is_of_the_disk
 from wanbatch.manifests.dataset.part_files import TMP, row_groups, write_part
 from wanbatch.manifests.dataset.schema_changes import ColumnsDifferError, cast
+from wanbatch.manifests.storage.atomic_files import named
 from wanbatch.manifests.storage.backend import StorageBackend
 
 Reading = Callable[[StorageBackend, str], AbstractContextManager[None]]
@@ -190,15 +191,16 @@ def _rewritten(backend: StorageBackend, name: str, ids: set[str], temporary: str
             raise MachineryError(f"{backend.location(name)}: lacks ids that were committed with it")
         if len(found) == len(ids):
             return Replacement(name, None, None, None)
-        sha256 = write_part(backend, temporary, part.schema_arrow, _without(part, ids))
+        sha256 = write_part(backend, temporary, part.schema_arrow, _without(part, backend.location(name), ids))
     return Replacement(name, temporary, backend.size(temporary), sha256)
 
 
-def _without(part: pq.ParquetFile, ids: set[str]) -> Iterator[pa.Table]:
-    """The rows of a part but those with some ids, a row group at a time."""
+def _without(part: pq.ParquetFile, location: str, ids: set[str]) -> Iterator[pa.Table]:
+    """The rows of a part but those with some ids, a row group at a time. Raises OSError, which names the part."""
     gone = pa.array(sorted(ids), pa.string())
     for number in range(part.metadata.num_row_groups):
-        group = part.read_row_group(number)
+        with named(location):
+            group = part.read_row_group(number)
         left = group.filter(pc.invert(pc.is_in(group["id"], gone)))
         if len(left):
             yield left

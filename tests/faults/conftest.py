@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import fake_pipelines
@@ -45,14 +46,15 @@ def _ray() -> Iterator[None]:
     """This process is connected to a Ray: one of its own, or the one of tests/jobs."""
     ray.cloudpickle.register_pickle_by_value(fake_pipelines)
     mine = not ray.is_initialized()
-    if mine:
-        options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-        with needed_processes_alone():
-            ray.init(address="local", num_cpus=1, object_store_memory=100 << 20, **options)
-    yield
-    ray.cloudpickle.unregister_pickle_by_value(fake_pipelines)
-    if mine:
-        ray.shutdown()
+    with ExitStack() as held:
+        if mine:
+            options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+            with needed_processes_alone(held):
+                ray.init(address="local", num_cpus=1, object_store_memory=100 << 20, **options)
+        yield
+        ray.cloudpickle.unregister_pickle_by_value(fake_pipelines)
+        if mine:
+            ray.shutdown()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -79,17 +80,18 @@ def local_ray(_environment) -> Iterator[None]:
     It ends with the last of these tests: idle, it takes a twentieth of a core.
     """
     ray.shutdown()  # the one of tests/faults, if they came before; they can do with this one
-    with needed_processes_alone():
-        ray.init(
-            address="local",
-            num_cpus=1,  # workers ask for none, and it starts a process for each
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=100 << 20,
-        )
-    yield
-    ray.shutdown()
+    with ExitStack() as held:
+        with needed_processes_alone(held):
+            ray.init(
+                address="local",
+                num_cpus=1,  # workers ask for none, and it starts a process for each
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=100 << 20,
+            )
+        yield
+        ray.shutdown()
 
 
 @dataclass(frozen=True)

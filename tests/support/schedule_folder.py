@@ -122,8 +122,8 @@ class ScheduleFolder:
         """Wait until runs were started so often."""
         wait_until(lambda: len(self.calls("started")) == count, what=f"run {count}")
 
-    def let_it_end(self, code: int = 0) -> None:
-        """Let runs end, the one that goes on and those that come. code: their exit code."""
+    def let_it_end(self, code: int | str = 0) -> None:
+        """Let runs end, the one that goes on and those that come. code: their exit code; see `scheduled_command`."""
         (self.folder / "go").write_text(str(code))
 
     def ticks(self) -> list[Tick]:

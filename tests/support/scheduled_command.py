@@ -2,9 +2,11 @@
 
     python scheduled_command.py run MANIFEST --out OUT ...
 
-It ends with the number in the file `go` once that is there, and with 130 after SIGTERM, as a run does.
+It ends with the number in the file `go` once that is there, and with 130 after SIGTERM, as a run does. With `cut`
+before the number it ends as a process does that Ray ends.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -27,10 +29,14 @@ def drained(*_: object) -> None:
     sys.exit(130)
 
 
+if said := os.environ.pop("WANBATCH_SCHEDULED_END", None):
+    atexit.register(os.write, int(said), b".")
 signal.signal(signal.SIGTERM, drained)
 note("started")
 print("hello from the run", flush=True)
 while not (go := Path("go")).exists() or not (code := go.read_text()):
     time.sleep(0.02)
 note("ended")
+if code.startswith("cut "):
+    os._exit(int(code.removeprefix("cut ")))
 sys.exit(int(code))

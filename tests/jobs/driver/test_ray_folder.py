@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver import ray_folder
 from wanbatch.jobs.driver.ray_folder import FREE_BYTES, LONGEST_FOLDER, FolderFacts, choose, look_at, session_folder
 
@@ -48,12 +48,14 @@ def test_the_first_that_can_be_used_is_chosen():
 
 def test_none_can_be_used():
     full, refused = FolderFacts("/tmp", 12, 5 << 20), FolderFacts("/dev/shm", 12, error="cannot be used (Oh no)")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MachineryError) as caught:
         choose(LONG, "TMPDIR", [full, refused])
     told = str(caught.value)
     assert "TMPDIR=/a/long/one is too long for the paths of Ray's sockets" in told
     assert "/tmp has 5 MB free, of 32 MB that Ray needs; /dev/shm cannot be used (Oh no)" in told
     assert f"set TMPDIR to a folder on a local disk with a path of at most {LONGEST_FOLDER - 4} bytes" in told
+    with pytest.raises(UserError, match="no folder for Ray's files"):
+        choose(LONG, "TMPDIR", [refused])
 
 
 def test_a_short_tmpdir_is_left_to_ray(short, tmpdir):
@@ -94,14 +96,21 @@ def test_a_tmpdir_that_is_not_there(tmpdir, short):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [("size=1m", "has 1 MB free, of 32 MB"), ("ro", "cannot be used (Read-only file system)")]
+    ("options", "told", "lacks_room"),
+    [
+        ("size=1m", "has 1 MB free, of 32 MB", True),
+        ("nr_inodes=1", "cannot be used (No space left on device)", True),
+        ("ro", "cannot be used (Read-only file system)", False),
+    ],
 )
-def test_a_disk_that_is_full_or_read_only(short, options, told):
+def test_a_disk_that_is_full_or_read_only(short, options, told, lacks_room):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", short], capture_output=True, text=True)
     if mounted.returncode != 0:
         pytest.skip(f"cannot mount a file system here: {mounted.stderr.strip()}")
     try:
-        assert look_at(str(short), own=False).fault.startswith(told)
+        found = look_at(str(short), own=False)
+        assert found.fault.startswith(told)
+        assert found.lacks_room == lacks_room
     finally:
         subprocess.run(["umount", "-l", short], check=True)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import sys
+from contextlib import ExitStack
 from types import MappingProxyType, SimpleNamespace
 
 import pytest
@@ -62,7 +65,7 @@ def node(monkeypatch, tmp_path):
 
 def test_a_node_is_there_as_soon_as_ray_knows_it(node):
     original = ray._private.services.get_node
-    with needed_processes_alone():
+    with needed_processes_alone(ExitStack()):
         starting = ray._private.node.Node()
         assert starting.start_ray_processes() == "started"
         starting.start_monitor()
@@ -73,7 +76,7 @@ def test_a_node_is_there_as_soon_as_ray_knows_it(node):
 
 def test_a_node_that_ends_is_not_waited_for(node):
     node.ended = 1
-    with needed_processes_alone():
+    with needed_processes_alone(ExitStack()):
         ray._private.node.Node().start_ray_processes()
         with pytest.raises(AgentFailedError):
             ray._private.services.get_node("here", "mine")
@@ -84,7 +87,7 @@ def test_a_node_that_ends_is_not_waited_for(node):
 def test_packages_that_are_there_are_not_imported_first(monkeypatch, package, asked):
     monkeypatch.setattr(ray_processes, "AGENT_NEEDS", (package,))
     original = ray._private.utils.get_dashboard_dependency_error
-    with needed_processes_alone():
+    with needed_processes_alone(ExitStack()):
         assert (ray._private.utils.get_dashboard_dependency_error is original) == asked
     assert ray._private.utils.get_dashboard_dependency_error is original
 
@@ -92,7 +95,7 @@ def test_packages_that_are_there_are_not_imported_first(monkeypatch, package, as
 def test_ray_starts_as_it_does_by_itself_where_a_package_of_its_agent_is_broken(monkeypatch):
     ways: list[bool] = []
 
-    def init(workers: int, folder: str, quick: bool = True) -> None:
+    def init(workers: int, folder: str, held: ExitStack, quick: bool = True) -> None:
         ways.append(quick)
         raise AgentFailedError("ended") if quick else OSError("no ports")
 
@@ -108,7 +111,8 @@ def test_ray_starts_as_it_does_by_itself_where_a_package_of_its_agent_is_broken(
 def test_a_node_need_not_wait_until_its_agents_say_where_they_listen(node, monkeypatch, tmp_path, package):
     """Ray reads it from files for 15 s; `faults/test_slow_agents.py` has agents that take longer."""
     monkeypatch.setattr(ray_processes, "AGENT_NEEDS", (package,))
-    with needed_processes_alone():
+    held = ExitStack()
+    with needed_processes_alone(held):
         ray._private.node.Node().start_ray_processes()
     told = [
         ray._raylet.wait_for_persisted_port(str(tmp_path), "a" * 56, name, 0) for name in ray_processes.AGENT_PORTS
@@ -119,3 +123,23 @@ def test_a_node_need_not_wait_until_its_agents_say_where_they_listen(node, monke
     else:
         assert told == [-1, -1, -1, node.ports.runtime_env_agent_port], "its agent listens nowhere"
         assert node.ports.metrics_agent_port == 0
+    held.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_the_ports_of_agents_are_kept_for_them(node, monkeypatch):
+    """Whoever takes any free port of this machine does not get one that an agent listens at seconds later."""
+    monkeypatch.setattr(ray_processes, "AGENT_NEEDS", ("json",))
+    with ExitStack() as held, ExitStack() as others:
+        with needed_processes_alone(held):
+            ray._private.node.Node().start_ray_processes()
+        chosen = {getattr(node.ports, name) for name in ray_processes.AGENT_PORTS} - {52365}
+        for port in chosen:
+            with pytest.raises(OSError, match="in use"), socket.socket() as stranger:
+                stranger.bind(("127.0.0.1", port))
+            agent = others.enter_context(socket.create_server(("127.0.0.1", port)))  # sets SO_REUSEADDR
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client, agent.accept()[0] as served:
+                client.sendall(b"x")
+                assert served.recv(1) == b"x"
+    for port in chosen:
+        socket.create_server(("127.0.0.1", port)).close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from job_making import WANBATCH, environment, rows_by_id, write_jsonl
 
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError, UserError
 from wanbatch.jobs.driver.ray_session import (
     WORKER_NICENESS,
     ensure_threads,
@@ -55,12 +55,12 @@ print(json.dumps(found))
 
 FEW_THREADS = """
 import resource
-from wanbatch.errors import UserError
+from wanbatch.errors import MachineryError
 from wanbatch.jobs.driver.ray_session import ensure_threads
 from wanbatch.machine import room_for_threads
 try:
     ensure_threads(room_for_threads())
-except UserError as error:
+except MachineryError as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_NPROC, (4096, resource.getrlimit(resource.RLIMIT_NPROC)[1]))  # as ulimit -u does
 ensure_threads(room_for_threads())
@@ -193,11 +193,12 @@ def test_a_folder_outside_ascii_in_an_ascii_locale(tmp_path):
 
 
 def test_too_few_threads():
+    """Others may end theirs: no fault of what the user gave, so that a scheduled tick is started again."""
     ensure_threads({})
     ensure_threads({"user": 4000, "group": 300})
-    with pytest.raises(UserError, match=r"^60 more threads can be started by this user, .* ulimit -u 4096$"):
+    with pytest.raises(MachineryError, match=r"^60 more threads can be started by this user, .* ulimit -u 4096$"):
         ensure_threads({"group": 300, "user": 60})
-    with pytest.raises(UserError, match=r"--pids-limit"):
+    with pytest.raises(MachineryError, match=r"--pids-limit"):
         ensure_threads({"group": -3})
 
 

@@ -177,6 +177,19 @@ def test_what_a_cron_job_cannot_have(fields, options, told):
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "becomes"), [(1, "FailJob"), (2, "FailJob"), (3, "FailJob"), (4, "Count"), (75, "Count"), (137, "Count")]
+)
+def test_which_pods_are_started_again(code, becomes):
+    """The first rule that fits an exit code decides, as Kubernetes has it; what counts is tried again."""
+    job = cron_job(schedule(source="s3://shop/rows.parquet", output="s3://shop/out"), "image:1")
+    rules = job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    of_codes = [(rule["action"], rule["onExitCodes"]) for rule in rules if "onExitCodes" in rule]
+    assert becomes == next(
+        action for action, codes in of_codes if (code in codes["values"]) == (codes["operator"] == "In")
+    )
+
+
 def test_on_a_cluster_a_cron_job_submits():
     one = schedule(source="s3://shop/rows.parquet", output="s3://shop/out", address="http://head:8265")
     [container] = cron_job(one, "image:1")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]

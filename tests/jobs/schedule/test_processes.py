@@ -127,8 +127,10 @@ def test_a_service_that_is_told_to_stop_and_goes_on_later(place):
     wait_until(lambda: [path.name for path in left.iterdir()] == ["20260501T020000Z.log"], 20, what="the log alone")
 
 
-def test_the_machinery_fails_and_is_tried_again(place):
-    place.let_it_end(75)
+@pytest.mark.parametrize("ending", [75, 4, "cut 1"])
+def test_the_machinery_fails_and_is_tried_again(place, ending):
+    """Also where another run holds the folder, and where Ray ends the run, with the exit code of a bug."""
+    place.let_it_end(ending)
     place.service()
     wait_until(lambda: len(place.calls("ended")) == 2, what="a second attempt")
     place.let_it_end(0)

@@ -7,9 +7,12 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from wanbatch.errors import FolderHeldError, MachineryError, UserError
+
 SUCCEEDED, FAILED, STOPPED = "SUCCEEDED", "FAILED", "STOPPED"
 ENDED = (SUCCEEDED, FAILED, STOPPED)
-MACHINERY, INTERRUPTED, USAGE, QUARANTINED, HELD = 75, 130, 2, 3, 4
+MACHINERY, USAGE, HELD = MachineryError.exit_code, UserError.exit_code, FolderHeldError.exit_code
+INTERRUPTED, QUARANTINED = 130, 3
 NO_COMMAND = (126, 127)
 """By which a shell says that it may not run a command, or does not find it."""
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")

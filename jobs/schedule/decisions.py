@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from wanbatch.errors import FolderHeldError, MachineryError
 from wanbatch.jobs.schedule.definition import Schedule
 from wanbatch.jobs.schedule.ledger import Tick, changed
 
@@ -15,8 +16,7 @@ GRACE = timedelta(seconds=60)
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=15)
 """Before a run is started again: it doubles each time."""
 
-MACHINERY = 75
-HELD = 4
+MACHINERY, HELD = MachineryError.exit_code, FolderHeldError.exit_code
 INTERRUPTED = 130
 KILLED = 128
 """An exit code above it, or a negative one, is that of a process that a signal ended."""

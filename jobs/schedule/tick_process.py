@@ -18,13 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from wanbatch.errors import MachineryError
 from wanbatch.jobs.schedule.own_end import OwnEnd
 from wanbatch.manifests.storage.atomic_files import write_atomic
 
 OWN_LINE = "--- "
 """What a line of the log begins with that is not from a command."""
 INTERRUPTED = 130
-MACHINERY = 75
+MACHINERY = MachineryError.exit_code
 ENDED_WITHIN = 1
 """The exit code with which Ray ends a process, and with which a bug does."""
 RETRY_SECONDS, RETRIES = 10.0, 360

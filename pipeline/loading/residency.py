@@ -220,7 +220,7 @@ def bytes_of(shapes: Mapping[str, Sequence[int]], item: int, eight_bits: bool = 
     """
     total = 0
     for name, shape in shapes.items():
-        large = eight_bits and name.startswith("blocks.") and name.split(".", 2)[2] in LARGE_WEIGHTS
+        large = eight_bits and name.startswith("blocks.") and name.split(".", 2)[-1] in LARGE_WEIGHTS
         total += prod(shape) + SCALE_BYTES * shape[0] if large else prod(shape) * item
     return total
 

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import pandas  # noqa: F401  pyarrow imports it on first use: once here, not in every fork
@@ -85,12 +86,20 @@ def visible_ids(out: Path) -> dict:
 
 
 def forked(function, *arguments) -> int:
+    """How a fork of this process ended that did something: 1 after an error, which it prints; minus a signal."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        function(*arguments)
-        sys.stdout.flush()
-        os._exit(0)
+        code = 1
+        try:
+            function(*arguments)
+            code = 0
+        except BaseException:  # noqa: BLE001  a fork never goes on with what its parent does
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
